@@ -87,7 +87,7 @@ fn authenticate(
     jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
         |refused| {
             evidence.unknown_key = refused.unknown_key;
-            refused.denial
+            *refused.denial
         },
     )
 }

@@ -116,7 +116,7 @@ impl KeySet {
                 }
             }
         }
-        if set.len() == 0 { Err(KeySetError::NoUsableKey(skipped.len())) } else { Ok((set, skipped)) }
+        if set.is_empty() { Err(KeySetError::NoUsableKey(skipped.len())) } else { Ok((set, skipped)) }
     }
 
     /// The set of an issuer with a shared secret: one unnamed key per algorithm.

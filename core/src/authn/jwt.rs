@@ -23,14 +23,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Refused {
     /// The denial.
-    pub denial: Denial,
+    pub denial: Box<Denial>,
     /// The issuer whose key set does not know the key: its set may be out of date.
     pub unknown_key: Option<usize>,
 }
 
 impl From<Denial> for Refused {
     fn from(denial: Denial) -> Self {
-        Self { denial, unknown_key: None }
+        Self { denial: Box::new(denial), unknown_key: None }
     }
 }
 
@@ -69,7 +69,7 @@ pub fn verify<'k>(
     };
     let key = find_key(set, issuer, &header).map_err(|denial| {
         let unknown_key = (denial.reason == Reason::UnknownKey).then_some(index);
-        Refused { denial, unknown_key }
+        Refused { denial: Box::new(denial), unknown_key }
     })?;
     check_signature(&parts, key)?;
     Ok(principal(token, issuer, &claims, foreign, now)?)
