@@ -9,30 +9,20 @@ Configs: deploy/envoy/envoy.yaml with its four addresses replaced, and deploy/de
 makes (key, tokens, logs) is in .demo/.
 """
 
-import base64
 import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import servers
+from servers import ISSUER, ROOT, Failed
+
 DIR = ROOT / ".demo"
-BIN = ROOT / ".parts/bin"
-PROFILE = os.environ.get("DEMO_PROFILE", "release")
-TOLLGATE = f"{os.environ.get('CARGO_TARGET_DIR', 'target')}/{PROFILE}/tollgate"
-ISSUER = "https://auth.example.com"
-START_DEADLINE = 60  # seconds
-
 COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -40,163 +30,34 @@ def paint(code, text):
     return f"\033[{code}m{text}\033[0m" if COLOURS else text
 
 
-class Failed(Exception):
-    """The demo cannot go on; the text says why and what to do."""
-
-
-# Servers ------------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """One child process with its log in .demo/, ended by its own process id whatever happens."""
-
-    def __init__(self, name, command, env=None):
-        self.name, self.log = name, DIR / f"{name}.log"
-        # Its own session, so that Ctrl-C reaches the demo alone, which then ends the servers in order.
-        self.process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=self.log.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def check(self):
-        """Raises if the process has ended."""
-        if (status := self.process.poll()) is not None:
-            raise Failed(f"{self.name} ended with status {status}; the end of its log:\n{self.tail()}")
-
-    def wait_for(self, what, condition):
-        """Polls until `condition` gives a true value, and returns that."""
-        deadline = time.monotonic() + START_DEADLINE
-        while time.monotonic() < deadline:
-            self.check()
-            if found := condition():
-                return found
-            time.sleep(0.05)
-        raise Failed(f"{self.name} had no {what} after {START_DEADLINE} s; the end of its log:\n{self.tail()}")
-
-    def tail(self):
-        lines = self.log.read_text(errors="replace").splitlines()[-20:]
-        return "\n".join(f"    {line}" for line in lines) + f"\n    ({self.log.relative_to(ROOT)})"
-
-
-def answers(url):
-    try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def free_port(wanted=0):
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", wanted))
-        return probe.getsockname()[1]
-
-
 def envoy_port():
     if asked := os.environ.get("DEMO_PORT"):
         try:
-            return free_port(int(asked))
+            return servers.free_port(int(asked))
         except (OSError, ValueError, OverflowError) as error:
             raise Failed(f"cannot listen on DEMO_PORT={asked}: {error}; choose another or leave it out") from error
     try:
-        return free_port(8080)
+        return servers.free_port(8080)
     except OSError:
-        return free_port()
-
-
-# Setting up ---------------------------------------------------------------------------------------------------
-
-
-def build():
-    print(paint(2, f"building {TOLLGATE} (minutes the first time, seconds after)"), flush=True)
-    if subprocess.run(["cargo", "build", "--quiet", "--bin", "tollgate", "--profile", PROFILE], cwd=ROOT).returncode:
-        raise Failed("the build failed, see above")
-
-
-def openssl(*arguments):
-    done = subprocess.run([BIN / "openssl", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise Failed(f"`openssl {arguments[0]}` failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def make_issuer():
-    """What there is of an identity provider here: its private key, and the key set that it would publish."""
-    key = DIR / "issuer.pem"
-    openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
-    key.chmod(0o600)
-    printed = openssl("rsa", "-in", key, "-noout", "-modulus")
-    modulus = bytes.fromhex(printed.strip().removeprefix("Modulus="))
-    public = {"kty": "RSA", "kid": "demo", "alg": "RS256", "use": "sig", "e": "AQAB"}
-    public["n"] = base64.urlsafe_b64encode(modulus).rstrip(b"=").decode()
-    (DIR / "jwks.json").write_text(json.dumps({"keys": [public]}))
-
-
-def envoy_config(listen, admin, model):
-    """The shipped config with its four addresses replaced, each of which must be there exactly once."""
-    text = (ROOT / "deploy/envoy/envoy.yaml").read_text()
-    for old, new in {
-        "address: 0.0.0.0, port_value: 8080": f"address: 127.0.0.1, port_value: {listen}",
-        "address: 127.0.0.1, port_value: 9901": f"address: 127.0.0.1, port_value: {admin}",
-        "path: /run/tollgate/authz.sock": f'path: "{DIR}/authz.sock"',
-        "address: 127.0.0.1, port_value: 8000": f"address: 127.0.0.1, port_value: {model}",
-    }.items():
-        if text.count(old) != 1:
-            raise Failed(f"deploy/envoy/envoy.yaml should have `{old}` exactly once")
-        text = text.replace(old, new)
-    (DIR / "envoy.yaml").write_text(text)
+        return servers.free_port()
 
 
 @contextlib.contextmanager
-def servers(port):
-    """Starts model, Tollgate and Envoy, in this order, and yields their addresses; `port` is Envoy's."""
-    ops, admin = free_port(), free_port()
+def rig(program, port):
+    """Starts model, Tollgate and Envoy, in this order; yields them, and where the last two listen."""
+    ops, admin = servers.free_port(), servers.free_port()
+    (DIR / "admin.token").touch(0o600)
     (DIR / "admin.token").write_text(secrets.token_urlsafe(32))
-    (DIR / "admin.token").chmod(0o600)
-    with contextlib.ExitStack() as running:
-        start = lambda *arguments, **named: running.enter_context(Server(*arguments, **named))
-
-        model = start("model", [BIN / "python", "tools/llama_server.py"])
-        prefix = "listening on "
-        line = model.wait_for("model loaded", lambda: [l for l in model.log.read_text().splitlines() if l.startswith(prefix)])
-        model_url = line[0].removeprefix(prefix)
-        print(f"  model     {model_url}  SmolLM2 135M Instruct in llama.cpp")
-
+    with servers.Rig(DIR) as running:
+        model = running.model()
+        print(f"  model     http://127.0.0.1:{model}  SmolLM2 135M Instruct in llama.cpp")
         env = {"DEMO_DIR": str(DIR), "DEMO_OPS_PORT": str(ops), "DEMO_ADMIN_PORT": str(admin)}
-        tollgate = start("tollgate", [TOLLGATE, "serve", "--config", "deploy/demo/tollgate.yaml"], env=env)
-        tollgate.wait_for("readiness", lambda: answers(f"http://127.0.0.1:{ops}/readyz"))
+        running.tollgate(program, "deploy/demo/tollgate.yaml", ops, env)
         print(f"  tollgate  unix:{DIR.relative_to(ROOT)}/authz.sock  store in memory, one issuer")
-
-        envoy_admin = free_port()
-        envoy_config(port, envoy_admin, model_url.rpartition(":")[2])
-        # Without hot restart: it is not needed, and it would clash with another Envoy on this machine.
-        command = [BIN / "envoy-1.40.0", "-c", DIR / "envoy.yaml", "--disable-hot-restart", "--log-level", "warning"]
-        envoy = start("envoy", [*command, "--concurrency", "1"])
-        envoy.wait_for("readiness", lambda: answers(f"http://127.0.0.1:{envoy_admin}/ready"))
+        running.envoy(servers.shipped_envoy_config(), port, model)
         print(f"  envoy     http://127.0.0.1:{port}  asks Tollgate about every request\n", flush=True)
-
-        yield {
-            "url": f"http://127.0.0.1:{port}",
-            "ops": f"http://127.0.0.1:{ops}",
-            "admin": f"http://127.0.0.1:{admin}",
-            "all": [model, tollgate, envoy],
-        }
+        at = {"url": port, "ops": ops, "admin": admin}
+        yield running, {name: f"http://127.0.0.1:{number}" for name, number in at.items()}
 
 
 # The tour -----------------------------------------------------------------------------------------------------
@@ -268,8 +129,9 @@ def show_body(body):
 class Tour:
     """Runs the steps one after the other and counts the answers that were not the expected ones."""
 
-    def __init__(self, url):
-        self.url, self.passed, self.failed = url, 0, 0
+    def __init__(self, program, url):
+        self.program, self.url = program, url
+        self.passed, self.failed = 0, 0
 
     def step(self, title, why):
         print(paint(1, f"{self.passed + self.failed + 1}. {title}"))
@@ -286,10 +148,11 @@ class Tour:
         print(flush=True)
 
     def mint(self, who, scope, ttl="1h", more=""):
-        """A token in .demo/WHO.token, so that a pasted command finds it too."""
-        prepare(
-            f"{TOLLGATE} token mint --key .demo/issuer.pem --kid demo --alg RS256 --iss {ISSUER} \\\n"
-            f"  --aud inference-api --sub {who} --scope '{scope}' --ttl={ttl}{more} > .demo/{who}.token"
+        """The command that puts a token into .demo/WHO.token, where a pasted `curl` finds it."""
+        return (
+            f"{self.program} token mint --key .demo/issuer.pem --kid demo --alg RS256 --iss {ISSUER} \\\n"
+            f"  --aud inference-api --sub {who} --scope '{scope}' --ttl={ttl}{more} \\\n"
+            f"  > .demo/{who}.token"
         )
 
     def chat(self, token=None, model="smollm2", prompt="Hello", stream=False):
@@ -307,26 +170,26 @@ class Tour:
         return f'curl -s -i {self.url}{path} -H "Authorization: Bearer $(cat .demo/{token}.token)"'
 
 
-def tour(url, admin):
-    t = Tour(url)
+def tour(program, url, admin):
+    t = Tour(program, url)
     text = "infer:text model:smollm2:inference"
 
     t.step("Allowed", "Alice may use the model `smollm2`. The text below is generated, and shown as it arrives.")
-    t.mint("alice", text, more=" --jti alice-1 --claim tenant_id='\"acme\"'")
+    prepare(t.mint("alice", text, more=" --jti alice-1 --claim tenant_id='\"acme\"'"))
     t.expect(t.chat("alice", prompt="What is a toll gate? Answer in one sentence.", stream=True), 200, None)
 
     t.step("No token", "The model server itself asks for none; this is where the request ends.")
     t.expect(t.chat(), 401, "missing_credential")
 
     t.step("Wrong scope", "Bob's token is genuine, but it only lets him list the models.")
-    t.mint("bob", "models:read")
+    prepare(t.mint("bob", "models:read"))
     t.expect(t.chat("bob"), 403, "insufficient_scope")
 
     t.step("Forbidden model", "Alice asks for a model that her token does not name. The model is found in the body.")
     t.expect(t.chat("alice", model="big-70b"), 403, "model_forbidden")
 
     t.step("Expired", "Carol's token ended an hour ago.")
-    t.mint("carol", text, ttl="-1h")
+    prepare(t.mint("carol", text, ttl="-1h"))
     t.expect(t.chat("carol"), 401, "expired")
 
     t.step("No such route", "The model server would show its slots; no rule names the path, so nobody gets there.")
@@ -341,7 +204,7 @@ def tour(url, admin):
 
     t.step("Revoked", "Alice's token is withdrawn an hour before its end. It is the one that passed in step 1.")
     prepare(
-        f"{TOLLGATE} revoke add --admin {admin} --token-file .demo/admin.token \\\n"
+        f"{program} revoke add --admin {admin} --token-file .demo/admin.token \\\n"
         f"  --iss {ISSUER} --jti alice-1 --ttl 1h"
     )
     t.expect(t.chat("alice"), 401, "revoked")
@@ -350,23 +213,18 @@ def tour(url, admin):
     return t.failed == 0
 
 
-def stay(running):
-    t = Tour(running["url"])
-    print("\n" + paint(1, "Now it is yours, until Ctrl-C. From another terminal, in this directory:"))
-    print("\n  A token, and a question:")
-    print(
-        f"    {TOLLGATE} token mint --key .demo/issuer.pem --kid demo --alg RS256 --iss {ISSUER} \\\n"
-        "      --aud inference-api --sub me --scope 'infer:text model:smollm2:inference' --ttl 1h > .demo/me.token"
-    )
-    print("\n".join("    " + line for line in t.chat("me", prompt="Tell me a joke.").splitlines()))
-    print(f"\n  Metrics:  curl -s {running['ops']}/metrics")
-    print("  Audit:    tail -f .demo/tollgate.log")
-    print("  Proxy:    tail -f .demo/envoy.log")
-    print("  Policy:   deploy/demo/tollgate.yaml, deploy/envoy/envoy.yaml", flush=True)
+def stay(program, running, at):
+    t = Tour(program, at["url"])
+    print("\n" + paint(1, "Now it is yours, until Ctrl-C. From another terminal, in the project's directory:"))
+    print("\n" + t.mint("me", "infer:text model:smollm2:inference"))
+    print(t.chat("me", prompt="Tell me a joke."))
+    print(f"\n  metrics   curl -s {at['ops']}/metrics")
+    print("  audit     tail -f .demo/tollgate.log")
+    print("  proxy     tail -f .demo/envoy.log")
+    print("  policy    deploy/demo/tollgate.yaml, deploy/envoy/envoy.yaml", flush=True)
     while True:
         time.sleep(1)
-        for server in running["all"]:
-            server.check()
+        running.check()
 
 
 def main():
@@ -383,14 +241,13 @@ def main():
 
     print(paint("1;36", "Tollgate demo") + "\n", flush=True)
     port = envoy_port()  # a taken one is said before the build
-    build()
-    shutil.rmtree(DIR, ignore_errors=True)
-    DIR.mkdir()
-    make_issuer()
-    with servers(port) as running:
-        as_expected = tour(running["url"], running["admin"])
+    program = servers.build(os.environ.get("DEMO_PROFILE", "release"))
+    servers.empty(DIR)
+    servers.make_issuer(DIR)
+    with rig(program, port) as (running, at):
+        as_expected = tour(program, at["url"], at["admin"])
         if os.environ.get("DEMO_ONCE") != "1":
-            stay(running)
+            stay(program, running, at)
     return 0 if as_expected else 1
 
 
