@@ -109,7 +109,7 @@ def show_stream(lines):
         data = line.strip().removeprefix("data: ")
         ended |= data == "[DONE]"
         if data.startswith("{"):
-            for choice in json.loads(data)["choices"]:
+            for choice in json.loads(data).get("choices", []):
                 piece = choice["delta"].get("content") or ""
                 text += piece
                 print(piece.replace("\n", "\n    "), end="", flush=True)
