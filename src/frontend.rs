@@ -1,0 +1,5 @@
+//! The doors: what proxies speak, turned into checks and back.
+
+pub mod codec;
+pub mod grpc;
+pub mod in_flight;
