@@ -172,8 +172,10 @@ impl InFlight {
     }
 
     /// The answer to a call whose message is not read. It is a success of gRPC's: the denial is in the message.
-    fn refuse(&self, refusal: Refusal, body: Body) -> Response<Body> {
-        message::discard(body, u64::from(self.max_message), self.arrival);
+    ///
+    /// The rest of the request is dropped with its stream: after a whole response HTTP/2 resets it with NO_ERROR (RFC 9113,
+    /// section 8.1), and the peer stops sending.
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
         let message = (self.answer)(refusal);
         let mut framed = BytesMut::with_capacity(PREFIX + message.len());
         framed.put_u8(0);
@@ -272,7 +274,7 @@ where
                     drop(permits);
                     response
                 }
-                Err(Stopped::Refused(refusal)) => Ok(budget.refuse(refusal, body)),
+                Err(Stopped::Refused(refusal)) => Ok(budget.refuse(refusal)),
                 Err(Stopped::Broken(status)) => Ok(status.into_http()),
             }
         })
