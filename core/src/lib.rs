@@ -1,1 +1,20 @@
+//! Tollgate's decision: who may use an inference endpoint, and how much of it.
+//!
+//! This crate takes values and returns values. It reads no clock, no environment, no file and no
+//! socket, takes no lock and writes no log: `now` is an argument, an outage of the store is an
+//! argument. [`check::prepare`] and [`check::Pending::conclude`] are the whole product on one screen.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod authn;
+pub mod authz;
+pub mod check;
+pub mod config;
+pub mod decision;
+pub mod limit;
+pub mod policy;
+pub mod request;
+pub mod revocation;
+pub mod route;
+pub mod secret;
+pub mod snapshot;
+pub mod time;

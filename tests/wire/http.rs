@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tollgate::listener::{Address, BindError, Limits, Listener, ListenerConfig, Protocol};
 
-use crate::client::{connect, http2};
-use crate::memory::Child;
-use crate::server::{Running, SOON, Wanted};
+use super::client::{connect, http2};
+use super::memory::Child;
+use super::server::{Running, SOON, Wanted};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -26,10 +26,7 @@ async fn tcp(server: &Running) -> TcpStream {
 async fn ask(stream: &mut TcpStream, request: &[u8]) -> String {
     stream.write_all(request).await.unwrap();
     let mut answer = vec![0; 4096];
-    let length = timeout(SOON, stream.read(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    let length = timeout(SOON, stream.read(&mut answer)).await.unwrap().unwrap();
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
@@ -49,25 +46,11 @@ async fn http_1_and_http_2_are_spoken_on_one_port() {
     let mut stream = tcp(&server).await;
     for _ in 0..2 {
         let answer = ask(&mut stream, GET).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200 OK")
-                && answer.contains("HTTP/1.1 Some(Tcp(127.0.0.1:"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("HTTP/1.1 Some(Tcp(127.0.0.1:"), "{answer}");
     }
     let mut client = http2(connect(&server.address).await.unwrap()).await;
-    let request = http::Request::get("http://x/")
-        .body(Default::default())
-        .unwrap();
-    let body = client
-        .send_request(request)
-        .await
-        .unwrap()
-        .into_body()
-        .collect()
-        .await
-        .unwrap()
-        .to_bytes();
+    let request = http::Request::get("http://x/").body(Default::default()).unwrap();
+    let body = client.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert!(body.starts_with(b"HTTP/2.0 Some(Tcp("), "{body:?}");
 }
 
@@ -75,8 +58,7 @@ async fn http_1_and_http_2_are_spoken_on_one_port() {
 async fn header_blocks_are_bounded() {
     let server = Wanted::default().http().await;
     let lines = |count| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count)).into_bytes();
-    let value =
-        |length| format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(length)).into_bytes();
+    let value = |length| format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(length)).into_bytes();
     let rows = [
         ("200 lines", lines(200), "200"),
         ("201 lines", lines(201), "431"),
@@ -91,10 +73,7 @@ async fn header_blocks_are_bounded() {
 
 #[tokio::test]
 async fn a_connection_that_never_asks_is_closed() {
-    let limits = Limits {
-        first_request: Duration::from_millis(50),
-        ..Default::default()
-    };
+    let limits = Limits { first_request: Duration::from_millis(50), ..Default::default() };
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let rows: [(&str, &[u8]); 4] = [
         ("silent", b""),
@@ -103,21 +82,18 @@ async fn a_connection_that_never_asks_is_closed() {
         ("an HTTP/2 preface and nothing else", preface),
     ];
     for protocol in [Protocol::Http, Protocol::Grpc] {
-        let wanted = Wanted {
-            limits: limits.clone(),
-            ..Default::default()
-        };
+        let wanted = Wanted { limits: limits.clone(), ..Default::default() };
         let server = match protocol {
             Protocol::Http => wanted.http().await,
-            Protocol::Grpc => {
-                wanted
-                    .grpc(Default::default(), crate::server::budget(1 << 20, 4 << 20))
-                    .await
-            }
+            Protocol::Grpc => wanted.grpc(Default::default(), super::server::budget(1 << 20, 4 << 20)).await,
         };
+        let mut streams = Vec::new();
         for (name, start) in &rows {
             let mut stream = tcp(&server).await;
             stream.write_all(start).await.unwrap();
+            streams.push((name, stream));
+        }
+        for (name, mut stream) in streams {
             let mut rest = Vec::new();
             let end = timeout(SOON, stream.read_to_end(&mut rest)).await;
             assert!(end.is_ok(), "{name} is still open on {protocol:?}");
@@ -129,58 +105,26 @@ async fn a_connection_that_never_asks_is_closed() {
 async fn a_connection_ends_when_it_is_idle_and_when_it_is_old() {
     let short = Duration::from_millis(50);
     let rows = [
-        (
-            "idle",
-            Limits {
-                first_request: short,
-                idle: short,
-                ..Default::default()
-            },
-        ),
-        (
-            "old",
-            Limits {
-                age: short,
-                ..Default::default()
-            },
-        ),
+        ("idle", Limits { first_request: short, idle: short, ..Default::default() }),
+        ("old", Limits { age: short, ..Default::default() }),
     ];
     for (name, limits) in rows {
-        let server = Wanted {
-            limits,
-            ..Default::default()
-        }
-        .http()
-        .await;
+        let server = Wanted { limits, ..Default::default() }.http().await;
         let mut stream = tcp(&server).await;
-        assert!(
-            ask(&mut stream, GET).await.starts_with("HTTP/1.1 200 OK"),
-            "{name}"
-        );
+        assert!(ask(&mut stream, GET).await.starts_with("HTTP/1.1 200 OK"), "{name}");
         assert!(closes(&mut stream).await, "{name}");
     }
 }
 
 #[tokio::test]
 async fn a_connection_beyond_the_limit_is_closed_at_once() {
-    let limits = Limits {
-        connections: 2,
-        ..Default::default()
-    };
-    let server = Wanted {
-        limits,
-        ..Default::default()
-    }
-    .http()
-    .await;
+    let limits = Limits { connections: 2, ..Default::default() };
+    let server = Wanted { limits, ..Default::default() }.http().await;
     let (mut first, mut second) = (tcp(&server).await, tcp(&server).await);
     assert!(ask(&mut first, GET).await.contains("200"));
     assert!(ask(&mut second, GET).await.contains("200"));
     assert!(closes(&mut tcp(&server).await).await);
-    assert!(
-        ask(&mut first, GET).await.contains("200"),
-        "the others stay"
-    );
+    assert!(ask(&mut first, GET).await.contains("200"), "the others stay");
 
     drop(second);
     let served = async {
@@ -191,10 +135,7 @@ async fn a_connection_beyond_the_limit_is_closed_at_once() {
             }
         }
     };
-    assert!(
-        timeout(SOON, served).await.is_ok(),
-        "a place that was given back is used"
-    );
+    assert!(timeout(SOON, served).await.is_ok(), "a place that was given back is used");
 }
 
 #[tokio::test]
@@ -213,12 +154,7 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     let config = ListenerConfig::new(server.address.clone());
     let error = Listener::bind(&config, Protocol::Http).await.unwrap_err();
     assert!(matches!(error, BindError::Address { .. }));
-    assert!(
-        error
-            .to_string()
-            .starts_with(&format!("cannot listen on `{}`: ", server.address)),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with(&format!("cannot listen on `{}`: ", server.address)), "{error}");
 }
 
 /// The system has no file descriptor left for the next connection: that must cost neither a core nor the server.
@@ -229,10 +165,7 @@ async fn running_out_of_file_descriptors_is_survived() {
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new("sh");
     command
-        .args([
-            "-c",
-            "ulimit -n 40 && exec \"$0\" --exact http::few_files --ignored --nocapture",
-        ])
+        .args(["-c", "ulimit -n 40 && exec \"$0\" --exact wire::http::few_files --ignored --nocapture"])
         .arg(this)
         .env("TOLLGATE_TEST_SOCKET", &path)
         .stdout(Stdio::null());
@@ -246,19 +179,13 @@ async fn running_out_of_file_descriptors_is_survived() {
     let before = child.cpu_ticks();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let spent = child.cpu_ticks() - before;
-    assert!(
-        spent < 15,
-        "{spent} hundredths of a second of CPU time in half a second"
-    );
+    assert!(spent < 15, "{spent} hundredths of a second of CPU time in half a second");
 
     drop(open);
     let mut stream = connect(&address).await.unwrap();
     stream.write_all(GET).await.unwrap();
     let mut answer = [0; 12];
-    timeout(SOON, stream.read_exact(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
@@ -266,12 +193,7 @@ async fn running_out_of_file_descriptors_is_survived() {
 #[ignore = "the child of running_out_of_file_descriptors_is_survived"]
 async fn few_files() {
     let path = std::env::var_os("TOLLGATE_TEST_SOCKET").unwrap();
-    let server = Wanted {
-        address: Address::Unix(path.into()),
-        ..Default::default()
-    }
-    .http()
-    .await;
-    crate::memory::parent_is_gone().await;
+    let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.http().await;
+    super::memory::parent_is_gone().await;
     server.stop.cancel();
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tollgate::listener::Address;
 
-use crate::client::{Answer, CHECK, call, connect, http2, message};
-use crate::server::{Checks, Gate, SOON, Wanted, budget};
+use super::client::{Answer, CHECK, call, connect, http2, message};
+use super::server::{Checks, Gate, SOON, Wanted, budget};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: u64 = 40;
@@ -39,28 +39,15 @@ impl Child {
     /// The most memory it ever had resident, in bytes.
     fn peak(&self) -> u64 {
         let status = self.proc("status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        line.trim()
-            .strip_suffix(" kB")
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// CPU time it has used, in hundredths of a second (`proc_pid_stat(5)`, fields 14 and 15).
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = self.proc("stat");
         let after_name = stat.rsplit_once(") ").unwrap().1;
-        after_name
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u64>().unwrap())
-            .sum()
+        after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     }
 }
 
@@ -76,15 +63,15 @@ pub(crate) async fn parent_is_gone() {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
-/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in, the rest are told that there is
-/// no room, and the server's memory grows by the budget and by one HTTP/2 window for each connection, not by 640 MiB.
+/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in, the rest are told that
+/// there is no room, and the server's memory grows by the budget and by one HTTP/2 window for each connection, not by 640 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("authz.sock");
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "memory::bounded", "--ignored", "--nocapture"])
+        .args(["--exact", "wire::memory::bounded", "--ignored", "--nocapture"])
         .env("TOLLGATE_TEST_SOCKET", &path)
         .stdout(Stdio::null());
     let child = Child::spawn(command, &path).await;
@@ -96,9 +83,7 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     for _ in 0..CLIENTS {
         let mut client = http2(connect(&address).await.unwrap()).await;
         let message = message.clone();
-        calls.push(tokio::spawn(async move {
-            call(&mut client, CHECK, message).await
-        }));
+        calls.push(tokio::spawn(async move { call(&mut client, CHECK, message).await }));
     }
     let (mut allowed, mut refused) = (0, 0);
     for call in calls {
@@ -117,16 +102,8 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     let windows = CLIENTS * (256 << 10);
     // What an allocator keeps and a runtime needs, for this many connections.
     let slack = 8 * MIB;
-    println!("{allowed} allowed, {refused} refused, {} MiB", grown / MIB);
-    assert!(
-        allowed >= 1 && refused >= CLIENTS / 2,
-        "{allowed} allowed, {refused} refused"
-    );
-    assert!(
-        grown <= IN_FLIGHT + windows + slack,
-        "the server grew by {} KiB",
-        grown >> 10
-    );
+    assert!(allowed >= 1 && refused >= CLIENTS / 2, "{allowed} allowed, {refused} refused");
+    assert!(grown <= IN_FLIGHT + windows + slack, "the server grew by {} KiB", grown >> 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,15 +111,8 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
 async fn bounded() {
     let path = std::env::var_os("TOLLGATE_TEST_SOCKET").unwrap();
     let gate = std::sync::Arc::new(Gate::default());
-    let checks = Checks {
-        gate: Some(gate.clone()),
-    };
-    let server = Wanted {
-        address: Address::Unix(path.into()),
-        ..Default::default()
-    }
-    .grpc(checks, budget(BODY, IN_FLIGHT))
-    .await;
+    let checks = Checks { gate: Some(gate.clone()) };
+    let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.grpc(checks, budget(BODY, IN_FLIGHT)).await;
     // Each message is held for a while, as a check holds it while it waits for a store.
     let open = async {
         loop {

@@ -14,12 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tollgate::frontend::grpc;
 use tollgate::frontend::in_flight::{InFlight, Refusal};
-use tollgate::listener::{
-    Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve,
-};
-use tollgate::pb::envoy::service::auth::v3::authorization_server::{
-    Authorization, AuthorizationServer,
-};
+use tollgate::listener::{Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve};
+use tollgate::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use tollgate::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tollgate::pb::google::rpc;
 use tonic::service::Routes;
@@ -45,12 +41,7 @@ pub(crate) struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self {
-            address: "127.0.0.1:0".parse().unwrap(),
-            limits: Limits::default(),
-            tls: None,
-            drain: SOON,
-        }
+        Self { address: "127.0.0.1:0".parse().unwrap(), limits: Limits::default(), tls: None, drain: SOON }
     }
 }
 
@@ -58,38 +49,27 @@ impl Wanted {
     async fn bind(&self, protocol: Protocol) -> Listener {
         let mut config = ListenerConfig::new(self.address.clone());
         config.tls = self.tls.clone();
-        Listener::bind_with(&config, protocol, self.limits.clone())
-            .await
-            .unwrap()
+        Listener::bind_with(&config, protocol, self.limits.clone()).await.unwrap()
     }
 
     /// The gRPC services.
     pub(crate) async fn grpc(self, checks: Checks, budget: InFlight) -> Running {
         let listener = self.bind(Protocol::Grpc).await;
-        let server =
-            AuthorizationServer::new(checks).max_decoding_message_size(budget.max_message());
+        let server = AuthorizationServer::new(checks).max_decoding_message_size(budget.max_message());
         let (_, health) = grpc::health();
-        let routes = Routes::new(budget.guard(server))
-            .add_service(health)
-            .prepare();
-        run(listener, |listener, stop| {
-            grpc::serve(listener, routes, stop, self.drain)
-        })
+        let routes = Routes::new(budget.guard(server)).add_service(health).prepare();
+        run(listener, |listener, stop| grpc::serve(listener, routes, stop, self.drain))
     }
 
     /// An HTTP service that says who asked.
     pub(crate) async fn http(self) -> Running {
         async fn who(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
             let peer = request.extensions().get::<Peer>();
-            Ok(Response::new(
-                format!("{:?} {peer:?}", request.version()).into(),
-            ))
+            Ok(Response::new(format!("{:?} {peer:?}", request.version()).into()))
         }
         let listener = self.bind(Protocol::Http).await;
         let service = hyper::service::service_fn(who);
-        run(listener, |listener, stop| {
-            serve(listener, service, stop, self.drain)
-        })
+        run(listener, |listener, stop| serve(listener, service, stop, self.drain))
     }
 }
 
@@ -120,16 +100,9 @@ pub(crate) struct Gate {
 
 #[tonic::async_trait]
 impl Authorization for Checks {
-    async fn check(
-        &self,
-        request: tonic::Request<CheckRequest>,
-    ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
         let peer = request.extensions().get::<Peer>().copied();
-        let http = request
-            .into_inner()
-            .attributes
-            .and_then(|it| it.request)
-            .and_then(|it| it.http);
+        let http = request.into_inner().attributes.and_then(|it| it.request).and_then(|it| it.http);
         if let Some(gate) = &self.gate {
             gate.entered.notify_one();
             gate.open.notified().await;
@@ -143,13 +116,7 @@ impl Authorization for Checks {
 }
 
 pub(crate) fn verdict(code: i32, message: &str) -> CheckResponse {
-    CheckResponse {
-        status: Some(rpc::Status {
-            code,
-            message: message.into(),
-        }),
-        ..Default::default()
-    }
+    CheckResponse { status: Some(rpc::Status { code, message: message.into() }), ..Default::default() }
 }
 
 /// A budget whose refusals say what they are.

@@ -15,12 +15,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tollgate::listener::{
-    Address, BindError, Limits, Listener, ListenerConfig, Protocol, TlsConfig,
-};
+use tollgate::listener::{Address, BindError, Limits, Listener, ListenerConfig, Protocol, TlsConfig};
 
-use crate::client::{CHECK, call, http2, message};
-use crate::server::{Checks, Running, SOON, Wanted, budget};
+use super::client::{CHECK, call, http2, message};
+use super::server::{Checks, Running, SOON, Wanted, budget};
 
 /// A certification authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -40,10 +38,7 @@ impl Authority {
     fn issue(&self, name: &str) -> Pair {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
-        Pair {
-            cert: params.signed_by(&key, &self.0).unwrap().pem(),
-            key: key.serialize_pem(),
-        }
+        Pair { cert: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
     }
 }
 
@@ -72,22 +67,15 @@ impl Files {
 
     fn config(&self) -> TlsConfig {
         let ca = self.path("ca.pem");
-        TlsConfig {
-            cert: self.path("cert.pem"),
-            key: self.path("key.pem"),
-            client_ca: ca.exists().then_some(ca),
-        }
+        TlsConfig { cert: self.path("cert.pem"), key: self.path("key.pem"), client_ca: ca.exists().then_some(ca) }
     }
 
     fn wanted(&self) -> Wanted {
-        Wanted {
-            tls: Some(self.config()),
-            ..Default::default()
-        }
+        Wanted { tls: Some(self.config()), ..Default::default() }
     }
 }
 
-/// Shakes hands as a client that trusts `authority`; the first byte tells whether the server did too, since in TLS 1.3 a client is
+/// Shakes hands as a client that trusts `authority`. The first byte tells whether the server did too: in TLS 1.3 a client is
 /// done before its certificate is looked at.
 async fn connect(
     server: &Running,
@@ -116,21 +104,13 @@ async fn connect(
     };
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("tollgate.test").unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 /// The first line of the answer to a request over HTTP/1.1.
-async fn ask(
-    server: &Running,
-    authority: &Authority,
-    own: Option<&Pair>,
-) -> std::io::Result<String> {
+async fn ask(server: &Running, authority: &Authority, own: Option<&Pair>) -> std::io::Result<String> {
     let mut stream = connect(server, authority, own, &[b"http/1.1"]).await?;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
     let mut line = [0; 15];
     stream.read_exact(&mut line).await?;
     Ok(String::from_utf8_lossy(&line).into_owned())
@@ -143,33 +123,24 @@ async fn what_is_spoken_is_agreed_on_in_the_handshake() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
     let http = files.wanted().http().await;
-    let grpc = files
-        .wanted()
-        .grpc(Checks::default(), budget(1 << 20, 4 << 20))
-        .await;
-    let rows: [(&Running, &[&[u8]], Option<&[u8]>); 5] = [
-        (&http, &[b"http/1.1"], Some(b"http/1.1")),
-        (&http, &[b"http/1.1", b"h2"], Some(b"h2")),
-        (&http, &[], None),
-        (&grpc, &[b"h2"], Some(b"h2")),
-        (&grpc, &[], None),
+    let grpc = files.wanted().grpc(Checks::default(), budget(1 << 20, 4 << 20)).await;
+    let rows = [
+        (&http, "http/1.1", Some("http/1.1")),
+        (&http, "http/1.1 h2", Some("h2")),
+        (&http, "", None),
+        (&grpc, "h2", Some("h2")),
+        (&grpc, "", None),
     ];
     for (server, offered, expected) in rows {
-        let stream = connect(server, &authority, None, offered).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), expected, "{offered:?}");
+        let alpn: Vec<_> = offered.split_whitespace().map(str::as_bytes).collect();
+        let stream = connect(server, &authority, None, &alpn).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), expected.map(str::as_bytes), "`{offered}`");
     }
-    assert!(
-        connect(&grpc, &authority, None, &[b"http/1.1"])
-            .await
-            .is_err()
-    );
+    assert!(connect(&grpc, &authority, None, &[b"http/1.1"]).await.is_err());
 
     let mut client = http2(connect(&grpc, &authority, None, &[b"h2"]).await.unwrap()).await;
     let answer = call(&mut client, CHECK, message(100_000)).await.unwrap();
-    assert!(
-        matches!(answer, crate::client::Answer::Verdict(0, _)),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, super::client::Answer::Verdict(0, _)), "{answer:?}");
 }
 
 #[tokio::test]
@@ -180,14 +151,8 @@ async fn with_client_ca_only_its_clients_are_served() {
     let server = files.wanted().http().await;
     let (client, stranger) = (authority.issue("proxy"), other.issue("proxy"));
     assert_eq!(ask(&server, &authority, Some(&client)).await.unwrap(), OK);
-    assert!(
-        ask(&server, &authority, None).await.is_err(),
-        "no certificate"
-    );
-    assert!(
-        ask(&server, &authority, Some(&stranger)).await.is_err(),
-        "a stranger's certificate"
-    );
+    assert!(ask(&server, &authority, None).await.is_err(), "no certificate");
+    assert!(ask(&server, &authority, Some(&stranger)).await.is_err(), "a stranger's certificate");
 }
 
 #[tokio::test]
@@ -206,11 +171,7 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
         ("cert.pem", "", "cannot read certificates from"),
         ("key.pem", "not PEM", "cannot read a private key from"),
         ("ca.pem", "", "cannot read certificates from"),
-        (
-            "ca.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "cannot use the authorities in",
-        ),
+        ("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot use the authorities in"),
     ];
     for (file, content, expected) in bad {
         let path = files.path(file);
@@ -219,61 +180,32 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
         let error = tls.reload().unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
         assert!(error.contains(&format!("`{}`", path.display())), "{error}");
-        assert_eq!(
-            ask(&server, &old, Some(&old_client)).await.unwrap(),
-            OK,
-            "after {error}"
-        );
+        assert_eq!(ask(&server, &old, Some(&old_client)).await.unwrap(), OK, "after {error}");
         fs::write(&path, good).unwrap();
     }
 
     files.replace(&next);
     files.trust(&new);
-    assert_eq!(
-        ask(&server, &old, Some(&old_client)).await.unwrap(),
-        OK,
-        "nobody said to reload"
-    );
+    assert_eq!(ask(&server, &old, Some(&old_client)).await.unwrap(), OK, "nobody said to reload");
     tls.reload().unwrap();
     assert_eq!(ask(&server, &new, Some(&new_client)).await.unwrap(), OK);
-    assert!(
-        ask(&server, &new, Some(&old_client)).await.is_err(),
-        "the old authority is gone"
-    );
+    assert!(ask(&server, &new, Some(&old_client)).await.is_err(), "the old authority is gone");
 }
 
 #[tokio::test]
 async fn a_handshake_that_stalls_ends_and_holds_up_no_other() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
-    let limits = Limits {
-        handshakes: 1,
-        handshake: Duration::from_millis(300),
-        ..Default::default()
-    };
-    let server = Wanted {
-        limits,
-        ..files.wanted()
-    }
-    .http()
-    .await;
+    let limits = Limits { handshakes: 1, handshake: Duration::from_millis(300), ..Default::default() };
+    let server = Wanted { limits, ..files.wanted() }.http().await;
     let Address::Tcp(address) = server.address else {
         panic!("a TCP listener");
     };
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut rest = Vec::new();
-    timeout(SOON, silent.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(SOON, silent.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert_eq!(rest, b"");
-    assert_eq!(
-        timeout(SOON, ask(&server, &authority, None))
-            .await
-            .unwrap()
-            .unwrap(),
-        OK
-    );
+    assert_eq!(timeout(SOON, ask(&server, &authority, None)).await.unwrap().unwrap(), OK);
 }
 
 #[tokio::test]
@@ -281,14 +213,10 @@ async fn files_that_do_not_load_stop_the_start() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
     let mut config = ListenerConfig::new("127.0.0.1:0".parse().unwrap());
-    config.tls = Some(TlsConfig {
-        key: Path::new("/does/not/exist.pem").into(),
-        ..files.config()
-    });
+    config.tls = Some(TlsConfig { key: Path::new("/does/not/exist.pem").into(), ..files.config() });
     let error = Listener::bind(&config, Protocol::Grpc).await.unwrap_err();
     assert!(matches!(error, BindError::Tls { .. }));
     let error = error.to_string();
-    let expected =
-        "cannot serve TLS on `127.0.0.1:0`: cannot read a private key from `/does/not/exist.pem`: ";
+    let expected = "cannot serve TLS on `127.0.0.1:0`: cannot read a private key from `/does/not/exist.pem`: ";
     assert!(error.starts_with(expected), "{error}");
 }

@@ -58,13 +58,7 @@ pub struct Message {
 
 impl Message {
     pub(super) fn new(first: Bytes, rest: Body, length: u32, deadline: Instant) -> Self {
-        Self {
-            first,
-            rest,
-            left: PREFIX.saturating_add(length as usize),
-            deadline,
-            timer: None,
-        }
+        Self { first, rest, left: PREFIX.saturating_add(length as usize), deadline, timer: None }
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -72,9 +66,7 @@ impl Message {
             return Poll::Ready(frame);
         }
         let deadline = self.deadline;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Some(Err(late())))
     }
@@ -84,10 +76,7 @@ impl http_body::Body for Message {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = if self.first.is_empty() {
             ready!(self.poll_rest(cx))
         } else {

@@ -1,0 +1,361 @@
+//! Key sets (RFC 7517): which keys can verify, each bound to one algorithm.
+//!
+//! One bad key does not discard the set; it is skipped and reported. A shared secret (`oct`) is never taken from a key set.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::signature;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::issuer::{AlgorithmName, is_symmetric};
+use crate::secret::Secret;
+
+/// Most bytes of a key set document.
+pub const MAX_BYTES: usize = 1 << 20;
+/// Most keys in one set.
+pub const MAX_KEYS: usize = 256;
+/// Longest `kid`, in bytes.
+pub(super) const MAX_KID: usize = 256;
+
+/// One key that verifies with exactly one algorithm.
+pub struct Key {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{:?} key]", self.algorithm)
+    }
+}
+
+/// The keys of one issuer.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    named: HashMap<String, Key>,
+    unnamed: Vec<Key>,
+}
+
+/// A key that was left out, and why: for the log and the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its `kid`, if it has a readable one.
+    pub kid: Option<String>,
+    /// Why it cannot be used.
+    pub why: &'static str,
+}
+
+/// Why a document is no key set. The keys in use stay.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeySetError {
+    /// Not JSON of the shape `{"keys": [...]}`: an HTML page, for example.
+    #[error("not a JSON Web Key Set")]
+    NotAKeySet,
+    /// More than [`MAX_BYTES`].
+    #[error("larger than 1 MiB")]
+    TooLarge,
+    /// More than [`MAX_KEYS`].
+    #[error("more than {MAX_KEYS} keys")]
+    TooManyKeys,
+    /// No key that this issuer may use. An empty set is a mistake of the server more often than a wish to lock everybody out.
+    #[error("no key that this issuer may use ({0} skipped)")]
+    NoUsableKey(usize),
+}
+
+/// A JWK's members that jsonwebtoken's type does not hold apart.
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
+}
+
+impl KeySet {
+    /// Reads a key set for an issuer that may use `algorithms`.
+    ///
+    /// # Errors
+    /// A document that is no key set, or one without a usable key. Single bad keys are returned as [`Skipped`] instead.
+    pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Skipped>), KeySetError> {
+        if document.len() > MAX_BYTES {
+            return Err(KeySetError::TooLarge);
+        }
+        let Document { keys } = serde_json::from_slice(document).map_err(|_| KeySetError::NotAKeySet)?;
+        if keys.len() > MAX_KEYS {
+            return Err(KeySetError::TooManyKeys);
+        }
+        let mut set = Self::default();
+        let mut skipped = Vec::new();
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for raw in keys {
+            let (kid, key) = match read(raw.get(), algorithms) {
+                Ok(read) => read,
+                Err(skip) => {
+                    skipped.push(skip);
+                    continue;
+                }
+            };
+            let Some(kid) = kid else {
+                set.unnamed.push(key);
+                continue;
+            };
+            match seen.insert(kid.clone(), raw.get()) {
+                None => {
+                    set.named.insert(kid, key);
+                }
+                Some(earlier) if earlier == raw.get() => {}
+                Some(_) => {
+                    // Two different keys of one name: neither can be told to be the right one.
+                    set.named.remove(&kid);
+                    skipped.push(Skipped { kid: Some(kid), why: "its kid is used twice" });
+                }
+            }
+        }
+        if set.is_empty() { Err(KeySetError::NoUsableKey(skipped.len())) } else { Ok((set, skipped)) }
+    }
+
+    /// The set of an issuer with a shared secret: one unnamed key per algorithm.
+    ///
+    /// # Errors
+    /// A secret shorter than the hash of an algorithm (RFC 7518 section 3.2).
+    pub fn from_secret(secret: &Secret, algorithms: &[Algorithm]) -> Result<Self, String> {
+        let mut set = Self::default();
+        for algorithm in algorithms.iter().filter(|algorithm| is_symmetric(**algorithm)) {
+            let bits = match algorithm {
+                Algorithm::HS384 => 384,
+                Algorithm::HS512 => 512,
+                _ => 256,
+            };
+            if secret.expose().len() * 8 < bits {
+                return Err(format!(
+                    "the secret has {} bits, and {algorithm:?} needs {bits} or more; make one with `openssl rand -base64 48`",
+                    secret.expose().len() * 8
+                ));
+            }
+            set.unnamed.push(Key { algorithm: *algorithm, key: DecodingKey::from_secret(secret.expose()) });
+        }
+        Ok(set)
+    }
+
+    /// How many keys it holds.
+    pub fn len(&self) -> usize {
+        self.named.len() + self.unnamed.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of its keys, sorted.
+    pub fn kids(&self) -> Vec<&str> {
+        let mut kids: Vec<&str> = self.named.keys().map(String::as_str).collect();
+        kids.sort_unstable();
+        kids
+    }
+
+    /// The key of this name.
+    pub(super) fn named(&self, kid: &str) -> Option<&Key> {
+        self.named.get(kid)
+    }
+
+    /// The only key that verifies with `algorithm`.
+    pub(super) fn only(&self, algorithm: Algorithm) -> Option<&Key> {
+        let mut fitting = self.named.values().chain(&self.unnamed).filter(|key| key.algorithm == algorithm);
+        fitting.next().filter(|_| fitting.next().is_none())
+    }
+}
+
+fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), Skipped> {
+    let jwk: Jwk = serde_json::from_str(raw).map_err(|_| Skipped { kid: None, why: "it is not a JWK" })?;
+    let kid = jwk.common.key_id.clone();
+    if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > MAX_KID || kid.chars().any(char::is_control)) {
+        return Err(Skipped { kid: None, why: "its kid is empty, too long, or not printable" });
+    }
+    match usable(&jwk, raw, algorithms) {
+        Ok(key) => Ok((kid, key)),
+        Err(why) => Err(Skipped { kid, why }),
+    }
+}
+
+/// jsonwebtoken's `from_jwk` checks neither use, operations, curve nor the key itself; this does.
+fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'static str> {
+    if matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature) {
+        return Err("its use is not sig");
+    }
+    if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify)) {
+        return Err("its key_ops do not hold verify");
+    }
+    let fitting: &[Algorithm] = match &jwk.algorithm {
+        AlgorithmParameters::RSA(parameters) => {
+            rsa(&parameters.n, &parameters.e)?;
+            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512]
+        }
+        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => {
+            point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
+            &[Algorithm::ES256]
+        }
+        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P384 => {
+            point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
+            &[Algorithm::ES384]
+        }
+        AlgorithmParameters::OctetKeyPair(parameters) if parameters.curve == EllipticCurve::Ed25519 => {
+            if decode(&parameters.x)?.len() != 32 {
+                return Err("its point has the wrong length");
+            }
+            &[Algorithm::EdDSA]
+        }
+        AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, which no key set may publish"),
+        _ => return Err("its type or curve is not supported"),
+    };
+    // The key's own `alg` binds it; without one, the first algorithm of the issuer's list that fits its type does.
+    let algorithm = match alg_member(raw)? {
+        Some(named) => {
+            AlgorithmName::parse(&named).filter(|algorithm| fitting.contains(algorithm)).ok_or("its alg does not fit its type")?
+        }
+        None => algorithms
+            .iter()
+            .copied()
+            .find(|algorithm| fitting.contains(algorithm))
+            .ok_or("its type fits none of the issuer's algorithms")?,
+    };
+    if !algorithms.contains(&algorithm) {
+        return Err("its alg is not one of the issuer's algorithms");
+    }
+    let key = DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded")?;
+    Ok(Key { algorithm, key })
+}
+
+/// The `alg` member as written: a name jsonwebtoken does not know must not read as "no alg".
+fn alg_member(raw: &str) -> Result<Option<String>, &'static str> {
+    #[derive(Deserialize)]
+    struct Alg {
+        alg: Option<String>,
+    }
+    serde_json::from_str::<Alg>(raw).map(|Alg { alg }| alg).map_err(|_| "its alg is not a string")
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
+}
+
+fn rsa(n: &str, e: &str) -> Result<(), &'static str> {
+    let modulus = decode(n)?;
+    let modulus: &[u8] = modulus.iter().position(|byte| *byte != 0).and_then(|start| modulus.get(start..)).unwrap_or_default();
+    let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    if !(2048..=8192).contains(&bits) {
+        return Err("its modulus has fewer than 2048 or more than 8192 bits");
+    }
+    let exponent = decode(e)?.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
+    match exponent {
+        Some(exponent) if exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33 => Ok(()),
+        _ => Err("its exponent is even, below 3 or above 2^33"),
+    }
+}
+
+fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: &str, length: usize) -> Result<(), &'static str> {
+    let (x, y) = (decode(x)?, decode(y)?);
+    if x.len() != length || y.len() != length {
+        return Err("its point has the wrong length");
+    }
+    let uncompressed = [&[4], x.as_slice(), y.as_slice()].concat();
+    signature::ParsedPublicKey::new(algorithm, uncompressed).map(drop).map_err(|_| "its point is not on the curve")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P256: &str = r#""kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
+    const ED: &str = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
+
+    fn rsa_jwk(bytes: usize, e: &str) -> String {
+        let mut modulus = vec![0xffu8; bytes];
+        modulus[0] = 0x80;
+        format!(r#""kty":"RSA","n":"{}","e":"{e}""#, URL_SAFE_NO_PAD.encode(modulus))
+    }
+
+    fn parse(keys: &[String], algorithms: &[Algorithm]) -> Result<(KeySet, Vec<&'static str>), KeySetError> {
+        let document = format!("{{\"keys\":[{}]}}", keys.join(","));
+        KeySet::parse(document.as_bytes(), algorithms)
+            .map(|(set, skipped)| (set, skipped.into_iter().map(|skip| skip.why).collect()))
+    }
+
+    fn jwk(kid: &str, members: &str) -> String {
+        format!(r#"{{"kid":"{kid}",{members}}}"#)
+    }
+
+    #[test]
+    fn keys_are_bound_to_one_algorithm() {
+        let keys = [
+            jwk("r", &rsa_jwk(256, "AQAB")),
+            jwk("e", P256),
+            jwk("d", ED),
+            jwk("p", &format!("{},\"alg\":\"PS256\"", rsa_jwk(256, "AQAB"))),
+        ];
+        let (set, skipped) = parse(&keys, &[Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA]).unwrap();
+        assert_eq!(skipped, [""; 0]);
+        for (kid, algorithm) in
+            [("r", Algorithm::RS256), ("e", Algorithm::ES256), ("d", Algorithm::EdDSA), ("p", Algorithm::PS256)]
+        {
+            assert_eq!(set.named(kid).unwrap().algorithm, algorithm, "{kid}");
+        }
+    }
+
+    #[test]
+    fn one_bad_key_is_skipped_and_the_others_stay() {
+        // J07, J23, K05, K06 and CVE-2026-22817's class.
+        let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
+        let off_curve = P256.replace("x_FEz", "x_FEy");
+        let cases = [
+            (jwk("b", r#""kty":"oct","k":"AAAA""#), "it is a shared secret, which no key set may publish"),
+            (jwk("b", &rsa_jwk(128, "AQAB")), "its modulus has fewer than 2048 or more than 8192 bits"),
+            (jwk("b", &rsa_jwk(256, "AQAC")), "its exponent is even, below 3 or above 2^33"),
+            (jwk("b", &rsa_jwk(256, "AQ")), "its exponent is even, below 3 or above 2^33"),
+            (jwk("b", &off_curve), "its point is not on the curve"),
+            (jwk("b", &format!("{P256},\"use\":\"enc\"")), "its use is not sig"),
+            (jwk("b", &format!("{P256},\"key_ops\":[\"encrypt\"]")), "its key_ops do not hold verify"),
+            (jwk("b", &format!("{P256},\"alg\":\"RS256\"")), "its alg does not fit its type"),
+            (jwk("b", &format!("{P256},\"alg\":\"none\"")), "its alg does not fit its type"),
+            (jwk("b", &format!("{},\"alg\":\"HS256\"", rsa_jwk(256, "AQAB"))), "its alg does not fit its type"),
+            (jwk("b", &format!("{},\"alg\":\"PS256\"", rsa_jwk(256, "AQAB"))), "its alg is not one of the issuer's algorithms"),
+            (jwk("b", r#""kty":"nonsense""#), "its type or curve is not supported"),
+            ("17".into(), "it is not a JWK"),
+            (jwk(&"k".repeat(257), ED), "its kid is empty, too long, or not printable"),
+        ];
+        for (bad, why) in cases {
+            let (set, skipped) = parse(&[jwk("good", ED), bad.clone()], &all).unwrap();
+            assert_eq!((set.kids(), skipped), (vec!["good"], vec![why]), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_kid_used_twice_names_no_key() {
+        let (set, skipped) =
+            parse(&[jwk("a", ED), jwk("a", P256), jwk("c", ED), jwk("c", ED)], &[Algorithm::ES256, Algorithm::EdDSA]).unwrap();
+        assert_eq!((set.kids(), skipped), (vec!["c"], vec!["its kid is used twice"]));
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_refused() {
+        let error = |document: &str| KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).map(drop).unwrap_err();
+        assert_eq!(error("<html></html>"), KeySetError::NotAKeySet);
+        assert_eq!(error("{}"), KeySetError::NotAKeySet);
+        assert_eq!(error("{\"keys\":[]}"), KeySetError::NoUsableKey(0));
+        assert_eq!(error(&format!("{{\"keys\":[{}]}}", jwk("a", P256))), KeySetError::NoUsableKey(1));
+        assert_eq!(error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))), KeySetError::TooManyKeys);
+        assert_eq!(error(&format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(MAX_BYTES))), KeySetError::TooLarge);
+    }
+
+    #[test]
+    fn secrets_are_as_long_as_the_hash() {
+        assert!(KeySet::from_secret(&Secret::new([7; 31]), &[Algorithm::HS256]).is_err());
+        assert_eq!(KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256]).unwrap().len(), 1);
+        assert!(KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256, Algorithm::HS512]).is_err());
+    }
+}

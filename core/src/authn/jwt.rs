@@ -1,0 +1,328 @@
+//! Signed JWTs (RFC 7519, RFC 7515) after the best current practices of RFC 8725.
+//!
+//! The order matters: size and shape, header, issuer, algorithm, key, signature, and only then the claims. Nothing that the
+//! token says of itself chooses an algorithm or a key beyond the `kid` of the issuer's own set, and nothing acts on a claim
+//! before the signature is proven.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
+
+use super::{
+    Credential, Principal,
+    issuer::{AlgorithmName, Audiences, ClaimPath, Issuer, Issuers},
+    jwks::{Key, KeySet, MAX_KID},
+    strict_json::Json,
+};
+use crate::{
+    decision::{Denial, Reason},
+    revocation::{self, Foreign, Target},
+    time::Timestamp,
+};
+
+/// A credential that was not accepted.
+#[derive(Debug)]
+pub struct Refused {
+    /// The denial.
+    pub denial: Box<Denial>,
+    /// The issuer whose key set does not know the key: its set may be out of date.
+    pub unknown_key: Option<usize>,
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self { denial: Box::new(denial), unknown_key: None }
+    }
+}
+
+fn refuse<T>(reason: Reason, cause: &'static str) -> Result<T, Denial> {
+    Err(Denial::new(reason, cause))
+}
+
+/// Verifies a token at `now`. `keys` answers with the key set of an issuer, by its index.
+///
+/// # Errors
+/// A denial with the reason of the first check that failed, in the order above.
+pub fn verify<'k>(
+    credential: Credential<'_>,
+    issuers: &Issuers,
+    keys: impl Fn(usize) -> Option<&'k KeySet>,
+    foreign: &[Foreign],
+    now: Timestamp,
+) -> Result<Principal, Refused> {
+    let Credential(token) = credential;
+    let parts = Parts::split(token)?;
+    let header = Header::parse(parts.header)?;
+    let claims = Json::object(&decode(parts.payload)?)
+        .ok_or_else(|| Denial::new(Reason::MalformedToken, "the claims are not one JSON object without repeated members"))?;
+    let iss = match claims.get("iss") {
+        None => None,
+        Some(Json::Text(iss)) => Some(iss.as_str()),
+        Some(_) => return Err(Denial::new(Reason::UnknownIssuer, "iss is not a string").into()),
+    };
+    let (index, issuer) =
+        issuers.find(iss).ok_or_else(|| Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss"))?;
+    if !issuer.algorithms.contains(&header.algorithm) {
+        return Err(Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list").into());
+    }
+    let Some(set) = keys(index) else {
+        return Err(Denial::new(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale").into());
+    };
+    let key = find_key(set, issuer, &header).map_err(|denial| {
+        let unknown_key = (denial.reason == Reason::UnknownKey).then_some(index);
+        Refused { denial: Box::new(denial), unknown_key }
+    })?;
+    check_signature(&parts, key)?;
+    Ok(principal(token, issuer, &claims, foreign, now)?)
+}
+
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    signed: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// JWS compact serialization: three parts (RFC 7515 section 7.1). Five would be an encrypted token.
+    fn split(token: &'a str) -> Result<Self, Denial> {
+        let dots = token.bytes().filter(|b| *b == b'.').count();
+        let (Some((signed, signature)), 2) = (token.rsplit_once('.'), dots) else {
+            return refuse(
+                Reason::MalformedToken,
+                if dots == 4 { "the token is encrypted" } else { "the token does not have three parts" },
+            );
+        };
+        match signed.split_once('.') {
+            Some((header, payload)) => Ok(Self { header, payload, signature, signed }),
+            None => refuse(Reason::MalformedToken, "the token does not have three parts"),
+        }
+    }
+}
+
+/// Base64url without padding and without stray bits (RFC 7515 section 2).
+fn decode(part: &str) -> Result<Vec<u8>, Denial> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Denial::new(Reason::MalformedToken, "a part of the token is not base64url"))
+}
+
+struct Header {
+    algorithm: Algorithm,
+    kid: Option<String>,
+}
+
+impl Header {
+    fn parse(part: &str) -> Result<Self, Denial> {
+        let Some(json) = Json::object(&decode(part)?) else {
+            return refuse(Reason::MalformedToken, "the header is not one JSON object without repeated members");
+        };
+        // Not one of them is implemented, so not one of them may be there (RFC 7515 section 4.1.11). jwk, jku, x5u and x5c
+        // are not refused, as some issuers send them, and never read.
+        for member in ["crit", "b64", "zip", "enc", "p2c", "p2s", "epk"] {
+            if json.get(member).is_some() {
+                return refuse(
+                    Reason::MalformedToken,
+                    "the header asks for something that is not supported (crit, b64, zip or encryption)",
+                );
+            }
+        }
+        let algorithm = match json.get("alg") {
+            Some(Json::Text(name)) => AlgorithmName::parse(name)
+                .ok_or_else(|| Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not known"))?,
+            Some(_) | None => return refuse(Reason::AlgorithmNotAllowed, "alg is missing or not a string"),
+        };
+        let kid = match json.get("kid") {
+            None => None,
+            Some(Json::Text(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
+            Some(_) => return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes"),
+        };
+        match json.get("typ") {
+            None => {}
+            Some(Json::Text(typ))
+                if ["jwt", "at+jwt", "application/at+jwt", "application/jwt"].contains(&typ.to_ascii_lowercase().as_str()) => {}
+            Some(_) => return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt"),
+        }
+        if json.get("cty").is_some() {
+            return refuse(Reason::WrongTokenType, "the token holds another token (cty)");
+        }
+        Ok(Self { algorithm, kid })
+    }
+}
+
+/// The key by name, within the issuer's own set only; its own algorithm must be the header's.
+fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k Key, Denial> {
+    let key = match (&header.kid, &issuer.source) {
+        (_, super::issuer::KeySource::Secret(_)) => set.only(header.algorithm),
+        (Some(kid), _) => set.named(kid),
+        (None, _) if issuer.kid_required => return refuse(Reason::UnknownKey, "the token names no key (kid)"),
+        (None, _) => set.only(header.algorithm),
+    };
+    match key {
+        None => refuse(Reason::UnknownKey, "no key of the issuer fits"),
+        Some(key) if key.algorithm != header.algorithm => {
+            refuse(Reason::AlgorithmNotAllowed, "the key is bound to another algorithm")
+        }
+        Some(key) => Ok(key),
+    }
+}
+
+fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
+    // Decoded here first: the alphabet and the stray bits are checked before the crypto library sees anything.
+    decode(parts.signature)?;
+    match jsonwebtoken::crypto::verify(parts.signature, parts.signed.as_bytes(), &key.key, key.algorithm) {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => refuse(Reason::BadSignature, "the signature does not verify"),
+    }
+}
+
+fn principal(token: &str, issuer: &Issuer, claims: &Json, foreign: &[Foreign], now: Timestamp) -> Result<Principal, Denial> {
+    let times = check_times(issuer, claims, now)?;
+    check_audience(issuer, claims)?;
+    for name in &issuer.required_claims {
+        if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
+            return Err(Denial::new(Reason::InvalidClaim, format!("the required claim `{name}` is missing"))
+                .saying(format!("the token lacks the claim `{name}`")));
+        }
+    }
+    let subject = match text(claims, &issuer.claims.subject, "the subject is not 1 to 256 printable characters")? {
+        Some(subject) => subject,
+        None => return refuse(Reason::InvalidClaim, "the token has no subject"),
+    };
+    let tenant = match &issuer.tenant {
+        Some(fixed) => Some(fixed.clone()),
+        None => text(claims, &issuer.claims.tenant, "the tenant is not 1 to 256 printable characters")?,
+    };
+    let client = text(claims, &issuer.claims.client, "the client is not 1 to 256 printable characters")?;
+    let jti = text(claims, &ClaimPath(vec!["jti".into()]), "jti is not 1 to 256 printable characters")?;
+    let roles = words(claims, &issuer.claims.roles, false, "the roles are neither a string nor a list of strings")?;
+    let mut scopes = Vec::new();
+    for path in &issuer.claims.scopes {
+        scopes.extend(words(claims, path, true, "the scopes are neither a string nor a list of strings")?);
+    }
+    let revocation =
+        revocation_keys(token, issuer, &subject, client.as_deref(), tenant.as_deref(), jti.as_deref(), times.issued_at, foreign)?;
+    Ok(Principal {
+        issuer: issuer.name.clone(),
+        subject,
+        tenant,
+        client,
+        roles,
+        scopes,
+        jti,
+        issued_at: times.issued_at,
+        expires_at: times.expires_at,
+        revocation,
+    })
+}
+
+struct Times {
+    issued_at: Option<u64>,
+    expires_at: u64,
+}
+
+/// `exp`, `nbf` and `iat` as numbers of seconds, in floating point: no value overflows, and a fraction is allowed (RFC 7519 section 2).
+fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Result<Times, Denial> {
+    const MOST: f64 = 253_402_300_799.0; // the year 9999
+    let date = |name: &str| match claims.get(name) {
+        None => Ok(None),
+        Some(Json::Number(seconds)) if (0.0..=MOST).contains(seconds) => Ok(Some(*seconds)),
+        Some(_) => Err(Denial::new(Reason::InvalidClaim, format!("{name} is not a number of seconds since 1970"))),
+    };
+    let (now, leeway) = (now.numeric_date(), issuer.leeway.as_secs_f64());
+    let Some(expires) = date("exp")? else {
+        return refuse(Reason::InvalidClaim, "the token has no exp");
+    };
+    let (issued, not_before) = (date("iat")?, date("nbf")?);
+    if expires + leeway <= now {
+        return refuse(Reason::Expired, "exp has passed");
+    }
+    if not_before.is_some_and(|moment| moment > now + leeway) {
+        return refuse(Reason::NotYetValid, "nbf lies in the future");
+    }
+    if issued.is_some_and(|moment| moment > now + leeway) {
+        return refuse(Reason::NotYetValid, "iat lies in the future");
+    }
+    if expires - issued.unwrap_or(now) > issuer.max_lifetime.as_secs_f64() {
+        return refuse(Reason::InvalidClaim, "the token lives longer than the issuer's max_lifetime");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999, checked above")]
+    let whole = |seconds: f64| seconds as u64;
+    Ok(Times { issued_at: issued.map(whole), expires_at: whole(expires) })
+}
+
+/// The audience claim is a string or a list of strings that holds one of ours exactly (RFC 7519 section 4.1.3).
+fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denial> {
+    let Audiences::OneOf(ours) = &issuer.audiences else { return Ok(()) };
+    let is_ours = |text: &String| ours.contains(text);
+    let fits = match claims.get(&issuer.audience_claim) {
+        Some(Json::Text(one)) => is_ours(one),
+        Some(Json::List(many)) => {
+            let texts: Option<Vec<&String>> =
+                many.iter().map(|item| if let Json::Text(text) = item { Some(text) } else { None }).collect();
+            texts.is_some_and(|texts| texts.into_iter().any(is_ours))
+        }
+        _ => false,
+    };
+    if fits { Ok(()) } else { refuse(Reason::WrongAudience, "the audience does not name this service") }
+}
+
+fn at<'j>(claims: &'j Json, ClaimPath(path): &ClaimPath) -> Option<&'j Json> {
+    path.iter().try_fold(claims, |json, name| json.get(name)).filter(|json| !matches!(json, Json::Null))
+}
+
+/// A claim that becomes a header, a log field or a part of a key.
+fn text(claims: &Json, path: &ClaimPath, cause: &'static str) -> Result<Option<String>, Denial> {
+    let invalid = || Denial::new(Reason::InvalidClaim, cause);
+    at(claims, path)
+        .map(|json| json.text().ok_or_else(invalid).and_then(|text| identifier(text).map_err(|()| invalid())))
+        .transpose()
+}
+
+/// 1 to 256 characters without controls: no line feed reaches a header, a log or a key.
+pub(super) fn identifier(text: &str) -> Result<String, ()> {
+    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) { Err(()) } else { Ok(text.to_owned()) }
+}
+
+fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> Result<Vec<String>, Denial> {
+    let words: Vec<String> = match at(claims, path) {
+        None => Vec::new(),
+        Some(Json::Text(text)) if split => text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        Some(Json::Text(text)) => vec![text.clone()],
+        Some(Json::List(items)) => items
+            .iter()
+            .map(|item| item.text().map(str::to_owned))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Denial::new(Reason::InvalidClaim, cause))?,
+        Some(_) => return refuse(Reason::InvalidClaim, cause),
+    };
+    if words.iter().any(|word| word.chars().any(char::is_control)) {
+        return refuse(Reason::InvalidClaim, "a scope or role holds a control character");
+    }
+    Ok(words)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is one thing that a revocation can name")]
+fn revocation_keys(
+    token: &str,
+    issuer: &Issuer,
+    subject: &str,
+    client: Option<&str>,
+    tenant: Option<&str>,
+    jti: Option<&str>,
+    issued_at: Option<u64>,
+    foreign: &[Foreign],
+) -> Result<revocation::Keys, Denial> {
+    // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
+    let sha256 = revocation::token_digest(token);
+    let iss = || issuer.name.to_string();
+    let entry = |target: Target| (target.kind(), target.key());
+    let mut exact = vec![entry(Target::Token { sha256 })];
+    exact.extend(jti.map(|jti| entry(Target::Jti { issuer: iss(), jti: jti.to_owned() })));
+    let mut before = vec![entry(Target::Subject { issuer: iss(), subject: subject.to_owned() })];
+    before.extend(client.map(|client| entry(Target::Client { issuer: iss(), client: client.to_owned() })));
+    before.extend(tenant.map(|tenant| entry(Target::Tenant { tenant: tenant.to_owned() })));
+    let whole = revocation::sha256(token.as_bytes());
+    let foreign = foreign.iter().map(|pattern| pattern.key(jti, subject, &whole)).collect::<Option<Vec<_>>>();
+    match foreign {
+        Some(foreign) => Ok(revocation::Keys { exact, before, issued_at: issued_at.unwrap_or(0), foreign }),
+        None => refuse(Reason::InvalidClaim, "revocation.foreign needs jti, and the token has none"),
+    }
+}

@@ -1,0 +1,110 @@
+//! Scopes: exact, case-sensitive words (RFC 6749 section 3.3).
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+};
+
+use crate::{
+    authn::Principal,
+    config::{Errors, Path},
+    decision::{Denial, Reason},
+};
+
+/// `scopes` of a route: a list, all of which are needed, or `{ any: [...] }`, one of which is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScopeRule {
+    /// All of them. An empty list: any valid credential.
+    All(Vec<String>),
+    /// At least one of them.
+    Any(Vec<String>),
+}
+
+impl ScopeRule {
+    /// Checks the words of the rule, noting every error.
+    pub fn validate(&self, path: &Path, errors: &mut Errors) {
+        let (scopes, path) = match self {
+            Self::All(scopes) => (scopes, path.clone()),
+            Self::Any(scopes) => (scopes, path.key("any")),
+        };
+        if matches!(self, Self::Any(scopes) if scopes.is_empty()) {
+            errors.push(&path, "one of no scopes can never be had; list at least one");
+        }
+        for (index, scope) in scopes.iter().enumerate() {
+            if !is_scope(scope) {
+                errors
+                    .push(&path.index(index), format!("`{scope}` is not a scope; scopes have no spaces, quotes or backslashes"));
+            }
+        }
+    }
+
+    /// Whether a principal has what the rule asks.
+    ///
+    /// # Errors
+    /// `insufficient_scope`, naming what would be needed.
+    pub fn check(&self, principal: &Principal) -> Result<(), Denial> {
+        let (enough, needed) = match self {
+            Self::All(scopes) => (scopes.iter().all(|scope| principal.has_scope(scope)), scopes),
+            Self::Any(scopes) => (scopes.iter().any(|scope| principal.has_scope(scope)), scopes),
+        };
+        if enough {
+            return Ok(());
+        }
+        let joined = needed.join("`, `");
+        let message = match self {
+            Self::All(_) => format!("this endpoint needs the scope `{joined}`"),
+            Self::Any(_) => format!("this endpoint needs one of the scopes `{joined}`"),
+        };
+        Err(Denial::new(Reason::InsufficientScope, "a scope of the route is missing")
+            .saying(message)
+            .needing(needed.iter().cloned()))
+    }
+}
+
+/// `scope-token` of RFC 6749 section 3.3.
+pub(super) fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+impl<'de> Deserialize<'de> for ScopeRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct AnyOf {
+            any: Vec<String>,
+        }
+        struct Rule;
+        impl<'de> Visitor<'de> for Rule {
+            type Value = ScopeRule;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of scopes, or `{ any: [...] }`")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<ScopeRule, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(items)).map(ScopeRule::All)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ScopeRule, A::Error> {
+                AnyOf::deserialize(MapAccessDeserializer::new(entries)).map(|AnyOf { any }| ScopeRule::Any(any))
+            }
+        }
+        deserializer.deserialize_any(Rule)
+    }
+}
+
+impl JsonSchema for ScopeRule {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Scopes".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "oneOf": [
+            { "type": "array", "items": { "type": "string" } },
+            { "type": "object", "properties": { "any": { "type": "array", "items": { "type": "string" }, "minItems": 1 } }, "required": ["any"], "additionalProperties": false }
+        ] })
+    }
+}

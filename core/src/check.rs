@@ -1,0 +1,179 @@
+//! One check, from a raw request to an outcome: [`prepare`], one question to the store, [`Pending::conclude`].
+
+use std::sync::Arc;
+
+use crate::{
+    authn::{self, Principal, jwt},
+    authz::{self, Permit},
+    decision::{Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason},
+    limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
+    request::{RawRequest, Request},
+    route::OnOutage,
+    snapshot::Snapshot,
+    time::{Span, Timestamp},
+};
+
+/// What [`prepare`] came to.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Decided without the store: a denial.
+    Done(Outcome),
+    /// To be decided by the store's answer.
+    Ask(Pending),
+}
+
+/// A check that waits for the store. Dropping it decides nothing and allows nothing.
+#[derive(Debug)]
+pub struct Pending {
+    permit: Permit,
+    demands: Demands,
+    evidence: Evidence,
+}
+
+/// Steps 1 to 4: what is asked, which rule covers it, who asks, may they. The order is the one in which a client learns
+/// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
+/// credential before its scopes, and the body is only read for somebody who may use the route.
+pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
+    let mut evidence = Evidence::none(Dialect::OpenAi);
+    match permit(snapshot, raw, now, &mut evidence) {
+        Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
+        Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
+    }
+}
+
+fn permit(
+    snapshot: &Snapshot,
+    raw: RawRequest<'_>,
+    now: Timestamp,
+    evidence: &mut Evidence,
+) -> Result<(Permit, Demands), Denial> {
+    let policy = &snapshot.policy;
+    let request = Request::parse(raw)?;
+    evidence.dialect = Dialect::of_path(request.path.raw());
+    evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
+    if policy.require_https && !request.secure {
+        return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
+    }
+    let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
+    evidence.route = Some(Arc::clone(&route));
+    let permit = match authz::open(&route) {
+        Some(permit) => permit,
+        None => {
+            let principal = authenticate(snapshot, &request, now, evidence)?;
+            evidence.principal = Some(Arc::clone(&principal));
+            authz::authorize(&route, &principal, &policy.models, &request, &captures)?
+        }
+    };
+    evidence.model = permit.model().map(str::to_owned);
+    let facts = Facts {
+        principal: permit.principal().map(Arc::as_ref),
+        model: permit.model(),
+        route: &route.name,
+        address: request.address,
+    };
+    let charges = route.limits.iter().map(|limit| limit.charge(&facts)).collect::<Result<_, _>>()?;
+    let demands = Demands { principal: permit.principal().cloned(), charges };
+    Ok((permit, demands))
+}
+
+fn authenticate(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    now: Timestamp,
+    evidence: &mut Evidence,
+) -> Result<Arc<Principal>, Denial> {
+    let credential = authn::extract(&request.headers)?;
+    let policy = &snapshot.policy;
+    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
+        |refused| {
+            evidence.unknown_key = refused.unknown_key;
+            *refused.denial
+        },
+    )
+}
+
+impl Pending {
+    /// What to ask the store.
+    pub fn demands(&self) -> &Demands {
+        &self.demands
+    }
+
+    /// What the route does when the store cannot be asked.
+    pub fn on_outage(&self) -> OnOutage {
+        self.permit.route().on_outage
+    }
+
+    /// Steps 5 and 6: is the credential still good, is there room, and the answer.
+    pub fn conclude(self, answers: Result<Answers, Outage>) -> Outcome {
+        let Self { permit, demands, mut evidence } = self;
+        let counted = match answers {
+            Ok(Answers::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
+                evidence.limits =
+                    demands.charges.iter().zip(verdicts).map(|(charge, verdict)| LimitStatus::of(charge, verdict)).collect();
+                within(&evidence.limits)
+            }
+            Ok(Answers::Counted(_)) => Err(Decision::Deny(Denial::new(Reason::Internal, "the store answered another question"))),
+            Ok(Answers::Revoked(by)) => Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}")))),
+            Err(outage) => {
+                evidence.outage = Some(outage);
+                in_outage(permit.route().on_outage, outage)
+            }
+        };
+        // INVARIANT: the one place that allows.
+        let decision = match counted {
+            Ok(()) => Decision::Allow(Grant::new(permit)),
+            Err(decision) => decision,
+        };
+        Outcome { decision, evidence }
+    }
+}
+
+/// Every limit has room; or the denial of the one that takes longest to have it.
+fn within(limits: &[LimitStatus]) -> Result<(), Decision> {
+    let Some(worst) = limits.iter().filter(|status| !status.verdict.admitted).max_by_key(|status| status.verdict.retry_after)
+    else {
+        return Ok(());
+    };
+    let denial = Denial::new(Reason::RateLimited, format!("limit `{}` is used up", worst.name));
+    Err(Decision::Deny(match worst.retry_after() {
+        Some(span) => denial.saying(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span))).after(span),
+        None => denial.saying(format!("rate limit `{}` admits no requests", worst.name)),
+    }))
+}
+
+fn shown(span: Span) -> String {
+    if span < Span::from_secs(1) {
+        format!("{}ms", span.micros().div_ceil(1000))
+    } else {
+        format!("{}s", span.micros().div_ceil(1_000_000))
+    }
+}
+
+/// The failure policy, as data. `Local` arrives here when even the local count could not be used.
+fn in_outage(policy: OnOutage, outage: Outage) -> Result<(), Decision> {
+    let cause = format!("the store cannot be asked ({})", outage.label());
+    match policy {
+        OnOutage::Allow => Ok(()),
+        OnOutage::Error => Err(Decision::Fail(Failure { reason: Reason::StoreUnavailable, cause })),
+        OnOutage::Deny | OnOutage::Local => {
+            Err(Decision::Deny(Denial::new(Reason::StoreUnavailable, cause).after(Span::from_secs(1))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_policy_allows_only_where_the_route_says_so() {
+        for outage in [Outage::Deadline, Outage::Unreachable, Outage::Refused, Outage::CircuitOpen, Outage::Full, Outage::Stale] {
+            assert!(in_outage(OnOutage::Allow, outage).is_ok());
+            assert!(matches!(in_outage(OnOutage::Error, outage), Err(Decision::Fail(_))));
+            for policy in [OnOutage::Deny, OnOutage::Local] {
+                let Err(Decision::Deny(denial)) = in_outage(policy, outage) else { panic!("{policy:?} must deny") };
+                assert_eq!((denial.reason, denial.retry_after), (Reason::StoreUnavailable, Some(Span::from_secs(1))));
+            }
+        }
+    }
+}

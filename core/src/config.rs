@@ -1,0 +1,161 @@
+//! The configuration file as text becomes typed values here, with every error at once.
+//!
+//! [`Document::parse`] reads YAML into a tree that remembers lines, expands `${NAME}` in its strings, and
+//! [`Document::read`] deserialises the tree. The rooms own their config structs and their `compile`; this file
+//! knows none of them.
+
+mod de;
+mod env;
+mod tree;
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+pub use self::env::expand;
+use self::tree::Node;
+
+/// One thing wrong with a file: where, what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Line in the file, from 1; `None` when the error has no place in the text.
+    pub line: Option<u64>,
+    /// The place as keys and indexes: `routes[2].match.paths[0]`.
+    pub path: String,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Errors gathered while the rooms compile their sections. Each has a path; the document adds the line.
+#[derive(Debug, Default)]
+pub struct Errors(Vec<(Path, String)>);
+
+impl Errors {
+    /// Notes one error at `path`.
+    pub fn push(&mut self, path: &Path, message: impl Into<String>) {
+        self.0.push((path.clone(), message.into()));
+    }
+
+    /// Takes the value of an `Ok`, or notes the error at `path`.
+    pub fn take<T>(&mut self, path: &Path, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.push(path, message)).ok()
+    }
+
+    /// Whether nothing was noted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A place in a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path(Vec<Step>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Path {
+    /// The whole document.
+    pub fn root() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The value of `key` below this place.
+    pub fn key(&self, key: &str) -> Self {
+        self.with(Step::Key(key.to_owned()))
+    }
+
+    /// The element `index` below this place.
+    pub fn index(&self, index: usize) -> Self {
+        self.with(Step::Index(index))
+    }
+
+    fn with(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if at == 0 => f.write_str(key)?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A parsed file: its values with their places.
+#[derive(Debug)]
+pub struct Document {
+    root: Node,
+}
+
+impl Document {
+    /// Reads YAML and expands `${NAME}`, `${NAME:-default}` and `$${` in every string. `env` answers what a name stands for.
+    ///
+    /// # Errors
+    /// Text that is not YAML, a repeated key, an alias, a second document, or names that stand for nothing.
+    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<ConfigError>> {
+        let mut root = tree::read(text).map_err(|error| vec![error])?;
+        let mut errors = Errors::default();
+        env::expand_tree(&mut root, &Path::root(), env, &mut errors);
+        let document = Self { root };
+        if errors.is_empty() { Ok(document) } else { Err(document.locate(errors)) }
+    }
+
+    /// Reads the whole document as `T`.
+    ///
+    /// # Errors
+    /// Every unknown key and every value of the wrong shape, not only the first.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Vec<ConfigError>> {
+        let (value, errors) = de::read_all(&self.root);
+        match value {
+            Some(value) if errors.is_empty() => Ok(value),
+            _ => Err(self.locate(errors)),
+        }
+    }
+
+    /// Gives errors their lines: of the place itself, or of the nearest place above it that is written in the file.
+    pub fn locate(&self, errors: Errors) -> Vec<ConfigError> {
+        let mut located: Vec<ConfigError> = errors
+            .0
+            .into_iter()
+            .map(|(path, message)| ConfigError { line: self.line(&path), path: path.to_string(), message })
+            .collect();
+        located.sort_by_key(|error| error.line);
+        located.dedup();
+        located
+    }
+
+    fn line(&self, path: &Path) -> Option<u64> {
+        let mut node = &self.root;
+        for step in &path.0 {
+            match node.child(step) {
+                Some(child) => node = child,
+                None => break,
+            }
+        }
+        Some(node.line).filter(|line| *line > 0)
+    }
+}

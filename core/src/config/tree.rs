@@ -1,0 +1,130 @@
+//! YAML as a tree that remembers where each value stands.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+
+use super::{ConfigError, Step};
+
+/// A value and its line, from 1 (0: not known).
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) line: u64,
+}
+
+/// What YAML's core schema knows.
+#[derive(Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    pub(super) fn child(&self, step: &Step) -> Option<&Self> {
+        match (&self.value, step) {
+            (Value::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Value::List(items), Step::Index(index)) => items.get(*index),
+            _ => None,
+        }
+    }
+}
+
+/// Reads one document. An empty one is an empty map, so that its errors are about what is missing.
+pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        budget: serde_saphyr::budget! { max_documents: 1, max_depth: 32, max_aliases: 0 },
+    };
+    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
+        Ok(spanned) => match node(spanned) {
+            Node { value: Value::Null, line } => Ok(Node { value: Value::Map(Vec::new()), line }),
+            node => Ok(node),
+        },
+        Err(error) => {
+            // The snippet would show lines of the file, and a line may hold a secret.
+            let error = error.without_snippet();
+            let line = error.location().map(|location| location.line());
+            Err(ConfigError { line, path: String::new(), message: format!("not valid YAML: {error}") })
+        }
+    }
+}
+
+fn node(spanned: Spanned<Value>) -> Node {
+    Node { line: spanned.referenced.line(), value: spanned.value }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Tree)
+    }
+}
+
+struct Tree;
+
+impl<'de> Visitor<'de> for Tree {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Value::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Unsigned(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(u64::try_from(value).map_or(Value::Signed(value), Value::Unsigned))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element::<Spanned<Value>>()? {
+            list.push(node(item));
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map: Vec<(String, Node)> = Vec::new();
+        while let Some((key, value)) = entries.next_entry::<String, Spanned<Value>>()? {
+            map.push((key, node(value)));
+        }
+        Ok(Value::Map(map))
+    }
+}

@@ -1,0 +1,171 @@
+//! What a check answers. There is no `Default` here: nothing that was skipped, cancelled or timed out can read as allow.
+
+pub mod answer;
+mod reason;
+
+use std::{borrow::Cow, sync::Arc};
+
+pub use self::reason::Reason;
+use crate::{authn::Principal, authz::Permit, limit::LimitStatus, route::Route, time::Span};
+
+/// The answer to one check.
+#[derive(Debug)]
+pub enum Decision {
+    /// Forward the request, with identity headers set.
+    Allow(Grant),
+    /// Refuse the request, with a reason the client sees.
+    Deny(Denial),
+    /// The check itself failed and the route says that the proxy decides (`on_outage: error`).
+    Fail(Failure),
+}
+
+/// Proof that a request may pass. Only [`crate::check::Pending::conclude`] makes one.
+#[derive(Debug)]
+pub struct Grant {
+    permit: Permit,
+}
+
+impl Grant {
+    pub(crate) fn new(permit: Permit) -> Self {
+        Self { permit }
+    }
+
+    /// What was authorized.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+}
+
+/// A refusal: its reason is for the client, its cause for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The stable code, and with it the HTTP and gRPC status.
+    pub reason: Reason,
+    /// What exactly was wrong, for the audit line and `explain`. Never holds a secret.
+    pub cause: Cow<'static, str>,
+    /// The sentence for the client, where it can say more than the reason's own.
+    pub message: Option<String>,
+    /// The request's field at fault, OpenAI's `param`.
+    pub param: Option<String>,
+    /// The scopes that would have been needed (RFC 6750 section 3, attribute `scope`).
+    pub needed: Vec<String>,
+    /// When to come back.
+    pub retry_after: Option<Span>,
+}
+
+impl Denial {
+    /// A denial with the reason's standing text.
+    pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, cause: cause.into(), message: None, param: None, needed: Vec::new(), retry_after: None }
+    }
+
+    /// Says something more exact to the client.
+    #[must_use]
+    pub fn saying(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Names the field at fault.
+    #[must_use]
+    pub fn about(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Names the scopes that were missing.
+    #[must_use]
+    pub fn needing(mut self, scopes: impl IntoIterator<Item = String>) -> Self {
+        self.needed = scopes.into_iter().collect();
+        self
+    }
+
+    /// Says when to come back.
+    #[must_use]
+    pub fn after(mut self, span: Span) -> Self {
+        self.retry_after = Some(span);
+        self
+    }
+}
+
+/// Why no decision could be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason it would have been denied with.
+    pub reason: Reason,
+    /// What happened, for the operator.
+    pub cause: String,
+}
+
+/// A decision and what is known about how it came to be.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The answer.
+    pub decision: Decision,
+    /// What the answer rests on, for the audit line, the metrics and the headers.
+    pub evidence: Evidence,
+}
+
+/// What a check learned on its way.
+#[derive(Debug)]
+pub struct Evidence {
+    /// The rule that covers the request.
+    pub route: Option<Arc<Route>>,
+    /// Who asked, once that is proven.
+    pub principal: Option<Arc<Principal>>,
+    /// The model asked for, by its policy name.
+    pub model: Option<String>,
+    /// Where each limit of the route stands.
+    pub limits: Vec<LimitStatus>,
+    /// Headers of the client that spell an identity header in another way: to be removed.
+    pub spoofed: Vec<String>,
+    /// The shape of error bodies this client reads.
+    pub dialect: Dialect,
+    /// The issuer (its index in the policy) whose key set does not know the token's key: worth a refresh.
+    pub unknown_key: Option<usize>,
+    /// The store could not be asked.
+    pub outage: Option<crate::limit::Outage>,
+}
+
+impl Evidence {
+    /// Nothing known yet.
+    pub(crate) fn none(dialect: Dialect) -> Self {
+        Self {
+            route: None,
+            principal: None,
+            model: None,
+            limits: Vec::new(),
+            spoofed: Vec::new(),
+            dialect,
+            unknown_key: None,
+            outage: None,
+        }
+    }
+}
+
+impl Outcome {
+    /// A denial for what stopped a check before it began: no room, not ready, a panic.
+    pub fn refused(denial: Denial) -> Self {
+        Self { decision: Decision::Deny(denial), evidence: Evidence::none(Dialect::OpenAi) }
+    }
+}
+
+/// The shape of an error body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"error":{"message","type","param","code"}}`
+    OpenAi,
+    /// `{"type":"error","error":{"type","message"}}`, on `/v1/messages`
+    Anthropic,
+}
+
+impl Dialect {
+    /// The dialect of an endpoint, by its path.
+    pub fn of_path(path: &str) -> Self {
+        let messages = path.strip_prefix("/v1/messages").or_else(|| path.strip_prefix("/anthropic/"));
+        match messages {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') || path.starts_with("/anthropic/") => Self::Anthropic,
+            _ => Self::OpenAi,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Answers: what a decision looks like to the client and to the upstream, the same through every front-end.
+
+use serde_json::json;
+
+use super::{Denial, Dialect, Evidence, Grant, Reason};
+use crate::{limit::LimitStatus, secret::Secret, snapshot::Snapshot, time::Span};
+
+/// The header every answer carries that Tollgate shapes.
+pub const DECISION_ID: &str = "x-tollgate-decision-id";
+
+/// Identity headers, in a fixed order. Each is set, or removed, on every request that passes.
+pub const IDENTITY: [&str; 5] =
+    ["x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model"];
+
+/// A denial as an HTTP response.
+#[derive(Debug)]
+pub struct DeniedAnswer {
+    /// The reason, for the gRPC code.
+    pub reason: Reason,
+    /// HTTP status.
+    pub status: u16,
+    /// Headers, the content type among them.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body: JSON.
+    pub body: String,
+}
+
+/// An allowed request, as changes to its headers and to its response's.
+#[derive(Debug)]
+pub struct AllowedAnswer {
+    /// Headers for the upstream, to be set with OVERWRITE.
+    pub set: Vec<(&'static str, String)>,
+    /// The upstream's own credential, to be set as `Authorization` with OVERWRITE.
+    pub upstream_credential: Option<Secret>,
+    /// Headers to take from the request. No name that is set is among them.
+    pub remove: Vec<String>,
+    /// Headers for the client's response.
+    pub response: Vec<(&'static str, String)>,
+}
+
+/// Shapes a denial.
+pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> DeniedAnswer {
+    let reason = denial.reason;
+    let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
+    let body = match evidence.dialect {
+        Dialect::OpenAi => {
+            json!({ "error": { "message": message, "type": reason.openai_type(), "param": denial.param, "code": reason.code() } })
+        }
+        Dialect::Anthropic => {
+            json!({ "type": "error", "error": { "type": reason.anthropic_type(), "message": message, "code": reason.code() } })
+        }
+    };
+    let mut headers = vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
+    headers.extend(challenge(denial).map(|value| ("www-authenticate", value)));
+    if let Some(span) = denial.retry_after {
+        headers.push(("retry-after", span.micros().div_ceil(1_000_000).to_string()));
+        headers.push(("retry-after-ms", span.micros().div_ceil(1000).to_string()));
+    }
+    rate_limit_headers(&evidence.limits, &mut headers);
+    headers.push((DECISION_ID, decision_id.to_owned()));
+    DeniedAnswer { reason, status: reason.http(), headers, body: body.to_string() }
+}
+
+/// `WWW-Authenticate` after RFC 6750 section 3: no error code when no credential was sent.
+fn challenge(denial: &Denial) -> Option<String> {
+    let error = match (denial.reason, denial.reason.http()) {
+        (Reason::MissingCredential, _) => return Some("Bearer realm=\"tollgate\"".into()),
+        (Reason::AmbiguousCredential, _) => "invalid_request",
+        (_, 401) => "invalid_token",
+        (Reason::InsufficientScope | Reason::ModelForbidden, _) if !denial.needed.is_empty() => "insufficient_scope",
+        _ => return None,
+    };
+    let description = denial.reason.text().replace(['"', '\\', '`'], "'");
+    let scope = if denial.needed.is_empty() { String::new() } else { format!(", scope=\"{}\"", denial.needed.join(" ")) };
+    Some(format!("Bearer realm=\"tollgate\", error=\"{error}\", error_description=\"{description}\"{scope}"))
+}
+
+/// `x-ratelimit-*` for the limit with least room (OpenAI's names, its durations), and `RateLimit`/`RateLimit-Policy`
+/// (draft-ietf-httpapi-ratelimit-headers) for all of them.
+fn rate_limit_headers(limits: &[LimitStatus], headers: &mut Vec<(&'static str, String)>) {
+    // The one that runs out first: least left, as a part of what there is.
+    let tightest = limits.iter().min_by(|a, b| {
+        let left =
+            |status: &LimitStatus, other: &LimitStatus| u128::from(status.verdict.remaining) * u128::from(other.limit.max(1));
+        left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
+    });
+    let Some(tightest) = tightest else { return };
+    headers.push(("x-ratelimit-limit-requests", tightest.limit.to_string()));
+    headers.push(("x-ratelimit-remaining-requests", tightest.verdict.remaining.to_string()));
+    headers.push(("x-ratelimit-reset-requests", go_duration(Span::from_micros(tightest.verdict.reset))));
+    let seconds = |micros: u64| micros.div_ceil(1_000_000);
+    let list = |item: &dyn Fn(&LimitStatus) -> String| limits.iter().map(item).collect::<Vec<_>>().join(", ");
+    headers.push((
+        "ratelimit-policy",
+        list(&|status| format!("\"{}\";q={};w={}", status.name, status.limit, seconds(status.window).max(1))),
+    ));
+    headers.push((
+        "ratelimit",
+        list(&|status| format!("\"{}\";r={};t={}", status.name, status.verdict.remaining, seconds(status.verdict.reset))),
+    ));
+}
+
+/// A duration as Go prints it, which is what OpenAI sends: `6m0s`, `1.5s`, `20ms`.
+fn go_duration(span: Span) -> String {
+    let millis = span.micros().div_ceil(1000);
+    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
+    let seconds = match rest % 1000 {
+        0 => format!("{}s", rest / 1000),
+        fraction => format!("{}.{}s", rest / 1000, format!("{fraction:03}").trim_end_matches('0')),
+    };
+    match (hours, minutes) {
+        (0, 0) if millis > 0 && millis < 1000 => format!("{millis}ms"),
+        (0, 0) => seconds,
+        (0, _) => format!("{minutes}m{seconds}"),
+        _ => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+/// Shapes a grant.
+pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision_id: &str) -> AllowedAnswer {
+    let permit = grant.permit();
+    let route = permit.route();
+    let mut set = vec![(DECISION_ID, decision_id.to_owned())];
+    let (subject, tenant, scopes, kind) = match permit.principal() {
+        Some(principal) => {
+            (Some(principal.subject()), principal.tenant(), Some(principal.scopes().join(" ")), Some(principal.kind()))
+        }
+        None => (None, None, None, None),
+    };
+    let values = [subject, tenant, scopes.as_deref(), kind, permit.model()];
+    let mut remove = Vec::new();
+    for (name, value) in IDENTITY.into_iter().zip(values) {
+        match value {
+            Some(value) => set.push((name, header_value(value))),
+            None => remove.push(name.to_owned()),
+        }
+    }
+    // INVARIANT: Envoy removes after it sets, so a name that is set is never removed.
+    for name in &evidence.spoofed {
+        let name = name.to_ascii_lowercase();
+        if !set.iter().any(|(known, _)| *known == name) && !remove.contains(&name) {
+            remove.push(name);
+        }
+    }
+    let upstream_credential = route.upstream_key.and_then(|index| snapshot.upstream_keys.get(index)).cloned();
+    if upstream_credential.is_none() && !route.forward_credential {
+        remove.push("authorization".to_owned());
+    }
+    let mut response = vec![(DECISION_ID, decision_id.to_owned())];
+    rate_limit_headers(&evidence.limits, &mut response);
+    AllowedAnswer { set, upstream_credential, remove, response }
+}
+
+/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded.
+fn header_value(text: &str) -> String {
+    let mut value = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' | 0..=0x1f | 0x7f.. => value.push_str(&format!("%{byte:02X}")),
+            _ => value.push(char::from(byte)),
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Verdict;
+
+    fn status(name: &str, limit: u64, remaining: u64, reset: u64) -> LimitStatus {
+        LimitStatus {
+            name: name.into(),
+            limit,
+            window: limit * 1_000_000,
+            verdict: Verdict { admitted: remaining > 0, remaining, retry_after: 0, reset },
+        }
+    }
+
+    #[test]
+    fn durations_are_go_s() {
+        for (micros, text) in [
+            (0, "0s"),
+            (20_000, "20ms"),
+            (1_000_000, "1s"),
+            (1_500_000, "1.5s"),
+            (360_000_000, "6m0s"),
+            (3_661_000_000, "1h1m1s"),
+            (500, "1ms"),
+        ] {
+            assert_eq!(go_duration(Span::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn the_tightest_limit_is_shown_and_all_are_listed() {
+        let mut headers = Vec::new();
+        rate_limit_headers(&[status("a", 60, 30, 30_000_000), status("b", 100, 10, 90_000_000)], &mut headers);
+        assert_eq!(
+            headers,
+            [
+                ("x-ratelimit-limit-requests", "100".to_owned()),
+                ("x-ratelimit-remaining-requests", "10".into()),
+                ("x-ratelimit-reset-requests", "1m30s".into()),
+                ("ratelimit-policy", "\"a\";q=60;w=60, \"b\";q=100;w=100".into()),
+                ("ratelimit", "\"a\";r=30;t=30, \"b\";r=10;t=90".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn header_values_are_printable_ascii() {
+        for (text, value) in [
+            ("auth0|123", "auth0|123"),
+            ("a b@c", "a b@c"),
+            ("100%", "100%25"),
+            ("caf\u{e9}", "caf%C3%A9"),
+            ("x\r\ny", "x%0D%0Ay"),
+        ] {
+            assert_eq!(header_value(text), value);
+        }
+    }
+
+    #[test]
+    fn challenges_follow_rfc_6750() {
+        let challenge = |denial: Denial| challenge(&denial);
+        assert_eq!(challenge(Denial::new(Reason::MissingCredential, "")).unwrap(), "Bearer realm=\"tollgate\"");
+        assert!(challenge(Denial::new(Reason::Expired, "")).unwrap().contains("error=\"invalid_token\""));
+        let scoped = challenge(Denial::new(Reason::InsufficientScope, "").needing(["a".to_owned(), "b".to_owned()])).unwrap();
+        assert!(scoped.ends_with("scope=\"a b\"") && scoped.contains("insufficient_scope"));
+        assert_eq!(challenge(Denial::new(Reason::NoRoute, "")), None);
+    }
+}

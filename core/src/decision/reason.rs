@@ -1,0 +1,221 @@
+//! Every reason a request can be refused for, and the one table that says what each means to whom.
+
+/// A stable reason: the client's `code`, the metric label and the audit field are the same word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No credential on a route that needs one.
+    MissingCredential,
+    /// More than one credential, or one that can be read in two ways.
+    AmbiguousCredential,
+    /// Not a JWT that can be read.
+    MalformedToken,
+    /// The token's algorithm is not one its issuer may use.
+    AlgorithmNotAllowed,
+    /// No issuer of the configuration has this `iss`.
+    UnknownIssuer,
+    /// The issuer has no key with this `kid`.
+    UnknownKey,
+    /// The signature does not verify.
+    BadSignature,
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` or `iat` lies in the future.
+    NotYetValid,
+    /// `aud` does not name this service.
+    WrongAudience,
+    /// `typ` is not that of an access token.
+    WrongTokenType,
+    /// A claim is missing, of the wrong type, or out of bounds.
+    InvalidClaim,
+    /// The credential was revoked.
+    Revoked,
+    /// No rule covers the request.
+    NoRoute,
+    /// The credential lacks a scope.
+    InsufficientScope,
+    /// The credential may not use this model.
+    ModelForbidden,
+    /// A limit counts by tenant, and the credential has none.
+    TenantMismatch,
+    /// A limit counts by address, and the proxy gave none.
+    AddressForbidden,
+    /// The request did not come over https.
+    InsecureTransport,
+    /// The rule needs the body, and the proxy did not send it.
+    BodyUnavailable,
+    /// The request can be read in two ways, or not at all.
+    MalformedRequest,
+    /// The body names no model.
+    ModelMissing,
+    /// The body is larger than allowed, or was cut.
+    BodyTooLarge,
+    /// The body is not of a type the rule can read.
+    UnsupportedMediaType,
+    /// A rate limit is used up.
+    RateLimited,
+    /// The store could not be asked.
+    StoreUnavailable,
+    /// Too much is in flight.
+    Overloaded,
+    /// Keys or policy are not there yet.
+    NotReady,
+    /// A fault of ours.
+    Internal,
+}
+
+/// What a reason means to HTTP, to gRPC, to a label and to a person.
+struct Meaning {
+    code: &'static str,
+    http: u16,
+    text: &'static str,
+}
+
+impl Reason {
+    /// Every reason, for metrics that must exist before they are counted and for the documentation.
+    pub const ALL: [Self; 29] = [
+        Self::MissingCredential,
+        Self::AmbiguousCredential,
+        Self::MalformedToken,
+        Self::AlgorithmNotAllowed,
+        Self::UnknownIssuer,
+        Self::UnknownKey,
+        Self::BadSignature,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::WrongAudience,
+        Self::WrongTokenType,
+        Self::InvalidClaim,
+        Self::Revoked,
+        Self::NoRoute,
+        Self::InsufficientScope,
+        Self::ModelForbidden,
+        Self::TenantMismatch,
+        Self::AddressForbidden,
+        Self::InsecureTransport,
+        Self::BodyUnavailable,
+        Self::MalformedRequest,
+        Self::ModelMissing,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::RateLimited,
+        Self::StoreUnavailable,
+        Self::Overloaded,
+        Self::NotReady,
+        Self::Internal,
+    ];
+
+    const fn meaning(self) -> Meaning {
+        const fn of(code: &'static str, http: u16, text: &'static str) -> Meaning {
+            Meaning { code, http, text }
+        }
+        match self {
+            Self::MissingCredential => {
+                of("missing_credential", 401, "no credential was sent; send `Authorization: Bearer <token>`")
+            }
+            Self::AmbiguousCredential => of("ambiguous_credential", 401, "more than one credential was sent; send exactly one"),
+            Self::MalformedToken => of("malformed_token", 401, "the token is not a well-formed signed JWT"),
+            Self::AlgorithmNotAllowed => {
+                of("algorithm_not_allowed", 401, "the token is signed with an algorithm that its issuer may not use")
+            }
+            Self::UnknownIssuer => of("unknown_issuer", 401, "the token comes from an issuer that is not trusted here"),
+            Self::UnknownKey => of("unknown_key", 401, "the token is signed with a key that its issuer does not publish"),
+            Self::BadSignature => of("bad_signature", 401, "the token's signature does not verify"),
+            Self::Expired => of("expired", 401, "the token has expired; get a new one"),
+            Self::NotYetValid => of("not_yet_valid", 401, "the token is not valid yet; check the clocks"),
+            Self::WrongAudience => of("wrong_audience", 401, "the token was issued for another service"),
+            Self::WrongTokenType => of("wrong_token_type", 401, "the token is not an access token"),
+            Self::InvalidClaim => of("invalid_claim", 401, "a claim of the token is missing or not acceptable"),
+            Self::Revoked => of("revoked", 401, "the credential has been revoked"),
+            Self::NoRoute => of("no_route", 403, "this method and path are not open here"),
+            Self::InsufficientScope => of("insufficient_scope", 403, "the credential lacks a scope that this endpoint needs"),
+            Self::ModelForbidden => of("model_forbidden", 403, "the credential may not use this model"),
+            Self::TenantMismatch => {
+                of("tenant_mismatch", 403, "the credential names no tenant, and this endpoint is counted by tenant")
+            }
+            Self::AddressForbidden => {
+                of("address_forbidden", 403, "the client's address is not known, and this endpoint is counted by address")
+            }
+            Self::InsecureTransport => of("insecure_transport", 403, "this endpoint is only served over https"),
+            Self::BodyUnavailable => of("body_unavailable", 403, "the request's body did not reach the policy check"),
+            Self::MalformedRequest => {
+                of("malformed_request", 400, "the request can be read in more than one way and was refused")
+            }
+            Self::ModelMissing => of("model_missing", 400, "the request names no model"),
+            Self::BodyTooLarge => of("body_too_large", 413, "the request's body is too large"),
+            Self::UnsupportedMediaType => {
+                of("unsupported_media_type", 415, "send the body as `application/json`, in UTF-8 and without content encoding")
+            }
+            Self::RateLimited => of("rate_limited", 429, "rate limit reached; retry after the time given"),
+            Self::StoreUnavailable => {
+                of("store_unavailable", 503, "limits and revocations cannot be checked at the moment; retry shortly")
+            }
+            Self::Overloaded => of("overloaded", 503, "too many requests are in flight; retry shortly"),
+            Self::NotReady => of("not_ready", 503, "the gate is starting; retry shortly"),
+            Self::Internal => of("internal", 503, "the gate failed to decide; retry shortly"),
+        }
+    }
+
+    /// The stable word: `code` in error bodies, `reason` in metrics and audit lines.
+    pub const fn code(self) -> &'static str {
+        self.meaning().code
+    }
+
+    /// The HTTP status the client gets.
+    pub const fn http(self) -> u16 {
+        self.meaning().http
+    }
+
+    /// The gRPC code of the `CheckResponse`: 16 (UNAUTHENTICATED) for 401, else 7 (PERMISSION_DENIED). Never another one:
+    /// some Envoy versions take any other code for a failure of the check.
+    pub const fn grpc(self) -> i32 {
+        match self.http() {
+            401 => 16,
+            _ => 7,
+        }
+    }
+
+    /// One sentence for the client.
+    pub const fn text(self) -> &'static str {
+        self.meaning().text
+    }
+
+    /// OpenAI's `error.type` for the status.
+    pub const fn openai_type(self) -> &'static str {
+        match self.http() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            503 => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// Anthropic's `error.type` for the status.
+    pub const fn anthropic_type(self) -> &'static str {
+        match self.http() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_statuses_are_the_contract() {
+        let codes: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!([400, 401, 403, 413, 415, 429, 503].contains(&reason.http()), "{}", reason.code());
+            assert!([7, 16].contains(&reason.grpc()), "{}", reason.code());
+        }
+    }
+}

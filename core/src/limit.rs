@@ -1,0 +1,124 @@
+//! Limits: what a check asks of the store, and what the store answers.
+//!
+//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`reference`] is the executable model that the
+//! memory store runs and that the Lua script is held against.
+
+pub mod rate;
+pub mod reference;
+
+use std::sync::Arc;
+
+use crate::{authn::Principal, time::Span};
+
+/// One charge: take `cost` from the bucket `key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The limit's name, for headers, metrics and the audit line.
+    pub limit: Arc<str>,
+    /// The bucket, `rate:<limit>:<hex SHA-256 of its parts>`: nothing a client controls stands in it in clear.
+    pub key: String,
+    /// Microseconds one unit takes to come back, at least 1.
+    pub interval: u64,
+    /// How many units a full bucket holds; 0 admits nothing.
+    pub burst: u64,
+    /// Units taken, at least 1.
+    pub cost: u64,
+}
+
+/// What a check needs to know from the store: one round trip, one atomic step.
+#[derive(Clone, Debug)]
+pub struct Demands {
+    /// Ask whether this principal's credential was revoked.
+    pub principal: Option<Arc<Principal>>,
+    /// Take all of these, or none.
+    pub charges: Vec<Charge>,
+}
+
+impl Demands {
+    /// Whether there is nothing to ask: the store is left alone.
+    pub fn is_empty(&self) -> bool {
+        self.principal.is_none() && self.charges.is_empty()
+    }
+}
+
+/// The store's answer to [`Demands`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// The credential was revoked, by this entry (`jti`, `subject`, `client`, `tenant`, `token` or `foreign`). Nothing was charged.
+    Revoked(&'static str),
+    /// One verdict for each charge, in order. Charged are all of them, or, where one is not admitted, none.
+    Counted(Vec<Verdict>),
+}
+
+/// Where one bucket stands after the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether this bucket had room.
+    pub admitted: bool,
+    /// Whole units that could be taken right now.
+    pub remaining: u64,
+    /// Microseconds until the same charge would be admitted; 0 when it was. `u64::MAX`: never.
+    pub retry_after: u64,
+    /// Microseconds until the bucket is full again.
+    pub reset: u64,
+}
+
+/// A bucket's state as the client is told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// The limit's name.
+    pub name: Arc<str>,
+    /// Units in a full bucket.
+    pub limit: u64,
+    /// Microseconds a full bucket takes to fill.
+    pub window: u64,
+    /// Where it stands.
+    pub verdict: Verdict,
+}
+
+/// The store could not be asked. Whether something was charged is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// No answer within the deadline.
+    Deadline,
+    /// Not connected, or the connection broke.
+    Unreachable,
+    /// It answered, but not what it should (read-only replica, out of memory, a script error).
+    Refused,
+    /// The circuit is open: it failed a moment ago and is left alone.
+    CircuitOpen,
+    /// The memory store holds as many buckets as it may.
+    Full,
+    /// The last known revocations are older than allowed.
+    Stale,
+}
+
+impl Outage {
+    /// The word in metrics and audit lines.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::CircuitOpen => "circuit_open",
+            Self::Full => "full",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl LimitStatus {
+    pub(crate) fn of(charge: &Charge, verdict: Verdict) -> Self {
+        Self {
+            name: Arc::clone(&charge.limit),
+            limit: charge.burst,
+            window: charge.interval.saturating_mul(charge.burst),
+            verdict,
+        }
+    }
+
+    /// How long until the same request would be admitted; `None` when it never would.
+    pub fn retry_after(&self) -> Option<Span> {
+        Some(self.verdict.retry_after).filter(|micros| *micros != u64::MAX).map(Span::from_micros)
+    }
+}

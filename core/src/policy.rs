@@ -1,0 +1,117 @@
+//! The policy: everything a decision is made from, compiled once and never changed.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    authn::issuer::{IssuerConfig, Issuers},
+    authz::model::{ModelConfig, Models},
+    config::{Errors, Path},
+    limit::rate::{self, LimitConfig, RateLimit},
+    revocation::{Foreign, RevocationConfig},
+    route::{self, OnOutage, RouteConfig, RouteTable},
+    secret::SecretSource,
+};
+
+/// The sections of the file that make the policy.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Who may issue tokens. Needed as soon as one route is not public.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
+    /// Names for models. With none, a model's name is what clients send.
+    #[serde(default)]
+    pub models: Vec<ModelConfig>,
+    /// What is open, and to whom. What no route covers is denied.
+    pub routes: Vec<RouteConfig>,
+    /// How much.
+    #[serde(default)]
+    pub limits: Vec<LimitConfig>,
+    /// Blacklists of other services.
+    #[serde(default)]
+    pub revocation: RevocationConfig,
+    /// Deny requests whose scheme, as the proxy reports it, is not https. Default false: TLS often ends before the proxy.
+    #[serde(default)]
+    pub require_https: bool,
+}
+
+/// A compiled policy.
+#[derive(Debug)]
+pub struct Policy {
+    /// The trusted issuers.
+    pub issuers: Issuers,
+    /// The models.
+    pub models: Models,
+    /// The routes.
+    pub routes: RouteTable,
+    /// The limits, by name.
+    pub limits: Vec<Arc<RateLimit>>,
+    /// Blacklists of other services.
+    pub foreign: Vec<Foreign>,
+    /// Whether plain http is denied.
+    pub require_https: bool,
+    /// Upstream keys, in the order in which routes refer to them.
+    pub upstream_keys: Vec<SecretSource>,
+    /// Names of all routes, for metrics.
+    pub route_names: Vec<String>,
+    /// Whether some route counts in memory during an outage.
+    pub uses_local: bool,
+}
+
+impl Policy {
+    /// Compiles the sections, noting every error. `None` when there were any.
+    pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
+        let root = Path::root();
+        let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
+        let models = Models::compile(&config.models, &root.key("models"), errors);
+        let limits = rate::compile(&config.limits, &root.key("limits"), errors);
+        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
+        let routes = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
+        let upstream_keys = parts.upstream_keys;
+        let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
+        check_together(config, &foreign, &root, errors);
+        let route_names = config
+            .routes
+            .iter()
+            .filter_map(|route| route.name.clone().or_else(|| route.matches.paths.first().cloned()))
+            .collect();
+        let uses_local = config.routes.iter().any(|route| route.on_outage == OnOutage::Local);
+        errors.is_empty().then(|| Self {
+            issuers,
+            models,
+            routes,
+            limits: limits.into_values().collect(),
+            foreign,
+            require_https: config.require_https,
+            upstream_keys,
+            route_names,
+            uses_local,
+        })
+    }
+}
+
+/// What only shows when sections are seen side by side.
+fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, errors: &mut Errors) {
+    if config.issuers.is_empty()
+        && let Some(index) = config.routes.iter().position(|route| !route.public)
+    {
+        errors.push(&root.key("routes").index(index), "the route needs a credential, and there are no `issuers` to verify one");
+    }
+    if foreign.iter().any(Foreign::needs_jti) {
+        for (index, issuer) in config.issuers.iter().enumerate() {
+            if !issuer.required_claims.iter().any(|claim| claim == "jti") {
+                let path = root.key("issuers").index(index);
+                errors.push(&path, "`revocation.foreign` finds tokens by `jti`; add `jti` to `required_claims`, or tokens without it could not be revoked");
+            }
+        }
+    }
+    if !foreign.is_empty()
+        && let Some(index) = config.routes.iter().position(|route| route.on_outage == OnOutage::Local)
+    {
+        let path = root.key("routes").index(index).key("on_outage");
+        errors.push(&path, "`local` cannot know the blacklist of another service; use `deny`, or remove `revocation.foreign`");
+    }
+}

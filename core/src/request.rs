@@ -1,0 +1,137 @@
+//! The only normaliser: what is being asked, read once, the same for matching, limits, audit and the upstream.
+//! What two parsers could read differently is refused with `malformed_request`, never guessed.
+
+pub mod body;
+pub mod headers;
+pub mod host;
+pub mod path;
+
+use std::net::IpAddr;
+
+pub use self::{
+    body::{Body, RawBody},
+    headers::Headers,
+    host::Host,
+    path::RequestPath,
+};
+use crate::decision::{Denial, Reason};
+
+/// A request as a front-end saw it: borrowed, nothing checked.
+#[derive(Debug)]
+pub struct RawRequest<'a> {
+    /// The method as sent.
+    pub method: &'a [u8],
+    /// The scheme the client used, as the proxy reports it; empty when unknown.
+    pub scheme: &'a [u8],
+    /// `:authority` or `Host`.
+    pub host: &'a [u8],
+    /// `:path`, with the query.
+    pub path: &'a [u8],
+    /// Every header, repeated ones repeated.
+    pub headers: Headers<'a>,
+    /// The client's address as the proxy reports it.
+    pub address: Option<IpAddr>,
+    /// The body.
+    pub body: RawBody<'a>,
+}
+
+/// A request that can be read in one way only.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The method: upper-case letters.
+    pub method: &'a str,
+    /// Whether the client came over https.
+    pub secure: bool,
+    /// The host, lower case, without port and trailing dot.
+    pub host: Host,
+    /// The path, raw and once decoded.
+    pub path: RequestPath<'a>,
+    /// The headers.
+    pub headers: Headers<'a>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// The body, not read yet.
+    pub body: Body<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a raw request.
+    ///
+    /// # Errors
+    /// `malformed_request` for anything ambiguous: see the rooms [`path`], [`host`] and [`headers`].
+    pub fn parse(raw: RawRequest<'a>) -> Result<Self, Denial> {
+        let method = method(raw.method)?;
+        let secure = match raw.scheme {
+            b"https" | b"wss" => true,
+            b"http" | b"ws" | b"" => false,
+            _ => return Err(malformed("the scheme is neither http nor https")),
+        };
+        let host = Host::parse(raw.host)?;
+        let path = RequestPath::parse(raw.path)?;
+        raw.headers.check()?;
+        raw.headers.agree(":method", raw.method)?;
+        raw.headers.agree(":path", raw.path)?;
+        raw.headers.agree(":authority", raw.host)?;
+        let body = Body::new(raw.body, &raw.headers);
+        Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address, body })
+    }
+}
+
+/// A method is a token of upper-case letters (RFC 9110 section 9.1: methods are case-sensitive; all registered ones that
+/// an inference server knows are upper case).
+fn method(raw: &[u8]) -> Result<&str, Denial> {
+    let upper = !raw.is_empty() && raw.len() <= 32 && raw.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
+    match std::str::from_utf8(raw) {
+        Ok(method) if upper => Ok(method),
+        _ => Err(malformed("the method is not a word of upper-case letters")),
+    }
+}
+
+/// A 400 whose cause is for the operator and the client alike: it never holds the client's bytes.
+pub(crate) fn malformed(cause: &'static str) -> Denial {
+    Denial::new(Reason::MalformedRequest, cause).saying(format!("the request was refused: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(method: &'static str, scheme: &'static str) -> RawRequest<'static> {
+        RawRequest {
+            method: method.as_bytes(),
+            scheme: scheme.as_bytes(),
+            host: b"api.example.com",
+            path: b"/v1/models",
+            headers: Headers::default(),
+            address: None,
+            body: RawBody::None,
+        }
+    }
+
+    #[test]
+    fn methods_are_upper_case_words() {
+        for method in ["GET", "POST", "M-SEARCH"] {
+            assert!(Request::parse(raw(method, "https")).is_ok(), "{method}");
+        }
+        for method in ["", "get", "Post", "GET ", "G\u{0}T", "P\u{d6}ST", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG"] {
+            assert_eq!(Request::parse(raw(method, "https")).unwrap_err().reason, Reason::MalformedRequest, "{method}");
+        }
+    }
+
+    #[test]
+    fn only_https_is_secure() {
+        assert!(Request::parse(raw("GET", "https")).unwrap().secure);
+        assert!(!Request::parse(raw("GET", "http")).unwrap().secure);
+        assert!(!Request::parse(raw("GET", "")).unwrap().secure);
+        assert!(Request::parse(raw("GET", "HTTPS")).is_err());
+    }
+
+    #[test]
+    fn a_pseudo_header_that_contradicts_the_request_is_refused() {
+        for (name, value) in [(":path", "/admin"), (":method", "POST"), (":authority", "other")] {
+            let mut request = raw("GET", "https");
+            request.headers.push(name, value.as_bytes());
+            assert!(Request::parse(request).is_err(), "{name}");
+        }
+    }
+}

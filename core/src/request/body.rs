@@ -1,0 +1,177 @@
+//! The body: read only where a rule needs it, and only if every server behind would read the same.
+
+mod json;
+
+use std::borrow::Cow;
+
+pub use self::json::Pointer;
+use super::{Headers, malformed};
+use crate::decision::{Denial, Reason};
+
+/// The body as a front-end got it.
+#[derive(Clone, Copy, Debug)]
+pub enum RawBody<'a> {
+    /// None came: there is none, or the proxy does not send bodies.
+    None,
+    /// All of it.
+    Whole(&'a [u8]),
+    /// A part: the proxy cut it at its limit.
+    Partial,
+}
+
+/// A body with the headers that say how to read it.
+#[derive(Debug)]
+pub struct Body<'a> {
+    raw: RawBody<'a>,
+    media_type: Vec<&'a [u8]>,
+    encoding: Option<&'a [u8]>,
+    length: Option<&'a [u8]>,
+    chunked: bool,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
+        let partial = headers.all("x-envoy-auth-partial-body").any(|value| value != b"false");
+        Self {
+            raw: if partial { RawBody::Partial } else { raw },
+            media_type: headers.all("content-type").collect(),
+            encoding: headers.all("content-encoding").next(),
+            length: headers.all("content-length").next(),
+            chunked: headers.all("transfer-encoding").next().is_some(),
+        }
+    }
+
+    /// The string at `pointer` of a JSON body.
+    ///
+    /// # Errors
+    /// `unsupported_media_type` for anything but JSON in UTF-8, `body_too_large` for a cut one, `body_unavailable` where
+    /// the proxy did not send it, `malformed_request` for JSON that two readers could read differently,
+    /// `model_missing` where there is nothing at `pointer`.
+    pub fn json_string(&self, pointer: &Pointer) -> Result<Cow<'a, str>, Denial> {
+        self.check_media_type()?;
+        let bytes = self.bytes()?;
+        match json::string_at(bytes, pointer) {
+            Ok(Some(text)) => Ok(text),
+            Ok(None) => {
+                let message = format!("the body has no `{}`; name the model there", pointer.last());
+                Err(Denial::new(Reason::ModelMissing, "the body has nothing at the model's place")
+                    .saying(message)
+                    .about(pointer.last()))
+            }
+            Err(error) => {
+                Err(Denial::new(Reason::MalformedRequest, error.to_string()).saying(format!("the body was refused: {error}")))
+            }
+        }
+    }
+
+    fn check_media_type(&self) -> Result<(), Denial> {
+        let unsupported = |cause: &'static str| Err(Denial::new(Reason::UnsupportedMediaType, cause));
+        if self.encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+            return unsupported("the body has a content encoding");
+        }
+        let [value] = self.media_type.as_slice() else {
+            return unsupported("the body has no content type");
+        };
+        let Ok(text) = std::str::from_utf8(value) else { return unsupported("the content type is not text") };
+        let mut parts = text.split(';').map(str::trim);
+        if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
+            return unsupported("the content type is not application/json");
+        }
+        for parameter in parts {
+            let utf8 = parameter.split_once('=').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            });
+            if !utf8 {
+                return unsupported("the content type has a parameter other than charset=utf-8");
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> Result<&'a [u8], Denial> {
+        let length = match self.length {
+            None => None,
+            Some(text) => match std::str::from_utf8(text)
+                .ok()
+                .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|text| text.parse::<usize>().ok())
+            {
+                Some(length) => Some(length),
+                None => return Err(malformed("the content length is not a number")),
+            },
+        };
+        match self.raw {
+            RawBody::Partial => Err(Denial::new(Reason::BodyTooLarge, "the proxy cut the body at its limit")),
+            RawBody::Whole(bytes) => match length {
+                Some(length) if length > bytes.len() => {
+                    Err(Denial::new(Reason::BodyTooLarge, "the body is shorter than its content length: the proxy cut it"))
+                }
+                Some(length) if length < bytes.len() => Err(malformed("the body is longer than its content length")),
+                _ => Ok(bytes),
+            },
+            RawBody::None if self.chunked || length.is_some_and(|length| length > 0) => Err(Denial::new(
+                Reason::BodyUnavailable,
+                "the proxy did not send the body; set `with_request_body` in its ext_authz filter",
+            )),
+            RawBody::None => Ok(b""),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask<'a>(headers: &[(&'a str, &'a str)], raw: RawBody<'a>) -> Result<Cow<'a, str>, Reason> {
+        let mut list = Headers::default();
+        for (name, value) in headers {
+            list.push(name, value.as_bytes());
+        }
+        Body::new(raw, &list).json_string(&"/model".parse().unwrap()).map_err(|denial| denial.reason)
+    }
+
+    #[test]
+    fn only_plain_json_is_read() {
+        let body = RawBody::Whole(br#"{"model":"m"}"#);
+        for content_type in
+            ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;charset=\"UTF-8\""]
+        {
+            assert_eq!(ask(&[("content-type", content_type)], body).as_deref(), Ok("m"), "{content_type}");
+        }
+        for content_type in [
+            "",
+            "text/plain",
+            "application/jsonx",
+            "application/json; charset=utf-16",
+            "application/json; x",
+            "multipart/form-data; boundary=x",
+            "application/json, text/plain",
+        ] {
+            assert_eq!(ask(&[("content-type", content_type)], body), Err(Reason::UnsupportedMediaType), "{content_type}");
+        }
+        assert_eq!(ask(&[], body), Err(Reason::UnsupportedMediaType));
+        for encoding in ["gzip", "identity, gzip", "zstd", ""] {
+            assert_eq!(
+                ask(&[("content-type", "application/json"), ("content-encoding", encoding)], body),
+                Err(Reason::UnsupportedMediaType),
+                "{encoding}"
+            );
+        }
+        assert!(ask(&[("content-type", "application/json"), ("content-encoding", "identity")], body).is_ok());
+    }
+
+    #[test]
+    fn a_cut_or_absent_body_is_never_taken_for_a_whole_one() {
+        let json = ("content-type", "application/json");
+        let body = br#"{"model":"m"}"#;
+        assert_eq!(ask(&[json, ("content-length", "13")], RawBody::Whole(body)).as_deref(), Ok("m"));
+        assert_eq!(ask(&[json, ("content-length", "14")], RawBody::Whole(body)), Err(Reason::BodyTooLarge));
+        assert_eq!(ask(&[json, ("content-length", "12")], RawBody::Whole(body)), Err(Reason::MalformedRequest));
+        assert_eq!(ask(&[json, ("content-length", "+13")], RawBody::Whole(body)), Err(Reason::MalformedRequest));
+        assert_eq!(ask(&[json, ("x-envoy-auth-partial-body", "true")], RawBody::Whole(body)), Err(Reason::BodyTooLarge));
+        assert_eq!(ask(&[json, ("content-length", "13")], RawBody::None), Err(Reason::BodyUnavailable));
+        assert_eq!(ask(&[json, ("transfer-encoding", "chunked")], RawBody::None), Err(Reason::BodyUnavailable));
+        assert_eq!(ask(&[json], RawBody::None), Err(Reason::MalformedRequest), "no body at all is not JSON");
+        assert_eq!(ask(&[json], RawBody::Partial), Err(Reason::BodyTooLarge));
+    }
+}

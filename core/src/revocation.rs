@@ -1,0 +1,206 @@
+//! Revocation: what can be revoked, and under which key a store finds it.
+
+use aws_lc_rs::digest;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::{Errors, Path};
+
+/// The section `revocation`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationConfig {
+    /// Keys of a blacklist that another service keeps in the same Redis: a credential is revoked while the key exists.
+    /// `{jti}`, `{sub}` and `{token_sha256}` are filled in. Needs a single Redis (no cluster); default: none.
+    #[serde(default)]
+    pub foreign: Vec<String>,
+}
+
+/// What a revocation names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One token, by issuer and token id.
+    Jti {
+        /// The token's `iss`, empty for tokens without one.
+        issuer: String,
+        /// The token's `jti`.
+        jti: String,
+    },
+    /// Every token of a subject issued until the revocation's moment.
+    Subject {
+        /// The tokens' `iss`.
+        issuer: String,
+        /// The subject.
+        subject: String,
+    },
+    /// Every token of a client issued until the revocation's moment.
+    Client {
+        /// The tokens' `iss`.
+        issuer: String,
+        /// The client id.
+        client: String,
+    },
+    /// Every token of a tenant, of whatever issuer, issued until the revocation's moment.
+    Tenant {
+        /// The tenant.
+        tenant: String,
+    },
+    /// One token, by [`token_digest`]: for tokens without `jti`.
+    Token {
+        /// The digest.
+        sha256: [u8; 32],
+    },
+}
+
+impl Target {
+    /// The key below `{tollgate}:revoked:`. Everything a client or an issuer controls is hashed.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Jti { issuer, jti } => format!("jti:{}:{}", sha256_hex(issuer), sha256_hex(jti)),
+            Self::Subject { issuer, subject } => format!("subject:{}:{}", sha256_hex(issuer), sha256_hex(subject)),
+            Self::Client { issuer, client } => format!("client:{}:{}", sha256_hex(issuer), sha256_hex(client)),
+            Self::Tenant { tenant } => format!("tenant:{}", sha256_hex(tenant)),
+            Self::Token { sha256 } => format!("token:{}", hex(sha256)),
+        }
+    }
+
+    /// Whether the entry revokes what was issued until a moment (and not one token for good).
+    pub const fn is_before(&self) -> bool {
+        matches!(self, Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. })
+    }
+
+    /// The word for the kind: `jti`, `subject`, `client`, `tenant`, `token`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Jti { .. } => "jti",
+            Self::Subject { .. } => "subject",
+            Self::Client { .. } => "client",
+            Self::Tenant { .. } => "tenant",
+            Self::Token { .. } => "token",
+        }
+    }
+}
+
+/// The keys under which one credential could be revoked. Computed once, when it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`.
+    pub exact: Vec<(&'static str, String)>,
+    /// Entries that hold a moment T in seconds and revoke what was issued at T or before.
+    pub before: Vec<(&'static str, String)>,
+    /// The credential's `iat` in whole seconds; 0 when it has none, so that every T revokes it.
+    pub issued_at: u64,
+    /// Whole keys of other services' blacklists.
+    pub foreign: Vec<String>,
+}
+
+/// A compiled `revocation.foreign` pattern.
+#[derive(Clone, Debug)]
+pub struct Foreign(String);
+
+impl Foreign {
+    /// Compiles the patterns.
+    pub fn compile(config: &RevocationConfig, path: &Path, errors: &mut Errors) -> Vec<Self> {
+        let path = path.key("foreign");
+        let mut patterns = Vec::new();
+        for (index, pattern) in config.foreign.iter().enumerate() {
+            let bare = pattern.replace("{jti}", "").replace("{sub}", "").replace("{token_sha256}", "");
+            if bare.len() == pattern.len() || bare.contains(['{', '}']) {
+                let message = format!(
+                    "`{pattern}` must hold `{{jti}}`, `{{sub}}` or `{{token_sha256}}` and no other braces, such as `blacklist:{{jti}}`"
+                );
+                errors.push(&path.index(index), message);
+            } else {
+                patterns.push(Self(pattern.clone()));
+            }
+        }
+        patterns
+    }
+
+    /// Whether the pattern needs the token's `jti`.
+    pub fn needs_jti(&self) -> bool {
+        self.0.contains("{jti}")
+    }
+
+    /// The key for one credential; `None` when it has no `jti` and the pattern needs one.
+    pub fn key(&self, jti: Option<&str>, subject: &str, token: &[u8; 32]) -> Option<String> {
+        // One pass over the pattern: what is filled in is never itself searched for placeholders.
+        let mut key = String::new();
+        let mut rest = self.0.as_str();
+        while let Some(open) = rest.find('{') {
+            let (before, from) = rest.split_at(open);
+            key.push_str(before);
+            let (name, after) = from.split_once('}')?;
+            match name {
+                "{jti" => key.push_str(jti?),
+                "{sub" => key.push_str(subject),
+                _ => key.push_str(&hex(token)),
+            }
+            rest = after;
+        }
+        key.push_str(rest);
+        Some(key)
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |digit| char::from(*digit));
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// The digest a token is revoked by: SHA-256 of its signed part (header and payload), which no one can rewrite.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    sha256(token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes())
+}
+
+fn sha256_hex(text: &str) -> String {
+    hex(&sha256(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_hashed_part_by_part() {
+        let key = Target::Jti { issuer: "https://a".into(), jti: "x:y\r\n*".into() }.key();
+        let expected = "jti:efecb25e86793df1d8ba8b6d2fb5a2cdaa4d2dd6a7e1a7e8a6ee25d9b3aa0d6e:";
+        assert_eq!(key.len(), expected.len() + 64);
+        assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':'));
+        let other = Target::Jti { issuer: "https://ax".into(), jti: ":y\r\n*".into() }.key();
+        assert_ne!(key, other);
+    }
+
+    #[test]
+    fn hex_is_the_usual_one() {
+        assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
+        assert_eq!(hex(&sha256(b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn foreign_patterns_are_filled_in_once() {
+        let compile = |pattern: &str| {
+            let mut errors = Errors::default();
+            let config = RevocationConfig { foreign: vec![pattern.to_owned()] };
+            let mut compiled = Foreign::compile(&config, &Path::root(), &mut errors);
+            if errors.is_empty() { compiled.pop() } else { None }
+        };
+        let token = sha256(b"t");
+        assert_eq!(compile("blacklist:{jti}").unwrap().key(Some("j1"), "s", &token).unwrap(), "blacklist:j1");
+        assert_eq!(compile("{sub}/{jti}").unwrap().key(Some("{sub}"), "s", &token).unwrap(), "s/{sub}");
+        assert_eq!(compile("blacklist:{jti}").unwrap().key(None, "s", &token), None);
+        assert_eq!(compile("b:{token_sha256}").unwrap().key(None, "s", &token).unwrap(), format!("b:{}", hex(&token)));
+        for bad in ["blacklist", "blacklist:{id}", "b:{jti}:{x}", "b:{jti"] {
+            assert!(compile(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The route table: one trie of segments per host pattern, so that finding a route costs the length of the path and not
+//! the number of routes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Route,
+    pattern::{Captures, Pattern, Segment},
+};
+use crate::{
+    decision::{Denial, Reason},
+    request::{Host, RequestPath, malformed, path::percent_decode},
+};
+
+/// A host in `match.hosts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HostPattern {
+    /// No hosts listed.
+    Any,
+    /// `*.suffix`: every name below, at whatever depth, as Envoy's domains have it.
+    Below(String),
+    /// This one.
+    Exact(String),
+}
+
+impl HostPattern {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        let host = Host::parse(name.as_bytes()).map_err(|_| format!("`{text}` is not a host name or `*.` and a host name"))?;
+        if host.as_str() != name {
+            return Err(format!(
+                "write `{text}` as `{}{}`: hosts are compared in lower case and without port",
+                if below { "*." } else { "" },
+                host.as_str()
+            ));
+        }
+        Ok(if below { Self::Below(name.to_owned()) } else { Self::Exact(name.to_owned()) })
+    }
+}
+
+/// Every route, to be found by host, path and method.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    exact: HashMap<String, Node>,
+    below: HashMap<String, Node>,
+    any: Node,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    literals: HashMap<String, Node>,
+    one: Option<Box<Node>>,
+    rest: Option<Leaf>,
+    end: Option<Leaf>,
+}
+
+/// What ends at a node: a route per method, with the names of the captures on the way.
+#[derive(Debug, Default)]
+struct Leaf {
+    methods: HashMap<String, (Arc<Route>, Vec<String>)>,
+}
+
+impl RouteTable {
+    pub(super) fn insert(
+        &mut self,
+        host: &HostPattern,
+        pattern: &Pattern,
+        methods: &[String],
+        route: &Arc<Route>,
+    ) -> Result<(), String> {
+        let mut node = match host {
+            HostPattern::Any => &mut self.any,
+            HostPattern::Below(suffix) => self.below.entry(suffix.clone()).or_default(),
+            HostPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
+        };
+        let names = pattern.names();
+        for segment in &pattern.segments {
+            node = match segment {
+                Segment::Literal(text) => node.literals.entry(text.clone()).or_default(),
+                Segment::One(_) => node.one.get_or_insert_default(),
+                Segment::Rest(_) => return node.rest.get_or_insert_default().add(methods, route, &names),
+                Segment::Below => {
+                    node.end.get_or_insert_default().add(methods, route, &names)?;
+                    node.literals.entry(String::new()).or_default().end.get_or_insert_default().add(methods, route, &names)?;
+                    return node.rest.get_or_insert_default().add(methods, route, &names);
+                }
+            };
+        }
+        node.end.get_or_insert_default().add(methods, route, &names)
+    }
+
+    /// The route that covers a request.
+    ///
+    /// # Errors
+    /// `no_route`; `malformed_request` where the raw and the decoded path would meet different routes, or captures of
+    /// different values, or only one of them a route.
+    pub fn find(&self, host: &Host, path: &RequestPath<'_>, method: &str) -> Result<(Arc<Route>, Captures), Denial> {
+        let raw = self.lookup(host, path.raw());
+        if !path.is_encoded() {
+            return raw.ok_or_else(no_route)?.route(method, str::to_owned);
+        }
+        // Raw bytes decide for literals; a capture may hold an encoded character if nothing else changes by decoding it.
+        let ambiguous = || malformed("the path means different things encoded and decoded");
+        match (raw, self.lookup(host, path.decoded())) {
+            (None, None) => Err(no_route()),
+            (Some(raw), Some(decoded)) if std::ptr::eq(raw.leaf, decoded.leaf) => {
+                let (route, captures) = raw.route(method, percent_decoded)?;
+                let (_, same) = decoded.route(method, str::to_owned)?;
+                if captures == same { Ok((route, captures)) } else { Err(ambiguous()) }
+            }
+            _ => Err(ambiguous()),
+        }
+    }
+
+    fn lookup<'t, 'p>(&'t self, host: &Host, path: &'p str) -> Option<Found<'t, 'p>> {
+        let host = host.as_str();
+        let exact = self.exact.get(host).and_then(|node| node.walk(path));
+        exact
+            .or_else(|| {
+                // From the longest suffix to the shortest.
+                let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at + 1..));
+                suffixes.filter_map(|suffix| self.below.get(suffix)).find_map(|node| node.walk(path))
+            })
+            .or_else(|| self.any.walk(path))
+    }
+}
+
+fn no_route() -> Denial {
+    Denial::new(Reason::NoRoute, "no route has this host and path")
+}
+
+/// `find` has decoded the whole path before, so a part of it cannot fail to decode.
+fn percent_decoded(text: &str) -> String {
+    percent_decode(text).unwrap_or_else(|| text.to_owned())
+}
+
+struct Found<'t, 'p> {
+    leaf: &'t Leaf,
+    values: Vec<&'p str>,
+}
+
+impl Found<'_, '_> {
+    fn route(&self, method: &str, decode: impl Fn(&str) -> String) -> Result<(Arc<Route>, Captures), Denial> {
+        let (route, names) =
+            self.leaf.methods.get(method).ok_or_else(|| Denial::new(Reason::NoRoute, "the route does not list this method"))?;
+        let captures = names.iter().zip(&self.values).map(|(name, value)| (name.clone(), decode(value))).collect();
+        Ok((Arc::clone(route), Captures(captures)))
+    }
+}
+
+impl Leaf {
+    fn add(&mut self, methods: &[String], route: &Arc<Route>, names: &[String]) -> Result<(), String> {
+        for method in methods {
+            if self.methods.insert(method.clone(), (Arc::clone(route), names.to_vec())).is_some() {
+                return Err(format!("another route has the same host and path for {method}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn walk<'t, 'p>(&'t self, path: &'p str) -> Option<Found<'t, 'p>> {
+        let mut values = Vec::new();
+        let leaf = self.descend(path.strip_prefix('/')?, &mut values)?;
+        Some(Found { leaf, values })
+    }
+
+    /// `rest` starts at a segment. Literal before capture before rest; what does not lead to a leaf is undone.
+    fn descend<'t, 'p>(&'t self, rest: &'p str, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
+        let (segment, tail) = rest.split_once('/').map_or((rest, None), |(segment, tail)| (segment, Some(tail)));
+        let before = values.len();
+        let children = self.literals.get(segment).map(|node| (node, None)).into_iter();
+        let one = self.one.as_deref().filter(|_| !segment.is_empty()).map(|node| (node, Some(segment)));
+        for (node, value) in children.chain(one) {
+            values.extend(value);
+            let leaf = match tail {
+                Some(tail) => node.descend(tail, values),
+                None => node.end.as_ref(),
+            };
+            if leaf.is_some() {
+                return leaf;
+            }
+            values.truncate(before);
+        }
+        let leaf = self.rest.as_ref().filter(|_| !rest.is_empty())?;
+        values.push(rest);
+        Some(leaf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{authz::scope::ScopeRule, route::OnOutage};
+
+    fn table(routes: &[(&str, &str, &[&str])]) -> RouteTable {
+        let mut table = RouteTable::default();
+        for (host, path, methods) in routes {
+            let route = Arc::new(Route {
+                name: format!("{host}{path}"),
+                public: false,
+                scopes: ScopeRule::All(Vec::new()),
+                model: None,
+                limits: Vec::new(),
+                on_outage: OnOutage::Deny,
+                forward_credential: false,
+                upstream_key: None,
+            });
+            let host = if host.is_empty() { HostPattern::Any } else { HostPattern::parse(host).unwrap() };
+            let methods: Vec<String> = methods.iter().map(|method| (*method).to_owned()).collect();
+            table.insert(&host, &Pattern::parse(path).unwrap(), &methods, &route).unwrap();
+        }
+        table
+    }
+
+    fn find(table: &RouteTable, host: &str, path: &str, method: &str) -> Result<(String, Captures), Reason> {
+        let path = RequestPath::parse(path.as_bytes()).map_err(|denial| denial.reason)?;
+        let host = Host::parse(host.as_bytes()).unwrap();
+        table.find(&host, &path, method).map(|(route, captures)| (route.name.clone(), captures)).map_err(|denial| denial.reason)
+    }
+
+    #[test]
+    fn the_best_match_wins() {
+        let table = table(&[
+            ("", "/v1/models", &["GET"]),
+            ("", "/v1/{x}", &["GET"]),
+            ("", "/v1/{x*}", &["GET"]),
+            ("", "/v1/{x}/end", &["GET"]),
+            ("", "/v1/models/{m*}", &["GET"]),
+            ("", "/files/*", &["GET"]),
+            ("api.example.com", "/v1/*", &["GET"]),
+            ("*.example.com", "/v1/{x}", &["GET"]),
+            ("*.a.example.com", "/deep", &["GET"]),
+        ]);
+        for (host, path, expected) in [
+            ("h", "/v1/models", "/v1/models"),
+            ("h", "/v1/other", "/v1/{x}"),
+            ("h", "/v1/a/b", "/v1/{x*}"),
+            ("h", "/v1/a/end", "/v1/{x}/end"),
+            ("h", "/v1/models/a/b", "/v1/models/{m*}"),
+            ("h", "/v1/models/end", "/v1/models/{m*}"),
+            ("h", "/files", "/files/*"),
+            ("h", "/files/", "/files/*"),
+            ("h", "/files/a/b", "/files/*"),
+            ("api.example.com", "/v1/models", "api.example.com/v1/*"),
+            ("API.example.com:443", "/v1", "api.example.com/v1/*"),
+            ("x.example.com", "/v1/models", "*.example.com/v1/{x}"),
+            ("x.y.example.com", "/v1/models", "*.example.com/v1/{x}"),
+            ("x.a.example.com", "/deep", "*.a.example.com/deep"),
+            ("x.a.example.com", "/v1/m", "*.example.com/v1/{x}"),
+            ("example.com", "/v1/models", "/v1/models"),
+            ("x.example.com", "/files/a", "/files/*"),
+        ] {
+            assert_eq!(find(&table, host, path, "GET").map(|(name, _)| name).as_deref(), Ok(expected), "{host}{path}");
+        }
+        for (host, path) in [("h", "/"), ("h", "/v1"), ("h", "/v1/"), ("h", "/V1/models"), ("h", "/filesx"), ("h", "/deep")] {
+            assert_eq!(find(&table, host, path, "GET").map(|(name, _)| name), Err(Reason::NoRoute), "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn a_method_never_falls_through_to_a_wider_route() {
+        let table = table(&[("", "/v1/admin/*", &["GET"]), ("", "/v1/*", &["GET", "POST"])]);
+        assert_eq!(find(&table, "h", "/v1/admin/x", "POST").map(drop), Err(Reason::NoRoute));
+        assert_eq!(find(&table, "h", "/v1/x", "POST").map(|(name, _)| name).as_deref(), Ok("/v1/*"));
+    }
+
+    #[test]
+    fn captures_take_encoded_characters_only_if_nothing_else_changes() {
+        let table = table(&[
+            ("", "/v1/models/{model*}", &["GET"]),
+            ("", "/v2/{m}/infer", &["GET"]),
+            ("", "/v1/models/special", &["GET"]),
+            ("", "/a/{x}/{y*}", &["GET"]),
+        ]);
+        let captured =
+            |path: &str, name: &str| find(&table, "h", path, "GET").map(|(_, captures)| captures.get(name).unwrap().to_owned());
+        assert_eq!(captured("/v1/models/Qwen%2FQwen2", "model").as_deref(), Ok("Qwen/Qwen2"));
+        assert_eq!(captured("/v1/models/Qwen/Qwen2", "model").as_deref(), Ok("Qwen/Qwen2"));
+        assert_eq!(captured("/v2/a%20b/infer", "m").as_deref(), Ok("a b"));
+        for path in ["/v2/a%2fb/infer", "/v1/models/%73pecial", "/v1/mod%65ls/x", "/a/b%2fc/d", "/v1%2fmodels/x"] {
+            assert_eq!(captured(path, "model"), Err(Reason::MalformedRequest), "{path}");
+        }
+        assert_eq!(find(&table, "h", "/no%20where", "GET").map(drop), Err(Reason::NoRoute));
+    }
+
+    #[test]
+    fn two_identical_matches_are_an_error() {
+        let mut table = table(&[("", "/v1/{a}", &["GET"]), ("", "/x/{rest*}", &["GET"])]);
+        let (route, _) = table.find(&Host::parse(b"h").unwrap(), &RequestPath::parse(b"/v1/x").unwrap(), "GET").unwrap();
+        let mut insert =
+            |path: &str, method: &str| table.insert(&HostPattern::Any, &Pattern::parse(path).unwrap(), &[method.into()], &route);
+        assert!(insert("/v1/{b}", "GET").is_err());
+        assert!(insert("/v1/{b}", "POST").is_ok());
+        assert!(insert("/x/*", "GET").is_err());
+    }
+
+    #[test]
+    fn hosts_are_written_as_they_are_compared() {
+        for text in ["API.example.com", "a.b:443", "*.*.a", "*", "*a.b", "a.b."] {
+            assert!(HostPattern::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Secrets are types that cannot print.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+/// Secret bytes: no `Display`, a `Debug` that shows nothing, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// The bytes, for the one place that needs them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Where a secret comes from: `file:/path` as the whole value, or the value itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// Read from this path at start and again when the file changes. One trailing line break is not part of the secret.
+    File(String),
+    /// Written in the configuration, or brought in with `${NAME}`.
+    Inline(Secret),
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix("file:") {
+            Some("") => Err(serde::de::Error::custom("`file:` needs a path after it, such as `file:/run/secrets/key`")),
+            Some(path) => Ok(Self::File(path.to_owned())),
+            None if text.is_empty() => Err(serde::de::Error::custom("a secret must not be empty")),
+            None => Ok(Self::Inline(Secret::new(text))),
+        }
+    }
+}
+
+impl JsonSchema for SecretSource {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "description": "A secret: `file:/path` (read at start, and again when the file changes), `${NAME}` from the environment, or the value itself. It never appears in a log, a metric or an error."
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_prints_nothing_of_itself() {
+        let source = SecretSource::Inline(Secret::new("hunter2"));
+        assert_eq!(format!("{source:?}"), "Inline([secret])");
+    }
+
+    #[test]
+    fn a_file_reference_is_recognised_and_an_empty_one_refused() {
+        let file: SecretSource = serde_json::from_str("\"file:/run/key\"").unwrap();
+        assert_eq!(file, SecretSource::File("/run/key".into()));
+        assert!(serde_json::from_str::<SecretSource>("\"file:\"").is_err());
+        assert!(serde_json::from_str::<SecretSource>("\"\"").is_err());
+    }
+}

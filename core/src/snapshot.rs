@@ -1,0 +1,29 @@
+//! What one check sees: a policy and the keys that belong to it. Swapped whole, loaded once per check.
+
+use std::sync::Arc;
+
+use crate::{authn::jwks::KeySet, policy::Policy, secret::Secret};
+
+/// A policy with its keys.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// For each issuer, by its index: its keys, or `None` while there are none that may be used.
+    pub keys: Vec<Option<Arc<KeySet>>>,
+    /// For each of the policy's upstream keys: the ready `Authorization` value.
+    pub upstream_keys: Vec<Secret>,
+}
+
+impl Snapshot {
+    /// A snapshot before any key is loaded.
+    pub fn without_keys(policy: Arc<Policy>) -> Self {
+        let keys = vec![None; policy.issuers.list().len()];
+        Self { policy, keys, upstream_keys: Vec::new() }
+    }
+
+    /// The keys of an issuer.
+    pub(crate) fn key_set(&self, issuer: usize) -> Option<&KeySet> {
+        self.keys.get(issuer)?.as_deref()
+    }
+}

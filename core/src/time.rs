@@ -1,0 +1,163 @@
+//! Moments and spans. The core never reads a clock: a [`Timestamp`] is always an argument.
+
+use std::{fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+const MICROS: u64 = 1_000_000;
+
+/// A moment, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// From microseconds since the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// From whole seconds since the Unix epoch.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(MICROS))
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub const fn secs(self) -> u64 {
+        self.0 / MICROS
+    }
+
+    /// The same moment as seconds with a fraction, the unit of a JWT's NumericDate (RFC 7519 section 2).
+    #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 stay exact in an f64 until the year 2255")]
+    pub fn numeric_date(self) -> f64 {
+        self.0 as f64 / MICROS as f64
+    }
+}
+
+/// A length of time as the configuration writes it: an integer and `ms`, `s`, `m`, `h` or `d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(u64);
+
+impl Span {
+    /// From microseconds.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// From milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// From seconds.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(MICROS))
+    }
+
+    /// In microseconds.
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// In whole seconds, rounded down.
+    pub const fn secs(self) -> u64 {
+        self.0 / MICROS
+    }
+
+    /// In seconds, with a fraction.
+    #[expect(clippy::cast_precision_loss, reason = "spans are bounded by `FromStr` to a hundred years")]
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / MICROS as f64
+    }
+
+    /// As the standard library's type.
+    pub const fn std(self) -> std::time::Duration {
+        std::time::Duration::from_micros(self.0)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const HELP: &str = "write an integer and `ms`, `s`, `m`, `h` or `d`, such as `30s`";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a duration; {HELP}"))?;
+        let unit = match unit {
+            "ms" => 1000,
+            "s" => MICROS,
+            "m" => 60 * MICROS,
+            "h" => 3600 * MICROS,
+            "d" => 86_400 * MICROS,
+            _ => return Err(format!("`{text}` is not a duration; {HELP}")),
+        };
+        match number.checked_mul(unit) {
+            Some(micros) if micros <= 36_500 * 86_400 * MICROS => Ok(Self(micros)),
+            _ => Err(format!("`{text}` is longer than a hundred years")),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    /// In the largest unit that is exact: `90s`, `2h`, `1500ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, name) in [(86_400 * MICROS, "d"), (3600 * MICROS, "h"), (60 * MICROS, "m"), (MICROS, "s"), (1000, "ms")] {
+            if self.0 >= unit && self.0.is_multiple_of(unit) {
+                return write!(f, "{}{name}", self.0 / unit);
+            }
+        }
+        write!(f, "{}ms", self.0.div_ceil(1000))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "description": "An integer and `ms`, `s`, `m`, `h` or `d`: `30s`." })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_with_their_unit() {
+        for (text, micros) in
+            [("0s", 0), ("5ms", 5000), ("30s", 30_000_000), ("2m", 120_000_000), ("1h", 3_600_000_000), ("1d", 86_400_000_000)]
+        {
+            assert_eq!(text.parse::<Span>(), Ok(Span::from_micros(micros)), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_and_says_how_to_write_it() {
+        for text in ["", "5", "s", "-5s", "5 s", "5S", "1.5h", "5s ", "+5s", "99999999999999999999s", "99999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_shown_in_its_largest_exact_unit() {
+        for (micros, text) in
+            [(90_000_000, "90s"), (120_000_000, "2m"), (1_500_000, "1500ms"), (86_400_000_000, "1d"), (0, "0ms")]
+        {
+            assert_eq!(Span::from_micros(micros).to_string(), text);
+        }
+    }
+}

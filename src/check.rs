@@ -1,0 +1,162 @@
+//! One check at the edge: snapshot, [`prepare`], one question to the store, [`conclude`](Pending::conclude), the shaped answer, one record.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use tollgate_core::{
+    check::{Pending, Prepared, prepare},
+    decision::{
+        Decision, Denial, Failure, Outcome, Reason,
+        answer::{self, AllowedAnswer, DeniedAnswer},
+    },
+    limit::{Answers, Outage},
+    request::{RawBody, RawRequest},
+    route::OnOutage,
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+use crate::{
+    live::{Live, State},
+    observe::{CheckRecord, Observer},
+    store::{LocalFallback, Store},
+};
+
+/// Decides requests. One for all front-ends, so that none can answer differently.
+pub struct Checker {
+    live: Arc<Live>,
+    store: Arc<dyn Store>,
+    local: Option<Arc<LocalFallback>>,
+    observer: Arc<Observer>,
+    clock: Clock,
+    max_body: usize,
+}
+
+/// Where `now` comes from.
+pub type Clock = fn() -> Timestamp;
+
+/// The wall clock.
+pub fn wall_clock() -> Timestamp {
+    // A clock before 1970 reads as 1970: every token is then "not yet valid", none is allowed by it.
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// What a front-end encodes.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// What the proxy may log and later filters may read: decision id, reason, subject, tenant, model, route.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// A decision, shaped.
+#[derive(Debug)]
+pub enum Answer {
+    /// Forward, with these changes.
+    Allow(AllowedAnswer),
+    /// Refuse, with this response.
+    Deny(DeniedAnswer),
+    /// Hand the failure to the proxy.
+    Fail(Failure),
+}
+
+impl std::fmt::Debug for Checker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Checker")
+    }
+}
+
+impl Checker {
+    /// A checker over these rooms. `local` is there when some route counts locally in an outage; `max_body` is `body.max`.
+    pub fn new(
+        live: Arc<Live>,
+        store: Arc<dyn Store>,
+        local: Option<Arc<LocalFallback>>,
+        observer: Arc<Observer>,
+        clock: Clock,
+        max_body: usize,
+    ) -> Self {
+        Self { live, store, local, observer, clock, max_body }
+    }
+
+    /// Decides one request. A panic inside is caught and denied.
+    pub async fn check(&self, raw: RawRequest<'_>) -> Answered {
+        let state = self.live.load();
+        let mut record = self.observer.start(&raw, &decision_id());
+        let outcome = AssertUnwindSafe(self.decide(&state, raw, &mut record)).catch_unwind().await.unwrap_or_else(|_| {
+            record.panicked();
+            Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"))
+        });
+        if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
+            source.unknown_key();
+        }
+        record.finish(&outcome);
+        shape(&outcome, &state.snapshot, record.decision_id())
+    }
+
+    /// Answers what a front-end could not even read.
+    pub fn refuse(&self, denial: Denial) -> Answered {
+        let mut record = self.observer.start_unread(&decision_id());
+        let outcome = Outcome::refused(denial);
+        record.finish(&outcome);
+        shape(&outcome, &self.live.load().snapshot, record.decision_id())
+    }
+
+    async fn decide(&self, state: &State, raw: RawRequest<'_>, record: &mut CheckRecord) -> Outcome {
+        if !record.has_room() {
+            return Outcome::refused(Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny"));
+        }
+        if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
+            return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
+        }
+        match prepare(&state.snapshot, raw, (self.clock)()) {
+            Prepared::Done(outcome) => outcome,
+            Prepared::Ask(pending) => {
+                let answers = self.ask(&pending).await;
+                pending.conclude(answers)
+            }
+        }
+    }
+
+    /// One round trip at most; none when there is nothing to ask.
+    async fn ask(&self, pending: &Pending) -> Result<Answers, Outage> {
+        let demands = pending.demands();
+        if demands.is_empty() {
+            return Ok(Answers::Counted(Vec::new()));
+        }
+        let answers = self.store.admit(demands).await;
+        match (&answers, pending.on_outage(), &self.local) {
+            (Err(_), OnOutage::Local, Some(local)) => local.admit(demands),
+            _ => answers,
+        }
+    }
+}
+
+/// 128 random bits in hex: unguessable, so that a decision id in a client's hands says nothing.
+fn decision_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+fn shape(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Answered {
+    let evidence = &outcome.evidence;
+    let mut metadata = vec![("decision_id", decision_id.to_owned())];
+    let principal = evidence.principal.as_ref();
+    metadata.extend(evidence.route.as_ref().map(|route| ("route", route.name.clone())));
+    metadata.extend(principal.map(|principal| ("subject", principal.subject().to_owned())));
+    metadata.extend(principal.and_then(|principal| principal.tenant()).map(|tenant| ("tenant", tenant.to_owned())));
+    metadata.extend(evidence.model.clone().map(|model| ("model", model)));
+    let answer = match &outcome.decision {
+        Decision::Allow(grant) => Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)),
+        Decision::Deny(denial) => {
+            metadata.push(("reason", denial.reason.code().to_owned()));
+            Answer::Deny(answer::denied(denial, evidence, decision_id))
+        }
+        Decision::Fail(failure) => {
+            metadata.push(("reason", failure.reason.code().to_owned()));
+            Answer::Fail(failure.clone())
+        }
+    };
+    Answered { answer, metadata }
+}
