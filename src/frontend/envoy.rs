@@ -22,8 +22,7 @@ use crate::{
             config::core::v3::{HeaderValue, HeaderValueOption, address, header_value_option::HeaderAppendAction},
             r#type::v3::HttpStatus,
             service::auth::v3::{
-                AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, attribute_context::HttpRequest,
-                authorization_server::Authorization, check_response::HttpResponse,
+                AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, authorization_server::Authorization, check_response::HttpResponse,
             },
         },
         google::rpc,
@@ -50,12 +49,7 @@ impl EnvoyAuthorization {
 impl Authorization for EnvoyAuthorization {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let message = request.into_inner();
-        let attributes = message.attributes.as_ref();
-        // Not a question that could be answered: the proxy's own failure policy applies.
-        let http = attributes
-            .and_then(|attributes| attributes.request.as_ref()?.http.as_ref())
-            .ok_or_else(|| Status::invalid_argument("the CheckRequest has no attributes.request.http"))?;
-        let answered = match decode(http, attributes) {
+        let answered = match decode(&message) {
             Ok(raw) => self.checker.check(raw).await,
             Err(denial) => self.checker.refuse(denial),
         };
@@ -63,8 +57,13 @@ impl Authorization for EnvoyAuthorization {
     }
 }
 
-fn decode<'a>(http: &'a HttpRequest, attributes: Option<&AttributeContext>) -> Result<RawRequest<'a>, Denial> {
+fn decode(message: &CheckRequest) -> Result<RawRequest<'_>, Denial> {
     let contradiction = |cause: &'static str| Denial::new(Reason::MalformedRequest, cause);
+    let attributes = message.attributes.as_ref();
+    // Denied and not failed: what made the message unreadable may be the client's doing, and a failed check may pass.
+    let http = attributes
+        .and_then(|attributes| attributes.request.as_ref()?.http.as_ref())
+        .ok_or_else(|| contradiction("the CheckRequest cannot be read, or has no attributes.request.http"))?;
     let listed = http.header_map.as_ref().map(|map| map.headers.as_slice()).unwrap_or_default();
     let mut headers = Headers::with_capacity(listed.len() + http.headers.len(), !http.headers.is_empty());
     if !listed.is_empty() && !http.headers.is_empty() {

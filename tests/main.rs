@@ -1,0 +1,5 @@
+//! The one integration binary: every room against real parts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod architecture;
+mod wire;
