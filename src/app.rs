@@ -19,27 +19,34 @@ use tollgate_core::{
     authn::{issuer::KeySource, jwks::KeySet},
     decision::{Denial, Reason},
     policy::Policy,
+    secret::Secret,
     time::Span,
 };
 
 use crate::{
-    admin::Admin,
+    admin::{self, Admin, store::StoreRevocations},
     check::{Answer, Checker, Clock},
-    config::{File, Loaded},
+    config::{AdminListenConfig, File, Loaded},
     frontend::{
         envoy::{self, EnvoyAuthorization},
         grpc,
         in_flight::{InFlight, Refusal},
     },
     jwks::Engine,
-    listener::{self, Address, Listener, Protocol, Tls},
+    listener::{self, Address, Listener, Peer, Protocol, Tls},
     live::Live,
-    observe::{self, Observer, audit::Audit, metrics::Metrics},
-    ops::Ops,
+    observe::{
+        self, Observer,
+        audit::Audit,
+        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        metrics::Metrics,
+    },
+    ops::{self, Ops},
     pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ready::Readiness,
     reload::Reloader,
-    secrets, store,
+    secrets,
+    store::{self, Store},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
@@ -142,20 +149,21 @@ impl App {
         let drain = file.drain_timeout.std();
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
         let grpc = servers.grpc(&file, checker, &readiness).await?;
-        let ops = Arc::new(Ops::new(Arc::clone(&observer), Arc::clone(&readiness), Arc::clone(&live), Arc::clone(&store.store)));
+        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
         let ops = servers.http(&file.listen.ops, move |request| {
-            let ops = Arc::clone(&ops);
-            async move { ops.handle(request).await }
+            let handlers = Arc::clone(&handlers);
+            async move { ops::handle(&handlers, request).await }
         });
         let ops = ops.await?;
         let admin = match &file.listen.admin {
             None => None,
             Some(config) => {
-                let admin = Admin::new(config.token.clone(), Arc::clone(&store.store), Arc::clone(&observer)).map_err(anyhow::Error::msg)?;
-                let admin = Arc::new(admin);
-                let handler = move |request| {
-                    let admin = Arc::clone(&admin);
-                    async move { admin.handle(request).await }
+                let revocations = StoreRevocations(Arc::clone(&store.store));
+                let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, Arc::clone(observer.audit())));
+                let handler = move |request: http::Request<_>| {
+                    let handlers = Arc::clone(&handlers);
+                    let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
+                    async move { admin::handle(&handlers, peer, request).await }
                 };
                 Some(servers.http(&config.listener(), handler).await?)
             }
@@ -195,6 +203,45 @@ fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What `/readyz` asks.
+fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + Sync + 'static {
+    let readiness = Arc::clone(readiness);
+    move || ops::Readiness { missing: readiness.missing() }
+}
+
+/// What `/metrics` asks the other rooms.
+fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
+    let (live, store) = (Arc::clone(live), Arc::clone(store));
+    move || {
+        let state = live.load();
+        let jwks = state.sources.iter().map(|source| {
+            let status = source.status();
+            JwksStatus {
+                issuer: status.issuer.to_string(),
+                keys: status.keys as u64,
+                age_seconds: status.age.map(|age| age.as_secs_f64()),
+                ok: status.fetches_ok,
+                failed: status.fetches_failed,
+            }
+        });
+        let status = store.status();
+        let circuit = match status.circuit {
+            store::Circuit::Closed => Circuit::Closed,
+            store::Circuit::Connecting => Circuit::HalfOpen,
+            store::Circuit::Open => Circuit::Open,
+        };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+    }
+}
+
+/// The admin token as it is at each call. One that cannot be read, or is too weak, stops the start.
+fn admin_token(config: &AdminListenConfig) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
+    let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
+    token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
+    let source = config.token.clone();
+    Ok(move || secrets::resolve(&source).ok())
 }
 
 struct Servers<'a> {
