@@ -27,7 +27,16 @@ pub(super) const MAX_KID: usize = 256;
 /// One key that verifies with exactly one algorithm.
 pub struct Key {
     pub(super) algorithm: Algorithm,
-    pub(super) key: DecodingKey,
+    key: DecodingKey,
+}
+
+impl Key {
+    /// Whether `signature`, in base64url as a token holds it (RFC 7515 section 3.1), is one of this key over `message`, by
+    /// the key's own algorithm.
+    pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
+        // `Ok(false)` is a wrong signature, `Err` one that cannot be read: neither is a right one.
+        matches!(jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm), Ok(true))
+    }
 }
 
 impl std::fmt::Debug for Key {
@@ -160,7 +169,7 @@ impl KeySet {
     }
 
     /// The key of this name.
-    pub(super) fn named(&self, kid: &str) -> Option<&Key> {
+    pub fn named(&self, kid: &str) -> Option<&Key> {
         self.named.get(kid)
     }
 

@@ -167,9 +167,10 @@ fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k
 fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
     // Decoded here first: the alphabet and the stray bits are checked before the crypto library sees anything.
     decode(parts.signature)?;
-    match jsonwebtoken::crypto::verify(parts.signature, parts.signed.as_bytes(), &key.key, key.algorithm) {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => refuse(Reason::BadSignature, "the signature does not verify"),
+    if key.verifies(parts.signed.as_bytes(), parts.signature) {
+        Ok(())
+    } else {
+        refuse(Reason::BadSignature, "the signature does not verify")
     }
 }
 
