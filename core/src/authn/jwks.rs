@@ -200,24 +200,25 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify)) {
         return Err("its key_ops do not hold verify");
     }
-    let fitting: &[Algorithm] = match &jwk.algorithm {
-        AlgorithmParameters::RSA(parameters) => {
-            rsa(&parameters.n, &parameters.e)?;
-            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512]
-        }
+    let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
+    let (fitting, key): (&[Algorithm], DecodingKey) = match &jwk.algorithm {
+        AlgorithmParameters::RSA(parameters) => (
+            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512],
+            rsa(&parameters.n, &parameters.e)?,
+        ),
         AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => {
             point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
-            &[Algorithm::ES256]
+            (&[Algorithm::ES256], decoded()?)
         }
         AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P384 => {
             point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
-            &[Algorithm::ES384]
+            (&[Algorithm::ES384], decoded()?)
         }
         AlgorithmParameters::OctetKeyPair(parameters) if parameters.curve == EllipticCurve::Ed25519 => {
             if decode(&parameters.x)?.len() != 32 {
                 return Err("its point has the wrong length");
             }
-            &[Algorithm::EdDSA]
+            (&[Algorithm::EdDSA], decoded()?)
         }
         AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, which no key set may publish"),
         _ => return Err("its type or curve is not supported"),
@@ -236,7 +237,6 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     if !algorithms.contains(&algorithm) {
         return Err("its alg is not one of the issuer's algorithms");
     }
-    let key = DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded")?;
     Ok(Key { algorithm, key })
 }
 
@@ -253,18 +253,28 @@ fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
 }
 
-fn rsa(n: &str, e: &str) -> Result<(), &'static str> {
-    let modulus = decode(n)?;
-    let modulus: &[u8] = modulus.iter().position(|byte| *byte != 0).and_then(|start| modulus.get(start..)).unwrap_or_default();
-    let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+/// Zeros before a number, which some servers write although RFC 7518 section 6.3.1.1 forbids it, are taken off: the crypto
+/// library refuses them, and only when a signature is verified.
+fn rsa(n: &str, e: &str) -> Result<DecodingKey, &'static str> {
+    let (n, e) = (decode(n)?, decode(e)?);
+    let (n, e) = (without_zeros(&n), without_zeros(&e));
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if !(2048..=8192).contains(&bits) {
         return Err("its modulus has fewer than 2048 or more than 8192 bits");
     }
-    let exponent = decode(e)?.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
-    match exponent {
-        Some(exponent) if exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33 => Ok(()),
-        _ => Err("its exponent is even, below 3 or above 2^33"),
+    if n.last().is_none_or(|byte| byte % 2 == 0) {
+        return Err("its modulus is even");
     }
+    let exponent = e.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
+    if !exponent.is_some_and(|exponent| exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33) {
+        return Err("its exponent is even, below 3 or above 2^33");
+    }
+    Ok(DecodingKey::from_rsa_raw_components(n, e))
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let start = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    number.get(start..).unwrap_or_default()
 }
 
 fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: &str, length: usize) -> Result<(), &'static str> {
