@@ -294,6 +294,10 @@ fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> R
             .ok_or_else(|| Denial::new(Reason::InvalidClaim, cause))?,
         Some(_) => return refuse(Reason::InvalidClaim, cause),
     };
+    // Scopes go to the upstream as one string, where the space parts them: one scope of a list must not become two there.
+    if split && words.iter().any(|word| word.contains(' ')) {
+        return refuse(Reason::InvalidClaim, "a scope of a list holds a space");
+    }
     if words.iter().any(|word| word.chars().any(char::is_control)) {
         return refuse(Reason::InvalidClaim, "a scope or role holds a control character");
     }
