@@ -215,9 +215,7 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
             (&[Algorithm::ES384], decoded()?)
         }
         AlgorithmParameters::OctetKeyPair(parameters) if parameters.curve == EllipticCurve::Ed25519 => {
-            if decode(&parameters.x)?.len() != 32 {
-                return Err("its point has the wrong length");
-            }
+            edwards_point(&parameters.x)?;
             (&[Algorithm::EdDSA], decoded()?)
         }
         AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, which no key set may publish"),
@@ -284,6 +282,33 @@ fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: 
     }
     let uncompressed = [&[4], x.as_slice(), y.as_slice()].concat();
     signature::ParsedPublicKey::new(algorithm, uncompressed).map(drop).map_err(|_| "its point is not on the curve")
+}
+
+/// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8, and the encodings of 0 and
+/// 1 that are not reduced. With such a key a signature hardly depends on the message: for the neutral point, S = 0 and the
+/// neutral point as R verify every message (RFC 8032 section 5.1.7).
+const SMALL_ORDER: [[u8; 32]; 7] = {
+    const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+        let mut bytes = [between; 32];
+        bytes[0] = first;
+        bytes[31] = last;
+        bytes
+    }
+    [
+        ends(0, 0, 0),
+        ends(1, 0, 0),
+        ends(0xec, 0xff, 0x7f),
+        ends(0xed, 0xff, 0x7f),
+        ends(0xee, 0xff, 0x7f),
+        *b"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+        *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+    ]
+};
+
+fn edwards_point(x: &str) -> Result<(), &'static str> {
+    let mut point = <[u8; 32]>::try_from(decode(x)?).map_err(|_| "its point has the wrong length")?;
+    point[31] &= 0x7f;
+    if SMALL_ORDER.contains(&point) { Err("its point has a small order") } else { Ok(()) }
 }
 
 #[cfg(test)]
