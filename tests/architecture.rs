@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// rooms are free to all.
 const MAY: [(&str, &[&str]); 17] = [
     ("main", &["cli"]),
-    ("cli", &["app", "case", "check", "config", "observe", "secrets", "store"]),
+    ("cli", &["admin", "app", "case", "check", "config", "observe", "secrets", "store"]),
     (
         "app",
         &[
