@@ -1,5 +1,4 @@
-//! The one integration binary: every room against real parts.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
+//! The integration tests: one binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod architecture;
-mod wire;
+mod jwks;
