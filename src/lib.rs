@@ -1,2 +1,7 @@
 //! Tollgate: the sidecar around the decision of `tollgate-core`. Everything that touches a socket, a file or a clock is here.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod admin;
+pub mod cli;
+pub mod observe;
+pub mod ops;
