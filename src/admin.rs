@@ -9,7 +9,6 @@ mod answer;
 mod auth;
 mod record;
 pub mod request;
-pub mod store;
 
 use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
@@ -227,4 +226,4 @@ impl Listed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

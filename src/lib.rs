@@ -3,4 +3,7 @@
 //! `main -> cli -> app -> {frontend, store, jwks, reload, observe, ops, admin} -> check -> tollgate-core`; see ARCHITECTURE.md.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
-pub mod jwks;
+pub mod admin;
+pub mod cli;
+pub mod observe;
+pub mod ops;

@@ -1,7 +1,6 @@
 //! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
 
 mod client;
-pub(crate) mod redis;
 
 use std::{
     future::Future,
@@ -116,7 +115,7 @@ struct Access {
     #[command(flatten)]
     store: StoreArgs,
     /// The file with the admin API's bearer token.
-    #[arg(long, value_name = "FILE", requires = "admin", required_unless_present = "redis")]
+    #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Text)]
