@@ -9,6 +9,7 @@ mod answer;
 mod auth;
 mod record;
 pub mod request;
+pub mod store;
 
 use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,6 @@
-//! The integration tests: one binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//! The one integration binary: every room against real parts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
+mod architecture;
 mod jwks;
+mod wire;

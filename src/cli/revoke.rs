@@ -1,6 +1,7 @@
 //! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
 
 mod client;
+pub(crate) mod redis;
 
 use std::{
     future::Future,
