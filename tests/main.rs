@@ -3,4 +3,5 @@
 
 mod architecture;
 mod jwks;
+mod store;
 mod wire;
