@@ -86,6 +86,7 @@ fn authenticate(
     let policy = &snapshot.policy;
     jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
         |refused| {
+            evidence.failed_check = Some(refused.check);
             evidence.unknown_key = refused.unknown_key;
             *refused.denial
         },

@@ -121,6 +121,8 @@ pub struct Evidence {
     pub spoofed: Vec<String>,
     /// The shape of error bodies this client reads.
     pub dialect: Dialect,
+    /// The check of the token that failed.
+    pub failed_check: Option<crate::authn::jwt::Check>,
     /// The issuer (its index in the policy) whose key set does not know the token's key: worth a refresh.
     pub unknown_key: Option<usize>,
     /// The store could not be asked.
@@ -137,6 +139,7 @@ impl Evidence {
             limits: Vec::new(),
             spoofed: Vec::new(),
             dialect,
+            failed_check: None,
             unknown_key: None,
             outage: None,
         }
