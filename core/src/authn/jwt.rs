@@ -100,8 +100,11 @@ pub fn verify<'k>(
 ) -> Result<Principal, Refused> {
     let mut check = Check::Shape;
     let mut unknown_key = None;
-    steps(credential, issuers, keys, foreign, now, &mut check, &mut unknown_key)
-        .map_err(|denial| Refused { denial: Box::new(denial), check, unknown_key })
+    steps(credential, issuers, keys, foreign, now, &mut check, &mut unknown_key).map_err(|denial| Refused {
+        denial: Box::new(denial),
+        check,
+        unknown_key,
+    })
 }
 
 /// `check` is the one that is under way, so that a denial needs not say where it comes from.
@@ -366,6 +369,10 @@ fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> R
     };
     if words.iter().any(|word| word.chars().any(char::is_control)) {
         return refuse(Reason::InvalidClaim, "a scope or role holds a control character");
+    }
+    // An element of a list would be one scope here and two to an upstream that splits `x-tollgate-scopes`.
+    if split && words.iter().any(|word| word.contains(' ')) {
+        return refuse(Reason::InvalidClaim, "a scope in a list holds a space");
     }
     Ok(words)
 }

@@ -151,11 +151,13 @@ pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision
     AllowedAnswer { set, upstream_credential, remove, response }
 }
 
-/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded.
+/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
+/// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str) -> String {
     let mut value = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for (at, byte) in text.bytes().enumerate() {
         match byte {
+            b' ' if at == 0 || at + 1 == text.len() => value.push_str("%20"),
             b'%' | 0..=0x1f | 0x7f.. => value.push_str(&format!("%{byte:02X}")),
             _ => value.push(char::from(byte)),
         }
@@ -213,6 +215,8 @@ mod tests {
         for (text, value) in [
             ("auth0|123", "auth0|123"),
             ("a b@c", "a b@c"),
+            (" alice ", "%20alice%20"),
+            (" ", "%20"),
             ("100%", "100%25"),
             ("caf\u{e9}", "caf%C3%A9"),
             ("x\r\ny", "x%0D%0Ay"),
