@@ -163,12 +163,11 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of an endpoint, by its path.
-    pub fn of_path(path: &str) -> Self {
-        let messages = path.strip_prefix("/v1/messages").or_else(|| path.strip_prefix("/anthropic/"));
-        match messages {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') || path.starts_with("/anthropic/") => Self::Anthropic,
-            _ => Self::OpenAi,
-        }
+    /// The dialect of an endpoint, by `:path` as it was sent: a request is answered in its client's dialect even when it is
+    /// refused before anything else of it is read.
+    pub fn of_target(target: &[u8]) -> Self {
+        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+        let below = |prefix: &[u8]| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        if below(b"/v1/messages") || path.starts_with(b"/anthropic/") { Self::Anthropic } else { Self::OpenAi }
     }
 }
