@@ -1,4 +1,7 @@
-//! One integration binary: every test of the whole product.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//! The one integration binary: every room against real parts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
+mod architecture;
 mod corpus;
+mod jwks;
+mod wire;

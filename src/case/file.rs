@@ -118,7 +118,7 @@ impl CaseFile {
     }
 
     fn case(&self, index: usize, spec: &CaseSpec, now: Option<Timestamp>) -> Result<Case, String> {
-        let now = now.or(self.spec.now.map(|moment| moment.0)).unwrap_or(NOW);
+        let now = now.or(self.spec.now.map(Timestamp::from_secs)).unwrap_or(NOW);
         let base = &self.spec.defaults;
         let (asked, credential) = (spec.request.over(&base.request), spec.token.over(&base.token));
         let (request, token) = self.request(&asked, &credential, now)?;

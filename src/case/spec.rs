@@ -8,7 +8,7 @@ use tollgate_core::{policy::PolicyConfig, secret::SecretSource};
 
 use super::{
     expect::Expectation,
-    values::{Address, Bytes, HeaderList, Moment, Offset, OutageWord},
+    values::{Address, Bytes, HeaderList, Offset, OutageWord},
 };
 
 /// A case file.
@@ -17,8 +17,8 @@ use super::{
 pub(super) struct FileSpec {
     /// The policy, as in the configuration file. `tollgate explain --config` brings its own.
     pub(super) config: Option<PolicyConfig>,
-    /// The moment of every request. Default 2026-01-01T00:00:00Z.
-    pub(super) now: Option<Moment>,
+    /// The moment of every request, in seconds since 1970. Default 1767225600, 2026-01-01T00:00:00Z.
+    pub(super) now: Option<u64>,
     /// Keys to sign with, made when the file is read.
     #[serde(default)]
     pub(super) keys: BTreeMap<String, KeySpec>,

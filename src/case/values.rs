@@ -13,8 +13,6 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use crate::rfc3339;
-
 /// `now`, or a signed duration from it: `+5m`, `-1500ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offset(i64);
@@ -56,31 +54,6 @@ impl Offset {
 impl<'de> Deserialize<'de> for Offset {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-/// A moment as seconds since 1970, or as `2026-01-01T00:00:00Z`.
-#[derive(Clone, Copy)]
-pub(super) struct Moment(pub(super) Timestamp);
-
-impl<'de> Deserialize<'de> for Moment {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Seconds;
-        impl Visitor<'_> for Seconds {
-            type Value = Moment;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("seconds since 1970, or a moment such as `2026-01-01T00:00:00Z`")
-            }
-            fn visit_u64<E>(self, secs: u64) -> Result<Moment, E> {
-                Ok(Moment(Timestamp::from_secs(secs)))
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Moment, E> {
-                let secs = rfc3339::parse(text);
-                secs.map(|secs| Moment(Timestamp::from_secs(secs)))
-                    .ok_or_else(|| E::custom(format!("`{text}` is not a moment; write it as `2026-01-01T00:00:00Z`")))
-            }
-        }
-        deserializer.deserialize_any(Seconds)
     }
 }
 

@@ -1,0 +1,41 @@
+# The one door: every target gets what it needs by itself (tools/parts), on a bare Debian machine.
+
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+# Recipes that fail half-way must not look done.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: demo
+demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO_ONCE=1 ends after it)
+	@tools/parts toolchain curl openssl envoy python model >/dev/null
+	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
+
+.PHONY: test
+test: ## The core, gRPC, real Envoy and real Redis
+	@tools/parts toolchain envoy redis python >/dev/null
+	$(CARGO) test --workspace
+
+.PHONY: test-all
+test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy
+	@tools/parts toolchain envoy envoy-1.39.3 redis python model >/dev/null
+	$(CARGO) test --workspace -- --include-ignored
+
+.PHONY: check
+check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy config
+	@tools/parts toolchain envoy deny >/dev/null
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
+	.parts/bin/cargo-deny --log-level error check bans licenses sources
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
+
+.PHONY: bench
+bench: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
+	@tools/parts toolchain openssl envoy nginx wrk python >/dev/null
+	@PYTHONPATH=tools .parts/bin/python -B benches/envoy/bench.py

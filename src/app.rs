@@ -1,0 +1,343 @@
+//! The composition root: builds the rooms, binds the listeners, gets ready, drains.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{
+    authn::{issuer::KeySource, jwks::KeySet},
+    decision::{Denial, Reason},
+    policy::Policy,
+    secret::Secret,
+    time::Span,
+};
+
+use crate::{
+    admin::{self, Admin, store::StoreRevocations},
+    check::{Answer, Checker, Clock},
+    config::{AdminListenConfig, File, Loaded},
+    frontend::{
+        envoy::{self, EnvoyAuthorization},
+        grpc,
+        in_flight::{InFlight, Refusal},
+    },
+    jwks::Engine,
+    listener::{self, Address, Listener, Peer, Protocol, Tls},
+    live::Live,
+    observe::{
+        self, Observer,
+        audit::Audit,
+        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        metrics::Metrics,
+    },
+    ops::{self, Ops},
+    pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
+    ready::Readiness,
+    reload::Reloader,
+    secrets,
+    store::{self, Store},
+};
+
+/// How long a load balancer gets to notice that readiness is off before connections are asked to end.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// How long the audit log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How often gRPC health is brought in step with readiness.
+const HEALTH_EVERY: Duration = Duration::from_millis(100);
+
+/// A gate that answers, until it is stopped.
+pub struct App {
+    /// Where gRPC is served.
+    pub grpc: Address,
+    /// Where health and metrics are served.
+    pub ops: Address,
+    /// Where the admin API is served.
+    pub admin: Option<Address>,
+    /// Whether it is ready.
+    pub readiness: Arc<Readiness>,
+    live: Arc<Live>,
+    engine: Arc<Engine>,
+    observer: Arc<Observer>,
+    looked: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App")
+            .field("grpc", &self.grpc)
+            .field("ops", &self.ops)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serves the file at `path` until a signal ends it.
+///
+/// # Errors
+/// Whatever stops the start: see [`App::start`].
+pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
+    let file = loaded.file.clone();
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut app = App::start(loaded, observe::now).await?;
+    tracing::info!(grpc = %app.grpc, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
+    app.watch(path, &file, hangup);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("shutting down");
+    app.stop().await;
+    Ok(())
+}
+
+impl App {
+    /// Builds every room and binds every listener. Answers checks as soon as it returns, with 503 `not_ready` where keys are
+    /// still missing.
+    ///
+    /// # Errors
+    /// A secret that cannot be read or is too short, an address that cannot be bound, a store that is not well configured.
+    pub async fn start(loaded: Loaded, clock: Clock) -> anyhow::Result<Self> {
+        let Loaded { file, policy } = loaded;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+
+        check_secrets(&policy)?;
+        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
+        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
+        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        observer.metrics().reloaded(observe::now(), true);
+        let store = store::open(&file.store, stop.clone())?;
+
+        // The engine speaks up before the live state exists, so it finds it through a cell that is filled right after.
+        let cell: Arc<OnceLock<Arc<Live>>> = Arc::default();
+        let engine = Arc::new(Engine::new({
+            let cell = Arc::clone(&cell);
+            Arc::new(move || {
+                if let Some(live) = cell.get() {
+                    live.refresh_keys();
+                }
+            })
+        }));
+        let sources = engine.apply(policy.issuers.list());
+        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys));
+        let live = Arc::clone(cell.get_or_init(|| live));
+        // What arrived between `apply` and now.
+        live.refresh_keys();
+
+        let readiness = Arc::new(Readiness::new(Arc::clone(&live)));
+        let checker = Arc::new(Checker::new(
+            Arc::clone(&live),
+            Arc::clone(&store.store),
+            store.local.clone(),
+            Arc::clone(&observer),
+            clock,
+            file.body.max.0,
+        ));
+        let looked = Arc::new(Notify::new());
+        let drain = file.drain_timeout.std();
+        let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
+        let grpc = servers.grpc(&file, checker, &readiness).await?;
+        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
+        let ops = servers.http(&file.listen.ops, move |request| {
+            let handlers = Arc::clone(&handlers);
+            async move { ops::handle(&handlers, request).await }
+        });
+        let ops = ops.await?;
+        let admin = match &file.listen.admin {
+            None => None,
+            Some(config) => {
+                let revocations = StoreRevocations(Arc::clone(&store.store));
+                let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, Arc::clone(observer.audit())));
+                let handler = move |request: http::Request<_>| {
+                    let handlers = Arc::clone(&handlers);
+                    let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
+                    async move { admin::handle(&handlers, peer, request).await }
+                };
+                Some(servers.http(&config.listener(), handler).await?)
+            }
+        };
+        Ok(Self { grpc, ops, admin, readiness, live, engine, observer, looked, stop, tasks })
+    }
+
+    /// Looks at the file and at secrets from now on.
+    fn watch(&mut self, path: PathBuf, file: &File, hangup: tokio::signal::unix::Signal) {
+        let (live, engine, observer) = (Arc::clone(&self.live), Arc::clone(&self.engine), Arc::clone(&self.observer));
+        let reloader = Reloader::new(path, file, live, engine, observer, Arc::clone(&self.looked));
+        self.tasks.spawn(reloader.run(hangup, self.stop.clone()));
+    }
+
+    /// Readiness off, a moment for load balancers, no new connections, checks in flight finish within `drain_timeout`.
+    pub async fn stop(mut self) {
+        self.readiness.drain();
+        tokio::time::sleep(NOTICE).await;
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        let observer = Arc::clone(&self.observer);
+        // Off the runtime: it waits for a thread.
+        if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
+            tracing::warn!("some audit lines were not written");
+        }
+    }
+}
+
+/// Shared secrets are read at the start, so that a missing or short one is an error and not an issuer nobody can use.
+fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
+    for issuer in policy.issuers.list() {
+        if let KeySource::Secret(source) = &issuer.source {
+            let set = secrets::resolve(source).and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms));
+            if let Err(error) = set {
+                bail!("issuer `{}`: {error}", if issuer.name.is_empty() { "absent" } else { &*issuer.name });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `/readyz` asks.
+fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + Sync + 'static {
+    let readiness = Arc::clone(readiness);
+    move || ops::Readiness { missing: readiness.missing() }
+}
+
+/// What `/metrics` asks the other rooms.
+fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
+    let (live, store) = (Arc::clone(live), Arc::clone(store));
+    move || {
+        let state = live.load();
+        let jwks = state.sources.iter().map(|source| {
+            let status = source.status();
+            JwksStatus {
+                issuer: status.issuer.to_string(),
+                keys: status.keys as u64,
+                age_seconds: status.age.map(|age| age.as_secs_f64()),
+                ok: status.fetches_ok,
+                failed: status.fetches_failed,
+            }
+        });
+        let status = store.status();
+        let circuit = match status.circuit {
+            store::Circuit::Closed => Circuit::Closed,
+            store::Circuit::Connecting => Circuit::HalfOpen,
+            store::Circuit::Open => Circuit::Open,
+        };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+    }
+}
+
+/// The admin token as it is at each call. One that cannot be read, or is too weak, stops the start.
+fn admin_token(config: &AdminListenConfig) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
+    let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
+    token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
+    let source = config.token.clone();
+    Ok(move || secrets::resolve(&source).ok())
+}
+
+struct Servers<'a> {
+    tasks: &'a mut JoinSet<()>,
+    stop: &'a CancellationToken,
+    looked: &'a Arc<Notify>,
+    drain: Duration,
+}
+
+impl Servers<'_> {
+    async fn grpc(&mut self, file: &File, checker: Arc<Checker>, readiness: &Arc<Readiness>) -> anyhow::Result<Address> {
+        let refusals = Arc::clone(&checker);
+        let in_flight =
+            InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, move |refusal| refused(&refusals, refusal))?;
+        let service =
+            AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
+        let (health, health_server) = grpc::health();
+        self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
+        let listener = Listener::bind(&file.listen.grpc, Protocol::Grpc).await?;
+        let address = self.watch_certificates(&listener);
+        let routes = tonic::service::Routes::new(in_flight.guard(service)).add_service(health_server).prepare();
+        self.tasks.spawn(grpc::serve(listener, routes, self.stop.clone(), self.drain));
+        Ok(address)
+    }
+
+    async fn http<H, F, B>(&mut self, config: &listener::ListenerConfig, handler: H) -> anyhow::Result<Address>
+    where
+        H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
+        F: Future<Output = http::Response<B>> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<listener::BoxError>,
+    {
+        let listener = Listener::bind(config, Protocol::Http).await?;
+        let address = self.watch_certificates(&listener);
+        let service = tower::service_fn(move |request| {
+            let response = handler(request);
+            async move { Ok::<_, std::convert::Infallible>(response.await) }
+        });
+        let service = hyper_util::service::TowerToHyperService::new(service);
+        self.tasks.spawn(listener::serve(listener, service, self.stop.clone(), self.drain));
+        Ok(address)
+    }
+
+    /// Certificates are read again whenever files are looked at.
+    fn watch_certificates(&mut self, listener: &Listener) -> Address {
+        if let Some(tls) = listener.tls().cloned() {
+            self.tasks.spawn(keep_certificates(tls, Arc::clone(self.looked), self.stop.clone()));
+        }
+        listener.address().clone()
+    }
+}
+
+/// What the body bound answers with: the same shape as every denial, and a record of its own.
+fn refused(checker: &Checker, refusal: Refusal) -> Bytes {
+    let denial = match refusal {
+        Refusal::TooLarge => Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows"),
+        Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1)),
+    };
+    let answered = checker.refuse(denial);
+    match answered.answer {
+        Answer::Deny(answer) => envoy::denied(answer, &answered.metadata).encode_to_vec().into(),
+        // Not a message at all: the proxy takes it for a failed check.
+        Answer::Allow(_) | Answer::Fail(_) => Bytes::from_static(&[0xff]),
+    }
+}
+
+async fn keep_certificates(tls: Tls, looked: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = looked.notified() => {}
+        }
+        if let Err(error) = tls.reload() {
+            tracing::warn!("the certificates were not read again, the last good ones stay: {error}");
+        }
+    }
+}
+
+async fn keep_health(health: tonic_health::server::HealthReporter, readiness: Arc<Readiness>, stop: CancellationToken) {
+    type Service = AuthorizationServer<EnvoyAuthorization>;
+    let mut tick = tokio::time::interval(HEALTH_EVERY);
+    loop {
+        if readiness.missing().is_empty() {
+            health.set_serving::<Service>().await;
+            health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        } else {
+            health.set_not_serving::<Service>().await;
+            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One check at the edge: snapshot, [`prepare`], one question to the store, [`conclude`](Pending::conclude), the shaped answer, one record.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use tollgate_core::{
+    check::{Pending, Prepared, prepare},
+    decision::{
+        Decision, Denial, Failure, Outcome, Reason,
+        answer::{self, AllowedAnswer, DeniedAnswer},
+    },
+    limit::Answers,
+    request::{RawBody, RawRequest},
+    route::OnOutage,
+    snapshot::Snapshot,
+    time::{Span, Timestamp},
+};
+
+use crate::{
+    live::{Live, State},
+    observe::Observer,
+    store::{LocalFallback, Store},
+};
+
+/// Decides requests. One for all front-ends, so that none can answer differently.
+pub struct Checker {
+    live: Arc<Live>,
+    store: Arc<dyn Store>,
+    local: Option<Arc<LocalFallback>>,
+    observer: Arc<Observer>,
+    clock: Clock,
+    max_body: usize,
+}
+
+/// Where `now` comes from.
+pub type Clock = fn() -> Timestamp;
+
+/// What a front-end encodes.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// What the proxy may log and later filters may read: decision id, reason, subject, tenant, model, route.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// A decision, shaped.
+#[derive(Debug)]
+pub enum Answer {
+    /// Forward, with these changes.
+    Allow(AllowedAnswer),
+    /// Refuse, with this response.
+    Deny(DeniedAnswer),
+    /// Hand the failure to the proxy.
+    Fail(Failure),
+}
+
+impl std::fmt::Debug for Checker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Checker")
+    }
+}
+
+impl Checker {
+    /// A checker over these rooms. `local` is there when some route counts locally in an outage; `max_body` is `body.max`.
+    pub fn new(
+        live: Arc<Live>,
+        store: Arc<dyn Store>,
+        local: Option<Arc<LocalFallback>>,
+        observer: Arc<Observer>,
+        clock: Clock,
+        max_body: usize,
+    ) -> Self {
+        Self { live, store, local, observer, clock, max_body }
+    }
+
+    /// Decides one request. A panic inside is caught and denied.
+    pub async fn check(&self, raw: RawRequest<'_>) -> Answered {
+        let answered = AssertUnwindSafe(self.recorded(raw)).catch_unwind().await;
+        answered.unwrap_or_else(|_| {
+            // The record was dropped by the panic and says so; this answer has no other.
+            let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
+            shape(&outcome, &self.live.load().snapshot, "panic")
+        })
+    }
+
+    /// Answers what a front-end could not even read.
+    pub fn refuse(&self, denial: Denial) -> Answered {
+        let mut record = self.observer.begin((self.clock)());
+        let outcome = Outcome::refused(denial);
+        record.decided(&outcome);
+        let answered = shape(&outcome, &self.live.load().snapshot, record.id());
+        record.answered();
+        answered
+    }
+
+    async fn recorded(&self, raw: RawRequest<'_>) -> Answered {
+        let mut record = self.observer.begin((self.clock)());
+        record.asked(&raw);
+        let state = self.live.load();
+        let outcome = self.decide(&state, raw, record.now(), record.has_room()).await;
+        record.decided(&outcome);
+        if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
+            source.unknown_key();
+        }
+        let answered = shape(&outcome, &state.snapshot, record.id());
+        record.answered();
+        answered
+    }
+
+    async fn decide(&self, state: &State, raw: RawRequest<'_>, now: Timestamp, has_room: bool) -> Outcome {
+        if !has_room {
+            let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
+            return Outcome::refused(denial.after(Span::from_secs(1)));
+        }
+        if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
+            return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
+        }
+        match prepare(&state.snapshot, raw, now) {
+            Prepared::Done(outcome) => outcome,
+            Prepared::Ask(pending) => self.ask(pending).await,
+        }
+    }
+
+    /// One round trip at most; none when there is nothing to ask.
+    async fn ask(&self, pending: Pending) -> Outcome {
+        if pending.demands().is_empty() {
+            return pending.conclude(Ok(Answers::Counted(Vec::new())));
+        }
+        match (self.store.admit(pending.demands()).await, pending.on_outage(), &self.local) {
+            (Err(outage), OnOutage::Local, Some(local)) => {
+                let answers = local.admit(pending.demands());
+                pending.conclude_locally(outage, answers)
+            }
+            (answers, _, _) => pending.conclude(answers),
+        }
+    }
+}
+
+fn shape(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Answered {
+    let evidence = &outcome.evidence;
+    let mut metadata = vec![("decision_id", decision_id.to_owned())];
+    let principal = evidence.principal.as_ref();
+    metadata.extend(evidence.route.as_ref().map(|route| ("route", route.name.clone())));
+    metadata.extend(principal.map(|principal| ("subject", principal.subject().to_owned())));
+    metadata.extend(principal.and_then(|principal| principal.tenant()).map(|tenant| ("tenant", tenant.to_owned())));
+    metadata.extend(evidence.model.clone().map(|model| ("model", model)));
+    let answer = match &outcome.decision {
+        Decision::Allow(grant) => Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)),
+        Decision::Deny(denial) => {
+            metadata.push(("reason", denial.reason.code().to_owned()));
+            Answer::Deny(answer::denied(denial, evidence, decision_id))
+        }
+        Decision::Fail(failure) => {
+            metadata.push(("reason", failure.reason.code().to_owned()));
+            Answer::Fail(failure.clone())
+        }
+    };
+    Answered { answer, metadata }
+}

@@ -1,0 +1,311 @@
+//! The file: every section, and where each is compiled. The sections belong to their rooms; this only puts them side by side.
+
+use std::{fmt, path::Path as FilePath};
+
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+use tollgate_core::{
+    authn::issuer::IssuerConfig,
+    authz::model::ModelConfig,
+    config::{ConfigError, Document, Errors, Path},
+    limit::rate::LimitConfig,
+    policy::{Policy, PolicyConfig},
+    revocation::RevocationConfig,
+    route::RouteConfig,
+    secret::SecretSource,
+    time::Span,
+};
+
+use crate::{
+    frontend::in_flight::InFlight,
+    listener::{Address, ListenerConfig, SocketMode, TlsConfig},
+    observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
+    store::StoreConfig,
+};
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Tollgate configuration")]
+pub struct File {
+    /// Where Tollgate listens.
+    #[serde(default)]
+    pub listen: ListenConfig,
+    /// How much of request bodies is held at once.
+    #[serde(default)]
+    pub body: BodyConfig,
+    /// How long open checks may take to finish at shutdown. Default 20s: below the 30s Kubernetes gives by default.
+    #[serde(default = "drain_timeout")]
+    pub drain_timeout: Span,
+    /// Where limits are counted and revocations kept. Default: in memory, which is right for one replica.
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// The audit lines.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// What the metrics tell apart.
+    #[serde(default)]
+    pub observe: ObserveConfig,
+    /// The log of the process itself.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Who may issue tokens. Needed as soon as one route is not public.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
+    /// Names for models. With none, a model's name is what clients send.
+    #[serde(default)]
+    pub models: Vec<ModelConfig>,
+    /// What is open, and to whom. What no route covers is denied.
+    pub routes: Vec<RouteConfig>,
+    /// How much.
+    #[serde(default)]
+    pub limits: Vec<LimitConfig>,
+    /// Blacklists of other services.
+    #[serde(default)]
+    pub revocation: RevocationConfig,
+    /// Deny requests whose scheme, as the proxy reports it, is not https. Default false: TLS often ends before the proxy.
+    #[serde(default)]
+    pub require_https: bool,
+}
+
+fn drain_timeout() -> Span {
+    Span::from_secs(20)
+}
+
+/// `listen`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
+    pub grpc: ListenerConfig,
+    /// `/healthz`, `/readyz` and `/metrics`: nothing secret, nothing mutable. Default `127.0.0.1:9002`.
+    pub ops: ListenerConfig,
+    /// The API that changes things. Default: off.
+    pub admin: Option<AdminListenConfig>,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let loopback = |port: u16| ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+        Self { grpc: loopback(9000), ops: loopback(9002), admin: None }
+    }
+}
+
+/// `listen.admin`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminListenConfig {
+    /// `host:port` or `unix:/path`.
+    #[schemars(with = "String")]
+    #[serde(deserialize_with = "address")]
+    pub address: Address,
+    /// Permissions of a Unix socket. Default `0660`.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, deserialize_with = "mode")]
+    pub mode: SocketMode,
+    /// TLS; the bearer token is a secret on the wire.
+    pub tls: Option<TlsConfig>,
+    /// The bearer token every call needs, on loopback too.
+    pub token: SecretSource,
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketMode, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+impl AdminListenConfig {
+    /// The listener without its token.
+    pub fn listener(&self) -> ListenerConfig {
+        ListenerConfig { address: self.address.clone(), mode: self.mode, tls: self.tls.clone() }
+    }
+}
+
+/// `body`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BodyConfig {
+    /// The largest request body; above it 413 `body_too_large`. Default 16MiB: images come in bodies. Not above what the proxy sends.
+    pub max: ByteSize,
+    /// The most that all checks in flight may hold; above it 503 `overloaded`, before a message is read. Default 128MiB.
+    pub max_in_flight: ByteSize,
+}
+
+impl Default for BodyConfig {
+    fn default() -> Self {
+        Self { max: ByteSize(16 << 20), max_in_flight: ByteSize(128 << 20) }
+    }
+}
+
+/// A number of bytes: an integer and `B`, `KiB`, `MiB` or `GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub usize);
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit: Option<usize> = match unit {
+            "B" => Some(1),
+            "KiB" => Some(1 << 10),
+            "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
+            _ => None,
+        };
+        let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+        bytes.map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"
+            ))
+        })
+    }
+}
+
+impl JsonSchema for ByteSize {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$", "description": "An integer and `B`, `KiB`, `MiB` or `GiB`: `16MiB`." })
+    }
+}
+
+/// A file that was read and compiled.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its sections.
+    pub file: File,
+    /// Its policy.
+    pub policy: Policy,
+}
+
+/// Why a file is not used.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It cannot be read.
+    #[error("`{path}` cannot be read: {error}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It was read, and this is wrong with it.
+    #[error("{}", shown(path, errors))]
+    Wrong {
+        /// The file.
+        path: String,
+        /// All of it.
+        errors: Vec<ConfigError>,
+    },
+}
+
+fn shown(path: &str, errors: &[ConfigError]) -> String {
+    let lines: Vec<String> = errors.iter().map(|error| Located { path, error }.to_string()).collect();
+    lines.join("\n")
+}
+
+/// `file:line: place: message`, as compilers write it.
+struct Located<'a> {
+    path: &'a str,
+    error: &'a ConfigError,
+}
+
+impl fmt::Display for Located<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, error } = self;
+        match error.line {
+            Some(line) => write!(f, "{path}:{line}: ")?,
+            None => write!(f, "{path}: ")?,
+        }
+        if !error.path.is_empty() {
+            write!(f, "{}: ", error.path)?;
+        }
+        f.write_str(&error.message)
+    }
+}
+
+/// Reads and compiles a file.
+///
+/// # Errors
+/// Everything that is wrong with it at once.
+pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: shown.clone(), error })?;
+    compile(&text, &|name| std::env::var(name).ok()).map_err(|errors| LoadError::Wrong { path: shown, errors })
+}
+
+/// Compiles the text of a file.
+///
+/// # Errors
+/// Everything that is wrong with it at once.
+pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<ConfigError>> {
+    let document = Document::parse(text, env)?;
+    let file: File = document.read()?;
+    let mut errors = Errors::default();
+    let root = Path::root();
+    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| Bytes::new()) {
+        errors.push(&root.key("body"), error.to_string());
+    }
+    file.audit.check(&root.key("audit"), &mut errors);
+    file.observe.check(&root.key("observe"), &mut errors);
+    let policy = Policy::compile(&file.policy(), &mut errors);
+    file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
+    match policy {
+        Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
+        _ => Err(document.locate(errors)),
+    }
+}
+
+impl File {
+    /// The sections the core compiles.
+    pub fn policy(&self) -> PolicyConfig {
+        PolicyConfig {
+            issuers: self.issuers.clone(),
+            models: self.models.clone(),
+            routes: self.routes.clone(),
+            limits: self.limits.clone(),
+            revocation: self.revocation.clone(),
+            require_https: self.require_https,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        compile(text, &|_| None).map(drop).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_smallest_file_is_a_public_route() {
+        let loaded = compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
+        assert_eq!(loaded.file.body.max, ByteSize(16 << 20));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        let text = "presets: [vllm]\nroutes: [{ preset: vllm }]\n";
+        assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
+        assert!(errors(text).iter().any(|error| error.contains("unknown key `preset`")), "{:?}", errors(text));
+    }
+
+    #[test]
+    fn sizes_need_a_unit() {
+        let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
+        assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
+        assert!(
+            errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0]
+                .contains("max_in_flight")
+        );
+    }
+}

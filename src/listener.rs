@@ -1,0 +1,59 @@
+//! Where connections come from: TCP or Unix sockets, with or without TLS, each with its limits, and served until told to stop.
+//!
+//! ```text
+//! ListenerConfig -> Listener::bind -> serve: accept -> TLS handshake -> HTTP -> service
+//! ```
+//!
+//! Every limit is here or in [`http`]: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
+//! library's default, several of which mean no limit.
+
+mod accept;
+mod address;
+mod config;
+mod http;
+mod serve;
+mod stream;
+mod tls;
+mod unix;
+
+use std::time::Duration;
+
+pub use accept::{BindError, Listener};
+pub use address::{Address, AddressError};
+pub use config::{ListenerConfig, ModeError, SocketMode, TlsConfig};
+pub use http::Protocol;
+pub use serve::{BoxError, serve};
+pub use stream::Peer;
+pub use tls::{Tls, TlsError};
+
+/// What a listener bears. The defaults suit a sidecar and a gateway with some hundred proxies.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at a time; one more is closed at once, so that its proxy fails over instead of waiting. A proxy opens one for
+    /// each of its worker threads.
+    pub connections: usize,
+    /// TLS handshakes at a time; others wait within their `handshake`. Each costs a signature, about a millisecond of a core.
+    pub handshakes: usize,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// How long a new connection may wait with its first request: one that never asks holds a place for nothing.
+    pub first_request: Duration,
+    /// How long a connection may stay without a new request, roughly: it is looked at once per such time.
+    pub idle: Duration,
+    /// After this a connection is asked to end, without losing a call, so that a client whose certificate or authority was
+    /// withdrawn comes back for a new handshake.
+    pub age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            handshakes: 64,
+            handshake: Duration::from_secs(10),
+            first_request: Duration::from_secs(30),
+            idle: Duration::from_secs(600),
+            age: Duration::from_secs(3600),
+        }
+    }
+}

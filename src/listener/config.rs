@@ -1,0 +1,199 @@
+//! A listener in the configuration file: an address, or a table with more to say.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::address::Address;
+
+/// Where to listen, and how. In a file either an address alone or `{ address, mode, tls }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// TCP or Unix socket.
+    pub address: Address,
+    /// Permissions of the Unix socket.
+    pub mode: SocketMode,
+    /// TLS, when it is wanted.
+    pub tls: Option<TlsConfig>,
+}
+
+/// TLS on a listener. The files are read again when they change; a set that does not load leaves the last good one in place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the server's certificate, followed by its intermediates.
+    pub cert: PathBuf,
+    /// PEM file with the private key of that certificate (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// PEM file with the authorities whose client certificates are accepted. When it is set, a client without such a
+    /// certificate is not served. Default: none, clients show no certificate, because a proxy that has none is the usual case.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Permissions of a Unix socket, such as `0660`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl Default for SocketMode {
+    /// `0660`: owner and group may connect. A proxy that runs as another user shares the group (in a pod: `fsGroup`); everyone
+    /// else on the machine has no business with the gate.
+    fn default() -> Self {
+        Self(0o660)
+    }
+}
+
+/// Text that is no permission.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a permission: write three octal digits after a zero, such as \"0660\"")]
+pub struct ModeError(String);
+
+impl FromStr for SocketMode {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        match text.strip_prefix('0') {
+            Some(digits) if digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+                u32::from_str_radix(digits, 8).map(Self).map_err(|_| ModeError(text.to_owned()))
+            }
+            _ => Err(ModeError(text.to_owned())),
+        }
+    }
+}
+
+impl ListenerConfig {
+    /// A listener on `address`, with every other setting at its default.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self { address, mode: SocketMode::default(), tls: None }
+    }
+}
+
+/// The two spellings in a file.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used: see the visitor below")]
+enum Spelling {
+    /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
+    Address(String),
+    Table(Table),
+}
+
+/// A listener with more than an address.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
+    address: String,
+    /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660", owner and group: a proxy that runs as another
+    /// user shares the group, and nobody else on the machine may ask.
+    #[serde(default)]
+    mode: Option<String>,
+    /// TLS. Default: none, because a sidecar listens on loopback or on a Unix socket.
+    #[serde(default)]
+    tls: Option<TlsConfig>,
+}
+
+impl JsonSchema for ListenerConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Listener".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Spelling::json_schema(generator)
+    }
+}
+
+// By hand rather than as an untagged enum, whose only message is that nothing matched.
+impl<'de> Deserialize<'de> for ListenerConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListenerVisitor)
+    }
+}
+
+struct ListenerVisitor;
+
+impl<'de> Visitor<'de> for ListenerVisitor {
+    type Value = ListenerConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address, or a table with `address`, `mode` and `tls`")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<ListenerConfig, E> {
+        text.parse().map(ListenerConfig::new).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerConfig, A::Error> {
+        let Table { address, mode, tls } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        let address = address.parse().map_err(A::Error::custom)?;
+        let mode = match (mode, &address) {
+            (None, _) => SocketMode::default(),
+            (Some(mode), Address::Unix(_)) => mode.parse().map_err(A::Error::custom)?,
+            (Some(_), Address::Tcp(_)) => {
+                return Err(A::Error::custom("`mode` belongs to a Unix socket: leave it out for a TCP address"));
+            }
+        };
+        Ok(ListenerConfig { address, mode, tls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<ListenerConfig, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_string_and_a_table_say_the_same() {
+        let plain = read(r#""unix:/run/authz.sock""#).unwrap();
+        assert_eq!(plain, read(r#"{"address": "unix:/run/authz.sock"}"#).unwrap());
+        assert_eq!(plain.mode, SocketMode(0o660));
+    }
+
+    #[test]
+    fn a_table_says_more() {
+        let full =
+            read(r#"{"address": "unix:/x", "mode": "0600", "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}}"#)
+                .unwrap();
+        assert_eq!(full.mode, SocketMode(0o600));
+        assert_eq!(full.tls.unwrap().client_ca, Some("ca.pem".into()));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let rows = [
+            (r#""9000""#, "`9000` is not an address"),
+            (r#"9000"#, "expected an address, or a table"),
+            (r#"{"addres": "unix:/x"}"#, "unknown field `addres`"),
+            (r#"{"mode": "0600"}"#, "missing field `address`"),
+            (r#"{"address": "127.0.0.1:0", "mode": "0600"}"#, "`mode` belongs to a Unix socket"),
+            (r#"{"address": "unix:/x", "mode": "rw"}"#, "`rw` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "0888"}"#, "`0888` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "0+66"}"#, "`0+66` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "4755"}"#, "`4755` is not a permission"),
+            (r#"{"address": "unix:/x", "tls": {"cert": "c.pem"}}"#, "missing field `key`"),
+            (r#"{"address": "unix:/x", "tls": {"cert": "c", "key": "k", "ca": "a"}}"#, "unknown field `ca`"),
+        ];
+        for (json, expected) in rows {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(expected), "`{json}` gave `{error}`");
+        }
+    }
+
+    #[test]
+    fn the_schema_knows_both_spellings() {
+        let schema = serde_json::to_string(&schemars::schema_for!(ListenerConfig)).unwrap();
+        for part in ["anyOf", "\"type\":\"string\"", "client_ca", "additionalProperties\":false"] {
+            assert!(schema.contains(part), "`{part}` is missing in {schema}");
+        }
+    }
+}
