@@ -80,13 +80,9 @@ pub enum Revoked {
 impl Case {
     /// Asks the core: first what came before, then the case itself.
     pub fn decide(&self, snapshot: &Snapshot) -> Outcome {
-        let mut ledger = self.store(snapshot);
         match prepare(snapshot, self.request.raw(), self.now) {
             Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => {
-                let answers = ledger.answer(&pending, self.now, self.outage);
-                pending.conclude(answers)
-            }
+            Prepared::Ask(pending) => self.store(snapshot).conclude(pending, self.now, self.outage),
         }
     }
 
@@ -96,8 +92,8 @@ impl Case {
         for earlier in &self.earlier {
             for _ in 0..earlier.times {
                 if let Prepared::Ask(pending) = prepare(snapshot, earlier.request.raw(), earlier.at) {
-                    // Counted is what matters here, not the answer.
-                    drop(ledger.answer(&pending, earlier.at, None));
+                    // That it was counted is what matters here, not its answer.
+                    drop(ledger.conclude(pending, earlier.at, None));
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tollgate_core::{
     authn::Principal,
     check::Pending,
+    decision::Outcome,
     limit::{Answers, Charge, Demands, Outage, Verdict, reference},
     route::OnOutage,
     time::Timestamp,
@@ -42,17 +43,21 @@ impl Ledger {
         ledger
     }
 
-    /// Answers a check. In an outage a route with `on_outage: local` is answered all the same, as its own process would,
+    /// Concludes a check. In an outage a route with `on_outage: local` is counted all the same, as its own process would,
     /// unless what is broken is that local count.
-    ///
-    /// # Errors
-    /// The outage, if there is one and something had to be asked.
-    pub fn answer(&mut self, pending: &Pending, now: Timestamp, outage: Option<Outage>) -> Result<Answers, Outage> {
-        let demands = pending.demands();
-        let local = pending.on_outage() == OnOutage::Local && !matches!(outage, Some(Outage::Full | Outage::Stale));
+    pub fn conclude(&mut self, pending: Pending, now: Timestamp, outage: Option<Outage>) -> Outcome {
+        let outage = outage.filter(|_| !pending.demands().is_empty());
         match outage {
-            Some(outage) if !demands.is_empty() && !local => Err(outage),
-            _ => Ok(self.admit(demands, now)),
+            None => {
+                let answers = self.admit(pending.demands(), now);
+                pending.conclude(Ok(answers))
+            }
+            Some(outage @ (Outage::Full | Outage::Stale)) => pending.conclude(Err(outage)),
+            Some(outage) if pending.on_outage() == OnOutage::Local => {
+                let answers = self.admit(pending.demands(), now);
+                pending.conclude_locally(outage, Ok(answers))
+            }
+            Some(outage) => pending.conclude(Err(outage)),
         }
     }
 
