@@ -68,7 +68,9 @@ pub fn verify<'k>(
         return Err(Denial::new(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale").into());
     };
     let key = find_key(set, issuer, &header).map_err(|denial| {
-        let unknown_key = (denial.reason == Reason::UnknownKey).then_some(index);
+        // A newer set has no answer for a token that names no key where it must.
+        let named = header.kid.is_some() || !issuer.kid_required;
+        let unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(index);
         Refused { denial: Box::new(denial), unknown_key }
     })?;
     check_signature(&parts, key)?;
