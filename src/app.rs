@@ -19,31 +19,41 @@ use tollgate_core::{
     authn::{issuer::KeySource, jwks::KeySet},
     decision::{Denial, Reason},
     policy::Policy,
+    secret::Secret,
     time::Span,
 };
 
 use crate::{
-    admin::Admin,
+    admin::{self, Admin, store::StoreRevocations},
     check::{Answer, Checker, Clock},
-    config::{File, Loaded},
+    config::{AdminListenConfig, File, Loaded},
     frontend::{
         envoy::{self, EnvoyAuthorization},
         grpc,
         in_flight::{InFlight, Refusal},
     },
     jwks::Engine,
-    listener::{self, Address, Listener, Protocol, Tls},
+    listener::{self, Address, Listener, Peer, Protocol, Tls},
     live::Live,
-    observe::Observer,
-    ops::Ops,
+    observe::{
+        self, Observer,
+        audit::Audit,
+        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        metrics::Metrics,
+    },
+    ops::{self, Ops},
     pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ready::Readiness,
     reload::Reloader,
-    secrets, store,
+    secrets,
+    store::{self, Store},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
 const NOTICE: Duration = Duration::from_millis(500);
+
+/// How long the audit log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
@@ -80,7 +90,7 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let file = loaded.file.clone();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut app = App::start(loaded, crate::check::wall_clock).await?;
+    let mut app = App::start(loaded, observe::now).await?;
     tracing::info!(grpc = %app.grpc, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);
     tokio::select! {
@@ -105,8 +115,10 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
-        let observer = Observer::new(&file.audit, &file.observe, &policy.route_names).context("cannot open the audit log")?;
-        let store = store::open(&file.store, &policy, stop.clone()).await.context("cannot open the store")?;
+        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
+        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        observer.metrics().reloaded(observe::now(), true);
+        let store = store::open(&file.store, stop.clone())?;
 
         // The engine speaks up before the live state exists, so it finds it through a cell that is filled right after.
         let cell: Arc<OnceLock<Arc<Live>>> = Arc::default();
@@ -137,20 +149,21 @@ impl App {
         let drain = file.drain_timeout.std();
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
         let grpc = servers.grpc(&file, checker, &readiness).await?;
-        let ops = Arc::new(Ops::new(Arc::clone(&observer), Arc::clone(&readiness), Arc::clone(&live), Arc::clone(&store.store)));
+        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
         let ops = servers.http(&file.listen.ops, move |request| {
-            let ops = Arc::clone(&ops);
-            async move { ops.handle(request).await }
+            let handlers = Arc::clone(&handlers);
+            async move { ops::handle(&handlers, request).await }
         });
         let ops = ops.await?;
         let admin = match &file.listen.admin {
             None => None,
             Some(config) => {
-                let admin = Admin::new(config.token.clone(), Arc::clone(&store.store), Arc::clone(&observer)).map_err(anyhow::Error::msg)?;
-                let admin = Arc::new(admin);
-                let handler = move |request| {
-                    let admin = Arc::clone(&admin);
-                    async move { admin.handle(request).await }
+                let revocations = StoreRevocations(Arc::clone(&store.store));
+                let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, Arc::clone(observer.audit())));
+                let handler = move |request: http::Request<_>| {
+                    let handlers = Arc::clone(&handlers);
+                    let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
+                    async move { admin::handle(&handlers, peer, request).await }
                 };
                 Some(servers.http(&config.listener(), handler).await?)
             }
@@ -171,7 +184,11 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        self.observer.flush().await;
+        let observer = Arc::clone(&self.observer);
+        // Off the runtime: it waits for a thread.
+        if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
+            tracing::warn!("some audit lines were not written");
+        }
     }
 }
 
@@ -186,6 +203,45 @@ fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What `/readyz` asks.
+fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + Sync + 'static {
+    let readiness = Arc::clone(readiness);
+    move || ops::Readiness { missing: readiness.missing() }
+}
+
+/// What `/metrics` asks the other rooms.
+fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
+    let (live, store) = (Arc::clone(live), Arc::clone(store));
+    move || {
+        let state = live.load();
+        let jwks = state.sources.iter().map(|source| {
+            let status = source.status();
+            JwksStatus {
+                issuer: status.issuer.to_string(),
+                keys: status.keys as u64,
+                age_seconds: status.age.map(|age| age.as_secs_f64()),
+                ok: status.fetches_ok,
+                failed: status.fetches_failed,
+            }
+        });
+        let status = store.status();
+        let circuit = match status.circuit {
+            store::Circuit::Closed => Circuit::Closed,
+            store::Circuit::Connecting => Circuit::HalfOpen,
+            store::Circuit::Open => Circuit::Open,
+        };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+    }
+}
+
+/// The admin token as it is at each call. One that cannot be read, or is too weak, stops the start.
+fn admin_token(config: &AdminListenConfig) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
+    let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
+    token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
+    let source = config.token.clone();
+    Ok(move || secrets::resolve(&source).ok())
 }
 
 struct Servers<'a> {
