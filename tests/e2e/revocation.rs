@@ -6,7 +6,7 @@ use crate::rig::{
     POLICY, Rig,
     http::{Reply, Request},
     issuer::now,
-    redis::Redis,
+    redis::{PASSWORD, Redis},
     tollgate::{ADMIN_TOKEN, run},
 };
 
@@ -114,11 +114,11 @@ fn the_command_line_takes_back_in_redis_and_another_service_s_blacklist_counts()
     let store = redis.store().replace("${DIR}", &place);
     let policy = POLICY.replace("    algorithms:", "    required_claims: [iat, jti]\n    algorithms:");
     let rig = Rig::start(&format!("{policy}{store}revocation: {{ foreign: [\"blacklist:{{jti}}\"] }}\n"));
-    let url = format!("unix://{place}/redis.sock");
+    // Not on the command line, where the list of processes would show the password.
+    std::fs::write(dir.path().join("redis.url"), format!("unix://{place}/redis.sock?pass={PASSWORD}")).unwrap();
     let revoke = |arguments: &[&str]| {
         let (verb, rest) = arguments.split_first().unwrap();
-        let secret = format!("{place}/redis.password");
-        let output = run(dir.path(), &[&["revoke", verb, "--redis", &url, "--password-file", &secret], rest].concat());
+        let output = run(dir.path(), &[&["revoke", verb, "--redis", "@redis.url"], rest].concat());
         assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     };
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 by hand: a client that can send what no library would, and a server that shows exactly what arrived.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::Arc,
     time::{Duration, Instant},

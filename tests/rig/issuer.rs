@@ -10,7 +10,6 @@ use std::{
 };
 
 use aws_lc_rs::{
-    encoding::{AsDer as _, Pkcs8V1Der},
     hmac,
     rand::SystemRandom,
     rsa::KeySize,
@@ -98,8 +97,7 @@ impl Key {
     /// The private half of an EC key as PEM, for `tollgate token mint`.
     pub(crate) fn pem(&self) -> String {
         let Pair::Ec(pair) = &*self.pair else { panic!("an EC key") };
-        let der: Pkcs8V1Der<'_> = pair.to_pkcs8v1().unwrap().as_ref().to_vec().into_boxed_slice().into();
-        pem(der.as_ref())
+        pem(pair.to_pkcs8v1().unwrap().as_ref())
     }
 
     fn sign(&self, signed: &[u8]) -> Vec<u8> {
