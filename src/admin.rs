@@ -11,14 +11,7 @@ mod record;
 pub mod request;
 pub mod store;
 
-use std::{
-    error::Error,
-    fmt,
-    future::Future,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -234,4 +227,4 @@ impl Listed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

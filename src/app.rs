@@ -78,7 +78,11 @@ pub struct App {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("grpc", &self.grpc).field("ops", &self.ops).field("admin", &self.admin).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("grpc", &self.grpc)
+            .field("ops", &self.ops)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -254,8 +258,10 @@ struct Servers<'a> {
 impl Servers<'_> {
     async fn grpc(&mut self, file: &File, checker: Arc<Checker>, readiness: &Arc<Readiness>) -> anyhow::Result<Address> {
         let refusals = Arc::clone(&checker);
-        let in_flight = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, move |refusal| refused(&refusals, refusal))?;
-        let service = AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
+        let in_flight =
+            InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, move |refusal| refused(&refusals, refusal))?;
+        let service =
+            AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
         let (health, health_server) = grpc::health();
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(&file.listen.grpc, Protocol::Grpc).await?;

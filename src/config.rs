@@ -159,7 +159,11 @@ impl<'de> Deserialize<'de> for ByteSize {
             _ => None,
         };
         let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-        bytes.map(Self).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`")))
+        bytes.map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"
+            ))
+        })
     }
 }
 
@@ -299,6 +303,9 @@ mod tests {
     fn sizes_need_a_unit() {
         let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
         assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
-        assert!(errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0].contains("max_in_flight"));
+        assert!(
+            errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0]
+                .contains("max_in_flight")
+        );
     }
 }

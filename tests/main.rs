@@ -3,5 +3,7 @@
 
 mod architecture;
 mod e2e;
+mod jwks;
 mod rig;
+mod store;
 mod wire;

@@ -14,7 +14,10 @@ pub const MIN_TOKEN: usize = 32;
 pub fn check_token(token: &Secret) -> Result<(), String> {
     let token = token.expose();
     if token.len() < MIN_TOKEN {
-        return Err(format!("the admin token has {} bytes and needs {MIN_TOKEN}; make one with `openssl rand -hex 32`", token.len()));
+        return Err(format!(
+            "the admin token has {} bytes and needs {MIN_TOKEN}; make one with `openssl rand -hex 32`",
+            token.len()
+        ));
     }
     if !token.iter().all(u8::is_ascii_graphic) {
         return Err("the admin token holds a space or a character outside of ASCII; make one with `openssl rand -hex 32`".into());

@@ -158,7 +158,8 @@ pub(super) fn page(query: &str) -> Result<(usize, Option<&str>), Refusal> {
             Some(("cursor", text)) if cursor.is_none() => {
                 let good = (1..=256).contains(&text.len())
                     && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'));
-                cursor = Some(good.then_some(text).ok_or_else(|| Refusal::invalid("`cursor` is not the `next` of an earlier page"))?);
+                cursor =
+                    Some(good.then_some(text).ok_or_else(|| Refusal::invalid("`cursor` is not the `next` of an earlier page"))?);
             }
             _ => return Err(Refusal::invalid("the query takes `limit` and `cursor`, once each")),
         }

@@ -116,7 +116,7 @@ struct Access {
     #[command(flatten)]
     store: StoreArgs,
     /// The file with the admin API's bearer token.
-    #[arg(long, value_name = "FILE", requires = "admin", required_unless_present = "redis")]
+    #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -157,13 +157,19 @@ fn note(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// The store or the admin API cannot be asked or refuses, or a file cannot be read.
-pub async fn run<R, F>(args: RevokeArgs, out: &mut (dyn Write + Send), connect: impl FnOnce(Secret) -> F) -> anyhow::Result<ExitCode>
+pub async fn run<R, F>(
+    args: RevokeArgs,
+    out: &mut (dyn Write + Send),
+    connect: impl FnOnce(Secret) -> F,
+) -> anyhow::Result<ExitCode>
 where
     R: Revocations,
     F: Future<Output = anyhow::Result<R>>,
 {
     let access = match &args.action {
-        Action::Add(AddArgs { access, .. }) | Action::List(ListArgs { access }) | Action::Remove(RemoveArgs { access, .. }) => access,
+        Action::Add(AddArgs { access, .. }) | Action::List(ListArgs { access }) | Action::Remove(RemoveArgs { access, .. }) => {
+            access
+        }
     };
     if let Some(url) = &access.store.redis {
         let url = match url.strip_prefix('@') {
@@ -254,7 +260,9 @@ fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
     let at = args.at.map_or(Ok(now.secs()), |at| check_at(at, now)).map_err(anyhow::Error::msg)?;
     let ttl = args.ttl.unwrap_or_else(|| match expires {
         // An hour for clocks and leeway.
-        Some(expires) => Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600)).clamp(default_ttl(&target), BEFORE_TTL),
+        Some(expires) => {
+            Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600)).clamp(default_ttl(&target), BEFORE_TTL)
+        }
         None => default_ttl(&target),
     });
     Ok(Revocation { target, at, ttl, note: args.note.clone() })
@@ -271,7 +279,9 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         What { token, .. } => {
             let token = read_token(token.as_deref().unwrap_or_default())?;
             let text = std::str::from_utf8(token.expose()).ok().filter(|text| text.split('.').count() == 3);
-            let Some(text) = text else { bail!("this is no JWT: it needs a header, a payload and a signature, with dots between") };
+            let Some(text) = text else {
+                bail!("this is no JWT: it needs a header, a payload and a signature, with dots between")
+            };
             return Ok((Target::Token { sha256: token_digest(text) }, expiry(text)));
         }
     };

@@ -22,7 +22,21 @@ mod tests {
     #[test]
     fn the_schema_knows_every_section() {
         let schema = serde_json::to_value(super::schema()).unwrap();
-        for section in ["listen", "body", "drain_timeout", "store", "audit", "observe", "log", "issuers", "models", "routes", "limits", "revocation", "require_https"] {
+        for section in [
+            "listen",
+            "body",
+            "drain_timeout",
+            "store",
+            "audit",
+            "observe",
+            "log",
+            "issuers",
+            "models",
+            "routes",
+            "limits",
+            "revocation",
+            "require_https",
+        ] {
             assert!(schema["properties"][section]["description"].is_string(), "{section}");
         }
         assert_eq!(schema["additionalProperties"], false);

@@ -115,7 +115,8 @@ impl AuditConfig {
             errors.push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));
         }
         if self.to == AuditTarget::None && self.on_full == OnFull::Deny {
-            errors.push(&path.key("on_full"), "`deny` has no meaning while nothing is written; remove it, or choose another `to`");
+            errors
+                .push(&path.key("on_full"), "`deny` has no meaning while nothing is written; remove it, or choose another `to`");
         }
     }
 }

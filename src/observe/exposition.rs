@@ -147,7 +147,8 @@ impl Scrape {
         let Some(store) = self.status.store else { return Ok(()) };
         Family::gauge(encoder, "store_up", "Whether the last question to the store was answered.", None)?
             .alone(u64::from(store.up))?;
-        let mut family = Family::gauge(encoder, "store_circuit", "The state of the store's circuit breaker: 1 for the one it is in.", None)?;
+        let mut family =
+            Family::gauge(encoder, "store_circuit", "The state of the store's circuit breaker: 1 for the one it is in.", None)?;
         for state in Circuit::ALL {
             family.value(&[("state", state.label())], u64::from(state == store.circuit))?;
         }
@@ -218,7 +219,12 @@ impl<'e> Family<'e> {
         Self::new(encoder, name, help, None, MetricType::Counter)
     }
 
-    fn gauge(encoder: &'e mut DescriptorEncoder<'_>, name: &'e str, help: &str, unit: Option<&'e Unit>) -> Result<Self, fmt::Error> {
+    fn gauge(
+        encoder: &'e mut DescriptorEncoder<'_>,
+        name: &'e str,
+        help: &str,
+        unit: Option<&'e Unit>,
+    ) -> Result<Self, fmt::Error> {
         Self::new(encoder, name, help, unit, MetricType::Gauge)
     }
 

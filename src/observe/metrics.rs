@@ -43,7 +43,10 @@ impl ObserveConfig {
     /// Notes what is wrong with the section.
     pub fn check(&self, path: &Path, errors: &mut Errors) {
         if self.subjects > Self::MOST_SUBJECTS {
-            errors.push(&path.key("subjects"), format!("`{}` is more than {}, the most there may be", self.subjects, Self::MOST_SUBJECTS));
+            errors.push(
+                &path.key("subjects"),
+                format!("`{}` is more than {}, the most there may be", self.subjects, Self::MOST_SUBJECTS),
+            );
         }
     }
 }
@@ -205,7 +208,9 @@ mod tests {
 
     #[test]
     fn a_duration_falls_into_the_first_bucket_that_holds_it() {
-        for (micros, bucket) in [(0, 0), (50, 0), (51, 1), (1_000, 4), (1_001, 5), (1_000_000, 13), (1_000_001, 14), (u64::MAX, 14)] {
+        for (micros, bucket) in
+            [(0, 0), (50, 0), (51, 1), (1_000, 4), (1_001, 5), (1_000_000, 13), (1_000_001, 14), (u64::MAX, 14)]
+        {
             let counters = RouteCounters::new();
             counters.durations.observe(Duration::from_micros(micros));
             let (sum, counts) = counters.durations.read();

@@ -74,7 +74,8 @@ limits:
         )
         .unwrap();
         let mut errors = Errors::default();
-        let policy = Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
+        let policy =
+            Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
         let metrics = Metrics::new(&ObserveConfig { subjects });
         metrics.add_routes(policy.route_names.iter().map(String::as_str));
         metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
@@ -87,7 +88,10 @@ limits:
     }
 
     fn token(claims: &Value) -> String {
-        format!("Bearer {}", jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap())
+        format!(
+            "Bearer {}",
+            jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+        )
     }
 
     fn alice() -> String {
@@ -140,7 +144,8 @@ limits:
     fn counted(&self) -> Vec<(String, u64)> {
         let text = self.observer.exposition(Status::default()).unwrap();
         let lines = text.lines().filter_map(|line| line.strip_prefix("tollgate_checks_total")?.rsplit_once(' '));
-        let lines = lines.map(|(labels, count)| (labels.replace("decision=", "").replace("reason=", "").replace("route=", ""), count));
+        let lines =
+            lines.map(|(labels, count)| (labels.replace("decision=", "").replace("reason=", "").replace("route=", ""), count));
         lines.map(|(labels, count)| (labels.replace('"', ""), count.parse().unwrap())).filter(|(_, count)| *count > 0).collect()
     }
 }
@@ -196,7 +201,8 @@ fn each_way_to_end_is_told_apart() {
     bench.check("GET", "/strict", &alice, Err(Outage::CircuitOpen), answered);
     bench.check("GET", "/health", "", none(), answered);
     let lines = bench.lines();
-    let told: Vec<_> = lines.iter().map(|line| ["decision", "reason", "route", "cause"].map(|key| line[key].as_str().unwrap_or("-"))).collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| ["decision", "reason", "route", "cause"].map(|key| line[key].as_str().unwrap_or("-"))).collect();
     assert_eq!(
         told,
         [
@@ -233,12 +239,23 @@ fn what_was_not_answered_is_never_an_allow() {
     }));
     assert!(panicked.is_err());
     drop(bench.observer.begin(NOW));
-    let expected = [("{chat,cancelled,cancelled}", 0), ("{cancelled,cancelled,chat}", 1), ("{panic,internal,chat}", 1), ("{cancelled,cancelled,none}", 1)];
+    let expected = [
+        ("{chat,cancelled,cancelled}", 0),
+        ("{cancelled,cancelled,chat}", 1),
+        ("{panic,internal,chat}", 1),
+        ("{cancelled,cancelled,none}", 1),
+    ];
     assert_eq!(bench.counted(), expected[1..].iter().map(|(labels, count)| ((*labels).to_owned(), *count)).collect::<Vec<_>>());
     let lines = bench.lines();
-    let told: Vec<_> = lines.iter().map(|line| [&line["decision"], &line["reason"], &line["cause"]].map(|value| value.as_str().unwrap_or("-"))).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| [&line["decision"], &line["reason"], &line["cause"]].map(|value| value.as_str().unwrap_or("-")))
+        .collect();
     let unanswered = "decided `allow` (granted), and not answered";
-    assert_eq!(told, [["cancelled", "cancelled", unanswered], ["panic", "internal", unanswered], ["cancelled", "cancelled", "-"]]);
+    assert_eq!(
+        told,
+        [["cancelled", "cancelled", unanswered], ["panic", "internal", unanswered], ["cancelled", "cancelled", "-"]]
+    );
     let text = bench.observer.exposition(Status::default()).unwrap();
     assert!(text.contains(r#"{issuer="",subject="alice",decision="allow"} 0"#), "{text}");
     assert!(text.contains(r#"{issuer="",subject="alice",decision="deny"} 2"#), "{text}");
@@ -307,8 +324,9 @@ fn everything_counted_as_text() {
     };
     let text = bench.observer.exposition(status).unwrap();
     // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
-    let counted = |line: &&str| !line.contains("_checks_total{") || !line.ends_with(" 0");
-    let shown: Vec<&str> = text.lines().filter(counted).filter(|line| !line.starts_with("tollgate_check_duration_seconds")).collect();
+    let counted = |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
+    let shown: Vec<&str> =
+        text.lines().filter(counted).filter(|line| !line.starts_with("tollgate_check_duration_seconds")).collect();
     let expected = r#"# HELP tollgate_build The version that runs.
 # TYPE tollgate_build info
 tollgate_build_info{version="0.1.0"} 1
@@ -372,8 +390,12 @@ tollgate_subject_checks_total{issuer="",subject="other",decision="allow"} 0
 tollgate_subject_checks_total{issuer="",subject="other",decision="deny"} 0
 # EOF"#;
     assert_eq!(shown.join("\n"), expected);
-    let buckets: Vec<&str> = text.lines().filter(|line| line.contains("duration_seconds_") && line.contains("\"none\"")).collect();
-    let bounds = ["5e-5", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf"];
+    let buckets: Vec<&str> =
+        text.lines().filter(|line| line.contains("duration_seconds_") && line.contains("\"none\"")).collect();
+    let bounds = [
+        "0.00005", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5",
+        "1.0", "+Inf",
+    ];
     let expected: Vec<String> = [("sum{route=\"none\"} 0.0".to_owned()), ("count{route=\"none\"} 0".to_owned())]
         .into_iter()
         .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"none\"}} 0")))

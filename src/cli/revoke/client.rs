@@ -1,11 +1,6 @@
 //! The admin API from the other side: one connection per call, over https, a Unix socket, or plain http on this machine.
 
-use std::{
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -24,11 +19,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
-use tollgate_core::{
-    revocation::Target,
-    secret::Secret,
-    time::Timestamp,
-};
+use tollgate_core::{revocation::Target, secret::Secret, time::Timestamp};
 
 use crate::{
     admin::{
