@@ -38,7 +38,10 @@ fn the_upstream_gets_identity_and_not_the_credential() {
     assert_eq!((&logged["subject"], &logged["tenant"], &logged["model"]), (&json!("alice"), &json!("acme"), &json!("qwen")));
     let audited = until("audit line", || rig.tollgate.audit().into_iter().find(|line| line["decision_id"] == *decision));
     assert_eq!((&audited["sub"], &audited["tenant"], &audited["model"]), (&json!("alice"), &json!("acme"), &json!("qwen")));
-    assert_eq!((&audited["decision"], &audited["method"], &audited["path"]), (&json!("allow"), &json!("POST"), &json!("/v1/chat/completions")));
+    assert_eq!(
+        (&audited["decision"], &audited["method"], &audited["path"]),
+        (&json!("allow"), &json!("POST"), &json!("/v1/chat/completions"))
+    );
 }
 
 #[test]
@@ -165,12 +168,17 @@ fn a_route_may_forward_the_credential_or_replace_it() {
 #[test]
 fn limits_are_told_on_what_passes() {
     let policy = POLICY.replace("    name: models\n", "    name: models\n    limits: [per-subject]\n");
-    let rig = Rig::start(&format!("{policy}limits:\n  - {{ name: per-subject, by: [subject], rate: 60/1m, burst: 3, overrides: [{{ role: premium, rate: 600/1m }}] }}\n"));
+    let rig = Rig::start(&format!(
+        "{policy}limits:\n  - {{ name: per-subject, by: [subject], rate: 60/1m, burst: 3, overrides: [{{ role: premium, rate: 600/1m }}] }}\n"
+    ));
     let models = |token: &str| rig.envoy.send(&Request::get("/v1/models").bearer(token));
     let alice = rig.token(json!({}));
     for left in ["2", "1", "0"] {
         let reply = models(&alice);
-        assert_eq!((reply.status, reply.one("x-ratelimit-limit-requests"), reply.one("x-ratelimit-remaining-requests")), (200, Some("3"), Some(left)));
+        assert_eq!(
+            (reply.status, reply.one("x-ratelimit-limit-requests"), reply.one("x-ratelimit-remaining-requests")),
+            (200, Some("3"), Some(left))
+        );
         assert!(reply.one("ratelimit").unwrap().starts_with(&format!("\"per-subject\";r={left};t=")));
         assert_eq!(reply.one("ratelimit-policy"), Some("\"per-subject\";q=3;w=3"));
     }
@@ -178,7 +186,10 @@ fn limits_are_told_on_what_passes() {
     assert_eq!(rig.upstream.taken().len(), 3);
     // Somebody else has a bucket of their own, and a role another rate.
     assert_eq!(models(&rig.token(json!({ "sub": "bob" }))).one("x-ratelimit-remaining-requests"), Some("2"));
-    assert_eq!(models(&rig.token(json!({ "sub": "carol", "roles": ["premium"] }))).one("x-ratelimit-limit-requests"), Some("600"));
+    assert_eq!(
+        models(&rig.token(json!({ "sub": "carol", "roles": ["premium"] }))).one("x-ratelimit-limit-requests"),
+        Some("600")
+    );
     // The upstream is none of the client's limits' business.
     assert!(rig.upstream.taken().iter().all(|seen| seen.all("x-ratelimit-limit-requests").is_empty()));
 }

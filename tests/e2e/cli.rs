@@ -62,7 +62,10 @@ fn check_config_says_everything_that_is_wrong_at_once() {
     }
     let report = json(&run(dir, &["check-config", "wrong.yaml", "--output", "json"]));
     assert_eq!(report["ok"], false);
-    assert!(report["errors"].as_array().unwrap().iter().any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"), "{report}");
+    assert!(
+        report["errors"].as_array().unwrap().iter().any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"),
+        "{report}"
+    );
     // Such a file starts nothing.
     let output = run(dir, &["serve", "--config", "wrong.yaml"]);
     assert!(!output.status.success() && text(&output).contains("wrong.yaml:11:"), "{}", text(&output));
@@ -84,7 +87,9 @@ fn the_schema_is_one_and_knows_every_section() {
     let dir = tempfile::tempdir().unwrap();
     let schema = json(&run(dir.path(), &["schema"]));
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    for section in ["listen", "body", "issuers", "models", "routes", "limits", "store", "revocation", "require_https", "audit", "log"] {
+    for section in
+        ["listen", "body", "issuers", "models", "routes", "limits", "store", "revocation", "require_https", "audit", "log"]
+    {
         assert!(schema["properties"][section]["description"].is_string(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
@@ -102,7 +107,20 @@ fn a_minted_token_passes_and_can_be_explained() {
     std::fs::write(dir.join("key.pem"), key.pem()).unwrap();
     std::fs::write(dir.join("jwks.json"), crate::rig::issuer::jwks(&[&key, &rig.issuer.key])).unwrap();
     let mint = |more: &[&str]| {
-        let who = ["token", "mint", "--key", "key.pem", "--kid", "minted", "--alg", "ES256", "--iss", "https://auth.example.com", "--aud", "inference-api"];
+        let who = [
+            "token",
+            "mint",
+            "--key",
+            "key.pem",
+            "--kid",
+            "minted",
+            "--alg",
+            "ES256",
+            "--iss",
+            "https://auth.example.com",
+            "--aud",
+            "inference-api",
+        ];
         let output = run(dir, &[&who, more].concat());
         assert!(output.status.success(), "{}", text(&output));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -118,8 +136,19 @@ fn a_minted_token_passes_and_can_be_explained() {
 
     // Offline, the same decisions.
     let explain = |token: &str, body: &str| {
-        let asked = ["explain", "--config", "tollgate.yaml", "--method", "POST", "--path", "/v1/chat/completions", "--host", "api.example.com"];
-        let output = run(dir, &[&asked[..], &["--header", "content-type: application/json", "--body", body, "--token", token]].concat());
+        let asked = [
+            "explain",
+            "--config",
+            "tollgate.yaml",
+            "--method",
+            "POST",
+            "--path",
+            "/v1/chat/completions",
+            "--host",
+            "api.example.com",
+        ];
+        let output =
+            run(dir, &[&asked[..], &["--header", "content-type: application/json", "--body", body, "--token", token]].concat());
         (output.status.code(), text(&output))
     };
     for (token, body, code, part) in [
@@ -142,12 +171,47 @@ fn serve_does_not_start_without_what_it_needs() {
     Issuer::new("https://auth.example.com").publish(dir);
     let listen = "listen: { grpc: \"unix:${DIR}/authz.sock\", ops: \"127.0.0.1:0\"";
     let rows = [
-        ("a secret file that is not there", format!("{listen} }}\n{}", POLICY.replace("    scopes: []\n", "    scopes: []\n    upstream_key: \"file:${DIR}/none\"\n")), "none"),
-        ("a shared secret that is too short", format!("{listen} }}\n{}", POLICY.replace("algorithms: [RS256, ES256, EdDSA]\n    jwks: { file: \"${DIR}/jwks.json\" }", "algorithms: [HS256]\n    secret: short")), "auth.example.com"),
-        ("an admin token that could be guessed", format!("{listen}, admin: {{ address: \"127.0.0.1:0\", token: x }} }}\n{POLICY}"), "token"),
-        ("a certificate that is not there", format!("listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"), "c.pem"),
-        ("a directory that is not there", format!("listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"), "nowhere"),
-        ("a name that stands for nothing", format!("{listen} }}\n{}", POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")), "NOBODY_SETS_THIS"),
+        (
+            "a secret file that is not there",
+            format!(
+                "{listen} }}\n{}",
+                POLICY.replace("    scopes: []\n", "    scopes: []\n    upstream_key: \"file:${DIR}/none\"\n")
+            ),
+            "none",
+        ),
+        (
+            "a shared secret that is too short",
+            format!(
+                "{listen} }}\n{}",
+                POLICY.replace(
+                    "algorithms: [RS256, ES256, EdDSA]\n    jwks: { file: \"${DIR}/jwks.json\" }",
+                    "algorithms: [HS256]\n    secret: short"
+                )
+            ),
+            "auth.example.com",
+        ),
+        (
+            "an admin token that could be guessed",
+            format!("{listen}, admin: {{ address: \"127.0.0.1:0\", token: x }} }}\n{POLICY}"),
+            "token",
+        ),
+        (
+            "a certificate that is not there",
+            format!(
+                "listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"
+            ),
+            "c.pem",
+        ),
+        (
+            "a directory that is not there",
+            format!("listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"),
+            "nowhere",
+        ),
+        (
+            "a name that stands for nothing",
+            format!("{listen} }}\n{}", POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")),
+            "NOBODY_SETS_THIS",
+        ),
     ];
     for (about, config, part) in rows {
         std::fs::write(dir.join("tollgate.yaml"), config).unwrap();
@@ -172,7 +236,14 @@ fn the_readme_s_configuration_is_a_good_one() {
     for block in readme.split("```sh\n").skip(1) {
         let block = block.split("```").next().unwrap().replace("\\\n", " ");
         for line in block.lines().filter(|line| line.starts_with("tollgate ")) {
-            let words: Vec<&str> = line.split(" #").next().unwrap().split_whitespace().skip(1).take_while(|word| !word.starts_with('-') && !word.contains('.')).collect();
+            let words: Vec<&str> = line
+                .split(" #")
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .skip(1)
+                .take_while(|word| !word.starts_with('-') && !word.contains('.'))
+                .collect();
             let output = run(dir.path(), &[&words[..], &["--help"]].concat());
             assert!(output.status.success(), "`{line}`: {}", text(&output));
             let help = text(&output);

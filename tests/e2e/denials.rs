@@ -44,16 +44,23 @@ fn denied(rig: &Rig, path: &str, reply: &Reply, status: u16, code: &str, about: 
     let challenge = reply.one("www-authenticate");
     match (code, status) {
         ("missing_credential", _) => assert_eq!(challenge, Some("Bearer realm=\"tollgate\""), "{about}"),
-        ("ambiguous_credential", _) => assert!(challenge.unwrap().contains("error=\"invalid_request\""), "{about}: {challenge:?}"),
+        ("ambiguous_credential", _) => {
+            assert!(challenge.unwrap().contains("error=\"invalid_request\""), "{about}: {challenge:?}")
+        }
         (_, 401) => assert!(challenge.unwrap().contains("error=\"invalid_token\""), "{about}: {challenge:?}"),
-        ("insufficient_scope", _) => assert!(challenge.unwrap().contains("error=\"insufficient_scope\""), "{about}: {challenge:?}"),
+        ("insufficient_scope", _) => {
+            assert!(challenge.unwrap().contains("error=\"insufficient_scope\""), "{about}: {challenge:?}")
+        }
         _ => {}
     }
     match status {
         429 | 503 => {
             let seconds: u64 = reply.one("retry-after").unwrap().parse().unwrap();
             let millis: u64 = reply.one("retry-after-ms").unwrap().parse().unwrap();
-            assert!(seconds >= 1 && millis > (seconds - 1) * 1000 && millis <= seconds * 1000, "{about}: {seconds} s, {millis} ms");
+            assert!(
+                seconds >= 1 && millis > (seconds - 1) * 1000 && millis <= seconds * 1000,
+                "{about}: {seconds} s, {millis} ms"
+            );
         }
         _ => assert_eq!(reply.one("retry-after"), None, "{about}"),
     }
@@ -89,14 +96,24 @@ fn every_reason_has_its_answer_in_both_dialects() {
             ("R17: two tokens in one header", post(&format!("{good}, Bearer {good}")), 401, "ambiguous_credential"),
             ("no JWT", post("abc"), 401, "malformed_token"),
             ("`alg: none`", post(&rig.issuer.token_with(json!({ "alg": "none" }), base.clone())), 401, "algorithm_not_allowed"),
-            ("the public key as an HMAC secret", post(&rig.issuer.token_with(json!({ "alg": "HS256" }), base.clone())), 401, "algorithm_not_allowed"),
+            (
+                "the public key as an HMAC secret",
+                post(&rig.issuer.token_with(json!({ "alg": "HS256" }), base.clone())),
+                401,
+                "algorithm_not_allowed",
+            ),
             ("nobody's issuer", post(&stranger.token(base.clone())), 401, "unknown_issuer"),
             ("an unpublished key", post(&other_key.token(base.clone())), 401, "unknown_key"),
             ("one byte of the signature changed", post(&forged(&good)), 401, "bad_signature"),
             ("expired beyond the leeway", post(&with(json!({ "iat": now - 700, "exp": now - 100 }))), 401, "expired"),
             ("not valid before tomorrow", post(&with(json!({ "nbf": now + 86_400 }))), 401, "not_yet_valid"),
             ("made for another service", post(&with(json!({ "aud": "billing" }))), 401, "wrong_audience"),
-            ("R35: no access token", post(&rig.issuer.token_with(json!({ "typ": "logout+jwt" }), base.clone())), 401, "wrong_token_type"),
+            (
+                "R35: no access token",
+                post(&rig.issuer.token_with(json!({ "typ": "logout+jwt" }), base.clone())),
+                401,
+                "wrong_token_type",
+            ),
             ("no subject", post(&rig.token(json!({ "sub": null }))), 401, "invalid_claim"),
             ("revoked", post(&revoked), 401, "revoked"),
             ("a scope is missing", post(&with(json!({ "scope": "model:qwen:inference" }))), 403, "insufficient_scope"),
@@ -105,7 +122,12 @@ fn every_reason_has_its_answer_in_both_dialects() {
             ("no tenant to count by", post(&rig.token(json!({}))), 403, "tenant_mismatch"),
             ("no JSON", body("model=qwen"), 400, "malformed_request"),
             ("no model", body(r#"{"messages":[]}"#), 400, "model_missing"),
-            ("a form", body("model=qwen").without("Content-Type").header("Content-Type", "application/x-www-form-urlencoded"), 415, "unsupported_media_type"),
+            (
+                "a form",
+                body("model=qwen").without("Content-Type").header("Content-Type", "application/x-www-form-urlencoded"),
+                415,
+                "unsupported_media_type",
+            ),
             ("a compressed body", body(CHAT).header("Content-Encoding", "gzip"), 415, "unsupported_media_type"),
         ];
         for (about, request, status, code) in rows {
@@ -120,7 +142,11 @@ fn every_reason_has_its_answer_in_both_dialects() {
         let reply = rig.envoy.send(&post(&busy));
         denied(&rig, path, &reply, 429, "rate_limited", path);
         assert_eq!(reply.one("x-ratelimit-remaining-requests"), Some("0"));
-        assert!((3590..=3600).contains(&reply.one("retry-after").unwrap().parse::<u32>().unwrap()), "{:?}", reply.one("retry-after"));
+        assert!(
+            (3590..=3600).contains(&reply.one("retry-after").unwrap().parse::<u32>().unwrap()),
+            "{:?}",
+            reply.one("retry-after")
+        );
     }
 
     let rows = [
@@ -163,7 +189,8 @@ fn plain_http_is_refused_where_https_is_asked_for() {
 fn a_body_that_the_proxy_does_not_send_is_missed() {
     let rig = Rig::with(POLICY, |config| {
         let at = config.find("                      with_request_body:").unwrap();
-        let end = config.find("                        pack_as_bytes: true\n").unwrap() + "                        pack_as_bytes: true\n".len();
+        let end = config.find("                        pack_as_bytes: true\n").unwrap()
+            + "                        pack_as_bytes: true\n".len();
         format!("{}{}", &config[..at], &config[end..])
     });
     denied(&rig, "", &rig.chat(&rig.token(json!({ "scope": SCOPES }))), 403, "body_unavailable", "no with_request_body");

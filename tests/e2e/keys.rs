@@ -47,12 +47,8 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
     assert!(server.hits() - hits <= most, "{} fetches", server.hits() - hits);
 
     // Good keys survive whatever the server says instead of keys.
-    let nonsense = [
-        Mood::Serves("<html>maintenance</html>".into()),
-        Mood::Serves(r#"{"keys":[]}"#.into()),
-        Mood::Fails,
-        Mood::Hangs,
-    ];
+    let nonsense =
+        [Mood::Serves("<html>maintenance</html>".into()), Mood::Serves(r#"{"keys":[]}"#.into()), Mood::Fails, Mood::Hangs];
     for mood in nonsense {
         server.now(mood);
         let hits = server.hits();
@@ -84,7 +80,8 @@ fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
     let envoy = crate::rig::envoy::Envoy::start(dir.path(), upstream.port, crate::rig::envoy::CURRENT, |config| config);
 
     until("the first attempt", || (server.hits() > 0).then_some(()));
-    let reply = until("an answer about the attempt", || Some(tollgate.ready()).filter(|reply| reply.text().contains("no issuer")));
+    let reply =
+        until("an answer about the attempt", || Some(tollgate.ready()).filter(|reply| reply.text().contains("no issuer")));
     assert_eq!(reply.status, 503);
     assert!(reply.text().contains(NAME), "{}", reply.text());
     assert_eq!(Request::get("/healthz").send(tollgate.ops).status, 200);

@@ -94,7 +94,12 @@ fn the_command_line_takes_back_through_the_admin_api() {
     let revoke = |arguments: &[&str]| {
         let (verb, rest) = arguments.split_first().unwrap();
         let output = run(dir, &[&["revoke", verb, "--admin", &admin, "--token-file", "admin.token"], rest].concat());
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     };
     let token = rig.token(json!({ "jti": "a1" }));
@@ -119,7 +124,12 @@ fn the_command_line_takes_back_in_redis_and_another_service_s_blacklist_counts()
     let revoke = |arguments: &[&str]| {
         let (verb, rest) = arguments.split_first().unwrap();
         let output = run(dir.path(), &[&["revoke", verb, "--redis", "@redis.url"], rest].concat());
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
 
     let token = rig.token(json!({ "jti": "a1" }));

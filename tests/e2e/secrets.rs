@@ -29,7 +29,9 @@ fn no_secret_is_in_any_output() {
     let policy = POLICY
         .replace(
             "issuers:\n",
-            &format!("issuers:\n  - issuer: absent\n    audiences: any\n    algorithms: [HS256]\n    secret: \"file:{place}/shared\"\n"),
+            &format!(
+                "issuers:\n  - issuer: absent\n    audiences: any\n    algorithms: [HS256]\n    secret: \"file:{place}/shared\"\n"
+            ),
         )
         .replace("    name: models\n", &format!("    name: models\n    upstream_key: \"file:{place}/upstream\"\n"));
     let store = redis.store().replace("${DIR}", &place);
@@ -54,8 +56,11 @@ fn no_secret_is_in_any_output() {
         ("revocation", Request::post("/v1/revocations", entry.clone()).bearer(ADMIN_TOKEN)),
         ("list", Request::get("/v1/revocations").bearer(ADMIN_TOKEN)),
         ("refused admin call", Request::post("/v1/revocations", entry).bearer(&good)),
-        ("admin call with the token in its path", Request::get(&format!("/{ADMIN_TOKEN}?token={ADMIN_TOKEN}"))),
-        ("admin call with a token for a name", Request::post("/v1/revocations", format!("{{\"{good}\": 1}}")).bearer(ADMIN_TOKEN)),
+        ("admin call with the token in its query", Request::get(&format!("/v1/revocations?token={ADMIN_TOKEN}"))),
+        (
+            "admin call with a token for a name",
+            Request::post("/v1/revocations", format!("{{\"{good}\": 1}}")).bearer(ADMIN_TOKEN),
+        ),
     ] {
         // The last one quotes what it was sent: to somebody who has the admin token, and nowhere else.
         let reply = request.send(rig.tollgate.admin);
@@ -114,7 +119,10 @@ fn no_secret_is_in_any_output() {
         let path = dir.path().join(format!("wrong{at}.yaml"));
         std::fs::write(&path, &wrong).unwrap();
         let output = run(dir.path(), &["check-config", path.to_str().unwrap()]);
-        keep(&format!("check-config {to}"), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)));
+        keep(
+            &format!("check-config {to}"),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        );
         assert!(!output.status.success(), "{to}");
         rig.tollgate.rewrite(rig.dir.path(), &wrong);
         rig.tollgate.process.signal(nix::sys::signal::Signal::SIGHUP);
@@ -128,13 +136,26 @@ fn no_secret_is_in_any_output() {
     std::fs::write(dir.path().join("token"), &good).unwrap();
     for arguments in [
         &["token", "inspect", "@token"][..],
-        &["explain", "--config", &format!("{}/tollgate.yaml", rig.dir.path().display()), "--method", "GET", "--path", "/v1/models", "--token", "@token"],
+        &[
+            "explain",
+            "--config",
+            &format!("{}/tollgate.yaml", rig.dir.path().display()),
+            "--method",
+            "GET",
+            "--path",
+            "/v1/models",
+            "--token",
+            "@token",
+        ],
         &["revoke", "list", "--admin", &format!("http://127.0.0.1:{}", rig.tollgate.admin), "--token-file", "admin"],
         &["revoke", "list", "--admin", &format!("http://127.0.0.1:{}", rig.tollgate.admin), "--token-file", "upstream"],
         &["revoke", "list", "--redis", &format!("redis://user:{IN_URL}@127.0.0.1:1/")],
     ] {
         let output = run(dir.path(), arguments);
-        keep(&format!("{arguments:?}").replace(IN_URL, ""), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)));
+        keep(
+            &format!("{arguments:?}").replace(IN_URL, ""),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        );
     }
 
     keep("readyz", rig.tollgate.ready().text());
@@ -161,7 +182,11 @@ fn absent(outputs: &[(String, String)], secret: &str) {
     for at in 0..=secret.len() - PART {
         let part = &secret[at..at + PART];
         for (what, text) in outputs {
-            assert!(!text.contains(part), "`{part}` is in: {what}: {}", text.lines().find(|line| line.contains(part)).unwrap_or_default());
+            assert!(
+                !text.contains(part),
+                "`{part}` is in: {what}: {}",
+                text.lines().find(|line| line.contains(part)).unwrap_or_default()
+            );
         }
     }
 }

@@ -34,11 +34,8 @@ impl Envoy {
         let shipped = include_str!("../../deploy/envoy/envoy.yaml").to_owned();
         let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
         let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
-        let config = [
-            (INGRESS, "address: 127.0.0.1, port_value: 0"),
-            (ADMIN, "address: 127.0.0.1, port_value: 0"),
-            (UPSTREAM, &upstream),
-        ];
+        let config =
+            [(INGRESS, "address: 127.0.0.1, port_value: 0"), (ADMIN, "address: 127.0.0.1, port_value: 0"), (UPSTREAM, &upstream)];
         let config = config.into_iter().fold(edit(shipped), |config, (old, new)| replace(config, old, new));
         let config = if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
 
@@ -48,7 +45,15 @@ impl Envoy {
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(program);
         command.arg("-c").arg(&path).arg("--admin-address-path").arg(&address);
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "50"]);
+        command.args([
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+            "--file-flush-interval-msec",
+            "50",
+        ]);
         let mut process = Process::start(dir, &name, &mut command);
         let port = process.until("readiness", |_| {
             let admin = std::fs::read_to_string(&address).ok()?.rsplit_once(':')?.1.trim().parse().ok()?;
