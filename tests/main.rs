@@ -3,5 +3,8 @@
 
 mod architecture;
 mod corpus;
+mod e2e;
 mod jwks;
+mod rig;
+mod store;
 mod wire;

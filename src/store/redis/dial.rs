@@ -1,6 +1,6 @@
 //! Making a connection that is known to work: socket, TLS, login, and one real question.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use ::redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError,
@@ -16,9 +16,10 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    task::JoinHandle,
+    task::AbortHandle,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     limit::{Charge, Demands, Outage},
     secret::SecretSource,
@@ -54,8 +55,34 @@ pub(super) struct Fault {
     pub(super) text: String,
 }
 
-/// What serves one connection; it ends when the connection does.
-pub(super) type Driver = JoinHandle<()>;
+/// What reads and writes one socket. Dropped, it closes it.
+pub(super) struct Driver {
+    task: AbortHandle,
+    ended: CancellationToken,
+}
+
+impl Driver {
+    fn start(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        let ended = CancellationToken::new();
+        let at_the_end = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            work.await;
+            drop(at_the_end);
+        });
+        Self { task: task.abort_handle(), ended }
+    }
+
+    /// Waits until the connection is closed, by whichever side.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
@@ -83,26 +110,32 @@ impl Dialer {
             outage: Outage::Unreachable,
             text: format!("cannot connect to `{}`: {error}", self.place),
         })?;
-        let mut info = RedisConnectionInfo::default().set_db(self.db).set_skip_set_lib_name();
-        if let Some(source) = &self.password {
-            let fault = |text| Fault { outage: Outage::Refused, text };
-            info = info.set_password(login(source).map_err(fault)?);
-            if let Some(username) = &self.username {
-                info = info.set_username(username);
-            }
-        }
         // Each question has a deadline of its own; a second clock below it would only cost.
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|error| self.fault(&error))?;
-        let driver = tokio::spawn(driver);
-        match self.probe(&mut connection).await {
-            Ok(()) => Ok((connection, driver)),
-            Err(error) => {
-                driver.abort();
-                Err(self.fault(&error))
-            }
+        let driver = Driver::start(driver);
+        self.greet(&mut connection).await?;
+        Ok((connection, driver))
+    }
+
+    /// Logs in, and asks what a check asks. Not left to the library, whose errors do not say what the server said.
+    async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<(), Fault> {
+        if let Some(source) = &self.password {
+            let password = login(source).map_err(|text| Fault { outage: Outage::Refused, text })?;
+            let mut auth = cmd("AUTH");
+            auth.arg(&self.username).arg(password);
+            auth.exec_async(connection).await.map_err(|error| self.fault(&error))?;
         }
+        // To somebody who has not logged in Redis answers a long question with "protocol error", and a short one with the truth.
+        cmd("TIME").exec_async(connection).await.map_err(|error| self.fault(&error))?;
+        if self.db != 0 {
+            cmd("SELECT").arg(self.db).exec_async(connection).await.map_err(|error| self.fault(&error))?;
+        }
+        self.probe(connection).await.map_err(|error| self.fault(&error))?;
+        warn_of_eviction(connection).await;
+        Ok(())
     }
 
     async fn stream(&self) -> std::io::Result<Box<dyn Stream>> {
@@ -130,9 +163,7 @@ impl Dialer {
         let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1 };
         let demands = Demands { principal: None, charges: vec![charge] };
         let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, &demands));
-        let _: Vec<i64> = reply.await?;
-        warn_of_eviction(connection).await;
-        Ok(())
+        reply.await.map(|_: Vec<i64>| ())
     }
 
     fn fault(&self, error: &RedisError) -> Fault {
@@ -186,15 +217,39 @@ fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-/// A Redis that is short of memory may drop keys with an end, which is what revocations and counts are. Whoever may not ask
-/// (INFO is forbidden in some clouds) is not told.
+/// Whoever may not ask (INFO is forbidden in some clouds) is not told.
 async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
-    let Ok(info) = cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let policy = field("maxmemory_policy:");
-    if field("maxmemory:") != "0" && !matches!(policy, "" | "noeviction") {
+    if let Ok(info) = cmd("INFO").arg("memory").query_async::<String>(connection).await
+        && let Some(policy) = evicts(&info)
+    {
         tracing::warn!(
             "redis may evict keys (maxmemory-policy {policy}): an evicted revocation revokes nothing; set it to noeviction"
         );
+    }
+}
+
+/// The policy by which a Redis that is short of memory drops keys, if it does: those with an end, such as revocations, first.
+fn evicts(info: &str) -> Option<&str> {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    field("maxmemory_policy").filter(|policy| *policy != "noeviction" && field("maxmemory") != Some("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eviction_is_noticed_where_it_can_happen() {
+        for (memory, policy, expected) in [
+            ("0", "noeviction", None),
+            ("0", "allkeys-lru", None),
+            ("1048576", "noeviction", None),
+            ("1048576", "volatile-ttl", Some("volatile-ttl")),
+        ] {
+            let info =
+                format!("# Memory\r\nused_memory:1\r\nmaxmemory:{memory}\r\nmaxmemory_human:1M\r\nmaxmemory_policy:{policy}\r\n");
+            assert_eq!(evicts(&info), expected, "{info}");
+        }
+        assert_eq!(evicts(""), None);
     }
 }

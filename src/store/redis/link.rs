@@ -15,7 +15,6 @@ use std::{
 use ::redis::{RedisError, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
-    task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A connection that lasted this long was a good one: the pauses start anew.
 const STEADY: Duration = Duration::from_secs(2);
+
+const CLOSED: &str = "the connection was closed";
 
 /// The way to Redis.
 pub(super) struct Link {
@@ -105,16 +106,35 @@ impl Link {
     }
 }
 
+impl Health {
+    /// Keeps what went wrong last. Answers whether it is news.
+    fn note(&self, text: &str) -> bool {
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = last.as_deref() != Some(text);
+        if news {
+            *last = Some(text.to_owned());
+        }
+        news
+    }
+}
+
 /// One connection, and how it does.
 pub(super) struct Line {
     connection: MultiplexedConnection,
-    driver: AbortHandle,
+    /// Closes the socket when the last question on it has its answer or has given up.
+    driver: Driver,
     failures: AtomicU32,
     tripped: Notify,
     last: Mutex<Option<Fault>>,
+    health: Arc<Health>,
 }
 
 impl Line {
+    fn new(connection: MultiplexedConnection, driver: Driver, health: Arc<Health>) -> Self {
+        let (failures, tripped) = (AtomicU32::new(0), Notify::new());
+        Self { connection, driver, failures, tripped, last: Mutex::default(), health }
+    }
+
     /// A handle to ask with.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
@@ -137,12 +157,18 @@ impl Line {
     pub(super) fn failed(&self, error: &RedisError) -> Outage {
         // After a failover the old primary stays read-only, and a server that forgot the login will not remember it: only a new
         // connection helps.
-        tracing::debug!("a check failed in redis: {error}");
         let for_good = matches!(error.code(), Some("READONLY" | "NOAUTH"));
         self.count(Fault { outage: outage(error), text: error.to_string() }, if for_good { TRIP_AFTER } else { 1 })
     }
 
+    /// Something that is no check was answered with an error.
+    pub(super) fn refused(&self, error: &RedisError) -> Outage {
+        self.health.note(&error.to_string());
+        outage(error)
+    }
+
     fn count(&self, fault: Fault, weight: u32) -> Outage {
+        self.health.note(&fault.text);
         let outage = fault.outage;
         let before = self.failures.fetch_add(weight, Ordering::Relaxed);
         if before < TRIP_AFTER && before.saturating_add(weight) >= TRIP_AFTER {
@@ -159,13 +185,6 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    /// The socket closes when the last question on it has its answer or has given up.
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 struct Keeper {
     dialer: Dialer,
     deadline: Duration,
@@ -177,36 +196,34 @@ impl Keeper {
     async fn run(self) {
         let mut pause = Pause(PAUSE);
         loop {
-            let (line, driver) = self.connect(&mut pause).await;
+            let line = self.connect(&mut pause).await;
             let since = Instant::now();
             self.health.connections.fetch_add(1, Ordering::Relaxed);
             self.state.send_replace(State::Up(Arc::clone(&line)));
             tracing::info!("redis is connected");
             let tripped = tokio::select! {
-                _ = driver => None,
+                () = line.driver.ended() => None,
                 fault = line.tripped() => Some(fault),
             };
             drop(line);
-            let steady = since.elapsed() >= STEADY;
-            if steady {
+            if since.elapsed() >= STEADY {
                 pause = Pause(PAUSE);
             }
             match tripped {
-                // Often back at once: a restart, an idle connection that was cut.
-                None if steady => {
+                // Often back at once (a restart, an idle connection that was cut), so questions may wait for one attempt.
+                None if pause.is_fresh() => {
+                    pause.next();
                     self.state.send_replace(State::Connecting);
-                    self.down("the connection was closed");
+                    self.down(CLOSED, true);
                 }
-                None => {
-                    self.open(&Fault { outage: Outage::Unreachable, text: "the connection was closed".into() }, &mut pause).await
-                }
-                Some(fault) => self.open(&fault, &mut pause).await,
+                None => self.open(&Fault { outage: Outage::Unreachable, text: CLOSED.into() }, &mut pause, true).await,
+                Some(fault) => self.open(&fault, &mut pause, true).await,
             }
         }
     }
 
     /// Tries until there is a connection.
-    async fn connect(&self, pause: &mut Pause) -> (Arc<Line>, Driver) {
+    async fn connect(&self, pause: &mut Pause) -> Arc<Line> {
         loop {
             let attempt = timeout(CONNECT, self.dialer.dial());
             tokio::pin!(attempt);
@@ -225,32 +242,25 @@ impl Keeper {
                 }
             };
             let fault = match dialled {
-                Ok(Ok((connection, driver))) => {
-                    let (failures, tripped) = (AtomicU32::new(0), Notify::new());
-                    let line = Line { connection, driver: driver.abort_handle(), failures, tripped, last: Mutex::default() };
-                    return (Arc::new(line), driver);
-                }
+                Ok(Ok((connection, driver))) => return Arc::new(Line::new(connection, driver, Arc::clone(&self.health))),
                 Ok(Err(fault)) => fault,
                 Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
             };
-            self.open(&fault, pause).await;
+            self.open(&fault, pause, false).await;
         }
     }
 
     /// The circuit opens, or stays open, for one pause.
-    async fn open(&self, fault: &Fault, pause: &mut Pause) {
+    async fn open(&self, fault: &Fault, pause: &mut Pause, was_up: bool) {
         self.state.send_replace(State::Open(fault.outage));
-        self.down(&fault.text);
+        self.down(&fault.text, was_up);
         sleep(pause.next()).await;
     }
 
-    fn down(&self, text: &str) {
-        let mut last = self.health.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() == Some(text) {
-            tracing::debug!("redis is still down: {text}");
-        } else {
+    /// Tells the operator, once for each change.
+    fn down(&self, text: &str, was_up: bool) {
+        if self.health.note(text) || was_up {
             tracing::warn!("redis is down: {text}");
-            *last = Some(text.to_owned());
         }
     }
 }
@@ -259,6 +269,10 @@ impl Keeper {
 struct Pause(Duration);
 
 impl Pause {
+    fn is_fresh(&self) -> bool {
+        self.0 == PAUSE
+    }
+
     fn next(&mut self) -> Duration {
         let full = self.0;
         self.0 = (full * 2).min(PAUSE_MAX);
@@ -273,6 +287,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_are_never_in_step() {
         let mut pause = Pause(PAUSE);
+        assert!(pause.is_fresh());
         for full in [100, 200, 400, 800, 1600, 2000, 2000].map(Duration::from_millis) {
             let pause = pause.next();
             assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");

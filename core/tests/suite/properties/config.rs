@@ -95,7 +95,9 @@ proptest! {
     #[test]
     fn no_value_of_another_kind_stops_the_reader(
         at in any::<prop::sample::Index>(),
-        with in prop::sample::select(vec!["null", "true", "0", "-5", "1.5", "[]", "{}", "[[1]]", "{ a: b }", "''", "x", "99999999999999999999999"]),
+        with in prop::sample::select(vec![
+            "null", "true", "0", "-5", "1.5", "[]", "{}", "[[1]]", "{ a: b }", "''", "x", "99999999999999999999999",
+        ]),
     ) {
         let values: Vec<(usize, &str)> = GOOD.match_indices(": ").collect();
         let (start, _) = values[at.index(values.len())];

@@ -221,7 +221,11 @@ proptest! {
     fn the_table_finds_what_trying_every_route_finds(
         routes in prop::collection::vec(route(), 1..7),
         asked in prop::collection::vec(
-            (path(), prop::sample::select(vec!["h.example", "x.h.example", "y.x.h.example", "example", "other", "notexample"]), prop::sample::select(vec!["GET", "HEAD", "POST", "DELETE", "PUT"])),
+            (
+                path(),
+                prop::sample::select(vec!["h.example", "x.h.example", "y.x.h.example", "example", "other", "notexample"]),
+                prop::sample::select(vec!["GET", "HEAD", "POST", "DELETE", "PUT"]),
+            ),
             1..24,
         ),
     ) {

@@ -148,10 +148,13 @@ proptest! {
     /// Claims of any shape, well signed: an answer, and the same one twice.
     #[test]
     fn any_claims_have_one_answer(
-        name in prop::sample::select(vec!["iss", "aud", "exp", "nbf", "iat", "sub", "jti", "scope", "scp", "roles", "tenant_id", "client_id", "x"]),
+        name in prop::sample::select(vec![
+            "iss", "aud", "exp", "nbf", "iat", "sub", "jti", "scope", "scp", "roles", "tenant_id", "client_id", "x",
+        ]),
         raw in prop::sample::select(vec![
-            "null", "true", "0", "-1", "1e300", "1e999", "\"\"", "\"x\"", "\"\\u0000\"", "[]", "[\"x\"]", "[null]", "[[[]]]", "{}", "{\"a\":1}",
-            "1700000060", "1700000060.5", "\"1700000060\"", "18446744073709551615", "\"\u{1f600}\"", "\"\\ud83d\"",
+            "null", "true", "0", "-1", "1e300", "1e999", "\"\"", "\"x\"", "\"\\u0000\"", "[]", "[\"x\"]", "[null]", "[[[]]]",
+            "{}", "{\"a\":1}", "1700000060", "1700000060.5", "\"1700000060\"", "18446744073709551615",
+            "\"\u{1f600}\"", "\"\\ud83d\"",
         ]),
     ) {
         let claims = Members::claims("https://many.example").with(name, raw);
