@@ -5,6 +5,7 @@
 //! `properties`: what holds for every input. Expected values are written by hand from the documents named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
 
+mod body;
 mod checklist;
 mod gate;
 mod keys;
