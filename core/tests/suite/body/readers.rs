@@ -78,7 +78,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
         r#"{"model":"\ud83d\ude00"}"#,
         r#"{"model":"\ud83d"}"#,
         r#"{"model":"a","x":NaN}"#,
-        r#"{"model":"a","x":1e999}"#,
+        r#"{"model":"a","x":1e99}"#,
         r#"{"model":"a"} {"model":"b"}"#,
         r#"[{"model":"a"}]"#,
         "{}",
