@@ -322,6 +322,11 @@ impl ModelRule {
         }
     }
 
+    /// The scope a credential needs, with `{model}` for the model's name.
+    pub fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// The model and its adapters, if the principal may use all of them.
     pub(super) fn check<'m>(
         &self,
