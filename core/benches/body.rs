@@ -10,6 +10,9 @@ use tollgate_core::request::{
     body::{FormPlan, Plan},
 };
 
+/// Makes a body of about so many bytes.
+type Body = fn(usize) -> String;
+
 const RUNS: usize = 15;
 /// How many bytes one run reads.
 const RUN_BYTES: usize = 512 << 20;
@@ -80,7 +83,7 @@ fn main() {
     everything.tools();
     everything.forbid(&"/priority".parse().unwrap()).unwrap();
     everything.content();
-    let bodies: [(&str, fn(usize) -> String, &Plan); 5] = [
+    let bodies: [(&str, Body, &Plan); 5] = [
         ("chat, model", chat, &model),
         ("chat, all rules", chat, &everything),
         ("image, model", image, &model),
