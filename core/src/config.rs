@@ -53,6 +53,11 @@ impl Errors {
         result.map_err(|message| self.push(path, message)).ok()
     }
 
+    /// How many were noted.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether nothing was noted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -49,6 +49,13 @@ pub enum ModelSource {
     Fixed(String),
 }
 
+impl ModelSource {
+    /// Whether the body must be read.
+    pub fn needs_body(&self) -> bool {
+        matches!(self, Self::Body(_))
+    }
+}
+
 impl FromStr for ModelSource {
     type Err = String;
 
@@ -165,11 +172,6 @@ impl ModelRule {
             _ => {}
         }
         Self { from: config.from.clone(), scope: config.scope.clone() }
-    }
-
-    /// Whether the body must be read.
-    pub fn needs_body(&self) -> bool {
-        matches!(self.from, ModelSource::Body(_))
     }
 
     /// The model's policy name, if the principal may use it.
