@@ -34,7 +34,7 @@ use crate::{
     jwks::Engine,
     listener::{self, Address, Listener, Protocol, Tls},
     live::Live,
-    observe::Observer,
+    observe::{self, Observer, audit::Audit, metrics::Metrics},
     ops::Ops,
     pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ready::Readiness,
@@ -44,6 +44,9 @@ use crate::{
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
 const NOTICE: Duration = Duration::from_millis(500);
+
+/// How long the audit log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
@@ -80,7 +83,7 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let file = loaded.file.clone();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut app = App::start(loaded, crate::check::wall_clock).await?;
+    let mut app = App::start(loaded, observe::now).await?;
     tracing::info!(grpc = %app.grpc, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);
     tokio::select! {
@@ -105,8 +108,10 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
-        let observer = Observer::new(&file.audit, &file.observe, &policy.route_names).context("cannot open the audit log")?;
-        let store = store::open(&file.store, &policy, stop.clone()).await.context("cannot open the store")?;
+        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
+        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        observer.metrics().reloaded(observe::now(), true);
+        let store = store::open(&file.store, stop.clone())?;
 
         // The engine speaks up before the live state exists, so it finds it through a cell that is filled right after.
         let cell: Arc<OnceLock<Arc<Live>>> = Arc::default();
@@ -171,7 +176,11 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        self.observer.flush().await;
+        let observer = Arc::clone(&self.observer);
+        // Off the runtime: it waits for a thread.
+        if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
+            tracing::warn!("some audit lines were not written");
+        }
     }
 }
 

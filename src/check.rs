@@ -9,16 +9,16 @@ use tollgate_core::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
-    limit::{Answers, Outage},
+    limit::Answers,
     request::{RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,
-    time::Timestamp,
+    time::{Span, Timestamp},
 };
 
 use crate::{
     live::{Live, State},
-    observe::{CheckRecord, Observer},
+    observe::Observer,
     store::{LocalFallback, Store},
 };
 
@@ -34,13 +34,6 @@ pub struct Checker {
 
 /// Where `now` comes from.
 pub type Clock = fn() -> Timestamp;
-
-/// The wall clock.
-pub fn wall_clock() -> Timestamp {
-    // A clock before 1970 reads as 1970: every token is then "not yet valid", none is allowed by it.
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
-}
 
 /// What a front-end encodes.
 #[derive(Debug)]
@@ -83,60 +76,65 @@ impl Checker {
 
     /// Decides one request. A panic inside is caught and denied.
     pub async fn check(&self, raw: RawRequest<'_>) -> Answered {
-        let state = self.live.load();
-        let mut record = self.observer.start(&raw, &decision_id());
-        let outcome = AssertUnwindSafe(self.decide(&state, raw, &mut record)).catch_unwind().await.unwrap_or_else(|_| {
-            record.panicked();
-            Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"))
-        });
-        if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
-            source.unknown_key();
-        }
-        record.finish(&outcome);
-        shape(&outcome, &state.snapshot, record.decision_id())
+        let answered = AssertUnwindSafe(self.recorded(raw)).catch_unwind().await;
+        answered.unwrap_or_else(|_| {
+            // The record was dropped by the panic and says so; this answer has no other.
+            let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
+            shape(&outcome, &self.live.load().snapshot, "panic")
+        })
     }
 
     /// Answers what a front-end could not even read.
     pub fn refuse(&self, denial: Denial) -> Answered {
-        let mut record = self.observer.start_unread(&decision_id());
+        let mut record = self.observer.begin((self.clock)());
         let outcome = Outcome::refused(denial);
-        record.finish(&outcome);
-        shape(&outcome, &self.live.load().snapshot, record.decision_id())
+        record.decided(&outcome);
+        let answered = shape(&outcome, &self.live.load().snapshot, record.id());
+        record.answered();
+        answered
     }
 
-    async fn decide(&self, state: &State, raw: RawRequest<'_>, record: &mut CheckRecord) -> Outcome {
-        if !record.has_room() {
-            return Outcome::refused(Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny"));
+    async fn recorded(&self, raw: RawRequest<'_>) -> Answered {
+        let mut record = self.observer.begin((self.clock)());
+        record.asked(&raw);
+        let state = self.live.load();
+        let outcome = self.decide(&state, raw, record.now(), record.has_room()).await;
+        record.decided(&outcome);
+        if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
+            source.unknown_key();
+        }
+        let answered = shape(&outcome, &state.snapshot, record.id());
+        record.answered();
+        answered
+    }
+
+    async fn decide(&self, state: &State, raw: RawRequest<'_>, now: Timestamp, has_room: bool) -> Outcome {
+        if !has_room {
+            let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
+            return Outcome::refused(denial.after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        match prepare(&state.snapshot, raw, (self.clock)()) {
+        match prepare(&state.snapshot, raw, now) {
             Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => {
-                let answers = self.ask(&pending).await;
-                pending.conclude(answers)
-            }
+            Prepared::Ask(pending) => self.ask(pending).await,
         }
     }
 
     /// One round trip at most; none when there is nothing to ask.
-    async fn ask(&self, pending: &Pending) -> Result<Answers, Outage> {
-        let demands = pending.demands();
-        if demands.is_empty() {
-            return Ok(Answers::Counted(Vec::new()));
+    async fn ask(&self, pending: Pending) -> Outcome {
+        if pending.demands().is_empty() {
+            return pending.conclude(Ok(Answers::Counted(Vec::new())));
         }
-        let answers = self.store.admit(demands).await;
-        match (&answers, pending.on_outage(), &self.local) {
-            (Err(_), OnOutage::Local, Some(local)) => local.admit(demands),
-            _ => answers,
+        match (self.store.admit(pending.demands()).await, pending.on_outage(), &self.local) {
+            (Err(outage), OnOutage::Local, Some(local)) => {
+                let answers = local.admit(pending.demands());
+                pending.conclude_locally(outage, answers)
+            }
+            (answers, _, _) => pending.conclude(answers),
         }
     }
-}
-
-/// 128 random bits in hex: unguessable, so that a decision id in a client's hands says nothing.
-fn decision_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 fn shape(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Answered {

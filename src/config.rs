@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path as FilePath};
 
+use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
@@ -18,8 +19,9 @@ use tollgate_core::{
 };
 
 use crate::{
+    frontend::in_flight::InFlight,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
-    observe::{AuditConfig, LogConfig, ObserveConfig},
+    observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
 };
 
@@ -245,9 +247,11 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     let file: File = document.read()?;
     let mut errors = Errors::default();
     let root = Path::root();
-    if file.body.max > file.body.max_in_flight {
-        errors.push(&root.key("body").key("max_in_flight"), "must be at least `body.max`, or no body of that size could ever pass");
+    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| Bytes::new()) {
+        errors.push(&root.key("body"), error.to_string());
     }
+    file.audit.check(&root.key("audit"), &mut errors);
+    file.observe.check(&root.key("observe"), &mut errors);
     let policy = Policy::compile(&file.policy(), &mut errors);
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
@@ -295,6 +299,6 @@ mod tests {
     fn sizes_need_a_unit() {
         let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
         assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
-        assert!(errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0].contains("at least `body.max`"));
+        assert!(errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0].contains("max_in_flight"));
     }
 }

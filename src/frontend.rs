@@ -1,6 +1,6 @@
 //! The doors: what proxies speak, turned into checks and back.
 
 pub mod codec;
-//pub mod envoy;
+pub mod envoy;
 pub mod grpc;
 pub mod in_flight;

@@ -1,10 +1,4 @@
 //! Envoy's messages, generated from `proto/` while building. They stay inside `frontend`.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
+#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
 
 include!(concat!(env!("OUT_DIR"), "/protos.rs"));

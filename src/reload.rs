@@ -13,7 +13,7 @@ use crate::{
     config::{self, File, Loaded},
     jwks::Engine,
     live::Live,
-    observe::Observer,
+    observe::{self, Observer},
     secrets,
 };
 
@@ -81,7 +81,7 @@ impl Reloader {
         let result = config::load(&self.path).map_err(|error| error.to_string()).and_then(|loaded| self.apply(loaded));
         match result {
             Ok(()) => {
-                self.observer.reloaded(true);
+                self.observer.metrics().reloaded(observe::now(), true);
                 tracing::info!(path = %self.path.display(), "configuration reloaded");
             }
             Err(error) => self.failed(&error),
@@ -89,7 +89,7 @@ impl Reloader {
     }
 
     fn failed(&self, error: &str) {
-        self.observer.reloaded(false);
+        self.observer.metrics().reloaded(observe::now(), false);
         tracing::error!(path = %self.path.display(), "the configuration was not reloaded, the last good one stays:\n{error}");
     }
 
@@ -120,7 +120,7 @@ impl Reloader {
 
 /// Puts a policy in force: its key sources, its metric labels, and then the pointer.
 fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Policy, upstream_keys: Vec<Secret>) {
-    observer.know_routes(&policy.route_names);
+    observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
     let sources = engine.apply(policy.issuers.list());
     live.replace(Arc::new(policy), sources, upstream_keys);
 }

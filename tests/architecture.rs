@@ -9,7 +9,7 @@ const MAY: [(&str, &[&str]); 17] = [
     ("cli", &["app", "case", "check", "config", "observe", "secrets", "store"]),
     ("app", &["admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops", "pb", "ready", "reload", "secrets", "store"]),
     ("case", &["check"]),
-    ("config", &["listener", "observe", "store"]),
+    ("config", &["frontend", "listener", "observe", "store"]),
     ("reload", &["config", "jwks", "live", "observe", "secrets"]),
     ("ready", &["live"]),
     ("live", &["jwks"]),

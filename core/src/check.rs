@@ -103,6 +103,12 @@ impl Pending {
         self.permit.route().on_outage
     }
 
+    /// As [`Pending::conclude`], for a check that was answered locally because the store could not be asked.
+    pub fn conclude_locally(mut self, outage: Outage, answers: Result<Answers, Outage>) -> Outcome {
+        self.evidence.outage = Some(outage);
+        self.conclude(answers)
+    }
+
     /// Steps 5 and 6: is the credential still good, is there room, and the answer.
     pub fn conclude(self, answers: Result<Answers, Outage>) -> Outcome {
         let Self { permit, demands, mut evidence } = self;

@@ -49,11 +49,8 @@ impl Decoder for CheckDecoder {
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<CheckRequest>, Status> {
         // tonic has the whole message in one piece: this neither copies nor allocates.
         let message = buf.copy_to_bytes(buf.remaining());
-        let request = if is_bounded(&message) {
-            CheckRequest::decode(message).unwrap_or_default()
-        } else {
-            CheckRequest::default()
-        };
+        let request =
+            if is_bounded(&message) { CheckRequest::decode(message).unwrap_or_default() } else { CheckRequest::default() };
         Ok(Some(request))
     }
 }
@@ -67,10 +64,7 @@ fn is_bounded(message: &[u8]) -> bool {
             4 => fields(value, |number, http| match number {
                 2 => fields(http, |number, value| match number {
                     3 => take(),
-                    13 => fields(
-                        value,
-                        |number, _| if number == 1 { take() } else { Some(()) },
-                    ),
+                    13 => fields(value, |number, _| if number == 1 { take() } else { Some(()) }),
                     _ => Some(()),
                 }),
                 _ => Some(()),
@@ -127,25 +121,15 @@ mod tests {
 
     fn message(http: HttpRequest, extensions: usize) -> Vec<u8> {
         let attributes = AttributeContext {
-            request: Some(Request {
-                http: Some(http),
-                time: None,
-            }),
-            context_extensions: (0..extensions)
-                .map(|n| (n.to_string(), String::new()))
-                .collect(),
+            request: Some(Request { http: Some(http), time: None }),
+            context_extensions: (0..extensions).map(|n| (n.to_string(), String::new())).collect(),
             ..Default::default()
         };
-        CheckRequest {
-            attributes: Some(attributes),
-        }
-        .encode_to_vec()
+        CheckRequest { attributes: Some(attributes) }.encode_to_vec()
     }
 
     fn lines(count: usize) -> Option<HeaderMap> {
-        Some(HeaderMap {
-            headers: vec![HeaderValue::default(); count],
-        })
+        Some(HeaderMap { headers: vec![HeaderValue::default(); count] })
     }
 
     #[test]
@@ -153,49 +137,11 @@ mod tests {
         let map = |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect();
         let rows = [
             ("nothing at all", HttpRequest::default(), 0, true),
-            (
-                "a full map",
-                HttpRequest {
-                    headers: map(256),
-                    ..Default::default()
-                },
-                0,
-                true,
-            ),
-            (
-                "one too many in the map",
-                HttpRequest {
-                    headers: map(257),
-                    ..Default::default()
-                },
-                0,
-                false,
-            ),
-            (
-                "one too many raw lines",
-                HttpRequest {
-                    header_map: lines(257),
-                    ..Default::default()
-                },
-                0,
-                false,
-            ),
-            (
-                "one too many extensions",
-                HttpRequest::default(),
-                257,
-                false,
-            ),
-            (
-                "together one too many",
-                HttpRequest {
-                    headers: map(86),
-                    header_map: lines(86),
-                    ..Default::default()
-                },
-                85,
-                false,
-            ),
+            ("a full map", HttpRequest { headers: map(256), ..Default::default() }, 0, true),
+            ("one too many in the map", HttpRequest { headers: map(257), ..Default::default() }, 0, false),
+            ("one too many raw lines", HttpRequest { header_map: lines(257), ..Default::default() }, 0, false),
+            ("one too many extensions", HttpRequest::default(), 257, false),
+            ("together one too many", HttpRequest { headers: map(86), header_map: lines(86), ..Default::default() }, 85, false),
         ];
         for (name, http, extensions, expected) in rows {
             assert_eq!(is_bounded(&message(http, extensions)), expected, "{name}");
@@ -204,36 +150,18 @@ mod tests {
 
     #[test]
     fn a_map_split_over_repeated_messages_is_counted_whole() {
-        let mut bytes = message(
-            HttpRequest {
-                header_map: lines(200),
-                ..Default::default()
-            },
-            0,
-        );
+        let mut bytes = message(HttpRequest { header_map: lines(200), ..Default::default() }, 0);
         assert!(is_bounded(&bytes));
         bytes.extend_from_within(..);
-        assert!(
-            !is_bounded(&bytes),
-            "two `attributes` fields merge into one of 400 lines"
-        );
+        assert!(!is_bounded(&bytes), "two `attributes` fields merge into one of 400 lines");
     }
 
     #[test]
     fn what_is_not_a_message_is_not_bounded() {
-        let good = message(
-            HttpRequest {
-                headers: [("a".into(), "b".into())].into(),
-                ..Default::default()
-            },
-            1,
-        );
+        let good = message(HttpRequest { headers: [("a".into(), "b".into())].into(), ..Default::default() }, 1);
         for end in 1..good.len() {
             let cut = &good[..end];
-            assert!(
-                !is_bounded(cut) || CheckRequest::decode(cut).is_ok(),
-                "cut at {end}"
-            );
+            assert!(!is_bounded(cut) || CheckRequest::decode(cut).is_ok(), "cut at {end}");
         }
         assert!(!is_bounded(&[0x0b, 0x0c]), "a group");
         assert!(!is_bounded(&[0xff; 11]), "a number without an end");

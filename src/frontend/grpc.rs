@@ -36,8 +36,5 @@ where
 #[must_use]
 pub fn health() -> (HealthReporter, HealthServer<impl Health>) {
     let (reporter, server) = tonic_health::server::health_reporter();
-    (
-        reporter,
-        server.max_decoding_message_size(MAX_HEALTH_QUESTION),
-    )
+    (reporter, server.max_decoding_message_size(MAX_HEALTH_QUESTION))
 }

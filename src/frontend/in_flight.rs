@@ -109,11 +109,7 @@ impl InFlight {
         let calls = total / 4;
         let messages = total - calls;
         if messages < max_message {
-            return Err(LimitError::TooLittle {
-                max_in_flight,
-                max_body,
-                least: (u64::from(max_message) * 4 - 1) / 3,
-            });
+            return Err(LimitError::TooLittle { max_in_flight, max_body, least: (u64::from(max_message) * 4 - 1) / 3 });
         }
         Ok(Self {
             calls: Arc::new(Semaphore::new(calls as usize)),
@@ -146,18 +142,13 @@ impl InFlight {
     /// Puts the budget in front of a generated server.
     #[must_use]
     pub fn guard<S>(&self, server: S) -> Bounded<S> {
-        Bounded {
-            budget: self.clone(),
-            server,
-        }
+        Bounded { budget: self.clone(), server }
     }
 
     /// Reads the length of the message and takes its bytes.
     async fn admit(&self, body: &mut Body, deadline: Instant) -> Result<Admitted, Stopped> {
         let call = take(&self.calls, CALL)?;
-        let first = timeout_at(deadline, first_bytes(body))
-            .await
-            .map_err(|_| message::late())??;
+        let first = timeout_at(deadline, first_bytes(body)).await.map_err(|_| message::late())??;
         let length = length(&first);
         if length > self.max_message {
             return Err(Stopped::Refused(Refusal::TooLarge));
@@ -166,16 +157,14 @@ impl InFlight {
             0 => None,
             more => Some(take(&self.messages, more)?),
         };
-        Ok(Admitted {
-            first,
-            length,
-            permits: (call, message),
-        })
+        Ok(Admitted { first, length, permits: (call, message) })
     }
 
     /// The answer to a call whose message is not read. It is a success of gRPC's: the denial is in the message.
-    fn refuse(&self, refusal: Refusal, body: Body) -> Response<Body> {
-        message::discard(body, u64::from(self.max_message), self.arrival);
+    ///
+    /// The rest of the request is dropped with its stream: after a whole response HTTP/2 resets it with NO_ERROR (RFC 9113,
+    /// section 8.1), and the peer stops sending.
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
         let message = (self.answer)(refusal);
         let mut framed = BytesMut::with_capacity(PREFIX + message.len());
         framed.put_u8(0);
@@ -185,9 +174,7 @@ impl InFlight {
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
         let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
         let mut response = Response::new(Body::new(body));
-        response
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         response
     }
 }
@@ -224,9 +211,7 @@ impl From<Status> for Stopped {
 
 /// Bytes that are there now. Nobody queues for them: a queue would be the memory this is meant to bound.
 fn take(budget: &Arc<Semaphore>, bytes: u32) -> Result<OwnedSemaphorePermit, Stopped> {
-    Arc::clone(budget)
-        .try_acquire_many_owned(bytes)
-        .map_err(|_| Stopped::Refused(Refusal::NoRoom))
+    Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| Stopped::Refused(Refusal::NoRoom))
 }
 
 /// A generated server behind an [`InFlight`] budget.
@@ -263,18 +248,14 @@ where
             let (parts, mut body) = request.into_parts();
             let deadline = Instant::now() + budget.arrival;
             match budget.admit(&mut body, deadline).await {
-                Ok(Admitted {
-                    first,
-                    length,
-                    permits,
-                }) => {
+                Ok(Admitted { first, length, permits }) => {
                     let message = Message::new(first, body, length, deadline);
                     let response = server.call(Request::from_parts(parts, message)).await;
                     // Held until here, or until the call is dropped.
                     drop(permits);
                     response
                 }
-                Err(Stopped::Refused(refusal)) => Ok(budget.refuse(refusal, body)),
+                Err(Stopped::Refused(refusal)) => Ok(budget.refuse(refusal)),
                 Err(Stopped::Broken(status)) => Ok(status.into_http()),
             }
         })

@@ -62,10 +62,7 @@ pub struct Listener {
 #[derive(Debug)]
 enum Source {
     Tcp(TcpListener),
-    Unix(
-        UnixListener,
-        #[expect(dead_code, reason = "removes the file when dropped")] SocketFile,
-    ),
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
 /// An accepted connection and its place among those that are allowed.
@@ -88,28 +85,16 @@ impl Listener {
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub async fn bind_with(
-        config: &ListenerConfig,
-        protocol: Protocol,
-        limits: Limits,
-    ) -> Result<Self, BindError> {
+    pub async fn bind_with(config: &ListenerConfig, protocol: Protocol, limits: Limits) -> Result<Self, BindError> {
         // The files first: they are the likelier mistake, and cost nothing to undo.
         let tls = config
             .tls
             .as_ref()
             .map(|tls| Tls::load(tls, protocol.alpn(), &limits))
             .transpose()
-            .map_err(|source| BindError::Tls {
-                address: config.address.clone(),
-                source,
-            })?;
+            .map_err(|source| BindError::Tls { address: config.address.clone(), source })?;
         let (source, address) =
-            Source::open(config)
-                .await
-                .map_err(|source| BindError::Address {
-                    address: config.address.clone(),
-                    source,
-                })?;
+            Source::open(config).await.map_err(|source| BindError::Address { address: config.address.clone(), source })?;
         Ok(Self {
             source,
             address,
@@ -140,11 +125,7 @@ impl Listener {
             match self.source.accept().await {
                 Ok((socket, peer)) => match Arc::clone(&self.places).try_acquire_owned() {
                     Ok(place) => {
-                        return Accepted {
-                            socket,
-                            peer,
-                            place,
-                        };
+                        return Accepted { socket, peer, place };
                     }
                     Err(_) => self.turn_away(),
                 },
@@ -208,8 +189,5 @@ fn tune(stream: &TcpStream) {
 
 /// Errors of a connection that ended before it was accepted; `accept(2)` hands them on.
 fn is_of_the_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
-    )
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }

@@ -41,9 +41,7 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return match Path::new(path) {
                 path if !path.is_absolute() => Err(AddressError::RelativePath(text.to_owned())),
-                path if path.as_os_str().len() > MAX_PATH => {
-                    Err(AddressError::LongPath(text.to_owned()))
-                }
+                path if path.as_os_str().len() > MAX_PATH => Err(AddressError::LongPath(text.to_owned())),
                 path => Ok(Self::Unix(path.to_owned())),
             };
         }
@@ -52,9 +50,7 @@ impl FromStr for Address {
             Some(Ok(port)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             _ => text.parse().ok(),
         };
-        address
-            .map(Self::Tcp)
-            .ok_or_else(|| AddressError::Unknown(text.to_owned()))
+        address.map(Self::Tcp).ok_or_else(|| AddressError::Unknown(text.to_owned()))
     }
 }
 
@@ -73,18 +69,10 @@ mod tests {
 
     #[test]
     fn addresses_read_back_as_written() {
-        for text in [
-            "127.0.0.1:9000",
-            "[::]:0",
-            "0.0.0.0:65535",
-            "unix:/run/tollgate/authz.sock",
-        ] {
+        for text in ["127.0.0.1:9000", "[::]:0", "0.0.0.0:65535", "unix:/run/tollgate/authz.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "localhost:9000".parse(),
-            "127.0.0.1:9000".parse::<Address>()
-        );
+        assert_eq!("localhost:9000".parse(), "127.0.0.1:9000".parse::<Address>());
     }
 
     #[test]

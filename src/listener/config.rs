@@ -59,12 +59,8 @@ impl FromStr for SocketMode {
 
     fn from_str(text: &str) -> Result<Self, ModeError> {
         match text.strip_prefix('0') {
-            Some(digits)
-                if digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) =>
-            {
-                u32::from_str_radix(digits, 8)
-                    .map(Self)
-                    .map_err(|_| ModeError(text.to_owned()))
+            Some(digits) if digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+                u32::from_str_radix(digits, 8).map(Self).map_err(|_| ModeError(text.to_owned()))
             }
             _ => Err(ModeError(text.to_owned())),
         }
@@ -75,11 +71,7 @@ impl ListenerConfig {
     /// A listener on `address`, with every other setting at its default.
     #[must_use]
     pub fn new(address: Address) -> Self {
-        Self {
-            address,
-            mode: SocketMode::default(),
-            tls: None,
-        }
+        Self { address, mode: SocketMode::default(), tls: None }
     }
 }
 
@@ -145,9 +137,7 @@ impl<'de> Visitor<'de> for ListenerVisitor {
             (None, _) => SocketMode::default(),
             (Some(mode), Address::Unix(_)) => mode.parse().map_err(A::Error::custom)?,
             (Some(_), Address::Tcp(_)) => {
-                return Err(A::Error::custom(
-                    "`mode` belongs to a Unix socket: leave it out for a TCP address",
-                ));
+                return Err(A::Error::custom("`mode` belongs to a Unix socket: leave it out for a TCP address"));
             }
         };
         Ok(ListenerConfig { address, mode, tls })
@@ -165,19 +155,15 @@ mod tests {
     #[test]
     fn a_string_and_a_table_say_the_same() {
         let plain = read(r#""unix:/run/authz.sock""#).unwrap();
-        assert_eq!(
-            plain,
-            read(r#"{"address": "unix:/run/authz.sock"}"#).unwrap()
-        );
+        assert_eq!(plain, read(r#"{"address": "unix:/run/authz.sock"}"#).unwrap());
         assert_eq!(plain.mode, SocketMode(0o660));
     }
 
     #[test]
     fn a_table_says_more() {
-        let full = read(
-            r#"{"address": "unix:/x", "mode": "0600", "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}}"#,
-        )
-        .unwrap();
+        let full =
+            read(r#"{"address": "unix:/x", "mode": "0600", "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}}"#)
+                .unwrap();
         assert_eq!(full.mode, SocketMode(0o600));
         assert_eq!(full.tls.unwrap().client_ca, Some("ca.pem".into()));
     }
@@ -189,34 +175,13 @@ mod tests {
             (r#"9000"#, "expected an address, or a table"),
             (r#"{"addres": "unix:/x"}"#, "unknown field `addres`"),
             (r#"{"mode": "0600"}"#, "missing field `address`"),
-            (
-                r#"{"address": "127.0.0.1:0", "mode": "0600"}"#,
-                "`mode` belongs to a Unix socket",
-            ),
-            (
-                r#"{"address": "unix:/x", "mode": "rw"}"#,
-                "`rw` is not a permission",
-            ),
-            (
-                r#"{"address": "unix:/x", "mode": "0888"}"#,
-                "`0888` is not a permission",
-            ),
-            (
-                r#"{"address": "unix:/x", "mode": "0+66"}"#,
-                "`0+66` is not a permission",
-            ),
-            (
-                r#"{"address": "unix:/x", "mode": "4755"}"#,
-                "`4755` is not a permission",
-            ),
-            (
-                r#"{"address": "unix:/x", "tls": {"cert": "c.pem"}}"#,
-                "missing field `key`",
-            ),
-            (
-                r#"{"address": "unix:/x", "tls": {"cert": "c", "key": "k", "ca": "a"}}"#,
-                "unknown field `ca`",
-            ),
+            (r#"{"address": "127.0.0.1:0", "mode": "0600"}"#, "`mode` belongs to a Unix socket"),
+            (r#"{"address": "unix:/x", "mode": "rw"}"#, "`rw` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "0888"}"#, "`0888` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "0+66"}"#, "`0+66` is not a permission"),
+            (r#"{"address": "unix:/x", "mode": "4755"}"#, "`4755` is not a permission"),
+            (r#"{"address": "unix:/x", "tls": {"cert": "c.pem"}}"#, "missing field `key`"),
+            (r#"{"address": "unix:/x", "tls": {"cert": "c", "key": "k", "ca": "a"}}"#, "unknown field `ca`"),
         ];
         for (json, expected) in rows {
             let error = read(json).unwrap_err();
@@ -227,12 +192,7 @@ mod tests {
     #[test]
     fn the_schema_knows_both_spellings() {
         let schema = serde_json::to_string(&schemars::schema_for!(ListenerConfig)).unwrap();
-        for part in [
-            "anyOf",
-            "\"type\":\"string\"",
-            "client_ca",
-            "additionalProperties\":false",
-        ] {
+        for part in ["anyOf", "\"type\":\"string\"", "client_ca", "additionalProperties\":false"] {
             assert!(schema.contains(part), "`{part}` is missing in {schema}");
         }
     }

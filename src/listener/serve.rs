@@ -60,9 +60,7 @@ where
     }
     let address = listener.address().clone();
     drop(listener);
-    let drained = timeout(drain, async {
-        while connections.join_next().await.is_some() {}
-    });
+    let drained = timeout(drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         warn!(%address, connections = connections.len(), "closed connections that did not end in time");
     }
@@ -85,11 +83,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let Accepted {
-        socket,
-        peer,
-        place,
-    } = accepted;
+    let Accepted { socket, peer, place } = accepted;
     let stream: Stream = match &terms.tls {
         None => Either::Left(socket),
         Some(tls) => match tls.accept(socket).await {
@@ -134,12 +128,7 @@ where
 
 /// Comes when a connection should take no further requests: the server stops, or it is old, idle, or was never used.
 async fn retired(terms: &Terms, requests: &AtomicU64) {
-    let Limits {
-        first_request,
-        idle,
-        age,
-        ..
-    } = terms.limits;
+    let Limits { first_request, idle, age, .. } = terms.limits;
     let unused = async {
         let mut seen = 0;
         sleep(first_request).await;

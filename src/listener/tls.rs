@@ -71,11 +71,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub(super) fn load(
-        config: &TlsConfig,
-        alpn: &'static [&'static [u8]],
-        limits: &Limits,
-    ) -> Result<Self, TlsError> {
+    pub(super) fn load(config: &TlsConfig, alpn: &'static [&'static [u8]], limits: &Limits) -> Result<Self, TlsError> {
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(server_config(config, alpn)?)),
             config: Arc::new(config.clone()),
@@ -100,8 +96,7 @@ impl Tls {
     /// When they do not load; then the ones in use stay in use. Files that are replaced one after the other give that for a
     /// moment: call again when the next one changes.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current
-            .store(Arc::new(server_config(&self.config, self.alpn)?));
+        self.current.store(Arc::new(server_config(&self.config, self.alpn)?));
         Ok(())
     }
 
@@ -109,58 +104,38 @@ impl Tls {
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         timeout(self.within, async {
             let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            TlsAcceptor::from(self.current.load_full())
-                .accept(socket)
-                .await
+            TlsAcceptor::from(self.current.load_full()).accept(socket).await
         })
         .await?
     }
 }
 
 fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
-    let TlsConfig {
-        cert,
-        key,
-        client_ca,
-    } = config;
+    let TlsConfig { cert, key, client_ca } = config;
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-    let pair = |source| TlsError::Pair {
-        cert: cert.clone(),
-        key: key.clone(),
-        source,
-    };
+    let pair = |source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source };
 
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(pair)?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(pair)?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let roots = Arc::new(authorities(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
-                .map_err(|source| TlsError::Verifier {
-                    path: path.clone(),
-                    source,
-                })?;
+                .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|source| file("a private key", key, source))?;
-    let mut server = builder
-        .with_single_cert(certificates(cert)?, private)
-        .map_err(pair)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| file("a private key", key, source))?;
+    let mut server = builder.with_single_cert(certificates(cert)?, private).map_err(pair)?;
     server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(server)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let error = |source| file("certificates", path, source);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(error)?
-        .collect::<Result<_, _>>()
-        .map_err(error)?;
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(error)?.collect::<Result<_, _>>().map_err(error)?;
     if chain.is_empty() {
         return Err(error(pem::Error::NoItemsFound));
     }
@@ -170,20 +145,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|source| TlsError::Authorities {
-                path: path.to_owned(),
-                source,
-            })?;
+        roots.add(certificate).map_err(|source| TlsError::Authorities { path: path.to_owned(), source })?;
     }
     Ok(roots)
 }
 
 fn file(what: &'static str, path: &Path, source: pem::Error) -> TlsError {
-    TlsError::File {
-        what,
-        path: path.to_owned(),
-        source,
-    }
+    TlsError::File { what, path: path.to_owned(), source }
 }

@@ -30,19 +30,13 @@ async fn make_way(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !kind.is_socket() {
-        return Err(io::Error::new(
-            ErrorKind::AlreadyExists,
-            "the path exists and is not a socket",
-        ));
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         // A full backlog: somebody listens, and is busy.
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another process listens on it",
-        )),
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it")),
     }
 }
 
@@ -55,10 +49,7 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-        })
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::r#type::v3 as kind;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
+use envoy_types::pb::envoy::r#type::v3 as kind;
 use envoy_types::pb::google::protobuf::{Struct, Timestamp, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use prost::Message;
 use tollgate::pb::envoy::config::core::v3 as our_core;
-use tollgate::pb::envoy::r#type::v3 as our_kind;
 use tollgate::pb::envoy::service::auth::v3 as ours;
+use tollgate::pb::envoy::r#type::v3 as our_kind;
 use tollgate::pb::google::rpc as our_rpc;
 
 /// Bytes that no string can hold.
@@ -40,11 +40,8 @@ fn socket(address: &str, port: core::socket_address::PortSpecifier) -> core::Add
 /// A request with every field set that Envoy has, known to us or not.
 fn request() -> auth::CheckRequest {
     use auth::attribute_context::{HttpRequest, Peer, Request, TlsSession};
-    let line = |key: &str, value: &str, raw: &[u8]| core::HeaderValue {
-        key: key.into(),
-        value: value.into(),
-        raw_value: raw.into(),
-    };
+    let line =
+        |key: &str, value: &str, raw: &[u8]| core::HeaderValue { key: key.into(), value: value.into(), raw_value: raw.into() };
     auth::CheckRequest {
         attributes: Some(auth::AttributeContext {
             source: Some(Peer {
@@ -126,9 +123,7 @@ fn a_full_request_of_envoy_is_read() {
     let expected = HttpRequest {
         id: "42".into(),
         method: "POST".into(),
-        headers: strings(&[(":path", "/v1/chat/completions?a=b"), ("x-two", "a,b"), ("x-empty", "")])
-            .into_iter()
-            .collect(),
+        headers: strings(&[(":path", "/v1/chat/completions?a=b"), ("x-two", "a,b"), ("x-empty", "")]).into_iter().collect(),
         header_map: Some(our_core::HeaderMap {
             headers: vec![line("x-two", "", b"a"), line("x-two", "", b"b\xff"), line("x-text", "c", b"")],
         }),
@@ -209,11 +204,7 @@ fn answers_of_ours_are_read_by_envoy_and_back() {
     let headers: Vec<_> = actions
         .iter()
         .map(|(_, number)| core::HeaderValueOption {
-            header: Some(core::HeaderValue {
-                key: "x-tollgate-subject".into(),
-                value: "alice".into(),
-                raw_value: BINARY.into(),
-            }),
+            header: Some(core::HeaderValue { key: "x-tollgate-subject".into(), value: "alice".into(), raw_value: BINARY.into() }),
             append_action: *number,
             keep_empty_value: true,
             ..Default::default()
@@ -254,9 +245,10 @@ fn answers_of_ours_are_read_by_envoy_and_back() {
             status: Some(our_rpc::Status { code, message: "why".into() }),
             http_response: Some(our_answer),
             dynamic_metadata: Some(prost_types::Struct {
-                fields: [("subject".into(), prost_types::Value {
-                    kind: Some(prost_types::value::Kind::StringValue("alice".into())),
-                })]
+                fields: [(
+                    "subject".into(),
+                    prost_types::Value { kind: Some(prost_types::value::Kind::StringValue("alice".into())) },
+                )]
                 .into(),
             }),
         };

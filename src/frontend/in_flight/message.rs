@@ -2,12 +2,11 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -39,26 +38,6 @@ pub(super) fn length(mut first: &[u8]) -> u32 {
     }
 }
 
-/// Reads the rest of a message that was answered already, and forgets it.
-///
-/// Dropping the body would reset the stream while the peer is still sending, and h2 remembers only so many resets: what arrives
-/// for a forgotten one counts as an error of the peer, and too many of those end the connection, with the checks of
-/// everybody else on it. So up to `most` bytes are let in, a frame at a time, for as long as a message may take.
-pub(super) fn discard(mut body: Body, most: u64, within: Duration) {
-    if body.is_end_stream() {
-        return;
-    }
-    tokio::spawn(timeout(within, async move {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read > most {
-                break;
-            }
-        }
-    }));
-}
-
 /// The peer did not send what it announced in the time there is.
 pub(super) fn late() -> Status {
     Status::deadline_exceeded("the message did not arrive in time")
@@ -79,13 +58,7 @@ pub struct Message {
 
 impl Message {
     pub(super) fn new(first: Bytes, rest: Body, length: u32, deadline: Instant) -> Self {
-        Self {
-            first,
-            rest,
-            left: PREFIX.saturating_add(length as usize),
-            deadline,
-            timer: None,
-        }
+        Self { first, rest, left: PREFIX.saturating_add(length as usize), deadline, timer: None }
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -93,9 +66,7 @@ impl Message {
             return Poll::Ready(frame);
         }
         let deadline = self.deadline;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Some(Err(late())))
     }
@@ -105,10 +76,7 @@ impl http_body::Body for Message {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = if self.first.is_empty() {
             ready!(self.poll_rest(cx))
         } else {

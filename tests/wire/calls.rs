@@ -1,0 +1,190 @@
+//! Checks over real connections, with the client of `envoy-types` and with bytes of our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::auth::v3 as auth;
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use tokio::time::{Instant, timeout};
+use tollgate::listener::Address;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::client::{Answer, CHECK, call, connect, framed, http2, message};
+use super::server::{Checks, Gate, Running, SOON, Wanted, budget};
+
+const MIB: u64 = 1 << 20;
+
+async fn channel(address: &Address) -> tonic::transport::Channel {
+    let address = address.clone();
+    let connector = tower::service_fn(move |_| {
+        let address = address.clone();
+        async move { connect(&address).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    Endpoint::from_static("http://tollgate").connect_with_connector(connector).await.unwrap()
+}
+
+fn gated() -> (Checks, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    (Checks { gate: Some(Arc::clone(&gate)) }, gate)
+}
+
+#[tokio::test]
+async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Address::Unix(dir.path().join("authz.sock"));
+    for (address, peer) in [("127.0.0.1:0".parse().unwrap(), "Some(Tcp(127.0.0.1:"), (socket, "Some(Unix)")] {
+        let server = Wanted { address, ..Default::default() }.grpc(Checks::default(), budget(16 * MIB, 128 * MIB)).await;
+        let channel = channel(&server.address).await;
+
+        let request = auth::CheckRequest {
+            attributes: Some(auth::AttributeContext {
+                request: Some(auth::attribute_context::Request {
+                    http: Some(auth::attribute_context::HttpRequest { body: "12345".into(), ..Default::default() }),
+                    time: None,
+                }),
+                ..Default::default()
+            }),
+        };
+        let status = AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner().status.unwrap();
+        assert!(status.message.starts_with(peer) && status.message.ends_with(" 5"), "{}", status.message);
+
+        let mut health = HealthClient::new(channel);
+        let question = |length| HealthCheckRequest { service: "x".repeat(length) };
+        assert_eq!(health.check(question(0)).await.unwrap().into_inner().status, 1, "serving");
+        assert_eq!(health.check(question(1000)).await.unwrap_err().code(), tonic::Code::NotFound);
+        assert_eq!(health.check(question(5000)).await.unwrap_err().code(), tonic::Code::OutOfRange);
+
+        server.stop.cancel();
+        server.task.await.unwrap();
+        assert!(connect(&server.address).await.is_err());
+        if let Address::Unix(path) = &server.address {
+            assert!(!path.exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_largest_body_passes_and_one_that_is_larger_is_denied() {
+    let server = Wanted::default().grpc(Checks::default(), budget(16 * MIB, 32 * MIB)).await;
+    let mut client = http2(connect(&server.address).await.unwrap()).await;
+    let body = 16 << 20;
+    let answer = call(&mut client, CHECK, message(body)).await.unwrap();
+    assert!(matches!(&answer, Answer::Verdict(0, text) if text.ends_with("16777216")), "{answer:?}");
+    let answer = call(&mut client, CHECK, message(body + (256 << 10))).await.unwrap();
+    assert!(answer.is(7, "too large"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_a_check_does_not_reach_one_or_reaches_it_empty() {
+    let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
+    let mut client = http2(connect(&server.address).await.unwrap()).await;
+    let good = message(10);
+    let other = "http://tollgate/envoy.service.auth.v3.Authorization/Other";
+    let failed = |code: &str| Answer::Failed(code.to_owned());
+    let rows = [
+        ("another method", other, good.clone(), failed("12")),
+        ("another service", "http://tollgate/x.Y/Check", good.clone(), failed("12")),
+        ("a compressed message", CHECK, framed(1, &good[5..]), failed("13")),
+        ("a flag that does not exist", CHECK, framed(7, &good[5..]), failed("13")),
+        ("no message", CHECK, Bytes::new(), failed("13")),
+        ("half a prefix", CHECK, good.slice(..3), failed("13")),
+        ("half a message", CHECK, good.slice(..good.len() - 3), failed("13")),
+        ("two messages", CHECK, [&good[..], &good[..]].concat().into(), failed("3")),
+        ("not protobuf", CHECK, framed(0, b"\xff\xff\xff"), Answer::Verdict(0, "empty".into())),
+        ("too many headers", CHECK, framed(0, &headers(257)), Answer::Verdict(0, "empty".into())),
+    ];
+    for (name, uri, body, expected) in rows {
+        assert_eq!(call(&mut client, uri, body).await.unwrap(), expected, "{name}");
+    }
+}
+
+fn headers(count: usize) -> Vec<u8> {
+    use prost::Message as _;
+    let http = auth::attribute_context::HttpRequest {
+        headers: (0..count).map(|n| (n.to_string(), "x".to_owned())).collect(),
+        ..Default::default()
+    };
+    let request = auth::attribute_context::Request { http: Some(http), time: None };
+    let attributes = auth::AttributeContext { request: Some(request), ..Default::default() };
+    auth::CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+/// A refusal resets its stream while the peer is still sending. h2 can take what arrives afterwards for errors of the peer, and
+/// ends a connection after 1024 of them, with the checks of everybody else on it.
+#[tokio::test]
+async fn refusals_leave_the_connection_and_the_checks_on_it_alone() {
+    let (checks, gate) = gated();
+    let server = Wanted::default().grpc(checks, budget(256 << 10, 128 * MIB)).await;
+    let client = http2(connect(&server.address).await.unwrap()).await;
+    let mut first = client.clone();
+    let waiting = tokio::spawn(async move { call(&mut first, CHECK, message(10)).await });
+    gate.entered.notified().await;
+
+    let large = message(1 << 20);
+    let refused: Vec<_> = (0..400)
+        .map(|_| {
+            let (mut client, large) = (client.clone(), large.clone());
+            tokio::spawn(async move { call(&mut client, CHECK, large).await })
+        })
+        .collect();
+    for call in refused {
+        let answer = call.await.unwrap().unwrap();
+        assert!(answer.is(7, "too large"), "{answer:?}");
+    }
+    gate.open.notify_one();
+    let answer = waiting.await.unwrap().unwrap();
+    assert!(matches!(answer, Answer::Verdict(0, _)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_gives_its_bytes_back() {
+    let (checks, gate) = gated();
+    let budget = budget(MIB, 4 * MIB);
+    let server = Wanted::default().grpc(checks, budget.clone()).await;
+    let mut client = http2(connect(&server.address).await.unwrap()).await;
+    let waiting = tokio::spawn(async move { call(&mut client, CHECK, message(1 << 20)).await });
+    gate.entered.notified().await;
+    assert!(budget.taken() > 1 << 20);
+    waiting.abort();
+    let deadline = Instant::now() + SOON;
+    while budget.taken() > 0 {
+        assert!(Instant::now() < deadline, "{} bytes are still taken", budget.taken());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A server with one check in progress that was just told to stop.
+async fn stopping(drain: Duration) -> (Running, Arc<Gate>, tokio::task::JoinHandle<Result<Answer, hyper::Error>>) {
+    let (checks, gate) = gated();
+    let server = Wanted { drain, ..Default::default() }.grpc(checks, budget(MIB, 4 * MIB)).await;
+    let mut client = http2(connect(&server.address).await.unwrap()).await;
+    let waiting = tokio::spawn(async move { call(&mut client, CHECK, message(10)).await });
+    gate.entered.notified().await;
+    server.stop.cancel();
+    let deadline = Instant::now() + SOON;
+    while connect(&server.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still listens");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (server, gate, waiting)
+}
+
+#[tokio::test]
+async fn a_check_in_progress_is_finished_before_the_server_ends() {
+    let (server, gate, waiting) = stopping(SOON).await;
+    assert!(!server.task.is_finished());
+    gate.open.notify_one();
+    let answer = waiting.await.unwrap().unwrap();
+    assert!(matches!(answer, Answer::Verdict(0, _)), "{answer:?}");
+    timeout(SOON / 2, server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_check_that_does_not_end_is_cut_off_at_the_deadline() {
+    let (server, _gate, waiting) = stopping(Duration::from_millis(100)).await;
+    timeout(SOON, server.task).await.unwrap().unwrap();
+    assert!(waiting.await.unwrap().is_err());
+}

@@ -1,0 +1,129 @@
+//! What many clients with large messages cost a server that bounds them: measured in a process of its own, without the clients.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tollgate::listener::Address;
+
+use super::client::{Answer, CHECK, call, connect, http2, message};
+use super::server::{Checks, Gate, SOON, Wanted, budget};
+
+const MIB: u64 = 1 << 20;
+const CLIENTS: u64 = 40;
+const BODY: u64 = 16 * MIB;
+const IN_FLIGHT: u64 = 32 * MIB;
+
+/// A copy of this test binary that runs one ignored test, a server on a Unix socket, until it is dropped.
+pub(crate) struct Child(std::process::Child);
+
+impl Child {
+    pub(crate) async fn spawn(mut command: Command, socket: &Path) -> Self {
+        // It ends when its standard input does, so it never outlives this process.
+        let mut child = Self(command.stdin(Stdio::piped()).spawn().unwrap());
+        let deadline = Instant::now() + SOON;
+        while connect(&Address::Unix(socket.to_owned())).await.is_err() {
+            assert!(child.0.try_wait().unwrap().is_none(), "the server ended");
+            assert!(Instant::now() < deadline, "the server does not answer");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        child
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
+    }
+
+    /// The most memory it ever had resident, in bytes.
+    fn peak(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// CPU time it has used, in hundredths of a second (`proc_pid_stat(5)`, fields 14 and 15).
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = self.proc("stat");
+        let after_name = stat.rsplit_once(") ").unwrap().1;
+        after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) async fn parent_is_gone() {
+    let read = || std::io::stdin().read_to_end(&mut Vec::new());
+    let _ = tokio::task::spawn_blocking(read).await;
+}
+
+/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in, the rest are told that
+/// there is no room, and the server's memory grows by the budget and by one HTTP/2 window for each connection, not by 640 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("authz.sock");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "wire::memory::bounded", "--ignored", "--nocapture"])
+        .env("TOLLGATE_TEST_SOCKET", &path)
+        .stdout(Stdio::null());
+    let child = Child::spawn(command, &path).await;
+    let address = Address::Unix(path);
+    let before = child.peak();
+
+    let message = message(BODY as usize);
+    let mut calls = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = http2(connect(&address).await.unwrap()).await;
+        let message = message.clone();
+        calls.push(tokio::spawn(async move { call(&mut client, CHECK, message).await }));
+    }
+    let (mut allowed, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap().unwrap() {
+            Answer::Verdict(0, text) => {
+                assert!(text.ends_with("16777216"), "{text}");
+                allowed += 1;
+            }
+            answer => {
+                assert!(answer.is(7, "no room"), "{answer:?}");
+                refused += 1;
+            }
+        }
+    }
+    let grown = child.peak() - before;
+    let windows = CLIENTS * (256 << 10);
+    // What an allocator keeps and a runtime needs, for this many connections.
+    let slack = 8 * MIB;
+    assert!(allowed >= 1 && refused >= CLIENTS / 2, "{allowed} allowed, {refused} refused");
+    assert!(grown <= IN_FLIGHT + windows + slack, "the server grew by {} KiB", grown >> 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the child of large_messages_of_many_clients_stay_within_the_stated_bound"]
+async fn bounded() {
+    let path = std::env::var_os("TOLLGATE_TEST_SOCKET").unwrap();
+    let gate = std::sync::Arc::new(Gate::default());
+    let checks = Checks { gate: Some(gate.clone()) };
+    let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.grpc(checks, budget(BODY, IN_FLIGHT)).await;
+    // Each message is held for a while, as a check holds it while it waits for a store.
+    let open = async {
+        loop {
+            gate.entered.notified().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            gate.open.notify_waiters();
+            gate.open.notify_one();
+        }
+    };
+    tokio::select! {
+        () = open => {}
+        () = parent_is_gone() => server.stop.cancel(),
+    }
+}
