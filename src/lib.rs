@@ -8,3 +8,4 @@ pub mod listener;
 #[doc(hidden)]
 pub mod pb;
 pub mod secrets;
+pub mod store;

@@ -1,0 +1,252 @@
+//! The section `store`.
+
+mod url;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tollgate_core::{
+    config::{Errors, Path},
+    policy::Policy,
+    secret::SecretSource,
+    time::Span,
+};
+
+pub(super) use self::url::Place;
+pub use self::url::RedisUrl;
+
+/// Where limits are counted and revocations are kept.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// In this process: right for one replica. A restart refills every bucket and forgets every revocation.
+    Memory(MemoryConfig),
+    /// In a Redis that all replicas share.
+    Redis(Box<RedisConfig>),
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self::Memory(MemoryConfig::default())
+    }
+}
+
+/// `store.memory`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryConfig {
+    /// Most buckets held at once, 1 to 100000000. A request that needs one more is an outage (`full`), never a reason to
+    /// forget another client's count. Default 1000000, about 250 MB if ever all are in use at once.
+    pub max_buckets: u64,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { max_buckets: 1_000_000 }
+    }
+}
+
+/// `store.redis`.
+///
+/// Redis 6.2 or newer, one server (or what a Sentinel or a cloud puts in front), `maxmemory-policy noeviction`: an evicted
+/// revocation revokes nothing.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `redis://host:port/db`, `rediss://…` for TLS, or `unix:///path?db=0`. A user and a password may stand in it
+    /// (`redis://user:${NAME}@host`) and never appear in a log; `username` and `password` say the same more plainly.
+    pub url: RedisUrl,
+    /// The ACL user. Default: Redis' user `default`.
+    pub username: Option<String>,
+    /// The password. A `file:` is read again at every connect.
+    pub password: Option<SecretSource>,
+    /// A PEM file with the certificate authorities that `rediss://` trusts, instead of the system's.
+    pub tls_ca: Option<String>,
+    /// Time for one check's answer, 1ms to 1s. Then the route's `on_outage` decides. Default 100ms: a hundred times what
+    /// Redis needs, and a small part of what a proxy waits.
+    #[serde(default = "deadline")]
+    pub deadline: Span,
+    /// What routes with `on_outage: local` use while Redis cannot be asked. They need it; it has no other use.
+    pub local: Option<LocalConfig>,
+}
+
+fn deadline() -> Span {
+    Span::from_millis(100)
+}
+
+/// `store.redis.local`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LocalConfig {
+    /// How many replicas share a limit, 1 to 10000. Each admits this part of its rate and of its burst, rounded down: a burst
+    /// smaller than the number of replicas admits nothing in an outage. No default: too low a number multiplies every limit.
+    pub replicas: u64,
+    /// How often revocations are read from Redis while it is there, 100ms to 1h. Default 5s.
+    #[serde(default = "refresh")]
+    pub refresh: Span,
+    /// How old the last known revocations may be; beyond it requests with a credential are denied (`stale`). At least twice
+    /// `refresh`, at most 1d. Default 5m.
+    #[serde(default = "max_staleness")]
+    pub max_staleness: Span,
+    /// Most buckets held at once, as in `store.memory`. Default 1000000.
+    #[serde(default = "max_buckets")]
+    pub max_buckets: u64,
+}
+
+fn refresh() -> Span {
+    Span::from_secs(5)
+}
+
+fn max_staleness() -> Span {
+    Span::from_secs(300)
+}
+
+fn max_buckets() -> u64 {
+    MemoryConfig::default().max_buckets
+}
+
+impl StoreConfig {
+    /// Holds the section against itself and against the policy (`None` where that has errors of its own), noting every error.
+    pub fn validate(&self, policy: Option<&Policy>, path: &Path, errors: &mut Errors) {
+        let uses_local = policy.is_some_and(|policy| policy.uses_local);
+        let foreign = policy.is_some_and(|policy| !policy.foreign.is_empty());
+        match self {
+            Self::Memory(config) => {
+                check_buckets(config.max_buckets, &path.key("memory"), errors);
+                if uses_local {
+                    errors.push(path, "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`");
+                }
+                if foreign {
+                    errors.push(path, "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it");
+                }
+            }
+            Self::Redis(config) => {
+                let path = path.key("redis");
+                config.validate(&path, errors);
+                if uses_local && config.local.is_none() {
+                    errors
+                        .push(&path, "a route says `on_outage: local`; add `local: { replicas: N }` with the number of replicas");
+                }
+            }
+        }
+    }
+}
+
+impl RedisConfig {
+    fn validate(&self, path: &Path, errors: &mut Errors) {
+        if self.deadline < Span::from_millis(1) || self.deadline > Span::from_secs(1) {
+            errors.push(&path.key("deadline"), "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own");
+        }
+        if self.username.is_some() && self.password.is_none() {
+            errors.push(&path.key("username"), "a user without a `password` cannot log in; add one");
+        }
+        for (key, here, there) in [
+            ("username", self.username.is_some(), self.url.username().is_some()),
+            ("password", self.password.is_some(), self.url.password().is_some()),
+        ] {
+            if here && there {
+                errors.push(&path.key(key), format!("`url` holds a {key}, too; say it once"));
+            }
+        }
+        if self.tls_ca.is_some() && !self.url.tls() {
+            errors.push(&path.key("tls_ca"), "only `rediss://` uses TLS; write it in `url`, or remove `tls_ca`");
+        }
+        if let Some(local) = &self.local {
+            local.validate(&path.key("local"), errors);
+        }
+    }
+}
+
+impl LocalConfig {
+    fn validate(&self, path: &Path, errors: &mut Errors) {
+        if !(1..=10_000).contains(&self.replicas) {
+            errors.push(&path.key("replicas"), "must be 1 to 10000");
+        }
+        if self.refresh < Span::from_millis(100) || self.refresh > Span::from_secs(3600) {
+            errors.push(&path.key("refresh"), "must be 100ms to 1h");
+        }
+        let least = Span::from_micros(self.refresh.micros().saturating_mul(2));
+        if self.max_staleness < least || self.max_staleness > Span::from_secs(86_400) {
+            errors.push(&path.key("max_staleness"), format!("must be {least} (twice `refresh`) to 1d"));
+        }
+        check_buckets(self.max_buckets, path, errors);
+    }
+}
+
+fn check_buckets(max_buckets: u64, path: &Path, errors: &mut Errors) {
+    if !(1..=100_000_000).contains(&max_buckets) {
+        errors.push(&path.key("max_buckets"), "must be 1 to 100000000");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::{config::Document, policy::PolicyConfig};
+
+    use super::*;
+
+    fn errors(store: &str, policy: &str) -> Vec<String> {
+        let read = || {
+            let store: StoreConfig = Document::parse(store, &|_| None)?.read()?;
+            let document = Document::parse(policy, &|_| None)?;
+            let policy: PolicyConfig = document.read()?;
+            let mut errors = Errors::default();
+            let policy = Policy::compile(&policy, &mut errors);
+            assert!(errors.is_empty(), "{:?}", document.locate(errors));
+            store.validate(policy.as_ref(), &Path::root().key("store"), &mut errors);
+            if errors.is_empty() { Ok(()) } else { Err(document.locate(errors)) }
+        };
+        read().map_or_else(
+            |errors| errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect(),
+            |()| Vec::new(),
+        )
+    }
+
+    const PLAIN: &str = "routes: [{ match: { paths: [/a] }, public: true }]";
+    const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
+    const FOREIGN: &str = "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
+
+    #[test]
+    fn good_sections() {
+        for (store, policy) in [
+            ("memory: {}", PLAIN),
+            ("memory: { max_buckets: 1 }", PLAIN),
+            ("redis: { url: 'redis://r' }", PLAIN),
+            ("redis: { url: 'redis://r' }", FOREIGN),
+            ("redis: { url: 'rediss://r:6380/2', username: u, password: p, tls_ca: /ca.pem, deadline: 50ms }", PLAIN),
+            ("redis: { url: 'redis://r', local: { replicas: 3 } }", LOCAL),
+            ("redis: { url: 'redis://r', local: { replicas: 3, refresh: 1s, max_staleness: 2s } }", PLAIN),
+        ] {
+            assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_says_what_to_do() {
+        for (store, policy, path, part) in [
+            ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
+            ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
+            ("memory: {}", FOREIGN, "store:", "set `store.redis`"),
+            ("redis: { url: 'redis://r' }", LOCAL, "store.redis:", "add `local: { replicas: N }`"),
+            ("redis: { url: 'redis://r', deadline: 2s }", PLAIN, "store.redis.deadline", "1ms to 1s"),
+            ("redis: { url: 'redis://r', deadline: 0ms }", PLAIN, "store.redis.deadline", "1ms to 1s"),
+            ("redis: { url: 'redis://r', username: u }", PLAIN, "store.redis.username", "add one"),
+            ("redis: { url: 'redis://u:p@r', password: p }", PLAIN, "store.redis.password", "say it once"),
+            ("redis: { url: 'redis://u:p@r', username: u, password: p }", PLAIN, "store.redis.username", "say it once"),
+            ("redis: { url: 'redis://r', tls_ca: /ca }", PLAIN, "store.redis.tls_ca", "only `rediss://`"),
+            ("redis: { url: 'redis://r', local: { replicas: 0 } }", LOCAL, "store.redis.local.replicas", "1 to 10000"),
+            ("redis: { url: 'redis://r', local: { replicas: 2, refresh: 1ms } }", LOCAL, "store.redis.local.refresh", "100ms"),
+            (
+                "redis: { url: 'redis://r', local: { replicas: 2, max_staleness: 9s } }",
+                LOCAL,
+                "store.redis.local.max_staleness",
+                "must be 10s (twice",
+            ),
+            ("redis: { url: 'redis://r', local: {} }", LOCAL, "redis.local", "missing key `replicas`"),
+            ("redis: { url: 'redis://r', pool: 3 }", PLAIN, "redis.pool", "unknown key"),
+            ("memory: {}\nredis: { url: 'redis://r' }", PLAIN, "", "expected one key"),
+        ] {
+            let errors = errors(store, policy);
+            assert!(errors.iter().any(|error| error.starts_with(path) && error.contains(part)), "{store}: {errors:?}");
+        }
+    }
+}

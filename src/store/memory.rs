@@ -1,0 +1,135 @@
+//! The store of a single replica: buckets and revocations in this process, gone with it.
+
+mod buckets;
+
+use std::{
+    sync::{PoisonError, RwLock},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::{self, BoxFuture};
+use tollgate_core::{
+    limit::{Answers, Demands, Outage},
+    revocation::Target,
+    time::Timestamp,
+};
+
+pub(super) use self::buckets::Buckets;
+use super::{Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, status::Tally};
+
+/// Buckets and revocations in memory.
+#[derive(Debug)]
+pub struct Memory {
+    buckets: Buckets,
+    revocations: RwLock<Table>,
+    tally: Tally,
+    clock: Clock,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new(config: &MemoryConfig) -> Self {
+        Self {
+            buckets: Buckets::new(config.max_buckets),
+            revocations: RwLock::default(),
+            tally: Tally::default(),
+            clock: Clock::start(),
+        }
+    }
+
+    /// [`Store::admit`] at a moment.
+    ///
+    /// # Errors
+    /// [`Outage::Full`] where a bucket is missing and there is no room for it; [`Outage::Refused`] where a blacklist of another
+    /// service is asked for: it is in a Redis, not here.
+    pub fn admit_at(&self, demands: &Demands, now: Timestamp) -> Result<Answers, Outage> {
+        if let Some(principal) = &demands.principal {
+            let keys = principal.revocation();
+            // The configuration is refused before it comes to this. Unknown must not read as "not revoked".
+            if !keys.foreign.is_empty() {
+                return Err(Outage::Refused);
+            }
+            let revocations = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(kind) = revocations.revokes(keys, now) {
+                return Ok(Answers::Revoked(kind));
+            }
+        }
+        self.buckets.charge(&demands.charges, now).map(Answers::Counted)
+    }
+
+    /// [`Store::revoke`] at a moment.
+    pub fn revoke_at(&self, revocation: &Revocation, now: Timestamp) {
+        let entry = Entry {
+            key: revocation.target().key(),
+            at: revocation.at(),
+            ends: Timestamp::from_micros(now.micros().saturating_add(revocation.ttl().micros())),
+            note: revocation.note().map(str::to_owned),
+        };
+        self.revocations(now, |table| table.add(entry));
+    }
+
+    /// Changes the revocations, those that have ended left out.
+    fn revocations<T>(&self, now: Timestamp, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        table.prune(now);
+        change(&mut table)
+    }
+}
+
+impl Store for Memory {
+    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
+        let answers = self.admit_at(demands, self.clock.now());
+        Box::pin(future::ready(self.tally.note(answers)))
+    }
+
+    fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
+        self.revoke_at(revocation, self.clock.now());
+        Box::pin(future::ready(Ok(())))
+    }
+
+    fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        let now = self.clock.now();
+        Box::pin(future::ready(Ok(self.revocations(now, |table| table.remove(&target.key(), now)))))
+    }
+
+    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        let page = self.revocations(self.clock.now(), |table| table.page(offset, limit.min(PAGE_MAX)));
+        Box::pin(future::ready(Ok(page)))
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            kind: "memory",
+            up: true,
+            circuit: Circuit::Closed,
+            errors: self.tally.counts(),
+            connections: 0,
+            last_error: None,
+            buckets: Some(self.buckets.len()),
+            revocations: Some(self.revocations.read().unwrap_or_else(PoisonError::into_inner).len()),
+        }
+    }
+}
+
+/// The wall clock at the start, and from there a clock that never steps: a corrected system clock neither refills a bucket nor
+/// locks anybody out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    wall: u64,
+    started: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { wall: micros(wall), started: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.wall.saturating_add(micros(self.started.elapsed())))
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

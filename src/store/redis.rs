@@ -1,0 +1,198 @@
+//! The store all replicas share.
+//!
+//! One check is one atomic script, over one connection that many checks share. What cannot be answered within the deadline is
+//! an outage, and is not asked again: a script that was written may have charged.
+
+mod changes;
+mod dial;
+mod link;
+mod question;
+pub(super) mod script;
+
+use std::{future::Future, time::Duration};
+
+use ::redis::{RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tollgate_core::{
+    limit::{Answers, Demands, Outage},
+    revocation::Target,
+    time::Timestamp,
+};
+
+pub(super) use self::changes::{Change, Cursor};
+use self::{
+    dial::Dialer,
+    link::{Line, Link},
+    question::Key,
+    script::Scripts,
+};
+use super::{Entry, PAGE_MAX, Page, RedisConfig, Revocation, Status, Store, StoreError, status::Tally};
+
+/// Time for what an operator asks, and for one step of the replication: not on the path of a check.
+const UNHURRIED: Duration = Duration::from_secs(2);
+
+/// The revocations, by the moment they end, in milliseconds.
+const INDEX: &str = "{tollgate}:revocations";
+/// The notes of those that have one.
+const NOTES: &str = "{tollgate}:revocations:notes";
+/// What was added and removed lately, for [`LocalFallback`](super::LocalFallback).
+const CHANGES: &str = "{tollgate}:revocations:changes";
+
+/// A Redis, and the connection to it.
+pub struct Redis {
+    link: Link,
+    scripts: Scripts,
+    deadline: Duration,
+    tally: Tally,
+    /// Ends the connection with this value.
+    _alive: DropGuard,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redis")
+    }
+}
+
+impl Redis {
+    /// Begins to connect, in the background, until `stop`. Call it inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// A password file or certificate authorities that cannot be read.
+    pub fn open(config: &RedisConfig, stop: CancellationToken) -> Result<Self, StoreError> {
+        let alive = stop.child_token();
+        let deadline = config.deadline.std();
+        let link = Link::start(Dialer::new(config)?, deadline, alive.clone());
+        Ok(Self { link, scripts: Scripts::new(), deadline, tally: Tally::default(), _alive: alive.drop_guard() })
+    }
+
+    async fn ask(&self, demands: &Demands) -> Result<Answers, Outage> {
+        if demands.is_empty() {
+            return Ok(Answers::Counted(Vec::new()));
+        }
+        let until = Instant::now() + self.deadline;
+        let line = self.line(until).await?;
+        let keys = question::keys(demands);
+        let mut connection = line.connection();
+        let reply = self.scripts.admit.run(&mut connection, keys, |cmd| question::write(cmd, demands));
+        match timeout_at(until, reply).await {
+            Ok(Ok(reply)) => {
+                line.worked();
+                let reply: Vec<i64> = reply;
+                question::answers(demands, &reply).ok_or(Outage::Refused)
+            }
+            Ok(Err(error)) => Err(line.failed(&error)),
+            Err(_elapsed) => Err(line.silent()),
+        }
+    }
+
+    async fn line(&self, until: Instant) -> Result<std::sync::Arc<Line>, Outage> {
+        match self.link.ready() {
+            Some(line) => Ok(line),
+            None => timeout_at(until, self.link.line()).await.unwrap_or(Err(Outage::Deadline)),
+        }
+    }
+
+    /// Asks something that is not a check. A refusal says nothing of checks (a user may be allowed only those), so only silence
+    /// counts against the line.
+    async fn unhurried<T, F, A>(&self, question: F) -> Result<T, Outage>
+    where
+        F: FnOnce(MultiplexedConnection) -> A,
+        A: Future<Output = RedisResult<T>>,
+    {
+        let until = Instant::now() + UNHURRIED;
+        let line = self.line(until).await?;
+        match timeout_at(until, question(line.connection())).await {
+            Ok(answer) => answer.map_err(|error| {
+                tracing::warn!("redis did not do what was asked: {error}");
+                dial::outage(&error)
+            }),
+            Err(_elapsed) => Err(line.silent()),
+        }
+    }
+
+    async fn page(&self, offset: usize, limit: usize) -> Result<Page, Outage> {
+        let listed = self.unhurried(move |mut connection| async move {
+            let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut connection).await?;
+            let after = format!("({}", seconds * 1000 + micros / 1000);
+            let mut listing = pipe();
+            listing.cmd("ZCOUNT").arg(INDEX).arg(&after).arg("+inf");
+            listing.cmd("ZRANGEBYSCORE").arg(INDEX).arg(&after).arg("+inf").arg("WITHSCORES");
+            listing.arg("LIMIT").arg(offset).arg(limit);
+            let (total, ends): (u64, Vec<(String, f64)>) = listing.query_async(&mut connection).await?;
+            if ends.is_empty() {
+                return Ok(Page { entries: Vec::new(), total });
+            }
+            let mut details = pipe();
+            details.cmd("MGET");
+            for (key, _) in &ends {
+                details.arg(Key::revoked(key));
+            }
+            details.cmd("HMGET").arg(NOTES);
+            for (key, _) in &ends {
+                details.arg(key);
+            }
+            let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) = details.query_async(&mut connection).await?;
+            let rows = ends.into_iter().zip(moments).zip(notes);
+            // One without a moment has just ended.
+            let entries = rows.filter_map(|(((key, ends), at), note)| Some(entry(key, at?, ends, note))).collect();
+            Ok(Page { entries, total })
+        });
+        listed.await
+    }
+}
+
+/// An entry from Redis' numbers: a moment in seconds and an end in milliseconds, which an f64 holds exactly.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an f64 below 2^53; the cast saturates")]
+fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
+    let ends = Timestamp::from_micros((ends as u64).saturating_mul(1000));
+    Entry { key, at: Timestamp::from_secs(at), ends, note }
+}
+
+impl Store for Redis {
+    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
+        Box::pin(async { self.tally.note(self.ask(demands).await) })
+    }
+
+    fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
+        Box::pin(self.unhurried(move |mut connection| async move {
+            let member = revocation.target().key();
+            let reply = self.scripts.revoke.run(&mut connection, 4, |cmd| {
+                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES);
+                cmd.arg(&member).arg(revocation.at().secs()).arg(revocation.ttl().micros().div_ceil(1000));
+                cmd.arg(revocation.note().unwrap_or_default());
+            });
+            reply.await.map(|_: Value| ())
+        }))
+    }
+
+    fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        Box::pin(self.unhurried(move |mut connection| async move {
+            let member = target.key();
+            let reply = self.scripts.reinstate.run(&mut connection, 4, |cmd| {
+                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(&member);
+            });
+            reply.await
+        }))
+    }
+
+    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        Box::pin(self.page(offset, limit.min(PAGE_MAX)))
+    }
+
+    fn status(&self) -> Status {
+        let circuit = self.link.circuit();
+        Status {
+            kind: "redis",
+            up: circuit == super::Circuit::Closed,
+            circuit,
+            errors: self.tally.counts(),
+            connections: self.link.connections(),
+            last_error: self.link.last_error(),
+            buckets: None,
+            revocations: None,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Making a connection that is known to work: socket, TLS, login, and one real question.
+
+use std::{sync::Arc, time::Duration};
+
+use ::redis::{
+    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
+    cmd,
+    io::tcp::socket2::{SockRef, TcpKeepalive},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsConnector;
+use tollgate_core::{
+    limit::{Charge, Demands, Outage},
+    secret::SecretSource,
+};
+
+use super::{question, script::Scripts};
+use crate::{
+    secrets,
+    store::{RedisConfig, StoreError, config::Place},
+};
+
+/// A peer that stopped answering at the level of TCP is noticed after this long, whatever is on the way to it.
+const PEER_GONE: Duration = Duration::from_secs(5);
+
+/// Questions that wait for the socket; more wait in their own tasks, each within its deadline.
+const QUEUE: usize = 1024;
+
+/// Everything needed to connect, again and again.
+pub(super) struct Dialer {
+    place: Place,
+    db: i64,
+    username: Option<String>,
+    password: Option<SecretSource>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    scripts: Scripts,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) outage: Outage,
+    /// For the operator: holds no secret.
+    pub(super) text: String,
+}
+
+/// What serves one connection; it ends when the connection does.
+pub(super) type Driver = JoinHandle<()>;
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Dialer {
+    /// Reads what connecting needs, once, so that a missing file stops the start.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, StoreError> {
+        let password = config.password.clone().or_else(|| config.url.password().cloned().map(SecretSource::Inline));
+        let username = config.username.clone().or_else(|| config.url.username().map(str::to_owned));
+        if let Some(source) = &password {
+            login(source).map_err(StoreError::Password)?;
+        }
+        let tls = match config.url.place() {
+            Place::Tcp { host, tls: true, .. } => {
+                Some(connector(host, config.tls_ca.as_deref()).map_err(StoreError::Authorities)?)
+            }
+            _ => None,
+        };
+        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts: Scripts::new() })
+    }
+
+    /// Connects.
+    pub(super) async fn dial(&self) -> Result<(MultiplexedConnection, Driver), Fault> {
+        let stream = self.stream().await.map_err(|error| Fault {
+            outage: Outage::Unreachable,
+            text: format!("cannot connect to `{}`: {error}", self.place),
+        })?;
+        let mut info = RedisConnectionInfo::default().set_db(self.db).set_skip_set_lib_name();
+        if let Some(source) = &self.password {
+            let fault = |text| Fault { outage: Outage::Refused, text };
+            info = info.set_password(login(source).map_err(fault)?);
+            if let Some(username) = &self.username {
+                info = info.set_username(username);
+            }
+        }
+        // Each question has a deadline of its own; a second clock below it would only cost.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|error| self.fault(&error))?;
+        let driver = tokio::spawn(driver);
+        match self.probe(&mut connection).await {
+            Ok(()) => Ok((connection, driver)),
+            Err(error) => {
+                driver.abort();
+                Err(self.fault(&error))
+            }
+        }
+    }
+
+    async fn stream(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match &self.place {
+            Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Place::Tcp { host, port, .. } => {
+                // The name is looked up each time: after a failover it may mean another server.
+                let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                tcp.set_nodelay(true)?;
+                let socket = SockRef::from(&tcp);
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(3 * PEER_GONE).with_interval(PEER_GONE))?;
+                #[cfg(target_os = "linux")]
+                socket.set_tcp_user_timeout(Some(PEER_GONE))?;
+                match &self.tls {
+                    Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
+                    None => Box::new(tcp),
+                }
+            }
+        })
+    }
+
+    /// Asks what a check asks, of a bucket of its own that never fills: that the server may be written to, and that this user may
+    /// do it, shows here and not at the first client's expense. It also brings the script there.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1 };
+        let demands = Demands { principal: None, charges: vec![charge] };
+        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, &demands));
+        let _: Vec<i64> = reply.await?;
+        warn_of_eviction(connection).await;
+        Ok(())
+    }
+
+    fn fault(&self, error: &RedisError) -> Fault {
+        let outage = outage(error);
+        let text = match outage {
+            Outage::Refused => format!("`{}` refuses: {error}", self.place),
+            _ => format!("the connection to `{}` broke: {error}", self.place),
+        };
+        Fault { outage, text }
+    }
+}
+
+/// Whose fault an error is: the connection's, or a server's that answered.
+pub(super) fn outage(error: &RedisError) -> Outage {
+    if error.kind() == ErrorKind::Io { Outage::Unreachable } else { Outage::Refused }
+}
+
+fn login(source: &SecretSource) -> Result<String, String> {
+    let secret = secrets::resolve(source)?;
+    std::str::from_utf8(secret.expose()).map(str::to_owned).map_err(|_| "the password is not UTF-8".to_owned())
+}
+
+fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let added = certificate
+                    .map_err(|error| error.to_string())
+                    .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+                added.map_err(|error| format!("`{path}` holds something that is no certificate: {error}"))?;
+            }
+            if roots.is_empty() {
+                return Err(format!("`{path}` holds no certificate in PEM"));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("this system has no certificate authorities; name a PEM file here".to_owned());
+            }
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// A Redis that is short of memory may drop keys with an end, which is what revocations and counts are. Whoever may not ask
+/// (INFO is forbidden in some clouds) is not told.
+async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
+    let Ok(info) = cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let policy = field("maxmemory_policy:");
+    if field("maxmemory:") != "0" && !matches!(policy, "" | "noeviction") {
+        tracing::warn!(
+            "redis may evict keys (maxmemory-policy {policy}): an evicted revocation revokes nothing; set it to noeviction"
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! The one connection, kept by one task: nobody else connects, so a thousand checks that find Redis gone make one attempt.
+//!
+//! While a lost connection is first made again, questions wait for it within their deadline. When that fails, or when
+//! [`TRIP_AFTER`] answers in a row failed, the circuit is open: questions are answered with an outage at once, and the task
+//! alone tries on, with growing pauses, until a connection has answered a real question.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::{RedisError, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tollgate_core::limit::Outage;
+
+use super::dial::{Dialer, Driver, Fault, outage};
+use crate::store::Circuit;
+
+/// Failures in a row that open the circuit.
+const TRIP_AFTER: u32 = 5;
+/// Time for one attempt to connect.
+const CONNECT: Duration = Duration::from_secs(1);
+/// The first pause between two attempts, and the longest. Each is shortened by up to a half at random, so that replicas that
+/// lost Redis together do not come back together.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A connection that lasted this long was a good one: the pauses start anew.
+const STEADY: Duration = Duration::from_secs(2);
+
+/// The way to Redis.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    health: Arc<Health>,
+}
+
+#[derive(Clone)]
+enum State {
+    Connecting,
+    Up(Arc<Line>),
+    /// Why the last attempt failed.
+    Open(Outage),
+}
+
+#[derive(Default)]
+struct Health {
+    connections: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Link {
+    /// Begins to connect, until `stop`.
+    pub(super) fn start(dialer: Dialer, deadline: Duration, stop: CancellationToken) -> Self {
+        let (state, watched) = watch::channel(State::Connecting);
+        let health = Arc::<Health>::default();
+        let keeper = Keeper { dialer, deadline, state, health: Arc::clone(&health) };
+        tokio::spawn(async move { stop.run_until_cancelled(keeper.run()).await });
+        Self { state: watched, health }
+    }
+
+    /// The connection, if there is one now.
+    pub(super) fn ready(&self) -> Option<Arc<Line>> {
+        match &*self.state.borrow() {
+            State::Up(line) => Some(Arc::clone(line)),
+            State::Connecting | State::Open(_) => None,
+        }
+    }
+
+    /// The connection, waited for while it is being made. The caller bounds the wait.
+    pub(super) async fn line(&self) -> Result<Arc<Line>, Outage> {
+        if let State::Open(_) = &*self.state.borrow() {
+            return Err(Outage::CircuitOpen);
+        }
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
+        match settled.as_deref() {
+            Ok(State::Up(line)) => Ok(Arc::clone(line)),
+            Ok(State::Open(outage)) => Err(*outage),
+            // Shutting down.
+            Ok(State::Connecting) | Err(_) => Err(Outage::Unreachable),
+        }
+    }
+
+    pub(super) fn circuit(&self) -> Circuit {
+        match &*self.state.borrow() {
+            State::Connecting => Circuit::Connecting,
+            State::Up(_) => Circuit::Closed,
+            State::Open(_) => Circuit::Open,
+        }
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.health.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.health.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One connection, and how it does.
+pub(super) struct Line {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+    failures: AtomicU32,
+    tripped: Notify,
+    last: Mutex<Option<Fault>>,
+}
+
+impl Line {
+    /// A handle to ask with.
+    pub(super) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
+    /// A question was answered.
+    pub(super) fn worked(&self) {
+        // Read first: on the good path nobody writes to a line of cache that all threads share.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A question had no answer in time.
+    pub(super) fn silent(&self) -> Outage {
+        self.count(Fault { outage: Outage::Deadline, text: "no answer within the deadline".into() }, 1)
+    }
+
+    /// A question was answered with an error.
+    pub(super) fn failed(&self, error: &RedisError) -> Outage {
+        // After a failover the old primary stays read-only, and a server that forgot the login will not remember it: only a new
+        // connection helps.
+        tracing::debug!("a check failed in redis: {error}");
+        let for_good = matches!(error.code(), Some("READONLY" | "NOAUTH"));
+        self.count(Fault { outage: outage(error), text: error.to_string() }, if for_good { TRIP_AFTER } else { 1 })
+    }
+
+    fn count(&self, fault: Fault, weight: u32) -> Outage {
+        let outage = fault.outage;
+        let before = self.failures.fetch_add(weight, Ordering::Relaxed);
+        if before < TRIP_AFTER && before.saturating_add(weight) >= TRIP_AFTER {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+            self.tripped.notify_one();
+        }
+        outage
+    }
+
+    async fn tripped(&self) -> Fault {
+        self.tripped.notified().await;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        last.unwrap_or(Fault { outage: Outage::Unreachable, text: "the connection failed".into() })
+    }
+}
+
+impl Drop for Line {
+    /// The socket closes when the last question on it has its answer or has given up.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+struct Keeper {
+    dialer: Dialer,
+    deadline: Duration,
+    state: watch::Sender<State>,
+    health: Arc<Health>,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut pause = Pause(PAUSE);
+        loop {
+            let (line, driver) = self.connect(&mut pause).await;
+            let since = Instant::now();
+            self.health.connections.fetch_add(1, Ordering::Relaxed);
+            self.state.send_replace(State::Up(Arc::clone(&line)));
+            tracing::info!("redis is connected");
+            let tripped = tokio::select! {
+                _ = driver => None,
+                fault = line.tripped() => Some(fault),
+            };
+            drop(line);
+            let steady = since.elapsed() >= STEADY;
+            if steady {
+                pause = Pause(PAUSE);
+            }
+            match tripped {
+                // Often back at once: a restart, an idle connection that was cut.
+                None if steady => {
+                    self.state.send_replace(State::Connecting);
+                    self.down("the connection was closed");
+                }
+                None => {
+                    self.open(&Fault { outage: Outage::Unreachable, text: "the connection was closed".into() }, &mut pause).await
+                }
+                Some(fault) => self.open(&fault, &mut pause).await,
+            }
+        }
+    }
+
+    /// Tries until there is a connection.
+    async fn connect(&self, pause: &mut Pause) -> (Arc<Line>, Driver) {
+        loop {
+            let attempt = timeout(CONNECT, self.dialer.dial());
+            tokio::pin!(attempt);
+            let dialled = tokio::select! {
+                dialled = &mut attempt => dialled,
+                () = sleep(self.deadline) => {
+                    // Whoever waited has given up by now, and nobody else need wait.
+                    self.state.send_if_modified(|state| {
+                        let waiting = matches!(state, State::Connecting);
+                        if waiting {
+                            *state = State::Open(Outage::Deadline);
+                        }
+                        waiting
+                    });
+                    attempt.await
+                }
+            };
+            let fault = match dialled {
+                Ok(Ok((connection, driver))) => {
+                    let (failures, tripped) = (AtomicU32::new(0), Notify::new());
+                    let line = Line { connection, driver: driver.abort_handle(), failures, tripped, last: Mutex::default() };
+                    return (Arc::new(line), driver);
+                }
+                Ok(Err(fault)) => fault,
+                Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
+            };
+            self.open(&fault, pause).await;
+        }
+    }
+
+    /// The circuit opens, or stays open, for one pause.
+    async fn open(&self, fault: &Fault, pause: &mut Pause) {
+        self.state.send_replace(State::Open(fault.outage));
+        self.down(&fault.text);
+        sleep(pause.next()).await;
+    }
+
+    fn down(&self, text: &str) {
+        let mut last = self.health.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_deref() == Some(text) {
+            tracing::debug!("redis is still down: {text}");
+        } else {
+            tracing::warn!("redis is down: {text}");
+            *last = Some(text.to_owned());
+        }
+    }
+}
+
+/// The pause before the next attempt.
+struct Pause(Duration);
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let full = self.0;
+        self.0 = (full * 2).min(PAUSE_MAX);
+        full.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_are_never_in_step() {
+        let mut pause = Pause(PAUSE);
+        for full in [100, 200, 400, 800, 1600, 2000, 2000].map(Duration::from_millis) {
+            let pause = pause.next();
+            assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
+        }
+    }
+}
