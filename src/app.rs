@@ -19,13 +19,14 @@ use tollgate_core::{
     authn::{issuer::KeySource, jwks::KeySet},
     decision::{Denial, Reason},
     policy::Policy,
+    secret::Secret,
     time::Span,
 };
 
 use crate::{
-    admin::Admin,
+    admin::{self, Admin, store::StoreRevocations},
     check::{Answer, Checker, Clock},
-    config::{File, Loaded},
+    config::{AdminListenConfig, File, Loaded},
     frontend::{
         envoy::{self, EnvoyAuthorization},
         forward_auth::ForwardAuth,
@@ -33,14 +34,20 @@ use crate::{
         in_flight::{InFlight, Refusal},
     },
     jwks::Engine,
-    listener::{self, Address, Listener, ListenerConfig, Protocol, Tls},
+    listener::{self, Address, Listener, ListenerConfig, Peer, Protocol, Tls},
     live::Live,
-    observe::{self, Observer, audit::Audit, metrics::Metrics},
-    ops::Ops,
+    observe::{
+        self, Observer,
+        audit::Audit,
+        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        metrics::Metrics,
+    },
+    ops::{self, Ops},
     pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ready::Readiness,
     reload::Reloader,
-    secrets, store,
+    secrets,
+    store::{self, Store},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
@@ -74,7 +81,12 @@ pub struct App {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("grpc", &self.grpc).field("http", &self.http).field("ops", &self.ops).field("admin", &self.admin).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("grpc", &self.grpc)
+            .field("http", &self.http)
+            .field("ops", &self.ops)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,7 +100,7 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut app = App::start(loaded, observe::now).await?;
     let http: Vec<String> = app.http.iter().map(ToString::to_string).collect();
-    tracing::info!(grpc = %app.grpc, http = ?http, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
+    tracing::info!(grpc = %app.grpc, ?http, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);
     tokio::select! {
         _ = terminate.recv() => {}
@@ -146,7 +158,8 @@ impl App {
         let drain = file.drain_timeout.std();
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
         let refusals = Arc::clone(&checker);
-        let in_flight = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, move |refusal| refused(&refusals, refusal))?;
+        let (max, max_in_flight) = (file.body.max.0 as u64, file.body.max_in_flight.0 as u64);
+        let in_flight = InFlight::new(max, max_in_flight, move |refusal| refused(&refusals, refusal))?;
         let grpc = servers.grpc(&file.listen.grpc, &in_flight, Arc::clone(&checker), &readiness).await?;
         let mut http = Vec::with_capacity(file.listen.http.len());
         for config in &file.listen.http {
@@ -157,20 +170,21 @@ impl App {
             };
             http.push(servers.http(&config.listener(), handler).await?);
         }
-        let ops = Arc::new(Ops::new(Arc::clone(&observer), Arc::clone(&readiness), Arc::clone(&live), Arc::clone(&store.store)));
+        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
         let ops = servers.http(&file.listen.ops, move |request| {
-            let ops = Arc::clone(&ops);
-            async move { ops.handle(request).await }
+            let handlers = Arc::clone(&handlers);
+            async move { ops::handle(&handlers, request).await }
         });
         let ops = ops.await?;
         let admin = match &file.listen.admin {
             None => None,
             Some(config) => {
-                let admin = Admin::new(config.token.clone(), Arc::clone(&store.store), Arc::clone(&observer)).map_err(anyhow::Error::msg)?;
-                let admin = Arc::new(admin);
-                let handler = move |request| {
-                    let admin = Arc::clone(&admin);
-                    async move { admin.handle(request).await }
+                let revocations = StoreRevocations(Arc::clone(&store.store));
+                let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, Arc::clone(observer.audit())));
+                let handler = move |request: http::Request<_>| {
+                    let handlers = Arc::clone(&handlers);
+                    let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
+                    async move { admin::handle(&handlers, peer, request).await }
                 };
                 Some(servers.http(&config.listener(), handler).await?)
             }
@@ -212,6 +226,45 @@ fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What `/readyz` asks.
+fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + Sync + 'static {
+    let readiness = Arc::clone(readiness);
+    move || ops::Readiness { missing: readiness.missing() }
+}
+
+/// What `/metrics` asks the other rooms.
+fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
+    let (live, store) = (Arc::clone(live), Arc::clone(store));
+    move || {
+        let state = live.load();
+        let jwks = state.sources.iter().map(|source| {
+            let status = source.status();
+            JwksStatus {
+                issuer: status.issuer.to_string(),
+                keys: status.keys as u64,
+                age_seconds: status.age.map(|age| age.as_secs_f64()),
+                ok: status.fetches_ok,
+                failed: status.fetches_failed,
+            }
+        });
+        let status = store.status();
+        let circuit = match status.circuit {
+            store::Circuit::Closed => Circuit::Closed,
+            store::Circuit::Connecting => Circuit::HalfOpen,
+            store::Circuit::Open => Circuit::Open,
+        };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+    }
+}
+
+/// The admin token as it is at each call. One that cannot be read, or is too weak, stops the start.
+fn admin_token(config: &AdminListenConfig) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
+    let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
+    token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
+    let source = config.token.clone();
+    Ok(move || secrets::resolve(&source).ok())
+}
+
 struct Servers<'a> {
     tasks: &'a mut JoinSet<()>,
     stop: &'a CancellationToken,
@@ -227,7 +280,8 @@ impl Servers<'_> {
         checker: Arc<Checker>,
         readiness: &Arc<Readiness>,
     ) -> anyhow::Result<Address> {
-        let service = AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
+        let service =
+            AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
         let (health, health_server) = grpc::health();
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(config, Protocol::Grpc).await?;

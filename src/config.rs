@@ -19,7 +19,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    frontend::in_flight::InFlight,
+    frontend::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
@@ -161,7 +161,11 @@ impl<'de> Deserialize<'de> for ByteSize {
             _ => None,
         };
         let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-        bytes.map(Self).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`")))
+        bytes.map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"
+            ))
+        })
     }
 }
 
@@ -316,6 +320,9 @@ mod tests {
     fn sizes_need_a_unit() {
         let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
         assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
-        assert!(errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0].contains("max_in_flight"));
+        assert!(
+            errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0]
+                .contains("max_in_flight")
+        );
     }
 }

@@ -32,7 +32,8 @@ impl Readiness {
         }
         let state = self.live.load();
         let untried = state.sources.iter().filter(|source| !source.status().tried);
-        let mut missing: Vec<String> = untried.map(|source| format!("the keys of `{}` have not been asked for yet", source.status().issuer)).collect();
+        let mut missing: Vec<String> =
+            untried.map(|source| format!("the keys of `{}` have not been asked for yet", source.status().issuer)).collect();
         if missing.is_empty() && !state.sources.is_empty() && state.snapshot.keys.iter().all(Option::is_none) {
             missing.push("no issuer has keys that may be used".into());
         }

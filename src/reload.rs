@@ -42,7 +42,14 @@ impl std::fmt::Debug for Reloader {
 
 impl Reloader {
     /// A reloader for the file at `path`, which was loaded as `file`.
-    pub fn new(path: PathBuf, file: &File, live: Arc<Live>, engine: Arc<Engine>, observer: Arc<Observer>, looked: Arc<Notify>) -> Self {
+    pub fn new(
+        path: PathBuf,
+        file: &File,
+        live: Arc<Live>,
+        engine: Arc<Engine>,
+        observer: Arc<Observer>,
+        looked: Arc<Notify>,
+    ) -> Self {
         let text = std::fs::read(&path).ok();
         let upstream_keys = live.load().snapshot.upstream_keys.clone();
         Self { path, live, engine, observer, fixed: fixed(file), text, upstream_keys, looked }

@@ -6,8 +6,14 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// rooms are free to all.
 const MAY: [(&str, &[&str]); 17] = [
     ("main", &["cli"]),
-    ("cli", &["app", "case", "check", "config", "observe", "secrets", "store"]),
-    ("app", &["admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops", "pb", "ready", "reload", "secrets", "store"]),
+    ("cli", &["admin", "app", "case", "check", "config", "observe", "secrets", "store"]),
+    (
+        "app",
+        &[
+            "admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops", "pb", "ready", "reload",
+            "secrets", "store",
+        ],
+    ),
     ("case", &["check"]),
     ("config", &["frontend", "listener", "observe", "store"]),
     ("reload", &["config", "jwks", "live", "observe", "secrets"]),
@@ -124,7 +130,9 @@ fn libraries_stay_in_their_rooms() {
     for (path, text) in all("src") {
         let code = code(&text);
         for (library, rooms) in ONLY_IN {
-            let named = code.match_indices(library).any(|(at, _)| !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric));
+            let named = code
+                .match_indices(library)
+                .any(|(at, _)| !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric));
             if named && !rooms.contains(&room(&path)) && room(&path) != "pb" {
                 wrong.push(format!("src/{path}: `{library}` belongs into {rooms:?}"));
             }
@@ -142,7 +150,18 @@ fn the_core_is_pure() {
     let mut wrong = Vec::new();
     for (path, text) in all("core/src") {
         let code = code(&text);
-        for impure in ["SystemTime::now", "Instant::now", "std::env", "std::fs", "std::process", "std::thread", "std::sync::Mutex", "std::sync::RwLock", "println!", "eprintln!"] {
+        for impure in [
+            "SystemTime::now",
+            "Instant::now",
+            "std::env",
+            "std::fs",
+            "std::process",
+            "std::thread",
+            "std::sync::Mutex",
+            "std::sync::RwLock",
+            "println!",
+            "eprintln!",
+        ] {
             if code.contains(impure) {
                 wrong.push(format!("core/src/{path}: {impure}"));
             }
@@ -154,7 +173,11 @@ fn the_core_is_pure() {
 #[test]
 fn allow_is_made_in_one_place() {
     let made = |below: &str, needle: &str| -> Vec<String> {
-        all(below).into_iter().filter(|(_, text)| code(text).contains(needle)).map(|(path, text)| format!("{path} x{}", code(&text).matches(needle).count())).collect()
+        all(below)
+            .into_iter()
+            .filter(|(_, text)| code(text).contains(needle))
+            .map(|(path, text)| format!("{path} x{}", code(&text).matches(needle).count()))
+            .collect()
     };
     assert_eq!(made("core/src", "Decision::Allow(Grant"), ["check.rs x1"]);
     assert_eq!(made("core/src", "Grant::new("), ["check.rs x1"]);
@@ -168,7 +191,8 @@ fn decisions_have_no_default() {
             assert!(!text.contains(&format!("impl Default for {name}")), "core/src/{path}: {name}");
             for keyword in ["struct", "enum"] {
                 if let Some(at) = text.find(&format!("pub {keyword} {name} ")) {
-                    let attributes: String = text[..at].lines().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///")).collect();
+                    let attributes: String =
+                        text[..at].lines().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///")).collect();
                     assert!(!attributes.contains("Default"), "core/src/{path}: {name} derives Default");
                 }
             }

@@ -20,10 +20,11 @@ use crate::{
     pb::{
         envoy::{
             config::core::v3::{HeaderValue, HeaderValueOption, address, header_value_option::HeaderAppendAction},
-            r#type::v3::HttpStatus,
             service::auth::v3::{
-                AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, authorization_server::Authorization, check_response::HttpResponse,
+                AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+                authorization_server::Authorization, check_response::HttpResponse,
             },
+            r#type::v3::HttpStatus,
         },
         google::rpc,
     },
@@ -134,7 +135,11 @@ pub(crate) fn denied(answer: DeniedAnswer, metadata: &[(&'static str, String)]) 
         body: answer.body,
     };
     CheckResponse {
-        status: Some(rpc::Status { code: answer.reason.grpc(), message: answer.reason.code().to_owned(), ..rpc::Status::default() }),
+        status: Some(rpc::Status {
+            code: answer.reason.grpc(),
+            message: answer.reason.code().to_owned(),
+            ..rpc::Status::default()
+        }),
         http_response: Some(HttpResponse::DeniedResponse(response)),
         dynamic_metadata: Some(structured(metadata)),
     }
@@ -150,7 +155,9 @@ fn overwrite((key, value): (&'static str, String)) -> HeaderValueOption {
 }
 
 fn structured(metadata: &[(&'static str, String)]) -> Struct {
-    let fields: BTreeMap<String, Value> =
-        metadata.iter().map(|(name, value)| ((*name).to_owned(), Value { kind: Some(Kind::StringValue(value.clone())) })).collect();
+    let fields: BTreeMap<String, Value> = metadata
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), Value { kind: Some(Kind::StringValue(value.clone())) }))
+        .collect();
     Struct { fields }
 }

@@ -20,3 +20,13 @@ pub enum Peer {
     /// A process on this machine that the mode of the Unix socket let in.
     Unix,
 }
+
+impl Peer {
+    /// The address, where there is one.
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}

@@ -27,7 +27,16 @@ pub(super) const MAX_KID: usize = 256;
 /// One key that verifies with exactly one algorithm.
 pub struct Key {
     pub(super) algorithm: Algorithm,
-    pub(super) key: DecodingKey,
+    key: DecodingKey,
+}
+
+impl Key {
+    /// Whether `signature`, in base64url as a token holds it (RFC 7515 section 3.1), is one of this key over `message`, by
+    /// the key's own algorithm.
+    pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
+        // `Ok(false)` is a wrong signature, `Err` one that cannot be read: neither is a right one.
+        matches!(jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm), Ok(true))
+    }
 }
 
 impl std::fmt::Debug for Key {
@@ -160,7 +169,7 @@ impl KeySet {
     }
 
     /// The key of this name.
-    pub(super) fn named(&self, kid: &str) -> Option<&Key> {
+    pub fn named(&self, kid: &str) -> Option<&Key> {
         self.named.get(kid)
     }
 
@@ -191,24 +200,23 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify)) {
         return Err("its key_ops do not hold verify");
     }
-    let fitting: &[Algorithm] = match &jwk.algorithm {
-        AlgorithmParameters::RSA(parameters) => {
-            rsa(&parameters.n, &parameters.e)?;
-            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512]
-        }
+    let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
+    let (fitting, key): (&[Algorithm], DecodingKey) = match &jwk.algorithm {
+        AlgorithmParameters::RSA(parameters) => (
+            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512],
+            rsa(&parameters.n, &parameters.e)?,
+        ),
         AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => {
             point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
-            &[Algorithm::ES256]
+            (&[Algorithm::ES256], decoded()?)
         }
         AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P384 => {
             point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
-            &[Algorithm::ES384]
+            (&[Algorithm::ES384], decoded()?)
         }
         AlgorithmParameters::OctetKeyPair(parameters) if parameters.curve == EllipticCurve::Ed25519 => {
-            if decode(&parameters.x)?.len() != 32 {
-                return Err("its point has the wrong length");
-            }
-            &[Algorithm::EdDSA]
+            edwards_point(&parameters.x)?;
+            (&[Algorithm::EdDSA], decoded()?)
         }
         AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, which no key set may publish"),
         _ => return Err("its type or curve is not supported"),
@@ -227,7 +235,6 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     if !algorithms.contains(&algorithm) {
         return Err("its alg is not one of the issuer's algorithms");
     }
-    let key = DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded")?;
     Ok(Key { algorithm, key })
 }
 
@@ -244,18 +251,28 @@ fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
 }
 
-fn rsa(n: &str, e: &str) -> Result<(), &'static str> {
-    let modulus = decode(n)?;
-    let modulus: &[u8] = modulus.iter().position(|byte| *byte != 0).and_then(|start| modulus.get(start..)).unwrap_or_default();
-    let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+/// Zeros before a number, which some servers write although RFC 7518 section 6.3.1.1 forbids it, are taken off: the crypto
+/// library refuses them, and only when a signature is verified.
+fn rsa(n: &str, e: &str) -> Result<DecodingKey, &'static str> {
+    let (n, e) = (decode(n)?, decode(e)?);
+    let (n, e) = (without_zeros(&n), without_zeros(&e));
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if !(2048..=8192).contains(&bits) {
         return Err("its modulus has fewer than 2048 or more than 8192 bits");
     }
-    let exponent = decode(e)?.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
-    match exponent {
-        Some(exponent) if exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33 => Ok(()),
-        _ => Err("its exponent is even, below 3 or above 2^33"),
+    if n.last().is_none_or(|byte| byte % 2 == 0) {
+        return Err("its modulus is even");
     }
+    let exponent = e.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
+    if !exponent.is_some_and(|exponent| exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33) {
+        return Err("its exponent is even, below 3 or above 2^33");
+    }
+    Ok(DecodingKey::from_rsa_raw_components(n, e))
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let start = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    number.get(start..).unwrap_or_default()
 }
 
 fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: &str, length: usize) -> Result<(), &'static str> {
@@ -265,6 +282,33 @@ fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: 
     }
     let uncompressed = [&[4], x.as_slice(), y.as_slice()].concat();
     signature::ParsedPublicKey::new(algorithm, uncompressed).map(drop).map_err(|_| "its point is not on the curve")
+}
+
+/// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8, and the encodings of 0 and
+/// 1 that are not reduced. With such a key a signature hardly depends on the message: for the neutral point, S = 0 and the
+/// neutral point as R verify every message (RFC 8032 section 5.1.7).
+const SMALL_ORDER: [[u8; 32]; 7] = {
+    const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+        let mut bytes = [between; 32];
+        bytes[0] = first;
+        bytes[31] = last;
+        bytes
+    }
+    [
+        ends(0, 0, 0),
+        ends(1, 0, 0),
+        ends(0xec, 0xff, 0x7f),
+        ends(0xed, 0xff, 0x7f),
+        ends(0xee, 0xff, 0x7f),
+        *b"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+        *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+    ]
+};
+
+fn edwards_point(x: &str) -> Result<(), &'static str> {
+    let mut point = <[u8; 32]>::try_from(decode(x)?).map_err(|_| "its point has the wrong length")?;
+    point[31] &= 0x7f;
+    if SMALL_ORDER.contains(&point) { Err("its point has a small order") } else { Ok(()) }
 }
 
 #[cfg(test)]

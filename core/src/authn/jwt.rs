@@ -167,9 +167,10 @@ fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k
 fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
     // Decoded here first: the alphabet and the stray bits are checked before the crypto library sees anything.
     decode(parts.signature)?;
-    match jsonwebtoken::crypto::verify(parts.signature, parts.signed.as_bytes(), &key.key, key.algorithm) {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => refuse(Reason::BadSignature, "the signature does not verify"),
+    if key.verifies(parts.signed.as_bytes(), parts.signature) {
+        Ok(())
+    } else {
+        refuse(Reason::BadSignature, "the signature does not verify")
     }
 }
 
@@ -293,6 +294,10 @@ fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> R
             .ok_or_else(|| Denial::new(Reason::InvalidClaim, cause))?,
         Some(_) => return refuse(Reason::InvalidClaim, cause),
     };
+    // Scopes go to the upstream as one string, where the space parts them: one scope of a list must not become two there.
+    if split && words.iter().any(|word| word.contains(' ')) {
+        return refuse(Reason::InvalidClaim, "a scope of a list holds a space");
+    }
     if words.iter().any(|word| word.chars().any(char::is_control)) {
         return refuse(Reason::InvalidClaim, "a scope or role holds a control character");
     }

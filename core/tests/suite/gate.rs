@@ -1,0 +1,312 @@
+//! A policy with keys, and one check through the public API; tables of rows that are held against it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tollgate_core::{
+    authn::{
+        Principal,
+        issuer::{AlgorithmName, KeySource},
+        jwks::KeySet,
+    },
+    check::{Prepared, prepare},
+    config::{Document, Errors},
+    decision::{
+        Decision, Reason,
+        answer::{DeniedAnswer, denied},
+    },
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody, RawRequest},
+    secret::SecretSource,
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+use crate::{keys::KEYS, token::NOW};
+
+/// The secret of `https://secret.example`.
+pub const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+const POLICY: &str = "
+issuers:
+  - { issuer: https://rsa.example, audiences: [inference-api], algorithms: [RS256], jwks: { file: /jwks } }
+  - issuer: https://many.example
+    audiences: [inference-api]
+    algorithms: [RS256, RS384, RS512, PS256, ES256, ES384, EdDSA]
+    jwks: { file: /jwks }
+  - { issuer: https://other.example, audiences: [inference-api], algorithms: [RS256], jwks: { file: /jwks } }
+  - { issuer: https://secret.example, audiences: [inference-api], algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef }
+  - { issuer: https://lone.example, audiences: [inference-api], algorithms: [EdDSA], kid: optional, jwks: { file: /jwks } }
+routes:
+  - { match: { paths: [/v1/models], methods: [GET] }, scopes: [] }
+  - { match: { paths: [/v1/chat], methods: [GET, POST] }, scopes: ['infer:text'] }
+";
+
+/// A policy and its keys, and the moment of its checks.
+pub struct Gate {
+    snapshot: Snapshot,
+    now: u64,
+}
+
+/// What one check came to.
+pub enum Answer {
+    /// The credential is accepted, and the store would be asked next.
+    Accepted(Arc<Principal>),
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// The response.
+        answer: DeniedAnswer,
+        /// The issuer whose keys are worth a refresh.
+        unknown_key: Option<usize>,
+    },
+}
+
+impl Gate {
+    /// The gate of most rows.
+    pub fn standard() -> Self {
+        let keys = &*KEYS;
+        Self::new(
+            POLICY,
+            &[
+                (
+                    "https://rsa.example",
+                    &[
+                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa.jwk()),
+                        format!(r#"{{"kid":"noalg",{}}}"#, keys.rsa.jwk()),
+                        format!(r#"{{"kid":"pss","alg":"PS256",{}}}"#, keys.rsa.jwk()),
+                        format!(r#"{{"kid":"p256",{}}}"#, keys.p256.jwk()),
+                        format!(r#"{{"kid":"ed",{}}}"#, keys.ed.jwk()),
+                    ],
+                ),
+                (
+                    "https://many.example",
+                    &[
+                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa.jwk()),
+                        format!(r#"{{"kid":"noalg",{}}}"#, keys.rsa.jwk()),
+                        format!(r#"{{"kid":"pss","alg":"PS256",{}}}"#, keys.rsa_other.jwk()),
+                        format!(r#"{{"kid":"p256",{}}}"#, keys.p256.jwk()),
+                        format!(r#"{{"kid":"p384",{}}}"#, keys.p384.jwk()),
+                        format!(r#"{{"kid":"ed","use":"sig",{}}}"#, keys.ed.jwk()),
+                    ],
+                ),
+                ("https://other.example", &[format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa_other.jwk())]),
+                ("https://lone.example", &[format!("{{{}}}", keys.ed.jwk())]),
+            ],
+        )
+    }
+
+    /// A gate of its own: a policy in YAML, and for each issuer with a key set its JWKs.
+    pub fn new(policy: &str, key_sets: &[(&str, &[String])]) -> Self {
+        let policy = Arc::new(compile(policy).unwrap());
+        let key_sets: HashMap<&str, &[String]> = key_sets.iter().copied().collect();
+        let keys = policy.issuers.list().iter().map(|issuer| {
+            let set = match &issuer.source {
+                KeySource::Secret(SecretSource::Inline(secret)) => KeySet::from_secret(secret, &issuer.algorithms).unwrap(),
+                KeySource::Secret(SecretSource::File(path)) => panic!("no file is read here: {path}"),
+                KeySource::Jwks(_) => {
+                    let document = format!("{{\"keys\":[{}]}}", key_sets[&*issuer.name].join(","));
+                    KeySet::parse(document.as_bytes(), &issuer.algorithms).unwrap().0
+                }
+            };
+            Some(Arc::new(set))
+        });
+        let keys = keys.collect();
+        Self { snapshot: Snapshot { policy, keys, upstream_keys: Vec::new() }, now: NOW }
+    }
+
+    /// The same gate, so many seconds later.
+    pub fn later(&self, seconds: u64) -> Self {
+        Self { snapshot: self.snapshot.clone(), now: self.now + seconds }
+    }
+
+    /// One check of `GET path` with these headers.
+    pub fn ask(&self, path: &str, headers: &[(&str, &[u8])]) -> Answer {
+        self.ask_with_body("GET", path, headers, RawBody::None)
+    }
+
+    /// One check.
+    pub fn ask_with_body(&self, method: &str, path: &str, headers: &[(&str, &[u8])], body: RawBody<'_>) -> Answer {
+        let mut list = Headers::default();
+        for (name, value) in headers {
+            list.push(name, value);
+        }
+        let request = RawRequest {
+            method: method.as_bytes(),
+            scheme: b"https",
+            host: b"api.example",
+            path: path.as_bytes(),
+            headers: list,
+            address: None,
+            body,
+        };
+        let outcome = match prepare(&self.snapshot, request, Timestamp::from_secs(self.now)) {
+            Prepared::Ask(pending) => return Answer::Accepted(pending.demands().principal.clone().unwrap()),
+            Prepared::Done(outcome) => outcome,
+        };
+        let Decision::Deny(denial) = outcome.decision else { panic!("nothing but a denial is decided without the store") };
+        // J24: who has not proven who they are is nobody, in every place that counts or writes.
+        if denial.reason.http() == 401 {
+            assert!(outcome.evidence.principal.is_none(), "an unproven principal in the evidence");
+        }
+        Answer::Refused {
+            reason: denial.reason,
+            answer: denied(&denial, &outcome.evidence, "decision-1"),
+            unknown_key: outcome.evidence.unknown_key,
+        }
+    }
+
+    /// One check of a bearer token.
+    pub fn bearer(&self, path: &str, token: &str) -> Answer {
+        self.ask(path, &[("authorization", format!("Bearer {token}").as_bytes())])
+    }
+
+    /// The principal of a token that is accepted.
+    pub fn principal(&self, token: &str) -> Arc<Principal> {
+        match self.bearer("/v1/models", token) {
+            Answer::Accepted(principal) => principal,
+            Answer::Refused { reason, .. } => panic!("refused: {reason:?}"),
+        }
+    }
+}
+
+/// Compiles a policy; its errors as text, one a line.
+pub fn compile(policy: &str) -> Result<Policy, String> {
+    let lines = |errors: Vec<_>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let document = Document::parse(policy, &|_| None).map_err(lines)?;
+    let config: PolicyConfig = document.read().map_err(lines)?;
+    let mut errors = Errors::default();
+    Policy::compile(&config, &mut errors).ok_or_else(|| lines(document.locate(errors)))
+}
+
+impl Answer {
+    /// The reason, or that there was none.
+    pub fn verdict(&self) -> Result<(), Reason> {
+        match self {
+            Self::Accepted(_) => Ok(()),
+            Self::Refused { reason, .. } => Err(*reason),
+        }
+    }
+
+    /// A header of the response.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Accepted(_) => None,
+            Self::Refused { answer, .. } => {
+                answer.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+            }
+        }
+    }
+}
+
+/// One row: a line of the checklist, a sentence, a credential, and what must come of it.
+pub struct Row {
+    /// The line.
+    pub line: &'static str,
+    says: String,
+    path: String,
+    authorization: Vec<u8>,
+    expected: Result<(), Reason>,
+    within: Option<Duration>,
+}
+
+/// A row with a bearer token.
+pub fn row(line: &'static str, says: impl Into<String>, token: impl AsRef<str>, expected: Result<(), Reason>) -> Row {
+    raw(line, says, format!("Bearer {}", token.as_ref()), expected)
+}
+
+/// A row with a whole `Authorization` value.
+pub fn raw(line: &'static str, says: impl Into<String>, authorization: impl Into<Vec<u8>>, expected: Result<(), Reason>) -> Row {
+    Row { line, says: says.into(), path: "/v1/models".into(), authorization: authorization.into(), expected, within: None }
+}
+
+impl Row {
+    /// On another path than `/v1/models`.
+    pub fn on(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Answered within this time, in a build without optimisation as well.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+}
+
+/// Rows and the gate they are asked of.
+pub struct Table {
+    /// The gate.
+    pub gate: Gate,
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// Rows for the standard gate.
+    pub fn standard(rows: Vec<Row>) -> Self {
+        Self { gate: Gate::standard(), rows }
+    }
+
+    /// Asks every row, and names all that came out otherwise.
+    pub fn hold(&self) {
+        let wrong: Vec<String> = self.rows.iter().filter_map(|row| self.wrong(row)).collect();
+        assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), self.rows.len(), wrong.join("\n"));
+    }
+
+    fn wrong(&self, row: &Row) -> Option<String> {
+        let start = Instant::now();
+        let answer = self.gate.ask(&row.path, &[("authorization", &row.authorization)]);
+        let took = start.elapsed();
+        let complaint = if answer.verdict() != row.expected {
+            format!("expected {:?}, came to {:?}", row.expected, answer.verdict())
+        } else if row.within.is_some_and(|most| took > most) {
+            format!("took {took:?}")
+        } else {
+            complaint(&answer, &row.authorization)?
+        };
+        Some(format!("{}: {}: {complaint}", row.line, row.says))
+    }
+}
+
+/// What holds for the response to any refused credential.
+fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
+    let Answer::Refused { reason, answer: response, .. } = answer else { return None };
+    let challenge = answer.header("www-authenticate").unwrap_or_default();
+    let error = match reason {
+        Reason::MissingCredential => None,
+        Reason::AmbiguousCredential => Some("error=\"invalid_request\""),
+        Reason::InsufficientScope => Some("error=\"insufficient_scope\""),
+        _ => Some("error=\"invalid_token\""),
+    };
+    let status = if *reason == Reason::InsufficientScope { 403 } else { 401 };
+    let secret = authorization.strip_prefix(b"Bearer ").and_then(|token| std::str::from_utf8(token).ok());
+    let secret = secret.filter(|token| token.len() > 20);
+    if response.status != status {
+        return Some(format!("status {}", response.status));
+    }
+    if !challenge.starts_with("Bearer realm=\"tollgate\"") || challenge.contains("error=") != error.is_some() {
+        return Some(format!("challenge {challenge}"));
+    }
+    if error.is_some_and(|error| !challenge.contains(error)) {
+        return Some(format!("challenge {challenge}"));
+    }
+    // RFC 6750 section 3: error_description is made of %x20-21 / %x23-5B / %x5D-7E, in a quoted string.
+    if challenge.split('"').skip(1).step_by(2).any(|text| !text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'\\')) {
+        return Some(format!("challenge {challenge}"));
+    }
+    let told = response.headers.iter().map(|(_, value)| value.as_str()).chain([response.body.as_str()]);
+    if secret.is_some_and(|secret| told.into_iter().any(|text| text.contains(secret))) {
+        return Some("the credential is in the response".into());
+    }
+    None
+}
+
+/// The algorithm of a JOSE name.
+pub fn algorithm(name: &str) -> jsonwebtoken::Algorithm {
+    AlgorithmName::parse(name).unwrap()
+}

@@ -1,0 +1,80 @@
+//! The bearer token of the admin API.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use http::{HeaderMap, header::AUTHORIZATION};
+use tollgate_core::{revocation::sha256, secret::Secret};
+
+/// Least bytes of the token: 128 bits written in hex. There is no limit on tries, so it must not be a word.
+pub const MIN_TOKEN: usize = 32;
+
+/// Checks a token when the configuration is read.
+///
+/// # Errors
+/// Says what to do about a token that is too short, or one that no header can carry.
+pub fn check_token(token: &Secret) -> Result<(), String> {
+    let token = token.expose();
+    if token.len() < MIN_TOKEN {
+        return Err(format!(
+            "the admin token has {} bytes and needs {MIN_TOKEN}; make one with `openssl rand -hex 32`",
+            token.len()
+        ));
+    }
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Err("the admin token holds a space or a character outside of ASCII; make one with `openssl rand -hex 32`".into());
+    }
+    Ok(())
+}
+
+/// Whether the one `Authorization` header is `Bearer` and the token. The digests are compared, in constant time: the time says nothing
+/// about the token, its length included.
+pub(super) fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let Some((scheme, sent)) = value.as_bytes().split_at_checked(7) else { return false };
+    let Some(token) = token.filter(|token| check_token(token).is_ok()) else { return false };
+    scheme.eq_ignore_ascii_case(b"bearer ") && verify_slices_are_equal(&sha256(sent), &sha256(token.expose())).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn exactly_one_header_with_exactly_the_token() {
+        let good = format!("Bearer {TOKEN}");
+        for (values, expected, why) in [
+            (vec![good.clone()], true, "the token"),
+            (vec![format!("bearer {TOKEN}")], true, "the scheme has no case"),
+            (vec![], false, "no header"),
+            (vec![good.clone(), good.clone()], false, "two headers"),
+            (vec![TOKEN.to_owned()], false, "no scheme"),
+            (vec![format!("Basic {TOKEN}")], false, "another scheme"),
+            (vec![format!("Bearer  {TOKEN}")], false, "two spaces"),
+            (vec![format!("{good} ")], false, "a space at the end"),
+            (vec![format!("{good}0")], false, "longer"),
+            (vec![good[..good.len() - 1].to_owned()], false, "shorter"),
+            (vec![good.to_uppercase()], false, "upper case"),
+            (vec!["Bearer ".to_owned()], false, "empty"),
+            (vec![format!("{good}, {good}")], false, "a list"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            assert_eq!(is_authorized(&headers, Some(&Secret::new(TOKEN))), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_no_secret_opens_nothing() {
+        for token in ["", "short", "0123456789abcdef 123456789abcdef"] {
+            let mut headers = HeaderMap::new();
+            headers.append(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            assert!(check_token(&Secret::new(token)).is_err());
+            assert!(!is_authorized(&headers, Some(&Secret::new(token))), "{token}");
+            assert!(!is_authorized(&headers, None));
+        }
+    }
+}

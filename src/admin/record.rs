@@ -1,0 +1,170 @@
+//! One audit line per call, written when the call ends, however it ends. It names what was revoked as the audit log names it elsewhere:
+//! a token id by its hash.
+
+use std::{borrow::Cow, net::IpAddr, thread, time::Instant};
+
+use http::{Method, StatusCode};
+use serde::Serialize;
+use tollgate_core::{
+    revocation::{Target, hex, sha256},
+    time::Timestamp,
+};
+
+use super::Revocation;
+use crate::observe::{
+    audit::{
+        Audit, Place,
+        line::{TEXT, capped},
+    },
+    rfc3339::Rfc3339,
+};
+
+/// The record of one call.
+pub(super) struct AdminRecord<'a> {
+    audit: &'a Audit,
+    place: Option<Place>,
+    has_room: bool,
+    started: Instant,
+    time: Timestamp,
+    peer: Option<IpAddr>,
+    method: String,
+    path: String,
+    action: Option<&'static str>,
+    target: Option<Target>,
+    revocation: Option<(u64, u64, Option<String>)>,
+    code: Option<&'static str>,
+    status: Option<StatusCode>,
+}
+
+#[derive(Serialize)]
+struct AdminLine<'a> {
+    time: Rfc3339,
+    event: &'static str,
+    who: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ip: Option<IpAddr>,
+    method: Cow<'a, str>,
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    #[serde(flatten)]
+    target: Option<TargetLine<'a>>,
+    #[serde(flatten)]
+    revocation: Option<RevocationLine<'a>>,
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    microseconds: u64,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TargetLine<'a> {
+    Jti { iss: Cow<'a, str>, jti_sha256: String },
+    Subject { iss: Cow<'a, str>, sub: Cow<'a, str> },
+    Client { iss: Cow<'a, str>, client: Cow<'a, str> },
+    Tenant { tenant: Cow<'a, str> },
+    Token { token_sha256: String },
+}
+
+#[derive(Serialize)]
+struct RevocationLine<'a> {
+    at: u64,
+    ttl_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<Cow<'a, str>>,
+}
+
+impl<'a> AdminRecord<'a> {
+    pub(super) fn begin(audit: &'a Audit, time: Timestamp, peer: Option<IpAddr>, method: &Method, path: &str) -> Self {
+        let (place, has_room) = audit.reserve().map_or((None, false), |place| (place, true));
+        Self {
+            audit,
+            place,
+            has_room,
+            started: Instant::now(),
+            time,
+            peer,
+            method: capped(method.as_str().as_bytes(), TEXT).into_owned(),
+            path: capped(path.as_bytes(), TEXT).into_owned(),
+            action: None,
+            target: None,
+            revocation: None,
+            code: None,
+            status: None,
+        }
+    }
+
+    /// Whether the audit log has room for this call.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    pub(super) fn doing(&mut self, action: &'static str) {
+        self.action = Some(action);
+    }
+
+    pub(super) fn naming(&mut self, target: &Target) {
+        self.target = Some(target.clone());
+    }
+
+    pub(super) fn revoking(&mut self, revocation: &Revocation) {
+        self.naming(&revocation.target);
+        self.revocation = Some((revocation.at, revocation.ttl.secs(), revocation.note.clone()));
+    }
+
+    pub(super) fn refused(&mut self, code: &'static str) {
+        self.code = Some(code);
+    }
+
+    pub(super) fn answered(mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    fn result(&self) -> &'static str {
+        match (self.code, self.status) {
+            _ if thread::panicking() => "panic",
+            // What was asked of the store may have been done; the line says that nobody was told.
+            (_, None) => "cancelled",
+            (Some(code), _) => code,
+            (None, _) => "ok",
+        }
+    }
+}
+
+impl<'a> TargetLine<'a> {
+    fn new(target: &'a Target) -> Self {
+        let text = |text: &'a str| capped(text.as_bytes(), TEXT);
+        match target {
+            Target::Jti { issuer, jti } => Self::Jti { iss: text(issuer), jti_sha256: hex(&sha256(jti.as_bytes())) },
+            Target::Subject { issuer, subject } => Self::Subject { iss: text(issuer), sub: text(subject) },
+            Target::Client { issuer, client } => Self::Client { iss: text(issuer), client: text(client) },
+            Target::Tenant { tenant } => Self::Tenant { tenant: text(tenant) },
+            Target::Token { sha256 } => Self::Token { token_sha256: hex(sha256) },
+        }
+    }
+}
+
+impl Drop for AdminRecord<'_> {
+    fn drop(&mut self) {
+        let line = AdminLine {
+            time: Rfc3339(self.time),
+            event: "admin",
+            who: "admin",
+            client_ip: self.peer,
+            method: Cow::Borrowed(&self.method),
+            path: Cow::Borrowed(&self.path),
+            action: self.action,
+            target: self.target.as_ref().map(TargetLine::new),
+            revocation: self.revocation.as_ref().map(|(at, ttl_seconds, note)| RevocationLine {
+                at: *at,
+                ttl_seconds: *ttl_seconds,
+                note: note.as_ref().map(|note| capped(note.as_bytes(), TEXT)),
+            }),
+            result: self.result(),
+            status: self.status.map(|status| status.as_u16()),
+            microseconds: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        self.audit.write(self.place.take(), &line);
+    }
+}

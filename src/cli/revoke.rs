@@ -1,0 +1,320 @@
+//! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
+
+mod client;
+pub(crate) mod redis;
+
+use std::{
+    future::Future,
+    io::{self, Read as _, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use tollgate_core::{
+    revocation::{Target, token_digest},
+    secret::Secret,
+    time::{Span, Timestamp},
+};
+
+use self::client::AdminClient;
+use crate::{
+    admin::{
+        Listed, Revocation, Revocations,
+        request::{BEFORE_TTL, check_at, check_note, default_ttl, listed},
+    },
+    observe::{
+        now,
+        rfc3339::{self, Rfc3339},
+    },
+};
+
+/// Revoke credentials, take it back, list what is revoked.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Revoke a token, or everything issued until now to a subject, a client or a tenant.
+    Add(AddArgs),
+    /// List what is revoked. Names are kept as hashes, so the list shows kinds, moments and notes.
+    List(ListArgs),
+    /// Take a revocation back. Exits with 1 when there was none.
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+struct AddArgs {
+    #[command(flatten)]
+    selector: Selector,
+    /// How long to keep it. Default 24h for a token (longer with --token, if the token lives longer), 31d and an hour for the others; a token that
+    /// outlives it is valid again.
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    ttl: Option<Span>,
+    /// For --subject, --client and --tenant: revoke what was issued until this moment, RFC 3339 or seconds since 1970. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = rfc3339::parse, conflicts_with_all = ["jti", "token"])]
+    at: Option<Timestamp>,
+    /// Why, for whoever reads the list: one line.
+    #[arg(long, value_name = "TEXT", value_parser = note)]
+    note: Option<String>,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Args)]
+struct RemoveArgs {
+    #[command(flatten)]
+    selector: Selector,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// What to revoke.
+#[derive(Debug, Args)]
+struct Selector {
+    #[command(flatten)]
+    what: What,
+    /// The issuer, exactly as the tokens name it in `iss`; empty for tokens without one.
+    #[arg(long, value_name = "ISS", required_unless_present_any = ["tenant", "token"], conflicts_with_all = ["tenant", "token"])]
+    issuer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// One token by its id.
+    #[arg(long, value_name = "ID")]
+    jti: Option<String>,
+    /// Every token of a subject.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Every token of a client.
+    #[arg(long, value_name = "CLIENT")]
+    client: Option<String>,
+    /// Every token of a tenant, of whatever issuer.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// One token itself: `-` reads it from standard input, `@FILE` from a file. Only its hash is sent.
+    #[arg(long, value_name = "TOKEN|-|@FILE")]
+    token: Option<String>,
+}
+
+/// Where revocations are kept, and how to print.
+#[derive(Debug, Args)]
+struct Access {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The file with the admin API's bearer token.
+    #[arg(long, value_name = "FILE", requires = "admin", required_unless_present = "redis")]
+    token_file: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct StoreArgs {
+    /// The Redis that Tollgate uses: `redis://`, `rediss://` or `redis+unix://`. `@FILE` reads the URL from a file, so that a password in
+    /// it is not seen in the list of processes.
+    #[arg(long, value_name = "URL|@FILE")]
+    redis: Option<String>,
+    /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    match text.parse::<Span>()? {
+        span if span < Span::from_secs(1) => Err("a revocation must be kept for 1s or more".into()),
+        span => Ok(span),
+    }
+}
+
+fn note(text: &str) -> Result<String, String> {
+    check_note(text).map(|()| text.to_owned())
+}
+
+/// Carries the command out and prints to `out`. `connect` opens the Redis store by its URL; it is an argument because the store's room is not
+/// this one.
+///
+/// # Errors
+/// The store or the admin API cannot be asked or refuses, or a file cannot be read.
+pub async fn run<R, F>(
+    args: RevokeArgs,
+    out: &mut (dyn Write + Send),
+    connect: impl FnOnce(Secret) -> F,
+) -> anyhow::Result<ExitCode>
+where
+    R: Revocations,
+    F: Future<Output = anyhow::Result<R>>,
+{
+    let access = match &args.action {
+        Action::Add(AddArgs { access, .. }) | Action::List(ListArgs { access }) | Action::Remove(RemoveArgs { access, .. }) => {
+            access
+        }
+    };
+    if let Some(url) = &access.store.redis {
+        let url = match url.strip_prefix('@') {
+            Some(path) => secret_file(path)?,
+            None => Secret::new(url.as_str()),
+        };
+        act(&connect(url).await?, &args.action, out).await
+    } else {
+        let (Some(url), Some(path)) = (&access.store.admin, &access.token_file) else {
+            bail!("name the store with --redis, or the admin API with --admin and --token-file");
+        };
+        act(&AdminClient::new(url, secret_file(path)?)?, &args.action, out).await
+    }
+}
+
+async fn act<R: Revocations>(store: &R, action: &Action, out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Add(args) => {
+            let revocation = revocation(args, now())?;
+            store.revoke(&revocation).await?;
+            let entry = revocation.listed(now());
+            match args.access.output {
+                Output::Json => writeln!(out, "{}", json!(listed(&entry)))?,
+                Output::Text if revocation.target.is_before() => {
+                    let at = Rfc3339(Timestamp::from_secs(entry.at));
+                    writeln!(out, "revoked by {} what was issued until {at}, kept until {}", entry.kind(), entry.expires_text())?;
+                }
+                Output::Text => writeln!(out, "revoked by {}, kept until {}", entry.kind(), entry.expires_text())?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Remove(args) => {
+            let (target, _) = target(&args.selector)?;
+            let found = store.reinstate(&target).await?;
+            match (args.access.output, found) {
+                (Output::Json, _) => {
+                    writeln!(out, "{}", json!({ "kind": target.kind(), "key": target.key(), "reinstated": found }))?;
+                }
+                (Output::Text, true) => writeln!(out, "reinstated by {}", target.kind())?,
+                (Output::Text, false) => writeln!(out, "there is no such revocation by {}", target.kind())?,
+            }
+            Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Action::List(args) => {
+            let entries = all(store).await?;
+            match args.access.output {
+                Output::Json => writeln!(out, "{}", json!({ "revocations": entries.iter().map(listed).collect::<Vec<_>>() }))?,
+                Output::Text => print_list(&entries, out)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Every page, each entry once: a Redis that is resized while it is scanned may name one twice.
+async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Listed>> {
+    let mut entries: Vec<Listed> = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = store.list(1000, cursor.as_deref()).await?;
+        entries.extend(page.entries);
+        match page.next {
+            Some(next) if cursor.as_deref() != Some(next.as_str()) => cursor = Some(next),
+            _ => break,
+        }
+    }
+    entries.sort_by(|one, two| one.key.cmp(&two.key));
+    entries.dedup_by(|one, two| one.key == two.key);
+    Ok(entries)
+}
+
+fn print_list(entries: &[Listed], out: &mut dyn Write) -> io::Result<()> {
+    if entries.is_empty() {
+        return writeln!(out, "nothing is revoked");
+    }
+    for entry in entries {
+        let at = Rfc3339(Timestamp::from_secs(entry.at));
+        writeln!(out, "{}\n  at {at}, kept until {}", entry.key, entry.expires_text())?;
+        if let Some(note) = &entry.note {
+            writeln!(out, "  {note}")?;
+        }
+    }
+    Ok(())
+}
+
+fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
+    let (target, expires) = target(&args.selector)?;
+    let at = args.at.map_or(Ok(now.secs()), |at| check_at(at, now)).map_err(anyhow::Error::msg)?;
+    let ttl = args.ttl.unwrap_or_else(|| match expires {
+        // An hour for clocks and leeway.
+        Some(expires) => {
+            Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600)).clamp(default_ttl(&target), BEFORE_TTL)
+        }
+        None => default_ttl(&target),
+    });
+    Ok(Revocation { target, at, ttl, note: args.note.clone() })
+}
+
+/// What the flags name, and when it expires in seconds since 1970, if that can be told.
+fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
+    let issuer = selector.issuer.clone().unwrap_or_default();
+    let target = match &selector.what {
+        What { jti: Some(jti), .. } => Target::Jti { issuer, jti: jti.clone() },
+        What { subject: Some(subject), .. } => Target::Subject { issuer, subject: subject.clone() },
+        What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
+        What { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
+        What { token, .. } => {
+            let token = read_token(token.as_deref().unwrap_or_default())?;
+            let text = std::str::from_utf8(token.expose()).ok().filter(|text| text.split('.').count() == 3);
+            let Some(text) = text else {
+                bail!("this is no JWT: it needs a header, a payload and a signature, with dots between")
+            };
+            return Ok((Target::Token { sha256: token_digest(text) }, expiry(text)));
+        }
+    };
+    Ok((target, None))
+}
+
+fn read_token(argument: &str) -> anyhow::Result<Secret> {
+    match (argument, argument.strip_prefix('@')) {
+        ("-", _) => {
+            let mut text = Vec::new();
+            io::stdin().take(64 << 10).read_to_end(&mut text).context("cannot read the token from standard input")?;
+            Ok(Secret::new(text.trim_ascii()))
+        }
+        (_, Some(path)) => secret_file(path),
+        _ => Ok(Secret::new(argument.trim())),
+    }
+}
+
+/// The token's `exp`. Not verified: whoever may revoke may choose how long.
+fn expiry(token: &str) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: f64,
+    }
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
+    std::time::Duration::try_from_secs_f64(exp.ceil()).ok().map(|exp| exp.as_secs())
+}
+
+fn secret_file(path: &str) -> anyhow::Result<Secret> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{path}`"))?;
+    Ok(Secret::new(bytes.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests;

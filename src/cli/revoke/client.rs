@@ -1,0 +1,258 @@
+//! The admin API from the other side: one connection per call, over https, a Unix socket, or plain http on this machine.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    Method, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue},
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+use tollgate_core::{revocation::Target, secret::Secret, time::Timestamp};
+
+use crate::{
+    admin::{
+        PATH, Page, Revocation, Revocations, check_token,
+        request::{ListedJson, selector},
+    },
+    observe::rfc3339::Rfc3339,
+};
+
+/// How long one call may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Most bytes of an answer: a full page of entries with the longest notes is well below.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// Why a call did not work.
+#[derive(Debug, Error)]
+pub(super) enum ClientError {
+    /// The URL is not one that is called.
+    // The URL is not quoted: people write passwords into URLs.
+    #[error("the URL is not one of an admin API; write `https://host:port`, `unix:/path`, or `http://127.0.0.1:port`")]
+    Url,
+    /// Plain http to another machine.
+    #[error("`{0}` is not this machine, and the token would cross the network in clear; use https")]
+    Clear(String),
+    /// The token cannot be one.
+    #[error("{0}")]
+    Token(String),
+    /// Nobody answered.
+    #[error("the admin API cannot be reached: {0}")]
+    Unreachable(String),
+    /// It answered, and refused.
+    #[error("the admin API refused ({status}): {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it says to do.
+        message: String,
+    },
+    /// What answered is not the admin API.
+    #[error("what answered with status {0} is not the admin API of tollgate")]
+    Strange(u16),
+}
+
+/// Where the API listens.
+#[derive(Debug, PartialEq, Eq)]
+enum Endpoint {
+    Unix(PathBuf),
+    Tcp { tls: bool, host: String, port: u16 },
+}
+
+/// A client of the admin API.
+#[derive(Debug)]
+pub(super) struct AdminClient {
+    endpoint: Endpoint,
+    token: Secret,
+}
+
+impl AdminClient {
+    pub(super) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
+        check_token(&token).map_err(ClientError::Token)?;
+        Ok(Self { endpoint: Endpoint::parse(url)?, token })
+    }
+
+    /// One call; the answer's status and JSON.
+    async fn call(&self, method: Method, path: String, body: Option<Value>) -> Result<(StatusCode, Value), ClientError> {
+        let call = async {
+            match &self.endpoint {
+                Endpoint::Unix(path_of_socket) => {
+                    let stream = UnixStream::connect(path_of_socket).await.map_err(unreachable)?;
+                    self.exchange(stream, "localhost".into(), method, path, body).await
+                }
+                Endpoint::Tcp { tls, host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                    let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                    if !tls {
+                        return self.exchange(stream, name, method, path, body).await;
+                    }
+                    let server = ServerName::try_from(host.clone()).map_err(unreachable)?;
+                    let stream = connector()?.connect(server, stream).await.map_err(unreachable)?;
+                    self.exchange(stream, name, method, path, body).await
+                }
+            }
+        };
+        let slow = |_| ClientError::Unreachable(format!("no answer within {}s", DEADLINE.as_secs()));
+        tokio::time::timeout(DEADLINE, call).await.map_err(slow)?
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        host: String,
+        method: Method,
+        path: String,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), ClientError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        // Ends when `sender` is dropped at the end of this call; what it says about that is of no interest.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", self.token.expose()].concat()).map_err(unreachable)?;
+        bearer.set_sensitive(true);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host)
+            .header(AUTHORIZATION, bearer)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(bytes))
+            .map_err(unreachable)?;
+        let response = sender.send_request(request).await.map_err(unreachable)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(unreachable)?.to_bytes();
+        let json: Value = serde_json::from_slice(&body).map_err(|_| ClientError::Strange(status.as_u16()))?;
+        if status == StatusCode::OK {
+            return Ok((status, json));
+        }
+        let message = json.pointer("/error/message").and_then(Value::as_str).map(str::to_owned);
+        match message {
+            Some(_) if status == StatusCode::NOT_FOUND => Ok((status, json)),
+            Some(message) => Err(ClientError::Refused { status: status.as_u16(), message }),
+            None => Err(ClientError::Strange(status.as_u16())),
+        }
+    }
+}
+
+fn unreachable(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Unreachable(error.to_string())
+}
+
+/// TLS with the machine's trusted certificates, or those that `SSL_CERT_FILE` names.
+fn connector() -> Result<TlsConnector, ClientError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unreachable)?;
+    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+}
+
+impl Endpoint {
+    fn parse(url: &str) -> Result<Self, ClientError> {
+        if let Some(path) = url.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let bad = || ClientError::Url;
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(bad)?;
+        // The path is the API's own, and a user name would be a secret in a URL.
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if !tls && !here {
+            return Err(ClientError::Clear(host));
+        }
+        Ok(Self::Tcp { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
+    }
+}
+
+impl Revocations for AdminClient {
+    type Error = ClientError;
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<(), ClientError> {
+        let mut body = selector(&revocation.target);
+        body.insert("ttl".into(), revocation.ttl.to_string().into());
+        if revocation.target.is_before() {
+            body.insert("at".into(), Rfc3339(Timestamp::from_secs(revocation.at)).to_string().into());
+        }
+        body.extend(revocation.note.iter().map(|note| ("note".to_owned(), note.as_str().into())));
+        match self.call(Method::POST, PATH.into(), Some(body.into())).await? {
+            (StatusCode::OK, _) => Ok(()),
+            (status, _) => Err(ClientError::Strange(status.as_u16())),
+        }
+    }
+
+    async fn reinstate(&self, target: &Target) -> Result<bool, ClientError> {
+        let (status, json) = self.call(Method::DELETE, PATH.into(), Some(selector(target).into())).await?;
+        match status {
+            StatusCode::OK => Ok(true),
+            _ if json.pointer("/error/code").is_some_and(|code| code == "not_found") => Ok(false),
+            _ => Err(ClientError::Strange(status.as_u16())),
+        }
+    }
+
+    async fn list(&self, limit: usize, cursor: Option<&str>) -> Result<Page, ClientError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            revocations: Vec<ListedJson>,
+            next: Option<String>,
+        }
+        let cursor = cursor.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
+        let (status, json) = self.call(Method::GET, format!("{PATH}?limit={limit}{cursor}"), None).await?;
+        let answer: Answer = serde_json::from_value(json).map_err(|_| ClientError::Strange(status.as_u16()))?;
+        Ok(Page { entries: answer.revocations.into_iter().map(Into::into).collect(), next: answer.next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_never_crosses_a_network_in_clear() {
+        let tcp = |tls, host: &str, port| Some(Endpoint::Tcp { tls, host: host.into(), port });
+        for (url, expected) in [
+            ("http://127.0.0.1:9003", tcp(false, "127.0.0.1", 9003)),
+            ("http://127.0.0.1:9003/", tcp(false, "127.0.0.1", 9003)),
+            ("http://[::1]:9003", tcp(false, "::1", 9003)),
+            ("http://localhost", tcp(false, "localhost", 80)),
+            ("https://gate.example.com", tcp(true, "gate.example.com", 443)),
+            ("https://10.0.0.1:9003", tcp(true, "10.0.0.1", 9003)),
+            ("unix:/run/tollgate/admin.sock", Some(Endpoint::Unix("/run/tollgate/admin.sock".into()))),
+            ("http://gate.example.com", None),
+            ("http://10.0.0.1:9003", None),
+            ("http://localhost.example.com", None),
+            ("http://127.0.0.1@gate.example.com", None),
+            ("https://user:pass@gate.example.com", None),
+            ("https://gate.example.com/v1/revocations", None),
+            ("https://gate.example.com/?x", None),
+            ("redis://127.0.0.1", None),
+            ("unix:relative", None),
+            ("127.0.0.1:9003", None),
+            ("", None),
+        ] {
+            assert_eq!(Endpoint::parse(url).ok(), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The Redis store, named by its URL.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{secret::Secret, time::Span};
+
+use crate::{
+    admin::store::StoreRevocations,
+    store::{Redis, RedisConfig},
+};
+
+/// A person waits, not a check.
+const DEADLINE: Span = Span::from_secs(1);
+
+/// Opens the store at `url`.
+///
+/// # Errors
+/// Not a URL of a Redis.
+pub(crate) async fn connect(url: Secret) -> anyhow::Result<StoreRevocations> {
+    let url = std::str::from_utf8(url.expose()).map_err(|_| anyhow::anyhow!("the Redis URL is not text"))?;
+    let url = url.parse().map_err(anyhow::Error::msg)?;
+    let config = RedisConfig { url, username: None, password: None, tls_ca: None, deadline: DEADLINE, local: None };
+    Ok(StoreRevocations(Arc::new(Redis::open(&config, CancellationToken::new())?)))
+}

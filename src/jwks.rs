@@ -1,0 +1,119 @@
+//! The keys of every issuer, kept good in the background: from a key server, found by OpenID Connect discovery or not, from a
+//! file, or from a shared secret.
+//!
+//! Each issuer has a task of its own, so that none can stop another ([istio#51636]). A check reads keys from memory and never
+//! waits for a fetch; a token with an unknown `kid` is denied at once and leaves a hint, of which at most one fetch per
+//! `cool_down` comes. Keys are never taken away by an error, an empty set or a page of HTML ([istio#58101]); they serve until
+//! `max_stale` after the last good fetch, and then there are none. There is no built-in key (CVE-2026-31837).
+//!
+//! [istio#51636]: https://github.com/istio/istio/issues/51636
+//! [istio#58101]: https://github.com/istio/istio/issues/58101
+
+mod cache;
+mod fetch;
+mod file;
+mod guard;
+mod hints;
+mod load;
+mod plan;
+mod refresh;
+mod source;
+mod timing;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::task::AbortHandle;
+use tollgate_core::authn::issuer::Issuer;
+
+use self::{plan::Plan, refresh::Refresher};
+pub use self::{
+    source::{Source, Status},
+    timing::Timing,
+};
+
+/// Called when [`Source::current`] of some source may have changed. Runs on the source's task: it must not block.
+pub type OnChange = Arc<dyn Fn() + Send + Sync>;
+
+/// One source per issuer. Dropping it stops them all.
+pub struct Engine {
+    on_change: OnChange,
+    timing: Timing,
+    running: Mutex<Vec<Running>>,
+}
+
+struct Running {
+    plan: Plan,
+    source: Arc<Source>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Engine {
+    /// An engine without sources.
+    pub fn new(on_change: OnChange) -> Self {
+        Self::with_timing(on_change, Timing::default())
+    }
+
+    /// The same with other bounds.
+    pub fn with_timing(on_change: OnChange, timing: Timing) -> Self {
+        Self { on_change, timing, running: Mutex::default() }
+    }
+
+    /// Runs one source for each of these issuers and stops all others. The sources come in the order of the issuers.
+    ///
+    /// A source whose configuration did not change goes on as it is. One that only changed how often and how long starts with
+    /// the keys it had. Any other starts without keys; whoever swaps policies waits for [`Source::tried`] first.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn apply(&self, issuers: &[Arc<Issuer>]) -> Vec<Arc<Source>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *running);
+        for issuer in issuers {
+            let plan = Plan::new(issuer, &self.timing);
+            let known = before.iter().position(|old| old.plan.trust == plan.trust).map(|index| before.swap_remove(index));
+            running.push(match known {
+                Some(old) if old.plan == plan => old,
+                old => self.start(plan, old.as_ref()),
+            });
+        }
+        running.iter().map(|running| Arc::clone(&running.source)).collect()
+    }
+
+    /// Waits until every source has been tried once, good or bad.
+    pub async fn tried(&self) {
+        for source in self.sources() {
+            source.tried().await;
+        }
+    }
+
+    /// The sources, in the order of the issuers.
+    pub fn sources(&self) -> Vec<Arc<Source>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().map(|running| Arc::clone(&running.source)).collect()
+    }
+
+    fn start(&self, plan: Plan, old: Option<&Running>) -> Running {
+        let source = Arc::new(Source::new(&plan.trust.issuer));
+        if let Some(held) = old.and_then(|old| old.source.fresh()) {
+            source.inherit(&held, plan.pace.max_stale);
+        }
+        let refresher = Refresher::new(Arc::clone(&source), plan.clone(), self.timing, Arc::clone(&self.on_change));
+        let task = tokio::spawn(refresher.run()).abort_handle();
+        Running { plan, source, task }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("sources", &self.sources()).finish_non_exhaustive()
+    }
+}

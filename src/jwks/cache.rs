@@ -1,0 +1,207 @@
+//! The last good key set on disk, for a start while its server is down.
+//!
+//! Whoever can write the file can sign tokens, so it is made with mode 0600 and refused when everybody may write it. Its age
+//! counts from the fetch, not from the start that read it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tollgate_core::authn::jwks::MAX_BYTES;
+
+use super::file::{self, FileError};
+
+/// Most bytes of a cache file: a document of the largest size with every character escaped, and the rest.
+const MAX_FILE: usize = 2 * MAX_BYTES + 16 * 1024;
+/// A clock that goes this much backwards between two runs is forgiven.
+const CLOCK_STEP: Duration = Duration::from_secs(60);
+
+/// Where the keys in a file must come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) issuer: &'a str,
+    /// The configured address.
+    pub(super) url: &'a str,
+}
+
+/// Why a cache file is of no use.
+#[derive(Debug, Error)]
+pub(super) enum CacheError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] FileError),
+    /// Everybody may write it.
+    #[error("everybody may write it")]
+    Writable,
+    /// It is not what [`remember`] writes.
+    #[error("it is damaged")]
+    Damaged,
+    /// It holds the keys of another issuer or address.
+    #[error("it holds the keys of another issuer or address")]
+    Foreign,
+    /// It is from the future.
+    #[error("it is from the future; look at the clock")]
+    Future,
+    /// It is older than `max_stale`.
+    #[error("it is older than `max_stale`")]
+    TooOld,
+    /// It cannot be written.
+    #[error("it cannot be written: {0}")]
+    Unwritable(std::io::Error),
+    /// The document is not text, so it is no JSON (RFC 8259 section 8.1).
+    #[error("the document is not UTF-8")]
+    NotText,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    issuer: String,
+    url: String,
+    /// Seconds since the Unix epoch.
+    fetched_at: u64,
+    /// The document as it was served.
+    document: String,
+}
+
+/// The document in the file and its age; `None` where there is no file.
+///
+/// # Errors
+/// A file that is not usable; see [`CacheError`].
+pub(super) async fn recall(path: &Path, place: Place<'_>, max_age: Duration) -> Result<Option<(String, Duration)>, CacheError> {
+    match tokio::fs::metadata(path).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Ok(metadata) if metadata.permissions().mode() & 0o002 != 0 => return Err(CacheError::Writable),
+        _ => {}
+    }
+    let content = file::read(path, MAX_FILE).await?;
+    let entry: Entry = serde_json::from_slice(&content).map_err(|_| CacheError::Damaged)?;
+    if entry.issuer != place.issuer || entry.url != place.url {
+        return Err(CacheError::Foreign);
+    }
+    let fetched_at = UNIX_EPOCH.checked_add(Duration::from_secs(entry.fetched_at)).ok_or(CacheError::Damaged)?;
+    let age = match SystemTime::now().duration_since(fetched_at) {
+        Ok(age) => age,
+        Err(ahead) if ahead.duration() <= CLOCK_STEP => Duration::ZERO,
+        Err(_) => return Err(CacheError::Future),
+    };
+    if age >= max_age { Err(CacheError::TooOld) } else { Ok(Some((entry.document, age))) }
+}
+
+/// Writes the document as fetched now: to a file beside, which then takes the place of the old one at once.
+///
+/// # Errors
+/// [`CacheError::Unwritable`], [`CacheError::NotText`].
+pub(super) async fn remember(path: &Path, place: Place<'_>, document: &[u8]) -> Result<(), CacheError> {
+    let document = std::str::from_utf8(document).map_err(|_| CacheError::NotText)?.to_owned();
+    let fetched_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let entry = Entry { issuer: place.issuer.to_owned(), url: place.url.to_owned(), fetched_at, document };
+    let path = path.to_owned();
+    let writing = tokio::task::spawn_blocking(move || {
+        let content = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
+        replace(&path, &content)
+    });
+    writing.await.unwrap_or_else(|join| Err(std::io::Error::other(join))).map_err(CacheError::Unwritable)
+}
+
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let beside = beside(path);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _gone = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// A name of its own for each writing: in containers, process numbers are all alike.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}.tmp", rand::random::<u64>()));
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const PLACE: Place<'_> = Place { issuer: "https://idp.example", url: "https://idp.example/keys" };
+
+    fn now() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    #[tokio::test]
+    async fn what_was_remembered_is_recalled_with_its_age() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache.json");
+        assert!(recall(&path, PLACE, HOUR).await.unwrap().is_none(), "no file is no error");
+        for document in ["{\"keys\":[]}", "{\"keys\":[1]}\n\u{e9}\\"] {
+            remember(&path, PLACE, document.as_bytes()).await.unwrap();
+            let (recalled, age) = recall(&path, PLACE, HOUR).await.unwrap().unwrap();
+            assert_eq!(recalled, document);
+            assert!(age < Duration::from_secs(60), "{age:?}");
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_ours_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache.json");
+        let entry = |issuer: &str, url: &str, fetched_at: u64| {
+            format!(r#"{{"issuer":"{issuer}","url":"{url}","fetched_at":{fetched_at},"document":"{{}}"}}"#)
+        };
+        let (issuer, url) = (PLACE.issuer, PLACE.url);
+        for (content, expected) in [
+            (entry(issuer, url, now()), "Ok"),
+            (entry(issuer, url, now() - 1800), "Ok"),
+            (entry(issuer, url, now() + 20), "Ok"),
+            (entry(issuer, url, now() - 3601), "TooOld"),
+            (entry(issuer, url, now() + 600), "Future"),
+            (entry(issuer, url, u64::MAX), "Damaged"),
+            (entry("https://other.example", url, now()), "Foreign"),
+            (entry(issuer, "https://idp.example/old", now()), "Foreign"),
+            (entry(issuer, url, now()).replace("document", "documents"), "Damaged"),
+            (entry(issuer, url, now())[..40].to_owned(), "Damaged"),
+            (String::new(), "Damaged"),
+            ("{\"keys\":[]}".to_owned(), "Damaged"),
+            ("x".repeat(MAX_FILE + 1), "Unreadable"),
+        ] {
+            fs::write(&path, &content).unwrap();
+            let found = match recall(&path, PLACE, HOUR).await {
+                Ok(_) => "Ok".to_owned(),
+                Err(error) => format!("{error:?}").split(['(', ' ']).next().unwrap().to_owned(),
+            };
+            assert_eq!(found, expected, "{}", content.get(..100).unwrap_or(&content));
+        }
+        fs::write(&path, entry(issuer, url, now())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(recall(&path, PLACE, HOUR).await, Err(CacheError::Writable)));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_said_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache.json");
+        let nowhere = directory.path().join("nowhere/cache.json");
+        assert!(matches!(remember(&nowhere, PLACE, b"{}").await, Err(CacheError::Unwritable(_))));
+        assert!(matches!(remember(&path, PLACE, b"\xff").await, Err(CacheError::NotText)));
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(remember(&path, PLACE, b"{}").await, Err(CacheError::Unwritable(_))));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "only the directory in the way");
+    }
+}

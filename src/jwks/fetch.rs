@@ -1,0 +1,316 @@
+//! One document from a key server: bounded in bytes and hops, guarded on each hop.
+//!
+//! Every fetch has its own connection, closed at its end. Fetches are minutes apart, so a kept connection would mostly be one
+//! that the server has closed meanwhile (kgateway-dev/kgateway#4838), and one opened under one rule of the guard could serve
+//! under another. A fetch that is dropped leaves nothing behind. There is no proxy: none is read from the environment.
+
+use std::{
+    error::Error as StdError,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header, response::Parts};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OnceCell,
+};
+use tokio_rustls::TlsConnector;
+use tollgate_core::authn::jwks::MAX_BYTES;
+
+use super::{
+    file::{self, FileError},
+    guard::{Guard, GuardError, Reach, Target},
+    timing,
+};
+
+/// Most redirects followed for one document.
+const MAX_REDIRECTS: usize = 3;
+/// Most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// Most bytes of an answer's head.
+const MAX_HEAD: usize = 64 * 1024;
+/// Most bytes of a file with certificate authorities.
+const MAX_CA: usize = 4 << 20;
+
+/// Why there is no document.
+#[derive(Debug, Error)]
+pub(super) enum FetchError {
+    /// The guard says no.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// No certificate authority to trust.
+    #[error("no certificate authority to trust: {0}")]
+    Authorities(String),
+    /// The name has no address.
+    #[error("`{0}` cannot be resolved: {1}")]
+    Resolve(Target, String),
+    /// No connection, or no TLS on it.
+    #[error("no connection to `{0}`: {1}")]
+    Connect(Target, String),
+    /// The connection broke, or what came is not HTTP.
+    #[error("no whole answer from `{0}`: {1}")]
+    Exchange(Target, String),
+    /// An answer that is not 200.
+    #[error("`{0}` answered {1}")]
+    Status(Target, StatusCode),
+    /// A redirect without a readable `Location`.
+    #[error("`{0}` redirects to nowhere")]
+    NoLocation(Target),
+    /// More redirects than [`MAX_REDIRECTS`].
+    #[error("more than {MAX_REDIRECTS} redirects")]
+    TooManyRedirects,
+    /// More bytes than [`MAX_BYTES`].
+    #[error("the answer of `{0}` is larger than {MAX_BYTES} bytes")]
+    TooLarge(Target),
+}
+
+/// What a server has to be shown to answer "not modified" (RFC 9110 section 13.1.2).
+#[derive(Clone, Debug)]
+pub(super) struct Validator {
+    target: Target,
+    etag: HeaderValue,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The document.
+    Document { content: Bytes, validator: Option<Validator>, fresh_for: Option<Duration> },
+    /// The document is the one that the validator came with.
+    NotModified { fresh_for: Option<Duration> },
+}
+
+/// Fetches for one attempt of one source.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    guard: &'a Guard,
+    ca: Option<&'a Path>,
+    /// Time for one connection, all addresses of the name together.
+    connect_within: Duration,
+    /// Made when first needed, and anew for each attempt: authorities change on disk, too.
+    tls: OnceCell<Arc<ClientConfig>>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(guard: &'a Guard, ca: Option<&'a Path>, connect_within: Duration) -> Self {
+        Self { guard, ca, connect_within, tls: OnceCell::new() }
+    }
+
+    /// The document at `target`, redirects followed.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. There is no bound in time here; the caller has one for the whole attempt.
+    pub(super) async fn get(&self, target: Target, validator: Option<&Validator>) -> Result<Answer, FetchError> {
+        let mut target = target;
+        for _ in 0..=MAX_REDIRECTS {
+            let reach = self.guard.admit(&target)?;
+            let validator = validator.filter(|validator| validator.target == target);
+            let (head, content) = self.exchange(&target, reach, validator).await?;
+            let fresh_for = timing::fresh_for(&head.headers);
+            match head.status {
+                StatusCode::OK => {
+                    let etag = head.headers.get(header::ETAG).cloned();
+                    let validator = etag.map(|etag| Validator { target, etag });
+                    return Ok(Answer::Document { content, validator, fresh_for });
+                }
+                StatusCode::NOT_MODIFIED if validator.is_some() => return Ok(Answer::NotModified { fresh_for }),
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => {
+                    let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+                    target = target.join(location.ok_or_else(|| FetchError::NoLocation(target.clone()))?)?;
+                }
+                status => return Err(FetchError::Status(target, status)),
+            }
+        }
+        Err(FetchError::TooManyRedirects)
+    }
+
+    async fn exchange(&self, target: &Target, reach: Reach, validator: Option<&Validator>) -> Result<(Parts, Bytes), FetchError> {
+        let request = request(target, validator)?;
+        if !target.https {
+            return send(target, self.dial(target, reach).await?, request).await;
+        }
+        let tls = self.tls.get_or_try_init(|| tls(self.ca.map(Path::to_owned))).await?;
+        let name = ServerName::try_from(target.host.clone()).map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
+        let stream = self.dial(target, reach).await?;
+        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
+        let stream = connecting.await.map_err(|error| FetchError::Connect(target.clone(), chain(&error)))?;
+        send(target, stream, request).await
+    }
+
+    /// Connects to an address that `reach` covers. Names and literals take the same way, so that every spelling of an address
+    /// is judged by the address it leads to.
+    async fn dial(&self, target: &Target, reach: Reach) -> Result<TcpStream, FetchError> {
+        let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+        let found = found.map_err(|error| FetchError::Resolve(target.clone(), error.to_string()))?;
+        let addresses: Vec<_> = found.filter(|address| reach.covers(address.ip())).take(MAX_ADDRESSES).collect();
+        let share = self.connect_within / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        let mut failed = FetchError::Guard(GuardError::NotPublic(target.authority()));
+        for address in addresses {
+            let why = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "timed out".to_owned(),
+            };
+            failed = FetchError::Connect(target.clone(), why);
+        }
+        Err(failed)
+    }
+}
+
+fn request(target: &Target, validator: Option<&Validator>) -> Result<Request<Empty<Bytes>>, FetchError> {
+    let mut request = Request::builder()
+        .method(Method::GET)
+        .uri(&target.path)
+        .header(header::HOST, target.authority())
+        .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "application/json, application/jwk-set+json")
+        .header(header::CONNECTION, "close");
+    if let Some(validator) = validator {
+        request = request.header(header::IF_NONE_MATCH, validator.etag.clone());
+    }
+    request.body(Empty::new()).map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
+}
+
+/// Sends the request and reads the head, and of a 200 the body. The connection lives in this future and ends with it.
+async fn send<S>(target: &Target, stream: S, request: Request<Empty<Bytes>>) -> Result<(Parts, Bytes), FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let broken = |error: &(dyn StdError + 'static)| FetchError::Exchange(target.clone(), chain(error));
+    let opening = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = opening.map_err(|error| broken(&error))?;
+    let answer = async {
+        let (head, body) = sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
+        if head.status != StatusCode::OK {
+            return Ok((head, Bytes::new()));
+        }
+        match Limited::new(body, MAX_BYTES).collect().await {
+            Ok(body) => Ok((head, body.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge(target.clone())),
+            Err(error) => Err(broken(error.as_ref())),
+        }
+    };
+    // The connection moves the bytes; what ends it, good or bad, also ends the answer.
+    let driven = async {
+        let _ended = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        never = driven => match never {},
+    }
+}
+
+/// TLS with the authorities of `ca`, or the system's.
+async fn tls(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, FetchError> {
+    let loading = tokio::task::spawn_blocking(move || {
+        let roots = match &ca {
+            Some(path) => roots_of(path)?,
+            None => system_roots()?,
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| FetchError::Authorities(error.to_string()))?;
+        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    });
+    loading.await.unwrap_or_else(|join| Err(FetchError::Authorities(join.to_string())))
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, FetchError> {
+    let wrong = |why: &dyn std::fmt::Display| FetchError::Authorities(format!("`{}`: {why}", path.display()));
+    let pem = file::read_now(path, MAX_CA).map_err(|error: FileError| FetchError::Authorities(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() { Err(wrong(&"there is no certificate in it")) } else { Ok(roots) }
+}
+
+fn system_roots() -> Result<RootCertStore, FetchError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // A system's store holds certificates that are too odd to parse; what matters is that some are good.
+    let (_good, _odd) = roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(FetchError::Authorities("the system has none; install ca-certificates, or set `jwks.ca`".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// An error with its causes: those of a connection say little without the last of them.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jwks::plan::Remote;
+
+    /// A literal is no name, so a rule that hangs on the resolver would not see it; the last three are names to us and
+    /// addresses to the system's resolver.
+    #[tokio::test]
+    async fn no_spelling_of_a_loopback_address_is_dialled_where_public_ones_are_asked_for() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "0.0.0.0", "localhost", "2130706433", "0x7f.1"]
+        {
+            let url = format!("http://{host}:{port}/");
+            let guard = Guard::new(&Remote {
+                url: url.clone(),
+                discovery: false,
+                allowed_hosts: Vec::new(),
+                insecure_http: true,
+                ca: None,
+            })
+            .unwrap();
+            let client = Client::new(&guard, None, Duration::from_secs(5));
+            let target = Target::parse(&url).unwrap();
+            let error = client.dial(&target, Reach::Public).await.unwrap_err();
+            // A system without IPv6 may not know ::1 at all.
+            let refused = matches!(error, FetchError::Guard(GuardError::NotPublic(_)) | FetchError::Resolve(..));
+            assert!(refused, "{host}: {error}");
+        }
+        let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(accepted.is_err(), "nobody connected");
+    }
+
+    #[tokio::test]
+    async fn authorities_are_needed_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        for content in [None, Some(""), Some("not PEM"), Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let error = tls(Some(path.clone())).await.unwrap_err().to_string();
+            assert!(error.contains("ca.pem"), "{content:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One attempt to get an issuer's keys, whatever they come from.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use serde::Deserialize;
+use thiserror::Error;
+use tollgate_core::{
+    authn::jwks::{KeySet, KeySetError, MAX_BYTES, Skipped},
+    secret::Secret,
+};
+
+use super::{
+    cache::{self, CacheError},
+    fetch::{Answer, Client, FetchError, Validator},
+    file::{self, FileError},
+    guard::{Guard, GuardError, Target},
+    plan::{Origin, Plan, Remote},
+};
+
+/// Most bytes of a file with a secret.
+const MAX_SECRET: usize = 64 * 1024;
+
+/// Why an attempt brought no keys. The keys in use stay.
+#[derive(Debug, Error)]
+pub(super) enum LoadError {
+    /// The server did not answer well.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Not within the time for one fetch.
+    #[error("no whole answer within {0:?}")]
+    Timeout(Duration),
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What came holds no keys.
+    #[error(transparent)]
+    Document(#[from] KeySetError),
+    /// What came is no discovery document.
+    #[error("not an OpenID Connect discovery document with `issuer` and `jwks_uri`")]
+    NotDiscovery,
+    /// A discovery document of somebody else (OpenID Connect Discovery 1.0 section 4.3).
+    #[error("the discovery document is of issuer `{0}`, not exactly the configured one")]
+    WrongIssuer(String),
+    /// The secret cannot be used.
+    #[error("{0}")]
+    Secret(String),
+    /// The parser failed. It must not take the source with it.
+    #[error("the document could not be examined")]
+    Examination,
+}
+
+impl From<GuardError> for LoadError {
+    fn from(error: GuardError) -> Self {
+        Self::Fetch(error.into())
+    }
+}
+
+/// Keys, as an attempt found them.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    /// The very same `Arc` while the document is the same.
+    pub(super) keys: Arc<KeySet>,
+    pub(super) skipped: Arc<[Skipped]>,
+    /// How long the server says they are good.
+    pub(super) fresh_for: Option<Duration>,
+}
+
+/// The last good document.
+#[derive(Debug)]
+struct Last {
+    digest: Vec<u8>,
+    keys: Arc<KeySet>,
+    skipped: Arc<[Skipped]>,
+    validator: Option<Validator>,
+    /// Kept where there is a cache file to write it to.
+    document: Option<Bytes>,
+}
+
+/// Gets the keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Loader {
+    plan: Arc<Plan>,
+    last: Option<Last>,
+}
+
+/// The members of a discovery document that matter here (OpenID Connect Discovery 1.0 section 3).
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Loader {
+    pub(super) fn new(plan: Arc<Plan>) -> Self {
+        Self { plan, last: None }
+    }
+
+    /// One attempt. It may be dropped at any time.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub(super) async fn load(&mut self) -> Result<Loaded, LoadError> {
+        let plan = Arc::clone(&self.plan);
+        match &plan.trust.origin {
+            Origin::Remote(remote) => {
+                let within = plan.pace.timeout;
+                tokio::time::timeout(within, self.fetch(remote)).await.map_err(|_| LoadError::Timeout(within))?
+            }
+            Origin::File(path) => {
+                let content = file::read(path, MAX_BYTES).await?;
+                self.take_document(content.into(), None, None).await
+            }
+            Origin::SecretFile(path) => {
+                let mut content = file::read(path, MAX_SECRET).await?;
+                trim_line_break(&mut content);
+                self.take_secret(&Secret::new(content))
+            }
+            Origin::Inline(secret) => self.take_secret(secret),
+        }
+    }
+
+    /// The document is asked for anew at each refresh, the discovery document too: it is small, and a key set that moves is
+    /// followed as fast as one that changes.
+    async fn fetch(&mut self, remote: &Remote) -> Result<Loaded, LoadError> {
+        let guard = Guard::new(remote)?;
+        let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
+        let target = if remote.discovery { self.discover(&client, guard.home()).await? } else { guard.home().clone() };
+        let validator = self.last.as_ref().and_then(|last| last.validator.as_ref());
+        match client.get(target, validator).await? {
+            Answer::Document { content, validator, fresh_for } => self.take_document(content, validator, fresh_for).await,
+            Answer::NotModified { fresh_for } => {
+                // A validator is sent only while there is a last document.
+                self.last.as_ref().map(|last| last.loaded(fresh_for)).ok_or(LoadError::Examination)
+            }
+        }
+    }
+
+    async fn discover(&self, client: &Client<'_>, home: &Target) -> Result<Target, LoadError> {
+        let Answer::Document { content, .. } = client.get(home.clone(), None).await? else {
+            return Err(LoadError::NotDiscovery);
+        };
+        let found: Discovery = serde_json::from_slice(&content).map_err(|_| LoadError::NotDiscovery)?;
+        if *found.issuer != *self.plan.trust.issuer {
+            return Err(LoadError::WrongIssuer(found.issuer.chars().take(200).flat_map(char::escape_debug).collect()));
+        }
+        Ok(Target::parse(&found.jwks_uri)?)
+    }
+
+    /// The last good set on disk and its age, if it is from the same place and not too old.
+    ///
+    /// # Errors
+    /// See [`CacheError`] and [`LoadError::Document`].
+    pub(super) async fn recall(&mut self) -> Result<Option<(Loaded, Duration)>, RecallError> {
+        let (Some(path), Origin::Remote(remote)) = (&self.plan.cache_file, &self.plan.trust.origin) else {
+            return Ok(None);
+        };
+        let max_age = self.plan.pace.max_stale.unwrap_or_default();
+        let source = cache::Place { issuer: &self.plan.trust.issuer, url: &remote.url };
+        let Some((document, age)) = cache::recall(path, source, max_age).await? else {
+            return Ok(None);
+        };
+        let loaded = self.take_document(document.into(), None, None).await.map_err(RecallError::Document)?;
+        Ok(Some((loaded, age)))
+    }
+
+    /// Writes the last good set to disk, as good from now on. `None` where there is nothing to write, or nowhere.
+    pub(super) fn remember(&self) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
+        let path = self.plan.cache_file.clone()?;
+        let document = self.last.as_ref()?.document.clone()?;
+        let plan = Arc::clone(&self.plan);
+        Some(async move {
+            let Origin::Remote(remote) = &plan.trust.origin else { return Ok(()) };
+            cache::remember(&path, cache::Place { issuer: &plan.trust.issuer, url: &remote.url }, &document).await
+        })
+    }
+
+    async fn take_document(
+        &mut self,
+        content: Bytes,
+        validator: Option<Validator>,
+        fresh_for: Option<Duration>,
+    ) -> Result<Loaded, LoadError> {
+        let digest = digest(&SHA256, &content).as_ref().to_vec();
+        if let Some(last) = self.last.as_mut().filter(|last| last.digest == digest) {
+            last.validator = validator;
+            return Ok(last.loaded(fresh_for));
+        }
+        // Away from the threads that answer checks: a full set of bad keys takes tens of milliseconds to refuse.
+        let algorithms = self.plan.trust.algorithms.clone();
+        let examined = content.clone();
+        let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));
+        let (keys, skipped) = examining.await.map_err(|_| LoadError::Examination)??;
+        let document = self.plan.cache_file.is_some().then_some(content);
+        let last = Last { digest, keys: Arc::new(keys), skipped: skipped.into(), validator, document };
+        Ok(self.last.insert(last).loaded(fresh_for))
+    }
+
+    fn take_secret(&mut self, secret: &Secret) -> Result<Loaded, LoadError> {
+        let digest = digest(&SHA256, secret.expose()).as_ref().to_vec();
+        if let Some(last) = self.last.as_ref().filter(|last| last.digest == digest) {
+            return Ok(last.loaded(None));
+        }
+        let keys = KeySet::from_secret(secret, &self.plan.trust.algorithms).map_err(LoadError::Secret)?;
+        let last = Last { digest, keys: Arc::new(keys), skipped: Arc::new([]), validator: None, document: None };
+        Ok(self.last.insert(last).loaded(None))
+    }
+}
+
+impl Last {
+    fn loaded(&self, fresh_for: Option<Duration>) -> Loaded {
+        Loaded { keys: Arc::clone(&self.keys), skipped: Arc::clone(&self.skipped), fresh_for }
+    }
+}
+
+/// Why the last good set on disk was left alone.
+#[derive(Debug, Error)]
+pub(super) enum RecallError {
+    /// It cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// It holds no keys for this issuer, or no longer.
+    #[error("the document in it: {0}")]
+    Document(LoadError),
+}
+
+/// One trailing line break, as editors add it, is not part of a secret.
+fn trim_line_break(content: &mut Vec<u8>) {
+    if content.last() == Some(&b'\n') {
+        content.pop();
+        if content.last() == Some(&b'\r') {
+            content.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_break_is_not_part_of_a_secret() {
+        for (content, expected) in
+            [("abc", "abc"), ("abc\n", "abc"), ("abc\r\n", "abc"), ("abc\n\n", "abc\n"), ("abc\r", "abc\r"), ("\n", ""), ("", "")]
+        {
+            let mut bytes = content.as_bytes().to_vec();
+            trim_line_break(&mut bytes);
+            assert_eq!(bytes, expected.as_bytes(), "{content:?}");
+        }
+    }
+}

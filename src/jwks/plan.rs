@@ -1,0 +1,105 @@
+//! What one source has to do: an issuer's configuration as the engine needs it, comparable, so that a reload that changes
+//! nothing here changes nothing there.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jsonwebtoken::Algorithm;
+use tollgate_core::{
+    authn::issuer::{Issuer, JwksConfig, KeySource},
+    secret::{Secret, SecretSource},
+};
+
+use super::Timing;
+
+/// Everything about one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) trust: Trust,
+    pub(super) pace: Pace,
+    pub(super) cache_file: Option<PathBuf>,
+}
+
+/// Whose keys, from where. Keys never pass from a source to another one that differs here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trust {
+    pub(super) issuer: Arc<str>,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) origin: Origin,
+}
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Remote(Remote),
+    File(PathBuf),
+    SecretFile(PathBuf),
+    Inline(Secret),
+}
+
+/// A key server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remote {
+    /// The address of the key set, or of the discovery document.
+    pub(super) url: String,
+    /// Whether `url` is a discovery document, which names the address of the key set.
+    pub(super) discovery: bool,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) insecure_http: bool,
+    pub(super) ca: Option<PathBuf>,
+}
+
+/// How often, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    pub(super) refresh: Duration,
+    /// `None`: a secret, which has no age.
+    pub(super) max_stale: Option<Duration>,
+    pub(super) cool_down: Duration,
+    pub(super) timeout: Duration,
+}
+
+impl Plan {
+    pub(super) fn new(issuer: &Issuer, timing: &Timing) -> Self {
+        let (origin, pace, cache_file) = match &issuer.source {
+            KeySource::Jwks(config) => jwks(&issuer.name, config, timing),
+            KeySource::Secret(secret) => {
+                let origin = match secret {
+                    SecretSource::File(path) => Origin::SecretFile(path.into()),
+                    SecretSource::Inline(secret) => Origin::Inline(secret.clone()),
+                };
+                let poll = timing.file_poll;
+                (origin, Pace { refresh: poll, max_stale: None, cool_down: poll, timeout: poll }, None)
+            }
+        };
+        let trust = Trust { issuer: Arc::clone(&issuer.name), algorithms: issuer.algorithms.clone(), origin };
+        Self { trust, pace, cache_file }
+    }
+}
+
+fn jwks(issuer: &str, config: &JwksConfig, timing: &Timing) -> (Origin, Pace, Option<PathBuf>) {
+    let remote = |url: String, discovery| {
+        Origin::Remote(Remote {
+            url,
+            discovery,
+            allowed_hosts: config.allowed_hosts.clone(),
+            insecure_http: config.insecure_http,
+            ca: config.ca.as_ref().map(PathBuf::from),
+        })
+    };
+    let origin = match (&config.url, &config.file) {
+        (Some(url), _) => remote(url.clone(), false),
+        (None, Some(file)) => Origin::File(file.into()),
+        // OpenID Connect Discovery 1.0 section 4.1: a terminating slash of the issuer is left out before the path is added.
+        (None, None) => remote(format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer)), true),
+    };
+    let is_file = matches!(origin, Origin::File(_));
+    let pace = Pace {
+        refresh: if is_file { timing.file_poll } else { config.refresh.std() },
+        max_stale: Some(config.max_stale.std()),
+        cool_down: config.cool_down.std(),
+        timeout: config.timeout.std(),
+    };
+    // A file is on disk already.
+    let cache_file = config.cache_file.as_ref().filter(|_| !is_file).map(PathBuf::from);
+    (origin, pace, cache_file)
+}

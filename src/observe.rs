@@ -1,0 +1,226 @@
+//! What is seen of a check: one [`CheckRecord`] each, and from it, and nothing else, one line in the audit log and one set of metrics.
+
+pub mod audit;
+mod ending;
+pub mod exposition;
+pub mod log;
+pub mod metrics;
+pub mod rfc3339;
+mod subjects;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tollgate_core::{
+    authn::Principal,
+    decision::{Decision, Outcome},
+    limit::Outage,
+    request::RawRequest,
+    route::Route,
+    time::Timestamp,
+};
+
+pub use self::ending::{Basis, Ending};
+use self::{
+    audit::{
+        Audit, Place,
+        line::{CheckLine, Facts},
+    },
+    exposition::Status,
+    metrics::Metrics,
+    rfc3339::Rfc3339,
+};
+
+/// The clock on the wall, for the edge: the core takes the moment as an argument.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Where records go.
+#[derive(Debug)]
+pub struct Observer {
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+}
+
+impl Observer {
+    /// Puts the two together.
+    pub fn new(metrics: Arc<Metrics>, audit: Arc<Audit>) -> Self {
+        Self { metrics, audit }
+    }
+
+    /// Starts the record of one check: to be called first, and its record kept in the same function as the answer is made in, so that
+    /// whatever ends the check ends the record. `now` is the moment the check is decided against.
+    pub fn begin<'a>(&'a self, now: Timestamp) -> CheckRecord<'a> {
+        let (place, has_room) = match self.audit.reserve() {
+            Ok(place) => (place, true),
+            Err(audit::Full) => (None, false),
+        };
+        CheckRecord {
+            observer: self,
+            id: format!("{:032x}", rand::random::<u128>()),
+            now,
+            started: Instant::now(),
+            place,
+            has_room,
+            asked: Asked::default(),
+            decided: None,
+            answered: false,
+        }
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// Everything counted, as OpenMetrics text, with what the other rooms know at this moment.
+    ///
+    /// # Errors
+    /// None that occurs: it writes into memory.
+    pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
+        exposition::exposition(&self.metrics, status, self.audit.dropped())
+    }
+}
+
+/// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::answered`], otherwise as `panic`
+/// while unwinding and as `cancelled` in any other case, whatever was decided. Nothing that was not answered counts as allowed.
+#[derive(Debug)]
+#[must_use = "a record that is dropped at once counts as cancelled"]
+pub struct CheckRecord<'a> {
+    observer: &'a Observer,
+    id: String,
+    now: Timestamp,
+    started: Instant,
+    place: Option<Place>,
+    has_room: bool,
+    asked: Asked<'a>,
+    decided: Option<Decided>,
+    answered: bool,
+}
+
+/// The request, as it was sent.
+#[derive(Debug, Default)]
+struct Asked<'a> {
+    method: &'a [u8],
+    host: &'a [u8],
+    path: &'a [u8],
+    address: Option<IpAddr>,
+}
+
+/// The outcome, as far as it is recorded.
+#[derive(Debug)]
+struct Decided {
+    ending: Ending,
+    cause: Option<String>,
+    route: Option<Arc<Route>>,
+    principal: Option<Arc<Principal>>,
+    model: Option<String>,
+    outage: Option<Outage>,
+}
+
+impl<'a> CheckRecord<'a> {
+    /// The decision id: 128 random bits in lower-case hex, the same in the audit line and in the answer's headers.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The moment the check is decided against.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Whether the audit log has room for this check. Where it has none and the policy says `on_full: deny`, the check must be denied with
+    /// [`tollgate_core::decision::Reason::Overloaded`] before the store is asked.
+    pub fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    /// Notes what is asked.
+    pub fn asked(&mut self, request: &RawRequest<'a>) {
+        self.asked = Asked { method: request.method, host: request.host, path: request.path, address: request.address };
+    }
+
+    /// Notes what was decided. The last outcome noted is the one that counts.
+    pub fn decided(&mut self, outcome: &Outcome) {
+        let evidence = &outcome.evidence;
+        let cause = match &outcome.decision {
+            Decision::Allow(_) => evidence.outage.map(|outage| format!("the store could not be asked ({})", outage.label())),
+            Decision::Deny(denial) => Some(denial.cause.clone().into_owned()),
+            Decision::Fail(failure) => Some(failure.cause.clone()),
+        };
+        self.decided = Some(Decided {
+            ending: Ending::of(outcome),
+            cause,
+            route: evidence.route.clone(),
+            principal: evidence.principal.clone(),
+            model: evidence.model.clone(),
+            outage: evidence.outage,
+        });
+    }
+
+    /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+
+    fn ending(&self) -> Ending {
+        match &self.decided {
+            _ if thread::panicking() => Ending::Panic,
+            Some(decided) if self.answered => decided.ending,
+            _ => Ending::Cancelled,
+        }
+    }
+}
+
+impl Drop for CheckRecord<'_> {
+    fn drop(&mut self) {
+        let ending = self.ending();
+        let took = self.started.elapsed();
+        let decided = self.decided.take();
+        let route = decided.as_ref().and_then(|decided| decided.route.as_deref()).map(|route| route.name.as_str());
+        let principal = decided.as_ref().and_then(|decided| decided.principal.as_deref());
+        let metrics = &self.observer.metrics;
+        metrics.count(route, ending, took, decided.as_ref().and_then(|decided| decided.outage));
+        if let Some(principal) = principal {
+            metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
+        }
+        if !self.observer.audit.is_on() {
+            return;
+        }
+        let unanswered = decided.as_ref().filter(|decided| decided.ending != ending).map(|decided| {
+            let (decision, reason) = (decided.ending.decision(), decided.ending.reason());
+            format!("decided `{decision}` ({reason}), and not answered")
+        });
+        let cause = unanswered.as_deref().or(decided.as_ref().and_then(|decided| decided.cause.as_deref()));
+        let line = CheckLine::new(Facts {
+            time: Rfc3339(self.now),
+            decision_id: &self.id,
+            client_ip: self.asked.address,
+            principal,
+            method: self.asked.method,
+            host: self.asked.host,
+            path: self.asked.path,
+            model: decided.as_ref().and_then(|decided| decided.model.as_deref()),
+            route,
+            decision: ending.decision(),
+            reason: ending.reason(),
+            cause,
+            microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        });
+        self.observer.audit.write(self.place.take(), &line);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,201 @@
+//! What stands in a line. Every text in it may come from a client or a token: it is cut, and JSON escapes it. No token, key or
+//! cookie is among the fields, and the query, where people put keys, is cut off.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use serde::Serialize;
+use tollgate_core::{
+    authn::Principal,
+    revocation::{hex, sha256},
+};
+
+use crate::observe::rfc3339::Rfc3339;
+
+/// Longest line in bytes, escapes and the line break included; the caps of the fields add up to less.
+#[cfg(test)]
+pub(crate) const MOST: usize = 4096;
+
+/// Most bytes of a path, as they stand in the line.
+const PATH: usize = 1024;
+/// Most bytes of a method.
+const METHOD: usize = 32;
+/// Most bytes of any other text.
+pub(crate) const TEXT: usize = 256;
+
+/// One check. Fields without a value are left out.
+#[derive(Debug, Serialize)]
+pub(crate) struct CheckLine<'a> {
+    time: Rfc3339,
+    event: &'static str,
+    decision_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ip: Option<IpAddr>,
+    #[serde(flatten)]
+    who: Option<Who<'a>>,
+    method: Cow<'a, str>,
+    host: Cow<'a, str>,
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<Cow<'a, str>>,
+    decision: &'static str,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<Cow<'a, str>>,
+    microseconds: u64,
+}
+
+/// What is known about a check when its line is written.
+pub(crate) struct Facts<'a> {
+    pub(crate) time: Rfc3339,
+    pub(crate) decision_id: &'a str,
+    pub(crate) client_ip: Option<IpAddr>,
+    pub(crate) principal: Option<&'a Principal>,
+    pub(crate) method: &'a [u8],
+    pub(crate) host: &'a [u8],
+    /// With the query, which is cut off here.
+    pub(crate) path: &'a [u8],
+    pub(crate) model: Option<&'a str>,
+    pub(crate) route: Option<&'a str>,
+    pub(crate) decision: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) cause: Option<&'a str>,
+    pub(crate) microseconds: u64,
+}
+
+/// Who asked, once that is proven.
+#[derive(Debug, Serialize)]
+struct Who<'a> {
+    sub: Cow<'a, str>,
+    iss: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iat: Option<u64>,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Cow<'a, str>>,
+}
+
+impl<'a> CheckLine<'a> {
+    pub(crate) fn new(facts: Facts<'a>) -> Self {
+        let text = |text: &'a str| capped(text.as_bytes(), TEXT);
+        Self {
+            time: facts.time,
+            event: "check",
+            decision_id: facts.decision_id,
+            client_ip: facts.client_ip,
+            who: facts.principal.map(|principal| Who {
+                sub: text(principal.subject()),
+                iss: text(principal.issuer()),
+                jti_sha256: principal.jti().map(|jti| hex(&sha256(jti.as_bytes()))),
+                iat: principal.issued_at(),
+                exp: principal.expires_at(),
+                tenant: principal.tenant().map(text),
+            }),
+            method: capped(facts.method, METHOD),
+            host: capped(facts.host, TEXT),
+            path: capped(without_query(facts.path), PATH),
+            model: facts.model.map(text),
+            route: facts.route.map(text),
+            decision: facts.decision,
+            reason: facts.reason,
+            cause: facts.cause.map(text),
+            microseconds: facts.microseconds,
+        }
+    }
+}
+
+/// The path alone: a query or a fragment may hold a key.
+fn without_query(path: &[u8]) -> &[u8] {
+    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
+}
+
+/// Text of at most `most` bytes once JSON has escaped it. What is no UTF-8, and control characters that JSON leaves as they are (a
+/// terminal would obey them), become U+FFFD; what was cut ends in `…`.
+pub(crate) fn capped(bytes: &[u8], most: usize) -> Cow<'_, str> {
+    if bytes.len() <= most && bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        return String::from_utf8_lossy(bytes);
+    }
+    const MARK: char = '…';
+    let mut text = String::new();
+    let mut size = 0;
+    // Where to cut when the rest does not fit: the last place that leaves room for the mark.
+    let mut cut = 0;
+    // Lossy decoding makes at most three bytes of one, so what lies beyond `most` bytes cannot matter.
+    for char in String::from_utf8_lossy(bytes.get(..=most).unwrap_or(bytes)).chars() {
+        let char = if char.is_control() && char >= '\u{7f}' { char::REPLACEMENT_CHARACTER } else { char };
+        size += match char {
+            '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
+            '\0'..='\u{1f}' => 6,
+            _ => char.len_utf8(),
+        };
+        if size > most {
+            text.truncate(cut);
+            text.push(MARK);
+            break;
+        }
+        text.push(char);
+        if size + MARK.len_utf8() <= most {
+            cut = text.len();
+        }
+    }
+    Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_by_its_size_in_json() {
+        for (bytes, most, expected) in [
+            (&b"plain"[..], 5, "plain"),
+            (b"plain!", 5, "pl…"),
+            (b"a\"b", 4, "a\"b"),
+            (b"a\"b", 3, "…"),
+            (b"\x00\x00", 12, "\0\0"),
+            (b"\x00\x00", 11, "\0…"),
+            (b"\xff", 3, "\u{fffd}"),
+            ("\u{9b}31m\u{7f}".as_bytes(), 20, "\u{fffd}31m\u{fffd}"),
+            ("ééé".as_bytes(), 6, "ééé"),
+            ("éééé".as_bytes(), 6, "é…"),
+        ] {
+            let text = capped(bytes, most);
+            assert_eq!(text, expected, "{bytes:?} in {most}");
+            assert!(serde_json::to_string(&text).unwrap().len() - 2 <= most, "{bytes:?} in {most}");
+        }
+    }
+
+    #[test]
+    fn a_query_and_a_fragment_are_cut_off() {
+        for (path, expected) in [("/a?key=s", "/a"), ("/a#key=s", "/a"), ("/a", "/a"), ("?x", ""), ("", "")] {
+            assert_eq!(without_query(path.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_longest_line_has_room() {
+        let hostile = "\u{1}".repeat(20_000);
+        let line = CheckLine::new(Facts {
+            time: Rfc3339(tollgate_core::time::Timestamp::from_secs(0)),
+            decision_id: "0123456789abcdef0123456789abcdef",
+            client_ip: Some(IpAddr::from([0xffff; 8])),
+            principal: None,
+            method: hostile.as_bytes(),
+            host: hostile.as_bytes(),
+            path: hostile.as_bytes(),
+            model: Some(&hostile),
+            route: Some(&hostile),
+            decision: "cancelled",
+            reason: "unsupported_media_type",
+            cause: Some(&hostile),
+            microseconds: u64::MAX,
+        });
+        let size = serde_json::to_vec(&line).unwrap().len() + 1;
+        // A principal adds three texts, a hash, two numbers and their names.
+        let who = 3 * TEXT + 64 + 2 * 20 + r#""sub":"","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#.len();
+        assert!(size + who <= MOST, "{size} and {who}");
+    }
+}

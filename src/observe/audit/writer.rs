@@ -1,0 +1,132 @@
+//! The thread that writes: whatever waits goes out in one write.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Relaxed, Release},
+        mpsc::Receiver,
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{Message, OnFull, Shared, file::LogFile};
+
+/// Bytes that are gathered before they are written.
+const BATCH: usize = 64 << 10;
+
+/// How long to wait before a failed write is tried again (`on_full: deny`).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where lines go.
+pub(super) enum Sink {
+    /// A file of ours.
+    File(LogFile),
+    /// Standard output, or what a test reads.
+    Other(Box<dyn Write + Send>),
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let to: &mut dyn Write = match self {
+            Self::File(file) => file,
+            Self::Other(writer) => writer,
+        };
+        match to.write(bytes)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            written => Ok(written),
+        }
+    }
+
+    fn follow(&mut self) {
+        if let Self::File(file) = self {
+            file.follow();
+        }
+    }
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    sink: Sink,
+    queue: Receiver<Message>,
+    shared: Arc<Shared>,
+    on_full: OnFull,
+    /// The last write failed: said once, not with every batch.
+    failing: bool,
+    /// The rest of a line that had begun was given up: the next one must start with a line break.
+    torn: bool,
+}
+
+impl Writer {
+    pub(super) fn new(sink: Sink, queue: Receiver<Message>, shared: Arc<Shared>, on_full: OnFull) -> Self {
+        Self { sink, queue, shared, on_full, failing: false, torn: false }
+    }
+
+    /// Writes until the end is asked for or nobody can send any more.
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut end = false;
+        while let Some(first) = if end { self.queue.try_recv().ok() } else { self.queue.recv().ok() } {
+            let mut lines = 0;
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Line(line) => {
+                        batch.extend_from_slice(&line);
+                        lines += 1;
+                    }
+                    Message::End => end = true,
+                }
+                next = if batch.len() < BATCH { self.queue.try_recv().ok() } else { None };
+            }
+            self.put(&batch);
+            batch.clear();
+            self.shared.free.fetch_add(lines, Release);
+        }
+    }
+
+    /// Writes a batch whole, or as far as `on_full` says.
+    fn put(&mut self, batch: &[u8]) {
+        self.sink.follow();
+        let mut rest = batch;
+        while !rest.is_empty() {
+            match self.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !self.failing {
+                        self.failing = true;
+                        tracing::error!(%error, "the audit log cannot be written");
+                    }
+                    if self.on_full == OnFull::Drop || self.shared.ending.load(Acquire) {
+                        self.give_up(batch, rest);
+                        return;
+                    }
+                    thread::sleep(PAUSE);
+                    self.sink.follow();
+                }
+            }
+        }
+        if self.failing && !batch.is_empty() {
+            self.failing = false;
+            tracing::info!("the audit log is written again");
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.torn {
+            self.sink.write(b"\n")?;
+            self.torn = false;
+        }
+        self.sink.write(bytes)
+    }
+
+    /// Counts the lines of `rest`, the end of `batch`, as dropped; one that is written in part is dropped too.
+    fn give_up(&mut self, batch: &[u8], rest: &[u8]) {
+        let lost = rest.iter().filter(|byte| **byte == b'\n').count();
+        self.shared.write.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Relaxed);
+        let written = batch.len().saturating_sub(rest.len());
+        self.torn |= batch.get(..written).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n');
+    }
+}

@@ -1,0 +1,143 @@
+//! How a check ended, as the two words that metrics and audit lines share.
+
+use tollgate_core::{
+    decision::{Decision, Outcome, Reason},
+    route::OnOutage,
+};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The request may pass, and the answer went out.
+    Allow(Basis),
+    /// The request was refused.
+    Deny(Reason),
+    /// The failure was handed to the proxy (`on_outage: error`).
+    Error(Reason),
+    /// The proxy went away, or a deadline passed, before an answer went out.
+    Cancelled,
+    /// A fault of ours stopped the check.
+    Panic,
+}
+
+/// What an allowed request rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// A credential that may.
+    Granted,
+    /// A public route.
+    Public,
+    /// The store could not be asked, and the route allows that (`on_outage: allow`).
+    OutageAllow,
+    /// The store could not be asked, and this replica counted alone (`on_outage: local`).
+    OutageLocal,
+}
+
+const BASES: [Basis; 4] = [Basis::Granted, Basis::Public, Basis::OutageAllow, Basis::OutageLocal];
+const REASONS: usize = Reason::ALL.len();
+
+/// How many endings there are.
+pub(super) const SLOTS: usize = BASES.len() + 2 * REASONS + 2;
+
+/// Reasons that end a check while no route is known.
+const BEFORE_A_ROUTE: [Reason; 7] = [
+    Reason::NoRoute,
+    Reason::InsecureTransport,
+    Reason::MalformedRequest,
+    Reason::BodyTooLarge,
+    Reason::Overloaded,
+    Reason::NotReady,
+    Reason::Internal,
+];
+
+impl Ending {
+    /// The ending of a check whose outcome went out.
+    pub fn of(outcome: &Outcome) -> Self {
+        match &outcome.decision {
+            Decision::Allow(grant) => {
+                let route = grant.permit().route();
+                Self::Allow(match (outcome.evidence.outage, route.on_outage) {
+                    (Some(_), OnOutage::Local) => Basis::OutageLocal,
+                    (Some(_), _) => Basis::OutageAllow,
+                    (None, _) if route.public => Basis::Public,
+                    (None, _) => Basis::Granted,
+                })
+            }
+            Decision::Deny(denial) => Self::Deny(denial.reason),
+            Decision::Fail(failure) => Self::Error(failure.reason),
+        }
+    }
+
+    /// The word for the decision: `allow`, `deny`, `error`, `cancelled` or `panic`.
+    pub const fn decision(self) -> &'static str {
+        match self {
+            Self::Allow(_) => "allow",
+            Self::Deny(_) => "deny",
+            Self::Error(_) => "error",
+            Self::Cancelled => "cancelled",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// The word for the reason: a [`Reason`]'s code, or what an allowed request rests on.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Allow(Basis::Granted) => "granted",
+            Self::Allow(Basis::Public) => "public",
+            Self::Allow(Basis::OutageAllow) => "outage_allow",
+            Self::Allow(Basis::OutageLocal) => "outage_local",
+            Self::Deny(reason) | Self::Error(reason) => reason.code(),
+            Self::Cancelled => "cancelled",
+            Self::Panic => Reason::Internal.code(),
+        }
+    }
+
+    /// Every ending, in the order of their slots.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let allow = BASES.into_iter().map(Self::Allow);
+        let deny = Reason::ALL.into_iter().map(Self::Deny);
+        let error = Reason::ALL.into_iter().map(Self::Error);
+        allow.chain(deny).chain(error).chain([Self::Cancelled, Self::Panic])
+    }
+
+    /// Its place in a table of all endings.
+    pub(super) const fn slot(self) -> usize {
+        match self {
+            Self::Allow(basis) => basis as usize,
+            Self::Deny(reason) => BASES.len() + reason as usize,
+            Self::Error(reason) => BASES.len() + REASONS + reason as usize,
+            Self::Cancelled => BASES.len() + 2 * REASONS,
+            Self::Panic => BASES.len() + 2 * REASONS + 1,
+        }
+    }
+
+    /// Whether the series exists before anything was counted, so that an alert on its increase sees the first one. The others
+    /// cannot occur, or hardly; they appear once they did.
+    pub(super) fn is_expected(self, without_route: bool) -> bool {
+        match self {
+            Self::Cancelled | Self::Panic => true,
+            Self::Allow(_) => !without_route,
+            Self::Deny(reason) if without_route => BEFORE_A_ROUTE.contains(&reason),
+            Self::Deny(reason) => !matches!(reason, Reason::NoRoute | Reason::InsecureTransport),
+            Self::Error(reason) => !without_route && reason == Reason::StoreUnavailable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_ending_has_its_own_slot_and_words() {
+        let all: Vec<Ending> = Ending::all().collect();
+        assert_eq!(all.len(), SLOTS);
+        for (at, ending) in all.iter().enumerate() {
+            assert_eq!(ending.slot(), at, "{ending:?}");
+        }
+        let words: BTreeSet<_> = all.iter().map(|ending| (ending.decision(), ending.reason())).collect();
+        assert_eq!(words.len(), SLOTS);
+    }
+}

@@ -1,0 +1,191 @@
+//! Who asks most: checks by subject, for alerts on frequency, bounded.
+//!
+//! The Space-Saving algorithm (Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
+//! Streams", 2005): a table of N places; a subject without a place takes the one of the lightest, and its weight with it. Any
+//! subject that asked more than 1/N of all checks is in the table for certain.
+//!
+//! A weight only ranks. What is shown for a subject is what was counted since it got its place, so that nobody is blamed for
+//! another's requests; what the one before it had counted goes to `other`. The sum over all series therefore never falls, and a
+//! subject that comes back starts from 0, which Prometheus reads as the reset of a counter.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use tollgate_core::authn::Principal;
+
+/// Longest label, in bytes. A subject comes from a token and may be a kilobyte long.
+const MAX_LABEL: usize = 128;
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Subjects {
+    places: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<Who, Entry>,
+    other: Counts,
+}
+
+/// A subject is only one together with its issuer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Who {
+    issuer: String,
+    subject: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    weight: u64,
+    counts: Counts,
+}
+
+/// Checks by decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Allowed.
+    pub(super) allow: u64,
+    /// Anything else.
+    pub(super) deny: u64,
+}
+
+impl Counts {
+    fn add(&mut self, allowed: bool) {
+        let count = if allowed { &mut self.allow } else { &mut self.deny };
+        *count += 1;
+    }
+}
+
+/// One line of the table as it is shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// The token's `iss`; empty for `other`.
+    pub(super) issuer: String,
+    /// The subject, or `other`.
+    pub(super) subject: String,
+    /// What was counted.
+    pub(super) counts: Counts,
+}
+
+impl Subjects {
+    /// A table of so many places; `None` for none, which counts nothing.
+    pub(super) fn new(places: usize) -> Option<Self> {
+        (places > 0).then(|| Self { places, table: Mutex::new(Table::default()) })
+    }
+
+    /// Counts one check of a proven principal.
+    pub(super) fn count(&self, principal: &Principal, allowed: bool) {
+        self.count_as(Who { issuer: label(principal.issuer()), subject: label(principal.subject()) }, allowed);
+    }
+
+    fn count_as(&self, who: Who, allowed: bool) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { entries, other } = &mut *table;
+        if let Some(entry) = entries.get_mut(&who) {
+            entry.weight += 1;
+            entry.counts.add(allowed);
+            return;
+        }
+        let mut weight = 1;
+        if entries.len() >= self.places {
+            let lightest = entries.iter().min_by_key(|(_, entry)| entry.weight).map(|(who, _)| who.clone());
+            if let Some(gone) = lightest.and_then(|lightest| entries.remove(&lightest)) {
+                weight += gone.weight;
+                other.allow += gone.counts.allow;
+                other.deny += gone.counts.deny;
+            }
+        }
+        let mut counts = Counts::default();
+        counts.add(allowed);
+        entries.insert(who, Entry { weight, counts });
+    }
+
+    /// Every line, sorted by issuer and subject, then `other`.
+    pub(super) fn shown(&self) -> Vec<Shown> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries: Vec<_> = table.entries.iter().map(|(who, entry)| (who.clone(), entry.counts)).collect();
+        let other = Shown { issuer: String::new(), subject: "other".into(), counts: table.other };
+        drop(table);
+        entries.sort_by(|(one, _), (two, _)| one.cmp(two));
+        let shown = entries.into_iter().map(|(who, counts)| Shown { issuer: who.issuer, subject: who.subject, counts });
+        shown.chain([other]).collect()
+    }
+}
+
+/// A label of bounded length: a longer text is cut and told apart by its hash. A subject that calls itself `other` is marked,
+/// because the series of that name sums up the rest.
+fn label(text: &str) -> String {
+    if text == "other" {
+        return "=other".into();
+    }
+    if text.len() <= MAX_LABEL {
+        return text.to_owned();
+    }
+    let hash = tollgate_core::revocation::hex(tollgate_core::revocation::sha256(text.as_bytes()).get(..8).unwrap_or_default());
+    let mut end = MAX_LABEL - hash.len() - 1;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}~{hash}", text.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(subject: &str) -> Who {
+        Who { issuer: "https://a".into(), subject: label(subject) }
+    }
+
+    fn shown(subjects: &Subjects) -> Vec<(String, u64, u64)> {
+        subjects.shown().into_iter().map(|line| (line.subject, line.counts.allow, line.counts.deny)).collect()
+    }
+
+    #[test]
+    fn none_is_counted_without_places() {
+        assert!(Subjects::new(0).is_none());
+    }
+
+    #[test]
+    fn the_lightest_gives_way_and_what_it_counted_is_kept_as_other() {
+        let subjects = Subjects::new(2).unwrap();
+        for (subject, allowed) in [("a", true), ("a", true), ("b", false), ("c", true)] {
+            subjects.count_as(who(subject), allowed);
+        }
+        // `c` inherits the weight of `b`, and shows its own one check.
+        assert_eq!(shown(&subjects), [("a".into(), 2, 0), ("c".into(), 1, 0), ("other".into(), 0, 1)]);
+    }
+
+    #[test]
+    fn whoever_asks_more_than_their_share_is_found_among_thousands() {
+        let subjects = Subjects::new(10).unwrap();
+        let mut total = 0;
+        for round in 0..5000 {
+            subjects.count_as(who(&format!("once-{round}")), true);
+            total += 1;
+            if round % 4 == 0 {
+                subjects.count_as(who("frequent"), false);
+                total += 1;
+            }
+        }
+        let lines = shown(&subjects);
+        assert_eq!(lines.len(), 11, "ten places and `other`");
+        let frequent = lines.iter().find(|(subject, ..)| subject == "frequent").unwrap();
+        assert!(frequent.2 > 1200, "counted since it got its place: {}", frequent.2);
+        assert_eq!(lines.iter().map(|(_, allow, deny)| allow + deny).sum::<u64>(), total, "nothing is lost");
+    }
+
+    #[test]
+    fn labels_are_bounded_and_distinct() {
+        let long = "é".repeat(200);
+        let (one, two) = (label(&long), label(&format!("{long}x")));
+        assert!(one.len() <= MAX_LABEL && two.len() <= MAX_LABEL);
+        assert_ne!(one, two);
+        assert_eq!(label("other"), "=other");
+        assert_eq!(label("alice"), "alice");
+    }
+}

@@ -1,0 +1,427 @@
+use std::{
+    io,
+    net::Ipv4Addr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+};
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use tollgate_core::{
+    authn::jwks::KeySet,
+    check::{Prepared, prepare},
+    config::{Document, Errors},
+    decision::{Denial, Reason},
+    limit::{Answers, Verdict},
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody},
+    secret::Secret,
+    snapshot::Snapshot,
+};
+
+use super::{
+    audit::AuditConfig,
+    exposition::{Circuit, JwksStatus, StoreStatus},
+    metrics::ObserveConfig,
+    *,
+};
+
+const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
+const NOW: Timestamp = Timestamp::from_micros(1_795_318_921_000_042);
+
+/// What a test reads the audit log from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Bench {
+    observer: Observer,
+    written: Written,
+    snapshot: Snapshot,
+}
+
+impl Bench {
+    fn new(subjects: u32) -> Self {
+        let document = Document::parse(
+            "
+issuers:
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: unused-here, tenant: acme }
+routes:
+  - { match: { methods: [POST], paths: [/v1/chat/completions] }, name: chat, scopes: [infer:text], limits: [each] }
+  - { match: { methods: [GET], paths: [/lenient] }, scopes: [], on_outage: allow }
+  - { match: { methods: [GET], paths: [/strict] }, scopes: [], on_outage: error }
+  - { match: { paths: [/health] }, public: true }
+limits:
+  - { name: each, by: [subject], rate: 1/1m }
+",
+            &|_| None,
+        )
+        .unwrap();
+        let mut errors = Errors::default();
+        let policy =
+            Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
+        let metrics = Metrics::new(&ObserveConfig { subjects });
+        metrics.add_routes(policy.route_names.iter().map(String::as_str));
+        metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
+        let mut snapshot = Snapshot::without_keys(Arc::new(policy));
+        let keys = KeySet::from_secret(&Secret::new(SECRET), &[jsonwebtoken::Algorithm::HS256]).unwrap();
+        snapshot.keys = vec![Some(Arc::new(keys))];
+        let written = Written::default();
+        let audit = Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap();
+        Self { observer: Observer::new(Arc::new(metrics), Arc::new(audit)), written, snapshot }
+    }
+
+    fn token(claims: &Value) -> String {
+        format!(
+            "Bearer {}",
+            jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+        )
+    }
+
+    fn alice() -> String {
+        let iat = NOW.secs() - 60;
+        Self::token(&json!({ "sub": "alice", "jti": "t-1", "iat": iat, "exp": iat + 3600, "scope": "infer:text" }))
+    }
+
+    /// One check, whose record ends as `end` says.
+    fn check(&self, method: &str, path: &str, token: &str, answers: Result<Answers, Outage>, end: impl FnOnce(CheckRecord<'_>)) {
+        let mut record = self.observer.begin(NOW);
+        let mut headers = Headers::default();
+        if !token.is_empty() {
+            headers.push("authorization", token.as_bytes());
+        }
+        let raw = RawRequest {
+            method: method.as_bytes(),
+            scheme: b"https",
+            host: b"api.example.com",
+            path: path.as_bytes(),
+            headers,
+            address: Some(Ipv4Addr::new(203, 0, 113, 9).into()),
+            body: RawBody::None,
+        };
+        record.asked(&raw);
+        let outcome = match prepare(&self.snapshot, raw, NOW) {
+            Prepared::Done(outcome) => outcome,
+            Prepared::Ask(pending) => pending.conclude(answers),
+        };
+        record.decided(&outcome);
+        end(record);
+    }
+
+    /// The lines so far, with what differs from run to run set to fixed values after it was looked at.
+    fn lines(&self) -> Vec<Value> {
+        assert!(self.observer.audit.close(Duration::from_secs(10)));
+        let lines = self.written.text();
+        let lines = lines.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            let id = line["decision_id"].as_str().unwrap();
+            assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+            line["decision_id"] = "ID".into();
+            assert!(line["microseconds"].is_u64());
+            line["microseconds"] = 0.into();
+            line
+        });
+        lines.collect()
+    }
+
+    /// Counted checks: decision, reason, route, count.
+    fn counted(&self) -> Vec<(String, u64)> {
+        let text = self.observer.exposition(Status::default()).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("tollgate_checks_total")?.rsplit_once(' '));
+        let lines =
+            lines.map(|(labels, count)| (labels.replace("decision=", "").replace("reason=", "").replace("route=", ""), count));
+        lines.map(|(labels, count)| (labels.replace('"', ""), count.parse().unwrap())).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+const ROOM: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 60_000_000 };
+const NO_ROOM: Verdict = Verdict { admitted: false, remaining: 0, retry_after: 30_000_000, reset: 60_000_000 };
+
+fn counted(verdicts: &[Verdict]) -> Result<Answers, Outage> {
+    Ok(Answers::Counted(verdicts.to_vec()))
+}
+
+fn answered(record: CheckRecord<'_>) {
+    record.answered();
+}
+
+#[test]
+fn the_line_of_an_allowed_check() {
+    let bench = Bench::new(0);
+    bench.check("POST", "/v1/chat/completions?api_key=leak", &Bench::alice(), counted(&[ROOM]), answered);
+    let text = {
+        let lines = bench.lines();
+        serde_json::to_string(&lines[0]).unwrap()
+    };
+    // Golden: the keys of `serde_json::Value` are sorted; the order in the log is that of the struct.
+    let expected = concat!(
+        r#"{"client_ip":"203.0.113.9","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
+        r#""host":"api.example.com","iat":1795318861,"iss":"","#,
+        // printf t-1 | sha256sum
+        r#""jti_sha256":"JTI","method":"POST","microseconds":0,"path":"/v1/chat/completions","reason":"granted","#,
+        r#""route":"chat","sub":"alice","tenant":"acme","time":"2026-11-22T03:42:01.000042Z"}"#,
+    )
+    .replace("JTI", "46e9bc3476c92ea24fb17adac6cd9cdacff7a34a5c753100787da5a29984f836");
+    assert_eq!(text, expected);
+    assert!(bench.written.text().starts_with(r#"{"time":"2026-11-22T03:42:01.000042Z","event":"check","decision_id":""#));
+    for secret in [&Bench::alice()[7..], "leak", "t-1", SECRET] {
+        assert!(!bench.written.text().contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn each_way_to_end_is_told_apart() {
+    let bench = Bench::new(0);
+    let alice = Bench::alice();
+    let (chat, none) = ("/v1/chat/completions", || counted(&[]));
+    bench.check("POST", chat, &alice, counted(&[NO_ROOM]), answered);
+    bench.check("POST", chat, &alice, Ok(Answers::Revoked("jti")), answered);
+    bench.check("POST", chat, &alice, Err(Outage::Deadline), answered);
+    bench.check("POST", chat, "", none(), answered);
+    bench.check("POST", chat, "Bearer a.b", none(), answered);
+    bench.check("GET", "/nowhere\n\u{1b}[31m\"", &alice, none(), answered);
+    bench.check("GET", "/unknown", &alice, none(), answered);
+    bench.check("GET", "/lenient", &alice, Err(Outage::CircuitOpen), answered);
+    bench.check("GET", "/strict", &alice, Err(Outage::CircuitOpen), answered);
+    bench.check("GET", "/health", "", none(), answered);
+    let lines = bench.lines();
+    let told: Vec<_> =
+        lines.iter().map(|line| ["decision", "reason", "route", "cause"].map(|key| line[key].as_str().unwrap_or("-"))).collect();
+    assert_eq!(
+        told,
+        [
+            ["deny", "rate_limited", "chat", "limit `each` is used up"],
+            ["deny", "revoked", "chat", "revoked by jti"],
+            ["deny", "store_unavailable", "chat", "the store cannot be asked (deadline)"],
+            ["deny", "missing_credential", "chat", "no Authorization header"],
+            ["deny", "malformed_token", "chat", told[4][3]],
+            ["deny", "malformed_request", "-", told[5][3]],
+            ["deny", "no_route", "-", told[6][3]],
+            ["allow", "outage_allow", "/lenient", "the store could not be asked (circuit_open)"],
+            ["error", "store_unavailable", "/strict", "the store cannot be asked (circuit_open)"],
+            ["allow", "public", "/health", "-"],
+        ]
+    );
+    // A proven principal stands in the line; an unproven one does not.
+    assert_eq!(lines[0]["sub"], "alice");
+    assert_eq!(lines[3].get("sub"), None);
+    // One line each, whatever a client sends.
+    assert_eq!(bench.written.text().lines().count(), 10);
+    assert!(bench.written.text().contains(r#""path":"/nowhere\n\u001b[31m\"""#), "{}", bench.written.text());
+    let outages = bench.observer.exposition(Status::default()).unwrap();
+    assert!(outages.contains("tollgate_store_errors_total{outage=\"circuit_open\"} 2\n"), "{outages}");
+    assert!(outages.contains("tollgate_store_errors_total{outage=\"deadline\"} 1\n"), "{outages}");
+}
+
+#[test]
+fn what_was_not_answered_is_never_an_allow() {
+    let bench = Bench::new(10);
+    let chat = "/v1/chat/completions";
+    bench.check("POST", chat, &Bench::alice(), counted(&[ROOM]), |record| drop(record));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        bench.check("POST", chat, &Bench::alice(), counted(&[ROOM]), |_record| panic!("encoding failed"));
+    }));
+    assert!(panicked.is_err());
+    drop(bench.observer.begin(NOW));
+    let expected = [
+        ("{chat,cancelled,cancelled}", 0),
+        ("{cancelled,cancelled,chat}", 1),
+        ("{panic,internal,chat}", 1),
+        ("{cancelled,cancelled,none}", 1),
+    ];
+    assert_eq!(bench.counted(), expected[1..].iter().map(|(labels, count)| ((*labels).to_owned(), *count)).collect::<Vec<_>>());
+    let lines = bench.lines();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| [&line["decision"], &line["reason"], &line["cause"]].map(|value| value.as_str().unwrap_or("-")))
+        .collect();
+    let unanswered = "decided `allow` (granted), and not answered";
+    assert_eq!(
+        told,
+        [["cancelled", "cancelled", unanswered], ["panic", "internal", unanswered], ["cancelled", "cancelled", "-"]]
+    );
+    let text = bench.observer.exposition(Status::default()).unwrap();
+    assert!(text.contains(r#"{issuer="",subject="alice",decision="allow"} 0"#), "{text}");
+    assert!(text.contains(r#"{issuer="",subject="alice",decision="deny"} 2"#), "{text}");
+}
+
+#[tokio::test]
+async fn a_check_whose_task_is_cancelled_is_recorded_once() {
+    let bench = Arc::new(Bench::new(0));
+    let (reached, at) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn({
+        let bench = Arc::clone(&bench);
+        async move {
+            let _record = bench.observer.begin(NOW);
+            reached.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+    });
+    at.await.unwrap();
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert_eq!(bench.counted(), [("{cancelled,cancelled,none}".to_owned(), 1)]);
+    assert_eq!(bench.lines().len(), 1);
+}
+
+#[test]
+fn the_last_outcome_counts() {
+    let bench = Bench::new(0);
+    bench.check("GET", "/health", "", counted(&[]), |mut record| {
+        record.decided(&Outcome::refused(Denial::new(Reason::Internal, "a panic was caught")));
+        record.answered();
+    });
+    assert_eq!(bench.counted(), [("{deny,internal,none}".to_owned(), 1)]);
+}
+
+#[test]
+fn without_room_a_check_is_told_to_deny() {
+    for (on_full, room) in [(audit::OnFull::Deny, false), (audit::OnFull::Drop, true)] {
+        let config = AuditConfig { queue: 1, on_full, ..AuditConfig::default() };
+        let audit = Audit::to_writer(Box::new(Written::default()), &config).unwrap();
+        let observer = Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(audit));
+        let first = observer.begin(NOW);
+        assert!(first.has_room());
+        assert_eq!(observer.begin(NOW).has_room(), room, "{on_full:?}");
+        first.answered();
+        // The place is free again once the line is written.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !observer.begin(NOW).has_room() {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn everything_counted_as_text() {
+    let bench = Bench::new(5);
+    bench.check("POST", "/v1/chat/completions", &Bench::alice(), counted(&[ROOM]), answered);
+    bench.check("POST", "/v1/chat/completions", &Bench::alice(), counted(&[NO_ROOM]), answered);
+    bench.observer.metrics.reloaded(Timestamp::from_secs(1_795_318_999), false);
+    let status = Status {
+        jwks: vec![
+            JwksStatus { issuer: "https://a.example.com".into(), keys: 2, age_seconds: Some(12.5), ok: 3, failed: 1 },
+            JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age_seconds: None, ok: 0, failed: 7 },
+        ],
+        store: Some(StoreStatus { up: false, circuit: Circuit::Open }),
+    };
+    let text = bench.observer.exposition(status).unwrap();
+    // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
+    let counted = |line: &&str| !line.contains("_checks_total{") || !line.ends_with(" 0");
+    let shown: Vec<&str> =
+        text.lines().filter(counted).filter(|line| !line.starts_with("tollgate_check_duration_seconds")).collect();
+    let expected = r#"# HELP tollgate_build The version that runs.
+# TYPE tollgate_build info
+tollgate_build_info{version="0.1.0"} 1
+# HELP tollgate_checks Checks by decision, reason and route.
+# TYPE tollgate_checks counter
+tollgate_checks_total{decision="allow",reason="granted",route="chat"} 1
+tollgate_checks_total{decision="deny",reason="rate_limited",route="chat"} 1
+# HELP tollgate_check_duration_seconds Time from the start of a check to the end of its answer.
+# TYPE tollgate_check_duration_seconds histogram
+# UNIT tollgate_check_duration_seconds seconds
+# HELP tollgate_store_errors Checks for which the store could not be asked, by outage.
+# TYPE tollgate_store_errors counter
+tollgate_store_errors_total{outage="deadline"} 0
+tollgate_store_errors_total{outage="unreachable"} 0
+tollgate_store_errors_total{outage="refused"} 0
+tollgate_store_errors_total{outage="circuit_open"} 0
+tollgate_store_errors_total{outage="full"} 0
+tollgate_store_errors_total{outage="stale"} 0
+# HELP tollgate_store_up Whether the last question to the store was answered.
+# TYPE tollgate_store_up gauge
+tollgate_store_up 0
+# HELP tollgate_store_circuit The state of the store's circuit breaker: 1 for the one it is in.
+# TYPE tollgate_store_circuit gauge
+tollgate_store_circuit{state="closed"} 0
+tollgate_store_circuit{state="half_open"} 0
+tollgate_store_circuit{state="open"} 1
+# HELP tollgate_jwks_keys Keys of an issuer that may be used.
+# TYPE tollgate_jwks_keys gauge
+tollgate_jwks_keys{issuer="https://a.example.com"} 2
+tollgate_jwks_keys{issuer="quote\"d\\\n"} 0
+# HELP tollgate_jwks_age_seconds Time since an issuer's keys were last fetched; absent before they were.
+# TYPE tollgate_jwks_age_seconds gauge
+# UNIT tollgate_jwks_age_seconds seconds
+tollgate_jwks_age_seconds{issuer="https://a.example.com"} 12.5
+# HELP tollgate_jwks_fetches Fetches of an issuer's keys, by result.
+# TYPE tollgate_jwks_fetches counter
+tollgate_jwks_fetches_total{issuer="https://a.example.com",result="ok"} 3
+tollgate_jwks_fetches_total{issuer="https://a.example.com",result="failed"} 1
+tollgate_jwks_fetches_total{issuer="quote\"d\\\n",result="ok"} 0
+tollgate_jwks_fetches_total{issuer="quote\"d\\\n",result="failed"} 7
+# HELP tollgate_config_reload_failed Whether the last reload of the configuration failed and the one before it still serves.
+# TYPE tollgate_config_reload_failed gauge
+tollgate_config_reload_failed 1
+# HELP tollgate_config_last_reload_timestamp_seconds When the configuration was last loaded, well or not, since 1970.
+# TYPE tollgate_config_last_reload_timestamp_seconds gauge
+# UNIT tollgate_config_last_reload_timestamp_seconds seconds
+tollgate_config_last_reload_timestamp_seconds 1795318999
+# HELP tollgate_config_last_success_timestamp_seconds When the configuration that serves was loaded, since 1970.
+# TYPE tollgate_config_last_success_timestamp_seconds gauge
+# UNIT tollgate_config_last_success_timestamp_seconds seconds
+tollgate_config_last_success_timestamp_seconds 1795318900
+# HELP tollgate_audit_dropped Audit lines that were not written, by cause.
+# TYPE tollgate_audit_dropped counter
+tollgate_audit_dropped_total{cause="full"} 0
+tollgate_audit_dropped_total{cause="write"} 0
+# HELP tollgate_subject_checks Checks of the busiest subjects since each became one of them, and of the rest as other.
+# TYPE tollgate_subject_checks counter
+tollgate_subject_checks_total{issuer="",subject="alice",decision="allow"} 1
+tollgate_subject_checks_total{issuer="",subject="alice",decision="deny"} 1
+tollgate_subject_checks_total{issuer="",subject="other",decision="allow"} 0
+tollgate_subject_checks_total{issuer="",subject="other",decision="deny"} 0
+# EOF"#;
+    assert_eq!(shown.join("\n"), expected);
+    let buckets: Vec<&str> =
+        text.lines().filter(|line| line.contains("duration_seconds_") && line.contains("\"none\"")).collect();
+    let bounds = [
+        "5e-5", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0",
+        "+Inf",
+    ];
+    let expected: Vec<String> = [("sum{route=\"none\"} 0.0".to_owned()), ("count{route=\"none\"} 0".to_owned())]
+        .into_iter()
+        .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"none\"}} 0")))
+        .map(|line| format!("tollgate_check_duration_seconds_{line}"))
+        .collect();
+    assert_eq!(buckets, expected);
+    assert!(text.contains("tollgate_check_duration_seconds_count{route=\"chat\"} 2\n"), "{text}");
+}
+
+#[test]
+fn series_exist_before_they_are_counted_and_their_number_is_bounded() {
+    let bench = Bench::new(0);
+    let text = bench.observer.exposition(Status::default()).unwrap();
+    for series in [
+        r#"{decision="deny",reason="bad_signature",route="chat"} 0"#,
+        r#"{decision="allow",reason="granted",route="chat"} 0"#,
+        r#"{decision="error",reason="store_unavailable",route="/strict"} 0"#,
+        r#"{decision="deny",reason="no_route",route="none"} 0"#,
+    ] {
+        assert!(text.contains(series), "{series}");
+    }
+    let before = text.lines().count();
+    for number in 0..500 {
+        let token = Bench::token(&json!({ "sub": format!("s-{number}"), "exp": NOW.secs() + 60, "scope": "infer:text" }));
+        bench.check("POST", &format!("/made/up/{number}"), &token, counted(&[]), answered);
+        bench.check("POST", "/v1/chat/completions", &token, counted(&[ROOM]), answered);
+    }
+    assert_eq!(bench.observer.exposition(Status::default()).unwrap().lines().count(), before);
+}
