@@ -227,4 +227,4 @@ impl Listed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Visitor};
 use zeroize::Zeroizing;
 
 /// Secret bytes: no `Display`, a `Debug` that shows nothing, wiped when dropped.
@@ -39,13 +39,49 @@ pub enum SecretSource {
 
 impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// Reads a secret. Serde's own error about a number where text is due would show the number.
+struct Text;
+
+impl Text {
+    fn not_text<T, E: serde::de::Error>() -> Result<T, E> {
+        Err(E::custom("a secret is text; put it in quotes"))
+    }
+}
+
+impl Visitor<'_> for Text {
+    type Value = SecretSource;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a secret, or `file:` and a path")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretSource, E> {
         match text.strip_prefix("file:") {
-            Some("") => Err(serde::de::Error::custom("`file:` needs a path after it, such as `file:/run/secrets/key`")),
-            Some(path) => Ok(Self::File(path.to_owned())),
-            None if text.is_empty() => Err(serde::de::Error::custom("a secret must not be empty")),
-            None => Ok(Self::Inline(Secret::new(text))),
+            Some("") => Err(E::custom("`file:` needs a path after it, such as `file:/run/secrets/key`")),
+            Some(path) => Ok(SecretSource::File(path.to_owned())),
+            None if text.is_empty() => Err(E::custom("a secret must not be empty")),
+            None => Ok(SecretSource::Inline(Secret::new(text))),
         }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<SecretSource, E> {
+        Self::not_text()
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<SecretSource, E> {
+        Self::not_text()
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<SecretSource, E> {
+        Self::not_text()
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<SecretSource, E> {
+        Self::not_text()
     }
 }
 
@@ -79,5 +115,13 @@ mod tests {
         assert_eq!(file, SecretSource::File("/run/key".into()));
         assert!(serde_json::from_str::<SecretSource>("\"file:\"").is_err());
         assert!(serde_json::from_str::<SecretSource>("\"\"").is_err());
+    }
+
+    #[test]
+    fn an_error_about_a_secret_does_not_show_it() {
+        for text in ["12345", "-12345", "12345.5", "true", "[12345]", "{\"12345\":1}", "null"] {
+            let error = serde_json::from_str::<SecretSource>(text).unwrap_err().to_string();
+            assert!(!error.contains("12345") && !error.contains("true"), "{text}: {error}");
+        }
     }
 }

@@ -116,7 +116,7 @@ struct Access {
     #[command(flatten)]
     store: StoreArgs,
     /// The file with the admin API's bearer token.
-    #[arg(long, value_name = "FILE", requires = "admin", required_unless_present = "redis")]
+    #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Text)]

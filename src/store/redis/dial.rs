@@ -83,26 +83,37 @@ impl Dialer {
             outage: Outage::Unreachable,
             text: format!("cannot connect to `{}`: {error}", self.place),
         })?;
-        let mut info = RedisConnectionInfo::default().set_db(self.db).set_skip_set_lib_name();
-        if let Some(source) = &self.password {
-            let fault = |text| Fault { outage: Outage::Refused, text };
-            info = info.set_password(login(source).map_err(fault)?);
-            if let Some(username) = &self.username {
-                info = info.set_username(username);
-            }
-        }
         // Each question has a deadline of its own; a second clock below it would only cost.
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|error| self.fault(&error))?;
         let driver = tokio::spawn(driver);
-        match self.probe(&mut connection).await {
+        match self.greet(&mut connection).await {
             Ok(()) => Ok((connection, driver)),
-            Err(error) => {
+            Err(fault) => {
                 driver.abort();
-                Err(self.fault(&error))
+                Err(fault)
             }
         }
+    }
+
+    /// Logs in, and asks what a check asks. Not left to the library, whose errors do not say what the server said.
+    async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<(), Fault> {
+        if let Some(source) = &self.password {
+            let password = login(source).map_err(|text| Fault { outage: Outage::Refused, text })?;
+            let mut auth = cmd("AUTH");
+            auth.arg(&self.username).arg(password);
+            auth.exec_async(connection).await.map_err(|error| self.fault(&error))?;
+        }
+        // To somebody who has not logged in Redis answers a long question with "protocol error", and a short one with the truth.
+        cmd("TIME").exec_async(connection).await.map_err(|error| self.fault(&error))?;
+        if self.db != 0 {
+            cmd("SELECT").arg(self.db).exec_async(connection).await.map_err(|error| self.fault(&error))?;
+        }
+        self.probe(connection).await.map_err(|error| self.fault(&error))?;
+        warn_of_eviction(connection).await;
+        Ok(())
     }
 
     async fn stream(&self) -> std::io::Result<Box<dyn Stream>> {
@@ -130,9 +141,7 @@ impl Dialer {
         let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1 };
         let demands = Demands { principal: None, charges: vec![charge] };
         let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, &demands));
-        let _: Vec<i64> = reply.await?;
-        warn_of_eviction(connection).await;
-        Ok(())
+        reply.await.map(|_: Vec<i64>| ())
     }
 
     fn fault(&self, error: &RedisError) -> Fault {

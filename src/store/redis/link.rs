@@ -35,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A connection that lasted this long was a good one: the pauses start anew.
 const STEADY: Duration = Duration::from_secs(2);
 
+const CLOSED: &str = "the connection was closed";
+
 /// The way to Redis.
 pub(super) struct Link {
     state: watch::Receiver<State>,
@@ -187,20 +189,18 @@ impl Keeper {
                 fault = line.tripped() => Some(fault),
             };
             drop(line);
-            let steady = since.elapsed() >= STEADY;
-            if steady {
+            if since.elapsed() >= STEADY {
                 pause = Pause(PAUSE);
             }
             match tripped {
-                // Often back at once: a restart, an idle connection that was cut.
-                None if steady => {
+                // Often back at once (a restart, an idle connection that was cut), so questions may wait for one attempt.
+                None if pause.is_fresh() => {
+                    pause.next();
                     self.state.send_replace(State::Connecting);
-                    self.down("the connection was closed");
+                    self.down(CLOSED, true);
                 }
-                None => {
-                    self.open(&Fault { outage: Outage::Unreachable, text: "the connection was closed".into() }, &mut pause).await
-                }
-                Some(fault) => self.open(&fault, &mut pause).await,
+                None => self.open(&Fault { outage: Outage::Unreachable, text: CLOSED.into() }, &mut pause, true).await,
+                Some(fault) => self.open(&fault, &mut pause, true).await,
             }
         }
     }
@@ -233,22 +233,21 @@ impl Keeper {
                 Ok(Err(fault)) => fault,
                 Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
             };
-            self.open(&fault, pause).await;
+            self.open(&fault, pause, false).await;
         }
     }
 
     /// The circuit opens, or stays open, for one pause.
-    async fn open(&self, fault: &Fault, pause: &mut Pause) {
+    async fn open(&self, fault: &Fault, pause: &mut Pause, was_up: bool) {
         self.state.send_replace(State::Open(fault.outage));
-        self.down(&fault.text);
+        self.down(&fault.text, was_up);
         sleep(pause.next()).await;
     }
 
-    fn down(&self, text: &str) {
+    /// Tells the operator, once for each change.
+    fn down(&self, text: &str, was_up: bool) {
         let mut last = self.health.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() == Some(text) {
-            tracing::debug!("redis is still down: {text}");
-        } else {
+        if was_up || last.as_deref() != Some(text) {
             tracing::warn!("redis is down: {text}");
             *last = Some(text.to_owned());
         }
@@ -259,6 +258,10 @@ impl Keeper {
 struct Pause(Duration);
 
 impl Pause {
+    fn is_fresh(&self) -> bool {
+        self.0 == PAUSE
+    }
+
     fn next(&mut self) -> Duration {
         let full = self.0;
         self.0 = (full * 2).min(PAUSE_MAX);
@@ -273,6 +276,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_are_never_in_step() {
         let mut pause = Pause(PAUSE);
+        assert!(pause.is_fresh());
         for full in [100, 200, 400, 800, 1600, 2000, 2000].map(Duration::from_millis) {
             let pause = pause.next();
             assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");

@@ -104,7 +104,7 @@ fn segments() -> Vec<Row> {
 
 fn alphabet() -> Vec<Row> {
     // Spaces behind the object make every part end inside a group, so that it has stray bits.
-    let pad = |json: String| if json.len() % 3 == 0 { format!("{json} ") } else { json };
+    let pad = |json: String| if json.len().is_multiple_of(3) { format!("{json} ") } else { json };
     let token = signed(Signer::Ed, pad(header().json()), pad(claims().json()));
     let [header_part, payload, signature] = parts(&token);
     let join = |header: &str, payload: &str, signature: &str| format!("{header}.{payload}.{signature}");

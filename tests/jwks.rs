@@ -1,0 +1,12 @@
+//! The key engine against a key server of our own that behaves as badly as told.
+
+mod discovery;
+mod disk;
+mod files;
+mod hostile;
+mod pace;
+mod redirect;
+mod reload;
+mod rig;
+mod server;
+mod tls;

@@ -1,0 +1,223 @@
+//! When keys are fetched, and when they end.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tollgate::jwks::Timing;
+
+use super::{
+    rig::{FAST, Rig, always, eventually, failures, issuer, jwks, keys_become, keys_end, kids, successes},
+    server::{Answer, KeyServer, key_set},
+};
+
+fn with_cache_control(value: &str) -> Answer {
+    Answer::Whole(200, vec![("cache-control", value.into())], key_set(&["a"]))
+}
+
+/// K02, go-oidc#482, lua-resty-openidc#468: a million bad tokens are one fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "cool_down": "1h" })));
+    keys_become(&source, &["a"]).await;
+    let storm = |source: Arc<tollgate::jwks::Source>| {
+        std::thread::spawn(move || {
+            for _ in 0..100_000 {
+                source.unknown_key();
+            }
+        })
+    };
+    let threads: Vec<_> = (0..4).map(|_| storm(Arc::clone(&source))).collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    eventually(|| source.status().fetches_ok == 2, || format!("{:?}", source.status())).await;
+    storm(Arc::clone(&source)).join().unwrap();
+    always(Duration::from_millis(200), || server.hits() == 2, "the first fetch and one for the storm").await;
+    assert_eq!(source.status().unknown_keys, 500_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_cool_down_there_is_a_next_fetch_and_never_before() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "cool_down": "100ms" })));
+    keys_become(&source, &["a"]).await;
+    let start = Instant::now();
+    while server.hits() < 6 {
+        source.unknown_key();
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", source.status());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Five fetches for hints have four cool-downs between them.
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+}
+
+/// envoyproxy/gateway#4180: a key that appears is found by the first token that names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_finds_a_rotation_at_once() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
+    keys_become(&source, &["a"]).await;
+    server.answer(Answer::Keys(&["a", "b"]));
+    source.unknown_key();
+    keys_become(&source, &["a", "b"]).await;
+    assert_eq!((rig.changes(), server.hits()), (2, 2));
+}
+
+/// kubernetes/kubernetes#139769: a failed fetch does not use the budget up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fetch_does_not_cost_the_cool_down() {
+    let server = KeyServer::start().await;
+    server.script("/keys", [Answer::Keys(&["a"]), Answer::Close, Answer::Close, Answer::Keys(&["b"])]);
+    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
+    keys_become(&source, &["a"]).await;
+    source.unknown_key();
+    keys_become(&source, &["b"]).await;
+    assert_eq!(server.hits(), 4);
+}
+
+/// K03: a key that is taken away stops verifying within the refresh interval.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_key_ends_with_the_next_fetch() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a", "b"]));
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms" })));
+    keys_become(&source, &["a", "b"]).await;
+    server.answer(Answer::Keys(&["b"]));
+    keys_become(&source, &["b"]).await;
+    assert_eq!(rig.changes(), 2);
+}
+
+/// istio#10547: the server may ask for more fetches or fewer, but not for too many, nor for a blind window.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_decides_within_bounds() {
+    let server = KeyServer::start().await;
+    server.answer(with_cache_control("max-age=0"));
+    let often = jwks(&server.url(), json!({ "refresh": "1h" }));
+    let (_rig, source) = Rig::one(&often);
+    let start = Instant::now();
+    successes(&source, 6).await;
+    assert!(start.elapsed() >= FAST.shortest * 4, "not more often than the bound: {:?}", start.elapsed());
+
+    let rare = Timing { longest: Duration::from_millis(60), ..FAST };
+    server.answer(with_cache_control("max-age=31536000"));
+    let rig = Rig::with(rare);
+    let source = rig.apply(&[issuer("https://idp.example", &jwks(&server.url(), json!({ "refresh": "1h" })))]).remove(0);
+    successes(&source, 3).await;
+
+    server.answer(with_cache_control("max-age=300"));
+    let (_rig, source) = Rig::one(&often);
+    source.tried().await;
+    let next = source.status().next_refresh.unwrap();
+    assert!(next <= Duration::from_secs(300) && next > Duration::from_secs(200), "a tenth earlier at most: {next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_word_of_the_server_the_configured_interval_holds() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "2h" })));
+    source.tried().await;
+    let next = source.status().next_refresh.unwrap();
+    assert!(next <= Duration::from_secs(7200) && next > Duration::from_secs(6000), "{next:?}");
+}
+
+/// K01: stale keys serve so long, and then there are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_end_when_max_stale_has_passed() {
+    let server = KeyServer::start().await;
+    server.script("/keys", [Answer::Keys(&["a"]), Answer::Close]);
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "100ms", "max_stale": "3s" })));
+    keys_become(&source, &["a"]).await;
+    failures(&source, 1).await;
+    assert_eq!(kids(&source).unwrap(), ["a"], "an error takes nothing");
+    keys_end(&source).await;
+    eventually(|| rig.changes() == 2, || "the end is told".into()).await;
+    let status = source.status();
+    assert!(status.keys == 0 && status.kids.is_empty() && status.age.is_none(), "{status:?}");
+    server.answer(Answer::Keys(&["a"]));
+    keys_become(&source, &["a"]).await;
+    assert_eq!(rig.changes(), 3);
+}
+
+/// A fetch that hangs does not keep old keys alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_end_even_while_a_fetch_hangs() {
+    let server = KeyServer::start().await;
+    server.script("/keys", [Answer::Keys(&["a"]), Answer::Hang]);
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms", "timeout": "1h", "max_stale": "2s" })));
+    keys_become(&source, &["a"]).await;
+    eventually(|| server.hits() == 2, || "the second fetch".into()).await;
+    keys_end(&source).await;
+    eventually(|| rig.changes() == 2, || "the end is told".into()).await;
+    assert_eq!((server.hits(), source.status().fetches_failed), (2, 0), "it still hangs");
+}
+
+/// "Not modified" is as good as the document: the keys stay the very same and are young again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_did_not_change_is_not_sent_again() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Tagged("\"one\"", &["a"]));
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "30ms" })));
+    keys_become(&source, &["a"]).await;
+    let (keys, start) = (source.current().unwrap(), Instant::now());
+    successes(&source, 5).await;
+    assert!(Arc::ptr_eq(&keys, &source.current().unwrap()));
+    eventually(|| source.status().age.is_some_and(|age| age < start.elapsed() / 2), || "young keys".into()).await;
+    assert_eq!(rig.changes(), 1);
+    let asked = server.requests();
+    assert!(!asked[0].head.contains("if-none-match"), "{asked:?}");
+    assert!(asked[1..].iter().all(|request| request.head.contains("if-none-match: \"one\"\r\n")), "{asked:?}");
+
+    server.answer(Answer::Tagged("\"two\"", &["b"]));
+    keys_become(&source, &["b"]).await;
+    assert_eq!(rig.changes(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_ended_come_back_with_not_modified() {
+    let server = KeyServer::start().await;
+    server.script("/keys", [Answer::Tagged("\"one\"", &["a"]), Answer::Close]);
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms", "max_stale": "2s" })));
+    keys_become(&source, &["a"]).await;
+    keys_end(&source).await;
+    server.answer(Answer::Tagged("\"one\"", &["b"]));
+    keys_become(&source, &["a"]).await;
+    assert_eq!(rig.changes(), 3, "keys, none, keys");
+}
+
+/// A document that is sent again and again changes nothing for whoever caches by key set.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_document_is_the_same_key_set() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "20ms" })));
+    keys_become(&source, &["a"]).await;
+    let keys = source.current().unwrap();
+    successes(&source, 5).await;
+    assert!(Arc::ptr_eq(&keys, &source.current().unwrap()));
+    assert_eq!(rig.changes(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_how_a_source_is_doing() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["b", "a"]));
+    let rig = Rig::new();
+    let mut absent = json!({ "issuer": "absent", "audiences": "any", "algorithms": ["EdDSA"] });
+    absent["jwks"] = jwks(&server.url(), json!({}));
+    let source = rig.apply(&[super::rig::compile(absent)]).remove(0);
+    rig.engine.tried().await;
+    let status = source.status();
+    assert_eq!(&*status.issuer, "absent");
+    assert_eq!((status.keys, status.kids.as_slice()), (2, ["a".to_owned(), "b".to_owned()].as_slice()));
+    assert_eq!((status.fetches_ok, status.fetches_failed, status.unknown_keys), (1, 0, 0));
+    assert!(status.tried && !status.from_cache && status.last_error.is_none() && status.skipped.is_empty(), "{status:?}");
+    assert!(status.age.is_some_and(|age| age < Duration::from_secs(30)), "{status:?}");
+}

@@ -1,0 +1,10 @@
+//! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed, read-only, out of memory.
+
+mod asked;
+mod contract;
+mod differential;
+mod local;
+mod outage;
+mod proxy;
+mod refusal;
+mod server;

@@ -1,0 +1,113 @@
+//! What the tests ask of a store: principals proven from real tokens, as a store only ever sees those, and charges.
+
+use std::sync::Arc;
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use tollgate::store::Store;
+use tollgate_core::{
+    authn::{Principal, issuer::KeySource, jwks::KeySet},
+    check::{Prepared, prepare},
+    config::{Document, Errors},
+    limit::{Answers, Charge, Demands, Outage, Verdict},
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody, RawRequest},
+    secret::{Secret, SecretSource},
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+pub(super) const ISSUER: &str = "https://idp.example.com";
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// The moment at which the tokens are verified, in seconds.
+pub(super) const NOW: u64 = 1_800_000_000;
+
+/// The principal of a token with these claims (`iss` and `exp` are added), where the policy has these foreign blacklists.
+pub(super) fn principal(claims: Value, foreign: &[&str]) -> Arc<Principal> {
+    let (token, _) = token(claims);
+    verified(&token, foreign)
+}
+
+/// A token with these claims, `iss` and `exp`.
+pub(super) fn token(mut claims: Value) -> (String, Value) {
+    claims["iss"] = json!(ISSUER);
+    claims["exp"] = json!(NOW + 600);
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    (jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap(), claims)
+}
+
+/// The principal of a token.
+pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
+    let policy = json!({
+        "issuers": [{ "issuer": ISSUER, "audiences": "any", "algorithms": ["HS256"], "secret": SECRET, "required_claims": ["jti"] }],
+        "routes": [{ "match": { "methods": ["POST"], "paths": ["/x"] }, "scopes": [] }],
+        "revocation": { "foreign": foreign },
+    });
+    let config: PolicyConfig = Document::parse(&policy.to_string(), &|_| None).unwrap().read().unwrap();
+    let mut errors = Errors::default();
+    let policy = Policy::compile(&config, &mut errors).unwrap();
+    let issuer = &policy.issuers.list()[0];
+    assert!(matches!(&issuer.source, KeySource::Secret(SecretSource::Inline(_))));
+    let keys = KeySet::from_secret(&Secret::new(SECRET), &issuer.algorithms).unwrap();
+    let snapshot = Snapshot { keys: vec![Some(Arc::new(keys))], ..Snapshot::without_keys(Arc::new(policy)) };
+    let authorization = format!("Bearer {token}");
+    let mut headers = Headers::default();
+    headers.push("authorization", authorization.as_bytes());
+    let raw = RawRequest {
+        method: b"POST",
+        scheme: b"https",
+        host: b"api.example.com",
+        path: b"/x",
+        headers,
+        address: None,
+        body: RawBody::None,
+    };
+    match prepare(&snapshot, raw, Timestamp::from_secs(NOW)) {
+        Prepared::Ask(pending) => pending.demands().principal.clone().unwrap(),
+        Prepared::Done(outcome) => panic!("{:?}", outcome.decision),
+    }
+}
+
+/// A question about a principal.
+pub(super) fn about(principal: &Arc<Principal>) -> Demands {
+    Demands { principal: Some(Arc::clone(principal)), charges: Vec::new() }
+}
+
+/// A question about charges.
+pub(super) fn charging(charges: &[Charge]) -> Demands {
+    Demands { principal: None, charges: charges.to_vec() }
+}
+
+/// A charge of 1; `interval` in milliseconds.
+pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
+    Charge { limit: "limit".into(), key: format!("rate:limit:{key}"), interval: interval * 1000, burst, cost: 1 }
+}
+
+/// The verdicts of a store that can be asked, and finds nothing revoked.
+pub(super) async fn verdicts(store: &dyn Store, charges: &[Charge]) -> Vec<Verdict> {
+    match store.admit(&charging(charges)).await {
+        Ok(Answers::Counted(verdicts)) => verdicts,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What revokes a principal, if anything.
+pub(super) async fn revoked_by(store: &dyn Store, principal: &Arc<Principal>) -> Result<Option<&'static str>, Outage> {
+    store.admit(&about(principal)).await.map(|answers| match answers {
+        Answers::Revoked(kind) => Some(kind),
+        Answers::Counted(verdicts) => {
+            assert_eq!(verdicts, []);
+            None
+        }
+    })
+}
+
+/// Waits until something holds.
+pub(super) async fn until(what: &str, within: std::time::Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + within;
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not within {within:?}: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

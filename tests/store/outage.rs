@@ -1,0 +1,242 @@
+//! Redis slow, frozen, killed and not yet there: no answer after the deadline, no storm of connections, no charge sent twice,
+//! and back by itself.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{Circuit, Redis, RedisConfig, Store};
+use tollgate_core::{
+    limit::{Answers, Outage},
+    time::Span,
+};
+
+use super::{
+    asked::{charge, charging, until, verdicts},
+    proxy::Proxy,
+    server::{self, section},
+};
+
+const DEADLINE: Duration = Duration::from_millis(100);
+/// What a busy machine may add to a deadline.
+const SLACK: Duration = Duration::from_millis(400);
+const SOON: Duration = Duration::from_secs(20);
+
+fn hasty(url: &str) -> Redis {
+    let config = RedisConfig { deadline: Span::from_millis(100), ..section(url) };
+    Redis::open(&config, CancellationToken::new()).unwrap()
+}
+
+/// One question, and how long it took.
+async fn timed(store: &Redis, key: &str) -> (Result<Answers, Outage>, Duration) {
+    let started = Instant::now();
+    let answer = store.admit(&charging(&[charge(key, 3_600_000, 1_000)])).await;
+    (answer, started.elapsed())
+}
+
+async fn back(store: &Redis) {
+    until("Redis is asked again", SOON, async || timed(store, "back").await.0.is_ok()).await;
+}
+
+#[tokio::test]
+async fn redis_may_come_later() {
+    let mut server = server::start(&[]);
+    server.kill();
+    let store = hasty(&format!("redis://127.0.0.1:{}", server.port()));
+    assert_eq!(store.status().circuit, Circuit::Connecting);
+    for _ in 0..20 {
+        let (answer, took) = timed(&store, "k").await;
+        assert!(matches!(answer, Err(Outage::Unreachable | Outage::CircuitOpen)), "{answer:?}");
+        assert!(took < DEADLINE + SLACK, "{took:?}");
+    }
+    let status = store.status();
+    assert_eq!((status.up, status.circuit), (false, Circuit::Open));
+    let error = status.last_error.unwrap();
+    assert!(error.contains(&format!("127.0.0.1:{}", server.port())) && error.contains("refused"), "{error}");
+    server.restart();
+    back(&store).await;
+    assert_eq!((store.status().up, store.status().circuit), (true, Circuit::Closed));
+}
+
+#[tokio::test]
+async fn frozen_and_thawed() {
+    let server = server::start(&[]);
+    let proxy = Proxy::start(server.port()).await;
+    let store = hasty(&format!("redis://127.0.0.1:{}", proxy.port));
+    let left = [charge("k", 3_600_000, 1_000)];
+    assert_eq!(verdicts(&store, &left).await[0].remaining, 999);
+    let connections = proxy.accepted();
+
+    server.freeze();
+    let frozen = Instant::now();
+    let (mut sent, mut tries) = (0, 0);
+    while frozen.elapsed() < Duration::from_secs(3) {
+        let (answer, took) = timed(&store, "k").await;
+        assert!(took < DEADLINE + SLACK, "{took:?}");
+        tries += 1;
+        match answer {
+            Err(Outage::Deadline) => sent += 1,
+            Err(Outage::CircuitOpen) => tokio::time::sleep(Duration::from_millis(1)).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((5..10).contains(&sent), "{sent} of {tries} waited for the deadline; then the circuit was open");
+    assert!(tries > 100, "{tries}");
+    assert_eq!(store.status().circuit, Circuit::Open);
+    let attempts = proxy.accepted() - connections;
+    assert!((1..=6).contains(&attempts), "{attempts} connections in 3s, for {tries} questions");
+
+    server.thaw();
+    back(&store).await;
+    // What was sent is done when Redis is back; nothing of it is done twice.
+    let left = verdicts(&store, &left).await[0].remaining;
+    assert!((998 - sent..998).contains(&left), "{} charges for {sent} questions that timed out", 998 - left);
+}
+
+#[tokio::test]
+async fn a_call_that_timed_out_is_charged_once() {
+    let server = server::start(&[]);
+    let store = hasty(&server.unix());
+    let left = [charge("k", 3_600_000, 1_000)];
+    assert_eq!(verdicts(&store, &left).await[0].remaining, 999);
+    // Fewer than open the circuit: the connection stays, and so do the questions on it.
+    server.freeze();
+    for _ in 0..3 {
+        assert_eq!(timed(&store, "k").await.0, Err(Outage::Deadline));
+    }
+    server.thaw();
+    back(&store).await;
+    let left = verdicts(&store, &left).await[0].remaining;
+    // Each once at most: one that never left this process is not sent later either.
+    assert!((999 - 3 - 1..999 - 1).contains(&left), "{left}");
+    assert_eq!(store.status().connections, 1);
+}
+
+/// Callers that ask all the time, and what they saw.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
+    longest: Vec<tokio::task::JoinHandle<Duration>>,
+}
+
+impl Load {
+    fn start(store: &Arc<Redis>, callers: usize) -> Self {
+        let (stop, answered, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let caller = || {
+            let (store, stop, answered, asked) =
+                (Arc::clone(store), Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&asked));
+            async move {
+                let mut longest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let (answer, took) = timed(&store, "load").await;
+                    longest = longest.max(took);
+                    match answer {
+                        Ok(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                        // As fast as a proxy could: an open circuit answers in no time.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    }
+                }
+                longest
+            }
+        };
+        let longest = (0..callers).map(|_| tokio::spawn(caller())).collect();
+        Self { stop, answered, asked, longest }
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    async fn end(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut longest = Duration::ZERO;
+        for caller in self.longest {
+            longest = longest.max(caller.await.unwrap());
+        }
+        longest
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_and_started_again() {
+    let mut server = server::start(&[]);
+    let proxy = Proxy::start(server.port()).await;
+    let store = Arc::new(hasty(&format!("redis://127.0.0.1:{}", proxy.port)));
+    back(&store).await;
+    assert_eq!(proxy.accepted(), 1);
+    let load = Load::start(&store, 64);
+    until("the load runs", SOON, async || load.answered() > 1000).await;
+
+    server.kill();
+    until("the circuit opens", SOON, async || store.status().circuit == Circuit::Open).await;
+    let (asked, accepted) = (load.asked(), proxy.accepted());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (asked, attempts) = (load.asked() - asked, proxy.accepted() - accepted);
+    assert!(asked > 1_000, "the callers went on: {asked}");
+    assert!((1..=8).contains(&attempts), "{attempts} connections in 3s, for {asked} questions of 64 callers");
+
+    let answered = load.answered();
+    server.restart();
+    until("the load runs again", SOON, async || load.answered() > answered + 1000).await;
+    let longest = load.end().await;
+    assert!(longest < DEADLINE + SLACK, "{longest:?}");
+    assert!(store.status().up);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_under_load() {
+    let server = server::start(&[]);
+    let store = Arc::new(hasty(&server.unix()));
+    back(&store).await;
+    let load = Load::start(&store, 64);
+    until("the load runs", SOON, async || load.answered() > 1000).await;
+    for _ in 0..3 {
+        server.freeze();
+        until("the circuit opens", SOON, async || store.status().circuit == Circuit::Open).await;
+        let answered = load.answered();
+        server.thaw();
+        until("the load runs again", SOON, async || load.answered() > answered + 1000).await;
+    }
+    let longest = load.end().await;
+    assert!(longest < DEADLINE + SLACK, "{longest:?}");
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_made_again_before_anybody_notices() {
+    let server = server::start(&[]);
+    let store = server::open(&format!("redis://127.0.0.1:{}", server.port()));
+    assert!(timed(&store, "k").await.0.is_ok());
+    let killed: u64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).query(&mut server.client()).unwrap();
+    assert_eq!(killed, 1);
+    until("the cut is seen", SOON, async || store.status().connections == 2).await;
+    let (answer, took) = timed(&store, "k").await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert!(took < SLACK, "{took:?}");
+    assert_eq!(store.status().errors.map(|(_, count)| count), [0; 6]);
+}
+
+#[tokio::test]
+async fn a_stopped_store_connects_no_more() {
+    let server = server::start(&[]);
+    let stop = CancellationToken::new();
+    let store = Redis::open(&section(&server.unix()), stop.clone()).unwrap();
+    assert!(timed(&store, "k").await.0.is_ok());
+    stop.cancel();
+    let connected = || {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut server.client()).unwrap();
+        list.lines().count() - 1
+    };
+    drop(store);
+    until("the connection is closed", SOON, async || connected() == 0).await;
+}

@@ -1,0 +1,168 @@
+//! Real Redis servers, each with a directory of its own, ended with the value.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use redis::Connection;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{Redis, RedisConfig};
+use tollgate_core::time::Span;
+
+/// A running redis-server, on a Unix socket and on TCP (TLS, if it has a certificate).
+pub(super) struct Server {
+    child: Child,
+    directory: TempDir,
+    port: u16,
+    options: Vec<String>,
+}
+
+/// How a server is started: `{dir}` stands for its directory.
+pub(super) fn start(options: &[&str]) -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    start_in(directory, options)
+}
+
+/// As [`start`], in a directory that already holds files.
+pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
+    let options: Vec<String> =
+        options.iter().map(|option| option.replace("{dir}", &directory.path().display().to_string())).collect();
+    // Redis cannot be asked for a free port. One that was free a moment ago may be taken by now: then another.
+    for _ in 0..20 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if let Some(child) = spawn(directory.path(), port, &options) {
+            return Server { child, directory, port, options };
+        }
+    }
+    panic!("redis-server did not start twenty times: see its log above");
+}
+
+fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
+    let port_option = if options.iter().any(|option| option == "--tls-cert-file") { "--tls-port" } else { "--port" };
+    let mut command = Command::new("redis-server");
+    if port_option == "--tls-port" {
+        command.args(["--port", "0"]);
+    }
+    command.args([port_option, &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.arg("--dir").arg(directory).arg("--unixsocket").arg(directory.join("redis.sock")).args(options);
+    command.stdin(Stdio::null()).stdout(std::fs::File::create(directory.join("log")).unwrap()).stderr(Stdio::null());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => panic!("redis-server cannot be run ({error}); install it with `apt-get install redis-server`"),
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            eprintln!("{}", std::fs::read_to_string(directory.join("log")).unwrap());
+            return None;
+        }
+        // Ready for connections on every listener, whoever may log in.
+        if std::fs::read_to_string(directory.join("log")).unwrap().contains("The server is now ready to accept connections at") {
+            return Some(child);
+        }
+        assert!(Instant::now() < deadline, "redis-server is not ready after 20s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Server {
+    /// The URL of its Unix socket.
+    pub(super) fn unix(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// Its port on 127.0.0.1.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection of the test's own.
+    pub(super) fn client(&self) -> Connection {
+        redis::Client::open(self.unix()).unwrap().get_connection().unwrap()
+    }
+
+    /// SIGSTOP: it keeps its sockets and answers nothing.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// SIGKILL.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again where it was, empty.
+    pub(super) fn restart(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(child) = spawn(self.directory.path(), self.port, &self.options) {
+                self.child = child;
+                return;
+            }
+            assert!(Instant::now() < deadline, "redis-server did not start again");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The section of a Redis at `url`, with a deadline that a busy machine keeps.
+pub(super) fn section(url: &str) -> RedisConfig {
+    RedisConfig {
+        url: url.parse().unwrap(),
+        username: None,
+        password: None,
+        tls_ca: None,
+        deadline: Span::from_secs(1),
+        local: None,
+    }
+}
+
+/// A store at `url`.
+pub(super) fn open(url: &str) -> Redis {
+    Redis::open(&section(url), CancellationToken::new()).unwrap()
+}
+
+/// A certificate for localhost with its key, and the path of the authority that signed it.
+pub(super) fn certificates(directory: &Path) -> String {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    std::fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    let path = directory.join("ca.pem");
+    std::fs::write(&path, authority_certificate.pem()).unwrap();
+    path.display().to_string()
+}
