@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 mod architecture;
+mod e2e;
 mod jwks;
+mod proxies;
+mod rig;
 mod store;
 mod wire;

@@ -46,7 +46,7 @@ async function check(r) {
     r.headersOut['Cache-Control'] = 'no-store';
     copy(DENIAL, reply, r);
     copy(LIMITS, reply, r);
-    r.return(status, reply.responseText);
+    r.return(status, reply.headersOut['X-Tollgate-Body'] || '');
 }
 
 function copy(names, reply, r) {

@@ -22,7 +22,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::Full;
 use tollgate_core::{
@@ -80,7 +80,13 @@ impl ForwardAuth {
             Err(unread) => checker.refuse(why(*unread)),
         };
         // Only a credential that was judged is sent on: the core refuses a second one.
-        encode::encode(&config.dialect.row(), answered.answer, parts.headers.get(header::AUTHORIZATION))
+        let mut reply = encode::encode(&config.dialect.row(), answered.answer, parts.headers.get(header::AUTHORIZATION));
+        // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
+        // with nothing behind it for a failed check, which it may let pass.
+        if parts.method == Method::HEAD {
+            *reply.body_mut() = Full::default();
+        }
+        reply
     }
 
     /// Told ever more rarely: whoever causes this would fill the log too.
@@ -96,7 +102,9 @@ impl ForwardAuth {
 fn why(unread: Unread) -> Denial {
     match unread {
         Unread::Refused(Refusal::TooLarge) => Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"),
-        Unread::Refused(Refusal::NoRoom) => Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1)),
+        Unread::Refused(Refusal::NoRoom) => {
+            Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1))
+        }
         Unread::Broken => Denial::new(Reason::MalformedRequest, "the check's body did not arrive"),
     }
 }

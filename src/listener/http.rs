@@ -35,9 +35,9 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// ... and has this long to answer.
 const PING_WITHIN: Duration = Duration::from_secs(10);
 
-/// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check: more than nginx (32 KiB) and Traefik (1 MiB, in theory) pass on for what
-/// real clients send, cookies included.
-const HTTP_HEADERS: u32 = 64 << 10;
+/// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check. More than Envoy (60
+/// KiB) and nginx (32 KiB) pass on: what they let in is to be judged, cookies included, and not to fail.
+const HTTP_HEADERS: u32 = 128 << 10;
 const HTTP1_LINES: usize = 200;
 
 /// How long an HTTP/1 connection may take to its next complete header block, idle time included. Above the 60 seconds for which

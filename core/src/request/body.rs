@@ -104,7 +104,9 @@ impl<'a> Body<'a> {
         };
         match self.raw {
             RawBody::Partial => Err(Denial::new(Reason::BodyTooLarge, "the proxy cut the body at its limit")),
-            RawBody::Unavailable => Err(Denial::new(Reason::BodyUnavailable, "the check came without the body, which the route needs")),
+            RawBody::Unavailable => {
+                Err(Denial::new(Reason::BodyUnavailable, "the check came without the body, which the route needs"))
+            }
             RawBody::Whole(bytes) => match length {
                 Some(length) if length > bytes.len() => {
                     Err(Denial::new(Reason::BodyTooLarge, "the body is shorter than its content length: the proxy cut it"))

@@ -114,7 +114,9 @@ impl ForwardAuthConfig {
         match (&self.address, &self.trusted_proxies) {
             (Address::Tcp(address), None) if !address.ip().is_loopback() => errors.push(
                 &path.key("address"),
-                format!("{address} can be reached from elsewhere, and only loopback is trusted; list the proxies in `trusted_proxies`"),
+                format!(
+                    "{address} can be reached from elsewhere, and only loopback is trusted; list the proxies in `trusted_proxies`"
+                ),
             ),
             (Address::Unix(_), Some(_)) if !self.reads_a_list() => errors.push(
                 &path.key("trusted_proxies"),
@@ -169,7 +171,8 @@ mod tests {
     #[test]
     fn proxies_are_loopback_unless_named() {
         let plain = read(r#"{"address": "127.0.0.1:9001", "dialect": "nginx"}"#).unwrap();
-        let named = read(r#"{"address": "0.0.0.0:9001", "dialect": "traefik", "trusted_proxies": ["10.0.0.0/8", "fd00::1"]}"#).unwrap();
+        let named =
+            read(r#"{"address": "0.0.0.0:9001", "dialect": "traefik", "trusted_proxies": ["10.0.0.0/8", "fd00::1"]}"#).unwrap();
         let peer = |text: &str| Some(Peer::Tcp(text.parse().unwrap()));
         for (text, by_default, by_name) in [
             ("127.0.0.1:1", true, false),
@@ -192,8 +195,14 @@ mod tests {
         for (json, expected) in [
             (r#"{"address": "127.0.0.1:1", "dialect": "apache"}"#, "unknown variant `apache`"),
             (r#"{"address": "nowhere", "dialect": "nginx"}"#, "`nowhere` is not an address"),
-            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["10.1.2.3/8"]}"#, "bits beyond its prefix; write `10.0.0.0/8`"),
-            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["nginx"]}"#, "`nginx` is neither an address nor a network"),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["10.1.2.3/8"]}"#,
+                "bits beyond its prefix; write `10.0.0.0/8`",
+            ),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["nginx"]}"#,
+                "`nginx` is neither an address nor a network",
+            ),
             (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted": []}"#, "unknown field `trusted`"),
             (r#"{"address": "127.0.0.1:1"}"#, "missing field `dialect`"),
         ] {

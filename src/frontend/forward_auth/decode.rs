@@ -119,7 +119,9 @@ fn request_host(parts: &Parts) -> Result<&[u8], Denial> {
 fn exactly_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], Denial> {
     match at_most_one(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
-        _ => Err(malformed("the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send")),
+        _ => {
+            Err(malformed("the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send"))
+        }
     }
 }
 
@@ -147,13 +149,15 @@ fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
 }
 
 fn names_only_options(value: &[u8]) -> bool {
-    value.split(|byte| *byte == b',').all(|option| OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii())))
+    value
+        .split(|byte| *byte == b',')
+        .all(|option| OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii())))
 }
 
 /// The client's headers.
 fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Result<Headers<'a>, Denial> {
     let places = [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
-    let mut headers = Headers::with_capacity(all.len(), false);
+    let mut headers = Headers::with_capacity(all.len(), row.joined);
     for (name, value) in all {
         let name = name.as_str();
         let is_place = places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));
@@ -163,7 +167,8 @@ fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Result<Headers<'a>, Denial> {
     }
     // A proxy that can only set headers overwrites the names it knows. It would leave any other spelling in place, and some
     // servers read that as the same header (R18: CVE-2025-64484, CVE-2026-39858).
-    if !matches!(row.absent, Absent::Listed(_)) && headers.spoofed().any(|name| name != DECISION_ID && !IDENTITY.contains(&name)) {
+    if !matches!(row.absent, Absent::Listed(_)) && headers.spoofed().any(|name| name != DECISION_ID && !IDENTITY.contains(&name))
+    {
         return Err(malformed("the request has an identity header that the proxy does not overwrite"));
     }
     Ok(headers)

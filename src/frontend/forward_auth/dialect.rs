@@ -58,7 +58,7 @@ pub(super) enum Absent {
 pub(super) enum Statuses {
     /// Every one, with headers and body.
     All,
-    /// 401 and 403 only, without a body. Everything else is sent as 403, and [`STATUS`] and [`BODY`] say what it is.
+    /// 401 and 403 only, and no body. Everything else is sent as 403; [`STATUS`] and [`BODY`] say what the client should get.
     Refusals,
     /// Every one below 500. A 5xx is a failed check, which the proxy may let pass, so a denial is never sent as one.
     BelowServerErrors,
@@ -81,6 +81,8 @@ pub(super) struct Row {
     pub(super) scheme: &'static str,
     /// The header with the client's address, or a list that ends with it.
     pub(super) address: &'static str,
+    /// Whether the proxy joins repeated headers with commas, so that a comma may be a repetition.
+    pub(super) joined: bool,
     pub(super) bodies: Bodies,
     pub(super) absent: Absent,
     pub(super) statuses: Statuses,
@@ -97,6 +99,7 @@ impl Dialect {
                 host: Place::Header("x-original-host"),
                 scheme: "x-original-scheme",
                 address: "x-real-ip",
+                joined: false,
                 bodies: Bodies::Posted,
                 absent: Absent::Empty,
                 statuses: Statuses::Refusals,
@@ -108,6 +111,7 @@ impl Dialect {
                 host: Place::Header("x-forwarded-host"),
                 scheme: "x-forwarded-proto",
                 address: "x-forwarded-for",
+                joined: false,
                 bodies: Bodies::Always,
                 absent: Absent::LeftOut,
                 statuses: Statuses::All,
@@ -119,6 +123,7 @@ impl Dialect {
                 host: Place::Header("x-forwarded-host"),
                 scheme: "x-forwarded-proto",
                 address: "x-forwarded-for",
+                joined: false,
                 bodies: Bodies::Never,
                 absent: Absent::Empty,
                 statuses: Statuses::All,
@@ -130,6 +135,7 @@ impl Dialect {
                 host: Place::Header("x-original-host"),
                 scheme: "x-original-scheme",
                 address: "x-real-ip",
+                joined: false,
                 bodies: Bodies::Posted,
                 absent: Absent::Empty,
                 statuses: Statuses::All,
@@ -141,6 +147,7 @@ impl Dialect {
                 host: Place::Request,
                 scheme: "x-forwarded-proto",
                 address: "x-forwarded-for",
+                joined: true,
                 bodies: Bodies::Always,
                 absent: Absent::Listed("x-envoy-auth-headers-to-remove"),
                 statuses: Statuses::BelowServerErrors,

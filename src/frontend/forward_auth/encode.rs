@@ -71,33 +71,38 @@ fn allowed(row: &Row, answer: AllowedAnswer, credential: Option<&HeaderValue>) -
 
 fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
     // Whatever is not a status a client can get is a fault here, and stays a refusal.
-    let status = StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::FORBIDDEN);
+    let status =
+        StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::FORBIDDEN);
     let mut headers = HeaderMap::new();
     for (name, value) in &answer.headers {
         if let Some(value) = value_of(value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
+    let mut body = answer.body;
     let status = match row.statuses {
         Statuses::All => status,
         Statuses::Refusals => {
             headers.insert(HeaderName::from_static(STATUS), HeaderValue::from(status.as_u16()));
-            if let Some(body) = value_of(&ascii(&answer.body)).filter(|body| body.len() <= MAX_BODY_HEADER) {
+            if let Some(body) = value_of(&ascii(&body)).filter(|body| body.len() <= MAX_BODY_HEADER) {
                 headers.insert(HeaderName::from_static(BODY), body);
             }
+            // nginx does not read it, and a connection with something unread on it is not kept.
+            body.clear();
             if status == StatusCode::UNAUTHORIZED { status } else { StatusCode::FORBIDDEN }
         }
         // The nearest status that asks to come back later: clients retry a 429 as they do a 503.
         Statuses::BelowServerErrors if status.is_server_error() => StatusCode::TOO_MANY_REQUESTS,
         Statuses::BelowServerErrors => status,
     };
-    reply(status, headers, answer.body)
+    reply(status, headers, body)
 }
 
 /// 503 in every dialect, and none of the headers of a denial: the proxy's own rule for a failed check applies.
 fn failed(failure: &Failure) -> Reply {
     let reason = failure.reason;
-    let error = json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
+    let error =
+        json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -96,7 +96,8 @@ fn what_belongs_to_the_hop_is_not_the_client_s() {
     for dialect in ALL {
         let parts = check(dialect, &hop);
         let raw = decode::decode(&config(dialect, "none"), &parts, None).unwrap();
-        let own = ["host", "x-original-uri", "x-original-host", "x-original-method", "x-real-ip", "x-forwarded-uri", "x-forwarded-for"];
+        let own =
+            ["host", "x-original-uri", "x-original-host", "x-original-method", "x-real-ip", "x-forwarded-uri", "x-forwarded-for"];
         let seen = names(&raw, &hop.map(|(name, _)| name));
         assert!(seen.is_empty() && names(&raw, &own).is_empty(), "{dialect}: {seen:?}");
     }
@@ -230,9 +231,13 @@ fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
 
 #[test]
 fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
-    for (dialect, get, post) in
-        [("nginx", false, true), ("haproxy", false, true), ("traefik", true, true), ("caddy", false, false), ("envoy_http", true, true)]
-    {
+    for (dialect, get, post) in [
+        ("nginx", false, true),
+        ("haproxy", false, true),
+        ("traefik", true, true),
+        ("caddy", false, false),
+        ("envoy_http", true, true),
+    ] {
         assert_eq!(decode::has_body(&config(dialect, "sent"), &Method::GET), get, "{dialect}");
         assert_eq!(decode::has_body(&config(dialect, "sent"), &Method::POST), post, "{dialect}");
         for body in ["none", "deny"] {
@@ -320,7 +325,11 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
             };
             assert_eq!(reply.status().as_u16(), expected, "{dialect} {}", reason.code());
             assert_eq!(header(&reply, "retry-after"), Some("7"), "{dialect}");
-            assert_eq!(header(&reply, "x-tollgate-status"), (dialect == "nginx").then(|| plain.to_string()).as_deref(), "{dialect}");
+            assert_eq!(
+                header(&reply, "x-tollgate-status"),
+                (dialect == "nginx").then(|| plain.to_string()).as_deref(),
+                "{dialect}"
+            );
         }
     }
 }
