@@ -54,6 +54,6 @@ mod body;
 mod denials;
 mod gate;
 mod nginx;
-//mod parity;
+mod parity;
 mod paths;
 mod refusal;

@@ -23,7 +23,8 @@ async function check(r) {
         // Tollgate would judge another body than the one that is forwarded.
         reply = hasJson(r)
             ? await r.subrequest('/_tollgate', { method: 'POST', body: await r.readRequestArrayBuffer() })
-            : await r.subrequest('/_tollgate', { method: 'GET' });
+            // Without an empty body of its own it would announce the client's.
+            : await r.subrequest('/_tollgate', { method: 'GET', body: '' });
     } catch (error) {
         r.error(`Tollgate could not be asked: ${error}`);
     }

@@ -22,7 +22,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, header};
 use http_body::Body;
 use http_body_util::Full;
 use tollgate_core::{
@@ -32,7 +32,9 @@ use tollgate_core::{
 
 pub use self::{
     config::{BodyPolicy, ForwardAuthConfig},
+    decode::{decode, has_body},
     dialect::Dialect,
+    encode::{Reply, encode},
 };
 use super::in_flight::{InFlight, Refusal, Unread};
 use crate::{check::Checker, listener::Peer};
@@ -59,7 +61,7 @@ impl ForwardAuth {
     }
 
     /// Answers one check.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    pub async fn answer<B>(&self, request: Request<B>) -> Reply
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -70,17 +72,17 @@ impl ForwardAuth {
             return encode::forbidden();
         }
         let (parts, body) = request.into_parts();
-        let has_body = decode::has_body(config, &parts.method);
+        let has_body = has_body(config, &parts.method);
         let held = if has_body { budget.collect(body).await } else { budget.hold() };
         let answered = match &held {
-            Ok(held) => match decode::decode(config, &parts, has_body.then(|| held.bytes())) {
+            Ok(held) => match decode(config, &parts, has_body.then(|| held.bytes())) {
                 Ok(raw) => checker.check(raw).await,
                 Err(denial) => checker.refuse(denial),
             },
             Err(unread) => checker.refuse(why(*unread)),
         };
         // Only a credential that was judged is sent on: the core refuses a second one.
-        let mut reply = encode::encode(&config.dialect.row(), answered.answer, parts.headers.get(header::AUTHORIZATION));
+        let mut reply = encode(config.dialect, answered.answer, parts.headers.get(header::AUTHORIZATION));
         // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
         // with nothing behind it for a failed check, which it may let pass.
         if parts.method == Method::HEAD {

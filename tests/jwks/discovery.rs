@@ -24,7 +24,7 @@ fn discovery(more: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_found_by_the_issuer_alone() {
     let server = KeyServer::start().await;
-    // RFC: OpenID Connect Discovery 1.0 section 4.1, with and without a path and a final slash.
+    // OpenID Connect Discovery 1.0 section 4.1, with and without a path and a final slash.
     for (path, asked) in [
         ("", DOCUMENT),
         ("/", DOCUMENT),

@@ -82,6 +82,31 @@ async fn a_failed_fetch_does_not_cost_the_cool_down() {
     assert_eq!(server.hits(), 4);
 }
 
+/// A long back-off holds the schedule up, not the hints.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_does_not_wait_for_a_long_back_off() {
+    let server = KeyServer::start().await;
+    server.script("/keys", [Answer::Keys(&["a"]), Answer::Close, Answer::Keys(&["b"])]);
+    let hour = Duration::from_secs(3600);
+    let rig = Rig::with(Timing { first_retry: hour, last_retry: hour, ..FAST });
+    let jwks = jwks(&server.url(), json!({ "refresh": "2h", "cool_down": "50ms" }));
+    let source = rig.apply(&[issuer("https://idp.example", &jwks)]).remove(0);
+    keys_become(&source, &["a"]).await;
+    source.unknown_key();
+    eventually(|| source.status().fetches_failed == 1, || format!("{:?}", source.status())).await;
+    assert!(source.status().next_refresh.is_none_or(|next| next > hour / 2));
+    let hints = async {
+        loop {
+            source.unknown_key();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = keys_become(&source, &["b"]) => {}
+        () = hints => {}
+    }
+}
+
 /// K03: a key that is taken away stops verifying within the refresh interval.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_key_ends_with_the_next_fetch() {

@@ -174,6 +174,11 @@ impl ModelRule {
         Self { from: config.from.clone(), scope: config.scope.clone() }
     }
 
+    /// The scope a credential needs, with `{model}` for the model's name.
+    pub fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// The model's policy name, if the principal may use it.
     pub(super) fn check(
         &self,

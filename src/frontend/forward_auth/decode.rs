@@ -44,8 +44,8 @@ fn malformed(cause: &'static str) -> Denial {
     Denial::new(Reason::MalformedRequest, cause)
 }
 
-/// Whether the body of this check is the client's.
-pub(super) fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
+/// Whether the body of a check with this method is the client's.
+pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
     config.body == BodyPolicy::Sent
         && match config.dialect.row().bodies {
             Bodies::Never => false,
@@ -55,7 +55,11 @@ pub(super) fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
 }
 
 /// Reads a check. `body` is the client's, or `None` where [`has_body`] says that none came.
-pub(super) fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a [u8]>) -> Result<RawRequest<'a>, Denial> {
+///
+/// # Errors
+/// `malformed_request` when method, path or host is missing, repeated or contradictory, when `Connection` names headers, or when
+/// the request has an identity header that this proxy could not overwrite.
+pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a [u8]>) -> Result<RawRequest<'a>, Denial> {
     let row = config.dialect.row();
     let (method, path, host) = target(&row, parts)?;
     let scheme = at_most_one(&parts.headers, row.scheme)?.unwrap_or_default();

@@ -9,21 +9,22 @@ use tollgate_core::decision::{
     answer::{AllowedAnswer, DeniedAnswer, IDENTITY},
 };
 
-use super::dialect::{Absent, BODY, Row, STATUS, Statuses};
+use super::dialect::{Absent, BODY, Dialect, Row, STATUS, Statuses};
 use crate::check::Answer;
 
-/// What is sent.
-pub(super) type Reply = Response<Full<Bytes>>;
+/// What is sent to the proxy.
+pub type Reply = Response<Full<Bytes>>;
 
 /// A body in a header is left out beyond this: proxies bound the headers of a response, nginx at 4 or 8 KiB unless told
 /// otherwise. The proxy then says something shorter.
 const MAX_BODY_HEADER: usize = 3072;
 
 /// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
-pub(super) fn encode(row: &Row, answer: Answer, credential: Option<&HeaderValue>) -> Reply {
+pub fn encode(dialect: Dialect, answer: Answer, credential: Option<&HeaderValue>) -> Reply {
+    let row = dialect.row();
     match answer {
-        Answer::Allow(answer) => allowed(row, answer, credential),
-        Answer::Deny(answer) => denied(row, answer),
+        Answer::Allow(answer) => allowed(&row, answer, credential),
+        Answer::Deny(answer) => denied(&row, answer),
         Answer::Fail(failure) => failed(&failure),
     }
 }

@@ -11,7 +11,7 @@ use tollgate_core::{
     time::Span,
 };
 
-use super::{ForwardAuthConfig, decode, dialect::Dialect, encode};
+use super::{Dialect, ForwardAuthConfig, Reply, decode, encode, has_body};
 use crate::check::Answer;
 
 const ALL: [&str; 5] = ["nginx", "traefik", "caddy", "haproxy", "envoy_http"];
@@ -74,7 +74,7 @@ fn every_dialect_says_the_same_of_the_same_request() {
     for dialect in ALL {
         let config = config(dialect, "none");
         let parts = check(dialect, &[("authorization", "Bearer t"), ("dup", "a"), ("+dup", "b"), ("user-agent", "kube-probe/1")]);
-        let raw = decode::decode(&config, &parts, None).unwrap();
+        let raw = decode(&config, &parts, None).unwrap();
         assert_eq!((raw.method, raw.path, raw.host), (&b"GET"[..], &b"/v1/models?x=1"[..], &b"api.example.com"[..]), "{dialect}");
         assert_eq!((raw.scheme, raw.address), (&b"https"[..], Some("192.0.2.1".parse().unwrap())), "{dialect}");
         assert_eq!(raw.headers.all("dup").count(), 2, "{dialect}: repeated headers stay repeated");
@@ -95,7 +95,7 @@ fn what_belongs_to_the_hop_is_not_the_client_s() {
     ];
     for dialect in ALL {
         let parts = check(dialect, &hop);
-        let raw = decode::decode(&config(dialect, "none"), &parts, None).unwrap();
+        let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
         let own =
             ["host", "x-original-uri", "x-original-host", "x-original-method", "x-real-ip", "x-forwarded-uri", "x-forwarded-for"];
         let seen = names(&raw, &hop.map(|(name, _)| name));
@@ -118,7 +118,7 @@ fn the_headers_of_one_dialect_mean_nothing_in_another() {
         ("envoy_http", "x-envoy-original-path"),
     ] {
         let parts = check(dialect, &[(foreign, "/public")]);
-        let raw = decode::decode(&config(dialect, "none"), &parts, None).unwrap();
+        let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
         assert_eq!(raw.path, b"/v1/models?x=1", "{dialect} {foreign}");
     }
 }
@@ -126,7 +126,7 @@ fn the_headers_of_one_dialect_mean_nothing_in_another() {
 #[test]
 fn a_target_that_is_missing_or_given_twice_is_denied() {
     let denied = |dialect: &str, parts: &Parts, why: &str| {
-        let denial = decode::decode(&config(dialect, "none"), parts, None).map(drop).expect_err(why);
+        let denial = decode(&config(dialect, "none"), parts, None).map(drop).expect_err(why);
         assert_eq!(denial.reason, Reason::MalformedRequest, "{dialect}: {why}");
     };
     for dialect in ["nginx", "haproxy", "traefik", "caddy"] {
@@ -162,7 +162,7 @@ fn a_target_that_is_missing_or_given_twice_is_denied() {
 fn a_path_may_hold_a_comma() {
     let config = config("nginx", "none");
     for path in ["/v1/models/a,b", "/v1/models?x=a,b"] {
-        assert_eq!(decode::decode(&config, &check("nginx", &[("x-original-uri", path)]), None).unwrap().path, path.as_bytes());
+        assert_eq!(decode(&config, &check("nginx", &[("x-original-uri", path)]), None).unwrap().path, path.as_bytes());
     }
 }
 
@@ -180,7 +180,7 @@ fn connection_may_not_name_headers() {
             ("close,,x", false),
         ] {
             let parts = check(dialect, &[("connection", value)]);
-            assert_eq!(decode::decode(&config(dialect, "none"), &parts, None).is_ok(), fits, "{dialect}: {value}");
+            assert_eq!(decode(&config(dialect, "none"), &parts, None).is_ok(), fits, "{dialect}: {value}");
         }
     }
 }
@@ -199,7 +199,7 @@ fn identity_headers_that_cannot_be_overwritten_are_refused() {
             ("x-tollgate-status", false),
         ] {
             let parts = check(dialect, &[(name, "admin")]);
-            let read = decode::decode(&config(dialect, "none"), &parts, None);
+            let read = decode(&config(dialect, "none"), &parts, None);
             // Envoy takes a list of names to remove, whatever they are.
             assert_eq!(read.is_ok(), canonical || dialect == "envoy_http", "{dialect}: {name}");
         }
@@ -223,7 +223,7 @@ fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
         for dialect in ALL {
             let config = config(dialect, "none");
             let parts = check(dialect, &[(config.dialect.row().address, list)]);
-            let address = decode::decode(&config, &parts, None).unwrap().address;
+            let address = decode(&config, &parts, None).unwrap().address;
             assert_eq!(address, client.map(|text| text.parse().unwrap()), "{dialect}: {list}");
         }
     }
@@ -238,15 +238,15 @@ fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
         ("caddy", false, false),
         ("envoy_http", true, true),
     ] {
-        assert_eq!(decode::has_body(&config(dialect, "sent"), &Method::GET), get, "{dialect}");
-        assert_eq!(decode::has_body(&config(dialect, "sent"), &Method::POST), post, "{dialect}");
+        assert_eq!(has_body(&config(dialect, "sent"), &Method::GET), get, "{dialect}");
+        assert_eq!(has_body(&config(dialect, "sent"), &Method::POST), post, "{dialect}");
         for body in ["none", "deny"] {
-            assert!(!decode::has_body(&config(dialect, body), &Method::POST), "{dialect}");
+            assert!(!has_body(&config(dialect, body), &Method::POST), "{dialect}");
         }
     }
     let (config, parts) = (config("traefik", "sent"), check("traefik", &[]));
-    assert!(matches!(decode::decode(&config, &parts, Some(b"{}")).unwrap().body, RawBody::Whole(b"{}")));
-    assert!(matches!(decode::decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
+    assert!(matches!(decode(&config, &parts, Some(b"{}")).unwrap().body, RawBody::Whole(b"{}")));
+    assert!(matches!(decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
 }
 
 fn allow() -> AllowedAnswer {
@@ -258,7 +258,7 @@ fn allow() -> AllowedAnswer {
     }
 }
 
-fn header<'a>(reply: &'a encode::Reply, name: &str) -> Option<&'a str> {
+fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
     reply.headers().get(name).map(|value| value.to_str().unwrap())
 }
 
@@ -266,8 +266,8 @@ fn header<'a>(reply: &'a encode::Reply, name: &str) -> Option<&'a str> {
 fn an_allowed_request_accounts_for_every_identity_header() {
     let token = HeaderValue::from_static("Bearer client");
     for dialect in ALL {
-        let row = config(dialect, "none").dialect.row();
-        let reply = encode::encode(&row, Answer::Allow(allow()), Some(&token));
+        let row = config(dialect, "none").dialect;
+        let reply = encode(row, Answer::Allow(allow()), Some(&token));
         assert_eq!(reply.status(), 200, "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
         assert_eq!(header(&reply, "x-ratelimit-limit-requests"), Some("5"), "{dialect}");
@@ -286,15 +286,15 @@ fn an_allowed_request_accounts_for_every_identity_header() {
 fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
     let token = HeaderValue::from_static("Bearer client");
     for dialect in ALL {
-        let row = config(dialect, "none").dialect.row();
+        let row = config(dialect, "none").dialect;
         let mut forward = allow();
         forward.remove.retain(|name| name != "authorization");
-        let reply = encode::encode(&row, Answer::Allow(forward), Some(&token));
+        let reply = encode(row, Answer::Allow(forward), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
         let mut own = allow();
         own.remove.retain(|name| name != "authorization");
         own.upstream_credential = Some(Secret::new(b"Bearer upstream".to_vec()));
-        let reply = encode::encode(&row, Answer::Allow(own), Some(&token));
+        let reply = encode(row, Answer::Allow(own), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
     }
 }
@@ -317,7 +317,7 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
         (Reason::StoreUnavailable, 503, 403, 429),
     ] {
         for dialect in ALL {
-            let reply = encode::encode(&config(dialect, "none").dialect.row(), deny(reason, "no"), None);
+            let reply = encode(config(dialect, "none").dialect, deny(reason, "no"), None);
             let expected = match dialect {
                 "nginx" => nginx,
                 "envoy_http" => envoy,
@@ -336,11 +336,11 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
 
 #[test]
 fn nginx_gets_the_body_in_ascii_or_not_at_all() {
-    let row = config("nginx", "none").dialect.row();
-    let reply = encode::encode(&row, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
+    let row = config("nginx", "none").dialect;
+    let reply = encode(row, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
     let body: serde_json::Value = serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
     assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
-    let reply = encode::encode(&row, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
+    let reply = encode(row, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
     assert_eq!(header(&reply, "x-tollgate-body"), None);
     assert_eq!(reply.status(), 403);
 }
@@ -349,7 +349,7 @@ fn nginx_gets_the_body_in_ascii_or_not_at_all() {
 fn a_failed_check_is_a_server_error_everywhere() {
     for dialect in ALL {
         let failure = Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
-        let reply = encode::encode(&config(dialect, "none").dialect.row(), Answer::Fail(failure), None);
+        let reply = encode(config(dialect, "none").dialect, Answer::Fail(failure), None);
         assert_eq!(reply.status(), 503, "{dialect}");
     }
 }
