@@ -98,7 +98,7 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let file = loaded.file.clone();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut app = App::start(loaded, observe::now).await?;
+    let mut app = App::start(loaded, Arc::new(observe::now)).await?;
     let http: Vec<String> = app.http.iter().map(ToString::to_string).collect();
     tracing::info!(grpc = %app.grpc, ?http, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);

@@ -2,11 +2,13 @@
 
 mod argument;
 pub mod check_config;
+pub mod doctor;
 
 mod peek;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
+mod tls;
 pub mod token;
 
 use std::process::ExitCode;
@@ -29,6 +31,7 @@ enum Command {
     Schema,
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
+    Doctor(doctor::Doctor),
 }
 
 /// How to report.
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(check) => Ok(check.run()),
         Command::Schema => schema::print(),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
+        Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
         Command::Token(token) => token.run(&mut std::io::stdout()),
     };
     result.unwrap_or_else(|error| {

@@ -52,6 +52,7 @@ mod allow;
 mod attacks;
 mod body;
 mod denials;
+mod doctor;
 mod gate;
 mod nginx;
 mod parity;

@@ -33,6 +33,8 @@ fn an_outage_under_load_never_allows_what_is_revoked_and_never_hangs() {
     };
     let unavailable = || (503, "store_unavailable".to_owned());
     std::thread::scope(|scope| {
+        // Also when something below fails: the scope waits for its threads.
+        let _end = Ending(&stop);
         for n in 0..4 {
             let (stop, verdict, token) = (&stop, &verdict, if n == 0 { &gone } else { &good });
             scope.spawn(move || {
@@ -58,7 +60,6 @@ fn an_outage_under_load_never_allows_what_is_revoked_and_never_hangs() {
         fails();
         redis.restart();
         works();
-        stop.store(true, Ordering::Relaxed);
     });
 
     let answers = answers.into_inner().unwrap();
@@ -71,4 +72,13 @@ fn an_outage_under_load_never_allows_what_is_revoked_and_never_hangs() {
     assert!(of(200) > 0 && of(401) > 0 && of(503) > 0, "{} {} {}", of(200), of(401), of(503));
     // Nothing of the revoked token's, and as many requests as were allowed.
     assert_eq!(rig.upstream.taken().len(), of(200));
+}
+
+/// Tells the load to stop when it is dropped.
+struct Ending<'s>(&'s AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -138,7 +138,7 @@ impl Gate {
         Self::build(kind, POLICY, Some(upstream), |config| config)
     }
 
-    fn build(kind: Kind, policy: &str, other: Option<u16>, edit: impl FnOnce(String) -> String) -> Self {
+    pub(crate) fn build(kind: Kind, policy: &str, other: Option<u16>, edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
@@ -148,7 +148,7 @@ impl Gate {
         let port = free_port();
         let parts = Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
         let mut proxy = parts.start(kind, edit);
-        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(|reply| reply.status == 200).map(drop));
+        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(|reply| reply.status < 500).map(drop));
         upstream.taken();
         Self { proxy, port, tollgate, upstream, issuer, dir }
     }

@@ -36,7 +36,9 @@ const DIALECTS: [(&str, &str); 7] = [
 fn places(dialect: &str) -> [&'static str; 5] {
     match dialect {
         "nginx" | "haproxy" => ["x-original-method", "x-original-uri", "x-original-host", "x-original-scheme", "x-real-ip"],
-        "traefik" | "caddy" => ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"],
+        "traefik" | "caddy" => {
+            ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"]
+        }
         _ => ["", "", "host", "x-forwarded-proto", "x-forwarded-for"],
     }
 }
@@ -224,7 +226,11 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
                 *left_out.entry((dialect, bodies)).or_default().entry(why).or_default() += 1;
             }
         }
-        assert!(asked_of_it * 5 >= rows.len() * 3, "{dialect} ({bodies}): only {asked_of_it} of {} rows were asked: {left_out:#?}", rows.len());
+        assert!(
+            asked_of_it * 5 >= rows.len() * 3,
+            "{dialect} ({bodies}): only {asked_of_it} of {} rows were asked: {left_out:#?}",
+            rows.len()
+        );
     }
     println!("{left_out:#?}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));

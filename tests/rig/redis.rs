@@ -31,7 +31,7 @@ impl Redis {
         redis
     }
 
-    /// Starts it anew after it was killed, empty.
+    /// Starts it anew after it was killed, with what it held.
     pub(crate) fn restart(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         self.process = launch(&self.dir, &self.socket);
@@ -70,7 +70,7 @@ impl Redis {
 fn launch(dir: &Path, socket: &Path) -> Process {
     std::fs::write(dir.join("redis.password"), PASSWORD).unwrap();
     let mut command = Command::new(part("redis-server", "redis"));
-    command.args(["--port", "0", "--save", "", "--appendonly", "no", "--requirepass", PASSWORD]);
+    command.args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--requirepass", PASSWORD]);
     command.arg("--unixsocket").arg(socket).arg("--dir").arg(dir);
     Process::start(dir, "redis", &mut command)
 }
