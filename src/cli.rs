@@ -2,11 +2,13 @@
 
 mod argument;
 pub mod check_config;
-
+pub mod doctor;
+pub mod explain;
 mod peek;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
+mod tls;
 pub mod token;
 
 use std::process::ExitCode;
@@ -25,10 +27,12 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     CheckConfig(check_config::CheckConfig),
+    Explain(explain::Explain),
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
+    Doctor(doctor::Doctor),
 }
 
 /// How to report.
@@ -46,8 +50,10 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => Ok(check.run()),
+        Command::Explain(explain) => explain.run(&mut std::io::stdout()),
         Command::Schema => schema::print(),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
+        Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
         Command::Token(token) => token.run(&mut std::io::stdout()),
     };
     result.unwrap_or_else(|error| {

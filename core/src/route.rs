@@ -72,6 +72,23 @@ pub struct RouteConfig {
     pub upstream_key: Option<SecretSource>,
 }
 
+impl RouteConfig {
+    /// The name in metrics and audit lines.
+    pub fn name(&self) -> &str {
+        self.name.as_ref().or_else(|| self.matches.paths.first()).map_or("", String::as_str)
+    }
+
+    /// Whether some rule of the route reads the body: without it every request of the route is denied.
+    pub fn needs_body(&self) -> bool {
+        self.model.as_ref().is_some_and(|model| model.from.needs_body())
+            || self.caps.is_some()
+            || self.fields.is_some()
+            || self.raise.is_some()
+            || self.tools.is_some()
+            || self.mcp.is_some()
+    }
+}
+
 /// What a route covers.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -221,7 +238,7 @@ fn route(config: &RouteConfig, parts: &mut Parts<'_>, captures: &[Vec<String>], 
         })
     });
     Route {
-        name: config.name.clone().or_else(|| config.matches.paths.first().cloned()).unwrap_or_default(),
+        name: config.name().to_owned(),
         public: config.public,
         scopes,
         model,

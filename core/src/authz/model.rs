@@ -99,6 +99,13 @@ pub enum ModelSource {
     Fixed(String),
 }
 
+impl ModelSource {
+    /// Whether the body must be read.
+    pub fn needs_body(&self) -> bool {
+        matches!(self, Self::Body(_) | Self::Form(_))
+    }
+}
+
 impl FromStr for ModelSource {
     type Err = String;
 
