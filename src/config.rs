@@ -58,11 +58,7 @@ pub struct File {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
-<<<<<<< HEAD
     /// Sets of models that need one scope more. A model in none needs none.
-=======
-    /// Sets of models with a scope and caps of their own.
->>>>>>> main
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
