@@ -58,7 +58,7 @@ pub struct File {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
-    /// Sets of models with a scope and caps of their own.
+    /// Sets of models that need one scope more. A model in none needs none.
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.

@@ -80,7 +80,7 @@ impl RouteConfig {
 
     /// Whether some rule of the route reads the body: without it every request of the route is denied.
     pub fn needs_body(&self) -> bool {
-        self.model.as_ref().is_some_and(|model| model.from.needs_body())
+        self.model.as_ref().is_some_and(ModelRuleConfig::needs_body)
             || self.caps.is_some()
             || self.fields.is_some()
             || self.raise.is_some()
