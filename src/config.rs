@@ -13,7 +13,7 @@ use tollgate_core::{
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
     revocation::RevocationConfig,
-    route::RouteConfig,
+    route::RouteEntry,
     secret::SecretSource,
     time::Span,
 };
@@ -58,7 +58,7 @@ pub struct File {
     #[serde(default)]
     pub models: Vec<ModelConfig>,
     /// What is open, and to whom. What no route covers is denied.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<RouteEntry>,
     /// How much.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,

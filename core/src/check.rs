@@ -51,6 +51,7 @@ fn permit(
     let request = Request::parse(raw)?;
     evidence.dialect = Dialect::of_path(request.path.raw());
     evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
+    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }

@@ -49,6 +49,38 @@ impl Pattern {
         Ok(pattern)
     }
 
+    /// Whether `path` is covered, and how closely: one rank for each segment, literals highest. Of several patterns that
+    /// cover a path, the one with the greatest ranks is the best match.
+    pub fn covers(&self, path: &str) -> Option<Vec<u8>> {
+        let mut rest = Some(path.strip_prefix('/')?);
+        let mut ranks = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            if *segment == Segment::Below {
+                return Some(ranks);
+            }
+            let (part, tail) = rest.map(|rest| rest.split_once('/').map_or((rest, None), |(part, tail)| (part, Some(tail))))?;
+            match segment {
+                Segment::Literal(text) if text == part => ranks.push(2),
+                Segment::One(_) if !part.is_empty() => ranks.push(1),
+                Segment::Rest(_) => return rest.filter(|rest| !rest.is_empty()).map(|_| ranks),
+                _ => return None,
+            }
+            rest = tail;
+        }
+        rest.is_none().then_some(ranks)
+    }
+
+    /// Whether both cover the same paths, whatever their captures are called.
+    pub(super) fn same_shape(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Segment, &Segment)| match (a, b) {
+            (Segment::Literal(a), Segment::Literal(b)) => a == b,
+            (Segment::One(_), Segment::One(_)) => true,
+            (Segment::Rest(_) | Segment::Below, Segment::Rest(_) | Segment::Below) => true,
+            _ => false,
+        };
+        self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(same)
+    }
+
     /// The names of its captures.
     pub fn names(&self) -> Vec<String> {
         self.segments
@@ -111,6 +143,27 @@ mod tests {
             ("/*", vec![Segment::Below]),
         ] {
             assert_eq!(Pattern::parse(text).unwrap().segments, segments, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_covered_and_how_closely() {
+        for (pattern, path, ranks) in [
+            ("/v1/models", "/v1/models", Some(vec![2, 2])),
+            ("/v1/models", "/v1/models/", None),
+            ("/v1/models", "/v1", None),
+            ("/v1/{x}", "/v1/models", Some(vec![2, 1])),
+            ("/v1/{x}", "/v1/", None),
+            ("/v1/{x*}", "/v1/a/b", Some(vec![2])),
+            ("/v1/{x*}", "/v1", None),
+            ("/docs/*", "/docs", Some(vec![2])),
+            ("/docs/*", "/docs/a/b", Some(vec![2])),
+            ("/docs/*", "/docsx", None),
+            ("/infer/", "/infer/", Some(vec![2, 2])),
+            ("/", "/", Some(vec![2])),
+            ("/", "/x", None),
+        ] {
+            assert_eq!(Pattern::parse(pattern).unwrap().covers(path), ranks, "{pattern} {path}");
         }
     }
 
