@@ -1,9 +1,13 @@
 //! The command line: one file per subcommand. Exit codes: 0 ok, 1 the answer is no, 2 usage or something that is not there.
 
+mod argument;
 pub mod check_config;
+
+mod peek;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
+pub mod token;
 
 use std::process::ExitCode;
 
@@ -24,6 +28,7 @@ enum Command {
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
     Revoke(revoke::RevokeArgs),
+    Token(token::TokenArgs),
 }
 
 /// How to report.
@@ -43,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(check) => Ok(check.run()),
         Command::Schema => schema::print(),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
+        Command::Token(token) => token.run(&mut std::io::stdout()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

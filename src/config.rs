@@ -20,6 +20,7 @@ use tollgate_core::{
 
 use crate::{
     frontend::in_flight::InFlight,
+    jwks,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
@@ -257,6 +258,9 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     file.audit.check(&root.key("audit"), &mut errors);
     file.observe.check(&root.key("observe"), &mut errors);
     let policy = Policy::compile(&file.policy(), &mut errors);
+    if let Some(policy) = &policy {
+        jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
+    }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
         Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),

@@ -26,9 +26,16 @@ use std::{
 };
 
 use tokio::task::AbortHandle;
-use tollgate_core::authn::issuer::Issuer;
+use tollgate_core::{
+    authn::{issuer::Issuer, jwks::KeySet},
+    config::{Errors, Path},
+};
 
-use self::{plan::Plan, refresh::Refresher};
+use self::{
+    guard::Guard,
+    plan::{Origin, Plan},
+    refresh::Refresher,
+};
 pub use self::{
     source::{Source, Status},
     timing::Timing,
@@ -109,6 +116,23 @@ impl Engine {
         let refresher = Refresher::new(Arc::clone(&source), plan.clone(), self.timing, Arc::clone(&self.on_change));
         let task = tokio::spawn(refresher.run()).abort_handle();
         Running { plan, source, task }
+    }
+}
+
+/// Notes what can be seen to be wrong with the key sources of these issuers before anything is fetched: addresses and hosts
+/// that are none, secrets in the file that are too short. `path` is that of the list.
+pub fn check(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
+    for (index, issuer) in issuers.iter().enumerate() {
+        let path = path.index(index);
+        match Plan::new(issuer, &Timing::default()).trust.origin {
+            Origin::Remote(remote) => {
+                errors.take(&path.key("jwks"), Guard::new(&remote).map_err(|error| error.to_string()));
+            }
+            Origin::Inline(secret) => {
+                errors.take(&path.key("secret"), KeySet::from_secret(&secret, &issuer.algorithms));
+            }
+            Origin::File(_) | Origin::SecretFile(_) => {}
+        }
     }
 }
 

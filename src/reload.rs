@@ -20,6 +20,9 @@ use crate::{
 /// How often files are looked at.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// How long a reloaded policy waits for the keys of new issuers.
+const FIRST_KEYS: Duration = Duration::from_secs(10);
+
 /// What a reload changes.
 pub struct Reloader {
     path: PathBuf,
@@ -64,17 +67,17 @@ impl Reloader {
                 _ = tick.tick() => {}
                 _ = hangup.recv() => self.text = None,
             }
-            self.look();
+            self.look().await;
             self.looked.notify_waiters();
         }
     }
 
-    fn look(&mut self) {
+    async fn look(&mut self) {
         match std::fs::read(&self.path) {
             Ok(text) if Some(&text) == self.text.as_ref() => self.look_at_secrets(),
             Ok(text) => {
                 self.text = Some(text);
-                self.reload();
+                self.reload().await;
             }
             Err(error) => {
                 if self.text.take().is_some() {
@@ -84,8 +87,11 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self) {
-        let result = config::load(&self.path).map_err(|error| error.to_string()).and_then(|loaded| self.apply(loaded));
+    async fn reload(&mut self) {
+        let result = match config::load(&self.path) {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(error) => Err(error.to_string()),
+        };
         match result {
             Ok(()) => {
                 self.observer.metrics().reloaded(observe::now(), true);
@@ -100,13 +106,13 @@ impl Reloader {
         tracing::error!(path = %self.path.display(), "the configuration was not reloaded, the last good one stays:\n{error}");
     }
 
-    fn apply(&mut self, Loaded { file, policy }: Loaded) -> Result<(), String> {
+    async fn apply(&mut self, Loaded { file, policy }: Loaded) -> Result<(), String> {
         if fixed(&file) != self.fixed {
             return Err("listen, body, store, audit, observe, log and drain_timeout only change with a restart; restart, or take the change back".into());
         }
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)?;
         self.upstream_keys.clone_from(&upstream_keys);
-        install(&self.live, &self.engine, &self.observer, policy, upstream_keys);
+        install(&self.live, &self.engine, &self.observer, policy, upstream_keys).await;
         Ok(())
     }
 
@@ -126,9 +132,18 @@ impl Reloader {
 }
 
 /// Puts a policy in force: its key sources, its metric labels, and then the pointer.
-fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Policy, upstream_keys: Vec<Secret>) {
+async fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Policy, upstream_keys: Vec<Secret>) {
     observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
     let sources = engine.apply(policy.issuers.list());
+    // A new issuer, or one whose address changed, starts without keys. The policy in force goes on until each was tried.
+    let tried = async {
+        for source in &sources {
+            source.tried().await;
+        }
+    };
+    if tokio::time::timeout(FIRST_KEYS, tried).await.is_err() {
+        tracing::warn!("some issuers have not answered yet; the reloaded policy serves without their keys");
+    }
     live.replace(Arc::new(policy), sources, upstream_keys);
 }
 

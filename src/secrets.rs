@@ -22,12 +22,18 @@ pub fn resolve(source: &SecretSource) -> Result<Secret, String> {
         return Err(format!("the secret file `{shown}` is larger than 64 KiB"));
     }
     let mut bytes = std::fs::read(path).map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?;
-    for end in [b'\n', b'\r'] {
-        if bytes.last() == Some(&end) {
+    trim_line_break(&mut bytes);
+    if bytes.is_empty() { Err(format!("the secret file `{shown}` is empty")) } else { Ok(Secret::new(bytes)) }
+}
+
+/// Takes one line break off the end: editors and `echo` put it there.
+pub fn trim_line_break(bytes: &mut Vec<u8>) {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
     }
-    if bytes.is_empty() { Err(format!("the secret file `{shown}` is empty")) } else { Ok(Secret::new(bytes)) }
 }
 
 /// The `Authorization` values of upstream keys.

@@ -15,7 +15,7 @@ const MAY: [(&str, &[&str]); 17] = [
         ],
     ),
     ("case", &["check"]),
-    ("config", &["frontend", "listener", "observe", "store"]),
+    ("config", &["frontend", "jwks", "listener", "observe", "store"]),
     ("reload", &["config", "jwks", "live", "observe", "secrets"]),
     ("ready", &["live"]),
     ("live", &["jwks"]),
@@ -31,11 +31,10 @@ const MAY: [(&str, &[&str]); 17] = [
 ];
 
 /// Crates that stay inside one room.
-const ONLY_IN: [(&str, &[&str]); 5] = [
+const ONLY_IN: [(&str, &[&str]); 4] = [
     ("redis::", &["store"]),
     ("tonic::", &["frontend", "app"]),
     ("prost_types::", &["frontend"]),
-    ("hyper_rustls::", &["jwks", "cli"]),
     ("prometheus_client::", &["observe"]),
 ];
 

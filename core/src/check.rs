@@ -34,7 +34,7 @@ pub struct Pending {
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
 pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
-    let mut evidence = Evidence::none(Dialect::OpenAi);
+    let mut evidence = Evidence::none(Dialect::of_target(raw.path));
     match permit(snapshot, raw, now, &mut evidence) {
         Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
         Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
@@ -49,7 +49,6 @@ fn permit(
 ) -> Result<(Permit, Demands), Denial> {
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
-    evidence.dialect = Dialect::of_path(request.path.raw());
     evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
     evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
     if policy.require_https && !request.secure {
@@ -87,6 +86,7 @@ fn authenticate(
     let policy = &snapshot.policy;
     jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
         |refused| {
+            evidence.failed_check = Some(refused.check);
             evidence.unknown_key = refused.unknown_key;
             *refused.denial
         },

@@ -57,6 +57,13 @@ impl Errors {
         result.map_err(|message| self.push(path, message)).ok()
     }
 
+    /// The same errors in a document that holds their section under `key`.
+    #[must_use]
+    pub fn under(self, key: &str) -> Self {
+        let below = |Path(steps): Path| Path([Step::Key(key.to_owned())].into_iter().chain(steps).collect());
+        Self(self.0.into_iter().map(|(path, message)| (below(path), message)).collect())
+    }
+
     /// Whether nothing was noted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

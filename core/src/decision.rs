@@ -121,6 +121,8 @@ pub struct Evidence {
     pub spoofed: Vec<String>,
     /// The shape of error bodies this client reads.
     pub dialect: Dialect,
+    /// The check of the token that failed.
+    pub failed_check: Option<crate::authn::jwt::Check>,
     /// The issuer (its index in the policy) whose key set does not know the token's key: worth a refresh.
     pub unknown_key: Option<usize>,
     /// The store could not be asked.
@@ -137,6 +139,7 @@ impl Evidence {
             limits: Vec::new(),
             spoofed: Vec::new(),
             dialect,
+            failed_check: None,
             unknown_key: None,
             outage: None,
         }
@@ -160,12 +163,11 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of an endpoint, by its path.
-    pub fn of_path(path: &str) -> Self {
-        let messages = path.strip_prefix("/v1/messages").or_else(|| path.strip_prefix("/anthropic/"));
-        match messages {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') || path.starts_with("/anthropic/") => Self::Anthropic,
-            _ => Self::OpenAi,
-        }
+    /// The dialect of an endpoint, by `:path` as it was sent: a request is answered in its client's dialect even when it is
+    /// refused before anything else of it is read.
+    pub fn of_target(target: &[u8]) -> Self {
+        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+        let below = |prefix: &[u8]| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        if below(b"/v1/messages") || path.starts_with(b"/anthropic/") { Self::Anthropic } else { Self::OpenAi }
     }
 }

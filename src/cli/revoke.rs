@@ -5,11 +5,11 @@ pub(crate) mod redis;
 
 use std::{
     future::Future,
-    io::{self, Read as _, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
@@ -20,6 +20,7 @@ use tollgate_core::{
 };
 
 use self::client::AdminClient;
+use super::argument;
 use crate::{
     admin::{
         Listed, Revocation, Revocations,
@@ -173,7 +174,7 @@ where
     };
     if let Some(url) = &access.store.redis {
         let url = match url.strip_prefix('@') {
-            Some(path) => secret_file(path)?,
+            Some(path) => argument::secret_file(path)?,
             None => Secret::new(url.as_str()),
         };
         act(&connect(url).await?, &args.action, out).await
@@ -181,7 +182,7 @@ where
         let (Some(url), Some(path)) = (&access.store.admin, &access.token_file) else {
             bail!("name the store with --redis, or the admin API with --admin and --token-file");
         };
-        act(&AdminClient::new(url, secret_file(path)?)?, &args.action, out).await
+        act(&AdminClient::new(url, argument::secret_file(path)?)?, &args.action, out).await
     }
 }
 
@@ -277,7 +278,7 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
         What { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
         What { token, .. } => {
-            let token = read_token(token.as_deref().unwrap_or_default())?;
+            let token = argument::token(token.as_deref().unwrap_or_default())?;
             let text = std::str::from_utf8(token.expose()).ok().filter(|text| text.split('.').count() == 3);
             let Some(text) = text else {
                 bail!("this is no JWT: it needs a header, a payload and a signature, with dots between")
@@ -286,18 +287,6 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         }
     };
     Ok((target, None))
-}
-
-fn read_token(argument: &str) -> anyhow::Result<Secret> {
-    match (argument, argument.strip_prefix('@')) {
-        ("-", _) => {
-            let mut text = Vec::new();
-            io::stdin().take(64 << 10).read_to_end(&mut text).context("cannot read the token from standard input")?;
-            Ok(Secret::new(text.trim_ascii()))
-        }
-        (_, Some(path)) => secret_file(path),
-        _ => Ok(Secret::new(argument.trim())),
-    }
 }
 
 /// The token's `exp`. Not verified: whoever may revoke may choose how long.
@@ -309,11 +298,6 @@ fn expiry(token: &str) -> Option<u64> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let Claims { exp } = serde_json::from_slice(&payload).ok()?;
     std::time::Duration::try_from_secs_f64(exp.ceil()).ok().map(|exp| exp.as_secs())
-}
-
-fn secret_file(path: &str) -> anyhow::Result<Secret> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{path}`"))?;
-    Ok(Secret::new(bytes.trim_ascii()))
 }
 
 #[cfg(test)]

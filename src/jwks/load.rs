@@ -11,6 +11,8 @@ use tollgate_core::{
     secret::Secret,
 };
 
+use crate::secrets::trim_line_break;
+
 use super::{
     cache::{self, CacheError},
     fetch::{Answer, Client, FetchError, Validator},
@@ -226,15 +228,6 @@ pub(super) enum RecallError {
 }
 
 /// One trailing line break, as editors add it, is not part of a secret.
-fn trim_line_break(content: &mut Vec<u8>) {
-    if content.last() == Some(&b'\n') {
-        content.pop();
-        if content.last() == Some(&b'\r') {
-            content.pop();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,19 +19,68 @@ use crate::{
     time::Timestamp,
 };
 
+/// The checks a token goes through, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// Three parts of base64url.
+    Shape,
+    /// The header: a known `alg`, nothing critical, the `typ` of an access token.
+    Header,
+    /// The claims are one JSON object, and an issuer of the policy has their `iss`.
+    Issuer,
+    /// The issuer may use this algorithm.
+    Algorithm,
+    /// The issuer's keys are loaded, and one of them fits `kid` and `alg`.
+    Key,
+    /// The signature.
+    Signature,
+    /// `exp`, `nbf`, `iat` and the lifetime.
+    Times,
+    /// The audience.
+    Audience,
+    /// The required claims, and those that become subject, tenant, client, roles and scopes.
+    Claims,
+}
+
+impl Check {
+    /// Every check, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Shape,
+        Self::Header,
+        Self::Issuer,
+        Self::Algorithm,
+        Self::Key,
+        Self::Signature,
+        Self::Times,
+        Self::Audience,
+        Self::Claims,
+    ];
+
+    /// One word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Shape => "shape",
+            Self::Header => "header",
+            Self::Issuer => "issuer",
+            Self::Algorithm => "algorithm",
+            Self::Key => "key",
+            Self::Signature => "signature",
+            Self::Times => "times",
+            Self::Audience => "audience",
+            Self::Claims => "claims",
+        }
+    }
+}
+
 /// A credential that was not accepted.
 #[derive(Debug)]
 pub struct Refused {
     /// The denial.
     pub denial: Box<Denial>,
+    /// The check that failed; those before it passed.
+    pub check: Check,
     /// The issuer whose key set does not know the key: its set may be out of date.
     pub unknown_key: Option<usize>,
-}
-
-impl From<Denial> for Refused {
-    fn from(denial: Denial) -> Self {
-        Self { denial: Box::new(denial), unknown_key: None }
-    }
 }
 
 fn refuse<T>(reason: Reason, cause: &'static str) -> Result<T, Denial> {
@@ -49,30 +98,57 @@ pub fn verify<'k>(
     foreign: &[Foreign],
     now: Timestamp,
 ) -> Result<Principal, Refused> {
+    let mut check = Check::Shape;
+    let mut unknown_key = None;
+    steps(credential, issuers, keys, foreign, now, &mut check, &mut unknown_key).map_err(|denial| Refused {
+        denial: Box::new(denial),
+        check,
+        unknown_key,
+    })
+}
+
+/// `check` is the one that is under way, so that a denial needs not say where it comes from.
+fn steps<'k>(
+    credential: Credential<'_>,
+    issuers: &Issuers,
+    keys: impl Fn(usize) -> Option<&'k KeySet>,
+    foreign: &[Foreign],
+    now: Timestamp,
+    check: &mut Check,
+    unknown_key: &mut Option<usize>,
+) -> Result<Principal, Denial> {
     let Credential(token) = credential;
     let parts = Parts::split(token)?;
+    *check = Check::Header;
     let header = Header::parse(parts.header)?;
+    *check = Check::Issuer;
     let claims = Json::object(&decode(parts.payload)?)
         .ok_or_else(|| Denial::new(Reason::MalformedToken, "the claims are not one JSON object without repeated members"))?;
     let iss = match claims.get("iss") {
         None => None,
         Some(Json::Text(iss)) => Some(iss.as_str()),
-        Some(_) => return Err(Denial::new(Reason::UnknownIssuer, "iss is not a string").into()),
+        Some(_) => return refuse(Reason::UnknownIssuer, "iss is not a string"),
     };
     let (index, issuer) =
         issuers.find(iss).ok_or_else(|| Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss"))?;
+    *check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
-        return Err(Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list").into());
+        return refuse(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list");
     }
+    *check = Check::Key;
     let Some(set) = keys(index) else {
-        return Err(Denial::new(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale").into());
+        return refuse(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale");
     };
-    let key = find_key(set, issuer, &header).map_err(|denial| {
-        let unknown_key = (denial.reason == Reason::UnknownKey).then_some(index);
-        Refused { denial: Box::new(denial), unknown_key }
-    })?;
+    let key = find_key(set, issuer, &header)
+        .inspect_err(|denial| *unknown_key = (denial.reason == Reason::UnknownKey).then_some(index))?;
+    *check = Check::Signature;
     check_signature(&parts, key)?;
-    Ok(principal(token, issuer, &claims, foreign, now)?)
+    *check = Check::Times;
+    let times = check_times(issuer, &claims, now)?;
+    *check = Check::Audience;
+    check_audience(issuer, &claims)?;
+    *check = Check::Claims;
+    principal(token, issuer, &claims, &times, foreign)
 }
 
 struct Parts<'a> {
@@ -174,9 +250,7 @@ fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
     }
 }
 
-fn principal(token: &str, issuer: &Issuer, claims: &Json, foreign: &[Foreign], now: Timestamp) -> Result<Principal, Denial> {
-    let times = check_times(issuer, claims, now)?;
-    check_audience(issuer, claims)?;
+fn principal(token: &str, issuer: &Issuer, claims: &Json, times: &Times, foreign: &[Foreign]) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
             return Err(Denial::new(Reason::InvalidClaim, format!("the required claim `{name}` is missing"))

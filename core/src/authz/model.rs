@@ -167,6 +167,11 @@ impl ModelRule {
         Self { from: config.from.clone(), scope: config.scope.clone() }
     }
 
+    /// The scope a credential needs, with `{model}` for the model's name.
+    pub fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// Whether the body must be read.
     pub fn needs_body(&self) -> bool {
         matches!(self.from, ModelSource::Body(_))

@@ -90,9 +90,11 @@ fn rate_limit_headers(limits: &[LimitStatus], headers: &mut Vec<(&'static str, S
     headers.push(("x-ratelimit-reset-requests", go_duration(Span::from_micros(tightest.verdict.reset))));
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
     let list = |item: &dyn Fn(&LimitStatus) -> String| limits.iter().map(item).collect::<Vec<_>>().join(", ");
+    // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
+    let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
     headers.push((
         "ratelimit-policy",
-        list(&|status| format!("\"{}\";q={};w={}", status.name, status.limit, seconds(status.window).max(1))),
+        list(&|status| format!("\"{}\";q={};w={}", status.name, status.limit, window(status.window))),
     ));
     headers.push((
         "ratelimit",
@@ -123,7 +125,10 @@ pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision
     let mut set = vec![(DECISION_ID, decision_id.to_owned())];
     let (subject, tenant, scopes, kind) = match permit.principal() {
         Some(principal) => {
-            (Some(principal.subject()), principal.tenant(), Some(principal.scopes().join(" ")), Some(principal.kind()))
+            // Without scopes the header is removed, not set: not every proxy hands an empty value on, and one that drops
+            // the setting would let the client's own through.
+            let scopes = Some(principal.scopes().join(" ")).filter(|scopes| !scopes.is_empty());
+            (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind()))
         }
         None => (None, None, None, None),
     };
@@ -153,11 +158,13 @@ pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision
     AllowedAnswer { set, upstream_credential, remove, response }
 }
 
-/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded.
+/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
+/// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str) -> String {
     let mut value = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for (at, byte) in text.bytes().enumerate() {
         match byte {
+            b' ' if at == 0 || at + 1 == text.len() => value.push_str("%20"),
             b'%' | 0..=0x1f | 0x7f.. => value.push_str(&format!("%{byte:02X}")),
             _ => value.push(char::from(byte)),
         }
@@ -215,6 +222,8 @@ mod tests {
         for (text, value) in [
             ("auth0|123", "auth0|123"),
             ("a b@c", "a b@c"),
+            (" alice ", "%20alice%20"),
+            (" ", "%20"),
             ("100%", "100%25"),
             ("caf\u{e9}", "caf%C3%A9"),
             ("x\r\ny", "x%0D%0Ay"),

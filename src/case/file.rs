@@ -1,0 +1,235 @@
+//! A case file: read, its policy compiled, its keys made, its cases put together.
+
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use tollgate_core::{
+    authn::{
+        issuer::{Issuer, KeySource},
+        jwks::KeySet,
+    },
+    config::{ConfigError, Document, Errors, Path},
+    policy::Policy,
+    revocation::{Target, token_digest},
+    secret::{Secret, SecretSource},
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+use super::{
+    Body, Case, Earlier, Request, Revoked,
+    keys::Keys,
+    mint,
+    spec::{BodyWord, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
+    values::Bytes,
+};
+
+/// The moment of a file that does not say one: 2026-01-01T00:00:00Z.
+const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
+
+/// A case file that was read: its policy compiled, its keys made.
+pub struct CaseFile {
+    spec: FileSpec,
+    policy: Option<Arc<Policy>>,
+    keys: Keys,
+    lines: Vec<Option<u64>>,
+}
+
+impl CaseFile {
+    /// Reads a case file, compiles its policy and makes its keys.
+    ///
+    /// # Errors
+    /// Everything wrong with it, with lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<ConfigError>> {
+        let secrets = RefCell::new(HashMap::new());
+        let document = Document::parse(text, &|name| secret(&mut secrets.borrow_mut(), name))?;
+        let spec: FileSpec = document.read()?;
+        let root = Path::root();
+        let mut errors = Errors::default();
+        let keys = Keys::make(&spec.keys, &root.key("keys"), &mut errors);
+        let mut of_policy = Errors::default();
+        let policy = spec.config.as_ref().and_then(|config| Policy::compile(config, &mut of_policy)).map(Arc::new);
+        if let Some(policy) = &policy {
+            for (name, issuer) in keys.issuers() {
+                if !policy.issuers.list().iter().any(|known| spelled(known) == issuer) {
+                    errors.push(&root.key("keys").key(name).key("issuer"), format!("the policy has no issuer `{issuer}`"));
+                }
+            }
+        }
+        let lines = (0..spec.cases.len()).map(|index| line(&document, &root.key("cases").index(index))).collect();
+        let file = Self { spec, policy, keys, lines };
+        for (index, spec) in file.spec.cases.iter().enumerate() {
+            errors.take(&root.key("cases").index(index), file.case(index, spec, None).map(drop));
+        }
+        let mut all = document.locate(of_policy.under("config"));
+        all.extend(document.locate(errors));
+        if all.is_empty() { Ok(file) } else { Err(all) }
+    }
+
+    /// The file's own policy.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        self.policy.as_ref()
+    }
+
+    /// The key set that an issuer of the policy publishes (`issuer` as the policy spells it), as JSON; `None` when no key
+    /// of the file names it.
+    pub fn jwks(&self, issuer: &str) -> Option<String> {
+        self.keys.jwks(issuer).map(|jwks| jwks.to_string())
+    }
+
+    /// The file's policy with its keys. An issuer whose set holds no usable key has none, as after a failed fetch.
+    ///
+    /// # Errors
+    /// There is no policy, or a secret of it lies in a file or is too short.
+    pub fn snapshot(&self) -> Result<Snapshot, String> {
+        let policy = self.policy.as_ref().ok_or("the case file has no `config`")?;
+        let mut snapshot = Snapshot::without_keys(Arc::clone(policy));
+        for (slot, issuer) in snapshot.keys.iter_mut().zip(policy.issuers.list()) {
+            *slot = self.key_set(issuer)?.map(Arc::new);
+        }
+        for source in &policy.upstream_keys {
+            let key = [b"Bearer ", inline(source)?.expose()].concat();
+            snapshot.upstream_keys.push(Secret::new(key));
+        }
+        Ok(snapshot)
+    }
+
+    /// The keys of one issuer, if this file has any.
+    ///
+    /// # Errors
+    /// A shared secret that lies in a file or is too short.
+    pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, String> {
+        match &issuer.source {
+            KeySource::Secret(source) => KeySet::from_secret(inline(source)?, &issuer.algorithms).map(Some),
+            KeySource::Jwks(_) => Ok(self
+                .jwks(spelled(issuer))
+                .and_then(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms).ok())
+                .map(|(set, _)| set)),
+        }
+    }
+
+    /// Every case, with tokens made for the file's moment, or for `now`.
+    ///
+    /// # Errors
+    /// A token that cannot be made; [`Self::parse`] has found that before.
+    pub fn cases(&self, now: Option<Timestamp>) -> Result<Vec<Case>, String> {
+        self.spec.cases.iter().enumerate().map(|(index, spec)| self.case(index, spec, now)).collect()
+    }
+
+    fn case(&self, index: usize, spec: &CaseSpec, now: Option<Timestamp>) -> Result<Case, String> {
+        let now = now.or(self.spec.now.map(Timestamp::from_secs)).unwrap_or(NOW);
+        let base = &self.spec.defaults;
+        let (asked, credential) = (spec.request.over(&base.request), spec.token.over(&base.token));
+        let (request, token) = self.request(&asked, &credential, now)?;
+        let revoked =
+            spec.revoked.iter().map(|spec| revoked(spec, &credential, token.as_deref(), now)).collect::<Result<_, _>>()?;
+        let earlier = spec.earlier.iter().map(|spec| self.earlier(spec, &asked, &credential, now)).collect::<Result<_, _>>()?;
+        Ok(Case {
+            name: spec.name.clone(),
+            line: self.lines.get(index).copied().flatten(),
+            now,
+            request,
+            token,
+            earlier,
+            revoked,
+            outage: spec.outage.map(|word| word.0),
+            expect: spec.expect.clone(),
+        })
+    }
+
+    fn earlier(
+        &self,
+        spec: &EarlierSpec,
+        asked: &RequestSpec,
+        credential: &TokenSpec,
+        now: Timestamp,
+    ) -> Result<Earlier, String> {
+        let (request, _) = self.request(&spec.request.over(asked), &spec.token.over(credential), now)?;
+        Ok(Earlier { times: spec.times, at: spec.at.from(now), request })
+    }
+
+    fn request(&self, spec: &RequestSpec, credential: &TokenSpec, now: Timestamp) -> Result<(Request, Option<String>), String> {
+        let token = mint::mint(credential, &self.keys, now)?;
+        let filled = |text: &str| token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace("{token}", token));
+        let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
+        for (name, value) in &spec.headers.0 {
+            let value = std::str::from_utf8(value).map_or_else(|_| value.clone(), |text| filled(text).into_bytes());
+            headers.push((name.clone(), value));
+        }
+        let own = vec!["Bearer {token}".to_owned()];
+        let credentials = credential.authorization.as_ref().or(token.as_ref().map(|_| &own));
+        headers.extend(credentials.into_iter().flatten().map(|text| ("authorization".to_owned(), filled(text).into_bytes())));
+        let joined = spec.joined_headers.unwrap_or(false);
+        let repeated = headers.iter().enumerate().any(|(at, (name, _))| headers.iter().take(at).any(|(other, _)| other == name));
+        if joined && repeated {
+            return Err("with `joined_headers` a name comes once, its values joined with a comma".into());
+        }
+        let body = match (spec.body_is, &spec.body, &spec.body_base64) {
+            (None, None, None) | (Some(BodyWord::Absent), None, None) => Body::Absent,
+            (Some(BodyWord::Cut), None, None) => Body::Cut,
+            (None, Some(text), None) => Body::Whole(text.clone().into_bytes()),
+            (None, None, Some(Bytes(bytes))) => Body::Whole(bytes.clone()),
+            _ => return Err("write one of `body`, `body_base64` and `body_is`".into()),
+        };
+        let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.to_owned());
+        let request = Request {
+            method: or(&spec.method, "GET"),
+            scheme: or(&spec.scheme, "https"),
+            host: or(&spec.host, "api.example.com"),
+            path: filled(&or(&spec.path, "/")),
+            headers,
+            joined,
+            address: spec.address.and_then(|address| address.0),
+            body,
+        };
+        Ok((request, token))
+    }
+}
+
+/// An issuer as the policy spells it.
+fn spelled(issuer: &Issuer) -> &str {
+    if issuer.name.is_empty() { "absent" } else { &issuer.name }
+}
+
+fn inline(source: &SecretSource) -> Result<&Secret, String> {
+    match source {
+        SecretSource::Inline(secret) => Ok(secret),
+        SecretSource::File(path) => Err(format!("the secret lies in the file `{path}`, which a case does not read")),
+    }
+}
+
+/// The line of a place in a document.
+fn line(document: &Document, path: &Path) -> Option<u64> {
+    let mut errors = Errors::default();
+    errors.push(path, "");
+    document.locate(errors).first().and_then(|error| error.line)
+}
+
+/// What `${NAME_SECRET}` stands for: random text, the same wherever the file has the name.
+fn secret(made: &mut HashMap<String, String>, name: &str) -> Option<String> {
+    if !name.ends_with("_SECRET") {
+        return None;
+    }
+    if let Some(text) = made.get(name) {
+        return Some(text.clone());
+    }
+    let mut bytes = [0; 48];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(made.entry(name.to_owned()).or_insert(STANDARD.encode(bytes)).clone())
+}
+
+fn revoked(spec: &RevokedSpec, credential: &TokenSpec, token: Option<&str>, now: Timestamp) -> Result<Revoked, String> {
+    let issuer = || spec.issuer.clone().unwrap_or_else(|| mint::issuer(credential).to_owned());
+    let mut found = Vec::new();
+    found.extend(spec.jti.clone().map(|jti| Target::Jti { issuer: issuer(), jti }));
+    found.extend(spec.subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
+    found.extend(spec.client.clone().map(|client| Target::Client { issuer: issuer(), client }));
+    found.extend(spec.tenant.clone().map(|tenant| Target::Tenant { tenant }));
+    found.extend(token.filter(|_| spec.token).map(|token| Target::Token { sha256: token_digest(token) }));
+    match (<[Target; 1]>::try_from(found), &spec.foreign) {
+        (Ok([target]), None) => Ok(Revoked::Target { target, at: spec.at.from(now) }),
+        (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::Foreign(key.clone())),
+        _ => Err("a revocation names exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and `foreign`".into()),
+    }
+}

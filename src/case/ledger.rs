@@ -1,0 +1,97 @@
+//! What the store of a case answers: the reference model of the limits and a list of revocations, in memory.
+
+use std::collections::{HashMap, HashSet};
+
+use tollgate_core::{
+    authn::Principal,
+    check::Pending,
+    decision::Outcome,
+    limit::{Answers, Charge, Demands, Outage, Verdict, reference},
+    route::OnOutage,
+    time::Timestamp,
+};
+
+use super::Revoked;
+
+/// The state of a store.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    arrival: HashMap<String, u64>,
+    exact: HashMap<String, &'static str>,
+    before: HashMap<String, (u64, &'static str)>,
+    foreign: HashSet<String>,
+}
+
+impl Ledger {
+    /// A store in which this was revoked and nothing was counted.
+    pub fn new(revoked: &[Revoked]) -> Self {
+        let mut ledger = Self::default();
+        for revoked in revoked {
+            match revoked {
+                Revoked::Target { target, at } if target.is_before() => {
+                    let moment = ledger.before.entry(target.key()).or_insert((0, target.kind()));
+                    moment.0 = moment.0.max(at.secs());
+                }
+                Revoked::Target { target, .. } => {
+                    ledger.exact.insert(target.key(), target.kind());
+                }
+                Revoked::Foreign(key) => {
+                    ledger.foreign.insert(key.clone());
+                }
+            }
+        }
+        ledger
+    }
+
+    /// Concludes a check. In an outage a route with `on_outage: local` is counted all the same, as its own process would,
+    /// unless what is broken is that local count.
+    pub fn conclude(&mut self, pending: Pending, now: Timestamp, outage: Option<Outage>) -> Outcome {
+        let outage = outage.filter(|_| !pending.demands().is_empty());
+        match outage {
+            None => {
+                let answers = self.admit(pending.demands(), now);
+                pending.conclude(Ok(answers))
+            }
+            Some(outage @ (Outage::Full | Outage::Stale)) => pending.conclude(Err(outage)),
+            Some(outage) if pending.on_outage() == OnOutage::Local => {
+                let answers = self.admit(pending.demands(), now);
+                pending.conclude_locally(outage, Ok(answers))
+            }
+            Some(outage) => pending.conclude(Err(outage)),
+        }
+    }
+
+    fn admit(&mut self, demands: &Demands, now: Timestamp) -> Answers {
+        if let Some(by) = demands.principal.as_deref().and_then(|principal| self.revoked(principal)) {
+            return Answers::Revoked(by);
+        }
+        let asked: Vec<_> = demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
+        if asked.iter().all(|(_, step)| step.verdict.admitted) {
+            self.arrival.extend(asked.iter().map(|(charge, step)| (charge.key.clone(), step.tat)));
+            return Answers::Counted(asked.into_iter().map(|(_, step)| step.verdict).collect());
+        }
+        let verdicts = asked
+            .into_iter()
+            .map(|(charge, step)| if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict });
+        Answers::Counted(verdicts.collect())
+    }
+
+    fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {
+        reference::ask(self.arrival.get(&charge.key).copied(), now.micros(), charge.interval, charge.burst, charge.cost)
+    }
+
+    fn untouched(&self, charge: &Charge, now: Timestamp) -> Verdict {
+        reference::untouched(self.arrival.get(&charge.key).copied(), now.micros(), charge.interval, charge.burst)
+    }
+
+    fn revoked(&self, principal: &Principal) -> Option<&'static str> {
+        let keys = principal.revocation();
+        let exact = keys.exact.iter().find_map(|(_, key)| self.exact.get(key).copied());
+        let before = || {
+            let revoked = |(_, key): &(&str, String)| self.before.get(key).filter(|(moment, _)| keys.issued_at <= *moment);
+            keys.before.iter().find_map(revoked).map(|(_, kind)| *kind)
+        };
+        let foreign = || keys.foreign.iter().any(|key| self.foreign.contains(key)).then_some("foreign");
+        exact.or_else(before).or_else(foreign)
+    }
+}

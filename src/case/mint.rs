@@ -1,0 +1,182 @@
+//! Tokens of a case file: made, signed, and broken on purpose.
+
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value, json};
+use tollgate_core::{authn::issuer::AlgorithmName, time::Timestamp};
+
+use super::{
+    keys::{Keys, SigningKey, pem},
+    spec::{SignWord, Tamper, TokenSpec, merged},
+    values::{Bytes, Offset},
+};
+
+/// Claims whose values may be moments such as `+5m`.
+const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
+
+/// Makes the token of a case; `None` when it sends none.
+///
+/// # Errors
+/// What in the case makes it impossible.
+pub(super) fn mint(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Option<String>, String> {
+    if spec.none == Some(true) {
+        return Ok(None);
+    }
+    if let Some(raw) = &spec.raw {
+        return tampered(raw.clone(), spec, None, now).map(Some);
+    }
+    let Some(name) = &spec.key else { return Ok(None) };
+    let key = keys.get(name)?;
+    let algorithm = match &spec.alg {
+        None => key.algorithm,
+        Some(name) => AlgorithmName::parse(name).ok_or_else(|| format!("unknown algorithm `{name}` to sign with"))?,
+    };
+    let header = match &spec.header_text {
+        Some(text) => text.clone(),
+        None => Value::Object(header(spec, key, algorithm, keys)?).to_string(),
+    };
+    let payload = match (&spec.claims_base64, &spec.claims_text) {
+        (Some(Bytes(bytes)), _) => bytes.clone(),
+        (None, Some(text)) => with_moments(text, now)?.into_bytes(),
+        (None, None) => Value::Object(claims(spec, now)?).to_string().into_bytes(),
+    };
+    let signed = format!("{}.{}", encode(header.as_bytes()), encode(&payload));
+    let signature = match spec.sign.unwrap_or(SignWord::Key) {
+        SignWord::Key => sign(&signed, key, algorithm)?,
+        SignWord::HmacPublicPem => hmac_sha256(pem("PUBLIC KEY", &key.pair.public).as_bytes(), &signed),
+        SignWord::HmacPublicDer => hmac_sha256(&key.pair.public, &signed),
+        SignWord::HmacEmpty => hmac_sha256(b"", &signed),
+        SignWord::Empty => String::new(),
+    };
+    tampered(format!("{signed}.{signature}"), spec, Some((key, algorithm)), now).map(Some)
+}
+
+/// The issuer that the token of a case names, for revocations that do not say one.
+pub(super) fn issuer(spec: &TokenSpec) -> &str {
+    let without = spec.claims_without.iter().any(|name| name == "iss");
+    spec.claims.get("iss").filter(|_| !without).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn header(spec: &TokenSpec, key: &SigningKey, algorithm: Algorithm, keys: &Keys) -> Result<Map<String, Value>, String> {
+    let name = AlgorithmName::ALL.iter().find(|(_, known)| *known == algorithm).map_or("", |(name, _)| name);
+    let Value::Object(own) = json!({ "alg": name, "kid": key.kid, "typ": "JWT" }) else { return Ok(Map::new()) };
+    let mut header = merged(&own, &spec.header);
+    for member in &spec.header_without {
+        header.remove(member);
+    }
+    for value in header.values_mut() {
+        let other = value.as_str().and_then(|text| text.strip_prefix("{jwk:")?.strip_suffix('}'));
+        if let Some(name) = other {
+            *value = keys.get(name)?.jwk.clone().unwrap_or(Value::Null);
+        }
+    }
+    Ok(header)
+}
+
+fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, String> {
+    let mut claims = dated(&spec.claims, now)?;
+    for name in &spec.claims_without {
+        claims.remove(name);
+    }
+    if let Some(length) = spec.filler {
+        claims.insert("filler".into(), Value::String("x".repeat(length)));
+    }
+    Ok(claims)
+}
+
+fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, String> {
+    let mut dated = claims.clone();
+    for name in DATES {
+        // Only what looks like an offset is one: a date claim may be a text on purpose.
+        if let Some(Value::String(text)) = claims.get(name)
+            && (text == "now" || text.starts_with(['+', '-']))
+        {
+            dated.insert(name.to_owned(), text.parse::<Offset>()?.numeric_date(now));
+        }
+    }
+    Ok(dated)
+}
+
+/// Replaces `<+5m>` and the like.
+fn with_moments(text: &str, now: Timestamp) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('<') {
+        let (offset, tail) = after.split_once('>').ok_or("`<` without `>` in `claims_text`")?;
+        out.push_str(before);
+        out.push_str(&offset.parse::<Offset>()?.numeric_date(now).to_string());
+        rest = tail;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn encode(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn sign(message: &str, key: &SigningKey, algorithm: Algorithm) -> Result<String, String> {
+    jsonwebtoken::crypto::sign(message.as_bytes(), &key.pair.private, algorithm)
+        .map_err(|_| format!("the key `{}` cannot sign with {algorithm:?}", key.kid))
+}
+
+fn hmac_sha256(secret: &[u8], message: &str) -> String {
+    encode(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message.as_bytes()).as_ref())
+}
+
+fn tampered(
+    mut token: String,
+    spec: &TokenSpec,
+    key: Option<(&SigningKey, Algorithm)>,
+    now: Timestamp,
+) -> Result<String, String> {
+    for tamper in &spec.tamper {
+        token = apply(&token, tamper, key, now).ok_or("the token cannot be tampered with in this way")??;
+    }
+    Ok(token)
+}
+
+fn apply(token: &str, tamper: &Tamper, key: Option<(&SigningKey, Algorithm)>, now: Timestamp) -> Option<Result<String, String>> {
+    let (signed, signature) = token.rsplit_once('.')?;
+    let (header, payload) = signed.split_once('.')?;
+    let bytes = || URL_SAFE_NO_PAD.decode(signature).ok();
+    let object = |part: &str| serde_json::from_slice::<Map<String, Value>>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+    let swapped =
+        |base: Map<String, Value>, own: &Map<String, Value>| encode(Value::Object(merged(&base, own)).to_string().as_bytes());
+    Some(Ok(match tamper {
+        Tamper::FlipSignature => {
+            let mut bytes = bytes()?;
+            *bytes.first_mut()? ^= 1;
+            format!("{signed}.{}", encode(&bytes))
+        }
+        Tamper::ZeroSignature => format!("{signed}.{}", encode(&vec![0; bytes()?.len()])),
+        Tamper::ShortenSignature => {
+            let mut bytes = bytes()?;
+            bytes.pop()?;
+            format!("{signed}.{}", encode(&bytes))
+        }
+        Tamper::DropSignature => signed.to_owned(),
+        Tamper::PadSignature => format!("{token}="),
+        Tamper::StrayBits => format!("{}{}", token.get(..token.len() - 1)?, stray(token.chars().next_back()?)?),
+        Tamper::SwapHeader(own) => format!("{}.{payload}.{signature}", swapped(object(header)?, own)),
+        Tamper::SwapClaims(own) => match dated(own, now) {
+            Ok(own) => format!("{header}.{}.{signature}", swapped(object(payload)?, &own)),
+            Err(error) => return Some(Err(error)),
+        },
+        Tamper::Nest => {
+            let (key, algorithm) = key?;
+            let mut outer = object(header)?;
+            outer.insert("cty".into(), json!("JWT"));
+            let signed = format!("{}.{}", encode(Value::Object(outer).to_string().as_bytes()), encode(token.as_bytes()));
+            return Some(sign(&signed, key, algorithm).map(|signature| format!("{signed}.{signature}")));
+        }
+        Tamper::Append { text, times } => format!("{token}{}", text.repeat(*times)),
+    }))
+}
+
+/// The next character of the base64url alphabet: the same bytes to a decoder that forgives stray bits.
+fn stray(last: char) -> Option<char> {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    ALPHABET.chars().skip_while(|c| *c != last).nth(1)
+}

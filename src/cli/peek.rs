@@ -1,0 +1,126 @@
+//! What a token says of itself. Nothing here is proven: it is shown to people, and decides nothing.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+use tollgate_core::{
+    authn::{
+        self,
+        issuer::Issuers,
+        jwt::{self, Check},
+    },
+    decision::Reason,
+    request::Headers,
+    time::Timestamp,
+};
+
+use crate::observe::rfc3339::Rfc3339;
+
+/// A decoded token.
+#[derive(Debug)]
+pub(super) struct Peek {
+    pub(super) header: Map<String, Value>,
+    pub(super) claims: Map<String, Value>,
+}
+
+/// Decodes header and claims; `None` when they are not JSON objects in base64url. More is forgiven than the core forgives.
+pub(super) fn peek(token: &str) -> Option<Peek> {
+    let mut parts = token.split('.');
+    let mut object = || serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?).ok();
+    Some(Peek { header: object()?, claims: object()? })
+}
+
+/// Why the core refuses the token whatever the policy says: its size, its shape, its header, or claims that are not one
+/// JSON object.
+pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
+    let value = format!("Bearer {token}");
+    let mut headers = Headers::default();
+    headers.push("authorization", value.as_bytes());
+    let credential = match authn::extract(&headers) {
+        Ok(credential) => credential,
+        Err(denial) => return Some(denial.cause.into_owned()),
+    };
+    // Nobody is trusted here, so that a token that can be read at all gets as far as its issuer.
+    let refused = jwt::verify(credential, &Issuers::default(), |_| None, &[], now).err()?;
+    let nobody = refused.check == Check::Issuer && refused.denial.reason == Reason::UnknownIssuer;
+    let named = peek(token).is_some_and(|peek| peek.claims.get("iss").is_none_or(Value::is_string));
+    (!nobody || !named).then(|| refused.denial.cause.into_owned())
+}
+
+/// A NumericDate as people read it, with its distance from `now`.
+pub(super) fn moment(value: &Value, now: Timestamp) -> Option<String> {
+    let secs = value.as_f64().filter(|secs| (0.0..253_402_300_800.0).contains(secs))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999")]
+    let secs = secs as u64;
+    let text = Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "");
+    let distance = |micros: u64| shortened(micros / 1_000_000);
+    Some(match (secs * 1_000_000).checked_sub(now.micros()) {
+        Some(0) => format!("{text} (now)"),
+        Some(ahead) => format!("{text} (in {})", distance(ahead)),
+        None => format!("{text} ({} ago)", distance(now.micros().saturating_sub(secs * 1_000_000))),
+    })
+}
+
+/// Seconds in the two largest units that say something: `2h 5m`.
+fn shortened(secs: u64) -> String {
+    let units = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
+    let said: Vec<String> = units
+        .iter()
+        .skip_while(|(count, _)| *count == 0)
+        .take(2)
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
+    if said.is_empty() { "0s".into() } else { said.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
+
+    fn token(header: &str, claims: &str) -> String {
+        format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn header_and_claims_are_decoded_and_nothing_else_is() {
+        let peeked = peek(&token(r#"{"alg":"none"}"#, r#"{"sub":"alice"}"#)).unwrap();
+        assert_eq!((peeked.header["alg"].as_str(), peeked.claims["sub"].as_str()), (Some("none"), Some("alice")));
+        for text in ["", "a", "a.b.c", "e30", "e30.W10.x"] {
+            assert!(peek(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_policy_accepts_is_told_in_the_core_s_own_words() {
+        assert_eq!(misshapen(&token(r#"{"alg":"RS256"}"#, r#"{"iss":"anybody"}"#), NOW), None);
+        for (header, claims, word) in [
+            (r#"{"alg":"none"}"#, "{}", "algorithm"),
+            (r#"{"alg":"RS256","typ":"dpop+jwt"}"#, "{}", "typ"),
+            (r#"{"alg":"RS256","crit":["exp"]}"#, "{}", "crit"),
+            (r#"{"alg":"RS256"}"#, r#"{"sub":"a","sub":"b"}"#, "repeated"),
+            (r#"{"alg":"RS256"}"#, r#"{"iss":7}"#, "iss"),
+        ] {
+            let told = misshapen(&token(header, claims), NOW).unwrap();
+            assert!(told.contains(word), "{header} {claims}: {told}");
+        }
+    }
+
+    #[test]
+    fn moments_are_told_with_their_distance() {
+        for (value, text) in [
+            (json!(1_767_225_600), "2026-01-01T00:00:00Z (now)"),
+            (json!(1_767_225_900), "2026-01-01T00:05:00Z (in 5m)"),
+            (json!(1_767_217_890.5), "2025-12-31T21:51:30Z (2h 8m ago)"),
+            (json!(1_767_139_199), "2025-12-30T23:59:59Z (1d ago)"),
+        ] {
+            assert_eq!(moment(&value, NOW).as_deref(), Some(text));
+        }
+        for value in [json!("1767225600"), json!(-1), json!(1e300), json!(null)] {
+            assert_eq!(moment(&value, NOW), None, "{value}");
+        }
+    }
+}

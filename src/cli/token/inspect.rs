@@ -1,0 +1,242 @@
+//! `tollgate token inspect`.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tollgate_core::{
+    revocation::{hex, token_digest},
+    time::Timestamp,
+};
+
+use crate::{
+    cli::{Output, argument, peek},
+    observe::now,
+};
+
+/// Claims whose values are moments.
+const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
+
+/// Show what a token says of itself, what every policy would refuse in it, and what it needs of a policy. The signature is
+/// NOT verified. Exits with 1 when it is no JWT at all.
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// The token: `-` reads it from standard input, `@FILE` from a file.
+    #[arg(value_name = "TOKEN|-|@FILE")]
+    token: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Inspect {
+    /// Prints what is in the token.
+    ///
+    /// # Errors
+    /// A token that cannot be read from where it is.
+    pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let secret = argument::token(&self.token)?;
+        let token = std::str::from_utf8(secret.expose()).ok().context("the token is not text")?;
+        let Some(told) = Told::of(token, now()) else {
+            match self.output {
+                Output::Text => writeln!(out, "this is no JWT: {}", peek::misshapen(token, now()).unwrap_or_default())?,
+                Output::Json => writeln!(out, "{}", json!({ "jwt": false }))?,
+            }
+            return Ok(ExitCode::from(1));
+        };
+        match self.output {
+            Output::Text => told.print(out)?,
+            Output::Json => writeln!(out, "{}", told.json())?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What there is to tell about a token.
+struct Told {
+    header: Map<String, Value>,
+    claims: Map<String, Value>,
+    times: Vec<(&'static str, String)>,
+    digest: String,
+    /// What no policy accepts.
+    refused: Vec<String>,
+    /// What a policy must say for it.
+    needs: Vec<String>,
+}
+
+impl Told {
+    fn of(token: &str, now: Timestamp) -> Option<Self> {
+        let peek::Peek { header, claims } = peek::peek(token)?;
+        let mut refused: Vec<String> = peek::misshapen(token, now).into_iter().collect();
+        let mut needs = Vec::new();
+        times(&claims, now, &mut refused, &mut needs);
+        names(&header, &claims, &mut refused, &mut needs);
+        Some(Self {
+            times: DATES.iter().filter_map(|name| Some((*name, peek::moment(claims.get(*name)?, now)?))).collect(),
+            digest: hex(&token_digest(token)),
+            header,
+            claims,
+            refused,
+            needs,
+        })
+    }
+
+    fn json(&self) -> Value {
+        let times: Map<String, Value> = self.times.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+        json!({
+            "jwt": true, "verified": false, "header": self.header, "claims": self.claims, "times": times,
+            "revocation_digest": self.digest, "refused": self.refused, "needs": self.needs,
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        writeln!(out, "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader")?;
+        for (name, value) in &self.header {
+            writeln!(out, "  {name:<12} {value}")?;
+        }
+        writeln!(out, "\nclaims")?;
+        for (name, value) in &self.claims {
+            let time =
+                self.times.iter().find(|(known, _)| known == name).map(|(_, text)| format!("  {text}")).unwrap_or_default();
+            writeln!(out, "  {name:<12} {value}{time}")?;
+        }
+        writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
+        for (title, list) in [("no policy accepts it", &self.refused), ("a policy that accepts it says", &self.needs)] {
+            if !list.is_empty() {
+                writeln!(out, "\n{title}")?;
+            }
+            for line in list {
+                writeln!(out, "  - {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn times(claims: &Map<String, Value>, now: Timestamp, refused: &mut Vec<String>, needs: &mut Vec<String>) {
+    /// The most leeway an issuer can be given.
+    const LEEWAY: f64 = 60.0;
+    const DAY: f64 = 86_400.0;
+    let now = now.numeric_date();
+    let date = |name: &str| claims.get(name).map(|value| value.as_f64().filter(|secs| (0.0..=253_402_300_799.0).contains(secs)));
+    for name in ["exp", "nbf", "iat"] {
+        if date(name) == Some(None) {
+            refused.push(format!("{name} is not a number of seconds since 1970"));
+        }
+    }
+    let (exp, nbf, iat) = (date("exp").flatten(), date("nbf").flatten(), date("iat").flatten());
+    match exp {
+        None if !claims.contains_key("exp") => refused.push("it has no exp".into()),
+        Some(exp) if exp + LEEWAY <= now => refused.push("it has expired".into()),
+        _ => {}
+    }
+    for (name, moment) in [("nbf", nbf), ("iat", iat)] {
+        if moment.is_some_and(|moment| moment > now + LEEWAY) {
+            refused.push(format!("{name} lies in the future"));
+        }
+    }
+    if !claims.contains_key("iat") {
+        needs.push("`required_claims` without `iat`".into());
+    }
+    let life = exp.map_or(0.0, |exp| exp - iat.unwrap_or(now));
+    if life > 31.0 * DAY {
+        refused.push("it lives longer than 31 days, the largest `max_lifetime`".into());
+    } else if life > DAY {
+        needs.push(format!("`max_lifetime` of {:.0}h or more", (life / 3600.0).ceil()));
+    }
+}
+
+fn names(header: &Map<String, Value>, claims: &Map<String, Value>, refused: &mut Vec<String>, needs: &mut Vec<String>) {
+    let text = |object: &Map<String, Value>, name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
+    let algorithm = text(header, "alg").unwrap_or_default();
+    let shared = algorithm.starts_with("HS");
+    if shared {
+        needs.push("`secret`, the one it was signed with".into());
+    }
+    if !shared && !header.contains_key("kid") {
+        needs.push("`kid: optional`, as it does not name its key".into());
+    }
+    match text(claims, "iss") {
+        Some(iss) => needs.push(format!("`issuer: {iss}`")),
+        None if !claims.contains_key("iss") => needs.push("`issuer: absent`, as it names none".into()),
+        None => {}
+    }
+    match claims.get("aud") {
+        Some(Value::String(one)) => needs.push(format!("`audiences` with `{one}`")),
+        Some(Value::Array(many)) if many.iter().all(Value::is_string) && !many.is_empty() => {
+            let list: Vec<String> = many.iter().filter_map(|aud| Some(format!("`{}`", aud.as_str()?))).collect();
+            needs.push(format!("`audiences` with one of {}", list.join(", ")));
+        }
+        _ => needs.push("`audiences: any`, or `audience_claim` with the claim that names the service".into()),
+    }
+    match claims.get("sub") {
+        Some(Value::String(sub)) if !sub.is_empty() && sub.len() <= 256 && !sub.chars().any(char::is_control) => {}
+        Some(Value::String(_)) => refused.push("sub is not 1 to 256 printable characters".into()),
+        Some(_) => refused.push("sub is not text".into()),
+        None => needs.push("`claims: { subject: … }` with the claim that names the subject".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
+
+    fn told(header: Value, claims: Value) -> Told {
+        let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        Told::of(&format!("{}.{}.c2ln", part(header), part(claims)), NOW).unwrap()
+    }
+
+    #[test]
+    fn a_good_token_needs_only_its_issuer_and_audience() {
+        let told = told(
+            json!({ "alg": "RS256", "kid": "k" }),
+            json!({ "iss": "https://a", "aud": "b", "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900 }),
+        );
+        assert_eq!(told.refused, [""; 0]);
+        assert_eq!(told.needs, ["`issuer: https://a`", "`audiences` with `b`"]);
+        let mut text = Vec::new();
+        told.print(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("NOT VERIFIED"), "{text}");
+        assert!(text.contains("1767225900  2026-01-01T00:05:00Z (in 5m)"), "{text}");
+        assert!(text.contains(&told.digest) && told.digest.len() == 64);
+    }
+
+    #[test]
+    fn a_tutorial_s_token_needs_what_the_tutorial_left_out() {
+        let told = told(json!({ "alg": "HS256" }), json!({ "username": "alice", "exp": 1_767_225_600 + 3 * 86_400 }));
+        assert_eq!(told.refused, [""; 0]);
+        let needs = told.needs.join("; ");
+        for word in ["secret", "issuer: absent", "audiences: any", "without `iat`", "max_lifetime", "72h", "subject"] {
+            assert!(needs.contains(word), "{word}: {needs}");
+        }
+    }
+
+    #[test]
+    fn what_no_policy_accepts_is_told() {
+        for (header, claims, word) in [
+            (json!({ "alg": "none" }), json!({ "exp": 1_767_225_900 }), "algorithm"),
+            (json!({ "alg": "RS256" }), json!({}), "no exp"),
+            (json!({ "alg": "RS256" }), json!({ "exp": "1767225900" }), "exp is not a number"),
+            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_540 }), "expired"),
+            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_900, "nbf": 1_767_225_661 }), "nbf lies in the future"),
+            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_600 + 40 * 86_400 }), "31 days"),
+            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_900, "sub": 7 }), "sub is not text"),
+            (json!({ "alg": "RS256", "typ": "logout+jwt" }), json!({ "exp": 1_767_225_900 }), "typ"),
+        ] {
+            let refused = told(header, claims).refused.join("; ");
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_json_says_that_nothing_is_verified() {
+        let json = told(json!({ "alg": "none" }), json!({ "exp": 5 })).json();
+        assert_eq!((json["verified"].as_bool(), json["header"]["alg"].as_str()), (Some(false), Some("none")));
+    }
+}
