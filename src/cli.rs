@@ -1,9 +1,11 @@
 //! The command line: one file per subcommand. Exit codes: 0 ok, 1 the answer is no, 2 usage or something that is not there.
 
 mod argument;
+pub mod audit_upstream;
 pub mod check_config;
 
 mod peek;
+pub mod presets;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
@@ -27,6 +29,8 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
+    Presets(presets::PresetsArgs),
+    AuditUpstream(audit_upstream::AuditUpstream),
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
 }
@@ -47,6 +51,8 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => Ok(check.run()),
         Command::Schema => schema::print(),
+        Command::Presets(presets) => presets.run(&mut std::io::stdout()),
+        Command::AuditUpstream(audit) => blocking(audit.run(&mut std::io::stdout())),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
         Command::Token(token) => token.run(&mut std::io::stdout()),
     };

@@ -298,9 +298,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        let text = "presets: [vllm]\nroutes: [{ preset: vllm }]\n";
+        let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
         assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
-        assert!(errors(text).iter().any(|error| error.contains("unknown key `preset`")), "{:?}", errors(text));
+        assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
     }
 
     #[test]

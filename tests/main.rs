@@ -4,5 +4,6 @@
 mod architecture;
 mod corpus;
 mod jwks;
+mod presets;
 mod store;
 mod wire;

@@ -8,7 +8,7 @@ use crate::{
     decision::{Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason},
     limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
     request::{RawRequest, Request},
-    route::OnOutage,
+    route::{OnOutage, Route},
     snapshot::Snapshot,
     time::{Span, Timestamp},
 };
@@ -97,6 +97,11 @@ impl Pending {
     /// What to ask the store.
     pub fn demands(&self) -> &Demands {
         &self.demands
+    }
+
+    /// The route that covers the request.
+    pub fn route(&self) -> &Route {
+        self.permit.route()
     }
 
     /// What the route does when the store cannot be asked.

@@ -70,7 +70,7 @@ struct Place {
 impl Place {
     fn is_wider_than(&self, other: &Self) -> bool {
         self.host.is_wider_than(&other.host)
-            && self.pattern.same_shape(&other.pattern)
+            && self.pattern.meets(&other.pattern)
             && self.methods.iter().any(|method| other.methods.contains(method))
     }
 }

@@ -70,15 +70,24 @@ impl Pattern {
         rest.is_none().then_some(ranks)
     }
 
-    /// Whether both cover the same paths, whatever their captures are called.
-    pub(super) fn same_shape(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Segment, &Segment)| match (a, b) {
-            (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            (Segment::One(_), Segment::One(_)) => true,
-            (Segment::Rest(_) | Segment::Below, Segment::Rest(_) | Segment::Below) => true,
-            _ => false,
+    /// Whether both end at a same place of the table, whatever their captures are called: `/docs/*` ends at `/docs`, too.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let ends = other.ends();
+        self.ends().iter().any(|end| ends.contains(end))
+    }
+
+    /// The places of the table at which it ends, without names.
+    fn ends(&self) -> Vec<Vec<Segment>> {
+        let nameless = |segment: &Segment| match segment {
+            Segment::Literal(text) => Segment::Literal(text.clone()),
+            Segment::One(_) => Segment::One(String::new()),
+            Segment::Rest(_) | Segment::Below => Segment::Rest(String::new()),
         };
-        self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(same)
+        let end: Vec<Segment> = self.segments.iter().map(nameless).collect();
+        let Some((Segment::Below, above)) = self.segments.split_last() else { return vec![end] };
+        let above: Vec<Segment> = above.iter().map(nameless).collect();
+        let slash = [above.as_slice(), &[Segment::Literal(String::new())]].concat();
+        vec![above, slash, end]
     }
 
     /// The names of its captures.
@@ -143,6 +152,22 @@ mod tests {
             ("/*", vec![Segment::Below]),
         ] {
             assert_eq!(Pattern::parse(text).unwrap().segments, segments, "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_meet() {
+        for (a, b, meet) in [
+            ("/docs", "/docs/*", true),
+            ("/docs/", "/docs/*", true),
+            ("/docs/{x*}", "/docs/*", true),
+            ("/docs/{x}", "/docs/*", false),
+            ("/v2/{a}/infer", "/v2/{b}/infer", true),
+            ("/v2/{a}", "/v2/models", false),
+            ("/v1/x", "/v1/x", true),
+        ] {
+            let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
+            assert_eq!((a.meets(&b), b.meets(&a)), (meet, meet), "{a:?} {b:?}");
         }
     }
 
