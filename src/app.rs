@@ -94,7 +94,7 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let file = loaded.file.clone();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut app = App::start(loaded, observe::now).await?;
+    let mut app = App::start(loaded, Arc::new(observe::now)).await?;
     tracing::info!(grpc = %app.grpc, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);
     tokio::select! {

@@ -23,7 +23,7 @@ use tollgate_core::{
 };
 
 pub use self::{
-    expect::{Expectation, Inside, Observed, Verdict, check},
+    expect::{Expectation, Inside, Observed, Verdict, check, reason_of},
     file::CaseFile,
     ledger::Ledger,
     request::{Body, Request},

@@ -33,7 +33,7 @@ pub struct Checker {
 }
 
 /// Where `now` comes from.
-pub type Clock = fn() -> Timestamp;
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a front-end encodes.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! ListenerConfig -> Listener::bind -> serve: accept -> TLS handshake -> HTTP -> service
 //! ```
 //!
-//! Every limit is here or in [`http`]: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
+//! Every limit is here or in `http`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
 //! library's default, several of which mean no limit.
 
 mod accept;

@@ -31,6 +31,11 @@ impl Live {
         Self { state: ArcSwap::from_pointee(State { snapshot, sources }), writing: Mutex::new(()) }
     }
 
+    /// A state that no key source changes.
+    pub fn fixed(snapshot: Snapshot) -> Self {
+        Self { state: ArcSwap::from_pointee(State { snapshot, sources: Vec::new() }), writing: Mutex::new(()) }
+    }
+
     /// The state in force.
     pub fn load(&self) -> Arc<State> {
         self.state.load_full()

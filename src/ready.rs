@@ -35,7 +35,8 @@ impl Readiness {
         let mut missing: Vec<String> =
             untried.map(|source| format!("the keys of `{}` have not been asked for yet", source.status().issuer)).collect();
         if missing.is_empty() && !state.sources.is_empty() && state.snapshot.keys.iter().all(Option::is_none) {
-            missing.push("no issuer has keys that may be used".into());
+            let issuers: Vec<String> = state.sources.iter().map(|source| format!("`{}`", source.status().issuer)).collect();
+            missing.push(format!("no issuer has keys that may be used: {}", issuers.join(", ")));
         }
         missing
     }

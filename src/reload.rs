@@ -62,25 +62,26 @@ impl Reloader {
     pub async fn run(mut self, mut hangup: Signal, stop: CancellationToken) {
         let mut tick = tokio::time::interval(EVERY);
         loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-                _ = hangup.recv() => self.text = None,
-            }
-            self.look().await;
+                _ = tick.tick() => false,
+                _ = hangup.recv() => true,
+            };
+            self.look(asked).await;
             self.looked.notify_waiters();
         }
     }
 
-    async fn look(&mut self) {
+    /// Whoever `asked` gets an answer, also when nothing changed.
+    async fn look(&mut self, asked: bool) {
         match std::fs::read(&self.path) {
-            Ok(text) if Some(&text) == self.text.as_ref() => self.look_at_secrets(),
+            Ok(text) if !asked && Some(&text) == self.text.as_ref() => self.look_at_secrets(),
             Ok(text) => {
                 self.text = Some(text);
                 self.reload().await;
             }
             Err(error) => {
-                if self.text.take().is_some() {
+                if self.text.take().is_some() || asked {
                     self.failed(&format!("`{}` cannot be read: {error}", self.path.display()));
                 }
             }

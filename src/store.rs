@@ -25,7 +25,7 @@ pub use self::{
     config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, StoreConfig},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
-    redis::{Redis, script::ADMIT_BODY},
+    redis::{ACL_RULE, Redis, script::ADMIT_BODY},
     revocation::{Entry, InvalidRevocation, Page, Revocation},
     status::{Circuit, Status},
 };

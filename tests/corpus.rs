@@ -1,4 +1,6 @@
-//! The decision corpus: every row of `tests/cases` through the core.
+//! The decision corpus: every row of `tests/cases` through the core, and through gRPC.
+
+mod grpc;
 
 use std::{collections::BTreeSet, path::PathBuf};
 

@@ -3,7 +3,9 @@
 
 mod architecture;
 mod corpus;
+mod e2e;
 mod jwks;
 mod presets;
+mod rig;
 mod store;
 mod wire;

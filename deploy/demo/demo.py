@@ -205,7 +205,7 @@ def tour(program, url, admin):
     t.step("Revoked", "Alice's token is withdrawn an hour before its end. It is the one that passed in step 1.")
     prepare(
         f"{program} revoke add --admin {admin} --token-file .demo/admin.token \\\n"
-        f"  --iss {ISSUER} --jti alice-1 --ttl 1h"
+        f"  --issuer {ISSUER} --jti alice-1 --ttl 1h"
     )
     t.expect(t.chat("alice"), 401, "revoked")
 

@@ -61,7 +61,8 @@ impl Ledger {
         }
     }
 
-    fn admit(&mut self, demands: &Demands, now: Timestamp) -> Answers {
+    /// Answers one question, and counts.
+    pub fn admit(&mut self, demands: &Demands, now: Timestamp) -> Answers {
         if let Some(by) = demands.principal.as_deref().and_then(|principal| self.revoked(principal)) {
             return Answers::Revoked(by);
         }

@@ -87,7 +87,7 @@ struct Selector {
     #[command(flatten)]
     what: What,
     /// The issuer, exactly as the tokens name it in `iss`; empty for tokens without one.
-    #[arg(long, value_name = "ISS", required_unless_present_any = ["tenant", "token"], conflicts_with_all = ["tenant", "token"])]
+    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "token"], conflicts_with_all = ["tenant", "token"])]
     issuer: Option<String>,
 }
 

@@ -35,7 +35,7 @@ impl Default for StoreConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// Most buckets held at once, 1 to 100000000. A request that needs one more is an outage (`full`), never a reason to
-    /// forget another client's count. Default 1000000, about 250 MB if ever all are in use at once.
+    /// forget another client's count. Default 1000000, about 200 MB if ever all are in use at once.
     pub max_buckets: u64,
 }
 
@@ -132,6 +132,11 @@ impl StoreConfig {
 }
 
 impl RedisConfig {
+    /// The section that says nothing but where.
+    pub fn at(url: RedisUrl) -> Self {
+        Self { url, username: None, password: None, tls_ca: None, deadline: deadline(), local: None }
+    }
+
     fn validate(&self, path: &Path, errors: &mut Errors) {
         if self.deadline < Span::from_millis(1) || self.deadline > Span::from_secs(1) {
             errors.push(&path.key("deadline"), "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own");

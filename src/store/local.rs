@@ -15,7 +15,7 @@ use tollgate_core::{
 };
 
 use super::{
-    Entry, LocalConfig, Redis,
+    Entry, LocalConfig, Redis, Store as _,
     memory::{Buckets, Clock},
     redis::{Change, Cursor},
     revocation::Table,
@@ -144,12 +144,22 @@ struct Replication {
 
 impl Replication {
     async fn run(mut self) {
+        let mut failing = false;
         loop {
             // From before the question: what it says may be that old.
             let asked = Instant::now();
             match self.step().await {
-                Ok(()) => self.replica.write().unwrap_or_else(PoisonError::into_inner).asked = Some(asked),
-                Err(outage) => tracing::debug!("revocations were not read from redis: {}", outage.label()),
+                Ok(()) => {
+                    failing = false;
+                    self.replica.write().unwrap_or_else(PoisonError::into_inner).asked = Some(asked);
+                }
+                Err(outage) => {
+                    if !failing {
+                        let error = self.source.status().last_error.unwrap_or_default();
+                        tracing::warn!("revocations are not followed, and age: {} ({error})", outage.label());
+                    }
+                    failing = true;
+                }
             }
             tokio::time::sleep(self.refresh.mul_f64(rand::random_range(0.9..=1.0))).await;
         }

@@ -2,6 +2,15 @@
 //!
 //! One check is one atomic script, over one connection that many checks share. What cannot be answered within the deadline is
 //! an outage, and is not asked again: a script that was written may have charged.
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `{tollgate}:rate:…` | string | a bucket: its TAT in microseconds; ends a second after it is full |
+//! | `{tollgate}:revoked:…` | string | a revocation: its moment in seconds; ends with the tokens it is for |
+//! | `{tollgate}:revocations` | sorted set | all of them, by the moment they end |
+//! | `{tollgate}:revocations:notes` | hash | their notes |
+//! | `{tollgate}:revocations:changes` | stream | the last ten thousand changes, for replication |
+//! | `{tollgate}:probe` | string | the bucket of the question that tries a new connection |
 
 mod changes;
 mod dial;
@@ -32,6 +41,11 @@ use super::{Entry, PAGE_MAX, Page, RedisConfig, Revocation, Status, Store, Store
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
 const UNHURRIED: Duration = Duration::from_secs(2);
+
+/// What the ACL user needs, besides a password: `ACL SETUSER tollgate on >… ` and this. `revocation.foreign` needs its own keys
+/// besides, and another database than 0 `+select`.
+pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
+    +zrangebyscore +zscan +hset +hdel +hmget +xadd +xrange +xrevrange +info";
 
 /// The revocations, by the moment they end, in milliseconds.
 const INDEX: &str = "{tollgate}:revocations";
@@ -105,10 +119,7 @@ impl Redis {
         let until = Instant::now() + UNHURRIED;
         let line = self.line(until).await?;
         match timeout_at(until, question(line.connection())).await {
-            Ok(answer) => answer.map_err(|error| {
-                tracing::warn!("redis did not do what was asked: {error}");
-                dial::outage(&error)
-            }),
+            Ok(answer) => answer.map_err(|error| line.refused(&error)),
             Err(_elapsed) => Err(line.silent()),
         }
     }

@@ -39,7 +39,7 @@ pub struct Status {
     pub errors: [(&'static str, u64); OUTAGES.len()],
     /// How often it was connected since the start; 0 in memory.
     pub connections: u64,
-    /// Why it is down, or was when it was last down. For the operator: holds no secret.
+    /// What went wrong last, if anything did: why it is down, or was. For the operator: holds no secret.
     pub last_error: Option<String>,
     /// Buckets held in this process; `None` where they are elsewhere.
     pub buckets: Option<u64>,

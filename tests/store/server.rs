@@ -135,14 +135,7 @@ impl Drop for Server {
 
 /// The section of a Redis at `url`, with a deadline that a busy machine keeps.
 pub(super) fn section(url: &str) -> RedisConfig {
-    RedisConfig {
-        url: url.parse().unwrap(),
-        username: None,
-        password: None,
-        tls_ca: None,
-        deadline: Span::from_secs(1),
-        local: None,
-    }
+    RedisConfig { deadline: Span::from_secs(1), ..RedisConfig::at(url.parse().unwrap()) }
 }
 
 /// A store at `url`.

@@ -458,24 +458,22 @@ fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Pa
     KeySource::Jwks(jwks.clone())
 }
 
+/// The messages do not quote the address: some people write a password into one.
 fn check_url(url: &str, insecure: bool, path: &Path, errors: &mut Errors) {
     let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => rest,
         (None, Some(rest)) if insecure => rest,
         (None, Some(_)) => {
-            errors.push(
-                path,
-                format!("`{url}` is plain http; use https, or write `insecure_http: true` if the network is trusted"),
-            );
+            errors.push(path, "this is plain http; use https, or write `insecure_http: true` if the network is trusted");
             return;
         }
         (None, None) => {
-            errors.push(path, format!("`{url}` is not an https address"));
+            errors.push(path, "this is not an https address");
             return;
         }
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.is_empty() || host.contains('@') {
-        errors.push(path, format!("`{url}` needs a host and no user information"));
+        errors.push(path, "the address needs a host, and must not hold a user or a password");
     }
 }

@@ -139,8 +139,11 @@ fn steps<'k>(
     let Some(set) = keys(index) else {
         return refuse(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale");
     };
-    let key = find_key(set, issuer, &header)
-        .inspect_err(|denial| *unknown_key = (denial.reason == Reason::UnknownKey).then_some(index))?;
+    let key = find_key(set, issuer, &header).inspect_err(|denial| {
+        // A newer set has no answer for a token that names no key where it must.
+        let named = header.kid.is_some() || !issuer.kid_required;
+        *unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(index);
+    })?;
     *check = Check::Signature;
     check_signature(&parts, key)?;
     *check = Check::Times;

@@ -1,6 +1,6 @@
 //! Making a connection that is known to work: socket, TLS, login, and one real question.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use ::redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError,
@@ -16,9 +16,10 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    task::JoinHandle,
+    task::AbortHandle,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     limit::{Charge, Demands, Outage},
     secret::SecretSource,
@@ -54,8 +55,34 @@ pub(super) struct Fault {
     pub(super) text: String,
 }
 
-/// What serves one connection; it ends when the connection does.
-pub(super) type Driver = JoinHandle<()>;
+/// What reads and writes one socket. Dropped, it closes it.
+pub(super) struct Driver {
+    task: AbortHandle,
+    ended: CancellationToken,
+}
+
+impl Driver {
+    fn start(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        let ended = CancellationToken::new();
+        let at_the_end = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            work.await;
+            drop(at_the_end);
+        });
+        Self { task: task.abort_handle(), ended }
+    }
+
+    /// Waits until the connection is closed, by whichever side.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
@@ -88,14 +115,9 @@ impl Dialer {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|error| self.fault(&error))?;
-        let driver = tokio::spawn(driver);
-        match self.greet(&mut connection).await {
-            Ok(()) => Ok((connection, driver)),
-            Err(fault) => {
-                driver.abort();
-                Err(fault)
-            }
-        }
+        let driver = Driver::start(driver);
+        self.greet(&mut connection).await?;
+        Ok((connection, driver))
     }
 
     /// Logs in, and asks what a check asks. Not left to the library, whose errors do not say what the server said.
@@ -195,15 +217,39 @@ fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-/// A Redis that is short of memory may drop keys with an end, which is what revocations and counts are. Whoever may not ask
-/// (INFO is forbidden in some clouds) is not told.
+/// Whoever may not ask (INFO is forbidden in some clouds) is not told.
 async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
-    let Ok(info) = cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let policy = field("maxmemory_policy:");
-    if field("maxmemory:") != "0" && !matches!(policy, "" | "noeviction") {
+    if let Ok(info) = cmd("INFO").arg("memory").query_async::<String>(connection).await
+        && let Some(policy) = evicts(&info)
+    {
         tracing::warn!(
             "redis may evict keys (maxmemory-policy {policy}): an evicted revocation revokes nothing; set it to noeviction"
         );
+    }
+}
+
+/// The policy by which a Redis that is short of memory drops keys, if it does: those with an end, such as revocations, first.
+fn evicts(info: &str) -> Option<&str> {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    field("maxmemory_policy").filter(|policy| *policy != "noeviction" && field("maxmemory") != Some("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eviction_is_noticed_where_it_can_happen() {
+        for (memory, policy, expected) in [
+            ("0", "noeviction", None),
+            ("0", "allkeys-lru", None),
+            ("1048576", "noeviction", None),
+            ("1048576", "volatile-ttl", Some("volatile-ttl")),
+        ] {
+            let info =
+                format!("# Memory\r\nused_memory:1\r\nmaxmemory:{memory}\r\nmaxmemory_human:1M\r\nmaxmemory_policy:{policy}\r\n");
+            assert_eq!(evicts(&info), expected, "{info}");
+        }
+        assert_eq!(evicts(""), None);
     }
 }

@@ -15,7 +15,6 @@ use std::{
 use ::redis::{RedisError, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
-    task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -107,16 +106,35 @@ impl Link {
     }
 }
 
+impl Health {
+    /// Keeps what went wrong last. Answers whether it is news.
+    fn note(&self, text: &str) -> bool {
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = last.as_deref() != Some(text);
+        if news {
+            *last = Some(text.to_owned());
+        }
+        news
+    }
+}
+
 /// One connection, and how it does.
 pub(super) struct Line {
     connection: MultiplexedConnection,
-    driver: AbortHandle,
+    /// Closes the socket when the last question on it has its answer or has given up.
+    driver: Driver,
     failures: AtomicU32,
     tripped: Notify,
     last: Mutex<Option<Fault>>,
+    health: Arc<Health>,
 }
 
 impl Line {
+    fn new(connection: MultiplexedConnection, driver: Driver, health: Arc<Health>) -> Self {
+        let (failures, tripped) = (AtomicU32::new(0), Notify::new());
+        Self { connection, driver, failures, tripped, last: Mutex::default(), health }
+    }
+
     /// A handle to ask with.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
@@ -139,12 +157,18 @@ impl Line {
     pub(super) fn failed(&self, error: &RedisError) -> Outage {
         // After a failover the old primary stays read-only, and a server that forgot the login will not remember it: only a new
         // connection helps.
-        tracing::debug!("a check failed in redis: {error}");
         let for_good = matches!(error.code(), Some("READONLY" | "NOAUTH"));
         self.count(Fault { outage: outage(error), text: error.to_string() }, if for_good { TRIP_AFTER } else { 1 })
     }
 
+    /// Something that is no check was answered with an error.
+    pub(super) fn refused(&self, error: &RedisError) -> Outage {
+        self.health.note(&error.to_string());
+        outage(error)
+    }
+
     fn count(&self, fault: Fault, weight: u32) -> Outage {
+        self.health.note(&fault.text);
         let outage = fault.outage;
         let before = self.failures.fetch_add(weight, Ordering::Relaxed);
         if before < TRIP_AFTER && before.saturating_add(weight) >= TRIP_AFTER {
@@ -161,13 +185,6 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    /// The socket closes when the last question on it has its answer or has given up.
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 struct Keeper {
     dialer: Dialer,
     deadline: Duration,
@@ -179,13 +196,13 @@ impl Keeper {
     async fn run(self) {
         let mut pause = Pause(PAUSE);
         loop {
-            let (line, driver) = self.connect(&mut pause).await;
+            let line = self.connect(&mut pause).await;
             let since = Instant::now();
             self.health.connections.fetch_add(1, Ordering::Relaxed);
             self.state.send_replace(State::Up(Arc::clone(&line)));
             tracing::info!("redis is connected");
             let tripped = tokio::select! {
-                _ = driver => None,
+                () = line.driver.ended() => None,
                 fault = line.tripped() => Some(fault),
             };
             drop(line);
@@ -206,7 +223,7 @@ impl Keeper {
     }
 
     /// Tries until there is a connection.
-    async fn connect(&self, pause: &mut Pause) -> (Arc<Line>, Driver) {
+    async fn connect(&self, pause: &mut Pause) -> Arc<Line> {
         loop {
             let attempt = timeout(CONNECT, self.dialer.dial());
             tokio::pin!(attempt);
@@ -225,11 +242,7 @@ impl Keeper {
                 }
             };
             let fault = match dialled {
-                Ok(Ok((connection, driver))) => {
-                    let (failures, tripped) = (AtomicU32::new(0), Notify::new());
-                    let line = Line { connection, driver: driver.abort_handle(), failures, tripped, last: Mutex::default() };
-                    return (Arc::new(line), driver);
-                }
+                Ok(Ok((connection, driver))) => return Arc::new(Line::new(connection, driver, Arc::clone(&self.health))),
                 Ok(Err(fault)) => fault,
                 Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
             };
@@ -246,10 +259,8 @@ impl Keeper {
 
     /// Tells the operator, once for each change.
     fn down(&self, text: &str, was_up: bool) {
-        let mut last = self.health.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if was_up || last.as_deref() != Some(text) {
+        if self.health.note(text) || was_up {
             tracing::warn!("redis is down: {text}");
-            *last = Some(text.to_owned());
         }
     }
 }

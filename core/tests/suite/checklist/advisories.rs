@@ -1,18 +1,20 @@
 //! The known bugs of JWT libraries and of what was built on them, each by its number. Several numbers on one test had one cause.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tollgate_core::decision::Reason;
 
 use super::shape::encrypted;
 use crate::{
-    gate::Gate,
+    gate::{Gate, is_within},
     keys::{KEYS, Signer, b64, hmac},
     token::{Members, NOW, parts, signed},
 };
 
 const MANY: &str = "https://many.example";
+/// The checklist's bound (J21), which holds without optimisation as well.
+const MOST: Duration = Duration::from_millis(50);
 
 fn header(alg: &str, kid: &str) -> Members {
     Members::header(alg, kid)
@@ -132,14 +134,13 @@ fn jku_x5u_and_kid_are_no_locators() {
         ("kid", "x' UNION SELECT 'secret"),
         ("kid", "/dev/tcp/127.0.0.1/1"),
     ] {
-        let start = Instant::now();
         for signer in [Signer::Attacker, Signer::Hs256(b"")] {
             let alg = if matches!(signer, Signer::Attacker) { "EdDSA" } else { "HS256" };
             let token = signed(signer, header(alg, "new").text(name, value).json(), claims().json());
             let expected = if alg == "HS256" { Reason::AlgorithmNotAllowed } else { Reason::UnknownKey };
             assert_eq!(verdict(&gate, &token), Err(expected), "{name} {value}");
+            assert!(is_within(MOST, || verdict(&gate, &token)), "{name} {value}");
         }
-        assert!(start.elapsed() < Duration::from_millis(100), "{name} {value}");
     }
 }
 
@@ -218,9 +219,8 @@ fn cve_2025_22868_2025_27144_2025_30204_dots_cost_nothing() {
     let gate = Gate::standard();
     let good = signed(Signer::Ed, header("EdDSA", "ed").json(), claims().json());
     for token in [".".repeat(8_000), format!("{good}{}", ".".repeat(8_000)), ".a".repeat(8_000), ".".repeat(1 << 20)] {
-        let start = Instant::now();
         assert_eq!(verdict(&gate, &token), Err(Reason::MalformedToken));
-        assert!(start.elapsed() < Duration::from_millis(50), "{:?} for {} bytes", start.elapsed(), token.len());
+        assert!(is_within(MOST, || verdict(&gate, &token)), "{} bytes", token.len());
     }
 }
 
@@ -233,11 +233,12 @@ fn cve_2024_28176_2024_28180_2026_34986_2026_39373_nothing_is_inflated() {
         r#"{"alg":"PBES2-HS512+A256KW","enc":"A256GCM","p2s":"AAAA","p2c":4294967295}"#,
         r#"{"alg":"dir","enc":"A256GCM","zip":"DEF"}"#,
     ] {
-        let start = Instant::now();
-        assert_eq!(verdict(&gate, &encrypted(&KEYS.rsa, header, &"\0".repeat(9_000))), Err(Reason::MalformedToken), "{header}");
+        let five = encrypted(&KEYS.rsa, header, &"\0".repeat(9_000));
         let three = signed(Signer::Ed, header, claims().json());
-        assert_eq!(verdict(&gate, &three), Err(Reason::MalformedToken), "{header}");
-        assert!(start.elapsed() < Duration::from_millis(100), "{header}");
+        for token in [five, three] {
+            assert_eq!(verdict(&gate, &token), Err(Reason::MalformedToken), "{header}");
+            assert!(is_within(MOST, || verdict(&gate, &token)), "{header}");
+        }
     }
 }
 

@@ -228,6 +228,8 @@ fn j09_and_j10_an_unknown_kid_is_worth_a_refresh_of_its_own_issuer_and_of_nothin
     assert_eq!(refresh(unknown(), "https://lone.example"), Some(4));
     assert_eq!(refresh(unknown(), "https://attacker.example"), None, "no such issuer");
     assert_eq!(refresh(header(), "https://many.example"), None, "a known key and a wrong signature");
+    assert_eq!(refresh(header().text("kid", "p256"), "https://many.example"), None, "a known key of another algorithm");
+    assert_eq!(refresh(header().without("kid"), "https://many.example"), None, "no name where one is required");
     assert_eq!(refresh(unknown().text("alg", "none"), "https://many.example"), None, "no algorithm of the issuer");
     assert_eq!(refresh(unknown().with("kid", "7"), "https://many.example"), None, "no name at all");
     assert_eq!(refresh(unknown().text("kid", &"k".repeat(257)), "https://many.example"), None, "longer than any name");

@@ -95,9 +95,10 @@ fn depth(value: &Value) -> usize {
 }
 
 fn key() -> impl Strategy<Value = String> {
+    let alike = prop::sample::select(vec!["Model", "MODEL", "mode\u{142}", "model ", "model\u{0}", "mod\u{e9}l"]);
     prop_oneof![
         4 => prop::sample::select(vec!["model", "messages", "n", "a", "session", ""]).prop_map(str::to_owned),
-        1 => prop::sample::select(vec!["Model", "MODEL", "mode\u{142}", "model ", "model\u{0}", "mod\u{e9}l"]).prop_map(str::to_owned),
+        1 => alike.prop_map(str::to_owned),
         1 => any::<String>(),
     ]
 }

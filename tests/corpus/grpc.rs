@@ -1,0 +1,258 @@
+//! The corpus through gRPC: every row as Envoy would send it, through the codec and the front-end, compared with the same
+//! expectations as through the core.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use envoy_types::pb::envoy::{
+    config::core::v3::{
+        Address, HeaderMap, HeaderValue, HeaderValueOption, SocketAddress, address, header_value_option::HeaderAppendAction,
+    },
+    service::auth::v3::{
+        AttributeContext, CheckRequest, CheckResponse,
+        attribute_context::{HttpRequest, Peer, Request},
+        check_response::HttpResponse,
+    },
+};
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Full};
+use prost::Message as _;
+use tollgate::{
+    case::{Body, Case, Ledger, Observed, Verdict, check},
+    check::Checker,
+    frontend::envoy::EnvoyAuthorization,
+    live::Live,
+    observe::{
+        Observer,
+        audit::Audit,
+        metrics::{Metrics, ObserveConfig},
+    },
+    pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
+    store::{Circuit, Page, Revocation, Status, Store},
+};
+use tollgate_core::{
+    limit::{Answers, Demands, Outage},
+    revocation::Target,
+    route::OnOutage,
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+use tower_service::Service as _;
+
+use super::{files, rows};
+
+/// The store of a row: its ledger, or its outage.
+struct Stored {
+    ledger: Mutex<Ledger>,
+    now: Timestamp,
+    outage: Option<Outage>,
+}
+
+impl Store for Stored {
+    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
+        let answers = match self.outage {
+            Some(outage) => Err(outage),
+            None => Ok(self.ledger.lock().unwrap().admit(demands, self.now)),
+        };
+        Box::pin(async { answers })
+    }
+
+    fn revoke<'a>(&'a self, _: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
+        panic!("a check revokes nothing")
+    }
+
+    fn reinstate<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        panic!("a check reinstates nothing")
+    }
+
+    fn list(&self, _: usize, _: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        panic!("a check lists nothing")
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            kind: "memory",
+            up: true,
+            circuit: Circuit::Closed,
+            errors: [("", 0); 6],
+            connections: 0,
+            last_error: None,
+            buckets: None,
+            revocations: None,
+        }
+    }
+}
+
+/// What gRPC cannot carry, and where it is tested instead.
+fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
+    let outcome = case.decide(snapshot);
+    let local = outcome.evidence.route.as_ref().is_some_and(|route| route.on_outage == OnOutage::Local);
+    if case.outage.is_some() && local {
+        return Some("the local count is the store's own: tests/store/local.rs, tests/e2e");
+    }
+    if case.request.joined && case.request.headers.iter().any(|(_, value)| std::str::from_utf8(value).is_err()) {
+        return Some("the map of joined headers holds text only; Envoy replaces other bytes before it sends them");
+    }
+    None
+}
+
+fn message(case: &Case) -> CheckRequest {
+    let asked = &case.request;
+    let mut http = HttpRequest {
+        method: asked.method.clone(),
+        scheme: asked.scheme.clone(),
+        host: asked.host.clone(),
+        path: asked.path.clone(),
+        protocol: "HTTP/1.1".into(),
+        ..HttpRequest::default()
+    };
+    let mut headers = asked.headers.clone();
+    match &asked.body {
+        Body::Absent => {}
+        Body::Whole(bytes) => http.raw_body = bytes.clone(),
+        Body::Cut => {
+            http.raw_body = b"{".to_vec();
+            headers.push(("x-envoy-auth-partial-body".into(), b"true".to_vec()));
+        }
+    }
+    if asked.joined {
+        for (name, value) in headers {
+            let value = String::from_utf8(value).unwrap();
+            http.headers.entry(name.to_lowercase()).and_modify(|known| *known = format!("{known},{value}")).or_insert(value);
+        }
+    } else {
+        let headers =
+            headers.into_iter().map(|(key, raw_value)| HeaderValue { key: key.to_lowercase(), value: String::new(), raw_value });
+        http.header_map = Some(HeaderMap { headers: headers.collect() });
+    }
+    let socket = asked.address.map(|address| SocketAddress { address: address.to_string(), ..SocketAddress::default() });
+    let source = socket.map(|socket| Peer {
+        address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+        ..Peer::default()
+    });
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source,
+            request: Some(Request { time: None, http: Some(http) }),
+            ..AttributeContext::default()
+        }),
+    }
+}
+
+/// One call, from bytes to bytes: the message, or the gRPC status of a check that failed.
+async fn call(
+    mut server: AuthorizationServer<EnvoyAuthorization>,
+    message: &CheckRequest,
+) -> Result<CheckResponse, (i32, String)> {
+    let message = message.encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap());
+    framed.put_slice(&message);
+    let request = http::Request::post("/envoy.service.auth.v3.Authorization/Check").header("content-type", "application/grpc");
+    let response = server.call(request.body(tonic::body::Body::new(Full::new(framed.freeze()))).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let collected = body.collect().await.unwrap();
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let header =
+        |name: &str| head.headers.get(name).or_else(|| trailers.get(name)).map(|value| value.to_str().unwrap().to_owned());
+    match header("grpc-status").as_deref() {
+        Some("0") => {
+            let bytes: Bytes = collected.to_bytes();
+            Ok(CheckResponse::decode(bytes.slice(5..)).unwrap())
+        }
+        status => Err((status.unwrap().parse().unwrap(), header("grpc-message").unwrap_or_default())),
+    }
+}
+
+fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
+    let pair = |option: HeaderValueOption| {
+        assert_eq!(option.append_action, i32::from(HeaderAppendAction::OverwriteIfExistsOrAdd), "every header overwrites");
+        let header = option.header.unwrap();
+        if header.key == "x-tollgate-decision-id" {
+            assert!(header.value.len() == 32 && header.value.bytes().all(|b| b.is_ascii_hexdigit()), "{}", header.value);
+            // What the rows expect: the core is given an id, here it is made.
+            return (header.key, "decision-1".to_owned());
+        }
+        (header.key, header.value)
+    };
+    options.into_iter().map(pair).collect()
+}
+
+/// The answer as Envoy would take it.
+fn observed(answer: Result<CheckResponse, (i32, String)>) -> Observed {
+    let mut observed = Observed {
+        decision: Verdict::Fail,
+        status: None,
+        reason: None,
+        body: None,
+        set: Vec::new(),
+        removed: Vec::new(),
+        response: Vec::new(),
+        inside: None,
+    };
+    let response = match answer {
+        Ok(response) => response,
+        Err((status, _)) => {
+            assert_eq!(status, 14, "a check that fails is UNAVAILABLE");
+            observed.reason = Some("store_unavailable".into());
+            return observed;
+        }
+    };
+    let status = response.status.expect("a CheckResponse without a status means allow").code;
+    match response.http_response.unwrap() {
+        HttpResponse::OkResponse(ok) => {
+            assert_eq!(status, 0);
+            observed.decision = Verdict::Allow;
+            observed.set = pairs(ok.headers);
+            observed.removed = ok.headers_to_remove;
+            observed.response = pairs(ok.response_headers_to_add);
+            let both: Vec<_> = observed.set.iter().filter(|(name, _)| observed.removed.contains(name)).collect();
+            assert!(both.is_empty(), "set and removed: {both:?}; Envoy removes last");
+        }
+        HttpResponse::DeniedResponse(denied) => {
+            observed.decision = Verdict::Deny;
+            let http = denied.status.unwrap().code;
+            assert_eq!(status, if http == 401 { 16 } else { 7 }, "HTTP {http}");
+            observed.status = Some(u16::try_from(http).unwrap());
+            observed.body = serde_json::from_str(&denied.body).ok();
+            observed.reason = observed.body.as_ref().and_then(tollgate::case::reason_of).map(str::to_owned);
+            observed.response = pairs(denied.headers);
+        }
+        HttpResponse::ErrorResponse(_) => panic!("error_response is not used"),
+    }
+    observed
+}
+
+#[tokio::test]
+async fn every_row_comes_out_the_same_through_grpc() {
+    let files = files();
+    let (mut failures, mut asked, mut elsewhere) = (Vec::new(), 0, Vec::new());
+    for (row, snapshot) in rows(&files) {
+        let Some(expect) = &row.case.expect else { continue };
+        if let Some(why) = cannot_be_sent(&row.case, &snapshot) {
+            elsewhere.push(format!("{}: {why}", row.place()));
+            continue;
+        }
+        let store = Stored { ledger: Mutex::new(row.case.store(&snapshot)), now: row.case.now, outage: row.case.outage };
+        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(Audit::off())));
+        let now = row.case.now;
+        let checker = Checker::new(
+            Arc::new(Live::fixed(snapshot.clone())),
+            Arc::new(store),
+            None,
+            observer,
+            Arc::new(move || now),
+            16 << 20,
+        );
+        let server = AuthorizationServer::new(EnvoyAuthorization::new(Arc::new(checker)));
+        let answer = call(server, &message(&row.case)).await;
+        asked += 1;
+        if let Err(difference) = check(expect, &observed(answer)) {
+            failures.push(format!("{}\n    {difference}", row.place()));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {asked} rows fail:\n{}", failures.len(), failures.join("\n"));
+    assert!(asked >= 150, "only {asked} rows were asked");
+    assert!(elsewhere.len() <= 12, "too many rows are left to other tests:\n{}", elsewhere.join("\n"));
+}

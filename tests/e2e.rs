@@ -1,0 +1,16 @@
+//! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. What counts is what the upstream got.
+
+mod allow;
+mod bodies;
+mod cli;
+mod denials;
+mod drain;
+mod failure;
+mod keys;
+mod openai;
+mod outage;
+mod paths;
+mod reload;
+mod revocation;
+mod secrets;
+mod tls;

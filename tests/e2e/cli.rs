@@ -1,0 +1,255 @@
+//! The command line, as a person at a shell uses it.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::rig::{
+    CHAT, POLICY, Rig, SCOPES,
+    issuer::{Issuer, Key},
+    tollgate::run,
+};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
+}
+
+const WRONG: &str = r#"listen: { grpc: "9000" }
+isuers: []
+issuers:
+  - issuer: https://auth.example.com
+    audiences: inference-api
+    algorithms: [RS257]
+    jwks: { url: "http://auth.example.com/jwks.json" }
+    leeway: 5m
+routes:
+  - match: { methods: [POST], paths: [v1/chat] }
+    scopes: [infer:text]
+    limits: [per-subject]
+"#;
+
+#[test]
+fn check_config_says_everything_that_is_wrong_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("wrong.yaml"), WRONG).unwrap();
+    let output = run(dir, &["check-config", "wrong.yaml"]);
+    let lines = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    // What cannot be read comes first, all of it.
+    for (line, part) in [(1, "9000"), (2, "isuers"), (5, "inference-api"), (6, "RS257")] {
+        let found = lines.lines().any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
+        assert!(found, "line {line}, `{part}`:\n{lines}");
+    }
+
+    // Then what does not fit together, all of it.
+    let readable = WRONG
+        .replace("\"9000\"", "\"127.0.0.1:0\"")
+        .replace("isuers: []\n", "")
+        .replace("audiences: inference-api", "audiences: [inference-api]")
+        .replace("RS257", "RS256");
+    std::fs::write(dir.join("wrong.yaml"), &readable).unwrap();
+    let output = run(dir, &["check-config", "wrong.yaml"]);
+    let lines = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    for (line, part) in [(6, "insecure_http"), (7, "60s"), (9, "v1/chat"), (11, "per-subject")] {
+        let found = lines.lines().any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
+        assert!(found, "line {line}, `{part}`:\n{lines}");
+    }
+    let report = json(&run(dir, &["check-config", "wrong.yaml", "--output", "json"]));
+    assert_eq!(report["ok"], false);
+    assert!(
+        report["errors"].as_array().unwrap().iter().any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"),
+        "{report}"
+    );
+    // Such a file starts nothing.
+    let output = run(dir, &["serve", "--config", "wrong.yaml"]);
+    assert!(!output.status.success() && text(&output).contains("wrong.yaml:11:"), "{}", text(&output));
+
+    std::fs::write(dir.join("good.yaml"), POLICY).unwrap();
+    let output = run(dir, &["check-config", "good.yaml"]);
+    assert_eq!((output.status.code(), text(&output).trim()), (Some(0), "good.yaml: ok"));
+    assert_eq!(json(&run(dir, &["check-config", "good.yaml", "--output", "json"]))["ok"], true);
+
+    let output = run(dir, &["check-config", "missing.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("`missing.yaml` cannot be read"), "{}", text(&output));
+    assert_eq!(run(dir, &["check-config"]).status.code(), Some(2));
+    assert_eq!(run(dir, &["no-such-command"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_schema_is_one_and_knows_every_section() {
+    let dir = tempfile::tempdir().unwrap();
+    let schema = json(&run(dir.path(), &["schema"]));
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    for section in
+        ["listen", "body", "issuers", "models", "routes", "limits", "store", "revocation", "require_https", "audit", "log"]
+    {
+        assert!(schema["properties"][section]["description"].is_string(), "{section}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    let text = schema.to_string();
+    for later in ["preset", "introspection", "budget", "concurrency", "api_key"] {
+        assert!(!text.contains(&format!("\"{later}")), "`{later}` is not built, so it is not in the schema");
+    }
+}
+
+#[test]
+fn a_minted_token_passes_and_can_be_explained() {
+    let rig = Rig::start(POLICY);
+    let dir = rig.dir.path();
+    let key = Key::ec("minted");
+    std::fs::write(dir.join("key.pem"), key.pem()).unwrap();
+    std::fs::write(dir.join("jwks.json"), crate::rig::issuer::jwks(&[&key, &rig.issuer.key])).unwrap();
+    let mint = |more: &[&str]| {
+        let who = [
+            "token",
+            "mint",
+            "--key",
+            "key.pem",
+            "--kid",
+            "minted",
+            "--alg",
+            "ES256",
+            "--iss",
+            "https://auth.example.com",
+            "--aud",
+            "inference-api",
+        ];
+        let output = run(dir, &[&who, more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let token = mint(&["--sub", "alice", "--scope", SCOPES, "--ttl", "1h", "--claim", "tenant_id=\"acme\""]);
+    crate::rig::until("the new key", || (rig.chat(&token).status == 200).then_some(()));
+    assert_eq!(rig.upstream.taken().last().unwrap().all("x-tollgate-tenant"), ["acme"]);
+
+    std::fs::write(dir.join("good.token"), &token).unwrap();
+    std::fs::write(dir.join("late.token"), mint(&["--sub", "carol", "--scope", SCOPES, "--ttl=-1h"])).unwrap();
+    let inspected = run(dir, &["token", "inspect", "@good.token"]);
+    assert!(inspected.status.success() && text(&inspected).contains("alice"), "{}", text(&inspected));
+
+    // Offline, the same decisions.
+    let explain = |token: &str, body: &str| {
+        let asked = [
+            "explain",
+            "--config",
+            "tollgate.yaml",
+            "--method",
+            "POST",
+            "--path",
+            "/v1/chat/completions",
+            "--host",
+            "api.example.com",
+        ];
+        let output =
+            run(dir, &[&asked[..], &["--header", "content-type: application/json", "--body", body, "--token", token]].concat());
+        (output.status.code(), text(&output))
+    };
+    for (token, body, code, part) in [
+        ("@good.token", CHAT, 0, "allow"),
+        ("@late.token", CHAT, 1, "expired"),
+        ("@good.token", r#"{"model":"big-70b"}"#, 1, "model_forbidden"),
+        ("@good.token", r#"{"model":"qwen","model":"big-70b"}"#, 1, "malformed_request"),
+    ] {
+        let (status, text) = explain(token, body);
+        assert_eq!(status, Some(code), "{part}: {text}");
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// `serve` says what is missing, and does not start without it.
+#[test]
+fn serve_does_not_start_without_what_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    Issuer::new("https://auth.example.com").publish(dir);
+    let listen = "listen: { grpc: \"unix:${DIR}/authz.sock\", ops: \"127.0.0.1:0\"";
+    let rows = [
+        (
+            "a secret file that is not there",
+            format!(
+                "{listen} }}\n{}",
+                POLICY.replace("    scopes: []\n", "    scopes: []\n    upstream_key: \"file:${DIR}/none\"\n")
+            ),
+            "none",
+        ),
+        (
+            "a shared secret that is too short",
+            format!(
+                "{listen} }}\n{}",
+                POLICY.replace(
+                    "algorithms: [RS256, ES256, EdDSA]\n    jwks: { file: \"${DIR}/jwks.json\" }",
+                    "algorithms: [HS256]\n    secret: short"
+                )
+            ),
+            "auth.example.com",
+        ),
+        (
+            "an admin token that could be guessed",
+            format!("{listen}, admin: {{ address: \"127.0.0.1:0\", token: x }} }}\n{POLICY}"),
+            "token",
+        ),
+        (
+            "a certificate that is not there",
+            format!(
+                "listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"
+            ),
+            "c.pem",
+        ),
+        (
+            "a directory that is not there",
+            format!("listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"),
+            "nowhere",
+        ),
+        (
+            "a name that stands for nothing",
+            format!("{listen} }}\n{}", POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")),
+            "NOBODY_SETS_THIS",
+        ),
+    ];
+    for (about, config, part) in rows {
+        std::fs::write(dir.join("tollgate.yaml"), config).unwrap();
+        let output = run(dir, &["serve", "--config", "tollgate.yaml"]);
+        let text = text(&output);
+        assert!(!output.status.success() && text.contains(part), "{about}: {text}");
+        assert!(!text.contains("panicked"), "{about}: {text}");
+    }
+}
+
+/// The reference configuration of the README, as it is printed there.
+#[test]
+fn the_readme_s_configuration_is_a_good_one() {
+    let readme = include_str!("../../README.md");
+    let config = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tollgate.yaml"), config).unwrap();
+    let output = run(dir.path(), &["check-config", "tollgate.yaml"]);
+    assert!(output.status.success(), "{}", text(&output));
+
+    // Its commands are commands.
+    for block in readme.split("```sh\n").skip(1) {
+        let block = block.split("```").next().unwrap().replace("\\\n", " ");
+        for line in block.lines().filter(|line| line.starts_with("tollgate ")) {
+            let words: Vec<&str> = line
+                .split(" #")
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .skip(1)
+                .take_while(|word| !word.starts_with('-') && !word.contains('.'))
+                .collect();
+            let output = run(dir.path(), &[&words[..], &["--help"]].concat());
+            assert!(output.status.success(), "`{line}`: {}", text(&output));
+            let help = text(&output);
+            for option in line.split_whitespace().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "`{option}` of `{line}` is unknown:\n{help}");
+            }
+        }
+    }
+}

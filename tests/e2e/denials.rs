@@ -1,0 +1,225 @@
+//! What does not pass: the status, the body in the client's own dialect, the headers, and nothing for the upstream.
+
+use serde_json::{Value, json};
+
+use crate::rig::{
+    CHAT, POLICY, Rig, SCOPES,
+    envoy::replace,
+    http::{Reply, Request},
+    issuer::{Issuer, Key, forged, now},
+    until,
+};
+
+/// Each answer says what it is, in a form that clients of the endpoint read.
+fn denied(rig: &Rig, path: &str, reply: &Reply, status: u16, code: &str, about: &str) {
+    assert_eq!((reply.status, reply.code().as_str()), (status, code), "{about}: {}", reply.text());
+    assert!(rig.upstream.taken().is_empty(), "{about}: the upstream got something");
+    assert_eq!(reply.one("content-type"), Some("application/json"), "{about}");
+    assert_eq!(reply.one("cache-control"), Some("no-store"), "{about}");
+    assert_eq!(reply.one("x-tollgate-decision-id").map(str::len), Some(32), "{about}");
+    let body = reply.json();
+    let (kind, message) = (&body["error"]["type"], &body["error"]["message"]);
+    assert!(message.as_str().is_some_and(|text| !text.is_empty()), "{about}");
+    let common = match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        503 => "",
+        _ => "invalid_request_error",
+    };
+    if path == "/v1/messages" {
+        let expected = match status {
+            413 => "request_too_large",
+            503 => "overloaded_error",
+            _ => common,
+        };
+        assert_eq!((&body["type"], kind), (&json!("error"), &json!(expected)), "{about}");
+    } else {
+        let expected = if status == 503 { "server_error" } else { common };
+        assert_eq!(kind, &json!(expected), "{about}");
+        let members: Vec<_> = body["error"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(members.len(), 4, "{about}: message, type, param and code: {members:?}");
+    }
+
+    let challenge = reply.one("www-authenticate");
+    match (code, status) {
+        ("missing_credential", _) => assert_eq!(challenge, Some("Bearer realm=\"tollgate\""), "{about}"),
+        ("ambiguous_credential", _) => {
+            assert!(challenge.unwrap().contains("error=\"invalid_request\""), "{about}: {challenge:?}")
+        }
+        (_, 401) => assert!(challenge.unwrap().contains("error=\"invalid_token\""), "{about}: {challenge:?}"),
+        ("insufficient_scope", _) => {
+            assert!(challenge.unwrap().contains("error=\"insufficient_scope\""), "{about}: {challenge:?}")
+        }
+        _ => {}
+    }
+    match status {
+        429 | 503 => {
+            let seconds: u64 = reply.one("retry-after").unwrap().parse().unwrap();
+            let millis: u64 = reply.one("retry-after-ms").unwrap().parse().unwrap();
+            assert!(
+                seconds >= 1 && millis > (seconds - 1) * 1000 && millis <= seconds * 1000,
+                "{about}: {seconds} s, {millis} ms"
+            );
+        }
+        _ => assert_eq!(reply.one("retry-after"), None, "{about}"),
+    }
+}
+
+#[test]
+fn every_reason_has_its_answer_in_both_dialects() {
+    let rig = Rig::start(
+        &(POLICY.replace("    model: {", "    limits: [per-tenant, per-subject]\n    model: {")
+            + "limits:\n  - { name: per-tenant, by: [tenant], rate: 1000/1s }\n  - { name: per-subject, by: [subject], rate: 1/1h, burst: 2 }\n"),
+    );
+    let base = json!({ "tenant_id": "acme" });
+    let with = |changes: Value| {
+        let (mut claims, Value::Object(changes)) = (base.clone(), changes) else { unreachable!() };
+        claims.as_object_mut().unwrap().extend(changes);
+        rig.token(claims)
+    };
+    let good = with(json!({ "sub": "nobody-else" }));
+    let stranger = Issuer::new("https://elsewhere.example.com");
+    let other_key = Issuer::with("https://auth.example.com", Key::ec("never-published"));
+    let now = now();
+
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        let post = |token: &str| Request::post(path, CHAT).bearer(token);
+        let body = |text: &str| Request::post(path, text).bearer(&good);
+        let revoked = with(json!({ "jti": format!("revoked{path}") }));
+        let entry = json!({ "issuer": "https://auth.example.com", "jti": format!("revoked{path}") });
+        revoke(&rig, &entry);
+        let rows = [
+            ("no Authorization header", Request::post(path, CHAT), 401, "missing_credential"),
+            ("another scheme", Request::post(path, CHAT).header("Authorization", "Basic YTpi"), 401, "missing_credential"),
+            ("R16, R17: two Authorization headers", post(&good).bearer(&good), 401, "ambiguous_credential"),
+            ("R17: two tokens in one header", post(&format!("{good}, Bearer {good}")), 401, "ambiguous_credential"),
+            ("no JWT", post("abc"), 401, "malformed_token"),
+            ("`alg: none`", post(&rig.issuer.token_with(json!({ "alg": "none" }), base.clone())), 401, "algorithm_not_allowed"),
+            (
+                "the public key as an HMAC secret",
+                post(&rig.issuer.token_with(json!({ "alg": "HS256" }), base.clone())),
+                401,
+                "algorithm_not_allowed",
+            ),
+            ("nobody's issuer", post(&stranger.token(base.clone())), 401, "unknown_issuer"),
+            ("an unpublished key", post(&other_key.token(base.clone())), 401, "unknown_key"),
+            ("one byte of the signature changed", post(&forged(&good)), 401, "bad_signature"),
+            ("expired beyond the leeway", post(&with(json!({ "iat": now - 700, "exp": now - 100 }))), 401, "expired"),
+            ("not valid before tomorrow", post(&with(json!({ "nbf": now + 86_400 }))), 401, "not_yet_valid"),
+            ("made for another service", post(&with(json!({ "aud": "billing" }))), 401, "wrong_audience"),
+            (
+                "R35: no access token",
+                post(&rig.issuer.token_with(json!({ "typ": "logout+jwt" }), base.clone())),
+                401,
+                "wrong_token_type",
+            ),
+            ("no subject", post(&rig.token(json!({ "sub": null }))), 401, "invalid_claim"),
+            ("revoked", post(&revoked), 401, "revoked"),
+            ("a scope is missing", post(&with(json!({ "scope": "model:qwen:inference" }))), 403, "insufficient_scope"),
+            ("the model's scope is missing", Request::post(path, r#"{"model":"big-70b"}"#).bearer(&good), 403, "model_forbidden"),
+            ("a model nobody serves", body(r#"{"model":"qwen:adapter"}"#), 403, "model_forbidden"),
+            ("no tenant to count by", post(&rig.token(json!({}))), 403, "tenant_mismatch"),
+            ("no JSON", body("model=qwen"), 400, "malformed_request"),
+            ("no model", body(r#"{"messages":[]}"#), 400, "model_missing"),
+            (
+                "a form",
+                body("model=qwen").without("Content-Type").header("Content-Type", "application/x-www-form-urlencoded"),
+                415,
+                "unsupported_media_type",
+            ),
+            ("a compressed body", body(CHAT).header("Content-Encoding", "gzip"), 415, "unsupported_media_type"),
+        ];
+        for (about, request, status, code) in rows {
+            denied(&rig, path, &rig.envoy.send(&request), status, code, &format!("{about}, {path}"));
+        }
+
+        let busy = with(json!({ "sub": format!("busy{path}") }));
+        for _ in 0..2 {
+            assert_eq!(rig.envoy.send(&post(&busy)).status, 200);
+        }
+        rig.upstream.taken();
+        let reply = rig.envoy.send(&post(&busy));
+        denied(&rig, path, &reply, 429, "rate_limited", path);
+        assert_eq!(reply.one("x-ratelimit-remaining-requests"), Some("0"));
+        assert!(
+            (3590..=3600).contains(&reply.one("retry-after").unwrap().parse::<u32>().unwrap()),
+            "{:?}",
+            reply.one("retry-after")
+        );
+    }
+
+    let rows = [
+        ("a path nobody listed", Request::get("/metrics").bearer(&good), "no_route"),
+        ("a method nobody listed", Request::new("DELETE", "/v1/models").bearer(&good), "no_route"),
+        ("OPTIONS belongs to the proxy's CORS filter", Request::new("OPTIONS", "/v1/models").bearer(&good), "no_route"),
+    ];
+    for (about, request, code) in rows {
+        denied(&rig, "", &rig.envoy.send(&request), 403, code, about);
+    }
+
+    let scope = rig.envoy.send(&Request::post("/v1/chat/completions", CHAT).bearer(&with(json!({ "scope": "none" }))));
+    assert!(scope.one("www-authenticate").unwrap().contains("scope=\"infer:text\""));
+    let model = rig.envoy.send(&Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&good));
+    assert_eq!(model.json()["error"]["param"], "model");
+
+    // Each was counted under its reason, and written down with its cause.
+    assert!(rig.tollgate.metric("tollgate_checks_total", &["reason=\"expired\""]) >= 2.0, "{}", rig.tollgate.metrics());
+    let line = until("audit line", || rig.tollgate.audit().into_iter().find(|line| line["reason"] == "unknown_issuer"));
+    assert!(line["cause"].is_string() && line["decision"] == "deny" && line["sub"].is_null(), "{line}");
+}
+
+/// Through the admin API, as an operator does.
+fn revoke(rig: &Rig, entry: &Value) {
+    let reply = rig.tollgate.admin(Request::post("/v1/revocations", entry.to_string()));
+    assert!(reply.status < 300, "{} {}", reply.status, reply.text());
+}
+
+#[test]
+fn plain_http_is_refused_where_https_is_asked_for() {
+    let rig = Rig::start(&format!("{POLICY}require_https: true\n"));
+    let reply = rig.chat(&rig.token(json!({})));
+    denied(&rig, "", &reply, 403, "insecure_transport", "http");
+    // The scheme is the proxy's to say, not the client's (R21).
+    let reply = rig.envoy.send(&crate::rig::chat(&rig.token(json!({}))).header("X-Forwarded-Proto", "https"));
+    denied(&rig, "", &reply, 403, "insecure_transport", "X-Forwarded-Proto");
+}
+
+#[test]
+fn a_body_that_the_proxy_does_not_send_is_missed() {
+    let rig = Rig::with(POLICY, |config| {
+        let at = config.find("                      with_request_body:").unwrap();
+        let end = config.find("                        pack_as_bytes: true\n").unwrap()
+            + "                        pack_as_bytes: true\n".len();
+        format!("{}{}", &config[..at], &config[end..])
+    });
+    denied(&rig, "", &rig.chat(&rig.token(json!({ "scope": SCOPES }))), 403, "body_unavailable", "no with_request_body");
+    // What needs no body passes.
+    assert_eq!(rig.envoy.send(&Request::get("/v1/models").bearer(&rig.token(json!({})))).status, 200);
+}
+
+#[test]
+fn what_is_counted_by_address_needs_one() {
+    let policy = POLICY.replace("    public: true\n", "    public: true\n    limits: [per-address]\n")
+        + "limits:\n  - { name: per-address, by: [address], rate: 1/1h, burst: 2 }\n";
+    let rig = Rig::start(&policy);
+    let health = || rig.envoy.send(&Request::get("/health"));
+    assert_eq!([health().status, health().status], [200, 200]);
+    rig.upstream.taken();
+    denied(&rig, "", &health(), 429, "rate_limited", "the third from one address");
+    // The address is the peer's, not what the client says it is.
+    let forged = rig.envoy.send(&Request::get("/health").header("X-Forwarded-For", "203.0.113.9"));
+    denied(&rig, "", &forged, 429, "rate_limited", "X-Forwarded-For");
+}
+
+#[test]
+fn a_body_beyond_the_proxy_s_own_limit_is_cut_nowhere() {
+    // Half a body can hide the second `model`: Envoy may not send one, and if it is told to, Tollgate refuses it.
+    let rig = Rig::with(POLICY, |config| {
+        let config = replace(config, "max_request_bytes: 16777216", "max_request_bytes: 64");
+        replace(config, "allow_partial_message: false", "allow_partial_message: true")
+    });
+    let body = format!(r#"{{"model":"qwen","padding":"{}","model":"big-70b"}}"#, "x".repeat(200));
+    let reply = rig.envoy.send(&Request::post("/v1/chat/completions", body).bearer(&rig.token(json!({}))));
+    denied(&rig, "", &reply, 413, "body_too_large", "a partial body");
+}

@@ -1,0 +1,113 @@
+//! Keys that come, go, and are not there.
+
+use serde_json::json;
+
+use crate::rig::{
+    POLICY, Rig,
+    http::{Reply, Request},
+    issuer::{Issuer, Key, KeyServer, Mood, jwks},
+    until,
+};
+
+const NAME: &str = "https://auth.example.com";
+
+/// A rig whose issuer's keys come from `server`.
+fn with_keys_from(server: &KeyServer) -> String {
+    POLICY.replace("{ file: \"${DIR}/jwks.json\" }", &server.section())
+}
+
+fn models(rig: &Rig, token: &str) -> Reply {
+    rig.envoy.send(&Request::get("/v1/models").bearer(token))
+}
+
+#[test]
+fn a_new_key_is_found_and_a_removed_one_is_refused() {
+    let (old, new) = (Key::ec("2025"), Key::ed("2026"));
+    let server = KeyServer::start(Mood::Serves(jwks(&[&old])));
+    let rig = Rig::start(&with_keys_from(&server));
+    let (before, after) = (Issuer::with(NAME, old.clone()), Issuer::with(NAME, new.clone()));
+    let old_token = before.token(json!({}));
+    assert_eq!(models(&rig, &old_token).status, 200);
+    assert_eq!(server.hits(), 1);
+
+    // Rotation: the first request with the new key is refused and asks for it; no request waits for a key server.
+    server.now(Mood::Serves(jwks(&[&old, &new])));
+    let token = after.token(json!({}));
+    assert_eq!(models(&rig, &token).verdict(), (401, "unknown_key".into()));
+    until("the new key", || (models(&rig, &token).status == 200).then_some(()));
+    assert_eq!(models(&rig, &old_token).status, 200);
+
+    // A flood of made-up keys costs the key server one fetch per cool-down.
+    let (hits, started) = (server.hits(), std::time::Instant::now());
+    for n in 0..100 {
+        let made_up = after.token_with(json!({ "kid": format!("made-up-{n}") }), json!({}));
+        assert_eq!(models(&rig, &made_up).verdict(), (401, "unknown_key".into()));
+    }
+    let most = 2 + usize::try_from(started.elapsed().as_secs()).unwrap();
+    assert!(server.hits() - hits <= most, "{} fetches", server.hits() - hits);
+
+    // Good keys survive whatever the server says instead of keys.
+    let nonsense =
+        [Mood::Serves("<html>maintenance</html>".into()), Mood::Serves(r#"{"keys":[]}"#.into()), Mood::Fails, Mood::Hangs];
+    for mood in nonsense {
+        server.now(mood);
+        let hits = server.hits();
+        let made_up = after.token_with(json!({ "kid": "made-up" }), json!({}));
+        until("another fetch", || {
+            models(&rig, &made_up);
+            (server.hits() > hits).then_some(())
+        });
+        assert_eq!(models(&rig, &token).status, 200);
+    }
+
+    server.now(Mood::Serves(jwks(&[&new])));
+    let made_up = after.token_with(json!({ "kid": "made-up" }), json!({}));
+    until("the old key's end", || {
+        models(&rig, &made_up);
+        (models(&rig, &old_token).verdict() == (401, "unknown_key".into())).then_some(())
+    });
+    assert_eq!(models(&rig, &token).status, 200);
+}
+
+#[test]
+fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
+    let key = Key::ec("k");
+    let server = KeyServer::start(Mood::Fails);
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::with(NAME, key.clone());
+    let upstream = crate::rig::upstream::Upstream::start();
+    let tollgate = crate::rig::tollgate::Tollgate::unready(dir.path(), &with_keys_from(&server));
+    let envoy = crate::rig::envoy::Envoy::start(dir.path(), upstream.port, crate::rig::envoy::CURRENT, |config| config);
+
+    until("the first attempt", || (server.hits() > 0).then_some(()));
+    let reply =
+        until("an answer about the attempt", || Some(tollgate.ready()).filter(|reply| reply.text().contains("no issuer")));
+    assert_eq!(reply.status, 503);
+    assert!(reply.text().contains(NAME), "{}", reply.text());
+    assert_eq!(Request::get("/healthz").send(tollgate.ops).status, 200);
+    let reply = envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({}))));
+    assert_eq!((reply.verdict(), upstream.taken().len()), ((503, "not_ready".into()), 0));
+    assert_eq!(envoy.send(&Request::get("/health")).status, 200, "what needs no key needs no key server");
+
+    server.now(Mood::Serves(jwks(&[&key])));
+    until("readiness", || (tollgate.ready().status == 200).then_some(()));
+    assert_eq!(envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({})))).status, 200);
+}
+
+#[test]
+fn one_dead_key_server_is_one_issuer_s_trouble() {
+    let server = KeyServer::start(Mood::Hangs);
+    let section = server.section();
+    let second = format!(
+        "issuers:\n  - issuer: https://dead.example.com\n    audiences: [inference-api]\n    algorithms: [ES256]\n    jwks: {section}\n"
+    );
+    let rig = Rig::start(&POLICY.replace("issuers:\n", &second));
+    let dead = Issuer::with("https://dead.example.com", Key::ec("k"));
+    assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
+    let reply = models(&rig, &dead.token(json!({})));
+    assert_eq!(reply.verdict(), (503, "not_ready".into()));
+    assert!(reply.took.as_millis() < 500, "no request waits for a key server: {:?}", reply.took);
+    assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
+    server.now(Mood::Serves(dead.jwks()));
+    until("the dead one to rise", || (models(&rig, &dead.token(json!({}))).status == 200).then_some(()));
+}

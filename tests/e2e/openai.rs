@@ -1,0 +1,134 @@
+//! A real model server behind a real Envoy, asked by the official `openai` client.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::rig::{
+    POLICY,
+    envoy::{CURRENT, Envoy, OLDEST},
+    http::Request,
+    issuer::{Issuer, now},
+    part,
+    process::Process,
+    tollgate::Tollgate,
+};
+
+fn file(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
+}
+
+/// Makes the calls, and gives what each came to, by name.
+fn call(port: u16, calls: &Value) -> Value {
+    let mut command = Command::new(part("python", "python"));
+    command.args(["-B", &file("tests/openai_client.py")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    let asked = json!({ "base_url": format!("http://127.0.0.1:{port}/v1"), "calls": calls });
+    client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn the_openai_client_understands_every_answer(version: &str) {
+    assert!(Path::new(&file(".parts/models/smollm2.gguf")).exists(), "the model is missing: run `tools/parts model`");
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut command = Command::new(part("python", "python"));
+    command.args(["-B", &file("tools/llama_server.py"), "--api-key", "sk-upstream"]);
+    let mut model = Process::start(dir, "model", &mut command);
+    let port = model.until("model", |model| {
+        let out = model.out();
+        out.lines().find_map(|line| line.strip_prefix("listening on http://127.0.0.1:"))?.parse::<u16>().ok()
+    });
+
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir);
+    let key = "    upstream_key: sk-upstream\n";
+    let policy = POLICY
+        .replace("name: qwen, serves: [\"Qwen/Qwen2-72B-Instruct\", qwen]", "name: smollm2, serves: [smollm2]")
+        .replace("    name: generate\n", &format!("    name: generate\n{key}    limits: [per-subject]\n"))
+        .replace("    name: models\n", &format!("    name: models\n{key}"))
+        + "limits:\n  - { name: per-subject, by: [subject], rate: 1/2s, burst: 6, overrides: [{ role: slow, rate: 1/2s, burst: 1 }, { role: slower, rate: 1/1h, burst: 1 }] }\n";
+    let tollgate = Tollgate::start(dir, &policy);
+    let envoy = Envoy::start(dir, port, version, |config| config);
+
+    let token = |claims: Value| {
+        let mut all = json!({ "scope": "infer:text model:smollm2:inference" });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        issuer.token(all)
+    };
+    let good = token(json!({}));
+    let revoked = token(json!({ "jti": "gone" }));
+    let entry = json!({ "issuer": "https://auth.example.com", "jti": "gone" });
+    assert_eq!(tollgate.admin(Request::post("/v1/revocations", entry.to_string())).status, 200);
+    let expired = token(json!({ "iat": now() - 7200, "exp": now() - 3600 }));
+    let slow = token(json!({ "sub": "slow", "roles": ["slow"] }));
+    let slower = token(json!({ "sub": "slower", "roles": ["slower"] }));
+    let seen = call(
+        envoy.port,
+        &json!([
+            { "name": "whole", "do": "chat", "token": good, "model": "smollm2" },
+            { "name": "streamed", "do": "stream", "token": good, "model": "smollm2" },
+            { "name": "list", "do": "models", "token": good },
+            { "name": "none", "do": "chat", "model": "smollm2" },
+            { "name": "expired", "do": "chat", "token": expired, "model": "smollm2" },
+            { "name": "revoked", "do": "chat", "token": revoked, "model": "smollm2" },
+            { "name": "scope", "do": "chat", "token": token(json!({ "scope": "models:read" })), "model": "smollm2" },
+            { "name": "model", "do": "stream", "token": good, "model": "big-70b" },
+            { "name": "empty model", "do": "chat", "token": good, "model": "" },
+            { "name": "first of two", "do": "chat", "token": slow, "model": "smollm2" },
+            { "name": "second of two", "do": "chat", "token": slow, "model": "smollm2", "max_retries": 2 },
+            { "name": "first", "do": "chat", "token": slower, "model": "smollm2" },
+            { "name": "limited", "do": "chat", "token": slower, "model": "smollm2" },
+        ]),
+    );
+
+    for name in ["whole", "streamed", "first of two", "second of two"] {
+        assert!(seen[name]["text"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {}", seen[name]);
+        assert!(seen[name]["usage"]["total_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{name}: {}", seen[name]);
+    }
+    assert!(seen["streamed"]["chunks"].as_u64().unwrap() > 2, "{}", seen["streamed"]);
+    assert_eq!(seen["list"]["models"], json!(["smollm2"]));
+
+    for (name, exception, status, kind, code) in [
+        ("none", "AuthenticationError", 401, "authentication_error", "missing_credential"),
+        ("expired", "AuthenticationError", 401, "authentication_error", "expired"),
+        ("revoked", "AuthenticationError", 401, "authentication_error", "revoked"),
+        ("scope", "PermissionDeniedError", 403, "permission_error", "insufficient_scope"),
+        ("model", "PermissionDeniedError", 403, "permission_error", "model_forbidden"),
+        ("empty model", "BadRequestError", 400, "invalid_request_error", "malformed_request"),
+        ("limited", "RateLimitError", 429, "rate_limit_error", "rate_limited"),
+    ] {
+        let error = &seen[name]["error"];
+        let got = (&error["exception"], &error["status"], &error["type"], &error["code"]);
+        assert_eq!(got, (&json!(exception), &json!(status), &json!(kind), &json!(code)), "{name}: {}", seen[name]);
+        assert_eq!(seen[name]["statuses"], json!([status]), "{name}");
+        assert!(error["message"].as_str().unwrap().contains("message"), "{name}: the client shows the whole error: {error}");
+        assert!(error["headers"]["x-tollgate-decision-id"].is_string(), "{name}");
+    }
+    assert_eq!(seen["model"]["error"]["param"], "model");
+    assert!(seen["limited"]["error"]["headers"]["retry-after"].is_string());
+
+    // The client waited as long as it was told to, and no longer than it had to.
+    let second = &seen["second of two"];
+    assert_eq!(second["statuses"], json!([429, 200]), "{second}");
+    let seconds = second["seconds"].as_f64().unwrap();
+    assert!(seconds > 0.5 && seconds < 10.0, "{second}");
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn with_envoy_1_40() {
+    the_openai_client_understands_every_answer(CURRENT);
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn with_envoy_1_39() {
+    the_openai_client_understands_every_answer(OLDEST);
+}

@@ -1,0 +1,93 @@
+//! Envoy with the shipped configuration.
+
+use std::{path::Path, process::Command};
+
+use super::{
+    http::{Reply, Request},
+    part,
+    process::Process,
+};
+
+/// The version Tollgate is made for.
+pub(crate) const CURRENT: &str = "1.40.0";
+
+/// The oldest line that is tested.
+pub(crate) const OLDEST: &str = "1.39.3";
+
+/// What stands in `deploy/envoy/envoy.yaml`, once each: where Envoy and the parts around it listen.
+const INGRESS: &str = "address: 0.0.0.0, port_value: 8080";
+const ADMIN: &str = "address: 127.0.0.1, port_value: 9901";
+const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
+/// Tollgate's endpoint.
+pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
+
+/// A running Envoy.
+pub(crate) struct Envoy {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+}
+
+impl Envoy {
+    /// Starts it in front of the upstream at `upstream`, asking the Tollgate of `dir`, and waits until it is ready.
+    pub(crate) fn start(dir: &Path, upstream: u16, version: &str, edit: impl FnOnce(String) -> String) -> Self {
+        let program = part(&format!("envoy-{version}"), if version == CURRENT { "envoy" } else { "envoy-1.39.3" });
+        let shipped = include_str!("../../deploy/envoy/envoy.yaml").to_owned();
+        let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
+        let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
+        let config =
+            [(INGRESS, "address: 127.0.0.1, port_value: 0"), (ADMIN, "address: 127.0.0.1, port_value: 0"), (UPSTREAM, &upstream)];
+        let config = config.into_iter().fold(edit(shipped), |config, (old, new)| replace(config, old, new));
+        let config = if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
+
+        // Two of them may share a directory.
+        let name = (1..).map(|n| format!("envoy{n}")).find(|name| !dir.join(format!("{name}.yaml")).exists()).unwrap();
+        let (path, address) = (dir.join(format!("{name}.yaml")), dir.join(format!("{name}.admin")));
+        std::fs::write(&path, config).unwrap();
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&path).arg("--admin-address-path").arg(&address);
+        command.args([
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+            "--file-flush-interval-msec",
+            "50",
+        ]);
+        let mut process = Process::start(dir, &name, &mut command);
+        let port = process.until("readiness", |_| {
+            let admin = std::fs::read_to_string(&address).ok()?.rsplit_once(':')?.1.trim().parse().ok()?;
+            let ready = Request::get("/ready").try_send(admin)?.status == 200;
+            let listeners = Request::get("/listeners?format=json").try_send(admin).filter(|_| ready)?.json();
+            let port = listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"].as_u64()?;
+            u16::try_from(port).ok().filter(|port| *port != 0)
+        });
+        Self { process, port }
+    }
+
+    pub(crate) fn send(&self, request: &Request) -> Reply {
+        request.send(self.port)
+    }
+
+    /// The access log lines written so far.
+    pub(crate) fn access_log(&self) -> Vec<serde_json::Value> {
+        self.process.out().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// Replaces what stands in the shipped file exactly once.
+pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
+    assert_eq!(config.matches(old).count(), 1, "deploy/envoy/envoy.yaml should have `{old}` exactly once");
+    config.replace(old, new)
+}
+
+/// The failure policy of the proxy: a failed check lets the request through.
+pub(crate) fn failure_mode_allow(config: String) -> String {
+    replace(config, "failure_mode_allow: false", "failure_mode_allow: true")
+}
+
+/// Without the settings that keep identity headers from ever reaching Tollgate.
+pub(crate) fn careless(config: String) -> String {
+    let config = replace(config, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW");
+    replace(config, "key_matcher: { prefix: \"x-tollgate-\"", "key_matcher: { prefix: \"x-nobody-sends-this-\"")
+}

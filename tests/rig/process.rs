@@ -1,0 +1,98 @@
+//! A child process with its logs.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{SOON, within};
+
+/// Ended by its own process id when it is dropped, whatever happens.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its standard output and error in files of `dir`.
+    pub(crate) fn start(dir: &Path, name: &str, command: &mut Command) -> Self {
+        let (out, err) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
+        let file = |path: &Path| File::options().create(true).append(true).open(path).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err)).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name: name.to_owned(), child, out, err }
+    }
+
+    /// Polls until `condition` gives something; fails at once when the process has ended.
+    pub(crate) fn until<T>(&mut self, what: &str, mut condition: impl FnMut(&Self) -> Option<T>) -> T {
+        let found = within(SOON, || {
+            if let Some(found) = condition(self) {
+                return Some(Ok(found));
+            }
+            self.child.try_wait().unwrap().map(Err)
+        });
+        match found {
+            Some(Ok(found)) => found,
+            Some(Err(status)) => panic!("{} ended ({status}) before {what}\n{}", self.name, self.logs()),
+            None => panic!("{}: no {what} within {} s\n{}", self.name, SOON.as_secs(), self.logs()),
+        }
+    }
+
+    /// What it wrote to standard output so far.
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.out).unwrap()).into_owned()
+    }
+
+    /// What it wrote to standard error so far.
+    pub(crate) fn err(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.err).unwrap()).into_owned()
+    }
+
+    /// A file below `/proc/<pid>`.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self, span: Duration) -> ExitStatus {
+        within(span, || self.child.try_wait().unwrap()).unwrap_or_else(|| panic!("{} runs after {span:?}", self.name))
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", tail(&self.err()), tail(&self.out()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.name, self.logs());
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}

@@ -1,0 +1,46 @@
+//! The inference server's place: answers everything, and tells what reached it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::http::{Answer, Reply, Request, Server};
+
+/// The events of a streamed answer.
+pub(crate) const EVENTS: usize = 4;
+
+/// An upstream that records what it gets.
+pub(crate) struct Upstream {
+    pub(crate) port: u16,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Upstream {
+    pub(crate) fn start() -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&seen);
+        let server = Server::start(move |request| {
+            let stream = String::from_utf8_lossy(&request.body).contains("\"stream\":true");
+            record.lock().unwrap().push(request);
+            if stream {
+                let events = (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]).collect();
+                return Answer::Events(events, Duration::from_millis(30));
+            }
+            Answer::Whole(Reply::new(200, r#"{"ok":true}"#).header("content-type", "application/json"))
+        });
+        Self { port: server.port, seen }
+    }
+
+    /// What arrived since the last look.
+    pub(crate) fn taken(&self) -> Vec<Request> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// The one request that arrived since the last look.
+    pub(crate) fn only(&self) -> Request {
+        let mut taken = self.taken();
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        taken.remove(0)
+    }
+}
