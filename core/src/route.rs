@@ -22,8 +22,11 @@ pub use self::{
 };
 use crate::{
     authz::{
+        content::{Content, RaiseConfig},
+        fields::{CapsConfig, FieldsConfig},
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
+        tool::McpConfig,
     },
     limit::rate::RateLimit,
     secret::SecretSource,
@@ -85,6 +88,19 @@ pub struct RouteConfig {
     pub scopes: Option<ScopeRule>,
     /// Where the model is named and which scope it needs. Left out: the route has no model.
     pub model: Option<ModelRuleConfig>,
+    /// The most a request may ask for. The caps of the model's tier hold besides.
+    pub caps: Option<CapsConfig>,
+    /// Members that the body may or may not have.
+    pub fields: Option<FieldsConfig>,
+    /// Scopes needed for content other than text.
+    pub raise: Option<RaiseConfig>,
+    /// The scope for each tool that a request declares or chooses (`tools`, `functions`, `tool_choice`), such as
+    /// `tool:{name}`. A tool that the server runs itself is named by its type. Left out: tools are not looked at.
+    pub tools: Option<String>,
+    /// The body is JSON-RPC for an MCP server.
+    pub mcp: Option<McpConfig>,
+    /// Where clients find the authorization server: sent as `resource_metadata` with every challenge (RFC 9728 section 5.1).
+    pub resource_metadata: Option<String>,
     /// Names of `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
@@ -137,6 +153,10 @@ pub struct Route {
     pub scopes: ScopeRule,
     /// Its model rule.
     pub model: Option<ModelRule>,
+    /// What it asks of the body.
+    pub(crate) content: Content,
+    /// `resource_metadata` of its challenges.
+    pub resource_metadata: Option<String>,
     /// The limits that count it.
     pub limits: Vec<Arc<RateLimit>>,
     /// What it does in an outage.

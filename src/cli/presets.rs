@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tollgate_core::route::preset::{ModelPlace, Preset, PresetRoute, names};
+use tollgate_core::route::preset::{Preset, PresetRoute, names};
 
 use super::Output;
 
@@ -97,6 +97,12 @@ fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
     if !preset.strip_headers.is_empty() {
         writeln!(out, "Headers taken from requests: {}", preset.strip_headers.join(", "))?;
     }
+    if !preset.deny_fields.is_empty() {
+        writeln!(out, "Members denied in JSON bodies of `infer:*` routes: {}", preset.deny_fields.join(", "))?;
+    }
+    for (group, fields) in &preset.closed_fields {
+        writeln!(out, "The same, unless `open: [{group}]`: {}", fields.join(", "))?;
+    }
     for route in &preset.routes {
         writeln!(out)?;
         for path in &route.paths {
@@ -111,10 +117,9 @@ fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
 /// What a request needs, in words.
 fn needs(route: &PresetRoute) -> String {
     let needs = if route.public { "nothing (public)".to_owned() } else { route.scopes.join(" and ") };
-    match (&route.closed, &route.model) {
-        (Some(group), _) => format!("{needs}; denied unless `open: [{group}]`"),
-        (None, ModelPlace::Form(_)) => format!("{needs}; denied: forms are not read"),
-        (None, _) => needs,
+    match &route.closed {
+        Some(group) => format!("{needs}; denied unless `open: [{group}]`"),
+        None => needs,
     }
 }
 
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!(printed(Action::List { output: Output::Text }).lines().count(), names().count());
         let list: serde_json::Value = serde_json::from_str(&printed(Action::List { output: Output::Json })).unwrap();
         assert_eq!(list[0]["name"], "vllm");
-        assert_eq!(list[0]["closed"], json!(["stored-responses", "realtime"]));
+        assert_eq!(list[0]["closed"], json!(["batch", "stored-responses", "realtime"]));
     }
 
     #[test]

@@ -2,19 +2,31 @@
 
 use std::fmt::Write as _;
 
-use tollgate_core::route::preset::{ModelPlace, Preset, names};
+use tollgate_core::route::preset::{Preset, names};
 
 const HEAD: &str = include_str!("head.md");
+
+fn quoted(words: &[String]) -> String {
+    let list: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    list.join(", ")
+}
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
     for preset in names().map(|name| Preset::load(name).unwrap()) {
-        let Preset { name, server, read_from, revision, port, own_auth, strip_headers, routes } = &preset;
+        let Preset {
+            name, server, read_from, revision, port, own_auth, strip_headers, deny_fields, closed_fields, routes, ..
+        } = &preset;
         write!(page, "\n## `{name}`\n\n{server}, port {port}. Read from {read_from}; revision {revision}.\n\n").unwrap();
         writeln!(page, "Its own authentication: {own_auth}").unwrap();
         if !strip_headers.is_empty() {
-            let list: Vec<String> = strip_headers.iter().map(|header| format!("`{header}`")).collect();
-            writeln!(page, "\nTaken from every request: {}.", list.join(", ")).unwrap();
+            writeln!(page, "\nTaken from every request: {}.", quoted(strip_headers)).unwrap();
+        }
+        if !deny_fields.is_empty() {
+            writeln!(page, "\nDenied in JSON bodies of `infer:*` routes: {}.", quoted(deny_fields)).unwrap();
+        }
+        for (group, fields) in closed_fields {
+            writeln!(page, "\nThe same, unless `open: [{group}]`: {}.", quoted(fields)).unwrap();
         }
         page.push_str("\n| methods | paths | needs | model | body | what it risks |\n|---|---|---|---|---|---|\n");
         for route in routes {
@@ -23,8 +35,6 @@ fn page() -> String {
             let mut needs = if route.public { "nothing".to_owned() } else { scopes.join(" and ") };
             if let Some(group) = &route.closed {
                 write!(needs, "; closed: `open: [{group}]`").unwrap();
-            } else if let ModelPlace::Form(_) = route.model {
-                needs.push_str("; denied");
             }
             let body = serde_json::to_value(route.body).unwrap();
             let body = body.as_str().unwrap();

@@ -9,7 +9,11 @@ use super::{
     table::HostPattern,
 };
 use crate::{
-    authz::{model::ModelRule, scope::ScopeRule},
+    authz::{
+        content::{Content, Sections},
+        model::ModelRule,
+        scope::ScopeRule,
+    },
     config::{Errors, Path},
     limit::rate::RateLimit,
 };
@@ -141,6 +145,12 @@ fn route(
         for (key, set) in [
             ("scopes", config.scopes.is_some()),
             ("model", config.model.is_some()),
+            ("caps", config.caps.is_some()),
+            ("fields", config.fields.is_some()),
+            ("raise", config.raise.is_some()),
+            ("tools", config.tools.is_some()),
+            ("mcp", config.mcp.is_some()),
+            ("resource_metadata", config.resource_metadata.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -157,6 +167,21 @@ fn route(
     if config.forward_credential && config.upstream_key.is_some() {
         errors.push(&path.key("upstream_key"), "the upstream gets either its own key or the client's credential, not both");
     }
+    let sections = Sections {
+        model: model.as_ref(),
+        models: parts.models,
+        caps: config.caps.as_ref(),
+        fields: config.fields.as_ref(),
+        raise: config.raise.as_ref(),
+        tools: config.tools.as_ref(),
+        mcp: config.mcp.as_ref(),
+    };
+    let content = Content::compile(&sections, path, errors);
+    if let Some(url) = &config.resource_metadata
+        && (!url.starts_with("https://") || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
+    {
+        errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
+    }
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
     let limits = limits(config, parts, path, errors);
@@ -171,6 +196,8 @@ fn route(
         public: config.public,
         scopes,
         model,
+        content,
+        resource_metadata: config.resource_metadata.clone(),
         limits,
         on_outage: config.on_outage,
         forward_credential: config.forward_credential,

@@ -6,7 +6,7 @@
 
 mod expand;
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -33,6 +33,13 @@ const TEXTS: [(&str, &str); 10] = [
     ("ray-serve", include_str!("presets/ray-serve.yaml")),
 ];
 
+/// The scope of routes that take text.
+const TEXT: &str = "infer:text";
+/// The scope they need besides for images, videos and files.
+const MULTIMODAL: &str = "infer:multimodal";
+/// The scope they need besides for audio.
+const AUDIO: &str = "infer:audio";
+
 /// The names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TEXTS.iter().map(|(name, _)| *name)
@@ -56,6 +63,17 @@ pub struct Preset {
     pub own_auth: String,
     /// Headers that choose a model or change how a body is read: taken from every request that passes.
     pub strip_headers: Vec<String>,
+    /// Members of a JSON body that belong to the operator, denied on every `infer:*` route.
+    #[serde(default)]
+    pub deny_fields: Vec<String>,
+    /// The same, for members that go with a closed group and are open where it is.
+    #[serde(default)]
+    pub closed_fields: BTreeMap<String, Vec<String>>,
+    /// What stands between model and LoRA adapter in a name.
+    pub adapter_separator: Option<char>,
+    /// Members of a JSON body that name LoRA adapters.
+    #[serde(default)]
+    pub adapter_fields: Vec<String>,
     /// The routes.
     pub routes: Vec<PresetRoute>,
 }
@@ -92,8 +110,6 @@ pub struct PresetRoute {
 pub enum ModelPlace {
     /// Where `model.from` of a route can say, too.
     Source(ModelSource, String),
-    /// A field of a form, which is not read yet: such a route is denied.
-    Form(String),
     /// Nowhere: the server has one model.
     Fixed,
     /// Where no check can see or compare it.
@@ -105,7 +121,7 @@ pub enum ModelPlace {
 impl fmt::Display for ModelPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Source(_, text) | Self::Form(text) => text,
+            Self::Source(_, text) => text,
             Self::Fixed => "fixed",
             Self::Hidden => "hidden",
             Self::None => "none",
@@ -121,11 +137,7 @@ impl FromStr for ModelPlace {
             "none" => Ok(Self::None),
             "fixed" => Ok(Self::Fixed),
             "hidden" => Ok(Self::Hidden),
-            _ => match text.parse() {
-                Ok(source) => Ok(Self::Source(source, text.to_owned())),
-                Err(_) if text.starts_with("form:") => Ok(Self::Form(text.to_owned())),
-                Err(error) => Err(error),
-            },
+            _ => text.parse().map(|source| Self::Source(source, text.to_owned())),
         }
     }
 }
@@ -202,7 +214,8 @@ impl Preset {
 
     /// The scopes its routes ask for.
     pub fn scopes(&self) -> Vec<&str> {
-        distinct(self.routes.iter().flat_map(|route| route.scopes.iter().map(String::as_str)))
+        let raised = [MULTIMODAL, AUDIO].into_iter().filter(|_| self.routes.iter().any(PresetRoute::is_raised));
+        distinct(self.routes.iter().flat_map(|route| route.scopes.iter().map(String::as_str)).chain(raised))
     }
 }
 
@@ -220,6 +233,16 @@ impl PresetRoute {
     /// Whether a method is covered.
     pub fn has_method(&self, method: &str) -> bool {
         self.methods.iter().any(|listed| listed == method || (listed == "GET" && method == "HEAD"))
+    }
+
+    /// Whether its JSON body asks the GPU for something, so that content and fields of the body matter.
+    pub fn is_inference(&self) -> bool {
+        self.body == BodyKind::Json && self.scopes.iter().any(|scope| scope.starts_with("infer:"))
+    }
+
+    /// Whether content other than text needs a scope more.
+    pub fn is_raised(&self) -> bool {
+        self.is_inference() && self.scopes.iter().any(|scope| scope == TEXT)
     }
 
     /// What it means when the route is open to anybody.
@@ -268,9 +291,12 @@ mod tests {
                 let infers = route.scopes.iter().any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access");
                 assert!(!infers || route.closed.is_some() || route.model != ModelPlace::None, "{at}: where is the model?");
                 assert!(route.body != BodyKind::Websocket || route.closed.is_some(), "{at}: opened by name only");
+                let form = matches!(&route.model, ModelPlace::Source(ModelSource::Form(_), _));
+                assert_eq!(form, route.body == BodyKind::Multipart, "{at}");
                 let in_body = matches!(&route.model, ModelPlace::Source(ModelSource::Body(_), _));
                 assert!(!in_body || route.body == BodyKind::Json, "{at}");
             }
+            assert!(preset.closed_fields.keys().all(|group| preset.closed().contains(&group.as_str())), "{name}");
             for header in &preset.strip_headers {
                 assert!(
                     header.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'),

@@ -4,7 +4,7 @@ use tollgate_core::{
     check::{Prepared, prepare},
     decision::{Decision, Reason},
     request::{Headers, RawBody, RawRequest},
-    route::preset::{ModelPlace, Preset, names},
+    route::preset::{BodyKind, ModelPlace, Preset, names},
     snapshot::Snapshot,
     time::Timestamp,
 };
@@ -29,18 +29,27 @@ fn snapshot(routes: &str) -> Snapshot {
     Snapshot { policy: policy.into(), keys: vec![Some(key.unwrap().into())], upstream_keys: Vec::new() }
 }
 
+fn token(scopes: &str) -> String {
+    let claims = Members::claims("https://secret.example").text("scope", scopes);
+    signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json())
+}
+
 /// What a request comes to before the store is asked; `Ok` has the route's name.
-fn asked(snapshot: &Snapshot, method: &str, path: &str, scopes: Option<&str>, json: bool) -> Result<String, Reason> {
-    let bearer = scopes.map(|scopes| {
-        let claims = Members::claims("https://secret.example").text("scope", scopes);
-        format!("Bearer {}", signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json()))
-    });
+fn asked(snapshot: &Snapshot, method: &str, path: &str, scopes: Option<&str>, body: BodyKind) -> Result<String, Reason> {
+    let bearer = scopes.map(|scopes| format!("Bearer {}", token(scopes)));
     let mut headers = Headers::default();
     if let Some(bearer) = &bearer {
         headers.push("authorization", bearer.as_bytes());
     }
-    if json {
-        headers.push("content-type", b"application/json");
+    let (content_type, bytes): (&str, &[u8]) = match body {
+        BodyKind::Json => ("application/json", br#"{"model":"m"}"#),
+        BodyKind::Multipart => {
+            ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n")
+        }
+        _ => ("", b""),
+    };
+    if !content_type.is_empty() {
+        headers.push("content-type", content_type.as_bytes());
     }
     let raw = RawRequest {
         method: method.as_bytes(),
@@ -49,7 +58,7 @@ fn asked(snapshot: &Snapshot, method: &str, path: &str, scopes: Option<&str>, js
         path: path.as_bytes(),
         headers,
         address: None,
-        body: if json { RawBody::Whole(br#"{"model":"m"}"#) } else { RawBody::None },
+        body: if bytes.is_empty() { RawBody::None } else { RawBody::Whole(bytes) },
     };
     match prepare(snapshot, raw, Timestamp::from_secs(NOW)) {
         Prepared::Ask(pending) => {
@@ -80,29 +89,25 @@ fn every_listed_route_needs_what_it_says() {
         let closed = snapshot(&format!("routes: [{{ preset: {name} }}]"));
         let open = snapshot(&format!("routes: [{{ preset: {name}, open: {:?} }}]", preset.closed()));
         for route in &preset.routes {
-            let json = matches!(&route.model, ModelPlace::Source(..)) && route.model.to_string() == "body";
+            let body = route.body;
             for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
                 let path = sample(listed);
                 let at = format!("{name} {method} {path}");
                 let shown = format!("{name} {} {listed}", route.methods.join("|"));
-                if matches!(route.model, ModelPlace::Form(_)) {
-                    assert_eq!(asked(&open, method, &path, Some(&route.scopes.join(" ")), json), Err(Reason::NoRoute), "{at}");
-                    continue;
-                }
                 if route.public {
-                    assert_eq!(asked(&closed, method, &path, None, json), Ok(shown), "{at}");
+                    assert_eq!(asked(&closed, method, &path, None, body), Ok(shown), "{at}");
                     continue;
                 }
-                assert_eq!(asked(&open, method, &path, None, json), Err(Reason::MissingCredential), "{at}");
-                assert_eq!(asked(&open, method, &path, Some("something:else"), json), Err(Reason::InsufficientScope), "{at}");
+                assert_eq!(asked(&open, method, &path, None, body), Err(Reason::MissingCredential), "{at}");
+                assert_eq!(asked(&open, method, &path, Some("something:else"), body), Err(Reason::InsufficientScope), "{at}");
                 let all = route.scopes.join(" ");
-                assert_eq!(asked(&open, method, &path, Some(&all), json), Ok(shown.clone()), "{at}");
+                assert_eq!(asked(&open, method, &path, Some(&all), body), Ok(shown.clone()), "{at}");
                 for missing in route.scopes.iter().filter(|_| route.scopes.len() > 1) {
                     let rest: Vec<&str> = route.scopes.iter().filter(|scope| *scope != missing).map(String::as_str).collect();
-                    let answer = asked(&open, method, &path, Some(&rest.join(" ")), json);
+                    let answer = asked(&open, method, &path, Some(&rest.join(" ")), body);
                     assert_eq!(answer, Err(Reason::InsufficientScope), "{at} without {missing}");
                 }
-                let by_default = asked(&closed, method, &path, Some(&all), json);
+                let by_default = asked(&closed, method, &path, Some(&all), body);
                 assert_eq!(by_default, if route.closed.is_some() { Err(Reason::NoRoute) } else { Ok(shown) }, "{at}");
             }
         }
@@ -116,7 +121,11 @@ fn every_listed_route_needs_what_it_says() {
             ("POST", "/V1/chat/completions"),
             ("PATCH", "/health"),
         ] {
-            assert_eq!(asked(&closed, method, path, Some("infer:text"), false), Err(Reason::NoRoute), "{name} {method} {path}");
+            assert_eq!(
+                asked(&closed, method, path, Some("infer:text"), BodyKind::None),
+                Err(Reason::NoRoute),
+                "{name} {method} {path}"
+            );
         }
     }
 }
@@ -130,7 +139,10 @@ fn inference_rights_open_nothing_that_changes_the_server() {
             let admin = route.scopes.iter().any(|scope| scope.starts_with("admin:") || scope == "infer:alias");
             for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
                 if admin {
-                    assert!(asked(&snapshot, method, &sample(listed), Some(rights), true).is_err(), "{name} {method} {listed}");
+                    assert!(
+                        asked(&snapshot, method, &sample(listed), Some(rights), BodyKind::Json).is_err(),
+                        "{name} {method} {listed}"
+                    );
                 }
             }
         }
@@ -144,16 +156,16 @@ fn with_a_scope_for_models_no_model_goes_unchecked() {
         let policy = format!("routes: [{{ preset: {name}, model: {{ scope: 'model:{{model}}:inference' }} }}]");
         let unnamed = snapshot(&policy);
         for route in preset.routes.iter().filter(|route| !route.public && route.model != ModelPlace::None) {
-            let json = route.model.to_string() == "body";
+            let body = route.body;
             for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
-                let answer = asked(&unnamed, method, &sample(listed), Some(&route.scopes.join(" ")), json);
+                let answer = asked(&unnamed, method, &sample(listed), Some(&route.scopes.join(" ")), body);
                 assert!(matches!(answer, Err(Reason::ModelForbidden | Reason::NoRoute)), "{name} {method} {listed}: {answer:?}");
             }
         }
     }
-    let fixed = snapshot("routes: [{ preset: hunyuanocr, model: { scope: 'model:{model}', fixed: ocr } }]");
-    assert_eq!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access"), false), Err(Reason::ModelForbidden));
-    assert!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access model:ocr"), false).is_ok());
+    let fixed = snapshot("routes: [{ preset: hunyuanocr, model: { scope: 'model:{model}', default: ocr } }]");
+    assert_eq!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access"), BodyKind::None), Err(Reason::ModelForbidden));
+    assert!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access model:ocr"), BodyKind::None).is_ok());
 }
 
 #[test]
@@ -163,26 +175,26 @@ fn an_explicit_route_beats_the_preset() {
         "[{ match: { paths: [/docs, /openapi.json] }, public: true, name: documentation }, { preset: vllm }]",
     ] {
         let snapshot = snapshot(&format!("routes: {entries}"));
-        assert_eq!(asked(&snapshot, "GET", "/docs", None, false).as_deref(), Ok("documentation"));
-        assert_eq!(asked(&snapshot, "GET", "/openapi.json", None, false).as_deref(), Ok("documentation"));
-        assert_eq!(asked(&snapshot, "GET", "/docs/oauth2-redirect", None, false), Err(Reason::MissingCredential));
-        assert_eq!(asked(&snapshot, "GET", "/redoc", None, false), Err(Reason::MissingCredential));
+        assert_eq!(asked(&snapshot, "GET", "/docs", None, BodyKind::None).as_deref(), Ok("documentation"));
+        assert_eq!(asked(&snapshot, "GET", "/openapi.json", None, BodyKind::None).as_deref(), Ok("documentation"));
+        assert_eq!(asked(&snapshot, "GET", "/docs/oauth2-redirect", None, BodyKind::None), Err(Reason::MissingCredential));
+        assert_eq!(asked(&snapshot, "GET", "/redoc", None, BodyKind::None), Err(Reason::MissingCredential));
     }
     // Only the methods it lists: the preset keeps its others.
     let put =
         snapshot("routes: [{ preset: sglang }, { match: { methods: [PUT], paths: [/generate] }, scopes: [own], name: own }]");
-    assert_eq!(asked(&put, "PUT", "/generate", Some("own"), true).as_deref(), Ok("own"));
-    assert_eq!(asked(&put, "POST", "/generate", Some("own"), true), Err(Reason::InsufficientScope));
+    assert_eq!(asked(&put, "PUT", "/generate", Some("own"), BodyKind::Json).as_deref(), Ok("own"));
+    assert_eq!(asked(&put, "POST", "/generate", Some("own"), BodyKind::Json), Err(Reason::InsufficientScope));
 }
 
 #[test]
 fn scopes_are_added_and_renamed() {
     let snapshot = snapshot("routes: [{ preset: vllm, scopes: [gpu], rename_scopes: { 'infer:text': chat } }]");
-    let ask = |scopes: &str| asked(&snapshot, "POST", "/v1/chat/completions", Some(scopes), true).map(drop);
+    let ask = |scopes: &str| asked(&snapshot, "POST", "/v1/chat/completions", Some(scopes), BodyKind::Json).map(drop);
     assert_eq!(ask("infer:text gpu"), Err(Reason::InsufficientScope));
     assert_eq!(ask("chat"), Err(Reason::InsufficientScope));
     assert_eq!(ask("chat gpu"), Ok(()));
-    assert_eq!(asked(&snapshot, "GET", "/health", None, false).map(drop), Ok(()));
+    assert_eq!(asked(&snapshot, "GET", "/health", None, BodyKind::None).map(drop), Ok(()));
 }
 
 #[test]
@@ -196,7 +208,7 @@ fn what_is_wrong_with_an_entry_is_said() {
         ("routes: [{ preset: vllm, public: true }]", "unknown key `public`"),
         (
             "routes: [{ preset: vllm, open: [stored] }]",
-            "`vllm` has no closed routes `stored`; it has: stored-responses, realtime",
+            "`vllm` has no closed routes `stored`; it has: batch, stored-responses, realtime",
         ),
         ("routes: [{ preset: triton, open: [stored] }]", "it has: none"),
         ("routes: [{ preset: vllm, rename_scopes: { 'infer:txt': x } }]", "`vllm` has no scope `infer:txt`"),
@@ -219,5 +231,52 @@ fn what_is_wrong_with_an_entry_is_said() {
         "routes: [{ preset: vllm, open: [realtime, stored-responses] }]",
     ] {
         compile(&format!("{ISSUERS}{limits}{routes}")).map(drop).unwrap_or_else(|errors| panic!("{routes}: {errors}"));
+    }
+}
+
+#[test]
+fn what_a_body_may_not_say() {
+    let snapshot = snapshot("routes: [{ preset: vllm, allow_fields: [priority] }]");
+    let ask = |scopes: &str, json: &str| {
+        let bearer = format!("Bearer {}", token(scopes));
+        let mut headers = Headers::default();
+        headers.push("authorization", bearer.as_bytes());
+        headers.push("content-type", b"application/json");
+        let raw = RawRequest {
+            method: b"POST",
+            scheme: b"https",
+            host: b"api.example",
+            path: b"/v1/responses",
+            headers,
+            address: None,
+            body: RawBody::Whole(json.as_bytes()),
+        };
+        match prepare(&snapshot, raw, Timestamp::from_secs(NOW)) {
+            Prepared::Ask(_) => Ok(()),
+            Prepared::Done(outcome) => match outcome.decision {
+                Decision::Deny(denial) => Err(denial.reason),
+                _ => panic!("nothing else is decided without the store"),
+            },
+        }
+    };
+    let image = |url: &str| {
+        format!(r#"{{"model":"m","input":[{{"role":"user","content":[{{"type":"input_image","image_url":"{url}"}}]}}]}}"#)
+    };
+    for (says, scopes, json, expected) in [
+        ("plain text", "infer:text", r#"{"model":"m","input":"x"}"#.to_owned(), Ok(())),
+        (
+            "another's stored response",
+            "infer:text",
+            r#"{"model":"m","previous_response_id":"r"}"#.into(),
+            Err(Reason::FieldForbidden),
+        ),
+        ("a template of the client's", "infer:text", r#"{"model":"m","chat_template":"x"}"#.into(), Err(Reason::FieldForbidden)),
+        ("a field that the entry allows", "infer:text", r#"{"model":"m","priority":1}"#.into(), Ok(())),
+        ("an image with rights to text", "infer:text", image("data:image/png;base64,AA=="), Err(Reason::InsufficientScope)),
+        ("an image", "infer:text infer:multimodal", image("data:image/png;base64,AA=="), Ok(())),
+        ("an address inside", "infer:text infer:multimodal", image("http://169.254.169.254/"), Err(Reason::FieldForbidden)),
+        ("a file of the server", "infer:text infer:multimodal", image("file:///etc/passwd"), Err(Reason::FieldForbidden)),
+    ] {
+        assert_eq!(ask(scopes, &json), expected, "{says}");
     }
 }

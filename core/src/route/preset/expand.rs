@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ModelPlace, Preset, PresetRoute};
+use super::{AUDIO, BodyKind, MULTIMODAL, ModelPlace, Preset, PresetRoute};
 use crate::{
     authz::{
-        model::{ModelRuleConfig, ModelSource},
+        content::RaiseConfig,
+        fields::{CapsConfig, FieldsConfig, Media},
+        model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
     },
     config::{Errors, Path},
@@ -38,6 +40,15 @@ pub struct PresetConfig {
     pub rename_scopes: BTreeMap<String, String>,
     /// Rights to single models. Left out: whoever may use a route may use every model it reaches.
     pub model: Option<PresetModelConfig>,
+    /// Members of the body that the preset denies on `infer:*` routes and that clients may send all the same. Default: none.
+    #[serde(default)]
+    pub allow_fields: Vec<String>,
+    /// What content parts of a body may refer to. Default `inline`: a server that fetches URLs for its clients reaches what they
+    /// cannot, and some read `file://` paths.
+    #[serde(default = "inline")]
+    pub media: Media,
+    /// The most a request to an `infer:*` route with a JSON body may ask for.
+    pub caps: Option<CapsConfig>,
     /// Names of `limits` that count requests of its routes; public routes are not counted, and a limit by model counts routes
     /// that name one.
     #[serde(default)]
@@ -50,6 +61,10 @@ pub struct PresetConfig {
     pub forward_credential: bool,
     /// The upstream's own key, sent as `Authorization: Bearer` in place of the client's. Not sent on public routes.
     pub upstream_key: Option<SecretSource>,
+}
+
+fn inline() -> Media {
+    Media::Inline
 }
 
 /// `match` beside `preset`.
@@ -68,8 +83,8 @@ pub struct PresetModelConfig {
     /// The scope a credential needs for a model, with `{model}` for its name: `model:{model}:inference`. Where a route's model
     /// cannot be seen, the route is then denied.
     pub scope: Option<String>,
-    /// The model of a server that has one, for routes whose requests name none.
-    pub fixed: Option<String>,
+    /// The model the server takes when a request names none.
+    pub default: Option<String>,
 }
 
 /// The routes of an entry. What is wrong with it is noted at `path`; limits are looked up by `limit`.
@@ -83,14 +98,14 @@ pub(in crate::route) fn expand<'a>(
     check(config, preset, path, errors);
     let mut expanded = Vec::new();
     for route in &preset.routes {
-        let Some(model) = served(route, config) else { continue };
+        let Some(model) = served(route, preset, config) else { continue };
+        let renamed = |scope: &str| config.rename_scopes.get(scope).cloned().unwrap_or_else(|| scope.to_owned());
         for listed in &route.paths {
             let limits = config.limits.iter().filter(|name| {
                 // A name that is not known stays, to be told so with the others.
                 !route.public && (model.is_some() || !limit(name).is_some_and(RateLimit::needs_model))
             });
-            let scopes = route.scopes.iter().map(|scope| config.rename_scopes.get(scope).unwrap_or(scope));
-            let scopes: Vec<String> = scopes.chain(&config.scopes).cloned().collect();
+            let scopes = route.scopes.iter().map(|scope| renamed(scope)).chain(config.scopes.iter().cloned()).collect();
             expanded.push(RouteConfig {
                 matches: MatchConfig {
                     hosts: config.matches.hosts.clone(),
@@ -101,6 +116,14 @@ pub(in crate::route) fn expand<'a>(
                 public: route.public,
                 scopes: (!route.public).then_some(ScopeRule::All(scopes)),
                 model: model.clone(),
+                caps: config.caps.clone().filter(|_| route.is_inference()),
+                fields: route.is_inference().then(|| fields(preset, config)),
+                raise: route
+                    .is_raised()
+                    .then(|| RaiseConfig { multimodal: Some(renamed(MULTIMODAL)), audio: Some(renamed(AUDIO)) }),
+                tools: None,
+                mcp: None,
+                resource_metadata: None,
                 limits: limits.cloned().collect(),
                 on_outage: config.on_outage,
                 forward_credential: config.forward_credential && !route.public,
@@ -111,21 +134,33 @@ pub(in crate::route) fn expand<'a>(
     expanded
 }
 
+/// What the body of an inference request may not say.
+fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
+    let closed = preset.closed_fields.iter().filter(|(group, _)| !config.open.contains(group)).flat_map(|(_, fields)| fields);
+    let denied = preset.deny_fields.iter().chain(closed).filter(|field| !config.allow_fields.contains(field));
+    FieldsConfig { deny: denied.cloned().collect(), allow: None, media: config.media }
+}
+
 /// The model rule of a route, if it has one; `None` when the route is denied.
 // INVARIANT: with a scope for models, no route is served whose model is not checked against it.
 #[expect(clippy::option_option, reason = "denied, served without a model, served with one")]
-fn served(route: &PresetRoute, config: &PresetConfig) -> Option<Option<ModelRuleConfig>> {
+fn served(route: &PresetRoute, preset: &Preset, config: &PresetConfig) -> Option<Option<ModelRuleConfig>> {
     if route.closed.as_ref().is_some_and(|group| !config.open.contains(group)) {
         return None;
     }
     let scope = config.model.as_ref().and_then(|model| model.scope.clone());
-    let fixed = config.model.as_ref().and_then(|model| model.fixed.clone());
+    let default = config.model.as_ref().and_then(|model| model.default.clone());
+    let fields = if route.body == BodyKind::Json { preset.adapter_fields.clone() } else { Vec::new() };
+    let adapters = Some(AdaptersConfig { separator: preset.adapter_separator, fields });
     match &route.model {
         ModelPlace::None => Some(None),
-        ModelPlace::Source(from, _) => Some(Some(ModelRuleConfig { from: from.clone(), scope })),
-        ModelPlace::Form(_) => None,
-        ModelPlace::Fixed => match fixed {
-            Some(name) => Some(Some(ModelRuleConfig { from: ModelSource::Fixed(name), scope })),
+        // A model in the path is always there.
+        ModelPlace::Source(from @ ModelSource::Path(_), _) => {
+            Some(Some(ModelRuleConfig { from: from.clone(), default: None, adapters, scope }))
+        }
+        ModelPlace::Source(from, _) => Some(Some(ModelRuleConfig { from: from.clone(), default, adapters, scope })),
+        ModelPlace::Fixed => match default {
+            Some(name) => Some(Some(ModelRuleConfig { from: ModelSource::Fixed(name), default: None, adapters, scope })),
             None => scope.is_none().then_some(None),
         },
         ModelPlace::Hidden => scope.is_none().then_some(None),
@@ -148,6 +183,12 @@ fn check(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Error
                 format!("`{group}` hides its model ({listed}), so `model.scope` cannot be checked; open it with a `match` entry of its own"),
             );
         }
+    }
+    let denied: Vec<&str> =
+        preset.deny_fields.iter().chain(preset.closed_fields.values().flatten()).map(String::as_str).collect();
+    for (index, field) in config.allow_fields.iter().enumerate().filter(|(_, field)| !denied.contains(&field.as_str())) {
+        let at = path.key("allow_fields").index(index);
+        errors.push(&at, format!("`{}` does not deny `{field}`; it denies: {}", preset.name, known(denied.clone())));
     }
     for scope in config.rename_scopes.keys() {
         if !preset.scopes().contains(&scope.as_str()) {
