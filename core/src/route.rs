@@ -39,10 +39,10 @@ use crate::{
 pub enum RouteEntry {
     /// The routes of an inference server.
     #[serde(rename = "preset")]
-    Preset(PresetConfig),
+    Preset(Box<PresetConfig>),
     /// One route.
     #[serde(rename = "match")]
-    Explicit(RouteConfig),
+    Explicit(Box<RouteConfig>),
 }
 
 impl RouteEntry {

@@ -59,7 +59,7 @@ impl AuditUpstream {
         let url = fetch::Url::parse(&self.url)?;
         let document = fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
         let listed = Listed::read(&document).with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
-        let report = Report::of(&listed, &presets, &Snapshot::without_keys(Arc::new(policy)), &hosts(&entries, url.host()));
+        let report = Report::of(&listed, &presets, &Snapshot::without_keys(Arc::new(policy)), &hosts(&entries, url.authority()));
         match self.output {
             Output::Text => report.text(&url.to_string(), out)?,
             Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?,

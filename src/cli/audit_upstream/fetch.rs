@@ -82,7 +82,7 @@ impl Url {
     }
 
     /// The host, as it stands in the `Host` header.
-    pub(super) fn host(&self) -> &str {
+    pub(super) fn authority(&self) -> &str {
         &self.authority
     }
 }
