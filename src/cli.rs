@@ -3,12 +3,14 @@
 mod argument;
 pub mod audit_upstream;
 pub mod check_config;
-
+pub mod doctor;
+pub mod explain;
 mod peek;
 pub mod presets;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
+mod tls;
 pub mod token;
 
 use std::process::ExitCode;
@@ -27,12 +29,14 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     CheckConfig(check_config::CheckConfig),
+    Explain(explain::Explain),
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
     Presets(presets::PresetsArgs),
     AuditUpstream(audit_upstream::AuditUpstream),
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
+    Doctor(doctor::Doctor),
 }
 
 /// How to report.
@@ -50,10 +54,12 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => Ok(check.run()),
+        Command::Explain(explain) => explain.run(&mut std::io::stdout()),
         Command::Schema => schema::print(),
         Command::Presets(presets) => presets.run(&mut std::io::stdout()),
         Command::AuditUpstream(audit) => blocking(audit.run(&mut std::io::stdout())),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
+        Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
         Command::Token(token) => token.run(&mut std::io::stdout()),
     };
     result.unwrap_or_else(|error| {

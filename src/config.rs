@@ -19,7 +19,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    frontend::in_flight::InFlight,
+    frontend::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
     jwks,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
@@ -84,6 +84,8 @@ fn drain_timeout() -> Span {
 pub struct ListenConfig {
     /// Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
     pub grpc: ListenerConfig,
+    /// Proxies that ask over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
+    pub http: Vec<ForwardAuthConfig>,
     /// `/healthz`, `/readyz` and `/metrics`: nothing secret, nothing mutable. Default `127.0.0.1:9002`.
     pub ops: ListenerConfig,
     /// The API that changes things. Default: off.
@@ -93,7 +95,7 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let loopback = |port: u16| ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
-        Self { grpc: loopback(9000), ops: loopback(9002), admin: None }
+        Self { grpc: loopback(9000), http: Vec::new(), ops: loopback(9002), admin: None }
     }
 }
 
@@ -264,6 +266,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
     }
+    file.validate_http(&root, &mut errors);
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
         Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
@@ -272,6 +275,20 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
 }
 
 impl File {
+    /// Routes that need the body, against listeners to which none comes.
+    fn validate_http(&self, root: &Path, errors: &mut Errors) {
+        let needing_body: Vec<(Path, String)> = self
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| route.needs_body())
+            .map(|(index, route)| (root.key("routes").index(index), route.name().to_owned()))
+            .collect();
+        for (index, listener) in self.listen.http.iter().enumerate() {
+            listener.validate(&needing_body, &root.key("listen").key("http").index(index), errors);
+        }
+    }
+
     /// The sections the core compiles.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {

@@ -6,6 +6,7 @@ mod corpus;
 mod e2e;
 mod jwks;
 mod presets;
+mod proxies;
 mod rig;
 mod store;
 mod wire;

@@ -19,8 +19,10 @@ use crate::decision::{Denial, Reason};
 /// The body as a front-end got it.
 #[derive(Clone, Copy, Debug)]
 pub enum RawBody<'a> {
-    /// None came: there is none, or the proxy does not send bodies.
+    /// None came: there is none, or the proxy was not told to send it.
     None,
+    /// None can come: the proxy does not send bodies the way it asks.
+    Unavailable,
     /// All of it.
     Whole(&'a [u8]),
     /// A part: the proxy cut it at its limit.
@@ -117,6 +119,9 @@ impl<'a> Body<'a> {
         };
         match self.raw {
             RawBody::Partial => Err(Denial::new(Reason::BodyTooLarge, "the proxy cut the body at its limit")),
+            RawBody::Unavailable => {
+                Err(Denial::new(Reason::BodyUnavailable, "the check came without the body, which the route needs"))
+            }
             RawBody::Whole(bytes) => match length {
                 Some(length) if length > bytes.len() => {
                     Err(Denial::new(Reason::BodyTooLarge, "the body is shorter than its content length: the proxy cut it"))
@@ -206,5 +211,7 @@ mod tests {
         assert_eq!(ask(&[json, ("transfer-encoding", "chunked")], RawBody::None), Err(Reason::BodyUnavailable));
         assert_eq!(ask(&[json], RawBody::None), Err(Reason::MalformedRequest), "no body at all is not JSON");
         assert_eq!(ask(&[json], RawBody::Partial), Err(Reason::BodyTooLarge));
+        assert_eq!(ask(&[json], RawBody::Unavailable), Err(Reason::BodyUnavailable));
+        assert_eq!(ask(&[json, ("content-length", "0")], RawBody::Unavailable), Err(Reason::BodyUnavailable));
     }
 }

@@ -1,6 +1,7 @@
 //! What a route asks of a body: models, tiers, caps, fields, content, tools, MCP. One sentence a row, expected values by hand.
 
 mod content;
+mod docs;
 mod fields;
 mod forms;
 mod models;

@@ -8,7 +8,7 @@ const POLICY: &str = "
 routes:
   - { match: { paths: [/chat], methods: [POST] }, scopes: [], tools: 'tool:{name}' }
   - match: { paths: [/mcp], methods: [POST] }
-    scopes: []
+    scopes: [mcp]
     mcp: { resources: 'read:{name}' }
     resource_metadata: https://api.example/.well-known/oauth-protected-resource/mcp
 ";
@@ -51,75 +51,81 @@ fn mcp_calls_need_the_scope_of_what_they_call() {
     Bodies::new(POLICY).hold(&[
         (
             "a tool",
-            "tool:add",
+            "mcp tool:add",
             "/mcp",
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add","arguments":{"name":"rm"}}}"#,
             Ok(()),
         ),
-        ("another tool", "tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#, forbidden),
-        ("a prompt", "tool:p", "/mcp", r#"{"method":"prompts/get","params":{"name":"p"}}"#, Ok(())),
-        ("another prompt", "tool:p", "/mcp", r#"{"method":"prompts/get","params":{"name":"q"}}"#, forbidden),
-        ("a resource", "read:file:///a", "/mcp", r#"{"method":"resources/read","params":{"uri":"file:///a"}}"#, Ok(())),
+        ("another tool", "mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#, forbidden),
+        ("a prompt", "mcp tool:p", "/mcp", r#"{"method":"prompts/get","params":{"name":"p"}}"#, Ok(())),
+        ("another prompt", "mcp tool:p", "/mcp", r#"{"method":"prompts/get","params":{"name":"q"}}"#, forbidden),
+        ("a resource", "mcp read:file:///a", "/mcp", r#"{"method":"resources/read","params":{"uri":"file:///a"}}"#, Ok(())),
         (
             "another resource",
-            "read:file:///a",
+            "mcp read:file:///a",
             "/mcp",
             r#"{"method":"resources/read","params":{"uri":"file:///b","name":"file:///a"}}"#,
             forbidden,
         ),
         (
             "a subscription",
-            "read:file:///a",
+            "mcp read:file:///a",
             "/mcp",
             r#"{"method":"resources/subscribe","params":{"uri":"file:///b"}}"#,
             forbidden,
         ),
-        ("lists", "x", "/mcp", r#"{"method":"tools/list"}"#, Ok(())),
-        ("the handshake", "x", "/mcp", r#"{"method":"initialize","params":{"clientInfo":{"name":"c"}}}"#, Ok(())),
-        ("a notification", "x", "/mcp", r#"{"method":"notifications/cancelled"}"#, Ok(())),
-        ("an answer", "x", "/mcp", r#"{"id":1,"result":{"method":"tools/call"}}"#, Ok(())),
-        ("an unknown method", "x", "/mcp", r#"{"method":"tools/install"}"#, no(Reason::ToolForbidden, "method")),
+        ("lists", "mcp x", "/mcp", r#"{"method":"tools/list"}"#, Ok(())),
+        ("the handshake", "mcp x", "/mcp", r#"{"method":"initialize","params":{"clientInfo":{"name":"c"}}}"#, Ok(())),
+        ("a notification", "mcp x", "/mcp", r#"{"method":"notifications/cancelled"}"#, Ok(())),
+        ("an answer", "mcp x", "/mcp", r#"{"id":1,"result":{"method":"tools/call"}}"#, Ok(())),
+        ("an unknown method", "mcp x", "/mcp", r#"{"method":"tools/install"}"#, no(Reason::ToolForbidden, "method")),
         (
             "methods are exact",
-            "tool:rm",
+            "mcp tool:rm",
             "/mcp",
             r#"{"method":"Tools/Call","params":{"name":"rm"}}"#,
             no(Reason::ToolForbidden, "method"),
         ),
         (
             "a list of good calls",
-            "tool:a tool:b",
+            "mcp tool:a tool:b",
             "/mcp",
             r#"[{"method":"tools/call","params":{"name":"a"}},{"method":"tools/call","params":{"name":"b"}}]"#,
             Ok(()),
         ),
         (
             "a list with a bad call",
-            "tool:a",
+            "mcp tool:a",
             "/mcp",
             r#"[{"method":"tools/call","params":{"name":"a"}},{"method":"tools/call","params":{"name":"b"}}]"#,
             forbidden,
         ),
-        ("an empty list", "x", "/mcp", "[]", Ok(())),
+        ("an empty list", "mcp x", "/mcp", "[]", Ok(())),
         (
             "a list in a list",
-            "tool:a",
+            "mcp tool:a",
             "/mcp",
             r#"[[{"method":"tools/call","params":{"name":"b"}}]]"#,
             Err((Reason::MalformedRequest, None)),
         ),
         (
             "two names",
-            "tool:add",
+            "mcp tool:add",
             "/mcp",
             r#"{"method":"tools/call","params":{"name":"add","name":"rm"}}"#,
             Err((Reason::MalformedRequest, None)),
         ),
-        ("two methods", "tool:add", "/mcp", r#"{"method":"ping","method":"tools/call"}"#, Err((Reason::MalformedRequest, None))),
-        ("a method in another case (Go)", "x", "/mcp", r#"{"Method":"tools/call"}"#, malformed("method")),
-        ("parameters by position", "tool:add", "/mcp", r#"{"method":"tools/call","params":["rm"]}"#, malformed("params")),
-        ("no name", "tool:add", "/mcp", r#"{"method":"tools/call","params":{}}"#, malformed("params")),
-        ("a number for a name", "tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":1}}"#, malformed("name")),
+        (
+            "two methods",
+            "mcp tool:add",
+            "/mcp",
+            r#"{"method":"ping","method":"tools/call"}"#,
+            Err((Reason::MalformedRequest, None)),
+        ),
+        ("a method in another case (Go)", "mcp x", "/mcp", r#"{"Method":"tools/call"}"#, malformed("method")),
+        ("parameters by position", "mcp tool:add", "/mcp", r#"{"method":"tools/call","params":["rm"]}"#, malformed("params")),
+        ("no name", "mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{}}"#, malformed("params")),
+        ("a number for a name", "mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":1}}"#, malformed("name")),
     ]);
 }
 
@@ -130,7 +136,7 @@ fn mcp_headers_agree_with_the_body() {
     let ask = |headers: &[(&str, &str)], body: &str| {
         let mut all = vec![("content-type", "application/json")];
         all.extend(headers);
-        verdict(&gate.ask("tool:add tool:rm", "/mcp", &all, body.as_bytes())).map_err(|(reason, _)| reason)
+        verdict(&gate.ask("mcp tool:add tool:rm", "/mcp", &all, body.as_bytes())).map_err(|(reason, _)| reason)
     };
     assert_eq!(ask(&[("mcp-method", "tools/call"), ("mcp-name", "add")], call), Ok(()));
     assert_eq!(ask(&[("mcp-name", "=?base64?YWRk?=")], call), Ok(()));
@@ -151,7 +157,7 @@ fn mcp_headers_agree_with_the_body() {
 #[test]
 fn challenges_name_the_metadata_and_the_scope() {
     let gate = Bodies::new(POLICY);
-    let denied = gate.json("tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
+    let denied = gate.json("mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
     let metadata = "resource_metadata=\"https://api.example/.well-known/oauth-protected-resource/mcp\"";
     assert_eq!(
         denied.header("www-authenticate").unwrap(),
@@ -160,5 +166,5 @@ fn challenges_name_the_metadata_and_the_scope() {
         )
     );
     let nobody = gate.0.ask_with_body("POST", "/mcp", &[], tollgate_core::request::RawBody::None);
-    assert_eq!(nobody.header("www-authenticate").unwrap(), format!("Bearer realm=\"tollgate\", {metadata}"));
+    assert_eq!(nobody.header("www-authenticate").unwrap(), format!("Bearer realm=\"tollgate\", {metadata}, scope=\"mcp\""));
 }
