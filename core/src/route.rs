@@ -54,6 +54,22 @@ impl RouteEntry {
         }
     }
 
+    /// Whether some rule of it reads the body. Every preset has routes whose model is in the body.
+    pub fn needs_body(&self) -> bool {
+        match self {
+            Self::Preset(_) => true,
+            Self::Explicit(route) => route.needs_body(),
+        }
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Preset(preset) => &preset.preset,
+            Self::Explicit(route) => route.name(),
+        }
+    }
+
     /// What it does when the store cannot be asked.
     pub fn on_outage(&self) -> OnOutage {
         match self {

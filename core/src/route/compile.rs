@@ -198,7 +198,7 @@ fn route(
         })
     });
     Route {
-        name: config.name.clone().or_else(|| config.matches.paths.first().cloned()).unwrap_or_default(),
+        name: config.name().to_owned(),
         public: config.public,
         scopes,
         model,
