@@ -29,11 +29,12 @@ use crate::{
     config::{AdminListenConfig, File, Loaded},
     frontend::{
         envoy::{self, EnvoyAuthorization},
+        forward_auth::ForwardAuth,
         grpc,
         in_flight::{InFlight, Refusal},
     },
     jwks::Engine,
-    listener::{self, Address, Listener, Peer, Protocol, Tls},
+    listener::{self, Address, Listener, ListenerConfig, Peer, Protocol, Tls},
     live::Live,
     observe::{
         self, Observer,
@@ -62,6 +63,8 @@ const HEALTH_EVERY: Duration = Duration::from_millis(100);
 pub struct App {
     /// Where gRPC is served.
     pub grpc: Address,
+    /// Where proxies ask over HTTP, in the order of `listen.http`.
+    pub http: Vec<Address>,
     /// Where health and metrics are served.
     pub ops: Address,
     /// Where the admin API is served.
@@ -80,6 +83,7 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App")
             .field("grpc", &self.grpc)
+            .field("http", &self.http)
             .field("ops", &self.ops)
             .field("admin", &self.admin)
             .finish_non_exhaustive()
@@ -95,7 +99,8 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut app = App::start(loaded, Arc::new(observe::now)).await?;
-    tracing::info!(grpc = %app.grpc, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
+    let http: Vec<String> = app.http.iter().map(ToString::to_string).collect();
+    tracing::info!(grpc = %app.grpc, ?http, ops = %app.ops, admin = app.admin.as_ref().map(tracing::field::display), "listening");
     app.watch(path, &file, hangup);
     tokio::select! {
         _ = terminate.recv() => {}
@@ -152,7 +157,19 @@ impl App {
         let looked = Arc::new(Notify::new());
         let drain = file.drain_timeout.std();
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
-        let grpc = servers.grpc(&file, checker, &readiness).await?;
+        let refusals = Arc::clone(&checker);
+        let (max, max_in_flight) = (file.body.max.0 as u64, file.body.max_in_flight.0 as u64);
+        let in_flight = InFlight::new(max, max_in_flight, move |refusal| refused(&refusals, refusal))?;
+        let grpc = servers.grpc(&file.listen.grpc, &in_flight, Arc::clone(&checker), &readiness).await?;
+        let mut http = Vec::with_capacity(file.listen.http.len());
+        for config in &file.listen.http {
+            let front = ForwardAuth::new(config.clone(), Arc::clone(&checker), in_flight.clone());
+            let handler = move |request| {
+                let front = front.clone();
+                async move { front.answer(request).await }
+            };
+            http.push(servers.http(&config.listener(), handler).await?);
+        }
         let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
         let ops = servers.http(&file.listen.ops, move |request| {
             let handlers = Arc::clone(&handlers);
@@ -172,7 +189,7 @@ impl App {
                 Some(servers.http(&config.listener(), handler).await?)
             }
         };
-        Ok(Self { grpc, ops, admin, readiness, live, engine, observer, looked, stop, tasks })
+        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, looked, stop, tasks })
     }
 
     /// Looks at the file and at secrets from now on.
@@ -256,22 +273,25 @@ struct Servers<'a> {
 }
 
 impl Servers<'_> {
-    async fn grpc(&mut self, file: &File, checker: Arc<Checker>, readiness: &Arc<Readiness>) -> anyhow::Result<Address> {
-        let refusals = Arc::clone(&checker);
-        let in_flight =
-            InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, move |refusal| refused(&refusals, refusal))?;
+    async fn grpc(
+        &mut self,
+        config: &ListenerConfig,
+        in_flight: &InFlight,
+        checker: Arc<Checker>,
+        readiness: &Arc<Readiness>,
+    ) -> anyhow::Result<Address> {
         let service =
             AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
         let (health, health_server) = grpc::health();
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
-        let listener = Listener::bind(&file.listen.grpc, Protocol::Grpc).await?;
+        let listener = Listener::bind(config, Protocol::Grpc).await?;
         let address = self.watch_certificates(&listener);
         let routes = tonic::service::Routes::new(in_flight.guard(service)).add_service(health_server).prepare();
         self.tasks.spawn(grpc::serve(listener, routes, self.stop.clone(), self.drain));
         Ok(address)
     }
 
-    async fn http<H, F, B>(&mut self, config: &listener::ListenerConfig, handler: H) -> anyhow::Result<Address>
+    async fn http<H, F, B>(&mut self, config: &ListenerConfig, handler: H) -> anyhow::Result<Address>
     where
         H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = http::Response<B>> + Send + 'static,

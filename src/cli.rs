@@ -2,12 +2,13 @@
 
 mod argument;
 pub mod check_config;
+pub mod doctor;
 pub mod explain;
-
 mod peek;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
+mod tls;
 pub mod token;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Schema,
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
+    Doctor(doctor::Doctor),
 }
 
 /// How to report.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain.run(&mut std::io::stdout()),
         Command::Schema => schema::print(),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
+        Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
         Command::Token(token) => token.run(&mut std::io::stdout()),
     };
     result.unwrap_or_else(|error| {

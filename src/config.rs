@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
     authn::issuer::IssuerConfig,
-    authz::model::ModelConfig,
+    authz::model::{ModelConfig, TierConfig},
     config::{ConfigError, Document, Errors, Path},
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
@@ -19,7 +19,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    frontend::in_flight::InFlight,
+    frontend::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
     jwks,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
@@ -58,6 +58,9 @@ pub struct File {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
+    /// Sets of models that need one scope more. A model in none needs none.
+    #[serde(default)]
+    pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteConfig>,
     /// How much.
@@ -81,6 +84,8 @@ fn drain_timeout() -> Span {
 pub struct ListenConfig {
     /// Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
     pub grpc: ListenerConfig,
+    /// Proxies that ask over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
+    pub http: Vec<ForwardAuthConfig>,
     /// `/healthz`, `/readyz` and `/metrics`: nothing secret, nothing mutable. Default `127.0.0.1:9002`.
     pub ops: ListenerConfig,
     /// The API that changes things. Default: off.
@@ -90,7 +95,7 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let loopback = |port: u16| ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
-        Self { grpc: loopback(9000), ops: loopback(9002), admin: None }
+        Self { grpc: loopback(9000), http: Vec::new(), ops: loopback(9002), admin: None }
     }
 }
 
@@ -261,6 +266,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
     }
+    file.validate_http(&root, &mut errors);
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
         Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
@@ -269,11 +275,26 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
 }
 
 impl File {
+    /// Routes that need the body, against listeners to which none comes.
+    fn validate_http(&self, root: &Path, errors: &mut Errors) {
+        let needing_body: Vec<(Path, String)> = self
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| route.needs_body())
+            .map(|(index, route)| (root.key("routes").index(index), route.name().to_owned()))
+            .collect();
+        for (index, listener) in self.listen.http.iter().enumerate() {
+            listener.validate(&needing_body, &root.key("listen").key("http").index(index), errors);
+        }
+    }
+
     /// The sections the core compiles.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {
             issuers: self.issuers.clone(),
             models: self.models.clone(),
+            tiers: self.tiers.clone(),
             routes: self.routes.clone(),
             limits: self.limits.clone(),
             revocation: self.revocation.clone(),

@@ -2,5 +2,6 @@
 
 pub mod codec;
 pub mod envoy;
+pub mod forward_auth;
 pub mod grpc;
 pub mod in_flight;

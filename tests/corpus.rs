@@ -8,19 +8,19 @@ use tollgate::case::{Case, CaseFile, Observed, Verdict, check};
 use tollgate_core::{decision::Reason, snapshot::Snapshot};
 
 /// A row with what it is asked against.
-struct Row {
-    file: String,
-    case: Case,
+pub(crate) struct Row {
+    pub(crate) file: String,
+    pub(crate) case: Case,
 }
 
 impl Row {
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         format!("{}:{}: {}", self.file, self.case.line.unwrap_or(0), self.case.name)
     }
 }
 
 /// Every case file, read, in the order of their names.
-fn files() -> Vec<(String, CaseFile)> {
+pub(crate) fn files() -> Vec<(String, CaseFile)> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -38,7 +38,7 @@ fn files() -> Vec<(String, CaseFile)> {
     files
 }
 
-fn rows(files: &[(String, CaseFile)]) -> Vec<(Row, Snapshot)> {
+pub(crate) fn rows(files: &[(String, CaseFile)]) -> Vec<(Row, Snapshot)> {
     let mut rows = Vec::new();
     for (name, file) in files {
         let snapshot = file.snapshot().unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -118,4 +118,16 @@ fn every_reason_the_core_can_give_has_a_row() {
         .filter(|code| !expected.contains(*code))
         .collect();
     assert!(missing.is_empty(), "no row expects: {}", missing.join(", "));
+}
+
+#[test]
+fn the_example_in_the_docs_comes_out_as_written() {
+    let docs = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/cases.md")).unwrap();
+    let example = docs.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let file = CaseFile::parse(example).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let snapshot = file.snapshot().unwrap();
+    for case in file.cases(None).unwrap() {
+        let observed = Observed::of(&case.decide(&snapshot), &snapshot, "decision-1");
+        assert_eq!(check(case.expect.as_ref().unwrap(), &observed), Ok(()), "{}", case.name);
+    }
 }

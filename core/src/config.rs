@@ -53,6 +53,11 @@ impl Errors {
         result.map_err(|message| self.push(path, message)).ok()
     }
 
+    /// How many were noted.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The same errors in a document that holds their section under `key`.
     #[must_use]
     pub fn under(self, key: &str) -> Self {

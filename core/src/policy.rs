@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     authn::issuer::{IssuerConfig, Issuers},
-    authz::model::{ModelConfig, Models},
+    authz::model::{ModelConfig, Models, TierConfig},
     config::{Errors, Path},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{Foreign, RevocationConfig},
@@ -25,6 +25,9 @@ pub struct PolicyConfig {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
+    /// Sets of models that need one scope more. A model in none needs none.
+    #[serde(default)]
+    pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteConfig>,
     /// How much.
@@ -66,7 +69,7 @@ impl Policy {
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
         let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
-        let models = Models::compile(&config.models, &root.key("models"), errors);
+        let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
         let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
         let routes = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);

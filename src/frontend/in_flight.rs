@@ -14,6 +14,7 @@
 //!
 //! The last two need peers that speak HTTP/2 to Tollgate themselves, and are the reason why its port is not for clients.
 
+mod held;
 mod message;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::server::NamedService;
 use tower_service::Service;
 
+pub use held::{Held, Unread};
 pub use message::Message;
 use message::{PREFIX, first_bytes, length};
 

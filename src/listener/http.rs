@@ -27,17 +27,17 @@ const PENDING_RESETS: usize = 1024;
 /// Errors of the peer, over the life of a connection, before it ends.
 const ERROR_RESETS: usize = 1024;
 
-/// Bytes of one request's headers. The client's headers travel inside the message of a gRPC check, not here.
-const HTTP2_HEADERS: u32 = 16 << 10;
+/// Bytes of one gRPC call's headers. The client's headers travel inside the message of the check, not here.
+const GRPC_HEADERS: u32 = 16 << 10;
 
 /// An idle HTTP/2 peer is asked this often whether it is there ...
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// ... and has this long to answer.
 const PING_WITHIN: Duration = Duration::from_secs(10);
 
-/// Bytes and lines of one HTTP/1 request's headers: more than nginx (32 KiB) and Traefik (1 MiB, in theory) pass on for what
-/// real clients send, cookies included.
-const HTTP1_HEADERS: usize = 64 << 10;
+/// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check. More than Envoy (60
+/// KiB) and nginx (32 KiB) pass on: what they let in is to be judged, cookies included, and not to fail.
+const HTTP_HEADERS: u32 = 128 << 10;
 const HTTP1_LINES: usize = 200;
 
 /// How long an HTTP/1 connection may take to its next complete header block, idle time included. Above the 60 seconds for which
@@ -72,7 +72,7 @@ impl Protocol {
             .timer(TokioTimer::new())
             .header_read_timeout(HTTP1_NEXT)
             .max_headers(HTTP1_LINES)
-            .max_buf_size(HTTP1_HEADERS);
+            .max_buf_size(HTTP_HEADERS as usize);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -81,7 +81,7 @@ impl Protocol {
             .max_concurrent_streams(STREAMS)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(ERROR_RESETS)
-            .max_header_list_size(HTTP2_HEADERS)
+            .max_header_list_size(if self == Self::Grpc { GRPC_HEADERS } else { HTTP_HEADERS })
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN);
         builder

@@ -1,6 +1,6 @@
 //! The admin API from the other side: one connection per call, over https, a Unix socket, or plain http on this machine.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -10,7 +10,7 @@ use http::{
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -18,7 +18,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::TlsConnector;
 use tollgate_core::{revocation::Target, secret::Secret, time::Timestamp};
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
         PATH, Page, Revocation, Revocations, check_token,
         request::{ListedJson, selector},
     },
+    cli::tls,
     observe::rfc3339::Rfc3339,
 };
 
@@ -99,7 +99,7 @@ impl AdminClient {
                         return self.exchange(stream, name, method, path, body).await;
                     }
                     let server = ServerName::try_from(host.clone()).map_err(unreachable)?;
-                    let stream = connector()?.connect(server, stream).await.map_err(unreachable)?;
+                    let stream = tls::connector().map_err(unreachable)?.connect(server, stream).await.map_err(unreachable)?;
                     self.exchange(stream, name, method, path, body).await
                 }
             }
@@ -150,15 +150,6 @@ impl AdminClient {
 
 fn unreachable(error: impl std::fmt::Display) -> ClientError {
     ClientError::Unreachable(error.to_string())
-}
-
-/// TLS with the machine's trusted certificates, or those that `SSL_CERT_FILE` names.
-fn connector() -> Result<TlsConnector, ClientError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unreachable)?;
-    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
 }
 
 impl Endpoint {

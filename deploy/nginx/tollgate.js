@@ -1,0 +1,62 @@
+// Asks Tollgate about a request, body included, before nginx forwards it. Used by njs.conf.
+
+// What the upstream learns: these variables are declared there, and set as headers of the forwarded request.
+const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'decision_id'];
+
+// What the client gets with a denial. On success it gets the limits and the decision's id.
+const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms'];
+const LIMITS = [
+    'X-Tollgate-Decision-Id', 'X-RateLimit-Limit-Requests', 'X-RateLimit-Remaining-Requests', 'X-RateLimit-Reset-Requests',
+    'RateLimit', 'RateLimit-Policy',
+];
+
+// Only JSON is worth sending: it is the only kind of body that Tollgate reads a model from. An upload stays out of memory.
+function hasJson(r) {
+    return /^\s*application\/json\s*(;|$)/i.test(r.headersIn['Content-Type'] || '');
+}
+
+async function check(r) {
+    let reply;
+    try {
+        // A subrequest: the client's headers go along as they came, over nginx's own connections to Tollgate. Its method is POST
+        // when the body is with it, which is how Tollgate knows. The bytes go as they are: text would lose what is not UTF-8, and
+        // Tollgate would judge another body than the one that is forwarded.
+        reply = hasJson(r)
+            ? await r.subrequest('/_tollgate', { method: 'POST', body: await r.readRequestArrayBuffer() })
+            // Without an empty body of its own it would announce the client's.
+            : await r.subrequest('/_tollgate', { method: 'GET', body: '' });
+    } catch (error) {
+        r.error(`Tollgate could not be asked: ${error}`);
+    }
+    // INVARIANT: 200 from Tollgate is the one thing that lets a request pass.
+    if (reply && reply.status === 200) {
+        IDENTITY.forEach((name) => {
+            r.variables[`tollgate_${name}`] = reply.headersOut[`x-tollgate-${name.replace('_', '-')}`] || '';
+        });
+        r.variables.tollgate_authorization = reply.headersOut['Authorization'] || '';
+        copy(LIMITS, reply, r);
+        return;
+    }
+    const status = reply && Number(reply.headersOut['X-Tollgate-Status']);
+    if (!status) {
+        r.headersOut['Content-Type'] = 'application/json';
+        r.headersOut['Retry-After'] = '1';
+        r.return(503, '{"error":{"message":"the request could not be checked; retry shortly","type":"server_error","param":null,"code":"unavailable"}}');
+        return;
+    }
+    r.headersOut['Cache-Control'] = 'no-store';
+    copy(DENIAL, reply, r);
+    copy(LIMITS, reply, r);
+    r.return(status, reply.headersOut['X-Tollgate-Body'] || '');
+}
+
+function copy(names, reply, r) {
+    names.forEach((name) => {
+        const value = reply.headersOut[name];
+        if (value !== undefined) {
+            r.headersOut[name] = value;
+        }
+    });
+}
+
+export default { check };

@@ -1,0 +1,130 @@
+//! `tollgate doctor`.
+
+mod probes;
+mod wire;
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use self::{probes::Probes, wire::Target};
+use super::{Output, argument};
+use crate::config::ByteSize;
+
+/// Tries out a live proxy in front of Tollgate: a bounded set of requests that must not pass, and what reaches the client and the
+/// upstream. Exits with 1 when something leaks or an answer is not passed on. Nothing is changed; the log will show denials.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The proxy: `https://host` or `http://host:port`.
+    #[arg(value_name = "URL")]
+    url: String,
+    /// A path that GET needs a credential for.
+    #[arg(long, value_name = "PATH", default_value = "/v1/models")]
+    protected: String,
+    /// A path that GET needs none for.
+    #[arg(long, value_name = "PATH", default_value = "/health")]
+    public: String,
+    /// A path whose upstream answers GET with the headers it got. Without it nothing can be said about identity headers.
+    #[arg(long, value_name = "PATH")]
+    echo: Option<String>,
+    /// A path that takes a JSON body.
+    #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
+    post: String,
+    /// A body of one byte more is expected to be refused, such as `16MiB`.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    body_limit: Option<ByteSize>,
+    /// The `Host` to send, where it is not the URL's.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// A token that opens the protected and the echo path: the token, `@FILE`, or `-` for standard input.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// How to report.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+}
+
+/// What came of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// As it must be.
+    Ok,
+    /// A request passed that must not, or something of the client's reached the upstream.
+    Leak,
+    /// A denial did not reach the client as it was made.
+    Fault,
+    /// Not tried.
+    Skipped,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Leak => "LEAK",
+            Self::Fault => "FAULT",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One probe, or a row of like ones.
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: &'static str,
+    verdict: Verdict,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+impl Doctor {
+    /// Probes, and reports.
+    ///
+    /// # Errors
+    /// A URL or token that cannot be used, a proxy that cannot be reached.
+    pub async fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let target = Target::parse(&self.url)?;
+        for path in [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)].into_iter().flatten() {
+            if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+                bail!("`{path}` is not a path");
+            }
+        }
+        let token = self.token.as_deref().map(argument::token).transpose()?;
+        let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
+        if token.is_some() && target.is_clear() {
+            bail!("the token would cross the network in clear; use https");
+        }
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            bail!("the token holds characters that no token has");
+        }
+        let marker = format!("doctor-{:016x}", rand::random::<u64>());
+        let mut probes = Probes { target: &target, doctor: &self, marker, token, findings: Vec::new() };
+        probes.all().await?;
+        let findings = probes.findings;
+        let count = |verdict: Verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+        let sound = count(Verdict::Leak) + count(Verdict::Fault) == 0;
+        match self.output {
+            Output::Json => writeln!(out, "{}", json!({ "url": self.url, "ok": sound, "probes": findings }))?,
+            Output::Text => {
+                for Finding { name, verdict, detail, remedy } in &findings {
+                    writeln!(out, "{:<8} {name}: {detail}", verdict.word())?;
+                    if let Some(remedy) = remedy {
+                        writeln!(out, "         what to do: {remedy}")?;
+                    }
+                }
+                let [ok, leaks, faults, skipped] = [Verdict::Ok, Verdict::Leak, Verdict::Fault, Verdict::Skipped].map(count);
+                writeln!(out, "{ok} ok, {leaks} leak, {faults} not passed on, {skipped} skipped")?;
+            }
+        }
+        Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}

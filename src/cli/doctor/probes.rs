@@ -1,0 +1,299 @@
+//! The probes: what is sent, and what an answer to it means. Each is a request that a Tollgate behind a well configured proxy never
+//! lets through, or answers in one way only.
+
+use super::{
+    Doctor, Finding, Verdict,
+    wire::{Reply, Target},
+};
+
+/// Everything the probes share.
+pub(super) struct Probes<'a> {
+    pub(super) target: &'a Target,
+    pub(super) doctor: &'a Doctor,
+    /// A value nobody else sends.
+    pub(super) marker: String,
+    pub(super) token: Option<String>,
+    pub(super) findings: Vec<Finding>,
+}
+
+const REMEDY_TARGET: &str = "the proxy passes on what the client says about its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
+const REMEDY_PATH: &str = "the proxy decides which requests are checked by another spelling of the path than the upstream reads; ask Tollgate about every path, and normalise before any rule";
+const REMEDY_IDENTITY: &str =
+    "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has it for each proxy)";
+const REMEDY_MAPPING: &str =
+    "the proxy replaces Tollgate's answer; pass status, headers and body on (deploy/ has it for each proxy)";
+
+impl Probes<'_> {
+    pub(super) async fn all(&mut self) -> anyhow::Result<()> {
+        self.denials().await?;
+        self.said_targets().await?;
+        self.paths().await?;
+        self.methods().await?;
+        self.identity().await?;
+        self.credentials().await?;
+        self.body_limit().await
+    }
+
+    fn note(&mut self, name: &'static str, verdict: Verdict, detail: impl Into<String>, remedy: Option<&'static str>) {
+        self.findings.push(Finding { name, verdict, detail: detail.into(), remedy });
+    }
+
+    /// One finding for a row of probes: the first that went wrong, or that none did.
+    fn judge(&mut self, name: &'static str, tried: usize, leaks: &[String], remedy: &'static str) {
+        if leaks.is_empty() {
+            self.note(name, Verdict::Ok, format!("{tried} tried, none passed"), None);
+        } else {
+            self.note(name, Verdict::Leak, leaks.join("; "), Some(remedy));
+        }
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], rest: &str) -> anyhow::Result<Option<Reply>> {
+        let host = self.doctor.host.as_deref().unwrap_or(&self.target.host);
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tollgate-doctor\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
+            text.push_str("Connection: close\r\n");
+        }
+        text.push_str(if rest.is_empty() { "\r\n" } else { rest });
+        self.target.exchange(text.as_bytes()).await
+    }
+
+    fn authorization(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    /// Denials are there, and reach the client as they were made.
+    async fn denials(&mut self) -> anyhow::Result<()> {
+        let protected = self.doctor.protected.clone();
+        let unlisted = format!("/{}", self.marker);
+        let rows = [
+            ("protected_needs_a_credential", protected.clone(), 401, "missing_credential"),
+            ("unlisted_is_denied", unlisted, 403, "no_route"),
+            // Nothing that proxies refuse themselves, and nothing that Tollgate lets through.
+            ("malformed_stays_400", format!("{protected};{}", self.marker), 400, "malformed_request"),
+        ];
+        for (name, path, status, code) in rows {
+            let Some(reply) = self.send("GET", &path, &[], "").await? else {
+                self.note(name, Verdict::Fault, format!("GET {path}: no answer"), Some(REMEDY_MAPPING));
+                continue;
+            };
+            let told = reply.code();
+            let detail =
+                format!("GET {path}: {}{}", reply.status, told.as_deref().map(|code| format!(" {code}")).unwrap_or_default());
+            if reply.passed() || (reply.status == 404 && told.is_none()) {
+                self.note(name, Verdict::Leak, format!("{detail}: the request was not stopped"), Some(REMEDY_PATH));
+            } else if reply.status != status || told.as_deref() != Some(code) {
+                self.note(name, Verdict::Fault, format!("{detail}, where {status} {code} was expected"), Some(REMEDY_MAPPING));
+            } else if reply.header("x-tollgate-decision-id").is_none()
+                || (status == 401 && reply.header("www-authenticate").is_none())
+            {
+                let missing = "without `x-tollgate-decision-id` or `WWW-Authenticate`";
+                self.note(name, Verdict::Fault, format!("{detail}, {missing}"), Some(REMEDY_MAPPING));
+            } else {
+                self.note(name, Verdict::Ok, detail, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a client says that it asked for.
+    async fn said_targets(&mut self) -> anyhow::Result<()> {
+        let (protected, public) = (self.doctor.protected.clone(), self.doctor.public.clone());
+        let url = format!("https://{}{public}", self.target.host);
+        let mut tried = 0;
+        let mut leaks = Vec::new();
+        for (part, value) in
+            [("URI", &*public), ("Uri", &public), ("URL", &url), ("Path", &public), ("Method", "OPTIONS"), ("Prefix", &public)]
+        {
+            for family in ["X-Original-", "X-Forwarded-", "X_Original_", "X_Forwarded_"] {
+                let name = format!("{family}{part}");
+                let connection = format!("close, {name}");
+                for headers in
+                    [&[(&*name, value)][..], &[(&*name, value), (&*name, value)], &[(&*name, value), ("Connection", &connection)]]
+                {
+                    tried += 1;
+                    if self.send("GET", &protected, headers, "").await?.is_some_and(|reply| reply.passed()) {
+                        leaks.push(format!("`{name}` opens {protected}"));
+                        break;
+                    }
+                }
+            }
+        }
+        self.judge("said_targets_are_not_believed", tried, &leaks, REMEDY_TARGET);
+        Ok(())
+    }
+
+    /// Spellings of the protected path that begin as the public one.
+    async fn paths(&mut self) -> anyhow::Result<()> {
+        let public = self.doctor.public.trim_end_matches('/').to_owned();
+        let protected = self.doctor.protected.clone();
+        let bare = protected.trim_start_matches('/');
+        let back = |step: &str| public.split('/').skip(1).map(|_| step).collect::<String>();
+        let encoded = bare.replace('/', "%2f");
+        let rows = [
+            format!("{public}/{}{bare}", back("../")),
+            format!("{public}/{}{bare}", back("%2e%2e/")),
+            format!("{public}/{}{bare}", back("..%2f")),
+            format!("{public}%2f{}{encoded}", back("..%2f")),
+            format!("{public}/{}{bare}", back("%252e%252e/")),
+            format!("{public}/{}{bare}", back("..;/")),
+            format!("{public};/{}{bare}", back("../")),
+            format!("{public}/{}{bare}", back("..%5c")),
+            format!("//{bare}"),
+            format!("/./{bare}"),
+            format!("/%2e/{bare}"),
+            format!("{protected}%2f..%2f..{public}"),
+            format!("{protected}?/../..{public}"),
+            format!("{protected}%00{public}"),
+        ];
+        let mut leaks = Vec::new();
+        for path in &rows {
+            if self.send("GET", path, &[], "").await?.is_some_and(|reply| reply.passed()) {
+                leaks.push(format!("GET {path} passes without a credential"));
+            }
+        }
+        self.judge("no_path_shadows_a_protected_one", rows.len(), &leaks, REMEDY_PATH);
+        Ok(())
+    }
+
+    async fn methods(&mut self) -> anyhow::Result<()> {
+        let protected = self.doctor.protected.clone();
+        let methods = ["HEAD", "POST", "PUT", "DELETE", "TRACE", "get", "TOLLGATE"];
+        let mut leaks = Vec::new();
+        for method in methods {
+            if self.send(method, &protected, &[], "Content-Length: 0\r\n\r\n").await?.is_some_and(|reply| reply.passed()) {
+                leaks.push(format!("{method} {protected} passes without a credential"));
+            }
+        }
+        self.judge("no_method_goes_around", methods.len(), &leaks, "ask Tollgate about every method");
+        Ok(())
+    }
+
+    /// Identity headers of the client's, seen where the upstream shows what it got.
+    async fn identity(&mut self) -> anyhow::Result<()> {
+        const NAMES: [&str; 3] =
+            ["forged_identity_does_not_arrive", "trailers_carry_no_identity", "connection_takes_no_identity_away"];
+        let Some(echo) = self.doctor.echo.clone() else {
+            for name in NAMES {
+                self.note(
+                    name,
+                    Verdict::Skipped,
+                    "needs `--echo PATH`: a route whose upstream answers with the headers it got",
+                    None,
+                );
+            }
+            return Ok(());
+        };
+        let (marker, authorization) = (self.marker.clone(), self.authorization());
+        let own: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+        let plain = self.send("GET", &echo, &own, "").await?;
+        let shows = |reply: &Option<Reply>, text: &str| {
+            reply.as_ref().is_some_and(|reply| reply.body.to_ascii_lowercase().contains(text))
+        };
+        if !shows(&plain, "tollgate-doctor") {
+            let status = plain.map_or("no answer".to_owned(), |reply| reply.status.to_string());
+            for name in NAMES {
+                let detail = format!("GET {echo} does not show the request's headers ({status}); is a `--token` missing?");
+                self.note(name, Verdict::Skipped, detail, None);
+            }
+            return Ok(());
+        }
+        let spellings = [
+            "X-Tollgate-Subject",
+            "X-Tollgate-Tenant",
+            "X-Tollgate-Scopes",
+            "X-Tollgate-Credential",
+            "X-Tollgate-Model",
+            "X-Tollgate-Decision-Id",
+            "X-Tollgate-Admin",
+            "X_Tollgate_Subject",
+            "X-Tollgate_Subject",
+            "x_tollgate-tenant",
+            "X.Tollgate.Subject",
+        ];
+        let mut leaks = Vec::new();
+        for name in spellings {
+            let forged = [&own[..], &[(name, &*marker), (name, &*marker)]].concat();
+            if shows(&self.send("GET", &echo, &forged, "").await?, &marker) {
+                leaks.push(format!("`{name}` of the client's reaches the upstream"));
+            }
+        }
+        self.judge("forged_identity_does_not_arrive", spellings.len(), &leaks, REMEDY_IDENTITY);
+
+        let trailing = [&own[..], &[("TE", "trailers"), ("Trailer", "X-Tollgate-Tenant")]].concat();
+        let chunks = format!("Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-Tollgate-Tenant: {marker}\r\n\r\n");
+        let leaked = shows(&self.send("GET", &echo, &trailing, &chunks).await?, &marker);
+        let leaks: Vec<String> =
+            leaked.then(|| "a trailer `X-Tollgate-Tenant` reaches the upstream".to_owned()).into_iter().collect();
+        self.judge("trailers_carry_no_identity", 1, &leaks, REMEDY_IDENTITY);
+
+        let mut leaks = Vec::new();
+        let known: Vec<&str> =
+            ["x-tollgate-subject", "x-tollgate-decision-id"].into_iter().filter(|name| shows(&plain, name)).collect();
+        for name in &known {
+            let connection = format!("close, {name}");
+            let reply = self.send("GET", &echo, &[&own[..], &[("Connection", &*connection)]].concat(), "").await?;
+            if shows(&reply, "tollgate-doctor") && !shows(&reply, &format!("{name}\"")) && !shows(&reply, &format!("{name}:")) {
+                leaks.push(format!("`Connection: {name}` takes the header away"));
+            }
+        }
+        self.judge("connection_takes_no_identity_away", known.len(), &leaks, "refuse requests whose `Connection` names headers");
+        Ok(())
+    }
+
+    async fn credentials(&mut self) -> anyhow::Result<()> {
+        let name = "two_credentials_are_none";
+        let Some(authorization) = self.authorization() else {
+            self.note(name, Verdict::Skipped, "needs `--token`", None);
+            return Ok(());
+        };
+        let protected = self.doctor.protected.clone();
+        if !self.send("GET", &protected, &[("Authorization", &authorization)], "").await?.is_some_and(|reply| reply.passed()) {
+            self.note(name, Verdict::Skipped, format!("the token does not open {protected}"), None);
+            return Ok(());
+        }
+        let other = "Bearer tollgate-doctor";
+        let mut leaks = Vec::new();
+        for (first, second) in [(&*authorization, other), (other, &authorization)] {
+            let both = [("Authorization", first), ("Authorization", second)];
+            if self.send("GET", &protected, &both, "").await?.is_some_and(|reply| reply.passed()) {
+                leaks.push(format!("two `Authorization` headers open {protected}"));
+            }
+        }
+        self.judge(name, 2, &leaks, "pass repeated headers on as they are, or refuse them");
+        Ok(())
+    }
+
+    async fn body_limit(&mut self) -> anyhow::Result<()> {
+        let name = "large_bodies_are_refused";
+        let Some(limit) = self.doctor.body_limit else {
+            self.note(name, Verdict::Skipped, "needs `--body-limit SIZE`", None);
+            return Ok(());
+        };
+        let path = self.doctor.post.clone();
+        let authorization = self.authorization();
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(authorization.iter().map(|value| ("Authorization", value.as_str())));
+        let body =
+            format!("Content-Length: {}\r\n\r\n{{\"x\":\"{}\"}}", limit.0 + 1, "x".repeat((limit.0 + 1).saturating_sub(8)));
+        let reply = self.send("POST", &path, &headers, &body).await?;
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        let detail =
+            format!("POST {path} with {} bytes: {}", limit.0 + 1, if status == 0 { "closed".into() } else { status.to_string() });
+        match status {
+            200..400 => {
+                self.note(name, Verdict::Leak, detail, Some("limit bodies in the proxy, not above Tollgate's `body.max`"))
+            }
+            500.. => self.note(
+                name,
+                Verdict::Fault,
+                detail,
+                Some("the proxy's limit is above Tollgate's `body.max`, or its answer is replaced"),
+            ),
+            _ => self.note(name, Verdict::Ok, detail, None),
+        }
+        Ok(())
+    }
+}

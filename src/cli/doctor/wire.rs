@@ -1,0 +1,158 @@
+//! HTTP/1.1 by hand: what is sent here no library would send.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use http::Uri;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::either::Either;
+
+use crate::cli::tls;
+
+/// How long one exchange may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Most bytes of an answer that are read.
+const MOST: u64 = 256 << 10;
+
+/// Where the proxy listens.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) host: String,
+    port: u16,
+    secure: bool,
+}
+
+impl Target {
+    /// Reads `http://host:port` or `https://host`.
+    ///
+    /// # Errors
+    /// For anything with a path, a query or a user name, and for other schemes.
+    pub(super) fn parse(url: &str) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().context("the URL cannot be read; write `https://host` or `http://host:port`")?;
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => bail!("the URL needs a scheme; write `https://host` or `http://host:port`"),
+        };
+        let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else { bail!("the URL names no host") };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+            bail!(
+                "the URL is the proxy's alone, without path, query or user; paths are given with `--protected`, `--public` and `--echo`"
+            );
+        }
+        Ok(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure })
+    }
+
+    /// Whether a credential sent there crosses a network in clear.
+    pub(super) fn is_clear(&self) -> bool {
+        let host = self.bare();
+        !self.secure && host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    fn bare(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Sends these bytes on a connection of their own. `None` when no answer came, which refuses as well.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub(super) async fn exchange(&self, bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
+        let connect = async {
+            let stream = TcpStream::connect((self.bare(), self.port)).await.context("the proxy cannot be reached")?;
+            if !self.secure {
+                return anyhow::Ok(Either::Left(stream));
+            }
+            let name = ServerName::try_from(self.bare().to_owned()).context("the host is no name for a certificate")?;
+            Ok(Either::Right(tls::connector()?.connect(name, stream).await.context("no TLS with the proxy")?))
+        };
+        let slow = || format!("no connection to the proxy within {} s", DEADLINE.as_secs());
+        let stream = timeout(DEADLINE, connect).await.with_context(slow)??;
+        Ok(send(stream, bytes).await)
+    }
+}
+
+async fn send(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> Option<Reply> {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let (mut reader, mut answer) = (reader.take(MOST), Vec::new());
+    // A proxy that refuses early stops reading: then the rest cannot be sent, and the answer is there. One that neither goes on
+    // nor closes has said what it has to say.
+    let _ = timeout(DEADLINE, async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut answer)) }).await;
+    Reply::parse(&answer)
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    head: String,
+    pub(super) body: String,
+}
+
+impl Reply {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut text = &*text;
+        loop {
+            let (head, body) = text.split_once("\r\n\r\n")?;
+            let status = head.split(' ').nth(1)?.parse().ok()?;
+            // 100 Continue and its like announce the real one.
+            if status >= 200 {
+                return Some(Self { status, head: head.to_owned(), body: body.to_owned() });
+            }
+            text = body;
+        }
+    }
+
+    /// The value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// The `code` of an error body of Tollgate's.
+    pub(super) fn code(&self) -> Option<String> {
+        // A chunked body has its sizes around the JSON.
+        let json = self.body.get(self.body.find('{')?..=self.body.rfind('}')?)?;
+        let body: Value = serde_json::from_str(json).ok()?;
+        Some(body.pointer("/error/code")?.as_str()?.to_owned())
+    }
+
+    /// Whether the request went through.
+    pub(super) fn passed(&self) -> bool {
+        self.status < 400
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_the_proxy_s_alone() {
+        for url in ["https://api.example.com", "http://127.0.0.1:8080", "http://[::1]:8080/"] {
+            assert!(Target::parse(url).is_ok(), "{url}");
+        }
+        for url in ["", "api.example.com", "ftp://a", "https://a/v1", "https://user:secret@a", "https://a/?x"] {
+            assert!(Target::parse(url).is_err(), "{url}");
+        }
+        assert!(Target::parse("http://10.0.0.1").unwrap().is_clear());
+        assert!(!Target::parse("http://[::1]:80").unwrap().is_clear());
+        assert!(!Target::parse("https://10.0.0.1").unwrap().is_clear());
+    }
+
+    #[test]
+    fn answers_are_read_whatever_their_framing() {
+        let chunked = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\r\n1c\r\n{\"error\":{\"code\":\"no_route\"}}\r\n0\r\n\r\n";
+        let reply = Reply::parse(chunked).unwrap();
+        assert_eq!((reply.status, reply.header("x-a"), reply.code().as_deref()), (403, Some("b"), Some("no_route")));
+        assert!(Reply::parse(b"").is_none() && Reply::parse(b"HTTP/1.1 200").is_none());
+    }
+}

@@ -1,0 +1,236 @@
+//! One entry of `listen.http`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+use tollgate_core::config::{Errors, Path};
+
+use super::dialect::Dialect;
+use crate::listener::{Address, ListenerConfig, Peer, SocketMode, TlsConfig};
+
+/// A listener for proxies that ask over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardAuthConfig {
+    /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
+    #[schemars(with = "String")]
+    #[serde(deserialize_with = "parsed")]
+    pub address: Address,
+    /// Which proxy asks here. Each describes the client's request in headers of its own, so a listener has one dialect.
+    pub dialect: Dialect,
+    /// Addresses of the proxies, as `10.0.0.0/8` or `10.1.2.3`. A check from anywhere else is answered with 403 and nothing more,
+    /// because its headers say whatever their sender likes. They are also the hops that are skipped, from the right, when the
+    /// client's address is read from a list. Default: loopback. Peers on a Unix socket are trusted by its permissions.
+    #[schemars(with = "Option<Vec<String>>")]
+    #[serde(default, deserialize_with = "nets")]
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660".
+    #[schemars(with = "Option<String>")]
+    #[serde(default, deserialize_with = "some_parsed")]
+    pub mode: Option<SocketMode>,
+    /// TLS. Default: none, because a sidecar listens on loopback or on a Unix socket.
+    pub tls: Option<TlsConfig>,
+    /// Whether requests come with their bodies. Default `none`.
+    #[serde(default)]
+    pub body: BodyPolicy,
+}
+
+/// `listen.http[].body`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BodyPolicy {
+    /// They do not. A route that needs the body is an error of the file, because nobody could use it through this listener.
+    #[default]
+    None,
+    /// They do: the proxy is set up to send them.
+    Sent,
+    /// They do not, and that is known: routes that need the body are denied here, with `body_unavailable`.
+    Deny,
+}
+
+fn parsed<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<T, D::Error>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn some_parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketMode>, D::Error> {
+    parsed(deserializer).map(Some)
+}
+
+fn nets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    let list = Vec::<String>::deserialize(deserializer)?;
+    list.iter().map(|text| net(text).map_err(serde::de::Error::custom)).collect::<Result<_, _>>().map(Some)
+}
+
+fn net(text: &str) -> Result<IpNet, String> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text
+            .parse::<IpNet>()
+            .map_err(|_| format!("`{text}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`"))?,
+    };
+    // `10.1.2.3/8` may be meant either way.
+    if net.trunc() != net {
+        return Err(format!("`{text}` has bits beyond its prefix; write `{}`, or the address without a prefix", net.trunc()));
+    }
+    Ok(net)
+}
+
+impl ForwardAuthConfig {
+    /// The listener itself.
+    #[must_use]
+    pub fn listener(&self) -> ListenerConfig {
+        ListenerConfig { address: self.address.clone(), mode: self.mode.unwrap_or_default(), tls: self.tls.clone() }
+    }
+
+    /// Notes what contradicts itself, or the routes that `needing_body` names: the place of each and its name.
+    pub fn validate(&self, needing_body: &[(Path, String)], path: &Path, errors: &mut Errors) {
+        if self.mode.is_some() && matches!(self.address, Address::Tcp(_)) {
+            errors.push(&path.key("mode"), "`mode` belongs to a Unix socket: leave it out for a TCP address");
+        }
+        let body = path.key("body");
+        if self.body == BodyPolicy::Sent && !self.dialect.can_send_bodies() {
+            errors.push(&body, format!("`{}` cannot send bodies; write `deny`, or leave it out", self.dialect));
+        }
+        if self.body == BodyPolicy::None {
+            for (place, name) in needing_body {
+                errors.push(
+                    &body,
+                    format!(
+                        "the route `{name}` ({place}) reads the body, and no bodies come to {} ({}): {}; or name the model in \
+                         the path or a header; or write `body: deny`, and the route is denied through this listener",
+                        self.address,
+                        self.dialect,
+                        self.dialect.row().remedy
+                    ),
+                );
+            }
+        }
+        match (&self.address, &self.trusted_proxies) {
+            (Address::Tcp(address), None) if !address.ip().is_loopback() => errors.push(
+                &path.key("address"),
+                format!(
+                    "{address} can be reached from elsewhere, and only loopback is trusted; list the proxies in `trusted_proxies`"
+                ),
+            ),
+            (Address::Unix(_), Some(_)) if !self.reads_a_list() => errors.push(
+                &path.key("trusted_proxies"),
+                "peers on a Unix socket are trusted by its permissions; leave `trusted_proxies` out",
+            ),
+            (_, Some(list)) if list.is_empty() => {
+                errors.push(&path.key("trusted_proxies"), "with nobody in the list every check would be refused");
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the dialect gives the client's address as a list of hops, where `trusted_proxies` has a second meaning.
+    fn reads_a_list(&self) -> bool {
+        self.dialect.row().address == "x-forwarded-for"
+    }
+
+    /// Whether a check from `peer` is believed.
+    pub(super) fn trusts(&self, peer: Option<Peer>) -> bool {
+        match peer {
+            Some(Peer::Unix) => true,
+            Some(Peer::Tcp(peer)) => self.is_proxy(peer.ip()),
+            None => false,
+        }
+    }
+
+    /// Whether `address` is one of the proxies.
+    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
+        // An IPv6 socket sees IPv4 peers as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        match &self.trusted_proxies {
+            Some(list) => list.iter().any(|net| net.contains(&address)),
+            None => address.is_loopback(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<ForwardAuthConfig, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    fn errors(json: &str, needing_body: &[(Path, String)]) -> usize {
+        let mut errors = Errors::default();
+        read(json).unwrap().validate(needing_body, &Path::root(), &mut errors);
+        errors.len()
+    }
+
+    #[test]
+    fn proxies_are_loopback_unless_named() {
+        let plain = read(r#"{"address": "127.0.0.1:9001", "dialect": "nginx"}"#).unwrap();
+        let named =
+            read(r#"{"address": "0.0.0.0:9001", "dialect": "traefik", "trusted_proxies": ["10.0.0.0/8", "fd00::1"]}"#).unwrap();
+        let peer = |text: &str| Some(Peer::Tcp(text.parse().unwrap()));
+        for (text, by_default, by_name) in [
+            ("127.0.0.1:1", true, false),
+            ("[::1]:1", true, false),
+            ("[::ffff:127.0.0.1]:1", true, false),
+            ("10.2.3.4:1", false, true),
+            ("[::ffff:10.2.3.4]:1", false, true),
+            ("[fd00::1]:1", false, true),
+            ("[fd00::2]:1", false, false),
+            ("11.0.0.1:1", false, false),
+        ] {
+            assert_eq!((plain.trusts(peer(text)), named.trusts(peer(text))), (by_default, by_name), "{text}");
+        }
+        assert!(plain.trusts(Some(Peer::Unix)));
+        assert!(!plain.trusts(None), "a peer that is not known is not trusted");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (json, expected) in [
+            (r#"{"address": "127.0.0.1:1", "dialect": "apache"}"#, "unknown variant `apache`"),
+            (r#"{"address": "nowhere", "dialect": "nginx"}"#, "`nowhere` is not an address"),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["10.1.2.3/8"]}"#,
+                "bits beyond its prefix; write `10.0.0.0/8`",
+            ),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["nginx"]}"#,
+                "`nginx` is neither an address nor a network",
+            ),
+            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted": []}"#, "unknown field `trusted`"),
+            (r#"{"address": "127.0.0.1:1"}"#, "missing field `dialect`"),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+        for (json, count) in [
+            (r#"{"address": "127.0.0.1:1", "dialect": "nginx"}"#, 0),
+            (r#"{"address": "0.0.0.0:1", "dialect": "nginx"}"#, 1),
+            (r#"{"address": "0.0.0.0:1", "dialect": "nginx", "trusted_proxies": ["10.0.0.0/8"]}"#, 0),
+            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": []}"#, 1),
+            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "mode": "0600"}"#, 1),
+            (r#"{"address": "unix:/x", "dialect": "nginx", "trusted_proxies": ["10.0.0.0/8"]}"#, 1),
+            (r#"{"address": "unix:/x", "dialect": "caddy", "trusted_proxies": ["10.0.0.0/8"]}"#, 0),
+            (r#"{"address": "127.0.0.1:1", "dialect": "caddy", "body": "sent"}"#, 1),
+        ] {
+            assert_eq!(errors(json, &[]), count, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_route_that_needs_the_body_needs_a_listener_that_gets_it() {
+        let needing = [(Path::root().key("routes").index(0), "chat".to_owned())];
+        for dialect in ["nginx", "traefik", "caddy", "haproxy", "envoy_http"] {
+            let with = |body: &str| format!(r#"{{"address": "127.0.0.1:1", "dialect": "{dialect}"{body}}}"#);
+            assert_eq!(errors(&with(""), &needing), 1, "{dialect}");
+            assert_eq!(errors(&with(r#", "body": "deny""#), &needing), 0, "{dialect}");
+            assert_eq!(errors(&with(r#", "body": "sent""#), &needing), usize::from(dialect == "caddy"), "{dialect}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A check over HTTP becomes the core's [`RawRequest`]: what the proxy says about the client's request, and nothing that belongs
+//! to the hop between the proxy and Tollgate.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, Method, Version,
+    header::{CONNECTION, HOST},
+    request::Parts,
+};
+use tollgate_core::{
+    decision::{
+        Denial, Reason,
+        answer::{DECISION_ID, IDENTITY},
+    },
+    request::{Headers, RawBody, RawRequest},
+};
+
+use super::{
+    config::{BodyPolicy, ForwardAuthConfig},
+    dialect::{Absent, Bodies, Place, Row},
+};
+
+/// Headers that speak about the connection and the framing of the check itself (RFC 9110 section 7.6.1), whatever the client's
+/// request had under these names.
+const HOP: [&str; 11] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+];
+
+/// What `Connection` may name. Any other name would have the next server drop a header.
+const OPTIONS: [&str; 6] = ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
+
+fn malformed(cause: &'static str) -> Denial {
+    Denial::new(Reason::MalformedRequest, cause)
+}
+
+/// Whether the body of a check with this method is the client's.
+pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
+    config.body == BodyPolicy::Sent
+        && match config.dialect.row().bodies {
+            Bodies::Never => false,
+            Bodies::Always => true,
+            Bodies::Posted => *method == Method::POST,
+        }
+}
+
+/// Reads a check. `body` is the client's, or `None` where [`has_body`] says that none came.
+///
+/// # Errors
+/// `malformed_request` when method, path or host is missing, repeated or contradictory, when `Connection` names headers, or when
+/// the request has an identity header that this proxy could not overwrite.
+pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a [u8]>) -> Result<RawRequest<'a>, Denial> {
+    let row = config.dialect.row();
+    let (method, path, host) = target(&row, parts)?;
+    let scheme = at_most_one(&parts.headers, row.scheme)?.unwrap_or_default();
+    let address = at_most_one(&parts.headers, row.address)?.and_then(|list| client(config, list));
+    if parts.headers.get_all(CONNECTION).iter().any(|value| !names_only_options(value.as_bytes())) {
+        return Err(malformed("the `Connection` header names headers to drop"));
+    }
+    Ok(RawRequest {
+        method,
+        scheme,
+        host,
+        path,
+        headers: headers(&row, &parts.headers)?,
+        address,
+        body: match body {
+            Some([]) => RawBody::None,
+            Some(body) => RawBody::Whole(body),
+            None => RawBody::Unavailable,
+        },
+    })
+}
+
+/// Method, path and host.
+type Target<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// The target of the client's request.
+fn target<'a>(row: &Row, parts: &'a Parts) -> Result<Target<'a>, Denial> {
+    let method = match row.method {
+        Place::Header(name) => exactly_one(&parts.headers, name)?,
+        Place::Request => parts.method.as_str().as_bytes(),
+    };
+    let path = match row.path {
+        Place::Header(name) => exactly_one(&parts.headers, name)?,
+        Place::Request => request_path(parts)?,
+    };
+    let host = match row.host {
+        Place::Header(name) => exactly_one(&parts.headers, name)?,
+        Place::Request => request_host(parts)?,
+    };
+    // A hop that merges repeated headers joins them with a comma. No method or host has one; a path may.
+    if path.windows(2).any(|pair| matches!(pair, b",/" | b", ")) {
+        return Err(malformed("the path was given more than once"));
+    }
+    Ok((method, path, host))
+}
+
+fn request_path(parts: &Parts) -> Result<&[u8], Denial> {
+    // The absolute form of HTTP/1 names a second host; HTTP/2 always has scheme and authority.
+    if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
+        return Err(malformed("the request target has the absolute form"));
+    }
+    parts.uri.path_and_query().map(|path| path.as_str().as_bytes()).ok_or_else(|| malformed("the request has no path"))
+}
+
+fn request_host(parts: &Parts) -> Result<&[u8], Denial> {
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    match (authority, at_most_one(&parts.headers, HOST.as_str())?) {
+        (Some(authority), Some(host)) if authority != host => Err(malformed("`:authority` and `Host` differ")),
+        (Some(host), _) | (None, Some(host)) => Ok(host),
+        (None, None) => Err(malformed("the request has no host")),
+    }
+}
+
+fn exactly_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], Denial> {
+    match at_most_one(headers, name)? {
+        Some(value) if !value.is_empty() => Ok(value),
+        _ => {
+            Err(malformed("the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send"))
+        }
+    }
+}
+
+fn at_most_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Denial> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(malformed("a header that describes the client's request is repeated"));
+    }
+    Ok(first.map(http::HeaderValue::as_bytes))
+}
+
+/// The client in a list to which each hop added its peer: the last one that is no proxy of ours. What stands further left came
+/// from there, and may be made up.
+fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
+    let mut client = None;
+    for hop in std::str::from_utf8(list).ok()?.rsplit(',') {
+        let address: IpAddr = hop.trim().parse().ok()?;
+        client = Some(address.to_canonical());
+        if !config.is_proxy(address) {
+            break;
+        }
+    }
+    client
+}
+
+fn names_only_options(value: &[u8]) -> bool {
+    value
+        .split(|byte| *byte == b',')
+        .all(|option| OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii())))
+}
+
+/// The client's headers.
+fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Result<Headers<'a>, Denial> {
+    let places = [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
+    let mut headers = Headers::with_capacity(all.len(), row.joined);
+    for (name, value) in all {
+        let name = name.as_str();
+        let is_place = places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));
+        if !HOP.contains(&name) && !is_place {
+            headers.push(name, value.as_bytes());
+        }
+    }
+    // A proxy that can only set headers overwrites the names it knows. It would leave any other spelling in place, and some
+    // servers read that as the same header (R18: CVE-2025-64484, CVE-2026-39858).
+    if !matches!(row.absent, Absent::Listed(_)) && headers.spoofed().any(|name| name != DECISION_ID && !IDENTITY.contains(&name))
+    {
+        return Err(malformed("the request has an identity header that the proxy does not overwrite"));
+    }
+    Ok(headers)
+}

@@ -1,0 +1,134 @@
+//! An answer becomes an HTTP response that the asking proxy understands.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::json;
+use tollgate_core::decision::{
+    Failure,
+    answer::{AllowedAnswer, DeniedAnswer, IDENTITY},
+};
+
+use super::dialect::{Absent, BODY, Dialect, Row, STATUS, Statuses};
+use crate::check::Answer;
+
+/// What is sent to the proxy.
+pub type Reply = Response<Full<Bytes>>;
+
+/// A body in a header is left out beyond this: proxies bound the headers of a response, nginx at 4 or 8 KiB unless told
+/// otherwise. The proxy then says something shorter.
+const MAX_BODY_HEADER: usize = 3072;
+
+/// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
+pub fn encode(dialect: Dialect, answer: Answer, credential: Option<&HeaderValue>) -> Reply {
+    let row = dialect.row();
+    match answer {
+        Answer::Allow(answer) => allowed(&row, answer, credential),
+        Answer::Deny(answer) => denied(&row, answer),
+        Answer::Fail(failure) => failed(&failure),
+    }
+}
+
+/// 403 and nothing more, for peers that are not asked to know more.
+pub(super) fn forbidden() -> Reply {
+    reply(StatusCode::FORBIDDEN, HeaderMap::new(), String::new())
+}
+
+/// 200, and the upstream's headers as headers of the answer. The proxy copies them, and for that knows their names; so every
+/// name is accounted for in every answer, by a value or in the way the dialect has for none.
+fn allowed(row: &Row, answer: AllowedAnswer, credential: Option<&HeaderValue>) -> Reply {
+    let AllowedAnswer { set, upstream_credential, remove, response } = answer;
+    let mut headers = HeaderMap::new();
+    // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
+    let mut put = |name: &'static str, value: &str| {
+        headers.insert(HeaderName::from_static(name), value_of(value).unwrap_or(HeaderValue::from_static("")));
+    };
+    for (name, value) in &set {
+        put(name, value);
+    }
+    for name in IDENTITY.iter().filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name)) {
+        put(name, "");
+    }
+    for (name, value) in &response {
+        put(name, value);
+    }
+    // `Authorization` is copied like the others: the upstream's own key, the client's credential, or nothing.
+    let forwarded = !remove.iter().any(|name| name == header::AUTHORIZATION.as_str());
+    let authorization = match upstream_credential {
+        Some(key) => HeaderValue::from_bytes(key.expose()).ok(),
+        None => credential.filter(|_| forwarded).cloned(),
+    };
+    if let Some(mut value) = authorization {
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    if let Absent::Listed(name) = row.absent
+        && let Some(value) = value_of(&remove.join(",")).filter(|value| !value.is_empty())
+    {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    reply(StatusCode::OK, headers, String::new())
+}
+
+fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
+    // Whatever is not a status a client can get is a fault here, and stays a refusal.
+    let status =
+        StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::FORBIDDEN);
+    let mut headers = HeaderMap::new();
+    for (name, value) in &answer.headers {
+        if let Some(value) = value_of(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let mut body = answer.body;
+    let status = match row.statuses {
+        Statuses::All => status,
+        Statuses::Refusals => {
+            headers.insert(HeaderName::from_static(STATUS), HeaderValue::from(status.as_u16()));
+            if let Some(body) = value_of(&ascii(&body)).filter(|body| body.len() <= MAX_BODY_HEADER) {
+                headers.insert(HeaderName::from_static(BODY), body);
+            }
+            // nginx does not read it, and a connection with something unread on it is not kept.
+            body.clear();
+            if status == StatusCode::UNAUTHORIZED { status } else { StatusCode::FORBIDDEN }
+        }
+        // The nearest status that asks to come back later: clients retry a 429 as they do a 503.
+        Statuses::BelowServerErrors if status.is_server_error() => StatusCode::TOO_MANY_REQUESTS,
+        Statuses::BelowServerErrors => status,
+    };
+    reply(status, headers, body)
+}
+
+/// 503 in every dialect, and none of the headers of a denial: the proxy's own rule for a failed check applies.
+fn failed(failure: &Failure) -> Reply {
+    let reason = failure.reason;
+    let error =
+        json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    reply(StatusCode::SERVICE_UNAVAILABLE, headers, error.to_string())
+}
+
+fn reply(status: StatusCode, headers: HeaderMap, body: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    *reply.headers_mut() = headers;
+    reply
+}
+
+fn value_of(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+/// JSON with everything beyond ASCII escaped: it still says the same.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            ' '..='~' => text.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    text
+}

@@ -1,0 +1,355 @@
+//! The rows of data, and the decoder and encoder that read them.
+
+use http::{HeaderValue, Method, Request, request::Parts};
+use tollgate_core::{
+    decision::{
+        Denial, Failure, Outcome, Reason,
+        answer::{self, AllowedAnswer},
+    },
+    request::{RawBody, RawRequest},
+    secret::Secret,
+    time::Span,
+};
+
+use super::{Dialect, ForwardAuthConfig, Reply, decode, encode, has_body};
+use crate::check::Answer;
+
+const ALL: [&str; 5] = ["nginx", "traefik", "caddy", "haproxy", "envoy_http"];
+
+fn config(dialect: &str, body: &str) -> ForwardAuthConfig {
+    let body = if dialect == "caddy" && body == "sent" { "none" } else { body };
+    serde_json::from_str(&format!(
+        r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{body}", "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}}"#
+    ))
+    .unwrap()
+}
+
+/// The check that a well configured proxy sends for `GET https://api.example.com/v1/models?x=1` from 192.0.2.1, with other headers.
+fn check(dialect: &str, more: &[(&str, &str)]) -> Parts {
+    let own: &[(&str, &str)] = match dialect {
+        "nginx" | "haproxy" => &[
+            ("x-original-method", "GET"),
+            ("x-original-uri", "/v1/models?x=1"),
+            ("x-original-host", "api.example.com"),
+            ("x-original-scheme", "https"),
+            ("x-real-ip", "192.0.2.1"),
+            ("host", "tollgate"),
+        ],
+        "traefik" | "caddy" => &[
+            ("x-forwarded-method", "GET"),
+            ("x-forwarded-uri", "/v1/models?x=1"),
+            ("x-forwarded-host", "api.example.com"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("host", "tollgate"),
+        ],
+        _ => &[("host", "api.example.com"), ("x-forwarded-proto", "https"), ("x-forwarded-for", "192.0.2.1")],
+    };
+    let uri = if dialect == "envoy_http" { "/v1/models?x=1" } else { "/check" };
+    // A header given again replaces the proxy's own; "+" in front adds to it, an empty value takes it away.
+    let mut request = Request::builder().method(Method::GET).uri(uri);
+    let names: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
+    for (name, value) in own.iter().filter(|(name, _)| !names.contains(name)) {
+        request = request.header(*name, *value);
+    }
+    for (name, value) in more {
+        let name = name.strip_prefix('+').unwrap_or(name);
+        request = request.header(name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn without(dialect: &str, name: &str) -> Parts {
+    let mut parts = check(dialect, &[]);
+    parts.headers.remove(name).unwrap();
+    parts
+}
+
+fn names(raw: &RawRequest<'_>, of: &[&str]) -> Vec<String> {
+    of.iter().filter(|name| raw.headers.all(name).next().is_some()).map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn every_dialect_says_the_same_of_the_same_request() {
+    for dialect in ALL {
+        let config = config(dialect, "none");
+        let parts = check(dialect, &[("authorization", "Bearer t"), ("dup", "a"), ("+dup", "b"), ("user-agent", "kube-probe/1")]);
+        let raw = decode(&config, &parts, None).unwrap();
+        assert_eq!((raw.method, raw.path, raw.host), (&b"GET"[..], &b"/v1/models?x=1"[..], &b"api.example.com"[..]), "{dialect}");
+        assert_eq!((raw.scheme, raw.address), (&b"https"[..], Some("192.0.2.1".parse().unwrap())), "{dialect}");
+        assert_eq!(raw.headers.all("dup").count(), 2, "{dialect}: repeated headers stay repeated");
+        assert_eq!(raw.headers.one("authorization").unwrap(), Some(&b"Bearer t"[..]), "{dialect}");
+        assert!(matches!(raw.body, RawBody::Unavailable), "{dialect}");
+    }
+}
+
+#[test]
+fn what_belongs_to_the_hop_is_not_the_client_s() {
+    let hop = [
+        ("content-length", "7"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "keep-alive, Upgrade"),
+        ("te", "trailers"),
+        ("upgrade", "websocket"),
+        ("expect", "100-continue"),
+    ];
+    for dialect in ALL {
+        let parts = check(dialect, &hop);
+        let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
+        let own =
+            ["host", "x-original-uri", "x-original-host", "x-original-method", "x-real-ip", "x-forwarded-uri", "x-forwarded-for"];
+        let seen = names(&raw, &hop.map(|(name, _)| name));
+        assert!(seen.is_empty() && names(&raw, &own).is_empty(), "{dialect}: {seen:?}");
+    }
+}
+
+#[test]
+fn the_headers_of_one_dialect_mean_nothing_in_another() {
+    // R19: X-Forwarded-Uri from a client was believed.
+    for (dialect, foreign) in [
+        ("nginx", "x-forwarded-uri"),
+        ("haproxy", "x-forwarded-uri"),
+        ("traefik", "x-original-uri"),
+        ("caddy", "x-original-uri"),
+        ("traefik", "x_forwarded_uri"),
+        ("nginx", "x-original-url"),
+        ("envoy_http", "x-forwarded-uri"),
+        ("envoy_http", "x-original-uri"),
+        ("envoy_http", "x-envoy-original-path"),
+    ] {
+        let parts = check(dialect, &[(foreign, "/public")]);
+        let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
+        assert_eq!(raw.path, b"/v1/models?x=1", "{dialect} {foreign}");
+    }
+}
+
+#[test]
+fn a_target_that_is_missing_or_given_twice_is_denied() {
+    let denied = |dialect: &str, parts: &Parts, why: &str| {
+        let denial = decode(&config(dialect, "none"), parts, None).map(drop).expect_err(why);
+        assert_eq!(denial.reason, Reason::MalformedRequest, "{dialect}: {why}");
+    };
+    for dialect in ["nginx", "haproxy", "traefik", "caddy"] {
+        let prefix = if matches!(dialect, "nginx" | "haproxy") { "x-original" } else { "x-forwarded" };
+        for part in ["method", "uri", "host"] {
+            let name = format!("{prefix}-{part}");
+            denied(dialect, &without(dialect, &name), "missing");
+            denied(dialect, &check(dialect, &[(&name, "")]), "empty");
+            let twice = format!("+{name}");
+            denied(dialect, &check(dialect, &[(&twice, "/public")]), "twice");
+        }
+        for joined in ["/v1/models,/public", "/v1/models, /public", "/v1/models?x=1,/public"] {
+            denied(dialect, &check(dialect, &[(&format!("{prefix}-uri"), joined)]), joined);
+        }
+    }
+    for dialect in ALL {
+        let row: Dialect = config(dialect, "none").dialect;
+        for name in [row.row().scheme, row.row().address] {
+            let twice = format!("+{name}");
+            denied(dialect, &check(dialect, &[(&twice, "https")]), "scheme or address twice");
+        }
+    }
+    denied("envoy_http", &without("envoy_http", "host"), "no host");
+    denied("envoy_http", &check("envoy_http", &[("+host", "other")]), "two hosts");
+    let mut absolute = check("envoy_http", &[]);
+    absolute.uri = "http://other/v1/models".parse().unwrap();
+    denied("envoy_http", &absolute, "absolute form");
+    absolute.version = http::Version::HTTP_2;
+    denied("envoy_http", &absolute, "`:authority` and `Host` differ");
+}
+
+#[test]
+fn a_path_may_hold_a_comma() {
+    let config = config("nginx", "none");
+    for path in ["/v1/models/a,b", "/v1/models?x=a,b"] {
+        assert_eq!(decode(&config, &check("nginx", &[("x-original-uri", path)]), None).unwrap().path, path.as_bytes());
+    }
+}
+
+#[test]
+fn connection_may_not_name_headers() {
+    for dialect in ALL {
+        for (value, fits) in [
+            ("close", true),
+            ("Keep-Alive", true),
+            ("upgrade, http2-settings", true),
+            ("", true),
+            ("close, x-tollgate-subject", false),
+            ("x-forwarded-uri", false),
+            ("authorization", false),
+            ("close,,x", false),
+        ] {
+            let parts = check(dialect, &[("connection", value)]);
+            assert_eq!(decode(&config(dialect, "none"), &parts, None).is_ok(), fits, "{dialect}: {value}");
+        }
+    }
+}
+
+#[test]
+fn identity_headers_that_cannot_be_overwritten_are_refused() {
+    for dialect in ALL {
+        for (name, canonical) in [
+            ("x-tollgate-subject", true),
+            ("x-tollgate-tenant", true),
+            ("x-tollgate-decision-id", true),
+            ("x_tollgate_subject", false),
+            ("x-tollgate_subject", false),
+            ("x.tollgate.subject", false),
+            ("x-tollgate-admin", false),
+            ("x-tollgate-status", false),
+        ] {
+            let parts = check(dialect, &[(name, "admin")]);
+            let read = decode(&config(dialect, "none"), &parts, None);
+            // Envoy takes a list of names to remove, whatever they are.
+            assert_eq!(read.is_ok(), canonical || dialect == "envoy_http", "{dialect}: {name}");
+        }
+    }
+}
+
+#[test]
+fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
+    for (list, client) in [
+        ("192.0.2.1", Some("192.0.2.1")),
+        ("198.51.100.7, 192.0.2.1", Some("192.0.2.1")),
+        ("198.51.100.7, 192.0.2.1, 10.0.0.3,127.0.0.1", Some("192.0.2.1")),
+        ("nonsense, 192.0.2.1, 10.0.0.3", Some("192.0.2.1")),
+        ("10.0.0.4, 10.0.0.3", Some("10.0.0.4")),
+        ("::ffff:192.0.2.1", Some("192.0.2.1")),
+        ("2001:db8::1", Some("2001:db8::1")),
+        ("192.0.2.1, nonsense", None),
+        ("192.0.2.1:4711", None),
+        ("", None),
+    ] {
+        for dialect in ALL {
+            let config = config(dialect, "none");
+            let parts = check(dialect, &[(config.dialect.row().address, list)]);
+            let address = decode(&config, &parts, None).unwrap().address;
+            assert_eq!(address, client.map(|text| text.parse().unwrap()), "{dialect}: {list}");
+        }
+    }
+}
+
+#[test]
+fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
+    for (dialect, get, post) in [
+        ("nginx", false, true),
+        ("haproxy", false, true),
+        ("traefik", true, true),
+        ("caddy", false, false),
+        ("envoy_http", true, true),
+    ] {
+        assert_eq!(has_body(&config(dialect, "sent"), &Method::GET), get, "{dialect}");
+        assert_eq!(has_body(&config(dialect, "sent"), &Method::POST), post, "{dialect}");
+        for body in ["none", "deny"] {
+            assert!(!has_body(&config(dialect, body), &Method::POST), "{dialect}");
+        }
+    }
+    let (config, parts) = (config("traefik", "sent"), check("traefik", &[]));
+    assert!(matches!(decode(&config, &parts, Some(b"{}")).unwrap().body, RawBody::Whole(b"{}")));
+    assert!(matches!(decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
+}
+
+fn allow() -> AllowedAnswer {
+    AllowedAnswer {
+        set: vec![("x-tollgate-decision-id", "d1".into()), ("x-tollgate-subject", "alice".into())],
+        upstream_credential: None,
+        remove: vec!["x-tollgate-tenant".into(), "x-tollgate-model".into(), "x_tollgate_subject".into(), "authorization".into()],
+        response: vec![("x-tollgate-decision-id", "d1".into()), ("x-ratelimit-limit-requests", "5".into())],
+    }
+}
+
+fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+    reply.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+#[test]
+fn an_allowed_request_accounts_for_every_identity_header() {
+    let token = HeaderValue::from_static("Bearer client");
+    for dialect in ALL {
+        let row = config(dialect, "none").dialect;
+        let reply = encode(row, Answer::Allow(allow()), Some(&token));
+        assert_eq!(reply.status(), 200, "{dialect}");
+        assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
+        assert_eq!(header(&reply, "x-ratelimit-limit-requests"), Some("5"), "{dialect}");
+        assert_eq!(header(&reply, "authorization"), None, "{dialect}: not forwarded");
+        let (empty, listed) = match dialect {
+            "nginx" | "caddy" | "haproxy" => (Some(""), None),
+            "traefik" => (None, None),
+            _ => (None, Some("x-tollgate-tenant,x-tollgate-model,x_tollgate_subject,authorization")),
+        };
+        assert_eq!(header(&reply, "x-tollgate-tenant"), empty, "{dialect}");
+        assert_eq!(header(&reply, "x-envoy-auth-headers-to-remove"), listed, "{dialect}");
+    }
+}
+
+#[test]
+fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
+    let token = HeaderValue::from_static("Bearer client");
+    for dialect in ALL {
+        let row = config(dialect, "none").dialect;
+        let mut forward = allow();
+        forward.remove.retain(|name| name != "authorization");
+        let reply = encode(row, Answer::Allow(forward), Some(&token));
+        assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
+        let mut own = allow();
+        own.remove.retain(|name| name != "authorization");
+        own.upstream_credential = Some(Secret::new(b"Bearer upstream".to_vec()));
+        let reply = encode(row, Answer::Allow(own), Some(&token));
+        assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
+    }
+}
+
+fn deny(reason: Reason, message: &str) -> Answer {
+    let denial = Denial::new(reason, "").saying(message).after(Span::from_secs(7));
+    let outcome = Outcome::refused(denial.clone());
+    Answer::Deny(answer::denied(&denial, &outcome.evidence, "d1"))
+}
+
+#[test]
+fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
+    for (reason, plain, nginx, envoy) in [
+        (Reason::MissingCredential, 401, 401, 401),
+        (Reason::NoRoute, 403, 403, 403),
+        (Reason::MalformedRequest, 400, 403, 400),
+        (Reason::BodyTooLarge, 413, 403, 413),
+        (Reason::UnsupportedMediaType, 415, 403, 415),
+        (Reason::RateLimited, 429, 403, 429),
+        (Reason::StoreUnavailable, 503, 403, 429),
+    ] {
+        for dialect in ALL {
+            let reply = encode(config(dialect, "none").dialect, deny(reason, "no"), None);
+            let expected = match dialect {
+                "nginx" => nginx,
+                "envoy_http" => envoy,
+                _ => plain,
+            };
+            assert_eq!(reply.status().as_u16(), expected, "{dialect} {}", reason.code());
+            assert_eq!(header(&reply, "retry-after"), Some("7"), "{dialect}");
+            assert_eq!(
+                header(&reply, "x-tollgate-status"),
+                (dialect == "nginx").then(|| plain.to_string()).as_deref(),
+                "{dialect}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nginx_gets_the_body_in_ascii_or_not_at_all() {
+    let row = config("nginx", "none").dialect;
+    let reply = encode(row, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
+    let body: serde_json::Value = serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
+    assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
+    let reply = encode(row, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
+    assert_eq!(header(&reply, "x-tollgate-body"), None);
+    assert_eq!(reply.status(), 403);
+}
+
+#[test]
+fn a_failed_check_is_a_server_error_everywhere() {
+    for dialect in ALL {
+        let failure = Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
+        let reply = encode(config(dialect, "none").dialect, Answer::Fail(failure), None);
+        assert_eq!(reply.status(), 503, "{dialect}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Every proxy, with the shipped configuration, in front of a recording upstream: the same answers, and nothing that a client
+//! can say about itself reaches the upstream.
+
+/// One check, through every proxy.
+macro_rules! through_every_proxy {
+    ($check:ident) => {
+        mod $check {
+            use crate::proxies::gate::Kind;
+
+            #[test]
+            fn nginx() {
+                super::$check(Kind::Nginx);
+            }
+
+            #[test]
+            fn new_nginx() {
+                super::$check(Kind::NewNginx);
+            }
+
+            #[test]
+            fn njs() {
+                super::$check(Kind::Njs);
+            }
+
+            #[test]
+            fn envoy_http() {
+                super::$check(Kind::EnvoyHttp);
+            }
+
+            #[test]
+            #[ignore = "needs a large download: make test-all"]
+            fn traefik() {
+                super::$check(Kind::Traefik);
+            }
+
+            #[test]
+            #[ignore = "needs a large download: make test-all"]
+            fn caddy() {
+                super::$check(Kind::Caddy);
+            }
+
+            #[test]
+            #[ignore = "needs a large download: make test-all"]
+            fn haproxy() {
+                super::$check(Kind::Haproxy);
+            }
+        }
+    };
+}
+
+mod allow;
+mod attacks;
+mod body;
+mod denials;
+mod doctor;
+mod gate;
+mod nginx;
+mod parity;
+mod paths;
+mod refusal;

@@ -1,0 +1,202 @@
+//! The attack table: what a client may say about itself, through every proxy. What counts is what the upstream got.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    sync::mpsc,
+};
+
+use super::{
+    allow::identity,
+    gate::{Gate, Kind},
+};
+use crate::rig::http::{Request, exchange};
+
+/// Every spelling of an identity header that some server takes for one.
+const SPELLINGS: [&str; 12] = [
+    "X-Tollgate-Subject",
+    "x-tollgate-subject",
+    "X-TOLLGATE-TENANT",
+    "X-Tollgate-Model",
+    "X-Tollgate-Scopes",
+    "X-Tollgate-Credential",
+    "X_Tollgate_Subject",
+    "x-tollgate_subject",
+    "X_Tollgate-Tenant",
+    "X.Tollgate.Subject",
+    "X-Tollgate-Admin",
+    "X-Tollgate-Status",
+];
+
+fn forged_identity_never_arrives(kind: Kind) {
+    let gate = Gate::start(kind);
+    let honest = [("x-tollgate-credential", "jwt"), ("x-tollgate-scopes", "s"), ("x-tollgate-subject", "alice")];
+    let honest = honest.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let token = gate.issuer.token(serde_json::json!({ "scope": "s" }));
+    for name in SPELLINGS {
+        for path in ["/v1/models", "/public/x"] {
+            // Once, twice, and beside the real thing.
+            for more in [None, Some(name), Some("X-Tollgate-Subject")] {
+                let mut request = Request::get(path).bearer(&token).header(name, "forged");
+                if let Some(more) = more {
+                    request = request.header(more, "forged");
+                }
+                let reply = request.try_send(gate.port);
+                let status = reply.as_ref().map_or(0, |reply| reply.status);
+                assert!([0, 200, 400].contains(&status), "{name}: {reply:?}");
+                for seen in gate.upstream.taken() {
+                    assert_eq!(
+                        identity(&seen),
+                        if path == "/v1/models" { &honest[..] } else { &[] },
+                        "{name} to {path}: {seen:?}"
+                    );
+                    assert!(seen.headers.iter().all(|(_, value)| value != "forged"), "{name}: {seen:?}");
+                }
+            }
+        }
+    }
+    let decision = gate.send(&Request::get("/v1/models").bearer(&token).header("X-Tollgate-Decision-Id", "forged"));
+    assert_eq!(decision.status, 200);
+    assert!(gate.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
+}
+through_every_proxy!(forged_identity_never_arrives);
+
+fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
+    let gate = Gate::start(kind);
+    let parts = [
+        ("Method", "GET"),
+        ("Uri", "/health"),
+        ("URI", "/health"),
+        ("URL", "https://api.example.com/health"),
+        ("Host", "status.example.com"),
+        ("Path", "/health"),
+        ("Prefix", "/public"),
+        ("Scheme", "https"),
+        ("Proto", "https"),
+    ];
+    let mut names = vec![
+        ("X-Envoy-Original-Path".to_owned(), "/health"),
+        ("X-Rewrite-URL".to_owned(), "/health"),
+        ("X-HTTP-Method-Override".to_owned(), "GET"),
+    ];
+    for (part, value) in parts {
+        for family in ["X-Original-", "X-Forwarded-", "X_Original_", "X_Forwarded_", "X-Original_"] {
+            names.push((format!("{family}{part}"), value));
+        }
+    }
+    let refused = |request: &Request, what: &str| {
+        let reply = request.try_send(gate.port);
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        assert!([0, 400, 401, 403].contains(&status), "{what}: {reply:?}");
+        assert_eq!(gate.upstream.taken().len(), 0, "{what}");
+    };
+    for (name, value) in &names {
+        refused(&Request::get("/v1/models").header(name, value), name);
+        // Without a credential too, so that what is left of the headers decides.
+        refused(&Request::get("/v1/models").header(name, value).header(name, value), name);
+        refused(&Request::get("/v1/models").header("Connection", &format!("close, {name}")).header(name, value), name);
+    }
+    // All at once.
+    let everything = names.iter().fold(Request::get("/v1/models"), |request, (name, value)| request.header(name, value));
+    refused(&everything, "everything");
+}
+through_every_proxy!(a_client_cannot_say_what_it_asks_for);
+
+/// R22: CVE-2021-32813, CVE-2024-45410, CVE-2025-48865.
+fn connection_does_not_take_identity_away(kind: Kind) {
+    let gate = Gate::start(kind);
+    let token = gate.token();
+    for option in [
+        "X-Tollgate-Subject",
+        "x-tollgate-subject, X-Tollgate-Tenant",
+        "keep-alive, x-tollgate-subject",
+        "X-Forwarded-Uri",
+        "X-Forwarded-Method, X-Forwarded-Host",
+        "X-Original-URI, X-Original-Method",
+        "X-Real-IP, X-Forwarded-For",
+        "Authorization",
+        "Host",
+        "Content-Length",
+    ] {
+        let text = format!(
+            "GET /v1/models HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {token}\r\nConnection: close, {option}\r\n\r\n"
+        );
+        let reply = exchange(gate.port, text.as_bytes(), true);
+        for seen in gate.upstream.taken() {
+            assert_eq!(seen.all("x-tollgate-subject"), ["alice"], "{option}: {seen:?}");
+        }
+        let status = reply.map_or(0, |reply| reply.status);
+        assert!([0, 200, 400, 401].contains(&status), "{option}: {status}");
+    }
+}
+through_every_proxy!(connection_does_not_take_identity_away);
+
+fn two_credentials_are_none(kind: Kind) {
+    let gate = Gate::start(kind);
+    let (good, other) = (gate.token(), gate.issuer.token(serde_json::json!({ "sub": "mallory" })));
+    for (first, second) in [(&good, &other), (&other, &good), (&good, &good)] {
+        let reply = Request::get("/v1/models").bearer(first).bearer(second).try_send(gate.port);
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        assert!([0, 400, 401].contains(&status), "{reply:?}");
+        let joined = Request::get("/v1/models").header("Authorization", &format!("Bearer {first}, Bearer {second}"));
+        assert_eq!(gate.send(&joined).verdict().0, 401);
+        assert_eq!(gate.upstream.taken().len(), 0);
+    }
+}
+through_every_proxy!(two_credentials_are_none);
+
+/// R23, CVE-2026-88004: names that were taken from the headers came back as trailers.
+fn trailers_carry_no_identity(kind: Kind) {
+    let (port, arrived) = recorder();
+    let gate = Gate::before(kind, port);
+    let text = format!(
+        "POST /v1/upload HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {}\r\nTE: trailers\r\n\
+         Trailer: X-Tollgate-Tenant, X-Forwarded-Uri\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+         5\r\nhello\r\n0\r\nX-Tollgate-Tenant: forged\r\nX-Tollgate-Subject: forged\r\nX_Tollgate_Subject: forged\r\n\r\n",
+        gate.token()
+    );
+    let reply = exchange(gate.port, text.as_bytes(), true);
+    let status = reply.as_ref().map_or(0, |reply| reply.status);
+    assert!([0, 200, 400, 411].contains(&status), "{reply:?}");
+    let upload = arrived.try_iter().find(|bytes| bytes.starts_with("POST /v1/upload"));
+    assert_eq!(upload.is_some(), status == 200);
+    assert!(!upload.unwrap_or_default().contains("forged"), "a trailer arrived");
+}
+through_every_proxy!(trailers_carry_no_identity);
+
+/// An upstream that hands on the bytes it got, those after the last chunk included.
+fn recorder() -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+                loop {
+                    let text = String::from_utf8_lossy(&bytes).into_owned();
+                    let chunked = text.to_ascii_lowercase().contains("transfer-encoding: chunked");
+                    let length = text.to_ascii_lowercase().split_once("content-length: ").map(|(_, rest)| {
+                        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap()
+                    });
+                    let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+                    let done = body.is_some_and(|body| match length {
+                        Some(length) => body.len() >= length,
+                        None => !chunked || (body.ends_with("\r\n\r\n") && body.contains("0\r\n")),
+                    });
+                    if done {
+                        send.send(text).unwrap();
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+                        return;
+                    }
+                    match stream.read(&mut piece) {
+                        Ok(0) | Err(_) => return,
+                        Ok(read) => bytes.extend_from_slice(&piece[..read]),
+                    }
+                }
+            });
+        }
+    });
+    (port, receive)
+}

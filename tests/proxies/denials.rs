@@ -1,0 +1,97 @@
+//! Denials reach the client as themselves: status, headers and body, through every proxy.
+
+use serde_json::json;
+
+use super::gate::{Gate, Kind, POLICY};
+use crate::rig::http::{Reply, Request};
+
+/// The client got Tollgate's own answer.
+fn is_whole(reply: &Reply, status: u16, code: &str) {
+    assert_eq!(reply.verdict(), (status, code.to_owned()), "{:?}\n{}", reply.headers, reply.text());
+    assert!(reply.one("content-type").unwrap().starts_with("application/json"), "{:?}", reply.headers);
+    assert_eq!(reply.one("x-tollgate-decision-id").map(str::len), Some(32), "{:?}", reply.headers);
+    let error = &reply.json()["error"];
+    assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
+    for leaked in ["x-tollgate-status", "x-tollgate-body", "x-tollgate-subject", "x-envoy-auth-headers-to-remove"] {
+        assert_eq!(reply.one(leaked), None, "{leaked}");
+    }
+}
+
+fn refusals_are_the_client_s(kind: Kind) {
+    let gate = Gate::start(kind);
+    let token = gate.token();
+
+    let reply = gate.send(&Request::get("/v1/models"));
+    is_whole(&reply, 401, "missing_credential");
+    assert_eq!(reply.one("www-authenticate"), Some("Bearer realm=\"tollgate\""));
+
+    let reply = gate.send(&Request::get("/v1/models").bearer(&crate::rig::issuer::forged(&token)));
+    is_whole(&reply, 401, "bad_signature");
+    assert!(reply.one("www-authenticate").unwrap().contains("error=\"invalid_token\""));
+
+    let reply = gate.send(&Request::get("/v1/admin").bearer(&token));
+    is_whole(&reply, 403, "insufficient_scope");
+    assert!(reply.one("www-authenticate").unwrap().contains("scope=\"admin\""), "{:?}", reply.headers);
+
+    is_whole(&gate.send(&Request::get("/nowhere").bearer(&token)), 403, "no_route");
+
+    // A route decoded, none as it stands.
+    is_whole(&gate.send(&Request::get("/v1%2fmodels").bearer(&token)), 400, "malformed_request");
+
+    assert_eq!(gate.upstream.taken().len(), 0);
+}
+through_every_proxy!(refusals_are_the_client_s);
+
+fn limits_are_the_client_s(kind: Kind) {
+    let gate = Gate::start(kind);
+    let token = gate.token();
+    let first = gate.send(&Request::get("/v1/limited").bearer(&token));
+    assert_eq!(first.status, 200);
+    let reply = gate.send(&Request::get("/v1/limited").bearer(&token));
+    is_whole(&reply, 429, "rate_limited");
+    let seconds: u64 = reply.one("retry-after").unwrap().parse().unwrap();
+    assert!((3500..=3600).contains(&seconds), "{seconds}");
+    assert!(reply.one("retry-after-ms").is_some());
+    assert_eq!(reply.one("x-ratelimit-limit-requests"), Some("1"));
+    assert_eq!(reply.one("x-ratelimit-remaining-requests"), Some("0"));
+    assert!(reply.one("ratelimit-policy").unwrap().starts_with("\"tight\""));
+    // Traefik, Caddy and HAProxy, as shipped, add nothing to the upstream's answer.
+    if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::EnvoyHttp) {
+        assert_eq!(first.one("x-ratelimit-remaining-requests"), Some("0"), "{:?}", first.headers);
+        assert_eq!(first.one("x-tollgate-decision-id").map(str::len), Some(32));
+    }
+}
+through_every_proxy!(limits_are_the_client_s);
+
+fn an_outage_is_the_client_s(kind: Kind) {
+    let policy = POLICY.replace("    limits: [tight]\n", "    limits: [tight]\n    on_outage: deny\n")
+        + "  - match: { methods: [GET], paths: [/v1/failing] }\n    scopes: []\n    limits: [tight]\n    on_outage: error\n"
+        + "store: { redis: { url: \"redis://127.0.0.1:1\" } }\n";
+    let gate = Gate::with(kind, &policy, |config| config);
+    let token = gate.token();
+    let reply = gate.send(&Request::get("/v1/limited").bearer(&token));
+    // Envoy takes a 5xx for a failed check, so its clients get the nearest status that is none.
+    is_whole(&reply, if kind == Kind::EnvoyHttp { 429 } else { 503 }, "store_unavailable");
+    assert_eq!(reply.one("retry-after"), Some("1"));
+    let reply = gate.send(&Request::get("/v1/failing").bearer(&token));
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(gate.upstream.taken().len(), 0);
+}
+through_every_proxy!(an_outage_is_the_client_s);
+
+fn without_tollgate_nothing_passes(kind: Kind) {
+    let mut gate = Gate::start(kind);
+    gate.tollgate.process.kill();
+    let token = gate.token();
+    for path in ["/v1/models", "/health", "/public/x"] {
+        let reply = gate.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
+        assert!([500, 502, 503].contains(&reply.status), "{path}: {}", reply.status);
+        // Those whose configuration can say so tell the client to come back.
+        if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::Haproxy) {
+            assert_eq!((reply.status, reply.one("retry-after")), (503, Some("1")), "{path}");
+            assert_eq!(reply.json()["error"]["code"], json!("unavailable"));
+        }
+    }
+    assert_eq!(gate.upstream.taken().len(), 0);
+}
+through_every_proxy!(without_tollgate_nothing_passes);

@@ -1,0 +1,159 @@
+//! `tollgate doctor` against proxies that are set up well, and against such that are not.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::gate::{Gate, Kind, POLICY, replace};
+use crate::rig::http::{Answer, Reply, Server};
+
+/// An upstream that shows the headers it got, and knows no path it would not answer.
+fn mirror() -> Server {
+    Server::start(|request| {
+        let headers: Vec<String> = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        Answer::Whole(Reply::new(200, headers.concat()).header("content-type", "text/plain"))
+    })
+}
+
+fn gate(kind: Kind, edit: impl FnOnce(String) -> String) -> Gate {
+    Gate::build(kind, POLICY, Some(mirror().port), edit)
+}
+
+/// Exit code and report.
+fn doctor(gate: &Gate, more: &[&str]) -> (Option<i32>, Value) {
+    let url = format!("http://127.0.0.1:{}", gate.port);
+    let token = gate.token();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["doctor", &url, "--output", "json", "--echo", "/v1/models", "--token", &token, "--host", "api.example.com"]);
+    let output = command.args(more).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains(&token), "the report holds the token");
+    let report = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report)
+}
+
+/// The probes with this verdict.
+fn with(report: &Value, verdict: &str) -> Vec<String> {
+    let probes = report["probes"].as_array().unwrap().iter();
+    probes.filter(|probe| probe["verdict"] == verdict).map(|probe| probe["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn a_shipped_configuration_is_sound(kind: Kind) {
+    let gate = gate(kind, |config| config);
+    let (code, report) = doctor(&gate, &["--body-limit", "16MiB"]);
+    assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
+    assert_eq!(with(&report, "skipped"), [""; 0], "{report:#}");
+    assert!(with(&report, "ok").len() >= 11, "{report:#}");
+}
+through_every_proxy!(a_shipped_configuration_is_sound);
+
+/// Each mistake with what the doctor says of it.
+#[test]
+fn mistakes_are_found() {
+    let without = |line: &'static str| {
+        move |config: String| config.lines().filter(|known| !known.contains(line)).map(|known| format!("{known}\n")).collect()
+    };
+    type Edit = Box<dyn FnOnce(String) -> String>;
+    let rows: [(&str, Kind, Edit, &str, &str); 8] = [
+        (
+            "the target is the client's to say",
+            Kind::Nginx,
+            Box::new(without("X-Original-URI ")),
+            "leak",
+            "said_targets_are_not_believed",
+        ),
+        (
+            "an identity header is not overwritten",
+            Kind::Nginx,
+            Box::new(without("proxy_set_header X-Tollgate-Tenant")),
+            "leak",
+            "forged_identity_does_not_arrive",
+        ),
+        ("statuses are not mapped", Kind::Nginx, Box::new(without("error_page 401 403 500")), "fault", "malformed_stays_400"),
+        (
+            "a prefix goes around Tollgate",
+            Kind::Nginx,
+            Box::new(|config| {
+                replace(config, "location / {", "location ~ models$ { proxy_pass http://inference; }\n        location / {")
+            }),
+            "leak",
+            "protected_needs_a_credential",
+        ),
+        (
+            "only known paths are checked",
+            Kind::Nginx,
+            Box::new(|config| {
+                replace(config, "location / {", "location / { proxy_pass http://inference; }\n        location /v1/ {")
+            }),
+            "leak",
+            "unlisted_is_denied",
+        ),
+        (
+            "a public prefix is matched before the path is normalised",
+            Kind::EnvoyHttp,
+            Box::new(|config| {
+                let config = replace(config, "normalize_path: true", "normalize_path: false");
+                let open = "- match: { prefix: /health }\n                          route: { cluster: inference }\n                          typed_per_filter_config:\n                            envoy.filters.http.ext_authz:\n                              \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute\n                              disabled: true\n                        - match: { prefix: / }";
+                replace(config, "- match: { prefix: / }", open)
+            }),
+            "leak",
+            "no_path_shadows_a_protected_one",
+        ),
+        (
+            "forged identity is neither removed nor overwritten",
+            Kind::EnvoyHttp,
+            Box::new(|config| {
+                let config = replace(
+                    config,
+                    "key_matcher: { prefix: \"x-tollgate-\", ignore_case: true }",
+                    "key_matcher: { prefix: \"x-nobody-sends-this-\" }",
+                );
+                let config = replace(
+                    config,
+                    "patterns: [{ safe_regex: { regex: \".*\" } }]",
+                    "patterns: [{ exact: authorization }, { prefix: x-forwarded- }]",
+                );
+                replace(config, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW")
+            }),
+            "leak",
+            "forged_identity_does_not_arrive",
+        ),
+        (
+            "bodies have no limit",
+            Kind::Nginx,
+            Box::new(|config| replace(config, "client_max_body_size 16m", "client_max_body_size 0")),
+            "leak",
+            "large_bodies_are_refused",
+        ),
+    ];
+    for (what, kind, edit, verdict, name) in rows {
+        let gate = gate(kind, edit);
+        let (code, report) = doctor(&gate, &["--body-limit", "16MiB", "--post", "/v1/upload"]);
+        assert!(with(&report, verdict).contains(&name.to_owned()), "{what}: {report:#}");
+        assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "{what}");
+        let probe = report["probes"].as_array().unwrap().iter().find(|probe| probe["name"] == name).unwrap();
+        assert!(probe["remedy"].is_string(), "{what}: {probe}");
+    }
+}
+
+#[test]
+fn what_cannot_be_tried_is_said() {
+    let gate = gate(Kind::Nginx, |config| config);
+    let url = format!("http://127.0.0.1:{}", gate.port);
+    let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).args(["doctor", &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("skipped  forged_identity_does_not_arrive: needs `--echo PATH`"), "{text}");
+    assert!(text.ends_with(" skipped\n"), "{text}");
+    for (arguments, part) in [
+        (&["ftp://x"][..], "needs a scheme"),
+        (&["http://192.0.2.1", "--token", "x"], "in clear"),
+        (&["http://127.0.0.1:1"], "cannot be reached"),
+        (&[&*url, "--echo", "v1"], "not a path"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("doctor").args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(part), "{arguments:?}: {text}");
+    }
+}

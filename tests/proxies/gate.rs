@@ -1,0 +1,291 @@
+//! Tollgate and one proxy, with the configuration from `deploy/`, in which only addresses and paths are replaced.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use tempfile::TempDir;
+
+use crate::rig::{
+    http::{Reply, Request},
+    issuer::Issuer,
+    part,
+    process::Process,
+    tollgate::Tollgate,
+    upstream::Upstream,
+};
+
+/// What the proxies are tested with. `${DIR}` is the gate's directory.
+pub(crate) const POLICY: &str = r#"
+issuers:
+  - issuer: https://auth.example.com
+    audiences: [inference-api]
+    algorithms: [RS256]
+    jwks: { file: "${DIR}/jwks.json" }
+body: { max: 256KiB, max_in_flight: 8MiB }
+models:
+  - { name: qwen, serves: [qwen] }
+  - { name: big, serves: [big-70b] }
+limits:
+  - { name: tight, by: [subject], rate: 1/1h, burst: 1 }
+  - { name: by-address, by: [address], rate: 1000/1s }
+routes:
+  - match: { methods: [POST], paths: [/v1/chat/completions] }
+    name: generate
+    scopes: [infer:text]
+    model: { from: body, scope: "model:{model}:inference" }
+  - match: { methods: [GET], paths: [/v1/models] }
+    name: models
+    scopes: []
+  - match: { methods: [POST], paths: [/v1/upload] }
+    name: upload
+    scopes: []
+  - match: { methods: [GET], paths: ["/v1/models/{model*}"] }
+    name: model
+    scopes: []
+    model: { from: "path:model" }
+  - match: { methods: [GET], paths: [/v1/admin] }
+    name: admin
+    scopes: [admin]
+  - match: { methods: [GET], paths: [/v1/limited] }
+    name: limited
+    scopes: []
+    limits: [tight]
+  - match: { methods: [GET], paths: [/v1/addressed] }
+    name: addressed
+    scopes: []
+    limits: [by-address]
+  - match: { methods: [GET], paths: [/v1/forwarded] }
+    name: forwarded
+    scopes: []
+    forward_credential: true
+  - match: { methods: [GET], paths: [/v1/keyed] }
+    name: keyed
+    scopes: []
+    upstream_key: upstream-key-0123456789
+  - match: { hosts: [status.example.com], paths: [/v1/models] }
+    name: status
+    public: true
+  - match: { paths: [/health, "/public/*"] }
+    name: public
+    public: true
+"#;
+
+/// The proxies, and the ways to ask from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `auth_request`, with the system's nginx.
+    Nginx,
+    /// `auth_request`, with a newer nginx.
+    NewNginx,
+    /// njs.
+    Njs,
+    Traefik,
+    Caddy,
+    Haproxy,
+    EnvoyHttp,
+}
+
+impl Kind {
+    fn dialect(self) -> &'static str {
+        match self {
+            Self::Nginx | Self::NewNginx | Self::Njs => "nginx",
+            Self::Traefik => "traefik",
+            Self::Caddy => "caddy",
+            Self::Haproxy => "haproxy",
+            Self::EnvoyHttp => "envoy_http",
+        }
+    }
+
+    /// Whether the shipped configuration sends bodies.
+    pub(crate) fn sends_bodies(self) -> bool {
+        !matches!(self, Self::Nginx | Self::NewNginx | Self::Caddy)
+    }
+
+    /// Whether it asks over TCP, and not over a Unix socket.
+    fn asks_over_tcp(self) -> bool {
+        matches!(self, Self::Traefik | Self::Haproxy)
+    }
+}
+
+/// A proxy that asks a Tollgate, and what they need.
+pub(crate) struct Gate {
+    // Ended in this order: the proxy first, the directory with the logs last.
+    proxy: Process,
+    pub(crate) port: u16,
+    pub(crate) tollgate: Tollgate,
+    pub(crate) upstream: Upstream,
+    pub(crate) issuer: Issuer,
+    #[expect(dead_code, reason = "removes the directory when dropped")]
+    dir: TempDir,
+}
+
+impl Gate {
+    pub(crate) fn start(kind: Kind) -> Self {
+        Self::with(kind, POLICY, |config| config)
+    }
+
+    /// With another policy, and an edited configuration of the proxy.
+    pub(crate) fn with(kind: Kind, policy: &str, edit: impl FnOnce(String) -> String) -> Self {
+        Self::build(kind, policy, None, edit)
+    }
+
+    /// In front of another upstream.
+    pub(crate) fn before(kind: Kind, upstream: u16) -> Self {
+        Self::build(kind, POLICY, Some(upstream), |config| config)
+    }
+
+    pub(crate) fn build(kind: Kind, policy: &str, other: Option<u16>, edit: impl FnOnce(String) -> String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = Issuer::new("https://auth.example.com");
+        issuer.publish(dir.path());
+        let upstream = Upstream::start();
+        let tollgate = Tollgate::start(dir.path(), &format!("{}{policy}", listen(kind)));
+        let asked = if kind.asks_over_tcp() { tollgate_port(&tollgate) } else { 0 };
+        let port = free_port();
+        let parts = Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
+        let mut proxy = parts.start(kind, edit);
+        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(|reply| reply.status < 500).map(drop));
+        upstream.taken();
+        Self { proxy, port, tollgate, upstream, issuer, dir }
+    }
+
+    pub(crate) fn send(&self, request: &Request) -> Reply {
+        request.send(self.port)
+    }
+
+    /// A token that opens `generate` for `qwen`, and everything that asks for no scope.
+    pub(crate) fn token(&self) -> String {
+        self.issuer.token(serde_json::json!({}))
+    }
+
+    /// What the proxy wrote.
+    pub(crate) fn log(&self) -> String {
+        format!("{}{}", self.proxy.err(), self.proxy.out())
+    }
+}
+
+/// Tollgate's listeners.
+fn listen(kind: Kind) -> String {
+    let address = if kind.asks_over_tcp() { "127.0.0.1:0" } else { "unix:${DIR}/http.sock" };
+    let body = if kind.sends_bodies() { "sent" } else { "deny" };
+    format!(
+        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body} }} ]\n",
+        kind.dialect()
+    )
+}
+
+/// The port of its one HTTP listener.
+pub(crate) fn tollgate_port(tollgate: &Tollgate) -> u16 {
+    let log = tollgate.process.err();
+    let line = log.lines().find(|line| line.contains("listening")).unwrap();
+    let list = line.split_once("http=").or_else(|| line.split_once("\"http\":")).unwrap().1;
+    let digits = list.split_once("127.0.0.1:").unwrap().1;
+    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+/// A port that no outgoing connection can take meanwhile: below the range the system hands out.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let start = u16::try_from(std::process::id() % 9000).unwrap();
+        let port = 18_000 + start.wrapping_add(step) % 12_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+struct Parts<'a> {
+    dir: &'a Path,
+    port: u16,
+    asked: u16,
+    upstream: u16,
+}
+
+impl Parts<'_> {
+    fn start(&self, kind: Kind, edit: impl FnOnce(String) -> String) -> Process {
+        let Self { dir, port, asked, upstream } = *self;
+        let here = dir.display();
+        let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{upstream}"));
+        let (socket, url) = (format!("unix:{here}/http.sock"), format!("http://127.0.0.1:{asked}/check"));
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+        let read = |path: &str| std::fs::read_to_string(shipped.join(path)).unwrap();
+        let write = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let mut command;
+        match kind {
+            Kind::Nginx | Kind::NewNginx | Kind::Njs => {
+                let name = if kind == Kind::Njs { "nginx/njs.conf" } else { "nginx/auth_request.conf" };
+                let mut config = replace(read(name), "0.0.0.0:8080;", &format!("{listen};"));
+                config = replace(config, "server unix:/run/tollgate/nginx.sock", &format!("server {socket}"));
+                config = replace(config, "server 127.0.0.1:8000", &format!("server {upstream}"));
+                config = replace(config, "pid /run/nginx-tollgate.pid", &format!("pid {here}/nginx.pid"));
+                config = replace(config, "worker_processes auto", "worker_processes 1");
+                if kind == Kind::Njs {
+                    config = replace(config, "js_path /etc/nginx/tollgate", &format!("js_path {}/nginx", shipped.display()));
+                }
+                // Where nginx keeps files of its own, which is not the tests' to write to.
+                let temporary =
+                    ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {here}/{of};"));
+                let http = format!("http {{\n    access_log {here}/access.log;\n    {}", temporary.join(" "));
+                let path = write("nginx.conf", edit(replace(config, "\nhttp {", &format!("\n{http}"))));
+                command = Command::new(if kind == Kind::Nginx { part("nginx", "nginx") } else { part("nginx-njs", "nginx-njs") });
+                command.args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"]).arg(dir).arg("-c").arg(path);
+            }
+            Kind::Traefik => {
+                let config = replace(read("traefik/tollgate.yaml"), "\"http://127.0.0.1:9001/check\"", &format!("\"{url}\""));
+                let config = replace(config, "{ url: \"http://127.0.0.1:8000\" }", &format!("{{ url: \"http://{upstream}\" }}"));
+                let routes = write("traefik-routes.yaml", edit(config));
+                let config = replace(read("traefik/traefik.yaml"), "\"0.0.0.0:8080\"", &format!("\"{listen}\""));
+                let config = replace(config, "filename: /etc/traefik/tollgate.yaml", &format!("filename: {}", routes.display()));
+                command = Command::new(part("traefik", "traefik"));
+                command.arg(format!("--configfile={}", write("traefik.yaml", config).display()));
+            }
+            Kind::Caddy => {
+                let config = replace(read("caddy/Caddyfile"), "http://:8080 {", &format!("http://:{port} {{\n\tbind 127.0.0.1"));
+                let config =
+                    replace(config, "forward_auth unix//run/tollgate/caddy.sock", &format!("forward_auth unix/{here}/http.sock"));
+                let config = replace(config, "reverse_proxy 127.0.0.1:8000", &format!("reverse_proxy {upstream}"));
+                command = Command::new(part("caddy", "caddy"));
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(write("Caddyfile", edit(config)));
+                command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
+            }
+            Kind::Haproxy => {
+                let config = replace(read("haproxy/haproxy.cfg"), "bind 0.0.0.0:8080", &format!("bind {listen}"));
+                let config = replace(config, "str(http://127.0.0.1:9001/check)", &format!("str({url})"));
+                let config = replace(config, "server inference 127.0.0.1:8000", &format!("server inference {upstream}"));
+                let lua = shipped.join("haproxy/tollgate.lua");
+                let config = replace(config, "lua-load /etc/haproxy/tollgate.lua", &format!("lua-load {}", lua.display()));
+                command = Command::new(part("haproxy", "haproxy"));
+                command.arg("-db").arg("-f").arg(write("haproxy.cfg", edit(config)));
+            }
+            Kind::EnvoyHttp => {
+                let address = |port: u16| format!("address: 127.0.0.1, port_value: {port}");
+                let config = replace(read("envoy/envoy-http.yaml"), "address: 0.0.0.0, port_value: 8080", &address(port));
+                let config = replace(config, "address: 127.0.0.1, port_value: 9901", &address(0));
+                let config = replace(config, "address: 127.0.0.1, port_value: 8000", &address(self.upstream));
+                let config = replace(config, "path: /run/tollgate/envoy.sock", &format!("path: \"{here}/http.sock\""));
+                command = Command::new(part("envoy-1.40.0", "envoy"));
+                command.arg("-c").arg(write("envoy-http.yaml", edit(config)));
+                command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+            }
+        }
+        Process::start(dir, "proxy", &mut command)
+    }
+}
+
+/// Replaces what stands in a shipped file, outside of comments, exactly once.
+pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
+    let uncommented = |line: &&str| !line.trim_start().starts_with('#');
+    let count = config.split_inclusive('\n').filter(uncommented).collect::<String>().matches(old).count();
+    assert_eq!(count, 1, "the shipped file should have `{old}` exactly once");
+    config.replace(old, new)
+}

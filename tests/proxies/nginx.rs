@@ -1,0 +1,148 @@
+//! What is special about nginx: connections to Tollgate, internal redirects, subrequests.
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::gate::{Gate, Kind, POLICY, replace};
+use crate::rig::http::Request;
+
+/// Counts the connections that go through it to a Unix socket.
+fn relay(to: PathBuf) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let server = UnixStream::connect(&to).unwrap();
+            let (from, into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || copy(from, into));
+            std::thread::spawn(move || copy(server, client));
+        }
+    });
+    (port, count)
+}
+
+fn copy(mut from: impl io::Read, mut to: impl io::Write) {
+    let _ = io::copy(&mut from, &mut to);
+}
+
+fn connections_are_kept(kind: Kind) {
+    let mut opened = None;
+    let gate = Gate::with(kind, POLICY, |config| {
+        let socket = config.split_once("server unix:").unwrap().1.split_once(';').unwrap().0.to_owned();
+        let (port, count) = relay(PathBuf::from(&socket));
+        opened = Some(count);
+        replace(config, &format!("server unix:{socket}"), &format!("server 127.0.0.1:{port}"))
+    });
+    let token = gate.token();
+    let opened = opened.unwrap();
+    for _ in 0..20 {
+        assert_eq!(gate.send(&Request::get("/v1/models").bearer(&token)).status, 200);
+        assert_eq!(gate.send(&Request::get("/nowhere").bearer(&token)).status, 403);
+    }
+    // A denial keeps the connection as well.
+    assert!(opened.load(Ordering::SeqCst) <= 2, "{} connections for 40 checks", opened.load(Ordering::SeqCst));
+}
+
+#[test]
+fn nginx_keeps_its_connections_to_tollgate() {
+    connections_are_kept(Kind::Nginx);
+}
+
+#[test]
+fn njs_keeps_its_connections_to_tollgate() {
+    connections_are_kept(Kind::Njs);
+}
+
+/// What the client asked for is judged, wherever nginx sends it afterwards.
+#[test]
+fn an_internal_redirect_is_judged_by_the_client_s_path() {
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let gate = Gate::with(kind, POLICY, |config| {
+            let more = "location /alias/ { rewrite ^/alias/(.*)$ /$1 last; }\n\
+                        location /fallback/ { error_page 404 = /v1/models; return 404; }\n\
+                        location /try/ { try_files /does-not-exist @moved; }\n\
+                        location @moved { rewrite ^ /v1/models last; }\n        location / {";
+            replace(config, "location / {", more)
+        });
+        let token = gate.token();
+        for path in ["/alias/v1/models", "/fallback/x", "/try/x"] {
+            assert_eq!(gate.send(&Request::get(path)).status, 403, "{kind:?} {path}");
+            assert_eq!(gate.send(&Request::get(path).bearer(&token)).status, 403, "{kind:?} {path}");
+        }
+        assert_eq!(gate.upstream.taken().len(), 0, "{kind:?}");
+    }
+}
+
+/// nginx runs no access checks for subrequests: what one reaches was opened by the request it belongs to.
+#[test]
+fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
+    for kind in [Kind::Nginx, Kind::Njs] {
+        let gate = Gate::with(kind, POLICY, |config| {
+            let mirror = "location = /mirror { internal; proxy_pass http://inference/copy-of$request_uri; }\n\
+                          location / {\n            mirror /mirror;";
+            replace(config, "location / {", mirror)
+        });
+        let token = gate.token();
+        assert_eq!(gate.send(&Request::get("/v1/models")).status, 401, "{kind:?}");
+        assert_eq!(gate.send(&Request::get("/v1/models?allowed").bearer(&token)).status, 200, "{kind:?}");
+        let mut seen = Vec::new();
+        crate::rig::until("the copy of the allowed request", || {
+            seen.extend(gate.upstream.taken().into_iter().map(|request| request.path));
+            seen.iter().any(|path| path == "/copy-of/v1/models?allowed").then_some(())
+        });
+        assert!(!seen.iter().any(|path| path.ends_with("/v1/models")), "{kind:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn the_check_location_is_not_for_clients() {
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let gate = Gate::start(kind);
+        for path in ["/_tollgate", "/_tollgate?x", "/%5ftollgate", "//_tollgate", "/x/../_tollgate"] {
+            let request =
+                Request::get(path).header("X-Original-URI", "/health").header("X-Original-Method", "GET").bearer(&gate.token());
+            let reply = gate.send(&request);
+            assert!([400, 403, 404].contains(&reply.status), "{kind:?} {path}: {}", reply.status);
+        }
+        assert_eq!(gate.upstream.taken().len(), 0);
+    }
+}
+
+/// A log full of errors would hide the real ones.
+#[test]
+fn denials_are_no_errors_in_nginx_s_log() {
+    let gate = Gate::start(Kind::Nginx);
+    let token = gate.token();
+    for path in ["/v1/limited", "/v1/limited", "/v1/limited", "/nowhere", "/v1/mod%2fels"] {
+        gate.send(&Request::get(path).bearer(&token));
+    }
+    let log = gate.log();
+    assert!(!log.contains("[error]"), "{log}");
+}
+
+/// The upstream's own errors are its own.
+#[test]
+fn an_upstream_s_403_is_not_taken_for_tollgate_s() {
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let upstream = crate::rig::http::Server::start(|request| {
+            let status = if request.path == "/health" { 200 } else { 403 };
+            crate::rig::http::Answer::Whole(
+                crate::rig::http::Reply::new(status, "the upstream says no").header("content-type", "text/plain"),
+            )
+        });
+        let gate = Gate::before(kind, upstream.port);
+        let reply = gate.send(&Request::get("/v1/models").bearer(&gate.token()));
+        assert_eq!((reply.status, reply.text()), (403, "the upstream says no".to_owned()), "{kind:?}");
+    }
+}

@@ -1,0 +1,244 @@
+//! The decision corpus through every dialect: each row as the proxy would ask it, through the real decoder, the core and the real
+//! encoder. A row that a dialect cannot express is counted with the reason; every other row has to come out as written.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
+use http_body_util::BodyExt as _;
+use tollgate::{
+    case::{Body, Case, Expectation, Observed, Verdict, check},
+    check::Answer,
+    frontend::forward_auth::{ForwardAuthConfig, Reply, decode, encode, has_body},
+};
+use tollgate_core::{
+    check::{Prepared, prepare},
+    decision::{
+        Decision, Outcome,
+        answer::{DECISION_ID, IDENTITY, allowed, denied},
+    },
+    snapshot::Snapshot,
+};
+
+use crate::corpus::{files, rows};
+
+/// Dialect, and what its listener says of bodies.
+const DIALECTS: [(&str, &str); 7] = [
+    ("nginx", "sent"),
+    ("nginx", "deny"),
+    ("traefik", "sent"),
+    ("caddy", "deny"),
+    ("haproxy", "sent"),
+    ("envoy_http", "sent"),
+    ("envoy_http", "deny"),
+];
+
+/// Where a dialect has method, path, host, scheme and address. Said here again, so that a slip in the table shows.
+fn places(dialect: &str) -> [&'static str; 5] {
+    match dialect {
+        "nginx" | "haproxy" => ["x-original-method", "x-original-uri", "x-original-host", "x-original-scheme", "x-real-ip"],
+        "traefik" | "caddy" => {
+            ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"]
+        }
+        _ => ["", "", "host", "x-forwarded-proto", "x-forwarded-for"],
+    }
+}
+
+const FRAMING: [&str; 6] = ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
+
+struct Asked {
+    config: ForwardAuthConfig,
+    parts: Parts,
+    body: Vec<u8>,
+}
+
+/// The check that the proxy would send for the request of `case`, or why it cannot.
+fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str> {
+    let request = &case.request;
+    let json = format!(r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{bodies}"}}"#);
+    let config: ForwardAuthConfig = serde_json::from_str(&json).unwrap();
+    let envoy = dialect == "envoy_http";
+    if request.joined && !envoy {
+        return Err("the proxy does not join repeated headers");
+    }
+    if !request.joined && envoy && (repeats(request) || commas(request)) {
+        return Err("Envoy's HTTP service joins repeated headers, so a comma is taken for a repetition");
+    }
+    let body = match &request.body {
+        Body::Absent => Vec::new(),
+        Body::Whole(bytes) => bytes.clone(),
+        Body::Cut => return Err("the proxy refuses a body instead of cutting it"),
+    };
+    let [method, path, host, scheme, address] = places(dialect);
+    let mut parts = Request::new(()).into_parts().0;
+    let mut put = |name: &str, value: &[u8]| {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no HTTP header can have this name")?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| "no HTTP header can have this value")?;
+        parts.headers.append(name, value);
+        Ok::<(), &'static str>(())
+    };
+    for (name, value) in &request.headers {
+        let name = name.to_ascii_lowercase();
+        if FRAMING.contains(&&*name) {
+            return Err("the framing of the client's request is the proxy's to judge");
+        }
+        if places(dialect).contains(&&*name) {
+            return Err("the proxy replaces this header");
+        }
+        put(&name, value)?;
+    }
+    put(host, request.host.as_bytes())?;
+    if !request.scheme.is_empty() {
+        put(scheme, request.scheme.as_bytes())?;
+    }
+    if let Some(ip) = request.address {
+        put(address, ip.to_string().as_bytes())?;
+    }
+    if envoy {
+        parts.method = Method::from_bytes(request.method.as_bytes()).map_err(|_| "no HTTP request line can have this method")?;
+        let target: Uri = request.path.parse().map_err(|_| "no HTTP request line can have this target")?;
+        if target.path_and_query().is_none_or(|target| target.as_str() != request.path) {
+            return Err("Envoy refuses this target itself");
+        }
+        parts.uri = target;
+    } else {
+        put(method, request.method.as_bytes())?;
+        put(path, request.path.as_bytes())?;
+        parts.uri = Uri::from_static("/check");
+        // nginx's njs and HAProxy's Lua say with POST that the body is with the check.
+        parts.method = if matches!(dialect, "nginx" | "haproxy") && bodies == "sent" { Method::POST } else { Method::GET };
+    }
+    Ok(Asked { config, parts, body })
+}
+
+fn repeats(request: &tollgate::case::Request) -> bool {
+    let names: Vec<String> = request.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name))
+}
+
+fn commas(request: &tollgate::case::Request) -> bool {
+    request.headers.iter().any(|(_, value)| value.contains(&b','))
+}
+
+/// Decoder, core, encoder.
+fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> Reply {
+    let body = has_body(&asked.config, &asked.parts.method).then_some(&*asked.body);
+    let outcome = match decode(&asked.config, &asked.parts, body) {
+        Err(denial) => Outcome::refused(denial),
+        Ok(raw) => match prepare(snapshot, raw, case.now) {
+            Prepared::Done(outcome) => outcome,
+            Prepared::Ask(pending) => case.store(snapshot).conclude(pending, case.now, case.outage),
+        },
+    };
+    let id = "decision-1";
+    let answer = match &outcome.decision {
+        Decision::Allow(grant) => Answer::Allow(allowed(grant, &outcome.evidence, snapshot, id)),
+        Decision::Deny(denial) => Answer::Deny(denied(denial, &outcome.evidence, id)),
+        Decision::Fail(failure) => Answer::Fail(failure.clone()),
+    };
+    encode(asked.config.dialect, answer, asked.parts.headers.get("authorization"))
+}
+
+/// The answer as a proxy with the shipped configuration understands it.
+fn understood(asked: &Asked, reply: Reply) -> Observed {
+    let (parts, body) = reply.into_parts();
+    let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let body = futures_util::FutureExt::now_or_never(body.collect()).unwrap().unwrap().to_bytes();
+    let body = text("x-tollgate-body").map_or_else(|| body.to_vec(), String::into_bytes);
+    let status = text("x-tollgate-status").map_or(parts.status.as_u16(), |status| status.parse().unwrap());
+    let body: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let headers: Vec<(String, String)> =
+        parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let decision = match parts.status.as_u16() {
+        200 => Verdict::Allow,
+        500.. if text(DECISION_ID).is_none() => Verdict::Fail,
+        _ => Verdict::Deny,
+    };
+    let mut set: Vec<(String, String)> = headers
+        .iter()
+        .filter(|(name, value)| (name.starts_with("x-tollgate-") || name == "authorization") && !value.is_empty())
+        .cloned()
+        .collect();
+    let mut removed: Vec<String> = Vec::new();
+    if decision == Verdict::Allow {
+        match text("x-envoy-auth-headers-to-remove") {
+            Some(list) => removed.extend(list.split(',').map(str::to_owned)),
+            // Every name that the proxy copies and does not find, or finds empty.
+            None => {
+                let known = IDENTITY.into_iter().chain(["authorization"]);
+                removed.extend(known.filter(|name| !set.iter().any(|(set, _)| set == name)).map(str::to_owned));
+            }
+        }
+    }
+    // A credential set to what it was goes on as it came.
+    let own = asked.parts.headers.get("authorization").and_then(|value| value.to_str().ok());
+    set.retain(|(name, value)| name != "authorization" || Some(value.as_str()) != own);
+    Observed {
+        decision,
+        status: (decision == Verdict::Deny).then_some(status),
+        reason: body.as_ref().and_then(|body| Some(body.pointer("/error/code")?.as_str()?.to_owned())),
+        body: body.filter(|_| decision == Verdict::Deny),
+        set,
+        removed,
+        response: headers,
+        inside: None,
+    }
+}
+
+/// What the dialect makes of what the row expects.
+fn expected(dialect: &str, case: &Case) -> Expectation {
+    let mut expect = case.expect.clone().unwrap();
+    if dialect == "envoy_http" && expect.status == Some(503) {
+        // Envoy takes a 5xx for a failed check.
+        expect.status = Some(429);
+    }
+    expect
+}
+
+#[test]
+fn every_row_comes_out_as_written_or_says_why_it_cannot() {
+    let files = files();
+    let rows = rows(&files);
+    let mut failures = Vec::new();
+    let mut left_out: BTreeMap<(&str, &str), BTreeMap<&str, usize>> = BTreeMap::new();
+    for (dialect, bodies) in DIALECTS {
+        let mut asked_of_it = 0;
+        for (row, snapshot) in &rows {
+            let why = match asked(dialect, bodies, &row.case) {
+                Err(why) => Some(why),
+                Ok(asked) => {
+                    let observed = understood(&asked, answered(&asked, &row.case, snapshot));
+                    let expect = expected(dialect, &row.case);
+                    let spoofed = row.case.request.headers.iter().any(|(name, _)| is_spoofed(name));
+                    if spoofed && dialect != "envoy_http" && observed.reason.as_deref() == Some("malformed_request") {
+                        Some("the proxy could not remove this header, so the request is refused")
+                    } else if bodies == "deny" && observed.reason.as_deref() == Some("body_unavailable") {
+                        Some("no body comes, so the route that reads it is denied")
+                    } else {
+                        if let Err(difference) = check(&expect, &observed) {
+                            failures.push(format!("{dialect} ({bodies}) {}\n    {difference}", row.place()));
+                        }
+                        asked_of_it += 1;
+                        None
+                    }
+                }
+            };
+            if let Some(why) = why {
+                *left_out.entry((dialect, bodies)).or_default().entry(why).or_default() += 1;
+            }
+        }
+        assert!(
+            asked_of_it * 5 >= rows.len() * 3,
+            "{dialect} ({bodies}): only {asked_of_it} of {} rows were asked: {left_out:#?}",
+            rows.len()
+        );
+    }
+    println!("{left_out:#?}");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A header of the client's that reads as an identity header and is not spelled as one that is overwritten.
+fn is_spoofed(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    plain.starts_with("x-tollgate-") && name != DECISION_ID && !IDENTITY.contains(&&*name)
+}
