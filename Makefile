@@ -17,8 +17,8 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, real Envoy and real Redis
-	@tools/parts toolchain envoy redis python >/dev/null
+test: ## The core, gRPC, real Envoy, nginx and Redis
+	@tools/parts toolchain envoy nginx nginx-njs redis python >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all

@@ -3,6 +3,7 @@
 mod argument;
 pub mod check_config;
 pub mod doctor;
+pub mod explain;
 
 mod peek;
 pub mod revoke;
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     CheckConfig(check_config::CheckConfig),
+    Explain(explain::Explain),
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
     Revoke(revoke::RevokeArgs),
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => Ok(check.run()),
+        Command::Explain(explain) => explain.run(&mut std::io::stdout()),
         Command::Schema => schema::print(),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
         Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),

@@ -263,7 +263,10 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
     }
-    file.validate_http(&root, &mut errors);
+    let body_routes = policy.as_ref().map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
+    for (index, listener) in file.listen.http.iter().enumerate() {
+        listener.validate(body_routes, &root.key("listen").key("http").index(index), &mut errors);
+    }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
         Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
@@ -272,20 +275,6 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
 }
 
 impl File {
-    /// Routes that need the body, against listeners to which none comes.
-    fn validate_http(&self, root: &Path, errors: &mut Errors) {
-        let needing_body: Vec<(Path, String)> = self
-            .routes
-            .iter()
-            .enumerate()
-            .filter(|(_, route)| route.needs_body())
-            .map(|(index, route)| (root.key("routes").index(index), route.name().to_owned()))
-            .collect();
-        for (index, listener) in self.listen.http.iter().enumerate() {
-            listener.validate(&needing_body, &root.key("listen").key("http").index(index), errors);
-        }
-    }
-
     /// The sections the core compiles.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {

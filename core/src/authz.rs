@@ -1,7 +1,10 @@
 //! May they? A principal and a route become a [`Permit`], or a denial.
 
+pub mod content;
+pub mod fields;
 pub mod model;
 pub mod scope;
+pub mod tool;
 
 use std::sync::Arc;
 
@@ -45,10 +48,10 @@ pub fn open(route: &Arc<Route>) -> Option<Permit> {
     route.public.then(|| Permit { route: Arc::clone(route), principal: None, model: None })
 }
 
-/// Checks scopes, then the model.
+/// Checks scopes, reads what the route needs of the body, then checks the model and the rest of the body.
 ///
 /// # Errors
-/// `insufficient_scope`, `model_forbidden`, and what reading the model may find wrong with the request.
+/// `insufficient_scope`, `model_forbidden`, `field_forbidden`, `tool_forbidden`, and what reading the body may find wrong with it.
 pub fn authorize(
     route: &Arc<Route>,
     principal: &Arc<Principal>,
@@ -57,9 +60,14 @@ pub fn authorize(
     captures: &Captures,
 ) -> Result<Permit, Denial> {
     route.scopes.check(principal)?;
-    let model = match &route.model {
-        None => None,
-        Some(rule) => Some(rule.check(principal, models, request, captures)?),
+    let facts = route.content.read(request)?;
+    let (model, tier) = match &route.model {
+        None => (None, None),
+        Some(rule) => {
+            let chosen = rule.check(principal, models, request, captures, &facts)?;
+            (Some(chosen.name), chosen.caps)
+        }
     };
+    route.content.check(principal, tier, request, &facts)?;
     Ok(Permit { route: Arc::clone(route), principal: Some(Arc::clone(principal)), model })
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     authn::issuer::{IssuerConfig, Issuers},
-    authz::model::{ModelConfig, Models},
+    authz::model::{ModelConfig, Models, TierConfig},
     config::{Errors, Path},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{Foreign, RevocationConfig},
@@ -25,6 +25,9 @@ pub struct PolicyConfig {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
+    /// Sets of models that need one scope more. A model in none needs none.
+    #[serde(default)]
+    pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteConfig>,
     /// How much.
@@ -55,6 +58,8 @@ pub struct Policy {
     pub require_https: bool,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
+    /// Place and name of the routes that read the body, and so deny every request whose body does not come.
+    pub body_routes: Vec<(Path, String)>,
     /// Names of all routes, for metrics.
     pub route_names: Vec<String>,
     /// Whether some route counts in memory during an outage.
@@ -66,11 +71,11 @@ impl Policy {
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
         let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
-        let models = Models::compile(&config.models, &root.key("models"), errors);
+        let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
-        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
+        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new(), body_routes: Vec::new() };
         let routes = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
-        let upstream_keys = parts.upstream_keys;
+        let route::Parts { upstream_keys, body_routes, .. } = parts;
         let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);
         let route_names = config
@@ -87,6 +92,7 @@ impl Policy {
             foreign,
             require_https: config.require_https,
             upstream_keys,
+            body_routes,
             route_names,
             uses_local,
         })

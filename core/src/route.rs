@@ -18,8 +18,11 @@ pub use self::{
 };
 use crate::{
     authz::{
+        content::{Content, RaiseConfig, Sections},
+        fields::{CapsConfig, FieldsConfig},
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
+        tool::McpConfig,
     },
     config::{Errors, Path},
     limit::rate::RateLimit,
@@ -43,6 +46,19 @@ pub struct RouteConfig {
     pub scopes: Option<ScopeRule>,
     /// Where the model is named and which scope it needs. Left out: the route has no model.
     pub model: Option<ModelRuleConfig>,
+    /// The most a request may ask for. The caps of the model's tier hold besides.
+    pub caps: Option<CapsConfig>,
+    /// Members that the body may or may not have.
+    pub fields: Option<FieldsConfig>,
+    /// Scopes needed for content other than text.
+    pub raise: Option<RaiseConfig>,
+    /// The scope for each tool that a request declares or chooses (`tools`, `functions`, `tool_choice`), such as
+    /// `tool:{name}`. A tool that the server runs itself is named by its type. Left out: tools are not looked at.
+    pub tools: Option<String>,
+    /// The body is JSON-RPC for an MCP server.
+    pub mcp: Option<McpConfig>,
+    /// Where clients find the authorization server: sent as `resource_metadata` with every challenge (RFC 9728 section 5.1).
+    pub resource_metadata: Option<String>,
     /// Names of `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
@@ -60,11 +76,6 @@ impl RouteConfig {
     /// The name in metrics and audit lines.
     pub fn name(&self) -> &str {
         self.name.as_ref().or_else(|| self.matches.paths.first()).map_or("", String::as_str)
-    }
-
-    /// Whether some rule of the route reads the body: without it every request of the route is denied.
-    pub fn needs_body(&self) -> bool {
-        self.model.as_ref().is_some_and(|model| model.from.needs_body())
     }
 }
 
@@ -107,6 +118,10 @@ pub struct Route {
     pub scopes: ScopeRule,
     /// Its model rule.
     pub model: Option<ModelRule>,
+    /// What it asks of the body.
+    pub(crate) content: Content,
+    /// `resource_metadata` of its challenges.
+    pub resource_metadata: Option<String>,
     /// The limits that count it.
     pub limits: Vec<Arc<RateLimit>>,
     /// What it does in an outage.
@@ -123,6 +138,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
     /// Upstream keys found so far; a route that has one adds it.
     pub(crate) upstream_keys: Vec<SecretSource>,
+    /// Place and name of the routes found so far that read the body.
+    pub(crate) body_routes: Vec<(Path, String)>,
 }
 
 /// Compiles the list `routes` into a table, noting every error.
@@ -151,6 +168,9 @@ pub(crate) fn compile(configs: &[RouteConfig], parts: &mut Parts<'_>, path: &Pat
         let hosts = hosts(config, &at, errors);
         let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
         let route = Arc::new(route(config, parts, &captures, &path, errors));
+        if !route.public && route.content.reads_body() {
+            parts.body_routes.push((path.clone(), route.name.clone()));
+        }
         for (at, pattern) in &patterns {
             for host in &hosts {
                 errors.take(at, table.insert(host, pattern, &methods, &route));
@@ -166,6 +186,12 @@ fn route(config: &RouteConfig, parts: &mut Parts<'_>, captures: &[Vec<String>], 
         for (key, set) in [
             ("scopes", config.scopes.is_some()),
             ("model", config.model.is_some()),
+            ("caps", config.caps.is_some()),
+            ("fields", config.fields.is_some()),
+            ("raise", config.raise.is_some()),
+            ("tools", config.tools.is_some()),
+            ("mcp", config.mcp.is_some()),
+            ("resource_metadata", config.resource_metadata.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -182,6 +208,21 @@ fn route(config: &RouteConfig, parts: &mut Parts<'_>, captures: &[Vec<String>], 
     if config.forward_credential && config.upstream_key.is_some() {
         errors.push(&path.key("upstream_key"), "the upstream gets either its own key or the client's credential, not both");
     }
+    let sections = Sections {
+        model: model.as_ref(),
+        models: parts.models,
+        caps: config.caps.as_ref(),
+        fields: config.fields.as_ref(),
+        raise: config.raise.as_ref(),
+        tools: config.tools.as_ref(),
+        mcp: config.mcp.as_ref(),
+    };
+    let content = Content::compile(&sections, path, errors);
+    if let Some(url) = &config.resource_metadata
+        && (!url.starts_with("https://") || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
+    {
+        errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
+    }
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
     let limits = limits(config, parts, path, errors);
@@ -196,6 +237,8 @@ fn route(config: &RouteConfig, parts: &mut Parts<'_>, captures: &[Vec<String>], 
         public: config.public,
         scopes,
         model,
+        content,
+        resource_metadata: config.resource_metadata.clone(),
         limits,
         on_outage: config.on_outage,
         forward_credential: config.forward_credential,

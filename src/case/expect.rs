@@ -53,6 +53,9 @@ pub struct Expectation {
     /// Headers set for the upstream, with their whole values.
     #[serde(default)]
     pub upstream: BTreeMap<String, String>,
+    /// Headers set for the upstream, with whatever value.
+    #[serde(default)]
+    pub upstream_with: Vec<String>,
     /// Headers taken from the request.
     #[serde(default)]
     pub removed: Vec<String>,
@@ -208,6 +211,9 @@ fn headers_for_the_upstream(expect: &Expectation, observed: &Observed, found: &m
         let have = one(&observed.set, name);
         // The value may be a secret: it is not shown.
         found.expect(have == Some(value), || format!("upstream header {name} is not the expected one"));
+    }
+    for name in &expect.upstream_with {
+        found.expect(one(&observed.set, name).is_some(), || format!("upstream header {name} is not set once"));
     }
     for name in &expect.removed {
         found.expect(removed(name), || format!("header {name} is not removed"));

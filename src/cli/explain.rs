@@ -1,1 +1,177 @@
-//! x
+//! `tollgate explain`: every step of one decision, offline.
+
+mod keys;
+mod show;
+mod steps;
+
+use std::{io::Write, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use tollgate_core::policy::Policy;
+
+use self::steps::{Explanation, Question};
+use super::{Output, argument};
+use crate::{
+    case::{Body, Case, CaseFile, Ledger, Request},
+    config,
+    observe::now,
+};
+
+/// Show every step of one decision, without network and store: what is asked, which route covers it, what is wrong with the
+/// token, what would be asked of the store, and the answer. Exits with 0 for allow, 1 for deny, and 2 where the keys that would
+/// tell are not here; a case that says what it expects counts as allowed if it comes out so.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The configuration file. A case file may bring a policy of its own.
+    #[arg(long, value_name = "FILE", required_unless_present = "case")]
+    config: Option<PathBuf>,
+    /// A file of cases, in the format of `tests/cases`, instead of a request.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address"])]
+    case: Option<PathBuf>,
+    /// Of the file's cases, only those with this in their name.
+    #[arg(long, value_name = "TEXT", requires = "case", conflicts_with = "path")]
+    only: Option<String>,
+    /// The method. Default: GET, or POST with a body.
+    #[arg(long)]
+    method: Option<String>,
+    /// The path, with the query.
+    #[arg(long, required_unless_present = "case")]
+    path: Option<String>,
+    /// The host. Default: localhost.
+    #[arg(long)]
+    host: Option<String>,
+    /// The scheme, as the proxy would report it. Default: https.
+    #[arg(long)]
+    scheme: Option<String>,
+    /// A header, as `name: value`. May be given more than once.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    /// The body: `-` reads it from standard input, `@FILE` from a file.
+    #[arg(long, value_name = "TEXT|-|@FILE")]
+    body: Option<String>,
+    /// The token, sent as `Authorization: Bearer`: `-` reads it from standard input, `@FILE` from a file.
+    #[arg(long, value_name = "TOKEN|-|@FILE")]
+    token: Option<String>,
+    /// The client's address.
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// A key set for an issuer whose keys are fetched; without `ISSUER=` where there is only one. May be given more than once.
+    #[arg(long, value_name = "[ISSUER=]FILE")]
+    jwks: Vec<String>,
+    /// How to print. JSON is one object for each decision.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write `name: value`")?;
+    let name = name.trim();
+    if name.is_empty() { Err("the header has no name".into()) } else { Ok((name.to_owned(), value.trim().to_owned())) }
+}
+
+impl Explain {
+    /// Prints the steps.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is wrong, or nothing to explain.
+    pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        self.explained(out).map(|end| ExitCode::from(end as u8))
+    }
+
+    fn explained(&self, out: &mut dyn Write) -> anyhow::Result<End> {
+        let loaded = self.config.as_deref().map(config::load).transpose()?;
+        let (policy, max_body) = match loaded {
+            Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.body.max.0)),
+            None => (None, None),
+        };
+        match &self.case {
+            Some(path) => self.cases(path, policy, max_body, out),
+            None => self.request(policy.context("name the configuration with --config")?, max_body, out),
+        }
+    }
+
+    fn request(&self, policy: Arc<Policy>, max_body: Option<usize>, out: &mut dyn Write) -> anyhow::Result<End> {
+        let found = keys::find(policy, None, false, &self.jwks)?;
+        let body = self.body.as_deref().map(argument::body).transpose()?;
+        let mut headers: Vec<(String, Vec<u8>)> =
+            self.header.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        if let Some(token) = &self.token {
+            headers.push(("authorization".into(), [b"Bearer ", argument::token(token)?.expose()].concat()));
+        }
+        let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.to_owned());
+        let request = Request {
+            method: or(&self.method, if body.is_some() { "POST" } else { "GET" }),
+            scheme: or(&self.scheme, "https"),
+            host: or(&self.host, "localhost"),
+            path: or(&self.path, "/"),
+            headers,
+            joined: false,
+            address: self.address,
+            body: body.map_or(Body::Absent, Body::Whole),
+        };
+        let question = Question { found: &found, request: &request, now: now(), max_body, outage: None, assumed: true };
+        let explanation = steps::explain(&question, Ledger::new(&[]));
+        self.print(&explanation, out)?;
+        Ok(end(&explanation))
+    }
+
+    fn cases(
+        &self,
+        path: &std::path::Path,
+        policy: Option<Arc<Policy>>,
+        max_body: Option<usize>,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<End> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+        let file = CaseFile::parse(&text).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(|error| format!("{shown}: {error}")).collect();
+            anyhow::Error::msg(lines.join("\n"))
+        })?;
+        let policy =
+            policy.or_else(|| file.policy().cloned()).context("the case file has no `config`; name one with --config")?;
+        let found = keys::find(policy, Some(&file), self.config.is_none(), &self.jwks)?;
+        let named = |case: &Case| self.only.as_ref().is_none_or(|only| case.name.contains(only));
+        let cases: Vec<Case> = file.cases(None).map_err(anyhow::Error::msg)?.into_iter().filter(named).collect();
+        if cases.is_empty() {
+            bail!("`{shown}` has no such case");
+        }
+        let mut worst = End::Good;
+        for case in &cases {
+            let question =
+                Question { found: &found, request: &case.request, now: case.now, max_body, outage: case.outage, assumed: false };
+            let explanation = steps::explain(&question, case.store(&found.snapshot)).of(case);
+            self.print(&explanation, out)?;
+            worst = worst.max(end(&explanation));
+        }
+        Ok(worst)
+    }
+
+    fn print(&self, explanation: &Explanation, out: &mut dyn Write) -> std::io::Result<()> {
+        match self.output {
+            Output::Text => show::text(explanation, out),
+            Output::Json => writeln!(out, "{}", show::json(explanation)),
+        }
+    }
+}
+
+/// What the exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Good = 0,
+    Bad = 1,
+    Unknown = 2,
+}
+
+fn end(explanation: &Explanation) -> End {
+    match explanation.is_as_expected() {
+        None if explanation.unknown => End::Unknown,
+        None if explanation.allows() => End::Good,
+        Some(true) => End::Good,
+        None | Some(false) => End::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests;

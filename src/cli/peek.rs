@@ -1,5 +1,7 @@
 //! What a token says of itself. Nothing here is proven: it is shown to people, and decides nothing.
 
+use std::cmp::Ordering;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use tollgate_core::{
@@ -51,13 +53,23 @@ pub(super) fn moment(value: &Value, now: Timestamp) -> Option<String> {
     let secs = value.as_f64().filter(|secs| (0.0..253_402_300_800.0).contains(secs))?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999")]
     let secs = secs as u64;
-    let text = Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "");
-    let distance = |micros: u64| shortened(micros / 1_000_000);
-    Some(match (secs * 1_000_000).checked_sub(now.micros()) {
-        Some(0) => format!("{text} (now)"),
-        Some(ahead) => format!("{text} (in {})", distance(ahead)),
-        None => format!("{text} ({} ago)", distance(now.micros().saturating_sub(secs * 1_000_000))),
+    let text = second(secs);
+    let now = now.secs();
+    Some(match secs.cmp(&now) {
+        Ordering::Equal => format!("{text} (now)"),
+        Ordering::Greater => format!("{text} (in {})", shortened(secs - now)),
+        Ordering::Less => format!("{text} ({} ago)", shortened(now - secs)),
     })
+}
+
+/// A moment in whole seconds, `2026-01-01T00:00:00Z`.
+pub(super) fn second(secs: u64) -> String {
+    Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "")
+}
+
+/// Text for a terminal: control characters, which a token or a request may hold, are written as escapes.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 /// Seconds in the two largest units that say something: `2h 5m`.
@@ -107,6 +119,11 @@ mod tests {
             let told = misshapen(&token(header, claims), NOW).unwrap();
             assert!(told.contains(word), "{header} {claims}: {told}");
         }
+    }
+
+    #[test]
+    fn nothing_reaches_a_terminal_but_text() {
+        assert_eq!(printable("caf\u{e9} \u{1b}[2J\u{9b}1m\n"), "caf\u{e9} \\u{1b}[2J\\u{9b}1m\\n");
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn allowed(answer: AllowedAnswer, metadata: &[(&'static str, String)]) -> CheckR
         response_headers_to_add: answer.response.into_iter().map(overwrite).collect(),
     };
     CheckResponse {
-        status: Some(rpc::Status { code: OK, ..rpc::Status::default() }),
+        status: Some(rpc::Status { code: OK, message: String::new() }),
         http_response: Some(HttpResponse::OkResponse(response)),
         dynamic_metadata: Some(structured(metadata)),
     }
@@ -135,11 +135,7 @@ pub(crate) fn denied(answer: DeniedAnswer, metadata: &[(&'static str, String)]) 
         body: answer.body,
     };
     CheckResponse {
-        status: Some(rpc::Status {
-            code: answer.reason.grpc(),
-            message: answer.reason.code().to_owned(),
-            ..rpc::Status::default()
-        }),
+        status: Some(rpc::Status { code: answer.reason.grpc(), message: answer.reason.code().to_owned() }),
         http_response: Some(HttpResponse::DeniedResponse(response)),
         dynamic_metadata: Some(structured(metadata)),
     }

@@ -30,20 +30,20 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is taken, or not ours.
-    #[error("cannot listen on `{address}`: {source}")]
+    #[error("cannot listen on `{address}`: {error}")]
     Address {
         /// The address as configured.
         address: Address,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Its TLS files do not load.
-    #[error("cannot serve TLS on `{address}`: {source}")]
+    #[error("cannot serve TLS on `{address}`: {error}")]
     Tls {
         /// The address as configured.
         address: Address,
         /// Which file, and why.
-        source: TlsError,
+        error: TlsError,
     },
 }
 
@@ -92,9 +92,9 @@ impl Listener {
             .as_ref()
             .map(|tls| Tls::load(tls, protocol.alpn(), &limits))
             .transpose()
-            .map_err(|source| BindError::Tls { address: config.address.clone(), source })?;
+            .map_err(|error| BindError::Tls { address: config.address.clone(), error })?;
         let (source, address) =
-            Source::open(config).await.map_err(|source| BindError::Address { address: config.address.clone(), source })?;
+            Source::open(config).await.map_err(|error| BindError::Address { address: config.address.clone(), error })?;
         Ok(Self {
             source,
             address,

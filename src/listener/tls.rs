@@ -23,40 +23,40 @@ use super::stream::Socket;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that is not there, or not PEM, or holds nothing of the kind it is for.
-    #[error("cannot read {what} from `{path}`: {source}")]
+    #[error("cannot read {what} from `{path}`: {error}")]
     File {
         /// What was looked for.
         what: &'static str,
         /// Where.
         path: PathBuf,
         /// What went wrong.
-        source: pem::Error,
+        error: pem::Error,
     },
     /// An authority that cannot be used as one.
-    #[error("cannot use the authorities in `{path}`: {source}")]
+    #[error("cannot use the authorities in `{path}`: {error}")]
     Authorities {
         /// The file of `client_ca`.
         path: PathBuf,
         /// What went wrong.
-        source: rustls::Error,
+        error: rustls::Error,
     },
     /// Authorities nobody can be verified against.
-    #[error("cannot verify clients with the authorities in `{path}`: {source}")]
+    #[error("cannot verify clients with the authorities in `{path}`: {error}")]
     Verifier {
         /// The file of `client_ca`.
         path: PathBuf,
         /// What went wrong.
-        source: VerifierBuilderError,
+        error: VerifierBuilderError,
     },
     /// A certificate and a key that do not go together, or a kind of key that is not served.
-    #[error("cannot serve `{cert}` with the key in `{key}`: {source}")]
+    #[error("cannot serve `{cert}` with the key in `{key}`: {error}")]
     Pair {
         /// The file of `cert`.
         cert: PathBuf,
         /// The file of `key`.
         key: PathBuf,
         /// What went wrong.
-        source: rustls::Error,
+        error: rustls::Error,
     },
 }
 
@@ -113,7 +113,7 @@ impl Tls {
 fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let TlsConfig { cert, key, client_ca } = config;
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-    let pair = |source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source };
+    let pair = |error| TlsError::Pair { cert: cert.clone(), key: key.clone(), error };
 
     let builder =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(pair)?;
@@ -123,21 +123,21 @@ fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, Tls
             let roots = Arc::new(authorities(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
-                .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
+                .map_err(|error| TlsError::Verifier { path: path.clone(), error })?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| file("a private key", key, source))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file("a private key", key, error))?;
     let mut server = builder.with_single_cert(certificates(cert)?, private).map_err(pair)?;
     server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(server)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let error = |source| file("certificates", path, source);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(error)?.collect::<Result<_, _>>().map_err(error)?;
+    let wrong = |error| file("certificates", path, error);
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(wrong)?.collect::<Result<_, _>>().map_err(wrong)?;
     if chain.is_empty() {
-        return Err(error(pem::Error::NoItemsFound));
+        return Err(wrong(pem::Error::NoItemsFound));
     }
     Ok(chain)
 }
@@ -145,11 +145,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|source| TlsError::Authorities { path: path.to_owned(), source })?;
+        roots.add(certificate).map_err(|error| TlsError::Authorities { path: path.to_owned(), error })?;
     }
     Ok(roots)
 }
 
-fn file(what: &'static str, path: &Path, source: pem::Error) -> TlsError {
-    TlsError::File { what, path: path.to_owned(), source }
+fn file(what: &'static str, path: &Path, error: pem::Error) -> TlsError {
+    TlsError::File { what, path: path.to_owned(), error }
 }

@@ -125,12 +125,12 @@ impl AuditConfig {
 #[derive(Debug, Error)]
 pub enum AuditError {
     /// The file cannot be written.
-    #[error("cannot open the audit log `{path}`: {source}")]
+    #[error("cannot open the audit log `{path}`: {error}")]
     Open {
         /// The file.
         path: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// There is no thread to be had.
     #[error("cannot start the thread that writes the audit log: {0}")]
@@ -204,11 +204,11 @@ impl Audit {
             // The descriptor itself: a buffer of the library's would tell us that a line was written before it was.
             AuditTarget::Stdout => {
                 let fd = io::stdout().as_fd().try_clone_to_owned();
-                let fd = fd.map_err(|source| AuditError::Open { path: "stdout".into(), source })?;
+                let fd = fd.map_err(|error| AuditError::Open { path: "stdout".into(), error })?;
                 Sink::Other(Box::new(std::fs::File::from(fd)))
             }
             AuditTarget::File(path) => {
-                let file = LogFile::open(path.into()).map_err(|source| AuditError::Open { path: path.clone(), source })?;
+                let file = LogFile::open(path.into()).map_err(|error| AuditError::Open { path: path.clone(), error })?;
                 Sink::File(file)
             }
         };

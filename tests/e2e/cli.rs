@@ -188,7 +188,7 @@ fn serve_does_not_start_without_what_it_needs() {
                     "algorithms: [HS256]\n    secret: short"
                 )
             ),
-            "auth.example.com",
+            "256",
         ),
         (
             "an admin token that could be guessed",
@@ -200,7 +200,7 @@ fn serve_does_not_start_without_what_it_needs() {
             format!(
                 "listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"
             ),
-            "c.pem",
+            "k.pem",
         ),
         (
             "a directory that is not there",

@@ -1,16 +1,26 @@
 //! Models: where a request names one, which name it has in the policy, and the scope that opens it.
 
-use std::{collections::HashMap, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    str::FromStr,
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::scope::is_scope;
+use super::{
+    fields::{Caps, CapsConfig},
+    scope::is_scope,
+};
 use crate::{
     authn::Principal,
     config::{Errors, Path},
     decision::{Denial, Reason},
-    request::{Request, body::Pointer, malformed},
+    request::{
+        Request,
+        body::{Facts, Pointer},
+        malformed,
+    },
     route::Captures,
 };
 
@@ -22,16 +32,54 @@ pub struct ModelConfig {
     pub name: String,
     /// The names under which the upstream serves it, as clients send them. Default: the name itself.
     pub serves: Option<Vec<String>>,
+    /// More names that clients may send for it, where the upstream or the router in front of it knows them. They are
+    /// resolved first: scopes, tiers and limits see the name of this entry.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// One entry of `tiers`: models that need one scope more, and what its holders may ask of them.
+///
+/// A model in no tier needs none. A model in several is open to whoever has the scope of one; the first of those in the
+/// file decides with its caps, so the largest tier comes first.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TierConfig {
+    /// The name, for messages.
+    pub name: String,
+    /// Names of `models`.
+    pub models: Vec<String>,
+    /// The scope that opens them, such as `tier:premium`.
+    pub scope: String,
+    /// The most a request for one of them may ask for, besides the caps of its route.
+    pub caps: Option<CapsConfig>,
 }
 
 /// `model` of a route.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRuleConfig {
-    /// Where the request names its model: `body` (short for `body:/model`), `path:NAME`, `query:NAME`, `header:NAME`, or `fixed:NAME`.
+    /// Where the request names its model: `body` (short for `body:/model`), `form:NAME`, `path:NAME`, `query:NAME`, `header:NAME`,
+    /// or `fixed:NAME`.
     pub from: ModelSource,
+    /// The model the upstream takes when a request names none. Left out: such a request is refused with `model_missing`.
+    pub default: Option<String>,
+    /// LoRA adapters, each of which is a model with a name and a scope of its own.
+    pub adapters: Option<AdaptersConfig>,
     /// The scope a credential needs, with `{model}` for the model's name: `model:{model}:inference`. Left out: no scope of its own.
     pub scope: Option<String>,
+}
+
+/// `model.adapters` of a route: where a request names an adapter.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptersConfig {
+    /// What stands between base and adapter in a model's name (`:` for SGLang, at its first place). A name that `models`
+    /// lists as a whole is not split.
+    pub separator: Option<char>,
+    /// Members of the JSON body that name adapters, such as `/lora_path`: a string, a list of strings, or null.
+    #[serde(default)]
+    pub fields: Vec<String>,
 }
 
 /// Where a request names its model.
@@ -39,6 +87,8 @@ pub struct ModelRuleConfig {
 pub enum ModelSource {
     /// A string in the JSON body.
     Body(Pointer),
+    /// A field of a `multipart/form-data` body.
+    Form(String),
     /// A capture of the path.
     Path(String),
     /// A query parameter.
@@ -49,13 +99,6 @@ pub enum ModelSource {
     Fixed(String),
 }
 
-impl ModelSource {
-    /// Whether the body must be read.
-    pub fn needs_body(&self) -> bool {
-        matches!(self, Self::Body(_))
-    }
-}
-
 impl FromStr for ModelSource {
     type Err = String;
 
@@ -64,12 +107,13 @@ impl FromStr for ModelSource {
         match (kind, rest.filter(|rest| !rest.is_empty())) {
             ("body", None) if rest.is_none() => "/model".parse().map(Self::Body),
             ("body", Some(pointer)) => pointer.parse().map(Self::Body),
+            ("form", Some(name)) => Ok(Self::Form(name.to_owned())),
             ("path", Some(name)) => Ok(Self::Path(name.to_owned())),
             ("query", Some(name)) => Ok(Self::Query(name.to_owned())),
             ("header", Some(name)) => Ok(Self::Header(name.to_ascii_lowercase())),
             ("fixed", Some(name)) => Ok(Self::Fixed(name.to_owned())),
             _ => Err(format!(
-                "`{text}` is no place for a model; write `body`, `body:/pointer`, `path:NAME`, `query:NAME`, `header:NAME` or `fixed:NAME`"
+                "`{text}` is no place for a model; write `body`, `body:/pointer`, `form:NAME`, `path:NAME`, `query:NAME`, `header:NAME` or `fixed:NAME`"
             )),
         }
     }
@@ -87,7 +131,7 @@ impl JsonSchema for ModelSource {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(body(:/.+)?|(path|query|header|fixed):.+)$" })
+        json_schema!({ "type": "string", "pattern": "^(body(:/.+)?|(form|path|query|header|fixed):.+)$" })
     }
 }
 
@@ -95,14 +139,23 @@ impl JsonSchema for ModelSource {
 #[derive(Debug, Default)]
 pub struct Models {
     by_served: HashMap<String, String>,
+    tiers: Vec<Tier>,
+}
+
+#[derive(Debug)]
+struct Tier {
+    models: HashSet<String>,
+    scope: String,
+    caps: Option<Caps>,
 }
 
 impl Models {
-    /// Compiles the list `models`, noting every error.
-    pub fn compile(configs: &[ModelConfig], path: &Path, errors: &mut Errors) -> Self {
+    /// Compiles the lists `models` and `tiers`, noting every error.
+    pub fn compile(configs: &[ModelConfig], tiers: &[TierConfig], root: &Path, errors: &mut Errors) -> Self {
         let mut by_served: HashMap<String, String> = HashMap::new();
+        let models = root.key("models");
         for (index, config) in configs.iter().enumerate() {
-            let path = path.index(index);
+            let path = models.index(index);
             if !is_scope(&config.name) {
                 errors.push(
                     &path.key("name"),
@@ -119,22 +172,85 @@ impl Models {
             if serves.is_empty() {
                 errors.push(&path.key("serves"), "list at least one name that clients send, or leave `serves` out");
             }
-            for (at, served) in serves.into_iter().enumerate() {
+            let serves = serves.into_iter().enumerate().map(|(at, served)| (path.key("serves").index(at), served));
+            let aliases = config.aliases.iter().enumerate().map(|(at, alias)| (path.key("aliases").index(at), alias.clone()));
+            for (at, served) in serves.chain(aliases) {
                 if checked(&served).is_err() {
-                    errors.push(&path.key("serves").index(at), "a model's name is 1 to 256 characters without controls");
+                    errors.push(&at, "a model's name is 1 to 256 characters without controls");
                 }
                 if let Some(other) = by_served.insert(served.clone(), config.name.clone()) {
-                    errors.push(&path.key("serves").index(at), format!("`{served}` is already served by `{other}`"));
+                    errors.push(&at, format!("`{served}` is already served by `{other}`"));
                 }
             }
         }
-        Self { by_served }
+        let tiers = compile_tiers(tiers, configs, &root.key("tiers"), errors);
+        Self { by_served, tiers }
     }
 
     /// The policy name of what a client sent; `None` when no model of the policy is served under it.
     fn name(&self, sent: &str) -> Option<String> {
         if self.by_served.is_empty() { Some(sent.to_owned()) } else { self.by_served.get(sent).cloned() }
     }
+
+    /// Whether some tier has caps that only a body shows.
+    pub(super) fn need_body(&self) -> bool {
+        self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_json)
+    }
+
+    /// Whether some tier caps content parts.
+    pub(super) fn need_content(&self) -> bool {
+        self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_content)
+    }
+
+    /// Whether some tier has caps at all.
+    pub(super) fn have_caps(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.caps.is_some())
+    }
+
+    /// The caps of the tier by which a principal may use a model; `None` for a model in no tier, or a tier without caps.
+    fn admit(&self, name: &str, principal: &Principal) -> Result<Option<&Caps>, Denial> {
+        let mut tiers = self.tiers.iter().filter(|tier| tier.models.contains(name)).peekable();
+        if tiers.peek().is_none() {
+            return Ok(None);
+        }
+        let mut needed = Vec::new();
+        for tier in tiers {
+            if principal.has_scope(&tier.scope) {
+                return Ok(tier.caps.as_ref());
+            }
+            needed.push(tier.scope.clone());
+        }
+        let message = format!(
+            "this model needs {} `{}`",
+            if needed.len() == 1 { "the scope" } else { "one of the scopes" },
+            needed.join("`, `")
+        );
+        Err(forbidden("the scope of the model's tier is missing").saying(message).needing(needed))
+    }
+}
+
+fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, errors: &mut Errors) -> Vec<Tier> {
+    let mut tiers = Vec::with_capacity(configs.len());
+    for (index, config) in configs.iter().enumerate() {
+        let path = path.index(index);
+        if configs.iter().take(index).any(|earlier| earlier.name == config.name) {
+            errors.push(&path.key("name"), format!("two tiers are named `{}`", config.name));
+        }
+        if !is_scope(&config.scope) {
+            errors.push(&path.key("scope"), format!("`{}` is not a scope; write one word, such as `tier:premium`", config.scope));
+        }
+        if config.models.is_empty() {
+            errors.push(&path.key("models"), "list at least one of the `models`");
+        }
+        for (at, name) in config.models.iter().enumerate() {
+            if !models.iter().any(|model| model.name == *name) {
+                errors.push(&path.key("models").index(at), format!("there is no model named `{name}` among the `models`"));
+            }
+        }
+        let caps = config.caps.as_ref().map(|caps| Caps::compile(caps, &path.key("caps"), errors));
+        tiers.push(Tier { models: config.models.iter().cloned().collect(), scope: config.scope.clone(), caps });
+    }
+    tiers
 }
 
 /// A compiled `model` of a route.
@@ -143,6 +259,16 @@ pub struct ModelRule {
     /// Where the model is.
     pub from: ModelSource,
     scope: Option<String>,
+    default: Option<String>,
+    separator: Option<char>,
+    /// Where adapters are.
+    pub(super) adapters: Vec<Pointer>,
+}
+
+/// The model a principal may use.
+pub(super) struct Chosen<'a> {
+    pub(super) name: String,
+    pub(super) caps: Option<&'a Caps>,
 }
 
 impl ModelRule {
@@ -155,7 +281,7 @@ impl ModelRule {
         errors: &mut Errors,
     ) -> Self {
         if let Some(scope) = &config.scope
-            && (!is_scope(&scope.replace("{model}", "m")) || scope.replace("{model}", "").contains(['{', '}']))
+            && !is_template(scope, "{model}")
         {
             errors.push(
                 &path.key("scope"),
@@ -171,7 +297,29 @@ impl ModelRule {
             }
             _ => {}
         }
-        Self { from: config.from.clone(), scope: config.scope.clone() }
+        if let Some(name) = &config.default {
+            if models.name(name).is_none() || checked(name).is_err() {
+                errors.push(&path.key("default"), format!("`{name}` is served by none of the `models`"));
+            }
+            if matches!(config.from, ModelSource::Fixed(_) | ModelSource::Path(_)) {
+                errors.push(&path.key("default"), "a fixed model and one in the path are always there; remove `default`");
+            }
+        }
+        let adapters = config.adapters.clone().unwrap_or_default();
+        let mut fields = Vec::new();
+        for (index, field) in adapters.fields.iter().enumerate() {
+            fields.extend(errors.take(&path.key("adapters").key("fields").index(index), field.parse::<Pointer>()));
+        }
+        if !fields.is_empty() && matches!(config.from, ModelSource::Form(_)) {
+            errors.push(&path.key("adapters").key("fields"), "a form has no JSON members; remove `fields`");
+        }
+        Self {
+            from: config.from.clone(),
+            scope: config.scope.clone(),
+            default: config.default.clone(),
+            separator: adapters.separator,
+            adapters: fields,
+        }
     }
 
     /// The scope a credential needs, with `{model}` for the model's name.
@@ -179,54 +327,91 @@ impl ModelRule {
         self.scope.as_deref()
     }
 
-    /// The model's policy name, if the principal may use it.
-    pub(super) fn check(
+    /// The model and its adapters, if the principal may use all of them.
+    pub(super) fn check<'m>(
         &self,
         principal: &Principal,
-        models: &Models,
+        models: &'m Models,
         request: &Request<'_>,
         captures: &Captures,
-    ) -> Result<String, Denial> {
-        let sent = self.find(request, captures)?;
-        let Some(name) = models.name(&sent) else {
-            return Err(Denial::new(Reason::ModelForbidden, "no model of the policy is served under this name")
-                .saying("this model is not open here")
-                .about("model"));
-        };
-        let Some(template) = &self.scope else { return Ok(name) };
-        // A name that cannot stand in a scope names no scope anyone has; said here, so that no space can make two of one.
-        let needed = template.replace("{model}", &name);
-        if is_scope(&needed) && principal.has_scope(&needed) {
-            return Ok(name);
-        }
-        let denial = Denial::new(Reason::ModelForbidden, "the scope for the model is missing").about("model");
-        Err(if is_scope(&needed) {
-            denial.saying(format!("this model needs the scope `{needed}`")).needing([needed])
-        } else {
-            denial
-        })
-    }
-
-    fn find(&self, request: &Request<'_>, captures: &Captures) -> Result<String, Denial> {
-        let missing =
-            |place: String| Denial::new(Reason::ModelMissing, "the request has nothing at the model's place").saying(place);
-        let sent = match &self.from {
-            ModelSource::Body(pointer) => request.body.json_string(pointer)?.into_owned(),
-            ModelSource::Path(name) => {
-                captures.get(name).ok_or_else(|| missing(format!("the path names no model (`{name}`)")))?.to_owned()
+        facts: &Facts<'_>,
+    ) -> Result<Chosen<'m>, Denial> {
+        let sent = match self.find(request, captures, facts)?.or_else(|| self.default.clone()) {
+            Some(sent) => sent,
+            None => {
+                let (place, name) = self.place();
+                return Err(Denial::new(Reason::ModelMissing, "the request has nothing at the model's place")
+                    .saying(format!("the request names no model; name it in {place} `{name}`"))
+                    .about(name));
             }
-            ModelSource::Query(name) => {
-                request.path.query_value(name)?.ok_or_else(|| missing(format!("the query names no model (`{name}`)")))?
-            }
-            ModelSource::Header(name) => {
-                let value = request.headers.one(name)?.ok_or_else(|| missing(format!("the header `{name}` names no model")))?;
-                std::str::from_utf8(value).map_err(|_| malformed("the model is not UTF-8"))?.to_owned()
-            }
-            ModelSource::Fixed(name) => name.clone(),
         };
         checked(&sent)?;
-        Ok(sent)
+        let whole = models.by_served.contains_key(&sent);
+        let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator)) {
+            Some((base, adapter)) if !whole => (base, Some(adapter)),
+            _ => (sent.as_str(), None),
+        };
+        let chosen = self.admit(base, principal, models)?;
+        for adapter in adapter.into_iter().chain(facts.adapters.iter().map(AsRef::as_ref)) {
+            checked(adapter)?;
+            self.admit(adapter, principal, models)?;
+        }
+        Ok(chosen)
     }
+
+    /// One name: known, in a tier of the principal, with its scope.
+    fn admit<'m>(&self, sent: &str, principal: &Principal, models: &'m Models) -> Result<Chosen<'m>, Denial> {
+        let Some(name) = models.name(sent) else {
+            return Err(forbidden("no model of the policy is served under this name").saying("this model is not open here"));
+        };
+        if let Some(template) = &self.scope {
+            // A name that cannot stand in a scope names no scope anyone has; said here, so that no space can make two of one.
+            let needed = template.replace("{model}", &name);
+            if !is_scope(&needed) {
+                return Err(forbidden("the scope for the model is missing"));
+            }
+            if !principal.has_scope(&needed) {
+                return Err(forbidden("the scope for the model is missing")
+                    .saying(format!("this model needs the scope `{needed}`"))
+                    .needing([needed]));
+            }
+        }
+        let caps = models.admit(&name, principal)?;
+        Ok(Chosen { name, caps })
+    }
+
+    fn place(&self) -> (&'static str, &str) {
+        match &self.from {
+            ModelSource::Body(pointer) => ("the body's member", pointer.last()),
+            ModelSource::Form(name) => ("the form's field", name),
+            ModelSource::Path(name) => ("the path's", name),
+            ModelSource::Query(name) => ("the query's", name),
+            ModelSource::Header(name) => ("the header", name),
+            ModelSource::Fixed(name) => ("the policy's", name),
+        }
+    }
+
+    fn find(&self, request: &Request<'_>, captures: &Captures, facts: &Facts<'_>) -> Result<Option<String>, Denial> {
+        Ok(match &self.from {
+            ModelSource::Body(_) | ModelSource::Form(_) => facts.model.as_ref().map(|model| model.clone().into_owned()),
+            ModelSource::Path(name) => captures.get(name).map(ToOwned::to_owned),
+            ModelSource::Query(name) => request.path.query_value(name)?,
+            ModelSource::Header(name) => match request.headers.one(name)? {
+                Some(value) => Some(std::str::from_utf8(value).map_err(|_| malformed("the model is not UTF-8"))?.to_owned()),
+                None => None,
+            },
+            ModelSource::Fixed(name) => Some(name.clone()),
+        })
+    }
+}
+
+fn forbidden(cause: &'static str) -> Denial {
+    Denial::new(Reason::ModelForbidden, cause).about("model")
+}
+
+/// Whether `text` is a scope with at most the place `hole` to be filled in.
+pub(super) fn is_template(text: &str, hole: &str) -> bool {
+    is_scope(&text.replace(hole, "x")) && !text.replace(hole, "").contains(['{', '}'])
 }
 
 fn checked(name: &str) -> Result<(), Denial> {

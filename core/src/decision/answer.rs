@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Denial, Dialect, Evidence, Grant, Reason};
-use crate::{limit::LimitStatus, secret::Secret, snapshot::Snapshot, time::Span};
+use crate::{authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, time::Span};
 
 /// The header every answer carries that Tollgate shapes.
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
@@ -51,7 +51,7 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
         }
     };
     let mut headers = vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-    headers.extend(challenge(denial).map(|value| ("www-authenticate", value)));
+    headers.extend(challenge(denial, evidence.route.as_deref()).map(|value| ("www-authenticate", value)));
     if let Some(span) = denial.retry_after {
         headers.push(("retry-after", span.micros().div_ceil(1_000_000).to_string()));
         headers.push(("retry-after-ms", span.micros().div_ceil(1000).to_string()));
@@ -61,18 +61,31 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     DeniedAnswer { reason, status: reason.http(), headers, body: body.to_string() }
 }
 
-/// `WWW-Authenticate` after RFC 6750 section 3: no error code when no credential was sent.
-fn challenge(denial: &Denial) -> Option<String> {
+/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent) and RFC 9728 section 5.1: where a
+/// route has metadata, a client without a credential is told which scopes to ask for.
+fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
+    let url = route.and_then(|route| route.resource_metadata.as_deref());
+    let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
+    let scope = match route.map(|route| &route.scopes) {
+        Some(ScopeRule::All(scopes)) if url.is_some() && denial.reason == Reason::MissingCredential => scope(scopes),
+        _ => scope(&denial.needed),
+    };
     let error = match (denial.reason, denial.reason.http()) {
-        (Reason::MissingCredential, _) => return Some("Bearer realm=\"tollgate\"".into()),
+        (Reason::MissingCredential, _) => return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}")),
         (Reason::AmbiguousCredential, _) => "invalid_request",
         (_, 401) => "invalid_token",
-        (Reason::InsufficientScope | Reason::ModelForbidden, _) if !denial.needed.is_empty() => "insufficient_scope",
+        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden, _) if !denial.needed.is_empty() => {
+            "insufficient_scope"
+        }
         _ => return None,
     };
     let description = denial.reason.text().replace(['"', '\\', '`'], "'");
-    let scope = if denial.needed.is_empty() { String::new() } else { format!(", scope=\"{}\"", denial.needed.join(" ")) };
-    Some(format!("Bearer realm=\"tollgate\", error=\"{error}\", error_description=\"{description}\"{scope}"))
+    Some(format!("Bearer realm=\"tollgate\"{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"))
+}
+
+/// The scopes that would do.
+fn scope(scopes: &[String]) -> String {
+    if scopes.is_empty() { String::new() } else { format!(", scope=\"{}\"", scopes.join(" ")) }
 }
 
 /// `x-ratelimit-*` for the limit with least room (OpenAI's names, its durations), and `RateLimit`/`RateLimit-Policy`
@@ -232,7 +245,7 @@ mod tests {
 
     #[test]
     fn challenges_follow_rfc_6750() {
-        let challenge = |denial: Denial| challenge(&denial);
+        let challenge = |denial: Denial| challenge(&denial, None);
         assert_eq!(challenge(Denial::new(Reason::MissingCredential, "")).unwrap(), "Bearer realm=\"tollgate\"");
         assert!(challenge(Denial::new(Reason::Expired, "")).unwrap().contains("error=\"invalid_token\""));
         let scoped = challenge(Denial::new(Reason::InsufficientScope, "").needing(["a".to_owned(), "b".to_owned()])).unwrap();

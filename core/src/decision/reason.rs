@@ -35,6 +35,10 @@ pub enum Reason {
     InsufficientScope,
     /// The credential may not use this model.
     ModelForbidden,
+    /// The body says something that the route does not allow, or asks for more than it does.
+    FieldForbidden,
+    /// The credential may not use this tool.
+    ToolForbidden,
     /// A limit counts by tenant, and the credential has none.
     TenantMismatch,
     /// A limit counts by address, and the proxy gave none.
@@ -72,7 +76,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that must exist before they are counted and for the documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -89,6 +93,8 @@ impl Reason {
         Self::NoRoute,
         Self::InsufficientScope,
         Self::ModelForbidden,
+        Self::FieldForbidden,
+        Self::ToolForbidden,
         Self::TenantMismatch,
         Self::AddressForbidden,
         Self::InsecureTransport,
@@ -129,6 +135,8 @@ impl Reason {
             Self::NoRoute => of("no_route", 403, "this method and path are not open here"),
             Self::InsufficientScope => of("insufficient_scope", 403, "the credential lacks a scope that this endpoint needs"),
             Self::ModelForbidden => of("model_forbidden", 403, "the credential may not use this model"),
+            Self::FieldForbidden => of("field_forbidden", 403, "the body holds a field or a value that is not allowed here"),
+            Self::ToolForbidden => of("tool_forbidden", 403, "the credential may not use this tool"),
             Self::TenantMismatch => {
                 of("tenant_mismatch", 403, "the credential names no tenant, and this endpoint is counted by tenant")
             }

@@ -1,10 +1,18 @@
 //! The body: read only where a rule needs it, and only if every server behind would read the same.
 
+mod content;
+mod facts;
+mod form;
 mod json;
+mod plan;
+mod scan;
 
-use std::borrow::Cow;
-
-pub use self::json::Pointer;
+pub use self::{
+    content::Parts,
+    facts::{Facts, Message},
+    form::FormPlan,
+    plan::{Cap, Plan, Pointer},
+};
 use super::{Headers, malformed};
 use crate::decision::{Denial, Reason};
 
@@ -43,48 +51,55 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The string at `pointer` of a JSON body.
+    /// Reads a JSON body for what `plan` asks.
     ///
     /// # Errors
     /// `unsupported_media_type` for anything but JSON in UTF-8, `body_too_large` for a cut one, `body_unavailable` where
-    /// the proxy did not send it, `malformed_request` for JSON that two readers could read differently,
-    /// `model_missing` where there is nothing at `pointer`.
-    pub fn json_string(&self, pointer: &Pointer) -> Result<Cow<'a, str>, Denial> {
-        self.check_media_type()?;
-        let bytes = self.bytes()?;
-        match json::string_at(bytes, pointer) {
-            Ok(Some(text)) => Ok(text),
-            Ok(None) => {
-                let message = format!("the body has no `{}`; name the model there", pointer.last());
-                Err(Denial::new(Reason::ModelMissing, "the body has nothing at the model's place")
-                    .saying(message)
-                    .about(pointer.last()))
-            }
-            Err(error) => {
-                Err(Denial::new(Reason::MalformedRequest, error.to_string()).saying(format!("the body was refused: {error}")))
-            }
-        }
+    /// the proxy did not send it, `malformed_request` for JSON that two readers could read differently.
+    pub fn json(&self, plan: &Plan) -> Result<Facts<'a>, Denial> {
+        self.is_json()?;
+        json::read(self.bytes()?, plan).map_err(|error| refused(&error.to_string(), error.param()))
     }
 
-    fn check_media_type(&self) -> Result<(), Denial> {
-        let unsupported = |cause: &'static str| Err(Denial::new(Reason::UnsupportedMediaType, cause));
+    /// Reads a `multipart/form-data` body (RFC 7578) for what `plan` asks.
+    ///
+    /// # Errors
+    /// As for [`Body::json`].
+    pub fn form(&self, plan: &FormPlan) -> Result<Facts<'a>, Denial> {
+        let boundary = form::boundary(self.content_type()?)?;
+        form::read(self.bytes()?, boundary, plan).map_err(|error| refused(&error.to_string(), error.param()))
+    }
+
+    /// The length of the body, whatever it holds.
+    ///
+    /// # Errors
+    /// `body_too_large` and `body_unavailable` as for [`Body::json`].
+    pub fn length(&self) -> Result<u64, Denial> {
+        Ok(u64::try_from(self.bytes()?.len()).unwrap_or(u64::MAX))
+    }
+
+    /// The one content type of a body that is not encoded.
+    fn content_type(&self) -> Result<&'a str, Denial> {
         if self.encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-            return unsupported("the body has a content encoding");
+            return Err(unsupported("the body has a content encoding"));
         }
         let [value] = self.media_type.as_slice() else {
-            return unsupported("the body has no content type");
+            return Err(unsupported("the body has no content type"));
         };
-        let Ok(text) = std::str::from_utf8(value) else { return unsupported("the content type is not text") };
-        let mut parts = text.split(';').map(str::trim);
+        std::str::from_utf8(value).map_err(|_| unsupported("the content type is not text"))
+    }
+
+    fn is_json(&self) -> Result<(), Denial> {
+        let mut parts = self.content_type()?.split(';').map(str::trim);
         if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
-            return unsupported("the content type is not application/json");
+            return Err(unsupported("the content type is not application/json"));
         }
         for parameter in parts {
             let utf8 = parameter.split_once('=').is_some_and(|(name, value)| {
                 name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
             });
             if !utf8 {
-                return unsupported("the content type has a parameter other than charset=utf-8");
+                return Err(unsupported("the content type has a parameter other than charset=utf-8"));
             }
         }
         Ok(())
@@ -123,8 +138,23 @@ impl<'a> Body<'a> {
     }
 }
 
+fn unsupported(cause: &'static str) -> Denial {
+    Denial::new(Reason::UnsupportedMediaType, cause)
+}
+
+/// `malformed_request` for a body, naming the member at fault where there is one.
+fn refused(error: &str, param: Option<&str>) -> Denial {
+    let denial = Denial::new(Reason::MalformedRequest, error.to_owned()).saying(format!("the body was refused: {error}"));
+    match param {
+        Some(param) => denial.about(param),
+        None => denial,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     fn ask<'a>(headers: &[(&'a str, &'a str)], raw: RawBody<'a>) -> Result<Cow<'a, str>, Reason> {
@@ -132,7 +162,10 @@ mod tests {
         for (name, value) in headers {
             list.push(name, value.as_bytes());
         }
-        Body::new(raw, &list).json_string(&"/model".parse().unwrap()).map_err(|denial| denial.reason)
+        let mut plan = Plan::default();
+        plan.model(&"/model".parse().unwrap()).unwrap();
+        let facts = Body::new(raw, &list).json(&plan).map_err(|denial| denial.reason)?;
+        facts.model.ok_or(Reason::ModelMissing)
     }
 
     #[test]

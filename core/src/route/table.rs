@@ -192,7 +192,10 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{authz::scope::ScopeRule, route::OnOutage};
+    use crate::{
+        authz::{content::Content, scope::ScopeRule},
+        route::OnOutage,
+    };
 
     fn table(routes: &[(&str, &str, &[&str])]) -> RouteTable {
         let mut table = RouteTable::default();
@@ -202,6 +205,8 @@ mod tests {
                 public: false,
                 scopes: ScopeRule::All(Vec::new()),
                 model: None,
+                content: Content::default(),
+                resource_metadata: None,
                 limits: Vec::new(),
                 on_outage: OnOutage::Deny,
                 forward_credential: false,

@@ -275,6 +275,7 @@ impl Table {
 /// Whether a check takes no longer than this. One of ten tries is enough: on a busy machine the others may have had to wait.
 pub fn is_within<T>(most: Duration, mut check: impl FnMut() -> T) -> bool {
     (0..10).any(|_| {
+        #[expect(clippy::disallowed_methods, reason = "a bound in time is what is tested")]
         let start = Instant::now();
         check();
         start.elapsed() <= most

@@ -6,6 +6,7 @@
 //! documents named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
 
+mod body;
 mod checklist;
 mod gate;
 mod keys;

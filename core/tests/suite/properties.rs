@@ -7,6 +7,7 @@ mod request;
 mod routes;
 mod tokens;
 
+pub use json_body::members;
 use proptest::test_runner::{Config, RngSeed};
 
 /// So many cases, or more where the environment asks for more.

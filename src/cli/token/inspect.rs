@@ -93,13 +93,13 @@ impl Told {
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader")?;
         for (name, value) in &self.header {
-            writeln!(out, "  {name:<12} {value}")?;
+            writeln!(out, "  {:<12} {}", peek::printable(name), peek::printable(&value.to_string()))?;
         }
         writeln!(out, "\nclaims")?;
         for (name, value) in &self.claims {
             let time =
                 self.times.iter().find(|(known, _)| known == name).map(|(_, text)| format!("  {text}")).unwrap_or_default();
-            writeln!(out, "  {name:<12} {value}{time}")?;
+            writeln!(out, "  {:<12} {}{time}", peek::printable(name), peek::printable(&value.to_string()))?;
         }
         writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
         for (title, list) in [("no policy accepts it", &self.refused), ("a policy that accepts it says", &self.needs)] {
@@ -107,7 +107,7 @@ impl Told {
                 writeln!(out, "\n{title}")?;
             }
             for line in list {
-                writeln!(out, "  - {line}")?;
+                writeln!(out, "  - {}", peek::printable(line))?;
             }
         }
         Ok(())

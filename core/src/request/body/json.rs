@@ -1,41 +1,30 @@
-//! One string out of a JSON body, and proof that every reader would find the same one.
+//! The reader: one pass over a JSON body, driven by a [`Plan`], and proof that every reader would find the same.
 //!
-//! The whole body is checked against RFC 8259 without building a tree. In every object on the way to the value a repeated
-//! key is refused (Python keeps the last, others the first), and so is a key that differs from the wanted one only in
-//! case (Go's `encoding/json` folds case). Keys are compared after unescaping.
+//! The whole body is checked against RFC 8259 without building a tree. In every object that the plan reads, a repeated key
+//! is refused (Python keeps the last, others the first), and so is a key that differs from a wanted one only in case (Go's
+//! `encoding/json` folds case). Keys are compared after unescaping. Nothing is kept but what the plan asks for.
 
-use std::{borrow::Cow, str::FromStr};
+use std::borrow::Cow;
 
 use thiserror::Error;
 
+use super::{
+    content::{Parts, is_foreign, kind},
+    facts::{Facts, Message},
+    plan::{Node, Plan, Rest, Text, Want},
+    scan::{RawString, Scanner},
+};
+
 /// How deep values may nest.
 const DEPTH: usize = 64;
-/// How many keys an object on the way may have.
+/// How many keys an object that is read may have.
 const KEYS: usize = 256;
-
-/// A place in a JSON document: keys of nested objects, written `/model` or `/session/model` (RFC 6901, objects only).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pointer(Vec<String>);
-
-impl FromStr for Pointer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix('/').ok_or_else(|| format!("`{text}` is not a JSON pointer; write `/model`"))?;
-        let keys: Vec<String> = rest.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
-        if keys.iter().any(String::is_empty) || keys.len() > 8 {
-            return Err(format!("`{text}` is not a JSON pointer of 1 to 8 keys; write `/model`"));
-        }
-        Ok(Self(keys))
-    }
-}
-
-impl Pointer {
-    /// The last key.
-    pub fn last(&self) -> &str {
-        self.0.last().map_or("", String::as_str)
-    }
-}
+/// How long a key or a string that is handed out may be, in bytes as written.
+const LENGTH: usize = 4096;
+/// How many strings of a kind are handed out.
+const STRINGS: usize = 256;
+/// The largest integer that every reader of JSON holds exactly (RFC 8259 section 6).
+const INTEGER: u64 = (1 << 53) - 1;
 
 /// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -54,261 +43,340 @@ pub(super) enum JsonError {
     CaseVariant(String),
     #[error("`{0}` is not of the type it must have")]
     WrongType(String),
+    #[error("`{0}` is not an integer from 0 to 2^53 - 1")]
+    NotAnInteger(String),
+    #[error("a key or a name in it is longer than {LENGTH} bytes")]
+    TooLong,
+    #[error("it holds more than {STRINGS} tools, adapters or messages")]
+    TooMany,
+    #[error("a tool has no name")]
+    NamelessTool,
 }
 
-/// The string at `pointer`, or `None` when some key on the way is absent.
-pub(super) fn string_at<'a>(bytes: &'a [u8], pointer: &Pointer) -> Result<Option<Cow<'a, str>>, JsonError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
-    let mut reader = Reader { text, bytes, at: 0 };
-    reader.space();
-    match reader.peek() {
-        Some(b'{') => {}
-        Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => return Err(JsonError::NotAnObject),
-        _ => return Err(reader.syntax()),
-    }
-    let found = reader.object(&pointer.0, 1)?;
-    reader.space();
-    if reader.at == bytes.len() { Ok(found) } else { Err(reader.syntax()) }
-}
-
-struct Reader<'a> {
-    text: &'a str,
-    bytes: &'a [u8],
-    at: usize,
-}
-
-/// A string as it stands between its quotes.
-struct RawString<'a> {
-    inner: &'a str,
-    escaped: bool,
-}
-
-impl<'a> RawString<'a> {
-    fn unescape(&self, at: usize) -> Result<Cow<'a, str>, JsonError> {
-        if !self.escaped {
-            return Ok(Cow::Borrowed(self.inner));
+impl JsonError {
+    /// The member at fault.
+    pub(super) fn param(&self) -> Option<&str> {
+        match self {
+            Self::CaseVariant(name) | Self::WrongType(name) | Self::NotAnInteger(name) => Some(name),
+            Self::NamelessTool => Some("tools"),
+            _ => None,
         }
-        // serde_json knows surrogate pairs, and refuses halves of them.
-        serde_json::from_str::<String>(&format!("\"{}\"", self.inner)).map(Cow::Owned).map_err(|_| JsonError::Syntax(at))
     }
 }
 
-impl<'a> Reader<'a> {
-    fn syntax(&self) -> JsonError {
-        JsonError::Syntax(self.at)
-    }
+/// What `plan` asks of `bytes`.
+pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<Facts<'a>, JsonError> {
+    let mut reader = Reader {
+        scanner: Scanner::new(bytes)?,
+        plan,
+        seen: Vec::with_capacity(32),
+        typed: Parts::default(),
+        keyed: Parts::default(),
+        tool: (false, false),
+        facts: Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() },
+    };
+    reader.document()?;
+    reader.facts.parts.add_larger(reader.typed, reader.keyed);
+    Ok(reader.facts)
+}
 
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
+struct Reader<'a, 'p> {
+    scanner: Scanner<'a>,
+    plan: &'p Plan,
+    /// Keys of the objects that are open, innermost last.
+    seen: Vec<Cow<'a, str>>,
+    /// Parts of the innermost object, by its type and by its keys.
+    typed: Parts,
+    keyed: Parts,
+    /// Of the innermost tool: whether it has a name, and whether its type stands for one.
+    tool: (bool, bool),
+    facts: Facts<'a>,
+}
 
-    fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
-        if self.peek() == Some(byte) {
-            self.at += 1;
-            Ok(())
-        } else {
-            Err(self.syntax())
-        }
-    }
-
-    /// Whether an opened list or object is empty; then it is closed here.
-    fn opens_empty(&mut self, close: u8) -> bool {
-        self.at += 1;
-        self.space();
-        let empty = self.peek() == Some(close);
-        self.at += usize::from(empty);
-        empty
-    }
-
-    /// Whether the list or object goes on (`,`) or ends (`close`).
-    fn goes_on(&mut self, close: u8) -> Result<bool, JsonError> {
-        self.space();
-        let byte = self.peek();
-        if byte != Some(b',') && byte != Some(close) {
-            return Err(self.syntax());
-        }
-        self.at += 1;
-        Ok(byte == Some(b','))
-    }
-
-    /// A key and its colon.
-    fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
-        self.space();
-        let start = self.at;
-        let key = self.string()?.unescape(start)?;
-        self.space();
-        self.expect(b':')?;
-        self.space();
-        Ok(key)
-    }
-
-    /// Reads an object whose keys matter. `wanted` is what is left of the pointer, never empty.
-    fn object(&mut self, wanted: &[String], depth: usize) -> Result<Option<Cow<'a, str>>, JsonError> {
-        let Some((first, rest)) = wanted.split_first() else { return Ok(None) };
-        let mut seen: Vec<Cow<'a, str>> = Vec::with_capacity(16);
-        let mut found = None;
-        if self.opens_empty(b'}') {
-            return Ok(None);
-        }
-        loop {
-            let key = self.key()?;
-            if seen.contains(&key) {
-                return Err(JsonError::RepeatedKey);
+impl<'a, 'p> Reader<'a, 'p> {
+    fn document(&mut self) -> Result<(), JsonError> {
+        self.scanner.space();
+        let root = self.plan.node(0).ok_or(JsonError::NotAnObject)?;
+        match self.scanner.peek() {
+            Some(b'{') => self.message(root, 1)?,
+            Some(b'[') if self.plan.rpc => {
+                self.facts.batch = true;
+                let mut more = !self.scanner.opens_empty(b']');
+                while more {
+                    self.scanner.space();
+                    if self.scanner.peek() != Some(b'{') {
+                        return Err(JsonError::NotAnObject);
+                    }
+                    self.message(root, 2)?;
+                    more = self.scanner.goes_on(b']')?;
+                }
             }
-            if key == first.as_str() {
-                found = self.wanted(first, rest, depth)?;
-            } else if folded(&key).eq(folded(first)) {
-                return Err(JsonError::CaseVariant(first.clone()));
-            } else {
-                self.skip(depth + 1)?;
-            }
-            seen.push(key);
-            if seen.len() > KEYS {
-                return Err(JsonError::TooManyKeys);
-            }
-            if !self.goes_on(b'}')? {
-                return Ok(found);
-            }
+            Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => return Err(JsonError::NotAnObject),
+            _ => return Err(self.scanner.syntax()),
         }
+        self.scanner.space();
+        if self.scanner.at_end() { Ok(()) } else { Err(self.scanner.syntax()) }
     }
 
-    /// Reads the value of a key on the way: the string itself, or the next object.
-    fn wanted(&mut self, key: &str, rest: &[String], depth: usize) -> Result<Option<Cow<'a, str>>, JsonError> {
-        match (rest.is_empty(), self.peek()) {
-            (true, Some(b'"')) => {
-                let start = self.at;
-                self.string()?.unescape(start).map(Some)
+    fn message(&mut self, root: &'p Node, depth: usize) -> Result<(), JsonError> {
+        if self.plan.rpc {
+            if self.facts.messages.len() >= STRINGS {
+                return Err(JsonError::TooMany);
             }
-            (false, Some(b'{')) => self.object(rest, depth + 1),
+            self.facts.messages.push(Message::default());
+        }
+        self.object(root, depth)
+    }
+
+    /// Reads a value at a place. `key` is the member it is, or is in.
+    fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
+        let wrong = || JsonError::WrongType(key.to_owned());
+        if let Want::Field(name) = &node.want {
+            self.facts.forbidden.get_or_insert_with(|| name.clone());
+            return self.skip(depth);
+        }
+        match self.scanner.peek() {
+            Some(b'{') => match &node.want {
+                Want::Text(_) | Want::Texts(_) | Want::Cap(..) | Want::List => Err(wrong()),
+                Want::Tool => {
+                    let outer = std::mem::take(&mut self.tool);
+                    self.object(node, depth)?;
+                    if self.tool == (false, false) {
+                        return Err(JsonError::NamelessTool);
+                    }
+                    self.tool = outer;
+                    Ok(())
+                }
+                Want::Media(kind) => {
+                    self.keyed.add(*kind, 1);
+                    self.object(node, depth)
+                }
+                _ if node.reads_members() => self.object(node, depth),
+                _ => self.skip(depth),
+            },
+            Some(b'[') => match &node.want {
+                Want::Text(_) | Want::Cap(..) | Want::Way { lists: false } | Want::Tool => Err(wrong()),
+                _ => self.list(node, key, depth),
+            },
+            Some(b'"') => {
+                let string = self.scanner.string()?;
+                self.string(node, &string).map_err(|wrong_type| if wrong_type { wrong() } else { JsonError::TooLong })
+            }
             _ => {
-                self.skip(depth + 1)?;
-                Err(JsonError::WrongType(key.to_owned()))
+                let scalar = self.scanner.scalar()?;
+                match &node.want {
+                    _ if scalar == "null" => {}
+                    Want::Cap(cap, name) => match integer(scalar) {
+                        Some(number) => match self.facts.caps.iter_mut().find(|(_, known, _)| known == name) {
+                            Some((_, _, largest)) => *largest = number.max(*largest),
+                            None => self.facts.caps.push((*cap, name, number)),
+                        },
+                        None => return Err(JsonError::NotAnInteger((*name).to_owned())),
+                    },
+                    Want::Text(_) | Want::Texts(_) | Want::Way { .. } | Want::Tool | Want::List => return Err(wrong()),
+                    _ => {}
+                }
+                Ok(())
             }
         }
     }
 
-    /// Checks a value of any kind and moves past it.
-    fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
+    /// Takes a string at a place. The error: whether no string may stand here; otherwise it is too long.
+    fn string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), bool> {
+        match &node.want {
+            Want::Way { .. } | Want::Cap(..) | Want::Tool | Want::List => Err(true),
+            Want::Prompts => {
+                self.facts.prompts = self.facts.prompts.max(1);
+                Ok(())
+            }
+            // A type that long is none we know.
+            Want::Part if string.inner.len() <= LENGTH => {
+                if let Some(kind) = kind(&string.unescape().map_err(|_| true)?) {
+                    self.typed.add(kind, 1);
+                }
+                Ok(())
+            }
+            Want::Media(kind) => {
+                self.keyed.add(*kind, 1);
+                self.refers(string)
+            }
+            Want::Reference => self.refers(string),
+            Want::Text(text) | Want::Texts(text) => {
+                if string.inner.len() > LENGTH {
+                    return Err(false);
+                }
+                let value = string.unescape().map_err(|_| true)?;
+                self.hand_out(*text, value)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refers(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+        // Its beginning is all that matters; escapes there are nothing an honest client writes.
+        let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
+        self.facts.foreign |= escaped || is_foreign(string.inner);
+        Ok(())
+    }
+
+    fn hand_out(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), bool> {
+        let message = self.facts.messages.last_mut();
+        match text {
+            Text::Model => self.facts.model = Some(value),
+            Text::Adapter => self.facts.adapters.push(value),
+            Text::Tool => {
+                self.tool.0 = true;
+                self.facts.tools.push(value);
+            }
+            Text::ToolType if matches!(&*value, "function" | "custom") => {}
+            Text::ToolType => {
+                self.tool.1 = true;
+                self.facts.tools.push(value);
+            }
+            Text::Method => drop(message.map(|message| message.method = Some(value))),
+            Text::Name => drop(message.map(|message| message.name = Some(value))),
+            Text::Uri => drop(message.map(|message| message.uri = Some(value))),
+        }
+        if self.facts.tools.len() > STRINGS || self.facts.adapters.len() > STRINGS { Err(false) } else { Ok(()) }
+    }
+
+    /// Reads an object whose keys matter.
+    fn object(&mut self, node: &'p Node, depth: usize) -> Result<(), JsonError> {
         if depth > DEPTH {
             return Err(JsonError::TooDeep);
         }
-        match self.peek() {
-            Some(b'{') => {
-                let mut more = !self.opens_empty(b'}');
-                while more {
-                    self.key()?;
-                    self.skip(depth + 1)?;
-                    more = self.goes_on(b'}')?;
-                }
-                Ok(())
-            }
-            Some(b'[') => {
-                let mut more = !self.opens_empty(b']');
-                while more {
-                    self.space();
-                    self.skip(depth + 1)?;
-                    more = self.goes_on(b']')?;
-                }
-                Ok(())
-            }
-            Some(b'"') => {
-                let start = self.at;
-                self.string()?.unescape(start).map(drop)
-            }
-            Some(b't') => self.word("true"),
-            Some(b'f') => self.word("false"),
-            Some(b'n') => self.word("null"),
-            _ => self.number(),
+        if self.scanner.opens_empty(b'}') {
+            return Ok(());
         }
+        let outer = (std::mem::take(&mut self.typed), std::mem::take(&mut self.keyed));
+        let first = self.seen.len();
+        loop {
+            let raw = self.scanner.key()?;
+            if raw.inner.len() > LENGTH {
+                return Err(JsonError::TooLong);
+            }
+            let key = raw.unescape()?;
+            let open = self.seen.get(first..).unwrap_or_default();
+            if open.contains(&key) {
+                return Err(JsonError::RepeatedKey);
+            }
+            if open.len() >= KEYS {
+                return Err(JsonError::TooManyKeys);
+            }
+            let wanted = node.keys.iter().find(|(name, _)| key == name.as_str());
+            if wanted.is_none()
+                && let Some((name, _)) = node.keys.iter().find(|(name, _)| folds_to(&key, name))
+            {
+                return Err(JsonError::CaseVariant(name.clone()));
+            }
+            let place = match (wanted.map(|(_, place)| *place), node.rest) {
+                (Some(place), _) | (None, Rest::Into(place)) => self.plan.node(place),
+                (None, Rest::Skip) => None,
+                (None, Rest::Report) => {
+                    self.facts.forbidden.get_or_insert_with(|| key.clone().into_owned());
+                    None
+                }
+            };
+            match place {
+                Some(place) => self.value(place, &key, depth + 1)?,
+                None => self.skip(depth + 1)?,
+            }
+            self.seen.push(key);
+            if !self.scanner.goes_on(b'}')? {
+                break;
+            }
+        }
+        self.seen.truncate(first);
+        self.facts.parts.add_larger(self.typed, self.keyed);
+        (self.typed, self.keyed) = outer;
+        Ok(())
     }
 
-    fn word(&mut self, word: &str) -> Result<(), JsonError> {
-        if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
-            self.at += word.len();
-            Ok(())
-        } else {
-            Err(self.syntax())
+    /// Reads a list whose elements may matter.
+    fn list(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
+        if depth > DEPTH {
+            return Err(JsonError::TooDeep);
         }
-    }
-
-    /// RFC 8259 section 6.
-    fn number(&mut self) -> Result<(), JsonError> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
+        let element = match &node.want {
+            Want::Texts(_) | Want::Media(_) | Want::Reference => Some(node),
+            _ => node.element.and_then(|place| self.plan.node(place)),
+        };
+        let mut prompts = 0;
+        let mut more = !self.scanner.opens_empty(b']');
+        while more {
+            self.scanner.space();
+            // A list of numbers is one prompt in tokens; a list of objects under `input` is one conversation.
+            prompts += match self.scanner.peek() {
+                Some(b'"' | b'[') => 1,
+                Some(b'{') => u64::from(key != "input"),
+                _ => 0,
+            };
+            match element {
+                Some(element) => self.value(element, key, depth + 1)?,
+                None => self.skip(depth + 1)?,
             }
-            self.digits()?;
+            more = self.scanner.goes_on(b']')?;
+        }
+        if node.want == Want::Prompts {
+            self.facts.prompts = self.facts.prompts.max(prompts.max(1));
         }
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), JsonError> {
-        let start = self.at;
-        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            self.at += 1;
+    /// Checks a value of any kind and moves past it.
+    fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
+        let close = match self.scanner.peek() {
+            Some(b'"') => return self.scanner.string().map(drop),
+            Some(b'{') => b'}',
+            Some(b'[') => b']',
+            _ => return self.scanner.scalar().map(drop),
+        };
+        if depth > DEPTH {
+            return Err(JsonError::TooDeep);
         }
-        if self.at > start { Ok(()) } else { Err(self.syntax()) }
-    }
-
-    /// A string from quote to quote: no control characters, known escapes only.
-    fn string(&mut self) -> Result<RawString<'a>, JsonError> {
-        self.expect(b'"')?;
-        let start = self.at;
-        let mut escaped = false;
-        loop {
-            match self.peek() {
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    self.at += 1;
-                    match self.peek() {
-                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' | b'u') => self.at += 1,
-                        _ => return Err(self.syntax()),
-                    }
-                }
-                Some(0..0x20) | None => return Err(self.syntax()),
-                Some(_) => self.at += 1,
+        let mut more = !self.scanner.opens_empty(close);
+        while more {
+            if close == b'}' {
+                self.scanner.key()?;
+            } else {
+                self.scanner.space();
             }
+            self.skip(depth + 1)?;
+            more = self.scanner.goes_on(close)?;
         }
-        let inner = self.text.get(start..self.at).ok_or_else(|| self.syntax())?;
-        self.at += 1;
-        Ok(RawString { inner, escaped })
+        Ok(())
     }
 }
 
-/// A key as Go folds it: ASCII case, and the two other letters that fold into ASCII (long s and the Kelvin sign).
-fn folded(key: &str) -> impl Iterator<Item = char> + '_ {
-    key.chars().map(|c| match c {
+/// An integer as every reader takes it: digits only, no sign, no fraction, no exponent.
+fn integer(scalar: &str) -> Option<u64> {
+    let digits = scalar.bytes().all(|byte| byte.is_ascii_digit());
+    scalar.parse().ok().filter(|number| digits && *number <= INTEGER)
+}
+
+/// Whether Go takes `key` for `name`: it folds ASCII case, and the two other letters that fold into ASCII (long s and the
+/// Kelvin sign).
+fn folds_to(key: &str, name: &str) -> bool {
+    let folded = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
         _ => c.to_ascii_lowercase(),
-    })
+    };
+    if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { key.chars().map(folded).eq(name.chars().map(folded)) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn string_at<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Cow<'a, str>>, JsonError> {
+        let mut plan = Plan::default();
+        plan.model(&pointer.parse().unwrap()).unwrap();
+        read(body, &plan).map(|facts| facts.model)
+    }
+
     fn model(body: &str) -> Result<Option<String>, JsonError> {
-        string_at(body.as_bytes(), &Pointer(vec!["model".into()])).map(|found| found.map(Cow::into_owned))
+        string_at(body.as_bytes(), "/model").map(|found| found.map(Cow::into_owned))
     }
 
     #[test]
@@ -323,16 +391,17 @@ mod tests {
         ] {
             assert_eq!(model(body), Ok(Some("m".into())), "{body}");
         }
-        let nested: Pointer = "/session/model".parse().unwrap();
-        assert_eq!(string_at(br#"{"model":"a","session":{"model":"b"}}"#, &nested), Ok(Some("b".into())));
-        assert_eq!(string_at(br#"{"session":[]}"#, &nested), Err(JsonError::WrongType("session".into())));
+        let nested = "/session/model";
+        assert_eq!(string_at(br#"{"model":"a","session":{"model":"b"}}"#, nested), Ok(Some("b".into())));
+        assert_eq!(string_at(br#"{"session":[]}"#, nested), Err(JsonError::WrongType("session".into())));
     }
 
     #[test]
     fn an_absent_model_is_absent_and_a_wrong_one_is_an_error() {
         assert_eq!(model(r#"{}"#), Ok(None));
         assert_eq!(model(r#"{"x":{"model":"m"}}"#), Ok(None));
-        for body in [r#"{"model":null}"#, r#"{"model":1}"#, r#"{"model":["m"]}"#, r#"{"model":{"a":"m"}}"#, r#"{"model":true}"#] {
+        assert_eq!(model(r#"{"model":null}"#), Ok(None));
+        for body in [r#"{"model":1}"#, r#"{"model":["m"]}"#, r#"{"model":{"a":"m"}}"#, r#"{"model":true}"#] {
             assert_eq!(model(body), Err(JsonError::WrongType("model".into())), "{body}");
         }
     }
@@ -351,8 +420,8 @@ mod tests {
         for body in [r#"{"model":"a","Model":"b"}"#, r#"{"MODEL":"b"}"#, r#"{"mode\u004c":"b","model":"a"}"#] {
             assert_eq!(model(body), Err(JsonError::CaseVariant("model".into())), "{body}");
         }
-        let tasks: Pointer = "/tasks".parse().unwrap();
-        assert_eq!(string_at("{\"ta\u{17f}k\u{17f}\":\"x\"}".as_bytes(), &tasks), Err(JsonError::CaseVariant("tasks".into())));
+        let tasks = "/tasks";
+        assert_eq!(string_at("{\"ta\u{17f}k\u{17f}\":\"x\"}".as_bytes(), tasks), Err(JsonError::CaseVariant("tasks".into())));
     }
 
     #[test]
@@ -395,11 +464,7 @@ mod tests {
             b"/**/{}",
         ];
         for body in bodies {
-            assert!(
-                matches!(string_at(body, &Pointer(vec!["model".into()])), Err(JsonError::Syntax(_))),
-                "{}",
-                String::from_utf8_lossy(body)
-            );
+            assert!(matches!(string_at(body, "/model"), Err(JsonError::Syntax(_))), "{}", String::from_utf8_lossy(body));
         }
         for body in ["[]", "\"x\"", "1", "null", "[{\"model\":\"m\"}]"] {
             assert_eq!(model(body), Err(JsonError::NotAnObject), "{body}");

@@ -79,12 +79,12 @@ proptest! {
     ) {
         let mut text: Vec<char> = GOOD.chars().collect();
         for (at, with, how) in changes {
-            let at = at.index(text.len());
+            let at = at.index(text.len() + 1);
             match how {
-                0 => text[at] = with,
-                1 => { text.remove(at); }
-                2 => text.insert(at, with),
-                _ => text.truncate(at.max(1)),
+                0 if at < text.len() => text[at] = with,
+                1 if at < text.len() => { text.remove(at); }
+                2 => text.truncate(at),
+                _ => text.insert(at, with),
             }
         }
         let text: String = text.into_iter().collect();

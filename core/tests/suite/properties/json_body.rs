@@ -11,7 +11,7 @@ use serde::{
 use serde_json::{Map, Value};
 use tollgate_core::{
     decision::Reason,
-    request::{Headers, RawBody, RawRequest, Request},
+    request::{Headers, RawBody, RawRequest, Request, body::Plan},
 };
 
 use super::cases;
@@ -30,7 +30,10 @@ fn read(body: &[u8], pointer: &str) -> Result<String, Reason> {
         body: RawBody::Whole(body),
     };
     let request = Request::parse(raw).map_err(|denial| denial.reason)?;
-    request.body.json_string(&pointer.parse().unwrap()).map(Cow::into_owned).map_err(|denial| denial.reason)
+    let mut plan = Plan::default();
+    plan.model(&pointer.parse().unwrap()).unwrap();
+    let facts = request.body.json(&plan).map_err(|denial| denial.reason)?;
+    facts.model.map(Cow::into_owned).ok_or(Reason::ModelMissing)
 }
 
 /// The members of an object in their order, repeated ones repeated.
@@ -56,6 +59,11 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
+/// The members of the object that a body is, in their order, repeated ones repeated.
+pub fn members(body: &[u8]) -> Option<Vec<(String, Value)>> {
+    serde_json::from_slice::<Members>(body).ok().map(|Members(members)| members)
+}
+
 /// What our reader says of a body, held against serde_json.
 fn agrees(body: &[u8]) -> Result<(), String> {
     let ours = read(body, "/model");
@@ -73,7 +81,7 @@ fn agrees(body: &[u8]) -> Result<(), String> {
     let case = members.iter().any(|(key, _)| key != "model" && key.eq_ignore_ascii_case("model"));
     let expected = match models.as_slice() {
         _ if repeated || case || members.len() > 256 => Err(Reason::MalformedRequest),
-        [] => Err(Reason::ModelMissing),
+        [] | [Value::Null] => Err(Reason::ModelMissing),
         [Value::String(model)] => Ok(model.clone()),
         _ => Err(Reason::MalformedRequest),
     };
@@ -249,7 +257,9 @@ proptest! {
         match (read(&bytes, "/session/model"), body.pointer("/session/model")) {
             (Ok(ours), Some(Value::String(theirs))) => prop_assert_eq!(&ours, theirs),
             (Ok(ours), theirs) => prop_assert!(false, "{} for {:?}", ours, theirs),
-            (Err(Reason::ModelMissing), theirs) => prop_assert!(theirs.is_none() && body["session"].is_object()),
+            (Err(Reason::ModelMissing), theirs) => {
+                prop_assert!(theirs.is_none_or(Value::is_null) && (body["session"].is_object() || body["session"].is_null()));
+            }
             (Err(reason), theirs) => {
                 prop_assert_eq!(reason, Reason::MalformedRequest);
                 let variant = |key: &String| key != "model" && key.eq_ignore_ascii_case("model");

@@ -6,7 +6,7 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, 
 use tollgate_core::{
     authn::extract,
     decision::Reason,
-    request::{Headers, Host, RawBody, RawRequest, Request, RequestPath},
+    request::{Headers, Host, RawBody, RawRequest, Request, RequestPath, body::Plan},
 };
 
 use super::cases;
@@ -144,7 +144,9 @@ proptest! {
             let body = RawBody::Whole(&body);
             let raw = RawRequest { method: &method, scheme: &scheme, host: &host, path: &path, headers, address: None, body };
             Request::parse(raw).map_err(|denial| denial.reason).map(|request| {
-                let model = request.body.json_string(&"/model".parse().unwrap()).map(Cow::into_owned);
+                let mut plan = Plan::default();
+                plan.model(&"/model".parse().unwrap()).unwrap();
+                let model = request.body.json(&plan).map(|facts| facts.model.map(Cow::into_owned));
                 let Request { method, secure, host, path, .. } = request;
                 (method.to_owned(), secure, host, path.decoded().to_owned(), model)
             })

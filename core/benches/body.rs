@@ -1,0 +1,109 @@
+//! How fast a body is read, in GB/s: `cargo bench -p tollgate-core --bench body`. Prints one line per body: the median of the
+//! runs, and the slowest and fastest of them. The time is the thread's own on its core (`/proc/thread-self/schedstat`), so that
+//! other programs on the machine do not count.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a benchmark reads a clock")]
+
+use std::{fmt::Write, hint::black_box};
+
+use tollgate_core::request::{
+    Headers, RawBody, RawRequest, Request,
+    body::{FormPlan, Plan},
+};
+
+/// Makes a body of about so many bytes.
+type Body = fn(usize) -> String;
+
+const RUNS: usize = 15;
+/// How many bytes one run reads.
+const RUN_BYTES: usize = 512 << 20;
+
+/// A chat of so many bytes: paragraphs of English with a line break each, as clients send them.
+fn chat(bytes: usize) -> String {
+    let paragraph = "The quick brown fox jumps over the lazy dog, and the dog does not mind. ".repeat(8);
+    let mut body = String::from(r#"{"model":"Qwen/Qwen2-72B-Instruct","max_tokens":256,"messages":["#);
+    while body.len() + 700 < bytes {
+        let comma = if body.ends_with('[') { "" } else { "," };
+        write!(body, r#"{comma}{{"role":"user","content":"{paragraph}\n\n"}}"#).unwrap();
+    }
+    body.push_str("]}");
+    body
+}
+
+/// A chat with one image in base64.
+fn image(bytes: usize) -> String {
+    format!(
+        r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{}"}}}}]}}]}}"#,
+        "iVBORw0K".repeat(bytes / 8)
+    )
+}
+
+/// A prompt in tokens.
+fn tokens(bytes: usize) -> String {
+    format!(r#"{{"model":"m","prompt":[{}1]}}"#, "15496,".repeat(bytes / 6))
+}
+
+fn request<'a>(content_type: &'a str, body: &'a [u8]) -> Request<'a> {
+    let mut headers = Headers::default();
+    headers.push("content-type", content_type.as_bytes());
+    let body = RawBody::Whole(body);
+    Request::parse(RawRequest { method: b"POST", scheme: b"https", host: b"h", path: b"/x", headers, address: None, body })
+        .unwrap()
+}
+
+/// Nanoseconds this thread has run.
+fn on_core() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn measure(name: &str, bytes: usize, mut read: impl FnMut()) {
+    let times = (RUN_BYTES / bytes).max(1);
+    let mut speeds: Vec<f64> = (0..=RUNS)
+        .map(|_| {
+            let start = on_core();
+            for _ in 0..times {
+                read();
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a speed")]
+            let read = (bytes * times) as f64;
+            read / (on_core() - start)
+        })
+        .skip(1) // the first run warms up
+        .collect();
+    speeds.sort_by(f64::total_cmp);
+    let at = |index: usize| speeds.get(index).copied().unwrap_or_default();
+    println!("{name:<28} {bytes:>9} bytes  {:>6.2} GB/s  ({:.2} to {:.2})", at(RUNS / 2), at(0), at(RUNS - 1));
+}
+
+fn main() {
+    let mut model = Plan::default();
+    model.model(&"/model".parse().unwrap()).unwrap();
+    let mut everything = model.clone();
+    everything.caps().unwrap();
+    everything.tools();
+    everything.forbid(&"/priority".parse().unwrap()).unwrap();
+    everything.content();
+    let bodies: [(&str, Body, &Plan); 5] = [
+        ("chat, model", chat, &model),
+        ("chat, all rules", chat, &everything),
+        ("image, model", image, &model),
+        ("image, all rules", image, &everything),
+        ("tokens, model", tokens, &model),
+    ];
+    for (name, body, plan) in bodies {
+        for size in [4 << 10, 1 << 20, 32 << 20] {
+            let body = body(size);
+            let request = request("application/json", body.as_bytes());
+            measure(name, body.len(), || drop(black_box(request.body.json(plan)).unwrap()));
+        }
+    }
+    let plan = FormPlan { model: Some("model".into()), ..FormPlan::default() };
+    for size in [1 << 20, 32 << 20] {
+        let body = format!(
+            "--b0undary\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{}\r\n--b0undary\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--b0undary--\r\n",
+            "\u{1}RIFF\r\n-".repeat(size / 8)
+        );
+        let request = request("multipart/form-data; boundary=b0undary", body.as_bytes());
+        measure("form with a file, model", body.len(), || drop(black_box(request.body.form(&plan)).unwrap()));
+    }
+}

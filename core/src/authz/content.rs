@@ -1,0 +1,248 @@
+//! What a route needs of its body: one reading, compiled, and the rules that rest on it.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    fields::{Caps, CapsConfig, Fields, FieldsConfig, Media},
+    model::{ModelRule, ModelSource, Models},
+    scope::is_scope,
+    tool::{McpConfig, check_template, check_tools},
+};
+use crate::{
+    authn::Principal,
+    config::{Errors, Path},
+    decision::{Denial, Reason},
+    request::{
+        Request,
+        body::{Facts, FormPlan, Parts, Plan},
+    },
+};
+
+/// `raise` of a route: scopes that a request needs besides the route's when its body holds more than text. What is left out
+/// is not raised.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RaiseConfig {
+    /// For images, videos and files, such as `infer:multimodal`; also for audio where `audio` is left out.
+    pub multimodal: Option<String>,
+    /// For audio, such as `infer:audio`.
+    pub audio: Option<String>,
+}
+
+/// The keys of a route that speak of its body.
+pub(crate) struct Sections<'a> {
+    pub(crate) model: Option<&'a ModelRule>,
+    pub(crate) models: &'a Models,
+    pub(crate) caps: Option<&'a CapsConfig>,
+    pub(crate) fields: Option<&'a FieldsConfig>,
+    pub(crate) raise: Option<&'a RaiseConfig>,
+    pub(crate) tools: Option<&'a String>,
+    pub(crate) mcp: Option<&'a McpConfig>,
+}
+
+/// How the body is read.
+#[derive(Debug, Default)]
+enum Reading {
+    /// Not at all.
+    #[default]
+    Nothing,
+    /// Its length.
+    Length,
+    Json(Box<Plan>),
+    Form(FormPlan),
+}
+
+/// What a route asks of a body; by default nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    reading: Reading,
+    /// Whether there must be a body whatever the method.
+    needed: bool,
+    caps: Option<Caps>,
+    fields: Option<Fields>,
+    raise: Option<RaiseConfig>,
+    tools: Option<String>,
+    mcp: Option<McpConfig>,
+}
+
+impl Content {
+    /// Compiles the keys of a route, noting every error.
+    pub(crate) fn compile(sections: &Sections<'_>, path: &Path, errors: &mut Errors) -> Self {
+        let caps = sections.caps.map(|caps| Caps::compile(caps, &path.key("caps"), errors));
+        let fields = sections.fields.map(|fields| Fields::compile(fields, &path.key("fields"), errors));
+        if let Some(raise) = sections.raise {
+            raise.check(&path.key("raise"), errors);
+        }
+        if let Some(template) = sections.tools {
+            check_template(template, &path.key("tools"), errors);
+        }
+        if let Some(mcp) = sections.mcp {
+            mcp.check(&path.key("mcp"), errors);
+        }
+        let mut content = Self {
+            reading: Reading::Nothing,
+            needed: matches!(sections.model.map(|rule| &rule.from), Some(ModelSource::Body(_) | ModelSource::Form(_))),
+            caps,
+            fields,
+            raise: sections.raise.cloned(),
+            tools: sections.tools.cloned(),
+            mcp: sections.mcp.cloned(),
+        };
+        content.reading = match sections.model.map(|rule| &rule.from) {
+            Some(ModelSource::Form(name)) => content.form(name, path, errors),
+            _ => match content.json(sections) {
+                Ok(reading) => reading,
+                Err(message) => {
+                    errors.push(path, message);
+                    Reading::Nothing
+                }
+            },
+        };
+        content
+    }
+
+    fn json(&self, sections: &Sections<'_>) -> Result<Reading, String> {
+        let tiers = sections.model.is_some();
+        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || (tiers && sections.models.need_body());
+        let parts = self.caps.as_ref().is_some_and(Caps::need_content)
+            || (tiers && sections.models.need_content())
+            || self.raise.is_some()
+            || self.fields.as_ref().is_some_and(|fields| fields.media == Media::Inline);
+        let adapters = sections.model.is_some_and(|rule| !rule.adapters.is_empty());
+        let read =
+            self.needed || caps || parts || adapters || self.fields.is_some() || self.tools.is_some() || self.mcp.is_some();
+        if !read {
+            let length = self.caps.is_some() || (tiers && sections.models.have_caps());
+            return Ok(if length { Reading::Length } else { Reading::Nothing });
+        }
+        let mut plan = Plan::default();
+        if let Some(rule) = sections.model {
+            if let ModelSource::Body(pointer) = &rule.from {
+                plan.model(pointer)?;
+            }
+            for pointer in &rule.adapters {
+                plan.adapter(pointer)?;
+            }
+        }
+        if self.mcp.is_some() {
+            plan.rpc()?;
+        }
+        if caps {
+            plan.caps()?;
+        }
+        if self.tools.is_some() {
+            plan.tools();
+        }
+        if let Some(fields) = &self.fields {
+            for pointer in &fields.deny {
+                plan.forbid(pointer)?;
+            }
+            if let Some(allow) = &fields.allow {
+                plan.only(allow);
+            }
+        }
+        if parts {
+            plan.content();
+        }
+        Ok(Reading::Json(Box::new(plan)))
+    }
+
+    fn form(&self, model: &str, path: &Path, errors: &mut Errors) -> Reading {
+        for (key, set) in [
+            ("raise", self.raise.is_some()),
+            ("tools", self.tools.is_some()),
+            ("mcp", self.mcp.is_some()),
+            ("caps", self.caps.as_ref().is_some_and(Caps::need_json)),
+        ] {
+            if set {
+                errors.push(
+                    &path.key(key),
+                    format!("the route reads a form, and `{key}` is about JSON; of `caps`, a form knows `input_bytes`"),
+                );
+            }
+        }
+        let fields = self.fields.clone().unwrap_or_default();
+        if fields.media == Media::Inline {
+            errors.push(&path.key("fields").key("media"), "a form holds its media itself; remove `media`");
+        }
+        let forbidden = fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
+        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow })
+    }
+
+    /// Whether the body is looked at. Where it cannot come, the route's requests are denied.
+    pub(crate) fn reads_body(&self) -> bool {
+        !matches!(self.reading, Reading::Nothing)
+    }
+
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
+    pub(super) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
+        let body = &request.body;
+        let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
+        match &self.reading {
+            Reading::Nothing => Ok(Facts::default()),
+            Reading::Length => Ok(Facts { bytes: body.length()?, ..Facts::default() }),
+            Reading::Json(_) if bodiless && body.length()? == 0 => Ok(Facts::default()),
+            Reading::Json(plan) => body.json(plan),
+            Reading::Form(plan) => body.form(plan),
+        }
+    }
+
+    /// Checks what was read.
+    ///
+    /// # Errors
+    /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `body_too_large`, `malformed_request`.
+    pub(super) fn check(
+        &self,
+        principal: &Principal,
+        tier: Option<&Caps>,
+        request: &Request<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<(), Denial> {
+        if let Some(fields) = &self.fields {
+            fields.check(facts)?;
+        }
+        if let Some(raise) = &self.raise {
+            raise.authorize(principal, facts.parts)?;
+        }
+        if let Some(template) = &self.tools {
+            check_tools(template, principal, facts)?;
+        }
+        if let Some(mcp) = &self.mcp {
+            mcp.authorize(principal, &request.headers, facts)?;
+        }
+        for caps in self.caps.iter().chain(tier) {
+            caps.check(facts)?;
+        }
+        Ok(())
+    }
+}
+
+impl RaiseConfig {
+    fn check(&self, path: &Path, errors: &mut Errors) {
+        for (key, scope) in [("multimodal", &self.multimodal), ("audio", &self.audio)] {
+            if scope.as_ref().is_some_and(|scope| !is_scope(scope)) {
+                errors.push(&path.key(key), "write one scope, such as `infer:multimodal`");
+            }
+        }
+        if self.multimodal.is_none() && self.audio.is_none() {
+            errors.push(path, "set `multimodal` or `audio`, or remove `raise`");
+        }
+    }
+
+    fn authorize(&self, principal: &Principal, parts: Parts) -> Result<(), Denial> {
+        let Parts { images, audio, videos, files } = parts;
+        let more = images > 0 || videos > 0 || files > 0;
+        let sound = self.audio.as_ref().or(self.multimodal.as_ref()).filter(|_| audio > 0);
+        let needed: Vec<&String> = self.multimodal.as_ref().filter(|_| more).into_iter().chain(sound).collect();
+        let missing: Vec<String> = needed.into_iter().filter(|scope| !principal.has_scope(scope)).cloned().collect();
+        let Some(first) = missing.first() else { return Ok(()) };
+        Err(Denial::new(Reason::InsufficientScope, "the scope for content other than text is missing")
+            .saying(format!("content other than text needs the scope `{first}` here"))
+            .about("messages")
+            .needing(missing))
+    }
+}

@@ -1,0 +1,344 @@
+//! `multipart/form-data` (RFC 7578), read so that python-multipart, Go's mime/multipart and the others find the same fields.
+//!
+//! The grammar is the one that every client library writes: no preamble, no epilogue, CRLF, quoted names. Files are moved
+//! past, never copied. Whatever is lenient in one of the parsers is refused: bare line feeds, unquoted or encoded names,
+//! folded headers, transfer encodings, nested multipart, a boundary inside a part.
+
+use std::borrow::Cow;
+
+use memchr::memmem;
+use thiserror::Error;
+
+use super::facts::Facts;
+use crate::decision::{Denial, Reason};
+
+/// How many parts a form may have.
+const PARTS: usize = 256;
+/// How long the headers of one part may be, in bytes.
+const HEADERS: usize = 4096;
+/// How long the model may be, in bytes.
+const VALUE: usize = 4096;
+
+/// What a route needs of a form.
+#[derive(Clone, Debug, Default)]
+pub struct FormPlan {
+    /// The field that names the model.
+    pub model: Option<String>,
+    /// Fields that may not be there.
+    pub forbidden: Vec<String>,
+    /// The only fields that may be there.
+    pub only: Option<Vec<String>>,
+}
+
+/// Why a form is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum FormError {
+    #[error("it does not start with its boundary")]
+    NoBoundary,
+    #[error("its boundary stands where no part starts or ends")]
+    StrayBoundary,
+    #[error("it has no end")]
+    NoEnd,
+    #[error("there is something after its end")]
+    Epilogue,
+    #[error("it has more than {PARTS} parts")]
+    TooManyParts,
+    #[error("the headers of a part are not what RFC 7578 has, or can be read in two ways")]
+    Headers,
+    #[error("`{0}` comes twice")]
+    Repeated(String),
+    #[error("a field differs from `{0}` only in case or space")]
+    Variant(String),
+    #[error("`{0}` is a file")]
+    File(String),
+    #[error("`{0}` is not text in UTF-8 of at most {VALUE} bytes")]
+    NotText(String),
+}
+
+impl FormError {
+    /// The field at fault.
+    pub(super) fn param(&self) -> Option<&str> {
+        match self {
+            Self::Repeated(name) | Self::Variant(name) | Self::File(name) | Self::NotText(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// The boundary of a content type. Letters, digits, `-` and `_` are what clients choose; quoting, case and spaces of anything
+/// else are read differently.
+pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
+    let unsupported = |cause| Denial::new(Reason::UnsupportedMediaType, cause).saying("send the body as `multipart/form-data`");
+    let (media, parameter) =
+        content_type.split_once(';').ok_or_else(|| unsupported("the content type is not multipart/form-data with a boundary"))?;
+    if !media.trim_end_matches(' ').eq_ignore_ascii_case("multipart/form-data") {
+        return Err(unsupported("the content type is not multipart/form-data"));
+    }
+    let value = parameter
+        .trim_matches(' ')
+        .split_once('=')
+        .filter(|(name, _)| name.eq_ignore_ascii_case("boundary"))
+        .map(|(_, value)| value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value));
+    match value {
+        Some(value) if (1..=70).contains(&value.len()) && value.bytes().all(is_plain) => Ok(value),
+        _ => Err(unsupported("the content type has no plain boundary, or another parameter")),
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+/// What `plan` asks of `bytes`.
+pub(super) fn read<'a>(bytes: &'a [u8], boundary: &str, plan: &FormPlan) -> Result<Facts<'a>, FormError> {
+    let delimiter = format!("--{boundary}");
+    let mut rest = bytes.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
+    let finder = memmem::Finder::new(delimiter.as_bytes());
+    let mut facts = Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() };
+    let mut parts = 0;
+    // `rest` stands behind a delimiter: either the end, or a part up to the next one.
+    loop {
+        if let Some(end) = rest.strip_prefix(b"--") {
+            return if matches!(end, b"" | b"\r\n") { Ok(facts) } else { Err(FormError::Epilogue) };
+        }
+        let part = rest.strip_prefix(b"\r\n").ok_or(FormError::StrayBoundary)?;
+        parts += 1;
+        if parts > PARTS {
+            return Err(FormError::TooManyParts);
+        }
+        let end = finder.find(part).ok_or(FormError::NoEnd)?;
+        let (inside, after) = part.split_at_checked(end).ok_or(FormError::NoEnd)?;
+        rest = after.get(delimiter.len()..).ok_or(FormError::NoEnd)?;
+        let inside = inside.strip_suffix(b"\r\n").ok_or(FormError::StrayBoundary)?;
+        field(inside, plan, &mut facts)?;
+    }
+}
+
+fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(), FormError> {
+    let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
+    let split = memmem::find(head, b"\r\n\r\n").ok_or(FormError::Headers)?;
+    let (head, value) = (part.get(..split).unwrap_or_default(), part.get(split + 4..).unwrap_or_default());
+    let Headers { name, file, text } = headers(head)?;
+    let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
+    let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
+    for wanted in listed.map(String::as_str).chain(["_charset_"]) {
+        if variant(wanted) {
+            return Err(FormError::Variant(wanted.to_owned()));
+        }
+    }
+    // RFC 7578 section 4.6: it would change how every other field is read.
+    if name == "_charset_" {
+        return Err(FormError::Headers);
+    }
+    if plan.model.as_deref() == Some(name) {
+        if facts.model.is_some() {
+            return Err(FormError::Repeated(name.to_owned()));
+        }
+        if file {
+            return Err(FormError::File(name.to_owned()));
+        }
+        let value = Some(value).filter(|value| text && value.len() <= VALUE).and_then(|value| std::str::from_utf8(value).ok());
+        facts.model = Some(Cow::Borrowed(value.ok_or_else(|| FormError::NotText(name.to_owned()))?));
+    } else if plan.forbidden.iter().any(|known| known == name)
+        || plan.only.as_ref().is_some_and(|only| !only.iter().any(|known| known == name))
+    {
+        facts.forbidden.get_or_insert_with(|| name.to_owned());
+    }
+    Ok(())
+}
+
+struct Headers<'a> {
+    name: &'a str,
+    file: bool,
+    /// Whether the part is plain text in UTF-8, as far as its headers say.
+    text: bool,
+}
+
+fn headers(head: &[u8]) -> Result<Headers<'_>, FormError> {
+    let head = std::str::from_utf8(head).map_err(|_| FormError::Headers)?;
+    let mut disposition = None;
+    let mut content_type = None;
+    for line in head.split("\r\n") {
+        if line.chars().any(char::is_control) {
+            return Err(FormError::Headers);
+        }
+        let (name, value) = line.split_once(':').ok_or(FormError::Headers)?;
+        let value = value.trim_matches(' ');
+        let slot = match name.to_ascii_lowercase().as_str() {
+            "content-disposition" => &mut disposition,
+            "content-type" => &mut content_type,
+            "content-length" if value.bytes().all(|byte| byte.is_ascii_digit()) => continue,
+            "content-transfer-encoding" if ["binary", "8bit", "7bit"].contains(&value) => continue,
+            _ => return Err(FormError::Headers),
+        };
+        if slot.replace(value).is_some() {
+            return Err(FormError::Headers);
+        }
+    }
+    let (name, file) = parse_disposition(disposition.ok_or(FormError::Headers)?).ok_or(FormError::Headers)?;
+    let content_type = content_type.unwrap_or("text/plain").to_ascii_lowercase();
+    if content_type.starts_with("multipart/") || content_type.starts_with("message/") {
+        return Err(FormError::Headers);
+    }
+    let text = matches!(
+        content_type.as_str(),
+        "text/plain" | "text/plain; charset=utf-8" | "text/plain;charset=utf-8" | "text/plain; charset=\"utf-8\""
+    );
+    Ok(Headers { name, file, text })
+}
+
+/// `form-data; name="x"; filename="y"`: the name, and whether it is a file.
+fn parse_disposition(value: &str) -> Option<(&str, bool)> {
+    let kind = value.get(.."form-data".len())?;
+    let mut rest = value.get(kind.len()..).filter(|_| kind.eq_ignore_ascii_case("form-data"))?;
+    let (mut name, mut file) = (None, None);
+    while !rest.is_empty() {
+        let (key, after) = rest.trim_start_matches(' ').strip_prefix(';')?.trim_start_matches(' ').split_once("=\"")?;
+        let (text, after) = after.split_once('"')?;
+        if text.contains('\\') {
+            return None;
+        }
+        // Browsers write `"` as %22; whether a server turns it back is its own affair, in a name it must not matter.
+        let slot = match key {
+            "name" if !text.contains('%') => &mut name,
+            "filename" => &mut file,
+            _ => return None,
+        };
+        if slot.replace(text).is_some() {
+            return None;
+        }
+        rest = after;
+    }
+    Some((name.filter(|name| !name.is_empty())?, file.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> FormPlan {
+        FormPlan { model: Some("model".into()), forbidden: vec!["stream".into()], only: None }
+    }
+
+    fn model(body: &str) -> Result<Option<String>, FormError> {
+        read(body.as_bytes(), "b", &plan()).map(|facts| facts.model.map(Cow::into_owned))
+    }
+
+    fn part(disposition: &str, value: &str) -> String {
+        format!("--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{value}\r\n")
+    }
+
+    const MODEL: &str = "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n";
+
+    #[test]
+    fn the_model_is_found_before_and_after_files() {
+        let file = part("name=\"file\"; filename=\"a.wav\"", "RIFF\r\n\r\n-\n--c\r\n--\0\"");
+        for body in [
+            format!("{MODEL}--b--"),
+            format!("{MODEL}{file}--b--\r\n"),
+            format!("{file}{MODEL}--b--\r\n"),
+            format!(
+                "{file}--b\r\ncontent-disposition:form-data;name=\"model\"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nm\r\n--b--\r\n"
+            ),
+        ] {
+            assert_eq!(model(&body), Ok(Some("m".into())), "{body}");
+        }
+        assert_eq!(model(&format!("{file}--b--")), Ok(None));
+        assert_eq!(model("--b--"), Ok(None));
+        let empty = format!("{}--b--", part("name=\"model\"", ""));
+        assert_eq!(model(&empty), Ok(Some(String::new())), "an empty model is the caller's to refuse");
+    }
+
+    #[test]
+    fn what_two_parsers_read_differently_is_refused() {
+        let cases = [
+            (format!("{MODEL}{MODEL}--b--"), "a repeated model: the first or the last"),
+            (format!("{}--b--", part("name=\"model\"; filename=\"x\"", "m")), "a file for a model"),
+            (format!("{}--b--", part("name=\"model\"; filename=\"\"", "m")), "an empty file name"),
+            (format!("{}--b--", part("name=\"Model\"", "m")), "case"),
+            (format!("{}--b--", part("name=\" model\"", "m")), "space"),
+            (format!("{}--b--", part("name=model", "m")), "an unquoted name"),
+            (format!("{}--b--", part("name*=utf-8''model", "m")), "an encoded name"),
+            (format!("{}--b--", part("name=\"x\"; name*=utf-8''model", "m")), "two names"),
+            (format!("{}--b--", part("name=\"x\"; name=\"model\"", "m")), "two names"),
+            (format!("{}--b--", part("name=\"x\\\"; name=\\\"model\"", "m")), "a backslash"),
+            (format!("{}--b--", part("name=\"x\"; filename=\"\\\"; name=\"model\"", "m")), "a backslash in a file name"),
+            (format!("{}--b--", part("name=\"mod%65l\"", "m")), "percent-encoding"),
+            (format!("{}--b--", part("name=\"_charset_\"", "utf-16")), "RFC 7578 section 4.6"),
+            (format!("{}--b--", part("name=\"x\"; size=\"1\"", "m")), "an unknown parameter"),
+            (format!("{}--b--", part("name=\"\"", "m")), "no name"),
+            (format!("x\r\n{MODEL}--b--"), "a preamble"),
+            (format!("\r\n{MODEL}--b--"), "an empty preamble"),
+            (format!("{MODEL}--b--\r\nx"), "an epilogue"),
+            (format!("{MODEL}--b--{MODEL}--b--"), "a second form"),
+            (MODEL.to_owned(), "no end"),
+            (format!("{MODEL}--b-"), "half an end"),
+            (format!("{MODEL}--bx\r\n"), "a longer boundary"),
+            (format!("{MODEL}--b \r\n--b--"), "padding behind the boundary"),
+            (format!("{}--b--", MODEL.replace("\r\n", "\n")), "bare line feeds"),
+            (
+                format!("{}--b--", part("name=\"x\"", "a\n--b\nContent-Disposition: form-data; name=\"model\"\n\nm")),
+                "a boundary behind a line feed",
+            ),
+            (format!("{}--b--", part("name=\"x\"", "a--b")), "a boundary inside a part"),
+            ("--b\r\n\r\nm\r\n--b--".to_owned(), "no headers"),
+            ("--b\r\nContent-Type: text/plain\r\n\r\nm\r\n--b--".to_owned(), "no disposition"),
+            ("--b\r\nContent-Disposition: attachment; name=\"model\"\r\n\r\nm\r\n--b--".to_owned(), "not form-data"),
+            (MODEL.replacen("\r\n\r\n", "\r\n name=\"x\"\r\n\r\n", 1) + "--b--", "a folded header"),
+            (
+                MODEL.replacen("\r\n\r\n", "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n", 1) + "--b--",
+                "two dispositions",
+            ),
+            (MODEL.replacen("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1) + "--b--", "a transfer encoding"),
+            (MODEL.replacen("\r\n\r\n", "\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n", 1) + "--b--", "nested"),
+            (MODEL.replacen("\r\n\r\n", "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n", 1) + "--b--", "another charset"),
+            (MODEL.replacen("\r\n\r\n", "\r\nX: y\r\n\r\n", 1) + "--b--", "an unknown header"),
+        ];
+        for (body, why) in cases {
+            assert!(model(&body).is_err(), "{why}: {body}");
+        }
+        assert!(read(b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n\xff\r\n--b--", "b", &plan()).is_err());
+    }
+
+    #[test]
+    fn fields_outside_the_plan_are_noted() {
+        let facts = |body: &str, plan: &FormPlan| read(body.as_bytes(), "b", plan).unwrap().forbidden;
+        let stream = format!("{MODEL}{}--b--", part("name=\"stream\"", "true"));
+        assert_eq!(facts(&stream, &plan()), Some("stream".into()));
+        assert_eq!(facts(&format!("{MODEL}--b--"), &plan()), None);
+        let only = FormPlan { only: Some(vec!["model".into()]), ..FormPlan::default() };
+        assert_eq!(facts(&stream, &only), Some("stream".into()));
+        let many = format!("{}--b--", part("name=\"tags[]\"", "x").repeat(PARTS));
+        assert!(read(many.as_bytes(), "b", &plan()).is_ok(), "other fields may repeat");
+        let more = format!("{}--b--", part("name=\"tags[]\"", "x").repeat(PARTS + 1));
+        assert!(matches!(read(more.as_bytes(), "b", &plan()), Err(FormError::TooManyParts)));
+    }
+
+    #[test]
+    fn boundaries_are_plain() {
+        for value in
+            ["multipart/form-data; boundary=x-_9", "Multipart/Form-Data;boundary=\"x-_9\"", "multipart/form-data; Boundary=x-_9"]
+        {
+            assert_eq!(boundary(value).unwrap(), "x-_9", "{value}");
+        }
+        let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
+        for value in [
+            "multipart/form-data",
+            "multipart/form-data; boundary=",
+            "multipart/form-data; boundary=\"\"",
+            "multipart/form-data; boundary=\"a",
+            "multipart/form-data; boundary=a b",
+            "multipart/form-data; boundary=a, b",
+            "multipart/form-data; boundary=a; boundary=b",
+            "multipart/form-data; boundary=a; charset=utf-8",
+            "multipart/form-data; boundary*=utf-8''a",
+            "multipart/form-data; boundary=a'b",
+            "multipart/mixed; boundary=a",
+            "application/x-www-form-urlencoded",
+            "application/json",
+            &long,
+        ] {
+            assert_eq!(boundary(value).unwrap_err().reason, Reason::UnsupportedMediaType, "{value}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What a route needs of a JSON body, compiled once: a graph of places, and what to note there.
+
+use std::str::FromStr;
+
+use super::content::{self, Kind};
+
+/// A place in a JSON document: keys of nested objects, written `/model` or `/session/model` (RFC 6901, objects only).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer(Vec<String>);
+
+impl FromStr for Pointer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix('/').ok_or_else(|| format!("`{text}` is not a JSON pointer; write `/model`"))?;
+        let keys: Vec<String> = rest.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
+        if keys.iter().any(String::is_empty) || keys.len() > 8 {
+            return Err(format!("`{text}` is not a JSON pointer of 1 to 8 keys; write `/model`"));
+        }
+        Ok(Self(keys))
+    }
+}
+
+impl Pointer {
+    /// The last key.
+    pub fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+}
+
+/// A number in the body that bounds what a request costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cap {
+    /// Tokens to generate, under any of its names.
+    Tokens,
+    /// Answers to return (`n`).
+    Choices,
+    /// Answers to generate and choose from (`best_of`).
+    BestOf,
+}
+
+/// A string that is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    Model,
+    Adapter,
+    /// A tool's name.
+    Tool,
+    /// A tool's type.
+    ToolType,
+    /// JSON-RPC.
+    Method,
+    Name,
+    Uri,
+}
+
+/// What a value must be, and what to note of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Anything, nothing.
+    Any,
+    /// An object on the way to something; `lists`: or a list of such objects.
+    Way { lists: bool },
+    /// A string or null.
+    Text(Text),
+    /// A string, null, or a list of strings and nulls.
+    Texts(Text),
+    /// An integer or null.
+    Cap(Cap, &'static str),
+    /// It is forbidden: note that it is there.
+    Field(String),
+    /// A prompt, or a list of them.
+    Prompts,
+    /// A list or null.
+    List,
+    /// One tool.
+    Tool,
+    /// The type of a content part.
+    Part,
+    /// A medium, or a list of them: strings are references.
+    Media(Kind),
+    /// A string that is fetched or opened by the server.
+    Reference,
+}
+
+/// What happens to members that the plan does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Skip,
+    Into(usize),
+    /// Only named members are allowed: note the name.
+    Report,
+}
+
+/// One place.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) want: Want,
+    pub(super) keys: Vec<(String, usize)>,
+    pub(super) element: Option<usize>,
+    pub(super) rest: Rest,
+}
+
+impl Node {
+    fn of(want: Want) -> Self {
+        Self { want, keys: Vec::new(), element: None, rest: Rest::Skip }
+    }
+
+    /// Whether nothing below is looked at.
+    fn is_plain(&self) -> bool {
+        self.want == Want::Any && !self.reads_members() && self.element.is_none()
+    }
+
+    /// Whether members of an object here are looked at.
+    pub(super) fn reads_members(&self) -> bool {
+        !self.keys.is_empty() || self.rest != Rest::Skip
+    }
+}
+
+/// The compiled graph. Its first place is the document.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    nodes: Vec<Node>,
+    /// JSON-RPC: the document is a message or a list of messages.
+    pub(super) rpc: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { nodes: vec![Node::of(Want::Way { lists: false })], rpc: false }
+    }
+}
+
+/// Names under which servers take the number of tokens to generate: OpenAI, its Responses API, SGLang and TGI, llama.cpp, Ollama.
+const TOKENS: [&str; 11] = [
+    "/max_tokens",
+    "/max_completion_tokens",
+    "/max_output_tokens",
+    "/max_new_tokens",
+    "/sampling_params/max_new_tokens",
+    "/sampling_params/max_tokens",
+    "/parameters/max_new_tokens",
+    "/n_predict",
+    "/num_predict",
+    "/options/num_predict",
+    "/max_length",
+];
+const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
+const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
+/// Members that hold a prompt or a list of them.
+const PROMPTS: [&str; 8] = ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
+
+impl Plan {
+    pub(super) fn node(&self, at: usize) -> Option<&Node> {
+        self.nodes.get(at)
+    }
+
+    fn add(&mut self, node: Node) -> usize {
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// The place `key` below `at`, made if it is not there.
+    fn below(&mut self, at: usize, key: &str, want: Want) -> usize {
+        if let Some((_, known)) = self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key)) {
+            return *known;
+        }
+        let lists = want == Want::Way { lists: true };
+        let new = self.add(Node::of(want));
+        if lists && let Some(node) = self.nodes.get_mut(new) {
+            node.element = Some(new);
+        }
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.keys.push((key.to_owned(), new));
+        }
+        new
+    }
+
+    /// Puts `want` at `pointer`.
+    fn put(&mut self, pointer: &Pointer, want: Want, lists: bool) -> Result<(), String> {
+        let mut at = 0;
+        let mut keys = pointer.0.iter();
+        let last = keys.next_back().map_or("", String::as_str);
+        for key in keys {
+            at = self.below(at, key, Want::Way { lists });
+            if !self.nodes.get(at).is_some_and(|node| matches!(node.want, Want::Way { .. })) {
+                return Err(format!("`{key}` is read as a value of its own on this route"));
+            }
+        }
+        let before = self.nodes.len();
+        let place = self.below(at, last, want.clone());
+        if place < before && self.nodes.get(place).is_some_and(|node| node.want != want) {
+            return Err(format!("`{last}` is already read for something else on this route"));
+        }
+        Ok(())
+    }
+
+    /// Hands out the string at `pointer` as the model.
+    ///
+    /// # Errors
+    /// A sentence when the place is taken, as for the other methods.
+    pub fn model(&mut self, pointer: &Pointer) -> Result<(), String> {
+        self.put(pointer, Want::Text(Text::Model), false)
+    }
+
+    /// Hands out the strings at `pointer` as names of adapters.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn adapter(&mut self, pointer: &Pointer) -> Result<(), String> {
+        self.put(pointer, Want::Texts(Text::Adapter), true)
+    }
+
+    /// Notes the largest of each number that [`Cap`] names, and how many prompts there are.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn caps(&mut self) -> Result<(), String> {
+        for (cap, places) in [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])] {
+            for place in places {
+                let name = place.rsplit('/').next().unwrap_or(place);
+                self.put(&place.parse()?, Want::Cap(cap, name), true)?;
+            }
+        }
+        for key in PROMPTS {
+            self.below(0, key, Want::Prompts);
+        }
+        Ok(())
+    }
+
+    /// Notes that there is something at `pointer`.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn forbid(&mut self, pointer: &Pointer) -> Result<(), String> {
+        self.put(pointer, Want::Field(pointer.0.join(".")), true)
+    }
+
+    /// Notes members of the document that are not in `names` and not read for anything else.
+    pub fn only(&mut self, names: &[String]) {
+        for name in names {
+            self.below(0, name, Want::Any);
+        }
+        if let Some(root) = self.nodes.first_mut() {
+            root.rest = Rest::Report;
+        }
+    }
+
+    /// Hands out the names of the tools that the request declares or chooses.
+    pub fn tools(&mut self) {
+        let function = self.add(Node::of(Want::Any));
+        self.below(function, "name", Want::Text(Text::Tool));
+        let tool = self.add(Node::of(Want::Tool));
+        self.below(tool, "name", Want::Text(Text::Tool));
+        self.below(tool, "type", Want::Text(Text::ToolType));
+        if let Some(node) = self.nodes.get_mut(tool) {
+            node.keys.push(("function".into(), function));
+        }
+        let mut list = Node::of(Want::List);
+        list.element = Some(tool);
+        let list = self.add(list);
+        let mut functions = Node::of(Want::List);
+        functions.element = Some(function);
+        let functions = self.add(functions);
+        let allowed = self.add(Node::of(Want::Any));
+        let choice = self.add(Node::of(Want::Any));
+        self.below(choice, "name", Want::Text(Text::Tool));
+        for (at, key, place) in [
+            (allowed, "tools", list),
+            (choice, "tools", list),
+            (choice, "allowed_tools", allowed),
+            (choice, "function", function),
+            (0, "tools", list),
+            (0, "functions", functions),
+            (0, "tool_choice", choice),
+            (0, "function_call", function),
+        ] {
+            if let Some(node) = self.nodes.get_mut(at) {
+                node.keys.retain(|(name, _)| name != key);
+                node.keys.push((key.into(), place));
+            }
+        }
+    }
+
+    /// Reads the document as JSON-RPC: methods, and `name` and `uri` of their parameters.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn rpc(&mut self) -> Result<(), String> {
+        self.rpc = true;
+        self.put(&"/method".parse()?, Want::Text(Text::Method), false)?;
+        self.put(&"/params/name".parse()?, Want::Text(Text::Name), false)?;
+        self.put(&"/params/uri".parse()?, Want::Text(Text::Uri), false)
+    }
+
+    /// Counts content parts by kind, and looks at what they refer to. To be called last: everything the plan does not
+    /// name is searched.
+    pub fn content(&mut self) {
+        let named: Vec<usize> = (0..self.nodes.len()).collect();
+        let region = self.add(Node::of(Want::Any));
+        let reference = self.add(Node::of(Want::Reference));
+        let skip = self.add(Node::of(Want::Any));
+        let part = self.add(Node::of(Want::Part));
+        let mut keys = vec![("type".to_owned(), part), ("url".to_owned(), reference)];
+        keys.extend(content::SKIPPED.iter().map(|key| ((*key).to_owned(), skip)));
+        for (key, kind) in content::KEYS {
+            let mut media = Node::of(Want::Media(kind));
+            media.keys = ["url", "path", "file_url"].iter().map(|key| ((*key).to_owned(), reference)).collect();
+            let place = self.add(media);
+            if let Some(node) = self.nodes.get_mut(place) {
+                node.element = Some(place);
+            }
+            keys.push((key.to_owned(), place));
+        }
+        if let Some(node) = self.nodes.get_mut(region) {
+            node.rest = Rest::Into(region);
+            node.element = Some(region);
+            node.keys.clone_from(&keys);
+        }
+        let open = self.nodes.first().is_some_and(|root| root.rest != Rest::Report);
+        let schemas = content::SCHEMAS.iter().map(|key| ((*key).to_owned(), skip));
+        let media = keys.iter().filter(|(key, _)| content::KEYS.iter().any(|(name, _)| name == key)).cloned();
+        for (key, place) in schemas.chain(media) {
+            let known = self.nodes.first().and_then(|root| root.keys.iter().position(|(name, _)| *name == key));
+            let plain = |at: &usize| self.nodes.get(*at).is_some_and(Node::is_plain);
+            let replace = known
+                .is_some_and(|at| self.nodes.first().and_then(|root| root.keys.get(at)).is_some_and(|(_, place)| plain(place)));
+            let Some(root) = self.nodes.first_mut() else { return };
+            match known {
+                Some(at) if replace => drop(root.keys.get_mut(at).map(|slot| slot.1 = place)),
+                None if open => root.keys.push((key, place)),
+                _ => {}
+            }
+        }
+        for at in named {
+            let Some(node) = self.nodes.get_mut(at) else { continue };
+            match node.want {
+                Want::Way { .. } if node.rest == Rest::Skip => node.rest = Rest::Into(region),
+                Want::Prompts | Want::Any if node.keys.is_empty() && node.element.is_none() => {
+                    node.rest = Rest::Into(region);
+                    node.element = Some(region);
+                    node.keys.clone_from(&keys);
+                }
+                _ => {}
+            }
+        }
+    }
+}

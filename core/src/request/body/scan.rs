@@ -1,0 +1,257 @@
+//! The bytes of JSON: strings, numbers and words, each checked against RFC 8259 and moved past.
+
+use std::borrow::Cow;
+
+use super::json::JsonError;
+
+/// A place in a text.
+#[derive(Debug)]
+pub(super) struct Scanner<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// A string as it stands between its quotes.
+pub(super) struct RawString<'a> {
+    pub(super) inner: &'a str,
+    escaped: bool,
+}
+
+impl<'a> RawString<'a> {
+    /// The string itself; its escapes are known to be good.
+    pub(super) fn unescape(&self) -> Result<Cow<'a, str>, JsonError> {
+        if !self.escaped {
+            return Ok(Cow::Borrowed(self.inner));
+        }
+        serde_json::from_str::<String>(&format!("\"{}\"", self.inner)).map(Cow::Owned).map_err(|_| JsonError::Syntax(0))
+    }
+}
+
+/// How many bytes are looked at together; the compiler makes vector instructions of it.
+const BLOCK: usize = 32;
+
+fn ends_run(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// The length of the run of bytes that stand for themselves in a string.
+fn plain(rest: &[u8]) -> usize {
+    let mut length = 0;
+    for block in rest.chunks_exact(BLOCK) {
+        if block.iter().fold(false, |ends, byte| ends | ends_run(*byte)) {
+            break;
+        }
+        length += BLOCK;
+    }
+    let tail = rest.get(length..).unwrap_or_default();
+    length + tail.iter().position(|byte| ends_run(*byte)).unwrap_or(tail.len())
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at the beginning of a body, which must be UTF-8 as a whole.
+    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, JsonError> {
+        let text = std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
+        Ok(Self { text, bytes, at: 0 })
+    }
+
+    pub(super) fn syntax(&self) -> JsonError {
+        JsonError::Syntax(self.at)
+    }
+
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    pub(super) fn at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    pub(super) fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            Ok(())
+        } else {
+            Err(self.syntax())
+        }
+    }
+
+    /// Whether an opened list or object is empty; then it is closed here.
+    pub(super) fn opens_empty(&mut self, close: u8) -> bool {
+        self.at += 1;
+        self.space();
+        let empty = self.peek() == Some(close);
+        self.at += usize::from(empty);
+        empty
+    }
+
+    /// Whether the list or object goes on (`,`) or ends (`close`).
+    pub(super) fn goes_on(&mut self, close: u8) -> Result<bool, JsonError> {
+        self.space();
+        let byte = self.peek();
+        if byte != Some(b',') && byte != Some(close) {
+            return Err(self.syntax());
+        }
+        self.at += 1;
+        Ok(byte == Some(b','))
+    }
+
+    /// A key and its colon, up to the value.
+    pub(super) fn key(&mut self) -> Result<RawString<'a>, JsonError> {
+        self.space();
+        let key = self.string()?;
+        self.space();
+        self.expect(b':')?;
+        self.space();
+        Ok(key)
+    }
+
+    /// A string from quote to quote: no control characters, known escapes, whole surrogate pairs.
+    pub(super) fn string(&mut self) -> Result<RawString<'a>, JsonError> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            self.at += plain(self.bytes.get(self.at..).unwrap_or_default());
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(self.syntax()),
+            }
+        }
+        let inner = self.text.get(start..self.at).ok_or_else(|| self.syntax())?;
+        self.at += 1;
+        Ok(RawString { inner, escaped })
+    }
+
+    fn escape(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => match self.unit()? {
+                0xd800..0xdc00 => {
+                    self.expect(b'\\')?;
+                    if !matches!(self.unit()?, 0xdc00..0xe000) {
+                        return Err(self.syntax());
+                    }
+                }
+                0xdc00..0xe000 => return Err(self.syntax()),
+                _ => {}
+            },
+            _ => return Err(self.syntax()),
+        }
+        Ok(())
+    }
+
+    /// `uXXXX`.
+    fn unit(&mut self) -> Result<u32, JsonError> {
+        self.expect(b'u')?;
+        let mut unit = 0;
+        for _ in 0..4 {
+            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16)).ok_or_else(|| self.syntax())?;
+            unit = unit << 4 | digit;
+            self.at += 1;
+        }
+        Ok(unit)
+    }
+
+    /// `true`, `false`, `null` or a number, as written.
+    pub(super) fn scalar(&mut self) -> Result<&'a str, JsonError> {
+        let start = self.at;
+        match self.peek() {
+            Some(b't') => self.word("true")?,
+            Some(b'f') => self.word("false")?,
+            Some(b'n') => self.word("null")?,
+            _ => self.number()?,
+        }
+        self.text.get(start..self.at).ok_or_else(|| self.syntax())
+    }
+
+    fn word(&mut self, word: &str) -> Result<(), JsonError> {
+        if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(self.syntax())
+        }
+    }
+
+    /// RFC 8259 section 6.
+    fn number(&mut self) -> Result<(), JsonError> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), JsonError> {
+        let start = self.at;
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(self.syntax()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_run_is_found_at_every_distance() {
+        for length in 0..100 {
+            for end in [b'"', b'\\', b'\n', 0, 0x1f] {
+                let mut bytes = vec![b' '; length];
+                bytes.push(end);
+                bytes.extend([b'x'; 40]);
+                assert_eq!(plain(&bytes), length, "{length} {end}");
+            }
+            assert_eq!(plain(&vec![0xff; length]), length);
+        }
+    }
+
+    #[test]
+    fn escapes_are_those_of_rfc_8259() {
+        for (text, good) in [
+            (r#""\n\u00e9\ud83d\ude00\/""#, true),
+            (r#""\uD83D\uDE00""#, true),
+            (r#""\ud83d""#, false),
+            (r#""\ud83dx""#, false),
+            (r#""\ud83d\n""#, false),
+            (r#""\ud83d\u0041""#, false),
+            (r#""\ude00""#, false),
+            (r#""\u12""#, false),
+            (r#""\u+123""#, false),
+            (r#""\x""#, false),
+            (r#""\"#, false),
+        ] {
+            let string = Scanner::new(text.as_bytes()).unwrap().string();
+            assert_eq!(string.is_ok(), good, "{text}");
+            assert_eq!(string.is_ok(), serde_json::from_str::<String>(text).is_ok(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The steps of a decision, with what each of them saw. The decision itself is the core's own: nothing is decided here.
+
+use serde_json::{Value, json};
+use tollgate_core::{
+    authn::{self, Principal, jwt::Check},
+    authz::{model::ModelSource, scope::ScopeRule},
+    check::{Prepared, prepare},
+    decision::{Decision, Denial, Evidence, Outcome, Reason},
+    limit::{Charge, Demands, Outage},
+    request::Request as Parsed,
+    route::{Captures, OnOutage, Route},
+    time::{Span, Timestamp},
+};
+
+use super::keys::Found;
+use crate::{
+    case::{self, Body, Case, Ledger, Observed, Request},
+    cli::peek,
+};
+
+/// What is explained.
+pub(super) struct Question<'a> {
+    pub(super) found: &'a Found,
+    pub(super) request: &'a Request,
+    pub(super) now: Timestamp,
+    /// `body.max`, where the configuration is a whole file.
+    pub(super) max_body: Option<usize>,
+    pub(super) outage: Option<Outage>,
+    /// Nothing is known of the store: nothing is revoked, and every bucket is full.
+    pub(super) assumed: bool,
+}
+
+/// The steps, and the answer.
+pub(super) struct Explanation {
+    pub(super) case: Option<String>,
+    pub(super) now: Timestamp,
+    pub(super) steps: Vec<Step>,
+    pub(super) outcome: Outcome,
+    pub(super) observed: Observed,
+    pub(super) expected: Option<Result<(), String>>,
+    /// The keys of the token's issuer are not here, so that the answer cannot be told.
+    pub(super) unknown: bool,
+}
+
+/// One step.
+pub(super) struct Step {
+    pub(super) stage: Stage,
+    pub(super) state: State,
+    pub(super) facts: Vec<(&'static str, Value)>,
+}
+
+/// The steps in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Request,
+    Transport,
+    Route,
+    Credential,
+    Token,
+    Scopes,
+    Model,
+    Limits,
+    Store,
+}
+
+impl Stage {
+    const ALL: [Self; 9] = [
+        Self::Request,
+        Self::Transport,
+        Self::Route,
+        Self::Credential,
+        Self::Token,
+        Self::Scopes,
+        Self::Model,
+        Self::Limits,
+        Self::Store,
+    ];
+
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Transport => "transport",
+            Self::Route => "route",
+            Self::Credential => "credential",
+            Self::Token => "token",
+            Self::Scopes => "scopes",
+            Self::Model => "model",
+            Self::Limits => "limits",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Passed,
+    Failed,
+    NotNeeded,
+    NotReached,
+}
+
+impl State {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NotNeeded => "not needed",
+            Self::NotReached => "not reached",
+        }
+    }
+}
+
+impl Explanation {
+    /// The same, as a case of a file.
+    pub(super) fn of(mut self, case: &Case) -> Self {
+        self.case = Some(case.name.clone());
+        self.expected = case.expect.as_ref().map(|expect| case::check(expect, &self.observed));
+        self
+    }
+
+    /// Whether the request would go on.
+    pub(super) fn allows(&self) -> bool {
+        matches!(self.outcome.decision, Decision::Allow(_))
+    }
+
+    /// Whether it came out as a case says; `None` where nothing is said.
+    pub(super) fn is_as_expected(&self) -> Option<bool> {
+        self.expected.as_ref().map(Result::is_ok)
+    }
+}
+
+/// Decides, and tells each step.
+pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation {
+    let snapshot = &question.found.snapshot;
+    let too_large = matches!((&question.request.body, question.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
+    let (outcome, demands) = if too_large {
+        (Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")), None)
+    } else {
+        match prepare(snapshot, question.request.raw(), question.now) {
+            Prepared::Done(outcome) => (outcome, None),
+            Prepared::Ask(pending) => {
+                let demands = pending.demands().clone();
+                (store.conclude(pending, question.now, question.outage), Some(demands))
+            }
+        }
+    };
+    let parsed = Parsed::parse(question.request.raw()).ok().filter(|_| !too_large);
+    let told = Told { question, evidence: &outcome.evidence, parsed: parsed.as_ref(), demands: demands.as_ref() };
+    let failed = told.failed(&outcome);
+    let elsewhere = told.issuer().and_then(|index| question.found.sources.get(index)).is_some_and(|source| source.elsewhere);
+    let unknown = elsewhere && outcome.evidence.failed_check == Some(Check::Key);
+    let steps = Stage::ALL.into_iter().map(|stage| told.step(stage, failed)).collect();
+    let observed = Observed::of(&outcome, snapshot, "explain");
+    Explanation { case: None, now: question.now, steps, outcome, observed, expected: None, unknown }
+}
+
+/// Everything a step may be told from.
+struct Told<'a> {
+    question: &'a Question<'a>,
+    evidence: &'a Evidence,
+    parsed: Option<&'a Parsed<'a>>,
+    demands: Option<&'a Demands>,
+}
+
+type Facts = Vec<(&'static str, Value)>;
+
+impl Told<'_> {
+    /// The step that denied, if one did. Each is asked again in the order of the check; none of them remembers anything.
+    fn failed(&self, outcome: &Outcome) -> Option<Stage> {
+        let policy = &self.question.found.snapshot.policy;
+        let Some(parsed) = self.parsed else { return Some(Stage::Request) };
+        if policy.require_https && !parsed.secure {
+            return Some(Stage::Transport);
+        }
+        let Ok((route, _)) = self.route(parsed) else { return Some(Stage::Route) };
+        if !route.public && authn::extract(&parsed.headers).is_err() {
+            return Some(Stage::Credential);
+        }
+        if self.evidence.failed_check.is_some() {
+            return Some(Stage::Token);
+        }
+        if self.evidence.principal.as_ref().is_some_and(|principal| route.scopes.check(principal).is_err()) {
+            return Some(Stage::Scopes);
+        }
+        if self.demands.is_none() {
+            let without_model = route.model.is_some() && self.evidence.model.is_none();
+            return Some(if without_model { Stage::Model } else { Stage::Limits });
+        }
+        (!matches!(outcome.decision, Decision::Allow(_))).then_some(Stage::Store)
+    }
+
+    fn route(&self, parsed: &Parsed<'_>) -> Result<(std::sync::Arc<Route>, Captures), Denial> {
+        self.question.found.snapshot.policy.routes.find(&parsed.host, &parsed.path, parsed.method)
+    }
+
+    fn step(&self, stage: Stage, failed: Option<Stage>) -> Step {
+        let public = self.evidence.route.as_ref().is_some_and(|route| route.public);
+        let route = self.evidence.route.as_deref();
+        let needed = match stage {
+            Stage::Request | Stage::Route => true,
+            Stage::Transport => self.question.found.snapshot.policy.require_https,
+            Stage::Credential | Stage::Token | Stage::Scopes => !public,
+            Stage::Model => route.is_some_and(|route| route.model.is_some()),
+            Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
+            Stage::Store => self.demands.is_some_and(|demands| !demands.is_empty()),
+        };
+        let state = match failed {
+            Some(failed) if failed == stage => State::Failed,
+            Some(failed) if failed < stage => State::NotReached,
+            _ if needed => State::Passed,
+            _ => State::NotNeeded,
+        };
+        let facts = match (stage, state) {
+            (Stage::Request, _) => self.request(),
+            (_, State::NotReached | State::NotNeeded) => Vec::new(),
+            (Stage::Transport, _) => vec![("scheme", json!(self.question.request.scheme))],
+            (Stage::Route, _) => route.map(route_facts).unwrap_or_default(),
+            (Stage::Credential, _) => self.credential(),
+            (Stage::Token, _) => self.token(),
+            (Stage::Scopes, _) => self.scopes(),
+            (Stage::Model, _) => self.model(),
+            (Stage::Limits, _) => self.demands.map(limit_facts).unwrap_or_default(),
+            (Stage::Store, _) => self.store(),
+        };
+        Step { stage, state, facts }
+    }
+
+    fn request(&self) -> Facts {
+        let raw = self.question.request;
+        let mut facts = vec![("method", json!(raw.method)), ("host", json!(raw.host)), ("path", json!(raw.path))];
+        if let Some(parsed) = self.parsed {
+            facts =
+                vec![("method", json!(parsed.method)), ("host", json!(parsed.host.as_str())), ("path", json!(parsed.path.raw()))];
+            if parsed.path.is_encoded() {
+                facts.push(("decoded path", json!(parsed.path.decoded())));
+            }
+            facts.push(("https", json!(parsed.secure)));
+            let spoofed: Vec<&str> = parsed.headers.spoofed().collect();
+            if !spoofed.is_empty() {
+                facts.push(("identity headers of the client", json!(spoofed)));
+            }
+        }
+        facts.extend(raw.address.map(|address| ("address", json!(address.to_string()))));
+        facts.push((
+            "body",
+            match &raw.body {
+                Body::Absent => json!("none"),
+                Body::Whole(bytes) => json!(format!("{} bytes", bytes.len())),
+                Body::Cut => json!("cut by the proxy"),
+            },
+        ));
+        facts
+    }
+
+    /// The token as it was sent, where there is one.
+    fn sent(&self) -> Option<&str> {
+        let mut values = self.parsed?.headers.all("authorization");
+        let text = std::str::from_utf8(values.next()?).ok()?;
+        text.split_once(' ').map(|(_, token)| token.trim_start()).filter(|_| values.next().is_none())
+    }
+
+    fn credential(&self) -> Facts {
+        self.sent().map(|token| ("bearer token", json!(format!("{} bytes", token.len())))).into_iter().collect()
+    }
+
+    /// The issuer that the token says it is from, by its index.
+    fn issuer(&self) -> Option<usize> {
+        let claims = peek::peek(self.sent()?)?.claims;
+        let iss = claims.get("iss").map_or(Some(""), Value::as_str)?;
+        self.question.found.snapshot.policy.issuers.list().iter().position(|issuer| *issuer.name == *iss)
+    }
+
+    fn token(&self) -> Facts {
+        let Found { snapshot, sources } = self.question.found;
+        let mut facts = self.sent().and_then(peek::peek).map(|peek| said(&peek, self.question.now)).unwrap_or_default();
+        if let Some(index) = self.issuer() {
+            if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
+                facts.push(("issuer", if issuer.name.is_empty() { json!("absent") } else { json!(*issuer.name) }));
+                facts.push(("algorithms of the issuer", json!(issuer.algorithms)));
+            }
+            facts.extend(sources.get(index).map(|source| ("keys of the issuer", json!(source.note))));
+            let kids = snapshot.keys.get(index).and_then(Option::as_ref).map(|keys| keys.kids()).filter(|kids| !kids.is_empty());
+            facts.extend(kids.map(|kids| ("kids of the issuer", json!(kids))));
+        }
+        facts.push(("checks", Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect())));
+        facts.extend(self.evidence.principal.as_deref().map(principal_facts).unwrap_or_default());
+        facts
+    }
+
+    fn check(&self, check: Check) -> Value {
+        let state = match self.evidence.failed_check {
+            Some(failed) if failed == check => State::Failed,
+            Some(failed) if failed < check => State::NotReached,
+            _ => State::Passed,
+        };
+        json!([check.label(), state.label()])
+    }
+
+    fn scopes(&self) -> Facts {
+        let needed = self.evidence.route.as_ref().map(|route| match &route.scopes {
+            ScopeRule::All(scopes) => ("needed, all of", json!(scopes)),
+            ScopeRule::Any(scopes) => ("needed, one of", json!(scopes)),
+        });
+        let held = self.evidence.principal.as_ref().map(|principal| ("held", json!(principal.scopes())));
+        needed.into_iter().chain(held).collect()
+    }
+
+    fn model(&self) -> Facts {
+        let Some(rule) = self.evidence.route.as_ref().and_then(|route| route.model.as_ref()) else { return Vec::new() };
+        let mut facts = vec![("from", json!(place(&rule.from)))];
+        facts.extend(rule.scope().map(|scope| ("scope", json!(scope))));
+        facts.extend(self.evidence.model.as_ref().map(|model| ("model", json!(model))));
+        facts
+    }
+
+    fn store(&self) -> Facts {
+        let mut facts = Vec::new();
+        let Some(demands) = self.demands else { return facts };
+        if let Some(principal) = &demands.principal {
+            let keys = principal.revocation();
+            let listed: Vec<&String> = keys.exact.iter().chain(&keys.before).map(|(_, key)| key).chain(&keys.foreign).collect();
+            facts.push(("revoked by", json!(listed)));
+        }
+        if let Some(route) = &self.evidence.route {
+            facts.push(("on outage", json!(outage_word(route.on_outage))));
+        }
+        for status in &self.evidence.limits {
+            let verdict = &status.verdict;
+            let room = if verdict.admitted { "room" } else { "no room" };
+            facts.push(("answer", json!(format!("`{}`: {room}, {} of {} left", status.name, verdict.remaining, status.limit))));
+        }
+        if let Some(outage) = self.evidence.outage {
+            facts.push(("outage", json!(outage.label())));
+        }
+        if self.question.assumed {
+            facts.push(("assumed", json!("nothing is revoked, and every bucket is full")));
+        }
+        facts
+    }
+}
+
+/// What a token says of itself, proven or not.
+fn said(peek: &peek::Peek, now: Timestamp) -> Facts {
+    let header = [("says alg", "alg"), ("says kid", "kid"), ("says typ", "typ")];
+    let claims = [("says iss", "iss"), ("says aud", "aud"), ("says sub", "sub")];
+    let dates = [("says iat", "iat"), ("says nbf", "nbf"), ("says exp", "exp")];
+    let plain = header.iter().map(|pair| (pair, &peek.header)).chain(claims.iter().map(|pair| (pair, &peek.claims)));
+    let mut facts: Facts = plain.filter_map(|((said, name), object)| Some((*said, object.get(*name)?.clone()))).collect();
+    for (said, name) in dates {
+        let Some(value) = peek.claims.get(name) else { continue };
+        let moment = peek::moment(value, now).map(|moment| json!(format!("{value}, {moment}")));
+        facts.push((said, moment.unwrap_or_else(|| value.clone())));
+    }
+    facts
+}
+
+fn route_facts(route: &Route) -> Facts {
+    let mut facts = vec![("name", json!(route.name)), ("public", json!(route.public))];
+    if !route.limits.is_empty() {
+        facts.push(("limits", json!(route.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>())));
+    }
+    facts
+}
+
+fn principal_facts(principal: &Principal) -> Facts {
+    let mut facts = vec![("subject", json!(principal.subject()))];
+    facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
+    facts.extend(principal.client().map(|client| ("client", json!(client))));
+    facts.push(("roles", json!(principal.roles())));
+    facts.push(("scopes", json!(principal.scopes())));
+    facts.extend(principal.jti().map(|jti| ("jti", json!(jti))));
+    facts.push(("good until", json!(peek::second(principal.expires_at()))));
+    facts
+}
+
+fn limit_facts(demands: &Demands) -> Facts {
+    let told = |charge: &Charge| {
+        let Charge { limit, key, interval, burst, cost } = charge;
+        let every = Span::from_micros(*interval);
+        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {key}"))
+    };
+    demands.charges.iter().map(|charge| ("charge", told(charge))).collect()
+}
+
+/// Where a request names its model, as the configuration has it.
+fn place(source: &ModelSource) -> String {
+    match source {
+        ModelSource::Body(pointer) => format!("body, `{}`", pointer.last()),
+        ModelSource::Path(name) => format!("path:{name}"),
+        ModelSource::Query(name) => format!("query:{name}"),
+        ModelSource::Header(name) => format!("header:{name}"),
+        ModelSource::Fixed(name) => format!("fixed:{name}"),
+    }
+}
+
+const fn outage_word(on_outage: OnOutage) -> &'static str {
+    match on_outage {
+        OnOutage::Deny => "deny",
+        OnOutage::Error => "error",
+        OnOutage::Allow => "allow",
+        OnOutage::Local => "local",
+    }
+}

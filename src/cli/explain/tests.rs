@@ -1,0 +1,210 @@
+use std::path::Path;
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::*;
+
+const POLICY: &str = r#"
+issuers:
+  - issuer: https://auth.example.com
+    audiences: [inference-api]
+    algorithms: [ES256]
+    jwks: { url: "https://auth.example.com/jwks.json" }
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: "SECRET", required_claims: [] }
+routes:
+  - match: { methods: [POST], paths: [/v1/chat/completions] }
+    scopes: ["infer:text"]
+    model: { from: body, scope: "model:{model}:inference" }
+    limits: [per-subject]
+    upstream_key: sk-upstream
+limits: [{ name: per-subject, by: [subject], rate: 60/1m, burst: 20 }]
+body: { max: 1KiB, max_in_flight: 1MiB }
+"#;
+
+/// Tokens and keys for the policy, made by a case file.
+const KEYS: &str = r#"
+keys:
+  main: { alg: ES256, issuer: "https://auth.example.com" }
+  shared: { alg: HS256, secret: "${SHARED_SECRET}" }
+cases:
+  - name: by key
+    token:
+      key: main
+      claims: { iss: "https://auth.example.com", aud: inference-api, sub: alice, iat: -1m, exp: +5m, scope: "infer:text model:m:inference" }
+  - name: by secret
+    token: { key: shared, header_without: [kid], claims: { sub: bob, exp: +5m, scope: "infer:text" } }
+"#;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    explain: Explain,
+}
+
+struct Desk {
+    directory: tempfile::TempDir,
+    by_key: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = CaseFile::parse(KEYS).unwrap();
+        let tokens: Vec<String> = keys.cases(Some(now())).unwrap().into_iter().map(|case| case.token.unwrap()).collect();
+        std::fs::write(directory.path().join("policy.yaml"), POLICY.replace("SECRET", &"s".repeat(32))).unwrap();
+        std::fs::write(directory.path().join("jwks.json"), keys.jwks("https://auth.example.com").unwrap()).unwrap();
+        std::fs::write(directory.path().join("token"), format!("{}\n", tokens[0])).unwrap();
+        Self { directory, by_key: tokens[0].clone() }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// Explains a request to the chat route, with more arguments.
+    fn explain(&self, arguments: &[&str]) -> (End, String) {
+        let config = self.file("policy.yaml");
+        let common =
+            ["explain", "--config", &config, "--path", "/v1/chat/completions", "--header", "content-type: application/json"];
+        explained(&common.iter().chain(arguments).copied().collect::<Vec<_>>())
+    }
+}
+
+fn explained(arguments: &[&str]) -> (End, String) {
+    let mut out = Vec::new();
+    let end = Line::try_parse_from(arguments).unwrap().explain.explained(&mut out).unwrap();
+    (end, String::from_utf8(out).unwrap())
+}
+
+fn states(json: &Value) -> Vec<(&str, &str)> {
+    let steps = json["steps"].as_array().unwrap();
+    steps.iter().map(|step| (step["step"].as_str().unwrap(), step["state"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn an_allowed_request_is_told_step_by_step() {
+    let desk = Desk::new();
+    let (token, jwks) = (format!("@{}", desk.file("token")), desk.file("jwks.json"));
+    let arguments = ["--token", &token, "--jwks", &jwks, "--body", r#"{"model":"m"}"#];
+    let (end, text) = desk.explain(&arguments);
+    assert_eq!(end, End::Good, "{text}");
+    for line in [
+        "  path: /v1/chat/completions",
+        "  says kid: main",
+        "    signature  passed",
+        "  subject: alice",
+        "  charge: `per-subject`: 1 of 20, one more every 1s, in bucket rate:per-subject:",
+        "  answer: `per-subject`: room, 19 of 20 left",
+        "  assumed: nothing is revoked, and every bucket is full",
+        "answer       allow",
+        "  to the upstream: x-tollgate-model: m",
+        "  to the upstream: authorization: [secret]",
+        "  to the client: x-ratelimit-remaining-requests: 19",
+    ] {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
+    }
+    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["answer"]["decision"], "allow");
+    assert!(states(&json).iter().all(|(_, state)| ["passed", "not needed"].contains(state)), "{json}");
+    for secret in ["sk-upstream", desk.by_key.as_str(), "ssssssss"] {
+        assert!(!text.contains(secret) && !json.to_string().contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn the_step_that_denies_is_named_with_its_cause() {
+    let desk = Desk::new();
+    let jwks = format!("https://auth.example.com={}", desk.file("jwks.json"));
+    let good = ["--token", &desk.by_key, "--jwks", &jwks];
+    let long = format!("{{\"model\":\"{}\"}}", "m".repeat(1024));
+    for (arguments, step, cause) in [
+        (&["--method", "GET"][..], "route", "does not list this method"),
+        (&["--body", "{}"], "credential", "no Authorization header"),
+        (&["--body", "{}", "--token", "a.b.c"], "token", "base64url"),
+        (&[&good[..], &["--body", "{}"]].concat(), "model", "nothing at the model's place"),
+        (&[&good[..], &["--body", r#"{"model":"n"}"#]].concat(), "model", "scope for the model is missing"),
+        (&["--body", &long], "request", "body.max"),
+        (&["--method", "get"], "request", "upper-case"),
+    ] {
+        let (end, json) = desk.explain(&[arguments, &["--output", "json"]].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let failed: Vec<&str> = states(&json).iter().filter(|(_, state)| *state == "failed").map(|(step, _)| *step).collect();
+        assert_eq!((end, failed), (End::Bad, vec![step]), "{arguments:?} {json}");
+        assert!(json["answer"]["cause"].as_str().unwrap().contains(cause), "{arguments:?} {json}");
+    }
+}
+
+#[test]
+fn without_the_keys_nothing_is_told_that_is_not_known() {
+    let desk = Desk::new();
+    let arguments = ["--token", &desk.by_key, "--body", r#"{"model":"m"}"#];
+    let (end, text) = desk.explain(&arguments);
+    assert_eq!(end, End::Unknown);
+    assert!(text.contains("cannot be checked offline") && text.contains("answer       cannot be told here"), "{text}");
+    assert!(!text.contains("not_ready"), "{text}");
+    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["answer"]["decision"], "unknown");
+}
+
+#[test]
+fn a_configuration_is_tried_with_the_cases_of_a_file() {
+    let desk = Desk::new();
+    std::fs::write(desk.file("cases.yaml"), KEYS.replace("name: by key", "name: by key\n    request: { path: /nowhere }"))
+        .unwrap();
+    let (config, cases) = (desk.file("policy.yaml"), desk.file("cases.yaml"));
+    let (end, json) = explained(&["explain", "--config", &config, "--case", &cases, "--only", "by key", "--output", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((end, json["answer"]["reason"].as_str(), json["case"].as_str()), (End::Bad, Some("no_route"), Some("by key")));
+}
+
+#[test]
+fn every_row_of_the_corpus_has_one_step_that_decides() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path().display().to_string();
+        let (end, lines) = explained(&["explain", "--case", &path, "--output", "json"]);
+        assert_eq!(end, End::Good, "{path}");
+        for line in lines.lines() {
+            let json: Value = serde_json::from_str(line).unwrap();
+            let states = states(&json);
+            let failed = states.iter().position(|(_, state)| *state == "failed");
+            assert_eq!(failed.is_none(), json["answer"]["decision"] == "allow", "{path}: {line}");
+            let after = failed.map_or(states.len(), |at| at + 1);
+            assert!(states[after..].iter().all(|(_, state)| *state == "not reached"), "{path}: {line}");
+            assert!(states[..after].iter().all(|(_, state)| *state != "not reached"), "{path}: {line}");
+            let reason = json["answer"]["reason"].as_str().unwrap_or_default();
+            let place = failed.map_or("", |at| states[at].0);
+            let right = match reason {
+                "" => place.is_empty(),
+                "insecure_transport" => place == "transport",
+                "no_route" => place == "route",
+                "missing_credential" | "ambiguous_credential" => place == "credential",
+                "unknown_issuer" | "unknown_key" | "bad_signature" | "expired" | "not_yet_valid" | "wrong_audience"
+                | "not_ready" => place == "token",
+                "insufficient_scope" => place == "scopes",
+                "model_forbidden" | "model_missing" => place == "model",
+                "revoked" | "rate_limited" | "store_unavailable" => place == "store",
+                "tenant_mismatch" | "address_forbidden" => place == "limits",
+                _ => true,
+            };
+            assert!(right, "{path}: {reason} in {place}: {line}");
+        }
+    }
+}
+
+#[test]
+fn arguments_that_say_too_little_or_too_much_are_refused() {
+    for arguments in [
+        &["explain"][..],
+        &["explain", "--config", "f"],
+        &["explain", "--path", "/"],
+        &["explain", "--case", "f", "--path", "/"],
+        &["explain", "--config", "f", "--path", "/", "--only", "x"],
+        &["explain", "--config", "f", "--path", "/", "--header", "no colon"],
+        &["explain", "--config", "f", "--path", "/", "--header", ": x"],
+    ] {
+        assert!(Line::try_parse_from(arguments).is_err(), "{arguments:?}");
+    }
+}
