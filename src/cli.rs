@@ -4,7 +4,6 @@ mod argument;
 pub mod check_config;
 pub mod doctor;
 pub mod explain;
-
 mod peek;
 pub mod revoke;
 pub mod schema;

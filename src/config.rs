@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
     authn::issuer::IssuerConfig,
-    authz::model::ModelConfig,
+    authz::model::{ModelConfig, TierConfig},
     config::{ConfigError, Document, Errors, Path},
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
@@ -58,6 +58,9 @@ pub struct File {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
+    /// Sets of models with a scope and caps of their own.
+    #[serde(default)]
+    pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteConfig>,
     /// How much.
@@ -280,6 +283,7 @@ impl File {
         PolicyConfig {
             issuers: self.issuers.clone(),
             models: self.models.clone(),
+            tiers: self.tiers.clone(),
             routes: self.routes.clone(),
             limits: self.limits.clone(),
             revocation: self.revocation.clone(),

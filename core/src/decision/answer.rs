@@ -52,7 +52,9 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     };
     let mut headers = vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
     headers.extend(challenge(denial, evidence.route.as_deref()).map(|value| ("www-authenticate", value)));
-    if let Some(span) = denial.retry_after {
+    // What is our fault passes: whoever gets a 503 is told to come back, also where the denial could not say when.
+    let shortly = (reason.http() == 503).then_some(Span::from_secs(1));
+    if let Some(span) = denial.retry_after.or(shortly) {
         headers.push(("retry-after", span.micros().div_ceil(1_000_000).to_string()));
         headers.push(("retry-after-ms", span.micros().div_ceil(1000).to_string()));
     }

@@ -387,6 +387,7 @@ fn limit_facts(demands: &Demands) -> Facts {
 fn place(source: &ModelSource) -> String {
     match source {
         ModelSource::Body(pointer) => format!("body, `{}`", pointer.last()),
+        ModelSource::Form(name) => format!("form:{name}"),
         ModelSource::Path(name) => format!("path:{name}"),
         ModelSource::Query(name) => format!("query:{name}"),
         ModelSource::Header(name) => format!("header:{name}"),

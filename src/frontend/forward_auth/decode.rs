@@ -82,8 +82,11 @@ pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a
     })
 }
 
-/// Method, path and host of the client's request.
-fn target<'a>(row: &Row, parts: &'a Parts) -> Result<(&'a [u8], &'a [u8], &'a [u8]), Denial> {
+/// Method, path and host.
+type Target<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// The target of the client's request.
+fn target<'a>(row: &Row, parts: &'a Parts) -> Result<Target<'a>, Denial> {
     let method = match row.method {
         Place::Header(name) => exactly_one(&parts.headers, name)?,
         Place::Request => parts.method.as_str().as_bytes(),
