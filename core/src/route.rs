@@ -54,22 +54,6 @@ impl RouteEntry {
         }
     }
 
-    /// Whether some rule of it reads the body. Every preset has routes whose model is in the body.
-    pub fn needs_body(&self) -> bool {
-        match self {
-            Self::Preset(_) => true,
-            Self::Explicit(route) => route.needs_body(),
-        }
-    }
-
-    /// What messages call it.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Preset(preset) => &preset.preset,
-            Self::Explicit(route) => route.name(),
-        }
-    }
-
     /// What it does when the store cannot be asked.
     pub fn on_outage(&self) -> OnOutage {
         match self {
@@ -134,16 +118,6 @@ impl RouteConfig {
     /// The name in metrics and audit lines.
     pub fn name(&self) -> &str {
         self.name.as_ref().or_else(|| self.matches.paths.first()).map_or("", String::as_str)
-    }
-
-    /// Whether some rule of the route reads the body: without it every request of the route is denied.
-    pub fn needs_body(&self) -> bool {
-        self.model.as_ref().is_some_and(ModelRuleConfig::needs_body)
-            || self.caps.is_some()
-            || self.fields.is_some()
-            || self.raise.is_some()
-            || self.tools.is_some()
-            || self.mcp.is_some()
     }
 }
 

@@ -10,21 +10,13 @@ const LIMITS = [
     'RateLimit', 'RateLimit-Policy',
 ];
 
-// Only JSON is worth sending: it is the only kind of body that Tollgate reads a model from. An upload stays out of memory.
-function hasJson(r) {
-    return /^\s*application\/json\s*(;|$)/i.test(r.headersIn['Content-Type'] || '');
-}
-
 async function check(r) {
     let reply;
     try {
-        // A subrequest: the client's headers go along as they came, over nginx's own connections to Tollgate. Its method is POST
-        // when the body is with it, which is how Tollgate knows. The bytes go as they are: text would lose what is not UTF-8, and
-        // Tollgate would judge another body than the one that is forwarded.
-        reply = hasJson(r)
-            ? await r.subrequest('/_tollgate', { method: 'POST', body: await r.readRequestArrayBuffer() })
-            // Without an empty body of its own it would announce the client's.
-            : await r.subrequest('/_tollgate', { method: 'GET', body: '' });
+        // A subrequest: the client's headers go along as they came, over nginx's own connections to Tollgate. POST is how Tollgate
+        // knows that the body is with it. The bytes go as they are: text would lose what is not UTF-8, and Tollgate would judge
+        // another body than the one that is forwarded.
+        reply = await r.subrequest('/_tollgate', { method: 'POST', body: await r.readRequestArrayBuffer() });
     } catch (error) {
         r.error(`Tollgate could not be asked: ${error}`);
     }

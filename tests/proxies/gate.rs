@@ -148,7 +148,9 @@ impl Gate {
         let port = free_port();
         let parts = Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
         let mut proxy = parts.start(kind, edit);
-        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(|reply| reply.status < 500).map(drop));
+        // Before it has read its routes Traefik says 404.
+        let ready = |reply: &Reply| reply.status < 500 && reply.status != 404;
+        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(ready).map(drop));
         upstream.taken();
         Self { proxy, port, tollgate, upstream, issuer, dir }
     }

@@ -170,6 +170,11 @@ impl Content {
         Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow })
     }
 
+    /// Whether the body is looked at. Where it cannot come, the route's requests are denied.
+    pub(crate) fn reads_body(&self) -> bool {
+        !matches!(self.reading, Reading::Nothing)
+    }
+
     /// Reads the body of a request.
     ///
     /// # Errors

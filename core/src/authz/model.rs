@@ -70,13 +70,6 @@ pub struct ModelRuleConfig {
     pub scope: Option<String>,
 }
 
-impl ModelRuleConfig {
-    /// Whether the body must be read.
-    pub fn needs_body(&self) -> bool {
-        self.from.needs_body() || self.adapters.as_ref().is_some_and(|adapters| !adapters.fields.is_empty())
-    }
-}
-
 /// `model.adapters` of a route: where a request names an adapter.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -104,13 +97,6 @@ pub enum ModelSource {
     Header(String),
     /// Always this one, whatever the request says.
     Fixed(String),
-}
-
-impl ModelSource {
-    /// Whether the body must be read.
-    pub fn needs_body(&self) -> bool {
-        matches!(self, Self::Body(_) | Self::Form(_))
-    }
 }
 
 impl FromStr for ModelSource {

@@ -104,9 +104,6 @@ fn insert(
     path: &Path,
     errors: &mut Errors,
 ) -> Vec<Place> {
-    if config.needs_body() && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
-        compiled.body_routes.push((path.clone(), config.name().to_owned()));
-    }
     let at = path.key("match");
     let paths = if preset.is_some() { path.key("preset") } else { at.key("paths") };
     let patterns: Vec<(Path, Pattern)> = config
@@ -127,6 +124,9 @@ fn insert(
     let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
     let route = Arc::new(route(config, preset.is_some(), parts, &captures, path, errors));
     compiled.names.push(route.name.clone());
+    if !route.public && route.content.reads_body() && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
+        compiled.body_routes.push((path.clone(), route.name.clone()));
+    }
     let mut places = Vec::new();
     for (at, pattern) in patterns {
         let at = if preset.is_some() { path.key("preset") } else { at };

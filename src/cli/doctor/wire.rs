@@ -19,7 +19,7 @@ use crate::cli::tls;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most bytes of an answer that are read.
-const MOST: u64 = 256 << 10;
+const MOST: usize = 256 << 10;
 
 /// Where the proxy listens.
 #[derive(Debug)]
@@ -80,11 +80,29 @@ impl Target {
 }
 
 async fn send(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> Option<Reply> {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let (mut reader, mut answer) = (reader.take(MOST), Vec::new());
-    // A proxy that refuses early stops reading: then the rest cannot be sent, and the answer is there. One that neither goes on
-    // nor closes has said what it has to say.
-    let _ = timeout(DEADLINE, async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut answer)) }).await;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut answer = Vec::new();
+    let read = async {
+        while answer.len() < MOST && !Reply::parse(&answer).is_some_and(|reply| reply.is_whole()) {
+            match reader.read_buf(&mut answer).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    };
+    let write = async {
+        // A proxy that refuses early stops reading: then the rest cannot be sent, and the answer is on its way.
+        let _ = writer.write_all(bytes).await;
+        std::future::pending::<()>().await;
+    };
+    let exchange = async {
+        tokio::select! {
+            () = read => {}
+            () = write => {}
+        }
+    };
+    // One that neither goes on nor closes has said what it has to say.
+    let _ = timeout(DEADLINE, exchange).await;
     Reply::parse(&answer)
 }
 
@@ -123,6 +141,14 @@ impl Reply {
         let json = self.body.get(self.body.find('{')?..=self.body.rfind('}')?)?;
         let body: Value = serde_json::from_str(json).ok()?;
         Some(body.pointer("/error/code")?.as_str()?.to_owned())
+    }
+
+    /// Whether nothing of it can be missing, as far as its framing says.
+    fn is_whole(&self) -> bool {
+        match self.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
+            Some(length) => self.body.len() >= length,
+            None => self.body.ends_with("\r\n0\r\n\r\n"),
+        }
     }
 
     /// Whether the request went through.
