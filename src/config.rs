@@ -13,7 +13,7 @@ use tollgate_core::{
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
     revocation::RevocationConfig,
-    route::RouteConfig,
+    route::RouteEntry,
     secret::SecretSource,
     time::Span,
 };
@@ -62,7 +62,7 @@ pub struct File {
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<RouteEntry>,
     /// How much.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
@@ -265,8 +265,10 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
+        for (index, listener) in file.listen.http.iter().enumerate() {
+            listener.validate(&policy.body_routes, &root.key("listen").key("http").index(index), &mut errors);
+        }
     }
-    file.validate_http(&root, &mut errors);
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
         Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
@@ -275,20 +277,6 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
 }
 
 impl File {
-    /// Routes that need the body, against listeners to which none comes.
-    fn validate_http(&self, root: &Path, errors: &mut Errors) {
-        let needing_body: Vec<(Path, String)> = self
-            .routes
-            .iter()
-            .enumerate()
-            .filter(|(_, route)| route.needs_body())
-            .map(|(index, route)| (root.key("routes").index(index), route.name().to_owned()))
-            .collect();
-        for (index, listener) in self.listen.http.iter().enumerate() {
-            listener.validate(&needing_body, &root.key("listen").key("http").index(index), errors);
-        }
-    }
-
     /// The sections the core compiles.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {
@@ -319,9 +307,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        let text = "presets: [vllm]\nroutes: [{ preset: vllm }]\n";
+        let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
         assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
-        assert!(errors(text).iter().any(|error| error.contains("unknown key `preset`")), "{:?}", errors(text));
+        assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     decision::{Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason},
     limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
     request::{RawRequest, Request},
-    route::OnOutage,
+    route::{OnOutage, Route},
     snapshot::Snapshot,
     time::{Span, Timestamp},
 };
@@ -50,6 +50,7 @@ fn permit(
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
     evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
+    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }
@@ -96,6 +97,11 @@ impl Pending {
     /// What to ask the store.
     pub fn demands(&self) -> &Demands {
         &self.demands
+    }
+
+    /// The route that covers the request.
+    pub fn route(&self) -> &Route {
+        self.permit.route()
     }
 
     /// What the route does when the store cannot be asked.

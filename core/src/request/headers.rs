@@ -56,6 +56,12 @@ impl<'a> Headers<'a> {
         self.list.iter().map(|(name, _)| *name).filter(|name| is_identity(name))
     }
 
+    /// Names that read as one of `names` in some server: in any case, with `_` or other punctuation for `-`.
+    pub fn spelled_like<'n>(&self, names: impl Iterator<Item = &'n String> + Clone) -> impl Iterator<Item = &'a str> {
+        let like = move |header: &&str| names.clone().any(|name| name.len() == header.len() && reads_as(header, name));
+        self.list.iter().map(|(name, _)| *name).filter(like)
+    }
+
     /// Refuses what no later step may have to think about.
     pub(super) fn check(&self) -> Result<(), Denial> {
         if self.list.len() > 1000 {
@@ -74,8 +80,13 @@ impl<'a> Headers<'a> {
 }
 
 fn is_identity(name: &str) -> bool {
+    name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
+}
+
+/// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
+fn reads_as(name: &str, wanted: &str) -> bool {
     let plain = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
-    name.len() >= IDENTITY_PREFIX.len() && name.bytes().zip(IDENTITY_PREFIX.bytes()).all(|(have, want)| plain(have) == want)
+    name.bytes().zip(wanted.bytes()).all(|(have, want)| plain(have) == plain(want))
 }
 
 #[cfg(test)]
@@ -115,6 +126,17 @@ mod tests {
         }
         for name in ["x-tollgat-subject", "tollgate-subject", "x-tollgated", "xtollgate-subject", "x--tollgate-subject"] {
             assert_eq!(headers(&[(name, "admin")], false).spoofed().count(), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_header_to_strip_is_found() {
+        let strip = ["x-body-compressed".to_owned(), "serve_multiplexed_model_id".to_owned()];
+        for name in ["x-body-compressed", "X-Body_Compressed", "serve-multiplexed-model-id", "Serve_Multiplexed_Model_Id"] {
+            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 1, "{name}");
+        }
+        for name in ["x-body-compressed-x", "x-body", "body-compressed", "servemultiplexedmodelid"] {
+            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 0, "{name}");
         }
     }
 
