@@ -1,10 +1,12 @@
 //! The command line: one file per subcommand. Exit codes: 0 ok, 1 the answer is no, 2 usage or something that is not there.
 
 mod argument;
+pub mod audit_upstream;
 pub mod check_config;
 pub mod doctor;
 pub mod explain;
 mod peek;
+pub mod presets;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
@@ -30,6 +32,8 @@ enum Command {
     Explain(explain::Explain),
     /// Print the JSON Schema of the configuration file, with every default and its reason.
     Schema,
+    Presets(presets::PresetsArgs),
+    AuditUpstream(audit_upstream::AuditUpstream),
     Revoke(revoke::RevokeArgs),
     Token(token::TokenArgs),
     Doctor(doctor::Doctor),
@@ -52,6 +56,8 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(check) => Ok(check.run()),
         Command::Explain(explain) => explain.run(&mut std::io::stdout()),
         Command::Schema => schema::print(),
+        Command::Presets(presets) => presets.run(&mut std::io::stdout()),
+        Command::AuditUpstream(audit) => blocking(audit.run(&mut std::io::stdout())),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
         Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
         Command::Token(token) => token.run(&mut std::io::stdout()),

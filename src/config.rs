@@ -13,7 +13,7 @@ use tollgate_core::{
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
     revocation::RevocationConfig,
-    route::RouteConfig,
+    route::RouteEntry,
     secret::SecretSource,
     time::Span,
 };
@@ -58,11 +58,11 @@ pub struct File {
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
-    /// Sets of models with a scope and caps of their own.
+    /// Sets of models that need one scope more. A model in none needs none.
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<RouteEntry>,
     /// How much.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
@@ -265,10 +265,9 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
-    }
-    let body_routes = policy.as_ref().map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
-    for (index, listener) in file.listen.http.iter().enumerate() {
-        listener.validate(body_routes, &root.key("listen").key("http").index(index), &mut errors);
+        for (index, listener) in file.listen.http.iter().enumerate() {
+            listener.validate(&policy.body_routes, &root.key("listen").key("http").index(index), &mut errors);
+        }
     }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
@@ -308,9 +307,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        let text = "presets: [vllm]\nroutes: [{ preset: vllm }]\n";
+        let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
         assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
-        assert!(errors(text).iter().any(|error| error.contains("unknown key `preset`")), "{:?}", errors(text));
+        assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
     }
 
     #[test]

@@ -103,12 +103,17 @@ impl Rig {
 
     /// With an edited one.
     pub(crate) fn with(config: &str, edit: impl FnOnce(String) -> String) -> Self {
+        Self::on(envoy::CURRENT, config, edit)
+    }
+
+    /// With a version of Envoy.
+    pub(crate) fn on(version: &str, config: &str, edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
         let upstream = Upstream::start();
         let tollgate = Tollgate::start(dir.path(), config);
-        let envoy = Envoy::start(dir.path(), upstream.port, envoy::CURRENT, edit);
+        let envoy = Envoy::start(dir.path(), upstream.port, version, edit);
         Self { envoy, tollgate, upstream, issuer, dir }
     }
 

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use crate::{
     authn::{self, Principal, jwt},
     authz::{self, Permit},
-    decision::{Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason},
+    decision::{
+        Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
+        answer::{DECISION_ID, IDENTITY},
+    },
     limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
-    request::{RawRequest, Request},
-    route::OnOutage,
+    request::{RawRequest, Request, malformed},
+    route::{OnOutage, Route},
     snapshot::Snapshot,
     time::{Span, Timestamp},
 };
@@ -50,6 +53,12 @@ fn permit(
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
     evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
+    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
+    // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
+    let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
+    if request.headers.overwritten_only() && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase())) {
+        return Err(malformed("the request has a header that the proxy cannot take away"));
+    }
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }
@@ -96,6 +105,11 @@ impl Pending {
     /// What to ask the store.
     pub fn demands(&self) -> &Demands {
         &self.demands
+    }
+
+    /// The route that covers the request.
+    pub fn route(&self) -> &Route {
+        self.permit.route()
     }
 
     /// What the route does when the store cannot be asked.

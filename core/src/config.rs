@@ -15,8 +15,12 @@ use serde::de::DeserializeOwned;
 pub use self::env::expand;
 use self::tree::Node;
 
+/// An enum renamed to this is told by which of its variants' names is a key of the map, the first that is; the variant's
+/// value is then the whole map, that key included. Only [`Document::read`] knows it.
+pub(crate) const BY_KEY: &str = "told by its key";
+
 /// One thing wrong with a file: where, what, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigError {
     /// Line in the file, from 1; `None` when the error has no place in the text.
     pub line: Option<u64>,
@@ -156,7 +160,8 @@ impl Document {
             .map(|(path, message)| ConfigError { line: self.line(&path), path: path.to_string(), message })
             .collect();
         located.sort_by_key(|error| error.line);
-        located.dedup();
+        let mut seen = std::collections::HashSet::new();
+        located.retain(|error| seen.insert(error.clone()));
         located
     }
 

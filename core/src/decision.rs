@@ -117,7 +117,7 @@ pub struct Evidence {
     pub model: Option<String>,
     /// Where each limit of the route stands.
     pub limits: Vec<LimitStatus>,
-    /// Headers of the client that spell an identity header in another way: to be removed.
+    /// Headers of the client that spell an identity header in another way, or one that no server may get: to be removed.
     pub spoofed: Vec<String>,
     /// The shape of error bodies this client reads.
     pub dialect: Dialect,

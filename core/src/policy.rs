@@ -1,6 +1,6 @@
 //! The policy: everything a decision is made from, compiled once and never changed.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use crate::{
     config::{Errors, Path},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{Foreign, RevocationConfig},
-    route::{self, OnOutage, RouteConfig, RouteTable},
+    route::{self, OnOutage, RouteEntry, RouteTable},
     secret::SecretSource,
 };
 
@@ -29,7 +29,7 @@ pub struct PolicyConfig {
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
     /// What is open, and to whom. What no route covers is denied.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<RouteEntry>,
     /// How much.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
@@ -58,10 +58,13 @@ pub struct Policy {
     pub require_https: bool,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
-    /// Place and name of the routes that read the body, and so deny every request whose body does not come.
-    pub body_routes: Vec<(Path, String)>,
     /// Names of all routes, for metrics.
     pub route_names: Vec<String>,
+    /// Headers that choose a model or change how a body is read, which no server may get from a client: those of the presets
+    /// in use, taken from every request that passes. Lower case.
+    pub strip_headers: BTreeSet<String>,
+    /// For each entry of `routes` with a route that reads the body: its place, and the name of the first such route.
+    pub body_routes: Vec<(Path, String)>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
 }
@@ -73,27 +76,23 @@ impl Policy {
         let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
-        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new(), body_routes: Vec::new() };
-        let routes = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
-        let route::Parts { upstream_keys, body_routes, .. } = parts;
+        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
+        let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
+        let upstream_keys = parts.upstream_keys;
         let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);
-        let route_names = config
-            .routes
-            .iter()
-            .filter_map(|route| route.name.clone().or_else(|| route.matches.paths.first().cloned()))
-            .collect();
-        let uses_local = config.routes.iter().any(|route| route.on_outage == OnOutage::Local);
+        let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         errors.is_empty().then(|| Self {
             issuers,
             models,
-            routes,
+            routes: compiled.table,
             limits: limits.into_values().collect(),
             foreign,
             require_https: config.require_https,
             upstream_keys,
-            body_routes,
-            route_names,
+            route_names: compiled.names,
+            strip_headers: compiled.strip_headers,
+            body_routes: compiled.body_routes,
             uses_local,
         })
     }
@@ -102,7 +101,7 @@ impl Policy {
 /// What only shows when sections are seen side by side.
 fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, errors: &mut Errors) {
     if config.issuers.is_empty()
-        && let Some(index) = config.routes.iter().position(|route| !route.public)
+        && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
         errors.push(&root.key("routes").index(index), "the route needs a credential, and there are no `issuers` to verify one");
     }
@@ -115,7 +114,7 @@ fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, error
         }
     }
     if !foreign.is_empty()
-        && let Some(index) = config.routes.iter().position(|route| route.on_outage == OnOutage::Local)
+        && let Some(index) = config.routes.iter().position(|route| route.on_outage() == OnOutage::Local)
     {
         let path = root.key("routes").index(index).key("on_outage");
         errors.push(&path, "`local` cannot know the blacklist of another service; use `deny`, or remove `revocation.foreign`");

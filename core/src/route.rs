@@ -4,7 +4,9 @@
 //! `{x}`, then `{x*}`). The best path decides before the method does: a method that the best route does not list is
 //! denied, it never falls through to a wider route.
 
+mod compile;
 mod pattern;
+pub mod preset;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,24 +14,72 @@ use std::{collections::BTreeMap, sync::Arc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use self::compile::compile;
+use self::preset::PresetConfig;
 pub use self::{
     pattern::{Captures, Pattern},
     table::RouteTable,
 };
 use crate::{
     authz::{
-        content::{Content, RaiseConfig, Sections},
+        content::{Content, RaiseConfig},
         fields::{CapsConfig, FieldsConfig},
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
         tool::McpConfig,
     },
-    config::{Errors, Path},
     limit::rate::RateLimit,
     secret::SecretSource,
 };
 
-/// One entry of `routes`.
+/// One entry of `routes`: with `preset`, all routes of an inference server; with `match`, one route.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename = "told by its key")]
+#[schemars(rename = "RouteEntry", untagged)]
+pub enum RouteEntry {
+    /// The routes of an inference server.
+    #[serde(rename = "preset")]
+    Preset(Box<PresetConfig>),
+    /// One route.
+    #[serde(rename = "match")]
+    Explicit(Box<RouteConfig>),
+}
+
+impl RouteEntry {
+    /// Whether some request it covers needs a credential.
+    pub fn needs_credential(&self) -> bool {
+        match self {
+            Self::Preset(_) => true,
+            Self::Explicit(route) => !route.public,
+        }
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Preset(preset) => &preset.preset,
+            Self::Explicit(route) => route.name(),
+        }
+    }
+
+    /// What it does when the store cannot be asked.
+    pub fn on_outage(&self) -> OnOutage {
+        match self {
+            Self::Preset(preset) => preset.on_outage,
+            Self::Explicit(route) => route.on_outage,
+        }
+    }
+
+    /// The hosts it is written for; none means any.
+    pub fn hosts(&self) -> &[String] {
+        match self {
+            Self::Preset(preset) => &preset.matches.hosts,
+            Self::Explicit(route) => &route.matches.hosts,
+        }
+    }
+}
+
+/// One route of `routes`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
@@ -130,6 +180,8 @@ pub struct Route {
     pub forward_credential: bool,
     /// Index of its upstream key among the policy's.
     pub upstream_key: Option<usize>,
+    /// Whether it comes from a preset, so that a route written out beats it.
+    pub from_preset: bool,
 }
 
 /// Everything routes refer to.
@@ -138,179 +190,4 @@ pub(crate) struct Parts<'a> {
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
     /// Upstream keys found so far; a route that has one adds it.
     pub(crate) upstream_keys: Vec<SecretSource>,
-    /// Place and name of the routes found so far that read the body.
-    pub(crate) body_routes: Vec<(Path, String)>,
-}
-
-/// Compiles the list `routes` into a table, noting every error.
-pub(crate) fn compile(configs: &[RouteConfig], parts: &mut Parts<'_>, path: &Path, errors: &mut Errors) -> RouteTable {
-    let mut table = RouteTable::default();
-    if configs.is_empty() {
-        errors.push(path, "there are no routes, so every request would be denied; add at least one");
-    }
-    for (index, config) in configs.iter().enumerate() {
-        let path = path.index(index);
-        let at = path.key("match");
-        let patterns: Vec<(Path, Pattern)> = config
-            .matches
-            .paths
-            .iter()
-            .enumerate()
-            .filter_map(|(index, text)| {
-                let at = at.key("paths").index(index);
-                errors.take(&at, Pattern::parse(text)).map(|pattern| (at, pattern))
-            })
-            .collect();
-        if config.matches.paths.is_empty() {
-            errors.push(&at.key("paths"), "list at least one path");
-        }
-        let methods = methods(config, &at, errors);
-        let hosts = hosts(config, &at, errors);
-        let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
-        let route = Arc::new(route(config, parts, &captures, &path, errors));
-        if !route.public && route.content.reads_body() {
-            parts.body_routes.push((path.clone(), route.name.clone()));
-        }
-        for (at, pattern) in &patterns {
-            for host in &hosts {
-                errors.take(at, table.insert(host, pattern, &methods, &route));
-            }
-        }
-    }
-    table
-}
-
-fn route(config: &RouteConfig, parts: &mut Parts<'_>, captures: &[Vec<String>], path: &Path, errors: &mut Errors) -> Route {
-    let model = config.model.as_ref().map(|model| ModelRule::compile(model, parts.models, captures, &path.key("model"), errors));
-    if config.public {
-        for (key, set) in [
-            ("scopes", config.scopes.is_some()),
-            ("model", config.model.is_some()),
-            ("caps", config.caps.is_some()),
-            ("fields", config.fields.is_some()),
-            ("raise", config.raise.is_some()),
-            ("tools", config.tools.is_some()),
-            ("mcp", config.mcp.is_some()),
-            ("resource_metadata", config.resource_metadata.is_some()),
-            ("forward_credential", config.forward_credential),
-            ("upstream_key", config.upstream_key.is_some()),
-        ] {
-            if set {
-                errors.push(
-                    &path.key(key),
-                    format!("a public route asks for no credential, so `{key}` has no meaning; remove one of the two"),
-                );
-            }
-        }
-    } else if config.scopes.is_none() {
-        errors.push(path, "a route needs `scopes` (or `public: true`); write `scopes: []` to admit any valid credential");
-    }
-    if config.forward_credential && config.upstream_key.is_some() {
-        errors.push(&path.key("upstream_key"), "the upstream gets either its own key or the client's credential, not both");
-    }
-    let sections = Sections {
-        model: model.as_ref(),
-        models: parts.models,
-        caps: config.caps.as_ref(),
-        fields: config.fields.as_ref(),
-        raise: config.raise.as_ref(),
-        tools: config.tools.as_ref(),
-        mcp: config.mcp.as_ref(),
-    };
-    let content = Content::compile(&sections, path, errors);
-    if let Some(url) = &config.resource_metadata
-        && (!url.starts_with("https://") || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
-    {
-        errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
-    }
-    let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
-    scopes.validate(&path.key("scopes"), errors);
-    let limits = limits(config, parts, path, errors);
-    let upstream_key = config.upstream_key.as_ref().map(|source| {
-        parts.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
-            parts.upstream_keys.push(source.clone());
-            parts.upstream_keys.len() - 1
-        })
-    });
-    Route {
-        name: config.name().to_owned(),
-        public: config.public,
-        scopes,
-        model,
-        content,
-        resource_metadata: config.resource_metadata.clone(),
-        limits,
-        on_outage: config.on_outage,
-        forward_credential: config.forward_credential,
-        upstream_key,
-    }
-}
-
-fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Errors) -> Vec<Arc<RateLimit>> {
-    let mut limits: Vec<Arc<RateLimit>> = Vec::new();
-    for (index, name) in config.limits.iter().enumerate() {
-        let at = path.key("limits").index(index);
-        let Some(limit) = parts.limits.get(name) else {
-            let known: Vec<&str> = parts.limits.keys().map(String::as_str).collect();
-            errors.push(
-                &at,
-                format!("there is no limit `{name}`; known: {}", if known.is_empty() { "none".into() } else { known.join(", ") }),
-            );
-            continue;
-        };
-        if limits.iter().any(|known| known.name == limit.name) {
-            errors.push(&at, format!("`{name}` is listed twice"));
-        }
-        if config.public && limit.needs_principal() {
-            errors.push(
-                &at,
-                format!("`{name}` counts by what only a credential has, and the route is public; count by `address` or `route`"),
-            );
-        }
-        if config.model.is_none() && limit.needs_model() {
-            errors.push(&at, format!("`{name}` counts by model, and the route has no `model`"));
-        }
-        limits.push(Arc::clone(limit));
-    }
-    limits
-}
-
-fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String> {
-    let at = path.key("methods");
-    let mut methods = match &config.matches.methods {
-        Some(methods) => methods.clone(),
-        None if config.public => vec!["GET".into()],
-        None => {
-            errors.push(path, "list the `methods`, such as `[POST]`");
-            Vec::new()
-        }
-    };
-    if config.matches.methods.as_ref().is_some_and(Vec::is_empty) {
-        errors.push(&at, "list at least one method");
-    }
-    for (index, method) in methods.iter().enumerate() {
-        if !["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&method.as_str()) {
-            errors.push(
-                &at.index(index),
-                format!("`{method}` is not a method; known: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            );
-        }
-    }
-    if methods.iter().any(|method| method == "GET") {
-        methods.push("HEAD".into());
-    }
-    methods.sort();
-    methods.dedup();
-    methods
-}
-
-fn hosts(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<table::HostPattern> {
-    if config.matches.hosts.is_empty() {
-        return vec![table::HostPattern::Any];
-    }
-    let mut hosts = Vec::new();
-    for (index, text) in config.matches.hosts.iter().enumerate() {
-        hosts.extend(errors.take(&path.key("hosts").index(index), table::HostPattern::parse(text)));
-    }
-    hosts
 }

@@ -32,6 +32,7 @@ mod tests {
             "log",
             "issuers",
             "models",
+            "tiers",
             "routes",
             "limits",
             "revocation",

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::rig::{
     CHAT, POLICY, Rig, SCOPES, chat,
-    envoy::careless,
+    envoy::{CURRENT, careless},
     http::Request,
     issuer::{Issuer, Key},
     until, upstream,
@@ -12,7 +12,11 @@ use crate::rig::{
 
 #[test]
 fn the_upstream_gets_identity_and_not_the_credential() {
-    let rig = Rig::start(POLICY);
+    identity(CURRENT);
+}
+
+pub(super) fn identity(version: &str) {
+    let rig = Rig::on(version, POLICY, |envoy| envoy);
     let token = rig.token(json!({ "sub": "alice", "tenant_id": "acme" }));
 
     let reply = rig.chat(&token);
@@ -79,7 +83,7 @@ const FORGERIES: [&str; 9] = [
 const UNDERSCORED: [&str; 4] = ["x_tollgate_subject", "x-tollgate_tenant", "X_Tollgate-Scopes", "X_TOLLGATE_MODEL"];
 
 /// Every name that some server could read as an identity header, with every value it had.
-fn identity(seen: &Request) -> Vec<(String, String)> {
+fn identity_headers(seen: &Request) -> Vec<(String, String)> {
     let plain = |name: &str| name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let mut headers: Vec<_> = seen.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     headers.retain(|(name, _)| plain(name).starts_with("x-tollgate"));
@@ -106,19 +110,23 @@ fn forgeries_are_gone(rig: &Rig, names: &[&str]) {
         ("x-tollgate-scopes", SCOPES),
         ("x-tollgate-subject", "alice"),
     ];
-    assert_eq!(identity(&seen), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(identity_headers(&seen), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 
     // A public route knows nobody, and says so.
     let reply = rig.envoy.send(&forged(Request::get("/health"), names));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = rig.upstream.only();
     let decision = reply.one("x-tollgate-decision-id").unwrap();
-    assert_eq!(identity(&seen), [("x-tollgate-decision-id".to_owned(), decision.to_owned())]);
+    assert_eq!(identity_headers(&seen), [("x-tollgate-decision-id".to_owned(), decision.to_owned())]);
 }
 
 #[test]
 fn forged_identity_headers_do_not_get_through_the_shipped_envoy() {
-    let rig = Rig::start(POLICY);
+    forgeries(CURRENT);
+}
+
+pub(super) fn forgeries(version: &str) {
+    let rig = Rig::on(version, POLICY, |envoy| envoy);
     forgeries_are_gone(&rig, &FORGERIES);
     for name in UNDERSCORED {
         let reply = chat(&rig.token(json!({}))).header(name, "admin").try_send(rig.envoy.port);
@@ -129,7 +137,11 @@ fn forged_identity_headers_do_not_get_through_the_shipped_envoy() {
 
 #[test]
 fn forged_identity_headers_do_not_get_through_a_careless_envoy_either() {
-    let rig = Rig::with(POLICY, careless);
+    forgeries_with_a_careless_envoy(CURRENT);
+}
+
+pub(super) fn forgeries_with_a_careless_envoy(version: &str) {
+    let rig = Rig::on(version, POLICY, careless);
     forgeries_are_gone(&rig, &[&FORGERIES[..], &UNDERSCORED].concat());
 }
 
@@ -169,7 +181,7 @@ fn a_route_may_forward_the_credential_or_replace_it() {
 fn limits_are_told_on_what_passes() {
     let policy = POLICY.replace("    name: models\n", "    name: models\n    limits: [per-subject]\n");
     let rig = Rig::start(&format!(
-        "{policy}limits:\n  - {{ name: per-subject, by: [subject], rate: 60/1m, burst: 3, overrides: [{{ role: premium, rate: 600/1m }}] }}\n"
+        "{policy}limits:\n  - {{ name: per-subject, by: [subject], rate: 1/1h, burst: 3, overrides: [{{ role: premium, rate: 600/1m }}] }}\n"
     ));
     let models = |token: &str| rig.envoy.send(&Request::get("/v1/models").bearer(token));
     let alice = rig.token(json!({}));
@@ -180,7 +192,7 @@ fn limits_are_told_on_what_passes() {
             (200, Some("3"), Some(left))
         );
         assert!(reply.one("ratelimit").unwrap().starts_with(&format!("\"per-subject\";r={left};t=")));
-        assert_eq!(reply.one("ratelimit-policy"), Some("\"per-subject\";q=3;w=3"));
+        assert_eq!(reply.one("ratelimit-policy"), Some("\"per-subject\";q=3;w=10800"));
     }
     assert_eq!(models(&alice).verdict(), (429, "rate_limited".into()));
     assert_eq!(rig.upstream.taken().len(), 3);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{
     CHAT, POLICY, Rig, SCOPES,
-    envoy::replace,
+    envoy::{CURRENT, replace},
     http::{Reply, Request},
     issuer::{Issuer, Key, forged, now},
     until,
@@ -68,9 +68,15 @@ fn denied(rig: &Rig, path: &str, reply: &Reply, status: u16, code: &str, about: 
 
 #[test]
 fn every_reason_has_its_answer_in_both_dialects() {
-    let rig = Rig::start(
+    reasons(CURRENT);
+}
+
+pub(super) fn reasons(version: &str) {
+    let rig = Rig::on(
+        version,
         &(POLICY.replace("    model: {", "    limits: [per-tenant, per-subject]\n    model: {")
             + "limits:\n  - { name: per-tenant, by: [tenant], rate: 1000/1s }\n  - { name: per-subject, by: [subject], rate: 1/1h, burst: 2 }\n"),
+        |envoy| envoy,
     );
     let base = json!({ "tenant_id": "acme" });
     let with = |changes: Value| {

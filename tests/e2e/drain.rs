@@ -5,47 +5,50 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::rig::{POLICY, Rig, chat, http::Request, redis::Redis, until};
+use crate::rig::{POLICY, Rig, chat, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until};
 
-/// What waits for a store that is slow has its answer before the process ends.
-#[test]
-fn checks_in_flight_are_answered_before_the_process_ends() {
-    let dir = tempfile::tempdir().unwrap();
-    let redis = Redis::start(dir.path());
-    let place = dir.path().display().to_string();
-    let store = redis.store().replace("${DIR}", &place).replace(" } }", ", deadline: 1s } }");
-    let mut rig = Rig::start(&format!("{POLICY}{store}drain_timeout: 10s\n"));
+/// How long connections stay welcome after the signal, so that load balancers notice that readiness is off.
+const NOTICE: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_in_flight_are_answered_before_the_process_ends() {
+    let mut rig = Rig::start(&format!("{POLICY}drain_timeout: 20s\n"));
+    let (dir, ops) = (rig.dir.path(), rig.tollgate.ops);
     let token = rig.token(json!({}));
-    assert_eq!(rig.chat(&token).status, 200);
-    rig.upstream.taken();
+    let mut peers = Vec::new();
+    let mut halves = Vec::new();
+    for _ in 0..8 {
+        let mut peer = Peer::connect(dir).await;
+        halves.push(peer.begin(&chat(&token)).await);
+        peers.push(peer);
+    }
+    // One round on each connection: what was sent before it has arrived.
+    for peer in &mut peers {
+        assert_eq!(peer.begin(&Request::get("/health")).await.finish().await.0, 200);
+    }
 
-    let (port, ops) = (rig.envoy.port, rig.tollgate.ops);
-    redis.pause();
-    // Fewer than open the circuit.
-    let waiting: Vec<_> = (0..4).map(|_| chat(&token)).map(|request| std::thread::spawn(move || request.send(port))).collect();
-    // They are on their way: give them the time to be asked about, within the deadline of the store.
-    std::thread::sleep(Duration::from_millis(150));
     let told = Instant::now();
     rig.tollgate.process.signal(Signal::SIGTERM);
     let reply = until("readiness off", || Request::get("/readyz").try_send(ops).filter(|reply| reply.status == 503));
     assert!(reply.text().contains("shutting down"), "{}", reply.text());
-    assert!(told.elapsed() < Duration::from_millis(400), "{:?}", told.elapsed());
-    redis.resume();
-    for thread in waiting {
-        let reply = thread.join().unwrap();
-        assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(told.elapsed() < NOTICE, "{:?}", told.elapsed());
+    until("the door to close", || Request::get("/readyz").try_send(ops).is_none().then_some(()));
+
+    // Now they come to their end, and have their answers.
+    for half in halves {
+        assert_eq!(half.finish().await, (200, String::new()));
     }
-    assert_eq!(rig.upstream.taken().len(), 4);
+    drop(peers);
     assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());
     // What was decided is written down.
-    assert_eq!(rig.tollgate.audit().iter().filter(|line| line["decision"] == "allow").count(), 5);
+    assert_eq!(rig.tollgate.audit().iter().filter(|line| line["decision"] == "allow").count(), 16);
     // Nobody there: no access.
     assert_eq!((rig.chat(&token).status, rig.upstream.taken().len()), (503, 0));
 }
 
 /// Between the signal and the end, load balancers still send; what they send is served.
 #[test]
-fn load_that_still_comes_is_served_until_it_is_turned_away_at_the_door() {
+fn load_is_served_until_it_is_turned_away_at_the_door() {
     let mut rig = Rig::start(POLICY);
     let token = rig.token(json!({}));
     let (port, started) = (rig.envoy.port, Instant::now());
@@ -54,17 +57,21 @@ fn load_that_still_comes_is_served_until_it_is_turned_away_at_the_door() {
             let request = chat(&token);
             std::thread::spawn(move || {
                 let mut answers = Vec::new();
-                while started.elapsed() < Duration::from_millis(600) {
-                    answers.push(request.send(port).status);
+                while started.elapsed() < Duration::from_millis(900) {
+                    let status = request.send(port).status;
+                    answers.push((status, Instant::now()));
                 }
                 answers
             })
         })
         .collect();
     std::thread::sleep(Duration::from_millis(300));
+    let told = Instant::now();
     rig.tollgate.process.signal(Signal::SIGTERM);
-    let answers: Vec<u16> = load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-    assert!(answers.len() > 20 && answers.iter().all(|status| *status == 200), "{answers:?}");
+    let answers: Vec<(u16, Instant)> = load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let (during, after): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, at)| *at < told + NOTICE);
+    assert!(during.len() > 20 && during.iter().all(|(status, _)| *status == 200), "{during:?}");
+    assert!(after.iter().all(|(status, _)| [200, 503].contains(status)), "{after:?}");
     assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());
 }
 
@@ -72,11 +79,11 @@ fn load_that_still_comes_is_served_until_it_is_turned_away_at_the_door() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_end_is_ended_by_the_deadline() {
     let dir = tempfile::tempdir().unwrap();
-    crate::rig::issuer::Issuer::new("https://auth.example.com").publish(dir.path());
-    let mut tollgate = crate::rig::tollgate::Tollgate::start(dir.path(), &format!("{POLICY}drain_timeout: 1s\n"));
-    let mut peer = crate::rig::grpc::Peer::connect(dir.path()).await;
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    let mut tollgate = Tollgate::start(dir.path(), &format!("{POLICY}drain_timeout: 1s\n"));
+    let mut peer = Peer::connect(dir.path()).await;
     let half = peer.begin(&Request::get("/health")).await;
     tollgate.process.signal(Signal::SIGTERM);
-    tollgate.process.ended(Duration::from_secs(5));
+    tollgate.process.ended(Duration::from_secs(8));
     drop(half);
 }

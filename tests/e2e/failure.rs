@@ -38,14 +38,18 @@ limits:
 
 #[test]
 fn a_store_that_is_gone_means_what_the_route_says_and_the_proxy_s_policy_only_where_it_says_so() {
+    store(CURRENT);
+}
+
+pub(super) fn store(version: &str) {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(dir.path());
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir.path());
     let upstream = Upstream::start();
     let tollgate = Tollgate::start(dir.path(), &policy());
-    let strict = Envoy::start(dir.path(), upstream.port, CURRENT, |config| config);
-    let lenient = Envoy::start(dir.path(), upstream.port, CURRENT, failure_mode_allow);
+    let strict = Envoy::start(dir.path(), upstream.port, version, |config| config);
+    let lenient = Envoy::start(dir.path(), upstream.port, version, failure_mode_allow);
     let get = |envoy: &Envoy, path: &str, token: &str| envoy.send(&Request::get(path).bearer(token));
 
     // Known before the outage: who is revoked, and that everything works.
@@ -54,11 +58,9 @@ fn a_store_that_is_gone_means_what_the_route_says_and_the_proxy_s_policy_only_wh
     assert_eq!(tollgate.admin(revoked).status, 200);
     assert_eq!(get(&strict, "/local", &gone).verdict(), (401, "revoked".into()));
     assert_eq!(get(&strict, "/deny", &issuer.token(json!({}))).status, 200);
-    until("the replica of the revocations", || {
-        // The local replica has caught up when it was read after the revocation was made.
-        std::thread::sleep(Duration::from_millis(300));
-        Some(())
-    });
+    // The second look for changes from now began after the revocation.
+    let looks = redis.calls("xrange");
+    until("the replica of the revocations", || (redis.calls("xrange") >= looks + 2).then_some(()));
     upstream.taken();
 
     redis.pause();
@@ -113,8 +115,12 @@ fn a_store_that_is_gone_means_what_the_route_says_and_the_proxy_s_policy_only_wh
 
 #[test]
 fn without_tollgate_or_its_answer_the_proxy_s_policy_holds() {
-    let mut rig = Rig::start(POLICY);
-    let lenient = Envoy::start(rig.dir.path(), rig.upstream.port, CURRENT, failure_mode_allow);
+    tollgate(CURRENT);
+}
+
+pub(super) fn tollgate(version: &str) {
+    let mut rig = Rig::on(version, POLICY, |envoy| envoy);
+    let lenient = Envoy::start(rig.dir.path(), rig.upstream.port, version, failure_mode_allow);
     let token = rig.token(json!({}));
     assert_eq!([rig.chat(&token).status, lenient.send(&crate::rig::chat(&token)).status], [200, 200]);
     rig.upstream.taken();

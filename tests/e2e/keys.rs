@@ -106,7 +106,7 @@ fn one_dead_key_server_is_one_issuer_s_trouble() {
     assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
     let reply = models(&rig, &dead.token(json!({})));
     assert_eq!(reply.verdict(), (503, "not_ready".into()));
-    assert!(reply.took.as_millis() < 500, "no request waits for a key server: {:?}", reply.took);
+    assert!(reply.took.as_millis() < 1000, "no request waits for a key server: {:?}", reply.took);
     assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
     server.now(Mood::Serves(dead.jwks()));
     until("the dead one to rise", || (models(&rig, &dead.token(json!({}))).status == 200).then_some(()));

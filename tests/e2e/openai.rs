@@ -34,7 +34,7 @@ fn call(port: u16, calls: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn the_openai_client_understands_every_answer(version: &str) {
+fn the_client_understands_every_answer(version: &str) {
     assert!(Path::new(&file(".parts/models/smollm2.gguf")).exists(), "the model is missing: run `tools/parts model`");
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -53,7 +53,7 @@ fn the_openai_client_understands_every_answer(version: &str) {
         .replace("name: qwen, serves: [\"Qwen/Qwen2-72B-Instruct\", qwen]", "name: smollm2, serves: [smollm2]")
         .replace("    name: generate\n", &format!("    name: generate\n{key}    limits: [per-subject]\n"))
         .replace("    name: models\n", &format!("    name: models\n{key}"))
-        + "limits:\n  - { name: per-subject, by: [subject], rate: 1/2s, burst: 6, overrides: [{ role: slow, rate: 1/2s, burst: 1 }, { role: slower, rate: 1/1h, burst: 1 }] }\n";
+        + "limits:\n  - { name: per-subject, by: [subject], rate: 1/5s, burst: 6, overrides: [{ role: slow, rate: 1/5s, burst: 1 }, { role: slower, rate: 1/1h, burst: 1 }] }\n";
     let tollgate = Tollgate::start(dir, &policy);
     let envoy = Envoy::start(dir, port, version, |config| config);
 
@@ -95,20 +95,21 @@ fn the_openai_client_understands_every_answer(version: &str) {
     assert!(seen["streamed"]["chunks"].as_u64().unwrap() > 2, "{}", seen["streamed"]);
     assert_eq!(seen["list"]["models"], json!(["smollm2"]));
 
-    for (name, exception, status, kind, code) in [
-        ("none", "AuthenticationError", 401, "authentication_error", "missing_credential"),
-        ("expired", "AuthenticationError", 401, "authentication_error", "expired"),
-        ("revoked", "AuthenticationError", 401, "authentication_error", "revoked"),
-        ("scope", "PermissionDeniedError", 403, "permission_error", "insufficient_scope"),
-        ("model", "PermissionDeniedError", 403, "permission_error", "model_forbidden"),
-        ("empty model", "BadRequestError", 400, "invalid_request_error", "malformed_request"),
-        ("limited", "RateLimitError", 429, "rate_limit_error", "rate_limited"),
+    for (name, exception, status, kind, code, says) in [
+        ("none", "AuthenticationError", 401, "authentication_error", "missing_credential", "no credential was sent"),
+        ("expired", "AuthenticationError", 401, "authentication_error", "expired", "the token has expired"),
+        ("revoked", "AuthenticationError", 401, "authentication_error", "revoked", "has been revoked"),
+        ("scope", "PermissionDeniedError", 403, "permission_error", "insufficient_scope", "needs the scope `infer:text`"),
+        ("model", "PermissionDeniedError", 403, "permission_error", "model_forbidden", "needs the scope `model:big:inference`"),
+        ("empty model", "BadRequestError", 400, "invalid_request_error", "malformed_request", "not 1 to 256"),
+        ("limited", "RateLimitError", 429, "rate_limit_error", "rate_limited", "rate limit `per-subject` reached"),
     ] {
         let error = &seen[name]["error"];
         let got = (&error["exception"], &error["status"], &error["type"], &error["code"]);
         assert_eq!(got, (&json!(exception), &json!(status), &json!(kind), &json!(code)), "{name}: {}", seen[name]);
         assert_eq!(seen[name]["statuses"], json!([status]), "{name}");
-        assert!(error["message"].as_str().unwrap().contains("message"), "{name}: the client shows the whole error: {error}");
+        // What people see in a traceback says what to do, not only a number.
+        assert!(error["message"].as_str().unwrap().contains(says), "{name}: {error}");
         assert!(error["headers"]["x-tollgate-decision-id"].is_string(), "{name}");
     }
     assert_eq!(seen["model"]["error"]["param"], "model");
@@ -118,17 +119,17 @@ fn the_openai_client_understands_every_answer(version: &str) {
     let second = &seen["second of two"];
     assert_eq!(second["statuses"], json!([429, 200]), "{second}");
     let seconds = second["seconds"].as_f64().unwrap();
-    assert!(seconds > 0.5 && seconds < 10.0, "{second}");
+    assert!(seconds > 0.5 && seconds < 30.0, "{second}");
 }
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn with_envoy_1_40() {
-    the_openai_client_understands_every_answer(CURRENT);
+fn the_openai_client_understands_every_answer() {
+    the_client_understands_every_answer(CURRENT);
 }
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn with_envoy_1_39() {
-    the_openai_client_understands_every_answer(OLDEST);
+fn the_openai_client_understands_every_answer_of_the_oldest_envoy() {
+    the_client_understands_every_answer(OLDEST);
 }

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::rig::{POLICY, Rig, chat, http::Request, redis::Redis, until};
 
-/// The store's deadline, and what a busy machine may add to it.
-const SLOWEST: Duration = Duration::from_millis(100 + 1400);
+/// The store's deadline is 100 ms, and the proxy's patience 2 s: what is between the two is for a busy machine.
+const SLOWEST: Duration = Duration::from_secs(2);
 
 #[test]
 fn an_outage_under_load_never_allows_what_is_revoked_and_never_hangs() {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::rig::{
     POLICY, Rig,
+    envoy::CURRENT,
     http::{Request, exchange},
 };
 
@@ -69,7 +70,11 @@ const PATHS: [(&str, &str, Result<&str, u16>); 38] = [
 
 #[test]
 fn no_spelling_of_a_path_gets_around_its_rule() {
-    let rig = Rig::start(&policy());
+    paths(CURRENT);
+}
+
+pub(super) fn paths(version: &str) {
+    let rig = Rig::on(version, &policy(), |envoy| envoy);
     let token = rig.token(json!({}));
     for (about, path, fate) in PATHS {
         let reply = rig.envoy.send(&Request::get(path).bearer(&token));
@@ -92,7 +97,11 @@ fn no_spelling_of_a_path_gets_around_its_rule() {
 
 #[test]
 fn no_spelling_of_a_host_or_a_header_gets_around_a_rule() {
-    let rig = Rig::start(&policy());
+    hosts_and_headers(CURRENT);
+}
+
+pub(super) fn hosts_and_headers(version: &str) {
+    let rig = Rig::on(version, &policy(), |envoy| envoy);
     let token = rig.token(json!({}));
     let to = |host: &str, path: &str| Request::get(path).without("Host").header("Host", host).bearer(&token);
     let rows = [
@@ -144,7 +153,11 @@ fn no_spelling_of_a_host_or_a_header_gets_around_a_rule() {
 
 #[test]
 fn no_spelling_of_a_body_gets_around_the_model_s_rule() {
-    let rig = Rig::start(&policy());
+    bodies(CURRENT);
+}
+
+pub(super) fn bodies(version: &str) {
+    let rig = Rig::on(version, &policy(), |envoy| envoy);
     let token = rig.token(json!({}));
     let deep = format!(r#"{{"model":"qwen","x":{}1{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
     let rows = [

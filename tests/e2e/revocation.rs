@@ -110,6 +110,13 @@ fn the_command_line_takes_back_through_the_admin_api() {
     assert!(revoke(&["list"]).contains("lost laptop"));
     revoke(&["remove", "--issuer", ISS, "--jti", "a1"]);
     assert_eq!(models(&rig, &token), ok());
+
+    // A token that has no id, by itself.
+    let nameless = rig.token(json!({ "jti": null }));
+    std::fs::write(dir.join("leaked.token"), &nameless).unwrap();
+    assert_eq!(models(&rig, &nameless), ok());
+    revoke(&["add", "--token", "@leaked.token"]);
+    assert_eq!((models(&rig, &nameless), models(&rig, &token)), (revoked(), ok()));
 }
 
 #[test]

@@ -61,6 +61,13 @@ impl Redis {
         command(&self.socket, words).unwrap()
     }
 
+    /// How often a command was called.
+    pub(crate) fn calls(&self, name: &str) -> u64 {
+        let stats = self.command(&["INFO", "commandstats"]);
+        let calls = |line: &str| line.strip_prefix(&format!("cmdstat_{name}:calls="))?.split(',').next()?.parse().ok();
+        stats.lines().find_map(calls).unwrap_or_default()
+    }
+
     /// The section `store` that uses it.
     pub(crate) fn store(&self) -> &'static str {
         "store: { redis: { url: \"unix:${DIR}/redis.sock\", password: \"file:${DIR}/redis.password\" } }\n"

@@ -62,8 +62,8 @@ async fn header_blocks_are_bounded() {
     let rows = [
         ("200 lines", lines(200), "200"),
         ("201 lines", lines(201), "431"),
-        ("a cookie of 60 KiB", value(60 << 10), "200"),
-        ("a cookie of 80 KiB", value(80 << 10), "431"),
+        ("a cookie of 100 KiB", value(100 << 10), "200"),
+        ("a cookie of 160 KiB", value(160 << 10), "431"),
     ];
     for (name, request, expected) in rows {
         let answer = ask(&mut tcp(&server).await, &request).await;

@@ -171,11 +171,22 @@ impl<'de> Deserializer<'de> for De<'_> {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _: &'static str,
-        _: &'static [&'static str],
+        name: &'static str,
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mistake> {
         let path = self.path.clone();
+        if name == super::BY_KEY {
+            // The keys as written: one whose value is wrong still says what was meant.
+            let Value::Map(written) = &self.node.value else {
+                return Err(Mistake { path, message: "expected keys here".into() });
+            };
+            let Some(variant) = variants.iter().find(|variant| written.iter().any(|(key, _)| key == *variant)) else {
+                let message = format!("one of the keys `{}` is needed here", variants.join("`, `"));
+                return Err(Mistake { path, message });
+            };
+            return visitor.visit_enum(Variant { name: variant, value: Some(self) }).map_err(|mistake| at(path, mistake));
+        }
         let variant = match &self.node.value {
             Value::Text(name) => Variant { name, value: None },
             Value::Map(_) => match <[_; 1]>::try_from(self.entries()) {

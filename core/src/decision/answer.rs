@@ -155,6 +155,8 @@ pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision
             None => remove.push(name.to_owned()),
         }
     }
+    // Removed whether seen or not: a proxy may be told to send us only some of the headers.
+    remove.extend(snapshot.policy.strip_headers.iter().cloned());
     // INVARIANT: Envoy removes after it sets, so a name that is set is never removed.
     for name in &evidence.spoofed {
         let name = name.to_ascii_lowercase();

@@ -11,6 +11,7 @@ pub const IDENTITY_PREFIX: &str = "x-tollgate-";
 pub struct Headers<'a> {
     list: Vec<(&'a str, &'a [u8])>,
     joined: bool,
+    overwritten_only: bool,
 }
 
 /// Headers whose repetition two servers read differently: the request is refused when one comes twice.
@@ -20,7 +21,17 @@ impl<'a> Headers<'a> {
     /// An empty list with room. `joined`: the front-end got same-name headers joined with a comma (Envoy without
     /// `encode_raw_headers`), so a comma may be a repetition.
     pub fn with_capacity(capacity: usize, joined: bool) -> Self {
-        Self { list: Vec::with_capacity(capacity), joined }
+        Self { list: Vec::with_capacity(capacity), joined, overwritten_only: false }
+    }
+
+    /// The proxy that asks overwrites the identity headers that it knows by name, and can take nothing else away.
+    pub fn overwrite_only(&mut self) {
+        self.overwritten_only = true;
+    }
+
+    /// Whether a header that has to go stays: see [`Headers::overwrite_only`].
+    pub fn overwritten_only(&self) -> bool {
+        self.overwritten_only
     }
 
     /// Adds one header; `name` as the front-end got it.
@@ -56,6 +67,12 @@ impl<'a> Headers<'a> {
         self.list.iter().map(|(name, _)| *name).filter(|name| is_identity(name))
     }
 
+    /// Names that read as one of `names` in some server: in any case, with `_` or other punctuation for `-`.
+    pub fn spelled_like<'n>(&self, names: impl Iterator<Item = &'n String> + Clone) -> impl Iterator<Item = &'a str> {
+        let like = move |header: &&str| names.clone().any(|name| name.len() == header.len() && reads_as(header, name));
+        self.list.iter().map(|(name, _)| *name).filter(like)
+    }
+
     /// Refuses what no later step may have to think about.
     pub(super) fn check(&self) -> Result<(), Denial> {
         if self.list.len() > 1000 {
@@ -74,8 +91,13 @@ impl<'a> Headers<'a> {
 }
 
 fn is_identity(name: &str) -> bool {
+    name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
+}
+
+/// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
+fn reads_as(name: &str, wanted: &str) -> bool {
     let plain = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
-    name.len() >= IDENTITY_PREFIX.len() && name.bytes().zip(IDENTITY_PREFIX.bytes()).all(|(have, want)| plain(have) == want)
+    name.bytes().zip(wanted.bytes()).all(|(have, want)| plain(have) == plain(want))
 }
 
 #[cfg(test)]
@@ -115,6 +137,17 @@ mod tests {
         }
         for name in ["x-tollgat-subject", "tollgate-subject", "x-tollgated", "xtollgate-subject", "x--tollgate-subject"] {
             assert_eq!(headers(&[(name, "admin")], false).spoofed().count(), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_header_to_strip_is_found() {
+        let strip = ["x-body-compressed".to_owned(), "serve_multiplexed_model_id".to_owned()];
+        for name in ["x-body-compressed", "X-Body_Compressed", "serve-multiplexed-model-id", "Serve_Multiplexed_Model_Id"] {
+            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 1, "{name}");
+        }
+        for name in ["x-body-compressed-x", "x-body", "body-compressed", "servemultiplexedmodelid"] {
+            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 0, "{name}");
         }
     }
 

@@ -49,6 +49,47 @@ impl Pattern {
         Ok(pattern)
     }
 
+    /// Whether `path` is covered, and how closely: one rank for each segment, literals highest. Of several patterns that
+    /// cover a path, the one with the greatest ranks is the best match.
+    pub fn covers(&self, path: &str) -> Option<Vec<u8>> {
+        let mut rest = Some(path.strip_prefix('/')?);
+        let mut ranks = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            if *segment == Segment::Below {
+                return Some(ranks);
+            }
+            let (part, tail) = rest.map(|rest| rest.split_once('/').map_or((rest, None), |(part, tail)| (part, Some(tail))))?;
+            match segment {
+                Segment::Literal(text) if text == part => ranks.push(2),
+                Segment::One(_) if !part.is_empty() => ranks.push(1),
+                Segment::Rest(_) => return rest.filter(|rest| !rest.is_empty()).map(|_| ranks),
+                _ => return None,
+            }
+            rest = tail;
+        }
+        rest.is_none().then_some(ranks)
+    }
+
+    /// Whether both end at a same place of the table, whatever their captures are called: `/docs/*` ends at `/docs`, too.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let ends = other.ends();
+        self.ends().iter().any(|end| ends.contains(end))
+    }
+
+    /// The places of the table at which it ends, without names.
+    fn ends(&self) -> Vec<Vec<Segment>> {
+        let nameless = |segment: &Segment| match segment {
+            Segment::Literal(text) => Segment::Literal(text.clone()),
+            Segment::One(_) => Segment::One(String::new()),
+            Segment::Rest(_) | Segment::Below => Segment::Rest(String::new()),
+        };
+        let end: Vec<Segment> = self.segments.iter().map(nameless).collect();
+        let Some((Segment::Below, above)) = self.segments.split_last() else { return vec![end] };
+        let above: Vec<Segment> = above.iter().map(nameless).collect();
+        let slash = [above.as_slice(), &[Segment::Literal(String::new())]].concat();
+        vec![above, slash, end]
+    }
+
     /// The names of its captures.
     pub fn names(&self) -> Vec<String> {
         self.segments
@@ -111,6 +152,43 @@ mod tests {
             ("/*", vec![Segment::Below]),
         ] {
             assert_eq!(Pattern::parse(text).unwrap().segments, segments, "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_meet() {
+        for (a, b, meet) in [
+            ("/docs", "/docs/*", true),
+            ("/docs/", "/docs/*", true),
+            ("/docs/{x*}", "/docs/*", true),
+            ("/docs/{x}", "/docs/*", false),
+            ("/v2/{a}/infer", "/v2/{b}/infer", true),
+            ("/v2/{a}", "/v2/models", false),
+            ("/v1/x", "/v1/x", true),
+        ] {
+            let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
+            assert_eq!((a.meets(&b), b.meets(&a)), (meet, meet), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_covered_and_how_closely() {
+        for (pattern, path, ranks) in [
+            ("/v1/models", "/v1/models", Some(vec![2, 2])),
+            ("/v1/models", "/v1/models/", None),
+            ("/v1/models", "/v1", None),
+            ("/v1/{x}", "/v1/models", Some(vec![2, 1])),
+            ("/v1/{x}", "/v1/", None),
+            ("/v1/{x*}", "/v1/a/b", Some(vec![2])),
+            ("/v1/{x*}", "/v1", None),
+            ("/docs/*", "/docs", Some(vec![2])),
+            ("/docs/*", "/docs/a/b", Some(vec![2])),
+            ("/docs/*", "/docsx", None),
+            ("/infer/", "/infer/", Some(vec![2, 2])),
+            ("/", "/", Some(vec![2])),
+            ("/", "/x", None),
+        ] {
+            assert_eq!(Pattern::parse(pattern).unwrap().covers(path), ranks, "{pattern} {path}");
         }
     }
 

@@ -36,6 +36,17 @@ impl HostPattern {
         }
         Ok(if below { Self::Below(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
+
+    /// Whether every host of `other` is one of this pattern's, and there are more.
+    pub(super) fn is_wider_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, Self::Below(_) | Self::Exact(_)) => true,
+            (Self::Below(suffix), Self::Below(name) | Self::Exact(name)) => {
+                name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Every route, to be found by host, path and method.
@@ -149,10 +160,18 @@ impl Found<'_, '_> {
 }
 
 impl Leaf {
+    /// An explicit route beats one of a preset with the same host, path and method, in whichever order they come.
     fn add(&mut self, methods: &[String], route: &Arc<Route>, names: &[String]) -> Result<(), String> {
         for method in methods {
-            if self.methods.insert(method.clone(), (Arc::clone(route), names.to_vec())).is_some() {
-                return Err(format!("another route has the same host and path for {method}"));
+            match self.methods.get(method).map(|(known, _)| (known.from_preset, route.from_preset)) {
+                Some((false, true)) => continue,
+                Some((true, true)) => {
+                    return Err(format!("two presets have the same host and path for {method}; give each its `match.hosts`"));
+                }
+                Some((false, false)) => return Err(format!("another route has the same host and path for {method}")),
+                Some((true, false)) | None => {
+                    self.methods.insert(method.clone(), (Arc::clone(route), names.to_vec()));
+                }
             }
         }
         Ok(())
@@ -211,6 +230,7 @@ mod tests {
                 on_outage: OnOutage::Deny,
                 forward_credential: false,
                 upstream_key: None,
+                from_preset: false,
             });
             let host = if host.is_empty() { HostPattern::Any } else { HostPattern::parse(host).unwrap() };
             let methods: Vec<String> = methods.iter().map(|method| (*method).to_owned()).collect();

@@ -183,7 +183,8 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "missing_credential" | "ambiguous_credential" => place == "credential",
                 "unknown_issuer" | "unknown_key" | "bad_signature" | "expired" | "not_yet_valid" | "wrong_audience"
                 | "not_ready" => place == "token",
-                "insufficient_scope" => place == "scopes",
+                // What the body holds may need a scope more.
+                "insufficient_scope" => matches!(place, "scopes" | "model"),
                 "model_forbidden" | "model_missing" => place == "model",
                 "revoked" | "rate_limited" | "store_unavailable" => place == "store",
                 "tenant_mismatch" | "address_forbidden" => place == "limits",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::{Just, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
 use serde_json::json;
 use tollgate_core::{
-    config::Errors,
+    config::{Document, Errors},
     decision::Reason,
     policy::{Policy, PolicyConfig},
     request::{Host, RequestPath},
@@ -163,7 +163,8 @@ fn compile(routes: &[Written]) -> Option<Policy> {
             })
         })
         .collect();
-    let config: PolicyConfig = serde_json::from_value(json!({ "routes": list })).unwrap();
+    let document = Document::parse(&json!({ "routes": list }).to_string(), &|_| None).unwrap();
+    let config: PolicyConfig = document.read().unwrap();
     Policy::compile(&config, &mut Errors::default())
 }
 

@@ -1,0 +1,283 @@
+//! The list `routes` becomes a table: explicit entries first, then what presets bring and no explicit entry has.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    Parts, Route, RouteConfig, RouteEntry, RouteTable,
+    pattern::Pattern,
+    preset::{self, Preset, PresetConfig},
+    table::HostPattern,
+};
+use crate::{
+    authz::{
+        content::{Content, Sections},
+        model::ModelRule,
+        scope::ScopeRule,
+    },
+    config::{Errors, Path},
+    limit::rate::RateLimit,
+};
+
+/// What the list `routes` comes to.
+pub(crate) struct Compiled {
+    pub(crate) table: RouteTable,
+    /// The name of each route.
+    pub(crate) names: Vec<String>,
+    /// Headers that presets take from every request that passes.
+    pub(crate) strip_headers: BTreeSet<String>,
+    /// For each entry with a route that reads the body: its place, and the name of the first such route.
+    pub(crate) body_routes: Vec<(Path, String)>,
+}
+
+/// Compiles the list `routes`, noting every error.
+pub(crate) fn compile(entries: &[RouteEntry], parts: &mut Parts<'_>, path: &Path, errors: &mut Errors) -> Compiled {
+    let mut compiled =
+        Compiled { table: RouteTable::default(), names: Vec::new(), strip_headers: BTreeSet::new(), body_routes: Vec::new() };
+    if entries.is_empty() {
+        errors.push(path, "there are no routes, so every request would be denied; add at least one");
+    }
+    let mut written = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        if let RouteEntry::Explicit(config) = entry {
+            let path = path.index(index);
+            let places = insert(config, None, parts, &mut compiled, &path, errors);
+            written.extend(places.into_iter().map(|place| (place, path.key("match"))));
+        }
+    }
+    for (index, entry) in entries.iter().enumerate() {
+        if let RouteEntry::Preset(config) = entry {
+            let path = path.index(index);
+            let Some(preset) = errors.take(&path.key("preset"), Preset::load(&config.preset).map_err(|error| error.to_string()))
+            else {
+                continue;
+            };
+            compiled.strip_headers.extend(preset.strip_headers.iter().cloned());
+            for place in from_preset(config, &preset, parts, &mut compiled, &path, errors) {
+                // An override for all hosts would lose against a preset for some: the host is looked at first.
+                for (narrower, at) in written.iter().filter(|(written, _)| written.is_wider_than(&place)) {
+                    let shown = narrower.methods.join("|");
+                    errors.push(
+                        at,
+                        format!("`{}` has {shown} of this path for other hosts, so this entry would not beat it; list the hosts of the preset here, too", config.preset),
+                    );
+                }
+            }
+        }
+    }
+    compiled
+}
+
+/// Where a route stands in the table.
+struct Place {
+    host: HostPattern,
+    pattern: Pattern,
+    methods: Vec<String>,
+}
+
+impl Place {
+    fn is_wider_than(&self, other: &Self) -> bool {
+        self.host.is_wider_than(&other.host)
+            && self.pattern.meets(&other.pattern)
+            && self.methods.iter().any(|method| other.methods.contains(method))
+    }
+}
+
+fn from_preset(
+    config: &PresetConfig,
+    preset: &Preset,
+    parts: &mut Parts<'_>,
+    compiled: &mut Compiled,
+    path: &Path,
+    errors: &mut Errors,
+) -> Vec<Place> {
+    let limits = parts.limits;
+    let routes = preset::expand(config, preset, |name| limits.get(name).map(Arc::as_ref), path, errors);
+    routes.iter().flat_map(|route| insert(route, Some(&config.preset), parts, compiled, path, errors)).collect()
+}
+
+/// Compiles one route into the table. `preset` is the one it comes from: its paths are not in the file.
+fn insert(
+    config: &RouteConfig,
+    preset: Option<&str>,
+    parts: &mut Parts<'_>,
+    compiled: &mut Compiled,
+    path: &Path,
+    errors: &mut Errors,
+) -> Vec<Place> {
+    let at = path.key("match");
+    let paths = if preset.is_some() { path.key("preset") } else { at.key("paths") };
+    let patterns: Vec<(Path, Pattern)> = config
+        .matches
+        .paths
+        .iter()
+        .enumerate()
+        .filter_map(|(index, text)| {
+            let at = paths.index(index);
+            errors.take(&at, Pattern::parse(text)).map(|pattern| (at, pattern))
+        })
+        .collect();
+    if config.matches.paths.is_empty() {
+        errors.push(&paths, "list at least one path");
+    }
+    let methods = methods(config, &at, errors);
+    let hosts = hosts(config, &at, errors);
+    let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
+    let route = Arc::new(route(config, preset.is_some(), parts, &captures, path, errors));
+    compiled.names.push(route.name.clone());
+    let reads_body = !route.public && route.content.reads_body();
+    if reads_body && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
+        compiled.body_routes.push((path.clone(), route.name.clone()));
+    }
+    let mut places = Vec::new();
+    for (at, pattern) in patterns {
+        let at = if preset.is_some() { path.key("preset") } else { at };
+        for host in &hosts {
+            errors.take(&at, compiled.table.insert(host, &pattern, &methods, &route));
+            places.push(Place { host: host.clone(), pattern: pattern.clone(), methods: methods.clone() });
+        }
+    }
+    places
+}
+
+fn route(
+    config: &RouteConfig,
+    from_preset: bool,
+    parts: &mut Parts<'_>,
+    captures: &[Vec<String>],
+    path: &Path,
+    errors: &mut Errors,
+) -> Route {
+    let model = config.model.as_ref().map(|model| ModelRule::compile(model, parts.models, captures, &path.key("model"), errors));
+    if config.public {
+        for (key, set) in [
+            ("scopes", config.scopes.is_some()),
+            ("model", config.model.is_some()),
+            ("caps", config.caps.is_some()),
+            ("fields", config.fields.is_some()),
+            ("raise", config.raise.is_some()),
+            ("tools", config.tools.is_some()),
+            ("mcp", config.mcp.is_some()),
+            ("resource_metadata", config.resource_metadata.is_some()),
+            ("forward_credential", config.forward_credential),
+            ("upstream_key", config.upstream_key.is_some()),
+        ] {
+            if set {
+                errors.push(
+                    &path.key(key),
+                    format!("a public route asks for no credential, so `{key}` has no meaning; remove one of the two"),
+                );
+            }
+        }
+    } else if config.scopes.is_none() {
+        errors.push(path, "a route needs `scopes` (or `public: true`); write `scopes: []` to admit any valid credential");
+    }
+    if config.forward_credential && config.upstream_key.is_some() {
+        errors.push(&path.key("upstream_key"), "the upstream gets either its own key or the client's credential, not both");
+    }
+    let sections = Sections {
+        model: model.as_ref(),
+        models: parts.models,
+        caps: config.caps.as_ref(),
+        fields: config.fields.as_ref(),
+        raise: config.raise.as_ref(),
+        tools: config.tools.as_ref(),
+        mcp: config.mcp.as_ref(),
+    };
+    let content = Content::compile(&sections, path, errors);
+    if let Some(url) = &config.resource_metadata
+        && (!url.starts_with("https://") || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
+    {
+        errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
+    }
+    let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
+    scopes.validate(&path.key("scopes"), errors);
+    let limits = limits(config, parts, path, errors);
+    let upstream_key = config.upstream_key.as_ref().map(|source| {
+        parts.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
+            parts.upstream_keys.push(source.clone());
+            parts.upstream_keys.len() - 1
+        })
+    });
+    Route {
+        name: config.name().to_owned(),
+        public: config.public,
+        scopes,
+        model,
+        content,
+        resource_metadata: config.resource_metadata.clone(),
+        limits,
+        on_outage: config.on_outage,
+        forward_credential: config.forward_credential,
+        upstream_key,
+        from_preset,
+    }
+}
+
+fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Errors) -> Vec<Arc<RateLimit>> {
+    let mut limits: Vec<Arc<RateLimit>> = Vec::new();
+    for (index, name) in config.limits.iter().enumerate() {
+        let at = path.key("limits").index(index);
+        let Some(limit) = parts.limits.get(name) else {
+            let known: Vec<&str> = parts.limits.keys().map(String::as_str).collect();
+            errors.push(
+                &at,
+                format!("there is no limit `{name}`; known: {}", if known.is_empty() { "none".into() } else { known.join(", ") }),
+            );
+            continue;
+        };
+        if limits.iter().any(|known| known.name == limit.name) {
+            errors.push(&at, format!("`{name}` is listed twice"));
+        }
+        if config.public && limit.needs_principal() {
+            errors.push(
+                &at,
+                format!("`{name}` counts by what only a credential has, and the route is public; count by `address` or `route`"),
+            );
+        }
+        if config.model.is_none() && limit.needs_model() {
+            errors.push(&at, format!("`{name}` counts by model, and the route has no `model`"));
+        }
+        limits.push(Arc::clone(limit));
+    }
+    limits
+}
+
+fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String> {
+    let at = path.key("methods");
+    let mut methods = match &config.matches.methods {
+        Some(methods) => methods.clone(),
+        None if config.public => vec!["GET".into()],
+        None => {
+            errors.push(path, "list the `methods`, such as `[POST]`");
+            Vec::new()
+        }
+    };
+    if config.matches.methods.as_ref().is_some_and(Vec::is_empty) {
+        errors.push(&at, "list at least one method");
+    }
+    for (index, method) in methods.iter().enumerate() {
+        if !["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&method.as_str()) {
+            errors.push(
+                &at.index(index),
+                format!("`{method}` is not a method; known: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            );
+        }
+    }
+    if methods.iter().any(|method| method == "GET") {
+        methods.push("HEAD".into());
+    }
+    methods.sort();
+    methods.dedup();
+    methods
+}
+
+fn hosts(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<HostPattern> {
+    if config.matches.hosts.is_empty() {
+        return vec![HostPattern::Any];
+    }
+    let mut hosts = Vec::new();
+    for (index, text) in config.matches.hosts.iter().enumerate() {
+        hosts.extend(errors.take(&path.key("hosts").index(index), HostPattern::parse(text)));
+    }
+    hosts
+}

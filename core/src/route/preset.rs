@@ -1,0 +1,336 @@
+//! Presets: the routes of an inference server, with what each one needs. What a preset does not list is denied.
+//!
+//! The data stands in `presets/*.yaml`, read with the same strict reader as the configuration file. Scopes: `infer:*` costs
+//! GPU time, `tokenize` CPU time, `models:read`, `metrics:read` and `docs:read` show something, `admin:*` changes the server
+//! for everybody, and `infer:alias` is a second way to what another route does.
+
+mod expand;
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+pub(super) use self::expand::expand;
+pub use self::expand::{PresetConfig, PresetMatchConfig, PresetModelConfig};
+use super::pattern::Pattern;
+use crate::{
+    authz::model::ModelSource,
+    config::{ConfigError, Document},
+};
+
+/// Each preset's name and its text.
+const TEXTS: [(&str, &str); 10] = [
+    ("vllm", include_str!("presets/vllm.yaml")),
+    ("sglang", include_str!("presets/sglang.yaml")),
+    ("lmdeploy", include_str!("presets/lmdeploy.yaml")),
+    ("ms-swift", include_str!("presets/ms-swift.yaml")),
+    ("hunyuanocr", include_str!("presets/hunyuanocr.yaml")),
+    ("llama-cpp", include_str!("presets/llama-cpp.yaml")),
+    ("tgi", include_str!("presets/tgi.yaml")),
+    ("ollama", include_str!("presets/ollama.yaml")),
+    ("triton", include_str!("presets/triton.yaml")),
+    ("ray-serve", include_str!("presets/ray-serve.yaml")),
+];
+
+/// The scope of routes that take text.
+const TEXT: &str = "infer:text";
+/// The scope they need besides for images, videos and files.
+const MULTIMODAL: &str = "infer:multimodal";
+/// The scope they need besides for audio.
+const AUDIO: &str = "infer:audio";
+
+/// The names of all presets.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TEXTS.iter().map(|(name, _)| *name)
+}
+
+/// An inference server's routes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preset {
+    /// Its name in `preset:`.
+    pub name: String,
+    /// The server, for people.
+    pub server: String,
+    /// Which version of the server the routes were read from.
+    pub read_from: String,
+    /// Counts the changes of this list.
+    pub revision: u32,
+    /// Where the server listens unless told otherwise.
+    pub port: u16,
+    /// What the server's own authentication does and does not cover.
+    pub own_auth: String,
+    /// Headers that choose a model or change how a body is read: taken from every request that passes.
+    pub strip_headers: Vec<String>,
+    /// Members of a JSON body that belong to the operator, denied on every `infer:*` route.
+    #[serde(default)]
+    pub deny_fields: Vec<String>,
+    /// The same, for members that go with a closed group and are open where it is.
+    #[serde(default)]
+    pub closed_fields: BTreeMap<String, Vec<String>>,
+    /// What stands between model and LoRA adapter in a name.
+    pub adapter_separator: Option<char>,
+    /// Members of a JSON body that name LoRA adapters.
+    #[serde(default)]
+    pub adapter_fields: Vec<String>,
+    /// The routes.
+    pub routes: Vec<PresetRoute>,
+}
+
+/// Routes of a preset that need the same.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresetRoute {
+    /// Their methods. GET includes HEAD.
+    pub methods: Vec<String>,
+    /// Their paths, as in `match.paths`.
+    pub paths: Vec<String>,
+    /// Needs no credential.
+    #[serde(default)]
+    pub public: bool,
+    /// The scopes they need, all of them.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// Where a request names its model.
+    pub model: ModelPlace,
+    /// What the body is.
+    pub body: BodyKind,
+    /// Whether the answer may be a stream.
+    #[serde(default)]
+    pub streaming: bool,
+    /// Denied unless this word stands in `open`.
+    pub closed: Option<String>,
+    /// What somebody does with the route who should not have it.
+    pub risk: String,
+}
+
+/// Where a preset's route names its model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelPlace {
+    /// Where `model.from` of a route can say, too.
+    Source(ModelSource, String),
+    /// Nowhere: the server has one model.
+    Fixed,
+    /// Where no check can see or compare it.
+    Hidden,
+    /// Nowhere: the route uses no model.
+    None,
+}
+
+impl fmt::Display for ModelPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source(_, text) => text,
+            Self::Fixed => "fixed",
+            Self::Hidden => "hidden",
+            Self::None => "none",
+        })
+    }
+}
+
+impl FromStr for ModelPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "fixed" => Ok(Self::Fixed),
+            "hidden" => Ok(Self::Hidden),
+            _ => text.parse().map(|source| Self::Source(source, text.to_owned())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelPlace {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for ModelPlace {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What the body of a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BodyKind {
+    /// None, or one that means nothing.
+    None,
+    /// JSON.
+    Json,
+    /// `multipart/form-data`.
+    Multipart,
+    /// Messages after an upgrade.
+    Websocket,
+    /// Nothing a decision needs.
+    Any,
+}
+
+/// Why there is no preset of a name.
+#[derive(Debug, Error)]
+pub enum PresetError {
+    /// The name is none of ours.
+    #[error("there is no preset `{0}`; known: {1}")]
+    Unknown(String, String),
+    /// Its data are wrong, which a test keeps from happening.
+    #[error("the preset `{0}` cannot be read: {1}")]
+    Broken(&'static str, ConfigError),
+}
+
+impl Preset {
+    /// Reads the preset `name`.
+    ///
+    /// # Errors
+    /// A name that is not one of [`names`].
+    pub fn load(name: &str) -> Result<Self, PresetError> {
+        let Some((name, text)) = TEXTS.iter().find(|(known, _)| *known == name) else {
+            return Err(PresetError::Unknown(name.to_owned(), names().collect::<Vec<_>>().join(", ")));
+        };
+        let read = Document::parse(text, &|_| None).and_then(|document| document.read());
+        read.map_err(|errors| {
+            let nothing = ConfigError { line: None, path: String::new(), message: "for no reason".into() };
+            PresetError::Broken(name, errors.into_iter().next().unwrap_or(nothing))
+        })
+    }
+
+    /// The route that covers a method and a path, whether it is closed or not, and the path as it is listed.
+    pub fn find(&self, method: &str, path: &str) -> Option<(&PresetRoute, &str)> {
+        let covering = self.routes.iter().flat_map(|route| route.paths.iter().map(move |listed| (route, listed.as_str())));
+        let best = covering
+            .filter_map(|(route, listed)| Pattern::parse(listed).ok()?.covers(path).map(|ranks| (ranks, route, listed)))
+            .filter(|(_, route, _)| route.has_method(method))
+            .max_by(|(a, ..), (b, ..)| a.cmp(b));
+        best.map(|(_, route, listed)| (route, listed))
+    }
+
+    /// The words that `open` may hold.
+    pub fn closed(&self) -> Vec<&str> {
+        distinct(self.routes.iter().filter_map(|route| route.closed.as_deref()))
+    }
+
+    /// The scopes its routes ask for.
+    pub fn scopes(&self) -> Vec<&str> {
+        let raised = [MULTIMODAL, AUDIO].into_iter().filter(|_| self.routes.iter().any(PresetRoute::is_raised));
+        distinct(self.routes.iter().flat_map(|route| route.scopes.iter().map(String::as_str)).chain(raised))
+    }
+}
+
+fn distinct<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut list: Vec<&str> = Vec::new();
+    for word in words {
+        if !list.contains(&word) {
+            list.push(word);
+        }
+    }
+    list
+}
+
+impl PresetRoute {
+    /// Whether a method is covered.
+    pub fn has_method(&self, method: &str) -> bool {
+        self.methods.iter().any(|listed| listed == method || (listed == "GET" && method == "HEAD"))
+    }
+
+    /// Whether its JSON body asks the GPU for something, so that content and fields of the body matter.
+    pub fn is_inference(&self) -> bool {
+        self.body == BodyKind::Json && self.scopes.iter().any(|scope| scope.starts_with("infer:"))
+    }
+
+    /// Whether content other than text needs a scope more.
+    pub fn is_raised(&self) -> bool {
+        self.is_inference() && self.scopes.iter().any(|scope| scope == TEXT)
+    }
+
+    /// What it means when the route is open to anybody.
+    pub fn danger(&self) -> Danger {
+        let shows = |scope: &str| scope.ends_with(":read");
+        if self.public {
+            Danger::None
+        } else if self.closed.is_none() && !self.scopes.is_empty() && self.scopes.iter().all(|scope| shows(scope)) {
+            Danger::Leak
+        } else {
+            Danger::Serious
+        }
+    }
+}
+
+/// What a route means in the hands of anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Danger {
+    /// Nothing: it is meant to be open.
+    None,
+    /// It shows something, and changes and costs nothing.
+    Leak,
+    /// It costs, changes or reveals what belongs to others.
+    Serious,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_read_and_says_what_each_route_needs() {
+        for name in names() {
+            let preset = Preset::load(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(preset.name, name);
+            for route in &preset.routes {
+                let at = format!("{name} {:?} {:?}", route.methods, route.paths);
+                assert!(!route.methods.is_empty() && !route.paths.is_empty(), "{at}");
+                assert!(route.public == route.scopes.is_empty(), "{at}: either public or with a scope");
+                assert!(route.risk.ends_with('.'), "{at}: a sentence on the risk");
+                assert!(!route.public || (route.closed.is_none() && route.model == ModelPlace::None), "{at}");
+                let admin = route.scopes.iter().any(|scope| scope.starts_with("admin:"));
+                assert!(!admin || route.scopes.len() == 1, "{at}");
+                assert!(!admin || route.model == ModelPlace::None, "{at}");
+                let infers = route.scopes.iter().any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access");
+                assert!(!infers || route.closed.is_some() || route.model != ModelPlace::None, "{at}: where is the model?");
+                assert!(route.body != BodyKind::Websocket || route.closed.is_some(), "{at}: opened by name only");
+                let form = matches!(&route.model, ModelPlace::Source(ModelSource::Form(_), _));
+                assert_eq!(form, route.body == BodyKind::Multipart, "{at}");
+                let in_body = matches!(&route.model, ModelPlace::Source(ModelSource::Body(_), _));
+                assert!(!in_body || route.body == BodyKind::Json, "{at}");
+            }
+            assert!(preset.closed_fields.keys().all(|group| preset.closed().contains(&group.as_str())), "{name}");
+            for header in &preset.strip_headers {
+                assert!(
+                    header.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'),
+                    "{header}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_the_known_ones() {
+        let error = Preset::load("vlm").unwrap_err().to_string();
+        assert!(error.contains("`vlm`") && error.contains("vllm, sglang"), "{error}");
+    }
+
+    #[test]
+    fn the_closest_route_is_found() {
+        let triton = Preset::load("triton").unwrap();
+        let found = |method: &str, path: &str| triton.find(method, path).map(|(_, listed)| listed);
+        assert_eq!(found("GET", "/v2/models/stats"), Some("/v2/models/stats"));
+        assert_eq!(found("HEAD", "/v2/models/m"), Some("/v2/models/{model}"));
+        assert_eq!(found("POST", "/v2/models/m/infer"), Some("/v2/models/{model}/infer"));
+        assert_eq!(found("POST", "/v2/cudasharedmemory/region/x/register"), Some("/v2/cudasharedmemory/*"));
+        assert_eq!(found("POST", "/v2/models/m"), None);
+    }
+
+    #[test]
+    fn what_is_dangerous() {
+        let vllm = Preset::load("vllm").unwrap();
+        let danger = |method: &str, path: &str| vllm.find(method, path).unwrap().0.danger();
+        assert_eq!(danger("GET", "/health"), Danger::None);
+        assert_eq!(danger("GET", "/metrics"), Danger::Leak);
+        assert_eq!(danger("GET", "/v1/responses/r"), Danger::Serious);
+        assert_eq!(danger("POST", "/pooling"), Danger::Serious);
+        assert_eq!(danger("POST", "/collective_rpc"), Danger::Serious);
+    }
+}

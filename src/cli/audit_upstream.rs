@@ -1,0 +1,104 @@
+//! `tollgate audit-upstream`: what a live inference server offers, and what the policy answers to somebody without a credential.
+
+mod fetch;
+mod report;
+mod server;
+
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+use tollgate_core::{
+    config::{Document, Errors},
+    policy::{Policy, PolicyConfig},
+    route::{RouteEntry, preset::Preset},
+    snapshot::Snapshot,
+};
+
+use self::{report::Report, server::Listed};
+use super::Output;
+use crate::config;
+
+/// Reads an inference server's `/openapi.json` and reports which of its routes are known, which are dangerous, and what the
+/// policy answers for each without a credential. Nothing else is asked of the server. Exits with 1 if something dangerous, or
+/// something unknown, is open.
+#[derive(Debug, Args)]
+pub struct AuditUpstream {
+    /// The server: `http://127.0.0.1:8000`, or the whole URL of its OpenAPI document.
+    #[arg(value_name = "URL")]
+    url: String,
+    /// What is known of the server. Default: the presets that the configuration uses.
+    #[arg(long, value_name = "NAME", required_unless_present = "config")]
+    preset: Option<String>,
+    /// The configuration whose answers are reported. Default: the preset alone.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to report.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl AuditUpstream {
+    /// Asks the server, and prints to `out`.
+    ///
+    /// # Errors
+    /// A server that cannot be asked, a document that is none, a configuration that cannot be used.
+    pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let (policy, entries) = self.policy()?;
+        let names = match &self.preset {
+            Some(name) => vec![name.clone()],
+            None => entries
+                .iter()
+                .filter_map(|entry| match entry {
+                    RouteEntry::Preset(preset) => Some(preset.preset.clone()),
+                    RouteEntry::Explicit(_) => None,
+                })
+                .collect(),
+        };
+        let presets = names.iter().map(|name| Preset::load(name)).collect::<Result<Vec<_>, _>>()?;
+        let url = fetch::Url::parse(&self.url)?;
+        let document = fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
+        let listed = Listed::read(&document).with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
+        let report = Report::of(&listed, &presets, &Snapshot::without_keys(Arc::new(policy)), &hosts(&entries, url.authority()));
+        match self.output {
+            Output::Text => report.text(&url.to_string(), out)?,
+            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?,
+        }
+        Ok(ExitCode::from(u8::from(report.is_dangerous())))
+    }
+
+    /// The policy whose answers are asked for, and its routes as written.
+    fn policy(&self) -> anyhow::Result<(Policy, Vec<RouteEntry>)> {
+        if let Some(file) = &self.config {
+            let loaded = config::load(file)?;
+            return Ok((loaded.policy, loaded.file.routes));
+        }
+        let name = self.preset.as_deref().unwrap_or_default();
+        // The name goes into the text below, so it has to be one of ours.
+        Preset::load(name)?;
+        let text = format!(
+            "issuers: [{{ issuer: 'https://auth.example.com', audiences: any, algorithms: [RS256], jwks: {{ url: 'https://auth.example.com/jwks.json' }} }}]\nroutes: [{{ preset: {name} }}]"
+        );
+        let wrong = |errors: Vec<tollgate_core::config::ConfigError>| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("{}", lines.join("\n"))
+        };
+        let document = Document::parse(&text, &|_| None).map_err(wrong)?;
+        let config: PolicyConfig = document.read().map_err(wrong)?;
+        let mut errors = Errors::default();
+        let policy = Policy::compile(&config, &mut errors).ok_or_else(|| wrong(document.locate(errors)))?;
+        Ok((policy, config.routes))
+    }
+}
+
+/// The hosts that can make a difference: the server's own, and one for each that a route is written for.
+fn hosts(entries: &[RouteEntry], own: &str) -> Vec<String> {
+    let mut hosts = vec![own.to_owned()];
+    for host in entries.iter().flat_map(RouteEntry::hosts) {
+        let host = host.strip_prefix("*.").map_or_else(|| host.clone(), |suffix| format!("audit.{suffix}"));
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts
+}

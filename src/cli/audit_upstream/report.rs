@@ -1,0 +1,226 @@
+//! What an audit found: each operation of the server and of its preset, what is known of it, and what the policy answers.
+
+use std::{
+    io::Write,
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tollgate_core::{
+    check::{Prepared, prepare},
+    decision::Decision,
+    request::{Headers, RawBody, RawRequest},
+    route::preset::{Danger, Preset},
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+use super::server::{Listed, Operation};
+
+/// What an audit found.
+#[derive(Debug)]
+pub(super) struct Report {
+    title: String,
+    findings: Vec<Finding>,
+}
+
+/// One operation.
+#[derive(Debug)]
+struct Finding {
+    operation: Operation,
+    /// Whether the server's document has it.
+    offered: bool,
+    /// What the preset says of it.
+    known: Option<Known>,
+    answer: Answer,
+}
+
+/// What a preset says of an operation.
+#[derive(Debug)]
+struct Known {
+    preset: String,
+    danger: Danger,
+    scopes: Vec<String>,
+    risk: String,
+}
+
+/// What the policy answers without a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It passes, or would after its limits were asked.
+    Open {
+        /// The route.
+        route: String,
+        /// The host it was asked for.
+        host: String,
+    },
+    /// It does not.
+    Denied(&'static str),
+}
+
+impl Report {
+    /// Puts the server's operations beside what the presets list, and asks the policy about each, for every one of `hosts`.
+    pub(super) fn of(listed: &Listed, presets: &[Preset], snapshot: &Snapshot, hosts: &[String]) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = Timestamp::from_secs(now);
+        let finding = |operation: Operation, offered: bool| Finding {
+            known: known(presets, &operation),
+            answer: answer(&operation, snapshot, hosts, now),
+            operation,
+            offered,
+        };
+        let mut findings: Vec<Finding> = listed.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
+        // What the document hides is asked about, too: WebSockets, mounted applications, routes with `include_in_schema=False`.
+        let offered: Vec<(String, String)> =
+            listed.operations.iter().map(|operation| (operation.method.clone(), operation.sample())).collect();
+        for route in presets.iter().flat_map(|preset| &preset.routes) {
+            for (method, path) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
+                let operation = Operation { path: path.strip_suffix("/*").unwrap_or(path).to_owned(), method: method.clone() };
+                if !offered.contains(&(operation.method.clone(), operation.sample())) {
+                    findings.push(finding(operation, false));
+                }
+            }
+        }
+        findings
+            .sort_by(|a, b| (!a.is_dangerous(), !a.offered, &a.operation).cmp(&(!b.is_dangerous(), !b.offered, &b.operation)));
+        Self { title: listed.title.clone(), findings }
+    }
+
+    /// Whether something is open that must not be.
+    pub(super) fn is_dangerous(&self) -> bool {
+        self.findings.iter().any(Finding::is_dangerous)
+    }
+
+    fn count(&self, which: impl Fn(&&Finding) -> bool) -> usize {
+        self.findings.iter().filter(which).count()
+    }
+
+    /// A table for people: dangerous ones first.
+    pub(super) fn text(&self, url: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+        writeln!(out, "{} at {url}", self.title)?;
+        for finding in &self.findings {
+            let mark = if finding.is_dangerous() { "!!" } else { "  " };
+            let Operation { path, method } = &finding.operation;
+            writeln!(out, "{mark} {method:<7} {path:<44} {:<10} {:<9} {}", finding.known(), finding.level(), finding.shown())?;
+            if let Some(known) = finding.known.as_ref().filter(|_| finding.is_dangerous()) {
+                writeln!(out, "           {}: needs {}. {}", known.preset, known.scopes.join(" and "), known.risk)?;
+            }
+        }
+        writeln!(
+            out,
+            "{} operations offered: {} listed, {} unlisted; {} more listed that the document does not show",
+            self.count(|finding| finding.offered),
+            self.count(|finding| finding.offered && finding.known.is_some()),
+            self.count(|finding| finding.offered && finding.known.is_none()),
+            self.count(|finding| !finding.offered),
+        )?;
+        match self.count(|finding| finding.is_dangerous()) {
+            0 => writeln!(out, "nothing dangerous is open without a credential")?,
+            count => writeln!(out, "{count} dangerous or unlisted operations are open without a credential, marked !!")?,
+        }
+        Ok(())
+    }
+
+    /// The same for programs.
+    pub(super) fn json(&self, url: &str) -> Value {
+        let operations: Vec<Value> = self.findings.iter().map(Finding::json).collect();
+        json!({ "url": url, "server": self.title, "dangerous": self.is_dangerous(), "operations": operations })
+    }
+}
+
+impl Finding {
+    /// Open, and neither known to be harmless nor a mere leak: what nobody has listed may do anything.
+    fn is_dangerous(&self) -> bool {
+        let harmless = self.known.as_ref().is_some_and(|known| known.danger < Danger::Serious);
+        matches!(self.answer, Answer::Open { .. }) && !harmless
+    }
+
+    fn known(&self) -> &'static str {
+        match (self.known.is_some(), self.offered) {
+            (true, true) => "listed",
+            (true, false) => "not shown",
+            (false, _) => "unlisted",
+        }
+    }
+
+    fn level(&self) -> &'static str {
+        match self.known.as_ref().map(|known| known.danger) {
+            None => "unknown",
+            Some(Danger::None) => "harmless",
+            Some(Danger::Leak) => "leak",
+            Some(Danger::Serious) => "dangerous",
+        }
+    }
+
+    fn shown(&self) -> String {
+        match &self.answer {
+            Answer::Open { route, host } => format!("OPEN by `{route}` (host {host})"),
+            Answer::Denied(reason) => format!("denied: {reason}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (open, route, host, reason) = match &self.answer {
+            Answer::Open { route, host } => (true, Some(route), Some(host), None),
+            Answer::Denied(reason) => (false, None, None, Some(reason)),
+        };
+        json!({
+            "method": self.operation.method,
+            "path": self.operation.path,
+            "offered": self.offered,
+            "listed": self.known.is_some(),
+            "level": self.level(),
+            "scopes": self.known.as_ref().map(|known| &known.scopes),
+            "risk": self.known.as_ref().map(|known| &known.risk),
+            "open": open,
+            "route": route,
+            "host": host,
+            "reason": reason,
+            "dangerous": self.is_dangerous(),
+        })
+    }
+}
+
+/// What the presets say; of several, the worst.
+fn known(presets: &[Preset], operation: &Operation) -> Option<Known> {
+    let found = presets.iter().filter_map(|preset| {
+        let (route, _) = preset.find(&operation.method, &operation.sample())?;
+        Some(Known {
+            preset: preset.name.clone(),
+            danger: route.danger(),
+            scopes: route.scopes.clone(),
+            risk: route.risk.clone(),
+        })
+    });
+    found.max_by_key(|known| known.danger)
+}
+
+/// The answer to somebody without a credential, over https: that for the first host for which it is open.
+fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Timestamp) -> Answer {
+    let path = operation.sample();
+    let mut denied = Answer::Denied("no_route");
+    for host in hosts {
+        let raw = RawRequest {
+            method: operation.method.as_bytes(),
+            scheme: b"https",
+            host: host.as_bytes(),
+            path: path.as_bytes(),
+            headers: Headers::default(),
+            // Some address, or a limit by address would deny what is open.
+            address: Some(IpAddr::from([192, 0, 2, 1])),
+            body: RawBody::None,
+        };
+        match prepare(snapshot, raw, now) {
+            Prepared::Ask(pending) => {
+                return Answer::Open { route: pending.route().name.clone(), host: host.clone() };
+            }
+            Prepared::Done(outcome) => {
+                if let (Decision::Deny(denial), Answer::Denied("no_route")) = (outcome.decision, &denied) {
+                    denied = Answer::Denied(denial.reason.code());
+                }
+            }
+        }
+    }
+    denied
+}

@@ -1,0 +1,107 @@
+//! What a server says it has: the methods and paths of an OpenAPI document (OpenAPI 3.1.0, section 4.8.8, Paths Object).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+/// The operations of a Path Item Object, in OpenAPI's spelling.
+const OPERATIONS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+
+/// Most operations that are reported.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// Why a document is not read.
+#[derive(Debug, Error)]
+pub(super) enum ListedError {
+    /// Not JSON.
+    #[error("it is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// No paths in it.
+    #[error("it has no `paths`")]
+    NoPaths,
+    /// More than anybody reads.
+    #[error("it lists more than {MAX_OPERATIONS} operations")]
+    TooMany,
+}
+
+/// One operation of a server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Operation {
+    /// The path, with `{name}` for its parameters.
+    pub(super) path: String,
+    /// The method.
+    pub(super) method: String,
+}
+
+/// A server's operations.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// Name and version, as the server gives them.
+    pub(super) title: String,
+    /// In the order of their paths.
+    pub(super) operations: BTreeSet<Operation>,
+}
+
+impl Listed {
+    pub(super) fn read(document: &[u8]) -> Result<Self, ListedError> {
+        let document: Map<String, Value> = serde_json::from_slice(document)?;
+        let paths = document.get("paths").and_then(Value::as_object).ok_or(ListedError::NoPaths)?;
+        let said = |name| document.get("info").and_then(|info| info.get(name)).and_then(Value::as_str).unwrap_or("?");
+        let mut operations = BTreeSet::new();
+        for (path, item) in paths {
+            let item = item.as_object().into_iter().flat_map(Map::keys);
+            for method in item.filter(|key| OPERATIONS.contains(&key.as_str())) {
+                operations.insert(Operation { path: path.clone(), method: method.to_ascii_uppercase() });
+                if operations.len() > MAX_OPERATIONS {
+                    return Err(ListedError::TooMany);
+                }
+            }
+        }
+        // It comes from the server and goes to a terminal.
+        let title = format!("{} {}", said("title"), said("version")).chars().filter(|c| !c.is_control()).take(200).collect();
+        Ok(Self { title, operations })
+    }
+}
+
+impl Operation {
+    /// A path that the operation covers: `x` for every parameter.
+    pub(super) fn sample(&self) -> String {
+        let mut sample = String::with_capacity(self.path.len());
+        let mut rest = self.path.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let Some((_, tail)) = after.split_once('}') else { break };
+            sample.push_str(before);
+            sample.push('x');
+            rest = tail;
+        }
+        sample.push_str(rest);
+        sample
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_read_and_nothing_else() {
+        let document = br#"{"openapi":"3.1.0","info":{"title":"vLLM\u001b[31m","version":"1"},"paths":{
+            "/b":{"post":{},"parameters":[],"summary":"x"}, "/a":{"get":{}}, "/c":null, "/d":{"GET":{}}}}"#;
+        let listed = Listed::read(document).unwrap();
+        assert_eq!(listed.title, "vLLM[31m 1");
+        let shown: Vec<String> = listed.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
+        assert_eq!(shown, ["GET /a", "POST /b"]);
+        assert!(matches!(Listed::read(b"<html>"), Err(ListedError::Json(_))));
+        assert!(matches!(Listed::read(b"{}"), Err(ListedError::NoPaths)));
+    }
+
+    #[test]
+    fn parameters_get_a_value() {
+        let sample = |path: &str| Operation { path: path.into(), method: "GET".into() }.sample();
+        assert_eq!(sample("/v1/responses/{response_id}/cancel"), "/v1/responses/x/cancel");
+        assert_eq!(sample("/a/{b}-{c}"), "/a/x-x");
+        assert_eq!(sample("/plain"), "/plain");
+        assert_eq!(sample("/open{"), "/open{");
+    }
+}

@@ -1,0 +1,161 @@
+//! `tollgate presets`: what Tollgate knows of each inference server.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tollgate_core::route::preset::{Preset, PresetRoute, names};
+
+use super::Output;
+
+/// List the inference servers whose routes are known, or show one.
+#[derive(Debug, Args)]
+pub struct PresetsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Name all presets.
+    List {
+        /// How to report.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show every route of a preset, with what it needs and what it risks.
+    Show {
+        /// The preset.
+        name: String,
+        /// How to report.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+impl PresetsArgs {
+    /// Prints to `out`.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        match self.action {
+            Action::List { output } => list(output, out)?,
+            Action::Show { name, output: Output::Json } => {
+                writeln!(out, "{}", serde_json::to_string_pretty(&Preset::load(&name)?)?)?;
+            }
+            Action::Show { name, output: Output::Text } => show(&Preset::load(&name)?, out)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn list(output: Output, out: &mut dyn Write) -> anyhow::Result<()> {
+    let presets = names().map(Preset::load).collect::<Result<Vec<_>, _>>()?;
+    match output {
+        Output::Text => {
+            for preset in &presets {
+                writeln!(
+                    out,
+                    "{:<11} {:>3} routes  {} (read from {})",
+                    preset.name,
+                    count(preset),
+                    preset.server,
+                    preset.read_from
+                )?;
+            }
+        }
+        Output::Json => {
+            let list: Vec<_> = presets
+                .iter()
+                .map(|preset| {
+                    json!({
+                        "name": preset.name,
+                        "server": preset.server,
+                        "read_from": preset.read_from,
+                        "revision": preset.revision,
+                        "port": preset.port,
+                        "routes": count(preset),
+                        "closed": preset.closed(),
+                        "scopes": preset.scopes(),
+                    })
+                })
+                .collect();
+            writeln!(out, "{}", serde_json::to_string_pretty(&list)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn count(preset: &Preset) -> usize {
+    preset.routes.iter().map(|route| route.paths.len()).sum()
+}
+
+fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
+    writeln!(out, "{}, read from {}, revision {}, port {}", preset.server, preset.read_from, preset.revision, preset.port)?;
+    writeln!(out, "Its own authentication: {}", preset.own_auth)?;
+    if !preset.strip_headers.is_empty() {
+        writeln!(out, "Headers taken from requests: {}", preset.strip_headers.join(", "))?;
+    }
+    if !preset.deny_fields.is_empty() {
+        writeln!(out, "Members denied in JSON bodies of `infer:*` routes: {}", preset.deny_fields.join(", "))?;
+    }
+    for (group, fields) in &preset.closed_fields {
+        writeln!(out, "The same, unless `open: [{group}]`: {}", fields.join(", "))?;
+    }
+    for route in &preset.routes {
+        writeln!(out)?;
+        for path in &route.paths {
+            writeln!(out, "{} {path}", route.methods.join("|"))?;
+        }
+        writeln!(out, "    needs {}; model: {}", needs(route), route.model)?;
+        writeln!(out, "    {}", route.risk)?;
+    }
+    Ok(())
+}
+
+/// What a request needs, in words.
+fn needs(route: &PresetRoute) -> String {
+    let needs = if route.public { "nothing (public)".to_owned() } else { route.scopes.join(" and ") };
+    match &route.closed {
+        Some(group) => format!("{needs}; denied unless `open: [{group}]`"),
+        None => needs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(action: Action) -> String {
+        let mut out = Vec::new();
+        PresetsArgs { action }.run(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn all_are_listed() {
+        assert_eq!(printed(Action::List { output: Output::Text }).lines().count(), names().count());
+        let list: serde_json::Value = serde_json::from_str(&printed(Action::List { output: Output::Json })).unwrap();
+        assert_eq!(list[0]["name"], "vllm");
+        assert_eq!(list[0]["closed"], json!(["batch", "stored-responses", "realtime"]));
+    }
+
+    #[test]
+    fn one_is_shown() {
+        let show = |output| printed(Action::Show { name: "vllm".into(), output });
+        let text = show(Output::Text);
+        assert!(text.contains("GET|POST /ping\n    needs nothing (public); model: none"), "{text}");
+        assert!(text.contains("denied unless `open: [stored-responses]`"), "{text}");
+        let preset: serde_json::Value = serde_json::from_str(&show(Output::Json)).unwrap();
+        let chat = preset["routes"].as_array().unwrap().iter().find(|route| route["paths"][0] == "/v1/chat/completions").unwrap();
+        assert_eq!((&chat["model"], &chat["scopes"]), (&json!("body"), &json!(["infer:text"])));
+    }
+
+    #[test]
+    fn an_unknown_one_is_told_the_known() {
+        let show = Action::Show { name: "vlm".into(), output: Output::Text };
+        let error = PresetsArgs { action: show }.run(&mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("known: vllm"), "{error}");
+    }
+}
