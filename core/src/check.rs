@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::{
     authn::{self, Principal, jwt},
     authz::{self, Permit},
-    decision::{Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason},
+    decision::{
+        Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
+        answer::{DECISION_ID, IDENTITY},
+    },
     limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
-    request::{RawRequest, Request},
+    request::{RawRequest, Request, malformed},
     route::{OnOutage, Route},
     snapshot::Snapshot,
     time::{Span, Timestamp},
@@ -51,6 +54,11 @@ fn permit(
     let request = Request::parse(raw)?;
     evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
     evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
+    // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
+    let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
+    if request.headers.overwritten_only() && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase())) {
+        return Err(malformed("the request has a header that the proxy cannot take away"));
+    }
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     allow::identity,
-    gate::{Gate, Kind},
+    gate::{Gate, Kind, POLICY},
 };
 use crate::rig::http::{Request, exchange};
 
@@ -60,6 +60,25 @@ fn forged_identity_never_arrives(kind: Kind) {
     assert!(gate.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
 }
 through_every_proxy!(forged_identity_never_arrives);
+
+/// vLLM's `X-Amzn-SageMaker-Adapter-Identifier` replaces the model of the body. Its preset has it taken away; a proxy that cannot
+/// be told to take headers away must not let the request through.
+fn headers_that_choose_a_model_never_arrive(kind: Kind) {
+    let gate = Gate::with(kind, &format!("{POLICY}  - preset: vllm\n"), |config| config);
+    let token = gate.token();
+    for name in
+        ["X-Amzn-SageMaker-Adapter-Identifier", "x-amzn-sagemaker-adapter-identifier", "X_Amzn_SageMaker_Adapter_Identifier"]
+    {
+        let reply = Request::get("/v1/models").bearer(&token).header(name, "forged").try_send(gate.port);
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        assert!([0, 200, 400].contains(&status), "{name}: {reply:?}");
+        for seen in gate.upstream.taken() {
+            assert!(seen.headers.iter().all(|(_, value)| value != "forged"), "{name}: {seen:?}");
+        }
+    }
+    assert_eq!(gate.send(&Request::get("/v1/models").bearer(&token)).status, 200);
+}
+through_every_proxy!(headers_that_choose_a_model_never_arrive);
 
 fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
     let gate = Gate::start(kind);

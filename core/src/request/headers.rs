@@ -11,6 +11,7 @@ pub const IDENTITY_PREFIX: &str = "x-tollgate-";
 pub struct Headers<'a> {
     list: Vec<(&'a str, &'a [u8])>,
     joined: bool,
+    overwritten_only: bool,
 }
 
 /// Headers whose repetition two servers read differently: the request is refused when one comes twice.
@@ -20,7 +21,17 @@ impl<'a> Headers<'a> {
     /// An empty list with room. `joined`: the front-end got same-name headers joined with a comma (Envoy without
     /// `encode_raw_headers`), so a comma may be a repetition.
     pub fn with_capacity(capacity: usize, joined: bool) -> Self {
-        Self { list: Vec::with_capacity(capacity), joined }
+        Self { list: Vec::with_capacity(capacity), joined, overwritten_only: false }
+    }
+
+    /// The proxy that asks overwrites the identity headers that it knows by name, and can take nothing else away.
+    pub fn overwrite_only(&mut self) {
+        self.overwritten_only = true;
+    }
+
+    /// Whether a header that has to go stays: see [`Headers::overwrite_only`].
+    pub fn overwritten_only(&self) -> bool {
+        self.overwritten_only
     }
 
     /// Adds one header; `name` as the front-end got it.

@@ -9,10 +9,7 @@ use http::{
     request::Parts,
 };
 use tollgate_core::{
-    decision::{
-        Denial, Reason,
-        answer::{DECISION_ID, IDENTITY},
-    },
+    decision::{Denial, Reason},
     request::{Headers, RawBody, RawRequest},
 };
 
@@ -57,8 +54,7 @@ pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
 /// Reads a check. `body` is the client's, or `None` where [`has_body`] says that none came.
 ///
 /// # Errors
-/// `malformed_request` when method, path or host is missing, repeated or contradictory, when `Connection` names headers, or when
-/// the request has an identity header that this proxy could not overwrite.
+/// `malformed_request` when method, path or host is missing, repeated or contradictory, or when `Connection` names headers.
 pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a [u8]>) -> Result<RawRequest<'a>, Denial> {
     let row = config.dialect.row();
     let (method, path, host) = target(&row, parts)?;
@@ -72,7 +68,7 @@ pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a
         scheme,
         host,
         path,
-        headers: headers(&row, &parts.headers)?,
+        headers: headers(&row, &parts.headers),
         address,
         body: match body {
             Some([]) => RawBody::None,
@@ -162,7 +158,7 @@ fn names_only_options(value: &[u8]) -> bool {
 }
 
 /// The client's headers.
-fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Result<Headers<'a>, Denial> {
+fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
     let places = [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
     let mut headers = Headers::with_capacity(all.len(), row.joined);
     for (name, value) in all {
@@ -172,11 +168,8 @@ fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Result<Headers<'a>, Denial> {
             headers.push(name, value.as_bytes());
         }
     }
-    // A proxy that can only set headers overwrites the names it knows. It would leave any other spelling in place, and some
-    // servers read that as the same header (R18: CVE-2025-64484, CVE-2026-39858).
-    if !matches!(row.absent, Absent::Listed(_)) && headers.spoofed().any(|name| name != DECISION_ID && !IDENTITY.contains(&name))
-    {
-        return Err(malformed("the request has an identity header that the proxy does not overwrite"));
+    if !matches!(row.absent, Absent::Listed(_)) {
+        headers.overwrite_only();
     }
-    Ok(headers)
+    headers
 }
