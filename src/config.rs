@@ -265,9 +265,10 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
-        for (index, listener) in file.listen.http.iter().enumerate() {
-            listener.validate(&policy.body_routes, &root.key("listen").key("http").index(index), &mut errors);
-        }
+    }
+    let body_routes = policy.as_ref().map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
+    for (index, listener) in file.listen.http.iter().enumerate() {
+        listener.validate(body_routes, &root.key("listen").key("http").index(index), &mut errors);
     }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {

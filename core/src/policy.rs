@@ -63,7 +63,8 @@ pub struct Policy {
     /// Headers that choose a model or change how a body is read, which no server may get from a client: those of the presets
     /// in use, taken from every request that passes. Lower case.
     pub strip_headers: BTreeSet<String>,
-    /// For each entry of `routes` with a route that reads the body: its place, and the name of the first such route.
+    /// For each entry of `routes` with a route that reads the body, and so denies every request whose body does not come: its
+    /// place, and the name of the first such route.
     pub body_routes: Vec<(Path, String)>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,

@@ -54,14 +54,6 @@ impl RouteEntry {
         }
     }
 
-    /// What messages call it.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Preset(preset) => &preset.preset,
-            Self::Explicit(route) => route.name(),
-        }
-    }
-
     /// What it does when the store cannot be asked.
     pub fn on_outage(&self) -> OnOutage {
         match self {

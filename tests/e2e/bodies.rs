@@ -79,6 +79,7 @@ async fn many_large_bodies_stay_within_the_bound() {
     let grown = tollgate.peak() - before;
     // The sum, a window of 256 KiB for each connection, and what the allocator and the runtime keep.
     let bound = 64 * MIB + PEERS * (256 << 10) + 16 * MIB;
+    println!("grew by {} MiB", grown >> 20);
     assert!(grown <= bound as u64, "grew by {} MiB", grown >> 20);
     assert_eq!(tollgate.metric("tollgate_checks_total", &["reason=\"overloaded\""]), (PEERS - FIT) as f64);
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::rig::{
@@ -131,10 +130,10 @@ pub(super) fn tollgate(version: &str) {
         assert_eq!((reply.status, rig.upstream.taken().len()), expected, "{about}");
         assert!(reply.took < Duration::from_secs(4), "{about}: {:?}", reply.took);
     };
-    rig.tollgate.process.signal(Signal::SIGSTOP);
+    rig.tollgate.process.pause();
     outcome(&rig.envoy, "no answer, failure_mode_allow: false", (503, 0));
     outcome(&lenient, "no answer, failure_mode_allow: true", (200, 1));
-    rig.tollgate.process.signal(Signal::SIGCONT);
+    rig.tollgate.process.resume();
     until("answers again", || (rig.chat(&token).status == 200).then_some(()));
     rig.upstream.taken();
 

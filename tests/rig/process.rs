@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{SOON, within};
+use super::{SOON, until, within};
 
 /// Ended by its own process id when it is dropped, whatever happens.
 pub(crate) struct Process {
@@ -64,6 +64,21 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Stops it in its tracks: connections stay, nothing is answered. Back when every thread of it has stopped.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        until(&format!("{} to stop", self.name), || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+            let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+            let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+            stats.all(stopped).then_some(())
+        });
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     /// Ends it at once.

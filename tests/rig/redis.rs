@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-
 use super::{part, process::Process};
 
 /// The password of every Redis here.
@@ -45,11 +43,11 @@ impl Redis {
 
     /// Stops it in its tracks: connections stay, nothing is answered.
     pub(crate) fn pause(&self) {
-        self.process.signal(Signal::SIGSTOP);
+        self.process.pause();
     }
 
     pub(crate) fn resume(&self) {
-        self.process.signal(Signal::SIGCONT);
+        self.process.resume();
     }
 
     pub(crate) fn kill(&mut self) {

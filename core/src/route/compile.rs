@@ -124,8 +124,7 @@ fn insert(
     let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
     let route = Arc::new(route(config, preset.is_some(), parts, &captures, path, errors));
     compiled.names.push(route.name.clone());
-    let reads_body = !route.public && route.content.reads_body();
-    if reads_body && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
+    if !route.public && route.content.reads_body() && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
         compiled.body_routes.push((path.clone(), route.name.clone()));
     }
     let mut places = Vec::new();
