@@ -27,13 +27,14 @@ test-all: ## The same, and the tests that need large downloads: a model server, 
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: check
-check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy config
+check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
 	@tools/parts toolchain envoy deny >/dev/null
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
 
 .PHONY: bench
 bench: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
