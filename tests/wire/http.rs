@@ -192,7 +192,8 @@ async fn running_out_of_file_descriptors_is_survived() {
 #[tokio::test]
 #[ignore = "the child of running_out_of_file_descriptors_is_survived"]
 async fn few_files() {
-    let path = std::env::var_os("TOLLGATE_TEST_SOCKET").unwrap();
+    // Without it nobody is the parent: all ignored tests are being run.
+    let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.http().await;
     super::memory::parent_is_gone().await;
     server.stop.cancel();

@@ -109,7 +109,8 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the child of large_messages_of_many_clients_stay_within_the_stated_bound"]
 async fn bounded() {
-    let path = std::env::var_os("TOLLGATE_TEST_SOCKET").unwrap();
+    // Without it nobody is the parent: all ignored tests are being run.
+    let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let gate = std::sync::Arc::new(Gate::default());
     let checks = Checks { gate: Some(gate.clone()) };
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.grpc(checks, budget(BODY, IN_FLIGHT)).await;
