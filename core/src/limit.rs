@@ -1,6 +1,6 @@
 //! Limits: what a check asks of the store, and what the store answers.
 //!
-//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`reference`] is the executable model that the
+//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the executable model that the
 //! memory store runs and that the Lua script is held against.
 
 pub mod rate;

@@ -1,7 +1,7 @@
 //! Envoy's external authorization over gRPC: `envoy.service.auth.v3.Authorization`.
 //!
 //! Decodes a `CheckRequest` into the core's [`RawRequest`], and a [`Answered`] into a `CheckResponse`. A `CheckResponse` without a
-//! status means *allow* to Envoy, so every response here is made by [`allowed`] or [`denied`], which set one.
+//! status means *allow* to Envoy, so every response here is made by `allowed` or `denied`, which set one.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! The audit log: one JSON line per check and per admin call, through a bounded queue to one thread that writes.
 //!
 //! The queue has a fixed number of places. A line takes a place, is sent, and the place is free again when the line was
-//! written, so that lines in flight are bounded in number, and with [`line::MOST`] in bytes: by default 8192 of at most 4 KiB.
+//! written, so that lines in flight are bounded in number, and with `line::MOST` in bytes: by default 8192 of at most 4 KiB.
 //!
 //! `on_full: drop` takes the place when the line is ready, and counts the line as dropped when there is none.
 //! `on_full: deny` takes the place when the check starts, before anything is decided. A check without a place must be denied

@@ -19,7 +19,7 @@ use super::{
     metrics::{BUCKETS, Metrics, NO_ROUTE},
 };
 
-/// The content type of [`exposition`].
+/// The content type of `exposition`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the other rooms know at this moment.
