@@ -40,3 +40,8 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 bench: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
 	@tools/parts toolchain openssl envoy nginx wrk python >/dev/null
 	@PYTHONPATH=tools .parts/bin/python -B benches/envoy/bench.py
+
+.PHONY: bench-nginx
+bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=7 SECONDS=3)
+	@tools/parts toolchain openssl nginx nginx-njs wrk python >/dev/null
+	@PYTHONPATH=tools:benches/envoy .parts/bin/python -B benches/nginx/nginx_bench.py
