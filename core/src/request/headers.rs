@@ -110,7 +110,10 @@ mod tests {
     use super::*;
 
     fn headers<'a>(list: &[(&'a str, &'a str)], joined: bool) -> Headers<'a> {
-        let mut headers = Headers::with_capacity(list.len(), joined);
+        let mut headers = Headers::with_capacity(list.len());
+        if joined {
+            headers.are_joined();
+        }
         for (name, value) in list {
             headers.push(name, value.as_bytes());
         }
