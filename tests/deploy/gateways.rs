@@ -1,0 +1,101 @@
+//! Envoy Gateway and Istio make Envoy's configuration themselves. What can be held against the real Envoy is, and what has to agree
+//! with the chart does.
+
+use serde_json::{Value, json};
+
+use super::{documents, read, validate_envoy};
+
+/// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(into), Value::Array(from)) => into.extend(from.iter().cloned()),
+        (into, from) => *into = from.clone(),
+    }
+}
+
+#[test]
+fn envoy_takes_what_istios_filter_adds() {
+    // What Istio would have made by itself of mesh-config.yaml.
+    let provider =
+        &documents(&read("deploy/istio/mesh-config.yaml"))[0]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"];
+    let body = &provider["includeRequestBodyInCheck"];
+    let mut authz = json!({
+        "name": "envoy.filters.http.ext_authz",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "grpc_service": { "envoy_grpc": { "cluster_name": "tollgate" }, "timeout": provider["timeout"] },
+            "failure_mode_allow": provider["failOpen"],
+            "status_on_error": { "code": "ServiceUnavailable" },
+            "with_request_body": {
+                "max_request_bytes": body["maxRequestBytes"],
+                "allow_partial_message": body["allowPartialMessage"],
+                "pack_as_bytes": body["packAsBytes"],
+            },
+        },
+    });
+    let mut manager = json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "ingress",
+            "common_http_protocol_options": { "idle_timeout": "3600s" },
+            "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "direct_response": { "status": 200 } }] }] },
+        },
+    });
+
+    let policies = documents(&read("deploy/istio/policy.yaml"));
+    let filter = super::only(&policies, "EnvoyFilter");
+    for patch in filter["spec"]["configPatches"].as_array().unwrap() {
+        assert_eq!(patch["patch"]["operation"], "MERGE");
+        let value = &patch["patch"]["value"];
+        let target = if patch["applyTo"] == "HTTP_FILTER" { &mut authz } else { &mut manager };
+        assert_eq!(value["name"], target["name"]);
+        merge(target, value);
+    }
+    let router = json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } });
+    manager["typed_config"]["http_filters"] = json!([authz, router]);
+    let address = |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
+    let config = json!({ "static_resources": {
+        "listeners": [{ "name": "ingress", "address": address(8080), "filter_chains": [{ "filters": [manager] }] }],
+        "clusters": [{ "name": "tollgate", "type": "STATIC", "load_assignment": { "cluster_name": "tollgate",
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(9000) } }] }] } }],
+    }});
+    validate_envoy("Istio's gateway with the EnvoyFilter", &config.to_string());
+}
+
+#[test]
+fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
+    let values = &documents(&read("deploy/helm/tollgate/values.yaml"))[0];
+    let port = values["grpc"]["port"].as_u64().unwrap();
+    let most = 16 << 20; // `body.max`, its default
+
+    let mesh = &documents(&read("deploy/istio/mesh-config.yaml"))[0];
+    let provider = &mesh["meshConfig"]["extensionProviders"][0];
+    let asked = &provider["envoyExtAuthzGrpc"];
+    assert_eq!(asked["service"], "tollgate.tollgate.svc.cluster.local");
+    assert_eq!(asked["port"], port.to_string());
+    assert_eq!((&asked["failOpen"], &asked["statusOnError"]), (&json!(false), &json!("503")));
+    assert_eq!(asked["includeRequestBodyInCheck"]["maxRequestBytes"], most);
+    assert_eq!(asked["includeRequestBodyInCheck"]["allowPartialMessage"], false);
+    let policies = documents(&read("deploy/istio/policy.yaml"));
+    let custom = policies.iter().find(|policy| policy["spec"]["action"] == "CUSTOM").unwrap();
+    assert_eq!(custom["spec"]["provider"]["name"], provider["name"]);
+    assert_eq!(custom["spec"]["rules"], json!([{}]), "every request");
+
+    let gateway = documents(&read("deploy/envoy-gateway/policy.yaml"));
+    let auth = &super::only(&gateway, "SecurityPolicy")["spec"]["extAuth"];
+    assert_eq!(auth["grpc"]["backendRefs"], json!([{ "name": "tollgate", "namespace": "tollgate", "port": port }]));
+    assert_eq!((&auth["failOpen"], &auth["statusOnError"]), (&json!(false), &json!(503)));
+    assert_eq!(auth["bodyToExtAuth"]["maxRequestBytes"], most);
+    let grant = &super::only(&gateway, "ReferenceGrant");
+    assert_eq!(grant["metadata"]["namespace"], auth["grpc"]["backendRefs"][0]["namespace"]);
+    let routes = documents(&read("deploy/gateway-api/gateway.yaml"));
+    let target = &super::only(&gateway, "SecurityPolicy")["spec"]["targetRefs"][0];
+    assert_eq!(target["name"], super::only(&routes, "Gateway")["metadata"]["name"]);
+}
