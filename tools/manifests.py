@@ -73,7 +73,7 @@ def errors_of(value, schema):
 
 def kubernetes(version, crds):
     def check(document):
-        name = f"{document['apiVersion']}/{document['kind']}"
+        name = f"{document.get('apiVersion')}/{document.get('kind')}"
         if schema := crds.get(name):
             return errors_of(document, schema)
         try:
@@ -97,7 +97,7 @@ def custom(crds):
     """Only custom resources: the rest is left to `kubernetes`."""
 
     def check(document):
-        schema = crds.get(f"{document['apiVersion']}/{document['kind']}")
+        schema = crds.get(f"{document.get('apiVersion')}/{document.get('kind')}")
         return errors_of(document, schema) if schema else None
 
     return check

@@ -211,6 +211,18 @@ fn the_service_scales_survives_a_drained_node_and_is_spread() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
+fn the_service_has_the_name_that_the_manifests_of_gateways_and_meshes_ask() {
+    let home = tempfile::tempdir().unwrap();
+    let values = example("service.yaml");
+    let mut command = helm("helm-4", home.path());
+    let text = succeeds(command.args(["template", "tollgate", "tollgate", "--namespace", "tollgate", "-f", &values]));
+    let rendered = documents(&text);
+    let service = rendered.iter().find(|object| object["kind"] == "Service" && object["metadata"]["name"] == "tollgate").unwrap();
+    assert_eq!(service["spec"]["ports"][0]["port"], 9000);
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
 fn pods_restart_for_what_tollgate_does_not_reload_and_for_nothing_else() {
     let checksum = |more: &[&str]| {
         let values = example("vllm.yaml");

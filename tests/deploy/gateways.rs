@@ -4,6 +4,10 @@
 use serde_json::{Value, json};
 
 use super::{documents, read, validate_envoy};
+use crate::{
+    proxies::gate::replace,
+    rig::{CHAT, POLICY, Rig, chat, http::Request},
+};
 
 /// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
 fn merge(into: &mut Value, from: &Value) {
@@ -98,4 +102,22 @@ fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
     let routes = documents(&read("deploy/gateway-api/gateway.yaml"));
     let target = &super::only(&gateway, "SecurityPolicy")["spec"]["targetRefs"][0];
     assert_eq!(target["name"], super::only(&routes, "Gateway")["metadata"]["name"]);
+}
+
+/// Envoy Gateway sets neither `pack_as_bytes` nor `encode_raw_headers` nor `validate_mutations`.
+#[test]
+fn bodies_as_text_and_joined_headers_are_judged_the_same() {
+    let rig = Rig::with(POLICY, |config| {
+        let config = replace(config, "pack_as_bytes: true", "pack_as_bytes: false");
+        let config = replace(config, "encode_raw_headers: true", "encode_raw_headers: false");
+        replace(config, "validate_mutations: true", "validate_mutations: false")
+    });
+    let token = rig.token(json!({}));
+    assert_eq!(rig.chat(&token).status, 200);
+    assert_eq!(rig.upstream.only().all("x-tollgate-subject").len(), 1);
+    let other = Request::post("/v1/chat/completions", CHAT.replace("qwen", "big-70b")).bearer(&token);
+    assert_eq!(rig.envoy.send(&other).verdict(), (403, "model_forbidden".to_owned()), "the body is read");
+    let two = chat(&token).bearer(&rig.token(json!({ "sub": "mallory" })));
+    assert_ne!(rig.envoy.send(&two).status, 200, "two credentials");
+    assert!(rig.upstream.taken().is_empty());
 }

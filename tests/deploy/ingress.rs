@@ -34,7 +34,7 @@ fn controller(ingress: &Value, headers: &Value, port: u16, asked: u16, upstream:
     let url = annotation("auth-url").replace("tollgate.tollgate.svc.cluster.local:9001", &format!("127.0.0.1:{asked}"));
     let mut check = String::new();
     for (name, value) in headers["data"].as_object().unwrap() {
-        writeln!(check, "proxy_set_header '{name}' {};", value.as_str().unwrap()).unwrap();
+        writeln!(check, "proxy_set_header '{name}' '{}';", value.as_str().unwrap()).unwrap();
     }
     let mut copied = String::new();
     for (n, name) in annotation("auth-response-headers").split(',').enumerate() {

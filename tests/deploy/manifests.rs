@@ -58,6 +58,27 @@ fn every_file_for_tollgate_is_one_it_takes() {
 }
 
 #[test]
+fn every_file_that_the_documentation_names_is_there() {
+    let mut seen = 0;
+    for page in ["docs/kubernetes.md", "deploy/helm/tollgate/README.md"] {
+        let text = read(page);
+        let separators = |c: char| c.is_whitespace() || "`()<>,;:|\"'".contains(c);
+        for word in text.split(separators).filter(|word| word.starts_with("deploy/") || word.starts_with("tools/")) {
+            // Made by the commands beside them.
+            if word.starts_with("deploy/compose/secrets") {
+                continue;
+            }
+            assert!(at(word).exists(), "{page}: {word}");
+            seen += 1;
+        }
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            assert!(at(page).parent().unwrap().join(link).exists(), "{page}: {link}");
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}
+
+#[test]
 fn every_manifest_is_yaml_with_kind_and_name() {
     for path in APPLIED {
         for object in documents(&read(path)) {
