@@ -97,7 +97,14 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
     for name in examples() {
         let rendered = documents(&template("helm-4", &["-f", &example(&name)]));
         let data = &only(&rendered, "ConfigMap")["data"];
-        check_config(&name, data["tollgate.yaml"].as_str().unwrap());
+        let config = data["tollgate.yaml"].as_str().unwrap();
+        check_config(&name, config);
+        // The probes of the inference server ask for it through the gate.
+        let (dir, path) = written(config);
+        let health = ["--method", "GET", "--host", "10.0.0.1:8080", "--path", "/health"];
+        let explained =
+            crate::rig::tollgate::run(dir.path(), &[&["explain", "--config", path.to_str().unwrap()], &health[..]].concat());
+        assert!(explained.status.success(), "{name}: {}", String::from_utf8_lossy(&explained.stdout));
         let sidecar = data["envoy.yaml"].as_str();
         assert_eq!(sidecar.is_none(), ["nginx.yaml", "service.yaml"].contains(&name.as_str()), "{name}");
         if let Some(text) = sidecar {
@@ -145,7 +152,7 @@ fn nobody_reaches_the_model_around_the_gate() {
             only(&rendered, "Deployment")["spec"]["selector"]["matchLabels"],
             "{name}"
         );
-        assert_eq!(only(&rendered, "Service")["spec"]["ports"][0]["targetPort"], "gate", "{name}");
+        assert_eq!(only(&rendered, "Service")["spec"]["ports"][0]["targetPort"], 8080, "{name}");
     }
 }
 

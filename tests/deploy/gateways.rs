@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{documents, read, validate_envoy};
 use crate::{
-    proxies::gate::replace,
-    rig::{CHAT, POLICY, Rig, chat, http::Request},
+    proxies::gate::{replace, tollgate_port},
+    rig::{CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, tollgate::Tollgate},
 };
 
 /// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
@@ -120,4 +120,52 @@ fn bodies_as_text_and_joined_headers_are_judged_the_same() {
     let two = chat(&token).bearer(&rig.token(json!({ "sub": "mallory" })));
     assert_ne!(rig.envoy.send(&two).status, 200, "two credentials");
     assert!(rig.upstream.taken().is_empty());
+}
+
+/// APISIX and Kong are untested; what they say they send is not.
+#[test]
+fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
+    let plugin = &documents(&read("deploy/apisix/apisix.yaml"))[0]["routes"][0]["plugins"]["forward-auth"];
+    assert_eq!((&plugin["request_method"], &plugin["uri"]), (&json!("POST"), &json!("http://tollgate:9001/check")));
+    assert!(read("deploy/kong/kong.yaml").contains("\"http://tollgate:9001/check\", { method = \"POST\""));
+
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let listen = "listen: { grpc: \"unix:${DIR}/authz.sock\", ops: \"127.0.0.1:0\", http: [{ address: \"127.0.0.1:0\", dialect: traefik, body: sent }] }\n";
+    let tollgate = Tollgate::start(dir.path(), &format!("{listen}{POLICY}"));
+    let check = |body: &str| {
+        let check = Request::post("/check", body).bearer(&issuer.token(json!({ "sub": "alice", "scope": SCOPES })));
+        let said = [
+            ("Method", "POST"),
+            ("Uri", "/v1/chat/completions"),
+            ("Host", "api.example.com"),
+            ("Proto", "https"),
+            ("For", "192.0.2.7"),
+        ];
+        let check = said.iter().fold(check, |check, (name, value)| check.header(&format!("X-Forwarded-{name}"), value));
+        check.send(tollgate_port(&tollgate))
+    };
+    let allowed = check(CHAT);
+    assert_eq!((allowed.status, allowed.one("x-tollgate-subject")), (200, Some("alice")));
+    assert_eq!(check(&CHAT.replace("qwen", "big-70b")).verdict(), (403, "model_forbidden".to_owned()), "the body is read");
+    // What Tollgate sends of identity is what they take over, each by its name.
+    let taken = super::strings(&plugin["upstream_headers"]);
+    for (name, _) in allowed.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-tollgate-")) {
+        assert!(taken.iter().any(|one| one.eq_ignore_ascii_case(name)), "{name} is not taken over");
+        assert!(read("deploy/kong/kong.yaml").to_lowercase().contains(&format!("\"{}\"", name.to_lowercase())), "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn kongs_lua_is_lua() {
+    let plugin = &documents(&read("deploy/kong/kong.yaml"))[0]["services"][0]["plugins"][0]["config"]["access"][0];
+    let dir = tempfile::tempdir().unwrap();
+    let (lua, config) = (dir.path().join("access.lua"), dir.path().join("haproxy.cfg"));
+    // HAProxy has a Lua to read it with, and does not run what is in a function.
+    std::fs::write(&lua, format!("local function access()\n{}\nend\n", plugin.as_str().unwrap())).unwrap();
+    let rest = "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nfrontend none\n    bind 127.0.0.1:65535\n";
+    std::fs::write(&config, format!("global\n    lua-load {}\n{rest}", lua.display())).unwrap();
+    super::succeeds(std::process::Command::new(part("haproxy", "haproxy")).arg("-c").arg("-f").arg(config));
 }
