@@ -41,6 +41,7 @@ use crate::{
         audit::Audit,
         exposition::{Circuit, JwksStatus, Status, StoreStatus},
         metrics::Metrics,
+        trace::Tracer,
     },
     ops::{self, Ops},
     pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
@@ -55,6 +56,9 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// How long the audit log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long the last spans may take to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
@@ -124,7 +128,9 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
-        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
+        let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
+        let observer = Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?));
+        let observer = Arc::new(observer.traced(tracer));
         observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
         observer.metrics().reloaded(observe::now(), true);
         let store = store::open(&file.store, stop.clone())?;
@@ -205,6 +211,11 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        if let Some(tracer) = self.observer.tracer()
+            && !tracer.close(LAST_SPANS).await
+        {
+            tracing::warn!("some spans were not exported");
+        }
         let observer = Arc::clone(&self.observer);
         // Off the runtime: it waits for a thread.
         if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {

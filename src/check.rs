@@ -3,14 +3,15 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
+use http::HeaderMap;
 use tollgate_core::{
-    check::{Pending, Prepared, prepare},
+    check::{Pending, Prepared, prepare, prepare_watched},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     limit::Answers,
-    request::{RawBody, RawRequest},
+    request::{Headers, RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,
     time::{Span, Timestamp},
@@ -18,7 +19,7 @@ use tollgate_core::{
 
 use crate::{
     live::{Live, State},
-    observe::Observer,
+    observe::{CheckRecord, Observer},
     store::{LocalFallback, Store},
 };
 
@@ -76,7 +77,12 @@ impl Checker {
 
     /// Decides one request. A panic inside is caught and denied.
     pub async fn check(&self, raw: RawRequest<'_>) -> Answered {
-        let answered = AssertUnwindSafe(self.recorded(raw)).catch_unwind().await;
+        self.check_called(None, raw).await
+    }
+
+    /// As [`Checker::check`], where the proxy's call has a head of its own, which may say what trace it belongs to.
+    pub async fn check_called(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>) -> Answered {
+        let answered = AssertUnwindSafe(self.recorded(call, raw)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             // The record was dropped by the panic and says so; this answer has no other.
             let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
@@ -87,6 +93,7 @@ impl Checker {
     /// Answers what a front-end could not even read.
     pub fn refuse(&self, denial: Denial) -> Answered {
         let mut record = self.observer.begin((self.clock)());
+        record.trace(None, &Headers::default());
         let outcome = Outcome::refused(denial);
         record.decided(&outcome);
         let answered = shape(&outcome, &self.live.load().snapshot, record.id());
@@ -94,11 +101,12 @@ impl Checker {
         answered
     }
 
-    async fn recorded(&self, raw: RawRequest<'_>) -> Answered {
+    async fn recorded(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>) -> Answered {
         let mut record = self.observer.begin((self.clock)());
         record.asked(&raw);
+        record.trace(call, &raw.headers);
         let state = self.live.load();
-        let outcome = self.decide(&state, raw, record.now(), record.has_room()).await;
+        let outcome = self.decide(&state, raw, &mut record).await;
         record.decided(&outcome);
         if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
             source.unknown_key();
@@ -108,26 +116,34 @@ impl Checker {
         answered
     }
 
-    async fn decide(&self, state: &State, raw: RawRequest<'_>, now: Timestamp, has_room: bool) -> Outcome {
-        if !has_room {
+    async fn decide(&self, state: &State, raw: RawRequest<'_>, record: &mut CheckRecord<'_>) -> Outcome {
+        if !record.has_room() {
             let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
             return Outcome::refused(denial.after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        match prepare(&state.snapshot, raw, now) {
+        let now = record.now();
+        let prepared = match record.steps() {
+            None => prepare(&state.snapshot, raw, now),
+            Some(passed) => prepare_watched(&state.snapshot, raw, now, passed),
+        };
+        match prepared {
             Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => self.ask(pending).await,
+            Prepared::Ask(pending) => self.ask(pending, record).await,
         }
     }
 
     /// One round trip at most; none when there is nothing to ask.
-    async fn ask(&self, pending: Pending) -> Outcome {
+    async fn ask(&self, pending: Pending, record: &mut CheckRecord<'_>) -> Outcome {
         if pending.demands().is_empty() {
             return pending.conclude(Ok(Answers::Counted(Vec::new())));
         }
-        match (self.store.admit(pending.demands()).await, pending.on_outage(), &self.local) {
+        record.asking();
+        let answers = self.store.admit(pending.demands()).await;
+        record.told(answers.as_ref().err().copied());
+        match (answers, pending.on_outage(), &self.local) {
             (Err(outage), OnOutage::Local, Some(local)) => {
                 let answers = local.admit(pending.demands());
                 pending.conclude_locally(outage, answers)

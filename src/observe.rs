@@ -7,6 +7,7 @@ pub mod log;
 pub mod metrics;
 pub mod rfc3339;
 mod subjects;
+pub mod trace;
 
 use std::{
     net::IpAddr,
@@ -15,11 +16,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderMap;
 use tollgate_core::{
     authn::Principal,
+    check::Step,
     decision::{Decision, Outcome},
     limit::Outage,
-    request::RawRequest,
+    request::{Headers, RawRequest},
     route::Route,
     time::Timestamp,
 };
@@ -33,6 +36,7 @@ use self::{
     exposition::Status,
     metrics::Metrics,
     rfc3339::Rfc3339,
+    trace::{Trace, Tracer},
 };
 
 /// The clock on the wall, for the edge: the core takes the moment as an argument.
@@ -46,12 +50,19 @@ pub fn now() -> Timestamp {
 pub struct Observer {
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    tracer: Option<Tracer>,
 }
 
 impl Observer {
-    /// Puts the two together.
+    /// Puts the two together. Nothing is traced.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<Audit>) -> Self {
-        Self { metrics, audit }
+        Self { metrics, audit, tracer: None }
+    }
+
+    /// Traces checks besides, where there is a tracer.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Starts the record of one check: to be called first, and its record kept in the same function as the answer is made in, so that
@@ -70,6 +81,7 @@ impl Observer {
             has_room,
             asked: Asked::default(),
             decided: None,
+            trace: None,
             answered: false,
         }
     }
@@ -82,6 +94,11 @@ impl Observer {
     /// The audit log.
     pub fn audit(&self) -> &Arc<Audit> {
         &self.audit
+    }
+
+    /// What traces checks, if anything does.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_ref()
     }
 
     /// Everything counted, as OpenMetrics text, with what the other rooms know at this moment.
@@ -106,6 +123,8 @@ pub struct CheckRecord<'a> {
     has_room: bool,
     asked: Asked<'a>,
     decided: Option<Decided>,
+    /// Only of a check that is traced.
+    trace: Option<Box<Trace>>,
     answered: bool,
 }
 
@@ -151,6 +170,33 @@ impl<'a> CheckRecord<'a> {
         self.asked = Asked { method: request.method, host: request.host, path: request.path, address: request.address };
     }
 
+    /// Begins the span of this check, where checks are traced and this one is sampled. `call` is the head of the proxy's own call, if it
+    /// is not the same as the checked request's `headers`.
+    pub fn trace(&mut self, call: Option<&HeaderMap>, headers: &Headers<'_>) {
+        if let Some(tracer) = &self.observer.tracer {
+            self.trace = tracer.begin(call, headers);
+        }
+    }
+
+    /// What to tell of each step, if the check is traced.
+    pub fn steps(&mut self) -> Option<impl FnMut(Step)> {
+        self.trace.as_mut().map(|trace| |step| trace.passed(step))
+    }
+
+    /// Notes that the store is being asked.
+    pub fn asking(&mut self) {
+        if let Some(trace) = &mut self.trace {
+            trace.asking();
+        }
+    }
+
+    /// Notes that the store has answered, or that it cannot be asked.
+    pub fn told(&mut self, outage: Option<Outage>) {
+        if let Some(trace) = &mut self.trace {
+            trace.told(outage);
+        }
+    }
+
     /// Notes what was decided. The last outcome noted is the one that counts.
     pub fn decided(&mut self, outcome: &Outcome) {
         let evidence = &outcome.evidence;
@@ -172,6 +218,9 @@ impl<'a> CheckRecord<'a> {
     /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
     pub fn answered(mut self) {
         self.answered = true;
+        if let Some(trace) = &mut self.trace {
+            trace.answered();
+        }
     }
 
     fn ending(&self) -> Ending {
@@ -194,6 +243,19 @@ impl Drop for CheckRecord<'_> {
         metrics.count(route, ending, took, decided.as_ref().and_then(|decided| decided.outage));
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
+        }
+        if let (Some(trace), Some(tracer)) = (self.trace.take(), &self.observer.tracer) {
+            let decided = decided.as_ref();
+            let facts = trace::Facts {
+                began: self.now,
+                decision_id: self.id.clone(),
+                ending,
+                route: decided.and_then(|decided| decided.route.clone()),
+                model: decided.and_then(|decided| decided.model.clone()),
+                outage: decided.and_then(|decided| decided.outage),
+                principal: decided.and_then(|decided| decided.principal.clone()).filter(|_| tracer.identity()),
+            };
+            tracer.end(*trace, facts);
         }
         if !self.observer.audit.is_on() {
             return;

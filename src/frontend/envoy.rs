@@ -49,9 +49,9 @@ impl EnvoyAuthorization {
 #[tonic::async_trait]
 impl Authorization for EnvoyAuthorization {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let message = request.into_inner();
+        let (head, _, message) = request.into_parts();
         let answered = match decode(&message) {
-            Ok(raw) => self.checker.check(raw).await,
+            Ok(raw) => self.checker.check_called(Some(head.as_ref()), raw).await,
             Err(denial) => self.checker.refuse(denial),
         };
         encode(answered).map(Response::new)

@@ -24,12 +24,15 @@ use tollgate_core::{
 use super::{
     ending::{Ending, SLOTS},
     subjects::{Shown, Subjects},
+    trace::TracingConfig,
 };
 
 /// The section `observe`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObserveConfig {
+    /// Spans for an OpenTelemetry collector. Default: none.
+    pub tracing: Option<TracingConfig>,
     /// How many subjects get their own series in `tollgate_subject_checks_total`, the busiest ones; the rest count as `other`. At most
     /// 1000. Default 0, none: a subject is often a person, and whoever reads metrics need not know who asked.
     #[serde(default)]
@@ -47,6 +50,9 @@ impl ObserveConfig {
                 &path.key("subjects"),
                 format!("`{}` is more than {}, the most there may be", self.subjects, Self::MOST_SUBJECTS),
             );
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.check(&path.key("tracing"), errors);
         }
     }
 }
@@ -237,7 +243,7 @@ mod tests {
     fn too_many_subjects_are_refused() {
         for (subjects, good) in [(0, true), (1000, true), (1001, false)] {
             let mut errors = Errors::default();
-            ObserveConfig { subjects }.check(&Path::root().key("observe"), &mut errors);
+            ObserveConfig { subjects, ..ObserveConfig::default() }.check(&Path::root().key("observe"), &mut errors);
             assert_eq!(errors.is_empty(), good, "{subjects}");
         }
     }

@@ -76,7 +76,7 @@ limits:
         let mut errors = Errors::default();
         let policy =
             Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
-        let metrics = Metrics::new(&ObserveConfig { subjects });
+        let metrics = Metrics::new(&ObserveConfig { subjects, ..ObserveConfig::default() });
         metrics.add_routes(policy.route_names.iter().map(String::as_str));
         metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
         let mut snapshot = Snapshot::without_keys(Arc::new(policy));
