@@ -5,7 +5,8 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tollgate_core::{
-    check::{Pending, Prepared, prepare, prepare_watched},
+    authn::Credential,
+    check::{Pending, Prepared, prepare_watched, prepare_with, verify},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
@@ -125,9 +126,11 @@ impl Checker {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
+        let snapshot = &state.snapshot;
+        let verify = |credential: Credential<'_>| verify(snapshot, credential, now).map(|proven| proven.principal);
         let prepared = match record.steps() {
-            None => prepare(&state.snapshot, raw, now),
-            Some(passed) => prepare_watched(&state.snapshot, raw, now, passed),
+            None => prepare_with(snapshot, raw, verify),
+            Some(passed) => prepare_watched(snapshot, raw, verify, passed),
         };
         match prepared {
             Prepared::Done(outcome) => outcome,

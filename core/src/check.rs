@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    authn::{self, Principal, jwt},
+    authn::{
+        self, Credential, Principal,
+        jwt::{self, Proven, Refused},
+    },
     authz::{self, Permit},
     decision::{
         Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
@@ -23,6 +26,18 @@ pub enum Prepared {
     Done(Outcome),
     /// To be decided by the store's answer.
     Ask(Pending),
+}
+
+/// Who asks, or why nobody knows.
+pub type Verified = Result<Arc<Principal>, Refused>;
+
+/// Who asks? Against the policy and the keys of `snapshot`, at `now`.
+///
+/// # Errors
+/// See [`jwt::verify`].
+pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Result<Proven, Refused> {
+    let policy = &snapshot.policy;
+    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now)
 }
 
 /// A check that waits for the store. Dropping it decides nothing and allows nothing.
@@ -50,13 +65,23 @@ pub enum Step {
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
 pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
-    prepare_watched(snapshot, raw, now, |_| {})
+    prepare_with(snapshot, raw, |credential| verify(snapshot, credential, now).map(|proven| proven.principal))
 }
 
-/// As [`prepare`], and tells `passed` of each step, for whoever measures: there is no clock here.
-pub fn prepare_watched(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp, mut passed: impl FnMut(Step)) -> Prepared {
+/// As [`prepare`], with somebody who may remember what [`verify`] said of a credential.
+pub fn prepare_with(snapshot: &Snapshot, raw: RawRequest<'_>, verify: impl FnOnce(Credential<'_>) -> Verified) -> Prepared {
+    prepare_watched(snapshot, raw, verify, |_| {})
+}
+
+/// As [`prepare_with`], and tells `passed` of each step, for whoever measures: there is no clock here.
+pub fn prepare_watched(
+    snapshot: &Snapshot,
+    raw: RawRequest<'_>,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
+    mut passed: impl FnMut(Step),
+) -> Prepared {
     let mut evidence = Evidence::none(Dialect::of_target(raw.path));
-    match permit(snapshot, raw, now, &mut evidence, &mut passed) {
+    match permit(snapshot, raw, verify, &mut evidence, &mut passed) {
         Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
         Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
     }
@@ -65,7 +90,7 @@ pub fn prepare_watched(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp,
 fn permit(
     snapshot: &Snapshot,
     raw: RawRequest<'_>,
-    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
     passed: &mut impl FnMut(Step),
 ) -> Result<(Permit, Demands), Denial> {
@@ -88,7 +113,7 @@ fn permit(
     let permit = match authz::open(&route) {
         Some(permit) => permit,
         None => {
-            let principal = authenticate(snapshot, &request, now, evidence)?;
+            let principal = authenticate(&request, verify, evidence)?;
             evidence.principal = Some(Arc::clone(&principal));
             passed(Step::Authenticate);
             authz::authorize(&route, &principal, &policy.models, &request, &captures)?
@@ -108,20 +133,15 @@ fn permit(
 }
 
 fn authenticate(
-    snapshot: &Snapshot,
     request: &Request<'_>,
-    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
 ) -> Result<Arc<Principal>, Denial> {
-    let credential = authn::extract(&request.headers)?;
-    let policy = &snapshot.policy;
-    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
-        |refused| {
-            evidence.failed_check = Some(refused.check);
-            evidence.unknown_key = refused.unknown_key;
-            *refused.denial
-        },
-    )
+    verify(authn::extract(&request.headers)?).map_err(|refused| {
+        evidence.failed_check = Some(refused.check);
+        evidence.unknown_key = refused.unknown_key;
+        *refused.denial
+    })
 }
 
 impl Pending {
