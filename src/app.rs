@@ -39,7 +39,7 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus},
         metrics::Metrics,
         trace::Tracer,
     },
@@ -48,7 +48,7 @@ use crate::{
     ready::Readiness,
     reload::Reloader,
     secrets,
-    store::{self, Store},
+    store::{self, Opened},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
@@ -131,7 +131,7 @@ impl App {
         let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
         let observer = Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?));
         let observer = Arc::new(observer.traced(tracer));
-        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
         let store = store::open(&file.store, stop.clone())?;
 
@@ -176,7 +176,16 @@ impl App {
             };
             http.push(servers.http(&config.listener(), handler).await?);
         }
-        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
+        let handlers = Arc::new(Ops::new(
+            Arc::clone(&observer),
+            missing(&readiness),
+            status(
+                Arc::clone(&live),
+                Opened { store: Arc::clone(&store.store), local: store.local.clone() },
+                Arc::clone(&readiness),
+                in_flight,
+            ),
+        ));
         let ops = servers.http(&file.listen.ops, move |request| {
             let handlers = Arc::clone(&handlers);
             async move { ops::handle(&handlers, request).await }
@@ -244,8 +253,12 @@ fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + S
 }
 
 /// What `/metrics` asks the other rooms.
-fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
-    let (live, store) = (Arc::clone(live), Arc::clone(store));
+fn status(
+    live: Arc<Live>,
+    opened: Opened,
+    readiness: Arc<Readiness>,
+    in_flight: InFlight,
+) -> impl Fn() -> Status + Send + Sync + 'static {
     move || {
         let state = live.load();
         let jwks = state.sources.iter().map(|source| {
@@ -258,13 +271,30 @@ fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Sen
                 failed: status.fetches_failed,
             }
         });
-        let status = store.status();
+        let status = opened.store.status();
         let circuit = match status.circuit {
             store::Circuit::Closed => Circuit::Closed,
             store::Circuit::Connecting => Circuit::HalfOpen,
             store::Circuit::Open => Circuit::Open,
         };
-        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+        let local = opened.local.as_ref().map(|local| {
+            let store::LocalStatus { age, revocations, buckets } = local.status();
+            LocalStatus { age_seconds: age.map(|age| age.as_secs_f64()), revocations, buckets }
+        });
+        Status {
+            ready: readiness.missing().is_empty(),
+            jwks: jwks.collect(),
+            store: Some(StoreStatus {
+                up: status.up,
+                circuit,
+                remote: status.kind != "memory",
+                connections: status.connections,
+                buckets: status.buckets,
+                revocations: status.revocations,
+            }),
+            local,
+            in_flight: InFlightStatus { bytes: in_flight.taken() as u64, limit: in_flight.total() as u64 },
+        }
     }
 }
 

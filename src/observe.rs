@@ -33,8 +33,8 @@ use self::{
         Audit, Place,
         line::{CheckLine, Facts},
     },
-    exposition::Status,
-    metrics::Metrics,
+    exposition::{Queues, Status},
+    metrics::{Count, Metrics},
     rfc3339::Rfc3339,
     trace::{Trace, Tracer},
 };
@@ -77,6 +77,7 @@ impl Observer {
             id: format!("{:032x}", rand::random::<u128>()),
             now,
             started: Instant::now(),
+            store: Store::NotAsked,
             place,
             has_room,
             asked: Asked::default(),
@@ -106,7 +107,9 @@ impl Observer {
     /// # Errors
     /// None that occurs: it writes into memory.
     pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
-        exposition::exposition(&self.metrics, status, self.audit.dropped())
+        let queues =
+            Queues { dropped: self.audit.dropped(), waiting: self.audit.waiting(), spans: self.tracer().map(Tracer::sent) };
+        exposition::exposition(&self.metrics, status, queues)
     }
 }
 
@@ -119,6 +122,7 @@ pub struct CheckRecord<'a> {
     id: String,
     now: Timestamp,
     started: Instant,
+    store: Store,
     place: Option<Place>,
     has_room: bool,
     asked: Asked<'a>,
@@ -126,6 +130,14 @@ pub struct CheckRecord<'a> {
     /// Only of a check that is traced.
     trace: Option<Box<Trace>>,
     answered: bool,
+}
+
+/// The question to a store elsewhere.
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    NotAsked,
+    Asked(Instant),
+    Answered(Duration),
 }
 
 /// The request, as it was sent.
@@ -145,6 +157,8 @@ struct Decided {
     route: Option<Arc<Route>>,
     principal: Option<Arc<Principal>>,
     model: Option<String>,
+    /// The limits that had no room.
+    used_up: Vec<Arc<str>>,
     outage: Option<Outage>,
 }
 
@@ -183,15 +197,19 @@ impl<'a> CheckRecord<'a> {
         self.trace.as_mut().map(|trace| |step| trace.passed(step))
     }
 
-    /// Notes that the store is being asked.
+    /// Notes that a store elsewhere is being asked.
     pub fn asking(&mut self) {
+        self.store = Store::Asked(Instant::now());
         if let Some(trace) = &mut self.trace {
             trace.asking();
         }
     }
 
-    /// Notes that the store has answered, or that it cannot be asked.
+    /// Notes that the store, wherever it is, has answered or cannot be asked.
     pub fn told(&mut self, outage: Option<Outage>) {
+        if let Store::Asked(at) = self.store {
+            self.store = Store::Answered(at.elapsed());
+        }
         if let Some(trace) = &mut self.trace {
             trace.told(outage);
         }
@@ -211,6 +229,7 @@ impl<'a> CheckRecord<'a> {
             route: evidence.route.clone(),
             principal: evidence.principal.clone(),
             model: evidence.model.clone(),
+            used_up: used_up(outcome),
             outage: evidence.outage,
         });
     }
@@ -240,7 +259,15 @@ impl Drop for CheckRecord<'_> {
         let route = decided.as_ref().and_then(|decided| decided.route.as_deref()).map(|route| route.name.as_str());
         let principal = decided.as_ref().and_then(|decided| decided.principal.as_deref());
         let metrics = &self.observer.metrics;
-        metrics.count(route, ending, took, decided.as_ref().and_then(|decided| decided.outage));
+        metrics.count(&Count {
+            route,
+            model: decided.as_ref().and_then(|decided| decided.model.as_deref()),
+            used_up: decided.as_ref().map(|decided| decided.used_up.as_slice()).unwrap_or_default(),
+            ending,
+            took,
+            store: if let Store::Answered(took) = self.store { Some(took) } else { None },
+            outage: decided.as_ref().and_then(|decided| decided.outage),
+        });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
         }
@@ -282,6 +309,15 @@ impl Drop for CheckRecord<'_> {
         });
         self.observer.audit.write(self.place.take(), &line);
     }
+}
+
+/// Allocates nothing for a check that had room.
+fn used_up(outcome: &Outcome) -> Vec<Arc<str>> {
+    if matches!(outcome.decision, Decision::Allow(_)) {
+        return Vec::new();
+    }
+    let full = outcome.evidence.limits.iter().filter(|status| !status.verdict.admitted);
+    full.map(|status| Arc::clone(&status.name)).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod architecture;
 mod corpus;
 mod e2e;
 mod jwks;
+mod observe;
 mod presets;
 mod proxies;
 mod rig;

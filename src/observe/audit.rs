@@ -147,6 +147,7 @@ pub struct Audit {
 struct Open {
     lines: SyncSender<Message>,
     shared: Arc<Shared>,
+    places: usize,
     on_full: OnFull,
     end: Mutex<Option<Receiver<()>>>,
 }
@@ -185,6 +186,15 @@ pub struct Dropped {
     pub full: u64,
     /// Writing failed.
     pub write: u64,
+}
+
+/// How full the queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Places that are taken.
+    pub lines: usize,
+    /// Places there are.
+    pub places: usize,
 }
 
 impl Dropped {
@@ -248,7 +258,7 @@ impl Audit {
                 let _ = ended.try_send(());
             })
             .map_err(AuditError::Thread)?;
-        Ok(Self { open: Some(Open { lines, shared, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
+        Ok(Self { open: Some(Open { lines, shared, places, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
     }
 
     /// Takes a place when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a place when it is
@@ -291,6 +301,12 @@ impl Audit {
             full: open.shared.full.load(Relaxed),
             write: open.shared.write.load(Relaxed),
         })
+    }
+
+    /// Lines that wait to be written, and how many may; `None` when nothing is written.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let open = self.open.as_ref()?;
+        Some(Waiting { lines: open.places.saturating_sub(open.shared.free.load(Relaxed)), places: open.places })
     }
 
     /// Writes what waits and ends the thread; lines that come later are dropped. Waits no longer than `deadline` (the thread may be

@@ -22,7 +22,7 @@ use std::{
 use http::HeaderMap;
 use thiserror::Error;
 use tokio::{
-    sync::mpsc::{self, Sender},
+    sync::mpsc::{self, Sender, error::TrySendError},
     task::JoinHandle,
     time::timeout,
 };
@@ -60,7 +60,7 @@ pub struct Tracer {
 pub struct Sent {
     /// Taken by the collector.
     pub exported: u64,
-    /// Checks whose spans found the queue full.
+    /// Those that found the queue full.
     pub full: u64,
     /// Given up because the collector could not be reached or refused.
     pub export: u64,
@@ -79,8 +79,7 @@ impl Tracer {
         let (counters, ending) = (Arc::<Counters>::default(), CancellationToken::new());
         let more = config.resource.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let resource = export::resource(&config.service_name, more);
-        let exporter =
-            Exporter::new(client, queue, Arc::clone(&counters), resource, config.timeout.std(), ending.clone());
+        let exporter = Exporter::new(client, queue, Arc::clone(&counters), resource, config.timeout.std(), ending.clone());
         Ok(Self {
             threshold: threshold(config.sample_ratio),
             identity: config.identity,
@@ -106,8 +105,8 @@ impl Tracer {
 
     /// Sends the span of a check that has ended. Never waits.
     pub(crate) fn end(&self, trace: Trace, facts: Facts) {
-        if self.spans.try_send(trace.end(facts)).is_err() {
-            self.counters.full.fetch_add(1, Relaxed);
+        if let Err(TrySendError::Full(span) | TrySendError::Closed(span)) = self.spans.try_send(trace.end(facts)) {
+            self.counters.full.fetch_add(span.count(), Relaxed);
         }
     }
 

@@ -183,17 +183,14 @@ impl Client {
         let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| wrong(&error))?;
         tcp.set_nodelay(true).map_err(|error| wrong(&error))?;
         let stream: Box<dyn Stream> = match &self.tls {
-            Some((connector, name)) => {
-                Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| wrong(&error))?)
-            }
+            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| wrong(&error))?),
             None => Box::new(tcp),
         };
         let stream = TokioIo::new(stream);
         // What ends a connection, good or bad, also ends the answers on it.
         let (sender, task) = match self.protocol {
             OtlpProtocol::Grpc => {
-                let (sender, driver) =
-                    http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| wrong(&error))?;
+                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| wrong(&error))?;
                 (Sender::Two(sender), tokio::spawn(async move { drop(driver.await) }))
             }
             OtlpProtocol::Http => {

@@ -173,7 +173,7 @@ mod tests {
             ("endpoint: 'http://collector:4317/v1/traces'", "write `protocol: http`"),
             ("{ endpoint: 'http://collector:4318/?key=x', protocol: http }", "send what is secret in `headers`"),
             ("{ endpoint: 'http://c:4317', sample_ratio: 1.5 }", "not between 0 and 1"),
-            ("{ endpoint: 'http://c:4317', sample_ratio: .nan }", "between 0 and 1"),
+            ("{ endpoint: 'http://c:4317', sample_ratio: -1 }", "between 0 and 1"),
             ("{ endpoint: 'http://c:4317', tls_ca: /ca.pem }", "only `https://` uses TLS"),
             ("{ endpoint: 'http://c:4317', timeout: 1ms }", "100ms to 60s"),
             ("{ endpoint: 'http://c:4317', queue: 0 }", "not between 1"),

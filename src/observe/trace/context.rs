@@ -38,9 +38,9 @@ impl Parent {
             return None;
         }
         let state = state.collect::<Vec<_>>().join(&b',');
-        let state = String::from_utf8(state).ok().filter(|state| {
-            state.len() <= MOST_STATE && state.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
-        });
+        let state = String::from_utf8(state)
+            .ok()
+            .filter(|state| state.len() <= MOST_STATE && state.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')));
         Some(Self { trace, span, sampled, state: state.unwrap_or_default() })
     }
 }
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn the_example_of_the_recommendation_is_read() {
-        let parent = Parent::find(None, &headers(&[("TraceParent", GOOD), ("tracestate", "congo=t61"), ("tracestate", "rojo=1")]));
+        let parent =
+            Parent::find(None, &headers(&[("TraceParent", GOOD), ("tracestate", "congo=t61"), ("tracestate", "rojo=1")]));
         let expected = Parent {
             trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
             span: 0x00f0_67aa_0ba9_02b7,

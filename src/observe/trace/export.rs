@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) exported: AtomicU64,
-    /// The queue was full: whole checks.
+    /// The queue was full.
     pub(super) full: AtomicU64,
     /// The collector could not be reached, or refused.
     pub(super) export: AtomicU64,

@@ -68,7 +68,7 @@ impl Trace {
     pub(super) fn new(parent: Option<Parent>) -> Self {
         let trace = parent.as_ref().map_or_else(|| rand::random::<u128>().max(1), |parent| parent.trace);
         let span = rand::random::<u64>().max(1);
-        Self { trace, span, parent, started: Instant::now(), steps: Vec::with_capacity(5), store: None }
+        Self { trace, span, parent, started: Instant::now(), steps: Vec::with_capacity(6), store: None }
     }
 
     /// Notes that a step was passed.
@@ -82,7 +82,7 @@ impl Trace {
         self.steps.push((name, self.started.elapsed()));
     }
 
-    /// Notes that the store is being asked.
+    /// Notes that a store elsewhere is being asked.
     pub(crate) fn asking(&mut self) {
         self.store = Some(Asked { from: self.started.elapsed(), to: None, outage: None });
     }
@@ -93,6 +93,7 @@ impl Trace {
         if let Some(asked) = &mut self.store {
             *asked = Asked { to: Some(now), outage, ..*asked };
         }
+        self.steps.push(("store", now));
     }
 
     /// Notes that the answer is made.
@@ -107,6 +108,11 @@ impl Trace {
 }
 
 impl Span {
+    /// How many spans it is for the collector.
+    pub(super) fn count(&self) -> u64 {
+        1 + u64::from(self.trace.store.is_some())
+    }
+
     /// The check, and below it the question to the store if there was one.
     pub(super) fn write(&self, spans: &mut Vec<wire::Span>) {
         let Self { trace, facts, took } = self;
@@ -115,10 +121,8 @@ impl Span {
         let state = trace.parent.as_ref().map(|parent| parent.state.clone()).unwrap_or_default();
         let parent = trace.parent.as_ref().map(|parent| parent.span.to_be_bytes().to_vec()).unwrap_or_default();
         let remote = if trace.parent.is_some() { PARENT_IS_REMOTE } else { 0 };
-        let events = trace.steps.iter().map(|(name, after)| wire::span::Event {
-            time_unix_nano: at(*after),
-            name: (*name).to_owned(),
-        });
+        let events =
+            trace.steps.iter().map(|(name, after)| wire::span::Event { time_unix_nano: at(*after), name: (*name).to_owned() });
         spans.push(wire::Span {
             trace_id: trace.trace.to_be_bytes().to_vec(),
             span_id: trace.span.to_be_bytes().to_vec(),

@@ -1,0 +1,6 @@
+//! What operators see: spans in a real collector, metrics in a real Prometheus, and the files in `deploy/` and `docs/` that are
+//! made of them.
+
+mod collector;
+mod export;
+mod tracing;
