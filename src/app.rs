@@ -39,7 +39,7 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus},
+        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
         trace::Tracer,
     },
@@ -146,7 +146,7 @@ impl App {
             })
         }));
         let sources = engine.apply(policy.issuers.list());
-        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys));
+        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys, file.token_cache));
         let live = Arc::clone(cell.get_or_init(|| live));
         // What arrived between `apply` and now.
         live.refresh_keys();
@@ -281,6 +281,7 @@ fn status(
             let store::LocalStatus { age, revocations, buckets } = local.status();
             LocalStatus { age_seconds: age.map(|age| age.as_secs_f64()), revocations, buckets }
         });
+        let (entries, bytes) = state.tokens.held();
         Status {
             ready: readiness.missing().is_empty(),
             jwks: jwks.collect(),
@@ -293,6 +294,7 @@ fn status(
                 revocations: status.revocations,
             }),
             local,
+            tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },
             in_flight: InFlightStatus { bytes: in_flight.taken() as u64, limit: in_flight.total() as u64 },
         }
     }

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tollgate_core::{
     authn::Credential,
-    check::{Pending, Prepared, prepare_watched, prepare_with, verify},
+    check::{Pending, Prepared, prepare_watched, prepare_with},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
@@ -129,8 +129,8 @@ impl Checker {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
-        let snapshot = &state.snapshot;
-        let verify = |credential: Credential<'_>| verify(snapshot, credential, now).map(|proven| proven.principal);
+        let State { snapshot, tokens, .. } = state;
+        let verify = |token: Credential<'_>| tokens.verify(snapshot, token, now);
         let prepared = match record.steps() {
             None => prepare_with(snapshot, raw, verify),
             Some(passed) => prepare_watched(snapshot, raw, verify, passed),

@@ -36,6 +36,19 @@ pub struct Status {
     pub local: Option<LocalStatus>,
     /// The budget for messages.
     pub in_flight: InFlightStatus,
+    /// The tokens that were verified before.
+    pub tokens: TokenStatus,
+}
+
+/// The token cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenStatus {
+    /// Look-ups by result.
+    pub lookups: [(&'static str, u64); 3],
+    /// Good tokens that are remembered.
+    pub entries: u64,
+    /// Bytes that all remembered tokens take, refused ones included.
+    pub bytes: u64,
 }
 
 /// The budget for messages, `body.max_in_flight`.
@@ -155,6 +168,7 @@ impl Collector for Scrape {
         self.store(encoder)?;
         self.local(encoder)?;
         self.jwks(encoder)?;
+        self.tokens(encoder)?;
         self.config(encoder)?;
         self.audit(encoder)?;
         self.spans(encoder)
@@ -264,6 +278,18 @@ impl Scrape {
             }
         }
         Ok(())
+    }
+
+    fn tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let TokenStatus { lookups, entries, bytes } = self.status.tokens;
+        let help = "Tokens looked up, by result: known and good, known and bad, or verified.";
+        let mut family = Family::counter(encoder, "token_cache_lookups", help)?;
+        for (result, count) in lookups.iter().filter(|(result, _)| !result.is_empty()) {
+            family.count(&[("result", *result)], *count)?;
+        }
+        Family::gauge(encoder, "token_cache_entries", "Good tokens that are remembered.", None)?.alone(entries)?;
+        let help = "Bytes that remembered tokens take, refused ones included.";
+        Family::gauge(encoder, "token_cache", help, Some(&Unit::Bytes))?.alone(bytes)
     }
 
     fn config(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

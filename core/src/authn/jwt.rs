@@ -88,7 +88,7 @@ pub struct Proven {
 }
 
 /// A credential that was not accepted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refused {
     /// The denial.
     pub denial: Box<Denial>,
