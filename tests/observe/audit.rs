@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::rig::{
-    POLICY, Rig, SOON, chat,
+    POLICY, Rig, SOON,
     envoy::replace,
     http::{Answer, Reply, Request, Server},
     part,
@@ -151,6 +151,6 @@ fn the_collector_takes_every_line_to_loki_s_door() {
         }
         // The record's time is the line's, to the microsecond.
         let nanos: u64 = record["timeUnixNano"].as_str().unwrap().parse().unwrap();
-        assert!(nanos % 1000 == 0 && nanos > 1_700_000_000_000_000_000, "{nanos}");
+        assert!(nanos.is_multiple_of(1000) && nanos > 1_700_000_000_000_000_000, "{nanos}");
     }
 }

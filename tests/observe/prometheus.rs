@@ -162,12 +162,14 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     for expression in rules().2 {
         drop(ask(&expression));
     }
-    let rules = Request::get("/api/v1/rules").send(port).json();
-    let groups = rules["data"]["groups"].as_array().unwrap();
-    for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
-        assert_ne!(rule["health"], "err", "{rule}");
-    }
-    assert!(!ask("job:tollgate_checks:rate5m").is_empty());
+    let rules = until("every rule to be evaluated", || {
+        let answer = Request::get("/api/v1/rules").send(port).json();
+        let groups = answer["data"]["groups"].as_array().unwrap();
+        let rules: Vec<Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+        rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
+    });
+    assert!(rules.iter().all(|rule| rule["health"] == "ok"), "{rules:?}");
+    until("a recorded series", || (!ask("job:tollgate_checks:rate5m").is_empty()).then_some(()));
     let counted = ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
     assert!(counted >= 2.0, "{counted}");
 }
