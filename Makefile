@@ -17,7 +17,7 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, and real Envoy, Redis and nginx
+test: ## The core, gRPC, and real Envoy, Redis, nginx and an MCP server
 	@tools/parts toolchain envoy redis python nginx nginx-njs >/dev/null
 	$(CARGO) test --workspace
 
@@ -35,6 +35,7 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
 
 .PHONY: bench
 bench: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)

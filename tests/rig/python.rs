@@ -13,7 +13,14 @@ pub(crate) fn command(script: &str) -> Command {
     command
 }
 
-/// A server that says where it listens, and then tells what it does in lines of JSON.
+/// A real model server, llama.cpp's, with a small model.
+pub(crate) fn llama_server(dir: &Path, arguments: &[&str]) -> PythonServer {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts/models/smollm2.gguf");
+    assert!(model.exists(), "the model is missing: run `tools/parts model`");
+    PythonServer::start(dir, &format!("model{}", arguments.concat()), command("tools/llama_server.py").args(arguments))
+}
+
+/// A server that says where it listens; ours then tell what they do in lines of JSON.
 pub(crate) struct PythonServer {
     process: Process,
     pub(crate) port: u16,
