@@ -133,6 +133,9 @@ fn part(disposition: &str, value: &str) -> String {
     format!("--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{value}\r\n")
 }
 
+/// A place, and a request that names a model there.
+type Place = (&'static str, fn(&str) -> Request);
+
 fn encoded(name: &str) -> String {
     name.replace('/', "%2F").replace(' ', "%20")
 }
@@ -141,7 +144,7 @@ fn encoded(name: &str) -> String {
 #[test]
 fn a_model_is_reached_by_whoever_has_its_scope() {
     let rig = Rig::start();
-    let places: [(&str, fn(&str) -> Request); 6] = [
+    let places: [Place; 6] = [
         ("body", |name| chat(json!({ "model": name, "messages": [] }).to_string())),
         ("body with a default", |name| Request::post("/v1/completions", json!({ "model": name }).to_string())),
         ("form", |name| form(&(part("name=\"file\"; filename=\"a.wav\"", "RIFF") + &part("name=\"model\"", name)))),
