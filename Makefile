@@ -26,10 +26,16 @@ test-all: ## The same, and the tests that need large downloads: a model server, 
 	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
+.PHONY: fuzz
+fuzz: ## The readers of what clients send, against others, on whatever libFuzzer makes up (FUZZ_SECONDS=30 for each)
+	@tools/parts toolchain >/dev/null
+	@tools/fuzz
+
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
 	@tools/parts toolchain envoy deny >/dev/null
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
