@@ -77,7 +77,7 @@ fn parse(head: &[u8]) -> Option<Head<'_>> {
 }
 
 fn raw<'a>(head: &Head<'a>) -> RawRequest<'a> {
-    let mut headers = Headers::with_capacity(head.headers.len(), false);
+    let mut headers = Headers::with_capacity(head.headers.len());
     for (name, value) in &head.headers {
         headers.push(name, value);
     }
