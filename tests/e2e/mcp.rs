@@ -70,54 +70,53 @@ fn call(port: u16, calls: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// The current protocol, and the one with a handshake, whose servers do not look at `Mcp-Name`.
+const MODES: [(&str, &str); 2] = [("auto", "2026-07-28"), ("legacy", "2025-11-25")];
+
 #[test]
 fn the_official_client_runs_the_tools_it_has_a_scope_for() {
     let rig = Rig::start();
-    let token = rig.token("mcp tool:add");
-    let add = json!({ "tool": "add", "arguments": { "a": 2, "b": 3 } });
-    let remove = json!({ "tool": "remove_all", "arguments": { "path": "/" } });
-    let one = |call: &Value, changes: Value| {
-        let mut call = call.clone();
-        call["name"] = json!("it");
-        call.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        call_one(rig.envoy.port, call)
-    };
-    // The current protocol, and the one with a handshake, whose servers do not look at `Mcp-Name`.
-    for (mode, version) in [("auto", "2026-07-28"), ("legacy", "2025-11-25")] {
-        let seen = one(&add, json!({ "mode": mode, "token": token }));
-        assert_eq!((&seen["result"], &seen["version"]), (&json!("5"), &json!(version)), "{seen}");
-        assert_eq!(seen["tools"], json!(["add", "remove_all"]));
-        assert_eq!(rig.ran().0, [json!(["add", [2, 3]])]);
+    let add = |name: &str, mode: &str, token: &str| json!({ "name": format!("{name} {mode}"), "mode": mode, "token": token, "tool": "add", "arguments": { "a": 2, "b": 3 } });
+    let remove = |name: &str, mode: &str, token: &str| json!({ "name": format!("{name} {mode}"), "mode": mode, "token": token, "tool": "remove_all", "arguments": { "path": name } });
+    let (some, all, none) = (rig.token("mcp tool:add"), rig.token("mcp tool:add tool:remove_all"), rig.token("tool:add"));
 
-        let seen = one(&remove, json!({ "mode": mode, "token": token }));
-        assert_eq!(seen["scope"], "tool:remove_all", "{seen}");
-        assert_eq!(seen["metadata"], METADATA);
-        assert!(seen["error"].is_string() && statuses(&seen).contains(&403), "{seen}");
-        let (ran, requests) = rig.ran();
-        assert!(ran.is_empty() && requests > 0, "{ran:?}");
-
-        let seen = one(&remove, json!({ "mode": mode, "token": rig.token("mcp tool:add tool:remove_all") }));
-        assert_eq!(seen["result"], "removed /", "{seen}");
-        assert_eq!(rig.ran().0, [json!(["remove_all", ["/"]])]);
-
-        // RFC 9728: a client without a token learns where to look for the authorization server.
-        let seen = one(&add, json!({ "mode": mode }));
-        assert!(seen["error"].is_string() && statuses(&seen).iter().all(|status| *status == 401), "{seen}");
-        assert_eq!((&seen["metadata"], &seen["scope"]), (&json!(METADATA), &json!("mcp")), "{seen}");
-        assert_eq!(seen["discovery"][0], METADATA);
-
-        // A header that says something else than the body does not open the tool: in neither place.
-        let headers = json!({ "Mcp-Name": "add", "Mcp-Method": "tools/call" });
-        let seen = one(&remove, json!({ "mode": mode, "token": token, "headers": headers }));
-        assert!(seen["error"].is_string() && statuses(&seen).iter().all(|status| *status == 400), "{seen}");
-        let seen = one(&add, json!({ "mode": mode, "token": rig.token("tool:add") }));
-        assert_eq!((&seen["scope"], statuses(&seen).first()), (&json!("mcp"), Some(&403)), "{seen}");
-        assert_eq!(rig.ran(), (Vec::new(), 0));
+    let calls =
+        MODES.map(|(mode, _)| [add("open", mode, &some), remove("forbidden", mode, &some), remove("allowed", mode, &all)]);
+    let seen = call(rig.envoy.port, &json!(calls.concat()));
+    for (mode, version) in MODES {
+        let of = |name: &str| &seen[format!("{name} {mode}")];
+        assert_eq!((&of("open")["result"], &of("open")["version"]), (&json!("5"), &json!(version)), "{seen}");
+        assert_eq!(of("open")["tools"], json!(["add", "remove_all"]));
+        assert_eq!(of("allowed")["result"], "removed allowed", "{seen}");
+        let forbidden = of("forbidden");
+        assert!(forbidden["error"].is_string() && statuses(forbidden).contains(&403), "{seen}");
+        assert_eq!((&forbidden["scope"], &forbidden["metadata"]), (&json!("tool:remove_all"), &json!(METADATA)), "{seen}");
     }
-}
+    let once = [json!(["add", [2, 3]]), json!(["remove_all", ["allowed"]])];
+    assert_eq!(rig.ran().0, [once.clone(), once].concat());
 
-fn call_one(port: u16, call_it: Value) -> Value {
-    call(port, &json!([call_it]))["it"].take()
+    // Nothing of these arrives at all. RFC 9728: a client without a token learns where to look for the authorization server.
+    let calls = MODES.map(|(mode, _)| {
+        let mut anonymous = add("anonymous", mode, "");
+        anonymous.as_object_mut().unwrap().remove("token");
+        let mut forged = remove("forged", mode, &some);
+        forged["headers"] = json!({ "Mcp-Name": "add", "Mcp-Method": "tools/call" });
+        [anonymous, forged, add("unscoped", mode, &none)]
+    });
+    let seen = call(rig.envoy.port, &json!(calls.concat()));
+    for (mode, _) in MODES {
+        for (name, status, scope) in
+            [("anonymous", 401, json!("mcp")), ("forged", 400, Value::Null), ("unscoped", 403, json!("mcp"))]
+        {
+            let told = &seen[format!("{name} {mode}")];
+            assert!(told["error"].is_string() && statuses(told).iter().all(|got| *got == status), "{name} {mode}: {told}");
+            assert_eq!(told["scope"], scope, "{name} {mode}: {told}");
+            if status != 400 {
+                assert_eq!((&told["metadata"], &told["discovery"][0]), (&json!(METADATA), &json!(METADATA)), "{name} {mode}");
+            }
+        }
+    }
+    assert_eq!(rig.ran(), (Vec::new(), 0));
 }
 
 fn statuses(seen: &Value) -> Vec<u64> {
