@@ -22,7 +22,7 @@ pub fn percent_decoded(text: &str) -> String {
 }
 
 /// Decoded until nothing changes, cut at whatever ends a path somewhere, backslashes as slashes, parameters cut, empty segments
-/// merged, dot segments resolved.
+/// merged, dot segments resolved, with space around them too.
 pub fn resolved(target: &str) -> String {
     let mut path = target.to_owned();
     loop {
@@ -35,10 +35,12 @@ pub fn resolved(target: &str) -> String {
     let path = path.split(['?', '#', '\0', '\r', '\n']).next().unwrap_or_default().replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
-        match segment.split(';').next().unwrap_or_default().trim() {
-            "" | "." => {}
+        let name = segment.split(';').next().unwrap_or_default();
+        match name.trim() {
+            "." => {}
             ".." => drop(segments.pop()),
-            name => segments.push(name),
+            _ if name.is_empty() => {}
+            _ => segments.push(name),
         }
     }
     format!("/{}", segments.join("/"))
