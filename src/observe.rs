@@ -286,7 +286,7 @@ impl Drop for CheckRecord<'_> {
             let decided = decided.as_ref();
             let facts = trace::Facts {
                 began: self.now,
-                decision_id: self.id.clone(),
+                decision_id: self.id().to_owned(),
                 ending,
                 route: decided.and_then(|decided| decided.route.clone()),
                 model: decided.and_then(|decided| decided.model.clone()),
