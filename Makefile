@@ -23,7 +23,7 @@ test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus and an OpenTel
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy prometheus collector otelcol helm manifests systemd >/dev/null
+	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: check

@@ -29,10 +29,7 @@ use tollgate_core::{
 
 pub use self::ending::{Basis, Ending};
 use self::{
-    audit::{
-        Audit, Place,
-        line::{CheckLine, Facts},
-    },
+    audit::{Audit, Place, line::Facts},
     exposition::{Queues, Status},
     metrics::{Count, Metrics},
     rfc3339::Rfc3339,
@@ -304,7 +301,7 @@ impl Drop for CheckRecord<'_> {
             format!("decided `{decision}` ({reason}), and not answered")
         });
         let cause = unanswered.as_deref().or(decided.as_ref().and_then(|decided| decided.cause.as_deref()));
-        let line = CheckLine::new(Facts {
+        let facts = Facts {
             time: Rfc3339(self.now),
             decision_id: self.id(),
             client_ip: self.asked.address,
@@ -318,8 +315,8 @@ impl Drop for CheckRecord<'_> {
             reason: ending.reason(),
             cause,
             microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        });
-        self.observer.audit.write(place, &line);
+        };
+        self.observer.audit.write(place, |line| facts.write(line));
     }
 }
 

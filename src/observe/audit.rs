@@ -9,6 +9,7 @@
 //! writing fails, `drop` gives the lines up and `deny` keeps trying, so that the queue fills and nothing passes unrecorded.
 
 mod file;
+mod json;
 pub(crate) mod line;
 mod writer;
 
@@ -28,7 +29,7 @@ use std::{
 };
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::config::{Errors, Path};
 
@@ -276,18 +277,16 @@ impl Audit {
     }
 
     /// Writes one line, in the place that was taken for it or in one that is free now.
-    pub(crate) fn write(&self, place: Option<Place>, line: &impl Serialize) {
+    pub(crate) fn write(&self, place: Option<Place>, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(open) = &self.open else { return };
         let Some(mut place) = place.or_else(|| open.shared.take()) else {
             open.shared.full.fetch_add(1, Relaxed);
             return;
         };
         let mut bytes = Vec::with_capacity(512);
-        let sent = serde_json::to_writer(&mut bytes, line).is_ok() && {
-            bytes.push(b'\n');
-            open.lines.try_send(Message::Line(bytes)).is_ok()
-        };
-        if sent {
+        line(&mut bytes);
+        bytes.push(b'\n');
+        if open.lines.try_send(Message::Line(bytes)).is_ok() {
             // The thread frees the place when the line was written.
             place.0 = None;
         } else {
