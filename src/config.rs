@@ -254,7 +254,8 @@ pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
 /// Everything that is wrong with it at once.
 pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<ConfigError>> {
     let document = Document::parse(text, env)?;
-    let file: File = document.read()?;
+    let (file, mut unread, gaps) = document.read_around::<File>();
+    let Some(file) = file else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
     if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| Bytes::new()) {
@@ -272,8 +273,11 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
-        Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
-        _ => Err(document.locate(errors)),
+        Some(policy) if errors.is_empty() && unread.is_empty() => Ok(Loaded { file, policy }),
+        _ => {
+            unread.extend(gaps.real(errors));
+            Err(document.locate(unread))
+        }
     }
 }
 

@@ -142,7 +142,8 @@ impl RedisConfig {
             errors.push(&path.key("deadline"), "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own");
         }
         if self.username.is_some() && self.password.is_none() {
-            errors.push(&path.key("username"), "a user without a `password` cannot log in; add one");
+            let message = "a user without a `password` cannot log in; add one";
+            errors.push_presuming(&path.key("username"), &[path.key("password")], message);
         }
         for (key, here, there) in [
             ("username", self.username.is_some(), self.url.username().is_some()),

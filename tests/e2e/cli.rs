@@ -40,13 +40,16 @@ fn check_config_says_everything_that_is_wrong_at_once() {
     let output = run(dir, &["check-config", "wrong.yaml"]);
     let lines = text(&output);
     assert_eq!(output.status.code(), Some(1), "{lines}");
-    // What cannot be read comes first, all of it.
-    for (line, part) in [(1, "9000"), (2, "isuers"), (5, "inference-api"), (6, "RS257")] {
+    // What cannot be read, and what does not fit together in the parts that can: the issuer is not looked at any closer.
+    for (line, part) in [(1, "9000"), (2, "isuers"), (5, "inference-api"), (6, "RS257"), (10, "v1/chat"), (12, "per-subject")] {
         let found = lines.lines().any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
         assert!(found, "line {line}, `{part}`:\n{lines}");
     }
 
-    // Then what does not fit together, all of it.
+    // No mistake is made of another: the route's issuer is there, although it cannot be read.
+    assert_eq!(lines.lines().count(), 6, "{lines}");
+
+    // When it can, it is.
     let readable = WRONG
         .replace("\"9000\"", "\"127.0.0.1:0\"")
         .replace("isuers: []\n", "")
