@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::bail;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 use tollgate_core::{
     revocation::{Target, token_digest},
@@ -20,7 +20,7 @@ use tollgate_core::{
 };
 
 use self::client::AdminClient;
-use super::argument;
+use super::{Output, argument};
 use crate::{
     admin::{
         Listed, Revocation, Revocations,
@@ -32,6 +32,39 @@ use crate::{
     },
 };
 
+const ADD: &str = "\
+Examples:
+  tollgate revoke add --issuer https://auth.example.com --jti 7f3c9e --redis redis://redis:6379
+  tollgate revoke add --token @token.txt --note 'found in a log' --redis @redis-url.txt
+  tollgate revoke add --issuer https://auth.example.com --subject alice \\
+    --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt
+  tollgate revoke add --tenant acme --at 2026-01-02T03:04:05Z --redis redis://redis:6379
+
+Exit codes:
+  0  revoked, from the next check on
+  2  the store or the admin API cannot be asked or refuses, or usage";
+
+const LIST: &str = "\
+Examples:
+  tollgate revoke list --redis redis://redis:6379
+  tollgate revoke list --redis redis://redis:6379 --output json \\
+    | jq '.revocations[] | select(.kind == \"tenant\")'
+
+Exit codes:
+  0  printed, be it that nothing is revoked
+  2  the store or the admin API cannot be asked or refuses, or usage";
+
+const REMOVE: &str = "\
+Examples:
+  tollgate revoke remove --issuer https://auth.example.com --jti 7f3c9e --redis redis://redis:6379
+  tollgate revoke remove --tenant acme \\
+    --admin https://gate.example.com --token-file admin-token.txt
+
+Exit codes:
+  0  taken back
+  1  there was no such revocation
+  2  the store or the admin API cannot be asked or refuses, or usage";
+
 /// Revoke credentials, take it back, list what is revoked.
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
@@ -42,10 +75,20 @@ pub struct RevokeArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Revoke a token, or everything issued until now to a subject, a client or a tenant.
+    ///
+    /// It holds from the next check on, on every replica that uses the same store. Name the store with --redis, or a running
+    /// Tollgate with --admin and --token-file.
+    #[command(after_long_help = ADD)]
     Add(AddArgs),
-    /// List what is revoked. Names are kept as hashes, so the list shows kinds, moments and notes.
+    /// List what is revoked.
+    ///
+    /// Names are kept as hashes, so the list shows kinds, moments and notes.
+    #[command(after_long_help = LIST)]
     List(ListArgs),
-    /// Take a revocation back. Exits with 1 when there was none.
+    /// Take a revocation back.
+    ///
+    /// Named as it was revoked. Tokens that were revoked otherwise, too, stay revoked.
+    #[command(after_long_help = REMOVE)]
     Remove(RemoveArgs),
 }
 
@@ -120,7 +163,7 @@ struct Access {
     #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
@@ -134,12 +177,6 @@ struct StoreArgs {
     /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 fn span(text: &str) -> Result<Span, String> {
