@@ -66,6 +66,28 @@ fn every_example_is_a_command() {
     }
 }
 
+/// Commands on pages that need what is not on every machine, and so are not run, are commands all the same.
+#[test]
+fn commands_that_pages_only_show_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut waiting = vec![root.join("README.md"), root.join("docs")];
+    let mut commands = Vec::new();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            let blocks = text.split("```sh elsewhere\n").skip(1).filter_map(|rest| rest.split("```").next());
+            commands.extend(blocks.flat_map(examples));
+        }
+    }
+    assert!(commands.len() >= 5, "{commands:?}");
+    for command in commands {
+        if let Err(error) = Cli::try_parse_from(words(&command)) {
+            panic!("`{command}`: {error}");
+        }
+    }
+}
+
 #[test]
 fn the_definition_has_no_contradictions() {
     Cli::command().debug_assert();

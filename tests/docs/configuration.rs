@@ -73,7 +73,7 @@ impl Page {
             kind => kind.as_str().into_iter().collect(),
         };
         match kinds.as_slice() {
-            ["array"] => format!("list of {}", self.value(&node["items"], &format!("{place}[]"))),
+            ["array"] => format!("list of {}", self.value(&node["items"], &format!("{place}[]")).replace(", or ", " or ")),
             ["object"] if node.get("properties").is_some() => self.keys(node, place),
             ["object"] => "map of text to text".into(),
             ["string"] => "text".into(),
@@ -139,8 +139,9 @@ impl Page {
         let required: Vec<&str> = node["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let properties = node["properties"].as_object().unwrap();
         let mut keys: Vec<&String> = properties.keys().collect();
-        keys.sort_by_key(|key| {
-            (!required.contains(&key.as_str()), ORDER.iter().position(|known| known == key).unwrap_or(usize::MAX))
+        keys.sort_by_key(|key| match place {
+            "" => ORDER.iter().position(|known| known == key).unwrap_or(ORDER.len()),
+            _ => usize::from(!required.contains(&key.as_str())),
         });
         for key in keys {
             let node = &properties[key];

@@ -1,7 +1,7 @@
 //! A reader at a shell: a directory with what pages take for granted, and the addresses they name made those of real parts.
 //!
-//! The directory has `deploy/`, `token.txt` (a token of `https://auth.example.com`), `jwks.json` (its keys) and `key.pem` (a key of
-//! one's own). An inference server answers at 127.0.0.1:8000, Redis, if the page uses it, at redis://redis:6379.
+//! The directory has `deploy/`, `token.txt` (a token of `https://auth.example.com`), `jwks.json` (its keys), `key.pem` (a key of
+//! one's own) and `cases.yaml`. An inference server answers at 127.0.0.1:8000, Redis, if the page uses it, at redis://redis:6379.
 
 use std::{
     fs,
@@ -29,6 +29,17 @@ use crate::rig::{
 /// Ports that pages name: where clients connect, the proxies' and Tollgate's own.
 const PORTS: [&str; 6] = ["8080", "9901", "9000", "9001", "9002", "9003"];
 
+/// A test of a policy that most pages' policies pass.
+const CASES: &str = "\
+cases:
+  - name: health is open
+    request: { method: GET, path: /health }
+    expect: { decision: allow }
+  - name: a chat needs a credential
+    request: { method: POST, path: /v1/chat/completions, body: '{}' }
+    expect: { decision: deny, reason: missing_credential }
+";
+
 pub(super) struct Session {
     /// Ended first, the last one first.
     services: Vec<Process>,
@@ -50,6 +61,7 @@ impl Session {
         let claims = json!({ "scope": scopes, "jti": "7f3c9e", "tenant_id": "acme" });
         session.write(Path::new("token.txt"), &issuer.token(claims));
         session.write(Path::new("key.pem"), &Key::ec("mine").pem());
+        session.write(Path::new("cases.yaml"), CASES);
         fs::create_dir(session.path("run")).unwrap();
         fs::create_dir(session.path("bin")).unwrap();
         for (name, program) in [
