@@ -224,35 +224,3 @@ fn serve_does_not_start_without_what_it_needs() {
         assert!(!text.contains("panicked"), "{about}: {text}");
     }
 }
-
-/// The reference configuration of the README, as it is printed there.
-#[test]
-fn the_readme_s_configuration_is_a_good_one() {
-    let readme = include_str!("../../README.md");
-    let config = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tollgate.yaml"), config).unwrap();
-    let output = run(dir.path(), &["check-config", "tollgate.yaml"]);
-    assert!(output.status.success(), "{}", text(&output));
-
-    // Its commands are commands.
-    for block in readme.split("```sh\n").skip(1) {
-        let block = block.split("```").next().unwrap().replace("\\\n", " ");
-        for line in block.lines().filter(|line| line.starts_with("tollgate ")) {
-            let words: Vec<&str> = line
-                .split(" #")
-                .next()
-                .unwrap()
-                .split_whitespace()
-                .skip(1)
-                .take_while(|word| !word.starts_with('-') && !word.contains('.'))
-                .collect();
-            let output = run(dir.path(), &[&words[..], &["--help"]].concat());
-            assert!(output.status.success(), "`{line}`: {}", text(&output));
-            let help = text(&output);
-            for option in line.split_whitespace().filter(|word| word.starts_with("--")) {
-                assert!(help.contains(option), "`{option}` of `{line}` is unknown:\n{help}");
-            }
-        }
-    }
-}
