@@ -113,10 +113,12 @@ impl StoreConfig {
             Self::Memory(config) => {
                 check_buckets(config.max_buckets, &path.key("memory"), errors);
                 if uses_local {
-                    errors.push(path, "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`");
+                    let message = "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
                 if foreign {
-                    errors.push(path, "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it");
+                    let message = "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
             }
             Self::Redis(config) => {
