@@ -3,7 +3,7 @@
 /// What a block is, and so what is done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `text`: neither a command nor a configuration.
+    /// `text`, `logql`: neither a command nor a configuration.
     Text,
     /// `json`: read as JSON.
     Json,
@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Cases,
     /// `yaml envoy`: a whole configuration of Envoy, through `envoy --mode validate`.
     Envoy,
+    /// `yaml envoy http`, `route` or `cluster`: keys of the connection manager, routes, clusters, checked in the shipped configuration.
+    EnvoyPart(EnvoyPlace),
     /// `yaml manifest`: Kubernetes objects.
     Manifest,
     /// `sh`: commands that are run, one after the other, and succeed.
@@ -32,6 +34,17 @@ pub(super) enum Kind {
     Cluster,
     /// `sh elsewhere`: needs what is not here; the commands of Tollgate's exist as written, and so do the files.
     Elsewhere,
+}
+
+/// Where a part of Envoy's configuration belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EnvoyPlace {
+    /// The HTTP connection manager's keys.
+    Http,
+    /// Its routes, the first of them.
+    Route,
+    /// The list of clusters.
+    Cluster,
 }
 
 /// A fenced block.
@@ -76,7 +89,8 @@ impl Block {
     pub(super) fn kind(&self) -> Option<Kind> {
         let words: Vec<&str> = self.info.split_whitespace().collect();
         Some(match words.as_slice() {
-            ["text"] => Kind::Text,
+            // Queries are for servers that are not here.
+            ["text" | "logql"] => Kind::Text,
             ["json"] => Kind::Json,
             ["yaml", "config"] => Kind::Config(None),
             ["yaml", "config", file] => Kind::Config(Some((*file).to_owned())),
@@ -85,6 +99,9 @@ impl Block {
             ["yaml", "route"] => Kind::Route,
             ["yaml", "cases"] => Kind::Cases,
             ["yaml", "envoy"] => Kind::Envoy,
+            ["yaml", "envoy", "http"] => Kind::EnvoyPart(EnvoyPlace::Http),
+            ["yaml", "envoy", "route"] => Kind::EnvoyPart(EnvoyPlace::Route),
+            ["yaml", "envoy", "cluster"] => Kind::EnvoyPart(EnvoyPlace::Cluster),
             ["yaml", "manifest"] => Kind::Manifest,
             ["sh"] => Kind::Commands,
             ["console"] => Kind::Console,

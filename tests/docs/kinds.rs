@@ -6,7 +6,7 @@ use serde_json::Value;
 use tollgate_core::config::Document;
 
 use super::{
-    block::{Block, Kind, blocks},
+    block::{Block, EnvoyPlace, Kind, blocks},
     none, pages, root,
     session::Session,
 };
@@ -115,18 +115,50 @@ fn json_and_manifests_can_be_read() {
     none(wrong);
 }
 
+/// The shipped configuration with the parts that a page has for it, and a cluster for each name that nobody explains.
+fn with_parts(parts: &[&Block]) -> String {
+    let shipped = super::page("deploy/envoy/envoy.yaml");
+    let part = |config: String, block: &&Block| {
+        let (before, indent) = match block.kind() {
+            Some(Kind::EnvoyPart(EnvoyPlace::Http)) => ("                stat_prefix: ingress\n", 16),
+            Some(Kind::EnvoyPart(EnvoyPlace::Route)) => ("                        - match: { prefix: / }\n", 24),
+            _ => ("    - name: inference\n      type: STATIC\n", 4),
+        };
+        assert_eq!(config.matches(before).count(), 1, "deploy/envoy/envoy.yaml should have `{before}` once");
+        let text: String = block.text.lines().map(|line| format!("{:indent$}{line}\n", "")).collect();
+        config.replace(before, &format!("{text}{before}"))
+    };
+    let mut config = parts.iter().fold(shipped, part);
+    let named = |word: &str| -> Vec<String> {
+        let after = |part: &str| part.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_').next().unwrap().to_owned();
+        parts.iter().flat_map(|block| block.text.split(word).skip(1).map(after).collect::<Vec<_>>()).collect()
+    };
+    for name in [named(" cluster: "), named("cluster_name: ")].concat() {
+        if !config.contains(&format!("    - name: {name}\n")) {
+            config.push_str(&format!("\n    - name: {name}\n      connect_timeout: 1s\n"));
+        }
+    }
+    config
+}
+
 #[test]
 fn envoy_takes_its_configurations() {
-    let check = |block: Block| {
+    let mut configs: Vec<(String, String)> =
+        of(|kind| *kind == Kind::Envoy).into_iter().map(|block| (block.place, block.text)).collect();
+    for (_, blocks) in all() {
+        let parts: Vec<&Block> = blocks.iter().filter(|block| matches!(block.kind(), Some(Kind::EnvoyPart(_)))).collect();
+        configs.extend(parts.first().map(|first| (first.place.clone(), with_parts(&parts))));
+    }
+    let check = |(place, text): (String, String)| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("envoy.yaml");
-        std::fs::write(&path, &block.text).unwrap();
+        std::fs::write(&path, &text).unwrap();
         let mut envoy = Command::new(part(&format!("envoy-{CURRENT}"), "envoy"));
         envoy.args(["--mode", "validate", "--log-level", "error", "--disable-hot-restart", "-c"]).arg(&path);
         let output = envoy.output().unwrap();
-        (!output.status.success()).then(|| format!("{}: {}", block.place, String::from_utf8_lossy(&output.stderr)))
+        (!output.status.success()).then(|| format!("{place}: {}", String::from_utf8_lossy(&output.stderr)))
     };
-    none(of(|kind| *kind == Kind::Envoy).into_iter().filter_map(check).collect());
+    none(configs.into_iter().filter_map(check).collect());
 }
 
 #[test]
