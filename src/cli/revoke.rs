@@ -1,6 +1,7 @@
 //! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
 
 mod client;
+mod help;
 pub(crate) mod redis;
 
 use std::{
@@ -32,39 +33,6 @@ use crate::{
     },
 };
 
-const ADD: &str = "\
-Examples:
-  tollgate revoke add --issuer https://auth.example.com --jti 7f3c9e --redis redis://redis:6379
-  tollgate revoke add --token @token.txt --note 'found in a log' --redis @redis-url.txt
-  tollgate revoke add --issuer https://auth.example.com --subject alice \\
-    --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt
-  tollgate revoke add --tenant acme --at 2026-01-02T03:04:05Z --redis redis://redis:6379
-
-Exit codes:
-  0  revoked, from the next check on
-  2  the store or the admin API cannot be asked or refuses, or usage";
-
-const LIST: &str = "\
-Examples:
-  tollgate revoke list --redis redis://redis:6379
-  tollgate revoke list --redis redis://redis:6379 --output json \\
-    | jq '.revocations[] | select(.kind == \"tenant\")'
-
-Exit codes:
-  0  printed, be it that nothing is revoked
-  2  the store or the admin API cannot be asked or refuses, or usage";
-
-const REMOVE: &str = "\
-Examples:
-  tollgate revoke remove --issuer https://auth.example.com --jti 7f3c9e --redis redis://redis:6379
-  tollgate revoke remove --tenant acme \\
-    --admin https://gate.example.com --token-file admin-token.txt
-
-Exit codes:
-  0  taken back
-  1  there was no such revocation
-  2  the store or the admin API cannot be asked or refuses, or usage";
-
 /// Revoke credentials, take it back, list what is revoked.
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
@@ -78,17 +46,17 @@ enum Action {
     ///
     /// It holds from the next check on, on every replica that uses the same store. Name the store with --redis, or a running
     /// Tollgate with --admin and --token-file.
-    #[command(after_long_help = ADD)]
+    #[command(after_long_help = help::ADD)]
     Add(AddArgs),
     /// List what is revoked.
     ///
     /// Names are kept as hashes, so the list shows kinds, moments and notes.
-    #[command(after_long_help = LIST)]
+    #[command(after_long_help = help::LIST)]
     List(ListArgs),
     /// Take a revocation back.
     ///
     /// Named as it was revoked. Tokens that were revoked otherwise, too, stay revoked.
-    #[command(after_long_help = REMOVE)]
+    #[command(after_long_help = help::REMOVE)]
     Remove(RemoveArgs),
 }
 
