@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Envoy,
     /// `yaml envoy http`, `route` or `cluster`: keys of the connection manager, routes, clusters, checked in the shipped configuration.
     EnvoyPart(EnvoyPlace),
+    /// `yaml template`: lines of a Helm template in `deploy/`.
+    Template,
     /// `yaml manifest`: Kubernetes objects.
     Manifest,
     /// `sh`: commands that are run, one after the other, and succeed.
@@ -102,6 +104,7 @@ impl Block {
             ["yaml", "envoy", "http"] => Kind::EnvoyPart(EnvoyPlace::Http),
             ["yaml", "envoy", "route"] => Kind::EnvoyPart(EnvoyPlace::Route),
             ["yaml", "envoy", "cluster"] => Kind::EnvoyPart(EnvoyPlace::Cluster),
+            ["yaml", "template"] => Kind::Template,
             ["yaml", "manifest"] => Kind::Manifest,
             ["sh"] => Kind::Commands,
             ["console"] => Kind::Console,
