@@ -17,13 +17,13 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, and real Envoy, Redis and nginx
-	@tools/parts toolchain curl envoy redis python nginx nginx-njs >/dev/null
+test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus and an OpenTelemetry collector
+	@tools/parts toolchain curl envoy redis python nginx nginx-njs prometheus collector >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd >/dev/null
+	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: check

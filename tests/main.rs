@@ -7,6 +7,7 @@ mod deploy;
 mod docs;
 mod e2e;
 mod jwks;
+mod observe;
 mod presets;
 mod proxies;
 mod rig;
