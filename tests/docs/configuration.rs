@@ -79,6 +79,7 @@ impl Page {
             ["string"] => "text".into(),
             ["boolean"] => "`true`, `false`".into(),
             ["integer"] => "integer".into(),
+            ["number"] => "number".into(),
             other => panic!("{place}: a value of no known kind: {other:?} {node}"),
         }
     }
