@@ -7,6 +7,7 @@ mod denials;
 mod drain;
 mod failure;
 mod keys;
+mod manners;
 mod mcp;
 mod oldest;
 mod openai;
