@@ -236,7 +236,7 @@ impl Told<'_> {
                 facts.push(("decoded path", json!(parsed.path.decoded())));
             }
             facts.push(("https", json!(parsed.secure)));
-            let spoofed: Vec<&str> = parsed.headers.spoofed().collect();
+            let spoofed: Vec<_> = parsed.headers.spoofed().collect();
             if !spoofed.is_empty() {
                 facts.push(("identity headers of the client", json!(spoofed)));
             }
