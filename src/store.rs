@@ -8,7 +8,9 @@ mod config;
 mod local;
 mod memory;
 mod redis;
+mod replica;
 mod revocation;
+mod revoked;
 mod status;
 
 use std::sync::Arc;
@@ -22,13 +24,14 @@ use tollgate_core::{
 };
 
 pub use self::{
-    config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, StoreConfig},
+    config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
     redis::{ACL_RULE, Redis, script::ADMIT_BODY},
     revocation::{Entry, InvalidRevocation, Page, Revocation},
-    status::{Circuit, Status},
+    status::{Circuit, ReplicaStatus, Status},
 };
+use self::{redis::Replicated, replica::Replica};
 
 /// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
 pub trait Store: Send + Sync {
@@ -98,8 +101,16 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
     match config {
         StoreConfig::Memory(config) => Ok(Opened { store: Arc::new(Memory::new(config)), local: None }),
         StoreConfig::Redis(config) => {
-            let store = Arc::new(Redis::open(config, stop.clone())?);
-            let local = config.local.as_ref().map(|local| Arc::new(LocalFallback::start(local, Arc::clone(&store), stop)));
+            let (local, replicate) = (config.local.as_ref(), config.replicate_revocations.as_ref());
+            let refresh = local.map(|local| local.refresh.std()).into_iter().chain(replicate.map(ReplicateConfig::refresh)).min();
+            let copy = Arc::new(Replica::new());
+            let replicated = replicate
+                .map(|replicate| Replicated { replica: Arc::clone(&copy), max_staleness: replicate.max_staleness.std() });
+            let store = Arc::new(Redis::with(config, replicated, stop.clone())?);
+            if let Some(refresh) = refresh {
+                replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop);
+            }
+            let local = local.map(|local| Arc::new(LocalFallback::new(local, copy)));
             Ok(Opened { store, local })
         }
     }

@@ -7,4 +7,5 @@ mod local;
 mod outage;
 mod proxy;
 mod refusal;
+mod replicated;
 mod server;

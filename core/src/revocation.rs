@@ -94,6 +94,38 @@ pub struct Keys {
     pub foreign: Vec<String>,
 }
 
+/// A key of a revocation in sixteen bytes, for tables of millions: of each hash in it the first half, folded. To find a second
+/// key with the same one takes 2^128 hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u64; 2]);
+
+impl Fingerprint {
+    /// The fingerprint of a key as [`Target::key`] writes it; `None` for other text, which revokes no credential.
+    pub fn of(key: &str) -> Option<Self> {
+        let (kind, digests) = key.split_once(':')?;
+        let kind: u64 = match kind {
+            "jti" => 1,
+            "token" => 2,
+            "subject" => 3,
+            "client" => 4,
+            "tenant" => 5,
+            _ => return None,
+        };
+        // An odd multiplier spreads the kinds over all bits: they must differ also after being turned.
+        let (mut high, mut low) = (kind.wrapping_mul(0x9e37_79b9_7f4a_7c15), kind.wrapping_mul(0xf39c_c060_5ced_c835));
+        for digest in digests.split(':') {
+            let half = |from: usize| u64::from_str_radix(digest.get(from..from + 16)?, 16).ok();
+            (high, low) = (low.rotate_left(23) ^ half(0)?, high.rotate_left(41) ^ half(16)?);
+        }
+        Some(Self([high, low]))
+    }
+
+    /// Its two halves, each as good as random.
+    pub const fn halves(self) -> [u64; 2] {
+        self.0
+    }
+}
+
 /// A compiled `revocation.foreign` pattern.
 #[derive(Clone, Debug)]
 pub struct Foreign(String);
@@ -178,6 +210,30 @@ mod tests {
         assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':'));
         let other = Target::Jti { issuer: "https://ax".into(), jti: ":y\r\n*".into() }.key();
         assert_ne!(key, other);
+    }
+
+    #[test]
+    fn fingerprints_tell_keys_apart() {
+        let mut seen = std::collections::HashSet::new();
+        let parts = ["", "a", "b", "https://a"];
+        for (one, other) in parts.iter().flat_map(|one| parts.iter().map(move |other| ((*one).to_owned(), (*other).to_owned()))) {
+            for target in [
+                Target::Jti { issuer: one.clone(), jti: other.clone() },
+                Target::Subject { issuer: one.clone(), subject: other.clone() },
+                Target::Client { issuer: one.clone(), client: other.clone() },
+                Target::Tenant { tenant: format!("{one} {other}") },
+                Target::Token { sha256: sha256(format!("{one} {other}").as_bytes()) },
+            ] {
+                let key = target.key();
+                assert!(seen.insert(Fingerprint::of(&key).unwrap().halves()), "{key}");
+            }
+        }
+        assert_eq!(seen.len(), 5 * 16);
+        for text in
+            ["", "jti", "jti:", "jti:abc", "other:0", "tenant:zz", &format!("x{}", Target::Tenant { tenant: "a".into() }.key())]
+        {
+            assert_eq!(Fingerprint::of(text), None, "{text}");
+        }
     }
 
     #[test]

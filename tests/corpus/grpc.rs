@@ -79,6 +79,7 @@ impl Store for Stored {
             last_error: None,
             buckets: None,
             revocations: None,
+            replica: None,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Dialer {
     username: Option<String>,
     password: Option<SecretSource>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
 }
 
 /// Why there is no connection.
@@ -89,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Dialer {
     /// Reads what connecting needs, once, so that a missing file stops the start.
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, StoreError> {
+    pub(super) fn new(config: &RedisConfig, scripts: Arc<Scripts>) -> Result<Self, StoreError> {
         let password = config.password.clone().or_else(|| config.url.password().cloned().map(SecretSource::Inline));
         let username = config.username.clone().or_else(|| config.url.username().map(str::to_owned));
         if let Some(source) = &password {
@@ -101,7 +101,7 @@ impl Dialer {
             }
             _ => None,
         };
-        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts: Scripts::new() })
+        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts })
     }
 
     /// Connects.
@@ -162,7 +162,7 @@ impl Dialer {
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1 };
         let demands = Demands { principal: None, charges: vec![charge] };
-        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, &demands));
+        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, std::iter::once(&demands)));
         reply.await.map(|_: Vec<i64>| ())
     }
 

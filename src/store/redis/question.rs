@@ -1,4 +1,6 @@
-//! What a check asks of `admit.lua`, and what its answer means.
+//! What checks ask of `admit.lua`, and what its answer means.
+
+use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
 use tollgate_core::limit::{Answers, Demands, Verdict};
@@ -20,46 +22,75 @@ impl<'a> Key<'a> {
 impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let Self(prefix, key) = self;
-        out.write_arg_fmt(format_args!("{prefix}{key}"));
+        let mut arg = out.writer_for_next_arg();
+        for part in [prefix, key] {
+            // Into memory, which does not fail.
+            let _written = arg.write_all(part.as_bytes());
+        }
     }
 }
 
-/// How many keys the question has.
+/// How many keys a check has.
 pub(super) fn keys(demands: &Demands) -> usize {
-    let revocation = demands.principal.as_ref().map_or(0, |principal| {
+    let (exact, before, foreign) = revocation(demands);
+    exact + before + foreign + demands.charges.len()
+}
+
+fn revocation(demands: &Demands) -> (usize, usize, usize) {
+    demands.principal.as_ref().map_or((0, 0, 0), |principal| {
         let keys = principal.revocation();
-        keys.exact.len() + keys.before.len() + keys.foreign.len()
-    });
-    revocation + demands.charges.len()
+        (keys.exact.len(), keys.before.len(), keys.foreign.len())
+    })
 }
 
-/// Writes keys and arguments in the order `admit.lua` describes.
-pub(super) fn write(cmd: &mut Cmd, demands: &Demands) {
-    let keys = demands.principal.as_ref().map(|principal| principal.revocation());
-    for (_, key) in keys.iter().flat_map(|keys| keys.exact.iter().chain(&keys.before)) {
-        cmd.arg(Key::revoked(key));
+/// Writes keys and arguments of some checks in the order `admit.lua` describes.
+pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Demands> + Clone) {
+    let (mut ours, number) = (0, checks.len());
+    for demands in checks.clone() {
+        let keys = demands.principal.as_ref().map(|principal| principal.revocation());
+        for (_, key) in keys.iter().flat_map(|keys| keys.exact.iter().chain(&keys.before)) {
+            cmd.arg(Key::revoked(key));
+        }
+        for charge in &demands.charges {
+            cmd.arg(Key::bucket(&charge.key));
+        }
+        let (exact, before, _) = revocation(demands);
+        ours += exact + before + demands.charges.len();
     }
-    for charge in &demands.charges {
-        cmd.arg(Key::bucket(&charge.key));
+    for principal in checks.clone().filter_map(|demands| demands.principal.as_ref()) {
+        for key in &principal.revocation().foreign {
+            cmd.arg(key);
+        }
     }
-    for key in keys.iter().flat_map(|keys| &keys.foreign) {
-        cmd.arg(key);
-    }
-    cmd.arg(keys.map_or(0, |keys| keys.exact.len())).arg(keys.map_or(0, |keys| keys.before.len()));
-    cmd.arg(demands.charges.len()).arg(keys.map_or(0, |keys| keys.issued_at));
-    for charge in &demands.charges {
-        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
+    cmd.arg(number).arg(ours);
+    for demands in checks {
+        let (exact, before, foreign) = revocation(demands);
+        let issued_at = demands.principal.as_ref().map_or(0, |principal| principal.revocation().issued_at);
+        cmd.arg(exact).arg(before).arg(demands.charges.len()).arg(foreign).arg(issued_at);
+        for charge in &demands.charges {
+            cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
+        }
     }
 }
 
-/// Reads the answer; `None` if it is none to this question.
-pub(super) fn answers(demands: &Demands, reply: &[i64]) -> Option<Answers> {
-    let (first, verdicts) = reply.split_first()?;
-    if *first != 0 {
-        return revoked(demands, usize::try_from(*first).ok()?.checked_sub(1)?);
+/// What the script says of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// This.
+    Answers(Answers),
+    /// Something that is stored is no number.
+    Unreadable,
+}
+
+/// Reads the answer to the next check; `None` if it is none to this question.
+pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i64>) -> Option<Said> {
+    match reply.next()? {
+        0 => {}
+        -1 => return Some(Said::Unreadable),
+        place => return revoked(demands, usize::try_from(place).ok()?.checked_sub(1)?).map(Said::Answers),
     }
-    let verdicts: Vec<Verdict> = verdicts.chunks(4).map(verdict).collect::<Option<_>>()?;
-    (verdicts.len() == demands.charges.len()).then_some(Answers::Counted(verdicts))
+    let verdicts = demands.charges.iter().map(|_| verdict([reply.next()?, reply.next()?, reply.next()?, reply.next()?]));
+    verdicts.collect::<Option<_>>().map(|verdicts| Said::Answers(Answers::Counted(verdicts)))
 }
 
 /// Which of the keys it was, counted from 0.
@@ -72,15 +103,14 @@ fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     kind.map(Answers::Revoked)
 }
 
-fn verdict(numbers: &[i64]) -> Option<Verdict> {
-    let [admitted, remaining, retry_after, reset] = numbers else { return None };
+fn verdict([admitted, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
     let admitted = match admitted {
         0 => false,
         1 => true,
         _ => return None,
     };
-    let retry_after = if *retry_after == -1 { u64::MAX } else { u64::try_from(*retry_after).ok()? };
-    Some(Verdict { admitted, remaining: u64::try_from(*remaining).ok()?, retry_after, reset: u64::try_from(*reset).ok()? })
+    let retry_after = if retry_after == -1 { u64::MAX } else { u64::try_from(retry_after).ok()? };
+    Some(Verdict { admitted, remaining: u64::try_from(remaining).ok()?, retry_after, reset: u64::try_from(reset).ok()? })
 }
 
 #[cfg(test)]
@@ -97,10 +127,13 @@ mod tests {
     #[test]
     fn the_question_is_laid_out_as_the_script_reads_it() {
         let mut cmd = Cmd::new();
-        write(&mut cmd, &demands());
+        let one = Demands { principal: None, charges: demands().charges[..1].to_vec() };
+        write(&mut cmd, [demands(), one].iter());
         let text = String::from_utf8(cmd.get_packed_command()).unwrap();
         let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']) && !word.is_empty()).collect();
-        assert_eq!(words, ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "0", "0", "2", "0", "7", "3", "1", "7", "3", "1"]);
+        let keys_of_both = ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "{tollgate}:rate:l:a", "2", "3"];
+        assert_eq!(words[..5], keys_of_both);
+        assert_eq!(words[5..], ["0", "0", "2", "0", "0", "7", "3", "1", "7", "3", "1", "0", "0", "1", "0", "0", "7", "3", "1"]);
         assert_eq!(keys(&demands()), 2);
     }
 
@@ -108,21 +141,21 @@ mod tests {
     fn an_answer_to_another_question_is_none() {
         let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
         let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
-        let good = [0, 0, 0, -1, 9, 1, 2, 0, 7];
-        assert_eq!(answers(&demands(), &good), Some(Answers::Counted(vec![full, room])));
+        let read = |reply: &[i64]| next_answer(&demands(), &mut reply.iter().copied());
+        assert_eq!(read(&[0, 0, 0, -1, 9, 1, 2, 0, 7]), Some(Said::Answers(Answers::Counted(vec![full, room]))));
+        assert_eq!(read(&[-1]), Some(Said::Unreadable));
         for bad in [
             &[][..],
             &[0],
             &[1],
-            &[-1],
+            &[-2],
             &[0, 1, 2, 0, 7],
             &[0, 1, 2, 0, 7, 1, 2, 0],
             &[0, 2, 2, 0, 7, 1, 2, 0, 7],
             &[0, 1, -2, 0, 7, 1, 2, 0, 7],
             &[0, 1, 2, -2, 7, 1, 2, 0, 7],
-            &[0, 1, 2, 0, 7, 1, 2, 0, 7, 1, 2, 0, 7],
         ] {
-            assert_eq!(answers(&demands(), bad), None, "{bad:?}");
+            assert_eq!(read(bad), None, "{bad:?}");
         }
     }
 }

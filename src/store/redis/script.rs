@@ -2,7 +2,7 @@
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd};
 
-/// The body of the script of a check. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
+/// The body of the script of checks. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
 /// body against the reference model.
 pub const ADMIT_BODY: &str = include_str!("../admit.lua");
 
