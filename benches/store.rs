@@ -245,7 +245,7 @@ fn check(n: usize) -> Demands {
 fn call(hash: &str, demands: &Demands) -> Cmd {
     let keys = Arc::clone(demands.principal.as_ref().unwrap());
     let keys = keys.revocation();
-    let revocations: Vec<&String> = keys.exact.iter().chain(&keys.before).map(|(_, key)| key).collect();
+    let revocations: Vec<String> = keys.exact().chain(keys.before()).map(|(_, key)| key).collect();
     let ours = revocations.len() + demands.charges.len();
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(hash).arg(ours);
@@ -255,7 +255,13 @@ fn call(hash: &str, demands: &Demands) -> Cmd {
     for charge in &demands.charges {
         cmd.arg(format!("{{tollgate}}:{}", charge.key));
     }
-    cmd.arg(1).arg(ours).arg(keys.exact.len()).arg(keys.before.len()).arg(demands.charges.len()).arg(0).arg(keys.issued_at);
+    cmd.arg(1)
+        .arg(ours)
+        .arg(keys.exact().count())
+        .arg(keys.before().count())
+        .arg(demands.charges.len())
+        .arg(0)
+        .arg(keys.issued_at);
     for charge in &demands.charges {
         cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
     }

@@ -39,7 +39,7 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        exposition::{Circuit, JwksStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
     },
     ops::{self, Ops},
@@ -140,7 +140,7 @@ impl App {
             })
         }));
         let sources = engine.apply(policy.issuers.list());
-        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys));
+        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys, file.token_cache));
         let live = Arc::clone(cell.get_or_init(|| live));
         // What arrived between `apply` and now.
         live.refresh_keys();
@@ -253,7 +253,9 @@ fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Sen
             store::Circuit::Connecting => Circuit::HalfOpen,
             store::Circuit::Open => Circuit::Open,
         };
-        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+        let (entries, bytes) = state.tokens.held();
+        let tokens = TokenStatus { lookups: live.lookups().by_result(), entries, bytes };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }), tokens }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tollgate_core::{
-    check::{Pending, Prepared, prepare},
+    check::{Pending, Prepared, prepare_with},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
@@ -116,7 +116,8 @@ impl Checker {
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        match prepare(&state.snapshot, raw, now) {
+        let prepared = prepare_with(&state.snapshot, raw, |token| state.tokens.verify(&state.snapshot, token, now));
+        match prepared {
             Prepared::Done(outcome) => outcome,
             Prepared::Ask(pending) => self.ask(pending).await,
         }

@@ -24,6 +24,7 @@ use crate::{
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
+    token_cache::TokenCacheConfig,
 };
 
 /// A whole configuration file.
@@ -52,6 +53,9 @@ pub struct File {
     /// The log of the process itself.
     #[serde(default)]
     pub log: LogConfig,
+    /// Tokens that were verified before.
+    #[serde(default)]
+    pub token_cache: TokenCacheConfig,
     /// Who may issue tokens. Needed as soon as one route is not public.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,
@@ -262,6 +266,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     }
     file.audit.check(&root.key("audit"), &mut errors);
     file.observe.check(&root.key("observe"), &mut errors);
+    file.token_cache.check(&root.key("token_cache"), &mut errors);
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);

@@ -21,3 +21,4 @@ pub mod ready;
 pub mod reload;
 pub mod secrets;
 pub mod store;
+pub mod token_cache;

@@ -120,7 +120,11 @@ impl Observed {
             model: evidence.model.clone(),
             cause: String::new(),
             client: evidence.principal.as_ref().and_then(|principal| principal.client().map(str::to_owned)),
-            roles: evidence.principal.as_ref().map(|principal| principal.roles().to_vec()).unwrap_or_default(),
+            roles: evidence
+                .principal
+                .as_ref()
+                .map(|principal| principal.roles().map(str::to_owned).collect())
+                .unwrap_or_default(),
         };
         let mut observed = Self {
             decision: Verdict::Fail,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tollgate_core::{
-    revocation::{Fingerprint, Keys},
+    revocation::{Fingerprint, Keys, Mark},
     time::{Span, Timestamp},
 };
 
@@ -86,19 +86,19 @@ impl Default for Revoked {
 impl Revoked {
     /// Which kind of entry revokes the credential at `now`, if any.
     pub(super) fn revokes(&self, keys: &Keys, now: Timestamp) -> Option<&'static str> {
-        let held = |key: &str| self.get(key).filter(|held| held.ends() > now);
-        let exact = keys.exact.iter().find(|(_, key)| held(key).is_some());
-        let before = || keys.before.iter().find(|(_, key)| held(key).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
-        exact.or_else(before).map(|(kind, _)| *kind)
+        let held = |mark: Mark<'_>| self.get(mark.fingerprint()?).filter(|held| held.ends() > now);
+        let exact = keys.exact_marks().find(|mark| held(*mark).is_some());
+        let before = || keys.before_marks().find(|mark| held(*mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
+        exact.or_else(before).map(Mark::kind)
     }
 
-    fn get(&self, key: &str) -> Option<Held> {
-        let (key, shard) = self.place(key)?;
+    fn get(&self, fingerprint: Fingerprint) -> Option<Held> {
+        let (key, shard) = self.place(fingerprint)?;
         shard.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
-    fn place(&self, key: &str) -> Option<(Key, &RwLock<Shard>)> {
-        let halves = Fingerprint::of(key)?.halves();
+    fn place(&self, fingerprint: Fingerprint) -> Option<(Key, &RwLock<Shard>)> {
+        let halves = fingerprint.halves();
         let [_, low] = halves;
         let shard = usize::try_from(low % SHARDS as u64).ok()?;
         Some((Key(halves), self.shards.get(shard)?))
@@ -106,7 +106,7 @@ impl Revoked {
 
     /// Adds an entry, or strengthens the one of this key; ends are rounded up to whole seconds. Keys that are none are left out.
     pub(super) fn add(&self, key: &str, at: Timestamp, ends: Timestamp) {
-        let Some((key, shard)) = self.place(key) else { return };
+        let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) else { return };
         let new = Held::new(at, ends);
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let held = shard.entry(key).or_insert(new);
@@ -116,7 +116,7 @@ impl Revoked {
 
     /// Removes the entry of a key.
     pub(super) fn remove(&self, key: &str) {
-        if let Some((key, shard)) = self.place(key) {
+        if let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) {
             shard.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
         }
     }
@@ -166,7 +166,7 @@ pub(super) const LATER: Span = Span::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::revocation::Target;
+    use tollgate_core::revocation::{Names, Target, issuer_digest};
 
     use super::*;
 
@@ -179,7 +179,9 @@ mod tests {
     }
 
     fn keys(name: &str, issued_at: u64) -> Keys {
-        Keys { exact: Vec::new(), before: vec![("subject", key(name))], issued_at: EPOCH + issued_at, foreign: Vec::new() }
+        let issuer = &issuer_digest("i");
+        let names = Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
+        Keys::new(names, EPOCH + issued_at, Vec::new())
     }
 
     #[tokio::test]

@@ -142,12 +142,12 @@ pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision
         Some(principal) => {
             // Without scopes the header is removed, not set: not every proxy hands an empty value on, and one that drops
             // the setting would let the client's own through.
-            let scopes = Some(principal.scopes().join(" ")).filter(|scopes| !scopes.is_empty());
+            let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
             (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind()))
         }
         None => (None, None, None, None),
     };
-    let values = [subject, tenant, scopes.as_deref(), kind, permit.model()];
+    let values = [subject, tenant, scopes, kind, permit.model()];
     let mut remove = Vec::new();
     for (name, value) in IDENTITY.into_iter().zip(values) {
         match value {

@@ -3,7 +3,10 @@
 use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
-use tollgate_core::limit::{Answers, Demands, Verdict};
+use tollgate_core::{
+    limit::{Answers, Demands, Verdict},
+    revocation::Mark,
+};
 
 /// A key below a prefix, written without being put together first.
 pub(super) struct Key<'a>(&'static str, &'a str);
@@ -39,17 +42,19 @@ pub(super) fn keys(demands: &Demands) -> usize {
 fn revocation(demands: &Demands) -> (usize, usize, usize) {
     demands.principal.as_ref().map_or((0, 0, 0), |principal| {
         let keys = principal.revocation();
-        (keys.exact.len(), keys.before.len(), keys.foreign.len())
+        (keys.exact_marks().count(), keys.before_marks().count(), keys.foreign.len())
     })
 }
 
 /// Writes keys and arguments of some checks in the order `admit.lua` describes.
 pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Demands> + Clone) {
-    let (mut ours, number) = (0, checks.len());
+    let (mut ours, number, mut key) = (0, checks.len(), String::new());
     for demands in checks.clone() {
         let keys = demands.principal.as_ref().map(|principal| principal.revocation());
-        for (_, key) in keys.iter().flat_map(|keys| keys.exact.iter().chain(&keys.before)) {
-            cmd.arg(Key::revoked(key));
+        for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
+            key.clear();
+            mark.write(&mut key);
+            cmd.arg(Key::revoked(&key));
         }
         for charge in &demands.charges {
             cmd.arg(Key::bucket(&charge.key));
@@ -96,10 +101,10 @@ pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i6
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
-    let ours = keys.exact.iter().chain(&keys.before).map(|(kind, _)| *kind);
-    let foreign_from = ours.clone().count() + demands.charges.len();
+    let ours = keys.exact_marks().chain(keys.before_marks()).map(Mark::kind);
+    let foreign_from = keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
-    let kind = ours.into_iter().nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
+    let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
     kind.map(Answers::Revoked)
 }
 
