@@ -38,7 +38,7 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use crate::config::ByteSize;
+use crate::size::ByteSize;
 
 /// How long a token that was refused for good is remembered.
 pub const REFUSED_FOR: Span = Span::from_secs(10);
