@@ -263,7 +263,7 @@ fn call(hash: &str, demands: &Demands) -> Cmd {
         .arg(0)
         .arg(keys.issued_at);
     for charge in &demands.charges {
-        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
+        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(charge.cost);
     }
     cmd
 }

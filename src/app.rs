@@ -54,6 +54,9 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// How long the audit log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
+/// How long the store may take to give back what it holds ahead of need; what it cannot give back comes back with time.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
 
@@ -72,6 +75,7 @@ pub struct App {
     live: Arc<Live>,
     engine: Arc<Engine>,
     observer: Arc<Observer>,
+    store: Arc<dyn Store>,
     looked: Arc<Notify>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -187,7 +191,7 @@ impl App {
                 Some(servers.http(&config.listener(), handler).await?)
             }
         };
-        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, looked, stop, tasks })
+        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, store: store.store, looked, stop, tasks })
     }
 
     /// Looks at the file and at secrets from now on.
@@ -203,6 +207,7 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        let _not_all = tokio::time::timeout(GIVE_BACK, self.store.close()).await;
         let observer = Arc::clone(&self.observer);
         // Off the runtime: it waits for a thread.
         if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {

@@ -5,6 +5,7 @@
 //! asked is the route's, and [`LocalFallback`] is what one of the choices uses.
 
 mod config;
+mod leases;
 mod local;
 mod memory;
 mod redis;
@@ -27,9 +28,12 @@ pub use self::{
     config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
-    redis::{ACL_RULE, Redis, script::ADMIT_BODY},
+    redis::{
+        ACL_RULE, Redis,
+        script::{ADMIT_BODY, GIVE_BACK_BODY},
+    },
     revocation::{Entry, InvalidRevocation, Page, Revocation},
-    status::{Circuit, ReplicaStatus, Status},
+    status::{Circuit, LeaseStatus, ReplicaStatus, Status},
 };
 use self::{redis::Replicated, replica::Replica};
 
@@ -59,6 +63,11 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be asked.
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+
+    /// Gives back what was taken ahead of need, at the end, when checks are over.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// How it does, for metrics and readiness. Asks nobody.
     fn status(&self) -> Status;
@@ -108,8 +117,9 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
                 .map(|replicate| Replicated { replica: Arc::clone(&copy), max_staleness: replicate.max_staleness.std() });
             let store = Arc::new(Redis::with(config, replicated, stop.clone())?);
             if let Some(refresh) = refresh {
-                replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop);
+                replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop.clone());
             }
+            redis::keep(Arc::downgrade(&store), stop);
             let local = local.map(|local| Arc::new(LocalFallback::new(local, copy)));
             Ok(Opened { store, local })
         }

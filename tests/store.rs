@@ -3,6 +3,7 @@
 mod asked;
 mod contract;
 mod differential;
+mod leased;
 mod local;
 mod outage;
 mod proxy;

@@ -4,10 +4,12 @@
 --
 -- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all, each check's F foreign keys
 -- ARGV  the number of checks, the number of keys that are not foreign; then for each check: E, B, C, F, the credential's iat in
---       seconds, and interval, burst and cost of each bucket
+--       seconds, and interval, burst, cost and want of each bucket
 -- gives for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
---       is no number (nothing is charged); otherwise 0 and for each bucket: admitted (0 or 1), remaining, retry_after (-1:
---       never), reset. A bucket's value is its TAT in microseconds: core/src/limit/reference.rs.
+--       is no number (nothing is charged); otherwise 0 and for each bucket: how many units were taken (of a check that was not
+--       admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never), reset. An admitted charge
+--       takes cost, or up to want units to be held, but then no more than half of what is there. A bucket's value is its TAT in
+--       microseconds: core/src/limit/reference.rs.
 --
 -- Integers only: below 2^53 Lua's doubles count exactly. Everything is written at the end, so an error leaves nothing half done.
 local function integer(value)
@@ -20,7 +22,7 @@ local stored = ours > 0 and redis.call('MGET', unpack(KEYS, 1, ours)) or {}
 -- What earlier checks of this call made of a bucket, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
-local starts, nexts, latests, intervals, nevers = {}, {}, {}, {}, {}
+local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
 local key, foreign, arg = 0, ours, 2
 
 for _ = 1, checks do
@@ -46,15 +48,20 @@ for _ = 1, checks do
 
   for i = 1, buckets do
     if code == 0 then
-      local n = arg + 3 * i
-      local interval, burst, cost = integer(ARGV[n - 2]), integer(ARGV[n - 1]), integer(ARGV[n])
+      local n = arg + 4 * i
+      local interval, burst, cost, want = integer(ARGV[n - 3]), integer(ARGV[n - 2]), integer(ARGV[n - 1]), integer(ARGV[n])
       local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
-      if interval and burst and cost and tat then
+      if interval and burst and cost and want and tat then
         local start = math.max(tat, now)
         local next, latest = integer(start + interval * cost), integer(now + interval * burst)
         if not (next and latest) then code = -1 end
-        starts[i], nexts[i], latests[i], intervals[i], nevers[i] = start, next, latest, interval, cost > burst
+        starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
         room = code == 0 and room and next <= latest
+        if room and want > cost then
+          local there = math.floor((latest - start) / math.max(interval, 1))
+          takes[i] = math.max(cost, math.min(want, math.ceil(there / 2)))
+          nexts[i] = start + interval * takes[i]
+        end
       else
         code = -1
       end
@@ -69,7 +76,7 @@ for _ = 1, checks do
       local admitted = next <= latest
       -- Where another bucket is full, one that had room stands as it stood.
       local stands = room and next or starts[i]
-      answer[size + 1] = admitted and 1 or 0
+      answer[size + 1] = admitted and (room and takes[i] or 1) or 0
       answer[size + 2] = math.floor(math.max(latest - stands, 0) / math.max(intervals[i], 1))
       answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
       answer[size + 4] = stands - now
@@ -81,7 +88,7 @@ for _ = 1, checks do
       end
     end
   end
-  key, foreign, arg = base + buckets, foreign + others, arg + 3 * buckets
+  key, foreign, arg = base + buckets, foreign + others, arg + 4 * buckets
 end
 
 for i = 1, #written do

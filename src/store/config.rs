@@ -140,6 +140,12 @@ impl StoreConfig {
                 if uses_local {
                     errors.push(path, "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`");
                 }
+                if let Some(limit) = policy.and_then(|policy| policy.leased.as_ref()) {
+                    errors.push(
+                        &limit.key("lease"),
+                        "a lease saves asking Redis, and the store is in memory; remove it, or set `store.redis`",
+                    );
+                }
                 if foreign {
                     errors.push(path, "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it");
                 }
@@ -244,6 +250,8 @@ mod tests {
 
     const PLAIN: &str = "routes: [{ match: { paths: [/a] }, public: true }]";
     const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
+    const LEASED: &str = "limits: [{ name: l, by: [route], rate: 9/1s, lease: { slice: 3 } }]\n\
+        routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
     const FOREIGN: &str = "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
 
     #[test]
@@ -257,6 +265,7 @@ mod tests {
             ("redis: { url: 'redis://r', local: { replicas: 3 } }", LOCAL),
             ("redis: { url: 'redis://r', local: { replicas: 3, refresh: 1s, max_staleness: 2s } }", PLAIN),
             ("redis: { url: 'redis://r', replicate_revocations: {} }", PLAIN),
+            ("redis: { url: 'redis://r' }", LEASED),
             ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
         ] {
             assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
@@ -268,6 +277,7 @@ mod tests {
         for (store, policy, path, part) in [
             ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
             ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
+            ("memory: {}", LEASED, "limits[0].lease", "set `store.redis`"),
             ("memory: {}", FOREIGN, "store:", "set `store.redis`"),
             ("redis: { url: 'redis://r' }", LOCAL, "store.redis:", "add `local: { replicas: N }`"),
             ("redis: { url: 'redis://r', deadline: 2s }", PLAIN, "store.redis.deadline", "1ms to 1s"),

@@ -121,6 +121,7 @@ impl Store for Memory {
             buckets: Some(self.buckets.len()),
             revocations: Some(self.revocations.lock().unwrap_or_else(PoisonError::into_inner).len()),
             replica: None,
+            leases: None,
         }
     }
 }

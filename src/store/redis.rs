@@ -12,6 +12,7 @@
 //! | `{tollgate}:revocations:changes` | stream | the last ten thousand changes, for replication |
 //! | `{tollgate}:probe` | string | the bucket of the question that tries a new connection |
 
+mod ahead;
 mod batch;
 mod changes;
 mod dial;
@@ -31,15 +32,19 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(super) use self::changes::{Change, Cursor, Ear};
+pub(super) use self::{
+    ahead::keep,
+    changes::{Change, Cursor, Ear},
+};
 use self::{
     dial::Dialer,
     link::{Line, Link},
-    question::Key,
+    question::{Answered, Asked, Key},
     script::Scripts,
 };
 use super::{
-    Entry, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError, replica::Replica, status::Tally,
+    Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError, leases::Leases,
+    replica::Replica, status::Tally,
 };
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
@@ -64,6 +69,7 @@ pub struct Redis {
     scripts: Arc<Scripts>,
     deadline: Duration,
     replica: Option<Replicated>,
+    leases: Arc<Leases>,
     tally: Tally,
     /// Ends the connection with this value.
     _alive: DropGuard,
@@ -98,7 +104,16 @@ impl Redis {
         let scripts = Arc::new(Scripts::new());
         let dialer = Arc::new(Dialer::new(config, Arc::clone(&scripts))?);
         let link = Link::start(Arc::clone(&dialer), Arc::clone(&scripts), deadline, alive.clone());
-        Ok(Self { link, dialer, scripts, deadline, replica, tally: Tally::default(), _alive: alive.drop_guard() })
+        Ok(Self {
+            link,
+            dialer,
+            scripts,
+            deadline,
+            replica,
+            leases: Arc::default(),
+            tally: Tally::default(),
+            _alive: alive.drop_guard(),
+        })
     }
 
     async fn ask(&self, demands: &Demands) -> Result<Answers, Outage> {
@@ -110,9 +125,17 @@ impl Redis {
         if demands.is_empty() {
             return Ok(Answers::Counted(Vec::new()));
         }
+        if demands.charges.iter().any(|charge| charge.lease.is_some()) {
+            return self.ask_leased(demands).await;
+        }
+        self.send(Asked::exactly(demands)).await.map(|answered| answered.answers)
+    }
+
+    /// The one round trip.
+    async fn send(&self, asked: Asked) -> Result<Answered, Outage> {
         let until = Instant::now() + self.deadline;
         let line = self.line(until).await?;
-        timeout_at(until, line.ask(demands)).await.unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
+        timeout_at(until, line.ask(asked)).await.unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
     }
 
     /// What is known of a credential without asking Redis.
@@ -228,7 +251,12 @@ impl Store for Redis {
         Box::pin(self.page(offset, limit.min(PAGE_MAX)))
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.give_back(true))
+    }
+
     fn status(&self) -> Status {
+        let (buckets, units) = self.leases.held();
         let circuit = self.link.circuit();
         Status {
             kind: "redis",
@@ -244,6 +272,7 @@ impl Store for Redis {
                 age: replica.age(),
                 max_staleness: *max_staleness,
             }),
+            leases: Some(LeaseStatus { buckets, units }),
         }
     }
 }

@@ -50,6 +50,17 @@ pub struct Status {
     pub revocations: Option<u64>,
     /// The copy of Redis' revocations that checks rely on (`store.redis.replicate_revocations`); `None` without one.
     pub replica: Option<ReplicaStatus>,
+    /// What this replica holds of leased limits; `None` where there are none.
+    pub leases: Option<LeaseStatus>,
+}
+
+/// What a replica holds of leased limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Buckets it knows something of.
+    pub buckets: u64,
+    /// Units it holds, of all of them.
+    pub units: u64,
 }
 
 /// What a copy of the revocations says of itself.

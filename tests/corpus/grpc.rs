@@ -79,6 +79,7 @@ impl Store for Stored {
             buckets: None,
             revocations: None,
             replica: None,
+            leases: None,
         }
     }
 }

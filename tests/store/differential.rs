@@ -8,8 +8,8 @@ use std::{
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use redis::{Connection, RedisResult, Script};
-use tollgate::store::ADMIT_BODY;
-use tollgate_core::limit::reference::{ask, untouched};
+use tollgate::store::{ADMIT_BODY, GIVE_BACK_BODY};
+use tollgate_core::limit::reference::{ask, given, returned, untouched};
 
 use super::server;
 
@@ -20,7 +20,11 @@ const YEAR: u64 = 366 * 86_400 * SECOND;
 
 /// The body, with `now` from the last argument.
 fn script() -> Script {
-    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\n{ADMIT_BODY}"))
+    at_a_moment(ADMIT_BODY)
+}
+
+fn at_a_moment(body: &str) -> Script {
+    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\n{body}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,27 +34,28 @@ struct Limit {
 }
 
 /// What the reference says, in the script's numbers.
-fn reference(tats: &mut HashMap<String, u64>, charges: &[(String, Limit, u64)], now: u64) -> Vec<i64> {
+fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<i64> {
     let number = |value: u64| if value == u64::MAX { -1 } else { i64::try_from(value).unwrap() };
-    let steps: Vec<_> =
-        charges.iter().map(|(key, limit, cost)| ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)).collect();
+    let steps: Vec<_> = charges
+        .iter()
+        .map(|(key, limit, cost, _)| ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost))
+        .collect();
     let room = steps.iter().all(|step| step.verdict.admitted);
     let mut answer = vec![0];
-    for ((key, limit, _), step) in charges.iter().zip(steps) {
-        let verdict = if room || !step.verdict.admitted {
-            step.verdict
-        } else {
-            untouched(tats.get(key).copied(), now, limit.interval, limit.burst)
-        };
-        if room {
+    for ((key, limit, cost, want), step) in charges.iter().zip(steps) {
+        let tat = tats.get(key).copied();
+        let (verdict, units) = if room {
+            let units = given(tat, now, limit.interval, limit.burst, (*cost, *want));
+            let step = ask(tat, now, limit.interval, limit.burst, units);
+            assert!(step.verdict.admitted, "what is there can be taken");
             tats.insert(key.clone(), step.tat);
-        }
-        answer.extend([
-            i64::from(verdict.admitted),
-            number(verdict.remaining),
-            number(verdict.retry_after),
-            number(verdict.reset),
-        ]);
+            (step.verdict, number(units))
+        } else if step.verdict.admitted {
+            (untouched(tat, now, limit.interval, limit.burst), 1)
+        } else {
+            (step.verdict, 0)
+        };
+        answer.extend([units, number(verdict.remaining), number(verdict.retry_after), number(verdict.reset)]);
     }
     answer
 }
@@ -70,30 +75,33 @@ fn limit(random: &mut StdRng) -> Limit {
     Limit { interval, burst: burst.min(YEAR / interval) }
 }
 
-type Check = Vec<(String, Limit, u64)>;
+/// Bucket, limit, cost and want of each charge.
+type Check = Vec<(String, Limit, u64, u64)>;
 
 /// A check of some of the limits.
 fn check(random: &mut StdRng, limits: &[(String, Limit)]) -> Check {
     let count = random.random_range(0..=limits.len());
     let chosen: Vec<_> = limits.choose_multiple(random, count).cloned().collect();
-    let charges = chosen
-        .into_iter()
-        .map(|(key, limit)| (key, limit, if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 }));
+    let charges = chosen.into_iter().map(|(key, limit)| {
+        let cost = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 };
+        let want = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { cost };
+        (key, limit, cost, want)
+    });
     // The configuration bounds a full bucket to a year, and with it what a charge can add.
-    charges.filter(|(_, limit, cost)| limit.interval * cost <= 2 * YEAR).collect()
+    charges.filter(|(_, limit, cost, _)| limit.interval * cost <= 2 * YEAR).collect()
 }
 
 /// Asks all checks in one call.
 fn ask_all(client: &mut Connection, script: &Script, checks: &[Check], now: u64) -> Vec<i64> {
     let mut call = script.prepare_invoke();
-    for (key, _, _) in checks.iter().flatten() {
+    for (key, _, _, _) in checks.iter().flatten() {
         call.key(key);
     }
     call.arg(checks.len()).arg(checks.iter().flatten().count());
     for charges in checks {
         call.arg(&[0, 0, charges.len(), 0, 0]);
-        for (_, limit, cost) in charges {
-            call.arg(&[limit.interval, limit.burst, *cost]);
+        for (_, limit, cost, want) in charges {
+            call.arg(&[limit.interval, limit.burst, *cost, *want]);
         }
     }
     call.arg(now).invoke(client).unwrap()
@@ -105,6 +113,7 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
     let limits: Vec<(String, Limit)> = (0..4).map(|n| (format!("h:{seed}:{n}"), limit(&mut random))).collect();
     let mut now = random.random_range(1_500_000_000 * SECOND..4_000_000_000 * SECOND);
     let mut tats = HashMap::new();
+    let back = at_a_moment(GIVE_BACK_BODY);
     let started = Instant::now();
     for step in 0..STEPS {
         let step_of = limits.choose(&mut random).unwrap().1;
@@ -128,6 +137,16 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         }
         let expected: Vec<i64> = checks.iter().flat_map(|charges| reference(&mut tats, charges, now)).collect();
         assert_eq!(answer, expected, "history {seed}, step {step}, now {now}, {checks:?}");
+        // Now and then somebody gives back.
+        if random.random_ratio(1, 3) {
+            let (key, limit) = limits.choose(&mut random).unwrap();
+            let micros = limit.interval * random.random_range(1..=limit.burst.max(1));
+            let _: () = back.key(key).arg(micros).arg(now).invoke(client).unwrap();
+            match returned(tats.get(key).copied(), now, micros) {
+                Some(tat) => drop(tats.insert(key.clone(), tat)),
+                None => drop(tats.remove(key)),
+            }
+        }
         for (key, _) in &limits {
             let stored: Option<u64> = redis::cmd("GET").arg(key).query(client).unwrap();
             assert_eq!(stored, tats.get(key).copied(), "history {seed}, step {step}: what is stored in {key}");
@@ -152,8 +171,8 @@ fn the_order_of_questions_is_revocation_then_room() {
     let mut ask = |issued_at: u64| -> Vec<i64> {
         let mut call = script.prepare_invoke();
         call.key(&["left", "exact1", "exact2", "before1", "before2", "bucket", "right", "foreign1", "foreign2", "absent"]);
-        call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 1000, 5, 1]);
-        call.arg(&[2, 2, 1, 2, issued_at, 1000, 5, 1]).arg(&[1, 0, 0, 1, 0]);
+        call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 1000, 5, 1, 1]);
+        call.arg(&[2, 2, 1, 2, issued_at, 1000, 5, 1, 1]).arg(&[1, 0, 0, 1, 0]);
         let answer: Vec<i64> = call.arg(SECOND).invoke(&mut client).unwrap();
         let (left, rest) = answer.split_at(5);
         assert_eq!((left[0], left.len()), (0, 5));
@@ -188,8 +207,8 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
     let mut other = server.client();
-    let good = ["1000", "5", "1"];
-    let mut ask = |bad: &[&str; 4]| -> Vec<i64> {
+    let good = ["1000", "5", "1", "1"];
+    let mut ask = |bad: &[&str; 5]| -> Vec<i64> {
         let mut call = script.prepare_invoke();
         call.key(&["a", "b", "c", "a"]);
         call.arg(&["3", "4", "0", "0", "1", "0", "0"]).arg(&good);
@@ -203,8 +222,8 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
     };
     let neighbours = [0, 1, 4, 0, 1000, -1, 0, 1, 3, 0, 2000];
     for bad in ["", "x", "1.5", "-1", "nan", "inf", "1e300", "9007199254740992", "99999999999999999999"] {
-        for place in 0..4 {
-            let mut arguments = ["0", "1000", "5", "1"];
+        for place in 0..5 {
+            let mut arguments = ["0", "1000", "5", "1", "1"];
             arguments[place] = bad;
             assert_eq!(ask(&arguments), neighbours, "{bad} in place {place}");
             assert_eq!(keys(), ["a"], "{bad} in place {place}");
@@ -212,14 +231,14 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
     }
     // Each an integer, but not what comes of them.
     for place in 1..4 {
-        let mut arguments = ["0", "1000", "5", "1"];
+        let mut arguments = ["0", "1000", "5", "1", "1"];
         arguments[place] = "9007199254740000";
         assert_eq!(ask(&arguments), neighbours, "place {place}");
         assert_eq!(keys(), ["a"], "place {place}");
     }
     let mut other = server.client();
     redis::cmd("SET").arg("b").arg("somebody else's").exec(&mut other).unwrap();
-    assert_eq!(ask(&["0", "1000", "5", "1"]), neighbours, "a bucket that is none");
+    assert_eq!(ask(&["0", "1000", "5", "1", "1"]), neighbours, "a bucket that is none");
     let left: String = redis::cmd("GET").arg("b").query(&mut other).unwrap();
     assert_eq!(left, "somebody else's");
 }
@@ -230,7 +249,7 @@ fn a_call_that_is_none_is_an_error_and_charges_nothing() {
     let (mut client, script) = (server.client(), script());
     for call in [["x", "1", "0", "0", "1"], ["1", "x", "0", "0", "1"], ["1", "1", "x", "0", "1"], ["1", "1", "0", "0", "x"]] {
         let mut invocation = script.prepare_invoke();
-        invocation.key("a").arg(&call).arg(&["0", "0", "1000", "5", "1", "1000000"]);
+        invocation.key("a").arg(&call).arg(&["0", "0", "1000", "5", "1", "1", "1000000"]);
         let answer: RedisResult<Vec<i64>> = invocation.invoke(&mut client);
         assert!(answer.is_err(), "{call:?}");
         let keys: usize = redis::cmd("DBSIZE").query(&mut client).unwrap();
@@ -243,7 +262,7 @@ fn idle_buckets_vanish() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
     for (key, interval, least, most) in [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)] {
-        let checks = [vec![(key.to_owned(), Limit { interval, burst: 5 }, 1)]];
+        let checks = [vec![(key.to_owned(), Limit { interval, burst: 5 }, 1, 1)]];
         ask_all(&mut client, &script, &checks, 1_800_000_000 * SECOND);
         let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut client).unwrap();
         assert!((least - 500..=most).contains(&ttl), "{key}: {ttl}ms");

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use ::redis::{RedisResult, aio::MultiplexedConnection};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
-use tollgate_core::limit::{Answers, Demands, Outage};
+use tollgate_core::limit::Outage;
 
 use super::{
     link::Pulse,
-    question::{self, Said},
+    question::{self, Answered, Asked, Said},
     script::Scripts,
 };
 
@@ -27,8 +27,8 @@ const QUEUE: usize = 1024;
 
 /// A check, and who waits for its answer.
 pub(super) struct Question {
-    demands: Demands,
-    answer: oneshot::Sender<Result<Answers, Outage>>,
+    asked: Asked,
+    answer: oneshot::Sender<Result<Answered, Outage>>,
 }
 
 /// Where checks are gathered. What gathers them ends with the last of these.
@@ -44,9 +44,9 @@ impl Queue {
     }
 
     /// Asks. The caller bounds the wait; a question nobody waits for any more is not sent.
-    pub(super) async fn ask(&self, demands: Demands) -> Result<Answers, Outage> {
+    pub(super) async fn ask(&self, asked: Asked) -> Result<Answered, Outage> {
         let (answer, answered) = oneshot::channel();
-        let question = Question { demands, answer };
+        let question = Question { asked, answer };
         self.0.send(question).await.map_err(|_closed| Outage::Unreachable)?;
         answered.await.unwrap_or(Err(Outage::Unreachable))
     }
@@ -85,7 +85,7 @@ impl Batcher {
         self.waiting.retain(|question| !question.answer.is_closed());
         let mut keys = 0;
         let fitting = self.waiting.iter().take_while(|question| {
-            keys += question::keys(&question.demands);
+            keys += question.asked.keys();
             keys <= MOST_KEYS
         });
         let fitting = fitting.count().max(1).min(self.waiting.len());
@@ -96,17 +96,17 @@ impl Batcher {
     fn call(&self, batch: Vec<Question>) -> impl Future<Output = ()> + Send + use<> {
         let (mut connection, scripts, pulse) = (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.pulse));
         async move {
-            let keys = batch.iter().map(|question| question::keys(&question.demands)).sum();
+            let keys = batch.iter().map(|question| question.asked.keys()).sum();
             let reply: RedisResult<Vec<i64>> = scripts
                 .admit
-                .run(&mut connection, keys, |cmd| question::write(cmd, batch.iter().map(|question| &question.demands)))
+                .run(&mut connection, keys, |cmd| question::write(cmd, batch.iter().map(|question| &question.asked)))
                 .await;
             match reply {
                 Ok(reply) => {
                     pulse.worked();
                     let mut reply = reply.into_iter();
                     for question in batch {
-                        let answer = match question::next_answer(&question.demands, &mut reply) {
+                        let answer = match question::next_answer(&question.asked.demands, &mut reply) {
                             Some(Said::Answers(answers)) => Ok(answers),
                             Some(Said::Unreadable) => Err(pulse.unreadable()),
                             None => Err(Outage::Refused),

@@ -18,11 +18,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_core::limit::{Answers, Demands, Outage};
+use tollgate_core::limit::Outage;
 
 use super::{
     batch::Queue,
     dial::{Dialer, Driver, Fault, outage},
+    question::{Answered, Asked},
     script::Scripts,
 };
 use crate::store::Circuit;
@@ -144,8 +145,8 @@ impl Line {
     }
 
     /// Asks what a check asks.
-    pub(super) async fn ask(&self, demands: Demands) -> Result<Answers, Outage> {
-        self.queue.ask(demands).await
+    pub(super) async fn ask(&self, asked: Asked) -> Result<Answered, Outage> {
+        self.queue.ask(asked).await
     }
 
     /// How it does.

@@ -17,7 +17,8 @@ impl<'a> Key<'a> {
         Self("{tollgate}:revoked:", key)
     }
 
-    fn bucket(key: &'a str) -> Self {
+    /// The key of a bucket.
+    pub(super) fn bucket(key: &'a str) -> Self {
         Self("{tollgate}:", key)
     }
 }
@@ -33,10 +34,32 @@ impl ToRedisArgs for Key<'_> {
     }
 }
 
-/// How many keys a check has.
-pub(super) fn keys(demands: &Demands) -> usize {
-    let (exact, before, foreign) = revocation(demands);
-    exact + before + foreign + demands.charges.len()
+/// What one check asks.
+pub(in crate::store) struct Asked {
+    pub(in crate::store) demands: Demands,
+    /// For each charge how many units may be taken to be held; for those left out, no more than it costs.
+    pub(in crate::store) wants: Vec<u64>,
+}
+
+impl Asked {
+    /// A check that takes what it costs.
+    pub(in crate::store) fn exactly(demands: Demands) -> Self {
+        Self { demands, wants: Vec::new() }
+    }
+
+    /// How many keys it has.
+    pub(super) fn keys(&self) -> usize {
+        let (exact, before, foreign) = revocation(&self.demands);
+        exact + before + foreign + self.demands.charges.len()
+    }
+}
+
+/// What one check is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Answered {
+    pub(in crate::store) answers: Answers,
+    /// How many units each charge took, if all were admitted.
+    pub(in crate::store) taken: Vec<u64>,
 }
 
 fn revocation(demands: &Demands) -> (usize, usize, usize) {
@@ -47,9 +70,9 @@ fn revocation(demands: &Demands) -> (usize, usize, usize) {
 }
 
 /// Writes keys and arguments of some checks in the order `admit.lua` describes.
-pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Demands> + Clone) {
+pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Asked> + Clone) {
     let (mut ours, number, mut key) = (0, checks.len(), String::new());
-    for demands in checks.clone() {
+    for Asked { demands, .. } in checks.clone() {
         let keys = demands.principal.as_ref().map(|principal| principal.revocation());
         for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
             key.clear();
@@ -62,18 +85,19 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
         let (exact, before, _) = revocation(demands);
         ours += exact + before + demands.charges.len();
     }
-    for principal in checks.clone().filter_map(|demands| demands.principal.as_ref()) {
+    for principal in checks.clone().filter_map(|asked| asked.demands.principal.as_ref()) {
         for key in &principal.revocation().foreign {
             cmd.arg(key);
         }
     }
     cmd.arg(number).arg(ours);
-    for demands in checks {
+    for Asked { demands, wants } in checks {
         let (exact, before, foreign) = revocation(demands);
         let issued_at = demands.principal.as_ref().map_or(0, |principal| principal.revocation().issued_at);
         cmd.arg(exact).arg(before).arg(demands.charges.len()).arg(foreign).arg(issued_at);
-        for charge in &demands.charges {
-            cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
+        for (n, charge) in demands.charges.iter().enumerate() {
+            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
+            cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(want);
         }
     }
 }
@@ -82,7 +106,7 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// This.
-    Answers(Answers),
+    Answers(Answered),
     /// Something that is stored is no number.
     Unreadable,
 }
@@ -92,10 +116,22 @@ pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i6
     match reply.next()? {
         0 => {}
         -1 => return Some(Said::Unreadable),
-        place => return revoked(demands, usize::try_from(place).ok()?.checked_sub(1)?).map(Said::Answers),
+        place => {
+            let answers = revoked(demands, usize::try_from(place).ok()?.checked_sub(1)?)?;
+            return Some(Said::Answers(Answered { answers, taken: Vec::new() }));
+        }
     }
-    let verdicts = demands.charges.iter().map(|_| verdict([reply.next()?, reply.next()?, reply.next()?, reply.next()?]));
-    verdicts.collect::<Option<_>>().map(|verdicts| Said::Answers(Answers::Counted(verdicts)))
+    let count = demands.charges.len();
+    let (mut verdicts, mut taken) = (Vec::with_capacity(count), Vec::new());
+    for charge in &demands.charges {
+        let units = reply.next()?;
+        verdicts.push(verdict([units, reply.next()?, reply.next()?, reply.next()?])?);
+        if charge.lease.is_some() {
+            taken.resize(verdicts.len() - 1, 0);
+            taken.push(u64::try_from(units).ok()?);
+        }
+    }
+    Some(Said::Answers(Answered { answers: Answers::Counted(verdicts), taken }))
 }
 
 /// Which of the keys it was, counted from 0.
@@ -108,38 +144,36 @@ fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     kind.map(Answers::Revoked)
 }
 
-fn verdict([admitted, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
-    let admitted = match admitted {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
+fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
+    let admitted = u64::try_from(units).ok()? > 0;
     let retry_after = if retry_after == -1 { u64::MAX } else { u64::try_from(retry_after).ok()? };
     Some(Verdict { admitted, remaining: u64::try_from(remaining).ok()?, retry_after, reset: u64::try_from(reset).ok()? })
 }
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::limit::Charge;
+    use tollgate_core::limit::{Charge, lease::Terms};
 
     use super::*;
 
     fn demands() -> Demands {
-        let charge = |key: &str| Charge { limit: "l".into(), key: key.into(), interval: 7, burst: 3, cost: 1 };
-        Demands { principal: None, charges: vec![charge("rate:l:a"), charge("rate:m:b")] }
+        let charge = |key: &str, lease| Charge { limit: "l".into(), key: key.into(), interval: 7, burst: 3, cost: 1, lease };
+        let terms = Terms { slice: 2, life: 9 };
+        Demands { principal: None, charges: vec![charge("rate:l:a", None), charge("rate:m:b", Some(terms))] }
     }
 
     #[test]
     fn the_question_is_laid_out_as_the_script_reads_it() {
         let mut cmd = Cmd::new();
-        let one = Demands { principal: None, charges: demands().charges[..1].to_vec() };
-        write(&mut cmd, [demands(), one].iter());
+        let both = Asked { demands: demands(), wants: vec![1, 2] };
+        let one = Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
+        assert_eq!((both.keys(), one.keys()), (2, 1));
+        write(&mut cmd, [both, one].iter());
         let text = String::from_utf8(cmd.get_packed_command()).unwrap();
         let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']) && !word.is_empty()).collect();
         let keys_of_both = ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "{tollgate}:rate:l:a", "2", "3"];
         assert_eq!(words[..5], keys_of_both);
-        assert_eq!(words[5..], ["0", "0", "2", "0", "0", "7", "3", "1", "7", "3", "1", "0", "0", "1", "0", "0", "7", "3", "1"]);
-        assert_eq!(keys(&demands()), 2);
+        assert_eq!(words[5..].join(" "), "0 0 2 0 0 7 3 1 1 7 3 1 2 0 0 1 0 0 7 3 1 1");
     }
 
     #[test]
@@ -147,7 +181,8 @@ mod tests {
         let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
         let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
         let read = |reply: &[i64]| next_answer(&demands(), &mut reply.iter().copied());
-        assert_eq!(read(&[0, 0, 0, -1, 9, 1, 2, 0, 7]), Some(Said::Answers(Answers::Counted(vec![full, room]))));
+        let answered = Answered { answers: Answers::Counted(vec![full, room]), taken: vec![0, 2] };
+        assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(Said::Answers(answered)));
         assert_eq!(read(&[-1]), Some(Said::Unreadable));
         for bad in [
             &[][..],
@@ -156,7 +191,7 @@ mod tests {
             &[-2],
             &[0, 1, 2, 0, 7],
             &[0, 1, 2, 0, 7, 1, 2, 0],
-            &[0, 2, 2, 0, 7, 1, 2, 0, 7],
+            &[0, -1, 2, 0, 7, 1, 2, 0, 7],
             &[0, 1, -2, 0, 7, 1, 2, 0, 7],
             &[0, 1, 2, -2, 7, 1, 2, 0, 7],
         ] {
