@@ -10,3 +10,4 @@ mod proxy;
 mod refusal;
 mod replicated;
 mod server;
+mod together;
