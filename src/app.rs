@@ -38,14 +38,15 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, JwksStatus, Status, StoreStatus, TokenStatus},
+        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
+        trace::Tracer,
     },
     ops::{self, Ops},
     ready::Readiness,
     reload::Reloader,
     secrets,
-    store::{self, Store},
+    store::{self, Opened},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
@@ -56,6 +57,9 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// How long the store may take to give back what it holds ahead of need; what it cannot give back comes back with time.
 const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
@@ -126,8 +130,10 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
-        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
-        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
+        let observer = Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?));
+        let observer = Arc::new(observer.traced(tracer));
+        observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
         let store = store::open(&file.store, stop.clone())?;
 
@@ -172,7 +178,16 @@ impl App {
             };
             http.push(servers.http(&config.listener(), handler).await?);
         }
-        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
+        let handlers = Arc::new(Ops::new(
+            Arc::clone(&observer),
+            missing(&readiness),
+            status(
+                Arc::clone(&live),
+                Opened { store: Arc::clone(&store.store), local: store.local.clone() },
+                Arc::clone(&readiness),
+                in_flight,
+            ),
+        ));
         let ops = servers.http(&file.listen.ops, move |request| {
             let handlers = Arc::clone(&handlers);
             async move { ops::handle(&handlers, request).await }
@@ -208,6 +223,11 @@ impl App {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         let _not_all = tokio::time::timeout(GIVE_BACK, self.store.close()).await;
+        if let Some(tracer) = self.observer.tracer()
+            && !tracer.close(LAST_SPANS).await
+        {
+            tracing::warn!("some spans were not exported");
+        }
         let observer = Arc::clone(&self.observer);
         // Off the runtime: it waits for a thread.
         if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
@@ -236,8 +256,12 @@ fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + S
 }
 
 /// What `/metrics` asks the other rooms.
-fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
-    let (live, store) = (Arc::clone(live), Arc::clone(store));
+fn status(
+    live: Arc<Live>,
+    opened: Opened,
+    readiness: Arc<Readiness>,
+    in_flight: InFlight,
+) -> impl Fn() -> Status + Send + Sync + 'static {
     move || {
         let state = live.load();
         let jwks = state.sources.iter().map(|source| {
@@ -250,15 +274,32 @@ fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Sen
                 failed: status.fetches_failed,
             }
         });
-        let status = store.status();
+        let status = opened.store.status();
         let circuit = match status.circuit {
             store::Circuit::Closed => Circuit::Closed,
             store::Circuit::Connecting => Circuit::HalfOpen,
             store::Circuit::Open => Circuit::Open,
         };
+        let local = opened.local.as_ref().map(|local| {
+            let store::LocalStatus { age, revocations, buckets } = local.status();
+            LocalStatus { age_seconds: age.map(|age| age.as_secs_f64()), revocations, buckets }
+        });
         let (entries, bytes) = state.tokens.held();
-        let tokens = TokenStatus { lookups: live.lookups().by_result(), entries, bytes };
-        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }), tokens }
+        Status {
+            ready: readiness.missing().is_empty(),
+            jwks: jwks.collect(),
+            store: Some(StoreStatus {
+                up: status.up,
+                circuit,
+                remote: status.kind != "memory",
+                connections: status.connections,
+                buckets: status.buckets,
+                revocations: status.revocations,
+            }),
+            local,
+            tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },
+            in_flight: InFlightStatus { bytes: in_flight.taken() as u64, limit: in_flight.total() as u64 },
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod corpus;
 mod deploy;
 mod e2e;
 mod jwks;
+mod observe;
 mod presets;
 mod proxies;
 mod rig;
