@@ -18,12 +18,12 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 
 .PHONY: test
 test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTelemetry collector and an MCP server
-	@tools/parts toolchain envoy redis python nginx nginx-njs prometheus collector >/dev/null
+	@tools/parts toolchain curl envoy redis python nginx nginx-njs prometheus collector >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
+	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: fuzz

@@ -8,6 +8,7 @@ mod denials;
 mod drain;
 mod failure;
 mod keys;
+mod manners;
 mod mcp;
 mod oldest;
 mod openai;

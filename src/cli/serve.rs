@@ -6,8 +6,21 @@ use clap::Args;
 
 use crate::{app, config, observe::log};
 
-/// Answers checks until SIGTERM or Ctrl-C. SIGHUP, or a change of the file, reloads policy and secrets.
+const MORE: &str = "\
+Examples:
+  tollgate serve --config tollgate.yaml
+  TOLLGATE_LOG=debug tollgate serve --config /etc/tollgate/tollgate.yaml
+
+Exit codes:
+  0  ended by SIGTERM or Ctrl-C
+  2  it did not start, or could not go on: the log says why";
+
+/// Answer checks until SIGTERM or Ctrl-C.
+///
+/// SIGHUP, or a change of the file, reloads policy and secrets; a file that is wrong changes nothing. Audit lines go to standard
+/// output, the log to standard error. Probes ask `/healthz` and `/readyz` on `listen.ops`, Prometheus `/metrics`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub struct Serve {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
