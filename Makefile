@@ -39,10 +39,20 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B
 
+.PHONY: bench
+bench: ## Tollgate alone, in all its states, beside the stock server's empty answer: 12 minutes (ROUNDS=5 SECONDS=0.6 SECTIONS=...)
+	@tools/parts toolchain redis python >/dev/null
+	@$(BENCH) benches/bench.py
+
 .PHONY: bench-quick
 bench-quick: ## CPU of a whole decision over CPU of the stock server's empty one, under a minute once built (ROUNDS=9 SECONDS=1)
 	@tools/parts toolchain python >/dev/null
 	@$(BENCH) benches/quick.py
+
+.PHONY: bench-instructions
+bench-instructions: ## Instructions of a hot check, counted with callgrind and held within 3 % (PROFILE=release)
+	@tools/parts toolchain python valgrind >/dev/null
+	@$(BENCH) benches/instructions.py
 
 .PHONY: bench-envoy
 bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
