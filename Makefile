@@ -23,7 +23,7 @@ test: ## The core, gRPC, and real Envoy, Redis and nginx
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy >/dev/null
+	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: check
@@ -35,6 +35,10 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
+
+.PHONY: image
+image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there
+	@deploy/image/build
 
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B

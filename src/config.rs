@@ -3,7 +3,7 @@
 use std::{fmt, path::Path as FilePath};
 
 use bytes::Bytes;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
@@ -24,7 +24,10 @@ use crate::{
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
+    token_cache::TokenCacheConfig,
 };
+
+pub use crate::size::ByteSize;
 
 /// A whole configuration file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -52,6 +55,9 @@ pub struct File {
     /// The log of the process itself.
     #[serde(default)]
     pub log: LogConfig,
+    /// Tokens that were verified before.
+    #[serde(default)]
+    pub token_cache: TokenCacheConfig,
     /// Who may issue tokens. Needed as soon as one route is not public.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,
@@ -148,41 +154,6 @@ impl Default for BodyConfig {
     }
 }
 
-/// A number of bytes: an integer and `B`, `KiB`, `MiB` or `GiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub usize);
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit: Option<usize> = match unit {
-            "B" => Some(1),
-            "KiB" => Some(1 << 10),
-            "MiB" => Some(1 << 20),
-            "GiB" => Some(1 << 30),
-            _ => None,
-        };
-        let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-        bytes.map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"
-            ))
-        })
-    }
-}
-
-impl JsonSchema for ByteSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$", "description": "An integer and `B`, `KiB`, `MiB` or `GiB`: `16MiB`." })
-    }
-}
-
 /// A file that was read and compiled.
 #[derive(Debug)]
 pub struct Loaded {
@@ -262,6 +233,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     }
     file.audit.check(&root.key("audit"), &mut errors);
     file.observe.check(&root.key("observe"), &mut errors);
+    file.token_cache.check(&root.key("token_cache"), &mut errors);
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);

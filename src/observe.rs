@@ -63,7 +63,7 @@ impl Observer {
         };
         CheckRecord {
             observer: self,
-            id: format!("{:032x}", rand::random::<u128>()),
+            id: decision_id(rand::random()),
             now,
             started: Instant::now(),
             place,
@@ -93,13 +93,23 @@ impl Observer {
     }
 }
 
+/// 128 bits in lower-case hex.
+fn decision_id(random: u128) -> [u8; 32] {
+    let mut id = [0; 32];
+    for (at, digit) in id.iter_mut().enumerate() {
+        let [nibble, ..] = (random >> (124 - 4 * at) & 15).to_le_bytes();
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    id
+}
+
 /// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::answered`], otherwise as `panic`
 /// while unwinding and as `cancelled` in any other case, whatever was decided. Nothing that was not answered counts as allowed.
 #[derive(Debug)]
 #[must_use = "a record that is dropped at once counts as cancelled"]
 pub struct CheckRecord<'a> {
     observer: &'a Observer,
-    id: String,
+    id: [u8; 32],
     now: Timestamp,
     started: Instant,
     place: Option<Place>,
@@ -132,7 +142,8 @@ struct Decided {
 impl<'a> CheckRecord<'a> {
     /// The decision id: 128 random bits in lower-case hex, the same in the audit line and in the answer's headers.
     pub fn id(&self) -> &str {
-        &self.id
+        // It is hex. Should it not be, a check without a name is better than none.
+        std::str::from_utf8(&self.id).unwrap_or_default()
     }
 
     /// The moment the check is decided against.
@@ -198,6 +209,7 @@ impl Drop for CheckRecord<'_> {
         if !self.observer.audit.is_on() {
             return;
         }
+        let place = self.place.take();
         let unanswered = decided.as_ref().filter(|decided| decided.ending != ending).map(|decided| {
             let (decision, reason) = (decided.ending.decision(), decided.ending.reason());
             format!("decided `{decision}` ({reason}), and not answered")
@@ -205,7 +217,7 @@ impl Drop for CheckRecord<'_> {
         let cause = unanswered.as_deref().or(decided.as_ref().and_then(|decided| decided.cause.as_deref()));
         let line = CheckLine::new(Facts {
             time: Rfc3339(self.now),
-            decision_id: &self.id,
+            decision_id: self.id(),
             client_ip: self.asked.address,
             principal,
             method: self.asked.method,
@@ -218,7 +230,7 @@ impl Drop for CheckRecord<'_> {
             cause,
             microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });
-        self.observer.audit.write(self.place.take(), &line);
+        self.observer.audit.write(place, &line);
     }
 }
 

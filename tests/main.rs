@@ -3,6 +3,7 @@
 
 mod architecture;
 mod corpus;
+mod deploy;
 mod e2e;
 mod jwks;
 mod presets;

@@ -4,10 +4,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use serde::Serialize;
-use tollgate_core::{
-    authn::Principal,
-    revocation::{hex, sha256},
-};
+use tollgate_core::{authn::Principal, revocation::hex};
 
 use crate::observe::rfc3339::Rfc3339;
 
@@ -89,7 +86,7 @@ impl<'a> CheckLine<'a> {
             who: facts.principal.map(|principal| Who {
                 sub: text(principal.subject()),
                 iss: text(principal.issuer()),
-                jti_sha256: principal.jti().map(|jti| hex(&sha256(jti.as_bytes()))),
+                jti_sha256: principal.revocation().jti_digest().map(|digest| hex(digest)),
                 iat: principal.issued_at(),
                 exp: principal.expires_at(),
                 tenant: principal.tenant().map(text),
