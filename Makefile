@@ -59,11 +59,16 @@ bench-instructions: ## Instructions of a hot check, counted with callgrind and h
 	@$(BENCH) benches/instructions.py
 
 .PHONY: bench-envoy
-bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl envoy nginx wrk python >/dev/null
-	@PYTHONPATH=tools .parts/bin/python -B benches/envoy/bench.py
+bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain envoy nginx python >/dev/null
+	@$(BENCH) benches/envoy/envoy_bench.py
 
 .PHONY: bench-nginx
-bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl nginx nginx-njs wrk python >/dev/null
-	@PYTHONPATH=tools:benches/envoy .parts/bin/python -B benches/nginx/nginx_bench.py
+bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain nginx nginx-njs python >/dev/null
+	@$(BENCH) benches/nginx/nginx_bench.py
+
+.PHONY: bench-tutorial
+bench-tutorial: ## Tollgate beside FastAPI and PyJWT, as tutorials write it (ROUNDS=5 SECONDS=1.5 RATE=500)
+	@tools/parts toolchain envoy nginx python tutorial >/dev/null
+	@$(BENCH) benches/tutorial/tutorial_bench.py
