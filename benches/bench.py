@@ -5,7 +5,7 @@
     ROUNDS=5 SECONDS=0.6 make bench  rounds, and the length of each measurement
 
 Sections: wire (in flight, transports), cold (unknown tokens, bad tokens), redis, footprint (memory, start), size (of the policy),
-steady (latency while everything is reloaded). `SECTIONS=soak MINUTES=10` is not among them by default.
+steady (latency while everything is reloaded), allocations. `SECTIONS=soak MINUTES=10` is not among them by default.
 
 Contestants of a section take turns within each round, in another order each time, and a ratio is taken within a round, so that
 what else the machine does falls on all of them. The server has one core for itself, load and Redis share the other.
@@ -303,12 +303,22 @@ def soak(program, tool, tokens):
     return {"minutes": minutes, "rate": round(most / 2), "mib": memory}
 
 
-SECTIONS = {"wire": wire, "cold": cold, "redis": redis, "footprint": footprint, "size": size, "steady": steady, "soak": soak}
+def allocations(_program, _tool, _tokens):
+    """How often a hot check takes memory: a test counts it, and holds it."""
+    command = ["cargo", "test", "--quiet", "-p", "tollgate-bench", "--test", "allocations", "--", "--nocapture"]
+    done = subprocess.run(command, cwd=servers.ROOT, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith('{"public"'):
+            return json.loads(line)
+    raise measure.Failed(f"`{' '.join(command)}` counted nothing:\n{done.stdout}{done.stderr}")
+
+
+SECTIONS = {"wire": wire, "cold": cold, "redis": redis, "footprint": footprint, "size": size, "steady": steady, "allocations": allocations, "soak": soak}
 
 
 def main():
     measure.two_cores()
-    wanted = os.environ.get("SECTIONS", "wire cold redis footprint size steady").split()
+    wanted = os.environ.get("SECTIONS", "wire cold redis footprint size steady allocations").split()
     for name in wanted:
         if name not in SECTIONS:
             raise measure.Failed(f"there is no section `{name}`: {' '.join(SECTIONS)}")

@@ -198,7 +198,99 @@ def instructions(data):
     return how(data) + f"\nUser instructions of a hot check without a body, counted with callgrind: {data['each']:,.0f}.\n".replace(",", " ")
 
 
-SECTIONS = {"wire": wire, "cold": cold, "redis": redis, "footprint": footprint, "size": size, "steady": steady, "soak": soak, "instructions": instructions}
+def proxied(data, labels, parts, alone=None):
+    """The table of contestants behind a proxy. `parts`: the names of the servers whose CPU time was counted, by contestant."""
+    rounds, rows = data["rounds"], []
+    for name, label in labels.items():
+        cpu = [spread(values(rounds, name, index), 1) for index, _ in enumerate(parts.get(name, []))]
+        spent = ", ".join(f"{part} {figure}" for part, figure in zip(parts.get(name, []), cpu))
+        row = [label, spread(values(rounds, name, "rps"))]
+        if alone:
+            row += [spread(ratios(rounds, name, alone, "rps"), 2)]
+        row += [spread(values(rounds, name, key)) for key in ["p50_us", "p99_us"]]
+        row += [spread(values(rounds, name, f"open_{key}")) for key in ["p50_us", "p99_us", "p999_us"]]
+        rows.append([*row, spent])
+    even = f"{data['rate']}/s: "
+    head = ["32 connections", "requests/s", *(["over alone"] if alone else []), "p50 us", "p99 us", even + "p50 us", "p99 us", "p99.9 us", "CPU us a request"]
+    return how(data) + "\n" + table(head, rows)
+
+
+def plotted(name, title, data, labels):
+    groups = [(label, [("requests/s", *low_mid_high(values(data["rounds"], key, "rps")))]) for key, label in labels.items()]
+    return drawing(name, title, "requests/s, 32 connections, one core for the proxy", groups)
+
+
+def envoy(data):
+    rounds = data["rounds"]
+    labels = {
+        "alone": "Envoy alone",
+        "jwt": "Envoy, jwt_authn",
+        "jwt-cache": "Envoy, jwt_authn with its cache",
+        "noop": "Envoy, stock no-op over gRPC",
+        "grpc": "Envoy, Tollgate over gRPC",
+        "http": "Envoy, Tollgate over HTTP",
+    }
+    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "http"]}
+    at_least("Envoy and Tollgate: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "grpc", "noop", "rps"))
+    at_least("Envoy and Tollgate: requests/s over jwt_authn without cache", 0.95, ratios(rounds, "grpc", "jwt", "rps"))
+    at_most("Envoy and Tollgate: p99 over jwt_authn without cache", 1.15, ratios(rounds, "grpc", "jwt", "p99_us"))
+    return proxied(data, labels, parts, "alone") + plotted("envoy", "Requests a second behind Envoy", data, labels)
+
+
+def nginx(data):
+    labels = {"alone": "nginx alone", "auth_request": "nginx, `auth_request`", "njs": "nginx, njs"}
+    parts = {name: ["nginx", "Tollgate"] for name in labels} | {"alone": ["nginx"]}
+    at_least("nginx auth_request with policy: requests/s over nginx alone", 0.62, ratios(data["rounds"], "auth_request", "alone", "rps"))
+    plain = {name: label.replace("`", "") for name, label in labels.items()}
+    return proxied(data, labels, parts, "alone") + plotted("nginx", "Requests a second behind nginx", data, plain)
+
+
+def tutorial(data):
+    rounds = data["rounds"]
+    labels = {
+        "app": "the app alone",
+        "middleware": "the app with its own middleware",
+        "app-tollgate": "Envoy and Tollgate in front of the app",
+        "check-tutorial": "Envoy asks FastAPI and PyJWT",
+        "check-tollgate": "Envoy asks Tollgate",
+    }
+    parts = {
+        "app": ["app"],
+        "middleware": ["app"],
+        "app-tollgate": ["Envoy", "Tollgate", "app"],
+        "check-tollgate": ["Tollgate", "Envoy"],
+        "check-tutorial": ["FastAPI", "Envoy"],
+    }
+    at_least("Envoy asks Tollgate: requests/s over FastAPI and PyJWT", 2.5, ratios(rounds, "check-tollgate", "check-tutorial", "rps"))
+    at_most("Envoy asks Tollgate: CPU of the check over FastAPI and PyJWT", 0.04, ratios(rounds, "check-tollgate", "check-tutorial", 0), digits=3)
+    pod = ratios(rounds, "app-tollgate", "middleware", "rps")
+    note = f"\nOn one core, Envoy and Tollgate in front of the app do {spread(pod, 2)} times the requests of the app with its middleware.\n"
+    return proxied(data, labels, parts) + note + plotted("tutorial", "Beside FastAPI and PyJWT", data, labels)
+
+
+def allocations(data):
+    at_most("heap allocations of a hot check, beyond the transport's", 12, [data["hot"] - data["public"]], "", 0)
+    return (
+        how(data)
+        + f"\nHeap allocations of one hot check, counted: {data['hot']:.0f} from the first byte to the last, hyper, h2 and tonic included; "
+        + f"{data['public']:.0f} of them also for a public route.\n"
+    )
+
+
+SECTIONS = {
+    "wire": wire,
+    "cold": cold,
+    "redis": redis,
+    "footprint": footprint,
+    "size": size,
+    "steady": steady,
+    "soak": soak,
+    "instructions": instructions,
+    "allocations": allocations,
+    "envoy": envoy,
+    "nginx": nginx,
+    "tutorial": tutorial,
+}
 
 
 def replaced(page, name, text):
