@@ -44,7 +44,7 @@ image: ## The container image tollgate:VERSION, with docker, podman or buildah, 
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B
 
 .PHONY: bench
-bench: ## Tollgate alone, in all its states, beside the stock server's empty answer: 12 minutes (ROUNDS=5 SECONDS=0.6 SECTIONS=...)
+bench: ## Tollgate alone, in all its states, beside the stock server's empty answer: 12 minutes (ROUNDS=7 SECONDS=0.8 SECTIONS=...)
 	@tools/parts toolchain redis python >/dev/null
 	@$(BENCH) benches/bench.py
 

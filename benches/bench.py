@@ -2,7 +2,7 @@
 
     make bench                       every section, under 15 minutes on two cores
     SECTIONS="wire cold" make bench  only these; the others keep what they measured last
-    ROUNDS=5 SECONDS=0.6 make bench  rounds, and the length of each measurement
+    ROUNDS=7 SECONDS=0.8 make bench  rounds, and the length of each measurement
 
 Sections: wire (in flight, transports), cold (unknown tokens, bad tokens), redis, footprint (memory, start), size (of the policy),
 steady (latency while everything is reloaded), allocations. `SECTIONS=soak MINUTES=10` is not among them by default.
@@ -27,8 +27,8 @@ import servers
 from gates import Gate, Noop
 from measure import DIR, LOAD_CORE, SERVER_CORE, on_core
 
-ROUNDS = measure.number("ROUNDS", 5)
-SECONDS = measure.number("SECONDS", 0.6)
+ROUNDS = measure.number("ROUNDS", 7)
+SECONDS = measure.number("SECONDS", 0.8)
 IN_FLIGHT = [1, 16, 64, 256]
 TRANSPORTS = ["unix", "tcp"]
 BODY = ["--body", 4096]
@@ -51,6 +51,12 @@ def redis_server(rig):
     return server, path
 
 
+def primed(tool, gate, file, *more):
+    """The gate, after it has seen every token once: what is hot has to be hot from the first round on."""
+    measure.check(tool, gate.address, file, gate.server, "--once", *more)
+    return gate
+
+
 def dropped(gate):
     """Audit lines that found no room: each is work that was saved and should not have been."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{gate.ops}/metrics", timeout=5).read().decode()
@@ -64,11 +70,12 @@ def wire(program, tool, tokens):
         contestants = {}
         for transport in TRANSPORTS:
             start = lambda name, text: Gate(rig, program, f"{name}-{transport}", text, transport)
+            hot = lambda name, body: primed(tool, start(name, gates.policy(tokens.jwks, body)), file, *(BODY if body else []))
             contestants["noop", transport] = Noop(rig, tool, f"noop-{transport}", transport), []
             contestants["noop-body", transport] = contestants["noop", transport][0], BODY
             contestants["own", transport] = start("own", gates.PUBLIC), []
-            contestants["hot", transport] = start("hot", gates.policy(tokens.jwks, body=False)), []
-            contestants["hot-body", transport] = start("hot-body", gates.policy(tokens.jwks, body=True)), BODY
+            contestants["hot", transport] = hot("hot", False), []
+            contestants["hot-body", transport] = hot("hot-body", True), BODY
         cells = {cell(*name, count): (*asked, count) for name, asked in contestants.items() for count in IN_FLIGHT}
 
         def one(name):
@@ -106,7 +113,7 @@ def cold(program, tool, tokens):
     cells = ["hot|", "flood|distinct", "flood|repeated"]
     cells += [f"{kind}|{name}" for kind in ["cold", "verify"] for name in ALGORITHMS]
     with servers.Rig(DIR) as rig:
-        warm = Gate(rig, program, "warm", text)
+        warm = primed(tool, Gate(rig, program, "warm", text), hot)
         flooded = Gate(rig, program, "flooded", text)
         return {"rounds": measure.rounds(ROUNDS, cells, lambda name: measured(rig, name))}
 
@@ -141,8 +148,8 @@ def redis(program, tool, tokens):
     with servers.Rig(DIR) as rig:
         server, path = redis_server(rig)
         contestants = {
-            "hot": Gate(rig, program, "in-memory", policy),
-            "redis": Gate(rig, program, "in-redis", gates.redis_store(path) + policy),
+            "hot": primed(tool, Gate(rig, program, "in-memory", policy), file),
+            "redis": primed(tool, Gate(rig, program, "in-redis", gates.redis_store(path) + policy), file),
         }
         call = the_call(path, contestants["redis"], tool, file)
         cells = {cell(name, count): (name, count) for name in ["hot", "redis", "evalsha"] for count in IN_FLIGHT}
@@ -228,7 +235,7 @@ def size(program, tool, tokens):
     policy = gates.policy(tokens.jwks, body=False)
     kinds = ["small", "10 000 routes", "1 000 issuers", "10 000 limits"]
     with servers.Rig(DIR) as rig:
-        contestants = {kind: Gate(rig, program, kind.replace(" ", "-"), large(policy, kind)) for kind in kinds}
+        contestants = {kind: primed(tool, Gate(rig, program, kind.replace(" ", "-"), large(policy, kind)), file) for kind in kinds}
         memory = {kind: measure.resident(gate.server) for kind, gate in contestants.items()}
         found = measure.rounds(
             ROUNDS, kinds, lambda kind: measure.check(tool, contestants[kind].address, file, contestants[kind].server, seconds=SECONDS)
@@ -270,7 +277,7 @@ def steady(program, tool, tokens):
     found = {"rounds": [], "seconds": seconds, "reloads": 0, "scrapes": 0}
     with servers.Rig(DIR) as rig:
         noop = Noop(rig, tool, "steady-noop")
-        gate = Gate(rig, program, "steady", text)
+        gate = primed(tool, Gate(rig, program, "steady", text), file)
         most = statistics.median(measure.check(tool, gate.address, file, gate.server, seconds=SECONDS)["rps"] for _ in range(3))
         rate = round(most / 2)
         for index in range(max(ROUNDS - 1, 2)):
@@ -293,7 +300,7 @@ def soak(program, tool, tokens):
     minutes = measure.number("MINUTES", 10.0)
     file = tokens.file("RS256", TOKENS)
     with servers.Rig(DIR) as rig:
-        gate = Gate(rig, program, "soak", gates.policy(tokens.jwks, body=False))
+        gate = primed(tool, Gate(rig, program, "soak", gates.policy(tokens.jwks, body=False)), file)
         most = measure.check(tool, gate.address, file, gate.server, seconds=1)["rps"]
         memory, over = [], time.monotonic() + minutes * 60
         while time.monotonic() < over:

@@ -12,19 +12,18 @@ def text(x, y, words, anchor="start", size=12, weight="normal"):
     return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}">{escape(words)}</text>'
 
 
-def bars(title, unit, groups, target=None):
-    """`groups`: list of (label, [(series, low, median, high)]). `target`: a line at this value, with a label."""
+def bars(title, unit, groups):
+    """`groups`: list of (label, [(series, low, median, high)])."""
     names = list(dict.fromkeys(series for _, rows in groups for series, *_ in rows))
-    most = max([high for _, rows in groups for *_, high in rows] + ([target[0]] if target else [])) or 1
-    scale = (WIDTH - LEFT - RIGHT) / most
-    out, y = [text(16, 24, title, size=14, weight="bold"), text(16, 42, unit, size=11)], 58
+    scale = (WIDTH - LEFT - RIGHT) / (max(high for _, rows in groups for *_, high in rows) or 1)
+    out, y = [text(16, 24, title, size=14, weight="bold"), text(16, 42, unit, size=11)], 56
     if len(names) > 1:
         x = LEFT
-        for name in names:
-            out.append(f'<rect x="{x}" y="33" width="10" height="10" fill="{COLOURS[names.index(name) % len(COLOURS)]}"/>')
-            out.append(text(x + 14, 42, name, size=11))
-            x += 26 + 6.4 * len(name)
-    top = y
+        for index, name in enumerate(names):
+            out.append(f'<rect x="{x:.0f}" y="{y}" width="10" height="10" fill="{COLOURS[index % len(COLOURS)]}"/>')
+            out.append(text(x + 14, y + 9, name, size=11))
+            x += 30 + 6 * len(name)
+        y += 22
     for label, rows in groups:
         middle = y + len(rows) * (BAR + GAP) / 2 + 3
         out.append(text(LEFT - 10, middle, label, "end"))
@@ -36,10 +35,5 @@ def bars(title, unit, groups, target=None):
             out.append(text(LEFT + high * scale + 6, y + 12, f"{median:,.0f}" if median >= 100 else f"{median:.3g}", size=11))
             y += BAR + GAP
         y += GROUP
-    if target:
-        x = LEFT + target[0] * scale
-        out.append(f'<path d="M{x:.1f} {top - 6}V{y - GROUP + 4}" stroke="#b00" stroke-dasharray="4 3"/>')
-        out.append(text(x + 4, y, target[1], size=11))
-        y += 14
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif">'
     return "\n".join(["<!-- made by benches/report.py -->", head, f'<rect width="{WIDTH}" height="{y}" fill="#fff"/>', *out, "</svg>", ""])

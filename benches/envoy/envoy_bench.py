@@ -45,6 +45,7 @@ def main():
             "http": (Envoy(rig, "envoy-http", over_http, upstream, "http-http.sock"), http.server),
         }
         for name, (envoy, _) in contestants.items():
+            gateways.http(tool, envoy.address, file, [], "--once")  # every token is known before the first round
             gateways.must_check(name, envoy.address, name not in ("alone", "noop"))
 
         def one(name):

@@ -171,7 +171,7 @@ fn normaliser(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(args = [10, 10_000])]
 fn route_table(bencher: Bencher<'_, '_>, routes: usize) {
-    let (snapshot, token) = (snapshot("fixed:m", routes), token());
+    let (snapshot, token) = (snapshot("fixed:Qwen/Qwen2-72B-Instruct", routes), token());
     let request = Request::parse(request(&token, RawBody::None)).unwrap();
     bencher.bench(|| black_box(snapshot.policy.routes.find(&request.host, &request.path, request.method)).is_ok());
 }
