@@ -17,24 +17,31 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, and real Envoy, Redis and nginx
-	@tools/parts toolchain envoy redis python nginx nginx-njs >/dev/null
+test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTelemetry collector and an MCP server
+	@tools/parts toolchain curl envoy redis python nginx nginx-njs prometheus collector >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd >/dev/null
+	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
+
+.PHONY: fuzz
+fuzz: ## The readers of what clients send, against others, on whatever libFuzzer makes up (FUZZ_SECONDS=30 for each)
+	@tools/parts toolchain >/dev/null
+	@tools/fuzz
 
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
 	@tools/parts toolchain envoy deny >/dev/null
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
 
 .PHONY: image
 image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there

@@ -4,8 +4,10 @@
 mod architecture;
 mod corpus;
 mod deploy;
+mod docs;
 mod e2e;
 mod jwks;
+mod observe;
 mod presets;
 mod proxies;
 mod rig;

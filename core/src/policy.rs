@@ -104,7 +104,8 @@ fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, error
     if config.issuers.is_empty()
         && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
-        errors.push(&root.key("routes").index(index), "the route needs a credential, and there are no `issuers` to verify one");
+        let message = "the route needs a credential, and there are no `issuers` to verify one";
+        errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
     if foreign.iter().any(Foreign::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {

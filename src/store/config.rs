@@ -113,10 +113,12 @@ impl StoreConfig {
             Self::Memory(config) => {
                 check_buckets(config.max_buckets, &path.key("memory"), errors);
                 if uses_local {
-                    errors.push(path, "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`");
+                    let message = "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
                 if foreign {
-                    errors.push(path, "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it");
+                    let message = "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
             }
             Self::Redis(config) => {
@@ -142,7 +144,8 @@ impl RedisConfig {
             errors.push(&path.key("deadline"), "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own");
         }
         if self.username.is_some() && self.password.is_none() {
-            errors.push(&path.key("username"), "a user without a `password` cannot log in; add one");
+            let message = "a user without a `password` cannot log in; add one";
+            errors.push_presuming(&path.key("username"), &[path.key("password")], message);
         }
         for (key, here, there) in [
             ("username", self.username.is_some(), self.url.username().is_some()),

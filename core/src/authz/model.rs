@@ -150,6 +150,11 @@ struct Tier {
 }
 
 impl Models {
+    /// Every name of the list `models`; one may come more than once.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_served.values().map(String::as_str)
+    }
+
     /// Compiles the lists `models` and `tiers`, noting every error.
     pub fn compile(configs: &[ModelConfig], tiers: &[TierConfig], root: &Path, errors: &mut Errors) -> Self {
         let mut by_served: HashMap<String, String> = HashMap::new();
@@ -244,13 +249,21 @@ fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, er
         }
         for (at, name) in config.models.iter().enumerate() {
             if !models.iter().any(|model| model.name == *name) {
-                errors.push(&path.key("models").index(at), format!("there is no model named `{name}` among the `models`"));
+                let message = format!("there is no model named `{name}` among the `models`");
+                // The models stand beside the tiers.
+                let beside = path.parent().parent().key("models");
+                errors.push_presuming(&path.key("models").index(at), &[beside], message);
             }
         }
         let caps = config.caps.as_ref().map(|caps| Caps::compile(caps, &path.key("caps"), errors));
         tiers.push(Tier { models: config.models.iter().cloned().collect(), scope: config.scope.clone(), caps });
     }
     tiers
+}
+
+/// The list `models`, which stands beside the list of routes that `path`, a route's `model`, is in.
+fn beside(path: &Path) -> Path {
+    path.parent().parent().parent().key("models")
 }
 
 /// A compiled `model` of a route.
@@ -290,16 +303,19 @@ impl ModelRule {
         }
         match &config.from {
             ModelSource::Path(name) if !captures.iter().all(|names| names.contains(name)) => {
-                errors.push(&path.key("from"), format!("not every path of this route has a capture `{{{name}}}`"));
+                let message = format!("not every path of this route has a capture `{{{name}}}`");
+                errors.push_presuming(&path.key("from"), &[path.parent().key("match")], message);
             }
             ModelSource::Fixed(name) if models.name(name).is_none() => {
-                errors.push(&path.key("from"), format!("`{name}` is served by none of the `models`"));
+                let message = format!("`{name}` is served by none of the `models`");
+                errors.push_presuming(&path.key("from"), &[beside(path)], message);
             }
             _ => {}
         }
         if let Some(name) = &config.default {
             if models.name(name).is_none() || checked(name).is_err() {
-                errors.push(&path.key("default"), format!("`{name}` is served by none of the `models`"));
+                let message = format!("`{name}` is served by none of the `models`");
+                errors.push_presuming(&path.key("default"), &[beside(path)], message);
             }
             if matches!(config.from, ModelSource::Fixed(_) | ModelSource::Path(_)) {
                 errors.push(&path.key("default"), "a fixed model and one in the path are always there; remove `default`");
