@@ -50,17 +50,32 @@ image: ## The container image tollgate:VERSION, with docker, podman or buildah, 
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B
 
+.PHONY: bench
+bench: ## Tollgate alone, in all its states, beside the stock server's empty answer: 12 minutes (ROUNDS=7 SECONDS=0.8 SECTIONS=...)
+	@tools/parts toolchain redis python >/dev/null
+	@$(BENCH) benches/bench.py
+
 .PHONY: bench-quick
 bench-quick: ## CPU of a whole decision over CPU of the stock server's empty one, under a minute once built (ROUNDS=9 SECONDS=1)
 	@tools/parts toolchain python >/dev/null
 	@$(BENCH) benches/quick.py
 
+.PHONY: bench-instructions
+bench-instructions: ## Instructions of a hot check, counted with callgrind and held within 3 % (PROFILE=release)
+	@tools/parts toolchain python valgrind >/dev/null
+	@$(BENCH) benches/instructions.py
+
 .PHONY: bench-envoy
-bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl envoy nginx wrk python >/dev/null
-	@PYTHONPATH=tools .parts/bin/python -B benches/envoy/bench.py
+bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain envoy nginx python >/dev/null
+	@$(BENCH) benches/envoy/envoy_bench.py
 
 .PHONY: bench-nginx
-bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl nginx nginx-njs wrk python >/dev/null
-	@PYTHONPATH=tools:benches/envoy .parts/bin/python -B benches/nginx/nginx_bench.py
+bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain nginx nginx-njs python >/dev/null
+	@$(BENCH) benches/nginx/nginx_bench.py
+
+.PHONY: bench-tutorial
+bench-tutorial: ## Tollgate beside FastAPI and PyJWT, as tutorials write it (ROUNDS=5 SECONDS=1.5 RATE=500)
+	@tools/parts toolchain envoy nginx python tutorial >/dev/null
+	@$(BENCH) benches/tutorial/tutorial_bench.py
