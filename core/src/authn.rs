@@ -9,6 +9,7 @@ mod strict_json;
 
 use std::sync::Arc;
 
+pub(crate) use self::strict_json::Json;
 use crate::{
     decision::{Denial, Reason},
     request::Headers,
@@ -71,6 +72,8 @@ pub struct Principal {
     client: Option<String>,
     roles: Vec<String>,
     scopes: Vec<String>,
+    /// The claims that some condition of the policy looks at, in no order.
+    claims: Vec<(Arc<str>, Json)>,
     jti: Option<String>,
     issued_at: Option<u64>,
     expires_at: u64,
@@ -111,6 +114,11 @@ impl Principal {
     /// Whether it has exactly this scope (RFC 6749 section 3.3: case-sensitive, no prefixes).
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|have| have == scope)
+    }
+
+    /// A claim that some condition of the policy looks at.
+    pub(crate) fn claim(&self, name: &str) -> Option<&Json> {
+        self.claims.iter().find(|(known, _)| **known == *name).map(|(_, value)| value)
     }
 
     /// The token id.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     authn::{self, Principal, jwt},
-    authz::{self, Permit},
+    authz::{self, Asked, Permit},
     decision::{
         Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
         answer::{DECISION_ID, IDENTITY},
@@ -64,15 +64,14 @@ fn permit(
     }
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(&route));
-    let permit = match authz::open(&route) {
-        Some(permit) => permit,
-        None => {
-            let principal = authenticate(snapshot, &request, now, evidence)?;
-            evidence.principal = Some(Arc::clone(&principal));
-            authz::authorize(&route, &principal, &policy.models, &request, &captures)?
-        }
+    let asked = Asked { request: &request, captures: &captures, now };
+    let permit = if route.public {
+        authz::open(&route, asked)?
+    } else {
+        let principal = authenticate(snapshot, &request, now, evidence)?;
+        evidence.principal = Some(Arc::clone(&principal));
+        authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
     };
-    evidence.model = permit.model().map(str::to_owned);
     let facts = Facts {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),

@@ -74,12 +74,13 @@ impl Policy {
     /// Compiles the sections, noting every error. `None` when there were any.
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
-        let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
+        let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
-        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
+        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new(), claims: BTreeSet::new() };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
+        issuers.keep(parts.claims);
         let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);

@@ -4,6 +4,8 @@
 //! token says of itself chooses an algorithm or a key beyond the `kid` of the issuer's own set, and nothing acts on a claim
 //! before the signature is proven.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 
@@ -151,7 +153,7 @@ fn steps<'k>(
     *check = Check::Audience;
     check_audience(issuer, &claims)?;
     *check = Check::Claims;
-    principal(token, issuer, &claims, &times, foreign)
+    principal(token, issuer, issuers.kept(), &claims, &times, foreign)
 }
 
 struct Parts<'a> {
@@ -253,7 +255,14 @@ fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
     }
 }
 
-fn principal(token: &str, issuer: &Issuer, claims: &Json, times: &Times, foreign: &[Foreign]) -> Result<Principal, Denial> {
+fn principal(
+    token: &str,
+    issuer: &Issuer,
+    kept: &[Arc<str>],
+    claims: &Json,
+    times: &Times,
+    foreign: &[Foreign],
+) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
             return Err(Denial::new(Reason::InvalidClaim, format!("the required claim `{name}` is missing"))
@@ -284,6 +293,7 @@ fn principal(token: &str, issuer: &Issuer, claims: &Json, times: &Times, foreign
         client,
         roles,
         scopes,
+        claims: kept.iter().filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone()))).collect(),
         jti,
         issued_at: times.issued_at,
         expires_at: times.expires_at,

@@ -10,7 +10,7 @@ use serde::{
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Json {
+pub(crate) enum Json {
     Null,
     Bool(bool),
     Number(f64),
@@ -28,7 +28,7 @@ impl Json {
     }
 
     /// The member `name` of an object.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(members) => members.iter().find(|(key, _)| key == name).map(|(_, value)| value),
             _ => None,

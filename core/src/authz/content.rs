@@ -179,7 +179,7 @@ impl Content {
     ///
     /// # Errors
     /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
-    pub(super) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
+    pub(crate) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
         let body = &request.body;
         let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
         match &self.reading {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     authz::{
+        condition::{self, Condition},
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
@@ -188,6 +189,8 @@ fn route(
     {
         errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
     }
+    let has = condition::Route { public: config.public, model: model.is_some(), captures };
+    let conditions = Condition::compile(&config.conditions, has, &mut parts.claims, &path.key("conditions"), errors);
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
     let limits = limits(config, parts, path, errors);
@@ -202,6 +205,7 @@ fn route(
         public: config.public,
         scopes,
         model,
+        conditions,
         content,
         resource_metadata: config.resource_metadata.clone(),
         limits,

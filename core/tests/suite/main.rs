@@ -8,6 +8,7 @@
 
 mod body;
 mod checklist;
+mod conditions;
 mod gate;
 mod keys;
 mod presets;
