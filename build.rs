@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tonic_prost_build::manual::{Builder, Method, Service};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
     // Neither protox nor compile_fds() says this.
@@ -11,13 +13,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     const HTTP: &str = ".envoy.service.auth.v3.AttributeContext.HttpRequest";
     tonic_prost_build::configure()
         .build_client(false)
+        .build_server(false)
         // A decoded body is a slice of the message it came in, not a copy.
         .bytes(format!("{HTTP}.body"))
         .bytes(format!("{HTTP}.raw_body"))
         // Ordered, and cheaper to fill than a hash map that defends itself.
         .btree_map(format!("{HTTP}.headers"))
-        .codec_path("crate::frontend::codec::CheckCodec")
         .include_file("protos.rs")
         .compile_fds(files)?;
+    authorization();
     Ok(())
+}
+
+/// The service, with messages that are read and written where they lie instead of the generated ones.
+fn authorization() {
+    let check = Method::builder()
+        .name("check")
+        .route_name("Check")
+        .input_type("crate::frontend::envoy::Question")
+        .output_type("crate::frontend::envoy::Reply")
+        .codec_path("crate::frontend::codec::CheckCodec")
+        .build();
+    let service = Service::builder().name("Authorization").package("envoy.service.auth.v3").method(check).build();
+    Builder::new().build_client(false).compile(&[service]);
 }

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
@@ -28,7 +27,7 @@ use crate::{
     check::{Answer, Checker, Clock},
     config::{AdminListenConfig, File, Loaded},
     frontend::{
-        envoy::{self, EnvoyAuthorization},
+        envoy::{self, AuthorizationServer, EnvoyAuthorization},
         forward_auth::ForwardAuth,
         grpc,
         in_flight::{InFlight, Refusal},
@@ -39,11 +38,10 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, JwksStatus, Status, StoreStatus},
+        exposition::{Circuit, JwksStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
     },
     ops::{self, Ops},
-    pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ready::Readiness,
     reload::Reloader,
     secrets,
@@ -140,7 +138,7 @@ impl App {
             })
         }));
         let sources = engine.apply(policy.issuers.list());
-        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys));
+        let live = Arc::new(Live::new(Arc::new(policy), sources, upstream_keys, file.token_cache));
         let live = Arc::clone(cell.get_or_init(|| live));
         // What arrived between `apply` and now.
         live.refresh_keys();
@@ -253,7 +251,9 @@ fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Sen
             store::Circuit::Connecting => Circuit::HalfOpen,
             store::Circuit::Open => Circuit::Open,
         };
-        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }) }
+        let (entries, bytes) = state.tokens.held();
+        let tokens = TokenStatus { lookups: live.lookups().by_result(), entries, bytes };
+        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }), tokens }
     }
 }
 
@@ -286,8 +286,8 @@ impl Servers<'_> {
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(config, Protocol::Grpc).await?;
         let address = self.watch_certificates(&listener);
-        let routes = tonic::service::Routes::new(in_flight.guard(service)).add_service(health_server).prepare();
-        self.tasks.spawn(grpc::serve(listener, routes, self.stop.clone(), self.drain));
+        let services = grpc::Services::new(in_flight.guard(service), health_server);
+        self.tasks.spawn(grpc::serve(listener, services, self.stop.clone(), self.drain));
         Ok(address)
     }
 
@@ -324,12 +324,11 @@ fn refused(checker: &Checker, refusal: Refusal) -> Bytes {
         Refusal::TooLarge => Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows"),
         Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1)),
     };
-    let answered = checker.refuse(denial);
-    match answered.answer {
-        Answer::Deny(answer) => envoy::denied(answer, &answered.metadata).encode_to_vec().into(),
+    checker.refuse(denial, |answered| match answered.answer {
+        Answer::Deny(answer) => envoy::denied(&answer, &answered.metadata).0,
         // Not a message at all: the proxy takes it for a failed check.
         Answer::Allow(_) | Answer::Fail(_) => Bytes::from_static(&[0xff]),
-    }
+    })
 }
 
 async fn keep_certificates(tls: Tls, looked: Arc<Notify>, stop: CancellationToken) {

@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tollgate_core::{
-    check::{Pending, Prepared, prepare},
+    check::{Pending, Prepared, prepare_with},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
@@ -37,22 +37,33 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a front-end encodes.
 #[derive(Debug)]
-pub struct Answered {
+pub struct Answered<'a> {
     /// The answer.
-    pub answer: Answer,
-    /// What the proxy may log and later filters may read: decision id, reason, subject, tenant, model, route.
-    pub metadata: Vec<(&'static str, String)>,
+    pub answer: Answer<'a>,
+    /// What the proxy may log and later filters may read.
+    pub metadata: Metadata<'a>,
 }
 
 /// A decision, shaped.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Answer<'a> {
     /// Forward, with these changes.
-    Allow(AllowedAnswer),
+    Allow(AllowedAnswer<'a>),
     /// Refuse, with this response.
     Deny(DeniedAnswer),
     /// Hand the failure to the proxy.
-    Fail(Failure),
+    Fail(&'a Failure),
+}
+
+/// What is known of a check: decision id, route, subject, tenant, model, reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Metadata<'a>([(&'static str, Option<&'a str>); 6]);
+
+impl<'a> Metadata<'a> {
+    /// What is known, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        self.0.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
 }
 
 impl std::fmt::Debug for Checker {
@@ -74,27 +85,27 @@ impl Checker {
         Self { live, store, local, observer, clock, max_body }
     }
 
-    /// Decides one request. A panic inside is caught and denied.
-    pub async fn check(&self, raw: RawRequest<'_>) -> Answered {
-        let answered = AssertUnwindSafe(self.recorded(raw)).catch_unwind().await;
+    /// Decides one request and encodes the answer. A panic inside is caught and denied.
+    pub async fn check<T>(&self, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
+        let answered = AssertUnwindSafe(self.recorded(raw, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             // The record was dropped by the panic and says so; this answer has no other.
             let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
-            shape(&outcome, &self.live.load().snapshot, "panic")
+            encode(shape(&outcome, &self.live.load().snapshot, "panic"))
         })
     }
 
     /// Answers what a front-end could not even read.
-    pub fn refuse(&self, denial: Denial) -> Answered {
+    pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(Answered<'_>) -> T) -> T {
         let mut record = self.observer.begin((self.clock)());
         let outcome = Outcome::refused(denial);
         record.decided(&outcome);
-        let answered = shape(&outcome, &self.live.load().snapshot, record.id());
+        let encoded = encode(shape(&outcome, &self.live.load().snapshot, record.id()));
         record.answered();
-        answered
+        encoded
     }
 
-    async fn recorded(&self, raw: RawRequest<'_>) -> Answered {
+    async fn recorded<T>(&self, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
         let mut record = self.observer.begin((self.clock)());
         record.asked(&raw);
         let state = self.live.load();
@@ -103,9 +114,9 @@ impl Checker {
         if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
             source.unknown_key();
         }
-        let answered = shape(&outcome, &state.snapshot, record.id());
+        let encoded = encode(shape(&outcome, &state.snapshot, record.id()));
         record.answered();
-        answered
+        encoded
     }
 
     async fn decide(&self, state: &State, raw: RawRequest<'_>, now: Timestamp, has_room: bool) -> Outcome {
@@ -116,7 +127,8 @@ impl Checker {
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        match prepare(&state.snapshot, raw, now) {
+        let prepared = prepare_with(&state.snapshot, raw, now, |token| state.tokens.verify(&state.snapshot, token, now));
+        match prepared {
             Prepared::Done(outcome) => outcome,
             Prepared::Ask(pending) => self.ask(pending).await,
         }
@@ -137,24 +149,21 @@ impl Checker {
     }
 }
 
-fn shape(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Answered {
+fn shape<'a>(outcome: &'a Outcome, snapshot: &'a Snapshot, decision_id: &'a str) -> Answered<'a> {
     let evidence = &outcome.evidence;
-    let mut metadata = vec![("decision_id", decision_id.to_owned())];
     let principal = evidence.principal.as_ref();
-    metadata.extend(evidence.route.as_ref().map(|route| ("route", route.name.clone())));
-    metadata.extend(principal.map(|principal| ("subject", principal.subject().to_owned())));
-    metadata.extend(principal.and_then(|principal| principal.tenant()).map(|tenant| ("tenant", tenant.to_owned())));
-    metadata.extend(evidence.model.clone().map(|model| ("model", model)));
-    let answer = match &outcome.decision {
-        Decision::Allow(grant) => Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)),
-        Decision::Deny(denial) => {
-            metadata.push(("reason", denial.reason.code().to_owned()));
-            Answer::Deny(answer::denied(denial, evidence, decision_id))
-        }
-        Decision::Fail(failure) => {
-            metadata.push(("reason", failure.reason.code().to_owned()));
-            Answer::Fail(failure.clone())
-        }
+    let (answer, reason) = match &outcome.decision {
+        Decision::Allow(grant) => (Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)), None),
+        Decision::Deny(denial) => (Answer::Deny(answer::denied(denial, evidence, decision_id)), Some(denial.reason)),
+        Decision::Fail(failure) => (Answer::Fail(failure), Some(failure.reason)),
     };
+    let metadata = Metadata([
+        ("decision_id", Some(decision_id)),
+        ("route", evidence.route.as_ref().map(|route| route.name.as_str())),
+        ("subject", principal.map(|principal| principal.subject())),
+        ("tenant", principal.and_then(|principal| principal.tenant())),
+        ("model", evidence.model.as_deref()),
+        ("reason", reason.map(Reason::code)),
+    ]);
     Answered { answer, metadata }
 }

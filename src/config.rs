@@ -3,12 +3,15 @@
 use std::{fmt, path::Path as FilePath};
 
 use bytes::Bytes;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
     authn::issuer::IssuerConfig,
-    authz::model::{ModelConfig, TierConfig},
+    authz::{
+        category::CategoryConfig,
+        model::{ModelConfig, TierConfig},
+    },
     config::{ConfigError, Document, Errors, Path},
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
@@ -24,7 +27,10 @@ use crate::{
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
+    token_cache::TokenCacheConfig,
 };
+
+pub use crate::size::ByteSize;
 
 /// A whole configuration file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -52,6 +58,9 @@ pub struct File {
     /// The log of the process itself.
     #[serde(default)]
     pub log: LogConfig,
+    /// Tokens that were verified before.
+    #[serde(default)]
+    pub token_cache: TokenCacheConfig,
     /// Who may issue tokens. Needed as soon as one route is not public.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,
@@ -61,6 +70,10 @@ pub struct File {
     /// Sets of models that need one scope more. A model in none needs none.
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
+    /// Prompts that need scopes of their own, by what a request declares or by patterns over its text. They hold on routes with
+    /// `categories`. A control of intent, not a firewall.
+    #[serde(default)]
+    pub categories: Vec<CategoryConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteEntry>,
     /// How much.
@@ -148,41 +161,6 @@ impl Default for BodyConfig {
     }
 }
 
-/// A number of bytes: an integer and `B`, `KiB`, `MiB` or `GiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub usize);
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit: Option<usize> = match unit {
-            "B" => Some(1),
-            "KiB" => Some(1 << 10),
-            "MiB" => Some(1 << 20),
-            "GiB" => Some(1 << 30),
-            _ => None,
-        };
-        let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-        bytes.map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"
-            ))
-        })
-    }
-}
-
-impl JsonSchema for ByteSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$", "description": "An integer and `B`, `KiB`, `MiB` or `GiB`: `16MiB`." })
-    }
-}
-
 /// A file that was read and compiled.
 #[derive(Debug)]
 pub struct Loaded {
@@ -262,6 +240,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     }
     file.audit.check(&root.key("audit"), &mut errors);
     file.observe.check(&root.key("observe"), &mut errors);
+    file.token_cache.check(&root.key("token_cache"), &mut errors);
     let policy = Policy::compile(&file.policy(), &mut errors);
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
@@ -284,6 +263,7 @@ impl File {
             issuers: self.issuers.clone(),
             models: self.models.clone(),
             tiers: self.tiers.clone(),
+            categories: self.categories.clone(),
             routes: self.routes.clone(),
             limits: self.limits.clone(),
             revocation: self.revocation.clone(),

@@ -20,4 +20,6 @@ pub mod pb;
 pub mod ready;
 pub mod reload;
 pub mod secrets;
+pub mod size;
 pub mod store;
+pub mod token_cache;

@@ -109,7 +109,7 @@ impl Reloader {
 
     async fn apply(&mut self, Loaded { file, policy }: Loaded) -> Result<(), String> {
         if fixed(&file) != self.fixed {
-            return Err("listen, body, store, audit, observe, log and drain_timeout only change with a restart; restart, or take the change back".into());
+            return Err("listen, body, store, token_cache, audit, observe, log and drain_timeout only change with a restart; restart, or take the change back".into());
         }
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)?;
         self.upstream_keys.clone_from(&upstream_keys);
@@ -151,5 +151,6 @@ async fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Poli
 /// The sections only a restart changes, in a form that can be compared. Secrets do not print, so a changed inline secret of
 /// these sections goes unnoticed until the restart it needs anyway.
 fn fixed(file: &File) -> String {
-    format!("{:?}", (&file.listen, &file.body, file.drain_timeout, &file.store, &file.audit, &file.observe, &file.log))
+    let File { listen, body, drain_timeout, store, token_cache, audit, observe, log, .. } = file;
+    format!("{:?}", (listen, body, drain_timeout, store, token_cache, audit, observe, log))
 }

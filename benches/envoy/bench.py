@@ -1,7 +1,7 @@
 """What Tollgate costs behind Envoy, beside Envoy alone and Envoy's own jwt_authn, measured in one run.
 
-    make bench                      prints a table in Markdown
-    ROUNDS=7 SECONDS=3 make bench   rounds, and the length of each measurement
+    make bench-envoy                      prints a table in Markdown
+    ROUNDS=7 SECONDS=3 make bench-envoy   rounds, and the length of each measurement
 
 Every round measures each of the three in turn, so that what else the machine does falls on all of them, and a ratio
 is taken within a round. All use the shipped Envoy config with one worker; only the check differs. wrk sends one

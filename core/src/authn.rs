@@ -5,15 +5,14 @@
 pub mod issuer;
 pub mod jwks;
 pub mod jwt;
+mod principal;
 mod strict_json;
 
-use std::sync::Arc;
-
+pub use self::principal::Principal;
 pub(crate) use self::strict_json::Json;
 use crate::{
     decision::{Denial, Reason},
     request::Headers,
-    revocation,
 };
 
 /// Longest credential that is looked at, in bytes: everything below is bounded by it.
@@ -22,6 +21,13 @@ pub const MAX_CREDENTIAL: usize = 16 * 1024;
 /// A credential as the client sent it. It cannot print.
 #[derive(Clone, Copy)]
 pub struct Credential<'a>(&'a str);
+
+impl Credential<'_> {
+    /// Its bytes, to be hashed: whatever is kept of a credential is kept as a digest.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
 
 impl std::fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,90 +67,6 @@ pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
         return Err(Denial::new(Reason::MalformedToken, "the token holds characters no token has"));
     }
     Ok(Credential(token))
-}
-
-/// Proof of who asks. Made by [`jwt::verify`] and nothing else.
-#[derive(Clone, Debug)]
-pub struct Principal {
-    issuer: Arc<str>,
-    subject: String,
-    tenant: Option<String>,
-    client: Option<String>,
-    roles: Vec<String>,
-    scopes: Vec<String>,
-    /// The claims that some condition of the policy looks at, in no order.
-    claims: Vec<(Arc<str>, Json)>,
-    jti: Option<String>,
-    issued_at: Option<u64>,
-    expires_at: u64,
-    revocation: revocation::Keys,
-}
-
-impl Principal {
-    /// The `iss` of the credential; empty for tokens of an issuer configured as `absent`.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
-    /// The subject.
-    pub fn subject(&self) -> &str {
-        &self.subject
-    }
-
-    /// The tenant, from the credential or fixed for its issuer.
-    pub fn tenant(&self) -> Option<&str> {
-        self.tenant.as_deref()
-    }
-
-    /// The client the credential was issued to.
-    pub fn client(&self) -> Option<&str> {
-        self.client.as_deref()
-    }
-
-    /// The roles.
-    pub fn roles(&self) -> &[String] {
-        &self.roles
-    }
-
-    /// The scopes, in the credential's order.
-    pub fn scopes(&self) -> &[String] {
-        &self.scopes
-    }
-
-    /// Whether it has exactly this scope (RFC 6749 section 3.3: case-sensitive, no prefixes).
-    pub fn has_scope(&self, scope: &str) -> bool {
-        self.scopes.iter().any(|have| have == scope)
-    }
-
-    /// A claim that some condition of the policy looks at.
-    pub(crate) fn claim(&self, name: &str) -> Option<&Json> {
-        self.claims.iter().find(|(known, _)| **known == *name).map(|(_, value)| value)
-    }
-
-    /// The token id.
-    pub fn jti(&self) -> Option<&str> {
-        self.jti.as_deref()
-    }
-
-    /// `iat` in whole seconds.
-    pub fn issued_at(&self) -> Option<u64> {
-        self.issued_at
-    }
-
-    /// `exp` in whole seconds, rounded down.
-    pub fn expires_at(&self) -> u64 {
-        self.expires_at
-    }
-
-    /// The kind of credential, as `x-tollgate-credential` says it.
-    pub fn kind(&self) -> &'static str {
-        "jwt"
-    }
-
-    /// Where a store finds whether it was revoked.
-    pub fn revocation(&self) -> &revocation::Keys {
-        &self.revocation
-    }
 }
 
 #[cfg(test)]

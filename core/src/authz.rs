@@ -1,5 +1,6 @@
 //! May they? A principal and a route become a [`Permit`], or a denial.
 
+pub mod category;
 pub mod condition;
 pub mod content;
 pub mod fields;
@@ -70,7 +71,7 @@ pub fn open(route: &Arc<Route>, asked: Asked<'_>) -> Result<Permit, Denial> {
 /// model is told as soon as the principal may use it, whatever comes after.
 ///
 /// # Errors
-/// `insufficient_scope`, `model_forbidden`, `condition_failed`, `field_forbidden`, `tool_forbidden`, and what
+/// `insufficient_scope`, `model_forbidden`, `condition_failed`, `field_forbidden`, `tool_forbidden`, `category_forbidden`, and what
 /// reading the body may find wrong with it.
 pub fn authorize(
     route: &Arc<Route>,

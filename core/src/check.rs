@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    authn::{self, Principal, jwt},
+    authn::{
+        self, Credential, Principal,
+        jwt::{self, Proven, Refused},
+    },
     authz::{self, Asked, Permit},
     decision::{
         Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
@@ -25,6 +28,18 @@ pub enum Prepared {
     Ask(Pending),
 }
 
+/// Who asks, or why nobody knows.
+pub type Verified = Result<Arc<Principal>, Refused>;
+
+/// Who asks? Against the policy and the keys of `snapshot`, at `now`.
+///
+/// # Errors
+/// See [`jwt::verify`].
+pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Result<Proven, Refused> {
+    let policy = &snapshot.policy;
+    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now)
+}
+
 /// A check that waits for the store. Dropping it decides nothing and allows nothing.
 #[derive(Debug)]
 pub struct Pending {
@@ -37,8 +52,18 @@ pub struct Pending {
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
 pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
+    prepare_with(snapshot, raw, now, |credential| verify(snapshot, credential, now).map(|proven| proven.principal))
+}
+
+/// As [`prepare`], with somebody who may remember what [`verify`] said of a credential.
+pub fn prepare_with(
+    snapshot: &Snapshot,
+    raw: RawRequest<'_>,
+    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
+) -> Prepared {
     let mut evidence = Evidence::none(Dialect::of_target(raw.path));
-    match permit(snapshot, raw, now, &mut evidence) {
+    match permit(snapshot, raw, now, verify, &mut evidence) {
         Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
         Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
     }
@@ -48,6 +73,7 @@ fn permit(
     snapshot: &Snapshot,
     raw: RawRequest<'_>,
     now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
 ) -> Result<(Permit, Demands), Denial> {
     let policy = &snapshot.policy;
@@ -68,7 +94,7 @@ fn permit(
     let permit = if route.public {
         authz::open(&route, asked)?
     } else {
-        let principal = authenticate(snapshot, &request, now, evidence)?;
+        let principal = authenticate(&request, verify, evidence)?;
         evidence.principal = Some(Arc::clone(&principal));
         authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
     };
@@ -84,20 +110,15 @@ fn permit(
 }
 
 fn authenticate(
-    snapshot: &Snapshot,
     request: &Request<'_>,
-    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
 ) -> Result<Arc<Principal>, Denial> {
-    let credential = authn::extract(&request.headers)?;
-    let policy = &snapshot.policy;
-    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now).map(Arc::new).map_err(
-        |refused| {
-            evidence.failed_check = Some(refused.check);
-            evidence.unknown_key = refused.unknown_key;
-            *refused.denial
-        },
-    )
+    verify(authn::extract(&request.headers)?).map_err(|refused| {
+        evidence.failed_check = Some(refused.check);
+        evidence.unknown_key = refused.unknown_key;
+        *refused.denial
+    })
 }
 
 impl Pending {

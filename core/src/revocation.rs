@@ -1,5 +1,7 @@
 //! Revocation: what can be revoked, and under which key a store finds it.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -81,17 +83,79 @@ impl Target {
     }
 }
 
-/// The keys under which one credential could be revoked. Computed once, when it is verified.
+/// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
+/// store asks for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
-    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`.
-    pub exact: Vec<(&'static str, String)>,
-    /// Entries that hold a moment T in seconds and revoke what was issued at T or before.
-    pub before: Vec<(&'static str, String)>,
+    /// Hex SHA-256 of `iss`, one for all tokens of an issuer.
+    issuer: Arc<str>,
+    token: [u8; 32],
+    jti: Option<[u8; 32]>,
+    subject: [u8; 32],
+    client: Option<[u8; 32]>,
+    tenant: Option<[u8; 32]>,
     /// The credential's `iat` in whole seconds; 0 when it has none, so that every T revokes it.
     pub issued_at: u64,
     /// Whole keys of other services' blacklists.
     pub foreign: Vec<String>,
+}
+
+/// What a credential can be revoked by, before it is hashed.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// [`issuer_digest`] of its issuer.
+    pub issuer: &'a Arc<str>,
+    /// Its [`token_digest`].
+    pub token: [u8; 32],
+    /// Its `jti`.
+    pub jti: Option<&'a str>,
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its client.
+    pub client: Option<&'a str>,
+    /// Its tenant.
+    pub tenant: Option<&'a str>,
+}
+
+impl Keys {
+    /// The keys of a credential issued at `issued_at` (seconds; 0 when it does not say).
+    pub fn new(names: Names<'_>, issued_at: u64, foreign: Vec<String>) -> Self {
+        let digest = |text: &str| sha256(text.as_bytes());
+        Self {
+            issuer: Arc::clone(names.issuer),
+            token: names.token,
+            jti: names.jti.map(digest),
+            subject: digest(names.subject),
+            client: names.client.map(digest),
+            tenant: names.tenant.map(digest),
+            issued_at,
+            foreign,
+        }
+    }
+
+    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`] writes it.
+    pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let token = ("token", format!("token:{}", hex(&self.token)));
+        std::iter::once(token).chain(self.jti.map(|jti| ("jti", self.of_issuer("jti", &jti))))
+    }
+
+    /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
+    /// [`Keys::exact`].
+    pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let subject = ("subject", self.of_issuer("subject", &self.subject));
+        let client = self.client.map(|client| ("client", self.of_issuer("client", &client)));
+        let tenant = self.tenant.map(|tenant| ("tenant", format!("tenant:{}", hex(&tenant))));
+        std::iter::once(subject).chain(client).chain(tenant)
+    }
+
+    fn of_issuer(&self, kind: &str, digest: &[u8; 32]) -> String {
+        format!("{kind}:{}:{}", self.issuer, hex(digest))
+    }
+}
+
+/// Hex SHA-256 of an `iss`, as it stands in keys.
+pub fn issuer_digest(issuer: &str) -> Arc<str> {
+    sha256_hex(issuer).into()
 }
 
 /// A compiled `revocation.foreign` pattern.
@@ -147,7 +211,12 @@ impl Foreign {
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |digit| char::from(*digit));
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }
 
 /// SHA-256 of some bytes.
@@ -178,6 +247,32 @@ mod tests {
         assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':'));
         let other = Target::Jti { issuer: "https://ax".into(), jti: ":y\r\n*".into() }.key();
         assert_ne!(key, other);
+    }
+
+    #[test]
+    fn a_credential_and_a_target_meet_under_the_same_keys() {
+        let names = Names {
+            issuer: &issuer_digest("i"),
+            token: [7; 32],
+            jti: Some("j"),
+            subject: "s",
+            client: Some("c"),
+            tenant: Some("t"),
+        };
+        let keys = Keys::new(names, 0, Vec::new());
+        let listed: Vec<_> = keys.exact().chain(keys.before()).collect();
+        let issuer = || "i".to_owned();
+        let targets = [
+            Target::Token { sha256: [7; 32] },
+            Target::Jti { issuer: issuer(), jti: "j".into() },
+            Target::Subject { issuer: issuer(), subject: "s".into() },
+            Target::Client { issuer: issuer(), client: "c".into() },
+            Target::Tenant { tenant: "t".into() },
+        ];
+        assert_eq!(listed, targets.map(|target| (target.kind(), target.key())));
+        assert_eq!(keys.before().count(), 3);
+        let bare = Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
+        assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
     }
 
     #[test]

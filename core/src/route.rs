@@ -25,6 +25,7 @@ pub use self::{
 };
 use crate::{
     authz::{
+        category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
         content::{Content, RaiseConfig},
         fields::{CapsConfig, FieldsConfig},
@@ -107,6 +108,9 @@ pub struct RouteConfig {
     /// claim is missing or of another type, denies as well.
     #[serde(default)]
     pub conditions: Vec<ConditionConfig>,
+    /// What the prompt may be about: the categories that a request declares or that patterns find in its text. Left out: prompts
+    /// are not looked at.
+    pub categories: Option<CategoryRuleConfig>,
     /// The body is JSON-RPC for an MCP server.
     pub mcp: Option<McpConfig>,
     /// Where clients find the authorization server: sent as `resource_metadata` with every challenge (RFC 9728 section 5.1).
@@ -194,6 +198,11 @@ impl Route {
         self.content.reads_body()
     }
 
+    /// The prompt categories that a request is in, for people; none where the route does not look, or nobody can tell.
+    pub fn categories(&self, request: &Request<'_>) -> Vec<String> {
+        self.content.read(request).map(|facts| self.content.categories(&request.headers, &facts)).unwrap_or_default()
+    }
+
     /// Reads the body of a request, as a check does it.
     ///
     /// # Errors
@@ -209,6 +218,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
     /// Upstream keys found so far; a route that has one adds it.
     pub(crate) upstream_keys: Vec<SecretSource>,
+    pub(crate) categories: &'a Arc<Categories>,
     /// Claims that conditions look at, found so far.
     pub(crate) claims: BTreeSet<String>,
 }

@@ -1,13 +1,13 @@
 //! What a case expects, what a front-end shows, and whether the two agree.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::Value;
 use tollgate_core::{
     decision::{
         Decision, Outcome,
-        answer::{allowed, denied},
+        answer::{HeaderList, allowed, denied},
     },
     snapshot::Snapshot,
 };
@@ -114,13 +114,17 @@ impl Observed {
     /// The answer of the core itself, shaped as every front-end shapes it.
     pub fn of(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Self {
         let Outcome { decision, evidence } = outcome;
-        let owned = |list: Vec<(&'static str, String)>| list.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let owned = |list: HeaderList| list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let inside = Inside {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
             model: evidence.model.clone(),
             cause: String::new(),
             client: evidence.principal.as_ref().and_then(|principal| principal.client().map(str::to_owned)),
-            roles: evidence.principal.as_ref().map(|principal| principal.roles().to_vec()).unwrap_or_default(),
+            roles: evidence
+                .principal
+                .as_ref()
+                .map(|principal| principal.roles().map(str::to_owned).collect())
+                .unwrap_or_default(),
         };
         let mut observed = Self {
             decision: Verdict::Fail,
@@ -139,7 +143,7 @@ impl Observed {
                 observed.set = owned(answer.set);
                 let credential = answer.upstream_credential.map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
                 observed.set.extend(credential.map(|value| ("authorization".to_owned(), value)));
-                observed.removed = answer.remove;
+                observed.removed = answer.remove.into_iter().map(Cow::into_owned).collect();
                 observed.response = owned(answer.response);
                 String::new()
             }

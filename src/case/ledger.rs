@@ -87,10 +87,10 @@ impl Ledger {
 
     fn revoked(&self, principal: &Principal) -> Option<&'static str> {
         let keys = principal.revocation();
-        let exact = keys.exact.iter().find_map(|(_, key)| self.exact.get(key).copied());
+        let exact = keys.exact().find_map(|(_, key)| self.exact.get(&key).copied());
         let before = || {
-            let revoked = |(_, key): &(&str, String)| self.before.get(key).filter(|(moment, _)| keys.issued_at <= *moment);
-            keys.before.iter().find_map(revoked).map(|(_, kind)| *kind)
+            let revoked = |(_, key): (&str, String)| self.before.get(&key).filter(|(moment, _)| keys.issued_at <= *moment);
+            keys.before().find_map(revoked).map(|(_, kind)| *kind)
         };
         let foreign = || keys.foreign.iter().any(|key| self.foreign.contains(key)).then_some("foreign");
         exact.or_else(before).or_else(foreign)

@@ -46,7 +46,10 @@ impl std::fmt::Debug for Request {
 impl Request {
     /// What a front-end would hand to the core.
     pub fn raw(&self) -> RawRequest<'_> {
-        let mut headers = Headers::with_capacity(self.headers.len(), self.joined);
+        let mut headers = Headers::with_capacity(self.headers.len());
+        if self.joined {
+            headers.are_joined();
+        }
         for (name, value) in &self.headers {
             headers.push(name, value);
         }

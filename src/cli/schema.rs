@@ -33,6 +33,7 @@ mod tests {
             "issuers",
             "models",
             "tiers",
+            "categories",
             "routes",
             "limits",
             "revocation",

@@ -37,7 +37,10 @@ pub use self::{
     encode::{Reply, encode},
 };
 use super::in_flight::{InFlight, Refusal, Unread};
-use crate::{check::Checker, listener::Peer};
+use crate::{
+    check::{Answered, Checker},
+    listener::Peer,
+};
 
 /// Answers the checks of one listener. Clones share everything.
 #[derive(Clone, Debug)]
@@ -74,15 +77,16 @@ impl ForwardAuth {
         let (parts, body) = request.into_parts();
         let has_body = has_body(config, &parts.method);
         let held = if has_body { budget.collect(body).await } else { budget.hold() };
-        let answered = match &held {
-            Ok(held) => match decode(config, &parts, has_body.then(|| held.bytes())) {
-                Ok(raw) => checker.check(raw).await,
-                Err(denial) => checker.refuse(denial),
-            },
-            Err(unread) => checker.refuse(why(*unread)),
-        };
         // Only a credential that was judged is sent on: the core refuses a second one.
-        let mut reply = encode(config.dialect, answered.answer, parts.headers.get(header::AUTHORIZATION));
+        let credential = parts.headers.get(header::AUTHORIZATION);
+        let encode = |answered: Answered<'_>| encode(config.dialect, answered.answer, credential);
+        let mut reply = match &held {
+            Ok(held) => match decode(config, &parts, has_body.then(|| held.bytes())) {
+                Ok(raw) => checker.check(raw, encode).await,
+                Err(denial) => checker.refuse(denial, encode),
+            },
+            Err(unread) => checker.refuse(why(*unread), encode),
+        };
         // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
         // with nothing behind it for a failed check, which it may let pass.
         if parts.method == Method::HEAD {

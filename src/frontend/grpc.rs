@@ -1,6 +1,11 @@
 //! gRPC services on a listener.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,7 +22,48 @@ use crate::listener::{self, BoxError, Listener};
 /// A health question holds the name of a service and nothing else. tonic would take 4 MiB of it, outside of every budget.
 const MAX_HEALTH_QUESTION: usize = 4 << 10;
 
-/// Serves `service`, a generated server or tonic's `Routes` of several, until `stop` fires and the calls in progress have ended
+/// The services of a listener: health by its path, and for every other path the server that was generated for checks, which
+/// refuses the methods it does not know.
+#[derive(Clone, Debug)]
+pub struct Services<C, H> {
+    checks: C,
+    health: H,
+}
+
+impl<C, H> Services<C, H> {
+    /// Puts the two together.
+    pub fn new(checks: C, health: H) -> Self {
+        Self { checks, health }
+    }
+}
+
+/// What the generated servers answer with.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<C, H> Service<Request<Body>> for Services<C, H>
+where
+    C: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answering>,
+    H: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answering>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    /// The generated servers are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            self.health.call(request)
+        } else {
+            self.checks.call(request)
+        }
+    }
+}
+
+/// Serves `service`, a generated server or [`Services`], until `stop` fires and the calls in progress have ended
 /// or `drain` has passed.
 ///
 /// `grpc-timeout` is not enforced here: the caller that sets it resets the stream when it is over, and that drops the call.

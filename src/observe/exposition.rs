@@ -29,6 +29,19 @@ pub struct Status {
     pub jwks: Vec<JwksStatus>,
     /// The store; `None` when nothing is asked of one.
     pub store: Option<StoreStatus>,
+    /// The tokens that were verified before.
+    pub tokens: TokenStatus,
+}
+
+/// The token cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenStatus {
+    /// Look-ups by result.
+    pub lookups: [(&'static str, u64); 3],
+    /// Good tokens that are remembered.
+    pub entries: u64,
+    /// Bytes that all remembered tokens take, refused ones included.
+    pub bytes: u64,
 }
 
 /// The keys of one issuer.
@@ -106,6 +119,7 @@ impl Collector for Scrape {
         self.checks(encoder)?;
         self.store(encoder)?;
         self.jwks(encoder)?;
+        self.tokens(encoder)?;
         self.config(encoder)?;
         let mut family = Family::counter(encoder, "audit_dropped", "Audit lines that were not written, by cause.")?;
         for (cause, count) in self.dropped.by_cause() {
@@ -175,6 +189,18 @@ impl Scrape {
             }
         }
         Ok(())
+    }
+
+    fn tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let TokenStatus { lookups, entries, bytes } = self.status.tokens;
+        let help = "Tokens looked up, by result: known and good, known and bad, or verified.";
+        let mut family = Family::counter(encoder, "token_cache_lookups", help)?;
+        for (result, count) in lookups.iter().filter(|(result, _)| !result.is_empty()) {
+            family.count(&[("result", *result)], *count)?;
+        }
+        Family::gauge(encoder, "token_cache_entries", "Good tokens that are remembered.", None)?.alone(entries)?;
+        let help = "Bytes that remembered tokens take, refused ones included.";
+        Family::gauge(encoder, "token_cache", help, Some(&Unit::Bytes))?.alone(bytes)
     }
 
     fn config(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -21,7 +21,7 @@ use tollgate_core::{
 
 use super::{
     audit::AuditConfig,
-    exposition::{Circuit, JwksStatus, StoreStatus},
+    exposition::{Circuit, JwksStatus, StoreStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
@@ -321,6 +321,7 @@ fn everything_counted_as_text() {
             JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age_seconds: None, ok: 0, failed: 7 },
         ],
         store: Some(StoreStatus { up: false, circuit: Circuit::Open }),
+        tokens: TokenStatus { lookups: [("hit", 5), ("negative", 1), ("miss", 2)], entries: 1, bytes: 700 },
     };
     let text = bench.observer.exposition(status).unwrap();
     // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
@@ -367,6 +368,18 @@ tollgate_jwks_fetches_total{issuer="https://a.example.com",result="ok"} 3
 tollgate_jwks_fetches_total{issuer="https://a.example.com",result="failed"} 1
 tollgate_jwks_fetches_total{issuer="quote\"d\\\n",result="ok"} 0
 tollgate_jwks_fetches_total{issuer="quote\"d\\\n",result="failed"} 7
+# HELP tollgate_token_cache_lookups Tokens looked up, by result: known and good, known and bad, or verified.
+# TYPE tollgate_token_cache_lookups counter
+tollgate_token_cache_lookups_total{result="hit"} 5
+tollgate_token_cache_lookups_total{result="negative"} 1
+tollgate_token_cache_lookups_total{result="miss"} 2
+# HELP tollgate_token_cache_entries Good tokens that are remembered.
+# TYPE tollgate_token_cache_entries gauge
+tollgate_token_cache_entries 1
+# HELP tollgate_token_cache_bytes Bytes that remembered tokens take, refused ones included.
+# TYPE tollgate_token_cache_bytes gauge
+# UNIT tollgate_token_cache_bytes bytes
+tollgate_token_cache_bytes 700
 # HELP tollgate_config_reload_failed Whether the last reload of the configuration failed and the one before it still serves.
 # TYPE tollgate_config_reload_failed gauge
 tollgate_config_reload_failed 1

@@ -122,9 +122,12 @@ impl Table {
     /// Which kind of entry revokes the credential at `now`, if any.
     pub(super) fn revokes(&self, keys: &Keys, now: Timestamp) -> Option<&'static str> {
         let held = |key: &str| self.entries.get(key).filter(|held| held.ends > now);
-        let exact = keys.exact.iter().find(|(_, key)| held(key).is_some());
-        let before = || keys.before.iter().find(|(_, key)| held(key).is_some_and(|held| keys.issued_at <= held.at));
-        exact.or_else(before).map(|(kind, _)| *kind)
+        if self.entries.is_empty() {
+            return None;
+        }
+        let exact = keys.exact().find(|(_, key)| held(key).is_some());
+        let before = || keys.before().find(|(_, key)| held(key).is_some_and(|held| keys.issued_at <= held.at));
+        exact.or_else(before).map(|(kind, _)| kind)
     }
 
     /// Adds an entry, or strengthens the one of this key.
@@ -179,6 +182,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use tollgate_core::revocation::{Names, issuer_digest};
+
     use super::*;
 
     fn at(secs: u64) -> Timestamp {
@@ -194,7 +199,9 @@ mod tests {
     }
 
     fn keys(name: &str, issued_at: u64) -> Keys {
-        Keys { exact: Vec::new(), before: vec![("subject", subject(name).key())], issued_at, foreign: Vec::new() }
+        let issuer = &issuer_digest("i");
+        let names = Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
+        Keys::new(names, issued_at, Vec::new())
     }
 
     #[test]

@@ -20,14 +20,13 @@ use prost::Message as _;
 use tollgate::{
     case::{Body, Case, Ledger, Observed, Verdict, check},
     check::Checker,
-    frontend::envoy::EnvoyAuthorization,
+    frontend::envoy::{AuthorizationServer, EnvoyAuthorization},
     live::Live,
     observe::{
         Observer,
         audit::Audit,
         metrics::{Metrics, ObserveConfig},
     },
-    pb::envoy::service::auth::v3::authorization_server::AuthorizationServer,
     store::{Circuit, Page, Revocation, Status, Store},
 };
 use tollgate_core::{

@@ -133,7 +133,7 @@ fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> Reply {
     let answer = match &outcome.decision {
         Decision::Allow(grant) => Answer::Allow(allowed(grant, &outcome.evidence, snapshot, id)),
         Decision::Deny(denial) => Answer::Deny(denied(denial, &outcome.evidence, id)),
-        Decision::Fail(failure) => Answer::Fail(failure.clone()),
+        Decision::Fail(failure) => Answer::Fail(failure),
     };
     encode(asked.config.dialect, answer, asked.parts.headers.get("authorization"))
 }

@@ -142,7 +142,7 @@ async fn a_bucket_that_is_none_is_refused_and_others_are_not() {
     assert_eq!(verdicts(&store, &[charge("other", 1000, 5)]).await[0].remaining, 4);
 
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
-    let key = format!("{{tollgate}}:revoked:{}", ada.revocation().before[0].1);
+    let key = format!("{{tollgate}}:revoked:{}", ada.revocation().before().next().unwrap().1);
     redis::cmd("SET").arg(key).arg("yesterday").exec(&mut server.client()).unwrap();
     assert_eq!(store.admit(&about(&ada)).await, Err(Outage::Refused), "a revocation that cannot be read is not none");
 }

@@ -12,13 +12,13 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tollgate::frontend::envoy::{Authorization, AuthorizationServer, Question, Reply};
 use tollgate::frontend::grpc;
 use tollgate::frontend::in_flight::{InFlight, Refusal};
 use tollgate::listener::{Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve};
-use tollgate::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
-use tollgate::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use tollgate::pb::envoy::service::auth::v3::CheckResponse;
 use tollgate::pb::google::rpc;
-use tonic::service::Routes;
+use tollgate_core::request::RawBody;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -57,8 +57,8 @@ impl Wanted {
         let listener = self.bind(Protocol::Grpc).await;
         let server = AuthorizationServer::new(checks).max_decoding_message_size(budget.max_message());
         let (_, health) = grpc::health();
-        let routes = Routes::new(budget.guard(server)).add_service(health).prepare();
-        run(listener, |listener, stop| grpc::serve(listener, routes, stop, self.drain))
+        let services = grpc::Services::new(budget.guard(server), health);
+        run(listener, |listener, stop| grpc::serve(listener, services, stop, self.drain))
     }
 
     /// An HTTP service that says who asked.
@@ -100,18 +100,22 @@ pub(crate) struct Gate {
 
 #[tonic::async_trait]
 impl Authorization for Checks {
-    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+    async fn check(&self, request: tonic::Request<Question>) -> Result<tonic::Response<Reply>, tonic::Status> {
         let peer = request.extensions().get::<Peer>().copied();
-        let http = request.into_inner().attributes.and_then(|it| it.request).and_then(|it| it.http);
+        let question = request.into_inner();
+        let body = question.read().ok().map(|raw| match raw.body {
+            RawBody::Whole(bytes) => bytes.len(),
+            _ => 0,
+        });
         if let Some(gate) = &self.gate {
             gate.entered.notify_one();
             gate.open.notified().await;
         }
-        let message = match http {
-            Some(http) => format!("{peer:?} {}", http.body.len() + http.raw_body.len()),
+        let message = match body {
+            Some(length) => format!("{peer:?} {length}"),
             None => "empty".to_owned(),
         };
-        Ok(tonic::Response::new(verdict(0, &message)))
+        Ok(tonic::Response::new(Reply(verdict(0, &message).encode_to_vec().into())))
     }
 }
 

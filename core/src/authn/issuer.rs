@@ -11,6 +11,7 @@ use serde::{
 
 use crate::{
     config::{Errors, Path},
+    revocation,
     secret::SecretSource,
     time::Span,
 };
@@ -300,6 +301,8 @@ pub fn is_symmetric(algorithm: Algorithm) -> bool {
 pub struct Issuer {
     /// The exact `iss`; empty for `absent`.
     pub name: Arc<str>,
+    /// [`revocation::issuer_digest`] of the name.
+    pub(super) digest: Arc<str>,
     /// Its audiences.
     pub(super) audiences: Audiences,
     pub(super) audience_claim: String,
@@ -412,6 +415,7 @@ fn compile(config: &IssuerConfig, path: &Path, errors: &mut Errors) -> Issuer {
     }
     Issuer {
         name: name.into(),
+        digest: revocation::issuer_digest(name),
         audiences: config.audiences.clone(),
         audience_claim: config.audience_claim.clone(),
         algorithms,

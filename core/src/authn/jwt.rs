@@ -13,11 +13,12 @@ use super::{
     Credential, Principal,
     issuer::{AlgorithmName, Audiences, ClaimPath, Issuer, Issuers},
     jwks::{Key, KeySet, MAX_KID},
+    principal::Said,
     strict_json::Json,
 };
 use crate::{
     decision::{Denial, Reason},
-    revocation::{self, Foreign, Target},
+    revocation::{self, Foreign, Names},
     time::Timestamp,
 };
 
@@ -74,8 +75,20 @@ impl Check {
     }
 }
 
-/// A credential that was not accepted.
+/// A credential that was accepted, and how long that holds: as long as the policy and the issuer's key set stay the same, for
+/// any moment from the one it was verified at until `until`.
 #[derive(Debug)]
+pub struct Proven {
+    /// Whose it is.
+    pub principal: Arc<Principal>,
+    /// The issuer, by its index in the policy.
+    pub issuer: usize,
+    /// The first moment at which it has expired, leeway included.
+    pub until: Timestamp,
+}
+
+/// A credential that was not accepted.
+#[derive(Clone, Debug)]
 pub struct Refused {
     /// The denial.
     pub denial: Box<Denial>,
@@ -83,6 +96,9 @@ pub struct Refused {
     pub check: Check,
     /// The issuer whose key set does not know the key: its set may be out of date.
     pub unknown_key: Option<usize>,
+    /// The issuer whose key set and rules refused it for good, by its index: at any later moment the answer is the same, as
+    /// long as policy and key set are. `None` where time or another key set may change it, or where it cost no signature.
+    pub settled: Option<usize>,
 }
 
 fn refuse<T>(reason: Reason, cause: &'static str) -> Result<T, Denial> {
@@ -99,31 +115,37 @@ pub fn verify<'k>(
     keys: impl Fn(usize) -> Option<&'k KeySet>,
     foreign: &[Foreign],
     now: Timestamp,
-) -> Result<Principal, Refused> {
-    let mut check = Check::Shape;
-    let mut unknown_key = None;
-    steps(credential, issuers, keys, foreign, now, &mut check, &mut unknown_key).map_err(|denial| Refused {
-        denial: Box::new(denial),
-        check,
-        unknown_key,
+) -> Result<Proven, Refused> {
+    let mut progress = Progress { check: Check::Shape, issuer: None, unknown_key: None };
+    steps(credential, issuers, keys, foreign, now, &mut progress).map_err(|denial| {
+        let Progress { check, issuer, unknown_key } = progress;
+        let lasting = matches!(check, Check::Signature | Check::Audience | Check::Claims) || denial.reason == Reason::Expired;
+        Refused { denial: Box::new(denial), check, unknown_key, settled: issuer.filter(|_| lasting) }
     })
 }
 
-/// `check` is the one that is under way, so that a denial needs not say where it comes from.
+/// How far a verification came, so that a denial needs not say where it comes from.
+struct Progress {
+    /// The check that is under way.
+    check: Check,
+    /// The issuer, once known.
+    issuer: Option<usize>,
+    unknown_key: Option<usize>,
+}
+
 fn steps<'k>(
     credential: Credential<'_>,
     issuers: &Issuers,
     keys: impl Fn(usize) -> Option<&'k KeySet>,
     foreign: &[Foreign],
     now: Timestamp,
-    check: &mut Check,
-    unknown_key: &mut Option<usize>,
-) -> Result<Principal, Denial> {
+    progress: &mut Progress,
+) -> Result<Proven, Denial> {
     let Credential(token) = credential;
     let parts = Parts::split(token)?;
-    *check = Check::Header;
+    progress.check = Check::Header;
     let header = Header::parse(parts.header)?;
-    *check = Check::Issuer;
+    progress.check = Check::Issuer;
     let claims = Json::object(&decode(parts.payload)?)
         .ok_or_else(|| Denial::new(Reason::MalformedToken, "the claims are not one JSON object without repeated members"))?;
     let iss = match claims.get("iss") {
@@ -133,27 +155,29 @@ fn steps<'k>(
     };
     let (index, issuer) =
         issuers.find(iss).ok_or_else(|| Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss"))?;
-    *check = Check::Algorithm;
+    progress.issuer = Some(index);
+    progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
         return refuse(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list");
     }
-    *check = Check::Key;
+    progress.check = Check::Key;
     let Some(set) = keys(index) else {
         return refuse(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale");
     };
     let key = find_key(set, issuer, &header).inspect_err(|denial| {
         // A newer set has no answer for a token that names no key where it must.
         let named = header.kid.is_some() || !issuer.kid_required;
-        *unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(index);
+        progress.unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(index);
     })?;
-    *check = Check::Signature;
+    progress.check = Check::Signature;
     check_signature(&parts, key)?;
-    *check = Check::Times;
+    progress.check = Check::Times;
     let times = check_times(issuer, &claims, now)?;
-    *check = Check::Audience;
+    progress.check = Check::Audience;
     check_audience(issuer, &claims)?;
-    *check = Check::Claims;
-    principal(token, issuer, issuers.kept(), &claims, &times, foreign)
+    progress.check = Check::Claims;
+    let principal = principal(token, issuer, issuers.kept(), &claims, &times, foreign)?;
+    Ok(Proven { principal: Arc::new(principal), issuer: index, until: times.until })
 }
 
 struct Parts<'a> {
@@ -284,26 +308,35 @@ fn principal(
     for path in &issuer.claims.scopes {
         scopes.extend(words(claims, path, true, "the scopes are neither a string nor a list of strings")?);
     }
-    let revocation =
-        revocation_keys(token, issuer, &subject, client.as_deref(), tenant.as_deref(), jti.as_deref(), times.issued_at, foreign)?;
-    Ok(Principal {
-        issuer: issuer.name.clone(),
-        subject,
-        tenant,
-        client,
-        roles,
-        scopes,
+    let names = Names {
+        issuer: &issuer.digest,
+        // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
+        token: revocation::token_digest(token),
+        jti: jti.as_deref(),
+        subject: &subject,
+        client: client.as_deref(),
+        tenant: tenant.as_deref(),
+    };
+    let foreign = foreign_keys(token, jti.as_deref(), &subject, foreign)?;
+    Ok(Principal::new(Said {
+        issuer: &issuer.name,
+        subject: &subject,
+        tenant: tenant.as_deref(),
+        client: client.as_deref(),
+        jti: jti.as_deref(),
+        scopes: &scopes,
+        roles: &roles,
         claims: kept.iter().filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone()))).collect(),
-        jti,
         issued_at: times.issued_at,
         expires_at: times.expires_at,
-        revocation,
-    })
+        revocation: revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign),
+    }))
 }
 
 struct Times {
     issued_at: Option<u64>,
     expires_at: u64,
+    until: Timestamp,
 }
 
 /// `exp`, `nbf` and `iat` as numbers of seconds, in floating point: no value overflows, and a fraction is allowed (RFC 7519 section 2).
@@ -333,7 +366,9 @@ fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Result<Times, 
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999, checked above")]
     let whole = |seconds: f64| seconds as u64;
-    Ok(Times { issued_at: issued.map(whole), expires_at: whole(expires) })
+    // Rounded down: never later than the comparison above would say.
+    let until = Timestamp::from_micros(whole((expires + leeway) * 1e6));
+    Ok(Times { issued_at: issued.map(whole), expires_at: whole(expires), until })
 }
 
 /// The audience claim is a string or a list of strings that holds one of ours exactly (RFC 7519 section 4.1.3).
@@ -391,30 +426,11 @@ fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> R
     Ok(words)
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is one thing that a revocation can name")]
-fn revocation_keys(
-    token: &str,
-    issuer: &Issuer,
-    subject: &str,
-    client: Option<&str>,
-    tenant: Option<&str>,
-    jti: Option<&str>,
-    issued_at: Option<u64>,
-    foreign: &[Foreign],
-) -> Result<revocation::Keys, Denial> {
-    // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
-    let sha256 = revocation::token_digest(token);
-    let iss = || issuer.name.to_string();
-    let entry = |target: Target| (target.kind(), target.key());
-    let mut exact = vec![entry(Target::Token { sha256 })];
-    exact.extend(jti.map(|jti| entry(Target::Jti { issuer: iss(), jti: jti.to_owned() })));
-    let mut before = vec![entry(Target::Subject { issuer: iss(), subject: subject.to_owned() })];
-    before.extend(client.map(|client| entry(Target::Client { issuer: iss(), client: client.to_owned() })));
-    before.extend(tenant.map(|tenant| entry(Target::Tenant { tenant: tenant.to_owned() })));
-    let whole = revocation::sha256(token.as_bytes());
-    let foreign = foreign.iter().map(|pattern| pattern.key(jti, subject, &whole)).collect::<Option<Vec<_>>>();
-    match foreign {
-        Some(foreign) => Ok(revocation::Keys { exact, before, issued_at: issued_at.unwrap_or(0), foreign }),
-        None => refuse(Reason::InvalidClaim, "revocation.foreign needs jti, and the token has none"),
+fn foreign_keys(token: &str, jti: Option<&str>, subject: &str, foreign: &[Foreign]) -> Result<Vec<String>, Denial> {
+    if foreign.is_empty() {
+        return Ok(Vec::new());
     }
+    let whole = revocation::sha256(token.as_bytes());
+    let keys = foreign.iter().map(|pattern| pattern.key(jti, subject, &whole)).collect::<Option<Vec<_>>>();
+    keys.ok_or_else(|| Denial::new(Reason::InvalidClaim, "revocation.foreign needs jti, and the token has none"))
 }

@@ -35,6 +35,17 @@ impl Json {
         }
     }
 
+    /// Bytes it takes, what it points to included.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Null | Self::Bool(_) | Self::Number(_) => 0,
+                Self::Text(text) => text.len(),
+                Self::List(items) => items.iter().map(Self::size).sum(),
+                Self::Map(members) => members.iter().map(|(name, value)| size_of::<String>() + name.len() + value.size()).sum(),
+            }
+    }
+
     /// A string.
     pub(super) fn text(&self) -> Option<&str> {
         match self {

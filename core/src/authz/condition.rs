@@ -21,6 +21,7 @@ use serde::{
 };
 
 pub(crate) use self::compile::Route;
+pub(super) use self::compile::{is_credential, not_a_pattern};
 use self::term::Term;
 pub use self::{activation::Activation, term::Trouble};
 use crate::{

@@ -1,7 +1,15 @@
 //! Answers: what a decision looks like to the client and to the upstream, the same through every front-end.
 
+mod list;
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
+
 use serde_json::json;
 
+pub use self::list::HeaderList;
 use super::{Denial, Dialect, Evidence, Grant, Reason};
 use crate::{authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, time::Span};
 
@@ -20,22 +28,22 @@ pub struct DeniedAnswer {
     /// HTTP status.
     pub status: u16,
     /// Headers, the content type among them.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: HeaderList,
     /// The body: JSON.
     pub body: String,
 }
 
 /// An allowed request, as changes to its headers and to its response's.
 #[derive(Debug)]
-pub struct AllowedAnswer {
+pub struct AllowedAnswer<'a> {
     /// Headers for the upstream, to be set with OVERWRITE.
-    pub set: Vec<(&'static str, String)>,
+    pub set: HeaderList,
     /// The upstream's own credential, to be set as `Authorization` with OVERWRITE.
-    pub upstream_credential: Option<Secret>,
+    pub upstream_credential: Option<&'a Secret>,
     /// Headers to take from the request. No name that is set is among them.
-    pub remove: Vec<String>,
+    pub remove: Vec<Cow<'a, str>>,
     /// Headers for the client's response.
-    pub response: Vec<(&'static str, String)>,
+    pub response: HeaderList,
 }
 
 /// Shapes a denial.
@@ -50,16 +58,20 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
             json!({ "type": "error", "error": { "type": reason.anthropic_type(), "message": message, "code": reason.code() } })
         }
     };
-    let mut headers = vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-    headers.extend(challenge(denial, evidence.route.as_deref()).map(|value| ("www-authenticate", value)));
+    let mut headers = HeaderList::with_capacity(8);
+    headers.push("content-type", "application/json");
+    headers.push("cache-control", "no-store");
+    if let Some(value) = challenge(denial, evidence.route.as_deref()) {
+        headers.push("www-authenticate", &value);
+    }
     // What is our fault passes: whoever gets a 503 is told to come back, also where the denial could not say when.
     let shortly = (reason.http() == 503).then_some(Span::from_secs(1));
     if let Some(span) = denial.retry_after.or(shortly) {
-        headers.push(("retry-after", span.micros().div_ceil(1_000_000).to_string()));
-        headers.push(("retry-after-ms", span.micros().div_ceil(1000).to_string()));
+        headers.write("retry-after", format_args!("{}", span.micros().div_ceil(1_000_000)));
+        headers.write("retry-after-ms", format_args!("{}", span.micros().div_ceil(1000)));
     }
     rate_limit_headers(&evidence.limits, &mut headers);
-    headers.push((DECISION_ID, decision_id.to_owned()));
+    headers.push(DECISION_ID, decision_id);
     DeniedAnswer { reason, status: reason.http(), headers, body: body.to_string() }
 }
 
@@ -76,7 +88,9 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
         (Reason::MissingCredential, _) => return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}")),
         (Reason::AmbiguousCredential, _) => "invalid_request",
         (_, 401) => "invalid_token",
-        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden, _) if !denial.needed.is_empty() => {
+        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden | Reason::CategoryForbidden, _)
+            if !denial.needed.is_empty() =>
+        {
             "insufficient_scope"
         }
         _ => return None,
@@ -92,7 +106,7 @@ fn scope(scopes: &[String]) -> String {
 
 /// `x-ratelimit-*` for the limit with least room (OpenAI's names, its durations), and `RateLimit`/`RateLimit-Policy`
 /// (draft-ietf-httpapi-ratelimit-headers) for all of them.
-fn rate_limit_headers(limits: &[LimitStatus], headers: &mut Vec<(&'static str, String)>) {
+fn rate_limit_headers(limits: &[LimitStatus], headers: &mut HeaderList) {
     // The one that runs out first: least left, as a part of what there is.
     let tightest = limits.iter().min_by(|a, b| {
         let left =
@@ -100,91 +114,113 @@ fn rate_limit_headers(limits: &[LimitStatus], headers: &mut Vec<(&'static str, S
         left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
     });
     let Some(tightest) = tightest else { return };
-    headers.push(("x-ratelimit-limit-requests", tightest.limit.to_string()));
-    headers.push(("x-ratelimit-remaining-requests", tightest.verdict.remaining.to_string()));
-    headers.push(("x-ratelimit-reset-requests", go_duration(Span::from_micros(tightest.verdict.reset))));
+    headers.write("x-ratelimit-limit-requests", format_args!("{}", tightest.limit));
+    headers.write("x-ratelimit-remaining-requests", format_args!("{}", tightest.verdict.remaining));
+    headers.write("x-ratelimit-reset-requests", format_args!("{}", GoDuration(Span::from_micros(tightest.verdict.reset))));
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
-    let list = |item: &dyn Fn(&LimitStatus) -> String| limits.iter().map(item).collect::<Vec<_>>().join(", ");
     // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
     let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
-    headers.push((
-        "ratelimit-policy",
-        list(&|status| format!("\"{}\";q={};w={}", status.name, status.limit, window(status.window))),
-    ));
-    headers.push((
-        "ratelimit",
-        list(&|status| format!("\"{}\";r={};t={}", status.name, status.verdict.remaining, seconds(status.verdict.reset))),
-    ));
+    let list = |text: &mut String, item: &dyn Fn(&mut String, &LimitStatus) -> fmt::Result| {
+        for (index, status) in limits.iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { ", " });
+            // Writing into a string cannot fail.
+            let _ = item(text, status);
+        }
+    };
+    headers.with("ratelimit-policy", |text| {
+        list(text, &|text, status| write!(text, "\"{}\";q={};w={}", status.name, status.limit, window(status.window)));
+    });
+    headers.with("ratelimit", |text| {
+        let verdict = |status: &LimitStatus| (status.verdict.remaining, seconds(status.verdict.reset));
+        list(text, &|text, status| {
+            let (remaining, reset) = verdict(status);
+            write!(text, "\"{}\";r={remaining};t={reset}", status.name)
+        });
+    });
 }
 
 /// A duration as Go prints it, which is what OpenAI sends: `6m0s`, `1.5s`, `20ms`.
-fn go_duration(span: Span) -> String {
-    let millis = span.micros().div_ceil(1000);
-    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
-    let seconds = match rest % 1000 {
-        0 => format!("{}s", rest / 1000),
-        fraction => format!("{}.{}s", rest / 1000, format!("{fraction:03}").trim_end_matches('0')),
-    };
-    match (hours, minutes) {
-        (0, 0) if millis > 0 && millis < 1000 => format!("{millis}ms"),
-        (0, 0) => seconds,
-        (0, _) => format!("{minutes}m{seconds}"),
-        _ => format!("{hours}h{minutes}m{seconds}"),
+struct GoDuration(Span);
+
+impl fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.micros().div_ceil(1000);
+        let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
+        match (hours, minutes) {
+            (0, 0) if millis > 0 && millis < 1000 => return write!(f, "{millis}ms"),
+            (0, 0) => {}
+            (0, _) => write!(f, "{minutes}m")?,
+            _ => write!(f, "{hours}h{minutes}m")?,
+        }
+        let (seconds, fraction) = (rest / 1000, rest % 1000);
+        match (fraction % 10, fraction / 10 % 10) {
+            _ if fraction == 0 => write!(f, "{seconds}s"),
+            (0, 0) => write!(f, "{seconds}.{}s", fraction / 100),
+            (0, _) => write!(f, "{seconds}.{:02}s", fraction / 10),
+            _ => write!(f, "{seconds}.{fraction:03}s"),
+        }
     }
 }
 
 /// Shapes a grant.
-pub fn allowed(grant: &Grant, evidence: &Evidence, snapshot: &Snapshot, decision_id: &str) -> AllowedAnswer {
+pub fn allowed<'a>(grant: &'a Grant, evidence: &'a Evidence, snapshot: &'a Snapshot, decision_id: &str) -> AllowedAnswer<'a> {
     let permit = grant.permit();
     let route = permit.route();
-    let mut set = vec![(DECISION_ID, decision_id.to_owned())];
+    let mut set = HeaderList::with_capacity(1 + IDENTITY.len());
+    set.push(DECISION_ID, decision_id);
     let (subject, tenant, scopes, kind) = match permit.principal() {
         Some(principal) => {
             // Without scopes the header is removed, not set: not every proxy hands an empty value on, and one that drops
             // the setting would let the client's own through.
-            let scopes = Some(principal.scopes().join(" ")).filter(|scopes| !scopes.is_empty());
+            let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
             (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind()))
         }
         None => (None, None, None, None),
     };
-    let values = [subject, tenant, scopes.as_deref(), kind, permit.model()];
-    let mut remove = Vec::new();
+    let values = [subject, tenant, scopes, kind, permit.model()];
+    let mut remove = Vec::with_capacity(IDENTITY.len() + 1 + snapshot.policy.strip_headers.len());
     for (name, value) in IDENTITY.into_iter().zip(values) {
         match value {
-            Some(value) => set.push((name, header_value(value))),
-            None => remove.push(name.to_owned()),
+            Some(value) => set.with(name, |text| header_value(value, text)),
+            None => remove.push(Cow::Borrowed(name)),
         }
     }
     // Removed whether seen or not: a proxy may be told to send us only some of the headers.
-    remove.extend(snapshot.policy.strip_headers.iter().cloned());
+    remove.extend(snapshot.policy.strip_headers.iter().map(|name| Cow::Borrowed(name.as_str())));
     // INVARIANT: Envoy removes after it sets, so a name that is set is never removed.
     for name in &evidence.spoofed {
         let name = name.to_ascii_lowercase();
-        if !set.iter().any(|(known, _)| *known == name) && !remove.contains(&name) {
-            remove.push(name);
+        if !set.has(&name) && !remove.iter().any(|known| *known == name) {
+            remove.push(Cow::Owned(name));
         }
     }
-    let upstream_credential = route.upstream_key.and_then(|index| snapshot.upstream_keys.get(index)).cloned();
+    let upstream_credential = route.upstream_key.and_then(|index| snapshot.upstream_keys.get(index));
     if upstream_credential.is_none() && !route.forward_credential {
-        remove.push("authorization".to_owned());
+        remove.push(Cow::Borrowed("authorization"));
     }
-    let mut response = vec![(DECISION_ID, decision_id.to_owned())];
+    let mut response = HeaderList::with_capacity(6);
+    response.push(DECISION_ID, decision_id);
     rate_limit_headers(&evidence.limits, &mut response);
     AllowedAnswer { set, upstream_credential, remove, response }
 }
 
 /// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
 /// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
-fn header_value(text: &str) -> String {
-    let mut value = String::with_capacity(text.len());
+fn header_value(text: &str, value: &mut String) {
+    let plain = |byte: u8| !matches!(byte, b'%' | 0..=0x1f | 0x7f..);
+    if text.bytes().all(plain) && !text.starts_with(' ') && !text.ends_with(' ') {
+        return value.push_str(text);
+    }
     for (at, byte) in text.bytes().enumerate() {
         match byte {
             b' ' if at == 0 || at + 1 == text.len() => value.push_str("%20"),
-            b'%' | 0..=0x1f | 0x7f.. => value.push_str(&format!("%{byte:02X}")),
-            _ => value.push(char::from(byte)),
+            _ if plain(byte) => value.push(char::from(byte)),
+            // Writing into a string cannot fail.
+            _ => {
+                let _ = write!(value, "%{byte:02X}");
+            }
         }
     }
-    value
 }
 
 #[cfg(test)]
@@ -208,26 +244,29 @@ mod tests {
             (20_000, "20ms"),
             (1_000_000, "1s"),
             (1_500_000, "1.5s"),
+            (1_050_000, "1.05s"),
+            (1_005_000, "1.005s"),
+            (61_120_000, "1m1.12s"),
             (360_000_000, "6m0s"),
             (3_661_000_000, "1h1m1s"),
             (500, "1ms"),
         ] {
-            assert_eq!(go_duration(Span::from_micros(micros)), text);
+            assert_eq!(GoDuration(Span::from_micros(micros)).to_string(), text);
         }
     }
 
     #[test]
     fn the_tightest_limit_is_shown_and_all_are_listed() {
-        let mut headers = Vec::new();
+        let mut headers = HeaderList::default();
         rate_limit_headers(&[status("a", 60, 30, 30_000_000), status("b", 100, 10, 90_000_000)], &mut headers);
         assert_eq!(
-            headers,
+            headers.iter().collect::<Vec<_>>(),
             [
-                ("x-ratelimit-limit-requests", "100".to_owned()),
-                ("x-ratelimit-remaining-requests", "10".into()),
-                ("x-ratelimit-reset-requests", "1m30s".into()),
-                ("ratelimit-policy", "\"a\";q=60;w=60, \"b\";q=100;w=100".into()),
-                ("ratelimit", "\"a\";r=30;t=30, \"b\";r=10;t=90".into()),
+                ("x-ratelimit-limit-requests", "100"),
+                ("x-ratelimit-remaining-requests", "10"),
+                ("x-ratelimit-reset-requests", "1m30s"),
+                ("ratelimit-policy", "\"a\";q=60;w=60, \"b\";q=100;w=100"),
+                ("ratelimit", "\"a\";r=30;t=30, \"b\";r=10;t=90"),
             ]
         );
     }
@@ -243,7 +282,9 @@ mod tests {
             ("caf\u{e9}", "caf%C3%A9"),
             ("x\r\ny", "x%0D%0Ay"),
         ] {
-            assert_eq!(header_value(text), value);
+            let mut written = String::new();
+            header_value(text, &mut written);
+            assert_eq!(written, value);
         }
     }
 

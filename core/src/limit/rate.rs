@@ -232,8 +232,8 @@ impl RateLimit {
                 By::Address => absorb(&mut hash, &network(facts.address.ok_or_else(|| missing(*by))?)),
             }
         }
-        let roles = facts.principal.map_or(&[][..], Principal::roles);
-        let bucket = self.overrides.iter().find(|(role, _)| roles.contains(role)).map_or(self.bucket, |(_, bucket)| *bucket);
+        let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
+        let bucket = self.overrides.iter().find(|(role, _)| held(role)).map_or(self.bucket, |(_, bucket)| *bucket);
         let key = format!("rate:{}:{}", self.name, crate::revocation::hex(hash.finish().as_ref()));
         Ok(Charge { limit: Arc::clone(&self.name), key, interval: bucket.interval, burst: bucket.burst, cost: 1 })
     }

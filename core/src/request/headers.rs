@@ -18,10 +18,15 @@ pub struct Headers<'a> {
 const SINGLE: [&str; 5] = ["content-type", "content-length", "content-encoding", "transfer-encoding", "host"];
 
 impl<'a> Headers<'a> {
-    /// An empty list with room. `joined`: the front-end got same-name headers joined with a comma (Envoy without
-    /// `encode_raw_headers`), so a comma may be a repetition.
-    pub fn with_capacity(capacity: usize, joined: bool) -> Self {
-        Self { list: Vec::with_capacity(capacity), joined, overwritten_only: false }
+    /// An empty list with room.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { list: Vec::with_capacity(capacity), ..Self::default() }
+    }
+
+    /// The front-end got same-name headers joined with a comma (Envoy without `encode_raw_headers`), so a comma may be a
+    /// repetition.
+    pub fn are_joined(&mut self) {
+        self.joined = true;
     }
 
     /// The proxy that asks overwrites the identity headers that it knows by name, and can take nothing else away.
@@ -105,7 +110,10 @@ mod tests {
     use super::*;
 
     fn headers<'a>(list: &[(&'a str, &'a str)], joined: bool) -> Headers<'a> {
-        let mut headers = Headers::with_capacity(list.len(), joined);
+        let mut headers = Headers::with_capacity(list.len());
+        if joined {
+            headers.are_joined();
+        }
         for (name, value) in list {
             headers.push(name, value.as_bytes());
         }

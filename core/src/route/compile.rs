@@ -157,6 +157,7 @@ fn route(
             ("raise", config.raise.is_some()),
             ("tools", config.tools.is_some()),
             ("mcp", config.mcp.is_some()),
+            ("categories", config.categories.is_some()),
             ("resource_metadata", config.resource_metadata.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
@@ -182,6 +183,7 @@ fn route(
         raise: config.raise.as_ref(),
         tools: config.tools.as_ref(),
         mcp: config.mcp.as_ref(),
+        categories: config.categories.as_ref().map(|rule| (rule, parts.categories)),
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata

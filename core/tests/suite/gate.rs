@@ -196,9 +196,7 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         match self {
             Self::Accepted(_) => None,
-            Self::Refused { answer, .. } => {
-                answer.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
-            }
+            Self::Refused { answer, .. } => answer.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value),
         }
     }
 }
@@ -308,7 +306,7 @@ fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
     if challenge.split('"').skip(1).step_by(2).any(|text| !text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'\\')) {
         return Some(format!("challenge {challenge}"));
     }
-    let told = response.headers.iter().map(|(_, value)| value.as_str()).chain([response.body.as_str()]);
+    let told = response.headers.iter().map(|(_, value)| value).chain([response.body.as_str()]);
     if secret.is_some_and(|secret| told.into_iter().any(|text| text.contains(secret))) {
         return Some("the credential is in the response".into());
     }

@@ -48,8 +48,8 @@ fn facts(principal: &Principal) -> Facts<'_> {
         principal.tenant(),
         principal.client(),
         principal.jti(),
-        principal.roles().iter().map(String::as_str).collect(),
-        principal.scopes().iter().map(String::as_str).collect(),
+        principal.roles().collect(),
+        principal.scopes().collect(),
     )
 }
 

@@ -245,7 +245,8 @@ impl Told<'_> {
             (Stage::Scopes, _) => self.scopes(),
             (Stage::Model, _) => self.model(),
             (Stage::Conditions, _) => self.conditions(),
-            (Stage::Body | Stage::Content, _) => Vec::new(),
+            (Stage::Body, _) => Vec::new(),
+            (Stage::Content, _) => self.content(),
             (Stage::Limits, _) => self.demands.map(limit_facts).unwrap_or_default(),
             (Stage::Store, _) => self.store(),
         };
@@ -328,7 +329,7 @@ impl Told<'_> {
             ScopeRule::All(scopes) => ("needed, all of", json!(scopes)),
             ScopeRule::Any(scopes) => ("needed, one of", json!(scopes)),
         });
-        let held = self.evidence.principal.as_ref().map(|principal| ("held", json!(principal.scopes())));
+        let held = self.evidence.principal.as_ref().map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
         needed.into_iter().chain(held).collect()
     }
 
@@ -355,12 +356,19 @@ impl Told<'_> {
         route.conditions.iter().map(told).collect()
     }
 
+    fn content(&self) -> Facts {
+        let route = self.evidence.route.as_deref();
+        let categories = route.zip(self.parsed).map(|(route, parsed)| route.categories(parsed)).unwrap_or_default();
+        if categories.is_empty() { Vec::new() } else { vec![("categories", json!(categories))] }
+    }
+
     fn store(&self) -> Facts {
         let mut facts = Vec::new();
         let Some(demands) = self.demands else { return facts };
         if let Some(principal) = &demands.principal {
             let keys = principal.revocation();
-            let listed: Vec<&String> = keys.exact.iter().chain(&keys.before).map(|(_, key)| key).chain(&keys.foreign).collect();
+            let ours = keys.exact().chain(keys.before()).map(|(_, key)| key);
+            let listed: Vec<String> = ours.chain(keys.foreign.iter().cloned()).collect();
             facts.push(("revoked by", json!(listed)));
         }
         if let Some(route) = &self.evidence.route {
@@ -408,8 +416,8 @@ fn principal_facts(principal: &Principal) -> Facts {
     let mut facts = vec![("subject", json!(principal.subject()))];
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
-    facts.push(("roles", json!(principal.roles())));
-    facts.push(("scopes", json!(principal.scopes())));
+    facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
+    facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
     facts.extend(principal.jti().map(|jti| ("jti", json!(jti))));
     facts.push(("good until", json!(peek::second(principal.expires_at()))));
     facts

@@ -217,7 +217,7 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 // What the body holds may need a scope more.
                 "insufficient_scope" => matches!(place, "scopes" | "model" | "content"),
                 "condition_failed" => place == "conditions",
-                "field_forbidden" | "tool_forbidden" => place == "content",
+                "field_forbidden" | "tool_forbidden" | "category_forbidden" => place == "content",
                 "unsupported_media_type" | "body_unavailable" => place == "body",
                 "model_forbidden" | "model_missing" => place == "model",
                 "revoked" | "rate_limited" | "store_unavailable" => place == "store",

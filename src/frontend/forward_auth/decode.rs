@@ -160,7 +160,10 @@ fn names_only_options(value: &[u8]) -> bool {
 /// The client's headers.
 fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
     let places = [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
-    let mut headers = Headers::with_capacity(all.len(), row.joined);
+    let mut headers = Headers::with_capacity(all.len());
+    if row.joined {
+        headers.are_joined();
+    }
     for (name, value) in all {
         let name = name.as_str();
         let is_place = places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));

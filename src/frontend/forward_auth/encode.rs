@@ -20,12 +20,12 @@ pub type Reply = Response<Full<Bytes>>;
 const MAX_BODY_HEADER: usize = 3072;
 
 /// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
-pub fn encode(dialect: Dialect, answer: Answer, credential: Option<&HeaderValue>) -> Reply {
+pub fn encode(dialect: Dialect, answer: Answer<'_>, credential: Option<&HeaderValue>) -> Reply {
     let row = dialect.row();
     match answer {
         Answer::Allow(answer) => allowed(&row, answer, credential),
         Answer::Deny(answer) => denied(&row, answer),
-        Answer::Fail(failure) => failed(&failure),
+        Answer::Fail(failure) => failed(failure),
     }
 }
 
@@ -36,20 +36,20 @@ pub(super) fn forbidden() -> Reply {
 
 /// 200, and the upstream's headers as headers of the answer. The proxy copies them, and for that knows their names; so every
 /// name is accounted for in every answer, by a value or in the way the dialect has for none.
-fn allowed(row: &Row, answer: AllowedAnswer, credential: Option<&HeaderValue>) -> Reply {
+fn allowed(row: &Row, answer: AllowedAnswer<'_>, credential: Option<&HeaderValue>) -> Reply {
     let AllowedAnswer { set, upstream_credential, remove, response } = answer;
     let mut headers = HeaderMap::new();
     // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
     let mut put = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), value_of(value).unwrap_or(HeaderValue::from_static("")));
     };
-    for (name, value) in &set {
+    for (name, value) in set.iter() {
         put(name, value);
     }
     for name in IDENTITY.iter().filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name)) {
         put(name, "");
     }
-    for (name, value) in &response {
+    for (name, value) in response.iter() {
         put(name, value);
     }
     // `Authorization` is copied like the others: the upstream's own key, the client's credential, or nothing.
@@ -75,7 +75,7 @@ fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
     let status =
         StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::FORBIDDEN);
     let mut headers = HeaderMap::new();
-    for (name, value) in &answer.headers {
+    for (name, value) in answer.headers.iter() {
         if let Some(value) = value_of(value) {
             headers.insert(HeaderName::from_static(name), value);
         }

@@ -4,7 +4,7 @@ use http::{HeaderValue, Method, Request, request::Parts};
 use tollgate_core::{
     decision::{
         Denial, Failure, Outcome, Reason,
-        answer::{self, AllowedAnswer},
+        answer::{self, AllowedAnswer, HeaderList},
     },
     request::{RawBody, RawRequest},
     secret::Secret,
@@ -237,13 +237,17 @@ fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
     assert!(matches!(decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
 }
 
-fn allow() -> AllowedAnswer {
+fn allow() -> AllowedAnswer<'static> {
     AllowedAnswer {
-        set: vec![("x-tollgate-decision-id", "d1".into()), ("x-tollgate-subject", "alice".into())],
+        set: list(&[("x-tollgate-decision-id", "d1"), ("x-tollgate-subject", "alice")]),
         upstream_credential: None,
         remove: vec!["x-tollgate-tenant".into(), "x-tollgate-model".into(), "x_tollgate_subject".into(), "authorization".into()],
-        response: vec![("x-tollgate-decision-id", "d1".into()), ("x-ratelimit-limit-requests", "5".into())],
+        response: list(&[("x-tollgate-decision-id", "d1"), ("x-ratelimit-limit-requests", "5")]),
     }
+}
+
+fn list(headers: &[(&'static str, &str)]) -> HeaderList {
+    headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
 }
 
 fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
@@ -279,15 +283,16 @@ fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
         forward.remove.retain(|name| name != "authorization");
         let reply = encode(row, Answer::Allow(forward), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
+        let secret = Secret::new(b"Bearer upstream".to_vec());
         let mut own = allow();
         own.remove.retain(|name| name != "authorization");
-        own.upstream_credential = Some(Secret::new(b"Bearer upstream".to_vec()));
+        own.upstream_credential = Some(&secret);
         let reply = encode(row, Answer::Allow(own), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
     }
 }
 
-fn deny(reason: Reason, message: &str) -> Answer {
+fn deny(reason: Reason, message: &str) -> Answer<'static> {
     let denial = Denial::new(reason, "").saying(message).after(Span::from_secs(7));
     let outcome = Outcome::refused(denial.clone());
     Answer::Deny(answer::denied(&denial, &outcome.evidence, "d1"))
@@ -337,7 +342,7 @@ fn nginx_gets_the_body_in_ascii_or_not_at_all() {
 fn a_failed_check_is_a_server_error_everywhere() {
     for dialect in ALL {
         let failure = Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
-        let reply = encode(config(dialect, "none").dialect, Answer::Fail(failure), None);
+        let reply = encode(config(dialect, "none").dialect, Answer::Fail(&failure), None);
         assert_eq!(reply.status(), 503, "{dialect}");
     }
 }

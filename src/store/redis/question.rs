@@ -28,7 +28,7 @@ impl ToRedisArgs for Key<'_> {
 pub(super) fn keys(demands: &Demands) -> usize {
     let revocation = demands.principal.as_ref().map_or(0, |principal| {
         let keys = principal.revocation();
-        keys.exact.len() + keys.before.len() + keys.foreign.len()
+        keys.exact().count() + keys.before().count() + keys.foreign.len()
     });
     revocation + demands.charges.len()
 }
@@ -36,8 +36,8 @@ pub(super) fn keys(demands: &Demands) -> usize {
 /// Writes keys and arguments in the order `admit.lua` describes.
 pub(super) fn write(cmd: &mut Cmd, demands: &Demands) {
     let keys = demands.principal.as_ref().map(|principal| principal.revocation());
-    for (_, key) in keys.iter().flat_map(|keys| keys.exact.iter().chain(&keys.before)) {
-        cmd.arg(Key::revoked(key));
+    for (_, key) in keys.iter().flat_map(|keys| keys.exact().chain(keys.before())) {
+        cmd.arg(Key::revoked(&key));
     }
     for charge in &demands.charges {
         cmd.arg(Key::bucket(&charge.key));
@@ -45,7 +45,7 @@ pub(super) fn write(cmd: &mut Cmd, demands: &Demands) {
     for key in keys.iter().flat_map(|keys| &keys.foreign) {
         cmd.arg(key);
     }
-    cmd.arg(keys.map_or(0, |keys| keys.exact.len())).arg(keys.map_or(0, |keys| keys.before.len()));
+    cmd.arg(keys.map_or(0, |keys| keys.exact().count())).arg(keys.map_or(0, |keys| keys.before().count()));
     cmd.arg(demands.charges.len()).arg(keys.map_or(0, |keys| keys.issued_at));
     for charge in &demands.charges {
         cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
@@ -65,10 +65,10 @@ pub(super) fn answers(demands: &Demands, reply: &[i64]) -> Option<Answers> {
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
-    let ours = keys.exact.iter().chain(&keys.before).map(|(kind, _)| *kind);
-    let foreign_from = ours.clone().count() + demands.charges.len();
+    let ours: Vec<_> = keys.exact().chain(keys.before()).map(|(kind, _)| kind).collect();
+    let foreign_from = ours.len() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
-    let kind = ours.into_iter().nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
+    let kind = ours.get(index).copied().or_else(|| foreign.contains(&index).then_some("foreign"));
     kind.map(Answers::Revoked)
 }
 

@@ -23,6 +23,8 @@ pub struct Activation<'a> {
     /// `model`, by its name in the policy; none on routes without one.
     pub(super) model: Option<&'a str>,
     segments: OnceCell<Vec<String>>,
+    roles: OnceCell<Vec<String>>,
+    scopes: OnceCell<Vec<String>>,
 }
 
 impl<'a> Activation<'a> {
@@ -34,7 +36,26 @@ impl<'a> Activation<'a> {
         principal: Option<&'a Principal>,
         model: Option<&'a str>,
     ) -> Self {
-        Self { request, captures, now, principal, model, segments: OnceCell::new() }
+        Self {
+            request,
+            captures,
+            now,
+            principal,
+            model,
+            segments: OnceCell::new(),
+            roles: OnceCell::new(),
+            scopes: OnceCell::new(),
+        }
+    }
+
+    /// The roles of somebody who asks.
+    pub(super) fn roles(&self, who: &Principal) -> &[String] {
+        self.roles.get_or_init(|| who.roles().map(str::to_owned).collect())
+    }
+
+    /// The scopes of somebody who asks.
+    pub(super) fn scopes(&self, who: &Principal) -> &[String] {
+        self.scopes.get_or_init(|| who.scopes().map(str::to_owned).collect())
     }
 
     /// The path between its slashes, each segment decoded by itself, so that an encoded slash stays within one.

@@ -80,7 +80,7 @@ fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 /// What is wrong with a pattern, on one line.
-fn not_a_pattern(text: &str, error: &regex::Error) -> String {
+pub(in crate::authz) fn not_a_pattern(text: &str, error: &regex::Error) -> String {
     let error = error.to_string();
     let last = error.lines().last().unwrap_or_default();
     format!("`{text}` is no pattern: {}", last.strip_prefix("error: ").unwrap_or(last))
@@ -483,10 +483,15 @@ fn header(name: &str) -> Result<String, String> {
     if !plain {
         return Err(format!("`{name}` is no name of a header; write it in lower case"));
     }
-    if ["authorization", "proxy-authorization", "cookie"].contains(&name) {
+    if is_credential(name) {
         return Err(format!("`{name}` holds a credential; a condition cannot look at it"));
     }
     Ok(name.to_owned())
+}
+
+/// Whether a header (lower case) holds a credential.
+pub(in crate::authz) fn is_credential(name: &str) -> bool {
+    ["authorization", "proxy-authorization", "cookie"].contains(&name)
 }
 
 fn unknown(name: &str) -> String {

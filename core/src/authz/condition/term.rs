@@ -289,8 +289,8 @@ impl<'a> Evaluation<'a> {
             Fact::Subject => text(who?.subject()),
             Fact::Tenant => text(who?.tenant().ok_or_else(|| missing("principal.tenant"))?),
             Fact::Client => text(who?.client().ok_or_else(|| missing("principal.client"))?),
-            Fact::Roles => Ok(Value::Texts(who?.roles())),
-            Fact::Scopes => Ok(Value::Texts(who?.scopes())),
+            Fact::Roles => Ok(Value::Texts(self.activation.roles(who?))),
+            Fact::Scopes => Ok(Value::Texts(self.activation.scopes(who?))),
             Fact::Claim(name) => {
                 let claim = who?.claim(name).and_then(Value::of);
                 claim.ok_or_else(|| Trouble::Missing(format!("principal.claims.{name}")))

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{
     content::{Parts, is_foreign, kind},
     facts::{Facts, Message},
-    plan::{Node, Plan, Rest, Text, Want},
+    plan::{Node, Plan, Rest, Said, Text, Want},
     scan::{RawString, Scanner},
 };
 
@@ -135,6 +135,13 @@ impl<'a, 'p> Reader<'a, 'p> {
             self.facts.forbidden.get_or_insert_with(|| name.clone());
             return self.skip(depth);
         }
+        let hides = |byte: Option<u8>| match node.said {
+            Said::Nothing => false,
+            // A number where text should be is a token.
+            Said::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
+            Said::Hidden => byte != Some(b'n'),
+        };
+        self.facts.prose.hidden |= hides(self.scanner.peek());
         match self.scanner.peek() {
             Some(b'{') => match &node.want {
                 Want::Text(_) | Want::Texts(_) | Want::Cap(..) | Want::List => Err(wrong()),
@@ -183,6 +190,9 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// Takes a string at a place. The error: whether no string may stand here; otherwise it is too long.
     fn string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), bool> {
+        if node.said == Said::Text {
+            self.say(string)?;
+        }
         match &node.want {
             Want::Way { .. } | Want::Cap(..) | Want::Tool | Want::List => Err(true),
             Want::Prompts => {
@@ -212,6 +222,24 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
+    /// Adds a part of the prompt's text.
+    fn say(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+        let prose = &mut self.facts.prose;
+        let room = self.plan.prose.saturating_sub(prose.text.len());
+        // No escape stands for less than a sixth of its length: what is longer than that is not even decoded.
+        prose.cut |= string.inner.len() / 6 > room;
+        if prose.cut {
+            return Ok(());
+        }
+        let text = string.unescape().map_err(|_| true)?;
+        prose.cut |= text.len() >= room;
+        if !prose.cut {
+            prose.text.push_str(&text);
+            prose.text.push('\n');
+        }
+        Ok(())
+    }
+
     fn refers(&mut self, string: &RawString<'a>) -> Result<(), bool> {
         // Its beginning is all that matters; escapes there are nothing an honest client writes.
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
@@ -223,6 +251,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         let message = self.facts.messages.last_mut();
         match text {
             Text::Model => self.facts.model = Some(value),
+            Text::Category => self.facts.category = Some(value),
             Text::Adapter => self.facts.adapters.push(value),
             Text::Tool => {
                 self.tool.0 = true;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{AUDIO, BodyKind, MULTIMODAL, ModelPlace, Preset, PresetRoute};
 use crate::{
     authz::{
+        category::CategoryRuleConfig,
         condition::ConditionConfig,
         content::RaiseConfig,
         fields::{CapsConfig, FieldsConfig, Media},
@@ -58,6 +59,8 @@ pub struct PresetConfig {
     /// Where clients find the authorization server: sent as `resource_metadata` with every challenge of routes that are not public
     /// (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
+    /// What prompts may be about on `infer:*` routes with a JSON body. Left out: prompts are not looked at.
+    pub categories: Option<CategoryRuleConfig>,
     /// The most a request to an `infer:*` route with a JSON body may ask for.
     pub caps: Option<CapsConfig>,
     /// Names of `limits` that count requests of its routes; public routes are not counted, and a limit by model counts routes
@@ -133,6 +136,7 @@ pub(in crate::route) fn expand<'a>(
                     .is_raised()
                     .then(|| RaiseConfig { multimodal: Some(renamed(MULTIMODAL)), audio: Some(renamed(AUDIO)) }),
                 tools: config.tools.clone().filter(|_| route.is_inference()),
+                categories: config.categories.clone().filter(|_| route.is_inference()),
                 conditions: if route.public { Vec::new() } else { config.conditions.clone() },
                 mcp: None,
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),

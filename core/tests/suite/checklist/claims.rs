@@ -118,7 +118,11 @@ fn what_is_accepted_is_what_the_token_says() {
     assert_eq!(principal.subject(), "auth0|1");
     assert_eq!(principal.tenant(), Some("acme"));
     assert_eq!(principal.client(), Some("cli"));
-    assert_eq!(principal.roles(), ["Premium User", "b"]);
-    assert_eq!(principal.scopes(), ["s1", "s2", "s4", "s3"], "in the order of the configuration: scope, scopes, scp");
+    assert_eq!(principal.roles().collect::<Vec<_>>(), ["Premium User", "b"]);
+    assert_eq!(
+        principal.scopes().collect::<Vec<_>>(),
+        ["s1", "s2", "s4", "s3"],
+        "in the order of the configuration: scope, scopes, scp"
+    );
     assert_eq!(principal.jti(), Some("id-1"));
 }

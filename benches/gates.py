@@ -1,0 +1,83 @@
+"""Tollgate in the states that are measured, each with its own small configuration."""
+
+import servers
+from measure import DIR, ISSUER, SERVER_CORE, on_core
+
+#: The policy of the hot path: a preset's routes, scopes, a model, two limits that are never reached.
+POLICY = """
+issuers:
+  - { issuer: "ISSUER", audiences: [inference-api], algorithms: [RS256, ES256, EdDSA], jwks: { file: "JWKS" }, claims: { tenant: tenant_id } }
+models: [{ name: qwen, serves: ["Qwen/Qwen2-72B-Instruct"] }]
+routes:
+  - preset: vllm
+  - match: { methods: [POST], paths: [/v1/chat/completions] }
+    scopes: ["infer:text"]
+    model: { from: "MODEL", scope: "model:{model}:inference" }
+    limits: [per-subject, per-tenant]
+limits:
+  - { name: per-subject, by: [subject], rate: 1000000/1s }
+  - { name: per-tenant, by: [tenant], rate: 1000000/1s }
+"""
+#: The least that Tollgate can be asked: its transport, one public route, no audit line.
+PUBLIC = """
+audit: { to: none }
+routes: [{ match: { methods: [POST], paths: [/v1/chat/completions] }, public: true }]
+"""
+
+
+def policy(jwks, body, issuer=ISSUER):
+    """`body`: whether the model is read from it; else it is fixed."""
+    model = "body" if body else "fixed:Qwen/Qwen2-72B-Instruct"
+    return POLICY.replace("ISSUER", issuer).replace("JWKS", str(jwks)).replace("MODEL", model)
+
+
+def redis_store(socket):
+    return f'store: {{ redis: {{ url: "unix://{socket}", deadline: 1s }} }}\n'
+
+
+class Gate:
+    """A Tollgate and where it listens. Its audit lines go to standard output, which leads to /dev/null."""
+
+    def __init__(self, rig, program, name, text, transport="unix", ready=True):
+        self.name, self.path = name, DIR / f"{name}.yaml"
+        self.ops = servers.free_port()
+        socket = DIR / f"{name}.sock"
+        self.address = f"unix:{socket}" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
+        self.write(text)
+        command = [*on_core(SERVER_CORE), program, "serve", "--config", self.path]
+        self.null = rig.enter_context(open("/dev/null", "wb"))
+        self.server = rig.start(name, command, output=self.null)
+        if ready:
+            self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{self.ops}/readyz"))
+
+    def write(self, text):
+        listen = f'listen: {{ grpc: "{self.address}", ops: "127.0.0.1:{self.ops}" }}\n'
+        self.path.write_text(listen + text)
+
+
+class Noop:
+    """The stock server."""
+
+    def __init__(self, rig, tool, name, transport="unix"):
+        socket = DIR / f"{name}.sock"
+        self.address = f"unix:{socket}" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
+        self.server = rig.start(name, [*on_core(SERVER_CORE), tool, "noop", "--listen", self.address])
+        if transport == "unix":
+            self.server.wait_for("socket", socket.exists)
+        else:
+            self.server.wait_for("port", lambda: listening(int(self.address.rpartition(":")[2])))
+
+
+def listening(port):
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def clear():
+    """Old sockets, configurations and logs; keys, tokens and results stay."""
+    DIR.mkdir(exist_ok=True)
+    for path in DIR.iterdir():
+        if path.is_file() or path.is_socket():
+            path.unlink()

@@ -1,0 +1,74 @@
+//! Real tokens, one subject each, all of one length: such as an identity provider makes, and 803 bytes long with RS256.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, ensure};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::Args;
+use serde_json::json;
+
+use crate::keys::{Algorithm, Signer};
+
+/// How long they are good: below Tollgate's `max_lifetime` of a day.
+const HOURS: u64 = 20;
+
+/// Sign tokens.
+#[derive(Debug, Args)]
+pub(crate) struct Mint {
+    /// The directory of the keys.
+    #[arg(long)]
+    keys: PathBuf,
+    #[arg(long, value_enum)]
+    algorithm: Algorithm,
+    #[arg(long)]
+    count: usize,
+    #[arg(long, default_value = "https://auth.example.com")]
+    issuer: String,
+    /// The file they are written to.
+    #[arg(long)]
+    to: PathBuf,
+}
+
+impl Mint {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let signer = Signer::read(&self.keys, self.algorithm)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let header = json!({ "alg": self.algorithm.name(), "kid": self.algorithm.kid(), "typ": "JWT" }).to_string();
+        let header = URL_SAFE_NO_PAD.encode(header);
+        let mut text = Vec::new();
+        for number in 0..self.count {
+            // The width keeps all of one length.
+            let claims = json!({
+                "iss": self.issuer,
+                "aud": "inference-api",
+                "sub": format!("user-{number:08}"),
+                "iat": now,
+                "exp": now + HOURS * 3600,
+                "jti": format!("5f3a1c62-9d0e-4b7a-8c11-{number:012x}"),
+                "tenant_id": format!("tenant-{:04}", number % 100),
+                "scope": "infer:text model:qwen:inference",
+                "azp": "web-console",
+                "name": "Ada Lovelace", "locale": "en-GB",
+            });
+            let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+            let signature = URL_SAFE_NO_PAD.encode(signer.sign(signed.as_bytes())?);
+            writeln!(text, "{signed}.{signature}")?;
+        }
+        fs::write(&self.to, text)?;
+        Ok(())
+    }
+}
+
+/// The tokens of a file, all of one length.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let tokens: Vec<String> = text.lines().map(str::to_owned).collect();
+    let length = tokens.first().with_context(|| format!("{} has no token", path.display()))?.len();
+    ensure!(tokens.iter().all(|token| token.len() == length), "the tokens differ in length");
+    Ok(tokens)
+}

@@ -1,0 +1,140 @@
+//! The wire format of protocol buffers, as far as checks need it: fields are visited where they lie, and written once.
+//!
+//! Decoding a message into owned maps and strings costs more than everything that is decided about it; see
+//! `docs/benchmarks.md`.
+
+/// What stands in one field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value<'a> {
+    /// Text, bytes, or a message.
+    Bytes(&'a [u8]),
+    /// A number of any other kind. None of those that are read here is looked at.
+    Number,
+}
+
+/// Calls `visit` with the number and the value of every field, in order. `None` when `visit` gave up or when `bytes` is not a
+/// message; groups, which no version of these messages has, count as that.
+pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes)?;
+        let value = match key & 7 {
+            0 => {
+                varint(&mut bytes)?;
+                Value::Number
+            }
+            1 => {
+                bytes = bytes.get(8..)?;
+                Value::Number
+            }
+            2 => {
+                let length = usize::try_from(varint(&mut bytes)?).ok()?;
+                let (value, rest) = bytes.split_at_checked(length)?;
+                bytes = rest;
+                Value::Bytes(value)
+            }
+            5 => {
+                bytes = bytes.get(4..)?;
+                Value::Number
+            }
+            _ => return None,
+        };
+        visit(key >> 3, value)?;
+    }
+    Some(())
+}
+
+/// Takes one base-128 number of at most ten bytes off the front.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    // Nearly all of them have one byte or two.
+    if let [byte @ 0..=0x7f, rest @ ..] = *bytes {
+        *bytes = rest;
+        return Some(u64::from(*byte));
+    }
+    let mut value = 0;
+    for shift in (0..70).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Writes a message, front to back.
+#[derive(Debug, Default)]
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Text or bytes.
+    pub(super) fn bytes(&mut self, field: u8, bytes: &[u8]) {
+        self.open(field, bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// A number.
+    pub(super) fn number(&mut self, field: u8, number: u8) {
+        self.0.push(field << 3);
+        self.varint(usize::from(number));
+    }
+
+    /// The beginning of a message of so many bytes, which the caller writes next.
+    pub(super) fn open(&mut self, field: u8, length: usize) {
+        self.0.push(field << 3 | 2);
+        self.varint(length);
+    }
+
+    fn varint(&mut self, mut number: usize) {
+        while number > 0x7f {
+            self.0.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number.to_le_bytes()[0]);
+    }
+}
+
+/// How long a field of so many bytes is, its key and its length included. Field numbers are below 16.
+pub(super) fn sized(length: usize) -> usize {
+    let bits = usize::BITS - (length | 1).leading_zeros();
+    1 + bits.div_ceil(7) as usize + length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 100_000] {
+            let mut writer = Writer::default();
+            writer.bytes(15, &vec![7; length]);
+            writer.number(3, 200);
+            let written = writer.finish();
+            assert_eq!(written.len(), sized(length) + 3, "{length}");
+            let mut seen = Vec::new();
+            fields(&written, |number, value| {
+                seen.push((number, matches!(value, Value::Bytes(bytes) if bytes.len() == length)));
+                Some(())
+            })
+            .unwrap();
+            assert_eq!(seen, [(15, true), (3, false)]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_message_ends_the_visit() {
+        for bytes in [&[0x0b, 0x0c][..], &[0xff; 11], &[0x0a, 0x05, 0x00], &[0x08], &[0x09, 1, 2], &[0x0d, 1]] {
+            assert_eq!(fields(bytes, |_, _| Some(())), None, "{bytes:?}");
+        }
+        assert_eq!(fields(&[0x0a, 0], |_, _| None), None, "the visitor gave up");
+    }
+}

@@ -1,0 +1,267 @@
+//! Tokens that were verified before: the signature of a token is checked once, not with every request that carries it.
+//!
+//! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
+//! limits, is asked on a hit as on a miss.
+//!
+//! - A token is known by a keyed hash of all its bytes (SipHash-2-4, 128 bits, a key of this process drawn at random); the
+//!   token itself is not kept. Whoever does not know the key cannot make two tokens meet.
+//! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
+//!   the token expires.
+//! - Tokens that were refused for good are remembered too, for [`REFUSED_FOR`] and in a room of their own, so that a flood of
+//!   bad signatures neither costs a verification each nor pushes good tokens out.
+//! - A burst of one new token verifies it once: the others wait for that one result, which takes microseconds.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use quick_cache::{
+    Weighter,
+    sync::{Cache, GuardResult},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use siphasher::sip128::SipHasher24;
+use tollgate_core::{
+    authn::{
+        Credential, Principal,
+        jwks::KeySet,
+        jwt::{Proven, Refused},
+    },
+    check::{self, Verified},
+    config::{Errors, Path},
+    snapshot::Snapshot,
+    time::{Span, Timestamp},
+};
+
+use crate::size::ByteSize;
+
+/// How long a token that was refused for good is remembered.
+pub const REFUSED_FOR: Span = Span::from_secs(10);
+
+/// The most that refused tokens take, in bytes.
+const REFUSED_BYTES: u64 = 1 << 20;
+
+/// What an entry takes beside its contents: its place in the table, reference counts, the allocator's rounding. Measured, see
+/// `docs/benchmarks.md`.
+const OVERHEAD: usize = 128;
+
+/// The section `token_cache`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenCacheConfig {
+    /// The most that remembered tokens may take. A token that was verified is not verified again until it expires, its issuer's
+    /// keys change or the policy does; scopes, revocation and limits are checked every time. `0B` remembers none. Default 64MiB:
+    /// about a hundred thousand tokens.
+    pub max: ByteSize,
+}
+
+impl Default for TokenCacheConfig {
+    fn default() -> Self {
+        Self { max: ByteSize(64 << 20) }
+    }
+}
+
+impl TokenCacheConfig {
+    /// Less than this would be pushed out as fast as it comes.
+    const LEAST: usize = 1 << 20;
+
+    /// Notes what is wrong with the section.
+    pub fn check(&self, path: &Path, errors: &mut Errors) {
+        if self.max.0 != 0 && self.max.0 < Self::LEAST {
+            errors.push(&path.key("max"), "a cache takes at least `1MiB`; write `0B` for none");
+        }
+    }
+}
+
+/// How often tokens were looked up, since the start of the process.
+#[derive(Debug, Default)]
+pub struct Lookups {
+    hit: AtomicU64,
+    negative: AtomicU64,
+    miss: AtomicU64,
+}
+
+impl Lookups {
+    /// By result: `hit` (known and good), `negative` (known and bad), `miss` (verified).
+    pub fn by_result(&self) -> [(&'static str, u64); 3] {
+        [("hit", self.hit.load(Relaxed)), ("negative", self.negative.load(Relaxed)), ("miss", self.miss.load(Relaxed))]
+    }
+}
+
+/// The tokens known under one policy.
+pub struct TokenCache {
+    rooms: Option<Rooms>,
+    lookups: Arc<Lookups>,
+}
+
+struct Rooms {
+    good: Cache<u128, Arc<Known>, Size>,
+    bad: Cache<u128, Arc<Bad>, Size>,
+    hasher: SipHasher24,
+}
+
+/// A token that was verified.
+struct Known {
+    principal: Arc<Principal>,
+    under: Under,
+    until: Timestamp,
+}
+
+/// A token that was refused for good.
+struct Bad {
+    refused: Refused,
+    under: Under,
+}
+
+/// What an entry was found under, and holds under.
+struct Under {
+    issuer: usize,
+    keys: Arc<KeySet>,
+    at: Timestamp,
+}
+
+impl Under {
+    fn new(issuer: usize, snapshot: &Snapshot, at: Timestamp) -> Option<Self> {
+        Some(Self { issuer, keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?), at })
+    }
+
+    /// Whether the same question gets the same answer: the issuer's key set is the very one that was used (held here, so its
+    /// address is no other's), and the clock has not gone back.
+    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let current = snapshot.keys.get(self.issuer).and_then(Option::as_ref);
+        self.at <= now && current.is_some_and(|current| Arc::ptr_eq(current, &self.keys))
+    }
+}
+
+impl Known {
+    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        now < self.until && self.under.holds(snapshot, now)
+    }
+}
+
+impl Bad {
+    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        now.micros().saturating_sub(self.under.at.micros()) < REFUSED_FOR.micros() && self.under.holds(snapshot, now)
+    }
+}
+
+/// What an entry takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Size;
+
+impl Weighter<u128, Arc<Known>> for Size {
+    fn weight(&self, _: &u128, known: &Arc<Known>) -> u64 {
+        (OVERHEAD + size_of::<Known>() + known.principal.size()) as u64
+    }
+}
+
+impl Weighter<u128, Arc<Bad>> for Size {
+    fn weight(&self, _: &u128, bad: &Arc<Bad>) -> u64 {
+        let denial = &bad.refused.denial;
+        (OVERHEAD + size_of::<Bad>() + denial.cause.len() + denial.message.as_deref().map_or(0, str::len)) as u64
+    }
+}
+
+impl TokenCache {
+    /// An empty cache. `lookups` counts on from the cache before it.
+    pub fn new(config: &TokenCacheConfig, lookups: Arc<Lookups>) -> Self {
+        let max = config.max.0 as u64;
+        let rooms = (max > 0).then(|| {
+            // A guess that only sizes tables: what bounds the cache is the weight.
+            let entries = |bytes: u64| usize::try_from(bytes / 640).unwrap_or(usize::MAX);
+            Rooms {
+                good: Cache::with_weighter(entries(max), max, Size),
+                bad: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
+                hasher: SipHasher24::new_with_keys(rand::random(), rand::random()),
+            }
+        });
+        Self { rooms, lookups }
+    }
+
+    /// A cache that remembers nothing.
+    pub fn off() -> Self {
+        Self { rooms: None, lookups: Arc::default() }
+    }
+
+    /// [`check::verify`], unless the answer is known. `snapshot` is the one this cache belongs to.
+    ///
+    /// # Errors
+    /// As [`check::verify`].
+    pub fn verify(&self, snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
+        let Some(rooms) = &self.rooms else {
+            return check::verify(snapshot, credential, now).map(|proven| proven.principal);
+        };
+        let tag = rooms.hasher.hash(credential.expose()).as_u128();
+        if let Some(known) = rooms.good.get(&tag).filter(|known| known.holds(snapshot, now)) {
+            self.lookups.hit.fetch_add(1, Relaxed);
+            return Ok(Arc::clone(&known.principal));
+        }
+        if let Some(bad) = rooms.bad(tag, snapshot, now) {
+            self.lookups.negative.fetch_add(1, Relaxed);
+            return Err(bad);
+        }
+        // What no longer holds makes room first: whoever finds it gone is the one who verifies.
+        rooms.good.remove_if(&tag, |known| !known.holds(snapshot, now));
+        match rooms.good.get_value_or_guard(&tag, None) {
+            GuardResult::Value(known) if known.holds(snapshot, now) => {
+                self.lookups.hit.fetch_add(1, Relaxed);
+                Ok(Arc::clone(&known.principal))
+            }
+            GuardResult::Guard(place) => {
+                // Somebody who verified it while this one waited may have refused it.
+                if let Some(bad) = rooms.bad(tag, snapshot, now) {
+                    self.lookups.negative.fetch_add(1, Relaxed);
+                    return Err(bad);
+                }
+                self.lookups.miss.fetch_add(1, Relaxed);
+                match check::verify(snapshot, credential, now) {
+                    Ok(Proven { principal, issuer, until }) => {
+                        if let Some(under) = Under::new(issuer, snapshot, now) {
+                            // An error says that the place is gone, which costs a verification later and nothing else.
+                            let _ = place.insert(Arc::new(Known { principal: Arc::clone(&principal), under, until }));
+                        }
+                        Ok(principal)
+                    }
+                    Err(refused) => {
+                        // Before the place is given up, so that whoever waits for it finds the refusal.
+                        if let Some(under) = refused.settled.and_then(|issuer| Under::new(issuer, snapshot, now)) {
+                            rooms.bad.insert(tag, Arc::new(Bad { refused: refused.clone(), under }));
+                        }
+                        Err(refused)
+                    }
+                }
+            }
+            // Found under other keys a moment ago, by a check with another snapshot.
+            GuardResult::Value(_) | GuardResult::Timeout => {
+                self.lookups.miss.fetch_add(1, Relaxed);
+                check::verify(snapshot, credential, now).map(|proven| proven.principal)
+            }
+        }
+    }
+
+    /// How many good tokens are remembered, and the bytes that all take.
+    pub fn held(&self) -> (u64, u64) {
+        self.rooms.as_ref().map_or((0, 0), |rooms| (rooms.good.len() as u64, rooms.good.weight() + rooms.bad.weight()))
+    }
+}
+
+impl Rooms {
+    fn bad(&self, tag: u128, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
+        self.bad.get(&tag).filter(|bad| bad.holds(snapshot, now)).map(|bad| bad.refused.clone())
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (entries, bytes) = self.held();
+        f.debug_struct("TokenCache").field("entries", &entries).field("bytes", &bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+use std::{
+    sync::{Barrier, atomic::Ordering::Relaxed},
+    thread,
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+use tollgate_core::{
+    check::{Prepared, prepare_with},
+    config::Document,
+    decision::{Decision, Reason},
+    limit::Answers,
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody, RawRequest},
+    revocation::Target,
+    secret::Secret,
+};
+
+use super::*;
+use crate::store::{Memory, MemoryConfig, Revocation};
+
+const SECRET: &str = "a-string-secret-at-least-256-bits-long";
+const OTHER: &str = "another-string-secret-of-256-bits-or-more";
+const NOW: Timestamp = Timestamp::from_secs(1_795_318_900);
+
+fn keys(secret: &str) -> Option<Arc<KeySet>> {
+    Some(Arc::new(KeySet::from_secret(&Secret::new(secret), &[Algorithm::HS256]).unwrap()))
+}
+
+fn snapshot() -> Snapshot {
+    let text = "
+issuers:
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: unused-here, leeway: 30s }
+routes:
+  - { match: { methods: [POST], paths: [/v1/chat/completions] }, scopes: [infer:text] }
+  - { match: { methods: [POST], paths: [/v1/embeddings] }, scopes: [infer:embeddings] }
+";
+    let document = Document::parse(text, &|_| None).unwrap();
+    let mut errors = Errors::default();
+    let policy = Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap();
+    Snapshot { keys: vec![keys(SECRET)], ..Snapshot::without_keys(Arc::new(policy)) }
+}
+
+fn signed(secret: &str, subject: &str, exp: u64) -> String {
+    let claims = json!({ "sub": subject, "jti": subject, "iat": NOW.secs(), "exp": exp, "scope": "infer:text" });
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+fn token(subject: &str) -> String {
+    signed(SECRET, subject, NOW.secs() + 600)
+}
+
+fn cache() -> TokenCache {
+    TokenCache::new(&TokenCacheConfig::default(), Arc::default())
+}
+
+fn after(secs: u64) -> Timestamp {
+    Timestamp::from_secs(NOW.secs() + secs)
+}
+
+/// The answer to a request for `path`: with a store in which only what `store` holds is revoked.
+fn ask(cache: &TokenCache, snapshot: &Snapshot, path: &str, token: &str, now: Timestamp, store: &Memory) -> Result<(), Reason> {
+    let value = format!("Bearer {token}");
+    let mut headers = Headers::default();
+    headers.push("authorization", value.as_bytes());
+    let raw = RawRequest {
+        method: b"POST",
+        scheme: b"https",
+        host: b"h",
+        path: path.as_bytes(),
+        headers,
+        address: None,
+        body: RawBody::None,
+    };
+    let outcome = match prepare_with(snapshot, raw, now, |credential| cache.verify(snapshot, credential, now)) {
+        Prepared::Done(outcome) => outcome,
+        Prepared::Ask(pending) => {
+            let answers: Result<Answers, _> = store.admit_at(pending.demands(), now);
+            pending.conclude(answers)
+        }
+    };
+    match outcome.decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(denial) => Err(denial.reason),
+        Decision::Fail(failure) => Err(failure.reason),
+    }
+}
+
+fn chat(cache: &TokenCache, snapshot: &Snapshot, token: &str, now: Timestamp) -> Result<(), Reason> {
+    ask(cache, snapshot, "/v1/chat/completions", token, now, &Memory::new(&MemoryConfig::default()))
+}
+
+/// Hits, known refusals and verifications.
+fn counted(cache: &TokenCache) -> [u64; 3] {
+    cache.lookups.by_result().map(|(_, count)| count)
+}
+
+#[test]
+fn a_token_is_verified_once() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    for _ in 0..5 {
+        assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    }
+    assert_eq!(counted(&cache), [4, 0, 1]);
+}
+
+#[test]
+fn every_rule_of_a_route_is_asked_on_a_hit() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    let store = Memory::new(&MemoryConfig::default());
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    let elsewhere = ask(&cache, &snapshot, "/v1/embeddings", &token, NOW, &store);
+    assert_eq!(elsewhere, Err(Reason::InsufficientScope));
+    assert_eq!(counted(&cache), [1, 0, 1]);
+}
+
+#[test]
+fn a_revocation_reaches_a_remembered_token() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    let store = Memory::new(&MemoryConfig::default());
+    let again = |now| ask(&cache, &snapshot, "/v1/chat/completions", &token, now, &store);
+    assert_eq!(again(NOW), Ok(()));
+    let target = Target::Jti { issuer: String::new(), jti: "ann".into() };
+    store.revoke_at(&Revocation::new(target, NOW, Span::from_secs(600), None).unwrap(), NOW);
+    assert_eq!(again(NOW), Err(Reason::Revoked));
+    assert_eq!(counted(&cache), [1, 0, 1]);
+}
+
+#[test]
+fn a_remembered_token_expires_when_the_token_does() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    let last = Timestamp::from_micros(after(630).micros() - 1);
+    assert_eq!(chat(&cache, &snapshot, &token, last), Ok(()), "within the leeway");
+    assert_eq!(counted(&cache), [1, 0, 1]);
+    assert_eq!(chat(&cache, &snapshot, &token, after(630)), Err(Reason::Expired));
+    assert_eq!(chat(&cache, &snapshot, &token, after(631)), Err(Reason::Expired));
+    assert_eq!(counted(&cache), [1, 1, 2], "that it has expired is remembered too");
+}
+
+#[test]
+fn a_clock_that_goes_back_is_not_believed() {
+    let (cache, snapshot) = (cache(), snapshot());
+    let token = token("ann");
+    assert_eq!(chat(&cache, &snapshot, &token, after(60)), Ok(()));
+    assert_eq!(chat(&cache, &snapshot, &token, Timestamp::from_secs(NOW.secs() - 60)), Err(Reason::NotYetValid));
+    assert_eq!(counted(&cache), [0, 0, 2]);
+}
+
+#[test]
+fn a_key_that_goes_takes_its_tokens_along() {
+    let (cache, mut snapshot, token) = (cache(), snapshot(), token("ann"));
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    snapshot.keys = vec![keys(OTHER)];
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::BadSignature));
+    snapshot.keys = vec![None];
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::NotReady), "keys too old to be used");
+    snapshot.keys = vec![keys(SECRET)];
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    assert_eq!(counted(&cache), [0, 0, 4]);
+}
+
+#[test]
+fn a_key_that_comes_is_used_at_once() {
+    let (cache, mut snapshot) = (cache(), snapshot());
+    let token = signed(OTHER, "ann", NOW.secs() + 600);
+    for _ in 0..3 {
+        assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::BadSignature));
+    }
+    assert_eq!(counted(&cache), [0, 2, 1]);
+    snapshot.keys = vec![keys(OTHER)];
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+}
+
+#[test]
+fn a_refusal_is_remembered_for_a_short_time() {
+    let (cache, snapshot) = (cache(), snapshot());
+    let token = signed(OTHER, "ann", NOW.secs() + 600);
+    for (secs, expected) in [(0, [0, 0, 1]), (9, [0, 1, 1]), (10, [0, 1, 2]), (19, [0, 2, 2])] {
+        assert_eq!(chat(&cache, &snapshot, &token, after(secs)), Err(Reason::BadSignature));
+        assert_eq!(counted(&cache), expected, "after {secs} s");
+    }
+}
+
+#[test]
+fn what_time_will_change_is_not_remembered() {
+    let (cache, snapshot) = (cache(), snapshot());
+    let claims =
+        json!({ "sub": "ann", "iat": NOW.secs(), "nbf": NOW.secs() + 35, "exp": NOW.secs() + 600, "scope": "infer:text" });
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::NotYetValid));
+    assert_eq!(chat(&cache, &snapshot, &token, after(5)), Ok(()));
+}
+
+#[test]
+fn one_byte_makes_another_token() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    for at in 0..token.len() {
+        let mut other = token.clone().into_bytes();
+        other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+        let other = String::from_utf8(other).unwrap();
+        assert!(chat(&cache, &snapshot, &other, NOW).is_err(), "byte {at}");
+    }
+    assert_eq!(cache.lookups.hit.load(Relaxed), 0);
+}
+
+#[test]
+fn a_burst_of_one_new_token_verifies_it_once() {
+    for good in [true, false] {
+        let (cache, snapshot) = (cache(), snapshot());
+        let token = signed(if good { SECRET } else { OTHER }, "ann", NOW.secs() + 600);
+        let start = Barrier::new(16);
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    start.wait();
+                    assert_eq!(chat(&cache, &snapshot, &token, NOW).is_ok(), good);
+                });
+            }
+        });
+        let [hits, refused, verified] = counted(&cache);
+        assert_eq!((verified, hits + refused), (1, 15), "good: {good}");
+    }
+}
+
+#[test]
+fn the_bytes_are_bounded_and_bad_tokens_push_no_good_ones_out() {
+    let lookups = Arc::new(Lookups::default());
+    let cache = TokenCache::new(&TokenCacheConfig { max: ByteSize(1 << 20) }, Arc::clone(&lookups));
+    let snapshot = snapshot();
+    let ann = token("ann");
+    for _ in 0..2 {
+        assert_eq!(chat(&cache, &snapshot, &ann, NOW), Ok(()));
+    }
+    for number in 0..3000 {
+        let bad = signed(OTHER, &format!("s{number}"), NOW.secs() + 600);
+        assert_eq!(chat(&cache, &snapshot, &bad, NOW), Err(Reason::BadSignature));
+    }
+    assert_eq!(cache.held().0, 1);
+    assert!(cache.held().1 <= (1 << 20) + REFUSED_BYTES, "{:?}", cache.held());
+    assert_eq!(chat(&cache, &snapshot, &ann, NOW), Ok(()));
+    assert_eq!(lookups.hit.load(Relaxed), 2);
+    for number in 0..2500 {
+        assert_eq!(chat(&cache, &snapshot, &token(&format!("s{number}")), NOW), Ok(()));
+    }
+    let (entries, bytes) = cache.held();
+    assert!((100..2500).contains(&entries) && bytes <= (1 << 20) + REFUSED_BYTES, "{entries} in {bytes}");
+}
+
+#[test]
+fn a_cache_of_no_bytes_remembers_nothing() {
+    let lookups = Arc::new(Lookups::default());
+    let cache = TokenCache::new(&TokenCacheConfig { max: ByteSize(0) }, Arc::clone(&lookups));
+    let (snapshot, token) = (snapshot(), token("ann"));
+    for _ in 0..3 {
+        assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    }
+    assert_eq!((counted(&cache), cache.held()), ([0, 0, 0], (0, 0)));
+}
+
+#[test]
+fn nothing_in_it_prints() {
+    let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
+    assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
+    let shown = format!("{cache:?}");
+    assert!(shown.starts_with("TokenCache { entries: 1, bytes: ") && shown.len() < 50, "{shown}");
+}
+
+#[test]
+fn a_size_that_makes_no_sense_is_refused() {
+    for (max, good) in [(0, true), (1, false), ((1 << 20) - 1, false), (1 << 20, true)] {
+        let mut errors = Errors::default();
+        TokenCacheConfig { max: ByteSize(max) }.check(&Path::root().key("token_cache"), &mut errors);
+        assert_eq!(errors.is_empty(), good, "{max}");
+    }
+}
