@@ -17,13 +17,13 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, and real Envoy, Redis and nginx
-	@tools/parts toolchain envoy redis python nginx nginx-njs >/dev/null
+test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus and an OpenTelemetry collector
+	@tools/parts toolchain envoy redis python nginx nginx-njs prometheus collector >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy >/dev/null
+	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: check
@@ -35,6 +35,10 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
+
+.PHONY: image
+image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there
+	@deploy/image/build
 
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B

@@ -9,7 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Neither protox nor compile_fds() says this.
     println!("cargo::rerun-if-changed={}", root.display());
 
-    let files = protox::compile(["envoy/service/auth/v3/external_auth.proto"], [&root])?;
+    let files = protox::compile(
+        ["envoy/service/auth/v3/external_auth.proto", "opentelemetry/proto/collector/trace/v1/trace_service.proto"],
+        [&root],
+    )?;
     const HTTP: &str = ".envoy.service.auth.v3.AttributeContext.HttpRequest";
     tonic_prost_build::configure()
         .build_client(false)

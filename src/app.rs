@@ -38,14 +38,15 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, JwksStatus, Status, StoreStatus, TokenStatus},
+        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
+        trace::Tracer,
     },
     ops::{self, Ops},
     ready::Readiness,
     reload::Reloader,
     secrets,
-    store::{self, Store},
+    store::{self, Opened},
 };
 
 /// How long a load balancer gets to notice that readiness is off before connections are asked to end.
@@ -53,6 +54,9 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// How long the audit log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long the last spans may take to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How often gRPC health is brought in step with readiness.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
@@ -122,8 +126,10 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
-        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?)));
-        observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+        let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
+        let observer = Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?));
+        let observer = Arc::new(observer.traced(tracer));
+        observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
         let store = store::open(&file.store, stop.clone())?;
 
@@ -168,7 +174,16 @@ impl App {
             };
             http.push(servers.http(&config.listener(), handler).await?);
         }
-        let handlers = Arc::new(Ops::new(Arc::clone(&observer), missing(&readiness), status(&live, &store.store)));
+        let handlers = Arc::new(Ops::new(
+            Arc::clone(&observer),
+            missing(&readiness),
+            status(
+                Arc::clone(&live),
+                Opened { store: Arc::clone(&store.store), local: store.local.clone() },
+                Arc::clone(&readiness),
+                in_flight,
+            ),
+        ));
         let ops = servers.http(&file.listen.ops, move |request| {
             let handlers = Arc::clone(&handlers);
             async move { ops::handle(&handlers, request).await }
@@ -203,6 +218,11 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        if let Some(tracer) = self.observer.tracer()
+            && !tracer.close(LAST_SPANS).await
+        {
+            tracing::warn!("some spans were not exported");
+        }
         let observer = Arc::clone(&self.observer);
         // Off the runtime: it waits for a thread.
         if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
@@ -231,8 +251,12 @@ fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + S
 }
 
 /// What `/metrics` asks the other rooms.
-fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Send + Sync + 'static {
-    let (live, store) = (Arc::clone(live), Arc::clone(store));
+fn status(
+    live: Arc<Live>,
+    opened: Opened,
+    readiness: Arc<Readiness>,
+    in_flight: InFlight,
+) -> impl Fn() -> Status + Send + Sync + 'static {
     move || {
         let state = live.load();
         let jwks = state.sources.iter().map(|source| {
@@ -245,15 +269,32 @@ fn status(live: &Arc<Live>, store: &Arc<dyn Store>) -> impl Fn() -> Status + Sen
                 failed: status.fetches_failed,
             }
         });
-        let status = store.status();
+        let status = opened.store.status();
         let circuit = match status.circuit {
             store::Circuit::Closed => Circuit::Closed,
             store::Circuit::Connecting => Circuit::HalfOpen,
             store::Circuit::Open => Circuit::Open,
         };
+        let local = opened.local.as_ref().map(|local| {
+            let store::LocalStatus { age, revocations, buckets } = local.status();
+            LocalStatus { age_seconds: age.map(|age| age.as_secs_f64()), revocations, buckets }
+        });
         let (entries, bytes) = state.tokens.held();
-        let tokens = TokenStatus { lookups: live.lookups().by_result(), entries, bytes };
-        Status { jwks: jwks.collect(), store: Some(StoreStatus { up: status.up, circuit }), tokens }
+        Status {
+            ready: readiness.missing().is_empty(),
+            jwks: jwks.collect(),
+            store: Some(StoreStatus {
+                up: status.up,
+                circuit,
+                remote: status.kind != "memory",
+                connections: status.connections,
+                buckets: status.buckets,
+                revocations: status.revocations,
+            }),
+            local,
+            tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },
+            in_flight: InFlightStatus { bytes: in_flight.taken() as u64, limit: in_flight.total() as u64 },
+        }
     }
 }
 

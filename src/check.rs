@@ -3,14 +3,16 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
+use http::HeaderMap;
 use tollgate_core::{
-    check::{Pending, Prepared, prepare_with},
+    authn::Credential,
+    check::{Pending, Prepared, prepare_watched, prepare_with},
     decision::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     limit::Answers,
-    request::{RawBody, RawRequest},
+    request::{Headers, RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,
     time::{Span, Timestamp},
@@ -18,7 +20,7 @@ use tollgate_core::{
 
 use crate::{
     live::{Live, State},
-    observe::Observer,
+    observe::{CheckRecord, Observer},
     store::{LocalFallback, Store},
 };
 
@@ -26,6 +28,8 @@ use crate::{
 pub struct Checker {
     live: Arc<Live>,
     store: Arc<dyn Store>,
+    /// Whether the store is somewhere else: the time it takes is worth knowing.
+    remote: bool,
     local: Option<Arc<LocalFallback>>,
     observer: Arc<Observer>,
     clock: Clock,
@@ -82,12 +86,18 @@ impl Checker {
         clock: Clock,
         max_body: usize,
     ) -> Self {
-        Self { live, store, local, observer, clock, max_body }
+        let remote = store.status().kind != "memory";
+        Self { live, store, remote, local, observer, clock, max_body }
     }
 
     /// Decides one request and encodes the answer. A panic inside is caught and denied.
     pub async fn check<T>(&self, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
-        let answered = AssertUnwindSafe(self.recorded(raw, &encode)).catch_unwind().await;
+        self.check_called(None, raw, encode).await
+    }
+
+    /// As [`Checker::check`], where the proxy's call has a head of its own, which may say what trace it belongs to.
+    pub async fn check_called<T>(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
+        let answered = AssertUnwindSafe(self.recorded(call, raw, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             // The record was dropped by the panic and says so; this answer has no other.
             let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
@@ -98,6 +108,7 @@ impl Checker {
     /// Answers what a front-end could not even read.
     pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(Answered<'_>) -> T) -> T {
         let mut record = self.observer.begin((self.clock)());
+        record.trace(None, &Headers::default());
         let outcome = Outcome::refused(denial);
         record.decided(&outcome);
         let encoded = encode(shape(&outcome, &self.live.load().snapshot, record.id()));
@@ -105,11 +116,12 @@ impl Checker {
         encoded
     }
 
-    async fn recorded<T>(&self, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
+    async fn recorded<T>(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
         let mut record = self.observer.begin((self.clock)());
         record.asked(&raw);
+        record.trace(call, &raw.headers);
         let state = self.live.load();
-        let outcome = self.decide(&state, raw, record.now(), record.has_room()).await;
+        let outcome = self.decide(&state, raw, &mut record).await;
         record.decided(&outcome);
         if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
             source.unknown_key();
@@ -119,27 +131,38 @@ impl Checker {
         encoded
     }
 
-    async fn decide(&self, state: &State, raw: RawRequest<'_>, now: Timestamp, has_room: bool) -> Outcome {
-        if !has_room {
+    async fn decide(&self, state: &State, raw: RawRequest<'_>, record: &mut CheckRecord<'_>) -> Outcome {
+        if !record.has_room() {
             let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
             return Outcome::refused(denial.after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        let prepared = prepare_with(&state.snapshot, raw, now, |token| state.tokens.verify(&state.snapshot, token, now));
+        let now = record.now();
+        let State { snapshot, tokens, .. } = state;
+        let verify = |token: Credential<'_>| tokens.verify(snapshot, token, now);
+        let prepared = match record.steps() {
+            None => prepare_with(snapshot, raw, now, verify),
+            Some(passed) => prepare_watched(snapshot, raw, now, verify, passed),
+        };
         match prepared {
             Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => self.ask(pending).await,
+            Prepared::Ask(pending) => self.ask(pending, record).await,
         }
     }
 
     /// One round trip at most; none when there is nothing to ask.
-    async fn ask(&self, pending: Pending) -> Outcome {
+    async fn ask(&self, pending: Pending, record: &mut CheckRecord<'_>) -> Outcome {
         if pending.demands().is_empty() {
             return pending.conclude(Ok(Answers::Counted(Vec::new())));
         }
-        match (self.store.admit(pending.demands()).await, pending.on_outage(), &self.local) {
+        if self.remote {
+            record.asking();
+        }
+        let answers = self.store.admit(pending.demands()).await;
+        record.told(answers.as_ref().err().copied());
+        match (answers, pending.on_outage(), &self.local) {
             (Err(outage), OnOutage::Local, Some(local)) => {
                 let answers = local.admit(pending.demands());
                 pending.conclude_locally(outage, answers)

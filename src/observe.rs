@@ -7,6 +7,7 @@ pub mod log;
 pub mod metrics;
 pub mod rfc3339;
 mod subjects;
+pub mod trace;
 
 use std::{
     net::IpAddr,
@@ -15,24 +16,24 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderMap;
 use tollgate_core::{
     authn::Principal,
+    check::Step,
     decision::{Decision, Outcome},
     limit::Outage,
-    request::RawRequest,
+    request::{Headers, RawRequest},
     route::Route,
     time::Timestamp,
 };
 
 pub use self::ending::{Basis, Ending};
 use self::{
-    audit::{
-        Audit, Place,
-        line::{CheckLine, Facts},
-    },
-    exposition::Status,
-    metrics::Metrics,
+    audit::{Audit, Place, line::Facts},
+    exposition::{Queues, Status},
+    metrics::{Count, Metrics},
     rfc3339::Rfc3339,
+    trace::{Trace, Tracer},
 };
 
 /// The clock on the wall, for the edge: the core takes the moment as an argument.
@@ -46,12 +47,19 @@ pub fn now() -> Timestamp {
 pub struct Observer {
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    tracer: Option<Tracer>,
 }
 
 impl Observer {
-    /// Puts the two together.
+    /// Puts the two together. Nothing is traced.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<Audit>) -> Self {
-        Self { metrics, audit }
+        Self { metrics, audit, tracer: None }
+    }
+
+    /// Traces checks besides, where there is a tracer.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Starts the record of one check: to be called first, and its record kept in the same function as the answer is made in, so that
@@ -63,13 +71,15 @@ impl Observer {
         };
         CheckRecord {
             observer: self,
-            id: format!("{:032x}", rand::random::<u128>()),
+            id: decision_id(rand::random()),
             now,
             started: Instant::now(),
+            store: Store::NotAsked,
             place,
             has_room,
             asked: Asked::default(),
             decided: None,
+            trace: None,
             answered: false,
         }
     }
@@ -84,13 +94,30 @@ impl Observer {
         &self.audit
     }
 
+    /// What traces checks, if anything does.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_ref()
+    }
+
     /// Everything counted, as OpenMetrics text, with what the other rooms know at this moment.
     ///
     /// # Errors
     /// None that occurs: it writes into memory.
     pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
-        exposition::exposition(&self.metrics, status, self.audit.dropped())
+        let queues =
+            Queues { dropped: self.audit.dropped(), waiting: self.audit.waiting(), spans: self.tracer().map(Tracer::sent) };
+        exposition::exposition(&self.metrics, status, queues)
     }
+}
+
+/// 128 bits in lower-case hex.
+fn decision_id(random: u128) -> [u8; 32] {
+    let mut id = [0; 32];
+    for (at, digit) in id.iter_mut().enumerate() {
+        let [nibble, ..] = (random >> (124 - 4 * at) & 15).to_le_bytes();
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    id
 }
 
 /// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::answered`], otherwise as `panic`
@@ -99,14 +126,25 @@ impl Observer {
 #[must_use = "a record that is dropped at once counts as cancelled"]
 pub struct CheckRecord<'a> {
     observer: &'a Observer,
-    id: String,
+    id: [u8; 32],
     now: Timestamp,
     started: Instant,
+    store: Store,
     place: Option<Place>,
     has_room: bool,
     asked: Asked<'a>,
     decided: Option<Decided>,
+    /// Only of a check that is traced.
+    trace: Option<Box<Trace>>,
     answered: bool,
+}
+
+/// The question to a store elsewhere.
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    NotAsked,
+    Asked(Instant),
+    Answered(Duration),
 }
 
 /// The request, as it was sent.
@@ -126,13 +164,16 @@ struct Decided {
     route: Option<Arc<Route>>,
     principal: Option<Arc<Principal>>,
     model: Option<String>,
+    /// The limits that had no room.
+    used_up: Vec<Arc<str>>,
     outage: Option<Outage>,
 }
 
 impl<'a> CheckRecord<'a> {
     /// The decision id: 128 random bits in lower-case hex, the same in the audit line and in the answer's headers.
     pub fn id(&self) -> &str {
-        &self.id
+        // It is hex. Should it not be, a check without a name is better than none.
+        std::str::from_utf8(&self.id).unwrap_or_default()
     }
 
     /// The moment the check is decided against.
@@ -151,6 +192,37 @@ impl<'a> CheckRecord<'a> {
         self.asked = Asked { method: request.method, host: request.host, path: request.path, address: request.address };
     }
 
+    /// Begins the span of this check, where checks are traced and this one is sampled. `call` is the head of the proxy's own call, if it
+    /// is not the same as the checked request's `headers`.
+    pub fn trace(&mut self, call: Option<&HeaderMap>, headers: &Headers<'_>) {
+        if let Some(tracer) = &self.observer.tracer {
+            self.trace = tracer.begin(call, headers);
+        }
+    }
+
+    /// What to tell of each step, if the check is traced.
+    pub fn steps(&mut self) -> Option<impl FnMut(Step)> {
+        self.trace.as_mut().map(|trace| |step| trace.passed(step))
+    }
+
+    /// Notes that a store elsewhere is being asked.
+    pub fn asking(&mut self) {
+        self.store = Store::Asked(Instant::now());
+        if let Some(trace) = &mut self.trace {
+            trace.asking();
+        }
+    }
+
+    /// Notes that the store, wherever it is, has answered or cannot be asked.
+    pub fn told(&mut self, outage: Option<Outage>) {
+        if let Store::Asked(at) = self.store {
+            self.store = Store::Answered(at.elapsed());
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.told(outage);
+        }
+    }
+
     /// Notes what was decided. The last outcome noted is the one that counts.
     pub fn decided(&mut self, outcome: &Outcome) {
         let evidence = &outcome.evidence;
@@ -165,6 +237,7 @@ impl<'a> CheckRecord<'a> {
             route: evidence.route.clone(),
             principal: evidence.principal.clone(),
             model: evidence.model.clone(),
+            used_up: used_up(outcome),
             outage: evidence.outage,
         });
     }
@@ -172,6 +245,9 @@ impl<'a> CheckRecord<'a> {
     /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
     pub fn answered(mut self) {
         self.answered = true;
+        if let Some(trace) = &mut self.trace {
+            trace.answered();
+        }
     }
 
     fn ending(&self) -> Ending {
@@ -191,21 +267,43 @@ impl Drop for CheckRecord<'_> {
         let route = decided.as_ref().and_then(|decided| decided.route.as_deref()).map(|route| route.name.as_str());
         let principal = decided.as_ref().and_then(|decided| decided.principal.as_deref());
         let metrics = &self.observer.metrics;
-        metrics.count(route, ending, took, decided.as_ref().and_then(|decided| decided.outage));
+        metrics.count(&Count {
+            route,
+            model: decided.as_ref().and_then(|decided| decided.model.as_deref()),
+            used_up: decided.as_ref().map(|decided| decided.used_up.as_slice()).unwrap_or_default(),
+            ending,
+            took,
+            store: if let Store::Answered(took) = self.store { Some(took) } else { None },
+            outage: decided.as_ref().and_then(|decided| decided.outage),
+        });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
+        }
+        if let (Some(trace), Some(tracer)) = (self.trace.take(), &self.observer.tracer) {
+            let decided = decided.as_ref();
+            let facts = trace::Facts {
+                began: self.now,
+                decision_id: self.id().to_owned(),
+                ending,
+                route: decided.and_then(|decided| decided.route.clone()),
+                model: decided.and_then(|decided| decided.model.clone()),
+                outage: decided.and_then(|decided| decided.outage),
+                principal: decided.and_then(|decided| decided.principal.clone()).filter(|_| tracer.identity()),
+            };
+            tracer.end(*trace, facts);
         }
         if !self.observer.audit.is_on() {
             return;
         }
+        let place = self.place.take();
         let unanswered = decided.as_ref().filter(|decided| decided.ending != ending).map(|decided| {
             let (decision, reason) = (decided.ending.decision(), decided.ending.reason());
             format!("decided `{decision}` ({reason}), and not answered")
         });
         let cause = unanswered.as_deref().or(decided.as_ref().and_then(|decided| decided.cause.as_deref()));
-        let line = CheckLine::new(Facts {
+        let facts = Facts {
             time: Rfc3339(self.now),
-            decision_id: &self.id,
+            decision_id: self.id(),
             client_ip: self.asked.address,
             principal,
             method: self.asked.method,
@@ -217,9 +315,18 @@ impl Drop for CheckRecord<'_> {
             reason: ending.reason(),
             cause,
             microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        });
-        self.observer.audit.write(self.place.take(), &line);
+        };
+        self.observer.audit.write(place, |line| facts.write(line));
     }
+}
+
+/// Allocates nothing for a check that had room.
+fn used_up(outcome: &Outcome) -> Vec<Arc<str>> {
+    if matches!(outcome.decision, Decision::Allow(_)) {
+        return Vec::new();
+    }
+    let full = outcome.evidence.limits.iter().filter(|status| !status.verdict.admitted);
+    full.map(|status| Arc::clone(&status.name)).collect()
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Reloader {
 
 /// Puts a policy in force: its key sources, its metric labels, and then the pointer.
 async fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Policy, upstream_keys: Vec<Secret>) {
-    observer.metrics().add_routes(policy.route_names.iter().map(String::as_str));
+    observer.metrics().add_policy(&policy);
     let sources = engine.apply(policy.issuers.list());
     // A new issuer, or one whose address changed, starts without keys. The policy in force goes on until each was tried.
     let tried = async {

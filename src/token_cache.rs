@@ -3,7 +3,7 @@
 //! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
 //! limits, is asked on a hit as on a miss.
 //!
-//! - A token is known by a keyed hash of all its bytes (SipHash-2-4, 128 bits, a key of this process drawn at random); the
+//! - A token is known by a keyed hash of all its bytes (SipHash-1-3, 128 bits, a key of this process drawn at random); the
 //!   token itself is not kept. Whoever does not know the key cannot make two tokens meet.
 //! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
 //!   the token expires.
@@ -25,7 +25,7 @@ use quick_cache::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use siphasher::sip128::SipHasher24;
+use siphasher::sip128::SipHasher13;
 use tollgate_core::{
     authn::{
         Credential, Principal,
@@ -102,7 +102,7 @@ pub struct TokenCache {
 struct Rooms {
     good: Cache<u128, Arc<Known>, Size>,
     bad: Cache<u128, Arc<Bad>, Size>,
-    hasher: SipHasher24,
+    hasher: SipHasher13,
 }
 
 /// A token that was verified.
@@ -177,7 +177,7 @@ impl TokenCache {
             Rooms {
                 good: Cache::with_weighter(entries(max), max, Size),
                 bad: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
-                hasher: SipHasher24::new_with_keys(rand::random(), rand::random()),
+                hasher: SipHasher13::new_with_keys(rand::random(), rand::random()),
             }
         });
         Self { rooms, lookups }

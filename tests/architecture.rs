@@ -23,7 +23,7 @@ const MAY: [(&str, &[&str]); 19] = [
     ("frontend", &["check", "listener", "pb"]),
     ("store", &["secrets"]),
     ("jwks", &["secrets"]),
-    ("observe", &[]),
+    ("observe", &["pb", "secrets"]),
     ("admin", &["observe", "secrets", "store"]),
     ("ops", &["live", "observe", "ready", "store"]),
     ("listener", &[]),

@@ -3,8 +3,10 @@
 
 mod architecture;
 mod corpus;
+mod deploy;
 mod e2e;
 mod jwks;
+mod observe;
 mod presets;
 mod proxies;
 mod rig;

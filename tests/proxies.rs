@@ -53,7 +53,7 @@ mod attacks;
 mod body;
 mod denials;
 mod doctor;
-mod gate;
+pub(crate) mod gate;
 mod nginx;
 mod parity;
 mod paths;

@@ -48,6 +48,19 @@ pub struct Pending {
     evidence: Evidence,
 }
 
+/// A step that [`prepare_watched`] has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The request is read and not ambiguous.
+    Parse,
+    /// A route covers it.
+    Route,
+    /// The credential is good. Not on public routes.
+    Authenticate,
+    /// Its holder may use the route so, the body included.
+    Authorize,
+}
+
 /// Steps 1 to 4: what is asked, which rule covers it, who asks, may they. The order is the one in which a client learns
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
@@ -62,8 +75,19 @@ pub fn prepare_with(
     now: Timestamp,
     verify: impl FnOnce(Credential<'_>) -> Verified,
 ) -> Prepared {
+    prepare_watched(snapshot, raw, now, verify, |_| {})
+}
+
+/// As [`prepare_with`], and tells `passed` of each step, for whoever measures: there is no clock here.
+pub fn prepare_watched(
+    snapshot: &Snapshot,
+    raw: RawRequest<'_>,
+    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
+    mut passed: impl FnMut(Step),
+) -> Prepared {
     let mut evidence = Evidence::none(Dialect::of_target(raw.path));
-    match permit(snapshot, raw, now, verify, &mut evidence) {
+    match permit(snapshot, raw, now, verify, &mut evidence, &mut passed) {
         Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
         Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
     }
@@ -75,6 +99,7 @@ fn permit(
     now: Timestamp,
     verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
+    passed: &mut impl FnMut(Step),
 ) -> Result<(Permit, Demands), Denial> {
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
@@ -88,16 +113,20 @@ fn permit(
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }
+    passed(Step::Parse);
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(&route));
+    passed(Step::Route);
     let asked = Asked { request: &request, captures: &captures, now };
     let permit = if route.public {
         authz::open(&route, asked)?
     } else {
         let principal = authenticate(&request, verify, evidence)?;
         evidence.principal = Some(Arc::clone(&principal));
+        passed(Step::Authenticate);
         authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
     };
+    passed(Step::Authorize);
     let facts = Facts {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),

@@ -15,7 +15,8 @@ use crate::{authn::Principal, time::Span};
 pub struct Charge {
     /// The limit's name, for headers, metrics and the audit line.
     pub limit: Arc<str>,
-    /// The bucket, `rate:<limit>:<hex SHA-256 of its parts>`: nothing a client controls stands in it in clear.
+    /// The bucket: `rate:<limit>:` and for each part its first letter and 128 bits of its SHA-256 in hex, after as many of the
+    /// issuer's where the part is one's only within it. Nothing a client controls stands in it in clear.
     pub key: String,
     /// Microseconds one unit takes to come back, at least 1.
     pub interval: u64,

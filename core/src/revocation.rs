@@ -133,6 +133,31 @@ impl Keys {
         }
     }
 
+    /// Hex SHA-256 of the credential's `iss`.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// SHA-256 of its subject.
+    pub fn subject(&self) -> &[u8; 32] {
+        &self.subject
+    }
+
+    /// SHA-256 of its client.
+    pub fn client(&self) -> Option<&[u8; 32]> {
+        self.client.as_ref()
+    }
+
+    /// SHA-256 of its tenant.
+    pub fn tenant(&self) -> Option<&[u8; 32]> {
+        self.tenant.as_ref()
+    }
+
+    /// SHA-256 of the credential's `jti`.
+    pub fn jti_digest(&self) -> Option<&[u8; 32]> {
+        self.jti.as_ref()
+    }
+
     /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`] writes it.
     pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
         let token = ("token", format!("token:{}", hex(&self.token)));
@@ -209,14 +234,23 @@ impl Foreign {
 
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |digit| char::from(*digit));
     let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
-    }
+    push_hex(&mut text, bytes);
     text
+}
+
+/// Appends lower-case hex.
+pub fn push_hex(text: &mut String, bytes: &[u8]) {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    for chunk in bytes.chunks(16) {
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(chunk) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        // Digits are ASCII, so neither of these fails.
+        let digits = digits.get(..chunk.len() * 2).and_then(|digits| std::str::from_utf8(digits).ok());
+        text.push_str(digits.unwrap_or_default());
+    }
 }
 
 /// SHA-256 of some bytes.

@@ -165,6 +165,9 @@ impl Drop for AdminRecord<'_> {
             status: self.status.map(|status| status.as_u16()),
             microseconds: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
-        self.audit.write(self.place.take(), &line);
+        self.audit.write(self.place.take(), |bytes| {
+            // Writing into memory does not fail.
+            let _ = serde_json::to_writer(bytes, &line);
+        });
     }
 }

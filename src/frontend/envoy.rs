@@ -41,9 +41,9 @@ impl EnvoyAuthorization {
 #[tonic::async_trait]
 impl Authorization for EnvoyAuthorization {
     async fn check(&self, request: Request<Question>) -> Result<Response<Reply>, Status> {
-        let question = request.into_inner();
+        let (head, _, question) = request.into_parts();
         let reply = match question.read() {
-            Ok(raw) => self.checker.check(raw, encode).await,
+            Ok(raw) => self.checker.check_called(Some(head.as_ref()), raw, encode).await,
             Err(denial) => self.checker.refuse(denial, encode),
         };
         reply.map(Response::new)

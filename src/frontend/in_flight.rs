@@ -139,6 +139,12 @@ impl InFlight {
         self.total - self.calls.available_permits() - self.messages.available_permits()
     }
 
+    /// Bytes there are: `body.max_in_flight`.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     /// Puts the budget in front of a generated server.
     #[must_use]
     pub fn guard<S>(&self, server: S) -> Bounded<S> {

@@ -14,6 +14,7 @@ pub(super) enum Value<'a> {
 
 /// Calls `visit` with the number and the value of every field, in order. `None` when `visit` gave up or when `bytes` is not a
 /// message; groups, which no version of these messages has, count as that.
+#[inline]
 pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
@@ -44,12 +45,24 @@ pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'
 }
 
 /// Takes one base-128 number of at most ten bytes off the front.
+#[inline]
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     // Nearly all of them have one byte or two.
-    if let [byte @ 0..=0x7f, rest @ ..] = *bytes {
-        *bytes = rest;
-        return Some(u64::from(*byte));
+    match **bytes {
+        [byte @ 0..=0x7f, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u64::from(byte))
+        }
+        [low, high @ 0..=0x7f, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u64::from(low & 0x7f) | u64::from(high) << 7)
+        }
+        _ => long_varint(bytes),
     }
+}
+
+#[cold]
+fn long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..70).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -76,6 +89,7 @@ impl Writer {
     }
 
     /// Text or bytes.
+    #[inline]
     pub(super) fn bytes(&mut self, field: u8, bytes: &[u8]) {
         self.open(field, bytes.len());
         self.0.extend_from_slice(bytes);
@@ -88,7 +102,12 @@ impl Writer {
     }
 
     /// The beginning of a message of so many bytes, which the caller writes next.
+    #[inline]
     pub(super) fn open(&mut self, field: u8, length: usize) {
+        if length < 0x80 {
+            let [length, ..] = length.to_le_bytes();
+            return self.0.extend_from_slice(&[field << 3 | 2, length]);
+        }
         self.0.push(field << 3 | 2);
         self.varint(length);
     }

@@ -9,6 +9,7 @@
 //! writing fails, `drop` gives the lines up and `deny` keeps trying, so that the queue fills and nothing passes unrecorded.
 
 mod file;
+mod json;
 pub(crate) mod line;
 mod writer;
 
@@ -28,7 +29,7 @@ use std::{
 };
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::config::{Errors, Path};
 
@@ -147,6 +148,7 @@ pub struct Audit {
 struct Open {
     lines: SyncSender<Message>,
     shared: Arc<Shared>,
+    places: usize,
     on_full: OnFull,
     end: Mutex<Option<Receiver<()>>>,
 }
@@ -185,6 +187,15 @@ pub struct Dropped {
     pub full: u64,
     /// Writing failed.
     pub write: u64,
+}
+
+/// How full the queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Places that are taken.
+    pub lines: usize,
+    /// Places there are.
+    pub places: usize,
 }
 
 impl Dropped {
@@ -248,7 +259,7 @@ impl Audit {
                 let _ = ended.try_send(());
             })
             .map_err(AuditError::Thread)?;
-        Ok(Self { open: Some(Open { lines, shared, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
+        Ok(Self { open: Some(Open { lines, shared, places, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
     }
 
     /// Takes a place when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a place when it is
@@ -266,18 +277,16 @@ impl Audit {
     }
 
     /// Writes one line, in the place that was taken for it or in one that is free now.
-    pub(crate) fn write(&self, place: Option<Place>, line: &impl Serialize) {
+    pub(crate) fn write(&self, place: Option<Place>, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(open) = &self.open else { return };
         let Some(mut place) = place.or_else(|| open.shared.take()) else {
             open.shared.full.fetch_add(1, Relaxed);
             return;
         };
         let mut bytes = Vec::with_capacity(512);
-        let sent = serde_json::to_writer(&mut bytes, line).is_ok() && {
-            bytes.push(b'\n');
-            open.lines.try_send(Message::Line(bytes)).is_ok()
-        };
-        if sent {
+        line(&mut bytes);
+        bytes.push(b'\n');
+        if open.lines.try_send(Message::Line(bytes)).is_ok() {
             // The thread frees the place when the line was written.
             place.0 = None;
         } else {
@@ -291,6 +300,12 @@ impl Audit {
             full: open.shared.full.load(Relaxed),
             write: open.shared.write.load(Relaxed),
         })
+    }
+
+    /// Lines that wait to be written, and how many may; `None` when nothing is written.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let open = self.open.as_ref()?;
+        Some(Waiting { lines: open.places.saturating_sub(open.shared.free.load(Relaxed)), places: open.places })
     }
 
     /// Writes what waits and ends the thread; lines that come later are dropped. Waits no longer than `deadline` (the thread may be

@@ -14,9 +14,10 @@ use prometheus_client::{
 };
 
 use super::{
-    audit::Dropped,
+    audit::{Dropped, Waiting},
     ending::Ending,
-    metrics::{BUCKETS, Metrics, NO_ROUTE},
+    metrics::{BUCKETS, Durations, Metrics, NO_ROUTE},
+    trace::Sent,
 };
 
 /// The content type of `exposition`.
@@ -25,10 +26,16 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// What the other rooms know at this moment.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
+    /// Whether `/readyz` says so.
+    pub ready: bool,
     /// Each issuer's keys.
     pub jwks: Vec<JwksStatus>,
     /// The store; `None` when nothing is asked of one.
     pub store: Option<StoreStatus>,
+    /// What counts in an outage, if anything does.
+    pub local: Option<LocalStatus>,
+    /// The budget for messages.
+    pub in_flight: InFlightStatus,
     /// The tokens that were verified before.
     pub tokens: TokenStatus,
 }
@@ -42,6 +49,35 @@ pub struct TokenStatus {
     pub entries: u64,
     /// Bytes that all remembered tokens take, refused ones included.
     pub bytes: u64,
+}
+
+/// The budget for messages, `body.max_in_flight`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InFlightStatus {
+    /// Bytes taken.
+    pub bytes: u64,
+    /// Bytes there are.
+    pub limit: u64,
+}
+
+/// What counts in an outage (`store.redis.local`).
+#[derive(Clone, Copy, Debug)]
+pub struct LocalStatus {
+    /// How old the known revocations are, in seconds; `None` before they were first read.
+    pub age_seconds: Option<f64>,
+    /// How many are known.
+    pub revocations: u64,
+    /// How many buckets are held.
+    pub buckets: u64,
+}
+
+/// The queues of the room itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queues {
+    pub(super) dropped: Dropped,
+    pub(super) waiting: Option<Waiting>,
+    /// `None` where nothing is traced.
+    pub(super) spans: Option<Sent>,
 }
 
 /// The keys of one issuer.
@@ -66,6 +102,14 @@ pub struct StoreStatus {
     pub up: bool,
     /// Its circuit breaker.
     pub circuit: Circuit,
+    /// Whether it is on the other side of a socket.
+    pub remote: bool,
+    /// How often it was connected.
+    pub connections: u64,
+    /// Buckets held in this process; `None` where they are elsewhere.
+    pub buckets: Option<u64>,
+    /// Revocations held in this process; `None` where they are elsewhere.
+    pub revocations: Option<u64>,
 }
 
 /// A circuit breaker's state.
@@ -95,9 +139,9 @@ impl Circuit {
 ///
 /// # Errors
 /// None that occurs: it writes into memory.
-pub(super) fn exposition(metrics: &Arc<Metrics>, status: Status, dropped: Dropped) -> Result<String, fmt::Error> {
+pub(super) fn exposition(metrics: &Arc<Metrics>, status: Status, queues: Queues) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("tollgate");
-    registry.register_collector(Box::new(Scrape { metrics: Arc::clone(metrics), status, dropped }));
+    registry.register_collector(Box::new(Scrape { metrics: Arc::clone(metrics), status, queues }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
@@ -107,7 +151,7 @@ pub(super) fn exposition(metrics: &Arc<Metrics>, status: Status, dropped: Droppe
 struct Scrape {
     metrics: Arc<Metrics>,
     status: Status,
-    dropped: Dropped,
+    queues: Queues,
 }
 
 impl Collector for Scrape {
@@ -116,24 +160,26 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("build", "The version that runs.", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let help = "Whether requests may be sent here, as /readyz says.";
+        Family::gauge(encoder, "ready", help, None)?.alone(u64::from(self.status.ready))?;
         self.checks(encoder)?;
+        self.subjects(encoder)?;
+        self.in_flight(encoder)?;
         self.store(encoder)?;
+        self.local(encoder)?;
         self.jwks(encoder)?;
         self.tokens(encoder)?;
         self.config(encoder)?;
-        let mut family = Family::counter(encoder, "audit_dropped", "Audit lines that were not written, by cause.")?;
-        for (cause, count) in self.dropped.by_cause() {
-            family.count(&[("cause", cause)], count)?;
-        }
-        self.subjects(encoder)
+        self.audit(encoder)?;
+        self.spans(encoder)
     }
 }
 
 impl Scrape {
     fn checks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let routes = self.metrics.routes();
+        let known = self.metrics.known();
         let mut family = Family::counter(encoder, "checks", "Checks by decision, reason and route.")?;
-        for (route, counters) in routes.iter() {
+        for (route, counters) in &known.routes {
             for ending in Ending::all() {
                 let count = counters.endings.get(ending.slot()).map_or(0, |count| count.load(Relaxed));
                 if count > 0 || ending.is_expected(route == NO_ROUTE) {
@@ -143,14 +189,30 @@ impl Scrape {
         }
         let help = "Time from the start of a check to the end of its answer.";
         let mut family = Family::new(encoder, "check_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (route, counters) in routes.iter() {
-            let (sum, counts) = counters.durations.read();
-            let bounds = BUCKETS.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        for (route, counters) in &known.routes {
             let labels = [("route", route.as_str())];
-            family.0.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds(sum), counts.iter().sum(), &buckets, None)?;
+            histogram(&mut family.0.encode_family(&labels)?, &counters.durations)?;
+        }
+        let help = "Checks that asked for a model, by decision; models that the file does not name are other.";
+        let mut family = Family::counter(encoder, "model_checks", help)?;
+        for (model, counters) in &known.models {
+            for (decision, count) in [("allow", &counters.allow), ("deny", &counters.deny)] {
+                family.count(&[("model", model.as_str()), ("decision", decision)], count.load(Relaxed))?;
+            }
+        }
+        let mut family = Family::counter(encoder, "limit_denied", "Checks that a limit had no room for.")?;
+        for (limit, count) in &known.limits {
+            family.count(&[("limit", limit.as_str())], count.load(Relaxed))?;
         }
         Ok(())
+    }
+
+    fn in_flight(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let InFlightStatus { bytes, limit } = self.status.in_flight;
+        let help = "What the messages of checks in flight hold.";
+        Family::gauge(encoder, "in_flight", help, Some(&Unit::Bytes))?.alone(bytes)?;
+        let help = "What they may hold together, body.max_in_flight; beyond it checks are refused as overloaded.";
+        Family::gauge(encoder, "in_flight_limit", help, Some(&Unit::Bytes))?.alone(limit)
     }
 
     fn store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -166,7 +228,34 @@ impl Scrape {
         for state in Circuit::ALL {
             family.value(&[("state", state.label())], u64::from(state == store.circuit))?;
         }
+        if store.remote {
+            let help = "Time from a check's question to the store until its answer, or until it was given up.";
+            let mut family = Family::new(encoder, "store_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            histogram(&mut family.0, self.metrics.store())?;
+            let mut family = Family::counter(encoder, "store_connections", "Connections made to the store.")?;
+            family.0.encode_counter::<NoLabelSet, _, f64>(&store.connections, None)?;
+        }
+        if let Some(buckets) = store.buckets {
+            let help = "Buckets of limits that the store in memory holds; store.memory.max_buckets is the most.";
+            Family::gauge(encoder, "store_buckets", help, None)?.alone(buckets)?;
+        }
+        if let Some(revocations) = store.revocations {
+            let help = "Revocations that the store in memory holds.";
+            Family::gauge(encoder, "store_revocations", help, None)?.alone(revocations)?;
+        }
         Ok(())
+    }
+
+    fn local(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(local) = self.status.local else { return Ok(()) };
+        if let Some(age) = local.age_seconds {
+            let help = "Age of the revocations that an outage would be answered with; absent before they were first read.";
+            Family::gauge(encoder, "local_revocations_age", help, Some(&Unit::Seconds))?.alone(age)?;
+        }
+        let help = "Revocations that an outage would be answered with.";
+        Family::gauge(encoder, "local_revocations", help, None)?.alone(local.revocations)?;
+        let help = "Buckets of limits that were filled here in an outage.";
+        Family::gauge(encoder, "local_buckets", help, None)?.alone(local.buckets)
     }
 
     fn jwks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -211,6 +300,29 @@ impl Scrape {
         Family::gauge(encoder, "config_last_reload_timestamp", help, Some(&Unit::Seconds))?.alone(reload.tried.load(Relaxed))?;
         let help = "When the configuration that serves was loaded, since 1970.";
         Family::gauge(encoder, "config_last_success_timestamp", help, Some(&Unit::Seconds))?.alone(reload.worked.load(Relaxed))
+    }
+
+    fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = Family::counter(encoder, "audit_dropped", "Audit lines that were not written, by cause.")?;
+        for (cause, count) in self.queues.dropped.by_cause() {
+            family.count(&[("cause", cause)], count)?;
+        }
+        let Some(waiting) = self.queues.waiting else { return Ok(()) };
+        let help = "Audit lines that wait to be written, and places taken for lines to come.";
+        Family::gauge(encoder, "audit_queue", help, None)?.alone(waiting.lines as u64)?;
+        Family::gauge(encoder, "audit_queue_limit", "Audit lines that may wait, audit.queue.", None)?.alone(waiting.places as u64)
+    }
+
+    fn spans(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(Sent { exported, full, export, rejected }) = self.queues.spans else { return Ok(()) };
+        let mut family = Family::counter(encoder, "trace_spans_exported", "Spans that the collector took.")?;
+        family.0.encode_counter::<NoLabelSet, _, f64>(&exported, None)?;
+        let mut family =
+            Family::counter(encoder, "trace_spans_dropped", "Spans that the collector did not get or take, by cause.")?;
+        for (cause, count) in [("full", full), ("export", export), ("rejected", rejected)] {
+            family.count(&[("cause", cause)], count)?;
+        }
+        Ok(())
     }
 
     fn subjects(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -265,6 +377,13 @@ impl<'e> Family<'e> {
     fn alone(mut self, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_gauge(&value)
     }
+}
+
+fn histogram(series: &mut MetricEncoder<'_>, durations: &Durations) -> fmt::Result {
+    let (sum, counts) = durations.read();
+    let bounds = BUCKETS.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+    series.encode_histogram::<NoLabelSet>(seconds(sum), counts.iter().sum(), &buckets, None)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]

@@ -1,4 +1,4 @@
-//! What is counted. Counting one check is a look-up of its route and two additions to atomics; text is made when somebody asks
+//! What is counted. Counting one check is a look-up of its route, and of its model, and some additions to atomics; text is made when somebody asks
 //! for it, in [`super::exposition`].
 
 use std::{
@@ -18,18 +18,22 @@ use tollgate_core::{
     authn::Principal,
     config::{Errors, Path},
     limit::Outage,
+    policy::Policy,
     time::Timestamp,
 };
 
 use super::{
     ending::{Ending, SLOTS},
     subjects::{Shown, Subjects},
+    trace::TracingConfig,
 };
 
 /// The section `observe`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObserveConfig {
+    /// Spans for an OpenTelemetry collector. Default: none.
+    pub tracing: Option<TracingConfig>,
     /// How many subjects get their own series in `tollgate_subject_checks_total`, the busiest ones; the rest count as `other`. At most
     /// 1000. Default 0, none: a subject is often a person, and whoever reads metrics need not know who asked.
     #[serde(default)]
@@ -48,11 +52,17 @@ impl ObserveConfig {
                 format!("`{}` is more than {}, the most there may be", self.subjects, Self::MOST_SUBJECTS),
             );
         }
+        if let Some(tracing) = &self.tracing {
+            tracing.check(&path.key("tracing"), errors);
+        }
     }
 }
 
 /// The route label of a check that ended before a route was known.
 pub(super) const NO_ROUTE: &str = "none";
+
+/// The model label of a check for a model that the file does not name.
+pub(super) const OTHER_MODEL: &str = "other";
 
 /// Upper bounds of the duration histogram, in microseconds: from the cost of a check in memory to Envoy's own patience.
 pub(super) const BUCKETS: [u64; 14] =
@@ -65,11 +75,43 @@ pub(super) const OUTAGES: [Outage; 6] =
 /// The counters of one process.
 #[derive(Debug)]
 pub struct Metrics {
-    routes: ArcSwap<BTreeMap<String, Arc<RouteCounters>>>,
+    known: ArcSwap<Known>,
     none: Arc<RouteCounters>,
+    other: Arc<ModelCounters>,
+    store: Durations,
     outages: [AtomicU64; OUTAGES.len()],
     reload: Reload,
     subjects: Option<Subjects>,
+}
+
+/// What has counters of its own: everything that the policies since the start have named.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) routes: BTreeMap<String, Arc<RouteCounters>>,
+    pub(super) models: BTreeMap<String, Arc<ModelCounters>>,
+    /// Denials, by limit.
+    pub(super) limits: BTreeMap<String, Arc<AtomicU64>>,
+}
+
+/// The counters of one model.
+#[derive(Debug, Default)]
+pub(super) struct ModelCounters {
+    pub(super) allow: AtomicU64,
+    /// Anything else.
+    pub(super) deny: AtomicU64,
+}
+
+/// What a record says of a check that has ended.
+pub(super) struct Count<'a> {
+    pub(super) route: Option<&'a str>,
+    pub(super) model: Option<&'a str>,
+    /// The limits that had no room.
+    pub(super) used_up: &'a [Arc<str>],
+    pub(super) ending: Ending,
+    pub(super) took: Duration,
+    /// How long a store elsewhere took to answer, if it did.
+    pub(super) store: Option<Duration>,
+    pub(super) outage: Option<Outage>,
 }
 
 /// How the last reload of the configuration went.
@@ -99,27 +141,39 @@ pub(super) struct Durations {
 impl Metrics {
     /// Counters at zero.
     pub fn new(config: &ObserveConfig) -> Self {
-        let none = Arc::new(RouteCounters::new());
+        let (none, other) = (Arc::new(RouteCounters::new()), Arc::<ModelCounters>::default());
+        let known = Known {
+            routes: BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))]),
+            models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(&other))]),
+            limits: BTreeMap::new(),
+        };
         Self {
-            routes: ArcSwap::from_pointee(BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))])),
+            known: ArcSwap::from_pointee(known),
             none,
+            other,
+            store: Durations::new(),
             outages: array::from_fn(|_| AtomicU64::new(0)),
             reload: Reload::default(),
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
         }
     }
 
-    /// Makes counters for the routes of a policy. To be called before the policy serves: a check of a route without counters counts
-    /// as `none`. Routes of earlier policies keep theirs, because checks may still be running on them and a counter must not
-    /// fall; the labels are bounded by what the operator has written since the start.
-    pub fn add_routes<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
-        let names: Vec<&str> = names.into_iter().collect();
-        self.routes.rcu(|routes| {
-            let mut routes = BTreeMap::clone(routes);
-            for name in &names {
-                routes.entry((*name).to_owned()).or_insert_with(|| Arc::new(RouteCounters::new()));
+    /// Makes counters for the routes, models and limits of a policy. To be called before the policy serves: a check of a route without
+    /// counters counts as `none`, of a model without them as `other`. Those of earlier policies keep theirs, because checks may
+    /// still be running on them and a counter must not fall; the labels are bounded by what the operator has written since the start.
+    pub fn add_policy(&self, policy: &Policy) {
+        self.known.rcu(|known| {
+            let mut known = Known::clone(known);
+            for name in &policy.route_names {
+                known.routes.entry(name.clone()).or_insert_with(|| Arc::new(RouteCounters::new()));
             }
-            routes
+            for name in policy.models.names() {
+                known.models.entry(name.to_owned()).or_default();
+            }
+            for limit in &policy.limits {
+                known.limits.entry(limit.name.to_string()).or_default();
+            }
+            known
         });
     }
 
@@ -133,14 +187,27 @@ impl Metrics {
     }
 
     /// Counts one check.
-    pub(super) fn count(&self, route: Option<&str>, ending: Ending, took: Duration, outage: Option<Outage>) {
-        let routes = self.routes.load();
-        let counters = route.and_then(|name| routes.get(name)).unwrap_or(&self.none);
-        if let Some(count) = counters.endings.get(ending.slot()) {
+    pub(super) fn count(&self, check: &Count<'_>) {
+        let known = self.known.load();
+        let counters = check.route.and_then(|name| known.routes.get(name)).unwrap_or(&self.none);
+        if let Some(count) = counters.endings.get(check.ending.slot()) {
             count.fetch_add(1, Relaxed);
         }
-        counters.durations.observe(took);
-        if let Some(outage) = outage
+        counters.durations.observe(check.took);
+        if let Some(model) = check.model {
+            let counters = known.models.get(model).unwrap_or(&self.other);
+            let count = if matches!(check.ending, Ending::Allow(_)) { &counters.allow } else { &counters.deny };
+            count.fetch_add(1, Relaxed);
+        }
+        for limit in check.used_up {
+            if let Some(count) = known.limits.get(&**limit) {
+                count.fetch_add(1, Relaxed);
+            }
+        }
+        if let Some(took) = check.store {
+            self.store.observe(took);
+        }
+        if let Some(outage) = check.outage
             && let Some(count) = OUTAGES.iter().position(|known| *known == outage).and_then(|at| self.outages.get(at))
         {
             count.fetch_add(1, Relaxed);
@@ -154,9 +221,14 @@ impl Metrics {
         }
     }
 
-    /// Every route with its counters, by name.
-    pub(super) fn routes(&self) -> Arc<BTreeMap<String, Arc<RouteCounters>>> {
-        self.routes.load_full()
+    /// Everything that has counters of its own.
+    pub(super) fn known(&self) -> Arc<Known> {
+        self.known.load_full()
+    }
+
+    /// How long a store elsewhere took to answer.
+    pub(super) fn store(&self) -> &Durations {
+        &self.store
     }
 
     /// Outages with their counts.
@@ -177,14 +249,15 @@ impl Metrics {
 
 impl RouteCounters {
     fn new() -> Self {
-        Self {
-            endings: array::from_fn(|_| AtomicU64::new(0)),
-            durations: Durations { counts: array::from_fn(|_| AtomicU64::new(0)), sum: AtomicU64::new(0) },
-        }
+        Self { endings: array::from_fn(|_| AtomicU64::new(0)), durations: Durations::new() }
     }
 }
 
 impl Durations {
+    fn new() -> Self {
+        Self { counts: array::from_fn(|_| AtomicU64::new(0)), sum: AtomicU64::new(0) }
+    }
+
     fn observe(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS.partition_point(|bound| *bound < micros);
@@ -202,9 +275,14 @@ impl Durations {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::decision::Reason;
+    use tollgate_core::{config::Document, decision::Reason, policy::PolicyConfig};
 
     use super::*;
+
+    fn policy(sections: &str) -> Policy {
+        let document = Document::parse(sections, &|_| None).unwrap();
+        Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut Errors::default()).unwrap()
+    }
 
     #[test]
     fn a_duration_falls_into_the_first_bucket_that_holds_it() {
@@ -222,22 +300,53 @@ mod tests {
     #[test]
     fn only_routes_of_a_policy_become_labels() {
         let metrics = Metrics::new(&ObserveConfig::default());
-        metrics.add_routes(["/v1/models"]);
+        metrics.add_policy(&policy("routes: [{ match: { paths: [/v1/models] }, public: true }]"));
+        let ending = Ending::Deny(Reason::NoRoute);
+        let check = Count { route: None, model: None, used_up: &[], ending, took: Duration::ZERO, store: None, outage: None };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
-            metrics.count(route, Ending::Deny(Reason::NoRoute), Duration::ZERO, None);
+            metrics.count(&Count { route, ..check });
         }
-        metrics.add_routes(["/v1/models", "/v1/chat/completions"]);
-        let routes = metrics.routes();
-        let slot = Ending::Deny(Reason::NoRoute).slot();
-        let counts: Vec<_> = routes.iter().map(|(name, route)| (name.as_str(), route.endings[slot].load(Relaxed))).collect();
-        assert_eq!(counts, [("/v1/chat/completions", 0), ("/v1/models", 1), ("none", 3)]);
+        metrics.add_policy(&policy(
+            "routes: [{ match: { paths: [/v1/models] }, public: true }, { match: { paths: [/v1/other] }, public: true }]",
+        ));
+        let known = metrics.known();
+        let counts: Vec<_> =
+            known.routes.iter().map(|(name, route)| (name.as_str(), route.endings[ending.slot()].load(Relaxed))).collect();
+        assert_eq!(counts, [("/v1/models", 1), ("/v1/other", 0), ("none", 3)]);
+    }
+
+    #[test]
+    fn only_models_and_limits_of_a_policy_become_labels() {
+        let metrics = Metrics::new(&ObserveConfig::default());
+        metrics.add_policy(&policy(
+            "{ models: [{ name: qwen, serves: [Qwen/Qwen2] }], limits: [{ name: all, by: [address], rate: 1/1m }],
+               routes: [{ match: { paths: [/health] }, public: true }] }",
+        ));
+        let used_up = [Arc::from("all"), Arc::from("made-up")];
+        let check = Count {
+            route: None,
+            model: None,
+            used_up: &used_up,
+            ending: Ending::Deny(Reason::RateLimited),
+            took: Duration::ZERO,
+            store: None,
+            outage: None,
+        };
+        for model in [None, Some("qwen"), Some("Qwen/Qwen2"), Some("made/up"), Some("other")] {
+            metrics.count(&Count { model, ..check });
+        }
+        let known = metrics.known();
+        let models: Vec<_> = known.models.iter().map(|(name, model)| (name.as_str(), model.deny.load(Relaxed))).collect();
+        assert_eq!(models, [("other", 3), ("qwen", 1)]);
+        let limits: Vec<_> = known.limits.iter().map(|(name, count)| (name.as_str(), count.load(Relaxed))).collect();
+        assert_eq!(limits, [("all", 5)]);
     }
 
     #[test]
     fn too_many_subjects_are_refused() {
         for (subjects, good) in [(0, true), (1000, true), (1001, false)] {
             let mut errors = Errors::default();
-            ObserveConfig { subjects }.check(&Path::root().key("observe"), &mut errors);
+            ObserveConfig { subjects, ..ObserveConfig::default() }.check(&Path::root().key("observe"), &mut errors);
             assert_eq!(errors.is_empty(), good, "{subjects}");
         }
     }

@@ -11,13 +11,37 @@ const DAY: u64 = 86_400;
 #[derive(Clone, Copy, Debug)]
 pub struct Rfc3339(pub Timestamp);
 
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Rfc3339 {
+    /// The text, as ASCII.
+    pub fn digits(self) -> [u8; 27] {
         let seconds = self.0.secs();
         let (year, month, day) = date(seconds / DAY);
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        let micros = self.0.micros() % 1_000_000;
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+        let numbers = [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, seconds / 3600 % 24),
+            (14, 2, seconds / 60 % 60),
+            (17, 2, seconds % 60),
+            (20, 6, self.0.micros() % 1_000_000),
+        ];
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (at, width, number) in numbers {
+            let mut left = number;
+            for digit in text.iter_mut().skip(at).take(width).rev() {
+                let [last, ..] = (left % 10).to_le_bytes();
+                *digit = b'0' + last;
+                left /= 10;
+            }
+        }
+        text
+    }
+}
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.digits();
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 

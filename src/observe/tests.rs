@@ -21,7 +21,7 @@ use tollgate_core::{
 
 use super::{
     audit::AuditConfig,
-    exposition::{Circuit, JwksStatus, StoreStatus, TokenStatus},
+    exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, StoreStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
@@ -67,6 +67,8 @@ routes:
   - { match: { methods: [GET], paths: [/lenient] }, scopes: [], on_outage: allow }
   - { match: { methods: [GET], paths: [/strict] }, scopes: [], on_outage: error }
   - { match: { paths: [/health] }, public: true }
+models:
+  - { name: qwen, serves: [qwen] }
 limits:
   - { name: each, by: [subject], rate: 1/1m }
 ",
@@ -76,8 +78,8 @@ limits:
         let mut errors = Errors::default();
         let policy =
             Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
-        let metrics = Metrics::new(&ObserveConfig { subjects });
-        metrics.add_routes(policy.route_names.iter().map(String::as_str));
+        let metrics = Metrics::new(&ObserveConfig { subjects, ..ObserveConfig::default() });
+        metrics.add_policy(&policy);
         metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
         let mut snapshot = Snapshot::without_keys(Arc::new(policy));
         let keys = KeySet::from_secret(&Secret::new(SECRET), &[jsonwebtoken::Algorithm::HS256]).unwrap();
@@ -320,17 +322,30 @@ fn everything_counted_as_text() {
             JwksStatus { issuer: "https://a.example.com".into(), keys: 2, age_seconds: Some(12.5), ok: 3, failed: 1 },
             JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age_seconds: None, ok: 0, failed: 7 },
         ],
-        store: Some(StoreStatus { up: false, circuit: Circuit::Open }),
+        store: Some(StoreStatus {
+            up: false,
+            circuit: Circuit::Open,
+            remote: true,
+            connections: 3,
+            buckets: Some(5),
+            revocations: Some(6),
+        }),
+        ready: true,
+        local: Some(LocalStatus { age_seconds: Some(1.5), revocations: 7, buckets: 8 }),
+        in_flight: InFlightStatus { bytes: 9, limit: 10 },
         tokens: TokenStatus { lookups: [("hit", 5), ("negative", 1), ("miss", 2)], entries: 1, bytes: 700 },
     };
+    assert!(bench.observer.audit.close(Duration::from_secs(10)));
     let text = bench.observer.exposition(status).unwrap();
     // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
     let counted = |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
-    let shown: Vec<&str> =
-        text.lines().filter(counted).filter(|line| !line.starts_with("tollgate_check_duration_seconds")).collect();
+    let shown: Vec<&str> = text.lines().filter(counted).filter(|line| !line.contains("_duration_seconds_")).collect();
     let expected = r#"# HELP tollgate_build The version that runs.
 # TYPE tollgate_build info
 tollgate_build_info{version="0.1.0"} 1
+# HELP tollgate_ready Whether requests may be sent here, as /readyz says.
+# TYPE tollgate_ready gauge
+tollgate_ready 1
 # HELP tollgate_checks Checks by decision, reason and route.
 # TYPE tollgate_checks counter
 tollgate_checks_total{decision="allow",reason="granted",route="chat"} 1
@@ -338,6 +353,29 @@ tollgate_checks_total{decision="deny",reason="rate_limited",route="chat"} 1
 # HELP tollgate_check_duration_seconds Time from the start of a check to the end of its answer.
 # TYPE tollgate_check_duration_seconds histogram
 # UNIT tollgate_check_duration_seconds seconds
+# HELP tollgate_model_checks Checks that asked for a model, by decision; models that the file does not name are other.
+# TYPE tollgate_model_checks counter
+tollgate_model_checks_total{model="other",decision="allow"} 0
+tollgate_model_checks_total{model="other",decision="deny"} 0
+tollgate_model_checks_total{model="qwen",decision="allow"} 0
+tollgate_model_checks_total{model="qwen",decision="deny"} 0
+# HELP tollgate_limit_denied Checks that a limit had no room for.
+# TYPE tollgate_limit_denied counter
+tollgate_limit_denied_total{limit="each"} 1
+# HELP tollgate_subject_checks Checks of the busiest subjects since each became one of them, and of the rest as other.
+# TYPE tollgate_subject_checks counter
+tollgate_subject_checks_total{issuer="",subject="alice",decision="allow"} 1
+tollgate_subject_checks_total{issuer="",subject="alice",decision="deny"} 1
+tollgate_subject_checks_total{issuer="",subject="other",decision="allow"} 0
+tollgate_subject_checks_total{issuer="",subject="other",decision="deny"} 0
+# HELP tollgate_in_flight_bytes What the messages of checks in flight hold.
+# TYPE tollgate_in_flight_bytes gauge
+# UNIT tollgate_in_flight_bytes bytes
+tollgate_in_flight_bytes 9
+# HELP tollgate_in_flight_limit_bytes What they may hold together, body.max_in_flight; beyond it checks are refused as overloaded.
+# TYPE tollgate_in_flight_limit_bytes gauge
+# UNIT tollgate_in_flight_limit_bytes bytes
+tollgate_in_flight_limit_bytes 10
 # HELP tollgate_store_errors Checks for which the store could not be asked, by outage.
 # TYPE tollgate_store_errors counter
 tollgate_store_errors_total{outage="deadline"} 0
@@ -354,6 +392,28 @@ tollgate_store_up 0
 tollgate_store_circuit{state="closed"} 0
 tollgate_store_circuit{state="half_open"} 0
 tollgate_store_circuit{state="open"} 1
+# HELP tollgate_store_duration_seconds Time from a check's question to the store until its answer, or until it was given up.
+# TYPE tollgate_store_duration_seconds histogram
+# UNIT tollgate_store_duration_seconds seconds
+# HELP tollgate_store_connections Connections made to the store.
+# TYPE tollgate_store_connections counter
+tollgate_store_connections_total 3
+# HELP tollgate_store_buckets Buckets of limits that the store in memory holds; store.memory.max_buckets is the most.
+# TYPE tollgate_store_buckets gauge
+tollgate_store_buckets 5
+# HELP tollgate_store_revocations Revocations that the store in memory holds.
+# TYPE tollgate_store_revocations gauge
+tollgate_store_revocations 6
+# HELP tollgate_local_revocations_age_seconds Age of the revocations that an outage would be answered with; absent before they were first read.
+# TYPE tollgate_local_revocations_age_seconds gauge
+# UNIT tollgate_local_revocations_age_seconds seconds
+tollgate_local_revocations_age_seconds 1.5
+# HELP tollgate_local_revocations Revocations that an outage would be answered with.
+# TYPE tollgate_local_revocations gauge
+tollgate_local_revocations 7
+# HELP tollgate_local_buckets Buckets of limits that were filled here in an outage.
+# TYPE tollgate_local_buckets gauge
+tollgate_local_buckets 8
 # HELP tollgate_jwks_keys Keys of an issuer that may be used.
 # TYPE tollgate_jwks_keys gauge
 tollgate_jwks_keys{issuer="https://a.example.com"} 2
@@ -395,12 +455,12 @@ tollgate_config_last_success_timestamp_seconds 1795318900
 # TYPE tollgate_audit_dropped counter
 tollgate_audit_dropped_total{cause="full"} 0
 tollgate_audit_dropped_total{cause="write"} 0
-# HELP tollgate_subject_checks Checks of the busiest subjects since each became one of them, and of the rest as other.
-# TYPE tollgate_subject_checks counter
-tollgate_subject_checks_total{issuer="",subject="alice",decision="allow"} 1
-tollgate_subject_checks_total{issuer="",subject="alice",decision="deny"} 1
-tollgate_subject_checks_total{issuer="",subject="other",decision="allow"} 0
-tollgate_subject_checks_total{issuer="",subject="other",decision="deny"} 0
+# HELP tollgate_audit_queue Audit lines that wait to be written, and places taken for lines to come.
+# TYPE tollgate_audit_queue gauge
+tollgate_audit_queue 0
+# HELP tollgate_audit_queue_limit Audit lines that may wait, audit.queue.
+# TYPE tollgate_audit_queue_limit gauge
+tollgate_audit_queue_limit 8192
 # EOF"#;
     assert_eq!(shown.join("\n"), expected);
     let buckets: Vec<&str> =

@@ -141,7 +141,7 @@ fn steps<'k>(
     now: Timestamp,
     progress: &mut Progress,
 ) -> Result<Proven, Denial> {
-    let Credential(token) = credential;
+    let token = text_of(credential)?;
     let parts = Parts::split(token)?;
     progress.check = Check::Header;
     let header = Header::parse(parts.header)?;
@@ -178,6 +178,15 @@ fn steps<'k>(
     progress.check = Check::Claims;
     let principal = principal(token, issuer, issuers.kept(), &claims, &times, foreign)?;
     Ok(Proven { principal: Arc::new(principal), issuer: index, until: times.until })
+}
+
+/// `b64token` of RFC 6750 section 2.1.
+fn text_of(Credential(token): Credential<'_>) -> Result<&str, Denial> {
+    let is_token = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+    match std::str::from_utf8(token) {
+        Ok(text) if token.iter().all(is_token) => Ok(text),
+        _ => refuse(Reason::MalformedToken, "the token holds characters no token has"),
+    }
 }
 
 struct Parts<'a> {

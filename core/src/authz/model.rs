@@ -150,6 +150,11 @@ struct Tier {
 }
 
 impl Models {
+    /// Every name of the list `models`; one may come more than once.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_served.values().map(String::as_str)
+    }
+
     /// Compiles the lists `models` and `tiers`, noting every error.
     pub fn compile(configs: &[ModelConfig], tiers: &[TierConfig], root: &Path, errors: &mut Errors) -> Self {
         let mut by_served: HashMap<String, String> = HashMap::new();

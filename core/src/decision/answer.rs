@@ -2,14 +2,12 @@
 
 mod list;
 
-use std::{
-    borrow::Cow,
-    fmt::{self, Write as _},
-};
+use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::json;
 
 pub use self::list::HeaderList;
+use self::list::push_number;
 use super::{Denial, Dialect, Evidence, Grant, Reason};
 use crate::{authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, time::Span};
 
@@ -67,8 +65,8 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     // What is our fault passes: whoever gets a 503 is told to come back, also where the denial could not say when.
     let shortly = (reason.http() == 503).then_some(Span::from_secs(1));
     if let Some(span) = denial.retry_after.or(shortly) {
-        headers.write("retry-after", format_args!("{}", span.micros().div_ceil(1_000_000)));
-        headers.write("retry-after-ms", format_args!("{}", span.micros().div_ceil(1000)));
+        headers.number("retry-after", span.micros().div_ceil(1_000_000));
+        headers.number("retry-after-ms", span.micros().div_ceil(1000));
     }
     rate_limit_headers(&evidence.limits, &mut headers);
     headers.push(DECISION_ID, decision_id);
@@ -114,52 +112,67 @@ fn rate_limit_headers(limits: &[LimitStatus], headers: &mut HeaderList) {
         left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
     });
     let Some(tightest) = tightest else { return };
-    headers.write("x-ratelimit-limit-requests", format_args!("{}", tightest.limit));
-    headers.write("x-ratelimit-remaining-requests", format_args!("{}", tightest.verdict.remaining));
-    headers.write("x-ratelimit-reset-requests", format_args!("{}", GoDuration(Span::from_micros(tightest.verdict.reset))));
+    headers.number("x-ratelimit-limit-requests", tightest.limit);
+    headers.number("x-ratelimit-remaining-requests", tightest.verdict.remaining);
+    headers.with("x-ratelimit-reset-requests", |text| go_duration(text, Span::from_micros(tightest.verdict.reset)));
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
     // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
     let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
-    let list = |text: &mut String, item: &dyn Fn(&mut String, &LimitStatus) -> fmt::Result| {
+    let list = |text: &mut String, first: &str, second: &str, numbers: &dyn Fn(&LimitStatus) -> (u64, u64)| {
         for (index, status) in limits.iter().enumerate() {
-            text.push_str(if index == 0 { "" } else { ", " });
-            // Writing into a string cannot fail.
-            let _ = item(text, status);
+            text.push_str(if index == 0 { "\"" } else { ", \"" });
+            text.push_str(&status.name);
+            let (one, two) = numbers(status);
+            text.push_str(first);
+            push_number(text, one);
+            text.push_str(second);
+            push_number(text, two);
         }
     };
-    headers.with("ratelimit-policy", |text| {
-        list(text, &|text, status| write!(text, "\"{}\";q={};w={}", status.name, status.limit, window(status.window)));
-    });
+    headers.with("ratelimit-policy", |text| list(text, "\";q=", ";w=", &|status| (status.limit, window(status.window))));
     headers.with("ratelimit", |text| {
-        let verdict = |status: &LimitStatus| (status.verdict.remaining, seconds(status.verdict.reset));
-        list(text, &|text, status| {
-            let (remaining, reset) = verdict(status);
-            write!(text, "\"{}\";r={remaining};t={reset}", status.name)
-        });
+        list(text, "\";r=", ";t=", &|status| (status.verdict.remaining, seconds(status.verdict.reset)));
     });
 }
 
 /// A duration as Go prints it, which is what OpenAI sends: `6m0s`, `1.5s`, `20ms`.
-struct GoDuration(Span);
-
-impl fmt::Display for GoDuration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0.micros().div_ceil(1000);
-        let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
-        match (hours, minutes) {
-            (0, 0) if millis > 0 && millis < 1000 => return write!(f, "{millis}ms"),
-            (0, 0) => {}
-            (0, _) => write!(f, "{minutes}m")?,
-            _ => write!(f, "{hours}h{minutes}m")?,
-        }
-        let (seconds, fraction) = (rest / 1000, rest % 1000);
-        match (fraction % 10, fraction / 10 % 10) {
-            _ if fraction == 0 => write!(f, "{seconds}s"),
-            (0, 0) => write!(f, "{seconds}.{}s", fraction / 100),
-            (0, _) => write!(f, "{seconds}.{:02}s", fraction / 10),
-            _ => write!(f, "{seconds}.{fraction:03}s"),
-        }
+fn go_duration(text: &mut String, span: Span) {
+    let millis = span.micros().div_ceil(1000);
+    if (1..1000).contains(&millis) {
+        push_number(text, millis);
+        return text.push_str("ms");
     }
+    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
+    if hours > 0 {
+        push_number(text, hours);
+        text.push('h');
+    }
+    if hours > 0 || minutes > 0 {
+        push_number(text, minutes);
+        text.push('m');
+    }
+    push_number(text, rest / 1000);
+    let fraction = rest % 1000;
+    if fraction > 0 {
+        text.push('.');
+        // Without the zeros at the end, with those in front.
+        text.push_str(if fraction < 10 {
+            "00"
+        } else if fraction < 100 {
+            "0"
+        } else {
+            ""
+        });
+        let shortest = if fraction % 100 == 0 {
+            fraction / 100
+        } else if fraction % 10 == 0 {
+            fraction / 10
+        } else {
+            fraction
+        };
+        push_number(text, shortest);
+    }
+    text.push('s');
 }
 
 /// Shapes a grant.
@@ -251,7 +264,9 @@ mod tests {
             (3_661_000_000, "1h1m1s"),
             (500, "1ms"),
         ] {
-            assert_eq!(GoDuration(Span::from_micros(micros)).to_string(), text);
+            let mut written = String::new();
+            go_duration(&mut written, Span::from_micros(micros));
+            assert_eq!(written, text);
         }
     }
 

@@ -4,13 +4,16 @@ use std::{
     time::Instant,
 };
 
-use serde_json::json;
-
 use super::*;
 use crate::observe::tests::Written;
 
 fn config(queue: u32, on_full: OnFull) -> AuditConfig {
     AuditConfig { to: AuditTarget::Stdout, queue, on_full }
+}
+
+/// A line that is this value as JSON.
+fn json(value: impl serde::Serialize) -> impl FnOnce(&mut Vec<u8>) {
+    move |line| serde_json::to_writer(line, &value).unwrap()
 }
 
 const LONG: Duration = Duration::from_secs(10);
@@ -75,7 +78,7 @@ fn lines_come_out_whole_and_in_order() {
     let written = Written::default();
     let audit = Audit::to_writer(Box::new(written.clone()), &config(10_000, OnFull::Drop)).unwrap();
     for number in 0..5000 {
-        audit.write(None, &number);
+        audit.write(None, json(number));
     }
     assert!(audit.close(LONG));
     assert_eq!(written.text(), (0..5000).map(|number| format!("{number}\n")).collect::<String>());
@@ -87,24 +90,24 @@ fn a_full_queue_drops_and_counts() {
     let to = Fickle::new(Mood::Stuck);
     let audit = to.audit(3, OnFull::Drop);
     for number in 0..10 {
-        audit.write(None, &number);
+        audit.write(None, json(number));
     }
     assert_eq!(audit.dropped(), Dropped { full: 7, write: 0 });
     assert!(!audit.close(Duration::from_millis(20)), "it does not wait longer than it was told");
     to.set(Mood::Good);
     wait_until("the three are written", || to.1.text() == "0\n1\n2\n");
-    audit.write(None, &11);
+    audit.write(None, json(11));
 }
 
 #[test]
 fn what_comes_after_the_end_is_counted_as_dropped() {
     let written = Written::default();
     let audit = Audit::to_writer(Box::new(written.clone()), &config(3, OnFull::Drop)).unwrap();
-    audit.write(None, &1);
+    audit.write(None, json(1));
     assert!(audit.close(LONG));
     assert!(audit.close(LONG), "closing twice is harmless");
     wait_until("the thread has ended", || {
-        audit.write(None, &2);
+        audit.write(None, json(2));
         audit.dropped().full > 0
     });
     assert!(written.text().starts_with("1\n"));
@@ -120,8 +123,8 @@ fn a_reserved_place_is_kept_and_given_back() {
     assert_eq!(audit.reserve().err(), Some(Full));
     drop(second);
     assert!(audit.reserve().is_ok(), "an unused place is free again");
-    audit.write(first, &1);
-    audit.write(None, &2);
+    audit.write(first, json(1));
+    audit.write(None, json(2));
     assert_eq!(audit.reserve().err(), Some(Full), "lines that wait hold their places");
     assert_eq!(audit.dropped(), Dropped::default());
     to.set(Mood::Good);
@@ -133,17 +136,17 @@ fn a_reserved_place_is_kept_and_given_back() {
 fn a_failing_disk_costs_lines_or_stops_checks() {
     let to = Fickle::new(Mood::Failing);
     let audit = to.audit(2, OnFull::Drop);
-    audit.write(None, &1);
+    audit.write(None, json(1));
     wait_until("the line is given up", || audit.dropped().write == 1);
     to.set(Mood::Good);
-    audit.write(None, &2);
+    audit.write(None, json(2));
     assert!(audit.close(LONG));
     assert_eq!(to.1.text(), "2\n");
 
     let to = Fickle::new(Mood::Failing);
     let audit = to.audit(2, OnFull::Deny);
     for number in 1..=2 {
-        audit.write(audit.reserve().unwrap(), &number);
+        audit.write(audit.reserve().unwrap(), json(number));
     }
     assert_eq!(audit.reserve().err(), Some(Full));
     to.set(Mood::Good);
@@ -153,7 +156,7 @@ fn a_failing_disk_costs_lines_or_stops_checks() {
 
     let to = Fickle::new(Mood::Failing);
     let audit = to.audit(2, OnFull::Deny);
-    audit.write(audit.reserve().unwrap(), &1);
+    audit.write(audit.reserve().unwrap(), json(1));
     assert!(!audit.close(LONG), "at the end it is given up, and said");
     assert_eq!(audit.dropped(), Dropped { full: 0, write: 1 });
 }
@@ -162,16 +165,16 @@ fn a_failing_disk_costs_lines_or_stops_checks() {
 fn a_torn_line_does_not_spoil_the_next() {
     let to = Fickle::new(Mood::Torn);
     let audit = to.audit(8, OnFull::Drop);
-    audit.write(None, &"first");
+    audit.write(None, json("first"));
     wait_until("the line is given up", || audit.dropped().write == 1);
     to.set(Mood::Good);
-    audit.write(None, &"second");
+    audit.write(None, json("second"));
     assert!(audit.close(LONG));
     assert_eq!(to.1.text(), "\"fi\n\"second\"\n");
 
     let to = Fickle::new(Mood::Torn);
     let audit = to.audit(8, OnFull::Deny);
-    audit.write(audit.reserve().unwrap(), &"first");
+    audit.write(audit.reserve().unwrap(), json("first"));
     wait_until("three bytes are out", || to.1.text().len() == 3);
     to.set(Mood::Good);
     assert!(audit.close(LONG));
@@ -186,16 +189,16 @@ fn a_file_is_appended_to_and_followed_when_it_is_rotated() {
     let target = AuditTarget::File(path.to_str().unwrap().into());
     let audit = Audit::start(&AuditConfig { to: target, ..AuditConfig::default() }).unwrap();
     let read = |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default();
-    audit.write(None, &1);
+    audit.write(None, json(1));
     wait_until("the first line is there", || read(&path) == "before\n1\n");
     let old = directory.path().join("audit.log.1");
     fs::rename(&path, &old).unwrap();
-    audit.write(None, &2);
+    audit.write(None, json(2));
     wait_until("the new file is made", || read(&path) == "2\n");
     // Removed with its directory in the way: the old file goes on until the path can be opened again.
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    audit.write(None, &3);
+    audit.write(None, json(3));
     assert!(audit.close(LONG));
     assert_eq!(read(&old), "before\n1\n");
 }
@@ -215,34 +218,34 @@ fn a_new_file_is_not_for_everybody() {
 #[test]
 fn the_section_is_read_strictly() {
     for (text, expected) in [
-        (json!("stdout"), Some(AuditTarget::Stdout)),
-        (json!("none"), Some(AuditTarget::None)),
-        (json!("file:/var/log/a"), Some(AuditTarget::File("/var/log/a".into()))),
-        (json!("file:relative"), None),
-        (json!("stderr"), None),
-        (json!(""), None),
+        (serde_json::json!("stdout"), Some(AuditTarget::Stdout)),
+        (serde_json::json!("none"), Some(AuditTarget::None)),
+        (serde_json::json!("file:/var/log/a"), Some(AuditTarget::File("/var/log/a".into()))),
+        (serde_json::json!("file:relative"), None),
+        (serde_json::json!("stderr"), None),
+        (serde_json::json!(""), None),
     ] {
         assert_eq!(serde_json::from_value::<AuditTarget>(text.clone()).ok(), expected, "{text}");
     }
     for (section, good) in [
-        (json!({}), true),
-        (json!({ "queue": 0 }), false),
-        (json!({ "queue": 1, "on_full": "deny" }), true),
-        (json!({ "to": "none", "on_full": "deny" }), false),
-        (json!({ "to": "none" }), true),
+        (serde_json::json!({}), true),
+        (serde_json::json!({ "queue": 0 }), false),
+        (serde_json::json!({ "queue": 1, "on_full": "deny" }), true),
+        (serde_json::json!({ "to": "none", "on_full": "deny" }), false),
+        (serde_json::json!({ "to": "none" }), true),
     ] {
         let mut errors = Errors::default();
         serde_json::from_value::<AuditConfig>(section.clone()).unwrap().check(&Path::root().key("audit"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{section}");
     }
-    assert!(serde_json::from_value::<AuditConfig>(json!({ "file": "/x" })).is_err());
+    assert!(serde_json::from_value::<AuditConfig>(serde_json::json!({ "file": "/x" })).is_err());
 }
 
 #[test]
 fn off_writes_nothing_and_has_room() {
     let audit = Audit::off();
     assert!(audit.reserve().is_ok_and(|place| place.is_none()));
-    audit.write(None, &1);
+    audit.write(None, json(1));
     assert!(audit.close(Duration::ZERO));
     assert_eq!(audit.dropped(), Dropped::default());
 }

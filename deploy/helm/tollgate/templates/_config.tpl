@@ -1,0 +1,68 @@
+{{/* Tollgate's file: `config` of the values, and `listen`, which is the chart's. */}}
+
+{{/* `host:port` for a port that the pod shows to others. */}}
+{{- define "tollgate.address" -}}
+{{- $bind := .root.Values.bind -}}
+{{- if contains ":" $bind -}}[{{ $bind }}]:{{ .port }}{{- else -}}{{ $bind }}:{{ .port }}{{- end -}}
+{{- end -}}
+
+{{- define "tollgate.listen" -}}
+{{- $listen := deepCopy .Values.extraListen -}}
+{{- $_ := set $listen "ops" (include "tollgate.address" (dict "root" . "port" (int .Values.ops.port))) -}}
+{{- if eq .Values.mode "sidecar" -}}
+{{- $_ := set $listen "grpc" "unix:/run/tollgate/authz.sock" -}}
+{{- else -}}
+{{- $address := include "tollgate.address" (dict "root" . "port" (int .Values.grpc.port)) -}}
+{{- if .Values.grpc.tlsSecretName -}}
+{{- $tls := dict "cert" "/run/secrets/tollgate-tls/tls.crt" "key" "/run/secrets/tollgate-tls/tls.key" -}}
+{{- $_ := set $listen "grpc" (dict "address" $address "tls" $tls) -}}
+{{- else -}}
+{{- $_ := set $listen "grpc" $address -}}
+{{- end -}}
+{{- if .Values.http -}}
+{{- $root := . -}}
+{{- $http := list -}}
+{{- range .Values.http -}}
+{{- $address := include "tollgate.address" (dict "root" $root "port" (int .port)) -}}
+{{- $http = append $http (dict "address" $address "dialect" .dialect "body" (default "none" .body) "trusted_proxies" .trustedProxies) -}}
+{{- end -}}
+{{- $_ := set $listen "http" $http -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $listen }}
+{{- end -}}
+
+{{- define "tollgate.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $_ := set $config "listen" (fromYaml (include "tollgate.listen" .)) -}}
+{{ toYaml $config }}
+{{- end -}}
+
+{{/* `config.body.max` in bytes: what Envoy sends is never more than what Tollgate takes. */}}
+{{- define "tollgate.bodyMax" -}}
+{{- $max := dig "body" "max" "16MiB" .Values.config -}}
+{{- if not (regexMatch "^[0-9]+(B|KiB|MiB|GiB)$" $max) -}}
+{{- fail (printf "config.body.max is `%s`; Envoy has to know it too, so write a size such as 16MiB" $max) -}}
+{{- end -}}
+{{- $number := regexFind "^[0-9]+" $max | int64 -}}
+{{- $units := dict "B" 1 "KiB" 1024 "MiB" 1048576 "GiB" 1073741824 -}}
+{{- mul $number (get $units (regexFind "[A-Za-z]+$" $max)) -}}
+{{- end -}}
+
+{{/* What a pod has to be restarted for. */}}
+{{- define "tollgate.checksum" -}}
+{{- $config := fromYaml (include "tollgate.config" .) -}}
+{{- if eq .Values.rollOn "needed" -}}
+{{- $config = omit $config "issuers" "models" "tiers" "routes" "limits" "revocation" "require_https" -}}
+{{- end -}}
+{{- $envoy := "" -}}
+{{- if eq .Values.mode "sidecar" -}}{{- $envoy = include "tollgate.envoyConfig" . -}}{{- end -}}
+{{- printf "%s\n%s" (toYaml $config) $envoy | sha256sum -}}
+{{- end -}}
+
+{{/* Annotations for the pod. */}}
+{{- define "tollgate.podAnnotations" -}}
+{{- if ne .Values.rollOn "never" -}}
+checksum/tollgate: {{ include "tollgate.checksum" . }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,166 @@
+{{/* Generated from deploy/envoy/envoy.yaml, where every setting says why it is there; do not edit.
+     `TOLLGATE_WRITE_DOCS=1 cargo test --test main deploy::chart` writes it. */}}
+{{- define "tollgate.envoyConfig" -}}
+node: { id: gate, cluster: gate }
+
+admin:
+  address: { socket_address: { address: 127.0.0.1, port_value: {{ int .Values.envoy.adminPort }} } }
+
+overload_manager:
+  resource_monitors:
+    # Without a bound Envoy accepts connections until it runs out of file descriptors.
+    - name: envoy.resource_monitors.global_downstream_max_connections
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+        max_active_downstream_connections: 10000
+
+static_resources:
+  listeners:
+    - name: ingress
+      address: { socket_address: { address: "{{ .Values.bind }}", port_value: {{ int .Values.envoy.port }} } }
+      per_connection_buffer_limit_bytes: 1048576
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: ingress
+
+                # The peer address is the client's, and X-Forwarded-For from outside is not believed. Behind a load
+                # balancer that sets it, add `xff_num_trusted_hops`.
+                use_remote_address: true
+                xff_num_trusted_hops: {{ int .Values.envoy.trustedHops }}
+
+                # One spelling for one resource. Tollgate refuses what is still ambiguous after this, and the inference
+                # server gets the spelling that was decided on.
+                normalize_path: true
+                merge_slashes: true
+                # `%2F` stays as it is, since model names may hold it (`/v1/models/Qwen%2FQwen2`). Tollgate decides:
+                # it refuses a path whose raw and decoded spellings do not meet the same route.
+                path_with_escaped_slashes_action: KEEP_UNCHANGED
+                # `example.com:8080` and `example.com` are one host for Tollgate's routes.
+                strip_any_host_port: true
+
+                # The whole request has to arrive within a minute; this does not bound the answer.
+                request_timeout: 60s
+                request_headers_timeout: 10s
+                # No byte in either direction for so long ends a stream. A route's `idle_timeout` replaces it.
+                stream_idle_timeout: 300s
+
+                common_http_protocol_options:
+                  idle_timeout: 3600s
+                  # WSGI and CGI servers read `x_tollgate_subject` and `x-tollgate-subject` as one header. No client of
+                  # an inference API needs underscores; the exception is Ray Serve's `serve_multiplexed_model_id`.
+                  headers_with_underscores_action: REJECT_REQUEST
+                http2_protocol_options: { max_concurrent_streams: 128 }
+
+                # Identity headers come from Tollgate only. Tollgate removes forged ones itself; here they are gone
+                # before any filter or route can read them.
+                early_header_mutation_extensions:
+                  - name: envoy.http.early_header_mutation.header_mutation
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+                      mutations:
+                        - remove_on_match: { key_matcher: { prefix: "x-tollgate-", ignore_case: true } }
+
+                access_log:
+                  - name: envoy.access_loggers.stdout
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+                      log_format:
+                        json_format:
+                          time: "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"
+                          request_id: "%REQ(X-REQUEST-ID)%"
+                          client: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
+                          method: "%REQ(:METHOD)%"
+                          # Without the query: some clients put a key there.
+                          path: "%PATH(NQ:ORIG_OR_PATH)%"
+                          status: "%RESPONSE_CODE%"
+                          details: "%RESPONSE_CODE_DETAILS%"
+                          flags: "%RESPONSE_FLAGS%"
+                          bytes_in: "%BYTES_RECEIVED%"
+                          bytes_out: "%BYTES_SENT%"
+                          milliseconds: "%DURATION%"
+                          first_byte_milliseconds: "%RESPONSE_DURATION%"
+                          # From Tollgate; `decision_id` finds the same check in its audit log.
+                          subject: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:subject)%"
+                          tenant: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:tenant)%"
+                          model: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:model)%"
+                          decision_id: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%"
+
+                route_config:
+                  name: inference
+                  virtual_hosts:
+                    - name: inference
+                      domains: ["*"]
+                      routes:
+                        # Every path, health included, goes through Tollgate: what is public is written in its file,
+                        # in one place, and there is no route here that could let a request around it.
+                        - match: { prefix: / }
+                          route:
+                            cluster: inference
+                            # A long generation is no fault, so there is no limit on the whole answer; a stream that
+                            # has stalled for ten minutes is ended.
+                            timeout: 0s
+                            idle_timeout: 600s
+
+                http_filters:
+                  - name: envoy.filters.http.ext_authz
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+                      stat_prefix: tollgate
+                      transport_api_version: V3
+                      grpc_service:
+                        envoy_grpc: { cluster_name: tollgate }
+                        # Far above Tollgate's own deadlines: reached only if it hangs. Envoy's default of 200 ms
+                        # would cut off a check that waits for a slow store within its allowance.
+                        timeout: 2s
+                      # No answer from Tollgate, no access; 503 tells clients to try again, where the default 403
+                      # would tell them that they may not.
+                      failure_mode_allow: false
+                      status_on_error: { code: ServiceUnavailable }
+                      with_request_body:
+                        # The model's name is in the body. Not above Tollgate's `body.max`; Envoy answers 413 beyond it.
+                        max_request_bytes: {{ include "tollgate.bodyMax" . }}
+                        # Half a body can hide the second `model` member: all of it, or no decision.
+                        allow_partial_message: false
+                        # As bytes: a protobuf string has to be UTF-8, and a body need not be.
+                        pack_as_bytes: true
+                      # Repeated headers stay repeated and bytes stay bytes, where the map form joins them with commas.
+                      encode_raw_headers: true
+                      # An answer with a malformed header is an error, not something for the next parser to guess at.
+                      validate_mutations: true
+                      # Tollgate may set and remove headers, but neither redirect a request nor touch Envoy's own.
+                      decoder_header_mutation_rules:
+                        disallow_system: true
+                        disallow_is_error: true
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+
+  clusters:
+    - name: tollgate
+      type: STATIC
+      connect_timeout: 0.25s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: { http2_protocol_options: {} }
+      # The default of 1024 concurrent checks would turn a burst of slow ones into 503.
+      circuit_breakers: { thresholds: [{ max_requests: 4096, max_pending_requests: 4096 }] }
+      load_assignment:
+        cluster_name: tollgate
+        endpoints:
+          - lb_endpoints:
+              - endpoint: { address: { pipe: { path: /run/tollgate/authz.sock } } }
+
+    - name: inference
+      type: STATIC
+      connect_timeout: 1s
+      circuit_breakers: { thresholds: [{ max_connections: 4096, max_requests: 4096, max_pending_requests: 4096 }] }
+      load_assignment:
+        cluster_name: inference
+        endpoints:
+          - lb_endpoints:
+              - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: {{ int .Values.inference.port }} } } }
+{{- end -}}

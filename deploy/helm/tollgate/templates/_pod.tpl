@@ -1,0 +1,149 @@
+{{/*
+The parts of a pod, for the chart's own Deployments and for yours:
+
+  initContainers: {{- include "tollgate.sidecars" .Subcharts.tollgate | nindent 8 }}
+  volumes:        {{- include "tollgate.volumes" .Subcharts.tollgate | nindent 8 }}
+*/}}
+
+{{- define "tollgate.mounts" -}}
+- { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
+- { name: tollgate-cache, mountPath: /var/cache/tollgate }
+{{- if eq .Values.mode "sidecar" }}
+- { name: tollgate-run, mountPath: /run/tollgate }
+{{- else if .Values.grpc.tlsSecretName }}
+- { name: tollgate-tls, mountPath: /run/secrets/tollgate-tls, readOnly: true }
+{{- end }}
+{{- range .Values.secrets }}
+- { name: tollgate-secret-{{ .name }}, mountPath: /run/secrets/tollgate/{{ .name }}, readOnly: true }
+{{- end }}
+{{- range .Values.configMaps }}
+- { name: tollgate-files-{{ .name }}, mountPath: /run/config/tollgate/{{ .name }}, readOnly: true }
+{{- end }}
+{{- end -}}
+
+{{/* Volumes of the pod. */}}
+{{- define "tollgate.volumes" -}}
+- name: tollgate-config
+  configMap: { name: {{ include "tollgate.fullname" . }}, items: [{ key: tollgate.yaml, path: tollgate.yaml }] }
+# For `jwks.cache_file`.
+- name: tollgate-cache
+  emptyDir: { sizeLimit: 16Mi }
+{{- if eq .Values.mode "sidecar" }}
+- name: tollgate-envoy
+  configMap: { name: {{ include "tollgate.fullname" . }}, items: [{ key: envoy.yaml, path: envoy.yaml }] }
+# The socket between Envoy and Tollgate; no other container mounts it.
+- name: tollgate-run
+  emptyDir: { medium: Memory, sizeLimit: 1Mi }
+{{- else if .Values.grpc.tlsSecretName }}
+- name: tollgate-tls
+  secret: { secretName: {{ .Values.grpc.tlsSecretName }}, defaultMode: 292 } # 0444
+{{- end }}
+{{- range .Values.secrets }}
+- name: tollgate-secret-{{ .name }}
+  # 0444: read by Tollgate's user, and no other container mounts it.
+  secret: { secretName: {{ .secretName }}, defaultMode: 292 }
+{{- end }}
+{{- range .Values.configMaps }}
+- name: tollgate-files-{{ .name }}
+  configMap: { name: {{ .configMapName }} }
+{{- end }}
+{{- end -}}
+
+{{/* Reads the file and ends; a file with a mistake keeps the pod from starting, and its log says where the mistake is. */}}
+{{- define "tollgate.checkContainer" -}}
+- name: tollgate-check-config
+  image: {{ include "tollgate.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/usr/local/bin/tollgate]
+  args: [check-config, /etc/tollgate/tollgate.yaml]
+  {{- with .Values.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  resources: {{- toYaml .Values.resources | nindent 4 }}
+  volumeMounts:
+    - { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
+{{- end -}}
+
+{{/* Tollgate itself. */}}
+{{- define "tollgate.container" -}}
+- name: tollgate
+  image: {{ include "tollgate.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/usr/local/bin/tollgate]
+  args: [serve, --config, /etc/tollgate/tollgate.yaml]
+  {{- if eq .Values.mode "sidecar" }}
+  # A native sidecar: started before the inference server, ended after it.
+  restartPolicy: Always
+  {{- end }}
+  {{- with .Values.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    - { name: tollgate-ops, containerPort: {{ int .Values.ops.port }} }
+    {{- if eq .Values.mode "service" }}
+    - { name: grpc, containerPort: {{ int .Values.grpc.port }} }
+    {{- range .Values.http }}
+    - { name: {{ .name }}, containerPort: {{ int .port }} }
+    {{- end }}
+    {{- end }}
+  # Started: it listens. A key server that is down delays readiness, not the start of the containers after this one.
+  startupProbe:
+    httpGet: { path: /healthz, port: tollgate-ops }
+    periodSeconds: 1
+    failureThreshold: 60
+  livenessProbe:
+    httpGet: { path: /healthz, port: tollgate-ops }
+    timeoutSeconds: 5
+    failureThreshold: 6
+  readinessProbe:
+    httpGet: { path: /readyz, port: tollgate-ops }
+    periodSeconds: 5
+    timeoutSeconds: 2
+    failureThreshold: 2
+  {{- if and (eq .Values.mode "service") (gt (int .Values.preStopSeconds) 0) }}
+  lifecycle:
+    preStop: { sleep: { seconds: {{ int .Values.preStopSeconds }} } }
+  {{- end }}
+  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  resources: {{- toYaml .Values.resources | nindent 4 }}
+  volumeMounts: {{- include "tollgate.mounts" . | nindent 4 }}
+{{- end -}}
+
+{{/* The proxy. */}}
+{{- define "tollgate.envoyContainer" -}}
+- name: tollgate-envoy
+  image: {{ include "tollgate.envoyImage" . }}
+  imagePullPolicy: {{ .Values.envoy.image.pullPolicy }}
+  command: [/usr/local/bin/envoy]
+  args: [-c, /etc/envoy/envoy.yaml, --disable-hot-restart, --concurrency, {{ int .Values.envoy.concurrency | quote }}, --log-level, warning]
+  restartPolicy: Always
+  ports:
+    - { name: gate, containerPort: {{ int .Values.envoy.port }} }
+  startupProbe:
+    tcpSocket: { port: gate }
+    periodSeconds: 1
+    failureThreshold: 60
+  livenessProbe:
+    tcpSocket: { port: gate }
+    failureThreshold: 6
+  readinessProbe:
+    tcpSocket: { port: gate }
+    periodSeconds: 5
+    failureThreshold: 2
+  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  resources: {{- toYaml .Values.envoy.resources | nindent 4 }}
+  volumeMounts:
+    - { name: tollgate-envoy, mountPath: /etc/envoy, readOnly: true }
+    - { name: tollgate-run, mountPath: /run/tollgate }
+{{- end -}}
+
+{{/* For `initContainers` of a pod with an inference server: the check, Tollgate, Envoy, in this order. */}}
+{{- define "tollgate.sidecars" -}}
+{{- if ne .Values.mode "sidecar" -}}
+{{- fail "tollgate.sidecars belongs to mode sidecar; this is mode service" -}}
+{{- end -}}
+{{ include "tollgate.checkContainer" . }}
+{{ include "tollgate.container" . }}
+{{ include "tollgate.envoyContainer" . }}
+{{- end -}}

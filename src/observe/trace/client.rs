@@ -1,0 +1,319 @@
+//! One connection to a collector, and one export on it: OTLP over gRPC or over HTTP.
+//!
+//! The two differ in a path, a frame of five bytes and where the verdict stands, so one client speaks both.
+
+use std::{collections::BTreeMap, error::Error as StdError, path::Path, sync::Arc, time::Duration};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsConnector;
+use tollgate_core::secret::SecretSource;
+
+use super::config::{OtlpProtocol, Target, TracingConfig};
+use crate::{
+    pb::opentelemetry::proto::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    secrets,
+};
+
+/// The method of the gRPC service.
+const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// What OTLP/HTTP adds to the endpoint.
+const HTTP_PATH: &str = "/v1/traces";
+/// Most bytes of an answer.
+const MOST: usize = 64 << 10;
+/// A gRPC message's prefix: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// Why a batch was not taken.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// For the operator: holds no secret.
+    pub(super) why: String,
+    /// Whether the same batch may be sent again (OTLP 1.x, "Failures"), and when at the earliest if the collector says so.
+    pub(super) again: Option<Option<Duration>>,
+}
+
+impl Failed {
+    fn for_now(why: impl Into<String>) -> Self {
+        Self { why: why.into(), again: Some(None) }
+    }
+
+    fn for_good(why: impl Into<String>) -> Self {
+        Self { why: why.into(), again: None }
+    }
+}
+
+/// What the collector said of a batch it took.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Spans it left out all the same.
+    pub(super) rejected: u64,
+    /// Why.
+    pub(super) message: String,
+}
+
+/// Exports to one collector.
+pub(super) struct Client {
+    target: Target,
+    protocol: OtlpProtocol,
+    headers: BTreeMap<String, SecretSource>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    sender: Sender,
+    task: AbortHandle,
+}
+
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Client {
+    /// Reads what exporting needs, so that a missing file stops the start. Connects to nobody yet.
+    pub(super) fn new(config: &TracingConfig) -> Result<Self, String> {
+        let target = Target::parse(&config.endpoint, config.protocol)?;
+        let tls = if target.tls {
+            Some(connector(&target.host, config.tls_ca.as_deref().map(Path::new), config.protocol)?)
+        } else {
+            None
+        };
+        let client = Self { target, protocol: config.protocol, headers: config.headers.clone(), tls, connection: None };
+        client.head()?;
+        Ok(client)
+    }
+
+    /// Sends one batch, on the connection there is or on a new one. The caller bounds the time; an export that is dropped takes its
+    /// connection with it.
+    pub(super) async fn export(&mut self, batch: &ExportTraceServiceRequest) -> Result<Taken, Failed> {
+        let request = self.request(batch).map_err(Failed::for_now)?;
+        let mut connection = match self.connection.take() {
+            Some(connection) if connection.sender.is_open() => connection,
+            _ => self.connect().await.map_err(Failed::for_now)?,
+        };
+        let response = connection.sender.send(request).await;
+        let response = response.map_err(|error| Failed::for_now(chain(&error)))?;
+        let answered = match self.protocol {
+            OtlpProtocol::Grpc => grpc_answer(response).await,
+            OtlpProtocol::Http => http_answer(response).await,
+        };
+        self.connection = Some(connection);
+        answered
+    }
+
+    fn request(&self, batch: &ExportTraceServiceRequest) -> Result<Request<Full<Bytes>>, String> {
+        let mut body = BytesMut::new();
+        if self.protocol == OtlpProtocol::Grpc {
+            body.put_u8(0);
+            body.put_u32(u32::try_from(batch.encoded_len()).unwrap_or(u32::MAX));
+        }
+        batch.encode(&mut body).map_err(|error| error.to_string())?;
+        let host = if self.target.host.contains(':') { format!("[{}]", self.target.host) } else { self.target.host.clone() };
+        let authority = format!("{host}:{}", self.target.port);
+        let uri = match self.protocol {
+            OtlpProtocol::Grpc => {
+                let scheme = if self.target.tls { "https" } else { "http" };
+                format!("{scheme}://{authority}{GRPC_PATH}")
+            }
+            OtlpProtocol::Http => format!("{}{HTTP_PATH}", self.target.path),
+        };
+        let mut request = Request::post(uri).body(Full::new(body.freeze())).map_err(|error| error.to_string())?;
+        *request.headers_mut() = self.head()?;
+        if self.protocol == OtlpProtocol::Http {
+            let host = HeaderValue::from_str(&authority).map_err(|error| error.to_string())?;
+            request.headers_mut().insert(header::HOST, host);
+        }
+        Ok(request)
+    }
+
+    /// The configured headers, as their files are now, and those of the protocol.
+    fn head(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for (name, source) in &self.headers {
+            let secret = secrets::resolve(source).map_err(|error| format!("header `{name}`: {error}"))?;
+            let wrong = |_| format!("header `{name}` holds characters that cannot stand in a header");
+            let mut value = HeaderValue::from_bytes(secret.expose()).map_err(wrong)?;
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?, value);
+        }
+        let kind = match self.protocol {
+            OtlpProtocol::Grpc => "application/grpc",
+            OtlpProtocol::Http => "application/x-protobuf",
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+        if self.protocol == OtlpProtocol::Grpc {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        Ok(headers)
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let Target { host, port, .. } = &self.target;
+        let wrong = |error: &(dyn StdError + 'static)| format!("no connection to `{host}:{port}`: {}", chain(error));
+        // The name is looked up each time: a collector moves.
+        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| wrong(&error))?;
+        tcp.set_nodelay(true).map_err(|error| wrong(&error))?;
+        let stream: Box<dyn Stream> = match &self.tls {
+            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| wrong(&error))?),
+            None => Box::new(tcp),
+        };
+        let stream = TokioIo::new(stream);
+        // What ends a connection, good or bad, also ends the answers on it.
+        let (sender, task) = match self.protocol {
+            OtlpProtocol::Grpc => {
+                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| wrong(&error))?;
+                (Sender::Two(sender), tokio::spawn(async move { drop(driver.await) }))
+            }
+            OtlpProtocol::Http => {
+                let (sender, driver) = http1::handshake(stream).await.map_err(|error| wrong(&error))?;
+                (Sender::One(sender), tokio::spawn(async move { drop(driver.await) }))
+            }
+        };
+        Ok(Connection { sender, task: task.abort_handle() })
+    }
+}
+
+impl Sender {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::One(sender) => !sender.is_closed(),
+            Self::Two(sender) => !sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+/// OTLP/gRPC: the verdict stands in the trailers, or in the head where there is no message.
+async fn grpc_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
+    if response.status() != StatusCode::OK {
+        return Err(by_status(response.status(), response.headers()));
+    }
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MOST).collect().await.map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let said = |name| head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok());
+    match said("grpc-status").and_then(|code| code.parse::<u8>().ok()) {
+        Some(0) => Ok(taken(body.to_bytes().get(PREFIX..).unwrap_or_default())),
+        // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: those of OTLP's table that may be sent again.
+        Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => Err(Failed::for_now(refusal(code, said("grpc-message")))),
+        Some(code) => Err(Failed::for_good(refusal(code, said("grpc-message")))),
+        None => Err(Failed::for_now("the answer has no gRPC status")),
+    }
+}
+
+fn refusal(code: u8, message: Option<&str>) -> String {
+    format!("the collector answered gRPC status {code} ({})", message.unwrap_or_default())
+}
+
+async fn http_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
+    let (head, body) = response.into_parts();
+    // Read also where it is not wanted: the connection is to be used again.
+    let body = Limited::new(body, MOST).collect().await.map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+    if !head.status.is_success() {
+        return Err(by_status(head.status, &head.headers));
+    }
+    Ok(taken(&body.to_bytes()))
+}
+
+fn by_status(status: StatusCode, headers: &HeaderMap) -> Failed {
+    let why = format!("the collector answered HTTP {}", status.as_u16());
+    if !matches!(status.as_u16(), 429 | 502 | 503 | 504) {
+        return Failed::for_good(why);
+    }
+    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Failed { why, again: Some(seconds.map(Duration::from_secs)) }
+}
+
+fn taken(message: &[u8]) -> Taken {
+    let partial = ExportTraceServiceResponse::decode(message).ok().and_then(|response| response.partial_success);
+    let partial = partial.unwrap_or_default();
+    Taken { rejected: u64::try_from(partial.rejected_spans).unwrap_or(0), message: partial.error_message }
+}
+
+fn connector(host: &str, ca: Option<&Path>, protocol: OtlpProtocol) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            let wrong = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
+            let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong(&"there is no certificate in it"));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("this system has no certificate authorities; set `tls_ca`".to_owned());
+            }
+        }
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    if protocol == OtlpProtocol::Grpc {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// An error with its causes: those of a connection say little without the last of them.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,179 @@
+//! The task that exports: batches, one at a time, each sent again for a while where that may help.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::{Client, Failed},
+    span::{self, Span},
+};
+use crate::pb::opentelemetry::proto::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{InstrumentationScope, KeyValue},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans},
+};
+
+/// Most checks in one export.
+const BATCH: usize = 512;
+/// How long the first check of a batch waits for others.
+const GATHER: Duration = Duration::from_secs(1);
+/// The pause before a failed export is tried again, doubled each time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long one batch is tried. What comes meanwhile waits in the queue, or is dropped where that is full.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Spans by what became of them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) exported: AtomicU64,
+    /// The queue was full.
+    pub(super) full: AtomicU64,
+    /// The collector could not be reached, or refused.
+    pub(super) export: AtomicU64,
+    /// The collector took the rest of the batch.
+    pub(super) rejected: AtomicU64,
+}
+
+pub(super) struct Exporter {
+    client: Client,
+    queue: Receiver<Span>,
+    counters: Arc<Counters>,
+    resource: Resource,
+    timeout: Duration,
+    ending: CancellationToken,
+    /// The last export failed: said once, not with every batch.
+    failing: bool,
+}
+
+impl Exporter {
+    pub(super) fn new(
+        client: Client,
+        queue: Receiver<Span>,
+        counters: Arc<Counters>,
+        attributes: Vec<KeyValue>,
+        timeout: Duration,
+        ending: CancellationToken,
+    ) -> Self {
+        Self { client, queue, counters, resource: Resource { attributes }, timeout, ending, failing: false }
+    }
+
+    /// Exports until told to end, and then what waits.
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.gather(&mut batch).await;
+            if batch.is_empty() {
+                return;
+            }
+            self.put(&batch).await;
+            batch.clear();
+        }
+    }
+
+    /// Fills the batch, or leaves it empty at the end.
+    async fn gather(&mut self, batch: &mut Vec<Span>) {
+        let ending = self.ending.clone();
+        if ending.run_until_cancelled(self.queue.recv_many(batch, 1)).await.is_some() {
+            let until = Instant::now() + GATHER;
+            while batch.len() < BATCH && !self.queue.is_closed() {
+                let more = timeout_at(until, self.queue.recv_many(batch, BATCH - batch.len()));
+                match ending.run_until_cancelled(more).await {
+                    Some(Ok(count)) if count > 0 => {}
+                    _ => break,
+                }
+            }
+        }
+        if ending.is_cancelled() {
+            self.queue.close();
+            while batch.len() < BATCH {
+                match self.queue.try_recv() {
+                    Ok(span) => batch.push(span),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Exports one batch, or gives it up.
+    async fn put(&mut self, batch: &[Span]) {
+        let mut spans = Vec::with_capacity(2 * batch.len());
+        batch.iter().for_each(|span| span.write(&mut spans));
+        let count = spans.len() as u64;
+        let scope = InstrumentationScope { name: "tollgate".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let resource_spans = vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
+        let request = ExportTraceServiceRequest { resource_spans };
+
+        let until = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let exported = timeout(self.timeout, self.client.export(&request)).await;
+            let late = |_| Failed { why: "the collector did not answer in time".into(), again: Some(None) };
+            match exported.map_err(late).flatten() {
+                Ok(taken) => {
+                    let rejected = taken.rejected.min(count);
+                    self.counters.exported.fetch_add(count - rejected, Relaxed);
+                    self.counters.rejected.fetch_add(rejected, Relaxed);
+                    if rejected > 0 {
+                        self.failed(&format!("the collector left out {rejected} of {count}: {}", taken.message));
+                    } else {
+                        self.worked();
+                    }
+                    return;
+                }
+                Err(Failed { why, again }) => {
+                    self.failed(&why);
+                    let wait = again.map(|at_least| at_least.unwrap_or_default().max(pause).min(LONGEST_PAUSE));
+                    match wait {
+                        Some(wait) if !self.ending.is_cancelled() && Instant::now() + wait < until => {
+                            let wait = wait.mul_f64(rand::random_range(0.8..=1.0));
+                            // At the end once more, at once.
+                            self.ending.clone().run_until_cancelled(sleep(wait)).await;
+                            pause *= 2;
+                        }
+                        _ => {
+                            self.counters.export.fetch_add(count, Relaxed);
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, why: &str) {
+        if !self.failing {
+            self.failing = true;
+            tracing::warn!("spans cannot be exported, checks go on: {why}");
+        }
+    }
+
+    fn worked(&mut self) {
+        if self.failing {
+            self.failing = false;
+            tracing::info!("spans are exported again");
+        }
+    }
+}
+
+/// What the spans say of their process.
+pub(super) fn resource<'a>(service: &'a str, more: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<KeyValue> {
+    [("service.name", service), ("service.version", env!("CARGO_PKG_VERSION"))]
+        .into_iter()
+        .chain(more)
+        .map(|(name, value)| span::text(name, value))
+        .collect()
+}

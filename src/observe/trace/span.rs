@@ -1,0 +1,207 @@
+//! One check as a span: what is noted while it runs, and what becomes of it on the wire.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tollgate_core::{authn::Principal, check::Step, limit::Outage, route::Route, time::Timestamp};
+
+use super::context::Parent;
+use crate::{
+    observe::ending::Ending,
+    pb::opentelemetry::proto::{
+        common::v1::{AnyValue, KeyValue, any_value},
+        trace::v1 as wire,
+    },
+};
+
+/// `flags`: bit 9 says whether the parent is in another process.
+const KNOWS_WHERE_PARENT_IS: u32 = 0x100;
+const PARENT_IS_REMOTE: u32 = 0x200;
+const SAMPLED: u32 = 1;
+
+/// Most bytes of a text in an attribute: the same as in an audit line.
+const TEXT: usize = 256;
+
+/// A check that is traced, while it runs.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    trace: u128,
+    span: u64,
+    parent: Option<Parent>,
+    started: Instant,
+    steps: Vec<(&'static str, Duration)>,
+    store: Option<Asked>,
+}
+
+/// The question to the store.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    from: Duration,
+    to: Option<Duration>,
+    outage: Option<Outage>,
+}
+
+/// A check that has ended, on its way out.
+#[derive(Debug)]
+pub(crate) struct Span {
+    trace: Trace,
+    facts: Facts,
+    took: Duration,
+}
+
+/// What the record knows about the check.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) began: Timestamp,
+    pub(crate) decision_id: String,
+    pub(crate) ending: Ending,
+    pub(crate) route: Option<Arc<Route>>,
+    pub(crate) model: Option<String>,
+    pub(crate) outage: Option<Outage>,
+    /// Only with `observe.tracing.identity`.
+    pub(crate) principal: Option<Arc<Principal>>,
+}
+
+impl Trace {
+    pub(super) fn new(parent: Option<Parent>) -> Self {
+        let trace = parent.as_ref().map_or_else(|| rand::random::<u128>().max(1), |parent| parent.trace);
+        let span = rand::random::<u64>().max(1);
+        Self { trace, span, parent, started: Instant::now(), steps: Vec::with_capacity(6), store: None }
+    }
+
+    /// Notes that a step was passed.
+    pub(crate) fn passed(&mut self, step: Step) {
+        let name = match step {
+            Step::Parse => "parse",
+            Step::Route => "route",
+            Step::Authenticate => "authenticate",
+            Step::Authorize => "authorize",
+        };
+        self.steps.push((name, self.started.elapsed()));
+    }
+
+    /// Notes that a store elsewhere is being asked.
+    pub(crate) fn asking(&mut self) {
+        self.store = Some(Asked { from: self.started.elapsed(), to: None, outage: None });
+    }
+
+    /// Notes that the store has answered, or that it cannot be asked.
+    pub(crate) fn told(&mut self, outage: Option<Outage>) {
+        let now = self.started.elapsed();
+        if let Some(asked) = &mut self.store {
+            *asked = Asked { to: Some(now), outage, ..*asked };
+        }
+        self.steps.push(("store", now));
+    }
+
+    /// Notes that the answer is made.
+    pub(crate) fn answered(&mut self) {
+        self.steps.push(("answer", self.started.elapsed()));
+    }
+
+    pub(super) fn end(self, facts: Facts) -> Span {
+        let took = self.started.elapsed();
+        Span { trace: self, facts, took }
+    }
+}
+
+impl Span {
+    /// How many spans it is for the collector.
+    pub(super) fn count(&self) -> u64 {
+        1 + u64::from(self.trace.store.is_some())
+    }
+
+    /// The check, and below it the question to the store if there was one.
+    pub(super) fn write(&self, spans: &mut Vec<wire::Span>) {
+        let Self { trace, facts, took } = self;
+        let began = facts.began.micros().saturating_mul(1000);
+        let at = |after: Duration| began.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        let state = trace.parent.as_ref().map(|parent| parent.state.clone()).unwrap_or_default();
+        let parent = trace.parent.as_ref().map(|parent| parent.span.to_be_bytes().to_vec()).unwrap_or_default();
+        let remote = if trace.parent.is_some() { PARENT_IS_REMOTE } else { 0 };
+        let events =
+            trace.steps.iter().map(|(name, after)| wire::span::Event { time_unix_nano: at(*after), name: (*name).to_owned() });
+        spans.push(wire::Span {
+            trace_id: trace.trace.to_be_bytes().to_vec(),
+            span_id: trace.span.to_be_bytes().to_vec(),
+            trace_state: state.clone(),
+            parent_span_id: parent,
+            name: "check".into(),
+            kind: wire::span::SpanKind::Server.into(),
+            start_time_unix_nano: began,
+            end_time_unix_nano: at(*took),
+            attributes: facts.attributes(),
+            events: events.collect(),
+            status: Some(status(facts.is_fault())),
+            flags: SAMPLED | KNOWS_WHERE_PARENT_IS | remote,
+        });
+        let Some(store) = trace.store else { return };
+        let outage = match (store.to, store.outage) {
+            (_, Some(outage)) => Some(outage.label()),
+            // The check ended before the answer came.
+            (None, None) => Some("cancelled"),
+            (Some(_), None) => None,
+        };
+        spans.push(wire::Span {
+            trace_id: trace.trace.to_be_bytes().to_vec(),
+            span_id: rand::random::<u64>().max(1).to_be_bytes().to_vec(),
+            trace_state: state,
+            parent_span_id: trace.span.to_be_bytes().to_vec(),
+            name: "store".into(),
+            kind: wire::span::SpanKind::Client.into(),
+            start_time_unix_nano: at(store.from),
+            end_time_unix_nano: at(store.to.unwrap_or(*took)),
+            attributes: outage.map(|outage| text("tollgate.outage", outage)).into_iter().collect(),
+            events: Vec::new(),
+            status: Some(status(outage.is_some())),
+            flags: SAMPLED | KNOWS_WHERE_PARENT_IS,
+        });
+    }
+}
+
+impl Facts {
+    /// Whether the check itself failed. A request that was refused as it should be is no fault.
+    fn is_fault(&self) -> bool {
+        match self.ending {
+            Ending::Allow(_) | Ending::Cancelled => false,
+            Ending::Error(_) | Ending::Panic => true,
+            Ending::Deny(reason) => reason.http() >= 500,
+        }
+    }
+
+    fn attributes(&self) -> Vec<KeyValue> {
+        let optional = [
+            ("tollgate.route", self.route.as_ref().map(|route| route.name.as_str())),
+            ("tollgate.model", self.model.as_deref()),
+            ("tollgate.outage", self.outage.map(Outage::label)),
+            ("enduser.id", self.principal.as_ref().map(|principal| principal.subject())),
+            ("tollgate.tenant", self.principal.as_ref().and_then(|principal| principal.tenant())),
+        ];
+        [
+            ("tollgate.decision", self.ending.decision()),
+            ("tollgate.reason", self.ending.reason()),
+            ("tollgate.decision_id", self.decision_id.as_str()),
+        ]
+        .into_iter()
+        .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
+        .map(|(name, value)| text(name, value))
+        .collect()
+    }
+}
+
+fn status(fault: bool) -> wire::Status {
+    let code = if fault { wire::status::StatusCode::Error } else { wire::status::StatusCode::Unset };
+    wire::Status { code: code.into() }
+}
+
+/// A text, cut where it is long: it may come from a token or a body.
+pub(super) fn text(key: &str, value: &str) -> KeyValue {
+    let mut end = value.len().min(TEXT);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    let value = value.get(..end).unwrap_or_default().to_owned();
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }) }
+}

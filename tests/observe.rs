@@ -1,0 +1,9 @@
+//! What operators see: spans in a real collector, metrics in a real Prometheus, and the files in `deploy/` and `docs/` that are
+//! made of them.
+
+mod audit;
+mod collector;
+mod export;
+mod metrics;
+mod prometheus;
+mod tracing;

@@ -1,0 +1,156 @@
+//! The audit line's fields: as they are written, in docs/observability.md, in the Elasticsearch template, and on their way to Loki.
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+
+use crate::rig::{
+    POLICY, Rig, SOON,
+    envoy::replace,
+    http::{Answer, Reply, Request, Server},
+    part,
+    process::Process,
+    until, within,
+};
+
+/// Lines that together have every field, and the Tollgate that wrote them.
+fn lines() -> (Rig, Vec<Value>) {
+    let policy = replace(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
+    let rig = Rig::start(&policy);
+    assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
+    assert_eq!(rig.chat(&rig.token(json!({ "scope": "other" }))).status, 403);
+    let iss = "https://auth.example.com";
+    let revoked = [
+        json!({ "issuer": iss, "jti": "j", "note": "lost laptop" }),
+        json!({ "issuer": iss, "subject": "bob" }),
+        json!({ "issuer": iss, "client": "app" }),
+        json!({ "tenant": "other" }),
+        json!({ "token_sha256": "00".repeat(32) }),
+    ];
+    for body in &revoked {
+        let reply = rig.tollgate.admin(Request::post("/v1/revocations", body.to_string()));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let lines = until("all lines", || Some(rig.tollgate.audit()).filter(|lines| lines.len() == 2 + revoked.len()));
+    (rig, lines)
+}
+
+/// Where each field occurs.
+fn fields(lines: &[Value]) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::<String, Vec<&str>>::new();
+    for event in ["check", "admin"] {
+        for line in lines.iter().filter(|line| line["event"] == event) {
+            for name in line.as_object().unwrap().keys() {
+                let events = fields.entry(name.clone()).or_default();
+                if !events.contains(&event) {
+                    events.push(event);
+                }
+            }
+        }
+    }
+    fields.into_iter().map(|(name, events)| (name, events.join(", "))).collect()
+}
+
+#[test]
+fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
+    let (_rig, lines) = lines();
+    let written = fields(&lines);
+
+    let template: Value = serde_json::from_str(include_str!("../../deploy/elasticsearch/tollgate-audit.json")).unwrap();
+    let properties = template["template"]["mappings"]["properties"].as_object().unwrap();
+    assert_eq!(properties["@timestamp"], json!({ "type": "alias", "path": "time" }));
+    let mapped: BTreeMap<&str, &str> = properties
+        .iter()
+        .filter(|(name, _)| *name != "@timestamp")
+        .map(|(name, mapping)| (name.as_str(), mapping["type"].as_str().unwrap()))
+        .collect();
+    assert_eq!(mapped.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
+
+    let page = include_str!("../../docs/observability.md");
+    let (_, table) = page.split_once("| field | in | Elasticsearch | what it says |\n|---|---|---|---|\n").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|')).map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        (cells[0].to_owned(), (cells[1].to_owned(), cells[2].to_owned()))
+    });
+    let documented: BTreeMap<String, (String, String)> = rows.collect();
+    let expected: BTreeMap<String, (String, String)> =
+        written.iter().map(|(name, events)| (name.clone(), (events.clone(), mapped[name.as_str()].to_owned()))).collect();
+    assert_eq!(documented, expected);
+
+    // What the types of the template promise.
+    for line in &lines {
+        for (name, value) in line.as_object().unwrap() {
+            let good = match mapped[name.as_str()] {
+                "long" | "short" | "date" => value.is_u64(),
+                _ => value.is_string(),
+            };
+            assert!(good, "{name}: {value}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_collector_takes_every_line_to_loki_s_door() {
+    let (rig, lines) = lines();
+    let taken = Arc::<Mutex<Vec<Value>>>::default();
+    let kept = Arc::clone(&taken);
+    let loki = Server::start(move |request| {
+        assert_eq!(request.path, "/otlp/v1/logs");
+        kept.lock().unwrap().push(serde_json::from_slice(&request.body).unwrap());
+        Answer::Whole(Reply::new(200, "{}").header("Content-Type", "application/json"))
+    });
+    let dir = rig.dir.path();
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.join("audit.log"), text).unwrap();
+    let shipped = include_str!("../../deploy/otel-collector/audit.yaml").to_owned();
+    // As JSON, which this test reads; and the collector's own metrics have a fixed port.
+    let endpoint = format!("http://127.0.0.1:{}/otlp\n    encoding: json\n    compression: none", loki.port);
+    let config = replace(shipped, "http://loki:3100/otlp", &endpoint);
+    let config = replace(config, "[/var/log/tollgate/audit.log]", &format!("[{}]", dir.join("audit.log").display()));
+    let config = replace(config, "service:\n", "service:\n  telemetry: { metrics: { level: none } }\n");
+    let path = dir.join("collector.yaml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = Command::new(part("otelcol", "otelcol"));
+    let _collector = Process::start(dir, "otelcol", command.arg("--config").arg(&path));
+
+    let records = || -> Vec<Value> {
+        let taken = taken.lock().unwrap();
+        let resources = taken.iter().flat_map(|export| export["resourceLogs"].as_array().unwrap());
+        let named = resources.filter(|logs| {
+            logs["resource"]["attributes"] == json!([{ "key": "service.name", "value": { "stringValue": "tollgate-audit" } }])
+        });
+        named.flat_map(|logs| logs["scopeLogs"][0]["logRecords"].as_array().unwrap().clone()).collect()
+    };
+    let records = within(SOON, || Some(records()).filter(|records| records.len() == lines.len()));
+    let records = records.unwrap_or_else(|| panic!("{:?}", taken.lock().unwrap()));
+    for (record, line) in records.iter().zip(&lines) {
+        let attributes: BTreeMap<&str, &Value> = record["attributes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|attribute| (attribute["key"].as_str().unwrap(), &attribute["value"]))
+            .filter(|(name, _)| *name != "log.file.name")
+            .collect();
+        let line = line.as_object().unwrap();
+        assert_eq!(attributes.keys().copied().collect::<Vec<_>>(), {
+            let mut names: Vec<&str> = line.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            names
+        });
+        for (name, value) in line {
+            let same = match value {
+                Value::String(text) => attributes[name.as_str()]["stringValue"] == *text,
+                number => attributes[name.as_str()]["doubleValue"].as_f64() == number.as_f64(),
+            };
+            assert!(same, "{name}: {value} became {}", attributes[name.as_str()]);
+        }
+        // The record's time is the line's, to the microsecond.
+        let nanos: u64 = record["timeUnixNano"].as_str().unwrap().parse().unwrap();
+        assert!(nanos.is_multiple_of(1000) && nanos > 1_700_000_000_000_000_000, "{nanos}");
+    }
+}

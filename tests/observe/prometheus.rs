@@ -1,0 +1,175 @@
+//! A real Prometheus that scrapes running Tollgates, with the rules and for the dashboard in `deploy/`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tollgate_core::config::Document;
+
+use super::metrics::Everything;
+use crate::{
+    proxies::gate::free_port,
+    rig::{chat, http::Request, part, process::Process, until, within},
+};
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(deploy(file)).unwrap()
+}
+
+/// Runs promtool, and gives back what it said when it was content.
+fn promtool(arguments: &[&str]) -> String {
+    let output = Command::new(part("promtool", "prometheus")).args(arguments).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "promtool {arguments:?}\n{said}");
+    said
+}
+
+#[test]
+fn the_rules_and_their_cases_hold() {
+    let path = |file| deploy(file).display().to_string();
+    promtool(&["check", "config", &path("prometheus/prometheus.yaml")]);
+    promtool(&["test", "rules", &path("prometheus/rules_test.yaml")]);
+}
+
+/// The alerts and their rules, and every expression.
+fn rules() -> (BTreeSet<String>, Vec<Value>, Vec<String>) {
+    let rules: Value = Document::parse(&read("prometheus/rules.yaml"), &|_| None).unwrap().read().unwrap();
+    let all: Vec<Value> =
+        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+    let expressions = all.iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect();
+    let alerts: Vec<Value> = all.into_iter().filter(|rule| rule.get("alert").is_some()).collect();
+    (alerts.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect(), alerts, expressions)
+}
+
+#[test]
+fn every_alert_says_what_to_do_and_fires_in_a_case() {
+    let (names, alerts, _) = rules();
+    let (cases, page) = (read("prometheus/rules_test.yaml"), include_str!("../../docs/metrics.md"));
+    for name in &names {
+        assert!(cases.contains(&format!("'{{alertname=\"{name}\"}}'")), "no case in rules_test.yaml fires {name}");
+        assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not know {name}");
+    }
+    for alert in &alerts {
+        for text in ["summary", "description", "runbook"] {
+            assert!(alert["annotations"][text].as_str().is_some_and(|text| !text.is_empty()), "{}: no {text}", alert["alert"]);
+        }
+        let severity = alert["labels"]["severity"].as_str().unwrap();
+        assert!(["critical", "warning", "info"].contains(&severity), "{severity}");
+    }
+    // A runbook leads to an alert that exists.
+    for word in alerts.iter().filter_map(|alert| alert["annotations"]["runbook"].as_str()).flat_map(str::split_whitespace) {
+        let word = word.trim_end_matches(['.', ',', ':', ';']);
+        assert!(!word.starts_with("Tollgate") || word == "Tollgate" || names.contains(word), "{word}");
+    }
+}
+
+/// Panels with their queries, the variables replaced.
+fn panels() -> Vec<(String, Vec<String>)> {
+    let board: Value = serde_json::from_str(&read("grafana/tollgate.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+    let ids: BTreeSet<u64> = board["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), board["panels"].as_array().unwrap().len(), "an id comes twice");
+    let panels = panels.map(|panel| {
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{}", panel["title"]);
+        let queries = panel["targets"].as_array().unwrap().iter().map(|target| {
+            let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "20s");
+            ["$job", "$instance", "$route"].iter().fold(query, |query, name| query.replace(name, ".*"))
+        });
+        (panel["title"].as_str().unwrap().to_owned(), queries.collect())
+    });
+    panels.collect()
+}
+
+/// Names of our metrics in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    words.filter(|word| word.starts_with("tollgate_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_real_prometheus_scrapes_and_every_panel_has_data() {
+    let everything = Everything::start();
+    let targets = everything.tollgates.iter().map(|tollgate| format!("\"127.0.0.1:{}\"", tollgate.ops));
+    let targets = targets.collect::<Vec<_>>().join(", ");
+    let dir = everything.dir.path();
+    let config = read("prometheus/prometheus.yaml")
+        .replace("15s", "1s")
+        .replace("\"127.0.0.1:9002\"", &targets)
+        .replace("[rules.yaml]", &format!("[\"{}\"]", deploy("prometheus/rules.yaml").display()));
+    std::fs::write(dir.join("prometheus.yaml"), config).unwrap();
+    let port = free_port();
+    let mut command = Command::new(part("prometheus", "prometheus"));
+    command.arg(format!("--config.file={}", dir.join("prometheus.yaml").display()));
+    command.arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--log.level=warn");
+    let mut prometheus = Process::start(dir, "prometheus", &mut command);
+    prometheus.until("readiness", |_| (Request::get("/-/ready").try_send(port)?.status == 200).then_some(()));
+    let ask = |query: &str| -> Vec<Value> {
+        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let answer = Request::get(&format!("/api/v1/query?query={query}")).send(port).json();
+        assert_eq!(answer["status"], "success", "{answer}");
+        answer["data"]["result"].as_array().unwrap().clone()
+    };
+
+    // Everything in the exposition format is understood, to the last line.
+    let health = until("both targets", || {
+        let targets = Request::get("/api/v1/targets").send(port).json();
+        let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
+        (targets.len() == 2 && targets.iter().all(|target| target["health"] != "unknown")).then_some(targets)
+    });
+    assert!(health.iter().all(|target| target["health"] == "up"), "{health:?}");
+
+    let names: BTreeSet<String> = Request::get("/api/v1/label/__name__/values").send(port).json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect();
+    let recorded = |name: &String| name.contains(':');
+    for name in named(&read("prometheus/rules.yaml")).union(&named(&read("grafana/tollgate.json"))).filter(|name| !recorded(name))
+    {
+        // A text may speak of a histogram as a whole.
+        assert!(
+            names.contains(name) || names.contains(&format!("{name}_bucket")),
+            "`{name}` is in deploy/, and no Tollgate has it"
+        );
+    }
+
+    // Every expression is understood, and every panel shows something while there is something to show.
+    let token = everything.issuer.token(json!({}));
+    let mut empty: Vec<(String, Vec<String>)> = panels();
+    let shown = within(Duration::from_secs(60), || {
+        everything.send(&chat(&token));
+        everything.send(&chat("a.b.c"));
+        empty.retain(|(_, queries)| queries.iter().all(|query| ask(query).is_empty()));
+        empty.is_empty().then_some(())
+    });
+    assert!(shown.is_some(), "no data: {empty:#?}");
+    for (title, queries) in panels() {
+        for query in queries {
+            drop((&title, ask(&query)));
+        }
+    }
+    for expression in rules().2 {
+        drop(ask(&expression));
+    }
+    let rules = until("every rule to be evaluated", || {
+        let answer = Request::get("/api/v1/rules").send(port).json();
+        let groups = answer["data"]["groups"].as_array().unwrap();
+        let rules: Vec<Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+        rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
+    });
+    assert!(rules.iter().all(|rule| rule["health"] == "ok"), "{rules:?}");
+    until("a recorded series", || (!ask("job:tollgate_checks:rate5m").is_empty()).then_some(()));
+    let counted = ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
+    assert!(counted >= 2.0, "{counted}");
+}

@@ -1,0 +1,158 @@
+//! One span per check, in a real collector.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::collector::{Collector, Span};
+use crate::{
+    proxies::gate::free_port,
+    rig::{POLICY, Rig, chat, envoy::replace, http::Request, issuer::Issuer, tollgate::Tollgate, until},
+};
+
+/// What a client that traces sends.
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// The blocks of YAML below a heading of docs/observability.md.
+fn documented(heading: &str) -> Vec<String> {
+    let page = include_str!("../../docs/observability.md");
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
+    let section = section.split("\n## ").next().unwrap();
+    section.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn indented(block: &str, by: usize) -> String {
+    block.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
+}
+
+/// The shipped Envoy configuration with what docs/observability.md adds to it.
+fn tracing_envoy(config: String, collector: u16) -> String {
+    let blocks = documented("Tracing");
+    let [tollgate, manager, cluster] = blocks.as_slice() else { panic!("{blocks:?}") };
+    assert!(tollgate.contains("tracing:"));
+    let manager = replace(manager.clone(), "value: 10", "value: 100");
+    let cluster = replace(
+        cluster.clone(),
+        "address: otel-collector, port_value: 4317",
+        &format!("address: 127.0.0.1, port_value: {collector}"),
+    );
+    let config = replace(config, "stat_prefix: ingress\n", &format!("stat_prefix: ingress\n{}", indented(&manager, 16)));
+    replace(config, "  clusters:\n", &format!("  clusters:\n{}", indented(&cluster, 4)))
+}
+
+/// The section of docs/observability.md, with another address.
+fn tollgate(collector: u16) -> String {
+    let block = documented("Tracing").remove(0);
+    let block = replace(block, "http://otel-collector:4317", &format!("http://127.0.0.1:{collector}"));
+    block.replace("${POD_NAME}", "pod-7")
+}
+
+fn rig(collector: &Collector, section: &str) -> Rig {
+    Rig::with(&format!("{POLICY}{section}"), |config| tracing_envoy(config, collector.grpc))
+}
+
+#[test]
+fn a_check_is_a_span_below_envoy_s_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let rig = rig(&collector, &tollgate(collector.grpc));
+    let token = rig.token(json!({ "tenant_id": "acme" }));
+    assert_eq!(rig.envoy.send(&chat(&token).header("traceparent", PARENT)).status, 200);
+
+    let check = collector.span("check");
+    let line = &rig.tollgate.audit()[0];
+    assert_eq!(check.field("Trace ID"), TRACE);
+    assert_eq!(check.field("Kind"), "SPAN_KIND_SERVER");
+    assert_eq!(check.resource["service.name"], "tollgate");
+    assert_eq!(check.resource["k8s.pod.name"], "pod-7");
+    let expected = [
+        ("tollgate.decision", "allow"),
+        ("tollgate.reason", "granted"),
+        ("tollgate.decision_id", line["decision_id"].as_str().unwrap()),
+        ("tollgate.route", "generate"),
+        ("tollgate.model", "qwen"),
+    ];
+    let expected = expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    assert_eq!(check.attributes, expected);
+    assert_eq!(check.events, ["parse", "route", "authenticate", "authorize", "store", "answer"]);
+
+    // Envoy's span for the call is the parent, and hangs below the client's trace itself.
+    let call = until("Envoy's spans", || collector.spans().into_iter().find(|span| span.field("ID") == check.field("Parent ID")));
+    assert_eq!((call.field("Trace ID"), call.resource["service.name"].as_str()), (TRACE, "envoy"));
+
+    // Whoever reads traces learns neither the token nor whose it is.
+    let seen = collector.process.out();
+    for secret in [token.as_str(), "alice", "acme"] {
+        assert!(!seen.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn steps_end_where_a_check_was_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    // Over HTTP, and with names, because the file says so.
+    let section = format!(
+        "observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http, identity: true, sample_ratio: 0 }} }}\n",
+        collector.http
+    );
+    let rig = Rig::start(&format!("{POLICY}{section}"));
+    let sampled = |request: Request| request.header("traceparent", PARENT);
+    // Nobody decided that this one is traced.
+    assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
+    for (request, status) in [
+        (sampled(Request::get("/nowhere")), 403),
+        (sampled(chat("a.b.c")), 401),
+        (sampled(chat(&rig.token(json!({ "scope": "other" })))), 403),
+        (sampled(Request::get("/health")), 200),
+    ] {
+        assert_eq!(rig.envoy.send(&request).status, status);
+    }
+    let spans: Vec<Span> = until("four spans", || Some(collector.spans()).filter(|spans| spans.len() == 4));
+    let told: Vec<_> = spans
+        .iter()
+        .map(|span| (span.attribute("tollgate.reason"), span.attribute("enduser.id"), span.events.join(" ")))
+        .collect();
+    let told: Vec<_> = told.iter().map(|(reason, who, events)| (*reason, *who, events.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("no_route", "", "parse answer"),
+            ("malformed_token", "", "parse route answer"),
+            ("insufficient_scope", "alice", "parse route authenticate answer"),
+            ("public", "", "parse route authorize answer"),
+        ]
+    );
+    for span in &spans {
+        assert_eq!((span.field("Trace ID"), span.field("Parent ID")), (TRACE, "00f067aa0ba902b7"));
+    }
+}
+
+#[test]
+fn a_collector_that_is_away_is_a_counter_and_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    let (grpc, http) = (free_port(), free_port());
+    let mut rig = Rig::start(&format!("{POLICY}observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{grpc}', queue: 2 }} }}\n"));
+    // More than may wait: the rest is dropped, and every check is answered.
+    let mut asked = 0;
+    until("a full queue", || {
+        asked += 1;
+        assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);
+        (rig.tollgate.metric("tollgate_trace_spans_dropped_total", &["cause=\"full\""]) > 0.0).then_some(())
+    });
+    let told = |tollgate: &Tollgate, text: &str| tollgate.process.err().lines().filter(|line| line.contains(text)).count();
+    assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
+
+    let collector = Collector::at(dir.path(), grpc, http);
+    until("the end of the outage", || (told(&rig.tollgate, "spans are exported again") == 1).then_some(()));
+    assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
+    let seen = collector.spans().len();
+    assert!(seen >= 1, "what waited arrives");
+
+    // And what is on its way at the end, too.
+    assert_eq!(rig.envoy.send(&Request::get("/public/last")).status, 200);
+    rig.tollgate.process.signal(Signal::SIGTERM);
+    assert!(rig.tollgate.process.ended(crate::rig::SOON).success());
+    until("the last span", || (collector.spans().len() > seen).then_some(()));
+}
