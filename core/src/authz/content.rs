@@ -99,7 +99,7 @@ impl Content {
             categories,
         };
         content.reading = match sections.model.map(|rule| &rule.from) {
-            Some(ModelSource::Form(name)) => content.form(name, path, errors),
+            Some(ModelSource::Form(name)) => content.form(name, sections.models, path, errors),
             _ => match content.json(sections) {
                 Ok(reading) => reading,
                 Err(message) => {
@@ -173,27 +173,30 @@ impl Content {
         Ok(Reading::Json(Box::new(plan)))
     }
 
-    fn form(&self, model: &str, path: &Path, errors: &mut Errors) -> Reading {
+    fn form(&self, model: &str, models: &Models, path: &Path, errors: &mut Errors) -> Reading {
         for (key, set) in [
             ("raise", self.raise.is_some()),
             ("tools", self.tools.is_some()),
             ("mcp", self.mcp.is_some()),
             ("categories", self.categories.as_ref().is_some_and(|(rule, _)| rule.classify || rule.field.is_some())),
-            ("caps", self.caps.as_ref().is_some_and(Caps::need_json)),
         ] {
             if set {
-                errors.push(
-                    &path.key(key),
-                    format!("the route reads a form, and `{key}` is about JSON; of `caps`, a form knows `input_bytes`"),
-                );
+                errors.push(&path.key(key), format!("the route reads a form, and `{key}` is about JSON"));
             }
+        }
+        if let Some(cap) = self.caps.as_ref().and_then(Caps::json_only) {
+            errors.push(
+                &path.key("caps").key(cap),
+                format!("the route reads a form, where `{cap}` cannot be told; of media, a form knows `files`"),
+            );
         }
         let fields = self.fields.clone().unwrap_or_default();
         if fields.media == Media::Inline {
             errors.push(&path.key("fields").key("media"), "a form holds its media itself; remove `media`");
         }
         let forbidden = fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
-        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow })
+        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
+        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow, caps })
     }
 
     /// Whether the body is looked at. Where it cannot come, the route's requests are denied.

@@ -61,7 +61,7 @@ impl Bodies {
 }
 
 /// The reason, and OpenAI's `param`.
-fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
+pub fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
     match answer {
         Answer::Accepted(_) => Ok(()),
         Answer::Refused { reason, answer, .. } => {

@@ -12,7 +12,7 @@ use super::{
     content::{Parts, is_foreign, kind},
     facts::{Facts, Message},
     plan::{Node, Plan, Rest, Said, Text, Want},
-    scan::{RawString, Scanner},
+    scan::{NUMBER, RawString, Scanner},
 };
 
 /// How deep values may nest.
@@ -47,6 +47,8 @@ pub(super) enum JsonError {
     NotAnInteger(String),
     #[error("a key or a name in it is longer than {LENGTH} bytes")]
     TooLong,
+    #[error("a number in it is longer than {NUMBER} bytes")]
+    LongNumber,
     #[error("it holds more than {STRINGS} tools, adapters or messages")]
     TooMany,
     #[error("a tool has no name")]
@@ -378,7 +380,7 @@ impl<'a, 'p> Reader<'a, 'p> {
 }
 
 /// An integer as every reader takes it: digits only, no sign, no fraction, no exponent.
-fn integer(scalar: &str) -> Option<u64> {
+pub(super) fn integer(scalar: &str) -> Option<u64> {
     let digits = scalar.bytes().all(|byte| byte.is_ascii_digit());
     scalar.parse().ok().filter(|number| digits && *number <= INTEGER)
 }
@@ -506,6 +508,10 @@ mod tests {
         assert_eq!(model(&nested(DEPTH - 1)), Ok(Some("m".into())));
         assert_eq!(model(&nested(DEPTH)), Err(JsonError::TooDeep));
         assert_eq!(model(&nested(100_000)), Err(JsonError::TooDeep));
+        for places in [r#"{"model":"m","a":[NUMBER]}"#, r#"{"model":"m","a":{"b":-0.NUMBER}}"#] {
+            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER - 3))), Ok(Some("m".into())));
+            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER + 1))), Err(JsonError::LongNumber));
+        }
         let keys = |count: usize| {
             format!("{{\"model\":\"m\",{}}}", (1..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(","))
         };

@@ -172,6 +172,16 @@ const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters
 /// Members that hold a prompt or a list of them.
 const PROMPTS: [&str; 8] = ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
 
+/// The numbers that [`Plan::caps`] looks at and that stand at the top of a document: a form has them as fields.
+pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
+    [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])].into_iter().flat_map(
+        |(cap, places)| {
+            let top = |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
+            places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
+        },
+    )
+}
+
 impl Plan {
     pub(super) fn node(&self, at: usize) -> Option<&Node> {
         self.nodes.get(at)
