@@ -1,16 +1,15 @@
 //! Prompt categories: what a request says it is for, what the operator's patterns find in its text, and the scopes for either. A
 //! control of intent, not a firewall: whoever words a prompt differently is not found.
 
+mod patterns;
+
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
-use regex::{RegexSet, RegexSetBuilder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    condition::{is_credential, not_a_pattern},
-    scope::ScopeRule,
-};
+use self::patterns::Patterns;
+use super::{condition::is_credential, scope::ScopeRule};
 use crate::{
     authn::Principal,
     config::{Errors, Path},
@@ -25,8 +24,6 @@ use crate::{
 /// How many patterns a policy may have, and how long one may be, in bytes.
 const PATTERNS: usize = 256;
 const LENGTH: usize = 1024;
-/// What the compiled patterns may take, in bytes, and what is set aside to run them.
-const COMPILED: usize = 1024 * 1024;
 /// How much text is looked at unless a route says otherwise, and at most, in bytes.
 const SCAN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(256 * 1024 - 1);
 const SCAN_MOST: usize = 16 * 1024 * 1024;
@@ -89,18 +86,12 @@ fn yes() -> bool {
 }
 
 /// The compiled list `categories`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Categories {
     list: Vec<(String, ScopeRule)>,
-    patterns: RegexSet,
+    patterns: Patterns,
     /// For each pattern, its category.
     owners: Vec<usize>,
-}
-
-impl Default for Categories {
-    fn default() -> Self {
-        Self { list: Vec::new(), patterns: RegexSet::empty(), owners: Vec::new() }
-    }
 }
 
 impl Categories {
@@ -125,9 +116,9 @@ impl Categories {
                 let alone = if pattern.is_empty() || pattern.len() > LENGTH {
                     Err(format!("a pattern is 1 to {LENGTH} bytes long"))
                 } else {
-                    set(&[pattern]).and_then(|set| match set.is_match("") {
-                        true => Err(format!("`{pattern}` finds the empty text, and so every prompt")),
-                        false => Ok(()),
+                    Patterns::compile(&[pattern]).and_then(|alone| match alone.find("").next() {
+                        Some(_) => Err(format!("`{pattern}` finds the empty text, and so every prompt")),
+                        None => Ok(()),
                     })
                 };
                 if errors.take(&at, alone).is_some() {
@@ -139,7 +130,7 @@ impl Categories {
         }
         if patterns.len() > PATTERNS {
             errors.push(path, format!("there are {} patterns; at most {PATTERNS} are run together", patterns.len()));
-        } else if let Some(set) = errors.take(path, set(&patterns)) {
+        } else if let Some(set) = errors.take(path, Patterns::compile(&patterns)) {
             categories.patterns = set;
         }
         categories
@@ -152,11 +143,6 @@ impl Categories {
     fn name(&self, index: usize) -> &str {
         self.list.get(index).map_or("", |(name, _)| name)
     }
-}
-
-fn set(patterns: &[&str]) -> Result<RegexSet, String> {
-    let built = RegexSetBuilder::new(patterns).size_limit(COMPILED).dfa_size_limit(COMPILED).nest_limit(32).build();
-    built.map_err(|error| not_a_pattern(patterns.first().copied().unwrap_or_default(), &error))
 }
 
 /// A compiled `categories` of a route.
@@ -259,8 +245,8 @@ impl CategoryRule {
         if prose.hidden {
             return Err(forbidden("a prompt in tokens or embeddings cannot be classified").saying("send the prompt as text"));
         }
-        let patterns = categories.patterns.matches(&prose.text);
-        Ok(patterns.into_iter().filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
+        let found = categories.patterns.find(&prose.text);
+        Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
     }
 
     /// The categories that a request is in, or why it may not pass.

@@ -21,7 +21,7 @@ use serde::{
 };
 
 pub(crate) use self::compile::Route;
-pub(super) use self::compile::{is_credential, not_a_pattern};
+pub(super) use self::compile::is_credential;
 use self::term::Term;
 pub use self::{activation::Activation, term::Trouble};
 use crate::{

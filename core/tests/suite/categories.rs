@@ -30,7 +30,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (list("[{ name: a, scopes: [], patterns: [x, '('] }]"), "categories[0].patterns[1]: `(` is no pattern: unclosed group"),
         (list("[{ name: a, scopes: [], patterns: ['x*'] }]"), "finds the empty text"),
         (list("[{ name: a, scopes: [], patterns: ['(?=x)'] }]"), "look-around"),
-        (list("[{ name: a, scopes: [], patterns: ['\\w{999}{99}'] }]"), "size limit"),
+        (list("[{ name: a, scopes: [], patterns: ['\\w{999}{99}'] }]"), "would take more"),
         (list(&format!("[{{ name: a, scopes: [], patterns: [{}] }}]", vec!["x"; 257].join(", "))), "at most 256"),
         (list(&format!("[{{ name: a, scopes: [], patterns: [{}] }}]", "x".repeat(1025))), "1 to 1024 bytes"),
         (policy("    categories: {}\n"), "set `declared` or `classify`"),

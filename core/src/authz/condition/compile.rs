@@ -80,7 +80,7 @@ fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 /// What is wrong with a pattern, on one line.
-pub(in crate::authz) fn not_a_pattern(text: &str, error: &regex::Error) -> String {
+fn not_a_pattern(text: &str, error: &regex::Error) -> String {
     let error = error.to_string();
     let last = error.lines().last().unwrap_or_default();
     format!("`{text}` is no pattern: {}", last.strip_prefix("error: ").unwrap_or(last))
