@@ -17,24 +17,31 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test
-test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus and an OpenTelemetry collector
-	@tools/parts toolchain envoy redis python nginx nginx-njs prometheus collector >/dev/null
+test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTelemetry collector and an MCP server
+	@tools/parts toolchain curl envoy redis python nginx nginx-njs prometheus collector >/dev/null
 	$(CARGO) test --workspace
 
 .PHONY: test-all
 test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
+	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
+
+.PHONY: fuzz
+fuzz: ## The readers of what clients send, against others, on whatever libFuzzer makes up (FUZZ_SECONDS=30 for each)
+	@tools/parts toolchain >/dev/null
+	@tools/fuzz
 
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
 	@tools/parts toolchain envoy deny >/dev/null
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
 
 .PHONY: image
 image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there
@@ -43,17 +50,32 @@ image: ## The container image tollgate:VERSION, with docker, podman or buildah, 
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B
 
+.PHONY: bench
+bench: ## Tollgate alone, in all its states, beside the stock server's empty answer: 12 minutes (ROUNDS=7 SECONDS=0.8 SECTIONS=...)
+	@tools/parts toolchain redis python >/dev/null
+	@$(BENCH) benches/bench.py
+
 .PHONY: bench-quick
 bench-quick: ## CPU of a whole decision over CPU of the stock server's empty one, under a minute once built (ROUNDS=9 SECONDS=1)
 	@tools/parts toolchain python >/dev/null
 	@$(BENCH) benches/quick.py
 
+.PHONY: bench-instructions
+bench-instructions: ## Instructions of a hot check, counted with callgrind and held within 3 % (PROFILE=release)
+	@tools/parts toolchain python valgrind >/dev/null
+	@$(BENCH) benches/instructions.py
+
 .PHONY: bench-envoy
-bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl envoy nginx wrk python >/dev/null
-	@PYTHONPATH=tools .parts/bin/python -B benches/envoy/bench.py
+bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain envoy nginx python >/dev/null
+	@$(BENCH) benches/envoy/envoy_bench.py
 
 .PHONY: bench-nginx
-bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=7 SECONDS=3)
-	@tools/parts toolchain openssl nginx nginx-njs wrk python >/dev/null
-	@PYTHONPATH=tools:benches/envoy .parts/bin/python -B benches/nginx/nginx_bench.py
+bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain nginx nginx-njs python >/dev/null
+	@$(BENCH) benches/nginx/nginx_bench.py
+
+.PHONY: bench-tutorial
+bench-tutorial: ## Tollgate beside FastAPI and PyJWT, as tutorials write it (ROUNDS=5 SECONDS=1.5 RATE=500)
+	@tools/parts toolchain envoy nginx python tutorial >/dev/null
+	@$(BENCH) benches/tutorial/tutorial_bench.py

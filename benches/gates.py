@@ -1,5 +1,7 @@
 """Tollgate in the states that are measured, each with its own small configuration."""
 
+import socket
+
 import servers
 from measure import DIR, ISSUER, SERVER_CORE, on_core
 
@@ -36,41 +38,44 @@ def redis_store(socket):
 
 
 class Gate:
-    """A Tollgate and where it listens. Its audit lines go to standard output, which leads to /dev/null."""
+    """A Tollgate and where it listens. Its audit lines go to standard output, which leads to /dev/null.
 
-    def __init__(self, rig, program, name, text, transport="unix", ready=True):
+    `http`: an entry of `listen.http`, whose ADDRESS becomes a socket beside the one for gRPC, NAME-http.sock.
+    """
+
+    def __init__(self, rig, program, name, text, transport="unix", core=SERVER_CORE, http=None):
         self.name, self.path = name, DIR / f"{name}.yaml"
         self.ops = servers.free_port()
-        socket = DIR / f"{name}.sock"
-        self.address = f"unix:{socket}" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
+        self.address = address(name, transport)
+        socket = f"\"unix:{DIR}/{name}-http.sock\""
+        self.http = "[" + http.replace("ADDRESS", socket) + "]" if http else "[]"
         self.write(text)
-        command = [*on_core(SERVER_CORE), program, "serve", "--config", self.path]
-        self.null = rig.enter_context(open("/dev/null", "wb"))
-        self.server = rig.start(name, command, output=self.null)
-        if ready:
-            self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{self.ops}/readyz"))
+        null = rig.enter_context(open("/dev/null", "wb"))
+        self.server = rig.start(name, [*on_core(core), program, "serve", "--config", self.path], output=null)
+        self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{self.ops}/readyz"))
 
     def write(self, text):
-        listen = f'listen: {{ grpc: "{self.address}", ops: "127.0.0.1:{self.ops}" }}\n'
+        listen = f'listen: {{ grpc: "{self.address}", ops: "127.0.0.1:{self.ops}", http: {self.http} }}\n'
         self.path.write_text(listen + text)
 
 
 class Noop:
     """The stock server."""
 
-    def __init__(self, rig, tool, name, transport="unix"):
-        socket = DIR / f"{name}.sock"
-        self.address = f"unix:{socket}" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
-        self.server = rig.start(name, [*on_core(SERVER_CORE), tool, "noop", "--listen", self.address])
+    def __init__(self, rig, tool, name, transport="unix", core=SERVER_CORE):
+        self.address = address(name, transport)
+        self.server = rig.start(name, [*on_core(core), tool, "noop", "--listen", self.address])
         if transport == "unix":
-            self.server.wait_for("socket", socket.exists)
+            self.server.wait_for("socket", (DIR / f"{name}.sock").exists)
         else:
             self.server.wait_for("port", lambda: listening(int(self.address.rpartition(":")[2])))
 
 
-def listening(port):
-    import socket
+def address(name, transport):
+    return f"unix:{DIR}/{name}.sock" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
 
+
+def listening(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

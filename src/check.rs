@@ -1,4 +1,4 @@
-//! One check at the edge: snapshot, [`prepare`], one question to the store, [`conclude`](Pending::conclude), the shaped answer, one record.
+//! One check at the edge: snapshot, [`prepare_with`], one question to the store, [`conclude`](Pending::conclude), the shaped answer, one record.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 

@@ -3,10 +3,15 @@
 mod argument;
 pub mod audit_upstream;
 pub mod check_config;
+pub mod completions;
 pub mod doctor;
 pub mod explain;
+mod failure;
+pub mod init;
+pub mod paint;
 mod peek;
 pub mod presets;
+mod progress;
 pub mod revoke;
 pub mod schema;
 pub mod serve;
@@ -15,28 +20,61 @@ pub mod token;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use self::paint::Paint;
+
+const MORE: &str = "\
+The usual order:
+  # a first configuration, with comments
+  tollgate init --preset vllm --issuer https://auth.example.com
+  # everything that is wrong with it
+  tollgate check-config tollgate.yaml
+  # one decision, step by step, offline
+  tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
+  # answer checks
+  tollgate serve --config tollgate.yaml
+  # can the proxy in front be gone around?
+  tollgate doctor https://api.example.com
+  # what the server offers, and what is open of it
+  tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml
+  # take credentials back, at once
+  tollgate revoke add --tenant acme --redis redis://redis:6379
+
+Exit codes:
+  0  ok
+  1  the answer is no: denied, wrong, leaking, open, not there
+  2  usage, or something that is needed is not there
+
+`--output json` prints the answer as JSON on standard output. A command that could not do its
+work then says why on standard error, as {\"error\":{\"message\":…}}. Colours and progress are for
+terminals; NO_COLOR turns colours off.";
 
 /// Decides who may use a GPU inference endpoint, and how much of it.
+///
+/// A proxy (Envoy, nginx, Traefik, Caddy, HAProxy) asks Tollgate before it forwards a request. Tollgate verifies the caller's
+/// JWT, checks scopes and the model in the body, counts limits, and answers: forward with trusted identity headers, or refuse.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version)]
+#[command(name = "tollgate", version, after_long_help = MORE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// In the order in which they are usually needed.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Init(init::Init),
     CheckConfig(check_config::CheckConfig),
     Explain(explain::Explain),
-    /// Print the JSON Schema of the configuration file, with every default and its reason.
-    Schema,
-    Presets(presets::PresetsArgs),
-    AuditUpstream(audit_upstream::AuditUpstream),
-    Revoke(revoke::RevokeArgs),
-    Token(token::TokenArgs),
+    Serve(serve::Serve),
     Doctor(doctor::Doctor),
+    AuditUpstream(audit_upstream::AuditUpstream),
+    Presets(presets::PresetsArgs),
+    Token(token::TokenArgs),
+    Revoke(revoke::RevokeArgs),
+    Schema(schema::Schema),
+    Completions(completions::Completions),
 }
 
 /// How to report.
@@ -51,24 +89,33 @@ pub enum Output {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
-        Command::CheckConfig(check) => Ok(check.run()),
-        Command::Explain(explain) => explain.run(&mut std::io::stdout()),
-        Command::Schema => schema::print(),
-        Command::Presets(presets) => presets.run(&mut std::io::stdout()),
-        Command::AuditUpstream(audit) => blocking(audit.run(&mut std::io::stdout())),
-        Command::Revoke(revoke) => blocking(revoke::run(revoke, &mut std::io::stdout(), revoke::redis::connect)),
-        Command::Doctor(doctor) => blocking(doctor.run(&mut std::io::stdout())),
-        Command::Token(token) => token.run(&mut std::io::stdout()),
+    let json = failure::wants_json(std::env::args_os());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error, json),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::from(2)
-    })
+    let out = &mut std::io::stdout();
+    let paint = Paint::stdout();
+    let result = match cli.command {
+        Command::Init(init) => init.run(out),
+        Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
+        Command::CheckConfig(check) => check.run(out, paint),
+        Command::Explain(explain) => explain.run(out, paint),
+        Command::Schema(schema) => schema.run(out),
+        Command::Presets(presets) => presets.run(out),
+        Command::AuditUpstream(audit) => blocking(audit.run(out, paint)),
+        Command::Revoke(revoke) => blocking(revoke::run(revoke, out, revoke::redis::connect)),
+        Command::Doctor(doctor) => blocking(doctor.run(out, paint)),
+        Command::Token(token) => token.run(out),
+        Command::Completions(completions) => completions.run(&mut Cli::command(), out),
+    };
+    result.unwrap_or_else(|error| failure::report(&error, json))
 }
 
 /// Runs a short piece of network work.
 fn blocking<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
+
+#[cfg(test)]
+mod tests;

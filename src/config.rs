@@ -232,7 +232,8 @@ pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
 /// Everything that is wrong with it at once.
 pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<ConfigError>> {
     let document = Document::parse(text, env)?;
-    let file: File = document.read()?;
+    let (file, mut unread, gaps) = document.read_around::<File>();
+    let Some(file) = file else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
     if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| Bytes::new()) {
@@ -251,8 +252,11 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     }
     file.store.validate(policy.as_ref(), &root.key("store"), &mut errors);
     match policy {
-        Some(policy) if errors.is_empty() => Ok(Loaded { file, policy }),
-        _ => Err(document.locate(errors)),
+        Some(policy) if errors.is_empty() && unread.is_empty() => Ok(Loaded { file, policy }),
+        _ => {
+            unread.extend(gaps.real(errors));
+            Err(document.locate(unread))
+        }
     }
 }
 
@@ -273,33 +277,4 @@ impl File {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn errors(text: &str) -> Vec<String> {
-        compile(text, &|_| None).map(drop).unwrap_err().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_smallest_file_is_a_public_route() {
-        let loaded = compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
-        assert_eq!(loaded.file.body.max, ByteSize(16 << 20));
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused() {
-        let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
-        assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
-        assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
-    }
-
-    #[test]
-    fn sizes_need_a_unit() {
-        let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
-        assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
-        assert!(
-            errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0]
-                .contains("max_in_flight")
-        );
-    }
-}
+mod tests;

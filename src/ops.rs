@@ -66,9 +66,9 @@ pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> 
         }
         ("/healthz", _) => (StatusCode::OK, TEXT, "ok\n".to_owned()),
         ("/readyz", _) => readyz(&(ops.readiness)()),
-        ("/metrics", _) => match ops.observer.exposition((ops.status)()) {
-            Ok(text) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
-            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the metrics could not be written\n".into()),
+        ("/metrics", _) => match metrics(ops).await {
+            Some(text) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
+            None => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the metrics could not be written\n".into()),
         },
         _ => (StatusCode::NOT_FOUND, TEXT, "only /healthz, /readyz and /metrics are here\n".into()),
     };
@@ -79,6 +79,12 @@ pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> 
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     response
+}
+
+/// Off the runtime: thousands of routes are milliseconds of text, and checks do not wait for it.
+async fn metrics(ops: &Ops) -> Option<String> {
+    let (observer, status) = (Arc::clone(&ops.observer), (ops.status)());
+    tokio::task::spawn_blocking(move || observer.exposition(status).ok()).await.ok().flatten()
 }
 
 fn readyz(readiness: &Readiness) -> (StatusCode, &'static str, String) {

@@ -74,7 +74,10 @@ impl Reloader {
 
     /// Whoever `asked` gets an answer, also when nothing changed.
     async fn look(&mut self, asked: bool) {
-        match std::fs::read(&self.path) {
+        let path = self.path.clone();
+        // Off the runtime, as is what follows: a slow disk or a large policy must not hold up checks.
+        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await.unwrap_or_else(|error| Err(error.into()));
+        match read {
             Ok(text) if !asked && Some(&text) == self.text.as_ref() => self.look_at_secrets(),
             Ok(text) => {
                 self.text = Some(text);
@@ -89,8 +92,11 @@ impl Reloader {
     }
 
     async fn reload(&mut self) {
-        let result = match config::load(&self.path) {
-            Ok(loaded) => self.apply(loaded).await,
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path).map_err(|error| error.to_string())).await;
+        let result = match loaded {
+            Ok(Ok(loaded)) => self.apply(loaded).await,
+            Ok(Err(error)) => Err(error),
             Err(error) => Err(error.to_string()),
         };
         match result {

@@ -123,7 +123,7 @@ fn every_reason_the_core_can_give_has_a_row() {
 #[test]
 fn the_example_in_the_docs_comes_out_as_written() {
     let docs = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/cases.md")).unwrap();
-    let example = docs.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let example = docs.split_once("```yaml cases\n").unwrap().1.split_once("```").unwrap().0;
     let file = CaseFile::parse(example).unwrap_or_else(|errors| panic!("{errors:?}"));
     let snapshot = file.snapshot().unwrap();
     for case in file.cases(None).unwrap() {

@@ -4,6 +4,7 @@
 mod architecture;
 mod corpus;
 mod deploy;
+mod docs;
 mod e2e;
 mod jwks;
 mod observe;

@@ -8,6 +8,7 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod process;
+pub(crate) mod python;
 pub(crate) mod redis;
 pub(crate) mod tollgate;
 pub(crate) mod upstream;

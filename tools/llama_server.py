@@ -1,9 +1,9 @@
 """A real model server: llama.cpp's HTTP server with a small model, OpenAI-compatible, on loopback.
 
-    .parts/bin/python tools/llama_server.py [--port N] [--api-key KEY]
+    .parts/bin/python tools/llama_server.py [--port N] [--api-key KEY] [--name NAME]
 
 Prints `listening on http://127.0.0.1:PORT` once the model is loaded, logs to standard error, ends on SIGTERM
-or SIGINT. Answers as the model `smollm2`. `tools/parts python model` gets what it needs.
+or SIGINT. Answers as the model NAME, `smollm2` if none is given. `tools/parts python model` gets what it needs.
 """
 
 import argparse
@@ -17,6 +17,7 @@ MODEL = pathlib.Path(__file__).resolve().parent.parent / ".parts/models/smollm2.
 arguments = argparse.ArgumentParser(description="a real model server with a small model")
 arguments.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
 arguments.add_argument("--api-key", help="demand this bearer key, as an upstream with its own key does")
+arguments.add_argument("--name", default="smollm2", help="the name of the model")
 given = arguments.parse_args()
 if not MODEL.exists():
     arguments.error("the model is missing: run `tools/parts model`")
@@ -27,7 +28,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, stop)
 
 params = xllamacpp.CommonParams()
 params.model.path = str(MODEL)
-params.model_alias = {"smollm2"}
+params.model_alias = {given.name}
 params.hostnames = ["127.0.0.1"]
 params.port = given.port
 params.api_keys = [given.api_key] if given.api_key else []

@@ -6,14 +6,15 @@
 
 mod de;
 mod env;
+mod gaps;
 mod tree;
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-pub use self::env::expand;
 use self::tree::Node;
+pub use self::{env::expand, gaps::Gaps};
 
 /// An enum renamed to this is told by which of its variants' names is a key of the map, the first that is; the variant's
 /// value is then the whole map, that key included. Only [`Document::read`] knows it.
@@ -44,12 +45,32 @@ impl fmt::Display for ConfigError {
 
 /// Errors gathered while the rooms compile their sections. Each has a path; the document adds the line.
 #[derive(Debug, Default)]
-pub struct Errors(Vec<(Path, String)>);
+pub struct Errors(Vec<Mistake>);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mistake {
+    path: Path,
+    message: String,
+    /// Places that were read as left out, or as too short, for this to be a mistake: see [`Gaps`].
+    presumes: Vec<Path>,
+}
 
 impl Errors {
     /// Notes one error at `path`.
     pub fn push(&mut self, path: &Path, message: impl Into<String>) {
-        self.0.push((path.clone(), message.into()));
+        self.push_presuming(path, &[], message);
+    }
+
+    /// Notes one error at `path` that is one only if nothing was overlooked at the places `presumes`: a name that is not in
+    /// another list, a key that another key asks for.
+    pub fn push_presuming(&mut self, path: &Path, presumes: &[Path], message: impl Into<String>) {
+        self.0.push(Mistake { path: path.clone(), message: message.into(), presumes: presumes.to_vec() });
+    }
+
+    /// Adds what others noted.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     /// Takes the value of an `Ok`, or notes the error at `path`.
@@ -66,7 +87,12 @@ impl Errors {
     #[must_use]
     pub fn under(self, key: &str) -> Self {
         let below = |Path(steps): Path| Path([Step::Key(key.to_owned())].into_iter().chain(steps).collect());
-        Self(self.0.into_iter().map(|(path, message)| (below(path), message)).collect())
+        let below_all = |mistake: Mistake| Mistake {
+            path: below(mistake.path),
+            presumes: mistake.presumes.into_iter().map(below).collect(),
+            ..mistake
+        };
+        Self(self.0.into_iter().map(below_all).collect())
     }
 
     /// Whether nothing was noted.
@@ -99,6 +125,12 @@ impl Path {
     /// The element `index` below this place.
     pub fn index(&self, index: usize) -> Self {
         self.with(Step::Index(index))
+    }
+
+    /// The list or the map that this place is in; the whole document is in itself.
+    #[must_use]
+    pub fn parent(&self) -> Self {
+        Self(self.0.split_last().map_or_else(Vec::new, |(_, above)| above.to_vec()))
     }
 
     fn with(&self, step: Step) -> Self {
@@ -145,11 +177,16 @@ impl Document {
     /// # Errors
     /// Every unknown key and every value of the wrong shape, not only the first.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Vec<ConfigError>> {
-        let (value, errors) = de::read_all(&self.root);
-        match value {
-            Some(value) if errors.is_empty() => Ok(value),
-            _ => Err(self.locate(errors)),
+        match self.read_around() {
+            (Some(value), errors, _) if errors.is_empty() => Ok(value),
+            (_, errors, _) => Err(self.locate(errors)),
         }
+    }
+
+    /// Reads the document as `T` around what cannot be read: the value without it, if there is one, what is wrong, and where it
+    /// is missing now. The value is good for finding more mistakes, and for nothing else, unless there are no errors.
+    pub fn read_around<T: DeserializeOwned>(&self) -> (Option<T>, Errors, Gaps) {
+        de::read_all(&self.root)
     }
 
     /// Gives errors their lines: of the place itself, or of the nearest place above it that is written in the file.
@@ -157,7 +194,7 @@ impl Document {
         let mut located: Vec<ConfigError> = errors
             .0
             .into_iter()
-            .map(|(path, message)| ConfigError { line: self.line(&path), path: path.to_string(), message })
+            .map(|Mistake { path, message, .. }| ConfigError { line: self.line(&path), path: path.to_string(), message })
             .collect();
         located.sort_by_key(|error| error.line);
         let mut seen = std::collections::HashSet::new();

@@ -75,6 +75,8 @@ pub struct Policy {
     pub body_routes: Vec<(Path, String)>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
+    /// The place of the first limit that replicas may take ahead of need, if there is one.
+    pub leased: Option<Path>,
 }
 
 impl Policy {
@@ -110,6 +112,7 @@ impl Policy {
             strip_headers: compiled.strip_headers,
             body_routes: compiled.body_routes,
             uses_local,
+            leased: config.limits.iter().position(|limit| limit.lease.is_some()).map(|index| root.key("limits").index(index)),
         })
     }
 }
@@ -119,7 +122,8 @@ fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, error
     if config.issuers.is_empty()
         && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
-        errors.push(&root.key("routes").index(index), "the route needs a credential, and there are no `issuers` to verify one");
+        let message = "the route needs a credential, and there are no `issuers` to verify one";
+        errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
     if foreign.iter().any(Foreign::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {

@@ -16,13 +16,27 @@ use tollgate_core::{
 };
 
 use self::{report::Report, server::Listed};
-use super::Output;
+use super::{Output, paint::Paint, progress::Progress};
 use crate::config;
 
-/// Reads an inference server's `/openapi.json` and reports which of its routes are known, which are dangerous, and what the
-/// policy answers for each without a credential. Nothing else is asked of the server. Exits with 1 if something dangerous, or
-/// something unknown, is open.
+const MORE: &str = "\
+Examples:
+  tollgate audit-upstream http://127.0.0.1:8000 --preset vllm
+  tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml
+  tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml --output json \\
+    | jq '.operations[] | select(.dangerous)'
+
+Exit codes:
+  0  nothing dangerous is open
+  1  something dangerous, or something that nobody has listed, is
+  2  the server gave no such document, or usage";
+
+/// Report what an inference server offers, and what is open of it.
+///
+/// Reads the server's `/openapi.json`, once, and asks nothing else of it. Reports which of its routes are known, which are
+/// dangerous, and what the policy answers for each without a credential.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub struct AuditUpstream {
     /// The server: `http://127.0.0.1:8000`, or the whole URL of its OpenAPI document.
     #[arg(value_name = "URL")]
@@ -43,7 +57,8 @@ impl AuditUpstream {
     ///
     /// # Errors
     /// A server that cannot be asked, a document that is none, a configuration that cannot be used.
-    pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    pub async fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
+        let mut progress = Progress::stderr();
         let (policy, entries) = self.policy()?;
         let names = match &self.preset {
             Some(name) => vec![name.clone()],
@@ -57,11 +72,14 @@ impl AuditUpstream {
         };
         let presets = names.iter().map(|name| Preset::load(name)).collect::<Result<Vec<_>, _>>()?;
         let url = fetch::Url::parse(&self.url)?;
+        progress.now(&format!("asking {url}"));
         let document = fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
         let listed = Listed::read(&document).with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
+        progress.now(&format!("asking the policy about {} operations", listed.operations.len()));
         let report = Report::of(&listed, &presets, &Snapshot::without_keys(Arc::new(policy)), &hosts(&entries, url.authority()));
+        drop(progress);
         match self.output {
-            Output::Text => report.text(&url.to_string(), out)?,
+            Output::Text => report.text(&url.to_string(), paint, out)?,
             Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?,
         }
         Ok(ExitCode::from(u8::from(report.is_dangerous())))

@@ -11,12 +11,33 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::{probes::Probes, wire::Target};
-use super::{Output, argument};
+use super::{
+    Output, argument,
+    paint::{Paint, Painted},
+    progress::Progress,
+};
 use crate::config::ByteSize;
 
-/// Tries out a live proxy in front of Tollgate: a bounded set of requests that must not pass, and what reaches the client and the
-/// upstream. Exits with 1 when something leaks or an answer is not passed on. Nothing is changed; the log will show denials.
+const MORE: &str = "\
+Examples:
+  tollgate doctor http://127.0.0.1:8080
+  tollgate doctor https://api.example.com --token @token.txt \\
+    --echo /debug/headers --body-limit 16MiB
+  tollgate doctor https://api.example.com --output json \\
+    | jq -r '.probes[] | select(.verdict == \"leak\") | .name'
+
+Exit codes:
+  0  sound, as far as it was tried
+  1  something leaks, or an answer is not passed on as it was made
+  2  the proxy cannot be reached, or usage";
+
+/// Try out a live proxy in front of Tollgate.
+///
+/// Sends somewhat more than a hundred requests that must not pass, or must be answered in one way, and looks at what reaches the
+/// client and the upstream. Reports what leaks, which answers are replaced on their way, and what to do. Nothing is changed; the
+/// log and the metrics will show denials.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub struct Doctor {
     /// The proxy: `https://host` or `http://host:port`.
     #[arg(value_name = "URL")]
@@ -74,6 +95,14 @@ impl Verdict {
             Self::Skipped => "skipped",
         }
     }
+
+    fn painted(self, paint: Paint) -> Painted<&'static str> {
+        match self {
+            Self::Ok => paint.good(self.word()),
+            Self::Leak | Self::Fault => paint.bad(self.word()),
+            Self::Skipped => paint.odd(self.word()),
+        }
+    }
 }
 
 /// One probe, or a row of like ones.
@@ -91,7 +120,7 @@ impl Doctor {
     ///
     /// # Errors
     /// A URL or token that cannot be used, a proxy that cannot be reached.
-    pub async fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    pub async fn run(self, out: &mut impl Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let target = Target::parse(&self.url)?;
         for path in [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)].into_iter().flatten() {
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -107,16 +136,17 @@ impl Doctor {
             bail!("the token holds characters that no token has");
         }
         let marker = format!("doctor-{:016x}", rand::random::<u64>());
-        let mut probes = Probes { target: &target, doctor: &self, marker, token, findings: Vec::new() };
+        let mut probes =
+            Probes { target: &target, doctor: &self, marker, token, findings: Vec::new(), progress: Progress::stderr() };
         probes.all().await?;
-        let findings = probes.findings;
+        let findings = probes.into_findings();
         let count = |verdict: Verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
         let sound = count(Verdict::Leak) + count(Verdict::Fault) == 0;
         match self.output {
             Output::Json => writeln!(out, "{}", json!({ "url": self.url, "ok": sound, "probes": findings }))?,
             Output::Text => {
                 for Finding { name, verdict, detail, remedy } in &findings {
-                    writeln!(out, "{:<8} {name}: {detail}", verdict.word())?;
+                    writeln!(out, "{:<8} {name}: {detail}", verdict.painted(paint))?;
                     if let Some(remedy) = remedy {
                         writeln!(out, "         what to do: {remedy}")?;
                     }

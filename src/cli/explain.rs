@@ -11,17 +11,33 @@ use clap::Args;
 use tollgate_core::policy::Policy;
 
 use self::steps::{Explanation, Question};
-use super::{Output, argument};
+use super::{Output, argument, paint::Paint};
 use crate::{
     case::{Body, Case, CaseFile, Ledger, Request},
     config,
     observe::now,
 };
 
-/// Show every step of one decision, without network and store: what is asked, which route covers it, what is wrong with the
-/// token, what would be asked of the store, and the answer. Exits with 0 for allow, 1 for deny, and 2 where the keys that would
-/// tell are not here; a case that says what it expects counts as allowed if it comes out so.
+const MORE: &str = "\
+Examples:
+  tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
+  tollgate explain --config tollgate.yaml --path /v1/chat/completions \\
+    --header 'content-type: application/json' --body '{\"model\":\"Qwen/Qwen2-72B-Instruct\"}' \\
+    --token @token.txt --jwks jwks.json
+  tollgate explain --config tollgate.yaml --case cases.yaml
+  tollgate explain --case cases.yaml --only expired --output json
+
+Exit codes:
+  0  allowed; of cases: all came out as they say
+  1  denied; of cases: some did not
+  2  it cannot be told, because the keys of the token's issuer are not here (see --jwks), or usage";
+
+/// Show every step of one decision, offline.
+///
+/// Without network and store: what is asked, which route covers it, what is wrong with the token, what would be asked of the
+/// store, and the answer. A file of cases (docs/cases.md) with what must come of them is a test of a policy.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub struct Explain {
     /// The configuration file. A case file may bring a policy of its own.
     #[arg(long, value_name = "FILE", required_unless_present = "case")]
@@ -75,23 +91,23 @@ impl Explain {
     ///
     /// # Errors
     /// A file that cannot be read or is wrong, or nothing to explain.
-    pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        self.explained(out).map(|end| ExitCode::from(end as u8))
+    pub fn run(&self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
+        self.explained(&mut Page { out, paint, output: self.output }).map(|end| ExitCode::from(end as u8))
     }
 
-    fn explained(&self, out: &mut dyn Write) -> anyhow::Result<End> {
+    fn explained(&self, page: &mut Page<'_>) -> anyhow::Result<End> {
         let loaded = self.config.as_deref().map(config::load).transpose()?;
         let (policy, max_body) = match loaded {
             Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.body.max.0)),
             None => (None, None),
         };
         match &self.case {
-            Some(path) => self.cases(path, policy, max_body, out),
-            None => self.request(policy.context("name the configuration with --config")?, max_body, out),
+            Some(path) => self.cases(path, policy, max_body, page),
+            None => self.request(policy.context("name the configuration with --config")?, max_body, page),
         }
     }
 
-    fn request(&self, policy: Arc<Policy>, max_body: Option<usize>, out: &mut dyn Write) -> anyhow::Result<End> {
+    fn request(&self, policy: Arc<Policy>, max_body: Option<usize>, page: &mut Page<'_>) -> anyhow::Result<End> {
         let found = keys::find(policy, None, false, &self.jwks)?;
         let body = self.body.as_deref().map(argument::body).transpose()?;
         let mut headers: Vec<(String, Vec<u8>)> =
@@ -112,7 +128,7 @@ impl Explain {
         };
         let question = Question { found: &found, request: &request, now: now(), max_body, outage: None, assumed: true };
         let explanation = steps::explain(&question, Ledger::new(&[]));
-        self.print(&explanation, out)?;
+        page.print(&explanation)?;
         Ok(end(&explanation))
     }
 
@@ -121,7 +137,7 @@ impl Explain {
         path: &std::path::Path,
         policy: Option<Arc<Policy>>,
         max_body: Option<usize>,
-        out: &mut dyn Write,
+        page: &mut Page<'_>,
     ) -> anyhow::Result<End> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
@@ -142,16 +158,25 @@ impl Explain {
             let question =
                 Question { found: &found, request: &case.request, now: case.now, max_body, outage: case.outage, assumed: false };
             let explanation = steps::explain(&question, case.store(&found.snapshot)).of(case);
-            self.print(&explanation, out)?;
+            page.print(&explanation)?;
             worst = worst.max(end(&explanation));
         }
         Ok(worst)
     }
+}
 
-    fn print(&self, explanation: &Explanation, out: &mut dyn Write) -> std::io::Result<()> {
+/// Where explanations are printed, and how.
+struct Page<'a> {
+    out: &'a mut dyn Write,
+    paint: Paint,
+    output: Output,
+}
+
+impl Page<'_> {
+    fn print(&mut self, explanation: &Explanation) -> std::io::Result<()> {
         match self.output {
-            Output::Text => show::text(explanation, out),
-            Output::Json => writeln!(out, "{}", show::json(explanation)),
+            Output::Text => show::text(explanation, self.paint, self.out),
+            Output::Json => writeln!(self.out, "{}", show::json(explanation)),
         }
     }
 }

@@ -8,6 +8,23 @@ use tollgate_core::route::preset::{Preset, PresetRoute, names};
 
 use super::Output;
 
+const LIST: &str = "\
+Examples:
+  tollgate presets list
+  tollgate presets list --output json | jq -r '.[] | \"\\(.name) \\(.port)\"'
+
+Exit codes:
+  0  printed";
+
+const SHOW: &str = "\
+Examples:
+  tollgate presets show vllm
+  tollgate presets show sglang --output json | jq -r '.routes[] | select(.closed) | .paths[]'
+
+Exit codes:
+  0  printed
+  2  there is no such preset";
+
 /// List the inference servers whose routes are known, or show one.
 #[derive(Debug, Args)]
 pub struct PresetsArgs {
@@ -18,12 +35,18 @@ pub struct PresetsArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Name all presets.
+    ///
+    /// Each with the number of its paths, the server, and the version of the server they were read from.
+    #[command(after_long_help = LIST)]
     List {
         /// How to report.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
     /// Show every route of a preset, with what it needs and what it risks.
+    ///
+    /// And what the server's own authentication covers, and which headers and members of bodies are denied or taken away.
+    #[command(after_long_help = SHOW)]
     Show {
         /// The preset.
         name: String,

@@ -1,6 +1,7 @@
 //! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
 
 mod client;
+mod help;
 pub(crate) mod redis;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 
 use anyhow::bail;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 use tollgate_core::{
     revocation::{Target, token_digest},
@@ -20,7 +21,7 @@ use tollgate_core::{
 };
 
 use self::client::AdminClient;
-use super::argument;
+use super::{Output, argument};
 use crate::{
     admin::{
         Listed, Revocation, Revocations,
@@ -42,10 +43,20 @@ pub struct RevokeArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Revoke a token, or everything issued until now to a subject, a client or a tenant.
+    ///
+    /// It holds from the next check on, on every replica that uses the same store. Name the store with --redis, or a running
+    /// Tollgate with --admin and --token-file.
+    #[command(after_long_help = help::ADD)]
     Add(AddArgs),
-    /// List what is revoked. Names are kept as hashes, so the list shows kinds, moments and notes.
+    /// List what is revoked.
+    ///
+    /// Names are kept as hashes, so the list shows kinds, moments and notes.
+    #[command(after_long_help = help::LIST)]
     List(ListArgs),
-    /// Take a revocation back. Exits with 1 when there was none.
+    /// Take a revocation back.
+    ///
+    /// Named as it was revoked. Tokens that were revoked otherwise, too, stay revoked.
+    #[command(after_long_help = help::REMOVE)]
     Remove(RemoveArgs),
 }
 
@@ -120,7 +131,7 @@ struct Access {
     #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
@@ -134,12 +145,6 @@ struct StoreArgs {
     /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 fn span(text: &str) -> Result<Span, String> {

@@ -1,16 +1,39 @@
 //! `tollgate schema`.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
 
 use crate::config::File;
 
-/// Prints the JSON Schema (2020-12) of the configuration file, with every default and its reason.
+const MORE: &str = "\
+Examples:
+  tollgate schema > tollgate.schema.json
+  tollgate schema | jq '.[\"$defs\"].IssuerConfig.properties'
+
+An editor with a YAML language server uses it for a file that begins with
+  # yaml-language-server: $schema=tollgate.schema.json
+
+Exit codes:
+  0  printed";
+
+/// Print the JSON Schema of the configuration file.
 ///
-/// # Errors
-/// None that occurs: a schema is JSON.
-pub fn print() -> anyhow::Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(&schema())?);
-    Ok(ExitCode::SUCCESS)
+/// JSON Schema 2020-12, with a description, the default and its reason at every key. `check-config` knows more than a schema can
+/// say: use it before a file is served.
+#[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
+pub struct Schema {}
+
+impl Schema {
+    /// Prints the schema to `out`.
+    ///
+    /// # Errors
+    /// An `out` that cannot be written to.
+    pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        writeln!(out, "{}", serde_json::to_string_pretty(&schema())?)?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 fn schema() -> schemars::Schema {

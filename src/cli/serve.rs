@@ -6,8 +6,21 @@ use clap::Args;
 
 use crate::{app, config, observe::log};
 
-/// Answers checks until SIGTERM or Ctrl-C. SIGHUP, or a change of the file, reloads policy and secrets.
+const MORE: &str = "\
+Examples:
+  tollgate serve --config tollgate.yaml
+  TOLLGATE_LOG=debug tollgate serve --config /etc/tollgate/tollgate.yaml
+
+Exit codes:
+  0  ended by SIGTERM or Ctrl-C
+  2  it did not start, or could not go on: the log says why";
+
+/// Answer checks until SIGTERM or Ctrl-C.
+///
+/// SIGHUP, or a change of the file, reloads policy and secrets; a file that is wrong changes nothing. Audit lines go to standard
+/// output, the log to standard error. Probes ask `/healthz` and `/readyz` on `listen.ops`, Prometheus `/metrics`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub struct Serve {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -22,7 +35,17 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let loaded = config::load(&self.config)?;
         log::init(loaded.file.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tollgate").build()?;
+        let runtime = runtime()?;
         runtime.block_on(app::serve(self.config, loaded))
     }
+}
+
+/// With one core to run on, as a sidecar usually has, one thread does everything: answers then leave in batches, where a pool of
+/// one would write each by itself. What takes long runs on threads of its own in both.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() > 1 => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().thread_name("tollgate").build()
 }

@@ -1,10 +1,6 @@
 //! A real model server behind a real Envoy, asked by the official `openai` client.
 
-use std::{
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{io::Write as _, process::Stdio};
 
 use serde_json::{Value, json};
 
@@ -13,20 +9,13 @@ use crate::rig::{
     envoy::{CURRENT, Envoy, OLDEST},
     http::Request,
     issuer::{Issuer, now},
-    part,
-    process::Process,
+    python::{command, llama_server},
     tollgate::Tollgate,
 };
 
-fn file(path: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
-}
-
-/// Makes the calls, and gives what each came to, by name.
-fn call(port: u16, calls: &Value) -> Value {
-    let mut command = Command::new(part("python", "python"));
-    command.args(["-B", &file("tests/openai_client.py")]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut client = command.spawn().unwrap();
+/// Makes the calls with the official client, and gives what each came to, by name.
+pub(super) fn call(port: u16, calls: &Value) -> Value {
+    let mut client = command("tests/openai_client.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let asked = json!({ "base_url": format!("http://127.0.0.1:{port}/v1"), "calls": calls });
     client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
     let output = client.wait_with_output().unwrap();
@@ -35,16 +24,9 @@ fn call(port: u16, calls: &Value) -> Value {
 }
 
 fn the_client_understands_every_answer(version: &str) {
-    assert!(Path::new(&file(".parts/models/smollm2.gguf")).exists(), "the model is missing: run `tools/parts model`");
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let mut command = Command::new(part("python", "python"));
-    command.args(["-B", &file("tools/llama_server.py"), "--api-key", "sk-upstream"]);
-    let mut model = Process::start(dir, "model", &mut command);
-    let port = model.until("model", |model| {
-        let out = model.out();
-        out.lines().find_map(|line| line.strip_prefix("listening on http://127.0.0.1:"))?.parse::<u16>().ok()
-    });
+    let model = llama_server(dir, &["--api-key", "sk-upstream"]);
 
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir);
@@ -55,7 +37,7 @@ fn the_client_understands_every_answer(version: &str) {
         .replace("    name: models\n", &format!("    name: models\n{key}"))
         + "limits:\n  - { name: per-subject, by: [subject], rate: 1/5s, burst: 6, overrides: [{ role: slow, rate: 1/5s, burst: 1 }, { role: slower, rate: 1/1h, burst: 1 }] }\n";
     let tollgate = Tollgate::start(dir, &policy);
-    let envoy = Envoy::start(dir, port, version, |config| config);
+    let envoy = Envoy::start(dir, model.port, version, |config| config);
 
     let token = |claims: Value| {
         let mut all = json!({ "scope": "infer:text model:smollm2:inference" });

@@ -27,7 +27,7 @@ fn policy() -> String {
 }
 
 /// What becomes of a path: what the upstream gets, or the status with which it does not get through.
-const PATHS: [(&str, &str, Result<&str, u16>); 38] = [
+pub(super) const PATHS: [(&str, &str, Result<&str, u16>); 38] = [
     ("plain", "/public/a", Ok("/public/a")),
     ("plain, forbidden", "/admin/people", Err(403)),
     ("R1, CVE-2026-26205: an authority to some parsers", "//admin/people", Err(403)),

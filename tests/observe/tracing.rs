@@ -18,7 +18,8 @@ fn documented(heading: &str) -> Vec<String> {
     let page = include_str!("../../docs/observability.md");
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
     let section = section.split("\n## ").next().unwrap();
-    section.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect()
+    let blocks = section.split("```yaml ").skip(1).map(|block| block.split_once('\n').unwrap().1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
 }
 
 fn indented(block: &str, by: usize) -> String {

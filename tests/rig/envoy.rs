@@ -14,7 +14,7 @@ pub(crate) const CURRENT: &str = "1.40.0";
 /// The oldest line that is tested.
 pub(crate) const OLDEST: &str = "1.39.3";
 
-/// What stands in `deploy/envoy/envoy.yaml`, once each: where Envoy and the parts around it listen.
+/// What stands in the shipped configurations, once each: where Envoy and the parts around it listen.
 const INGRESS: &str = "address: 0.0.0.0, port_value: 8080";
 const ADMIN: &str = "address: 127.0.0.1, port_value: 9901";
 const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
@@ -28,15 +28,30 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// Starts it in front of the upstream at `upstream`, asking the Tollgate of `dir`, and waits until it is ready.
+    /// Starts it with `deploy/envoy/envoy.yaml` in front of the upstream at `upstream`, asking the Tollgate of `dir`, and waits
+    /// until it is ready.
     pub(crate) fn start(dir: &Path, upstream: u16, version: &str, edit: impl FnOnce(String) -> String) -> Self {
-        let program = part(&format!("envoy-{version}"), if version == CURRENT { "envoy" } else { "envoy-1.39.3" });
-        let shipped = include_str!("../../deploy/envoy/envoy.yaml").to_owned();
-        let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
+        let config = edit(include_str!("../../deploy/envoy/envoy.yaml").to_owned());
         let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
-        let config =
-            [(INGRESS, "address: 127.0.0.1, port_value: 0"), (ADMIN, "address: 127.0.0.1, port_value: 0"), (UPSTREAM, &upstream)];
-        let config = config.into_iter().fold(edit(shipped), |config, (old, new)| replace(config, old, new));
+        Self::run(dir, version, replace(config, UPSTREAM, &upstream))
+    }
+
+    /// Starts it with `deploy/envoy/models.yaml` in front of the servers of `small` and of `large`.
+    pub(crate) fn of_models(dir: &Path, small: u16, large: u16, edit: impl FnOnce(String) -> String) -> Self {
+        let config = edit(include_str!("../../deploy/envoy/models.yaml").to_owned());
+        let config = [(8001, small), (8002, large)].into_iter().fold(config, |config, (shipped, port)| {
+            let address = |port: u16| format!("address: 127.0.0.1, port_value: {port} }}");
+            replace(config, &address(shipped), &address(port))
+        });
+        Self::run(dir, CURRENT, config)
+    }
+
+    /// Starts it with a configuration whose upstreams are in place.
+    fn run(dir: &Path, version: &str, config: String) -> Self {
+        let program = part(&format!("envoy-{version}"), if version == CURRENT { "envoy" } else { "envoy-1.39.3" });
+        let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
+        let free = "address: 127.0.0.1, port_value: 0";
+        let config = replace(replace(config, INGRESS, free), ADMIN, free);
         let config = if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
 
         // Two of them may share a directory.
@@ -75,9 +90,9 @@ impl Envoy {
     }
 }
 
-/// Replaces what stands in the shipped file exactly once.
+/// Replaces what stands in the file exactly once.
 pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
-    assert_eq!(config.matches(old).count(), 1, "deploy/envoy/envoy.yaml should have `{old}` exactly once");
+    assert_eq!(config.matches(old).count(), 1, "the file should have `{old}` exactly once");
     config.replace(old, new)
 }
 

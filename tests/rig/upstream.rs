@@ -18,16 +18,32 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn start() -> Self {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let record = Arc::clone(&seen);
-        let server = Server::start(move |request| {
-            let stream = String::from_utf8_lossy(&request.body).contains("\"stream\":true");
-            record.lock().unwrap().push(request);
-            if stream {
+        Self::answering(|request| {
+            if String::from_utf8_lossy(&request.body).contains("\"stream\":true") {
                 let events = (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]).collect();
                 return Answer::Events(events, Duration::from_millis(30));
             }
             Answer::Whole(Reply::new(200, r#"{"ok":true}"#).header("content-type", "application/json"))
+        })
+    }
+
+    /// In front of a real server: records what it gets, and passes it on.
+    pub(crate) fn before(port: u16) -> Self {
+        Self::answering(move |request| {
+            let framing = ["content-length", "transfer-encoding", "connection"];
+            let request = framing.iter().fold(request.clone(), |request, name| request.without(name));
+            let mut reply = request.send(port);
+            reply.headers.retain(|(name, _)| !framing.contains(&name.to_ascii_lowercase().as_str()));
+            Answer::Whole(reply)
+        })
+    }
+
+    fn answering(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&seen);
+        let server = Server::start(move |request| {
+            record.lock().unwrap().push(request.clone());
+            answer(&request)
         });
         Self { port: server.port, seen }
     }

@@ -458,10 +458,10 @@ fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Pa
         errors.push(&at, "write exactly one of `url`, `file` and `discovery: true`");
     }
     if jwks.discovery {
-        check_url(name, jwks.insecure_http, &path.key("issuer"), errors);
+        check_url(name, jwks.insecure_http, &path.key("issuer"), &at, errors);
     }
     if let Some(url) = &jwks.url {
-        check_url(url, jwks.insecure_http, &at.key("url"), errors);
+        check_url(url, jwks.insecure_http, &at.key("url"), &at, errors);
     }
     for (key, span) in
         [("refresh", jwks.refresh), ("max_stale", jwks.max_stale), ("cool_down", jwks.cool_down), ("timeout", jwks.timeout)]
@@ -473,13 +473,14 @@ fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Pa
     KeySource::Jwks(jwks.clone())
 }
 
-/// The messages do not quote the address: some people write a password into one.
-fn check_url(url: &str, insecure: bool, path: &Path, errors: &mut Errors) {
+/// The messages do not quote the address: some people write a password into one. `jwks` is where `insecure_http` stands.
+fn check_url(url: &str, insecure: bool, path: &Path, jwks: &Path, errors: &mut Errors) {
     let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => rest,
         (None, Some(rest)) if insecure => rest,
         (None, Some(_)) => {
-            errors.push(path, "this is plain http; use https, or write `insecure_http: true` if the network is trusted");
+            let message = "this is plain http; use https, or write `insecure_http: true` if the network is trusted";
+            errors.push_presuming(path, &[jwks.key("insecure_http")], message);
             return;
         }
         (None, None) => {

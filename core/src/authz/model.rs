@@ -249,7 +249,10 @@ fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, er
         }
         for (at, name) in config.models.iter().enumerate() {
             if !models.iter().any(|model| model.name == *name) {
-                errors.push(&path.key("models").index(at), format!("there is no model named `{name}` among the `models`"));
+                let message = format!("there is no model named `{name}` among the `models`");
+                // The models stand beside the tiers.
+                let beside = path.parent().parent().key("models");
+                errors.push_presuming(&path.key("models").index(at), &[beside], message);
             }
         }
         let caps = config.caps.as_ref().map(|caps| Caps::compile(caps, &path.key("caps"), errors));
@@ -258,16 +261,45 @@ fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, er
     tiers
 }
 
+/// The list `models`, which stands beside the list of routes that `path`, a route's `model`, is in.
+fn beside(path: &Path) -> Path {
+    path.parent().parent().parent().key("models")
+}
+
 /// A compiled `model` of a route.
 #[derive(Debug)]
 pub struct ModelRule {
     /// Where the model is.
     pub from: ModelSource,
-    scope: Option<String>,
+    scope: Option<Template>,
     default: Option<String>,
     separator: Option<char>,
     /// Where adapters are.
     pub(super) adapters: Vec<Pointer>,
+}
+
+/// A scope with `{model}` in it.
+#[derive(Debug)]
+struct Template {
+    text: String,
+    /// What stands before, between and behind the model's name.
+    parts: Vec<String>,
+}
+
+impl Template {
+    fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), parts: text.split("{model}").map(str::to_owned).collect() }
+    }
+
+    /// Whether it makes this scope of this name, found without writing it out.
+    fn makes(&self, scope: &str, name: &str) -> bool {
+        let mut rest = Some(scope);
+        for (index, part) in self.parts.iter().enumerate() {
+            rest = rest.and_then(|rest| if index == 0 { Some(rest) } else { rest.strip_prefix(name) });
+            rest = rest.and_then(|rest| rest.strip_prefix(part.as_str()));
+        }
+        rest == Some("")
+    }
 }
 
 /// The model a principal may use.
@@ -295,16 +327,19 @@ impl ModelRule {
         }
         match &config.from {
             ModelSource::Path(name) if !captures.iter().all(|names| names.contains(name)) => {
-                errors.push(&path.key("from"), format!("not every path of this route has a capture `{{{name}}}`"));
+                let message = format!("not every path of this route has a capture `{{{name}}}`");
+                errors.push_presuming(&path.key("from"), &[path.parent().key("match")], message);
             }
             ModelSource::Fixed(name) if models.name(name).is_none() => {
-                errors.push(&path.key("from"), format!("`{name}` is served by none of the `models`"));
+                let message = format!("`{name}` is served by none of the `models`");
+                errors.push_presuming(&path.key("from"), &[beside(path)], message);
             }
             _ => {}
         }
         if let Some(name) = &config.default {
             if models.name(name).is_none() || checked(name).is_err() {
-                errors.push(&path.key("default"), format!("`{name}` is served by none of the `models`"));
+                let message = format!("`{name}` is served by none of the `models`");
+                errors.push_presuming(&path.key("default"), &[beside(path)], message);
             }
             if matches!(config.from, ModelSource::Fixed(_) | ModelSource::Path(_)) {
                 errors.push(&path.key("default"), "a fixed model and one in the path are always there; remove `default`");
@@ -320,7 +355,7 @@ impl ModelRule {
         }
         Self {
             from: config.from.clone(),
-            scope: config.scope.clone(),
+            scope: config.scope.as_deref().map(Template::new),
             default: config.default.clone(),
             separator: adapters.separator,
             adapters: fields,
@@ -329,7 +364,7 @@ impl ModelRule {
 
     /// The scope a credential needs, with `{model}` for the model's name.
     pub fn scope(&self) -> Option<&str> {
-        self.scope.as_deref()
+        self.scope.as_ref().map(|template| template.text.as_str())
     }
 
     /// The model and its adapters, if the principal may use all of them.
@@ -369,9 +404,11 @@ impl ModelRule {
         let Some(name) = models.name(sent) else {
             return Err(forbidden("no model of the policy is served under this name").saying("this model is not open here"));
         };
-        if let Some(template) = &self.scope {
+        if let Some(template) = &self.scope
+            && !(principal.scopes().any(|scope| template.makes(scope, &name)) && is_scope(&name))
+        {
             // A name that cannot stand in a scope names no scope anyone has; said here, so that no space can make two of one.
-            let needed = template.replace("{model}", &name);
+            let needed = template.text.replace("{model}", &name);
             if !is_scope(&needed) {
                 return Err(forbidden("the scope for the model is missing"));
             }

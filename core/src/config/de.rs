@@ -12,7 +12,7 @@ use serde::{
 };
 
 use super::{
-    Errors, Path,
+    Errors, Gaps, Path,
     tree::{Node, Value},
 };
 
@@ -20,20 +20,23 @@ use super::{
 const MOST: usize = 64;
 
 /// Deserialises `root` again and again, each time leaving out the values already known to be wrong, until it reads.
-pub(super) fn read_all<T: DeserializeOwned>(root: &Node) -> (Option<T>, Errors) {
+pub(super) fn read_all<T: DeserializeOwned>(root: &Node) -> (Option<T>, Errors, Gaps) {
     let mut errors = Errors::default();
     let mut wrong: Vec<Path> = Vec::new();
+    let mut unread: Vec<Path> = Vec::new();
     for _ in 0..MOST {
-        let unknown = RefCell::new(Errors::default());
+        let unknown = RefCell::new(Vec::new());
         let result = T::deserialize(De { node: root, path: Path::root(), wrong: &wrong, unknown: &unknown });
-        let Errors(unknown) = unknown.into_inner();
-        for (path, message) in unknown {
-            if !errors.0.contains(&(path.clone(), message.clone())) {
-                errors.0.push((path, message));
+        for Unknown { path, message, meant } in unknown.into_inner() {
+            if !unread.contains(&meant) {
+                unread.push(meant);
+            }
+            if !errors.0.iter().any(|known| known.path == path) {
+                errors.push(&path, message);
             }
         }
         match result {
-            Ok(value) => return (Some(value), errors),
+            Ok(value) => return (Some(value), errors, Gaps::new(wrong, unread)),
             Err(Mistake { path, message }) => {
                 // A map that lost a wrong value now lacks its key: that is the same mistake, not a second one.
                 let missing = message.strip_prefix("missing key `").and_then(|rest| rest.strip_suffix('`'));
@@ -47,7 +50,15 @@ pub(super) fn read_all<T: DeserializeOwned>(root: &Node) -> (Option<T>, Errors) 
             }
         }
     }
-    (None, errors)
+    (None, errors, Gaps::default())
+}
+
+/// A key that nobody knows.
+struct Unknown {
+    path: Path,
+    message: String,
+    /// The place that was probably meant: that of the key that is spelled like it, or anything beside it.
+    meant: Path,
 }
 
 /// A value of the wrong shape.
@@ -93,7 +104,7 @@ struct De<'a> {
     node: &'a Node,
     path: Path,
     wrong: &'a [Path],
-    unknown: &'a RefCell<Errors>,
+    unknown: &'a RefCell<Vec<Unknown>>,
 }
 
 impl<'a> De<'a> {
@@ -163,7 +174,9 @@ impl<'de> Deserializer<'de> for De<'_> {
             if fields.contains(&key) {
                 known.push((key, de));
             } else {
-                self.unknown.borrow_mut().push(&de.path, unknown_key(key, fields));
+                let near = near(key, fields);
+                let meant = near.map_or_else(|| self.path.clone(), |near| self.path.key(near));
+                self.unknown.borrow_mut().push(Unknown { message: unknown_key(key, near, fields), path: de.path, meant });
             }
         }
         visitor.visit_map(Entries { rest: known.into_iter(), value: None }).map_err(|mistake| at(path, mistake))
@@ -209,8 +222,12 @@ fn at(path: Path, mistake: Mistake) -> Mistake {
     if mistake.path.0.is_empty() { Mistake { path, ..mistake } } else { mistake }
 }
 
-fn unknown_key(key: &str, fields: &[&str]) -> String {
-    let near = fields.iter().filter(|field| distance(key, field) <= 2).min_by_key(|field| distance(key, field));
+/// The key that is spelled nearly like this one.
+fn near<'a>(key: &str, fields: &[&'a str]) -> Option<&'a str> {
+    fields.iter().copied().filter(|field| distance(key, field) <= 2).min_by_key(|field| distance(key, field))
+}
+
+fn unknown_key(key: &str, near: Option<&str>, fields: &[&str]) -> String {
     match near {
         Some(field) => format!("unknown key `{key}`; did you mean `{field}`?"),
         None => format!("unknown key `{key}`; known here: {}", fields.join(", ")),

@@ -57,8 +57,9 @@ pub(crate) fn compile(entries: &[RouteEntry], parts: &mut Parts<'_>, path: &Path
                 // An override for all hosts would lose against a preset for some: the host is looked at first.
                 for (narrower, at) in written.iter().filter(|(written, _)| written.is_wider_than(&place)) {
                     let shown = narrower.methods.join("|");
-                    errors.push(
+                    errors.push_presuming(
                         at,
+                        &[at.parent().parent()],
                         format!("`{}` has {shown} of this path for other hosts, so this entry would not beat it; list the hosts of the preset here, too", config.preset),
                     );
                 }
@@ -132,7 +133,10 @@ fn insert(
     for (at, pattern) in patterns {
         let at = if preset.is_some() { path.key("preset") } else { at };
         for host in &hosts {
-            errors.take(&at, compiled.table.insert(host, &pattern, &methods, &route));
+            if let Err(message) = compiled.table.insert(host, &pattern, &methods, &route) {
+                // Two routes are one where a host or a method of either was not read.
+                errors.push_presuming(&at, &[path.parent()], message);
+            }
             places.push(Place { host: host.clone(), pattern: pattern.clone(), methods: methods.clone() });
         }
     }
@@ -224,10 +228,10 @@ fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Err
         let at = path.key("limits").index(index);
         let Some(limit) = parts.limits.get(name) else {
             let known: Vec<&str> = parts.limits.keys().map(String::as_str).collect();
-            errors.push(
-                &at,
-                format!("there is no limit `{name}`; known: {}", if known.is_empty() { "none".into() } else { known.join(", ") }),
-            );
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            // The limits stand beside the routes.
+            let beside = path.parent().parent().key("limits");
+            errors.push_presuming(&at, &[beside], format!("there is no limit `{name}`; known: {known}"));
             continue;
         };
         if limits.iter().any(|known| known.name == limit.name) {
@@ -240,7 +244,8 @@ fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Err
             );
         }
         if config.model.is_none() && limit.needs_model() {
-            errors.push(&at, format!("`{name}` counts by model, and the route has no `model`"));
+            let message = format!("`{name}` counts by model, and the route has no `model`");
+            errors.push_presuming(&at, &[path.key("model")], message);
         }
         limits.push(Arc::clone(limit));
     }
@@ -253,7 +258,7 @@ fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String
         Some(methods) => methods.clone(),
         None if config.public => vec!["GET".into()],
         None => {
-            errors.push(path, "list the `methods`, such as `[POST]`");
+            errors.push_presuming(path, &[path.parent().key("public")], "list the `methods`, such as `[POST]`");
             Vec::new()
         }
     };

@@ -1,7 +1,6 @@
 //! Conditions: what compiles, what it comes to, and what CEL's own interpreter says of the same.
 
 mod against_cel;
-mod docs;
 mod errors;
 mod rows;
 

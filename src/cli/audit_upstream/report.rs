@@ -17,6 +17,7 @@ use tollgate_core::{
 };
 
 use super::server::{Listed, Operation};
+use crate::cli::paint::Paint;
 
 /// What an audit found.
 #[derive(Debug)]
@@ -97,10 +98,10 @@ impl Report {
     }
 
     /// A table for people: dangerous ones first.
-    pub(super) fn text(&self, url: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+    pub(super) fn text(&self, url: &str, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out, "{} at {url}", self.title)?;
         for finding in &self.findings {
-            let mark = if finding.is_dangerous() { "!!" } else { "  " };
+            let mark = if finding.is_dangerous() { paint.bad("!!") } else { paint.dim("  ") };
             let Operation { path, method } = &finding.operation;
             writeln!(out, "{mark} {method:<7} {path:<44} {:<10} {:<9} {}", finding.known(), finding.level(), finding.shown())?;
             if let Some(known) = finding.known.as_ref().filter(|_| finding.is_dangerous()) {
@@ -116,8 +117,11 @@ impl Report {
             self.count(|finding| !finding.offered),
         )?;
         match self.count(|finding| finding.is_dangerous()) {
-            0 => writeln!(out, "nothing dangerous is open without a credential")?,
-            count => writeln!(out, "{count} dangerous or unlisted operations are open without a credential, marked !!")?,
+            0 => writeln!(out, "{}", paint.good("nothing dangerous is open without a credential"))?,
+            count => {
+                let count = paint.bad(format!("{count} dangerous or unlisted operations are open without a credential"));
+                writeln!(out, "{count}, marked !!")?;
+            }
         }
         Ok(())
     }

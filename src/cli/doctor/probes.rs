@@ -5,6 +5,7 @@ use super::{
     Doctor, Finding, Verdict,
     wire::{Reply, Target},
 };
+use crate::cli::progress::Progress;
 
 /// Everything the probes share.
 pub(super) struct Probes<'a> {
@@ -14,6 +15,7 @@ pub(super) struct Probes<'a> {
     pub(super) marker: String,
     pub(super) token: Option<String>,
     pub(super) findings: Vec<Finding>,
+    pub(super) progress: Progress,
 }
 
 const REMEDY_TARGET: &str = "the proxy passes on what the client says about its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
@@ -25,13 +27,25 @@ const REMEDY_MAPPING: &str =
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
+        self.progress.now("1/7: denials, and what reaches the client of them");
         self.denials().await?;
+        self.progress.now("2/7: targets that a client makes up");
         self.said_targets().await?;
+        self.progress.now("3/7: other spellings of the protected path");
         self.paths().await?;
+        self.progress.now("4/7: methods");
         self.methods().await?;
+        self.progress.now("5/7: forged identity");
         self.identity().await?;
+        self.progress.now("6/7: two credentials");
         self.credentials().await?;
+        self.progress.now("7/7: a body that is too large");
         self.body_limit().await
+    }
+
+    /// What was found; the line of progress is taken away.
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        self.findings
     }
 
     fn note(&mut self, name: &'static str, verdict: Verdict, detail: impl Into<String>, remedy: Option<&'static str>) {

@@ -6,16 +6,25 @@ use serde_json::{Map, Value, json};
 use tollgate_core::decision::Decision;
 
 use super::steps::{Explanation, State, Step};
-use crate::{cli::peek::printable, observe::rfc3339::Rfc3339};
+use crate::{
+    cli::{paint::Paint, peek::printable},
+    observe::rfc3339::Rfc3339,
+};
 
 /// Prints the steps one below the other.
-pub(super) fn text(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn text(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     if let Some(case) = &explanation.case {
         writeln!(out, "# {}", printable(case))?;
     }
     let cause = cause(explanation);
     for step in &explanation.steps {
-        writeln!(out, "{:<12} {}", step.stage.label(), step.state.label())?;
+        let label = step.state.label();
+        let state = match step.state {
+            State::Passed => paint.good(label),
+            State::Failed => paint.bad(label),
+            State::NotNeeded | State::NotReached => paint.dim(label),
+        };
+        writeln!(out, "{:<12} {state}", step.stage.label())?;
         if step.state == State::Failed && !cause.is_empty() {
             writeln!(out, "  because: {}", printable(&cause))?;
         }
@@ -23,11 +32,13 @@ pub(super) fn text(explanation: &Explanation, out: &mut dyn Write) -> io::Result
             fact(name, value, out)?;
         }
     }
-    answer(explanation, out)?;
+    answer(explanation, paint, out)?;
     match &explanation.expected {
         None => {}
-        Some(Ok(())) => writeln!(out, "{:<12} as expected", "case")?,
-        Some(Err(difference)) => writeln!(out, "{:<12} NOT as expected: {}", "case", printable(difference))?,
+        Some(Ok(())) => writeln!(out, "{:<12} {}", "case", paint.good("as expected"))?,
+        Some(Err(difference)) => {
+            writeln!(out, "{:<12} {}: {}", "case", paint.bad("NOT as expected"), printable(difference))?;
+        }
     }
     writeln!(out)
 }
@@ -54,18 +65,20 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn answer(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
+fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let observed = &explanation.observed;
     if explanation.unknown {
-        return writeln!(out, "{:<12} cannot be told here, without the keys of the token's issuer", "answer");
+        let unknown = paint.odd("cannot be told here");
+        return writeln!(out, "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)", "answer");
     }
     match &explanation.outcome.decision {
-        Decision::Allow(_) => writeln!(out, "{:<12} allow", "answer")?,
+        Decision::Allow(_) => writeln!(out, "{:<12} {}", "answer", paint.good("allow"))?,
         Decision::Deny(denial) => {
             writeln!(
                 out,
-                "{:<12} deny: HTTP {}, {}, gRPC {}",
+                "{:<12} {}: HTTP {}, {}, gRPC {}",
                 "answer",
+                paint.bad("deny"),
                 denial.reason.http(),
                 denial.reason.code(),
                 denial.reason.grpc()

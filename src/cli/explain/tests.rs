@@ -73,7 +73,8 @@ impl Desk {
 
 fn explained(arguments: &[&str]) -> (End, String) {
     let mut out = Vec::new();
-    let end = Line::try_parse_from(arguments).unwrap().explain.explained(&mut out).unwrap();
+    let explain = Line::try_parse_from(arguments).unwrap().explain;
+    let end = explain.explained(&mut Page { out: &mut out, paint: Paint::default(), output: explain.output }).unwrap();
     (end, String::from_utf8(out).unwrap())
 }
 

@@ -18,9 +18,23 @@ use crate::{
 /// Claims whose values are moments.
 const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
 
-/// Show what a token says of itself, what every policy would refuse in it, and what it needs of a policy. The signature is
-/// NOT verified. Exits with 1 when it is no JWT at all.
+const MORE: &str = "\
+Examples:
+  tollgate token inspect @token.txt
+  pass show api-token | tollgate token inspect -
+  tollgate token inspect @token.txt --output json | jq -r .claims.sub
+
+Exit codes:
+  0  it is a JWT, good or not
+  1  it is none
+  2  it cannot be read from where it is";
+
+/// Show what a token says of itself.
+///
+/// And what every policy would refuse in it, and what it needs of a policy. The signature is NOT verified. A token on the command
+/// line is seen by everybody who may list processes: `-` reads it from standard input, `@FILE` from a file.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub(super) struct Inspect {
     /// The token: `-` reads it from standard input, `@FILE` from a file.
     #[arg(value_name = "TOKEN|-|@FILE")]

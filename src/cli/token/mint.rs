@@ -20,9 +20,24 @@ use tollgate_core::{
 
 use crate::{cli::argument, observe::now};
 
-/// Sign a token with a key of your own and print it, and nothing else. Meant for trying policies and for services that
-/// issue their own tokens; the key file stays where it is.
+const MORE: &str = "\
+Examples:
+  tollgate token mint --key key.pem --kid main --iss https://auth.example.com --aud inference-api \\
+    --sub alice --scope 'infer:text models:read' --ttl 1h
+  tollgate token mint --key key.pem --sub alice \\
+    --claim tenant_id='\"acme\"' --claim roles='[\"premium\"]' > token.txt
+  tollgate token mint --key key.pem --sub alice --ttl=-1m
+
+Exit codes:
+  0  printed
+  2  the key cannot be read, or does not fit the algorithm";
+
+/// Sign a token with a key of your own, and print it.
+///
+/// The token and nothing else. Meant for trying policies and for services that issue their own tokens; the key file stays where
+/// it is.
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub(super) struct Mint {
     /// The private key: PEM in PKCS#8 (RSA, P-256, P-384, Ed25519; RSA also in PKCS#1), or a file with a shared secret.
     #[arg(long, value_name = "FILE")]

@@ -4,7 +4,7 @@
 //! first byte beyond ASCII where a Unicode boundary is asked for, and what it falls back to takes fifty times as long, which
 //! any client could have by writing `é`.
 
-use regex_automata::{Input, PatternSet, meta};
+use regex_automata::{Input, MatchKind, PatternSet, meta};
 use regex_syntax::hir::{Capture, Hir, HirKind, Literal, Look, Repetition};
 
 /// What the compiled patterns may take, in bytes, and what is set aside to run them.
@@ -23,7 +23,12 @@ impl Patterns {
             return Ok(Self(None));
         }
         let parsed = patterns.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-        let config = meta::Config::new().nfa_size_limit(Some(COMPILED)).hybrid_cache_capacity(COMPILED).utf8_empty(false);
+        // All matches, or the first pattern that is found would hide the others.
+        let config = meta::Config::new()
+            .match_kind(MatchKind::All)
+            .nfa_size_limit(Some(COMPILED))
+            .hybrid_cache_capacity(COMPILED)
+            .utf8_empty(false);
         let built = meta::Builder::new().configure(config).build_many_from_hir(&parsed);
         built.map(|regex| Self(Some(regex))).map_err(|error| match (error.size_limit(), patterns) {
             (Some(_), [text]) => format!("`{text}` is no pattern: compiled, it would take more than {COMPILED} bytes"),
@@ -120,6 +125,8 @@ mod tests {
             "the end",
             "the end\n",
             "cbbb ab",
+            "write a code, 555-1234, \u{e9}t\u{e9}, abc, the end",
+            "abc abc write a code write some code 555-1234 x\ny quit end",
         ] {
             assert_eq!(ours.find(text).collect::<Vec<_>>(), theirs.matches(text).into_iter().collect::<Vec<_>>(), "{text}");
         }

@@ -5,7 +5,12 @@ use super::Bodies;
 #[test]
 fn examples_in_the_documentation_compile() {
     let text = include_str!("../../../../docs/bodies.md");
-    let examples: Vec<&str> = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let examples: Vec<&str> = text
+        .split("```yaml ")
+        .skip(1)
+        // What the block is stands on the rest of its first line: see tests/docs/block.rs.
+        .map(|rest| rest.split_once('\n').unwrap().1.split("```").next().unwrap())
+        .collect();
     assert_eq!(examples.len(), 4);
     for example in examples {
         let scopes = if example.contains("scopes:") { "" } else { "    scopes: []\n" };

@@ -1,0 +1,346 @@
+"""Tollgate alone, beside the stock server's empty answer: what `make bench` measures.
+
+    make bench                       every section, under 15 minutes on two cores
+    SECTIONS="wire cold" make bench  only these; the others keep what they measured last
+    ROUNDS=7 SECONDS=0.8 make bench  rounds, and the length of each measurement
+
+Sections: wire (in flight, transports), cold (unknown tokens, bad tokens), redis, footprint (memory, start), size (of the policy),
+steady (latency while everything is reloaded), allocations. `SECTIONS=soak MINUTES=10` is not among them by default.
+
+Contestants of a section take turns within each round, in another order each time, and a ratio is taken within a round, so that
+what else the machine does falls on all of them. The server has one core for itself, load and Redis share the other.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import threading
+import time
+import urllib.request
+
+import gates
+import measure
+import report
+import servers
+from gates import Gate, Noop
+from measure import DIR, LOAD_CORE, SERVER_CORE, on_core
+
+ROUNDS = measure.number("ROUNDS", 7)
+SECONDS = measure.number("SECONDS", 0.8)
+IN_FLIGHT = [1, 16, 64, 256]
+TRANSPORTS = ["unix", "tcp"]
+BODY = ["--body", 4096]
+TOKENS = 2000
+COLD = 6000
+MANY = 100_000
+ALGORITHMS = ["RS256", "ES256", "EdDSA"]
+
+
+def cell(*parts):
+    return "|".join(str(part) for part in parts)
+
+
+def redis_server(rig):
+    """Redis on the load's core, without persistence; returns it and its socket."""
+    path = DIR / "redis.sock"
+    options = ["--port", 0, "--unixsocket", path, "--save", "", "--appendonly", "no", "--daemonize", "no"]
+    server = rig.start("redis", [*on_core(LOAD_CORE), servers.BIN / "redis-server", *options])
+    server.wait_for("socket", path.exists)
+    return server, path
+
+
+def primed(tool, gate, file, *more):
+    """The gate, after it has seen every token once: what is hot has to be hot from the first round on."""
+    measure.check(tool, gate.address, file, gate.server, "--once", *more)
+    return gate
+
+
+def dropped(gate):
+    """Audit lines that found no room: each is work that was saved and should not have been."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{gate.ops}/metrics", timeout=5).read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("tollgate_audit_dropped_total"))
+
+
+def wire(program, tool, tokens):
+    """Throughput, latency and CPU of each contestant on both transports, with 1 to 256 checks in flight."""
+    file = tokens.file("RS256", TOKENS)
+    with servers.Rig(DIR) as rig:
+        contestants = {}
+        for transport in TRANSPORTS:
+            start = lambda name, text: Gate(rig, program, f"{name}-{transport}", text, transport)
+            hot = lambda name, body: primed(tool, start(name, gates.policy(tokens.jwks, body)), file, *(BODY if body else []))
+            contestants["noop", transport] = Noop(rig, tool, f"noop-{transport}", transport), []
+            contestants["noop-body", transport] = contestants["noop", transport][0], BODY
+            contestants["own", transport] = start("own", gates.PUBLIC), []
+            contestants["hot", transport] = hot("hot", False), []
+            contestants["hot-body", transport] = hot("hot-body", True), BODY
+        cells = {cell(*name, count): (*asked, count) for name, asked in contestants.items() for count in IN_FLIGHT}
+
+        def one(name):
+            contestant, more, count = cells[name]
+            return measure.check(tool, contestant.address, file, contestant.server, *more, in_flight=count, seconds=SECONDS)
+
+        found = measure.rounds(ROUNDS, cells, one)
+        lost = sum(dropped(gate) for gate, _ in contestants.values() if isinstance(gate, Gate))
+    return {"rounds": found, "audit_dropped": lost}
+
+
+def cold(program, tool, tokens):
+    """Tokens that were never seen, of each algorithm, and tokens that are no good; with a bare verification beside them."""
+    files = {name: tokens.file(name, COLD) for name in ALGORITHMS}
+    hot = tokens.file("RS256", TOKENS)
+    text = gates.policy(tokens.jwks, body=False)
+    fresh = {"number": 0}
+
+    def measured(rig, name):
+        kind, _, what = name.partition("|")
+        if kind == "verify":
+            command = [*on_core(SERVER_CORE), tool, "verify", "--keys", tokens.keys, "--algorithm", what, "--tokens", files[what]]
+            return {"cpu_us": [measure.run(command)["cpu_us"]]}
+        if kind == "hot":
+            return measure.check(tool, warm.address, hot, warm.server, seconds=SECONDS)
+        if kind == "flood":
+            bad = ["--spoil", what, "--expect", 401]
+            return measure.check(tool, flooded.address, hot, flooded.server, *bad, seconds=SECONDS)
+        # A program that has just started has seen no token.
+        fresh["number"] += 1
+        with servers.Rig(DIR) as own:
+            gate = Gate(own, program, f"cold-{fresh['number']}", text)
+            return measure.check(tool, gate.address, files[what], gate.server, "--once")
+
+    cells = ["hot|", "flood|distinct", "flood|repeated"]
+    cells += [f"{kind}|{name}" for kind in ["cold", "verify"] for name in ALGORITHMS]
+    with servers.Rig(DIR) as rig:
+        warm = primed(tool, Gate(rig, program, "warm", text), hot)
+        flooded = Gate(rig, program, "flooded", text)
+        return {"rounds": measure.rounds(ROUNDS, cells, lambda name: measured(rig, name))}
+
+
+def the_call(path, gate, tool, tokens):
+    """What Tollgate asks Redis in one check, word by word: Redis' own MONITOR shows it."""
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.connect(str(path))
+        monitor.settimeout(5)
+        monitor.sendall(b"MONITOR\r\n")
+        text = b""
+        asked = subprocess.Popen(
+            [str(part) for part in [tool, "check", "--target", gate.address, "--tokens", tokens, "--requests", 40, "--in-flight", 1]],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while text.lower().count(b'"evalsha"') < 30:
+                text += monitor.recv(1 << 16)
+        finally:
+            asked.wait()
+    for line in text.decode().splitlines():
+        words = line.partition("] ")[2]
+        if words.lower().startswith('"evalsha"') and line.endswith('"'):
+            found = [json.loads(f'"{word}"') for word in words[1:-1].split('" "')]
+    return found
+
+
+def redis(program, tool, tokens):
+    """Limits counted in Redis by one atomic script a check, beside the same in memory and beside that script alone."""
+    file = tokens.file("RS256", TOKENS)
+    policy = gates.policy(tokens.jwks, body=False)
+    with servers.Rig(DIR) as rig:
+        server, path = redis_server(rig)
+        contestants = {
+            "hot": primed(tool, Gate(rig, program, "in-memory", policy), file),
+            "redis": primed(tool, Gate(rig, program, "in-redis", gates.redis_store(path) + policy), file),
+        }
+        call = the_call(path, contestants["redis"], tool, file)
+        cells = {cell(name, count): (name, count) for name in ["hot", "redis", "evalsha"] for count in IN_FLIGHT}
+
+        def one(name):
+            kind, count = cells[name]
+            if kind == "evalsha":
+                command = [*on_core(SERVER_CORE), tool, "evalsha", "--url", f"redis+unix://{path}", "--call", json.dumps(call)]
+                return measure.run([*command, "--in-flight", count, "--seconds", SECONDS, "--watch", server.process.pid])
+            gate = contestants[kind]
+            more = ["--watch", server.process.pid]
+            return measure.check(tool, gate.address, file, gate.server, *more, in_flight=count, seconds=SECONDS)
+
+        found = measure.rounds(ROUNDS, cells, one)
+    return {"rounds": found, "call": len(call), "redis": measure.first_line([servers.BIN / "redis-server", "--version"])}
+
+
+def ready_after(rig, program, name, text):
+    """Milliseconds from the start of the process to its first `ready`, and the process."""
+    gate_path = DIR / f"{name}.yaml"
+    ops = servers.free_port()
+    gate_path.write_text(f'listen: {{ grpc: "unix:{DIR}/{name}.sock", ops: "127.0.0.1:{ops}" }}\n' + text)
+    command = [*on_core(SERVER_CORE), program, "serve", "--config", gate_path]
+    began = time.monotonic()
+    server = rig.start(name, command, output=rig.enter_context(open("/dev/null", "wb")))
+    question = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    while time.monotonic() - began < 20:
+        with socket.socket() as asking:
+            if asking.connect_ex(("127.0.0.1", ops)) == 0:
+                asking.sendall(question)
+                if b" 200 " in asking.recv(100):
+                    return (time.monotonic() - began) * 1000, server
+        time.sleep(0.0005)
+        server.check()
+    raise measure.Failed(f"{name} was not ready after 20 s")
+
+
+def footprint(program, tool, tokens):
+    """Memory when idle and with many tokens, and the time from start to ready."""
+    text = gates.policy(tokens.jwks, body=False)
+    # Without limits, so that what grows is what the tokens take, and not the buckets of 100 000 subjects.
+    unlimited = text.replace("    limits: [per-subject, per-tenant]\n", "")
+    many = tokens.file("EdDSA", MANY)
+    found = {"ready_ms": [], "idle_mib": [], "tokens": MANY}
+    for index in range(ROUNDS * 2):
+        with servers.Rig(DIR) as rig:
+            took, server = ready_after(rig, program, f"start-{index}", text)
+            time.sleep(0.2)
+            found["ready_ms"].append(took)
+            found["idle_mib"].append(measure.resident(server))
+    for key, policy in [("tokens", unlimited), ("subjects", text)]:
+        with servers.Rig(DIR) as rig:
+            gate = Gate(rig, program, f"many-{key}", policy)
+            empty = measure.resident(gate.server)
+            passes = [measure.check(tool, gate.address, many, gate.server, "--once") for _ in range(2)]
+            found[f"many_{key}"] = {
+                "before_mib": empty,
+                "after_mib": measure.resident(gate.server),
+                "most_mib": measure.resident(gate.server, "VmHWM"),
+                "first_us": passes[0]["cpu_us"][0],
+                "second_us": passes[1]["cpu_us"][0],
+            }
+    return found
+
+
+def large(policy, kind):
+    """The same policy with ten, or very many, of something around what the check uses."""
+    if kind == "10 000 routes":
+        routes = [f"  - match: {{ methods: [POST], paths: [/tenants/t{i}/v1/chat/completions] }}\n    scopes: [infer:text]\n" for i in range(10_000)]
+        return policy.replace("routes:\n", "routes:\n" + "".join(routes))
+    if kind == "1 000 issuers":
+        one = next(line for line in policy.splitlines() if line.startswith("  - { issuer:"))
+        more = [one.replace(measure.ISSUER, f"https://auth-{i}.example.com") + "\n" for i in range(1000)]
+        return policy.replace("issuers:\n", "issuers:\n" + "".join(more))
+    if kind == "10 000 limits":
+        return policy + "".join(f"  - {{ name: other-{i}, by: [subject], rate: 10/1m }}\n" for i in range(10_000))
+    return policy
+
+
+def size(program, tool, tokens):
+    """The same check under small and large policies."""
+    file = tokens.file("RS256", TOKENS)
+    policy = gates.policy(tokens.jwks, body=False)
+    kinds = ["small", "10 000 routes", "1 000 issuers", "10 000 limits"]
+    with servers.Rig(DIR) as rig:
+        contestants = {kind: primed(tool, Gate(rig, program, kind.replace(" ", "-"), large(policy, kind)), file) for kind in kinds}
+        memory = {kind: measure.resident(gate.server) for kind, gate in contestants.items()}
+        found = measure.rounds(
+            ROUNDS, kinds, lambda kind: measure.check(tool, contestants[kind].address, file, contestants[kind].server, seconds=SECONDS)
+        )
+    return {"rounds": found, "mib": memory}
+
+
+class Disturbance(threading.Thread):
+    """Everything at once, all the time: the policy reloaded, the keys changed, the metrics scraped."""
+
+    def __init__(self, gate, text, keys):
+        super().__init__(daemon=True)
+        self.gate, self.text, self.keys, self.over = gate, text, keys, threading.Event()
+        self.reloads = self.scrapes = 0
+
+    def run(self):
+        known = json.loads(self.keys.read_text())
+        index = 0
+        while not self.over.wait(0.05):
+            index += 1
+            urllib.request.urlopen(f"http://127.0.0.1:{self.gate.ops}/metrics", timeout=10).read()
+            self.scrapes += 1
+            if index % 10 == 0:
+                # A changed key set, and a policy that differs: both are read and compiled anew at the signal.
+                changed = {"keys": [*known["keys"], {**known["keys"][0], "kid": f"another-{index}"}]}
+                self.keys.write_text(json.dumps(changed))
+                self.gate.write(self.text + f"  - {{ name: changing, by: [subject], rate: {index}/1m }}\n")
+                self.gate.server.process.send_signal(1)
+                self.reloads += 1
+
+
+def steady(program, tool, tokens):
+    """Latency at half of what the server can do, evenly asked, with and without everything changing meanwhile."""
+    file = tokens.file("RS256", TOKENS)
+    keys = DIR / "changing-jwks.json"
+    keys.write_text(tokens.jwks.read_text())
+    text = large(gates.policy(keys, body=False), "10 000 limits")
+    seconds = max(SECONDS * 5, 2.0)
+    found = {"rounds": [], "seconds": seconds, "reloads": 0, "scrapes": 0}
+    with servers.Rig(DIR) as rig:
+        noop = Noop(rig, tool, "steady-noop")
+        gate = primed(tool, Gate(rig, program, "steady", text), file)
+        most = statistics.median(measure.check(tool, gate.address, file, gate.server, seconds=SECONDS)["rps"] for _ in range(3))
+        rate = round(most / 2)
+        for index in range(max(ROUNDS - 1, 2)):
+            measure.say(f"round {index + 1}")
+            at = lambda who: measure.check(tool, who.address, file, who.server, "--rate", rate, in_flight=256, seconds=seconds)
+            one = {"noop": at(noop), "quiet": at(gate)}
+            disturbance = Disturbance(gate, text, keys)
+            disturbance.start()
+            one["disturbed"] = at(gate)
+            disturbance.over.set()
+            disturbance.join()
+            found["reloads"] += disturbance.reloads
+            found["scrapes"] += disturbance.scrapes
+            found["rounds"].append(one)
+    return {**found, "rate": rate}
+
+
+def soak(program, tool, tokens):
+    """Memory over minutes at half load."""
+    minutes = measure.number("MINUTES", 10.0)
+    file = tokens.file("RS256", TOKENS)
+    with servers.Rig(DIR) as rig:
+        gate = primed(tool, Gate(rig, program, "soak", gates.policy(tokens.jwks, body=False)), file)
+        most = measure.check(tool, gate.address, file, gate.server, seconds=1)["rps"]
+        memory, over = [], time.monotonic() + minutes * 60
+        while time.monotonic() < over:
+            more = ["--rate", round(most / 2)]
+            measure.check(tool, gate.address, file, gate.server, *more, in_flight=256, seconds=10)
+            memory.append(measure.resident(gate.server))
+    return {"minutes": minutes, "rate": round(most / 2), "mib": memory}
+
+
+def allocations(_program, _tool, _tokens):
+    """How often a hot check takes memory: a test counts it, and holds it."""
+    command = ["cargo", "test", "--quiet", "-p", "tollgate-bench", "--test", "allocations", "--", "--nocapture"]
+    done = subprocess.run(command, cwd=servers.ROOT, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith('{"public"'):
+            return json.loads(line)
+    raise measure.Failed(f"`{' '.join(command)}` counted nothing:\n{done.stdout}{done.stderr}")
+
+
+SECTIONS = {"wire": wire, "cold": cold, "redis": redis, "footprint": footprint, "size": size, "steady": steady, "allocations": allocations, "soak": soak}
+
+
+def main():
+    measure.two_cores()
+    wanted = os.environ.get("SECTIONS", "wire cold redis footprint size steady allocations").split()
+    for name in wanted:
+        if name not in SECTIONS:
+            raise measure.Failed(f"there is no section `{name}`: {' '.join(SECTIONS)}")
+    program, tool = measure.build()
+    gates.clear()
+    tokens = measure.Tokens(tool)
+    command = f"ROUNDS={ROUNDS} SECONDS={SECONDS:g} make bench"
+    for name in wanted:
+        began = time.monotonic()
+        measure.say(f"section {name}")
+        data = SECTIONS[name](program, tool, tokens)
+        measure.save(name, command, data)
+        measure.say(f"section {name}: {time.monotonic() - began:.0f} s")
+    report.write()
+
+
+if __name__ == "__main__":
+    measure.main(main)

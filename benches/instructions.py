@@ -1,0 +1,84 @@
+"""User instructions of a hot check without a body, counted with callgrind: the same on a busy machine as on a quiet one.
+
+    make bench-instructions                  fails when they are more than 3 % above benches/instructions.txt
+    PROFILE=ci make bench-instructions       the same for another build profile
+    UPDATE=1 make bench-instructions         writes what was counted into benches/instructions.txt
+
+Tollgate runs twice under callgrind, and answers more checks the second time; the difference of the two totals, divided by how many
+more, is what one check costs. Start, key parsing and first verification are in both.
+"""
+
+import os
+import re
+import signal
+
+import gates
+import measure
+import servers
+from measure import DIR, ROOT
+
+BASELINE = ROOT / "benches/instructions.txt"
+FEW, MANY = 1500, 5500
+#: All of them are known after a small part of the first run.
+TOKENS = 64
+SLACK = 0.03
+
+
+def total(program, tool, tokens, text, count):
+    """All instructions of one run that answers so many checks."""
+    ops = servers.free_port()
+    path = DIR / "counted.yaml"
+    path.write_text(f'listen: {{ grpc: "unix:{DIR}/counted-{count}.sock", ops: "127.0.0.1:{ops}" }}\n' + text)
+    command = [servers.BIN / "valgrind", "--tool=callgrind", f"--callgrind-out-file={DIR}/callgrind-{count}.out", program, "serve", "--config", path]
+    with servers.Rig(DIR) as rig:
+        null = rig.enter_context(open("/dev/null", "wb"))
+        server = rig.start(f"counted-{count}", command, output=null)
+        server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{ops}/readyz"))
+        load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--tokens", tokens, "--distinct", TOKENS]
+        measure.run([*load, "--in-flight", 16, "--requests", count])
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(60)
+        found = re.search(r"Collected : (\d+)", server.log.read_text(errors="replace"))
+    if not found:
+        raise measure.Failed(f"callgrind counted nothing:\n{server.tail()}")
+    return int(found[1])
+
+
+def baselines():
+    """What each profile took when it was last written down."""
+    lines = [line.split() for line in BASELINE.read_text().splitlines() if line and not line.startswith("#")]
+    return {profile: int(count) for profile, count in lines}
+
+
+def write(found):
+    head = [line for line in BASELINE.read_text().splitlines() if line.startswith("#")]
+    BASELINE.write_text("\n".join(head + [f"{profile} {count}" for profile, count in sorted(found.items())]) + "\n")
+
+
+def main():
+    program, tool = measure.build()
+    gates.clear()
+    tokens = measure.Tokens(tool)
+    file = tokens.file("RS256", 2000)
+    text = gates.policy(tokens.jwks, body=False)
+    each = round((total(program, tool, file, text, MANY) - total(program, tool, file, text, FEW)) / (MANY - FEW))
+    command = "make bench-instructions"
+    measure.save("instructions", command, {"each": each, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
+    known = baselines()
+    print(f"{each} user instructions a hot check (profile {measure.PROFILE})")
+    if os.environ.get("UPDATE"):
+        write({**known, measure.PROFILE: each})
+        return
+    before = known.get(measure.PROFILE)
+    if before is None:
+        raise measure.Failed(f"benches/instructions.txt has no line for the profile `{measure.PROFILE}`; UPDATE=1 writes it")
+    change = each / before - 1
+    print(f"{change:+.1%} against {before} in benches/instructions.txt")
+    if change > SLACK:
+        raise measure.Failed("a check has become dearer; if that is meant, UPDATE=1 make bench-instructions")
+    if change < -SLACK:
+        print("a check has become cheaper: hold it with UPDATE=1 make bench-instructions")
+
+
+if __name__ == "__main__":
+    measure.main(main)

@@ -1,0 +1,322 @@
+"""Writes what was measured into docs/benchmarks.md, between its markers, and a plot of each section to docs/plots/.
+
+    python benches/report.py     from .bench/results, without measuring anything
+
+A section that was not measured here stays as it is. Text outside of the markers is written by hand.
+"""
+
+import pathlib
+import re
+import statistics
+
+import measure
+import plot
+from measure import ROOT, ratios, spread, values
+
+PAGE = ROOT / "docs/benchmarks.md"
+PLOTS = ROOT / "docs/plots"
+IN_FLIGHT = [1, 16, 64, 256]
+NAMES = {
+    "noop": "stock no-op",
+    "noop-body": "stock no-op, given the body",
+    "own": "Tollgate, public route",
+    "hot": "Tollgate, hot",
+    "hot-body": "Tollgate, hot, model from a 4 KB body",
+}
+TARGETS = []
+
+
+def target(what, wanted, measured, met):
+    TARGETS.append((what, wanted, measured, met))
+
+
+def at_most(what, bound, found, unit="", digits=2):
+    """A target that the median of what was found is not above."""
+    target(what, f"<= {bound}{unit}", spread(found, digits) + unit, statistics.median(found) <= bound)
+
+
+def at_least(what, bound, found, unit="", digits=2):
+    target(what, f">= {bound}{unit}", spread(found, digits) + unit, statistics.median(found) >= bound)
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def how(data):
+    """The command and the machine, in one line."""
+    on = data["machine"]
+    changed = "" if on["profile"] == "release" else f", profile {on['profile']}"
+    return (
+        f"`{data['command']}`, {on['date']}, commit {on['commit']}{changed}, rustc {on['rustc']}, Linux {on['kernel']}, "
+        f"{on['cpu']}, {on['cores']} cores. Median (least-most) of {len(data.get('rounds', [])) or 'several'} rounds.\n"
+    )
+
+
+def low_mid_high(found):
+    return min(found), statistics.median(found), max(found)
+
+
+def drawing(name, *arguments, **more):
+    PLOTS.mkdir(exist_ok=True)
+    (PLOTS / f"{name}.svg").write_text(plot.bars(*arguments, **more))
+    return f"\n![{arguments[0]}](plots/{name}.svg)\n"
+
+
+def wire(data):
+    rounds, out = data["rounds"], [how(data)]
+    for transport, title in [("unix", "Unix socket"), ("tcp", "TCP")]:
+        rows = []
+        for name, label in NAMES.items():
+            for count in IN_FLIGHT:
+                cell = f"{name}|{transport}|{count}"
+                under = f"{'noop-body' if 'body' in name else 'noop'}|{transport}|{count}"
+                row = [label if count == 1 else "", str(count), spread(values(rounds, cell, "rps"))]
+                row += [spread(values(rounds, cell, key)) for key in ["p50_us", "p99_us", "p999_us"]]
+                row += [spread(values(rounds, cell, 0), 1)]
+                row += ["-"] * 2 if name.startswith("noop") else [spread(ratios(rounds, cell, under, key), 2) for key in ["rps", 0]]
+                rows.append(row)
+        head = ["", "in flight", "checks/s", "p50 us", "p99 us", "p99.9 us", "CPU us a check", "checks/s over stock", "CPU over stock"]
+        out.append(f"\n{title}:\n\n" + table(head, rows))
+    groups = [
+        (f"{count} in flight", [(label, *low_mid_high(values(rounds, f"{name}|unix|{count}", "rps"))) for name, label in NAMES.items() if "body" not in name])
+        for count in IN_FLIGHT
+    ]
+    out.append(drawing("wire", "Checks a second on one core", "Unix socket, one connection, no body", groups))
+    out.append(f"\nAudit lines that found no room in their queue: {data['audit_dropped']:.0f}.\n")
+    cell = lambda name: f"{name}|unix|64"
+    at_least("checks/s, no body, over stock no-op", 1.4, ratios(rounds, cell("hot"), cell("noop"), "rps"))
+    at_most("CPU a check, no body, over stock no-op", 0.70, ratios(rounds, cell("hot"), cell("noop"), 0))
+    at_least("checks/s, no body, over our own transport's no-op", 0.90, ratios(rounds, cell("hot"), cell("own"), "rps"))
+    at_most("CPU a check, 4 KB body and model, over stock no-op given the body", 1.0, ratios(rounds, cell("hot-body"), cell("noop-body"), 0))
+    at_most("p99, no body, over stock no-op", 1.2, ratios(rounds, cell("hot"), cell("noop"), "p99_us"))
+    return "".join(out)
+
+
+def cold(data):
+    rounds, rows = data["rounds"], []
+    hot = values(rounds, "hot|", 0)
+    for name in ["RS256", "ES256", "EdDSA"]:
+        check, bare = values(rounds, f"cold|{name}", 0), values(rounds, f"verify|{name}", 0)
+        over = [a / (b + c) for a, b, c in zip(check, bare, hot)]
+        rows.append([f"a token never seen, {name}", spread(values(rounds, f"cold|{name}", "rps")), spread(check, 1), spread(bare, 1), spread(over, 2)])
+        if name == "RS256":
+            at_most("cold RS256: CPU over bare aws-lc verification plus the hot path", 1.25, over)
+    rows.append(["a token known (hot)", spread(values(rounds, "hot|", "rps")), spread(hot, 1), "-", "-"])
+    for name, label in [("distinct", "bad signature, another each time"), ("repeated", "bad signature, 2 000 repeated")]:
+        found = values(rounds, f"flood|{name}", 0)
+        rows.append([label, spread(values(rounds, f"flood|{name}", "rps")), spread(found, 1), "-", "-"])
+        at_most(f"CPU a denial, {label}, over hot", 1.0, [a / b for a, b in zip(found, hot)])
+    head = ["64 in flight, Unix socket", "checks/s", "CPU us a check", "bare verification us", "over bare plus hot"]
+    groups = [(row[0], [("CPU", *low_mid_high(found))]) for row, found in zip(rows, [
+        *(values(rounds, f"cold|{name}", 0) for name in ["RS256", "ES256", "EdDSA"]), hot, *(values(rounds, f"flood|{name}", 0) for name in ["distinct", "repeated"])
+    ])]
+    return how(data) + "\n" + table(head, rows) + drawing("cold", "CPU of a check", "microseconds, 64 in flight", groups)
+
+
+def redis(data):
+    rounds, rows = data["rounds"], []
+    for count in IN_FLIGHT:
+        for name, label in [("hot", "in memory"), ("redis", "Redis, exact"), ("evalsha", "the script alone, EVALSHA each")]:
+            cell = f"{name}|{count}"
+            row = [str(count) if name == "hot" else "", label, spread(values(rounds, cell, "rps"))]
+            if name == "evalsha":
+                row += ["-", "-", spread(values(rounds, cell, "client_cpu_us"), 1), spread(values(rounds, cell, "redis_cpu_us"), 1)]
+            else:
+                row += [spread(values(rounds, cell, key)) for key in ["p50_us", "p99_us"]]
+                row += [spread(values(rounds, cell, 0), 1), spread(values(rounds, cell, 1), 1) if name == "redis" else "-"]
+            rows.append(row)
+    added = lambda count: [a - b for a, b in zip(values(rounds, f"redis|{count}", 0), values(rounds, f"hot|{count}", 0))]
+    at_most("Redis exact, 64 in flight: CPU added to a check", 4, added(64), " us", 1)
+    at_least("Redis exact, 256 in flight: checks/s over the script alone", 0.60, ratios(rounds, "redis|256", "evalsha|256", "rps"))
+    head = ["in flight", "limits", "checks/s", "p50 us", "p99 us", "CPU us a check (client)", "Redis CPU us"]
+    groups = [(f"{count} in flight", [(label, *low_mid_high(values(rounds, f"{name}|{count}", "rps"))) for name, label in [("hot", "in memory"), ("redis", "Redis"), ("evalsha", "script alone")]]) for count in IN_FLIGHT]
+    note = f"\n{data['redis'].partition(' sha=')[0]} on the load's core; CPU added by asking it, at 256 in flight: {spread(added(256), 1)} us.\n"
+    return how(data) + "\n" + table(head, rows) + note + drawing("redis", "Checks a second, limits in Redis", "two limits and revocation, one script a check", groups)
+
+
+def footprint(data):
+    many, subjects = data["many_tokens"], data["many_subjects"]
+    rows = [
+        ["start to ready, keys on disk", spread(data["ready_ms"], 0) + " ms"],
+        ["memory when idle (RSS)", spread(data["idle_mib"], 1) + " MiB"],
+        [f"memory after {data['tokens']:,} tokens".replace(",", " "), f"{many['after_mib']:.0f} MiB (most {many['most_mib']:.0f})"],
+        ["the same, with two limits for each subject", f"{subjects['after_mib']:.0f} MiB (most {subjects['most_mib']:.0f})"],
+        ["CPU of a check, each token for the first and the second time", f"{many['first_us']:.1f} and {many['second_us']:.1f} us"],
+    ]
+    at_most("start to ready, keys on disk", 100, data["ready_ms"], " ms", 0)
+    at_most("idle RSS", 20, data["idle_mib"], " MiB", 1)
+    if many["second_us"] < 0.7 * many["first_us"]:
+        at_most("RSS with 100 000 cached tokens", 60, [many["after_mib"]], " MiB", 0)
+    else:
+        target("RSS with 100 000 cached tokens", "<= 60 MiB", "not all of them were kept", False)
+    groups = [("idle", [("MiB", *low_mid_high(data["idle_mib"]))])]
+    groups += [(label, [("MiB", found["after_mib"], found["after_mib"], found["most_mib"])]) for label, found in [("100 000 tokens", many), ("and their 200 000 buckets", subjects)]]
+    return how(data) + "\n" + table(["", ""], rows) + drawing("footprint", "Memory", "MiB, resident", groups)
+
+
+def size(data):
+    rounds, rows, groups = data["rounds"], [], []
+    for kind, memory in data["mib"].items():
+        over = ratios(rounds, kind, "small", 0)
+        rows.append([kind, spread(values(rounds, kind, "rps")), spread(values(rounds, kind, 0), 1), "-" if kind == "small" else spread(over, 2), f"{memory:.0f}"])
+        groups.append((kind, [("CPU", *low_mid_high(values(rounds, kind, 0)))]))
+        if kind != "small":
+            at_most(f"CPU a check with {kind} over a small policy", 1.2, over)
+    head = ["policy", "checks/s", "CPU us a check", "over small", "RSS MiB"]
+    return how(data) + "\n" + table(head, rows) + drawing("size", "CPU of a check by size of the policy", "microseconds, 64 in flight", groups)
+
+
+def steady(data):
+    rounds, rows, groups = data["rounds"], [], []
+    for name, label in [("noop", "stock no-op"), ("quiet", "Tollgate, nothing else"), ("disturbed", "Tollgate, everything changing")]:
+        rows.append([label, *(spread(values(rounds, name, key)) for key in ["p50_us", "p99_us", "p999_us", "max_us"])])
+        groups.append((label, [(part, *low_mid_high(values(rounds, name, key))) for part, key in [("p99", "p99_us"), ("p99.9", "p999_us")]]))
+    what = (
+        f"\n{data['rate']} checks/s evenly, half of what it can do; in {data['seconds']:.0f} s a round. Meanwhile, in all: {data['reloads']} reloads of a policy "
+        f"of 10 000 limits with a changed key set, and {data['scrapes']} scrapes of the metrics.\n\n"
+    )
+    head = ["", "p50 us", "p99 us", "p99.9 us", "most us"]
+    return how(data) + what + table(head, rows) + drawing("steady", "Latency at half load", "microseconds", groups)
+
+
+def soak(data):
+    memory = data["mib"]
+    later = memory[len(memory) // 5 :]
+    growth = later[-1] - later[0]
+    target("RSS over 10 minutes at half load", "flat", f"{growth:+.1f} MiB after the first fifth", abs(growth) <= 1)
+    return (
+        how(data)
+        + f"\n{data['minutes']:g} minutes at {data['rate']} checks/s: RSS {memory[0]:.1f} MiB after ten seconds, {later[0]:.1f} after a fifth of the time, "
+        f"{memory[-1]:.1f} at the end (most {max(memory):.1f}).\n"
+    )
+
+
+def instructions(data):
+    at_most("user instructions a check, no body (callgrind)", 55_000, [data["each"]], "", 0)
+    return how(data) + f"\nUser instructions of a hot check without a body, counted with callgrind: {data['each']:,.0f}.\n".replace(",", " ")
+
+
+def proxied(data, labels, parts, alone=None):
+    """The table of contestants behind a proxy. `parts`: the names of the servers whose CPU time was counted, by contestant."""
+    rounds, rows = data["rounds"], []
+    for name, label in labels.items():
+        cpu = [spread(values(rounds, name, index), 1) for index, _ in enumerate(parts.get(name, []))]
+        spent = ", ".join(f"{part} {figure}" for part, figure in zip(parts.get(name, []), cpu))
+        row = [label, spread(values(rounds, name, "rps"))]
+        if alone:
+            row += [spread(ratios(rounds, name, alone, "rps"), 2)]
+        row += [spread(values(rounds, name, key)) for key in ["p50_us", "p99_us"]]
+        row += [spread(values(rounds, name, f"open_{key}")) for key in ["p50_us", "p99_us", "p999_us"]]
+        rows.append([*row, spent])
+    even = f"{data['rate']}/s: "
+    head = ["32 connections", "requests/s", *(["over alone"] if alone else []), "p50 us", "p99 us", even + "p50 us", "p99 us", "p99.9 us", "CPU us a request"]
+    return how(data) + "\n" + table(head, rows)
+
+
+def plotted(name, title, data, labels):
+    groups = [(label, [("requests/s", *low_mid_high(values(data["rounds"], key, "rps")))]) for key, label in labels.items()]
+    return drawing(name, title, "requests/s, 32 connections, one core for the proxy", groups)
+
+
+def envoy(data):
+    rounds = data["rounds"]
+    labels = {
+        "alone": "Envoy alone",
+        "jwt": "Envoy, jwt_authn",
+        "jwt-cache": "Envoy, jwt_authn with its cache",
+        "noop": "Envoy, stock no-op over gRPC",
+        "grpc": "Envoy, Tollgate over gRPC",
+        "http": "Envoy, Tollgate over HTTP",
+    }
+    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "http"]}
+    at_least("Envoy and Tollgate: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "grpc", "noop", "rps"))
+    at_least("Envoy and Tollgate: requests/s over jwt_authn without cache", 0.95, ratios(rounds, "grpc", "jwt", "rps"))
+    at_most("Envoy and Tollgate: p99 over jwt_authn without cache", 1.15, ratios(rounds, "grpc", "jwt", "p99_us"))
+    return proxied(data, labels, parts, "alone") + plotted("envoy", "Requests a second behind Envoy", data, labels)
+
+
+def nginx(data):
+    labels = {"alone": "nginx alone", "auth_request": "nginx, `auth_request`", "njs": "nginx, njs"}
+    parts = {name: ["nginx", "Tollgate"] for name in labels} | {"alone": ["nginx"]}
+    at_least("nginx auth_request with policy: requests/s over nginx alone", 0.62, ratios(data["rounds"], "auth_request", "alone", "rps"))
+    plain = {name: label.replace("`", "") for name, label in labels.items()}
+    return proxied(data, labels, parts, "alone") + plotted("nginx", "Requests a second behind nginx", data, plain)
+
+
+def tutorial(data):
+    rounds = data["rounds"]
+    labels = {
+        "app": "the app alone",
+        "middleware": "the app with its own middleware",
+        "app-tollgate": "Envoy and Tollgate in front of the app",
+        "check-tutorial": "Envoy asks FastAPI and PyJWT",
+        "check-tollgate": "Envoy asks Tollgate",
+    }
+    parts = {
+        "app": ["app"],
+        "middleware": ["app"],
+        "app-tollgate": ["Envoy", "Tollgate", "app"],
+        "check-tollgate": ["Tollgate", "Envoy"],
+        "check-tutorial": ["FastAPI", "Envoy"],
+    }
+    at_least("Envoy asks Tollgate: requests/s over FastAPI and PyJWT", 2.5, ratios(rounds, "check-tollgate", "check-tutorial", "rps"))
+    at_most("Envoy asks Tollgate: CPU of the check over FastAPI and PyJWT", 0.04, ratios(rounds, "check-tollgate", "check-tutorial", 0), digits=3)
+    pod = ratios(rounds, "app-tollgate", "middleware", "rps")
+    note = f"\nOn one core, Envoy and Tollgate in front of the app do {spread(pod, 2)} times the requests of the app with its middleware.\n"
+    return proxied(data, labels, parts) + note + plotted("tutorial", "Beside FastAPI and PyJWT", data, labels)
+
+
+def allocations(data):
+    at_most("heap allocations of a hot check, beyond the transport's", 12, [data["hot"] - data["public"]], "", 0)
+    return (
+        how(data)
+        + f"\nHeap allocations of one hot check, counted: {data['hot']:.0f} from the first byte to the last, hyper, h2 and tonic included; "
+        + f"{data['public']:.0f} of them also for a public route.\n"
+    )
+
+
+SECTIONS = {
+    "wire": wire,
+    "cold": cold,
+    "redis": redis,
+    "footprint": footprint,
+    "size": size,
+    "steady": steady,
+    "soak": soak,
+    "instructions": instructions,
+    "allocations": allocations,
+    "envoy": envoy,
+    "nginx": nginx,
+    "tutorial": tutorial,
+}
+
+
+def replaced(page, name, text):
+    """The page with the text between a section's markers replaced."""
+    start, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    if page.count(start) != 1 or page.count(end) != 1:
+        raise measure.Failed(f"docs/benchmarks.md should have `{start}` and `{end}` once each")
+    return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: f"{start}\n{text.strip()}\n{end}", page, flags=re.S)
+
+
+def write():
+    page, missing = PAGE.read_text(), []
+    for name, section in SECTIONS.items():
+        if data := measure.load(name):
+            page = replaced(page, name, section(data))
+        else:
+            missing.append(name)
+    rows = [[what, wanted, found, "met" if met else "**missed**"] for what, wanted, found, met in TARGETS]
+    if rows:
+        page = replaced(page, "targets", table(["", "target", "measured", ""], rows))
+    PAGE.write_text(page)
+    for what, wanted, found, met in TARGETS:
+        print(f"{'met   ' if met else 'MISSED'} {what}: {wanted}, measured {found}")
+    if missing:
+        measure.say(f"not measured here, left as they are: {' '.join(missing)}")
+
+
+if __name__ == "__main__":
+    measure.main(write)

@@ -1,0 +1,66 @@
+//! How often a hot check takes memory, counted: the server runs in this process with an allocator that counts, the load in another.
+//! Prints what it counted as one line of JSON, which `make bench` reads.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use std::{alloc::System, path::Path, process::Command, sync::Arc};
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tollgate::{app::App, config, observe};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Everything from the first byte of a check to the last of its answer, in hyper, h2 and tonic too.
+const MOST: f64 = 60.0;
+
+fn taken() -> usize {
+    let counted = ALLOCATOR.stats();
+    counted.allocations + counted.reallocations
+}
+
+fn tool(arguments: &[&str]) {
+    let done = Command::new(env!("CARGO_BIN_EXE_tollgate-bench")).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// What one check takes: between two loads of different length, so that what a connection takes is not counted.
+fn each(directory: &Path, name: &str, policy: &str) -> f64 {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let socket = path(&format!("{name}.sock"));
+    let listen = format!("listen: {{ grpc: 'unix:{socket}', ops: '127.0.0.1:0' }}\naudit: {{ to: 'file:/dev/null' }}\n");
+    let loaded = config::compile(&format!("{listen}{policy}"), &|_| None).expect("a configuration");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let app = runtime.block_on(App::start(loaded, Arc::new(observe::now))).unwrap();
+    while !app.readiness.missing().is_empty() {
+        std::thread::yield_now();
+    }
+    let asked = |count: u32| {
+        let before = taken();
+        let (target, tokens, count) = (format!("unix:{socket}"), path("tokens"), count.to_string());
+        tool(&["check", "--target", &target, "--tokens", &tokens, "--in-flight", "16", "--requests", &count]);
+        taken() - before
+    };
+    asked(200);
+    let (few, many) = (asked(500), asked(2500));
+    runtime.block_on(app.stop());
+    (f64::from(u32::try_from(many).unwrap()) - f64::from(u32::try_from(few).unwrap())) / 2000.0
+}
+
+#[test]
+fn a_hot_check_takes_memory_a_few_times_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    tool(&["keys", &path("keys")]);
+    tool(&["tokens", "--keys", &path("keys"), "--algorithm", "ES256", "--count", "50", "--to", &path("tokens")]);
+    let route = "routes:\n  - match: { methods: [POST], paths: [/v1/chat/completions] }\n";
+    let hot = format!(
+        "issuers: [{{ issuer: 'https://auth.example.com', audiences: [inference-api], algorithms: [ES256], jwks: {{ file: '{}' }} }}]
+limits: [{{ name: a, by: [subject], rate: 1000000/1s }}, {{ name: b, by: [subject, route], rate: 1000000/1s }}]
+{route}    scopes: ['infer:text']\n    model: {{ from: 'fixed:qwen', scope: 'model:{{model}}:inference' }}\n    limits: [a, b]\n",
+        path("keys/jwks.json")
+    );
+    let public = each(directory.path(), "public", &format!("{route}    public: true\n"));
+    let hot = each(directory.path(), "hot", &hot);
+    println!("{{\"public\":{public:.1},\"hot\":{hot:.1}}}");
+    assert!(hot <= MOST, "a hot check takes memory {hot} times");
+}

@@ -1,0 +1,47 @@
+//! What the targets hold Tollgate's readers against: other readers of the same bytes, each as lenient as some server is.
+
+pub mod form;
+pub mod json;
+pub mod path;
+
+use std::sync::Arc;
+
+use tollgate_core::{
+    authn::{issuer::KeySource, jwks::KeySet},
+    config::{Document, Errors},
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody, RawRequest},
+    secret::SecretSource,
+    snapshot::Snapshot,
+};
+
+/// Compiles a policy whose issuers have secrets.
+pub fn snapshot(policy: &str) -> Snapshot {
+    let document = Document::parse(policy, &|_| None).expect("YAML");
+    let config: PolicyConfig = document.read().expect("a policy");
+    let mut errors = Errors::default();
+    let policy = Policy::compile(&config, &mut errors).unwrap_or_else(|| panic!("{:?}", document.locate(errors)));
+    let keys = policy.issuers.list().iter().map(|issuer| match &issuer.source {
+        KeySource::Secret(SecretSource::Inline(secret)) => {
+            Some(Arc::new(KeySet::from_secret(secret, &issuer.algorithms).expect("a secret")))
+        }
+        _ => panic!("an inline secret"),
+    });
+    let keys = keys.collect();
+    Snapshot { policy: Arc::new(policy), keys, upstream_keys: Vec::new() }
+}
+
+/// A POST with this body.
+pub fn post<'a>(content_type: &'a str, body: &'a [u8]) -> RawRequest<'a> {
+    let mut headers = Headers::default();
+    headers.push("content-type", content_type.as_bytes());
+    RawRequest {
+        method: b"POST",
+        scheme: b"https",
+        host: b"api.example",
+        path: b"/x",
+        headers,
+        address: None,
+        body: RawBody::Whole(body),
+    }
+}

@@ -1,0 +1,75 @@
+//! How a command says that it could not do its work: a line on standard error, or, with `--output json`, one object of one
+//! shape there, so that standard output holds answers only.
+
+use std::{ffi::OsString, io, process::ExitCode};
+
+use clap::error::ErrorKind;
+use serde_json::{Value, json};
+
+use super::paint::Paint;
+use crate::config::LoadError;
+
+/// The exit code for usage, and for what is not there.
+const CODE: u8 = 2;
+
+/// Whether the command line asks for JSON. Looked for in the words themselves: they may be such that nothing else can be told.
+pub(super) fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = words.collect();
+    words.iter().any(|word| word == "--output=json")
+        || words.iter().zip(words.iter().skip(1)).any(|(name, value)| name == "--output" && value == "json")
+}
+
+/// Reports a command line that is none, or shows the help that was asked for.
+pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if asked || !json {
+        // A pipe that was closed wants no more help.
+        let _ = error.print();
+    } else {
+        let text = error.render().to_string();
+        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+        eprintln!("{}", shape(message, &[]));
+    }
+    if asked { ExitCode::SUCCESS } else { ExitCode::from(CODE) }
+}
+
+/// Reports why a command could not do its work.
+pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    if error.downcast_ref::<io::Error>().is_some_and(closed) {
+        // Whoever read the answer has seen enough: `| head`.
+    } else if json {
+        let places = error.downcast_ref::<LoadError>().map(places).unwrap_or_default();
+        eprintln!("{}", shape(&format!("{error:#}"), &places));
+    } else {
+        eprintln!("{} {error:#}", Paint::stderr().bad("error:"));
+    }
+    ExitCode::from(CODE)
+}
+
+fn shape(message: &str, places: &[Value]) -> Value {
+    if places.is_empty() {
+        json!({ "error": { "message": message } })
+    } else {
+        json!({ "error": { "message": message, "errors": places } })
+    }
+}
+
+/// What is wrong with a configuration file, one object for each mistake.
+pub(super) fn places(error: &LoadError) -> Vec<Value> {
+    let LoadError::Wrong { path: file, errors } = error else { return Vec::new() };
+    let place = |error: &tollgate_core::config::ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message });
+    errors.iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_found_in_the_words() {
+        let json = |line: &str| wants_json(line.split(' ').map(OsString::from));
+        assert!(json("tollgate doctor --output json x") && json("tollgate doctor --output=json"));
+        assert!(!json("tollgate doctor --output text json") && !json("tollgate explain --body json"));
+    }
+}

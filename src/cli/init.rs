@@ -1,0 +1,209 @@
+//! `tollgate init`: a first configuration, with a comment for everything that has to be decided.
+
+mod file;
+mod proxy;
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, builder::PossibleValuesParser};
+use tollgate_core::route::preset::{Preset, names};
+
+use self::proxy::Proxy;
+use crate::config;
+
+const MORE: &str = "\
+Examples:
+  tollgate init --preset vllm --issuer https://auth.example.com
+  tollgate init --preset ms-swift --issuer https://auth.example.com \\
+    --audience swift-api --proxy nginx -o swift.yaml
+  tollgate init --preset sglang --issuer https://keycloak.example.com/realms/ml \\
+    --redis redis://redis:6379 -o -
+
+Exit codes:
+  0  written
+  2  the file exists, or what was asked for makes no good configuration";
+
+/// Write a first configuration file, with comments.
+///
+/// Writes what an inference server's preset, one issuer and one proxy need, with a comment at everything that you will want to
+/// decide yourself, and prints the commands that come next. The file passes `check-config` as it is. A file that exists is
+/// never overwritten.
+#[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
+pub struct Init {
+    /// The inference server.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names().collect::<Vec<_>>()))]
+    preset: String,
+    /// Who issues the tokens: exactly what stands in their `iss`.
+    #[arg(long, value_name = "URL")]
+    issuer: String,
+    /// What names this service in the tokens' `aud`.
+    #[arg(long, value_name = "AUDIENCE", default_value = "inference-api")]
+    audience: String,
+    /// Where the issuer's keys are. Default: what `<issuer>/.well-known/openid-configuration` says.
+    #[arg(long, value_name = "URL")]
+    jwks: Option<String>,
+    /// The proxy that asks. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and `caddy` cannot.
+    #[arg(long, value_enum, default_value_t = Proxy::Envoy)]
+    proxy: Proxy,
+    /// The Redis that all replicas share, without a password. Default: limits and revocations in memory, right for one replica.
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// Where to write it: a file that does not exist, or `-` for standard output.
+    #[arg(short, long = "out", value_name = "FILE", default_value = "tollgate.yaml")]
+    out: String,
+}
+
+impl Init {
+    /// Writes the file, and what comes next to `out`.
+    ///
+    /// # Errors
+    /// A file that exists or cannot be written, or arguments that make no good file.
+    pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let preset = Preset::load(&self.preset)?;
+        if self.redis.as_ref().is_some_and(|url| url.contains('@')) {
+            bail!(
+                "the URL of `--redis` holds a user or a password; leave it out, and write `username` and `password: \"file:…\"` into the file"
+            );
+        }
+        let text = file::text(self, &preset);
+        // Names that stand for nothing are not looked up: what was given is meant literally, and is written so.
+        if let Err(errors) = config::compile(&text, &|_| None) {
+            let lines: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect();
+            bail!("nothing was written, because it would not pass check-config: {}", lines.join("; "));
+        }
+        if self.out == "-" {
+            out.write_all(text.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let opened = OpenOptions::new().write(true).create_new(true).open(&self.out);
+        let mut file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("`{}` exists and is not overwritten; name another file with -o", self.out)
+            }
+            other => other.with_context(|| format!("cannot write `{}`", self.out))?,
+        };
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write `{}`", self.out))?;
+        out.write_all(self.next(&preset).as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn next(&self, preset: &Preset) -> String {
+        let (file, port) = (&self.out, preset.port);
+        let rows = [
+            (format!("tollgate check-config {file}"), "whether it is still right after a change"),
+            (format!("tollgate presets show {}", self.preset), "what each route needs"),
+            ("tollgate token inspect @token.txt".to_owned(), "whether your tokens fit"),
+            (
+                format!("tollgate audit-upstream http://127.0.0.1:{port} --config {file}"),
+                "what the server offers, and what is open",
+            ),
+            (format!("tollgate serve --config {file}"), "answer checks"),
+            ("tollgate doctor http://127.0.0.1:8080 --token @token.txt".to_owned(), "whether the proxy can be gone around"),
+        ];
+        let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+        let rows: String = rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();
+        format!(
+            "wrote {file}: {} behind {}, with tokens of {} for `{}`\nthe proxy's side is {}\n\nnext:\n{rows}",
+            preset.server,
+            self.proxy.called(),
+            self.issuer,
+            self.audience,
+            self.proxy.shipped()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, ValueEnum as _};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        init: Init,
+    }
+
+    fn printed(more: &[&str]) -> anyhow::Result<String> {
+        let line = ["init", "--issuer", "https://auth.example.com", "-o", "-"];
+        let mut out = Vec::new();
+        Line::try_parse_from([&line[..], more].concat()).unwrap().init.run(&mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    /// The same with every key that is a comment: `# word: …`, and entries of lists.
+    fn uncommented(text: &str) -> String {
+        let line = |line: &str| {
+            let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+            let key = rest.strip_prefix("# ").filter(|rest| {
+                rest.trim_start().starts_with("- {") || rest.split(' ').next().is_some_and(|word| word.ends_with(':'))
+            });
+            key.map_or_else(|| line.to_owned(), |key| format!("{indent}{key}"))
+        };
+        text.lines().map(|text| line(text) + "\n").collect()
+    }
+
+    #[test]
+    fn every_preset_and_every_proxy_give_a_good_file() {
+        for preset in names() {
+            for proxy in Proxy::value_variants() {
+                let proxy = proxy.to_possible_value().unwrap();
+                for redis in [&[][..], &["--redis", "redis://redis:6379"]] {
+                    let text = printed(&[&["--preset", preset, "--proxy", proxy.get_name()], redis].concat()).unwrap();
+                    let loaded = config::compile(&text, &|_| None).unwrap();
+                    assert!(!loaded.policy.route_names.is_empty(), "{preset}");
+                    let all = uncommented(&text);
+                    assert_ne!(all, text);
+                    let errors = config::compile(&all, &|_| None).err();
+                    assert!(errors.is_none(), "{preset} {}: {errors:?}\n{all}", proxy.get_name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_given_stands_in_the_file_as_it_was_given() {
+        let text =
+            printed(&["--preset", "vllm", "--audience", "a\"b: ${HOME}", "--jwks", "https://keys.example.com/jwks"]).unwrap();
+        let file = config::compile(&text, &|_| panic!("a name was looked up")).unwrap().file;
+        assert_eq!(serde_json::to_value(format!("{:?}", file.issuers[0].audiences)).unwrap(), r#"OneOf(["a\"b: ${HOME}"])"#);
+        assert_eq!(file.issuers[0].jwks.as_ref().unwrap().url.as_deref(), Some("https://keys.example.com/jwks"));
+    }
+
+    #[test]
+    fn what_makes_no_good_file_is_refused() {
+        for (more, part) in [
+            (&["--preset", "vllm", "--issuer", "http://auth.example.com"][..], "plain http"),
+            (&["--preset", "vllm", "--redis", "redis://:hunter2@redis"], "holds a user or a password"),
+            (&["--preset", "vllm", "--redis", "http://redis"], "store"),
+        ] {
+            let line: Vec<&str> = ["init", "-o", "-"].into_iter().chain(more.iter().copied()).collect();
+            let issuer = if more.contains(&"--issuer") { &[][..] } else { &["--issuer", "https://a.example.com"] };
+            let error = Line::try_parse_from([&line[..], issuer].concat()).unwrap().init.run(&mut Vec::new()).unwrap_err();
+            assert!(format!("{error:#}").contains(part) && !format!("{error:#}").contains("hunter2"), "{error:#}");
+        }
+        assert!(Line::try_parse_from(["init", "--issuer", "https://a", "--preset", "vlm"]).is_err());
+    }
+
+    #[test]
+    fn a_file_that_exists_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tollgate.yaml");
+        let run = || {
+            let line = ["init", "--issuer", "https://auth.example.com", "--preset", "vllm", "-o", path.to_str().unwrap()];
+            let mut out = Vec::new();
+            Line::try_parse_from(line).unwrap().init.run(&mut out).map(|_| String::from_utf8(out).unwrap())
+        };
+        assert!(run().unwrap().contains("\nnext:\n  tollgate check-config "));
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(run().unwrap_err().to_string().contains("not overwritten"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), written);
+    }
+}

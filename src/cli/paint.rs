@@ -1,0 +1,96 @@
+//! Colours, for people at a terminal.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt::{self, Display},
+    io::{self, IsTerminal as _},
+};
+
+/// Whether to colour. Without a terminal, with `NO_COLOR` set to anything (no-color.org), or with `TERM=dumb`: no.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// For standard output.
+    #[must_use]
+    pub fn stdout() -> Self {
+        Self::told(io::stdout().is_terminal(), |name| env::var_os(name))
+    }
+
+    /// For standard error.
+    #[must_use]
+    pub fn stderr() -> Self {
+        Self::told(io::stderr().is_terminal(), |name| env::var_os(name))
+    }
+
+    fn told(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = variable("TERM").is_some_and(|value| value == "dumb");
+        Self(terminal && !refused && !dumb)
+    }
+
+    /// As it must be.
+    pub(super) fn good<T: Display>(self, text: T) -> Painted<T> {
+        self.with("32", text)
+    }
+
+    /// Wrong.
+    pub(super) fn bad<T: Display>(self, text: T) -> Painted<T> {
+        self.with("1;31", text)
+    }
+
+    /// Worth a look.
+    pub(super) fn odd<T: Display>(self, text: T) -> Painted<T> {
+        self.with("33", text)
+    }
+
+    /// Of less interest.
+    pub(super) fn dim<T: Display>(self, text: T) -> Painted<T> {
+        self.with("2", text)
+    }
+
+    fn with<T: Display>(self, style: &'static str, text: T) -> Painted<T> {
+        Painted { style: self.0.then_some(style), text }
+    }
+}
+
+/// A text in its colour. Widths count the text alone.
+pub(super) struct Painted<T> {
+    /// The parameters of ECMA-48's SGR sequence.
+    style: Option<&'static str>,
+    text: T,
+}
+
+impl<T: Display> Display for Painted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(style) = self.style else { return self.text.fmt(f) };
+        write!(f, "\x1b[{style}m")?;
+        self.text.fmt(f)?;
+        f.write_str("\x1b[0m")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(terminal: bool, variables: &[(&str, &str)]) -> Paint {
+        Paint::told(terminal, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn only_a_terminal_that_wants_it_is_coloured() {
+        assert_eq!(told(true, &[("TERM", "xterm")]), Paint(true));
+        assert_eq!(told(true, &[("NO_COLOR", "")]), Paint(true), "an empty NO_COLOR says nothing");
+        assert_eq!(told(true, &[("NO_COLOR", "1")]), Paint(false));
+        assert_eq!(told(true, &[("TERM", "dumb")]), Paint(false));
+        assert_eq!(told(false, &[("TERM", "xterm")]), Paint(false));
+    }
+
+    #[test]
+    fn a_colour_does_not_move_what_stands_behind_it() {
+        assert_eq!(format!("{:<5}|", Paint(true).good("ok")), "\u{1b}[32mok   \u{1b}[0m|");
+        assert_eq!(format!("{:<5}|", Paint(false).good("ok")), "ok   |");
+    }
+}

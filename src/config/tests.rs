@@ -1,0 +1,115 @@
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    compile(text, &|_| None).map(drop).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_smallest_file_is_a_public_route() {
+    let loaded = compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
+    assert_eq!(loaded.file.body.max, ByteSize(16 << 20));
+}
+
+#[test]
+fn what_is_not_built_is_refused() {
+    let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
+    assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
+    assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
+}
+
+#[test]
+fn sizes_need_a_unit() {
+    let text = "body: { max: 5, max_in_flight: 1MB }\nroutes: [{ match: { paths: [/health] }, public: true }]";
+    assert_eq!(errors(text).len(), 2, "{:?}", errors(text));
+    assert!(
+        errors("body: { max: 2MiB, max_in_flight: 1MiB }\nroutes: [{ match: { paths: [/a] }, public: true }]")[0]
+            .contains("max_in_flight")
+    );
+}
+
+/// A file in which much refers to much.
+const FULL: &str = r#"
+listen: { grpc: "unix:/run/a.sock", http: [{ address: "unix:/run/b.sock", dialect: nginx, body: sent }] }
+body: { max: 1MiB, max_in_flight: 2MiB }
+issuers:
+  - { issuer: "https://a", audiences: [x], algorithms: [RS256], jwks: { url: "http://a", insecure_http: true }, required_claims: [iat, jti] }
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: "file:/s", claims: { tenant: t }, required_claims: [jti] }
+models: [{ name: m, serves: [m1] }, { name: n }]
+tiers: [{ name: premium, models: [m], scope: "tier:premium" }]
+limits:
+  - { name: each, by: [subject, model], rate: 1/1s, burst: 2, overrides: [{ role: r, rate: 2/1s }] }
+  - { name: where, by: [address], rate: 1/1s }
+routes:
+  - { match: { methods: [POST], paths: [/a, "/b/{x}"], hosts: [h.example.com] }, scopes: [s], model: { from: body, default: m1 }, limits: [each] }
+  - { match: { methods: [POST], paths: ["/p/{x}"], hosts: [h.example.com] }, scopes: [], model: { from: "path:x" }, limits: [each] }
+  - { match: { methods: [POST], paths: [/a], hosts: [i.example.com] }, scopes: [], on_outage: local }
+  - { match: { paths: [/h] }, public: true, limits: [where] }
+  - { preset: vllm, match: { hosts: [v.example.com] }, model: { scope: "m:{model}" }, limits: [each] }
+store: { redis: { url: "rediss://r", username: u, password: p, tls_ca: /ca, local: { replicas: 2 } } }
+"#;
+
+/// Every place of a value, and what stands there.
+fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+    if !at.is_empty() {
+        found.push(at.to_owned());
+    }
+    match value {
+        serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| places(value, &format!("{at}/{key}"), found)),
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, value)| places(value, &format!("{at}/{index}"), found));
+        }
+        _ => {}
+    }
+}
+
+/// The section, and, in a list, the entry.
+fn entry(path: &str) -> String {
+    let path = path.trim_start_matches('/').replace(['[', '.'], "/").replace(']', "");
+    let mut steps = path.split('/');
+    let section = steps.next().unwrap_or_default();
+    steps.next().filter(|step| step.parse::<usize>().is_ok()).map_or(section.into(), |index| format!("{section}/{index}"))
+}
+
+/// Whatever one value is replaced by, the errors are about the entry it is in: no second mistake is made of the first.
+#[test]
+fn one_mistake_is_one_mistake() {
+    assert_eq!(errors_of(FULL), [""; 0]);
+    let full: serde_json::Value = Document::parse(FULL, &|_| None).unwrap().read().unwrap();
+    let mut all = Vec::new();
+    places(&full, "", &mut all);
+    assert!(all.len() > 100, "{}", all.len());
+    let mut judged = Vec::new();
+    for at in all {
+        let mut wrong = full.clone();
+        *wrong.pointer_mut(&at).unwrap() = serde_json::json!({ "zzzzzz": [{}] });
+        judged.extend(judge(&wrong, &at, &entry(&at)));
+        let (above, key) = at.rsplit_once('/').unwrap();
+        let Some(map) = full.pointer(above).and_then(serde_json::Value::as_object) else { continue };
+        for name in [format!("{key}x"), "zzzzzzzz".to_owned()] {
+            let mut map = map.clone();
+            let value = map.remove(key).unwrap();
+            map.insert(name.clone(), value);
+            judged.extend(judge(&with(&full, above, &map), &format!("{at} as {name}"), &entry(&format!("{above}/{name}"))));
+        }
+    }
+    assert!(judged.is_empty(), "\n{}", judged.join("\n"));
+}
+
+fn with(full: &serde_json::Value, above: &str, map: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+    let mut changed = full.clone();
+    *changed.pointer_mut(above).unwrap() = serde_json::Value::Object(map.clone());
+    changed
+}
+
+fn errors_of(text: &str) -> Vec<String> {
+    compile(text, &|_| None).err().unwrap_or_default().iter().map(|error| error.path.clone()).collect()
+}
+
+/// What is wrong, if there are no errors, or one is neither in the entry nor about the whole section or file.
+fn judge(file: &serde_json::Value, what: &str, entry_of_it: &str) -> Vec<String> {
+    let found = compile(&file.to_string(), &|_| None).err().unwrap_or_default();
+    let section = entry_of_it.split('/').next().unwrap_or_default();
+    let near = |place: &str| place == entry_of_it || place == section || place.is_empty();
+    let far = found.iter().filter(|error| !near(&entry(&error.path))).map(|error| format!("{what}: {error}"));
+    far.chain(found.is_empty().then(|| format!("{what}: no error"))).collect()
+}

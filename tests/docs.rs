@@ -1,0 +1,49 @@
+//! The documentation is run: every configuration goes through `check-config`, every command through the real binary (and Envoy,
+//! nginx, Redis and curl where a page uses them), every link leads somewhere, and what is made from the code is what the code says.
+//!
+//! What a fenced block is stands in its info string; [`block::Kind`] lists the kinds, and a block of no kind fails.
+
+mod block;
+mod configuration;
+mod kinds;
+mod links;
+mod reasons;
+mod session;
+mod translation;
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every page of the documentation, by its path from the root.
+fn pages() -> Vec<(String, String)> {
+    fn below(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let mut paths: Vec<PathBuf> = ["README.md", "README.zh-CN.md", "ARCHITECTURE.md"].map(|name| root().join(name)).into();
+    for directory in ["docs", "deploy"] {
+        below(&root().join(directory), &mut paths);
+    }
+    paths.sort();
+    let name = |path: &PathBuf| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// One page.
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+/// Fails with everything that is wrong, one line each.
+fn none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
