@@ -143,8 +143,8 @@ impl Checker {
         let State { snapshot, tokens, .. } = state;
         let verify = |token: Credential<'_>| tokens.verify(snapshot, token, now);
         let prepared = match record.steps() {
-            None => prepare_with(snapshot, raw, verify),
-            Some(passed) => prepare_watched(snapshot, raw, verify, passed),
+            None => prepare_with(snapshot, raw, now, verify),
+            Some(passed) => prepare_watched(snapshot, raw, now, verify, passed),
         };
         match prepared {
             Prepared::Done(outcome) => outcome,

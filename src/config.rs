@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
     authn::issuer::IssuerConfig,
-    authz::model::{ModelConfig, TierConfig},
+    authz::{
+        category::CategoryConfig,
+        model::{ModelConfig, TierConfig},
+    },
     config::{ConfigError, Document, Errors, Path},
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
@@ -67,6 +70,10 @@ pub struct File {
     /// Sets of models that need one scope more. A model in none needs none.
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
+    /// Prompts that need scopes of their own, by what a request declares or by patterns over its text. They hold on routes with
+    /// `categories`. A control of intent, not a firewall.
+    #[serde(default)]
+    pub categories: Vec<CategoryConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteEntry>,
     /// How much.
@@ -260,6 +267,7 @@ impl File {
             issuers: self.issuers.clone(),
             models: self.models.clone(),
             tiers: self.tiers.clone(),
+            categories: self.categories.clone(),
             routes: self.routes.clone(),
             limits: self.limits.clone(),
             revocation: self.revocation.clone(),

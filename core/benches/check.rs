@@ -134,7 +134,7 @@ fn hot(bencher: Bencher<'_, '_>, model: &str, routes: usize, body: RawBody<'_>) 
     let known = principal(&snapshot_of_tokens(), &token);
     bencher.bench(|| {
         let raw = request(black_box(&token), body);
-        let pending = asked(prepare_with(&snapshot, raw, |_| Ok(Arc::clone(&known))));
+        let pending = asked(prepare_with(&snapshot, raw, Timestamp::from_secs(NOW), |_| Ok(Arc::clone(&known))));
         let verdict = Verdict { admitted: true, remaining: 999_999, retry_after: 0, reset: 1 };
         let outcome = pending.conclude(Ok(Answers::Counted(vec![verdict; 2])));
         let Decision::Allow(grant) = &outcome.decision else { panic!("{:?}", outcome.decision) };

@@ -9,6 +9,7 @@ mod principal;
 mod strict_json;
 
 pub use self::principal::Principal;
+pub(crate) use self::strict_json::Json;
 use crate::{
     decision::{Denial, Reason},
     request::Headers,

@@ -1,5 +1,7 @@
 //! May they? A principal and a route become a [`Permit`], or a denial.
 
+pub mod category;
+pub mod condition;
 pub mod content;
 pub mod fields;
 pub mod model;
@@ -8,12 +10,13 @@ pub mod tool;
 
 use std::sync::Arc;
 
-use self::model::Models;
+use self::{condition::Activation, model::Models};
 use crate::{
     authn::Principal,
-    decision::Denial,
+    decision::{Denial, Reason},
     request::Request,
     route::{Captures, Route},
+    time::Timestamp,
 };
 
 /// Proof that a request is covered by a rule and meets it. Made by [`authorize`] and [`open`] only.
@@ -41,24 +44,43 @@ impl Permit {
     }
 }
 
-/// The permit of a public route: nobody in particular, nothing chosen.
-///
-/// Returns `None` when the route is not public.
-pub fn open(route: &Arc<Route>) -> Option<Permit> {
-    route.public.then(|| Permit { route: Arc::clone(route), principal: None, model: None })
+/// What is asked, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The request.
+    pub request: &'a Request<'a>,
+    /// What the captures of its route matched.
+    pub captures: &'a Captures,
+    /// The moment of the check.
+    pub now: Timestamp,
 }
 
-/// Checks scopes, reads what the route needs of the body, then checks the model and the rest of the body.
+/// The permit of a public route, which asks nobody who they are.
 ///
 /// # Errors
-/// `insufficient_scope`, `model_forbidden`, `field_forbidden`, `tool_forbidden`, and what reading the body may find wrong with it.
+/// `condition_failed`.
+pub fn open(route: &Arc<Route>, asked: Asked<'_>) -> Result<Permit, Denial> {
+    if !route.public {
+        return Err(Denial::new(Reason::MissingCredential, "the route is not public"));
+    }
+    conditions(route, asked, None, None)?;
+    Ok(Permit { route: Arc::clone(route), principal: None, model: None })
+}
+
+/// Checks scopes, reads what the route needs of the body, then checks the model, the conditions, and the rest of the body. The
+/// model is told as soon as the principal may use it, whatever comes after.
+///
+/// # Errors
+/// `insufficient_scope`, `model_forbidden`, `condition_failed`, `field_forbidden`, `tool_forbidden`, `category_forbidden`, and what
+/// reading the body may find wrong with it.
 pub fn authorize(
     route: &Arc<Route>,
     principal: &Arc<Principal>,
     models: &Models,
-    request: &Request<'_>,
-    captures: &Captures,
+    asked: Asked<'_>,
+    told: &mut Option<String>,
 ) -> Result<Permit, Denial> {
+    let Asked { request, captures, .. } = asked;
     route.scopes.check(principal)?;
     let facts = route.content.read(request)?;
     let (model, tier) = match &route.model {
@@ -68,6 +90,15 @@ pub fn authorize(
             (Some(chosen.name), chosen.caps)
         }
     };
+    told.clone_from(&model);
+    conditions(route, asked, Some(principal), model.as_deref())?;
     route.content.check(principal, tier, request, &facts)?;
     Ok(Permit { route: Arc::clone(route), principal: Some(Arc::clone(principal)), model })
+}
+
+/// All conditions of the route, in the order of the file.
+fn conditions(route: &Route, asked: Asked<'_>, principal: Option<&Principal>, model: Option<&str>) -> Result<(), Denial> {
+    let Asked { request, captures, now } = asked;
+    let activation = Activation::new(request, captures, now, principal, model);
+    route.conditions.iter().try_for_each(|condition| condition.check(&activation))
 }

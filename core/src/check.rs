@@ -7,7 +7,7 @@ use crate::{
         self, Credential, Principal,
         jwt::{self, Proven, Refused},
     },
-    authz::{self, Permit},
+    authz::{self, Asked, Permit},
     decision::{
         Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
         answer::{DECISION_ID, IDENTITY},
@@ -65,23 +65,29 @@ pub enum Step {
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
 pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
-    prepare_with(snapshot, raw, |credential| verify(snapshot, credential, now).map(|proven| proven.principal))
+    prepare_with(snapshot, raw, now, |credential| verify(snapshot, credential, now).map(|proven| proven.principal))
 }
 
 /// As [`prepare`], with somebody who may remember what [`verify`] said of a credential.
-pub fn prepare_with(snapshot: &Snapshot, raw: RawRequest<'_>, verify: impl FnOnce(Credential<'_>) -> Verified) -> Prepared {
-    prepare_watched(snapshot, raw, verify, |_| {})
+pub fn prepare_with(
+    snapshot: &Snapshot,
+    raw: RawRequest<'_>,
+    now: Timestamp,
+    verify: impl FnOnce(Credential<'_>) -> Verified,
+) -> Prepared {
+    prepare_watched(snapshot, raw, now, verify, |_| {})
 }
 
 /// As [`prepare_with`], and tells `passed` of each step, for whoever measures: there is no clock here.
 pub fn prepare_watched(
     snapshot: &Snapshot,
     raw: RawRequest<'_>,
+    now: Timestamp,
     verify: impl FnOnce(Credential<'_>) -> Verified,
     mut passed: impl FnMut(Step),
 ) -> Prepared {
     let mut evidence = Evidence::none(Dialect::of_target(raw.path));
-    match permit(snapshot, raw, verify, &mut evidence, &mut passed) {
+    match permit(snapshot, raw, now, verify, &mut evidence, &mut passed) {
         Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
         Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
     }
@@ -90,6 +96,7 @@ pub fn prepare_watched(
 fn permit(
     snapshot: &Snapshot,
     raw: RawRequest<'_>,
+    now: Timestamp,
     verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
     passed: &mut impl FnMut(Step),
@@ -110,17 +117,16 @@ fn permit(
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(&route));
     passed(Step::Route);
-    let permit = match authz::open(&route) {
-        Some(permit) => permit,
-        None => {
-            let principal = authenticate(&request, verify, evidence)?;
-            evidence.principal = Some(Arc::clone(&principal));
-            passed(Step::Authenticate);
-            authz::authorize(&route, &principal, &policy.models, &request, &captures)?
-        }
+    let asked = Asked { request: &request, captures: &captures, now };
+    let permit = if route.public {
+        authz::open(&route, asked)?
+    } else {
+        let principal = authenticate(&request, verify, evidence)?;
+        evidence.principal = Some(Arc::clone(&principal));
+        passed(Step::Authenticate);
+        authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
-    evidence.model = permit.model().map(str::to_owned);
     let facts = Facts {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),

@@ -7,7 +7,10 @@ use serde::Deserialize;
 
 use crate::{
     authn::issuer::{IssuerConfig, Issuers},
-    authz::model::{ModelConfig, Models, TierConfig},
+    authz::{
+        category::{Categories, CategoryConfig},
+        model::{ModelConfig, Models, TierConfig},
+    },
     config::{Errors, Path},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{Foreign, RevocationConfig},
@@ -28,6 +31,10 @@ pub struct PolicyConfig {
     /// Sets of models that need one scope more. A model in none needs none.
     #[serde(default)]
     pub tiers: Vec<TierConfig>,
+    /// Prompts that need scopes of their own, by what a request declares or by patterns over its text. They hold on routes with
+    /// `categories`. A control of intent, not a firewall.
+    #[serde(default)]
+    pub categories: Vec<CategoryConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteEntry>,
     /// How much.
@@ -76,12 +83,20 @@ impl Policy {
     /// Compiles the sections, noting every error. `None` when there were any.
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
-        let issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
+        let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
-        let mut parts = route::Parts { models: &models, limits: &limits, upstream_keys: Vec::new() };
+        let categories = Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
+        let mut parts = route::Parts {
+            categories: &categories,
+            models: &models,
+            limits: &limits,
+            upstream_keys: Vec::new(),
+            claims: BTreeSet::new(),
+        };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
+        issuers.keep(parts.claims);
         let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);

@@ -9,7 +9,10 @@ mod pattern;
 pub mod preset;
 mod table;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,13 +25,17 @@ pub use self::{
 };
 use crate::{
     authz::{
+        category::{Categories, CategoryRuleConfig},
+        condition::{Condition, ConditionConfig},
         content::{Content, RaiseConfig},
         fields::{CapsConfig, FieldsConfig},
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
         tool::McpConfig,
     },
+    decision::Denial,
     limit::rate::RateLimit,
+    request::Request,
     secret::SecretSource,
 };
 
@@ -97,6 +104,13 @@ pub struct RouteConfig {
     /// The scope for each tool that a request declares or chooses (`tools`, `functions`, `tool_choice`), such as
     /// `tool:{name}`. A tool that the server runs itself is named by its type. Left out: tools are not looked at.
     pub tools: Option<String>,
+    /// Expressions in CEL over the request, the principal and the model, all of which must be true. One that has no value, as a
+    /// claim is missing or of another type, denies as well.
+    #[serde(default)]
+    pub conditions: Vec<ConditionConfig>,
+    /// What the prompt may be about: the categories that a request declares or that patterns find in its text. Left out: prompts
+    /// are not looked at.
+    pub categories: Option<CategoryRuleConfig>,
     /// The body is JSON-RPC for an MCP server.
     pub mcp: Option<McpConfig>,
     /// Where clients find the authorization server: sent as `resource_metadata` with every challenge (RFC 9728 section 5.1).
@@ -160,6 +174,8 @@ pub struct Route {
     pub scopes: ScopeRule,
     /// Its model rule.
     pub model: Option<ModelRule>,
+    /// What must be true besides.
+    pub conditions: Vec<Condition>,
     /// What it asks of the body.
     pub(crate) content: Content,
     /// `resource_metadata` of its challenges.
@@ -176,10 +192,33 @@ pub struct Route {
     pub from_preset: bool,
 }
 
+impl Route {
+    /// Whether it looks at the body of a request.
+    pub fn reads_body(&self) -> bool {
+        self.content.reads_body()
+    }
+
+    /// The prompt categories that a request is in, for people; none where the route does not look, or nobody can tell.
+    pub fn categories(&self, request: &Request<'_>) -> Vec<String> {
+        self.content.read(request).map(|facts| self.content.categories(&request.headers, &facts)).unwrap_or_default()
+    }
+
+    /// Reads the body of a request, as a check does it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read_body(&self, request: &Request<'_>) -> Result<(), Denial> {
+        self.content.read(request).map(drop)
+    }
+}
+
 /// Everything routes refer to.
 pub(crate) struct Parts<'a> {
     pub(crate) models: &'a Models,
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
     /// Upstream keys found so far; a route that has one adds it.
     pub(crate) upstream_keys: Vec<SecretSource>,
+    pub(crate) categories: &'a Arc<Categories>,
+    /// Claims that conditions look at, found so far.
+    pub(crate) claims: BTreeSet<String>,
 }

@@ -109,7 +109,7 @@ impl CaseFile {
         }
     }
 
-    /// Every case, with tokens made for the file's moment, or for `now`.
+    /// Every case, with tokens made for its moment, or for `now`.
     ///
     /// # Errors
     /// A token that cannot be made; [`Self::parse`] has found that before.
@@ -118,7 +118,7 @@ impl CaseFile {
     }
 
     fn case(&self, index: usize, spec: &CaseSpec, now: Option<Timestamp>) -> Result<Case, String> {
-        let now = now.or(self.spec.now.map(Timestamp::from_secs)).unwrap_or(NOW);
+        let now = now.or(spec.now.or(self.spec.now).map(Timestamp::from_secs)).unwrap_or(NOW);
         let base = &self.spec.defaults;
         let (asked, credential) = (spec.request.over(&base.request), spec.token.over(&base.token));
         let (request, token) = self.request(&asked, &credential, now)?;

@@ -65,6 +65,8 @@ pub(super) struct KeySpec {
 pub(super) struct CaseSpec {
     /// One sentence: what must be so.
     pub(super) name: String,
+    /// The moment, in seconds since 1970. Default: the file's.
+    pub(super) now: Option<u64>,
     #[serde(default)]
     pub(super) request: RequestSpec,
     #[serde(default)]

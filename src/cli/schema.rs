@@ -56,6 +56,7 @@ mod tests {
             "issuers",
             "models",
             "tiers",
+            "categories",
             "routes",
             "limits",
             "revocation",

@@ -72,7 +72,7 @@ fn ask(cache: &TokenCache, snapshot: &Snapshot, path: &str, token: &str, now: Ti
         address: None,
         body: RawBody::None,
     };
-    let outcome = match prepare_with(snapshot, raw, |credential| cache.verify(snapshot, credential, now)) {
+    let outcome = match prepare_with(snapshot, raw, now, |credential| cache.verify(snapshot, credential, now)) {
         Prepared::Done(outcome) => outcome,
         Prepared::Ask(pending) => {
             let answers: Result<Answers, _> = store.admit_at(pending.demands(), now);

@@ -332,6 +332,7 @@ pub enum KeySource {
 pub struct Issuers {
     list: Vec<Arc<Issuer>>,
     by_name: HashMap<Arc<str>, usize>,
+    kept: Vec<Arc<str>>,
 }
 
 impl Issuers {
@@ -356,6 +357,16 @@ impl Issuers {
         }
         let index = *self.by_name.get(iss.unwrap_or_default())?;
         self.list.get(index).map(|issuer| (index, issuer.as_ref()))
+    }
+
+    /// Keeps these claims of every token, besides those that have a meaning of their own.
+    pub(crate) fn keep(&mut self, claims: impl IntoIterator<Item = String>) {
+        self.kept = claims.into_iter().map(Arc::from).collect();
+    }
+
+    /// The claims that are kept of every token.
+    pub(super) fn kept(&self) -> &[Arc<str>] {
+        &self.kept
     }
 
     /// All of them, in the order of the file.

@@ -176,7 +176,7 @@ fn steps<'k>(
     progress.check = Check::Audience;
     check_audience(issuer, &claims)?;
     progress.check = Check::Claims;
-    let principal = principal(token, issuer, &claims, &times, foreign)?;
+    let principal = principal(token, issuer, issuers.kept(), &claims, &times, foreign)?;
     Ok(Proven { principal: Arc::new(principal), issuer: index, until: times.until })
 }
 
@@ -288,7 +288,14 @@ fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
     }
 }
 
-fn principal(token: &str, issuer: &Issuer, claims: &Json, times: &Times, foreign: &[Foreign]) -> Result<Principal, Denial> {
+fn principal(
+    token: &str,
+    issuer: &Issuer,
+    kept: &[Arc<str>],
+    claims: &Json,
+    times: &Times,
+    foreign: &[Foreign],
+) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
             return Err(Denial::new(Reason::InvalidClaim, format!("the required claim `{name}` is missing"))
@@ -328,6 +335,7 @@ fn principal(token: &str, issuer: &Issuer, claims: &Json, times: &Times, foreign
         jti: jti.as_deref(),
         scopes: &scopes,
         roles: &roles,
+        claims: kept.iter().filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone()))).collect(),
         issued_at: times.issued_at,
         expires_at: times.expires_at,
         revocation: revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Json;
 use crate::revocation;
 
 /// Proof of who asks. Made by [`super::jwt::verify`] and nothing else.
@@ -12,6 +13,8 @@ pub struct Principal {
     text: Box<str>,
     /// Where each of the first five ends.
     ends: [u32; 5],
+    /// The claims that some condition of the policy looks at.
+    claims: Box<[(Arc<str>, Json)]>,
     issued_at: Option<u64>,
     expires_at: u64,
     revocation: revocation::Keys,
@@ -28,6 +31,7 @@ pub(super) struct Said<'a> {
     pub(super) scopes: &'a [String],
     /// None of them holds a line feed.
     pub(super) roles: &'a [String],
+    pub(super) claims: Box<[(Arc<str>, Json)]>,
     pub(super) issued_at: Option<u64>,
     pub(super) expires_at: u64,
     pub(super) revocation: revocation::Keys,
@@ -73,6 +77,7 @@ impl Principal {
             issuer: Arc::clone(said.issuer),
             text: text.into(),
             ends,
+            claims: said.claims,
             issued_at: said.issued_at,
             expires_at: said.expires_at,
             revocation: said.revocation,
@@ -140,6 +145,11 @@ impl Principal {
         self.scopes().any(|have| have == scope)
     }
 
+    /// A claim that some condition of the policy looks at.
+    pub(crate) fn claim(&self, name: &str) -> Option<&Json> {
+        self.claims.iter().find(|(known, _)| **known == *name).map(|(_, value)| value)
+    }
+
     /// `iat` in whole seconds.
     pub fn issued_at(&self) -> Option<u64> {
         self.issued_at
@@ -163,7 +173,8 @@ impl Principal {
     /// Bytes it takes, what it points to included and what it shares left out.
     pub fn size(&self) -> usize {
         let foreign = self.revocation.foreign.iter().map(|key| size_of::<String>() + key.len());
-        size_of::<Self>() + self.text.len() + foreign.sum::<usize>()
+        let claims = self.claims.iter().map(|(name, value)| size_of_val(name) + value.size());
+        size_of::<Self>() + self.text.len() + foreign.sum::<usize>() + claims.sum::<usize>()
     }
 }
 
@@ -183,6 +194,7 @@ mod tests {
             jti: Some("1"),
             scopes: &owned(scopes),
             roles: &owned(roles),
+            claims: Box::default(),
             issued_at: None,
             expires_at: 9,
             revocation: Keys::new(names, 0, Vec::new()),

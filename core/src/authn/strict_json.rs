@@ -10,7 +10,7 @@ use serde::{
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Json {
+pub(crate) enum Json {
     Null,
     Bool(bool),
     Number(f64),
@@ -28,11 +28,22 @@ impl Json {
     }
 
     /// The member `name` of an object.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(members) => members.iter().find(|(key, _)| key == name).map(|(_, value)| value),
             _ => None,
         }
+    }
+
+    /// Bytes it takes, what it points to included.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Null | Self::Bool(_) | Self::Number(_) => 0,
+                Self::Text(text) => text.len(),
+                Self::List(items) => items.iter().map(Self::size).sum(),
+                Self::Map(members) => members.iter().map(|(name, value)| size_of::<String>() + name.len() + value.size()).sum(),
+            }
     }
 
     /// A string.

@@ -1,9 +1,12 @@
 //! What a route needs of its body: one reading, compiled, and the rules that rest on it.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    category::{Categories, CategoryRule, CategoryRuleConfig},
     fields::{Caps, CapsConfig, Fields, FieldsConfig, Media},
     model::{ModelRule, ModelSource, Models},
     scope::is_scope,
@@ -14,7 +17,7 @@ use crate::{
     config::{Errors, Path},
     decision::{Denial, Reason},
     request::{
-        Request,
+        Headers, Request,
         body::{Facts, FormPlan, Parts, Plan},
     },
 };
@@ -39,6 +42,7 @@ pub(crate) struct Sections<'a> {
     pub(crate) raise: Option<&'a RaiseConfig>,
     pub(crate) tools: Option<&'a String>,
     pub(crate) mcp: Option<&'a McpConfig>,
+    pub(crate) categories: Option<(&'a CategoryRuleConfig, &'a Arc<Categories>)>,
 }
 
 /// How the body is read.
@@ -64,6 +68,7 @@ pub(crate) struct Content {
     raise: Option<RaiseConfig>,
     tools: Option<String>,
     mcp: Option<McpConfig>,
+    categories: Option<(CategoryRule, Arc<Categories>)>,
 }
 
 impl Content {
@@ -80,6 +85,9 @@ impl Content {
         if let Some(mcp) = sections.mcp {
             mcp.check(&path.key("mcp"), errors);
         }
+        let categories = sections.categories.map(|(config, categories)| {
+            (CategoryRule::compile(config, categories, &path.key("categories"), errors), Arc::clone(categories))
+        });
         let mut content = Self {
             reading: Reading::Nothing,
             needed: matches!(sections.model.map(|rule| &rule.from), Some(ModelSource::Body(_) | ModelSource::Form(_))),
@@ -88,9 +96,10 @@ impl Content {
             raise: sections.raise.cloned(),
             tools: sections.tools.cloned(),
             mcp: sections.mcp.cloned(),
+            categories,
         };
         content.reading = match sections.model.map(|rule| &rule.from) {
-            Some(ModelSource::Form(name)) => content.form(name, path, errors),
+            Some(ModelSource::Form(name)) => content.form(name, sections.models, path, errors),
             _ => match content.json(sections) {
                 Ok(reading) => reading,
                 Err(message) => {
@@ -110,8 +119,15 @@ impl Content {
             || self.raise.is_some()
             || self.fields.as_ref().is_some_and(|fields| fields.media == Media::Inline);
         let adapters = sections.model.is_some_and(|rule| !rule.adapters.is_empty());
-        let read =
-            self.needed || caps || parts || adapters || self.fields.is_some() || self.tools.is_some() || self.mcp.is_some();
+        let categories = self.categories.as_ref().map(|(rule, _)| rule);
+        let read = categories.is_some_and(|rule| rule.classify || rule.field.is_some())
+            || self.needed
+            || caps
+            || parts
+            || adapters
+            || self.fields.is_some()
+            || self.tools.is_some()
+            || self.mcp.is_some();
         if !read {
             let length = self.caps.is_some() || (tiers && sections.models.have_caps());
             return Ok(if length { Reading::Length } else { Reading::Nothing });
@@ -124,6 +140,9 @@ impl Content {
             for pointer in &rule.adapters {
                 plan.adapter(pointer)?;
             }
+        }
+        if let Some(pointer) = categories.and_then(|rule| rule.field.as_ref()) {
+            plan.category(pointer)?;
         }
         if self.mcp.is_some() {
             plan.rpc()?;
@@ -145,29 +164,39 @@ impl Content {
         if parts {
             plan.content();
         }
+        if let Some(rule) = categories.filter(|rule| rule.classify) {
+            if self.mcp.is_some() {
+                return Err("an MCP server gets no prompts; remove `categories.classify` or `mcp`".into());
+            }
+            plan.prose(rule.scan)?;
+        }
         Ok(Reading::Json(Box::new(plan)))
     }
 
-    fn form(&self, model: &str, path: &Path, errors: &mut Errors) -> Reading {
+    fn form(&self, model: &str, models: &Models, path: &Path, errors: &mut Errors) -> Reading {
         for (key, set) in [
             ("raise", self.raise.is_some()),
             ("tools", self.tools.is_some()),
             ("mcp", self.mcp.is_some()),
-            ("caps", self.caps.as_ref().is_some_and(Caps::need_json)),
+            ("categories", self.categories.as_ref().is_some_and(|(rule, _)| rule.classify || rule.field.is_some())),
         ] {
             if set {
-                errors.push(
-                    &path.key(key),
-                    format!("the route reads a form, and `{key}` is about JSON; of `caps`, a form knows `input_bytes`"),
-                );
+                errors.push(&path.key(key), format!("the route reads a form, and `{key}` is about JSON"));
             }
+        }
+        if let Some(cap) = self.caps.as_ref().and_then(Caps::json_only) {
+            errors.push(
+                &path.key("caps").key(cap),
+                format!("the route reads a form, where `{cap}` cannot be told; of media, a form knows `files`"),
+            );
         }
         let fields = self.fields.clone().unwrap_or_default();
         if fields.media == Media::Inline {
             errors.push(&path.key("fields").key("media"), "a form holds its media itself; remove `media`");
         }
         let forbidden = fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
-        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow })
+        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
+        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow, caps })
     }
 
     /// Whether the body is looked at. Where it cannot come, the route's requests are denied.
@@ -179,7 +208,7 @@ impl Content {
     ///
     /// # Errors
     /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
-    pub(super) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
+    pub(crate) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
         let body = &request.body;
         let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
         match &self.reading {
@@ -194,7 +223,7 @@ impl Content {
     /// Checks what was read.
     ///
     /// # Errors
-    /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `body_too_large`, `malformed_request`.
+    /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `category_forbidden`, `body_too_large`, `malformed_request`.
     pub(super) fn check(
         &self,
         principal: &Principal,
@@ -217,7 +246,15 @@ impl Content {
         for caps in self.caps.iter().chain(tier) {
             caps.check(facts)?;
         }
+        if let Some((rule, categories)) = &self.categories {
+            rule.check(categories, principal, &request.headers, facts)?;
+        }
         Ok(())
+    }
+
+    /// The prompt categories that a request is in.
+    pub(crate) fn categories(&self, headers: &Headers<'_>, facts: &Facts<'_>) -> Vec<String> {
+        self.categories.as_ref().map(|(rule, categories)| rule.names(categories, headers, facts)).unwrap_or_default()
     }
 }
 

@@ -37,7 +37,7 @@ pub struct CapsConfig {
     pub audio: Option<u64>,
     /// Videos.
     pub videos: Option<u64>,
-    /// Files and documents.
+    /// Files and documents; in a form, every file.
     pub files: Option<u64>,
 }
 
@@ -88,6 +88,13 @@ impl Caps {
     pub(super) fn need_json(&self) -> bool {
         let config = &self.config;
         [config.max_tokens, config.n, config.best_of, config.prompts].iter().any(Option::is_some) || self.need_content()
+    }
+
+    /// The first cap that only a JSON body shows: in a form, media of every kind are files.
+    pub(super) fn json_only(&self) -> Option<&'static str> {
+        let Self { config } = self;
+        let kinds = [("prompts", config.prompts), ("images", config.images), ("audio", config.audio), ("videos", config.videos)];
+        kinds.into_iter().find(|(_, cap)| cap.is_some()).map(|(name, _)| name)
     }
 
     /// Whether content parts matter.

@@ -86,7 +86,9 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
         (Reason::MissingCredential, _) => return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}")),
         (Reason::AmbiguousCredential, _) => "invalid_request",
         (_, 401) => "invalid_token",
-        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden, _) if !denial.needed.is_empty() => {
+        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden | Reason::CategoryForbidden, _)
+            if !denial.needed.is_empty() =>
+        {
             "insufficient_scope"
         }
         _ => return None,

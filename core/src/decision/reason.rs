@@ -39,6 +39,10 @@ pub enum Reason {
     FieldForbidden,
     /// The credential may not use this tool.
     ToolForbidden,
+    /// The credential may not use prompts of this category, or the prompt is in none.
+    CategoryForbidden,
+    /// A condition of the route is not true.
+    ConditionFailed,
     /// A limit counts by tenant, and the credential has none.
     TenantMismatch,
     /// A limit counts by address, and the proxy gave none.
@@ -76,7 +80,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that must exist before they are counted and for the documentation.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -95,6 +99,8 @@ impl Reason {
         Self::ModelForbidden,
         Self::FieldForbidden,
         Self::ToolForbidden,
+        Self::CategoryForbidden,
+        Self::ConditionFailed,
         Self::TenantMismatch,
         Self::AddressForbidden,
         Self::InsecureTransport,
@@ -137,6 +143,8 @@ impl Reason {
             Self::ModelForbidden => of("model_forbidden", 403, "the credential may not use this model"),
             Self::FieldForbidden => of("field_forbidden", 403, "the body holds a field or a value that is not allowed here"),
             Self::ToolForbidden => of("tool_forbidden", 403, "the credential may not use this tool"),
+            Self::CategoryForbidden => of("category_forbidden", 403, "the credential may not use prompts of this category"),
+            Self::ConditionFailed => of("condition_failed", 403, "a condition of this endpoint is not met"),
             Self::TenantMismatch => {
                 of("tenant_mismatch", 403, "the credential names no tenant, and this endpoint is counted by tenant")
             }

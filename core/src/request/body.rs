@@ -9,7 +9,7 @@ mod scan;
 
 pub use self::{
     content::Parts,
-    facts::{Facts, Message},
+    facts::{Facts, Message, Prose},
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };

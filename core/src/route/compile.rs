@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     authz::{
+        condition::{self, Condition},
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
@@ -160,6 +161,7 @@ fn route(
             ("raise", config.raise.is_some()),
             ("tools", config.tools.is_some()),
             ("mcp", config.mcp.is_some()),
+            ("categories", config.categories.is_some()),
             ("resource_metadata", config.resource_metadata.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
@@ -185,6 +187,7 @@ fn route(
         raise: config.raise.as_ref(),
         tools: config.tools.as_ref(),
         mcp: config.mcp.as_ref(),
+        categories: config.categories.as_ref().map(|rule| (rule, parts.categories)),
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata
@@ -192,6 +195,8 @@ fn route(
     {
         errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
     }
+    let has = condition::Route { public: config.public, model: model.is_some(), captures };
+    let conditions = Condition::compile(&config.conditions, has, &mut parts.claims, &path.key("conditions"), errors);
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
     let limits = limits(config, parts, path, errors);
@@ -206,6 +211,7 @@ fn route(
         public: config.public,
         scopes,
         model,
+        conditions,
         content,
         resource_metadata: config.resource_metadata.clone(),
         limits,

@@ -224,6 +224,7 @@ mod tests {
                 public: false,
                 scopes: ScopeRule::All(Vec::new()),
                 model: None,
+                conditions: Vec::new(),
                 content: Content::default(),
                 resource_metadata: None,
                 limits: Vec::new(),

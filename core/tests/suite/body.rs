@@ -22,13 +22,13 @@ issuers:
 ";
 
 /// A policy of routes, and whatever else is given, with one issuer.
-struct Bodies(Gate);
+pub struct Bodies(Gate);
 
 /// What is sent: the scopes of the token, the path, the body; then what must come of it: the reason and OpenAI's `param`.
-type Row<'a> = (&'a str, &'a str, &'a str, &'a str, Result<(), (Reason, Option<&'a str>)>);
+pub type Row<'a> = (&'a str, &'a str, &'a str, &'a str, Result<(), (Reason, Option<&'a str>)>);
 
 impl Bodies {
-    fn new(policy: &str) -> Self {
+    pub fn new(policy: &str) -> Self {
         Self(Gate::new(&format!("{ISSUER}{policy}"), &[]))
     }
 
@@ -41,12 +41,12 @@ impl Bodies {
         self.0.ask_with_body("POST", path, &list, RawBody::Whole(body))
     }
 
-    fn json(&self, scopes: &str, path: &str, body: &str) -> Answer {
+    pub fn json(&self, scopes: &str, path: &str, body: &str) -> Answer {
         self.ask(scopes, path, &[("content-type", "application/json")], body.as_bytes())
     }
 
     /// Asks every row, and names all that came out otherwise.
-    fn hold(&self, rows: &[Row<'_>]) {
+    pub fn hold(&self, rows: &[Row<'_>]) {
         let wrong: Vec<String> = rows
             .iter()
             .filter_map(|(says, scopes, path, body, expected)| {
@@ -61,7 +61,7 @@ impl Bodies {
 }
 
 /// The reason, and OpenAI's `param`.
-fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
+pub fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
     match answer {
         Answer::Accepted(_) => Ok(()),
         Answer::Refused { reason, answer, .. } => {
@@ -72,11 +72,11 @@ fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
 }
 
 /// The errors of a policy that does not compile.
-fn errors(policy: &str) -> String {
+pub fn errors(policy: &str) -> String {
     compile(&format!("{ISSUER}{policy}")).unwrap_err()
 }
 
 /// A refusal.
-fn no(reason: Reason, param: &str) -> Result<(), (Reason, Option<&str>)> {
+pub fn no(reason: Reason, param: &str) -> Result<(), (Reason, Option<&str>)> {
     Err((reason, Some(param)))
 }

@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
 
 mod body;
+mod categories;
 mod checklist;
+mod conditions;
 mod gate;
 mod keys;
 mod lease;

@@ -10,6 +10,7 @@ use tollgate_core::{
 };
 
 use crate::{
+    body::{Bodies, verdict},
     gate::{SECRET, compile},
     keys::Signer,
     token::{Members, NOW, signed},
@@ -279,4 +280,39 @@ fn what_a_body_may_not_say() {
     ] {
         assert_eq!(ask(scopes, &json), expected, "{says}");
     }
+}
+
+#[test]
+fn an_entry_gives_its_routes_conditions_tools_and_metadata() {
+    let bodies = Bodies::new(
+        r#"
+routes:
+  - preset: vllm
+    conditions: ['!("banned" in principal.scopes)']
+    tools: 'tool:{name}'
+    resource_metadata: https://api.example.com/.well-known/oauth-protected-resource
+"#,
+    );
+    let body = |tools: &str| format!(r#"{{"model":"m","messages":[],"tools":[{tools}]}}"#);
+    let tool = r#"{"type":"function","function":{"name":"search"}}"#;
+    let path = "/v1/chat/completions";
+    assert_eq!(verdict(&bodies.json("infer:text", path, &body(""))), Ok(()));
+    assert_eq!(verdict(&bodies.json("infer:text tool:search", path, &body(tool))), Ok(()));
+    let refused = bodies.json("infer:text", path, &body(tool));
+    assert_eq!(refused.verdict(), Err(Reason::ToolForbidden));
+    let challenge = refused.header("www-authenticate").unwrap();
+    assert!(
+        challenge.contains("resource_metadata=\"https://api.example.com/.well-known/oauth-protected-resource\""),
+        "{challenge}"
+    );
+    assert!(challenge.contains("tool:search"), "{challenge}");
+    assert_eq!(bodies.json("infer:text banned", path, &body("")).verdict(), Err(Reason::ConditionFailed));
+    assert_eq!(
+        bodies.json("infer:text banned", "/tokenize", r#"{"model":"m","prompt":"x"}"#).verdict(),
+        Err(Reason::InsufficientScope)
+    );
+    assert_eq!(
+        bodies.json("tokenize banned", "/tokenize", r#"{"model":"m","prompt":"x"}"#).verdict(),
+        Err(Reason::ConditionFailed)
+    );
 }

@@ -11,7 +11,7 @@ pub use json_body::members;
 use proptest::test_runner::{Config, RngSeed};
 
 /// So many cases, or more where the environment asks for more.
-fn cases(cases: u32) -> Config {
+pub fn cases(cases: u32) -> Config {
     let asked = Config::default();
     let rng_seed = match asked.rng_seed {
         RngSeed::Random => RngSeed::Fixed(0x746f_6c6c),

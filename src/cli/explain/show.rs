@@ -155,7 +155,7 @@ fn step(step: &Step) -> Value {
     let mut facts: Map<String, Value> = Map::new();
     for (name, value) in &step.facts {
         let name = name.replace([' ', ','], "_").replace("__", "_");
-        if matches!(name.as_str(), "charge" | "answer") {
+        if matches!(name.as_str(), "charge" | "answer" | "condition") {
             if let Value::Array(list) = facts.entry(name).or_insert_with(|| json!([])) {
                 list.push(value.clone());
             }

@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 use tollgate_core::{
     authn::{self, Principal, jwt::Check},
-    authz::{model::ModelSource, scope::ScopeRule},
+    authz::{
+        condition::{Activation, Condition},
+        model::ModelSource,
+        scope::ScopeRule,
+    },
     check::{Prepared, prepare},
     decision::{Decision, Denial, Evidence, Outcome, Reason},
     limit::{Charge, Demands, Outage},
@@ -58,20 +62,26 @@ pub(super) enum Stage {
     Credential,
     Token,
     Scopes,
+    Body,
     Model,
+    Conditions,
+    Content,
     Limits,
     Store,
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Request,
         Self::Transport,
         Self::Route,
         Self::Credential,
         Self::Token,
         Self::Scopes,
+        Self::Body,
         Self::Model,
+        Self::Conditions,
+        Self::Content,
         Self::Limits,
         Self::Store,
     ];
@@ -84,7 +94,10 @@ impl Stage {
             Self::Credential => "credential",
             Self::Token => "token",
             Self::Scopes => "scopes",
+            Self::Body => "body",
             Self::Model => "model",
+            Self::Conditions => "conditions",
+            Self::Content => "content",
             Self::Limits => "limits",
             Self::Store => "store",
         }
@@ -183,9 +196,18 @@ impl Told<'_> {
         if self.evidence.principal.as_ref().is_some_and(|principal| route.scopes.check(principal).is_err()) {
             return Some(Stage::Scopes);
         }
-        if self.demands.is_none() {
+        if !route.public && route.read_body(parsed).is_err() {
+            return Some(Stage::Body);
+        }
+        if let (None, Decision::Deny(denial)) = (self.demands, &outcome.decision) {
             let without_model = route.model.is_some() && self.evidence.model.is_none();
-            return Some(if without_model { Stage::Model } else { Stage::Limits });
+            return Some(match denial.reason {
+                Reason::ConditionFailed => Stage::Conditions,
+                _ if without_model => Stage::Model,
+                // A limit counts by something that the request or its credential does not have.
+                Reason::TenantMismatch | Reason::AddressForbidden | Reason::ModelMissing | Reason::InvalidClaim => Stage::Limits,
+                _ => Stage::Content,
+            });
         }
         (!matches!(outcome.decision, Decision::Allow(_))).then_some(Stage::Store)
     }
@@ -202,6 +224,8 @@ impl Told<'_> {
             Stage::Transport => self.question.found.snapshot.policy.require_https,
             Stage::Credential | Stage::Token | Stage::Scopes => !public,
             Stage::Model => route.is_some_and(|route| route.model.is_some()),
+            Stage::Conditions => route.is_some_and(|route| !route.conditions.is_empty()),
+            Stage::Body | Stage::Content => route.is_some_and(Route::reads_body),
             Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
             Stage::Store => self.demands.is_some_and(|demands| !demands.is_empty()),
         };
@@ -220,6 +244,9 @@ impl Told<'_> {
             (Stage::Token, _) => self.token(),
             (Stage::Scopes, _) => self.scopes(),
             (Stage::Model, _) => self.model(),
+            (Stage::Conditions, _) => self.conditions(),
+            (Stage::Body, _) => Vec::new(),
+            (Stage::Content, _) => self.content(),
             (Stage::Limits, _) => self.demands.map(limit_facts).unwrap_or_default(),
             (Stage::Store, _) => self.store(),
         };
@@ -312,6 +339,27 @@ impl Told<'_> {
         facts.extend(rule.scope().map(|scope| ("scope", json!(scope))));
         facts.extend(self.evidence.model.as_ref().map(|model| ("model", json!(model))));
         facts
+    }
+
+    /// Each condition with what it comes to, those behind the one that denied as well.
+    fn conditions(&self) -> Facts {
+        let Some((parsed, (route, captures))) = self.parsed.and_then(|parsed| Some((parsed, self.route(parsed).ok()?))) else {
+            return Vec::new();
+        };
+        let (principal, model) = (self.evidence.principal.as_deref(), self.evidence.model.as_deref());
+        let activation = Activation::new(parsed, &captures, self.question.now, principal, model);
+        let told = |condition: &Condition| {
+            let value = condition.holds(&activation);
+            let value = value.map_or_else(|trouble| format!("no value: {trouble}"), |value| value.to_string());
+            ("condition", json!(format!("`{}`: {value}", condition.name())))
+        };
+        route.conditions.iter().map(told).collect()
+    }
+
+    fn content(&self) -> Facts {
+        let route = self.evidence.route.as_deref();
+        let categories = route.zip(self.parsed).map(|(route, parsed)| route.categories(parsed)).unwrap_or_default();
+        if categories.is_empty() { Vec::new() } else { vec![("categories", json!(categories))] }
     }
 
     fn store(&self) -> Facts {

@@ -138,6 +138,37 @@ fn the_step_that_denies_is_named_with_its_cause() {
 }
 
 #[test]
+fn every_condition_is_told_with_what_it_comes_to() {
+    let desk = Desk::new();
+    let conditions = r#"
+    conditions:
+      - { name: not large, expression: model != "large" }
+      - principal.claims.absent == "a"
+      - principal.subject == "alice"
+    limits: [per-subject]"#;
+    let policy = std::fs::read_to_string(desk.file("policy.yaml")).unwrap();
+    std::fs::write(desk.file("policy.yaml"), policy.replacen("\n    limits: [per-subject]", conditions, 1)).unwrap();
+    let (token, jwks) = (format!("@{}", desk.file("token")), desk.file("jwks.json"));
+    let arguments = ["--token", &token, "--jwks", &jwks, "--body", r#"{"model":"m"}"#];
+    let (end, text) = desk.explain(&arguments);
+    assert_eq!(end, End::Bad, "{text}");
+    for line in [
+        "conditions   failed",
+        "  because: the condition `principal.claims.absent == \"a\"` has no value: `principal.claims.absent` is missing",
+        "  condition: `not large`: true",
+        "  condition: `principal.claims.absent == \"a\"`: no value: `principal.claims.absent` is missing",
+        "  condition: `principal.subject == \"alice\"`: true",
+        "answer       deny: HTTP 403, condition_failed, gRPC 7",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let step = json["steps"].as_array().unwrap().iter().find(|step| step["step"] == "conditions").unwrap();
+    assert_eq!(step["facts"]["condition"].as_array().unwrap().len(), 3, "{step}");
+}
+
+#[test]
 fn without_the_keys_nothing_is_told_that_is_not_known() {
     let desk = Desk::new();
     let arguments = ["--token", &desk.by_key, "--body", r#"{"model":"m"}"#];
@@ -185,7 +216,10 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "unknown_issuer" | "unknown_key" | "bad_signature" | "expired" | "not_yet_valid" | "wrong_audience"
                 | "not_ready" => place == "token",
                 // What the body holds may need a scope more.
-                "insufficient_scope" => matches!(place, "scopes" | "model"),
+                "insufficient_scope" => matches!(place, "scopes" | "model" | "content"),
+                "condition_failed" => place == "conditions",
+                "field_forbidden" | "tool_forbidden" | "category_forbidden" => place == "content",
+                "unsupported_media_type" | "body_unavailable" => place == "body",
                 "model_forbidden" | "model_missing" => place == "model",
                 "revoked" | "rate_limited" | "store_unavailable" => place == "store",
                 "tenant_mismatch" | "address_forbidden" => place == "limits",

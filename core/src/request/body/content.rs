@@ -92,6 +92,29 @@ pub(super) const KEYS: [(&str, Kind); 18] = [
 /// Members of content that hold what a model said or what a tool is given, not parts.
 pub(super) const SKIPPED: [&str; 6] = ["input", "arguments", "annotations", "parameters", "logprobs", "tool_calls"];
 
+/// Members of the document that hold what a prompt says.
+pub(super) const TEXTS: [&str; 13] = [
+    "messages",
+    "prompt",
+    "input",
+    "inputs",
+    "text",
+    "texts",
+    "query",
+    "queries",
+    "documents",
+    "system",
+    "system_prompt",
+    "instructions",
+    "suffix",
+];
+
+/// Members of those, and of their parts, that hold text or parts with text.
+pub(super) const TEXT_KEYS: [&str; 4] = ["content", "text", "output", "prompt_string"];
+
+/// Members of the document that stand for text and cannot be read: tokens, and embeddings.
+pub(super) const UNREADABLE: [&str; 5] = ["input_ids", "prompt_token_ids", "token_ids", "prompt_embeds", "input_embeds"];
+
 /// Members of the document that hold schemas and settings, not parts.
 pub(super) const SCHEMAS: [&str; 14] = [
     "tools",

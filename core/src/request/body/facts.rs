@@ -25,10 +25,25 @@ pub struct Facts<'a> {
     pub foreign: bool,
     /// Names of tools, and types of tools that the server itself runs.
     pub tools: Vec<Cow<'a, str>>,
+    /// The category that the body declares.
+    pub category: Option<Cow<'a, str>>,
+    /// The text of the prompt.
+    pub prose: Prose,
     /// JSON-RPC messages.
     pub messages: Vec<Message<'a>>,
     /// Whether the messages came as a list.
     pub batch: bool,
+}
+
+/// The text of a prompt, with its parts one below the other.
+#[derive(Debug, Default)]
+pub struct Prose {
+    /// The text, as far as there is room for it.
+    pub text: String,
+    /// Whether there is more.
+    pub cut: bool,
+    /// Whether some of the prompt is no text: tokens, or embeddings.
+    pub hidden: bool,
 }
 
 /// One JSON-RPC message. One without a method is an answer.

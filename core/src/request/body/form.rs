@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use memchr::memmem;
 use thiserror::Error;
 
-use super::facts::Facts;
+use super::{content::Kind, facts::Facts, json::integer, plan::cap_fields};
 use crate::decision::{Denial, Reason};
 
 /// How many parts a form may have.
@@ -28,6 +28,8 @@ pub struct FormPlan {
     pub forbidden: Vec<String>,
     /// The only fields that may be there.
     pub only: Option<Vec<String>>,
+    /// Whether numbers that bound what a request costs are noted, and files counted.
+    pub caps: bool,
 }
 
 /// Why a form is refused.
@@ -53,13 +55,17 @@ pub(super) enum FormError {
     File(String),
     #[error("`{0}` is not text in UTF-8 of at most {VALUE} bytes")]
     NotText(String),
+    #[error("`{0}` is not an integer from 0 to 2^53 - 1")]
+    NotAnInteger(String),
 }
 
 impl FormError {
     /// The field at fault.
     pub(super) fn param(&self) -> Option<&str> {
         match self {
-            Self::Repeated(name) | Self::Variant(name) | Self::File(name) | Self::NotText(name) => Some(name),
+            Self::Repeated(name) | Self::Variant(name) | Self::File(name) | Self::NotText(name) | Self::NotAnInteger(name) => {
+                Some(name)
+            }
             _ => None,
         }
     }
@@ -121,7 +127,8 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(
     let Headers { name, file, text } = headers(head)?;
     let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
-    for wanted in listed.map(String::as_str).chain(["_charset_"]) {
+    let counted = plan.caps.then(cap_fields).into_iter().flatten();
+    for wanted in listed.map(String::as_str).chain(["_charset_"]).chain(counted.map(|(_, name)| name)) {
         if variant(wanted) {
             return Err(FormError::Variant(wanted.to_owned()));
         }
@@ -129,6 +136,19 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(
     // RFC 7578 section 4.6: it would change how every other field is read.
     if name == "_charset_" {
         return Err(FormError::Headers);
+    }
+    if plan.caps && file {
+        facts.parts.add(Kind::File, 1);
+    }
+    if plan.caps
+        && let Some((cap, known)) = cap_fields().find(|(_, known)| *known == name)
+    {
+        // Which of two a server takes is its own affair.
+        if facts.caps.iter().any(|(_, noted, _)| *noted == known) {
+            return Err(FormError::Repeated(name.to_owned()));
+        }
+        let number = Some(value).filter(|_| text && !file).and_then(|value| integer(std::str::from_utf8(value).ok()?));
+        facts.caps.push((cap, known, number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?));
     }
     if plan.model.as_deref() == Some(name) {
         if facts.model.is_some() {
@@ -217,7 +237,7 @@ mod tests {
     use super::*;
 
     fn plan() -> FormPlan {
-        FormPlan { model: Some("model".into()), forbidden: vec!["stream".into()], only: None }
+        FormPlan { model: Some("model".into()), forbidden: vec!["stream".into()], ..FormPlan::default() }
     }
 
     fn model(body: &str) -> Result<Option<String>, FormError> {

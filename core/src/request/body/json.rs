@@ -11,8 +11,8 @@ use thiserror::Error;
 use super::{
     content::{Parts, is_foreign, kind},
     facts::{Facts, Message},
-    plan::{Node, Plan, Rest, Text, Want},
-    scan::{RawString, Scanner},
+    plan::{Node, Plan, Rest, Said, Text, Want},
+    scan::{NUMBER, RawString, Scanner},
 };
 
 /// How deep values may nest.
@@ -47,6 +47,8 @@ pub(super) enum JsonError {
     NotAnInteger(String),
     #[error("a key or a name in it is longer than {LENGTH} bytes")]
     TooLong,
+    #[error("a number in it is longer than {NUMBER} bytes")]
+    LongNumber,
     #[error("it holds more than {STRINGS} tools, adapters or messages")]
     TooMany,
     #[error("a tool has no name")]
@@ -135,6 +137,13 @@ impl<'a, 'p> Reader<'a, 'p> {
             self.facts.forbidden.get_or_insert_with(|| name.clone());
             return self.skip(depth);
         }
+        let hides = |byte: Option<u8>| match node.said {
+            Said::Nothing => false,
+            // A number where text should be is a token.
+            Said::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
+            Said::Hidden => byte != Some(b'n'),
+        };
+        self.facts.prose.hidden |= hides(self.scanner.peek());
         match self.scanner.peek() {
             Some(b'{') => match &node.want {
                 Want::Text(_) | Want::Texts(_) | Want::Cap(..) | Want::List => Err(wrong()),
@@ -183,6 +192,9 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// Takes a string at a place. The error: whether no string may stand here; otherwise it is too long.
     fn string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), bool> {
+        if node.said == Said::Text {
+            self.say(string)?;
+        }
         match &node.want {
             Want::Way { .. } | Want::Cap(..) | Want::Tool | Want::List => Err(true),
             Want::Prompts => {
@@ -212,6 +224,24 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
+    /// Adds a part of the prompt's text.
+    fn say(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+        let prose = &mut self.facts.prose;
+        let room = self.plan.prose.saturating_sub(prose.text.len());
+        // No escape stands for less than a sixth of its length: what is longer than that is not even decoded.
+        prose.cut |= string.inner.len() / 6 > room;
+        if prose.cut {
+            return Ok(());
+        }
+        let text = string.unescape().map_err(|_| true)?;
+        prose.cut |= text.len() >= room;
+        if !prose.cut {
+            prose.text.push_str(&text);
+            prose.text.push('\n');
+        }
+        Ok(())
+    }
+
     fn refers(&mut self, string: &RawString<'a>) -> Result<(), bool> {
         // Its beginning is all that matters; escapes there are nothing an honest client writes.
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
@@ -223,6 +253,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         let message = self.facts.messages.last_mut();
         match text {
             Text::Model => self.facts.model = Some(value),
+            Text::Category => self.facts.category = Some(value),
             Text::Adapter => self.facts.adapters.push(value),
             Text::Tool => {
                 self.tool.0 = true;
@@ -349,7 +380,7 @@ impl<'a, 'p> Reader<'a, 'p> {
 }
 
 /// An integer as every reader takes it: digits only, no sign, no fraction, no exponent.
-fn integer(scalar: &str) -> Option<u64> {
+pub(super) fn integer(scalar: &str) -> Option<u64> {
     let digits = scalar.bytes().all(|byte| byte.is_ascii_digit());
     scalar.parse().ok().filter(|number| digits && *number <= INTEGER)
 }
@@ -477,6 +508,10 @@ mod tests {
         assert_eq!(model(&nested(DEPTH - 1)), Ok(Some("m".into())));
         assert_eq!(model(&nested(DEPTH)), Err(JsonError::TooDeep));
         assert_eq!(model(&nested(100_000)), Err(JsonError::TooDeep));
+        for places in [r#"{"model":"m","a":[NUMBER]}"#, r#"{"model":"m","a":{"b":-0.NUMBER}}"#] {
+            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER - 3))), Ok(Some("m".into())));
+            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER + 1))), Err(JsonError::LongNumber));
+        }
         let keys = |count: usize| {
             format!("{{\"model\":\"m\",{}}}", (1..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(","))
         };

@@ -1,6 +1,6 @@
 //! What a route needs of a JSON body, compiled once: a graph of places, and what to note there.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use super::content::{self, Kind};
 
@@ -18,6 +18,12 @@ impl FromStr for Pointer {
             return Err(format!("`{text}` is not a JSON pointer of 1 to 8 keys; write `/model`"));
         }
         Ok(Self(keys))
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|key| write!(f, "/{}", key.replace('~', "~0").replace('/', "~1")))
     }
 }
 
@@ -44,6 +50,7 @@ pub enum Cap {
 pub(super) enum Text {
     Model,
     Adapter,
+    Category,
     /// A tool's name.
     Tool,
     /// A tool's type.
@@ -83,6 +90,16 @@ pub(super) enum Want {
     Reference,
 }
 
+/// Whether a place holds what a prompt says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Nothing,
+    /// Strings here are its text.
+    Text,
+    /// Whatever is here stands for text that nobody can read.
+    Hidden,
+}
+
 /// What happens to members that the plan does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
@@ -99,11 +116,12 @@ pub(super) struct Node {
     pub(super) keys: Vec<(String, usize)>,
     pub(super) element: Option<usize>,
     pub(super) rest: Rest,
+    pub(super) said: Said,
 }
 
 impl Node {
     fn of(want: Want) -> Self {
-        Self { want, keys: Vec::new(), element: None, rest: Rest::Skip }
+        Self { want, keys: Vec::new(), element: None, rest: Rest::Skip, said: Said::Nothing }
     }
 
     /// Whether nothing below is looked at.
@@ -123,11 +141,15 @@ pub struct Plan {
     nodes: Vec<Node>,
     /// JSON-RPC: the document is a message or a list of messages.
     pub(super) rpc: bool,
+    /// How much text of the prompt is handed out.
+    pub(super) prose: usize,
+    /// The place of everything that may hold content parts.
+    region: Option<usize>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: vec![Node::of(Want::Way { lists: false })], rpc: false }
+        Self { nodes: vec![Node::of(Want::Way { lists: false })], rpc: false, prose: 0, region: None }
     }
 }
 
@@ -149,6 +171,16 @@ const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
 const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
 /// Members that hold a prompt or a list of them.
 const PROMPTS: [&str; 8] = ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
+
+/// The numbers that [`Plan::caps`] looks at and that stand at the top of a document: a form has them as fields.
+pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
+    [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])].into_iter().flat_map(
+        |(cap, places)| {
+            let top = |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
+            places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
+        },
+    )
+}
 
 impl Plan {
     pub(super) fn node(&self, at: usize) -> Option<&Node> {
@@ -209,6 +241,14 @@ impl Plan {
     /// See [`Plan::model`].
     pub fn adapter(&mut self, pointer: &Pointer) -> Result<(), String> {
         self.put(pointer, Want::Texts(Text::Adapter), true)
+    }
+
+    /// Hands out the string at `pointer` as the category of the prompt.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn category(&mut self, pointer: &Pointer) -> Result<(), String> {
+        self.put(pointer, Want::Text(Text::Category), false)
     }
 
     /// Notes the largest of each number that [`Cap`] names, and how many prompts there are.
@@ -293,9 +333,59 @@ impl Plan {
         self.put(&"/params/uri".parse()?, Want::Text(Text::Uri), false)
     }
 
-    /// Counts content parts by kind, and looks at what they refer to. To be called last: everything the plan does not
-    /// name is searched.
+    /// Hands out at most `most` bytes of the text of the prompt. To be called last, after [`Plan::content`].
+    ///
+    /// # Errors
+    /// A sentence when a member that holds text is read for something else.
+    pub fn prose(&mut self, most: usize) -> Result<(), String> {
+        self.prose = most;
+        let mut node = self.region.and_then(|region| self.nodes.get(region)).cloned().unwrap_or_else(|| Node::of(Want::Any));
+        node.said = Said::Text;
+        let text = self.add(node);
+        self.holds_text(text, text);
+        for (key, said) in
+            content::TEXTS.iter().map(|key| (*key, Said::Text)).chain(content::UNREADABLE.map(|key| (key, Said::Hidden)))
+        {
+            let root = self.nodes.first();
+            let known = root.and_then(|root| root.keys.iter().find(|(name, _)| name == key)).map(|(_, place)| *place);
+            let Some(place) = known else {
+                // Where only named members are allowed, this one is not.
+                if root.is_some_and(|root| root.rest != Rest::Report) {
+                    let place = if said == Said::Text { text } else { self.add(Node { said, ..Node::of(Want::Any) }) };
+                    if let Some(root) = self.nodes.first_mut() {
+                        root.keys.push((key.to_owned(), place));
+                    }
+                }
+                continue;
+            };
+            match self.nodes.get_mut(place) {
+                Some(Node { want: Want::Field(_), .. }) => {}
+                Some(node) if matches!(node.want, Want::Any | Want::Prompts) => {
+                    node.said = said;
+                    if said == Said::Text {
+                        self.holds_text(place, text);
+                    }
+                }
+                _ => return Err(format!("`{key}` holds text of the prompt, and is read for something else on this route")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Elements and members of `place` that hold text are read as `text`.
+    fn holds_text(&mut self, place: usize, text: usize) {
+        let Some(node) = self.nodes.get_mut(place) else { return };
+        node.element = Some(text);
+        for key in content::TEXT_KEYS {
+            node.keys.retain(|(name, _)| name != key);
+            node.keys.push((key.to_owned(), text));
+        }
+    }
+
+    /// Counts content parts by kind, and looks at what they refer to. To be called after the others: everything the plan does
+    /// not name is searched.
     pub fn content(&mut self) {
+        let metadata = self.nodes.first().and_then(|root| root.keys.iter().find(|(key, _)| key == "metadata")).map(|(_, at)| *at);
         let named: Vec<usize> = (0..self.nodes.len()).collect();
         let region = self.add(Node::of(Want::Any));
         let reference = self.add(Node::of(Want::Reference));
@@ -312,6 +402,7 @@ impl Plan {
             }
             keys.push((key.to_owned(), place));
         }
+        self.region = Some(region);
         if let Some(node) = self.nodes.get_mut(region) {
             node.rest = Rest::Into(region);
             node.element = Some(region);
@@ -335,7 +426,7 @@ impl Plan {
         for at in named {
             let Some(node) = self.nodes.get_mut(at) else { continue };
             match node.want {
-                Want::Way { .. } if node.rest == Rest::Skip => node.rest = Rest::Into(region),
+                Want::Way { .. } if node.rest == Rest::Skip && Some(at) != metadata => node.rest = Rest::Into(region),
                 Want::Prompts | Want::Any if node.keys.is_empty() && node.element.is_none() => {
                     node.rest = Rest::Into(region);
                     node.element = Some(region);

@@ -28,6 +28,10 @@ impl<'a> RawString<'a> {
     }
 }
 
+/// How long a number may be, in bytes. The longest that a 64-bit float needs is 24; servers that read integers of any length need
+/// quadratic time for them.
+pub(super) const NUMBER: usize = 128;
+
 /// How many bytes are looked at together; the compiler makes vector instructions of it.
 const BLOCK: usize = 32;
 
@@ -172,6 +176,9 @@ impl<'a> Scanner<'a> {
             Some(b'f') => self.word("false")?,
             Some(b'n') => self.word("null")?,
             _ => self.number()?,
+        }
+        if self.at - start > NUMBER {
+            return Err(JsonError::LongNumber);
         }
         self.text.get(start..self.at).ok_or_else(|| self.syntax())
     }

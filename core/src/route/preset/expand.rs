@@ -8,6 +8,8 @@ use serde::Deserialize;
 use super::{AUDIO, BodyKind, MULTIMODAL, ModelPlace, Preset, PresetRoute};
 use crate::{
     authz::{
+        category::CategoryRuleConfig,
+        condition::ConditionConfig,
         content::RaiseConfig,
         fields::{CapsConfig, FieldsConfig, Media},
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
@@ -47,6 +49,18 @@ pub struct PresetConfig {
     /// cannot, and some read `file://` paths.
     #[serde(default = "inline")]
     pub media: Media,
+    /// Expressions in CEL that must all be true on each of its routes that is not public. They cannot speak of `model`: not every
+    /// route has one.
+    #[serde(default)]
+    pub conditions: Vec<ConditionConfig>,
+    /// The scope for each tool that a request to an `infer:*` route with a JSON body declares or chooses, such as `tool:{name}`.
+    /// Left out: tools are not looked at.
+    pub tools: Option<String>,
+    /// Where clients find the authorization server: sent as `resource_metadata` with every challenge of routes that are not public
+    /// (RFC 9728 section 5.1).
+    pub resource_metadata: Option<String>,
+    /// What prompts may be about on `infer:*` routes with a JSON body. Left out: prompts are not looked at.
+    pub categories: Option<CategoryRuleConfig>,
     /// The most a request to an `infer:*` route with a JSON body may ask for.
     pub caps: Option<CapsConfig>,
     /// Names of `limits` that count requests of its routes; public routes are not counted, and a limit by model counts routes
@@ -121,9 +135,11 @@ pub(in crate::route) fn expand<'a>(
                 raise: route
                     .is_raised()
                     .then(|| RaiseConfig { multimodal: Some(renamed(MULTIMODAL)), audio: Some(renamed(AUDIO)) }),
-                tools: None,
+                tools: config.tools.clone().filter(|_| route.is_inference()),
+                categories: config.categories.clone().filter(|_| route.is_inference()),
+                conditions: if route.public { Vec::new() } else { config.conditions.clone() },
                 mcp: None,
-                resource_metadata: None,
+                resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
                 limits: limits.cloned().collect(),
                 on_outage: config.on_outage,
                 forward_credential: config.forward_credential && !route.public,

@@ -1,8 +1,8 @@
-//! Models in forms.
+//! Models and caps in forms.
 
 use tollgate_core::decision::Reason;
 
-use super::{Bodies, no, verdict};
+use super::{Bodies, errors, no, verdict};
 
 const POLICY: &str = "
 models: [{ name: whisper, aliases: [stt] }]
@@ -57,4 +57,65 @@ fn the_model_of_a_form_is_checked() {
     for content_type in ["application/json", "multipart/form-data", "multipart/form-data; boundary=\"b\"; x=y", "text/plain"] {
         assert_eq!(ask("model:whisper", content_type, &body), Err((Reason::UnsupportedMediaType, None)), "{content_type}");
     }
+}
+
+#[test]
+fn caps_hold_in_forms() {
+    let gate = Bodies::new(
+        "
+models: [{ name: small }, { name: large }]
+tiers: [{ name: premium, models: [large], scope: 'tier:premium', caps: { max_tokens: 20, images: 1 } }]
+routes:
+  - match: { paths: [/x], methods: [POST] }
+    scopes: []
+    model: { from: 'form:model' }
+    caps: { max_tokens: 10, n: 2, files: 1 }
+  - match: { paths: [/tier], methods: [POST] }
+    scopes: []
+    model: { from: 'form:model' }
+",
+    );
+    let (small, large) = (part("name=\"model\"", "small"), part("name=\"model\"", "large"));
+    let file = part("name=\"image[]\"; filename=\"a.png\"", "PNG");
+    let field = |name: &str, value: &str| part(&format!("name=\"{name}\""), value);
+    for (says, path, parts, expected) in [
+        ("within", "/x", format!("{small}{file}{}{}", field("max_tokens", "10"), field("n", "2")), Ok(())),
+        ("too many tokens", "/x", format!("{small}{}", field("max_tokens", "11")), no(Reason::FieldForbidden, "max_tokens")),
+        (
+            "by another name",
+            "/x",
+            format!("{}{small}", field("max_new_tokens", "11")),
+            no(Reason::FieldForbidden, "max_new_tokens"),
+        ),
+        ("too many answers", "/x", format!("{small}{}", field("n", "3")), no(Reason::FieldForbidden, "n")),
+        ("too many files", "/x", format!("{small}{file}{file}"), no(Reason::FieldForbidden, "files")),
+        ("no integer", "/x", format!("{small}{}", field("n", "2.0")), no(Reason::MalformedRequest, "n")),
+        ("nothing", "/x", format!("{small}{}", field("n", "")), no(Reason::MalformedRequest, "n")),
+        ("twice", "/x", format!("{small}{0}{0}", field("n", "1")), no(Reason::MalformedRequest, "n")),
+        ("another case", "/x", format!("{small}{}", field("N", "9")), no(Reason::MalformedRequest, "n")),
+        ("as a file", "/x", format!("{small}{}", part("name=\"n\"; filename=\"n\"", "1")), no(Reason::MalformedRequest, "n")),
+        (
+            "the caps of a tier",
+            "/tier",
+            format!("{large}{}", field("max_tokens", "21")),
+            no(Reason::FieldForbidden, "max_tokens"),
+        ),
+        ("within those", "/tier", format!("{large}{file}{file}{}", field("max_tokens", "20")), Ok(())),
+        ("no tier", "/tier", format!("{small}{}", field("max_tokens", "99")), Ok(())),
+    ] {
+        let body = format!("{parts}--b--\r\n");
+        let answer = gate.ask("tier:premium", path, &[("content-type", "multipart/form-data; boundary=b")], body.as_bytes());
+        assert_eq!(verdict(&answer), expected.map_err(|(reason, param)| (reason, param.map(str::to_owned))), "{says}");
+    }
+}
+
+#[test]
+fn what_a_form_does_not_show_is_an_error() {
+    let with = |keys: &str| {
+        errors(&format!(
+            "routes:\n  - {{ match: {{ paths: [/x], methods: [POST] }}, scopes: [], model: {{ from: 'form:model' }}, {keys} }}"
+        ))
+    };
+    assert!(with("caps: { images: 1 }").contains("caps.images: the route reads a form, where `images` cannot be told"));
+    assert!(with("tools: 'tool:{name}'").contains("`tools` is about JSON"));
 }

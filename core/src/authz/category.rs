@@ -1,0 +1,324 @@
+//! Prompt categories: what a request says it is for, what the operator's patterns find in its text, and the scopes for either. A
+//! control of intent, not a firewall: whoever words a prompt differently is not found.
+
+mod patterns;
+
+use std::{collections::BTreeSet, num::NonZeroUsize};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use self::patterns::Patterns;
+use super::{condition::is_credential, scope::ScopeRule};
+use crate::{
+    authn::Principal,
+    config::{Errors, Path},
+    decision::{Denial, Reason},
+    request::{
+        Headers,
+        body::{Facts, Pointer},
+        malformed,
+    },
+};
+
+/// How many patterns a policy may have, and how long one may be, in bytes.
+const PATTERNS: usize = 256;
+const LENGTH: usize = 1024;
+/// How much text is looked at unless a route says otherwise, and at most, in bytes.
+const SCAN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(256 * 1024 - 1);
+const SCAN_MOST: usize = 16 * 1024 * 1024;
+
+/// One entry of `categories`: prompts that need scopes of their own.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryConfig {
+    /// The name, as requests declare it.
+    pub name: String,
+    /// The scopes that a credential needs for such a prompt, besides those of the route: all of a list, or one of
+    /// `{ any: [...] }`. `[]` opens the category to everybody who has the route.
+    pub scopes: ScopeRule,
+    /// Patterns that find such a prompt by its text, in the syntax of the `regex` crate: anywhere in the text, with regard to case
+    /// unless the pattern starts with `(?i)`. Default: none, so that the category can only be declared.
+    #[serde(default)]
+    pub patterns: Vec<String>,
+}
+
+/// `categories` of a route. Off where it is left out.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryRuleConfig {
+    /// Where a request declares its category. Left out: what it declares is not looked at.
+    pub declared: Option<DeclaredConfig>,
+    /// Whether the text of the prompt is run through the patterns of all categories. Default false.
+    #[serde(default)]
+    pub classify: bool,
+    /// The most text that is looked at, in bytes of UTF-8 after JSON's escapes, up to 16777216. A request with more is refused with
+    /// `body_too_large`: nobody could tell what the rest says. Default 262144.
+    #[serde(default = "scan")]
+    pub scan_bytes: NonZeroUsize,
+    /// The category of a prompt that is in none. Left out: such a request is refused.
+    pub default: Option<String>,
+    /// Refuse a request whose declared category is not among those that the patterns find, where they find any. Default false:
+    /// it needs the scopes of both.
+    #[serde(default)]
+    pub must_agree: bool,
+}
+
+/// `categories.declared`: one place or both; a request that names two categories is refused.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredConfig {
+    /// A header, such as `x-prompt-category`.
+    pub header: Option<String>,
+    /// A member of the JSON body, such as `/metadata/category`.
+    pub field: Option<String>,
+    /// Refuse a request that declares none. Default true.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+fn scan() -> NonZeroUsize {
+    SCAN
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The compiled list `categories`.
+#[derive(Debug, Default)]
+pub struct Categories {
+    list: Vec<(String, ScopeRule)>,
+    patterns: Patterns,
+    /// For each pattern, its category.
+    owners: Vec<usize>,
+}
+
+impl Categories {
+    /// Compiles the list `categories`, noting every error.
+    pub fn compile(configs: &[CategoryConfig], path: &Path, errors: &mut Errors) -> Self {
+        let mut categories = Self::default();
+        let mut patterns: Vec<&str> = Vec::new();
+        for (index, config) in configs.iter().enumerate() {
+            let path = path.index(index);
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/');
+            if config.name.is_empty() || config.name.len() > 64 || !config.name.bytes().all(plain) {
+                let message = format!("`{}` is no name of a category; use 1 to 64 of letters, digits and `-_.:/`", config.name);
+                errors.push(&path.key("name"), message);
+            }
+            if configs.iter().take(index).any(|earlier| earlier.name == config.name) {
+                errors.push(&path.key("name"), format!("two categories are named `{}`", config.name));
+            }
+            config.scopes.validate(&path.key("scopes"), errors);
+            for (at, pattern) in config.patterns.iter().enumerate() {
+                let at = path.key("patterns").index(at);
+                // One by one first, so that an error has its place.
+                let alone = if pattern.is_empty() || pattern.len() > LENGTH {
+                    Err(format!("a pattern is 1 to {LENGTH} bytes long"))
+                } else {
+                    Patterns::compile(&[pattern]).and_then(|alone| match alone.find("").next() {
+                        Some(_) => Err(format!("`{pattern}` finds the empty text, and so every prompt")),
+                        None => Ok(()),
+                    })
+                };
+                if errors.take(&at, alone).is_some() {
+                    patterns.push(pattern);
+                    categories.owners.push(index);
+                }
+            }
+            categories.list.push((config.name.clone(), config.scopes.clone()));
+        }
+        if patterns.len() > PATTERNS {
+            errors.push(path, format!("there are {} patterns; at most {PATTERNS} are run together", patterns.len()));
+        } else if let Some(set) = errors.take(path, Patterns::compile(&patterns)) {
+            categories.patterns = set;
+        }
+        categories
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.list.iter().position(|(known, _)| known == name)
+    }
+
+    fn name(&self, index: usize) -> &str {
+        self.list.get(index).map_or("", |(name, _)| name)
+    }
+}
+
+/// A compiled `categories` of a route.
+#[derive(Debug)]
+pub(super) struct CategoryRule {
+    header: Option<String>,
+    pub(super) field: Option<Pointer>,
+    required: bool,
+    pub(super) classify: bool,
+    pub(super) scan: usize,
+    default: Option<usize>,
+    must_agree: bool,
+}
+
+impl CategoryRule {
+    pub(super) fn compile(config: &CategoryRuleConfig, categories: &Categories, path: &Path, errors: &mut Errors) -> Self {
+        let declared = config.declared.as_ref();
+        let at = path.key("declared");
+        if declared.is_some_and(|declared| declared.header.is_none() && declared.field.is_none()) {
+            errors.push(&at, "set `header` or `field`, or both");
+        }
+        let header = declared.and_then(|declared| declared.header.as_ref()).map(|name| name.to_ascii_lowercase());
+        if let Some(name) = &header
+            && (name.is_empty()
+                || is_credential(name)
+                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')))
+        {
+            errors.push(
+                &at.key("header"),
+                format!("`{name}` is no header for a category; write a name such as `x-prompt-category`"),
+            );
+        }
+        let field = declared.and_then(|declared| declared.field.as_ref());
+        let field = field.and_then(|field| errors.take(&at.key("field"), field.parse::<Pointer>()));
+        let required = declared.is_some_and(|declared| declared.required);
+        if declared.is_none() && !config.classify {
+            errors.push(path, "set `declared` or `classify`, or remove `categories`");
+        }
+        if categories.list.is_empty() {
+            errors.push(path, "there are no `categories` in the file, so that every request would be refused");
+        } else if config.classify && categories.patterns.is_empty() {
+            errors.push(&path.key("classify"), "none of the `categories` has `patterns`");
+        }
+        if config.must_agree && (declared.is_none() || !config.classify) {
+            errors.push(
+                &path.key("must_agree"),
+                "this compares what is declared with what is found; set `declared` and `classify`",
+            );
+        }
+        if config.scan_bytes.get() > SCAN_MOST {
+            errors.push(&path.key("scan_bytes"), format!("at most {SCAN_MOST} bytes can be looked at"));
+        }
+        let default = config.default.as_ref().and_then(|name| {
+            let known = categories.find(name).ok_or_else(|| format!("there is no category `{name}` among the `categories`"));
+            errors.take(&path.key("default"), known)
+        });
+        if required && config.default.is_some() {
+            errors.push(
+                &path.key("default"),
+                "every request must declare its category; set `declared.required: false`, or remove `default`",
+            );
+        }
+        let scan = config.scan_bytes.get();
+        Self { header, field, required, classify: config.classify, scan, default, must_agree: config.must_agree }
+    }
+
+    /// The category that a request declares, by its index.
+    fn declared(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Result<Option<usize>, Denial> {
+        let header = match &self.header {
+            None => None,
+            Some(name) => headers.one(name)?,
+        };
+        let field = facts.category.as_deref().map(str::as_bytes);
+        let name = match (header, field) {
+            (Some(header), Some(field)) if header != field => {
+                return Err(malformed("the header and the body declare different categories"));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => return Ok(None),
+        };
+        let known = std::str::from_utf8(name).ok().and_then(|name| categories.find(name));
+        known.map(Some).ok_or_else(|| {
+            forbidden("the declared category is none of the policy's").saying("the declared category is not known here")
+        })
+    }
+
+    /// The categories that patterns find.
+    ///
+    /// # Errors
+    /// `body_too_large` and `category_forbidden` where not all of the prompt can be seen.
+    fn found(&self, categories: &Categories, facts: &Facts<'_>) -> Result<BTreeSet<usize>, Denial> {
+        if !self.classify {
+            return Ok(BTreeSet::new());
+        }
+        let prose = &facts.prose;
+        if prose.cut {
+            return Err(Denial::new(Reason::BodyTooLarge, "the prompt is longer than `scan_bytes`, so it cannot be classified")
+                .saying(format!("the text of a prompt may have at most {} bytes here", self.scan)));
+        }
+        if prose.hidden {
+            return Err(forbidden("a prompt in tokens or embeddings cannot be classified").saying("send the prompt as text"));
+        }
+        let found = categories.patterns.find(&prose.text);
+        Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
+    }
+
+    /// The categories that a request is in, or why it may not pass.
+    fn of(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Result<BTreeSet<usize>, Denial> {
+        let declared = self.declared(categories, headers, facts)?;
+        if declared.is_none() && self.required {
+            return Err(forbidden("the request declares no category").saying(self.how()));
+        }
+        let mut all = self.found(categories, facts)?;
+        if let Some(declared) = declared
+            && self.must_agree
+            && !all.is_empty()
+            && !all.contains(&declared)
+        {
+            let found: Vec<&str> = all.iter().map(|index| categories.name(*index)).collect();
+            let cause = format!("`{}` is declared, and `{}` is found", categories.name(declared), found.join("`, `"));
+            return Err(forbidden(cause).saying("the prompt is not of the declared category"));
+        }
+        all.extend(declared);
+        if all.is_empty() {
+            all.extend(self.default);
+        }
+        if all.is_empty() {
+            return Err(
+                forbidden("the prompt is in none of the categories").saying("this prompt is in no category that is open here")
+            );
+        }
+        Ok(all)
+    }
+
+    fn how(&self) -> String {
+        let places: Vec<String> = [
+            self.header.as_ref().map(|name| format!("the header `{name}`")),
+            self.field.as_ref().map(|pointer| format!("`{pointer}` of the body")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        format!("declare the category of the prompt in {}", places.join(" or "))
+    }
+
+    /// Checks the scopes of each category that a request is in.
+    ///
+    /// # Errors
+    /// `category_forbidden`, `body_too_large`, and `malformed_request` where two places declare different categories.
+    pub(super) fn check(
+        &self,
+        categories: &Categories,
+        principal: &Principal,
+        headers: &Headers<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<(), Denial> {
+        for index in self.of(categories, headers, facts)? {
+            let Some((name, scopes)) = categories.list.get(index) else { continue };
+            if let Err(missing) = scopes.check(principal) {
+                let needed = missing.needed.join("`, `");
+                let quantity = if matches!(scopes, ScopeRule::Any(_)) { "one of the scopes" } else { "the scope" };
+                return Err(forbidden(format!("the prompt is in the category `{name}`, whose scope is missing"))
+                    .saying(format!("prompts of the category `{name}` need {quantity} `{needed}`"))
+                    .needing(missing.needed));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the categories that a request is in, for people.
+    pub(super) fn names(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Vec<String> {
+        let all = self.of(categories, headers, facts).unwrap_or_default();
+        all.into_iter().map(|index| categories.name(index).to_owned()).collect()
+    }
+}
+
+fn forbidden(cause: impl Into<std::borrow::Cow<'static, str>>) -> Denial {
+    Denial::new(Reason::CategoryForbidden, cause).about("category")
+}

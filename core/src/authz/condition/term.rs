@@ -1,0 +1,422 @@
+//! A compiled expression, and what it comes to for one request. Nothing here loops but `all` and `exists`, over lists that the
+//! request bounds, and every step is counted.
+
+use std::{borrow::Cow, cmp::Ordering, net::IpAddr};
+
+use jiff::tz::TimeZone;
+use regex::Regex;
+use thiserror::Error;
+
+use super::{activation::Activation, clock::Part, network::Network};
+use crate::{authn::Json, time::Timestamp};
+
+/// How many steps one condition may take. A term is one step, and so are some bytes of text that are looked at.
+const STEPS: usize = 50_000;
+/// Bytes of text that are compared in one step, and that a pattern is run over in one step.
+const COMPARED: usize = 64;
+const MATCHED: usize = 16;
+/// How long a text that is put together may be.
+const TEXT: usize = 16 * 1024;
+
+/// Why a condition has no value. Whatever it is, the request is denied. Never holds what a claim or a header says.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Trouble {
+    /// Something that not every request or credential has.
+    #[error("`{0}` is missing")]
+    Missing(String),
+    /// A list is too short.
+    #[error("a list has no element {0}")]
+    NoElement(i64),
+    /// A header came more than once: nobody can tell which of them the upstream would take.
+    #[error("`request.headers.{0}` came more than once")]
+    Repeated(String),
+    /// A claim or an element of one has another type, or a header is no text.
+    #[error("a value is not of the type that it is used as")]
+    WrongType,
+    /// An integer is too large, or something is divided by zero.
+    #[error("a number is out of bounds")]
+    Number,
+    /// The request makes the condition too expensive.
+    #[error("it takes too many steps")]
+    TooLong,
+}
+
+/// A fact that is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fact {
+    Method,
+    Host,
+    Path,
+    Segments,
+    Address,
+    Header(String),
+    Issuer,
+    Subject,
+    Tenant,
+    Client,
+    Roles,
+    Scopes,
+    Claim(String),
+    Model,
+    Capture(String),
+    Now,
+}
+
+/// `==` and its kin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// `+` and its kin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sum {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+/// What is looked for in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    StartsWith,
+    EndsWith,
+    Contains,
+}
+
+/// A compiled expression.
+#[derive(Clone, Debug)]
+pub(super) enum Term {
+    Bool(bool),
+    Int(i64),
+    Text(String),
+    Time(Timestamp),
+    List(Vec<Term>),
+    Fact(Fact),
+    /// A variable of `all` or `exists`, by how many are around it.
+    Local(usize),
+    Member(Box<Term>, String),
+    Element(Box<Term>, Box<Term>),
+    Has(Box<Term>),
+    Not(Box<Term>),
+    Negative(Box<Term>),
+    And(Box<Term>, Box<Term>),
+    Or(Box<Term>, Box<Term>),
+    If(Box<[Term; 3]>),
+    Compare(Relation, Box<Term>, Box<Term>),
+    In(Box<Term>, Box<Term>),
+    Sum(Sum, Box<Term>, Box<Term>),
+    Search(Search, Box<Term>, Box<Term>),
+    Matches(Box<Term>, Regex),
+    Size(Box<Term>),
+    Clock(Part, Box<Term>, TimeZone),
+    Seconds(Box<Term>),
+    Within(Network, Box<Term>),
+    /// `all` (true) or `exists` (false).
+    Each(bool, Box<Term>, Box<Term>),
+}
+
+/// What a term comes to.
+#[derive(Clone, Debug)]
+enum Value<'a> {
+    Bool(bool),
+    Int(i64),
+    /// A number of a claim that is no integer.
+    Number(f64),
+    Text(Cow<'a, str>),
+    Time(Timestamp),
+    Texts(&'a [String]),
+    Terms(&'a [Term]),
+    /// A list or an object of a claim.
+    Json(&'a Json),
+}
+
+impl<'a> Value<'a> {
+    fn of(json: &'a Json) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, reason = "an integer of at most 2^53, checked beside")]
+        let integer = |number: f64| (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64);
+        Some(match json {
+            Json::Null => return None,
+            Json::Bool(value) => Self::Bool(*value),
+            Json::Number(number) => integer(*number).map_or(Self::Number(*number), Self::Int),
+            Json::Text(text) => Self::Text(Cow::Borrowed(text)),
+            Json::List(_) | Json::Map(_) => Self::Json(json),
+        })
+    }
+}
+
+/// Whether the condition `term` holds.
+pub(super) fn holds(term: &Term, activation: &Activation<'_>) -> Result<bool, Trouble> {
+    Evaluation { activation, locals: Vec::new(), steps: STEPS }.bool(term)
+}
+
+struct Evaluation<'a> {
+    activation: &'a Activation<'a>,
+    locals: Vec<Value<'a>>,
+    steps: usize,
+}
+
+impl<'a> Evaluation<'a> {
+    fn spend(&mut self, steps: usize) -> Result<(), Trouble> {
+        self.steps = self.steps.checked_sub(steps).ok_or(Trouble::TooLong)?;
+        Ok(())
+    }
+
+    fn bool(&mut self, term: &'a Term) -> Result<bool, Trouble> {
+        match self.value(term)? {
+            Value::Bool(value) => Ok(value),
+            _ => Err(Trouble::WrongType),
+        }
+    }
+
+    fn int(&mut self, term: &'a Term) -> Result<i64, Trouble> {
+        match self.value(term)? {
+            Value::Int(value) => Ok(value),
+            _ => Err(Trouble::WrongType),
+        }
+    }
+
+    fn text(&mut self, term: &'a Term) -> Result<Cow<'a, str>, Trouble> {
+        match self.value(term)? {
+            Value::Text(value) => Ok(value),
+            _ => Err(Trouble::WrongType),
+        }
+    }
+
+    fn time(&mut self, term: &'a Term) -> Result<Timestamp, Trouble> {
+        match self.value(term)? {
+            Value::Time(value) => Ok(value),
+            _ => Err(Trouble::WrongType),
+        }
+    }
+
+    fn value(&mut self, term: &'a Term) -> Result<Value<'a>, Trouble> {
+        self.spend(1)?;
+        Ok(match term {
+            Term::Bool(value) => Value::Bool(*value),
+            Term::Int(value) => Value::Int(*value),
+            Term::Text(value) => Value::Text(Cow::Borrowed(value)),
+            Term::Time(value) => Value::Time(*value),
+            Term::List(items) => Value::Terms(items),
+            Term::Fact(fact) => return self.fact(fact),
+            Term::Local(index) => self.locals.get(*index).cloned().ok_or(Trouble::WrongType)?,
+            Term::Member(object, name) => return self.member(object, name),
+            Term::Element(list, index) => return self.element(list, index),
+            Term::Has(inner) => Value::Bool(match self.value(inner) {
+                Ok(_) => true,
+                Err(Trouble::Missing(_)) => false,
+                Err(trouble) => return Err(trouble),
+            }),
+            Term::Not(inner) => Value::Bool(!self.bool(inner)?),
+            Term::Negative(inner) => Value::Int(self.int(inner)?.checked_neg().ok_or(Trouble::Number)?),
+            // Unlike CEL, where `true || error` and `error || true` are both true, a side that was looked at and failed is an
+            // error: with every error a denial, less is let through and nothing more.
+            Term::And(left, right) => Value::Bool(self.bool(left)? && self.bool(right)?),
+            Term::Or(left, right) => Value::Bool(self.bool(left)? || self.bool(right)?),
+            Term::If(parts) => {
+                let [test, then, otherwise] = parts.as_ref();
+                let branch = if self.bool(test)? { then } else { otherwise };
+                return self.value(branch);
+            }
+            Term::Compare(relation, left, right) => {
+                let (left, right) = (self.value(left)?, self.value(right)?);
+                Value::Bool(self.compare(*relation, &left, &right)?)
+            }
+            Term::In(item, list) => Value::Bool(self.is_in(item, list)?),
+            Term::Sum(sum, left, right) => return self.sum(*sum, left, right),
+            Term::Search(search, text, sought) => {
+                let (text, sought) = (self.text(text)?, self.text(sought)?);
+                self.spend(text.len() / COMPARED)?;
+                Value::Bool(match search {
+                    Search::StartsWith => text.starts_with(&*sought),
+                    Search::EndsWith => text.ends_with(&*sought),
+                    Search::Contains => text.contains(&*sought),
+                })
+            }
+            Term::Matches(text, pattern) => {
+                let text = self.text(text)?;
+                self.spend(text.len() / MATCHED)?;
+                Value::Bool(pattern.is_match(&text))
+            }
+            Term::Size(inner) => {
+                let size = match self.value(inner)? {
+                    Value::Text(text) => {
+                        self.spend(text.len() / COMPARED)?;
+                        text.chars().count()
+                    }
+                    Value::Json(Json::Map(members)) => members.len(),
+                    list => length(&list)?,
+                };
+                Value::Int(i64::try_from(size).map_err(|_| Trouble::Number)?)
+            }
+            Term::Clock(part, moment, zone) => Value::Int(part.at(self.time(moment)?, zone).ok_or(Trouble::Number)?),
+            Term::Seconds(moment) => Value::Int(i64::try_from(self.time(moment)?.secs()).map_err(|_| Trouble::Number)?),
+            Term::Within(network, address) => {
+                let address: IpAddr = self.text(address)?.parse().map_err(|_| Trouble::WrongType)?;
+                Value::Bool(network.contains(address))
+            }
+            Term::Each(all, list, body) => Value::Bool(self.each(*all, list, body)?),
+        })
+    }
+
+    fn fact(&self, fact: &Fact) -> Result<Value<'a>, Trouble> {
+        let Activation { request, captures, now, principal, model, .. } = self.activation;
+        let text = |text: &'a str| Ok(Value::Text(Cow::Borrowed(text)));
+        let missing = |name: &str| Trouble::Missing(name.to_owned());
+        let who = principal.as_ref().ok_or_else(|| missing("principal"));
+        match fact {
+            Fact::Method => text(request.method),
+            Fact::Host => text(request.host.as_str()),
+            Fact::Path => text(request.path.decoded()),
+            Fact::Segments => Ok(Value::Texts(self.activation.segments())),
+            Fact::Address => {
+                let address = request.address.ok_or_else(|| missing("request.address"))?;
+                Ok(Value::Text(Cow::Owned(address.to_canonical().to_string())))
+            }
+            Fact::Header(name) => {
+                let value = request.headers.one(name).map_err(|_| Trouble::Repeated(name.clone()))?;
+                let value = value.ok_or_else(|| Trouble::Missing(format!("request.headers.{name}")))?;
+                text(std::str::from_utf8(value).map_err(|_| Trouble::WrongType)?)
+            }
+            Fact::Issuer => text(who?.issuer()),
+            Fact::Subject => text(who?.subject()),
+            Fact::Tenant => text(who?.tenant().ok_or_else(|| missing("principal.tenant"))?),
+            Fact::Client => text(who?.client().ok_or_else(|| missing("principal.client"))?),
+            Fact::Roles => Ok(Value::Texts(self.activation.roles(who?))),
+            Fact::Scopes => Ok(Value::Texts(self.activation.scopes(who?))),
+            Fact::Claim(name) => {
+                let claim = who?.claim(name).and_then(Value::of);
+                claim.ok_or_else(|| Trouble::Missing(format!("principal.claims.{name}")))
+            }
+            Fact::Model => text(model.ok_or_else(|| missing("model"))?),
+            Fact::Capture(name) => text(captures.get(name).ok_or_else(|| Trouble::Missing(format!("captures.{name}")))?),
+            Fact::Now => Ok(Value::Time(*now)),
+        }
+    }
+
+    fn member(&mut self, object: &'a Term, name: &str) -> Result<Value<'a>, Trouble> {
+        match self.value(object)? {
+            Value::Json(json @ Json::Map(_)) => {
+                json.get(name).and_then(Value::of).ok_or_else(|| Trouble::Missing(name.to_owned()))
+            }
+            _ => Err(Trouble::WrongType),
+        }
+    }
+
+    fn element(&mut self, list: &'a Term, index: &'a Term) -> Result<Value<'a>, Trouble> {
+        let (list, index) = (self.value(list)?, self.int(index)?);
+        length(&list)?;
+        let at = usize::try_from(index).map_err(|_| Trouble::NoElement(index))?;
+        self.item(&list, at)?.ok_or(Trouble::NoElement(index))
+    }
+
+    /// The element `at` of a list; `None` behind its end.
+    fn item(&mut self, list: &Value<'a>, at: usize) -> Result<Option<Value<'a>>, Trouble> {
+        Ok(match list {
+            Value::Texts(texts) => texts.get(at).map(|text| Value::Text(Cow::Borrowed(text))),
+            Value::Terms(terms) => terms.get(at).map(|term| self.value(term)).transpose()?,
+            Value::Json(Json::List(items)) => match items.get(at) {
+                None => None,
+                Some(item) => Some(Value::of(item).ok_or(Trouble::WrongType)?),
+            },
+            _ => return Err(Trouble::WrongType),
+        })
+    }
+
+    fn compare(&mut self, relation: Relation, left: &Value<'_>, right: &Value<'_>) -> Result<bool, Trouble> {
+        #[expect(clippy::cast_precision_loss, reason = "as CEL compares an integer with a fraction")]
+        let float = |integer: &i64| *integer as f64;
+        let order = match (left, right) {
+            (Value::Bool(left), Value::Bool(right)) => Some(left.cmp(right)),
+            (Value::Int(left), Value::Int(right)) => Some(left.cmp(right)),
+            (Value::Int(left), Value::Number(right)) => float(left).partial_cmp(right),
+            (Value::Number(left), Value::Int(right)) => left.partial_cmp(&float(right)),
+            (Value::Number(left), Value::Number(right)) => left.partial_cmp(right),
+            (Value::Time(left), Value::Time(right)) => Some(left.cmp(right)),
+            (Value::Text(left), Value::Text(right)) => {
+                self.spend(left.len().min(right.len()) / COMPARED)?;
+                Some(left.cmp(right))
+            }
+            _ => None,
+        };
+        let order = order.ok_or(Trouble::WrongType)?;
+        Ok(match relation {
+            Relation::Equal => order == Ordering::Equal,
+            Relation::NotEqual => order != Ordering::Equal,
+            Relation::Less => order == Ordering::Less,
+            Relation::LessOrEqual => order != Ordering::Greater,
+            Relation::Greater => order == Ordering::Greater,
+            Relation::GreaterOrEqual => order != Ordering::Less,
+        })
+    }
+
+    /// Whether a list has an element, or an object of a claim a member.
+    fn is_in(&mut self, item: &'a Term, list: &'a Term) -> Result<bool, Trouble> {
+        let (item, list) = (self.value(item)?, self.value(list)?);
+        if let (Value::Text(name), Value::Json(json @ Json::Map(members))) = (&item, &list) {
+            self.spend(members.len())?;
+            return Ok(json.get(name).is_some_and(|value| *value != Json::Null));
+        }
+        for at in 0..length(&list)? {
+            self.spend(1)?;
+            if let Some(element) = self.item(&list, at)?
+                && self.compare(Relation::Equal, &item, &element)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn sum(&mut self, sum: Sum, left: &'a Term, right: &'a Term) -> Result<Value<'a>, Trouble> {
+        let result = match (self.value(left)?, self.value(right)?) {
+            (Value::Text(left), Value::Text(right)) if sum == Sum::Add => {
+                self.spend((left.len() + right.len()) / COMPARED)?;
+                if left.len() + right.len() > TEXT {
+                    return Err(Trouble::TooLong);
+                }
+                return Ok(Value::Text(Cow::Owned([left, right].concat())));
+            }
+            (Value::Int(left), Value::Int(right)) => match sum {
+                Sum::Add => left.checked_add(right),
+                Sum::Subtract => left.checked_sub(right),
+                Sum::Multiply => left.checked_mul(right),
+                Sum::Divide => left.checked_div(right),
+                Sum::Remainder => left.checked_rem(right),
+            },
+            _ => return Err(Trouble::WrongType),
+        };
+        result.map(Value::Int).ok_or(Trouble::Number)
+    }
+
+    fn each(&mut self, all: bool, list: &'a Term, body: &'a Term) -> Result<bool, Trouble> {
+        let list = self.value(list)?;
+        for at in 0..length(&list)? {
+            let Some(item) = self.item(&list, at)? else { break };
+            self.locals.push(item);
+            let holds = self.bool(body)?;
+            self.locals.pop();
+            if holds != all {
+                return Ok(holds);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// How many elements a list has.
+fn length(list: &Value<'_>) -> Result<usize, Trouble> {
+    match list {
+        Value::Texts(texts) => Ok(texts.len()),
+        Value::Terms(terms) => Ok(terms.len()),
+        Value::Json(Json::List(items)) => Ok(items.len()),
+        _ => Err(Trouble::WrongType),
+    }
+}
