@@ -38,7 +38,7 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, Status, StoreStatus, TokenStatus},
+        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, Status, StoreStatus, TokenStatus},
         metrics::Metrics,
         trace::Tracer,
     },
@@ -54,6 +54,9 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// How long the audit log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long the store may take to give back what it holds ahead of need; what it cannot give back comes back with time.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// How long the last spans may take to reach the collector.
 const LAST_SPANS: Duration = Duration::from_secs(3);
@@ -76,6 +79,7 @@ pub struct App {
     live: Arc<Live>,
     engine: Arc<Engine>,
     observer: Arc<Observer>,
+    store: Arc<dyn store::Store>,
     looked: Arc<Notify>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -202,7 +206,7 @@ impl App {
                 Some(servers.http(&config.listener(), handler).await?)
             }
         };
-        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, looked, stop, tasks })
+        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, store: store.store, looked, stop, tasks })
     }
 
     /// Looks at the file and at secrets from now on.
@@ -218,6 +222,7 @@ impl App {
         tokio::time::sleep(NOTICE).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        let _not_all = tokio::time::timeout(GIVE_BACK, self.store.close()).await;
         if let Some(tracer) = self.observer.tracer()
             && !tracer.close(LAST_SPANS).await
         {
@@ -290,6 +295,11 @@ fn status(
                 connections: status.connections,
                 buckets: status.buckets,
                 revocations: status.revocations,
+                replica: status.replica.map(|replica| ReplicaStatus {
+                    age_seconds: replica.age.map(|age| age.as_secs_f64()),
+                    revocations: replica.revocations,
+                }),
+                leased_units: status.leases.map(|leases| leases.units),
             }),
             local,
             tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },

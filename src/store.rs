@@ -5,10 +5,13 @@
 //! asked is the route's, and [`LocalFallback`] is what one of the choices uses.
 
 mod config;
+mod leases;
 mod local;
 mod memory;
 mod redis;
+mod replica;
 mod revocation;
+mod revoked;
 mod status;
 
 use std::sync::Arc;
@@ -22,13 +25,17 @@ use tollgate_core::{
 };
 
 pub use self::{
-    config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, StoreConfig},
+    config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
-    redis::{ACL_RULE, Redis, script::ADMIT_BODY},
+    redis::{
+        ACL_RULE, Redis,
+        script::{ADMIT_BODY, GIVE_BACK_BODY},
+    },
     revocation::{Entry, InvalidRevocation, Page, Revocation},
-    status::{Circuit, Status},
+    status::{Circuit, LeaseStatus, ReplicaStatus, Status},
 };
+use self::{redis::Replicated, replica::Replica};
 
 /// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
 pub trait Store: Send + Sync {
@@ -56,6 +63,11 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be asked.
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+
+    /// Gives back what was taken ahead of need, at the end, when checks are over.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// How it does, for metrics and readiness. Asks nobody.
     fn status(&self) -> Status;
@@ -98,8 +110,17 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
     match config {
         StoreConfig::Memory(config) => Ok(Opened { store: Arc::new(Memory::new(config)), local: None }),
         StoreConfig::Redis(config) => {
-            let store = Arc::new(Redis::open(config, stop.clone())?);
-            let local = config.local.as_ref().map(|local| Arc::new(LocalFallback::start(local, Arc::clone(&store), stop)));
+            let (local, replicate) = (config.local.as_ref(), config.replicate_revocations.as_ref());
+            let refresh = local.map(|local| local.refresh.std()).into_iter().chain(replicate.map(ReplicateConfig::refresh)).min();
+            let copy = Arc::new(Replica::new());
+            let replicated = replicate
+                .map(|replicate| Replicated { replica: Arc::clone(&copy), max_staleness: replicate.max_staleness.std() });
+            let store = Arc::new(Redis::with(config, replicated, stop.clone())?);
+            if let Some(refresh) = refresh {
+                replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop.clone());
+            }
+            redis::keep(Arc::downgrade(&store), stop);
+            let local = local.map(|local| Arc::new(LocalFallback::new(local, copy)));
             Ok(Opened { store, local })
         }
     }

@@ -1,5 +1,6 @@
 //! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. What counts is what the upstream got.
 
+mod ahead;
 mod allow;
 mod bodies;
 mod cli;

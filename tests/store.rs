@@ -3,8 +3,11 @@
 mod asked;
 mod contract;
 mod differential;
+mod leased;
 mod local;
 mod outage;
 mod proxy;
 mod refusal;
+mod replicated;
 mod server;
+mod together;

@@ -1,6 +1,6 @@
 //! One check, from a raw request to an outcome: [`prepare`], one question to the store, [`Pending::conclude`].
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     authn::{
@@ -96,8 +96,8 @@ fn permit(
 ) -> Result<(Permit, Demands), Denial> {
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
-    evidence.spoofed = request.headers.spoofed().map(str::to_owned).collect();
-    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(str::to_owned));
+    evidence.spoofed = request.headers.spoofed().map(Cow::into_owned).collect();
+    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
     // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
     let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
     if request.headers.overwritten_only() && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase())) {

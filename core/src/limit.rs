@@ -3,11 +3,13 @@
 //! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the executable model that the
 //! memory store runs and that the Lua script is held against.
 
+pub mod lease;
 pub mod rate;
 pub mod reference;
 
 use std::sync::Arc;
 
+use self::lease::Terms;
 use crate::{authn::Principal, time::Span};
 
 /// One charge: take `cost` from the bucket `key`.
@@ -24,6 +26,8 @@ pub struct Charge {
     pub burst: u64,
     /// Units taken, at least 1.
     pub cost: u64,
+    /// Whether a replica may take units ahead of need, and on what terms. Without: the shared bucket is asked each time.
+    pub lease: Option<Terms>,
 }
 
 /// What a check needs to know from the store: one round trip, one atomic step.

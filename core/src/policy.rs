@@ -68,6 +68,8 @@ pub struct Policy {
     pub body_routes: Vec<(Path, String)>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
+    /// The place of the first limit that replicas may take ahead of need, if there is one.
+    pub leased: Option<Path>,
 }
 
 impl Policy {
@@ -95,6 +97,7 @@ impl Policy {
             strip_headers: compiled.strip_headers,
             body_routes: compiled.body_routes,
             uses_local,
+            leased: config.limits.iter().position(|limit| limit.lease.is_some()).map(|index| root.key("limits").index(index)),
         })
     }
 }

@@ -250,7 +250,7 @@ impl Audit {
             full: AtomicU64::new(0),
             write: AtomicU64::new(0),
         });
-        let writer = writer::Writer::new(sink, queue, Arc::clone(&shared), config.on_full);
+        let writer = writer::Writer::new(sink, queue, Arc::clone(&shared), config);
         thread::Builder::new()
             .name("audit".into())
             .spawn(move || {

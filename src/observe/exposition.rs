@@ -110,6 +110,19 @@ pub struct StoreStatus {
     pub buckets: Option<u64>,
     /// Revocations held in this process; `None` where they are elsewhere.
     pub revocations: Option<u64>,
+    /// The copy of its revocations that checks rely on, if there is one.
+    pub replica: Option<ReplicaStatus>,
+    /// Units of leased limits that are held here; `None` where there is nobody to lease from.
+    pub leased_units: Option<u64>,
+}
+
+/// A copy of the store's revocations (`store.redis.replicate_revocations`).
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaStatus {
+    /// How old it is, in seconds; `None` before it was first read.
+    pub age_seconds: Option<f64>,
+    /// How many revocations it holds.
+    pub revocations: u64,
 }
 
 /// A circuit breaker's state.
@@ -242,6 +255,18 @@ impl Scrape {
         if let Some(revocations) = store.revocations {
             let help = "Revocations that the store in memory holds.";
             Family::gauge(encoder, "store_revocations", help, None)?.alone(revocations)?;
+        }
+        if let Some(ReplicaStatus { age_seconds, revocations }) = store.replica {
+            if let Some(age) = age_seconds {
+                let help = "Age of the copy of the store's revocations; absent before it was first read.";
+                Family::gauge(encoder, "store_replica_age", help, Some(&Unit::Seconds))?.alone(age)?;
+            }
+            let help = "Revocations in the copy.";
+            Family::gauge(encoder, "store_replica_revocations", help, None)?.alone(revocations)?;
+        }
+        if let Some(units) = store.leased_units {
+            let help = "Units of leased limits that are held here, unspent.";
+            Family::gauge(encoder, "store_leased_units", help, None)?.alone(units)?;
         }
         Ok(())
     }

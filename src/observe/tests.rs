@@ -21,7 +21,7 @@ use tollgate_core::{
 
 use super::{
     audit::AuditConfig,
-    exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, StoreStatus, TokenStatus},
+    exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, StoreStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
@@ -329,6 +329,8 @@ fn everything_counted_as_text() {
             connections: 3,
             buckets: Some(5),
             revocations: Some(6),
+            replica: Some(ReplicaStatus { age_seconds: Some(0.5), revocations: 11 }),
+            leased_units: Some(12),
         }),
         ready: true,
         local: Some(LocalStatus { age_seconds: Some(1.5), revocations: 7, buckets: 8 }),
@@ -404,6 +406,16 @@ tollgate_store_buckets 5
 # HELP tollgate_store_revocations Revocations that the store in memory holds.
 # TYPE tollgate_store_revocations gauge
 tollgate_store_revocations 6
+# HELP tollgate_store_replica_age_seconds Age of the copy of the store's revocations; absent before it was first read.
+# TYPE tollgate_store_replica_age_seconds gauge
+# UNIT tollgate_store_replica_age_seconds seconds
+tollgate_store_replica_age_seconds 0.5
+# HELP tollgate_store_replica_revocations Revocations in the copy.
+# TYPE tollgate_store_replica_revocations gauge
+tollgate_store_replica_revocations 11
+# HELP tollgate_store_leased_units Units of leased limits that are held here, unspent.
+# TYPE tollgate_store_leased_units gauge
+tollgate_store_leased_units 12
 # HELP tollgate_local_revocations_age_seconds Age of the revocations that an outage would be answered with; absent before they were first read.
 # TYPE tollgate_local_revocations_age_seconds gauge
 # UNIT tollgate_local_revocations_age_seconds seconds

@@ -1,59 +1,100 @@
--- One check: is the credential revoked, and has every bucket room. All or nothing, in one step.
--- The body: `now` (microseconds) is set by a line in front of it, from TIME in production, by the test in a test.
+-- Checks, one after the other, in one step. Each: is the credential revoked, and has every bucket room; all of its charges
+-- or none, whatever becomes of the others.
+-- `now` (microseconds) is set by a line in front of this, from TIME in production, by the test in a test.
 --
--- KEYS  E exact revocations, B before-revocations, C buckets, then foreign keys to the end
--- ARGV  E, B, C, the credential's iat in seconds, then interval, burst and cost of each bucket
--- gives {n} when KEYS[n] revokes (nothing is charged), otherwise {0} and for each bucket: admitted (0 or 1), remaining,
---       retry_after (-1: never), reset. A bucket's value is its TAT in microseconds: core/src/limit/reference.rs.
+-- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all, each check's F foreign keys
+-- ARGV  the number of checks, the number of keys that are not foreign; then for each check: E, B, C, F, the credential's iat in
+--       seconds, and interval, burst, cost and want of each bucket
+-- gives for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
+--       is no number (nothing is charged); otherwise 0 and for each bucket: how many units were taken (of a check that was not
+--       admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never), reset. An admitted charge
+--       takes cost, or up to want units to be held, but then no more than half of what is there. A bucket's value is its TAT in
+--       microseconds: core/src/limit/reference.rs.
 --
--- Integers only. Below 2^53 Lua's doubles count exactly; anything else is an error, raised before the first write.
+-- Integers only: below 2^53 Lua's doubles count exactly. Everything is written at the end, so an error leaves nothing half done.
 local function integer(value)
   local number = tonumber(value)
-  if not number or number < 0 or number >= 9007199254740992 or number ~= math.floor(number) then
-    error('tollgate: a number is not an integer below 2^53')
-  end
-  return number
+  if number and number >= 0 and number < 9007199254740992 and number == math.floor(number) then return number end
 end
 
-local exact, before, buckets, issued_at = integer(ARGV[1]), integer(ARGV[2]), integer(ARGV[3]), integer(ARGV[4])
-local ours = exact + before + buckets
+local checks, ours = tonumber(ARGV[1]), tonumber(ARGV[2])
 local stored = ours > 0 and redis.call('MGET', unpack(KEYS, 1, ours)) or {}
+-- What earlier checks of this call made of a bucket, and those buckets in their order.
+local tats, written = {}, {}
+local answer, size = {}, 0
+local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
+local key, foreign, arg = 0, ours, 2
 
-for i = 1, exact do
-  if stored[i] then return {i} end
-end
-for i = exact + 1, exact + before do
-  if stored[i] and issued_at <= integer(stored[i]) then return {i} end
-end
-for i = ours + 1, #KEYS do
-  -- Another service's key may be of any type.
-  if redis.call('EXISTS', KEYS[i]) == 1 then return {i} end
-end
+for _ = 1, checks do
+  local exact, before, buckets = tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
+  local others, issued_at = tonumber(ARGV[arg + 4]), integer(ARGV[arg + 5])
+  arg = arg + 5
+  local code, base, room = issued_at and 0 or -1, key + exact + before, true
 
-local asked, room = {}, true
-for i = 1, buckets do
-  local interval, burst, cost = integer(ARGV[3 * i + 2]), integer(ARGV[3 * i + 3]), integer(ARGV[3 * i + 4])
-  local start = math.max(integer(stored[exact + before + i] or 0), now)
-  local next, latest = integer(start + interval * cost), integer(now + interval * burst)
-  asked[i] = {interval, start, next, latest, cost > burst}
-  room = room and next <= latest
-end
-
-local answer = {0}
-for i = 1, buckets do
-  local interval, start, next, latest, never = unpack(asked[i])
-  local admitted = next <= latest
-  -- Where another bucket is full, one that had room stands as it stood.
-  local stands = room and next or start
-  local n = 4 * i - 2
-  answer[n] = admitted and 1 or 0
-  answer[n + 1] = math.floor(math.max(latest - stands, 0) / math.max(interval, 1))
-  answer[n + 2] = admitted and 0 or (never and -1 or next - latest)
-  answer[n + 3] = stands - now
-  if room then
-    -- Gone a second after it is full again; a full bucket and a missing one are the same.
-    local ttl = math.ceil((next - now) / 1000) + 1000
-    redis.call('SET', KEYS[exact + before + i], string.format('%.0f', next), 'PX', string.format('%.0f', ttl))
+  for i = 1, exact do
+    if code == 0 and stored[key + i] then code = i end
   end
+  for i = exact + 1, exact + before do
+    local found = code == 0 and stored[key + i]
+    if found then
+      local at = integer(found)
+      if not at then code = -1 elseif issued_at <= at then code = i end
+    end
+  end
+  for i = 1, others do
+    -- Another service's key may be of any type.
+    if code == 0 and redis.call('EXISTS', KEYS[foreign + i]) == 1 then code = exact + before + buckets + i end
+  end
+
+  for i = 1, buckets do
+    if code == 0 then
+      local n = arg + 4 * i
+      local interval, burst, cost, want = integer(ARGV[n - 3]), integer(ARGV[n - 2]), integer(ARGV[n - 1]), integer(ARGV[n])
+      local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
+      if interval and burst and cost and want and tat then
+        local start = math.max(tat, now)
+        local next, latest = integer(start + interval * cost), integer(now + interval * burst)
+        if not (next and latest) then code = -1 end
+        starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
+        room = code == 0 and room and next <= latest
+        if room and want > cost then
+          local there = math.floor((latest - start) / math.max(interval, 1))
+          takes[i] = math.max(cost, math.min(want, math.ceil(there / 2)))
+          nexts[i] = start + interval * takes[i]
+        end
+      else
+        code = -1
+      end
+    end
+  end
+
+  size = size + 1
+  answer[size] = code
+  if code == 0 then
+    for i = 1, buckets do
+      local next, latest = nexts[i], latests[i]
+      local admitted = next <= latest
+      -- Where another bucket is full, one that had room stands as it stood.
+      local stands = room and next or starts[i]
+      answer[size + 1] = admitted and (room and takes[i] or 1) or 0
+      answer[size + 2] = math.floor(math.max(latest - stands, 0) / math.max(intervals[i], 1))
+      answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
+      answer[size + 4] = stands - now
+      size = size + 4
+      if room then
+        local bucket = KEYS[base + i]
+        if not tats[bucket] then written[#written + 1] = bucket end
+        tats[bucket] = next
+      end
+    end
+  end
+  key, foreign, arg = base + buckets, foreign + others, arg + 4 * buckets
+end
+
+for i = 1, #written do
+  local tat = tats[written[i]]
+  -- Gone a second after it is full again; a full bucket and a missing one are the same.
+  local ttl = math.ceil((tat - now) / 1000) + 1000
+  redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
 return answer

@@ -65,12 +65,37 @@ pub struct RedisConfig {
     /// Redis needs, and a small part of what a proxy waits.
     #[serde(default = "deadline")]
     pub deadline: Span,
+    /// Keeps all revocations in memory too, so that a check of a route without limits needs no round trip. Not together with
+    /// `revocation.foreign`. Default: off, and each check asks Redis.
+    pub replicate_revocations: Option<ReplicateConfig>,
     /// What routes with `on_outage: local` use while Redis cannot be asked. They need it; it has no other use.
     pub local: Option<LocalConfig>,
 }
 
 fn deadline() -> Span {
     Span::from_millis(100)
+}
+
+/// `store.redis.replicate_revocations`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicateConfig {
+    /// How long after a revocation a check may still pass, 1s to 1h. Changes are pushed and usually hold within milliseconds;
+    /// when Redis has confirmed nothing for so long, each check asks it again, and in an outage the route's `on_outage` decides.
+    /// Default 5s.
+    #[serde(default = "check_staleness")]
+    pub max_staleness: Span,
+}
+
+impl ReplicateConfig {
+    /// How often Redis confirms that nothing was missed, if nothing changes: three of four may get lost.
+    pub(super) fn refresh(&self) -> std::time::Duration {
+        self.max_staleness.std() / 4
+    }
+}
+
+fn check_staleness() -> Span {
+    Span::from_secs(5)
 }
 
 /// `store.redis.local`.
@@ -116,6 +141,12 @@ impl StoreConfig {
                     let message = "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`";
                     errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
+                if let Some(limit) = policy.and_then(|policy| policy.leased.as_ref()) {
+                    errors.push(
+                        &limit.key("lease"),
+                        "a lease saves asking Redis, and the store is in memory; remove it, or set `store.redis`",
+                    );
+                }
                 if foreign {
                     let message = "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it";
                     errors.push_presuming(path, std::slice::from_ref(path), message);
@@ -124,6 +155,12 @@ impl StoreConfig {
             Self::Redis(config) => {
                 let path = path.key("redis");
                 config.validate(&path, errors);
+                if foreign && config.replicate_revocations.is_some() {
+                    errors.push(
+                        &path.key("replicate_revocations"),
+                        "`revocation.foreign` names keys of another service, which only Redis can be asked for; remove one of the two",
+                    );
+                }
                 if uses_local && config.local.is_none() {
                     errors
                         .push(&path, "a route says `on_outage: local`; add `local: { replicas: N }` with the number of replicas");
@@ -136,7 +173,7 @@ impl StoreConfig {
 impl RedisConfig {
     /// The section that says nothing but where.
     pub fn at(url: RedisUrl) -> Self {
-        Self { url, username: None, password: None, tls_ca: None, deadline: deadline(), local: None }
+        Self { url, username: None, password: None, tls_ca: None, deadline: deadline(), replicate_revocations: None, local: None }
     }
 
     fn validate(&self, path: &Path, errors: &mut Errors) {
@@ -157,6 +194,11 @@ impl RedisConfig {
         }
         if self.tls_ca.is_some() && !self.url.tls() {
             errors.push(&path.key("tls_ca"), "only `rediss://` uses TLS; write it in `url`, or remove `tls_ca`");
+        }
+        if let Some(ReplicateConfig { max_staleness }) = self.replicate_revocations
+            && (max_staleness < Span::from_secs(1) || max_staleness > Span::from_secs(3600))
+        {
+            errors.push(&path.key("replicate_revocations").key("max_staleness"), "must be 1s to 1h");
         }
         if let Some(local) = &self.local {
             local.validate(&path.key("local"), errors);
@@ -211,6 +253,8 @@ mod tests {
 
     const PLAIN: &str = "routes: [{ match: { paths: [/a] }, public: true }]";
     const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
+    const LEASED: &str = "limits: [{ name: l, by: [route], rate: 9/1s, lease: { slice: 3 } }]\n\
+        routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
     const FOREIGN: &str = "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
 
     #[test]
@@ -223,6 +267,9 @@ mod tests {
             ("redis: { url: 'rediss://r:6380/2', username: u, password: p, tls_ca: /ca.pem, deadline: 50ms }", PLAIN),
             ("redis: { url: 'redis://r', local: { replicas: 3 } }", LOCAL),
             ("redis: { url: 'redis://r', local: { replicas: 3, refresh: 1s, max_staleness: 2s } }", PLAIN),
+            ("redis: { url: 'redis://r', replicate_revocations: {} }", PLAIN),
+            ("redis: { url: 'redis://r' }", LEASED),
+            ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
         ] {
             assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
         }
@@ -233,6 +280,7 @@ mod tests {
         for (store, policy, path, part) in [
             ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
             ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
+            ("memory: {}", LEASED, "limits[0].lease", "set `store.redis`"),
             ("memory: {}", FOREIGN, "store:", "set `store.redis`"),
             ("redis: { url: 'redis://r' }", LOCAL, "store.redis:", "add `local: { replicas: N }`"),
             ("redis: { url: 'redis://r', deadline: 2s }", PLAIN, "store.redis.deadline", "1ms to 1s"),
@@ -248,6 +296,18 @@ mod tests {
                 LOCAL,
                 "store.redis.local.max_staleness",
                 "must be 10s (twice",
+            ),
+            (
+                "redis: { url: 'redis://r', replicate_revocations: {} }",
+                FOREIGN,
+                "store.redis.replicate_revocations",
+                "remove one",
+            ),
+            (
+                "redis: { url: 'redis://r', replicate_revocations: { max_staleness: 999ms } }",
+                PLAIN,
+                "store.redis.replicate_revocations.max_staleness",
+                "must be 1s to 1h",
             ),
             ("redis: { url: 'redis://r', local: {} }", LOCAL, "redis.local", "missing key `replicas`"),
             ("redis: { url: 'redis://r', pool: 3 }", PLAIN, "redis.pool", "unknown key"),

@@ -3,26 +3,18 @@
 //! Each replica admits its share of each limit, and knows the revocations as they last were in Redis, up to a stated age. A
 //! client can so get, in an outage, no more than its limit again: each replica starts with a full share.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
     limit::{Answers, Charge, Demands, Outage, Verdict},
-    time::{Span, Timestamp},
+    time::Timestamp,
 };
 
 use super::{
-    Entry, LocalConfig, Redis, Store as _,
+    LocalConfig,
     memory::{Buckets, Clock},
-    redis::{Change, Cursor},
-    revocation::Table,
+    replica::Replica,
 };
-
-/// How much later than Redis says a revocation ends here: clocks differ, and it must not end early.
-const LATER: Span = Span::from_secs(60);
 
 /// Counts and revocations for an outage of Redis.
 pub struct LocalFallback {
@@ -30,17 +22,7 @@ pub struct LocalFallback {
     max_staleness: Duration,
     buckets: Buckets,
     clock: Clock,
-    replica: Arc<RwLock<Replica>>,
-    /// Ends the replication with this value.
-    _alive: DropGuard,
-}
-
-/// The revocations, as they were in Redis.
-#[derive(Default)]
-struct Replica {
-    table: Table,
-    /// When Redis was last asked, if it ever answered.
-    asked: Option<Instant>,
+    replica: Arc<Replica>,
 }
 
 /// What a [`LocalFallback`] says of itself.
@@ -61,20 +43,14 @@ impl std::fmt::Debug for LocalFallback {
 }
 
 impl LocalFallback {
-    /// Begins to read revocations from `source`, until `stop`. Call it inside a Tokio runtime.
-    pub fn start(config: &LocalConfig, source: Arc<Redis>, stop: CancellationToken) -> Self {
-        let alive = stop.child_token();
-        let replica = Arc::<RwLock<Replica>>::default();
-        let replication = Replication { source, replica: Arc::clone(&replica), refresh: config.refresh.std(), cursor: None };
-        let until = alive.clone();
-        tokio::spawn(async move { until.run_until_cancelled(replication.run()).await });
+    /// Counts by itself, and relies on a replica that somebody keeps in step.
+    pub(super) fn new(config: &LocalConfig, replica: Arc<Replica>) -> Self {
         Self {
             replicas: config.replicas,
             max_staleness: config.max_staleness.std(),
             buckets: Buckets::new(config.max_buckets),
             clock: Clock::start(),
             replica,
-            _alive: alive.drop_guard(),
         }
     }
 
@@ -90,12 +66,12 @@ impl LocalFallback {
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
-            let replica = self.replica.read().unwrap_or_else(PoisonError::into_inner);
+            let age = self.replica.age();
             // Before the age: a revocation that is known holds, however old the rest is.
-            if let Some(kind) = replica.table.revokes(keys, now) {
+            if let Some(kind) = self.replica.revokes(keys) {
                 return Ok(Answers::Revoked(kind));
             }
-            if replica.asked.is_none_or(|asked| asked.elapsed() > self.max_staleness) {
+            if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);
             }
         }
@@ -113,12 +89,7 @@ impl LocalFallback {
 
     /// How it does, for metrics.
     pub fn status(&self) -> LocalStatus {
-        let replica = self.replica.read().unwrap_or_else(PoisonError::into_inner);
-        LocalStatus {
-            age: replica.asked.map(|asked| asked.elapsed()),
-            revocations: replica.table.len(),
-            buckets: self.buckets.len(),
-        }
+        LocalStatus { age: self.replica.age(), revocations: self.replica.len(), buckets: self.buckets.len() }
     }
 }
 
@@ -134,83 +105,12 @@ fn patient(verdict: &mut Verdict, share: &Charge, charge: &Charge) {
     }
 }
 
-/// Reads revocations from Redis: everything once, then the changes.
-struct Replication {
-    source: Arc<Redis>,
-    replica: Arc<RwLock<Replica>>,
-    refresh: Duration,
-    cursor: Option<Cursor>,
-}
-
-impl Replication {
-    async fn run(mut self) {
-        let mut failing = false;
-        loop {
-            // From before the question: what it says may be that old.
-            let asked = Instant::now();
-            match self.step().await {
-                Ok(()) => {
-                    failing = false;
-                    self.replica.write().unwrap_or_else(PoisonError::into_inner).asked = Some(asked);
-                }
-                Err(outage) => {
-                    if !failing {
-                        let error = self.source.status().last_error.unwrap_or_default();
-                        tracing::warn!("revocations are not followed, and age: {} ({error})", outage.label());
-                    }
-                    failing = true;
-                }
-            }
-            tokio::time::sleep(self.refresh.mul_f64(rand::random_range(0.9..=1.0))).await;
-        }
-    }
-
-    async fn step(&mut self) -> Result<(), Outage> {
-        loop {
-            let Some(cursor) = &self.cursor else {
-                let (cursor, entries) = self.source.revocations().await?;
-                let mut table = Table::default();
-                entries.into_iter().map(later).for_each(|entry| table.add(entry));
-                self.replica.write().unwrap_or_else(PoisonError::into_inner).table = table;
-                self.cursor = Some(cursor);
-                continue;
-            };
-            match self.source.changes(cursor).await? {
-                None => self.cursor = None,
-                Some((_, changes)) if changes.is_empty() => return Ok(()),
-                Some((read, changes)) => {
-                    self.apply(changes);
-                    self.cursor = Some(read);
-                }
-            }
-        }
-    }
-
-    fn apply(&self, changes: Vec<Change>) {
-        let now = Clock::start().now();
-        let mut replica = self.replica.write().unwrap_or_else(PoisonError::into_inner);
-        replica.table.prune(now);
-        for change in changes {
-            match change {
-                Change::Add(entry) => replica.table.add(later(entry)),
-                Change::Remove(key) => {
-                    replica.table.remove(&key, now);
-                }
-            }
-        }
-    }
-}
-
-fn later(entry: Entry) -> Entry {
-    Entry { ends: Timestamp::from_micros(entry.ends.micros().saturating_add(LATER.micros())), ..entry }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn charge(interval: u64, burst: u64) -> Charge {
-        Charge { limit: "l".into(), key: "k".into(), interval, burst, cost: 1 }
+        Charge { limit: "l".into(), key: "k".into(), interval, burst, cost: 1, lease: None }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod buckets;
 
 use std::{
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,13 +15,18 @@ use tollgate_core::{
 };
 
 pub(super) use self::buckets::Buckets;
-use super::{Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, status::Tally};
+use super::{
+    Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, revoked::Revoked, status::Tally,
+};
 
 /// Buckets and revocations in memory.
 #[derive(Debug)]
 pub struct Memory {
     buckets: Buckets,
-    revocations: RwLock<Table>,
+    /// What checks look at.
+    revoked: Revoked,
+    /// What operators look at, and what ends when.
+    revocations: Mutex<Table>,
     tally: Tally,
     clock: Clock,
 }
@@ -31,7 +36,8 @@ impl Memory {
     pub fn new(config: &MemoryConfig) -> Self {
         Self {
             buckets: Buckets::new(config.max_buckets),
-            revocations: RwLock::default(),
+            revoked: Revoked::default(),
+            revocations: Mutex::default(),
             tally: Tally::default(),
             clock: Clock::start(),
         }
@@ -49,8 +55,7 @@ impl Memory {
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
-            let revocations = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(kind) = revocations.revokes(keys, now) {
+            if let Some(kind) = self.revoked.revokes(keys, now) {
                 return Ok(Answers::Revoked(kind));
             }
         }
@@ -65,14 +70,17 @@ impl Memory {
             ends: Timestamp::from_micros(now.micros().saturating_add(revocation.ttl().micros())),
             note: revocation.note().map(str::to_owned),
         };
-        self.revocations(now, |table| table.add(entry));
+        self.revocations(now, |table, revoked| {
+            revoked.add(&entry.key, entry.at, entry.ends);
+            table.add(entry);
+        });
     }
 
     /// Changes the revocations, those that have ended left out.
-    fn revocations<T>(&self, now: Timestamp, change: impl FnOnce(&mut Table) -> T) -> T {
-        let mut table = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
-        table.prune(now);
-        change(&mut table)
+    fn revocations<T>(&self, now: Timestamp, change: impl FnOnce(&mut Table, &Revoked) -> T) -> T {
+        let mut table = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
+        table.prune(now, |key| self.revoked.remove(key));
+        change(&mut table, &self.revoked)
     }
 }
 
@@ -89,11 +97,16 @@ impl Store for Memory {
 
     fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
         let now = self.clock.now();
-        Box::pin(future::ready(Ok(self.revocations(now, |table| table.remove(&target.key(), now)))))
+        let key = target.key();
+        let existed = self.revocations(now, |table, revoked| {
+            revoked.remove(&key);
+            table.remove(&key, now)
+        });
+        Box::pin(future::ready(Ok(existed)))
     }
 
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
-        let page = self.revocations(self.clock.now(), |table| table.page(offset, limit.min(PAGE_MAX)));
+        let page = self.revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
         Box::pin(future::ready(Ok(page)))
     }
 
@@ -106,7 +119,9 @@ impl Store for Memory {
             connections: 0,
             last_error: None,
             buckets: Some(self.buckets.len()),
-            revocations: Some(self.revocations.read().unwrap_or_else(PoisonError::into_inner).len()),
+            revocations: Some(self.revocations.lock().unwrap_or_else(PoisonError::into_inner).len()),
+            replica: None,
+            leases: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The store all replicas share.
 //!
-//! One check is one atomic script, over one connection that many checks share. What cannot be answered within the deadline is
-//! an outage, and is not asked again: a script that was written may have charged.
+//! A check is answered by an atomic script, which answers all checks that came while the last call was under way, each for
+//! itself. What cannot be answered within the deadline is an outage, and is not asked again: what was sent may have charged.
 //!
 //! | key | type | what |
 //! |---|---|---|
@@ -12,13 +12,15 @@
 //! | `{tollgate}:revocations:changes` | stream | the last ten thousand changes, for replication |
 //! | `{tollgate}:probe` | string | the bucket of the question that tries a new connection |
 
+mod ahead;
+mod batch;
 mod changes;
 mod dial;
 mod link;
 mod question;
 pub(super) mod script;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use ::redis::{RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
 use futures_util::future::BoxFuture;
@@ -30,14 +32,20 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(super) use self::changes::{Change, Cursor};
+pub(super) use self::{
+    ahead::keep,
+    changes::{Change, Cursor, Ear},
+};
 use self::{
     dial::Dialer,
     link::{Line, Link},
-    question::Key,
+    question::{Answered, Asked, Key},
     script::Scripts,
 };
-use super::{Entry, PAGE_MAX, Page, RedisConfig, Revocation, Status, Store, StoreError, status::Tally};
+use super::{
+    Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError, leases::Leases,
+    replica::Replica, status::Tally,
+};
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
 const UNHURRIED: Duration = Duration::from_secs(2);
@@ -45,23 +53,33 @@ const UNHURRIED: Duration = Duration::from_secs(2);
 /// What the ACL user needs, besides a password: `ACL SETUSER tollgate on >… ` and this. `revocation.foreign` needs its own keys
 /// besides, and another database than 0 `+select`.
 pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
-    +zrangebyscore +zscan +hset +hdel +hmget +xadd +xrange +xrevrange +info";
+    +zrangebyscore +zscan +hset +hdel +hmget +xadd +xrange +xrevrange +xread +info";
 
 /// The revocations, by the moment they end, in milliseconds.
 const INDEX: &str = "{tollgate}:revocations";
 /// The notes of those that have one.
 const NOTES: &str = "{tollgate}:revocations:notes";
-/// What was added and removed lately, for [`LocalFallback`](super::LocalFallback).
+/// What was added and removed lately, for replication.
 const CHANGES: &str = "{tollgate}:revocations:changes";
 
 /// A Redis, and the connection to it.
 pub struct Redis {
     link: Link,
-    scripts: Scripts,
+    dialer: Arc<Dialer>,
+    scripts: Arc<Scripts>,
     deadline: Duration,
+    replica: Option<Replicated>,
+    leases: Arc<Leases>,
     tally: Tally,
     /// Ends the connection with this value.
     _alive: DropGuard,
+}
+
+/// Revocations in memory that checks may rely on.
+pub(super) struct Replicated {
+    pub(super) replica: Arc<Replica>,
+    /// How old they may be.
+    pub(super) max_staleness: Duration,
 }
 
 impl std::fmt::Debug for Redis {
@@ -76,33 +94,65 @@ impl Redis {
     /// # Errors
     /// A password file or certificate authorities that cannot be read.
     pub fn open(config: &RedisConfig, stop: CancellationToken) -> Result<Self, StoreError> {
+        Self::with(config, None, stop)
+    }
+
+    /// As [`Redis::open`], where somebody keeps the replica in step.
+    pub(super) fn with(config: &RedisConfig, replica: Option<Replicated>, stop: CancellationToken) -> Result<Self, StoreError> {
         let alive = stop.child_token();
         let deadline = config.deadline.std();
-        let link = Link::start(Dialer::new(config)?, deadline, alive.clone());
-        Ok(Self { link, scripts: Scripts::new(), deadline, tally: Tally::default(), _alive: alive.drop_guard() })
+        let scripts = Arc::new(Scripts::new());
+        let dialer = Arc::new(Dialer::new(config, Arc::clone(&scripts))?);
+        let link = Link::start(Arc::clone(&dialer), Arc::clone(&scripts), deadline, alive.clone());
+        Ok(Self {
+            link,
+            dialer,
+            scripts,
+            deadline,
+            replica,
+            leases: Arc::default(),
+            tally: Tally::default(),
+            _alive: alive.drop_guard(),
+        })
     }
 
     async fn ask(&self, demands: &Demands) -> Result<Answers, Outage> {
+        let demands = match self.known(demands) {
+            Known::Revoked(kind) => return Ok(Answers::Revoked(kind)),
+            Known::Good => Demands { principal: None, charges: demands.charges.clone() },
+            Known::Nothing => demands.clone(),
+        };
         if demands.is_empty() {
             return Ok(Answers::Counted(Vec::new()));
         }
-        let until = Instant::now() + self.deadline;
-        let line = self.line(until).await?;
-        let keys = question::keys(demands);
-        let mut connection = line.connection();
-        let reply = self.scripts.admit.run(&mut connection, keys, |cmd| question::write(cmd, demands));
-        match timeout_at(until, reply).await {
-            Ok(Ok(reply)) => {
-                line.worked();
-                let reply: Vec<i64> = reply;
-                question::answers(demands, &reply).ok_or(Outage::Refused)
-            }
-            Ok(Err(error)) => Err(line.failed(&error)),
-            Err(_elapsed) => Err(line.silent()),
+        if demands.charges.iter().any(|charge| charge.lease.is_some()) {
+            return self.ask_leased(demands).await;
         }
+        self.send(Asked::exactly(demands)).await.map(|answered| answered.answers)
     }
 
-    async fn line(&self, until: Instant) -> Result<std::sync::Arc<Line>, Outage> {
+    /// The one round trip.
+    async fn send(&self, asked: Asked) -> Result<Answered, Outage> {
+        let until = Instant::now() + self.deadline;
+        let line = self.line(until).await?;
+        timeout_at(until, line.ask(asked)).await.unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
+    }
+
+    /// What is known of a credential without asking Redis.
+    fn known(&self, demands: &Demands) -> Known {
+        let (Some(Replicated { replica, max_staleness }), Some(principal)) = (&self.replica, &demands.principal) else {
+            return Known::Nothing;
+        };
+        let keys = principal.revocation();
+        // INVARIANT: looked at before it is looked up, so that what is found is no older than the bound. Blacklists of other
+        // services are not replicated: the configuration is refused, and here they would be asked for.
+        if replica.age().is_none_or(|age| age > *max_staleness) || !keys.foreign.is_empty() {
+            return Known::Nothing;
+        }
+        replica.revokes(keys).map_or(Known::Good, Known::Revoked)
+    }
+
+    async fn line(&self, until: Instant) -> Result<Arc<Line>, Outage> {
         match self.link.ready() {
             Some(line) => Ok(line),
             None => timeout_at(until, self.link.line()).await.unwrap_or(Err(Outage::Deadline)),
@@ -119,8 +169,8 @@ impl Redis {
         let until = Instant::now() + UNHURRIED;
         let line = self.line(until).await?;
         match timeout_at(until, question(line.connection())).await {
-            Ok(answer) => answer.map_err(|error| line.refused(&error)),
-            Err(_elapsed) => Err(line.silent()),
+            Ok(answer) => answer.map_err(|error| line.pulse().refused(&error)),
+            Err(_elapsed) => Err(line.pulse().silent()),
         }
     }
 
@@ -153,6 +203,14 @@ impl Redis {
         });
         listed.await
     }
+}
+
+/// What a replica says of a credential.
+enum Known {
+    Revoked(&'static str),
+    Good,
+    /// Too old, or none.
+    Nothing,
 }
 
 /// An entry from Redis' numbers: a moment in seconds and an end in milliseconds, which an f64 holds exactly.
@@ -193,7 +251,12 @@ impl Store for Redis {
         Box::pin(self.page(offset, limit.min(PAGE_MAX)))
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.give_back(true))
+    }
+
     fn status(&self) -> Status {
+        let (buckets, units) = self.leases.held();
         let circuit = self.link.circuit();
         Status {
             kind: "redis",
@@ -204,6 +267,12 @@ impl Store for Redis {
             last_error: self.link.last_error(),
             buckets: None,
             revocations: None,
+            replica: self.replica.as_ref().map(|Replicated { replica, max_staleness }| ReplicaStatus {
+                revocations: replica.len(),
+                age: replica.age(),
+                max_staleness: *max_staleness,
+            }),
+            leases: Some(LeaseStatus { buckets, units }),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 use tollgate_core::{
-    revocation::{Keys, Target},
+    revocation::Target,
     time::{Span, Timestamp},
 };
 
@@ -103,7 +103,7 @@ pub struct Page {
     pub total: u64,
 }
 
-/// Revocations in memory.
+/// Revocations in memory, as they are listed.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: HashMap<Arc<str>, Held>,
@@ -119,17 +119,6 @@ struct Held {
 }
 
 impl Table {
-    /// Which kind of entry revokes the credential at `now`, if any.
-    pub(super) fn revokes(&self, keys: &Keys, now: Timestamp) -> Option<&'static str> {
-        let held = |key: &str| self.entries.get(key).filter(|held| held.ends > now);
-        if self.entries.is_empty() {
-            return None;
-        }
-        let exact = keys.exact().find(|(_, key)| held(key).is_some());
-        let before = || keys.before().find(|(_, key)| held(key).is_some_and(|held| keys.issued_at <= held.at));
-        exact.or_else(before).map(|(kind, _)| kind)
-    }
-
     /// Adds an entry, or strengthens the one of this key.
     pub(super) fn add(&mut self, entry: Entry) {
         let Entry { key, at, ends, note } = entry;
@@ -155,13 +144,14 @@ impl Table {
         Some(held)
     }
 
-    /// Forgets what has ended.
-    pub(super) fn prune(&mut self, now: Timestamp) {
+    /// Forgets what has ended, and says what.
+    pub(super) fn prune(&mut self, now: Timestamp, mut ended: impl FnMut(&str)) {
         while let Some((ends, _)) = self.ends.first()
             && *ends <= now
             && let Some((_, key)) = self.ends.pop_first()
         {
             self.entries.remove(&key);
+            ended(&key);
         }
     }
 
@@ -182,8 +172,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::revocation::{Names, issuer_digest};
-
     use super::*;
 
     fn at(secs: u64) -> Timestamp {
@@ -198,21 +186,12 @@ mod tests {
         Entry { key: subject(name).key(), at: at(moment), ends: at(ends), note: None }
     }
 
-    fn keys(name: &str, issued_at: u64) -> Keys {
-        let issuer = &issuer_digest("i");
-        let names = Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
-        Keys::new(names, issued_at, Vec::new())
-    }
-
     #[test]
     fn revoking_again_never_weakens() {
         let mut table = Table::default();
         table.add(entry("a", 100, 1000));
         table.add(entry("a", 50, 500));
-        assert_eq!(table.revokes(&keys("a", 100), at(999)), Some("subject"));
-        assert_eq!(table.revokes(&keys("a", 101), at(999)), None, "issued after the moment");
-        assert_eq!(table.revokes(&keys("a", 100), at(1000)), None, "ended");
-        assert_eq!(table.len(), 1);
+        assert_eq!(table.page(0, 10), Page { entries: vec![entry("a", 100, 1000)], total: 1 });
     }
 
     #[test]
@@ -221,7 +200,9 @@ mod tests {
         for (name, ends) in [("a", 30), ("b", 10), ("c", 20), ("d", 40)] {
             table.add(entry(name, 1, ends));
         }
-        table.prune(at(10));
+        let mut ended = Vec::new();
+        table.prune(at(10), |key| ended.push(key.to_owned()));
+        assert_eq!(ended, [subject("b").key()]);
         assert_eq!(table.len(), 3);
         let page = table.page(1, 1);
         assert_eq!((page.total, page.entries.len(), page.entries[0].ends), (3, 1, at(30)));

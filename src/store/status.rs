@@ -1,6 +1,9 @@
 //! How a store does.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tollgate_core::limit::Outage;
 
@@ -45,6 +48,30 @@ pub struct Status {
     pub buckets: Option<u64>,
     /// Revocations held in this process; `None` where they are elsewhere.
     pub revocations: Option<u64>,
+    /// The copy of Redis' revocations that checks rely on (`store.redis.replicate_revocations`); `None` without one.
+    pub replica: Option<ReplicaStatus>,
+    /// What this replica holds of leased limits; `None` where there are none.
+    pub leases: Option<LeaseStatus>,
+}
+
+/// What a replica holds of leased limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Buckets it knows something of.
+    pub buckets: u64,
+    /// Units it holds, of all of them.
+    pub units: u64,
+}
+
+/// What a copy of the revocations says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// How many are known.
+    pub revocations: u64,
+    /// How old they are; `None` before they were first read.
+    pub age: Option<Duration>,
+    /// How old they may be: beyond it each check asks Redis.
+    pub max_staleness: Duration,
 }
 
 const OUTAGES: [Outage; 6] =

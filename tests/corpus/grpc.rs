@@ -78,6 +78,8 @@ impl Store for Stored {
             last_error: None,
             buckets: None,
             revocations: None,
+            replica: None,
+            leases: None,
         }
     }
 }

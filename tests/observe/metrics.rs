@@ -35,7 +35,7 @@ impl Everything {
         let collector = Server::start(|_| Answer::Whole(Reply::new(200, "")));
         let limited =
             POLICY.replace("    scopes: [infer:text]\n", "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n");
-        let store = replace(redis.store().to_owned(), " } }\n", ", local: { replicas: 1 } } }\n");
+        let store = replace(redis.store().to_owned(), " } }\n", ", local: { replicas: 1 }, replicate_revocations: {} } }\n");
         let config = format!(
             "{limited}limits: [{{ name: each, by: [subject], rate: 1/1h }}]\n\
              {store}observe: {{ subjects: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",

@@ -1,4 +1,5 @@
-//! The script of a check against the core's reference model: random histories, the same moments, the same answers.
+//! The script of checks against the core's reference model: random histories of calls with one check and with many, the same
+//! moments, the same answers.
 
 use std::{
     collections::HashMap,
@@ -7,8 +8,8 @@ use std::{
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use redis::{Connection, RedisResult, Script};
-use tollgate::store::ADMIT_BODY;
-use tollgate_core::limit::reference::{ask, untouched};
+use tollgate::store::{ADMIT_BODY, GIVE_BACK_BODY};
+use tollgate_core::limit::reference::{ask, given, returned, untouched};
 
 use super::server;
 
@@ -19,7 +20,11 @@ const YEAR: u64 = 366 * 86_400 * SECOND;
 
 /// The body, with `now` from the last argument.
 fn script() -> Script {
-    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\n{ADMIT_BODY}"))
+    at_a_moment(ADMIT_BODY)
+}
+
+fn at_a_moment(body: &str) -> Script {
+    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\n{body}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,27 +34,28 @@ struct Limit {
 }
 
 /// What the reference says, in the script's numbers.
-fn reference(tats: &mut HashMap<String, u64>, charges: &[(String, Limit, u64)], now: u64) -> Vec<i64> {
+fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<i64> {
     let number = |value: u64| if value == u64::MAX { -1 } else { i64::try_from(value).unwrap() };
-    let steps: Vec<_> =
-        charges.iter().map(|(key, limit, cost)| ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)).collect();
+    let steps: Vec<_> = charges
+        .iter()
+        .map(|(key, limit, cost, _)| ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost))
+        .collect();
     let room = steps.iter().all(|step| step.verdict.admitted);
     let mut answer = vec![0];
-    for ((key, limit, _), step) in charges.iter().zip(steps) {
-        let verdict = if room || !step.verdict.admitted {
-            step.verdict
-        } else {
-            untouched(tats.get(key).copied(), now, limit.interval, limit.burst)
-        };
-        if room {
+    for ((key, limit, cost, want), step) in charges.iter().zip(steps) {
+        let tat = tats.get(key).copied();
+        let (verdict, units) = if room {
+            let units = given(tat, now, limit.interval, limit.burst, (*cost, *want));
+            let step = ask(tat, now, limit.interval, limit.burst, units);
+            assert!(step.verdict.admitted, "what is there can be taken");
             tats.insert(key.clone(), step.tat);
-        }
-        answer.extend([
-            i64::from(verdict.admitted),
-            number(verdict.remaining),
-            number(verdict.retry_after),
-            number(verdict.reset),
-        ]);
+            (step.verdict, number(units))
+        } else if step.verdict.admitted {
+            (untouched(tat, now, limit.interval, limit.burst), 1)
+        } else {
+            (step.verdict, 0)
+        };
+        answer.extend([units, number(verdict.remaining), number(verdict.retry_after), number(verdict.reset)]);
     }
     answer
 }
@@ -69,12 +75,45 @@ fn limit(random: &mut StdRng) -> Limit {
     Limit { interval, burst: burst.min(YEAR / interval) }
 }
 
+/// Bucket, limit, cost and want of each charge.
+type Check = Vec<(String, Limit, u64, u64)>;
+
+/// A check of some of the limits.
+fn check(random: &mut StdRng, limits: &[(String, Limit)]) -> Check {
+    let count = random.random_range(0..=limits.len());
+    let chosen: Vec<_> = limits.choose_multiple(random, count).cloned().collect();
+    let charges = chosen.into_iter().map(|(key, limit)| {
+        let cost = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 };
+        let want = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { cost };
+        (key, limit, cost, want)
+    });
+    // The configuration bounds a full bucket to a year, and with it what a charge can add.
+    charges.filter(|(_, limit, cost, _)| limit.interval * cost <= 2 * YEAR).collect()
+}
+
+/// Asks all checks in one call.
+fn ask_all(client: &mut Connection, script: &Script, checks: &[Check], now: u64) -> Vec<i64> {
+    let mut call = script.prepare_invoke();
+    for (key, _, _, _) in checks.iter().flatten() {
+        call.key(key);
+    }
+    call.arg(checks.len()).arg(checks.iter().flatten().count());
+    for charges in checks {
+        call.arg(&[0, 0, charges.len(), 0, 0]);
+        for (_, limit, cost, want) in charges {
+            call.arg(&[limit.interval, limit.burst, *cost, *want]);
+        }
+    }
+    call.arg(now).invoke(client).unwrap()
+}
+
 /// One history on fresh keys. `None` if it took so long that Redis may have dropped a bucket that is full in real time only.
 fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let limits: Vec<(String, Limit)> = (0..4).map(|n| (format!("h:{seed}:{n}"), limit(&mut random))).collect();
     let mut now = random.random_range(1_500_000_000 * SECOND..4_000_000_000 * SECOND);
     let mut tats = HashMap::new();
+    let back = at_a_moment(GIVE_BACK_BODY);
     let started = Instant::now();
     for step in 0..STEPS {
         let step_of = limits.choose(&mut random).unwrap().1;
@@ -89,33 +128,26 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         if random.random_ratio(1, 20) {
             now -= random.random_range(0..100 * SECOND);
         }
-        let count = random.random_range(1..=limits.len());
-        let charges: Vec<(String, Limit, u64)> = limits
-            .choose_multiple(&mut random, count)
-            .cloned()
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(key, limit)| {
-                (key, limit, if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 })
-            })
-            // The configuration bounds a full bucket to a year, and with it what a charge can add.
-            .filter(|(_, limit, cost)| limit.interval * cost <= 2 * YEAR)
-            .collect();
-        let mut call = script.prepare_invoke();
-        for (key, _, _) in &charges {
-            call.key(key);
-        }
-        call.arg(&[0, 0, charges.len(), 0]);
-        for (_, limit, cost) in &charges {
-            call.arg(&[limit.interval, limit.burst, *cost]);
-        }
-        let answer: Vec<i64> = call.arg(now).invoke(client).unwrap();
+        // One check in most calls of a quiet store, many of the same buckets in those of a busy one.
+        let together = if random.random_ratio(1, 3) { 1 } else { random.random_range(2..20) };
+        let checks: Vec<Check> = (0..together).map(|_| check(&mut random, &limits)).collect();
+        let answer = ask_all(client, script, &checks, now);
         if started.elapsed() > Duration::from_millis(900) {
             return None;
         }
-        let expected = reference(&mut tats, &charges, now);
-        assert_eq!(answer, expected, "history {seed}, step {step}, now {now}, {charges:?}");
-        for (key, _, _) in &charges {
+        let expected: Vec<i64> = checks.iter().flat_map(|charges| reference(&mut tats, charges, now)).collect();
+        assert_eq!(answer, expected, "history {seed}, step {step}, now {now}, {checks:?}");
+        // Now and then somebody gives back.
+        if random.random_ratio(1, 3) {
+            let (key, limit) = limits.choose(&mut random).unwrap();
+            let micros = limit.interval * random.random_range(1..=limit.burst.max(1));
+            let _: () = back.key(key).arg(micros).arg(now).invoke(client).unwrap();
+            match returned(tats.get(key).copied(), now, micros) {
+                Some(tat) => drop(tats.insert(key.clone(), tat)),
+                None => drop(tats.remove(key)),
+            }
+        }
+        for (key, _) in &limits {
             let stored: Option<u64> = redis::cmd("GET").arg(key).query(client).unwrap();
             assert_eq!(stored, tats.get(key).copied(), "history {seed}, step {step}: what is stored in {key}");
         }
@@ -135,69 +167,94 @@ fn the_script_counts_as_the_reference_does() {
 fn the_order_of_questions_is_revocation_then_room() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
+    // Between two others that nothing revokes, so that no check can be taken for its neighbour.
     let mut ask = |issued_at: u64| -> Vec<i64> {
         let mut call = script.prepare_invoke();
-        call.key(&["exact1", "exact2", "before1", "before2", "bucket", "foreign1", "foreign2"]);
-        call.arg(&[2, 2, 1, issued_at, 1000, 5, 1, SECOND]).invoke(&mut client).unwrap()
+        call.key(&["left", "exact1", "exact2", "before1", "before2", "bucket", "right", "foreign1", "foreign2", "absent"]);
+        call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 1000, 5, 1, 1]);
+        call.arg(&[2, 2, 1, 2, issued_at, 1000, 5, 1, 1]).arg(&[1, 0, 0, 1, 0]);
+        let answer: Vec<i64> = call.arg(SECOND).invoke(&mut client).unwrap();
+        let (left, rest) = answer.split_at(5);
+        assert_eq!((left[0], left.len()), (0, 5));
+        let (middle, right) = rest.split_at(rest.len() - 1);
+        assert_eq!(right, [0]);
+        middle.to_vec()
     };
     let mut other = server.client();
-    let mut set = |key: &str, value: u64| redis::cmd("SET").arg(key).arg(value).exec(&mut other).unwrap();
+    let mut set = |key: &str, value: &str| redis::cmd("SET").arg(key).arg(value).exec(&mut other).unwrap();
+    // The right one's only keys: a revocation that is none, and a blacklist without it.
     assert_eq!(ask(100), [0, 1, 4, 0, 1000]);
-    set("foreign2", 1);
+    set("foreign2", "1");
     assert_eq!(ask(100), [7]);
-    set("foreign1", 1);
+    set("foreign1", "1");
     assert_eq!(ask(100), [6]);
-    set("before2", 100);
+    set("before2", "100");
     assert_eq!(ask(101), [6]);
     assert_eq!(ask(100), [4]);
-    set("before1", 99);
+    set("before1", "99");
     assert_eq!(ask(100), [4]);
     assert_eq!(ask(99), [3]);
-    set("exact2", 0);
+    set("exact2", "0");
     assert_eq!(ask(100), [2]);
-    set("exact1", 0);
+    set("exact1", "0");
     assert_eq!(ask(100), [1]);
     let tat: u64 = redis::cmd("GET").arg("bucket").query(&mut other).unwrap();
     assert_eq!(tat, SECOND + 1000, "charged once, by the one question nothing revoked");
 }
 
 #[test]
-fn anything_but_an_integer_is_an_error_and_charges_nothing() {
+fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
-    let good = ["0", "0", "2", "0", "1000", "5", "1", "1000", "5", "1"];
-    let mut ask = |arguments: &[&str], now: &str| -> RedisResult<Vec<i64>> {
-        let mut call = script.prepare_invoke();
-        call.key(&["a", "b"]);
-        for argument in arguments {
-            call.arg(*argument);
-        }
-        call.arg(now).invoke(&mut client)
-    };
     let mut other = server.client();
-    let mut keys = || -> usize { redis::cmd("DBSIZE").query(&mut other).unwrap() };
+    let good = ["1000", "5", "1", "1"];
+    let mut ask = |bad: &[&str; 5]| -> Vec<i64> {
+        let mut call = script.prepare_invoke();
+        call.key(&["a", "b", "c", "a"]);
+        call.arg(&["3", "4", "0", "0", "1", "0", "0"]).arg(&good);
+        call.arg(&["0", "0", "2", "0", bad[0]]).arg(&bad[1..]).arg(&good);
+        call.arg(&["0", "0", "1", "0", "0"]).arg(&good).arg("1000000").invoke(&mut client).unwrap()
+    };
+    let mut keys = || -> Vec<String> {
+        let keys = redis::cmd("KEYS").arg("*").query(&mut other).unwrap();
+        redis::cmd("FLUSHALL").exec(&mut other).unwrap();
+        keys
+    };
+    let neighbours = [0, 1, 4, 0, 1000, -1, 0, 1, 3, 0, 2000];
     for bad in ["", "x", "1.5", "-1", "nan", "inf", "1e300", "9007199254740992", "99999999999999999999"] {
-        for place in 3..good.len() {
-            let mut arguments = good;
+        for place in 0..5 {
+            let mut arguments = ["0", "1000", "5", "1", "1"];
             arguments[place] = bad;
-            assert!(ask(&arguments, "1000000").is_err(), "{bad} in place {place}");
-            assert_eq!(keys(), 0, "{bad} in place {place}");
+            assert_eq!(ask(&arguments), neighbours, "{bad} in place {place}");
+            assert_eq!(keys(), ["a"], "{bad} in place {place}");
         }
     }
     // Each an integer, but not what comes of them.
-    for (place, value) in [(7, "9007199254740000"), (8, "9007199254740000"), (9, "9007199254740000")] {
-        let mut arguments = good;
-        arguments[place] = value;
-        assert!(ask(&arguments, "1000000").is_err(), "{value} in place {place}");
-        assert_eq!(keys(), 0, "{value} in place {place}");
+    for place in 1..4 {
+        let mut arguments = ["0", "1000", "5", "1", "1"];
+        arguments[place] = "9007199254740000";
+        assert_eq!(ask(&arguments), neighbours, "place {place}");
+        assert_eq!(keys(), ["a"], "place {place}");
     }
-    assert!(ask(&good, "1000000").is_ok());
     let mut other = server.client();
     redis::cmd("SET").arg("b").arg("somebody else's").exec(&mut other).unwrap();
-    let before: String = redis::cmd("GET").arg("a").query(&mut other).unwrap();
-    assert!(ask(&good, "1000000").is_err());
-    let after: String = redis::cmd("GET").arg("a").query(&mut other).unwrap();
-    assert_eq!(before, after, "one bucket that is none: the other is not charged");
+    assert_eq!(ask(&["0", "1000", "5", "1", "1"]), neighbours, "a bucket that is none");
+    let left: String = redis::cmd("GET").arg("b").query(&mut other).unwrap();
+    assert_eq!(left, "somebody else's");
+}
+
+#[test]
+fn a_call_that_is_none_is_an_error_and_charges_nothing() {
+    let server = server::start(&[]);
+    let (mut client, script) = (server.client(), script());
+    for call in [["x", "1", "0", "0", "1"], ["1", "x", "0", "0", "1"], ["1", "1", "x", "0", "1"], ["1", "1", "0", "0", "x"]] {
+        let mut invocation = script.prepare_invoke();
+        invocation.key("a").arg(&call).arg(&["0", "0", "1000", "5", "1", "1", "1000000"]);
+        let answer: RedisResult<Vec<i64>> = invocation.invoke(&mut client);
+        assert!(answer.is_err(), "{call:?}");
+        let keys: usize = redis::cmd("DBSIZE").query(&mut client).unwrap();
+        assert_eq!(keys, 0, "{call:?}");
+    }
 }
 
 #[test]
@@ -205,9 +262,8 @@ fn idle_buckets_vanish() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
     for (key, interval, least, most) in [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)] {
-        let mut call = script.prepare_invoke();
-        call.key(key).arg(&[0, 0, 1, 0]).arg(&[interval, 5, 1]).arg(1_800_000_000 * SECOND);
-        let _: Vec<i64> = call.invoke(&mut client).unwrap();
+        let checks = [vec![(key.to_owned(), Limit { interval, burst: 5 }, 1, 1)]];
+        ask_all(&mut client, &script, &checks, 1_800_000_000 * SECOND);
         let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut client).unwrap();
         assert!((least - 500..=most).contains(&ttl), "{key}: {ttl}ms");
     }

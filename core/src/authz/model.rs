@@ -271,11 +271,35 @@ fn beside(path: &Path) -> Path {
 pub struct ModelRule {
     /// Where the model is.
     pub from: ModelSource,
-    scope: Option<String>,
+    scope: Option<Template>,
     default: Option<String>,
     separator: Option<char>,
     /// Where adapters are.
     pub(super) adapters: Vec<Pointer>,
+}
+
+/// A scope with `{model}` in it.
+#[derive(Debug)]
+struct Template {
+    text: String,
+    /// What stands before, between and behind the model's name.
+    parts: Vec<String>,
+}
+
+impl Template {
+    fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), parts: text.split("{model}").map(str::to_owned).collect() }
+    }
+
+    /// Whether it makes this scope of this name, found without writing it out.
+    fn makes(&self, scope: &str, name: &str) -> bool {
+        let mut rest = Some(scope);
+        for (index, part) in self.parts.iter().enumerate() {
+            rest = rest.and_then(|rest| if index == 0 { Some(rest) } else { rest.strip_prefix(name) });
+            rest = rest.and_then(|rest| rest.strip_prefix(part.as_str()));
+        }
+        rest == Some("")
+    }
 }
 
 /// The model a principal may use.
@@ -331,7 +355,7 @@ impl ModelRule {
         }
         Self {
             from: config.from.clone(),
-            scope: config.scope.clone(),
+            scope: config.scope.as_deref().map(Template::new),
             default: config.default.clone(),
             separator: adapters.separator,
             adapters: fields,
@@ -340,7 +364,7 @@ impl ModelRule {
 
     /// The scope a credential needs, with `{model}` for the model's name.
     pub fn scope(&self) -> Option<&str> {
-        self.scope.as_deref()
+        self.scope.as_ref().map(|template| template.text.as_str())
     }
 
     /// The model and its adapters, if the principal may use all of them.
@@ -380,9 +404,11 @@ impl ModelRule {
         let Some(name) = models.name(sent) else {
             return Err(forbidden("no model of the policy is served under this name").saying("this model is not open here"));
         };
-        if let Some(template) = &self.scope {
+        if let Some(template) = &self.scope
+            && !(principal.scopes().any(|scope| template.makes(scope, &name)) && is_scope(&name))
+        {
             // A name that cannot stand in a scope names no scope anyone has; said here, so that no space can make two of one.
-            let needed = template.replace("{model}", &name);
+            let needed = template.text.replace("{model}", &name);
             if !is_scope(&needed) {
                 return Err(forbidden("the scope for the model is missing"));
             }

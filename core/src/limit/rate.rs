@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::Charge;
+use super::{
+    Charge,
+    lease::{LeaseConfig, Terms},
+};
 use crate::{
     authn::Principal,
     config::{Errors, Path},
@@ -29,6 +32,9 @@ pub struct LimitConfig {
     /// Other rates for principals with a role; the first entry whose role the principal has is used.
     #[serde(default)]
     pub overrides: Vec<OverrideConfig>,
+    /// Lets each replica take units ahead of need and spend them without asking Redis. The limit is then kept up to a stated
+    /// bound. Needs `store.redis`. Default: off, the limit is exact.
+    pub lease: Option<LeaseConfig>,
 }
 
 /// Another rate for a role.
@@ -132,6 +138,7 @@ pub struct RateLimit {
     by: Vec<By>,
     bucket: Bucket,
     overrides: Vec<(String, Bucket)>,
+    lease: Option<Terms>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +201,8 @@ impl RateLimit {
                 overrides.push((entry.role.clone(), bucket));
             }
         }
-        Some(Self { name: config.name.as_str().into(), by: config.by.clone(), bucket, overrides })
+        let lease = config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
+        Some(Self { name: config.name.as_str().into(), by: config.by.clone(), bucket, overrides, lease })
     }
 
     /// Whether it counts by something only a credential has.
@@ -241,7 +249,10 @@ impl RateLimit {
         }
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
         let bucket = self.overrides.iter().find(|(role, _)| held(role)).map_or(self.bucket, |(_, bucket)| *bucket);
-        Ok(Charge { limit: Arc::clone(&self.name), key, interval: bucket.interval, burst: bucket.burst, cost: 1 })
+        // A role's smaller bucket is leased in smaller slices, or not at all.
+        let lease = self.lease.map(|terms| Terms { slice: terms.slice.min(bucket.burst), ..terms });
+        let lease = lease.filter(|terms| terms.slice >= 2);
+        Ok(Charge { limit: Arc::clone(&self.name), key, interval: bucket.interval, burst: bucket.burst, cost: 1, lease })
     }
 }
 
@@ -364,6 +375,24 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_lease_is_no_larger_than_the_bucket() {
+        let charge = |yaml: &str| limit(yaml).unwrap().charge(&public(None)).unwrap();
+        let leased = charge("{name: a, by: [route], rate: 60/1m, lease: {slice: 10}}");
+        assert_eq!(leased.lease, Some(Terms { slice: 10, life: 2_000_000 }));
+        assert_eq!(charge("{name: a, by: [route], rate: 60/1m}").lease, None, "exact is the default");
+        for bad in [
+            "{name: a, by: [route], rate: 60/1m, lease: {slice: 1}}",
+            "{name: a, by: [route], rate: 60/1m, burst: 5, lease: {slice: 6}}",
+            "{name: a, by: [route], rate: 0/1m, lease: {slice: 2}}",
+            "{name: a, by: [route], rate: 60/1m, lease: {slice: 2, life: 99ms}}",
+            "{name: a, by: [route], rate: 60/1m, lease: {slice: 2, life: 2m}}",
+            "{name: a, by: [route], rate: 60/1m, lease: {}}",
+        ] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

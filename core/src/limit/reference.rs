@@ -32,6 +32,19 @@ pub fn ask(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> 
     Step { verdict, tat: start }
 }
 
+/// How many units an admitted charge of `cost` takes when up to `want` are wanted to be held: half of what is there at most,
+/// so that others find some, too.
+pub fn given(tat: Option<u64>, now: u64, interval: u64, burst: u64, (cost, want): (u64, u64)) -> u64 {
+    let start = tat.unwrap_or(now).max(now);
+    let there = now.saturating_add(interval.saturating_mul(burst)).saturating_sub(start) / interval.max(1);
+    want.min(there.div_ceil(2)).max(cost)
+}
+
+/// What is stored after units were given back that had moved the TAT by `micros`; `None` for a full bucket.
+pub fn returned(tat: Option<u64>, now: u64, micros: u64) -> Option<u64> {
+    tat.map(|tat| tat.saturating_sub(micros)).filter(|tat| *tat > now)
+}
+
 /// The verdict of a bucket that had room in a check that was refused for another one: nothing was taken.
 pub fn untouched(tat: Option<u64>, now: u64, interval: u64, burst: u64) -> Verdict {
     let start = tat.unwrap_or(now).max(now);

@@ -1,5 +1,7 @@
 //! The headers as they came: repeated ones stay repeated, names are lower case.
 
+use std::borrow::Cow;
+
 use super::malformed;
 use crate::decision::Denial;
 
@@ -9,13 +11,49 @@ pub const IDENTITY_PREFIX: &str = "x-tollgate-";
 /// A list of headers, borrowed.
 #[derive(Debug, Default)]
 pub struct Headers<'a> {
-    list: Vec<(&'a str, &'a [u8])>,
+    /// Names and values.
+    list: Vec<(&'a [u8], &'a [u8])>,
+    /// Where each of [`ASKED`] is: its first place, and one after its last. What is asked for in every check is found without
+    /// a search.
+    places: [(u32, u32); ASKED.len()],
     joined: bool,
     overwritten_only: bool,
 }
 
 /// Headers whose repetition two servers read differently: the request is refused when one comes twice.
 const SINGLE: [&str; 5] = ["content-type", "content-length", "content-encoding", "transfer-encoding", "host"];
+
+/// Names that every check asks for. No two have the same length.
+const ASKED: [&str; 10] = [
+    "host",
+    ":path",
+    ":method",
+    ":authority",
+    "content-type",
+    "authorization",
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "x-envoy-auth-partial-body",
+];
+
+/// The place of a name in [`ASKED`].
+fn asked(name: &[u8]) -> Option<usize> {
+    let at = match name.len() {
+        4 => 0,
+        5 => 1,
+        7 => 2,
+        10 => 3,
+        12 => 4,
+        13 => 5,
+        14 => 6,
+        16 => 7,
+        17 => 8,
+        25 => 9,
+        _ => return None,
+    };
+    ASKED.get(at).filter(|known| known.as_bytes().eq_ignore_ascii_case(name)).map(|_| at)
+}
 
 impl<'a> Headers<'a> {
     /// An empty list with room.
@@ -41,12 +79,30 @@ impl<'a> Headers<'a> {
 
     /// Adds one header; `name` as the front-end got it.
     pub fn push(&mut self, name: &'a str, value: &'a [u8]) {
+        self.push_bytes(name.as_bytes(), value);
+    }
+
+    /// As [`Headers::push`], for a name that is UTF-8 and was not read as such.
+    pub fn push_bytes(&mut self, name: &'a [u8], value: &'a [u8]) {
+        if let Some((first, end)) = asked(name).and_then(|at| self.places.get_mut(at)) {
+            // More headers than this are refused before anybody asks.
+            let at = u32::try_from(self.list.len()).unwrap_or(u32::MAX - 1);
+            if *end == 0 {
+                *first = at;
+            }
+            *end = at + 1;
+        }
         self.list.push((name, value));
     }
 
     /// Every value of `name` (lower case).
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.list.iter().filter(move |(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+        let name = name.as_bytes();
+        let within = match asked(name).and_then(|at| self.places.get(at)) {
+            Some((first, end)) => self.list.get(*first as usize..*end as usize).unwrap_or_default(),
+            None => self.list.as_slice(),
+        };
+        within.iter().filter(move |(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// The only value of `name`.
@@ -68,14 +124,14 @@ impl<'a> Headers<'a> {
     }
 
     /// Names that read as an identity header in some server: the prefix in any case, with `_` or other punctuation for `-`.
-    pub fn spoofed(&self) -> impl Iterator<Item = &'a str> {
-        self.list.iter().map(|(name, _)| *name).filter(|name| is_identity(name))
+    pub fn spoofed(&self) -> impl Iterator<Item = Cow<'a, str>> {
+        self.list.iter().map(|(name, _)| *name).filter(|name| is_identity(name)).map(String::from_utf8_lossy)
     }
 
     /// Names that read as one of `names` in some server: in any case, with `_` or other punctuation for `-`.
-    pub fn spelled_like<'n>(&self, names: impl Iterator<Item = &'n String> + Clone) -> impl Iterator<Item = &'a str> {
-        let like = move |header: &&str| names.clone().any(|name| name.len() == header.len() && reads_as(header, name));
-        self.list.iter().map(|(name, _)| *name).filter(like)
+    pub fn spelled_like<'n>(&self, names: impl Iterator<Item = &'n String> + Clone) -> impl Iterator<Item = Cow<'a, str>> {
+        let like = move |header: &&[u8]| names.clone().any(|name| name.len() == header.len() && reads_as(header, name));
+        self.list.iter().map(|(name, _)| *name).filter(like).map(String::from_utf8_lossy)
     }
 
     /// Refuses what no later step may have to think about.
@@ -95,19 +151,32 @@ impl<'a> Headers<'a> {
     }
 }
 
-fn is_identity(name: &str) -> bool {
+fn is_identity(name: &[u8]) -> bool {
     name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
 }
 
 /// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
-fn reads_as(name: &str, wanted: &str) -> bool {
+fn reads_as(name: &[u8], wanted: &str) -> bool {
     let plain = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
-    name.bytes().zip(wanted.bytes()).all(|(have, want)| plain(have) == plain(want))
+    name.iter().zip(wanted.as_bytes()).all(|(have, want)| plain(*have) == plain(*want))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_often_is_found_as_everything_else() {
+        for (at, name) in ASKED.iter().enumerate() {
+            assert_eq!(asked(name.as_bytes()), Some(at), "{name}");
+            assert_eq!(asked(name.to_ascii_uppercase().as_bytes()), Some(at), "{name}");
+            let list = [("a", "0"), (name, "1"), ("b", "2"), (&name.to_ascii_uppercase(), "3"), ("c", "4")];
+            let headers = headers(&list, false);
+            assert_eq!(headers.all(name).collect::<Vec<_>>(), [b"1", b"3"], "{name}");
+            assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"2"]);
+            assert_eq!(Headers::default().all(name).count(), 0);
+        }
+    }
 
     fn headers<'a>(list: &[(&'a str, &'a str)], joined: bool) -> Headers<'a> {
         let mut headers = Headers::with_capacity(list.len());

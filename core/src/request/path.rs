@@ -31,7 +31,7 @@ impl<'a> RequestPath<'a> {
         if !target.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(malformed("the path holds bytes that must be percent-encoded"));
         }
-        if target.contains('#') {
+        if target.bytes().any(|b| b == b'#') {
             return Err(malformed("the path holds a fragment"));
         }
         let (raw, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
@@ -39,7 +39,8 @@ impl<'a> RequestPath<'a> {
             return Err(malformed("the path does not start with `/`"));
         }
         let decoded = decode(raw)?;
-        for text in [raw, &decoded] {
+        let encoded = if let Cow::Owned(decoded) = &decoded { Some(decoded.as_str()) } else { None };
+        for text in std::iter::once(raw).chain(encoded) {
             if text.contains("//") {
                 return Err(malformed("the path holds an empty segment (`//`)"));
             }

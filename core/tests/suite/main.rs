@@ -2,7 +2,7 @@
 //!
 //! `checklist`: the security checklist for tokens, a row for every line J01 to J25 (RFC 8725, 7515, 7518, 7519) and A01 to
 //! A07 (RFC 9068, RFC 6750), and a regression for each known bug of a JWT library. `wycheproof`: raw signatures.
-//! `real_tokens`: what issuers send. `presets`: every listed route of every inference server. `properties`: what holds for every
+//! `lease`: leased limits, simulated. `real_tokens`: what issuers send. `presets`: every listed route of every inference server. `properties`: what holds for every
 //! input. Expected values are written by hand, from the documents named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
 
@@ -10,6 +10,7 @@ mod body;
 mod checklist;
 mod gate;
 mod keys;
+mod lease;
 mod presets;
 mod properties;
 mod real_tokens;

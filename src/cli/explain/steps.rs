@@ -236,7 +236,7 @@ impl Told<'_> {
                 facts.push(("decoded path", json!(parsed.path.decoded())));
             }
             facts.push(("https", json!(parsed.secure)));
-            let spoofed: Vec<&str> = parsed.headers.spoofed().collect();
+            let spoofed: Vec<_> = parsed.headers.spoofed().collect();
             if !spoofed.is_empty() {
                 facts.push(("identity headers of the client", json!(spoofed)));
             }
@@ -377,9 +377,10 @@ fn principal_facts(principal: &Principal) -> Facts {
 
 fn limit_facts(demands: &Demands) -> Facts {
     let told = |charge: &Charge| {
-        let Charge { limit, key, interval, burst, cost } = charge;
+        let Charge { limit, key, interval, burst, cost, lease } = charge;
         let every = Span::from_micros(*interval);
-        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {key}"))
+        let lease = lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));
+        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {key}{lease}"))
     };
     demands.charges.iter().map(|charge| ("charge", told(charge))).collect()
 }

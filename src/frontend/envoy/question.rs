@@ -140,7 +140,10 @@ impl<'a> Said<'a> {
     }
 
     fn header(&mut self, name: &'a [u8], value: &'a [u8]) -> Option<()> {
-        self.headers.push(std::str::from_utf8(name).ok()?, value);
+        if !name.is_ascii() && std::str::from_utf8(name).is_err() {
+            return None;
+        }
+        self.headers.push_bytes(name, value);
         self.is_bounded()
     }
 

@@ -122,7 +122,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     fn charge(key: &str, interval: u64, burst: u64) -> Charge {
-        Charge { limit: "l".into(), key: key.into(), interval, burst, cost: 1 }
+        Charge { limit: "l".into(), key: key.into(), interval, burst, cost: 1, lease: None }
     }
 
     fn at(micros: u64) -> Timestamp {

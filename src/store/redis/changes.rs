@@ -3,9 +3,16 @@
 //! Every change is an entry of a stream that keeps the last ten thousand. While the entry read last is still in it, nothing
 //! after it was missed; when it is gone (more changes than that, or an emptied Redis), everything is read again.
 
-use ::redis::{cmd, pipe};
+use std::time::Duration;
 
-use super::{CHANGES, Entry, INDEX, Key, Outage, Redis, entry};
+use ::redis::{Value, aio::MultiplexedConnection, cmd, pipe};
+use tokio::time::timeout;
+
+use super::{
+    CHANGES, Entry, INDEX, Key, Outage, Redis, UNHURRIED,
+    dial::{Driver, outage},
+    entry,
+};
 
 /// Most changes, or entries, read in one call: a script or a reply that is too long would hold up checks.
 const BATCH: usize = 500;
@@ -23,23 +30,61 @@ pub(in crate::store) enum Change {
     Remove(String),
 }
 
+/// Some changes, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct News {
+    pub(in crate::store) read: Cursor,
+    pub(in crate::store) changes: Vec<Change>,
+    /// Whether there were no more when Redis was asked.
+    pub(in crate::store) complete: bool,
+}
+
+/// A connection that waits for changes.
+pub(in crate::store) struct Ear {
+    connection: MultiplexedConnection,
+    /// Closes the socket with this value.
+    _driver: Driver,
+}
+
+impl Ear {
+    /// Waits for something after `cursor`, `most` at most.
+    ///
+    /// # Errors
+    /// The connection is lost, or this user may not wait.
+    pub(in crate::store) async fn wait(&mut self, cursor: &Cursor, most: Duration) -> Result<(), Outage> {
+        let mut read = cmd("XREAD");
+        read.arg("BLOCK").arg(u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1)).arg("COUNT").arg(1);
+        read.arg("STREAMS").arg(CHANGES).arg(cursor.0.as_deref().unwrap_or("0"));
+        match timeout(most + UNHURRIED, read.query_async(&mut self.connection)).await {
+            Ok(answer) => answer.map(|_: Value| ()).map_err(|error| outage(&error)),
+            Err(_elapsed) => Err(Outage::Deadline),
+        }
+    }
+}
+
 type Row = (String, Vec<String>);
 
 impl Redis {
-    /// All revocations. An entry that changes meanwhile may come in either form, or twice: its change comes after the cursor.
-    pub(in crate::store) async fn revocations(&self) -> Result<(Cursor, Vec<Entry>), Outage> {
+    /// A connection that waits for changes; `None` when it cannot be made now.
+    pub(in crate::store) async fn listen(&self) -> Option<Ear> {
+        let (connection, driver) = timeout(UNHURRIED, self.dialer.dial()).await.ok()?.ok()?;
+        Some(Ear { connection, _driver: driver })
+    }
+
+    /// Reads all revocations. An entry that changes meanwhile may come in either form, or twice: its change comes after the
+    /// cursor.
+    pub(in crate::store) async fn revocations(&self, mut add: impl FnMut(Entry)) -> Result<Cursor, Outage> {
         let newest: Vec<Row> = self
             .unhurried(|mut connection| async move {
                 cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1).query_async(&mut connection).await
             })
             .await?;
-        let mut entries = Vec::new();
         let mut from = 0_u64;
         loop {
-            let (next, mut page) = self.scan(from).await?;
-            entries.append(&mut page);
+            let (next, page) = self.scan(from).await?;
+            page.into_iter().for_each(&mut add);
             match next {
-                0 => return Ok((Cursor(newest.into_iter().next().map(|(id, _)| id)), entries)),
+                0 => return Ok(Cursor(newest.into_iter().next().map(|(id, _)| id))),
                 next => from = next,
             }
         }
@@ -66,13 +111,14 @@ impl Redis {
     }
 
     /// What changed after `cursor`, a batch at a time, in order; `None` where that is not known any more.
-    pub(in crate::store) async fn changes(&self, cursor: &Cursor) -> Result<Option<(Cursor, Vec<Change>)>, Outage> {
+    pub(in crate::store) async fn changes(&self, cursor: &Cursor) -> Result<Option<News>, Outage> {
         let from = cursor.0.as_deref().unwrap_or("-");
         let rows: Vec<Row> = self
             .unhurried(|mut connection| async move {
                 cmd("XRANGE").arg(CHANGES).arg(from).arg("+").arg("COUNT").arg(BATCH).query_async(&mut connection).await
             })
             .await?;
+        let complete = rows.len() < BATCH;
         let mut rows = rows.into_iter();
         let last_read = rows.next().map(|(id, _)| id);
         if last_read != cursor.0 {
@@ -85,7 +131,7 @@ impl Redis {
             changes.push(change);
             read = Cursor(Some(id));
         }
-        Ok(Some((read, changes)))
+        Ok(Some(News { read, changes, complete }))
     }
 }
 

@@ -25,7 +25,10 @@ use tollgate_core::{
     secret::SecretSource,
 };
 
-use super::{question, script::Scripts};
+use super::{
+    question::{self, Asked},
+    script::Scripts,
+};
 use crate::{
     secrets,
     store::{RedisConfig, StoreError, config::Place},
@@ -44,7 +47,7 @@ pub(super) struct Dialer {
     username: Option<String>,
     password: Option<SecretSource>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
 }
 
 /// Why there is no connection.
@@ -89,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Dialer {
     /// Reads what connecting needs, once, so that a missing file stops the start.
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, StoreError> {
+    pub(super) fn new(config: &RedisConfig, scripts: Arc<Scripts>) -> Result<Self, StoreError> {
         let password = config.password.clone().or_else(|| config.url.password().cloned().map(SecretSource::Inline));
         let username = config.username.clone().or_else(|| config.url.username().map(str::to_owned));
         if let Some(source) = &password {
@@ -101,7 +104,7 @@ impl Dialer {
             }
             _ => None,
         };
-        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts: Scripts::new() })
+        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts })
     }
 
     /// Connects.
@@ -160,9 +163,9 @@ impl Dialer {
     /// Asks what a check asks, of a bucket of its own that never fills: that the server may be written to, and that this user may
     /// do it, shows here and not at the first client's expense. It also brings the script there.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1 };
-        let demands = Demands { principal: None, charges: vec![charge] };
-        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, &demands));
+        let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1, lease: None };
+        let probe = Asked::exactly(Demands { principal: None, charges: vec![charge] });
+        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, std::iter::once(&probe)));
         reply.await.map(|_: Vec<i64>| ())
     }
 

@@ -20,7 +20,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate_core::limit::Outage;
 
-use super::dial::{Dialer, Driver, Fault, outage};
+use super::{
+    batch::Queue,
+    dial::{Dialer, Driver, Fault, outage},
+    question::{Answered, Asked},
+    script::Scripts,
+};
 use crate::store::Circuit;
 
 /// Failures in a row that open the circuit.
@@ -58,10 +63,10 @@ struct Health {
 
 impl Link {
     /// Begins to connect, until `stop`.
-    pub(super) fn start(dialer: Dialer, deadline: Duration, stop: CancellationToken) -> Self {
+    pub(super) fn start(dialer: Arc<Dialer>, scripts: Arc<Scripts>, deadline: Duration, stop: CancellationToken) -> Self {
         let (state, watched) = watch::channel(State::Connecting);
         let health = Arc::<Health>::default();
-        let keeper = Keeper { dialer, deadline, state, health: Arc::clone(&health) };
+        let keeper = Keeper { dialer, scripts, deadline, state, health: Arc::clone(&health) };
         tokio::spawn(async move { stop.run_until_cancelled(keeper.run()).await });
         Self { state: watched, health }
     }
@@ -118,21 +123,20 @@ impl Health {
     }
 }
 
-/// One connection, and how it does.
+/// One connection.
 pub(super) struct Line {
     connection: MultiplexedConnection,
+    queue: Queue,
     /// Closes the socket when the last question on it has its answer or has given up.
     driver: Driver,
-    failures: AtomicU32,
-    tripped: Notify,
-    last: Mutex<Option<Fault>>,
-    health: Arc<Health>,
+    pulse: Arc<Pulse>,
 }
 
 impl Line {
-    fn new(connection: MultiplexedConnection, driver: Driver, health: Arc<Health>) -> Self {
-        let (failures, tripped) = (AtomicU32::new(0), Notify::new());
-        Self { connection, driver, failures, tripped, last: Mutex::default(), health }
+    fn new(connection: MultiplexedConnection, driver: Driver, scripts: Arc<Scripts>, health: Arc<Health>) -> Self {
+        let pulse = Arc::new(Pulse { failures: AtomicU32::new(0), tripped: Notify::new(), last: Mutex::default(), health });
+        let queue = Queue::start(connection.clone(), scripts, Arc::clone(&pulse));
+        Self { connection, queue, driver, pulse }
     }
 
     /// A handle to ask with.
@@ -140,7 +144,27 @@ impl Line {
         self.connection.clone()
     }
 
-    /// A question was answered.
+    /// Asks what a check asks.
+    pub(super) async fn ask(&self, asked: Asked) -> Result<Answered, Outage> {
+        self.queue.ask(asked).await
+    }
+
+    /// How it does.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+}
+
+/// How a connection does.
+pub(super) struct Pulse {
+    failures: AtomicU32,
+    tripped: Notify,
+    last: Mutex<Option<Fault>>,
+    health: Arc<Health>,
+}
+
+impl Pulse {
+    /// A call was answered.
     pub(super) fn worked(&self) {
         // Read first: on the good path nobody writes to a line of cache that all threads share.
         if self.failures.load(Ordering::Relaxed) != 0 {
@@ -153,7 +177,7 @@ impl Line {
         self.count(Fault { outage: Outage::Deadline, text: "no answer within the deadline".into() }, 1)
     }
 
-    /// A question was answered with an error.
+    /// A call was answered with an error.
     pub(super) fn failed(&self, error: &RedisError) -> Outage {
         // After a failover the old primary stays read-only, and a server that forgot the login will not remember it: only a new
         // connection helps.
@@ -165,6 +189,12 @@ impl Line {
     pub(super) fn refused(&self, error: &RedisError) -> Outage {
         self.health.note(&error.to_string());
         outage(error)
+    }
+
+    /// What one check asked for is there and is no number. It says nothing of other checks.
+    pub(super) fn unreadable(&self) -> Outage {
+        self.health.note("a bucket or a revocation of ours holds something that is no number");
+        Outage::Refused
     }
 
     fn count(&self, fault: Fault, weight: u32) -> Outage {
@@ -186,7 +216,8 @@ impl Line {
 }
 
 struct Keeper {
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
+    scripts: Arc<Scripts>,
     deadline: Duration,
     state: watch::Sender<State>,
     health: Arc<Health>,
@@ -203,7 +234,7 @@ impl Keeper {
             tracing::info!("redis is connected");
             let tripped = tokio::select! {
                 () = line.driver.ended() => None,
-                fault = line.tripped() => Some(fault),
+                fault = line.pulse.tripped() => Some(fault),
             };
             drop(line);
             if since.elapsed() >= STEADY {
@@ -242,7 +273,9 @@ impl Keeper {
                 }
             };
             let fault = match dialled {
-                Ok(Ok((connection, driver))) => return Arc::new(Line::new(connection, driver, Arc::clone(&self.health))),
+                Ok(Ok((connection, driver))) => {
+                    return Arc::new(Line::new(connection, driver, Arc::clone(&self.scripts), Arc::clone(&self.health)));
+                }
                 Ok(Err(fault)) => fault,
                 Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
             };

@@ -1,7 +1,12 @@
-//! What a check asks of `admit.lua`, and what its answer means.
+//! What checks ask of `admit.lua`, and what its answer means.
+
+use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
-use tollgate_core::limit::{Answers, Demands, Verdict};
+use tollgate_core::{
+    limit::{Answers, Demands, Verdict},
+    revocation::Mark,
+};
 
 /// A key below a prefix, written without being put together first.
 pub(super) struct Key<'a>(&'static str, &'a str);
@@ -12,7 +17,8 @@ impl<'a> Key<'a> {
         Self("{tollgate}:revoked:", key)
     }
 
-    fn bucket(key: &'a str) -> Self {
+    /// The key of a bucket.
+    pub(super) fn bucket(key: &'a str) -> Self {
         Self("{tollgate}:", key)
     }
 }
@@ -20,109 +26,176 @@ impl<'a> Key<'a> {
 impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let Self(prefix, key) = self;
-        out.write_arg_fmt(format_args!("{prefix}{key}"));
+        let mut arg = out.writer_for_next_arg();
+        for part in [prefix, key] {
+            // Into memory, which does not fail.
+            let _written = arg.write_all(part.as_bytes());
+        }
     }
 }
 
-/// How many keys the question has.
-pub(super) fn keys(demands: &Demands) -> usize {
-    let revocation = demands.principal.as_ref().map_or(0, |principal| {
+/// What one check asks.
+pub(in crate::store) struct Asked {
+    pub(in crate::store) demands: Demands,
+    /// For each charge how many units may be taken to be held; for those left out, no more than it costs.
+    pub(in crate::store) wants: Vec<u64>,
+}
+
+impl Asked {
+    /// A check that takes what it costs.
+    pub(in crate::store) fn exactly(demands: Demands) -> Self {
+        Self { demands, wants: Vec::new() }
+    }
+
+    /// How many keys it has.
+    pub(super) fn keys(&self) -> usize {
+        let (exact, before, foreign) = revocation(&self.demands);
+        exact + before + foreign + self.demands.charges.len()
+    }
+}
+
+/// What one check is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Answered {
+    pub(in crate::store) answers: Answers,
+    /// How many units each charge took, if all were admitted.
+    pub(in crate::store) taken: Vec<u64>,
+}
+
+fn revocation(demands: &Demands) -> (usize, usize, usize) {
+    demands.principal.as_ref().map_or((0, 0, 0), |principal| {
         let keys = principal.revocation();
-        keys.exact().count() + keys.before().count() + keys.foreign.len()
-    });
-    revocation + demands.charges.len()
+        (keys.exact_marks().count(), keys.before_marks().count(), keys.foreign.len())
+    })
 }
 
-/// Writes keys and arguments in the order `admit.lua` describes.
-pub(super) fn write(cmd: &mut Cmd, demands: &Demands) {
-    let keys = demands.principal.as_ref().map(|principal| principal.revocation());
-    for (_, key) in keys.iter().flat_map(|keys| keys.exact().chain(keys.before())) {
-        cmd.arg(Key::revoked(&key));
+/// Writes keys and arguments of some checks in the order `admit.lua` describes.
+pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Asked> + Clone) {
+    let (mut ours, number, mut key) = (0, checks.len(), String::new());
+    for Asked { demands, .. } in checks.clone() {
+        let keys = demands.principal.as_ref().map(|principal| principal.revocation());
+        for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
+            key.clear();
+            mark.write(&mut key);
+            cmd.arg(Key::revoked(&key));
+        }
+        for charge in &demands.charges {
+            cmd.arg(Key::bucket(&charge.key));
+        }
+        let (exact, before, _) = revocation(demands);
+        ours += exact + before + demands.charges.len();
     }
-    for charge in &demands.charges {
-        cmd.arg(Key::bucket(&charge.key));
+    for principal in checks.clone().filter_map(|asked| asked.demands.principal.as_ref()) {
+        for key in &principal.revocation().foreign {
+            cmd.arg(key);
+        }
     }
-    for key in keys.iter().flat_map(|keys| &keys.foreign) {
-        cmd.arg(key);
-    }
-    cmd.arg(keys.map_or(0, |keys| keys.exact().count())).arg(keys.map_or(0, |keys| keys.before().count()));
-    cmd.arg(demands.charges.len()).arg(keys.map_or(0, |keys| keys.issued_at));
-    for charge in &demands.charges {
-        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost);
+    cmd.arg(number).arg(ours);
+    for Asked { demands, wants } in checks {
+        let (exact, before, foreign) = revocation(demands);
+        let issued_at = demands.principal.as_ref().map_or(0, |principal| principal.revocation().issued_at);
+        cmd.arg(exact).arg(before).arg(demands.charges.len()).arg(foreign).arg(issued_at);
+        for (n, charge) in demands.charges.iter().enumerate() {
+            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
+            cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(want);
+        }
     }
 }
 
-/// Reads the answer; `None` if it is none to this question.
-pub(super) fn answers(demands: &Demands, reply: &[i64]) -> Option<Answers> {
-    let (first, verdicts) = reply.split_first()?;
-    if *first != 0 {
-        return revoked(demands, usize::try_from(*first).ok()?.checked_sub(1)?);
+/// What the script says of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// This.
+    Answers(Answered),
+    /// Something that is stored is no number.
+    Unreadable,
+}
+
+/// Reads the answer to the next check; `None` if it is none to this question.
+pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i64>) -> Option<Said> {
+    match reply.next()? {
+        0 => {}
+        -1 => return Some(Said::Unreadable),
+        place => {
+            let answers = revoked(demands, usize::try_from(place).ok()?.checked_sub(1)?)?;
+            return Some(Said::Answers(Answered { answers, taken: Vec::new() }));
+        }
     }
-    let verdicts: Vec<Verdict> = verdicts.chunks(4).map(verdict).collect::<Option<_>>()?;
-    (verdicts.len() == demands.charges.len()).then_some(Answers::Counted(verdicts))
+    let count = demands.charges.len();
+    let (mut verdicts, mut taken) = (Vec::with_capacity(count), Vec::new());
+    for charge in &demands.charges {
+        let units = reply.next()?;
+        verdicts.push(verdict([units, reply.next()?, reply.next()?, reply.next()?])?);
+        if charge.lease.is_some() {
+            taken.resize(verdicts.len() - 1, 0);
+            taken.push(u64::try_from(units).ok()?);
+        }
+    }
+    Some(Said::Answers(Answered { answers: Answers::Counted(verdicts), taken }))
 }
 
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
-    let ours: Vec<_> = keys.exact().chain(keys.before()).map(|(kind, _)| kind).collect();
-    let foreign_from = ours.len() + demands.charges.len();
+    let ours = keys.exact_marks().chain(keys.before_marks()).map(Mark::kind);
+    let foreign_from = keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
-    let kind = ours.get(index).copied().or_else(|| foreign.contains(&index).then_some("foreign"));
+    let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
     kind.map(Answers::Revoked)
 }
 
-fn verdict(numbers: &[i64]) -> Option<Verdict> {
-    let [admitted, remaining, retry_after, reset] = numbers else { return None };
-    let admitted = match admitted {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    let retry_after = if *retry_after == -1 { u64::MAX } else { u64::try_from(*retry_after).ok()? };
-    Some(Verdict { admitted, remaining: u64::try_from(*remaining).ok()?, retry_after, reset: u64::try_from(*reset).ok()? })
+fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
+    let admitted = u64::try_from(units).ok()? > 0;
+    let retry_after = if retry_after == -1 { u64::MAX } else { u64::try_from(retry_after).ok()? };
+    Some(Verdict { admitted, remaining: u64::try_from(remaining).ok()?, retry_after, reset: u64::try_from(reset).ok()? })
 }
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::limit::Charge;
+    use tollgate_core::limit::{Charge, lease::Terms};
 
     use super::*;
 
     fn demands() -> Demands {
-        let charge = |key: &str| Charge { limit: "l".into(), key: key.into(), interval: 7, burst: 3, cost: 1 };
-        Demands { principal: None, charges: vec![charge("rate:l:a"), charge("rate:m:b")] }
+        let charge = |key: &str, lease| Charge { limit: "l".into(), key: key.into(), interval: 7, burst: 3, cost: 1, lease };
+        let terms = Terms { slice: 2, life: 9 };
+        Demands { principal: None, charges: vec![charge("rate:l:a", None), charge("rate:m:b", Some(terms))] }
     }
 
     #[test]
     fn the_question_is_laid_out_as_the_script_reads_it() {
         let mut cmd = Cmd::new();
-        write(&mut cmd, &demands());
+        let both = Asked { demands: demands(), wants: vec![1, 2] };
+        let one = Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
+        assert_eq!((both.keys(), one.keys()), (2, 1));
+        write(&mut cmd, [both, one].iter());
         let text = String::from_utf8(cmd.get_packed_command()).unwrap();
         let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']) && !word.is_empty()).collect();
-        assert_eq!(words, ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "0", "0", "2", "0", "7", "3", "1", "7", "3", "1"]);
-        assert_eq!(keys(&demands()), 2);
+        let keys_of_both = ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "{tollgate}:rate:l:a", "2", "3"];
+        assert_eq!(words[..5], keys_of_both);
+        assert_eq!(words[5..].join(" "), "0 0 2 0 0 7 3 1 1 7 3 1 2 0 0 1 0 0 7 3 1 1");
     }
 
     #[test]
     fn an_answer_to_another_question_is_none() {
         let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
         let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
-        let good = [0, 0, 0, -1, 9, 1, 2, 0, 7];
-        assert_eq!(answers(&demands(), &good), Some(Answers::Counted(vec![full, room])));
+        let read = |reply: &[i64]| next_answer(&demands(), &mut reply.iter().copied());
+        let answered = Answered { answers: Answers::Counted(vec![full, room]), taken: vec![0, 2] };
+        assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(Said::Answers(answered)));
+        assert_eq!(read(&[-1]), Some(Said::Unreadable));
         for bad in [
             &[][..],
             &[0],
             &[1],
-            &[-1],
+            &[-2],
             &[0, 1, 2, 0, 7],
             &[0, 1, 2, 0, 7, 1, 2, 0],
-            &[0, 2, 2, 0, 7, 1, 2, 0, 7],
+            &[0, -1, 2, 0, 7, 1, 2, 0, 7],
             &[0, 1, -2, 0, 7, 1, 2, 0, 7],
             &[0, 1, 2, -2, 7, 1, 2, 0, 7],
-            &[0, 1, 2, 0, 7, 1, 2, 0, 7, 1, 2, 0, 7],
         ] {
-            assert_eq!(answers(&demands(), bad), None, "{bad:?}");
+            assert_eq!(read(bad), None, "{bad:?}");
         }
     }
 }

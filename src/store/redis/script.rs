@@ -2,17 +2,24 @@
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd};
 
-/// The body of the script of a check. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
+/// The body of the script of checks. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
 /// body against the reference model.
 pub const ADMIT_BODY: &str = include_str!("../admit.lua");
 
+/// The body of the script that gives units back, likewise.
+pub const GIVE_BACK_BODY: &str = include_str!("../give_back.lua");
+
 /// Time comes from Redis, so that replicas with different clocks count alike.
-const ADMIT: &str =
-    concat!("local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n", include_str!("../admit.lua"));
+macro_rules! with_time {
+    ($file:literal) => {
+        concat!("local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n", include_str!($file))
+    };
+}
 
 /// All scripts.
 pub(super) struct Scripts {
     pub(super) admit: Script,
+    pub(super) give_back: Script,
     pub(super) revoke: Script,
     pub(super) reinstate: Script,
 }
@@ -20,7 +27,8 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            admit: Script::new(ADMIT),
+            admit: Script::new(with_time!("../admit.lua")),
+            give_back: Script::new(with_time!("../give_back.lua")),
             revoke: Script::new(include_str!("../revoke.lua")),
             reinstate: Script::new(include_str!("../reinstate.lua")),
         }

@@ -1,0 +1,269 @@
+//! What a check costs that Redis must answer: `cargo bench --bench store` (ROUNDS=5 SECONDS=1). Two contestants in turn in each
+//! round, over the same client and the same script: one EVALSHA for each check, bare; and the store, which gathers them. A closed
+//! loop on one thread; redis-server runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs
+//! on the machine do not count. Then what a million revocations cost: memory, and the time of a check that they do not revoke.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a benchmark")]
+
+#[path = "../tests/store/asked.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+mod asked;
+
+use std::{
+    fmt::Write as _,
+    process::{Child, Command, Stdio},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, aio::MultiplexedConnection};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{
+    ADMIT_BODY, Memory, MemoryConfig, Redis, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig, open,
+};
+use tollgate_core::{
+    limit::Demands,
+    revocation::Target,
+    time::{Span, Timestamp},
+};
+
+/// As the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Different credentials, each with a bucket of its own and one of fifty tenants'.
+const CREDENTIALS: usize = 2000;
+const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
+
+fn main() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (rounds, seconds) = (number("ROUNDS", 5), number("SECONDS", 1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path());
+    runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+        let bench = Rc::new(Bench::new(&server).await);
+        println!("in flight | contestant | checks/s | CPU here, us | CPU of Redis, us   (median, least-most of {rounds} rounds)");
+        for in_flight in IN_FLIGHT {
+            let mut rows = [Vec::new(), Vec::new()];
+            for round in 0..rounds {
+                // Who goes first changes.
+                for turn in 0..2 {
+                    let contestant = usize::from((round + turn) % 2 == 1);
+                    let run = bench.run(contestant == 1, in_flight, Duration::from_secs(seconds), &server).await;
+                    rows[contestant].push(run);
+                }
+            }
+            for (name, runs) in ["one each", "gathered"].iter().zip(&rows) {
+                let mut line = format!("{in_flight} | {name}");
+                for column in 0..3 {
+                    let values = runs.iter().map(|run| run[column]);
+                    write!(line, " | {}", shown(values, if column == 0 { 0 } else { 2 })).unwrap();
+                }
+                println!("{line}");
+            }
+            let ratio = |column: usize| rows[1].iter().zip(&rows[0]).map(move |(ours, bare)| ours[column] / bare[column]);
+            println!(
+                "{in_flight} | gathered / one each | {} | {} | {}",
+                shown(ratio(0), 2),
+                shown(ratio(1), 2),
+                shown(ratio(2), 2)
+            );
+        }
+        drop(bench);
+        millions(&server, rounds).await;
+    }));
+    let _ = server.0.kill();
+    let _ = server.0.wait();
+}
+
+fn shown(values: impl Iterator<Item = f64>, digits: usize) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (least, middle, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+    format!("{middle:.digits$} ({least:.digits$}-{most:.digits$})")
+}
+
+struct Server(Child, String);
+
+impl Server {
+    fn start(directory: &std::path::Path) -> Self {
+        let socket = directory.join("redis.sock");
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0", "redis-server", "--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]);
+        command.arg(&socket).arg("--dir").arg(directory).stdout(Stdio::null());
+        let child = command.spawn().expect("taskset and redis-server: `apt-get install util-linux redis-server`");
+        let started = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self(child, format!("unix://{}", socket.display()))
+    }
+
+    fn on_core(&self) -> f64 {
+        let pid = self.0.id();
+        on_core(&format!("/proc/{pid}/task/{pid}/schedstat"))
+    }
+}
+
+/// Microseconds a thread has run.
+fn on_core(file: &str) -> f64 {
+    let stat = std::fs::read_to_string(file).unwrap();
+    stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1000.0
+}
+
+struct Bench {
+    store: Redis,
+    checks: Vec<Demands>,
+    bare: MultiplexedConnection,
+    calls: Vec<Cmd>,
+}
+
+impl Bench {
+    async fn new(server: &Server) -> Self {
+        let config = RedisConfig { deadline: Span::from_secs(1), ..RedisConfig::at(server.1.parse().unwrap()) };
+        let store = Redis::open(&config, CancellationToken::new()).unwrap();
+        let checks: Vec<Demands> = (0..CREDENTIALS).map(check).collect();
+        let bare = redis::Client::open(server.1.clone()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let script = redis::Script::new(&format!(
+            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n{ADMIT_BODY}"
+        ));
+        let calls: Vec<Cmd> = checks.iter().map(|demands| call(script.get_hash(), demands)).collect();
+        script.prepare_invoke().load_async(&mut bare.clone()).await.unwrap();
+        store.admit(&checks[0]).await.unwrap();
+        Self { store, checks, bare, calls }
+    }
+
+    /// Checks a second, and microseconds on a core for each, here and in Redis.
+    async fn run(self: &Rc<Self>, gathered: bool, in_flight: usize, time: Duration, server: &Server) -> [f64; 3] {
+        let (started, here, there) = (Instant::now(), on_core("/proc/thread-self/schedstat"), server.on_core());
+        let callers = (0..in_flight).map(|caller| {
+            let bench = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                let (mut bare, mut asked, mut next) = (bench.bare.clone(), 0_u32, caller * 7);
+                while started.elapsed() < time {
+                    next = (next + 1) % CREDENTIALS;
+                    if gathered {
+                        bench.store.admit(&bench.checks[next]).await.unwrap();
+                    } else {
+                        let _: Vec<i64> = bench.calls[next].query_async(&mut bare).await.unwrap();
+                    }
+                    asked += 1;
+                }
+                asked
+            })
+        });
+        let mut asked = 0.0;
+        for caller in callers.collect::<Vec<_>>() {
+            asked += f64::from(caller.await.unwrap());
+        }
+        let here = on_core("/proc/thread-self/schedstat") - here;
+        [asked / started.elapsed().as_secs_f64(), here / asked, (server.on_core() - there) / asked]
+    }
+}
+
+/// Ten revocations beside a million, in the copy of Redis' and in the store in memory.
+async fn millions(server: &Server, rounds: u64) {
+    let (few, many) = (10, 1_000_000);
+    let mut copies = Vec::new();
+    for (db, count) in [(1, few), (2, many)] {
+        let url = format!("{}?db={db}", server.1);
+        load(&url, count);
+        let (before, started) = (resident(), Instant::now());
+        let replicate_revocations = Some(ReplicateConfig { max_staleness: Span::from_secs(60) });
+        let config = RedisConfig { replicate_revocations, ..RedisConfig::at(url.parse().unwrap()) };
+        let store = open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store;
+        while store.status().replica.unwrap().age.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let grown = (resident() - before) / 1e6;
+        println!("{} revocations copied in {:?}: {grown:.1} MB", store.status().replica.unwrap().revocations, started.elapsed());
+        copies.push(store);
+    }
+    let memories: Vec<Arc<dyn Store>> = [few, many].map(memory).into_iter().map(|store| Arc::new(store) as _).collect();
+    let checks: Vec<Demands> = (0..CREDENTIALS).map(|n| Demands { charges: Vec::new(), ..check(n) }).collect();
+    for (name, stores) in [("copy of Redis'", &copies), ("in memory", &memories)] {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..rounds.max(5) {
+            for (store, times) in stores.iter().zip(&mut times) {
+                let before = on_core("/proc/thread-self/schedstat");
+                for demands in checks.iter().cycle().take(100 * CREDENTIALS) {
+                    assert!(matches!(store.admit(demands).await, Ok(tollgate_core::limit::Answers::Counted(_))));
+                }
+                let spent = (on_core("/proc/thread-self/schedstat") - before) * 1000.0;
+                times.push(spent / (100 * CREDENTIALS) as f64);
+            }
+        }
+        let [ten, million] = times.map(|times| shown(times.into_iter(), 0));
+        println!("{name}: ns for a check beside ten revocations {ten}, beside a million {million}");
+    }
+}
+
+/// Revocations as `revoke.lua` leaves them.
+fn load(url: &str, count: u64) {
+    let script = redis::Script::new(
+        "local i = redis.sha1hex('issuer') .. string.rep('0', 24) for n = ARGV[1], ARGV[2] - 1 do local h = redis.sha1hex(n) \
+         local key = 'jti:' .. i .. ':' .. h .. string.sub(redis.sha1hex(h), 1, 24) \
+         redis.call('SET', '{tollgate}:revoked:' .. key, 1800000000) redis.call('ZADD', '{tollgate}:revocations', '4000000000000', key) end",
+    );
+    let mut client = redis::Client::open(url).unwrap().get_connection().unwrap();
+    for from in (0..count).step_by(10_000) {
+        let _: () = script.arg(from).arg(count.min(from + 10_000)).invoke(&mut client).unwrap();
+    }
+}
+
+fn memory(count: u64) -> Memory {
+    let store = Memory::new(&MemoryConfig::default());
+    for n in 0..count {
+        let target = Target::Jti { issuer: "issuer".into(), jti: n.to_string() };
+        let revocation = Revocation::new(target, Timestamp::from_secs(asked::NOW), Span::from_secs(86_400), None).unwrap();
+        store.revoke_at(&revocation, Timestamp::from_secs(asked::NOW));
+    }
+    store
+}
+
+/// Bytes of memory in use.
+fn resident() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
+}
+
+/// A check with every kind of key a credential can have, and two limits that never fill up.
+fn check(n: usize) -> Demands {
+    let claims = json!({
+        "jti": format!("j{n}"), "sub": format!("user-{n}"), "client_id": "app", "tenant_id": format!("t{}", n % 50), "iat": asked::NOW,
+    });
+    let mut demands = asked::about(&asked::principal(claims, &[]));
+    let wide = |key: String| tollgate_core::limit::Charge { interval: 1, burst: 1_000_000_000, ..asked::charge(&key, 1, 1) };
+    demands.charges = vec![wide(format!("s{n:064}")), wide(format!("t{:064}", n % 50))];
+    demands
+}
+
+/// The call that asks only this.
+fn call(hash: &str, demands: &Demands) -> Cmd {
+    let keys = Arc::clone(demands.principal.as_ref().unwrap());
+    let keys = keys.revocation();
+    let revocations: Vec<String> = keys.exact().chain(keys.before()).map(|(_, key)| key).collect();
+    let ours = revocations.len() + demands.charges.len();
+    let mut cmd = redis::cmd("EVALSHA");
+    cmd.arg(hash).arg(ours);
+    for key in revocations {
+        cmd.arg(format!("{{tollgate}}:revoked:{key}"));
+    }
+    for charge in &demands.charges {
+        cmd.arg(format!("{{tollgate}}:{}", charge.key));
+    }
+    cmd.arg(1)
+        .arg(ours)
+        .arg(keys.exact().count())
+        .arg(keys.before().count())
+        .arg(demands.charges.len())
+        .arg(0)
+        .arg(keys.issued_at);
+    for charge in &demands.charges {
+        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(charge.cost);
+    }
+    cmd
+}

@@ -1,0 +1,211 @@
+//! Leased limits against a real Redis: what is held is spent without asking, what is not needed goes back, and a check is all or
+//! nothing whatever its limits are.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{self, RedisConfig, Revocation, Store, StoreConfig};
+use tollgate_core::{
+    limit::{Answers, Charge, Demands, Verdict, lease::Terms},
+    revocation::Target,
+    time::{Span, Timestamp},
+};
+
+use super::{
+    asked::{ISSUER, NOW, charge, charging, principal, until, verdicts},
+    server::{self, Server, section},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const HOUR: u64 = 3_600_000;
+
+fn open(url: &str) -> Arc<dyn Store> {
+    let config = RedisConfig { deadline: Span::from_millis(300), ..section(url) };
+    store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store
+}
+
+/// A charge leased by 10, kept for so many milliseconds.
+fn leased(key: &str, burst: u64, life: u64) -> Charge {
+    Charge { lease: Some(Terms { slice: 10, life: life * 1000 }), ..charge(key, HOUR, burst) }
+}
+
+fn held(store: &dyn Store) -> u64 {
+    store.status().leases.unwrap().units
+}
+
+/// What is left of a bucket in Redis.
+async fn left(other: &dyn Store, key: &str, burst: u64) -> u64 {
+    verdicts(other, &[Charge { cost: burst + 1, ..charge(key, HOUR, burst) }]).await[0].remaining
+}
+
+/// How many scripts the server ran.
+fn scripts(server: &Server) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.client()).unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+/// Asks until so many units are held.
+async fn warm(store: &dyn Store, charge: &Charge) -> u64 {
+    let mut asked = 0;
+    until("units are held", SOON, async || {
+        asked += 1;
+        verdicts(store, std::slice::from_ref(charge)).await;
+        held(store) >= 5
+    })
+    .await;
+    asked
+}
+
+#[tokio::test]
+async fn what_is_held_is_spent_without_asking() {
+    let server = server::start(&[]);
+    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    let (charges, before) = ([leased("k", 10_000, 60_000)], scripts(&server));
+    for n in 0..1000 {
+        let verdict = verdicts(&*store, &charges).await[0];
+        assert!(verdict.admitted && verdict.remaining < 10_000 - n, "{n}: {verdict:?}");
+        assert!(verdict.retry_after == 0 && verdict.reset > 0, "{verdict:?}");
+    }
+    let asked = scripts(&server) - before;
+    assert!(asked < 300, "{asked} questions for 1000 checks");
+    until("every unit is spent or held", SOON, async || left(&other, "k", 10_000).await + 1000 + held(&*store) == 10_000).await;
+    assert!(held(&*store) <= 10);
+}
+
+#[tokio::test]
+async fn all_units_are_admitted_and_no_more() {
+    let server = server::start(&[]);
+    let replicas: Vec<_> = (0..4).map(|_| open(&server.unix())).collect();
+    let charges = [leased("k", 100, 500)];
+    let mut admitted = 0;
+    // Whatever one replica holds and does not spend goes back, and is found by another.
+    until("all is admitted", SOON, async || {
+        for (n, replica) in replicas.iter().enumerate() {
+            for _ in 0..=n {
+                admitted += u64::from(verdicts(&**replica, &charges).await[0].admitted);
+            }
+        }
+        assert!(admitted <= 100, "{admitted}");
+        admitted == 100
+    })
+    .await;
+    let refused = verdicts(&*replicas[0], &charges).await[0];
+    assert_eq!((refused.admitted, refused.remaining), (false, 0));
+    let hour = HOUR * 1000;
+    assert!(refused.retry_after > hour - 60_000_000 && refused.retry_after <= hour, "{refused:?}");
+    // Known for an hour, and not asked again.
+    let before = scripts(&server);
+    for _ in 0..20 {
+        assert!(!verdicts(&*replicas[0], &charges).await[0].admitted);
+    }
+    assert!(scripts(&server) - before <= 2, "but for what others give back");
+}
+
+#[tokio::test]
+async fn what_is_not_needed_goes_back() {
+    let server = server::start(&[]);
+    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    // When nobody asks for it any more.
+    let idle = leased("idle", 1000, 300);
+    let asked = warm(&*store, &idle).await;
+    until("it is back", SOON, async || held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - asked).await;
+    until("and forgotten", SOON, async || store.status().leases.unwrap().buckets == 0).await;
+    // At the end.
+    let kept = leased("kept", 1000, 60_000);
+    let asked = warm(&*store, &kept).await;
+    until("no question is under way", SOON, async || left(&other, "kept", 1000).await + asked + held(&*store) == 1000).await;
+    store.close().await;
+    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - asked));
+    // And from then on each check is counted exactly.
+    assert!(verdicts(&*store, &[kept]).await[0].admitted);
+    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - asked - 1));
+}
+
+#[tokio::test]
+async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
+    let server = server::start(&[]);
+    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    let wide = leased("wide", 1000, 60_000);
+    let asked = warm(&*store, &wide).await;
+    until("no question is under way", SOON, async || left(&other, "wide", 1000).await + asked + held(&*store) == 1000).await;
+    let holds = held(&*store);
+    let both = [wide.clone(), charge("narrow", HOUR, 2)];
+    for left in [1, 0] {
+        let said = verdicts(&*store, &both).await;
+        assert!(said[0].admitted && said[1].admitted && said[1].remaining == left, "{said:?}");
+    }
+    assert!(held(&*store) <= 10 && left(&other, "wide", 1000).await + asked + 2 + held(&*store) <= 1000);
+    until("no question is under way", SOON, async || left(&other, "wide", 1000).await + asked + 2 + held(&*store) == 1000).await;
+    let before = held(&*store);
+    for _ in 0..5 {
+        let said = verdicts(&*store, &both).await;
+        assert!(said[0].admitted && !said[1].admitted, "{said:?}");
+        assert_eq!(held(&*store), before, "the unit is back; at first {holds} were held");
+    }
+    // The other way round: the leased one has no room, the exact one is not charged.
+    let empty = Charge { cost: 20, ..charge("full", HOUR, 20) };
+    assert!(verdicts(&other, &[empty]).await[0].admitted);
+    let both = [leased("full", 20, 60_000), charge("untouched", HOUR, 2)];
+    for _ in 0..3 {
+        let said = verdicts(&*store, &both).await;
+        assert!(!said[0].admitted && said[1].admitted && said[1].remaining == 2, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_request_spends_nothing() {
+    let server = server::start(&[]);
+    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    let charges = vec![leased("k", 1000, 60_000)];
+    let asked = warm(&*store, &charges[0]).await;
+    until("no question is under way", SOON, async || left(&other, "k", 1000).await + asked + held(&*store) == 1000).await;
+    let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
+    let target = Target::Subject { issuer: ISSUER.into(), subject: "ada".into() };
+    let revocation = Revocation::new(target, Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
+    other.revoke(&revocation).await.unwrap();
+    let before = held(&*store);
+    for _ in 0..5 {
+        let demands = Demands { principal: Some(Arc::clone(&ada)), charges: charges.clone() };
+        assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("subject")));
+    }
+    assert_eq!(held(&*store), before);
+}
+
+#[tokio::test]
+async fn what_is_held_outlives_redis_until_it_ends() {
+    let server = server::start(&[]);
+    let store = open(&server.unix());
+    let charges = [leased("k", 1000, 1500)];
+    warm(&*store, &charges[0]).await;
+    server.freeze();
+    let mut admitted = 0;
+    let answers = loop {
+        match store.admit(&charging(&charges)).await {
+            Ok(Answers::Counted(said)) => {
+                assert!(said[0].admitted, "{said:?}");
+                admitted += 1;
+            }
+            other => break other,
+        }
+        assert!(admitted <= 10, "{admitted}");
+    };
+    assert!(answers.is_err() && admitted > 0, "{admitted}: {answers:?}");
+    server.thaw();
+    until("Redis is asked again", SOON, async || store.admit(&charging(&charges)).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn another_bucket_under_the_same_key_takes_none_of_it() {
+    let server = server::start(&[]);
+    let store = open(&server.unix());
+    let charge = leased("k", 1000, 60_000);
+    warm(&*store, &charge).await;
+    let before = held(&*store);
+    // A role with another rate: the bucket in Redis is the same, what a unit is worth is not.
+    let other = Charge { interval: charge.interval / 2, ..charge };
+    let Verdict { admitted, .. } = verdicts(&*store, &[other]).await[0];
+    assert!(admitted);
+    assert!(held(&*store) >= before, "nothing was taken of what is held");
+}

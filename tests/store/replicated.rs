@@ -1,0 +1,203 @@
+//! `replicate_revocations`: a credential is looked up in memory, and Redis is asked again when the copy may be too old.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{self, ACL_RULE, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig};
+use tollgate_core::{
+    authn::Principal,
+    limit::{Answers, Demands},
+    revocation::Target,
+    time::{Span, Timestamp},
+};
+
+use super::{
+    asked::{ISSUER, NOW, about, charge, principal, revoked_by, until},
+    server::{self, Server, section},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(1);
+
+fn replicated(url: &str) -> Arc<dyn Store> {
+    let replicate_revocations = Some(ReplicateConfig { max_staleness: Span::from_secs(1) });
+    open(RedisConfig { replicate_revocations, deadline: Span::from_millis(200), ..section(url) })
+}
+
+fn open(config: RedisConfig) -> Arc<dyn Store> {
+    store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store
+}
+
+fn subject(name: &str) -> Arc<Principal> {
+    principal(json!({ "jti": name, "sub": name, "iat": NOW }), &[])
+}
+
+fn target(name: &str) -> Target {
+    Target::Subject { issuer: ISSUER.into(), subject: name.into() }
+}
+
+async fn revoke(store: &dyn Store, name: &str) {
+    let revocation = Revocation::new(target(name), Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
+    store.revoke(&revocation).await.unwrap();
+}
+
+fn fresh(store: &dyn Store) -> bool {
+    store.status().replica.unwrap().age.is_some_and(|age| age < BOUND)
+}
+
+/// How many scripts the server ran.
+fn scripts(server: &Server) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.client()).unwrap();
+    let calls = |name: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    calls("evalsha") + calls("eval")
+}
+
+#[tokio::test]
+async fn a_check_without_limits_makes_no_round_trip() {
+    let server = server::start(&[]);
+    let (store, other) = (replicated(&server.unix()), server::open(&server.unix()));
+    revoke(&other, "a").await;
+    until("the copy is there", SOON, async || fresh(&*store)).await;
+    let before = scripts(&server);
+    for _ in 0..50 {
+        assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(Some("subject")));
+        assert_eq!(revoked_by(&*store, &subject("b")).await, Ok(None));
+    }
+    assert_eq!(scripts(&server), before);
+
+    // With a limit Redis is asked for that alone; what is revoked is not counted.
+    let counted = |name| Demands { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
+    assert_eq!(store.admit(&counted("a")).await, Ok(Answers::Revoked("subject")));
+    assert!(matches!(store.admit(&counted("b")).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 8));
+    assert_eq!(scripts(&server), before + 1);
+}
+
+#[tokio::test]
+async fn a_revocation_is_pushed() {
+    let server = server::start(&[]);
+    let (store, other) = (replicated(&server.unix()), server::open(&server.unix()));
+    until("the copy is there", SOON, async || fresh(&*store)).await;
+    for n in 0..10 {
+        let name = format!("s{n}");
+        assert_eq!(revoked_by(&*store, &subject(&name)).await, Ok(None));
+        revoke(&other, &name).await;
+        until("the revocation holds", BOUND, async || revoked_by(&*store, &subject(&name)).await == Ok(Some("subject"))).await;
+        other.reinstate(&target(&name)).await.unwrap();
+        until("it is taken back", BOUND, async || revoked_by(&*store, &subject(&name)).await == Ok(None)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_happened_while_the_connections_were_lost_is_read_afterwards() {
+    let server = server::start(&[]);
+    let (store, other) = (replicated(&server.unix()), server::open(&server.unix()));
+    revoke(&other, "a").await;
+    until("the copy is there", SOON, async || fresh(&*store)).await;
+    for (name, trimmed) in [("b", false), ("c", true)] {
+        let mut client = server.client();
+        // In one step, so that nobody comes back in between: all connections go, and then something changes.
+        let key = format!("{{tollgate}}:revoked:{}", target(name).key());
+        let mut step = redis::pipe();
+        step.atomic().cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        step.cmd("SET").arg(&key).arg(NOW).cmd("ZADD").arg("{tollgate}:revocations").arg(4_000_000_000_000_u64);
+        step.arg(target(name).key());
+        if trimmed {
+            // More changes than are kept.
+            step.cmd("DEL").arg("{tollgate}:revocations:changes");
+        }
+        step.cmd("XADD").arg("{tollgate}:revocations:changes").arg("*").arg(&["+", &target(name).key()]);
+        step.arg("at").arg(NOW).arg("ends").arg(4_000_000_000_000_u64).exec(&mut client).unwrap();
+        until("the change is read", SOON, async || revoked_by(&*store, &subject(name)).await == Ok(Some("subject"))).await;
+        assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(Some("subject")));
+        until("the copy is in step", SOON, async || fresh(&*store)).await;
+    }
+}
+
+/// Whether the copy is used: nobody else can answer now.
+async fn outlives(store: &dyn Store, confirmed: Instant) {
+    let mut answers = 0;
+    loop {
+        let answer = revoked_by(store, &subject("b")).await;
+        let age = confirmed.elapsed();
+        match answer {
+            Ok(answer) => {
+                assert_eq!(answer, None);
+                assert!(age < BOUND + Duration::from_millis(500), "an answer from a copy that is {age:?} old");
+                answers += 1;
+            }
+            Err(_) => break,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(answers > 10, "the copy bridged nothing: {answers}");
+    assert!(revoked_by(store, &subject("a")).await.is_err(), "beyond the bound Redis decides, or nobody");
+}
+
+#[tokio::test]
+async fn a_killed_redis_is_asked_again_beyond_the_bound() {
+    let mut server = server::start(&[]);
+    let store = replicated(&format!("redis://127.0.0.1:{}", server.port()));
+    revoke(&*store, "a").await;
+    until("the copy is there", SOON, async || revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)).await;
+    server.kill();
+    outlives(&*store, Instant::now()).await;
+    // It comes back empty: so does the copy.
+    server.restart();
+    until("the copy is there again", SOON, async || fresh(&*store)).await;
+    assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(None));
+    assert_eq!(store.status().replica.unwrap().revocations, 0);
+    revoke(&*store, "b").await;
+    until("it is followed", SOON, async || revoked_by(&*store, &subject("b")).await == Ok(Some("subject"))).await;
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_asked_again_beyond_the_bound() {
+    let server = server::start(&[]);
+    let (store, other) = (replicated(&server.unix()), server::open(&server.unix()));
+    revoke(&other, "a").await;
+    until("the copy is there", SOON, async || revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)).await;
+    server.freeze();
+    outlives(&*store, Instant::now()).await;
+    server.thaw();
+    until("the copy is in step again", SOON, async || fresh(&*store)).await;
+    assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(Some("subject")));
+}
+
+#[tokio::test]
+async fn one_that_joins_late_reads_all_there_is() {
+    let server = server::start(&[]);
+    let other = server::open(&server.unix());
+    for n in 0..1200 {
+        revoke(&other, &format!("s{n}")).await;
+    }
+    let store = replicated(&server.unix());
+    // Before the copy is there, Redis is asked.
+    assert_eq!(revoked_by(&*store, &subject("s7")).await, Ok(Some("subject")));
+    until("the copy is there", SOON, async || fresh(&*store)).await;
+    assert_eq!(store.status().replica.unwrap().revocations, 1200);
+    let before = scripts(&server);
+    for n in (0..1200).step_by(100) {
+        assert_eq!(revoked_by(&*store, &subject(&format!("s{n}"))).await, Ok(Some("subject")), "{n}");
+    }
+    assert_eq!(scripts(&server), before);
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_wait_asks_now_and_then() {
+    let rule = ACL_RULE.replace("+xread ", "");
+    let user = format!("--user tollgate on >s3cret {rule}");
+    let server = server::start(&user.split_whitespace().collect::<Vec<_>>());
+    let store = replicated(&format!("redis://tollgate:s3cret@127.0.0.1:{}", server.port()));
+    until("the copy is there", SOON, async || fresh(&*store)).await;
+    let other = server::open(&server.unix());
+    revoke(&other, "a").await;
+    until("the revocation is found", BOUND, async || revoked_by(&*store, &subject("a")).await == Ok(Some("subject"))).await;
+    assert!(fresh(&*store));
+}
