@@ -52,7 +52,9 @@ fn asked(name: &[u8]) -> Option<usize> {
         25 => 9,
         _ => return None,
     };
-    ASKED.get(at).filter(|known| known.as_bytes().eq_ignore_ascii_case(name)).map(|_| at)
+    // HTTP/2 has names in lower case, so that the slower comparison is rare.
+    let same = |known: &&&str| known.as_bytes() == name || known.as_bytes().eq_ignore_ascii_case(name);
+    ASKED.get(at).filter(same).map(|_| at)
 }
 
 impl<'a> Headers<'a> {
@@ -102,7 +104,8 @@ impl<'a> Headers<'a> {
             Some((first, end)) => self.list.get(*first as usize..*end as usize).unwrap_or_default(),
             None => self.list.as_slice(),
         };
-        within.iter().filter(move |(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+        let same = move |header: &[u8]| header == name || header.eq_ignore_ascii_case(name);
+        within.iter().filter(move |(header, _)| same(header)).map(|(_, value)| *value)
     }
 
     /// The only value of `name`.
