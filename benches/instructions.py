@@ -29,7 +29,7 @@ def total(program, tool, tokens, text, count):
     ops = servers.free_port()
     path = DIR / "counted.yaml"
     path.write_text(f'listen: {{ grpc: "unix:{DIR}/counted-{count}.sock", ops: "127.0.0.1:{ops}" }}\n' + text)
-    command = [servers.BIN / "valgrind", "--tool=callgrind", f"--callgrind-out-file={DIR}/callgrind-{count}.out", program, "serve", "--config", path]
+    command = [*measure.on_core(measure.SERVER_CORE), servers.BIN / "valgrind", "--tool=callgrind", f"--callgrind-out-file={DIR}/callgrind-{count}.out", program, "serve", "--config", path]
     with servers.Rig(DIR) as rig:
         null = rig.enter_context(open("/dev/null", "wb"))
         server = rig.start(f"counted-{count}", command, output=null)

@@ -130,6 +130,7 @@ def redis(data):
     added = lambda count: [a - b for a, b in zip(values(rounds, f"redis|{count}", 0), values(rounds, f"hot|{count}", 0))]
     at_most("Redis exact, 64 in flight: CPU added to a check", 4, added(64), " us", 1)
     at_least("Redis exact, 256 in flight: checks/s over the script alone", 0.60, ratios(rounds, "redis|256", "evalsha|256", "rps"))
+    at_most("Redis exact, 256 in flight: Redis CPU a check over one EVALSHA each", 1.0, [a / b for a, b in zip(values(rounds, "redis|256", 1), values(rounds, "evalsha|256", "redis_cpu_us"))])
     head = ["in flight", "limits", "checks/s", "p50 us", "p99 us", "CPU us a check (client)", "Redis CPU us"]
     groups = [(f"{count} in flight", [(label, *low_mid_high(values(rounds, f"{name}|{count}", "rps"))) for name, label in [("hot", "in memory"), ("redis", "Redis"), ("evalsha", "script alone")]]) for count in IN_FLIGHT]
     note = f"\n{data['redis'].partition(' sha=')[0]} on the load's core; CPU added by asking it, at 256 in flight: {spread(added(256), 1)} us.\n"
@@ -166,6 +167,19 @@ def size(data):
             at_most(f"CPU a check with {kind} over a small policy", 1.2, over)
     head = ["policy", "checks/s", "CPU us a check", "over small", "RSS MiB"]
     return how(data) + "\n" + table(head, rows) + drawing("size", "CPU of a check by size of the policy", "microseconds, 64 in flight", groups)
+
+
+def revocations(data):
+    few, many = data["mib"]
+    rows = []
+    for count, memory in data["mib"].items():
+        found = [spread(values(data["rounds"], count, "rps")), spread(values(data["rounds"], count, 0), 1)]
+        rows.append([f"{int(count):,} revocations".replace(",", " "), *found, f"{memory:.0f}", f"{data['known_after_s'][count]:.1f}"])
+    at_most("CPU a check with a million revocations over ten", 1.2, ratios(data["rounds"], many, few, 0))
+    at_most("RSS of a million revocations", 64, [data["mib"][many] - data["mib"][few]], " MiB", 0)
+    head = ["replicated to memory", "checks/s", "CPU us a check", "RSS MiB", "known after s"]
+    groups = [(row[0], [("CPU", *low_mid_high(values(data["rounds"], count, 0)))]) for row, count in zip(rows, data["mib"])]
+    return how(data) + "\n" + table(head, rows) + drawing("revocations", "CPU of a check by revocations", "microseconds, 64 in flight", groups)
 
 
 def steady(data):
@@ -283,6 +297,7 @@ SECTIONS = {
     "redis": redis,
     "footprint": footprint,
     "size": size,
+    "revocations": revocations,
     "steady": steady,
     "soak": soak,
     "instructions": instructions,

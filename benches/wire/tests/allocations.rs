@@ -29,11 +29,22 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
     let socket = path(&format!("{name}.sock"));
     let listen = format!("listen: {{ grpc: 'unix:{socket}', ops: '127.0.0.1:0' }}\naudit: {{ to: 'file:/dev/null' }}\n");
     let loaded = config::compile(&format!("{listen}{policy}"), &|_| None).expect("a configuration");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let app = runtime.block_on(App::start(loaded, Arc::new(observe::now))).unwrap();
-    while !app.readiness.missing().is_empty() {
-        std::thread::yield_now();
-    }
+    // One thread that serves, as with one core, until this side lets go of `over`.
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+    let serving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let app = App::start(loaded, Arc::new(observe::now)).await.unwrap();
+            while !app.readiness.missing().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            ready.send(()).unwrap();
+            drop(is_over.await);
+            app.stop().await;
+        });
+    });
+    is_ready.recv().unwrap();
     let asked = |count: u32| {
         let before = taken();
         let (target, tokens, count) = (format!("unix:{socket}"), path("tokens"), count.to_string());
@@ -42,7 +53,8 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
     };
     asked(200);
     let (few, many) = (asked(500), asked(2500));
-    runtime.block_on(app.stop());
+    drop(over);
+    serving.join().unwrap();
     (f64::from(u32::try_from(many).unwrap()) - f64::from(u32::try_from(few).unwrap())) / 2000.0
 }
 
