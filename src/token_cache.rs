@@ -46,8 +46,8 @@ pub const REFUSED_FOR: Span = Span::from_secs(10);
 /// The most that refused tokens take, in bytes.
 const REFUSED_BYTES: u64 = 1 << 20;
 
-/// What an entry takes beside its contents: its place in the table, reference counts, the allocator's rounding. Measured, see
-/// `docs/benchmarks.md`.
+/// What an entry takes beside its contents, about: its place in the table, reference counts, the allocator's rounding. What 100 000
+/// tokens really take is measured in `docs/benchmarks.md`.
 const OVERHEAD: usize = 128;
 
 /// The section `token_cache`.
