@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use super::Limits;
 use super::accept::{Accepted, Listener};
 use super::http::Protocol;
-use super::stream::{Peer, Stream};
+use super::stream::{Gathering, Peer, Stream};
 use super::tls::Tls;
 
 /// Any error, as hyper and tower take it.
@@ -114,7 +114,7 @@ where
         service.call(request)
     });
     let builder = terms.protocol.builder();
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Gathering(stream)), service));
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = retired(terms, &requests) => connection.as_mut().graceful_shutdown(),
