@@ -27,12 +27,10 @@ impl Host {
                 (format!("[{address}]"), port)
             }
             None => {
-                let (name, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+                let (name, port) =
+                    raw.iter().position(|byte| *byte == b':').and_then(|at| text.split_at_checked(at)).unwrap_or((text, ""));
                 let name = name.strip_suffix('.').unwrap_or(name);
-                let plain = |label: &str| {
-                    !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-                };
-                if !name.split('.').all(plain) {
+                if !is_name(name) {
                     return Err(malformed("the host is not a host name"));
                 }
                 (name.to_ascii_lowercase(), port)
@@ -51,6 +49,17 @@ impl Host {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Labels with dots between them.
+fn is_name(name: &str) -> bool {
+    let mut in_label = false;
+    let plain = name.bytes().all(|byte| {
+        let was = in_label;
+        in_label = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        in_label || (was && byte == b'.')
+    });
+    plain && in_label
 }
 
 #[cfg(test)]

@@ -28,15 +28,34 @@ impl<'a> RequestPath<'a> {
             return Err(malformed("the path is longer than 8192 bytes"));
         }
         let target = std::str::from_utf8(target).map_err(|_| malformed("the path holds bytes that must be percent-encoded"))?;
-        if !target.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(malformed("the path holds bytes that must be percent-encoded"));
+        if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+            let fragment = target.bytes().all(|b| b.is_ascii_graphic());
+            return Err(malformed(if fragment {
+                "the path holds a fragment"
+            } else {
+                "the path holds bytes that must be percent-encoded"
+            }));
         }
-        if target.bytes().any(|b| b == b'#') {
-            return Err(malformed("the path holds a fragment"));
-        }
-        let (raw, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        // Nearly every path is its own only reading: nothing in it is encoded, and no segment is empty or begins with a dot.
+        let (mut plain, mut begins) = (true, false);
+        let end = target.bytes().position(|byte| {
+            plain &= match byte {
+                b'/' | b'.' => !begins,
+                b'%' | b'\\' | b';' => false,
+                _ => true,
+            };
+            begins = byte == b'/';
+            byte == b'?'
+        });
+        let (raw, query) = match end.and_then(|end| target.split_at_checked(end)) {
+            Some((path, query)) => (path, query.strip_prefix('?')),
+            None => (target, None),
+        };
         if !raw.starts_with('/') {
             return Err(malformed("the path does not start with `/`"));
+        }
+        if plain {
+            return Ok(Self { raw, decoded: Cow::Borrowed(raw), query });
         }
         let decoded = decode(raw)?;
         let encoded = if let Cow::Owned(decoded) = &decoded { Some(decoded.as_str()) } else { None };

@@ -8,7 +8,7 @@ use tollgate_core::{
     request::{Headers, RawBody, RawRequest},
 };
 
-use crate::frontend::wire::{Value, fields};
+use crate::frontend::wire::{Value, fields, pair};
 
 /// The most header lines and context extensions one message may hold, together. Envoy lets 100 headers through unless told
 /// otherwise. An empty header is two bytes on the wire and many more in memory.
@@ -29,9 +29,10 @@ struct Said<'a> {
     text: &'a [u8],
     raw: &'a [u8],
     headers: Headers<'a>,
-    joined: usize,
-    listed: usize,
-    extensions: usize,
+    has_joined: bool,
+    has_listed: bool,
+    /// Headers and context extensions.
+    entries: usize,
     address: Option<IpAddr>,
 }
 
@@ -52,10 +53,10 @@ impl Question {
         if read.is_none() || !said.has_http {
             return Err(contradiction("the CheckRequest cannot be read, or has no attributes.request.http"));
         }
-        if said.joined > 0 && said.listed > 0 {
+        if said.has_joined && said.has_listed {
             return Err(contradiction("the proxy sent the headers twice (headers and header_map)"));
         }
-        if said.joined > 0 {
+        if said.has_joined {
             said.headers.are_joined();
         }
         let body = match (said.raw, said.text) {
@@ -77,10 +78,7 @@ impl<'a> Said<'a> {
                 (2, Value::Bytes(http)) => self.http(http),
                 _ => Some(()),
             }),
-            (10, Value::Bytes(_)) => {
-                self.extensions += 1;
-                self.is_bounded()
-            }
+            (10, Value::Bytes(_)) => self.entry(),
             _ => Some(()),
         })
     }
@@ -110,6 +108,10 @@ impl<'a> Said<'a> {
 
     /// One entry of the map `headers`, whose values Envoy has joined.
     fn joined(&mut self, entry: &'a [u8]) -> Option<()> {
+        self.has_joined = true;
+        if let Some((name, text)) = pair(entry, 1, 2) {
+            return self.header(name, text);
+        }
         let (mut name, mut text) = (&[][..], &[][..]);
         fields(entry, |number, value| {
             match (number, value) {
@@ -119,12 +121,15 @@ impl<'a> Said<'a> {
             }
             Some(())
         })?;
-        self.joined += 1;
         self.header(name, text)
     }
 
     /// One line of `header_map`. With `encode_raw_headers` the bytes as they came stand in `raw_value`.
     fn listed(&mut self, line: &'a [u8]) -> Option<()> {
+        self.has_listed = true;
+        if let Some((name, raw)) = pair(line, 1, 3) {
+            return self.header(name, raw);
+        }
         let (mut name, mut text, mut raw) = (&[][..], &[][..], &[][..]);
         fields(line, |number, value| {
             match (number, value) {
@@ -135,7 +140,6 @@ impl<'a> Said<'a> {
             }
             Some(())
         })?;
-        self.listed += 1;
         self.header(name, if raw.is_empty() { text } else { raw })
     }
 
@@ -144,12 +148,13 @@ impl<'a> Said<'a> {
             return None;
         }
         self.headers.push_bytes(name, value);
-        self.is_bounded()
+        self.entry()
     }
 
-    /// Checked with each entry, so that a message costs no more than it may hold.
-    fn is_bounded(&self) -> Option<()> {
-        (self.joined + self.listed + self.extensions <= MAX_ENTRIES).then_some(())
+    /// Counts with each entry, so that a message costs no more than it may hold.
+    fn entry(&mut self) -> Option<()> {
+        self.entries += 1;
+        (self.entries <= MAX_ENTRIES).then_some(())
     }
 
     /// `AttributeContext.Peer`, of which the address of a socket is used.
