@@ -27,10 +27,9 @@ impl Host {
                 (format!("[{address}]"), port)
             }
             None => {
-                let (name, port) =
-                    raw.iter().position(|byte| *byte == b':').and_then(|at| text.split_at_checked(at)).unwrap_or((text, ""));
+                let (name, port) = text.split_at_checked(name_length(raw)).unwrap_or((text, ""));
                 let name = name.strip_suffix('.').unwrap_or(name);
-                if !is_name(name) {
+                if name.is_empty() || !(port.is_empty() || port.starts_with(':')) {
                     return Err(malformed("the host is not a host name"));
                 }
                 (name.to_ascii_lowercase(), port)
@@ -51,15 +50,15 @@ impl Host {
     }
 }
 
-/// Labels with dots between them.
-fn is_name(name: &str) -> bool {
+/// The length of what `text` begins with that is labels, each with a dot after it or the end.
+fn name_length(text: &[u8]) -> usize {
     let mut in_label = false;
-    let plain = name.bytes().all(|byte| {
+    let ends = |byte: &u8| {
         let was = in_label;
-        in_label = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        in_label || (was && byte == b'.')
-    });
-    plain && in_label
+        in_label = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_');
+        !(in_label || (was && *byte == b'.'))
+    };
+    text.iter().position(ends).unwrap_or(text.len())
 }
 
 #[cfg(test)]

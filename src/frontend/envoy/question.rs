@@ -14,6 +14,12 @@ use crate::frontend::wire::{Value, fields, pair};
 /// otherwise. An empty header is two bytes on the wire and many more in memory.
 pub const MAX_ENTRIES: usize = 256;
 
+/// The fields of one header. An entry of the map `headers` has no [`RAW`] value, and a [`TEXT`] that Envoy has joined; in a line of
+/// `header_map` the bytes as they came stand in [`RAW`], with `encode_raw_headers`.
+const NAME: u8 = 1;
+const TEXT: u8 = 2;
+const RAW: u8 = 3;
+
 /// The bytes of one `CheckRequest`, not looked at yet.
 #[derive(Clone, Debug)]
 pub struct Question(pub Bytes);
@@ -90,14 +96,20 @@ impl<'a> Said<'a> {
             let Value::Bytes(bytes) = value else { return Some(()) };
             match number {
                 2 => self.method = bytes,
-                3 => self.joined(bytes)?,
+                3 => {
+                    self.has_joined = true;
+                    self.header(bytes, TEXT)?;
+                }
                 4 => self.path = bytes,
                 5 => self.host = bytes,
                 6 => self.scheme = bytes,
                 11 => self.text = bytes,
                 12 => self.raw = bytes,
                 13 => fields(bytes, |number, value| match (number, value) {
-                    (1, Value::Bytes(header)) => self.listed(header),
+                    (1, Value::Bytes(line)) => {
+                        self.has_listed = true;
+                        self.header(line, RAW)
+                    }
                     _ => Some(()),
                 })?,
                 _ => {}
@@ -106,44 +118,9 @@ impl<'a> Said<'a> {
         })
     }
 
-    /// One entry of the map `headers`, whose values Envoy has joined.
-    fn joined(&mut self, entry: &'a [u8]) -> Option<()> {
-        self.has_joined = true;
-        if let Some((name, text)) = pair(entry, 1, 2) {
-            return self.header(name, text);
-        }
-        let (mut name, mut text) = (&[][..], &[][..]);
-        fields(entry, |number, value| {
-            match (number, value) {
-                (1, Value::Bytes(bytes)) => name = bytes,
-                (2, Value::Bytes(bytes)) => text = bytes,
-                _ => {}
-            }
-            Some(())
-        })?;
-        self.header(name, text)
-    }
-
-    /// One line of `header_map`. With `encode_raw_headers` the bytes as they came stand in `raw_value`.
-    fn listed(&mut self, line: &'a [u8]) -> Option<()> {
-        self.has_listed = true;
-        if let Some((name, raw)) = pair(line, 1, 3) {
-            return self.header(name, raw);
-        }
-        let (mut name, mut text, mut raw) = (&[][..], &[][..], &[][..]);
-        fields(line, |number, value| {
-            match (number, value) {
-                (1, Value::Bytes(bytes)) => name = bytes,
-                (2, Value::Bytes(bytes)) => text = bytes,
-                (3, Value::Bytes(bytes)) => raw = bytes,
-                _ => {}
-            }
-            Some(())
-        })?;
-        self.header(name, if raw.is_empty() { text } else { raw })
-    }
-
-    fn header(&mut self, name: &'a [u8], value: &'a [u8]) -> Option<()> {
+    /// One header: an entry of the map `headers`, or a line of `header_map`, where the value stands in [`RAW`] or else in [`TEXT`].
+    fn header(&mut self, entry: &'a [u8], field: u8) -> Option<()> {
+        let (name, value) = pair(entry, NAME, field).or_else(|| any_header(entry, field))?;
         if !name.is_ascii() && std::str::from_utf8(name).is_err() {
             return None;
         }
@@ -172,6 +149,22 @@ impl<'a> Said<'a> {
             _ => Some(()),
         })
     }
+}
+
+/// As [`pair`], for a header of any shape.
+#[inline(never)]
+fn any_header(entry: &[u8], field: u8) -> Option<(&[u8], &[u8])> {
+    let (mut name, mut text, mut raw) = (&[][..], &[][..], &[][..]);
+    fields(entry, |number, value| {
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => name = bytes,
+            (2, Value::Bytes(bytes)) => text = bytes,
+            (3, Value::Bytes(bytes)) if field == RAW => raw = bytes,
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some((name, if raw.is_empty() { text } else { raw }))
 }
 
 #[cfg(test)]
