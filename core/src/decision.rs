@@ -166,8 +166,8 @@ impl Dialect {
     /// The dialect of an endpoint, by `:path` as it was sent: a request is answered in its client's dialect even when it is
     /// refused before anything else of it is read.
     pub fn of_target(target: &[u8]) -> Self {
-        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-        let below = |prefix: &[u8]| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
-        if below(b"/v1/messages") || path.starts_with(b"/anthropic/") { Self::Anthropic } else { Self::OpenAi }
+        let below = |rest: &[u8]| matches!(rest, [] | [b'/' | b'?' | b'#', ..]);
+        let anthropic = target.strip_prefix(b"/v1/messages").is_some_and(below) || target.starts_with(b"/anthropic/");
+        if anthropic { Self::Anthropic } else { Self::OpenAi }
     }
 }

@@ -17,31 +17,55 @@ pub(super) enum Value<'a> {
 #[inline]
 pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
     while !bytes.is_empty() {
-        let key = varint(&mut bytes)?;
-        let value = match key & 7 {
-            0 => {
-                varint(&mut bytes)?;
-                Value::Number
-            }
-            1 => {
-                bytes = bytes.get(8..)?;
-                Value::Number
-            }
-            2 => {
-                let length = usize::try_from(varint(&mut bytes)?).ok()?;
-                let (value, rest) = bytes.split_at_checked(length)?;
-                bytes = rest;
-                Value::Bytes(value)
-            }
-            5 => {
-                bytes = bytes.get(4..)?;
-                Value::Number
-            }
-            _ => return None,
-        };
-        visit(key >> 3, value)?;
+        let (number, value, rest) = field(bytes)?;
+        bytes = rest;
+        visit(number, value)?;
     }
     Some(())
+}
+
+/// The first field, and what comes after it.
+#[inline]
+fn field(bytes: &[u8]) -> Option<(u64, Value<'_>, &[u8])> {
+    // Nearly all of them: text with a number below 16, shorter than 128 bytes.
+    match bytes {
+        [key @ 0..=0x7f, length @ 0..=0x7f, rest @ ..] if key & 7 == 2 => {
+            let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+            Some((u64::from(key >> 3), Value::Bytes(value), rest))
+        }
+        _ => any_field(bytes),
+    }
+}
+
+#[inline(never)]
+fn any_field(mut bytes: &[u8]) -> Option<(u64, Value<'_>, &[u8])> {
+    let key = varint(&mut bytes)?;
+    let (value, rest) = match key & 7 {
+        0 => {
+            varint(&mut bytes)?;
+            (Value::Number, bytes)
+        }
+        1 => (Value::Number, bytes.get(8..)?),
+        2 => {
+            let length = usize::try_from(varint(&mut bytes)?).ok()?;
+            let (value, rest) = bytes.split_at_checked(length)?;
+            (Value::Bytes(value), rest)
+        }
+        5 => (Value::Number, bytes.get(4..)?),
+        _ => return None,
+    };
+    Some((key >> 3, value, rest))
+}
+
+/// The two texts of a message that is nothing but one with the number `first` and one with the number `second`, both shorter than
+/// 128 bytes: what nearly every header is. `None` says only that the message is not that.
+#[inline]
+pub(super) fn pair(message: &[u8], first: u8, second: u8) -> Option<(&[u8], &[u8])> {
+    let [key, length @ 0..=0x7f, rest @ ..] = message else { return None };
+    let (one, rest) = rest.split_at_checked(usize::from(*length))?;
+    let [other, length @ 0..=0x7f, two @ ..] = rest else { return None };
+    let whole = (*key, *other, usize::from(*length)) == (first << 3 | 2, second << 3 | 2, two.len());
+    whole.then_some((one, two))
 }
 
 /// Takes one base-128 number of at most ten bytes off the front.
