@@ -66,7 +66,7 @@ pub struct Metadata<'a>([(&'static str, Option<&'a str>); 6]);
 impl<'a> Metadata<'a> {
     /// What is known, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        self.0.into_iter().filter_map(|(name, value)| Some((name, value?)))
+        self.0.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
     }
 }
 

@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderList};
+use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
 
 use crate::{
     check::Metadata,
-    frontend::wire::{Writer, sized},
+    frontend::wire::Writer,
     pb::{
         envoy::{
             config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
@@ -36,61 +36,61 @@ const RESPONSE_HEADERS_TO_ADD: u8 = 6;
 /// ours.
 const OVERWRITE: u8 = 2;
 
+/// Room for nearly every answer.
+const ROOM: usize = 1024;
+
 /// The answer to a check that is allowed.
 pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Reply {
-    let credential = answer.upstream_credential.map(|secret| ("authorization", secret.expose()));
-    let set = || texts(&answer.set).chain(credential);
-    let ok = set().chain(texts(&answer.response)).map(|(name, value)| sized(option(name, value))).sum::<usize>()
-        + answer.remove.iter().map(|name| sized(name.len())).sum::<usize>();
-    let metadata_length = metadata.iter().map(|(name, value)| sized(entry(name, value))).sum();
-    let mut writer = Writer::with_capacity(sized(0) + sized(ok) + sized(metadata_length));
+    let mut writer = Writer::with_capacity(ROOM);
     // An empty google.rpc.Status: code 0, OK.
-    writer.open(STATUS, 0);
-    writer.open(OK_RESPONSE, ok);
-    for (name, value) in set() {
-        write_option(&mut writer, HEADERS, name, value);
-    }
-    for name in &answer.remove {
-        writer.bytes(HEADERS_TO_REMOVE, name.as_bytes());
-    }
-    for (name, value) in texts(&answer.response) {
-        write_option(&mut writer, RESPONSE_HEADERS_TO_ADD, name, value);
-    }
-    writer.open(DYNAMIC_METADATA, metadata_length);
-    for (name, value) in metadata.iter() {
-        write_entry(&mut writer, name, value);
-    }
+    writer.message(STATUS, |_| {});
+    writer.message(OK_RESPONSE, |ok| {
+        answer.set(&mut Options { writer: ok, field: HEADERS });
+        if let Some(secret) = answer.upstream_credential {
+            option(ok, HEADERS, "authorization", |value| value.extend_from_slice(secret.expose()));
+        }
+        for name in answer.removed() {
+            ok.bytes(HEADERS_TO_REMOVE, name.as_bytes());
+        }
+        answer.response(&mut Options { writer: ok, field: RESPONSE_HEADERS_TO_ADD });
+    });
+    writer.message(DYNAMIC_METADATA, |fields| {
+        for (name, value) in metadata.iter() {
+            entry(fields, name, value);
+        }
+    });
     Reply(writer.finish().into())
 }
 
-fn texts(list: &HeaderList) -> impl Iterator<Item = (&'static str, &[u8])> {
-    list.iter().map(|(name, value)| (name, value.as_bytes()))
+/// Writes each header as a `HeaderValueOption`.
+struct Options<'w> {
+    writer: &'w mut Writer,
+    field: u8,
 }
 
-/// Length of a `HeaderValueOption`.
-fn option(name: &str, value: &[u8]) -> usize {
-    sized(sized(name.len()) + sized(value.len())) + 2
+impl HeaderSink for Options<'_> {
+    fn header(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        option(self.writer, self.field, name, write);
+    }
 }
 
 /// `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }`.
-fn write_option(writer: &mut Writer, field: u8, name: &str, value: &[u8]) {
-    writer.open(field, option(name, value));
-    writer.open(1, sized(name.len()) + sized(value.len()));
-    writer.bytes(1, name.as_bytes());
-    writer.bytes(2, value);
-    writer.number(3, OVERWRITE);
+fn option(writer: &mut Writer, field: u8, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    writer.message(field, |option| {
+        option.message(1, |header| {
+            header.bytes(1, name.as_bytes());
+            header.value(2, value);
+        });
+        option.number(3, OVERWRITE);
+    });
 }
 
-/// Length of an entry of `google.protobuf.Struct.fields` whose value is text.
-fn entry(name: &str, value: &str) -> usize {
-    sized(name.len()) + sized(sized(value.len()))
-}
-
-fn write_entry(writer: &mut Writer, name: &str, value: &str) {
-    writer.open(1, entry(name, value));
-    writer.bytes(1, name.as_bytes());
-    writer.open(2, sized(value.len()));
-    writer.bytes(3, value.as_bytes());
+/// An entry of `google.protobuf.Struct.fields` whose value is text.
+fn entry(fields: &mut Writer, name: &str, value: &str) {
+    fields.message(1, |entry| {
+        entry.bytes(1, name.as_bytes());
+        entry.message(2, |wrapped| wrapped.bytes(3, value.as_bytes()));
+    });
 }
 
 /// A denial: also what the body bound answers with before a message is read.
