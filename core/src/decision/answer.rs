@@ -10,7 +10,10 @@ use serde_json::json;
 use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
 use super::{Denial, Dialect, Evidence, Grant, Reason};
-use crate::{authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, time::Span};
+use crate::{
+    authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, text::is_printable_without,
+    time::Span,
+};
 
 /// The header every answer carries that Tollgate shapes.
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
@@ -178,14 +181,13 @@ impl<'a> AllowedAnswer<'a> {
 /// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
 /// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str, value: &mut Vec<u8>) {
-    let plain = |byte: u8| !matches!(byte, b'%' | 0..=0x1f | 0x7f..);
-    if text.bytes().all(plain) && !text.starts_with(' ') && !text.ends_with(' ') {
+    if is_printable_without(text.as_bytes(), [b'%', b'%']) && !text.starts_with(' ') && !text.ends_with(' ') {
         return value.extend_from_slice(text.as_bytes());
     }
     for (at, byte) in text.bytes().enumerate() {
         match byte {
             b' ' if at == 0 || at + 1 == text.len() => value.extend_from_slice(b"%20"),
-            _ if plain(byte) => value.push(byte),
+            b' '..=b'~' if byte != b'%' => value.push(byte),
             // Writing into memory does not fail.
             _ => {
                 let _ = write!(value, "%{byte:02X}");
