@@ -100,10 +100,13 @@ impl Writer {
         self.message(field, |writer| write(&mut writer.0));
     }
 
-    /// A number below 128.
+    /// A number below 16384.
     #[inline]
-    pub(super) fn number(&mut self, field: u8, number: u8) {
-        self.0.extend_from_slice(&[field << 3, number & 0x7f]);
+    pub(super) fn number(&mut self, field: u8, number: u16) {
+        match number.to_le_bytes() {
+            [low @ 0..=0x7f, 0] => self.0.extend_from_slice(&[field << 3, low]),
+            [low, _] => self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]]),
+        }
     }
 
     /// A message within this one, whose fields `write` writes.
@@ -150,9 +153,9 @@ mod tests {
         for (length, varint) in [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (100_000, 3)] {
             let mut writer = Writer::default();
             writer.bytes(15, &vec![7; length]);
-            writer.number(3, 100);
+            writer.number(3, 300);
             let written = writer.finish();
-            assert_eq!(written.len(), 1 + varint + length + 2, "{length}");
+            assert_eq!(written.len(), 1 + varint + length + 3, "{length}");
             let mut seen = Vec::new();
             fields(&written, |number, value| {
                 seen.push((number, matches!(value, Value::Bytes(bytes) if bytes.len() == length)));
