@@ -99,7 +99,7 @@ fn long_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Writes a message, front to back.
+/// Writes a message, front to back. The length of what is in it is put in front when it is known: nothing is measured first.
 #[derive(Debug, Default)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -115,40 +115,57 @@ impl Writer {
     /// Text or bytes.
     #[inline]
     pub(super) fn bytes(&mut self, field: u8, bytes: &[u8]) {
-        self.open(field, bytes.len());
-        self.0.extend_from_slice(bytes);
+        self.value(field, |value| value.extend_from_slice(bytes));
     }
 
-    /// A number.
-    pub(super) fn number(&mut self, field: u8, number: u8) {
-        self.0.push(field << 3);
-        self.varint(usize::from(number));
-    }
-
-    /// The beginning of a message of so many bytes, which the caller writes next.
+    /// Text or bytes that `write` appends.
     #[inline]
-    pub(super) fn open(&mut self, field: u8, length: usize) {
-        if length < 0x80 {
-            let [length, ..] = length.to_le_bytes();
-            return self.0.extend_from_slice(&[field << 3 | 2, length]);
-        }
-        self.0.push(field << 3 | 2);
-        self.varint(length);
+    pub(super) fn value(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) {
+        self.message(field, |writer| write(&mut writer.0));
     }
 
-    fn varint(&mut self, mut number: usize) {
-        while number > 0x7f {
-            self.0.push(number.to_le_bytes()[0] | 0x80);
-            number >>= 7;
+    /// A number below 16384.
+    #[inline]
+    pub(super) fn number(&mut self, field: u8, number: u16) {
+        match number.to_le_bytes() {
+            [low @ 0..=0x7f, 0] => self.0.extend_from_slice(&[field << 3, low]),
+            [low, _] => self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]]),
         }
-        self.0.push(number.to_le_bytes()[0]);
     }
-}
 
-/// How long a field of so many bytes is, its key and its length included. Field numbers are below 16.
-pub(super) fn sized(length: usize) -> usize {
-    let bits = usize::BITS - (length | 1).leading_zeros();
-    1 + bits.div_ceil(7) as usize + length
+    /// A message within this one, whose fields `write` writes.
+    #[inline]
+    pub(super) fn message(&mut self, field: u8, write: impl FnOnce(&mut Self)) {
+        // Nearly all lengths have one byte.
+        self.0.extend_from_slice(&[field << 3 | 2, 0]);
+        let from = self.0.len();
+        write(self);
+        let length = self.0.len() - from;
+        match self.0.get_mut(from - 1) {
+            Some(byte) if length < 0x80 => *byte = length.to_le_bytes()[0],
+            _ => self.widen(from, length),
+        }
+    }
+
+    /// Makes room for a length of more than one byte in front of what begins at `from`.
+    fn widen(&mut self, from: usize, length: usize) {
+        let mut varint = [0; 10];
+        let (mut bytes, mut left) = (0, length);
+        for byte in &mut varint {
+            *byte = left.to_le_bytes()[0] | 0x80;
+            (bytes, left) = (bytes + 1, left >> 7);
+            if left == 0 {
+                *byte &= 0x7f;
+                break;
+            }
+        }
+        let more = bytes - 1;
+        self.0.resize(from + length + more, 0);
+        self.0.copy_within(from..from + length, from + more);
+        if let (Some(place), Some(varint)) = (self.0.get_mut(from - 1..from + more), varint.get(..bytes)) {
+            place.copy_from_slice(varint);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,12 +174,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for length in [0, 1, 127, 128, 16_383, 16_384, 100_000] {
+        for (length, varint) in [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (100_000, 3)] {
             let mut writer = Writer::default();
             writer.bytes(15, &vec![7; length]);
-            writer.number(3, 200);
+            writer.number(3, 300);
             let written = writer.finish();
-            assert_eq!(written.len(), sized(length) + 3, "{length}");
+            assert_eq!(written.len(), 1 + varint + length + 3, "{length}");
             let mut seen = Vec::new();
             fields(&written, |number, value| {
                 seen.push((number, matches!(value, Value::Bytes(bytes) if bytes.len() == length)));
