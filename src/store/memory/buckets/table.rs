@@ -164,3 +164,34 @@ impl Hasher for Product {
         self.0 = product;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Against a map that forgets nothing before its time.
+    #[test]
+    fn draining_buckets_stay_as_they_were_and_full_ones_go() {
+        let (mut table, mut all) = (Table::new(), BTreeMap::new());
+        let bucket = |n: u64| BucketId::of(n.to_be_bytes());
+        for round in 0..200_000_u64 {
+            let now = round * 10;
+            // Names come up again and again in the first half; then there are three.
+            let n = if round < 100_000 { round * round % 40_009 } else { round % 3 };
+            table.sweep(now, 1);
+            let tat = all.get(&n).copied().unwrap_or(now).max(now) + 100 + round % 300_000;
+            table.set(bucket(n), tat);
+            all.insert(n, tat);
+            let asked = round * 7 % 40_009;
+            let held = all.get(&asked).copied().filter(|tat| *tat > now);
+            assert_eq!(table.get(bucket(asked)).filter(|tat| *tat > now), held);
+        }
+        assert_eq!(table.len(), table.parts.iter().map(|part| part.tats.len()).sum::<usize>());
+        let now = u64::MAX;
+        assert!(table.make_room(now, 5, 5), "all are full by then");
+        assert_eq!(table.len(), 0);
+        assert!(table.parts.iter().all(|part| part.tats.capacity() <= 4 * ROOM), "and their room is given back");
+    }
+}
