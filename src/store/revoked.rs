@@ -99,37 +99,41 @@ impl Default for Revoked {
 impl Revoked {
     /// Which kind of entry revokes the credential at `now`, if any.
     pub(super) fn revokes(&self, keys: &Keys, now: Timestamp) -> Option<&'static str> {
-        let held = |mark: &Mark<'_>| self.get(mark.fingerprint()).filter(|held| held.ends() > now);
-        let exact = keys.exact_marks().find(|mark| held(mark).is_some());
-        let before = || keys.before_marks().find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
-        exact.or_else(before).map(Mark::kind)
-    }
-
-    fn get(&self, fingerprint: Fingerprint) -> Option<Held> {
-        let (key, shard, count) = self.place(fingerprint)?;
-        if count.load(Ordering::Acquire) == 0 {
+        if self.len() == 0 {
             return None;
         }
+        let held = |mark: &Mark<'_>| self.get(*mark).filter(|held| held.ends() > now);
+        let exact = keys.exact_marks().find(|mark| held(mark).is_some());
+        let before = || keys.before_marks().find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
+        exact.or_else(before).map(|mark| mark.kind().label())
+    }
+
+    fn get(&self, mark: Mark<'_>) -> Option<Held> {
+        if self.counts.get(mark.kind() as usize)?.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let (key, shard) = self.place(mark.fingerprint())?;
         shard.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
-    /// Where an entry is or would be, and the number of those of its kind.
-    fn place(&self, fingerprint: Fingerprint) -> Option<(Key, &RwLock<Shard>, &AtomicU64)> {
+    fn place(&self, fingerprint: Fingerprint) -> Option<(Key, &RwLock<Shard>)> {
         let key = Key(fingerprint.halves());
-        let count = self.counts.get(key.kind())?;
         // The lowest bits are the kind.
         let Key([_, low]) = key;
         let shard = usize::try_from((low >> 32) % SHARDS as u64).ok()?;
-        Some((key, self.shards.get(shard)?, count))
+        Some((key, self.shards.get(shard)?))
     }
 
     /// Adds an entry, or strengthens the one of this key; ends are rounded up to whole seconds. Keys that are none are left out.
     pub(super) fn add(&self, key: &str, at: Timestamp, ends: Timestamp) {
-        let Some((key, shard, count)) = Fingerprint::of(key).and_then(|key| self.place(key)) else { return };
+        let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) else { return };
+        let kind = key.kind();
         let new = Held::new(at, ends);
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let held = shard.entry(key).or_insert_with(|| {
-            count.fetch_add(1, Ordering::Release);
+            if let Some(count) = self.counts.get(kind) {
+                count.fetch_add(1, Ordering::Release);
+            }
             new
         });
         // What is to be read anew counts for nothing.
@@ -138,9 +142,16 @@ impl Revoked {
 
     /// Removes the entry of a key.
     pub(super) fn remove(&self, key: &str) {
-        if let Some((key, shard, count)) = Fingerprint::of(key).and_then(|key| self.place(key))
+        if let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key))
             && shard.write().unwrap_or_else(PoisonError::into_inner).remove(&key).is_some()
         {
+            self.forgot(&key);
+        }
+    }
+
+    /// An entry went.
+    fn forgot(&self, key: &Key) {
+        if let Some(count) = self.counts.get(key.kind()) {
             count.fetch_sub(1, Ordering::Release);
         }
     }
@@ -164,8 +175,8 @@ impl Revoked {
         self.each(|shard| {
             shard.retain(|key, held| {
                 let kept = keep(*held);
-                if !kept && let Some(count) = self.counts.get(key.kind()) {
-                    count.fetch_sub(1, Ordering::Release);
+                if !kept {
+                    self.forgot(key);
                 }
                 kept
             });
@@ -187,7 +198,7 @@ impl Revoked {
 
     /// How many entries are held.
     pub(super) fn len(&self) -> u64 {
-        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.counts.iter().map(|count| count.load(Ordering::Acquire)).sum()
     }
 }
 

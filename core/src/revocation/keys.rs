@@ -74,13 +74,13 @@ impl Keys {
     /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`](super::Target::key) writes
     /// it.
     pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.exact_marks().map(|mark| (mark.kind(), mark.key()))
+        self.exact_marks().map(|mark| (mark.kind.label(), mark.key()))
     }
 
     /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
     /// [`Keys::exact`].
     pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.before_marks().map(|mark| (mark.kind(), mark.key()))
+        self.before_marks().map(|mark| (mark.kind.label(), mark.key()))
     }
 
     /// As [`Keys::exact`], before they are written out.
@@ -122,9 +122,9 @@ pub struct Mark<'a> {
 }
 
 impl Mark<'_> {
-    /// The word for its kind: see [`Kind::label`].
-    pub const fn kind(self) -> &'static str {
-        self.kind.label()
+    /// Its kind.
+    pub const fn kind(self) -> Kind {
+        self.kind
     }
 
     /// Its key, as [`Target::key`](super::Target::key) writes it.

@@ -3,10 +3,7 @@
 use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
-use tollgate_core::{
-    limit::{Answers, Demands, Verdict},
-    revocation::Mark,
-};
+use tollgate_core::limit::{Answers, Demands, Verdict};
 
 /// A key below a prefix, written without being put together first.
 pub(super) struct Key<'a>(&'static str, &'a str);
@@ -139,7 +136,7 @@ pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i6
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
-    let ours = keys.exact_marks().chain(keys.before_marks()).map(Mark::kind);
+    let ours = keys.exact_marks().chain(keys.before_marks()).map(|mark| mark.kind().label());
     let foreign_from = keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
     let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
