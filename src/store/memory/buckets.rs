@@ -51,7 +51,9 @@ impl Buckets {
             return Ok(verdicts);
         }
         if table.len() + charges.len() > self.most {
-            let new = charges.iter().filter(|charge| table.get(charge.bucket).is_none()).count();
+            // A full bucket that is held may be dropped to make room, and then is a new one.
+            let is_new = |charge: &&Charge| table.get(charge.bucket).is_none_or(|tat| tat <= now);
+            let new = charges.iter().filter(is_new).count();
             if !table.make_room(now, new, self.most) {
                 return Err(Outage::Full);
             }
@@ -102,6 +104,23 @@ mod tests {
         assert_eq!(buckets.charge(&[charge("b", SECOND, 2)], at(2)).unwrap()[0].remaining, 0, "nothing was taken");
         // `a` and `b` are full again two seconds later.
         assert!(buckets.charge(&[charge("c", SECOND, 2)], at(2 * SECOND + 1)).unwrap()[0].admitted);
+    }
+
+    #[test]
+    fn a_bucket_that_is_full_again_finds_its_place_in_a_full_table() {
+        let buckets = Buckets::new(2);
+        let both = [charge("a", SECOND, 2), charge("b", SECOND, 2)];
+        for now in [1, 2, SECOND + 1, 9 * SECOND, 20 * SECOND] {
+            assert!(buckets.charge(&both, at(now)).is_ok(), "{now}");
+            assert_eq!(buckets.len(), 2);
+        }
+        // Only `b` is full: its place is there for itself, or for one other.
+        buckets.charge(&both[..1], at(21 * SECOND)).unwrap();
+        for (key, expected) in [("b", true), ("c", false)] {
+            let two = [charge("a", SECOND, 5), charge(key, SECOND, 2)];
+            assert_eq!(buckets.charge(&two, at(21 * SECOND + 1)).is_ok(), expected, "{key}");
+        }
+        assert_eq!(buckets.len(), 2);
     }
 
     #[test]

@@ -125,8 +125,8 @@ impl Part {
     }
 }
 
-/// Half of a name's SHA-256 and a secret. Whoever can choose among many names could find ones that share a place in a table: an
-/// afternoon of hashing finds thousands that agree in twenty bits. Not without the secret, so the product is hash enough.
+/// An id, which is half of a SHA-256, and a secret. Whoever may choose among many names finds, in minutes of hashing, a thousand whose
+/// ids agree in the bits that give a place. Not where a secret comes in between, and with one a product is hash enough.
 #[derive(Debug, PartialEq, Eq)]
 struct Key([u64; 2]);
 
