@@ -253,7 +253,7 @@ fn call(hash: &str, demands: &Demands) -> Cmd {
         cmd.arg(format!("{{tollgate}}:revoked:{key}"));
     }
     for charge in &demands.charges {
-        cmd.arg(format!("{{tollgate}}:{}", charge.key));
+        cmd.arg(format!("{{tollgate}}:{}", charge.key()));
     }
     cmd.arg(1)
         .arg(ours)

@@ -16,7 +16,7 @@ mod status;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
@@ -37,13 +37,16 @@ pub use self::{
 };
 use self::{redis::Replicated, replica::Replica};
 
+/// An answer that is there already, or on its way.
+pub type Admitted<'a> = Either<Ready<Result<Answers, Outage>>, BoxFuture<'a, Result<Answers, Outage>>>;
+
 /// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
 pub trait Store: Send + Sync {
     /// Asks all that one check needs to know: one round trip at most, one atomic step, an answer within the deadline.
     ///
     /// # Errors
     /// The store cannot be asked. What was charged then stays charged, and the question is not sent again.
-    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>>;
+    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a>;
 
     /// Adds a revocation, or strengthens one of the same target: neither its moment nor its end is moved back.
     ///

@@ -1,6 +1,7 @@
 //! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed, read-only, out of memory.
 
 mod asked;
+mod buckets;
 mod contract;
 mod differential;
 mod leased;

@@ -133,7 +133,10 @@ fn permit(
         route: &route.name,
         address: request.address,
     };
-    let charges = route.limits.iter().map(|limit| limit.charge(&facts)).collect::<Result<_, _>>()?;
+    let mut charges = Vec::with_capacity(route.limits.len());
+    for limit in &route.limits {
+        charges.push(limit.charge(&facts)?);
+    }
     let demands = Demands { principal: permit.principal().cloned(), charges };
     Ok((permit, demands))
 }
@@ -178,7 +181,7 @@ impl Pending {
         let counted = match answers {
             Ok(Answers::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
                 evidence.limits =
-                    demands.charges.iter().zip(verdicts).map(|(charge, verdict)| LimitStatus::of(charge, verdict)).collect();
+                    demands.charges.into_iter().zip(verdicts).map(|(charge, verdict)| LimitStatus::of(charge, verdict)).collect();
                 within(&evidence.limits)
             }
             Ok(Answers::Counted(_)) => Err(Decision::Deny(Denial::new(Reason::Internal, "the store answered another question"))),

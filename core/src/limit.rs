@@ -3,12 +3,14 @@
 //! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the executable model that the
 //! memory store runs and that the Lua script is held against.
 
+mod bucket;
 pub mod lease;
 pub mod rate;
 pub mod reference;
 
 use std::sync::Arc;
 
+pub use self::bucket::BucketId;
 use self::lease::Terms;
 use crate::{authn::Principal, time::Span};
 
@@ -17,9 +19,8 @@ use crate::{authn::Principal, time::Span};
 pub struct Charge {
     /// The limit's name, for headers, metrics and the audit line.
     pub limit: Arc<str>,
-    /// The bucket: `rate:<limit>:` and for each part its first letter and 128 bits of its SHA-256 in hex, after as many of the
-    /// issuer's where the part is one's only within it. Nothing a client controls stands in it in clear.
-    pub key: String,
+    /// The bucket.
+    pub bucket: BucketId,
     /// Microseconds one unit takes to come back, at least 1.
     pub interval: u64,
     /// How many units a full bucket holds; 0 admits nothing.
@@ -28,6 +29,13 @@ pub struct Charge {
     pub cost: u64,
     /// Whether a replica may take units ahead of need, and on what terms. Without: the shared bucket is asked each time.
     pub lease: Option<Terms>,
+}
+
+impl Charge {
+    /// The bucket's key in a store that has others beside it: see [`BucketId::key`].
+    pub fn key(&self) -> String {
+        self.bucket.key(&self.limit)
+    }
 }
 
 /// What a check needs to know from the store: one round trip, one atomic step.
@@ -113,13 +121,8 @@ impl Outage {
 }
 
 impl LimitStatus {
-    pub(crate) fn of(charge: &Charge, verdict: Verdict) -> Self {
-        Self {
-            name: Arc::clone(&charge.limit),
-            limit: charge.burst,
-            window: charge.interval.saturating_mul(charge.burst),
-            verdict,
-        }
+    pub(crate) fn of(charge: Charge, verdict: Verdict) -> Self {
+        Self { name: charge.limit, limit: charge.burst, window: charge.interval.saturating_mul(charge.burst), verdict }
     }
 
     /// How long until the same request would be admitted; `None` when it never would.

@@ -1,11 +1,17 @@
 //! Revocation: what can be revoked, and under which key a store finds it.
 
-use std::sync::Arc;
+mod fingerprint;
+mod keys;
 
 use aws_lc_rs::digest;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use self::fingerprint::half;
+pub use self::{
+    fingerprint::Fingerprint,
+    keys::{IssuerDigest, Keys, Mark, Names, issuer_digest},
+};
 use crate::config::{Errors, Path};
 
 /// The section `revocation`.
@@ -16,6 +22,42 @@ pub struct RevocationConfig {
     /// `{jti}`, `{sub}` and `{token_sha256}` are filled in. Needs a single Redis (no cluster); default: none.
     #[serde(default)]
     pub foreign: Vec<String>,
+}
+
+/// A kind of revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`Target::Jti`].
+    Jti,
+    /// See [`Target::Token`].
+    Token,
+    /// See [`Target::Subject`].
+    Subject,
+    /// See [`Target::Client`].
+    Client,
+    /// See [`Target::Tenant`].
+    Tenant,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::Jti, Self::Token, Self::Subject, Self::Client, Self::Tenant];
+
+    /// Its word, with which its keys begin: `jti`, `token`, `subject`, `client`, `tenant`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Jti => "jti",
+            Self::Token => "token",
+            Self::Subject => "subject",
+            Self::Client => "client",
+            Self::Tenant => "tenant",
+        }
+    }
+
+    /// Whether what is named is named within an issuer.
+    const fn is_of_issuer(self) -> bool {
+        matches!(self, Self::Jti | Self::Subject | Self::Client)
+    }
 }
 
 /// What a revocation names.
@@ -71,212 +113,17 @@ impl Target {
         matches!(self, Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. })
     }
 
-    /// The word for the kind: `jti`, `subject`, `client`, `tenant`, `token`.
+    /// The word for the kind: see [`Kind::label`].
     pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Jti { .. } => "jti",
-            Self::Subject { .. } => "subject",
-            Self::Client { .. } => "client",
-            Self::Tenant { .. } => "tenant",
-            Self::Token { .. } => "token",
-        }
-    }
-}
-
-/// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
-/// store asks for them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
-    /// Hex SHA-256 of `iss`, one for all tokens of an issuer.
-    issuer: Arc<str>,
-    token: [u8; 32],
-    jti: Option<[u8; 32]>,
-    subject: [u8; 32],
-    client: Option<[u8; 32]>,
-    tenant: Option<[u8; 32]>,
-    /// The credential's `iat` in whole seconds; 0 when it has none, so that every T revokes it.
-    pub issued_at: u64,
-    /// Whole keys of other services' blacklists.
-    pub foreign: Vec<String>,
-}
-
-/// What a credential can be revoked by, before it is hashed.
-#[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
-    /// [`issuer_digest`] of its issuer.
-    pub issuer: &'a Arc<str>,
-    /// Its [`token_digest`].
-    pub token: [u8; 32],
-    /// Its `jti`.
-    pub jti: Option<&'a str>,
-    /// Its subject.
-    pub subject: &'a str,
-    /// Its client.
-    pub client: Option<&'a str>,
-    /// Its tenant.
-    pub tenant: Option<&'a str>,
-}
-
-impl Keys {
-    /// The keys of a credential issued at `issued_at` (seconds; 0 when it does not say).
-    pub fn new(names: Names<'_>, issued_at: u64, foreign: Vec<String>) -> Self {
-        let digest = |text: &str| sha256(text.as_bytes());
-        Self {
-            issuer: Arc::clone(names.issuer),
-            token: names.token,
-            jti: names.jti.map(digest),
-            subject: digest(names.subject),
-            client: names.client.map(digest),
-            tenant: names.tenant.map(digest),
-            issued_at,
-            foreign,
-        }
-    }
-
-    /// Hex SHA-256 of the credential's `iss`.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
-    /// SHA-256 of its subject.
-    pub fn subject(&self) -> &[u8; 32] {
-        &self.subject
-    }
-
-    /// SHA-256 of its client.
-    pub fn client(&self) -> Option<&[u8; 32]> {
-        self.client.as_ref()
-    }
-
-    /// SHA-256 of its tenant.
-    pub fn tenant(&self) -> Option<&[u8; 32]> {
-        self.tenant.as_ref()
-    }
-
-    /// SHA-256 of the credential's `jti`.
-    pub fn jti_digest(&self) -> Option<&[u8; 32]> {
-        self.jti.as_ref()
-    }
-
-    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`] writes it.
-    pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.exact_marks().map(|mark| (mark.kind, mark.key()))
-    }
-
-    /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
-    /// [`Keys::exact`].
-    pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.before_marks().map(|mark| (mark.kind, mark.key()))
-    }
-
-    /// As [`Keys::exact`], before they are written out.
-    pub fn exact_marks(&self) -> impl Iterator<Item = Mark<'_>> {
-        let token = Mark { kind: "token", issuer: None, digest: &self.token };
-        std::iter::once(token).chain(self.jti.as_ref().map(|jti| self.of_issuer("jti", jti)))
-    }
-
-    /// As [`Keys::before`], before they are written out.
-    pub fn before_marks(&self) -> impl Iterator<Item = Mark<'_>> {
-        let subject = self.of_issuer("subject", &self.subject);
-        let client = self.client.as_ref().map(|client| self.of_issuer("client", client));
-        let tenant = self.tenant.as_ref().map(|digest| Mark { kind: "tenant", issuer: None, digest });
-        std::iter::once(subject).chain(client).chain(tenant)
-    }
-
-    fn of_issuer<'a>(&'a self, kind: &'static str, digest: &'a [u8; 32]) -> Mark<'a> {
-        Mark { kind, issuer: Some(&self.issuer), digest }
-    }
-}
-
-/// One entry that would revoke a credential.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark<'a> {
-    kind: &'static str,
-    issuer: Option<&'a str>,
-    digest: &'a [u8; 32],
-}
-
-impl Mark<'_> {
-    /// The word for its kind: see [`Target::kind`].
-    pub const fn kind(self) -> &'static str {
-        self.kind
-    }
-
-    /// Its key, as [`Target::key`] writes it.
-    pub fn key(self) -> String {
-        let mut key = String::with_capacity(8 + 2 * 65);
-        self.write(&mut key);
-        key
-    }
-
-    /// Appends its key.
-    pub fn write(self, out: &mut String) {
-        out.push_str(self.kind);
-        out.push(':');
-        if let Some(issuer) = self.issuer {
-            out.push_str(issuer);
-            out.push(':');
-        }
-        push_hex(out, self.digest);
-    }
-
-    /// The fingerprint of its key.
-    pub fn fingerprint(self) -> Option<Fingerprint> {
-        let mut print = Fingerprint::start(self.kind)?;
-        if let Some(issuer) = self.issuer {
-            print = print.fold(hex_halves(issuer)?);
-        }
-        let ([first, second, ..], _) = self.digest.as_chunks::<8>() else { return None };
-        Some(print.fold([u64::from_be_bytes(*first), u64::from_be_bytes(*second)]))
-    }
-}
-
-/// Hex SHA-256 of an `iss`, as it stands in keys.
-pub fn issuer_digest(issuer: &str) -> Arc<str> {
-    sha256_hex(issuer).into()
-}
-
-/// A key of a revocation in sixteen bytes, for tables of millions: of each hash in it the first half, folded. To find a second
-/// key with the same one takes 2^128 hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint([u64; 2]);
-
-impl Fingerprint {
-    /// The fingerprint of a key as [`Target::key`] writes it; `None` for other text, which revokes no credential.
-    pub fn of(key: &str) -> Option<Self> {
-        let (kind, digests) = key.split_once(':')?;
-        digests.split(':').try_fold(Self::start(kind)?, |print, digest| Some(print.fold(hex_halves(digest)?)))
-    }
-
-    fn start(kind: &str) -> Option<Self> {
-        let kind: u64 = match kind {
-            "jti" => 1,
-            "token" => 2,
-            "subject" => 3,
-            "client" => 4,
-            "tenant" => 5,
-            _ => return None,
+        let kind = match self {
+            Self::Jti { .. } => Kind::Jti,
+            Self::Subject { .. } => Kind::Subject,
+            Self::Client { .. } => Kind::Client,
+            Self::Tenant { .. } => Kind::Tenant,
+            Self::Token { .. } => Kind::Token,
         };
-        // An odd multiplier spreads the kinds over all bits: they must differ also after being turned.
-        Some(Self([kind.wrapping_mul(0x9e37_79b9_7f4a_7c15), kind.wrapping_mul(0xf39c_c060_5ced_c835)]))
+        kind.label()
     }
-
-    /// Adds the first half of a digest.
-    const fn fold(self, [first, second]: [u64; 2]) -> Self {
-        let Self([high, low]) = self;
-        Self([low.rotate_left(23) ^ first, high.rotate_left(41) ^ second])
-    }
-
-    /// Its two halves, each as good as random.
-    pub const fn halves(self) -> [u64; 2] {
-        self.0
-    }
-}
-
-/// The first sixteen bytes of a digest in hex.
-fn hex_halves(digest: &str) -> Option<[u64; 2]> {
-    let half = |from: usize| u64::from_str_radix(digest.get(from..from + 16)?, 16).ok();
-    Some([half(0)?, half(16)?])
 }
 
 /// A compiled `revocation.foreign` pattern.
@@ -377,60 +224,6 @@ mod tests {
         assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':'));
         let other = Target::Jti { issuer: "https://ax".into(), jti: ":y\r\n*".into() }.key();
         assert_ne!(key, other);
-    }
-
-    #[test]
-    fn a_credential_and_a_target_meet_under_the_same_keys() {
-        let names = Names {
-            issuer: &issuer_digest("i"),
-            token: [7; 32],
-            jti: Some("j"),
-            subject: "s",
-            client: Some("c"),
-            tenant: Some("t"),
-        };
-        let keys = Keys::new(names, 0, Vec::new());
-        let listed: Vec<_> = keys.exact().chain(keys.before()).collect();
-        let issuer = || "i".to_owned();
-        let targets = [
-            Target::Token { sha256: [7; 32] },
-            Target::Jti { issuer: issuer(), jti: "j".into() },
-            Target::Subject { issuer: issuer(), subject: "s".into() },
-            Target::Client { issuer: issuer(), client: "c".into() },
-            Target::Tenant { tenant: "t".into() },
-        ];
-        assert_eq!(listed, targets.map(|target| (target.kind(), target.key())));
-        assert_eq!(keys.before().count(), 3);
-        let bare = Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
-        assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
-        let fingerprints = |marks: Vec<Mark<'_>>| marks.into_iter().map(Mark::fingerprint).collect::<Vec<_>>();
-        let of_keys: Vec<_> = listed.iter().map(|(_, key)| Fingerprint::of(key)).collect();
-        assert_eq!(fingerprints(keys.exact_marks().chain(keys.before_marks()).collect()), of_keys);
-        assert!(of_keys.iter().all(Option::is_some));
-    }
-
-    #[test]
-    fn fingerprints_tell_keys_apart() {
-        let mut seen = std::collections::HashSet::new();
-        let parts = ["", "a", "b", "https://a"];
-        for (one, other) in parts.iter().flat_map(|one| parts.iter().map(move |other| ((*one).to_owned(), (*other).to_owned()))) {
-            for target in [
-                Target::Jti { issuer: one.clone(), jti: other.clone() },
-                Target::Subject { issuer: one.clone(), subject: other.clone() },
-                Target::Client { issuer: one.clone(), client: other.clone() },
-                Target::Tenant { tenant: format!("{one} {other}") },
-                Target::Token { sha256: sha256(format!("{one} {other}").as_bytes()) },
-            ] {
-                let key = target.key();
-                assert!(seen.insert(Fingerprint::of(&key).unwrap().halves()), "{key}");
-            }
-        }
-        assert_eq!(seen.len(), 5 * 16);
-        for text in
-            ["", "jti", "jti:", "jti:abc", "other:0", "tenant:zz", &format!("x{}", Target::Tenant { tenant: "a".into() }.key())]
-        {
-            assert_eq!(Fingerprint::of(text), None, "{text}");
-        }
     }
 
     #[test]

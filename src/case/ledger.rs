@@ -6,7 +6,7 @@ use tollgate_core::{
     authn::Principal,
     check::Pending,
     decision::Outcome,
-    limit::{Answers, Charge, Demands, Outage, Verdict, reference},
+    limit::{Answers, BucketId, Charge, Demands, Outage, Verdict, reference},
     route::OnOutage,
     time::Timestamp,
 };
@@ -16,7 +16,7 @@ use super::Revoked;
 /// The state of a store.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    arrival: HashMap<String, u64>,
+    arrival: HashMap<BucketId, u64>,
     exact: HashMap<String, &'static str>,
     before: HashMap<String, (u64, &'static str)>,
     foreign: HashSet<String>,
@@ -68,7 +68,7 @@ impl Ledger {
         }
         let asked: Vec<_> = demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
         if asked.iter().all(|(_, step)| step.verdict.admitted) {
-            self.arrival.extend(asked.iter().map(|(charge, step)| (charge.key.clone(), step.tat)));
+            self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
             return Answers::Counted(asked.into_iter().map(|(_, step)| step.verdict).collect());
         }
         let verdicts = asked
@@ -78,11 +78,11 @@ impl Ledger {
     }
 
     fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {
-        reference::ask(self.arrival.get(&charge.key).copied(), now.micros(), charge.interval, charge.burst, charge.cost)
+        reference::ask(self.arrival.get(&charge.bucket).copied(), now.micros(), charge.interval, charge.burst, charge.cost)
     }
 
     fn untouched(&self, charge: &Charge, now: Timestamp) -> Verdict {
-        reference::untouched(self.arrival.get(&charge.key).copied(), now.micros(), charge.interval, charge.burst)
+        reference::untouched(self.arrival.get(&charge.bucket).copied(), now.micros(), charge.interval, charge.burst)
     }
 
     fn revoked(&self, principal: &Principal) -> Option<&'static str> {

@@ -35,7 +35,7 @@ impl Default for StoreConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// Most buckets held at once, 1 to 100000000. A request that needs one more is an outage (`full`), never a reason to
-    /// forget another client's count. Default 1000000, about 200 MB if ever all are in use at once.
+    /// forget another client's count. Default 1000000, about 60 MB if ever all are in use at once.
     pub max_buckets: u64,
 }
 

@@ -5,14 +5,14 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use tollgate_core::limit::{
-    Charge, Verdict,
+    BucketId, Charge, Verdict,
     lease::{Lease, Take, Terms},
 };
 
@@ -25,7 +25,7 @@ const MOST: u64 = 100_000;
 /// Leases by bucket.
 #[derive(Debug)]
 pub(super) struct Leases {
-    shards: Box<[Mutex<HashMap<String, Held>>]>,
+    shards: Box<[Mutex<HashMap<BucketId, Held>>]>,
     hasher: RandomState,
     count: AtomicU64,
     /// Nothing is taken ahead of need any more.
@@ -36,6 +36,7 @@ pub(super) struct Leases {
 #[derive(Debug)]
 struct Held {
     lease: Lease,
+    limit: Arc<str>,
     /// Of the bucket the units were taken from: another one under the same key takes none of them.
     interval: u64,
     terms: Terms,
@@ -88,16 +89,16 @@ impl Leases {
 
     fn take_one(&self, charge: &Charge, now: u64) -> Part {
         let Some(terms) = charge.lease.filter(|_| !self.closed.load(Ordering::Relaxed)) else { return Part::Exact };
-        let Some(shard) = self.shard(&charge.key) else { return Part::Exact };
+        let Some(shard) = self.shard(charge.bucket) else { return Part::Exact };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = match shard.get_mut(&charge.key) {
+        let held = match shard.get_mut(&charge.bucket) {
             Some(held) if held.interval == charge.interval && held.terms == terms => held,
             Some(_) => return Part::Exact,
             None if self.count.load(Ordering::Relaxed) >= MOST => return Part::Exact,
             None => {
                 self.count.fetch_add(1, Ordering::Relaxed);
-                let new = Held { lease: Lease::default(), interval: charge.interval, terms };
-                shard.entry(charge.key.clone()).or_insert(new)
+                let new = Held { lease: Lease::default(), limit: Arc::clone(&charge.limit), interval: charge.interval, terms };
+                shard.entry(charge.bucket).or_insert(new)
             }
         };
         match held.lease.take(now, charge.cost, terms) {
@@ -109,41 +110,41 @@ impl Leases {
 
     /// A charge whose bucket has no room is to be asked for all the same.
     pub(super) fn ask_anyway(&self, charge: &Charge) -> Part {
-        self.with(&charge.key, |held| held.lease.ask(charge.cost));
+        self.with(charge.bucket, |held| held.lease.ask(charge.cost));
         Part::Asked(charge.cost)
     }
 
     /// Redis gave `given` of the `asked` units, `spent` of them to the check that asked at `sent`.
-    pub(super) fn given(&self, key: &str, sent: u64, units: (u64, u64, u64), said: Verdict) {
-        self.with(key, |held| held.lease.given(sent, units, said, held.terms));
+    pub(super) fn given(&self, bucket: BucketId, sent: u64, units: (u64, u64, u64), said: Verdict) {
+        self.with(bucket, |held| held.lease.given(sent, units, said, held.terms));
     }
 
     /// Redis had no room.
-    pub(super) fn refused(&self, key: &str, asked: u64, said: Verdict) {
+    pub(super) fn refused(&self, bucket: BucketId, asked: u64, said: Verdict) {
         let now = self.now();
-        self.with(key, |held| held.lease.refused(now, asked, said));
+        self.with(bucket, |held| held.lease.refused(now, asked, said));
     }
 
     /// Nothing is known of `asked` units.
-    pub(super) fn lost(&self, key: &str, asked: u64) {
-        self.with(key, |held| held.lease.lost(asked));
+    pub(super) fn lost(&self, bucket: BucketId, asked: u64) {
+        self.with(bucket, |held| held.lease.lost(asked));
     }
 
     /// A check that had taken its units was decided.
     pub(super) fn decided(&self, charge: &Charge, spent: bool) {
-        self.with(&charge.key, |held| held.lease.decided(charge.cost, spent));
+        self.with(charge.bucket, |held| held.lease.decided(charge.cost, spent));
     }
 
-    fn with(&self, key: &str, change: impl FnOnce(&mut Held)) {
-        if let Some(shard) = self.shard(key)
-            && let Some(held) = shard.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key)
+    fn with(&self, bucket: BucketId, change: impl FnOnce(&mut Held)) {
+        if let Some(shard) = self.shard(bucket)
+            && let Some(held) = shard.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bucket)
         {
             change(held);
         }
     }
 
-    fn shard(&self, key: &str) -> Option<&Mutex<HashMap<String, Held>>> {
-        let place = self.hasher.hash_one(key) % SHARDS as u64;
+    fn shard(&self, bucket: BucketId) -> Option<&Mutex<HashMap<BucketId, Held>>> {
+        let place = self.hasher.hash_one(bucket) % SHARDS as u64;
         self.shards.get(usize::try_from(place).ok()?)
     }
 
@@ -155,10 +156,10 @@ impl Leases {
         let mut back = Vec::new();
         for shard in &self.shards {
             let now = self.now();
-            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, held| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, held| {
                 let units = held.lease.expired(now, closed);
                 if units > 0 {
-                    back.push(Back { key: key.clone(), micros: units.saturating_mul(held.interval) });
+                    back.push(Back { key: bucket.key(&held.limit), micros: units.saturating_mul(held.interval) });
                 }
                 let idle = held.lease.is_idle(now);
                 if idle {

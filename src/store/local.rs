@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn charge(interval: u64, burst: u64) -> Charge {
-        Charge { limit: "l".into(), key: "k".into(), interval, burst, cost: 1, lease: None }
+        Charge { limit: "l".into(), bucket: "k".into(), interval, burst, cost: 1, lease: None }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::future::{self, BoxFuture};
+use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
     limit::{Answers, Demands, Outage},
     revocation::Target,
@@ -16,7 +16,8 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, revoked::Revoked, status::Tally,
+    Admitted, Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, revoked::Revoked,
+    status::Tally,
 };
 
 /// Buckets and revocations in memory.
@@ -85,9 +86,9 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
+    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
         let answers = self.admit_at(demands, self.clock.now());
-        Box::pin(future::ready(self.tally.note(answers)))
+        Either::Left(future::ready(self.tally.note(answers)))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {

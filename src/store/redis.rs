@@ -23,7 +23,7 @@ pub(super) mod script;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use ::redis::{RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
@@ -43,8 +43,8 @@ use self::{
     script::Scripts,
 };
 use super::{
-    Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError, leases::Leases,
-    replica::Replica, status::Tally,
+    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError,
+    leases::Leases, replica::Replica, status::Tally,
 };
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
@@ -221,8 +221,8 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
 }
 
 impl Store for Redis {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
-        Box::pin(async { self.tally.note(self.ask(demands).await) })
+    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
+        Either::Right(Box::pin(async { self.tally.note(self.ask(demands).await) }))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {

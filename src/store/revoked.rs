@@ -4,11 +4,14 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tollgate_core::{
-    revocation::{Fingerprint, Keys, Mark},
+    revocation::{Fingerprint, Keys, Kind, Mark},
     time::{Span, Timestamp},
 };
 
@@ -23,6 +26,9 @@ const EPOCH: u64 = 1_577_836_800;
 #[derive(Debug)]
 pub(super) struct Revoked {
     shards: Box<[RwLock<Shard>]>,
+    /// How many entries there are of each kind, in the order of [`Kind::ALL`]: checks look for none of a kind that has none. Never
+    /// less than there are.
+    counts: [AtomicU64; Kind::ALL.len()],
 }
 
 type Shard = HashMap<Key, Held, BuildHasherDefault<Half>>;
@@ -37,7 +43,14 @@ impl std::hash::Hash for Key {
     }
 }
 
-/// Half of a fingerprint is a hash already.
+impl Key {
+    fn kind(&self) -> usize {
+        let Self([_, low]) = self;
+        Fingerprint::place_of_kind(*low)
+    }
+}
+
+/// Half of a fingerprint is a hash already. Nobody chooses what stands in the table but who may revoke.
 #[derive(Default)]
 struct Half(u64);
 
@@ -79,45 +92,67 @@ impl Held {
 
 impl Default for Revoked {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), counts: Default::default() }
     }
 }
 
 impl Revoked {
     /// Which kind of entry revokes the credential at `now`, if any.
     pub(super) fn revokes(&self, keys: &Keys, now: Timestamp) -> Option<&'static str> {
-        let held = |mark: Mark<'_>| self.get(mark.fingerprint()?).filter(|held| held.ends() > now);
-        let exact = keys.exact_marks().find(|mark| held(*mark).is_some());
-        let before = || keys.before_marks().find(|mark| held(*mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
-        exact.or_else(before).map(Mark::kind)
+        if self.len() == 0 {
+            return None;
+        }
+        let held = |mark: &Mark<'_>| self.get(*mark).filter(|held| held.ends() > now);
+        let exact = keys.exact_marks().find(|mark| held(mark).is_some());
+        let before = || keys.before_marks().find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
+        exact.or_else(before).map(|mark| mark.kind().label())
     }
 
-    fn get(&self, fingerprint: Fingerprint) -> Option<Held> {
-        let (key, shard) = self.place(fingerprint)?;
+    fn get(&self, mark: Mark<'_>) -> Option<Held> {
+        if self.counts.get(mark.kind() as usize)?.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let (key, shard) = self.place(mark.fingerprint())?;
         shard.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
     fn place(&self, fingerprint: Fingerprint) -> Option<(Key, &RwLock<Shard>)> {
-        let halves = fingerprint.halves();
-        let [_, low] = halves;
-        let shard = usize::try_from(low % SHARDS as u64).ok()?;
-        Some((Key(halves), self.shards.get(shard)?))
+        let key = Key(fingerprint.halves());
+        // The lowest bits are the kind.
+        let Key([_, low]) = key;
+        let shard = usize::try_from((low >> 32) % SHARDS as u64).ok()?;
+        Some((key, self.shards.get(shard)?))
     }
 
     /// Adds an entry, or strengthens the one of this key; ends are rounded up to whole seconds. Keys that are none are left out.
     pub(super) fn add(&self, key: &str, at: Timestamp, ends: Timestamp) {
         let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) else { return };
+        let kind = key.kind();
         let new = Held::new(at, ends);
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        let held = shard.entry(key).or_insert(new);
+        let held = shard.entry(key).or_insert_with(|| {
+            if let Some(count) = self.counts.get(kind) {
+                count.fetch_add(1, Ordering::Release);
+            }
+            new
+        });
         // What is to be read anew counts for nothing.
         *held = if held.is_new() { Held { at: held.at.max(new.at), ends: held.ends.max(new.ends) } } else { new };
     }
 
     /// Removes the entry of a key.
     pub(super) fn remove(&self, key: &str) {
-        if let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) {
-            shard.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key))
+            && shard.write().unwrap_or_else(PoisonError::into_inner).remove(&key).is_some()
+        {
+            self.forgot(&key);
+        }
+    }
+
+    /// An entry went.
+    fn forgot(&self, key: &Key) {
+        if let Some(count) = self.counts.get(key.kind()) {
+            count.fetch_sub(1, Ordering::Release);
         }
     }
 
@@ -138,7 +173,13 @@ impl Revoked {
 
     async fn retain(&self, keep: impl Fn(Held) -> bool) {
         self.each(|shard| {
-            shard.retain(|_, held| keep(*held));
+            shard.retain(|key, held| {
+                let kept = keep(*held);
+                if !kept {
+                    self.forgot(key);
+                }
+                kept
+            });
             // Room for twice as many stays: an entry that goes is often followed by one that comes.
             if shard.capacity() > 4 * shard.len().max(8) {
                 shard.shrink_to(2 * shard.len());
@@ -157,7 +198,7 @@ impl Revoked {
 
     /// How many entries are held.
     pub(super) fn len(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len() as u64).sum()
+        self.counts.iter().map(|count| count.load(Ordering::Acquire)).sum()
     }
 }
 

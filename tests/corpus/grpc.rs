@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::{
         check_response::HttpResponse,
     },
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 use prost::Message as _;
 use tollgate::{
     case::{Body, Case, Ledger, Observed, Verdict, check},
@@ -25,10 +25,10 @@ use tollgate::{
         audit::Audit,
         metrics::{Metrics, ObserveConfig},
     },
-    store::{Circuit, Page, Revocation, Status, Store},
+    store::{Admitted, Circuit, Page, Revocation, Status, Store},
 };
 use tollgate_core::{
-    limit::{Answers, Demands, Outage},
+    limit::{Demands, Outage},
     revocation::Target,
     route::OnOutage,
     snapshot::Snapshot,
@@ -45,12 +45,12 @@ struct Stored {
 }
 
 impl Store for Stored {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> BoxFuture<'a, Result<Answers, Outage>> {
+    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
         let answers = match self.outage {
             Some(outage) => Err(outage),
             None => Ok(self.ledger.lock().unwrap().admit(demands, self.now)),
         };
-        Box::pin(async { answers })
+        Either::Left(ready(answers))
     }
 
     fn revoke<'a>(&'a self, _: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {

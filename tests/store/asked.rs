@@ -81,7 +81,7 @@ pub(super) fn charging(charges: &[Charge]) -> Demands {
 
 /// A charge of 1; `interval` in milliseconds.
 pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
-    Charge { limit: "limit".into(), key: format!("rate:limit:{key}"), interval: interval * 1000, burst, cost: 1, lease: None }
+    Charge { limit: "limit".into(), bucket: key.into(), interval: interval * 1000, burst, cost: 1, lease: None }
 }
 
 /// The verdicts of a store that can be asked, and finds nothing revoked.

@@ -137,7 +137,11 @@ async fn a_changed_password_is_read_from_its_file() {
 async fn a_bucket_that_is_none_is_refused_and_others_are_not() {
     let server = server::start(&[]);
     let store = server::open(&server.unix());
-    redis::cmd("SET").arg("{tollgate}:rate:limit:k").arg("somebody else's").exec(&mut server.client()).unwrap();
+    redis::cmd("SET")
+        .arg(format!("{{tollgate}}:{}", charge("k", 1, 1).key()))
+        .arg("somebody else's")
+        .exec(&mut server.client())
+        .unwrap();
     assert_eq!(asked(&store).await, Some(Outage::Refused));
     assert_eq!(verdicts(&store, &[charge("other", 1000, 5)]).await[0].remaining, 4);
 

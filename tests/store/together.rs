@@ -57,7 +57,11 @@ async fn one_that_cannot_be_read_stops_nobody() {
     let server = server::start(&[]);
     let store = Arc::new(server::open(&server.unix()));
     verdicts(&*store, &[charge("other", HOUR, 5)]).await;
-    redis::cmd("SET").arg("{tollgate}:rate:limit:bad").arg("somebody else's").exec(&mut server.client()).unwrap();
+    redis::cmd("SET")
+        .arg(format!("{{tollgate}}:{}", charge("bad", 1, 1).key()))
+        .arg("somebody else's")
+        .exec(&mut server.client())
+        .unwrap();
     let checks = (0..100).map(|n| vec![charge("k", HOUR, 100), charge(if n % 10 == 3 { "bad" } else { "good" }, HOUR, 100)]);
     let answers = all(&store, checks.collect()).await;
     for (n, answer) in answers.into_iter().enumerate() {

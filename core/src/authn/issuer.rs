@@ -302,7 +302,7 @@ pub struct Issuer {
     /// The exact `iss`; empty for `absent`.
     pub name: Arc<str>,
     /// [`revocation::issuer_digest`] of the name.
-    pub(super) digest: Arc<str>,
+    pub(super) digest: Arc<revocation::IssuerDigest>,
     /// Its audiences.
     pub(super) audiences: Audiences,
     pub(super) audience_claim: String,

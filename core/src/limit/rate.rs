@@ -6,14 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    Charge,
+    BucketId, Charge,
     lease::{LeaseConfig, Terms},
 };
 use crate::{
     authn::Principal,
     config::{Errors, Path},
     decision::{Denial, Reason},
-    revocation::{push_hex, sha256},
     time::Span,
 };
 
@@ -136,6 +135,8 @@ pub struct RateLimit {
     /// Its name.
     pub name: Arc<str>,
     by: Vec<By>,
+    /// What all of its buckets have in common: its name, and what it counts by.
+    of_all: BucketId,
     bucket: Bucket,
     overrides: Vec<(String, Bucket)>,
     lease: Option<Terms>,
@@ -202,7 +203,9 @@ impl RateLimit {
             }
         }
         let lease = config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
-        Some(Self { name: config.name.as_str().into(), by: config.by.clone(), bucket, overrides, lease })
+        let counted_by: Vec<&str> = config.by.iter().map(|by| by.label()).collect();
+        let of_all = BucketId::of(format!("{} by {}", config.name, counted_by.join(", ")));
+        Some(Self { name: config.name.as_str().into(), by: config.by.clone(), of_all, bucket, overrides, lease })
     }
 
     /// Whether it counts by something only a credential has.
@@ -220,57 +223,40 @@ impl RateLimit {
     /// # Errors
     /// A denial when the request lacks a part the limit counts by.
     pub fn charge(&self, facts: &Facts<'_>) -> Result<Charge, Denial> {
-        let mut key = String::with_capacity("rate::".len() + self.name.len() + self.by.len() * LONGEST_PART);
-        key.push_str("rate:");
-        key.push_str(&self.name);
-        key.push(':');
-        for by in &self.by {
-            key.push_str(by.label().get(..1).unwrap_or_default());
-            match by {
-                By::Subject => {
-                    let principal = principal(facts, *by)?;
-                    key.push_str(half(principal.revocation().issuer()));
-                    push_half(&mut key, principal.revocation().subject());
-                }
-                By::Client => {
-                    let principal = principal(facts, *by)?;
-                    let client = principal.revocation().client().ok_or_else(|| missing(*by))?;
-                    key.push_str(half(principal.revocation().issuer()));
-                    push_half(&mut key, client);
-                }
-                By::Tenant => {
-                    let principal = principal(facts, *by)?;
-                    push_half(&mut key, principal.revocation().tenant().ok_or_else(|| missing(*by))?);
-                }
-                By::Model => push_half(&mut key, &sha256(facts.model.ok_or_else(|| missing(*by))?.as_bytes())),
-                By::Route => push_half(&mut key, &sha256(facts.route.as_bytes())),
-                By::Address => push_half(&mut key, &sha256(network(facts.address.ok_or_else(|| missing(*by))?).as_bytes())),
-            }
-        }
+        let whose = self.of_all.with(self.whose(facts)?);
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
         let bucket = self.overrides.iter().find(|(role, _)| held(role)).map_or(self.bucket, |(_, bucket)| *bucket);
         // A role's smaller bucket is leased in smaller slices, or not at all.
         let lease = self.lease.map(|terms| Terms { slice: terms.slice.min(bucket.burst), ..terms });
         let lease = lease.filter(|terms| terms.slice >= 2);
-        Ok(Charge { limit: Arc::clone(&self.name), key, interval: bucket.interval, burst: bucket.burst, cost: 1, lease })
+        let Bucket { interval, burst } = bucket;
+        Ok(Charge { limit: Arc::clone(&self.name), bucket: whose, interval, burst, cost: 1, lease })
+    }
+
+    /// Whose bucket it is: one part of the request's identity, or the digest of several, as a client may choose two of them.
+    fn whose(&self, facts: &Facts<'_>) -> Result<BucketId, Denial> {
+        if let [by] = *self.by {
+            return part(facts, by);
+        }
+        let mut parts = Vec::with_capacity(self.by.len() * 16);
+        for by in &self.by {
+            parts.extend(part(facts, *by)?.bytes());
+        }
+        Ok(BucketId::of(parts))
     }
 }
 
-/// The longest part of a key: a letter, and two halves of a digest in hex.
-const LONGEST_PART: usize = 1 + 2 * 32;
-
-/// Half of a digest in hex. 128 bits: nobody finds a name that shares another's bucket.
-fn half(hex: &str) -> &str {
-    hex.get(..32).unwrap_or(hex)
-}
-
-fn push_half(key: &mut String, digest: &[u8; 32]) {
-    let (half, _) = digest.split_at(16);
-    push_hex(key, half);
-}
-
-fn principal<'a>(facts: &Facts<'a>, by: By) -> Result<&'a Principal, Denial> {
-    facts.principal.ok_or_else(|| missing(by))
+/// One part of the request's identity.
+fn part(facts: &Facts<'_>, by: By) -> Result<BucketId, Denial> {
+    let keys = || facts.principal.map(Principal::revocation).ok_or_else(|| missing(by));
+    Ok(match by {
+        By::Subject => keys()?.subject().fingerprint().into(),
+        By::Client => keys()?.client().ok_or_else(|| missing(by))?.fingerprint().into(),
+        By::Tenant => keys()?.tenant().ok_or_else(|| missing(by))?.fingerprint().into(),
+        By::Model => BucketId::of(facts.model.ok_or_else(|| missing(by))?),
+        By::Route => BucketId::of(facts.route),
+        By::Address => BucketId::of(network(facts.address.ok_or_else(|| missing(by))?)),
+    })
 }
 
 fn missing(by: By) -> Denial {
@@ -370,7 +356,7 @@ mod tests {
     #[test]
     fn ipv6_is_counted_by_64_and_mapped_ipv4_as_ipv4() {
         let limit = limit("{name: a, by: [address], rate: 1/1s}").unwrap();
-        let key = |address| limit.charge(&public(Some(address))).unwrap().key;
+        let key = |address| limit.charge(&public(Some(address))).unwrap().bucket;
         assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));

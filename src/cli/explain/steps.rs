@@ -425,10 +425,10 @@ fn principal_facts(principal: &Principal) -> Facts {
 
 fn limit_facts(demands: &Demands) -> Facts {
     let told = |charge: &Charge| {
-        let Charge { limit, key, interval, burst, cost, lease } = charge;
+        let Charge { limit, bucket: _, interval, burst, cost, lease } = charge;
         let every = Span::from_micros(*interval);
         let lease = lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));
-        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {key}{lease}"))
+        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {}{lease}", charge.key()))
     };
     demands.charges.iter().map(|charge| ("charge", told(charge))).collect()
 }

@@ -45,21 +45,21 @@ impl Redis {
 
     /// Asks for units that will be needed, while those that are held are spent.
     fn ask_ahead(&self, charge: &Charge, want: u64) {
-        let Some(line) = self.link.ready() else { return self.leases.lost(&charge.key, want) };
+        let Some(line) = self.link.ready() else { return self.leases.lost(charge.bucket, want) };
         let (leases, deadline, charge) = (Arc::clone(&self.leases), self.deadline, charge.clone());
         tokio::spawn(async move {
             let sent = leases.now();
             let demands = Demands { principal: None, charges: vec![charge.clone()] };
             match timeout(deadline, line.ask(Asked { demands, wants: vec![want] })).await {
                 Ok(Ok(Answered { answers: Answers::Counted(verdicts), taken })) => match (&*verdicts, &*taken) {
-                    ([said], [given]) if said.admitted => leases.given(&charge.key, sent, (want, *given, 0), *said),
-                    ([said], _) => leases.refused(&charge.key, want, *said),
-                    _ => leases.lost(&charge.key, want),
+                    ([said], [given]) if said.admitted => leases.given(charge.bucket, sent, (want, *given, 0), *said),
+                    ([said], _) => leases.refused(charge.bucket, want, *said),
+                    _ => leases.lost(charge.bucket, want),
                 },
-                Ok(_) => leases.lost(&charge.key, want),
+                Ok(_) => leases.lost(charge.bucket, want),
                 Err(_elapsed) => {
                     line.pulse().silent();
-                    leases.lost(&charge.key, want);
+                    leases.lost(charge.bucket, want);
                 }
             }
         });
@@ -160,7 +160,7 @@ impl Check<'_> {
             // Nothing was charged.
             for (charge, part) in self.charges.iter().zip(parts) {
                 match part {
-                    Part::Asked(asked) => self.leases.lost(&charge.key, asked),
+                    Part::Asked(asked) => self.leases.lost(charge.bucket, asked),
                     Part::Taken(verdict, _) => drop(self.decided(charge, verdict, false)),
                     Part::Exact | Part::Refused(_) => {}
                 }
@@ -176,9 +176,9 @@ impl Check<'_> {
                 Part::Asked(asked) => {
                     let (verdict, given) = said.next()?;
                     match (all, verdict.admitted) {
-                        (true, _) => self.leases.given(&charge.key, sent, (asked, given, charge.cost), verdict),
-                        (false, true) => self.leases.lost(&charge.key, asked),
-                        (false, false) => self.leases.refused(&charge.key, asked, verdict),
+                        (true, _) => self.leases.given(charge.bucket, sent, (asked, given, charge.cost), verdict),
+                        (false, true) => self.leases.lost(charge.bucket, asked),
+                        (false, false) => self.leases.refused(charge.bucket, asked, verdict),
                     }
                     let held = if all { given.saturating_sub(charge.cost) } else { 0 };
                     Verdict { remaining: verdict.remaining.saturating_add(held), ..verdict }
@@ -193,7 +193,7 @@ impl Drop for Check<'_> {
     fn drop(&mut self) {
         for (charge, part) in self.charges.iter().zip(&self.parts) {
             match part {
-                Part::Asked(asked) => self.leases.lost(&charge.key, *asked),
+                Part::Asked(asked) => self.leases.lost(charge.bucket, *asked),
                 Part::Taken(..) => self.leases.decided(charge, true),
                 Part::Exact | Part::Refused(_) => {}
             }

@@ -163,7 +163,8 @@ impl Dialer {
     /// Asks what a check asks, of a bucket of its own that never fills: that the server may be written to, and that this user may
     /// do it, shows here and not at the first client's expense. It also brings the script there.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let charge = Charge { limit: "probe".into(), key: "probe".into(), interval: 1, burst: 1_000_000, cost: 1, lease: None };
+        let charge =
+            Charge { limit: "probe".into(), bucket: "probe".into(), interval: 1, burst: 1_000_000, cost: 1, lease: None };
         let probe = Asked::exactly(Demands { principal: None, charges: vec![charge] });
         let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, std::iter::once(&probe)));
         reply.await.map(|_: Vec<i64>| ())

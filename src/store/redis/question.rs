@@ -3,10 +3,7 @@
 use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
-use tollgate_core::{
-    limit::{Answers, Demands, Verdict},
-    revocation::Mark,
-};
+use tollgate_core::limit::{Answers, Demands, Verdict};
 
 /// A key below a prefix, written without being put together first.
 pub(super) struct Key<'a>(&'static str, &'a str);
@@ -80,7 +77,9 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
             cmd.arg(Key::revoked(&key));
         }
         for charge in &demands.charges {
-            cmd.arg(Key::bucket(&charge.key));
+            key.clear();
+            charge.bucket.write_key(&charge.limit, &mut key);
+            cmd.arg(Key::bucket(&key));
         }
         let (exact, before, _) = revocation(demands);
         ours += exact + before + demands.charges.len();
@@ -137,7 +136,7 @@ pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i6
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
-    let ours = keys.exact_marks().chain(keys.before_marks()).map(Mark::kind);
+    let ours = keys.exact_marks().chain(keys.before_marks()).map(|mark| mark.kind().label());
     let foreign_from = keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
     let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
@@ -157,9 +156,16 @@ mod tests {
     use super::*;
 
     fn demands() -> Demands {
-        let charge = |key: &str, lease| Charge { limit: "l".into(), key: key.into(), interval: 7, burst: 3, cost: 1, lease };
+        let charge = |limit: &str, bucket: &str, lease| Charge {
+            limit: limit.into(),
+            bucket: bucket.into(),
+            interval: 7,
+            burst: 3,
+            cost: 1,
+            lease,
+        };
         let terms = Terms { slice: 2, life: 9 };
-        Demands { principal: None, charges: vec![charge("rate:l:a", None), charge("rate:m:b", Some(terms))] }
+        Demands { principal: None, charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))] }
     }
 
     #[test]
@@ -171,8 +177,10 @@ mod tests {
         write(&mut cmd, [both, one].iter());
         let text = String::from_utf8(cmd.get_packed_command()).unwrap();
         let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']) && !word.is_empty()).collect();
-        let keys_of_both = ["{tollgate}:rate:l:a", "{tollgate}:rate:m:b", "{tollgate}:rate:l:a", "2", "3"];
-        assert_eq!(words[..5], keys_of_both);
+        // The first half of the SHA-256 of `a`, and of `b`.
+        let a = "{tollgate}:rate:l:ca978112ca1bbdcafac231b39a23dc4d";
+        let b = "{tollgate}:rate:m:3e23e8160039594a33894f6564e1b134";
+        assert_eq!(words[..5], [a, b, a, "2", "3"]);
         assert_eq!(words[5..].join(" "), "0 0 2 0 0 7 3 1 1 7 3 1 2 0 0 1 0 0 7 3 1 1");
     }
 

@@ -1,0 +1,85 @@
+//! A key of a revocation in sixteen bytes, for tables of millions.
+
+use super::Kind;
+
+/// A key of a revocation: the first halves of the digests in it, folded, and its kind. To find a second name within an issuer whose
+/// key has the same one takes 2^125 hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u64; 2]);
+
+/// The lowest bits of the second half say what kind it is of.
+const KIND: u64 = 7;
+
+impl Fingerprint {
+    /// The fingerprint of a key as [`Target::key`](super::Target::key) writes it; `None` for other text, which revokes no
+    /// credential.
+    pub fn of(key: &str) -> Option<Self> {
+        let (word, digests) = key.split_once(':')?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.label() == word)?;
+        let (issuer, digest) = match digests.split_once(':') {
+            Some((issuer, digest)) if kind.is_of_issuer() => (hex_half(issuer)?, digest),
+            None if !kind.is_of_issuer() => ([0; 2], digests),
+            _ => return None,
+        };
+        Some(Self::new(kind, issuer, hex_half(digest)?))
+    }
+
+    /// From the first halves of the digests; zeros where the kind has no issuer.
+    pub(super) const fn new(kind: Kind, issuer: [u64; 2], digest: [u64; 2]) -> Self {
+        let ([i0, i1], [d0, d1]) = (issuer, digest);
+        // Turned, so that an issuer and a subject of one name do not make each other vanish.
+        Self([i0.rotate_left(23) ^ d0, (i1.rotate_left(41) ^ d1) & !KIND | kind as u64])
+    }
+
+    /// Its two halves; but for three bits each as good as random to whoever cannot choose the name.
+    pub const fn halves(self) -> [u64; 2] {
+        self.0
+    }
+
+    /// The place in [`Kind::ALL`] of the kind of a fingerprint with this second half.
+    pub const fn place_of_kind(second: u64) -> usize {
+        (second & KIND) as usize
+    }
+}
+
+/// The first sixteen bytes of a digest.
+pub(crate) fn half(digest: &[u8; 32]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *digest;
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// As [`half`], of a digest in hex.
+fn hex_half(digest: &str) -> Option<[u64; 2]> {
+    let quarter = |from: usize| u64::from_str_radix(digest.get(from..from + 16)?, 16).ok();
+    Some([quarter(0)?, quarter(16)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocation::{Target, sha256};
+
+    #[test]
+    fn fingerprints_tell_keys_apart() {
+        let mut seen = std::collections::HashSet::new();
+        let parts = ["", "a", "b", "https://a"];
+        for (one, other) in parts.iter().flat_map(|one| parts.iter().map(move |other| ((*one).to_owned(), (*other).to_owned()))) {
+            for target in [
+                Target::Jti { issuer: one.clone(), jti: other.clone() },
+                Target::Subject { issuer: one.clone(), subject: other.clone() },
+                Target::Client { issuer: one.clone(), client: other.clone() },
+                Target::Tenant { tenant: format!("{one} {other}") },
+                Target::Token { sha256: sha256(format!("{one} {other}").as_bytes()) },
+            ] {
+                let key = target.key();
+                assert!(seen.insert(Fingerprint::of(&key).unwrap().halves()), "{key}");
+            }
+        }
+        assert_eq!(seen.len(), 5 * 16);
+        for text in
+            ["", "jti", "jti:", "jti:abc", "other:0", "tenant:zz", &format!("x{}", Target::Tenant { tenant: "a".into() }.key())]
+        {
+            assert_eq!(Fingerprint::of(text), None, "{text}");
+        }
+    }
+}

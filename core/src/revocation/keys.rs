@@ -1,0 +1,189 @@
+//! The keys under which a credential could be revoked.
+
+use std::sync::Arc;
+
+use super::{Fingerprint, Kind, fingerprint::half, hex, push_hex, sha256};
+
+/// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
+/// store asks for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    issuer: Arc<IssuerDigest>,
+    token: [u8; 32],
+    jti: Option<[u8; 32]>,
+    subject: [u8; 32],
+    client: Option<[u8; 32]>,
+    tenant: Option<[u8; 32]>,
+    /// The credential's `iat` in whole seconds; 0 when it has none, so that every T revokes it.
+    pub issued_at: u64,
+    /// Whole keys of other services' blacklists.
+    pub foreign: Vec<String>,
+}
+
+/// SHA-256 of an `iss`, one for all tokens of an issuer: as it stands in keys, and its first half.
+#[derive(Debug, PartialEq, Eq)]
+pub struct IssuerDigest {
+    hex: String,
+    half: [u64; 2],
+}
+
+/// The digest of an `iss`.
+pub fn issuer_digest(issuer: &str) -> Arc<IssuerDigest> {
+    let digest = sha256(issuer.as_bytes());
+    Arc::new(IssuerDigest { hex: hex(&digest), half: half(&digest) })
+}
+
+/// What a credential can be revoked by, before it is hashed.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// [`issuer_digest`] of its issuer.
+    pub issuer: &'a Arc<IssuerDigest>,
+    /// Its [`token_digest`](super::token_digest).
+    pub token: [u8; 32],
+    /// Its `jti`.
+    pub jti: Option<&'a str>,
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its client.
+    pub client: Option<&'a str>,
+    /// Its tenant.
+    pub tenant: Option<&'a str>,
+}
+
+impl Keys {
+    /// The keys of a credential issued at `issued_at` (seconds; 0 when it does not say).
+    pub fn new(names: Names<'_>, issued_at: u64, foreign: Vec<String>) -> Self {
+        let digest = |text: &str| sha256(text.as_bytes());
+        Self {
+            issuer: Arc::clone(names.issuer),
+            token: names.token,
+            jti: names.jti.map(digest),
+            subject: digest(names.subject),
+            client: names.client.map(digest),
+            tenant: names.tenant.map(digest),
+            issued_at,
+            foreign,
+        }
+    }
+
+    /// SHA-256 of the credential's `jti`.
+    pub fn jti_digest(&self) -> Option<&[u8; 32]> {
+        self.jti.as_ref()
+    }
+
+    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`](super::Target::key) writes
+    /// it.
+    pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.exact_marks().map(|mark| (mark.kind.label(), mark.key()))
+    }
+
+    /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
+    /// [`Keys::exact`].
+    pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.before_marks().map(|mark| (mark.kind.label(), mark.key()))
+    }
+
+    /// As [`Keys::exact`], before they are written out.
+    pub fn exact_marks(&self) -> impl Iterator<Item = Mark<'_>> {
+        std::iter::once(self.mark(Kind::Token, &self.token)).chain(self.jti.as_ref().map(|jti| self.mark(Kind::Jti, jti)))
+    }
+
+    /// As [`Keys::before`], before they are written out.
+    pub fn before_marks(&self) -> impl Iterator<Item = Mark<'_>> {
+        std::iter::once(self.subject()).chain(self.client()).chain(self.tenant())
+    }
+
+    /// Its subject.
+    pub fn subject(&self) -> Mark<'_> {
+        self.mark(Kind::Subject, &self.subject)
+    }
+
+    /// Its client.
+    pub fn client(&self) -> Option<Mark<'_>> {
+        self.client.as_ref().map(|client| self.mark(Kind::Client, client))
+    }
+
+    /// Its tenant.
+    pub fn tenant(&self) -> Option<Mark<'_>> {
+        self.tenant.as_ref().map(|tenant| self.mark(Kind::Tenant, tenant))
+    }
+
+    fn mark<'a>(&'a self, kind: Kind, digest: &'a [u8; 32]) -> Mark<'a> {
+        Mark { kind, issuer: &self.issuer, digest }
+    }
+}
+
+/// One entry that would revoke a credential.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark<'a> {
+    kind: Kind,
+    issuer: &'a IssuerDigest,
+    digest: &'a [u8; 32],
+}
+
+impl Mark<'_> {
+    /// Its kind.
+    pub const fn kind(self) -> Kind {
+        self.kind
+    }
+
+    /// Its key, as [`Target::key`](super::Target::key) writes it.
+    pub fn key(self) -> String {
+        let mut key = String::with_capacity(8 + 2 * 65);
+        self.write(&mut key);
+        key
+    }
+
+    /// Appends its key.
+    pub fn write(self, out: &mut String) {
+        out.push_str(self.kind.label());
+        out.push(':');
+        if self.kind.is_of_issuer() {
+            out.push_str(&self.issuer.hex);
+            out.push(':');
+        }
+        push_hex(out, self.digest);
+    }
+
+    /// The fingerprint of its key.
+    pub fn fingerprint(self) -> Fingerprint {
+        let issuer = if self.kind.is_of_issuer() { self.issuer.half } else { [0; 2] };
+        Fingerprint::new(self.kind, issuer, half(self.digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocation::Target;
+
+    #[test]
+    fn a_credential_and_a_target_meet_under_the_same_keys() {
+        let names = Names {
+            issuer: &issuer_digest("i"),
+            token: [7; 32],
+            jti: Some("j"),
+            subject: "s",
+            client: Some("c"),
+            tenant: Some("t"),
+        };
+        let keys = Keys::new(names, 0, Vec::new());
+        let listed: Vec<_> = keys.exact().chain(keys.before()).collect();
+        let issuer = || "i".to_owned();
+        let targets = [
+            Target::Token { sha256: [7; 32] },
+            Target::Jti { issuer: issuer(), jti: "j".into() },
+            Target::Subject { issuer: issuer(), subject: "s".into() },
+            Target::Client { issuer: issuer(), client: "c".into() },
+            Target::Tenant { tenant: "t".into() },
+        ];
+        assert_eq!(listed, targets.map(|target| (target.kind(), target.key())));
+        assert_eq!(keys.before().count(), 3);
+        let bare = Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
+        assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
+        let fingerprints = |marks: Vec<Mark<'_>>| marks.into_iter().map(|mark| Some(mark.fingerprint())).collect::<Vec<_>>();
+        let of_keys: Vec<_> = listed.iter().map(|(_, key)| Fingerprint::of(key)).collect();
+        assert_eq!(fingerprints(keys.exact_marks().chain(keys.before_marks()).collect()), of_keys);
+        assert!(of_keys.iter().all(Option::is_some));
+    }
+}
