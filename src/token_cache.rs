@@ -3,8 +3,7 @@
 //! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
 //! limits, is asked on a hit as on a miss.
 //!
-//! - A token is known by a keyed hash of all its bytes (SipHash-1-3, 128 bits, a key of this process drawn at random); the
-//!   token itself is not kept. Whoever does not know the key cannot make two tokens meet.
+//! - A token is known by a keyed hash of all its bytes ([`Tags`]); the token itself is not kept.
 //! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
 //!   the token expires.
 //! - Tokens that were refused for good are remembered too, for [`REFUSED_FOR`] and in a room of their own, so that a flood of
@@ -19,13 +18,13 @@ use std::{
     },
 };
 
+use highway::{HighwayHash, HighwayHasher, Key};
 use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use siphasher::sip128::SipHasher13;
 use tollgate_core::{
     authn::{
         Credential, Principal,
@@ -100,9 +99,31 @@ pub struct TokenCache {
 }
 
 struct Rooms {
-    good: Cache<u128, Arc<Known>, Size>,
-    bad: Cache<u128, Arc<Bad>, Size>,
-    hasher: SipHasher13,
+    good: Cache<Tag, Arc<Known>, Size>,
+    bad: Cache<Tag, Arc<Bad>, Size>,
+    tags: Tags,
+}
+
+/// What a token is known by.
+type Tag = [u64; 2];
+
+/// Makes the tags: HighwayHash of all bytes of a token, to 128 bits, under 256 bits that this cache draws at random.
+///
+/// Two tokens with one tag would be one holder, so nobody may be able to write a second one. HighwayHash is made to be a
+/// pseudorandom function: without the key, its results for chosen inputs cannot be told from random ones, and no way to tell
+/// them, or to find the key, is known (Alakuijala, Cox, Wassenberg, arXiv:1612.06257). Whoever sends tokens here has less than
+/// that: the key never leaves the process, no result is ever shown, and all that a token tells is whether its tag is one of
+/// those that are there. What is left is to guess: with 2^20 tokens known, one in 2^108 tries.
+struct Tags(HighwayHasher);
+
+impl Tags {
+    fn new() -> Self {
+        Self(HighwayHasher::new(Key(rand::random())))
+    }
+
+    fn of(&self, credential: Credential<'_>) -> Tag {
+        self.0.clone().hash128(credential.expose())
+    }
 }
 
 /// A token that was verified.
@@ -154,14 +175,14 @@ impl Bad {
 #[derive(Clone, Copy, Debug)]
 struct Size;
 
-impl Weighter<u128, Arc<Known>> for Size {
-    fn weight(&self, _: &u128, known: &Arc<Known>) -> u64 {
+impl Weighter<Tag, Arc<Known>> for Size {
+    fn weight(&self, _: &Tag, known: &Arc<Known>) -> u64 {
         (OVERHEAD + size_of::<Known>() + known.principal.size()) as u64
     }
 }
 
-impl Weighter<u128, Arc<Bad>> for Size {
-    fn weight(&self, _: &u128, bad: &Arc<Bad>) -> u64 {
+impl Weighter<Tag, Arc<Bad>> for Size {
+    fn weight(&self, _: &Tag, bad: &Arc<Bad>) -> u64 {
         let denial = &bad.refused.denial;
         (OVERHEAD + size_of::<Bad>() + denial.cause.len() + denial.message.as_deref().map_or(0, str::len)) as u64
     }
@@ -177,7 +198,7 @@ impl TokenCache {
             Rooms {
                 good: Cache::with_weighter(entries(max), max, Size),
                 bad: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
-                hasher: SipHasher13::new_with_keys(rand::random(), rand::random()),
+                tags: Tags::new(),
             }
         });
         Self { rooms, lookups }
@@ -196,7 +217,7 @@ impl TokenCache {
         let Some(rooms) = &self.rooms else {
             return check::verify(snapshot, credential, now).map(|proven| proven.principal);
         };
-        let tag = rooms.hasher.hash(credential.expose()).as_u128();
+        let tag = rooms.tags.of(credential);
         if let Some(known) = rooms.good.get(&tag).filter(|known| known.holds(snapshot, now)) {
             self.lookups.hit.fetch_add(1, Relaxed);
             return Ok(Arc::clone(&known.principal));
@@ -251,7 +272,7 @@ impl TokenCache {
 }
 
 impl Rooms {
-    fn bad(&self, tag: u128, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
+    fn bad(&self, tag: Tag, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
         self.bad.get(&tag).filter(|bad| bad.holds(snapshot, now)).map(|bad| bad.refused.clone())
     }
 }
