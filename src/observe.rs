@@ -163,7 +163,7 @@ struct Decided {
     cause: Option<String>,
     route: Option<Arc<Route>>,
     principal: Option<Arc<Principal>>,
-    model: Option<String>,
+    model: Option<Arc<str>>,
     /// The limits that had no room.
     used_up: Vec<Arc<str>>,
     outage: Option<Outage>,

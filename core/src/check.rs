@@ -115,16 +115,16 @@ fn permit(
     }
     passed(Step::Parse);
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
-    evidence.route = Some(Arc::clone(&route));
+    evidence.route = Some(Arc::clone(route));
     passed(Step::Route);
     let asked = Asked { request: &request, captures: &captures, now };
     let permit = if route.public {
-        authz::open(&route, asked)?
+        authz::open(route, asked)?
     } else {
         let principal = authenticate(&request, verify, evidence)?;
         evidence.principal = Some(Arc::clone(&principal));
         passed(Step::Authenticate);
-        authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
+        authz::authorize(route, &principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
     let facts = Facts {

@@ -212,8 +212,10 @@ impl Told<'_> {
         (!matches!(outcome.decision, Decision::Allow(_))).then_some(Stage::Store)
     }
 
-    fn route(&self, parsed: &Parsed<'_>) -> Result<(std::sync::Arc<Route>, Captures), Denial> {
-        self.question.found.snapshot.policy.routes.find(&parsed.host, &parsed.path, parsed.method)
+    fn route(&self, parsed: &Parsed<'_>) -> Result<(&Route, Captures), Denial> {
+        let routes = &self.question.found.snapshot.policy.routes;
+        let (route, captures) = routes.find(&parsed.host, &parsed.path, parsed.method)?;
+        Ok((route, captures))
     }
 
     fn step(&self, stage: Stage, failed: Option<Stage>) -> Step {
@@ -337,7 +339,7 @@ impl Told<'_> {
         let Some(rule) = self.evidence.route.as_ref().and_then(|route| route.model.as_ref()) else { return Vec::new() };
         let mut facts = vec![("from", json!(place(&rule.from)))];
         facts.extend(rule.scope().map(|scope| ("scope", json!(scope))));
-        facts.extend(self.evidence.model.as_ref().map(|model| ("model", json!(model))));
+        facts.extend(self.evidence.model.as_deref().map(|model| ("model", json!(model))));
         facts
     }
 
