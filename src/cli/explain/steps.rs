@@ -302,7 +302,8 @@ impl Told<'_> {
 
     fn token(&self) -> Facts {
         let Found { snapshot, sources } = self.question.found;
-        let mut facts = self.sent().and_then(peek::peek).map(|peek| said(&peek, self.question.now)).unwrap_or_default();
+        let peek = self.sent().and_then(peek::peek);
+        let mut facts = peek.as_ref().map(|peek| said(peek, self.question.now)).unwrap_or_default();
         if let Some(index) = self.issuer() {
             if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
                 facts.push(("issuer", if issuer.name.is_empty() { json!("absent") } else { json!(*issuer.name) }));
@@ -313,7 +314,10 @@ impl Told<'_> {
             facts.extend(kids.map(|kids| ("kids of the issuer", json!(kids))));
         }
         facts.push(("checks", Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect())));
-        facts.extend(self.evidence.principal.as_deref().map(principal_facts).unwrap_or_default());
+        if let Some(principal) = &self.evidence.principal {
+            let jti = peek.as_ref().and_then(|peek| peek.claims.get("jti")).filter(|jti| !jti.is_null());
+            facts.extend(principal_facts(principal, jti));
+        }
         facts
     }
 
@@ -414,13 +418,14 @@ fn route_facts(route: &Route) -> Facts {
     facts
 }
 
-fn principal_facts(principal: &Principal) -> Facts {
+/// `jti` is the token's own: of a principal it is kept as a digest.
+fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     let mut facts = vec![("subject", json!(principal.subject()))];
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
     facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
-    facts.extend(principal.jti().map(|jti| ("jti", json!(jti))));
+    facts.extend(jti.map(|jti| ("jti", jti.clone())));
     facts.push(("good until", json!(peek::second(principal.expires_at()))));
     facts
 }
