@@ -127,9 +127,9 @@ fn permit(
         authz::open(route, asked)?
     } else {
         let principal = authenticate(&request, verify, evidence)?;
-        evidence.principal = Some(Arc::clone(&principal));
+        let principal = &*evidence.principal.insert(principal);
         passed(Step::Authenticate);
-        authz::authorize(route, &principal, &policy.models, asked, &mut evidence.model)?
+        authz::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
     let facts = Facts {

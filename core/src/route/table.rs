@@ -212,22 +212,28 @@ impl Node {
             None => (rest, None),
         };
         let before = values.len();
-        let children = self.literals.get(segment).map(|node| (node, None)).into_iter();
-        let one = self.one.as_deref().filter(|_| !segment.is_empty()).map(|node| (node, Some(segment)));
-        for (node, value) in children.chain(one) {
-            values.extend(value);
-            let leaf = match tail {
-                Some(tail) => node.descend(tail, values),
-                None => node.end.as_ref(),
-            };
-            if leaf.is_some() {
-                return leaf;
+        if let Some(leaf) = self.literals.get(segment).and_then(|node| node.beyond(tail, values)) {
+            return Some(leaf);
+        }
+        values.truncate(before);
+        if let Some(node) = self.one.as_deref().filter(|_| !segment.is_empty()) {
+            values.push(segment);
+            if let Some(leaf) = node.beyond(tail, values) {
+                return Some(leaf);
             }
             values.truncate(before);
         }
         let leaf = self.rest.as_ref().filter(|_| !rest.is_empty())?;
         values.push(rest);
         Some(leaf)
+    }
+
+    /// What is left behind the segment that led here: another segment, or nothing.
+    fn beyond<'t, 'p>(&'t self, tail: Option<&'p str>, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
+        match tail {
+            Some(tail) => self.descend(tail, values),
+            None => self.end.as_ref(),
+        }
     }
 }
 
