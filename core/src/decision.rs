@@ -114,7 +114,7 @@ pub struct Evidence {
     /// Who asked, once that is proven.
     pub principal: Option<Arc<Principal>>,
     /// The model asked for, by its policy name.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Where each limit of the route stands.
     pub limits: Vec<LimitStatus>,
     /// Headers of the client that spell an identity header in another way, or one that no server may get: to be removed.

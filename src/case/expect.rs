@@ -117,7 +117,7 @@ impl Observed {
         let owned = |list: HeaderList| list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let inside = Inside {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
-            model: evidence.model.clone(),
+            model: evidence.model.as_deref().map(str::to_owned),
             cause: String::new(),
             client: evidence.principal.as_ref().and_then(|principal| principal.client().map(str::to_owned)),
             roles: evidence
