@@ -11,17 +11,17 @@ use tollgate_core::{
 use super::packed::Packed;
 
 /// A key below a prefix, written without being put together first.
-pub(super) struct Key<'a>(&'static str, &'a str);
+pub(super) struct Key<'a>(&'static str, &'a [u8]);
 
 impl<'a> Key<'a> {
     /// The key of a revocation.
-    pub(super) fn revoked(key: &'a str) -> Self {
-        Self("{tollgate}:revoked:", key)
+    pub(super) fn revoked(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:revoked:", key.as_ref())
     }
 
     /// The key of a bucket.
     pub(super) fn bucket(key: &'a str) -> Self {
-        Self("{tollgate}:", key)
+        Self("{tollgate}:", key.as_bytes())
     }
 }
 
@@ -29,9 +29,9 @@ impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let Self(prefix, key) = self;
         let mut arg = out.writer_for_next_arg();
-        for part in [prefix, key] {
+        for part in [prefix.as_bytes(), key] {
             // Into memory, which does not fail.
-            let _written = arg.write_all(part.as_bytes());
+            let _written = arg.write_all(part);
         }
     }
 }
@@ -73,7 +73,7 @@ fn revocation(demands: &Demands) -> (usize, usize, usize) {
 
 /// Writes keys and numbers of some checks in the order `admit.lua` describes.
 pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Asked> + Clone) {
-    let (mut ours, mut key) = (0, String::new());
+    let (mut ours, mut key) = (0, Vec::new());
     let mut numbers = Packed::with_capacity(16 * checks.len());
     for Asked { demands, wants } in checks.clone() {
         let keys = demands.principal.as_ref().map(|principal| principal.revocation());
