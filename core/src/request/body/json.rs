@@ -351,7 +351,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     /// Checks a value of any kind and moves past it.
     fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
         let close = match self.scanner.peek() {
-            Some(b'"') => return self.scanner.string().map(drop),
+            Some(b'"') => return self.scanner.skip_string().map(drop),
             Some(b'{') => b'}',
             Some(b'[') => b']',
             _ => return self.scanner.scalar().map(drop),
@@ -362,7 +362,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         let mut more = !self.scanner.opens_empty(close);
         while more {
             if close == b'}' {
-                self.scanner.key()?;
+                self.scanner.skip_key()?;
             } else {
                 self.scanner.space();
             }

@@ -136,21 +136,43 @@ impl<'a> Scanner<'a> {
     pub(super) fn key(&mut self) -> Result<RawString<'a>, JsonError> {
         self.space();
         let key = self.string()?;
-        self.space();
-        self.expect(b':')?;
-        self.space();
+        self.colon()?;
         Ok(key)
     }
 
-    /// A string from quote to quote: no control characters, known escapes, whole surrogate pairs.
+    /// As [`Scanner::key`], where nobody asks what it is.
+    pub(super) fn skip_key(&mut self) -> Result<(), JsonError> {
+        self.space();
+        self.skip_string()?;
+        self.colon()
+    }
+
+    fn colon(&mut self) -> Result<(), JsonError> {
+        self.space();
+        self.expect(b':')?;
+        self.space();
+        Ok(())
+    }
+
+    /// A string from quote to quote.
     pub(super) fn string(&mut self) -> Result<RawString<'a>, JsonError> {
+        let start = self.at + 1;
+        let escaped = self.skip_string()?;
+        let inner = self.text.get(start..self.at - 1).ok_or_else(|| self.syntax())?;
+        Ok(RawString { inner, escaped })
+    }
+
+    /// Checks a string: no control characters, known escapes, whole surrogate pairs. Answers whether it has escapes.
+    pub(super) fn skip_string(&mut self) -> Result<bool, JsonError> {
         self.expect(b'"')?;
-        let start = self.at;
         let mut escaped = false;
         loop {
             self.at += plain(self.bytes.get(self.at..).unwrap_or_default());
             match self.peek() {
-                Some(b'"') => break,
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
                 Some(b'\\') => {
                     escaped = true;
                     self.escape()?;
@@ -158,9 +180,6 @@ impl<'a> Scanner<'a> {
                 _ => return Err(self.syntax()),
             }
         }
-        let inner = self.text.get(start..self.at).ok_or_else(|| self.syntax())?;
-        self.at += 1;
-        Ok(RawString { inner, escaped })
     }
 
     fn escape(&mut self) -> Result<(), JsonError> {
