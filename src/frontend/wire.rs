@@ -57,8 +57,8 @@ fn any_field(mut bytes: &[u8]) -> Option<(u64, Value<'_>, &[u8])> {
     Some((key >> 3, value, rest))
 }
 
-/// The two texts of a message that is nothing but one with the number `first` and one with the number `second`, both shorter than
-/// 128 bytes: what nearly every header is. `None` says only that the message is not that.
+/// The two texts of a message that is nothing but the field `first` and then the field `second`, both shorter than 128 bytes: what
+/// nearly every header is. `None` says only that this message is not.
 #[inline]
 pub(super) fn pair(message: &[u8], first: u8, second: u8) -> Option<(&[u8], &[u8])> {
     let [key, length @ 0..=0x7f, rest @ ..] = message else { return None };

@@ -172,11 +172,14 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::pb::envoy::{
-        config::core::v3::{Address, HeaderMap, HeaderValue, SocketAddress, address::Address as Kind},
-        service::auth::v3::{
-            AttributeContext, CheckRequest,
-            attribute_context::{HttpRequest, Peer, Request},
+    use crate::{
+        frontend::wire::Writer,
+        pb::envoy::{
+            config::core::v3::{Address, HeaderMap, HeaderValue, SocketAddress, address::Address as Kind},
+            service::auth::v3::{
+                AttributeContext, CheckRequest,
+                attribute_context::{HttpRequest, Peer, Request},
+            },
         },
     };
 
@@ -232,6 +235,36 @@ mod tests {
         let raw = question.read().unwrap();
         assert_eq!(raw.headers.all("a").collect::<Vec<_>>(), [&b"text"[..], b"\xff", b"raw"]);
         assert!(!raw.headers.joined());
+    }
+
+    #[test]
+    fn a_header_of_any_shape_is_read_the_same() {
+        let long = "x".repeat(200);
+        let field = |number: u8, text: &str| {
+            let mut writer = Writer::default();
+            writer.bytes(number, text.as_bytes());
+            writer.finish()
+        };
+        for (name, parts, text, raw) in [
+            ("as Envoy writes it", vec![field(1, "a"), field(2, "b")], "b", "b"),
+            ("as it came", vec![field(1, "a"), field(3, "b")], "", "b"),
+            ("the other way round", vec![field(2, "b"), field(1, "a")], "b", "b"),
+            ("both values", vec![field(1, "a"), field(2, "b"), field(3, "c")], "b", "c"),
+            ("an empty value as it came", vec![field(1, "a"), field(2, "b"), field(3, "")], "b", "b"),
+            ("a long value", vec![field(1, "a"), field(2, &long)], &long, &long),
+            ("a name that comes twice", vec![field(1, "x"), field(1, "a"), field(2, "b")], "b", "b"),
+            ("a value that comes twice", vec![field(1, "a"), field(2, "x"), field(2, "b")], "b", "b"),
+            ("something else besides", vec![field(1, "a"), field(9, "x"), field(2, "b")], "b", "b"),
+            ("no value", vec![field(1, "a")], "", ""),
+        ] {
+            for (field, expected) in [(TEXT, text), (RAW, raw)] {
+                let (mut said, entry) = (Said::default(), parts.concat());
+                said.header(&entry, field).unwrap();
+                assert_eq!(said.headers.all("a").collect::<Vec<_>>(), [expected.as_bytes()], "{name}, {field}");
+            }
+        }
+        assert!(Said::default().header(&field(1, "\u{e9}"), RAW).is_some());
+        assert!(Said::default().header(b"\x0a\x01\xff\x1a\x01b", RAW).is_none(), "a name that is no text");
     }
 
     #[test]
