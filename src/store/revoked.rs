@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{Hash, Hasher},
     sync::{
         PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +14,8 @@ use tollgate_core::{
     revocation::{Fingerprint, Keys, Kind, Mark},
     time::{Span, Timestamp},
 };
+
+use super::prehashed::Prehashed;
 
 /// Parts with a lock each, held for one entry at a time: whoever loads a million of them, or sweeps them, stops no check. A part
 /// of a million grows in 20 microseconds.
@@ -31,12 +33,13 @@ pub(super) struct Revoked {
     counts: [AtomicU64; Kind::ALL.len()],
 }
 
-type Shard = HashMap<Key, Held, BuildHasherDefault<Half>>;
+type Shard = HashMap<Key, Held, Prehashed>;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Key([u64; 2]);
 
-impl std::hash::Hash for Key {
+/// Half of a fingerprint is a hash already. Nobody chooses what stands in the table but who may revoke.
+impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self([high, _]) = self;
         state.write_u64(*high);
@@ -47,22 +50,6 @@ impl Key {
     fn kind(&self) -> usize {
         let Self([_, low]) = self;
         Fingerprint::place_of_kind(*low)
-    }
-}
-
-/// Half of a fingerprint is a hash already. Nobody chooses what stands in the table but who may revoke.
-#[derive(Default)]
-struct Half(u64);
-
-impl Hasher for Half {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
     }
 }
 
