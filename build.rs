@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use tonic_prost_build::manual::{Builder, Method, Service};
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
     // Neither protox nor compile_fds() says this.
@@ -24,19 +22,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(format!("{HTTP}.headers"))
         .include_file("protos.rs")
         .compile_fds(files)?;
-    authorization();
     Ok(())
-}
-
-/// The service, with messages that are read and written where they lie instead of the generated ones.
-fn authorization() {
-    let check = Method::builder()
-        .name("check")
-        .route_name("Check")
-        .input_type("crate::frontend::envoy::Question")
-        .output_type("crate::frontend::envoy::Reply")
-        .codec_path("crate::frontend::codec::CheckCodec")
-        .build();
-    let service = Service::builder().name("Authorization").package("envoy.service.auth.v3").method(check).build();
-    Builder::new().build_client(false).compile(&[service]);
 }

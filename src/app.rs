@@ -27,7 +27,7 @@ use crate::{
     check::{Answer, Checker, Clock},
     config::{AdminListenConfig, File, Loaded},
     frontend::{
-        envoy::{self, AuthorizationServer, EnvoyAuthorization},
+        envoy::{self, EnvoyAuthorization},
         forward_auth::ForwardAuth,
         grpc,
         in_flight::{InFlight, Refusal},
@@ -331,13 +331,11 @@ impl Servers<'_> {
         checker: Arc<Checker>,
         readiness: &Arc<Readiness>,
     ) -> anyhow::Result<Address> {
-        let service =
-            AuthorizationServer::new(EnvoyAuthorization::new(checker)).max_decoding_message_size(in_flight.max_message());
         let (health, health_server) = grpc::health();
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(config, Protocol::Grpc).await?;
         let address = self.watch_certificates(&listener);
-        let services = grpc::Services::new(in_flight.guard(service), health_server);
+        let services = grpc::Services::new(EnvoyAuthorization::new(checker), in_flight.clone(), health_server);
         self.tasks.spawn(grpc::serve(listener, services, self.stop.clone(), self.drain));
         Ok(address)
     }
@@ -395,14 +393,13 @@ async fn keep_certificates(tls: Tls, looked: Arc<Notify>, stop: CancellationToke
 }
 
 async fn keep_health(health: tonic_health::server::HealthReporter, readiness: Arc<Readiness>, stop: CancellationToken) {
-    type Service = AuthorizationServer<EnvoyAuthorization>;
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     loop {
         if readiness.missing().is_empty() {
-            health.set_serving::<Service>().await;
+            health.set_serving::<EnvoyAuthorization>().await;
             health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         } else {
-            health.set_not_serving::<Service>().await;
+            health.set_not_serving::<EnvoyAuthorization>().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         }
         tokio::select! {

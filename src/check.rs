@@ -66,7 +66,7 @@ pub struct Metadata<'a>([(&'static str, Option<&'a str>); 6]);
 impl<'a> Metadata<'a> {
     /// What is known, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        self.0.into_iter().filter_map(|(name, value)| Some((name, value?)))
+        self.0.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
     }
 }
 
@@ -107,9 +107,9 @@ impl Checker {
 
     /// Answers what a front-end could not even read.
     pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(Answered<'_>) -> T) -> T {
+        let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
         record.trace(None, &Headers::default());
-        let outcome = Outcome::refused(denial);
         record.decided(&outcome);
         let encoded = encode(shape(&outcome, &self.live.load().snapshot, record.id()));
         record.answered();
@@ -117,11 +117,13 @@ impl Checker {
     }
 
     async fn recorded<T>(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
+        // Before the record, which refers to it to the end.
+        let outcome;
         let mut record = self.observer.begin((self.clock)());
         record.asked(&raw);
         record.trace(call, &raw.headers);
         let state = self.live.load();
-        let outcome = self.decide(&state, raw, &mut record).await;
+        outcome = self.decide(&state, raw, &mut record).await;
         record.decided(&outcome);
         if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
             source.unknown_key();

@@ -1,6 +1,5 @@
 //! The doors: what proxies speak, turned into checks and back.
 
-pub mod codec;
 pub mod envoy;
 pub mod forward_auth;
 pub mod grpc;

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! ListenerConfig -> Listener::bind -> serve: accept -> TLS handshake -> HTTP -> service
+//! ListenerConfig -> Listener::bind -> serve_calls: accept -> TLS handshake -> HTTP/2 -> call
 //! ```
 //!
-//! Every limit is here or in `http`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
+//! Every limit is here, in `http` or in `http2`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
 //! library's default, several of which mean no limit.
 
 mod accept;
 mod address;
 mod config;
 mod http;
+mod http2;
 mod serve;
 mod stream;
 mod tls;
@@ -21,10 +23,30 @@ use std::time::Duration;
 pub use accept::{BindError, Listener};
 pub use address::{Address, AddressError};
 pub use config::{ListenerConfig, ModeError, SocketMode, TlsConfig};
-pub use http::Protocol;
-pub use serve::{BoxError, serve};
+pub use http::serve;
+pub use http2::serve_calls;
+pub use serve::BoxError;
 pub use stream::Peer;
 pub use tls::{Tls, TlsError};
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 only.
+    Grpc,
+    /// HTTP/1.1, and HTTP/2 for those who begin with it.
+    Http,
+}
+
+impl Protocol {
+    /// What TLS offers, most wanted first.
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Grpc => &[b"h2"],
+            Self::Http => &[b"h2", b"http/1.1"],
+        }
+    }
+}
 
 /// What a listener bears. The defaults suit a sidecar and a gateway with some hundred proxies.
 #[derive(Debug, Clone)]

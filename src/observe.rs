@@ -10,6 +10,7 @@ mod subjects;
 pub mod trace;
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::Arc,
     thread,
@@ -18,12 +19,11 @@ use std::{
 
 use http::HeaderMap;
 use tollgate_core::{
-    authn::Principal,
     check::Step,
     decision::{Decision, Outcome},
     limit::Outage,
     request::{Headers, RawRequest},
-    route::Route,
+    text::hex_128,
     time::Timestamp,
 };
 
@@ -71,7 +71,7 @@ impl Observer {
         };
         CheckRecord {
             observer: self,
-            id: decision_id(rand::random()),
+            id: hex_128(rand::random()),
             now,
             started: Instant::now(),
             store: Store::NotAsked,
@@ -110,16 +110,6 @@ impl Observer {
     }
 }
 
-/// 128 bits in lower-case hex.
-fn decision_id(random: u128) -> [u8; 32] {
-    let mut id = [0; 32];
-    for (at, digit) in id.iter_mut().enumerate() {
-        let [nibble, ..] = (random >> (124 - 4 * at) & 15).to_le_bytes();
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-    }
-    id
-}
-
 /// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::answered`], otherwise as `panic`
 /// while unwinding and as `cancelled` in any other case, whatever was decided. Nothing that was not answered counts as allowed.
 #[derive(Debug)]
@@ -130,10 +120,10 @@ pub struct CheckRecord<'a> {
     now: Timestamp,
     started: Instant,
     store: Store,
-    place: Option<Place>,
+    place: Option<Place<'a>>,
     has_room: bool,
     asked: Asked<'a>,
-    decided: Option<Decided>,
+    decided: Option<&'a Outcome>,
     /// Only of a check that is traced.
     trace: Option<Box<Trace>>,
     answered: bool,
@@ -154,19 +144,6 @@ struct Asked<'a> {
     host: &'a [u8],
     path: &'a [u8],
     address: Option<IpAddr>,
-}
-
-/// The outcome, as far as it is recorded.
-#[derive(Debug)]
-struct Decided {
-    ending: Ending,
-    cause: Option<String>,
-    route: Option<Arc<Route>>,
-    principal: Option<Arc<Principal>>,
-    model: Option<String>,
-    /// The limits that had no room.
-    used_up: Vec<Arc<str>>,
-    outage: Option<Outage>,
 }
 
 impl<'a> CheckRecord<'a> {
@@ -224,22 +201,8 @@ impl<'a> CheckRecord<'a> {
     }
 
     /// Notes what was decided. The last outcome noted is the one that counts.
-    pub fn decided(&mut self, outcome: &Outcome) {
-        let evidence = &outcome.evidence;
-        let cause = match &outcome.decision {
-            Decision::Allow(_) => evidence.outage.map(|outage| format!("the store could not be asked ({})", outage.label())),
-            Decision::Deny(denial) => Some(denial.cause.clone().into_owned()),
-            Decision::Fail(failure) => Some(failure.cause.clone()),
-        };
-        self.decided = Some(Decided {
-            ending: Ending::of(outcome),
-            cause,
-            route: evidence.route.clone(),
-            principal: evidence.principal.clone(),
-            model: evidence.model.clone(),
-            used_up: used_up(outcome),
-            outage: evidence.outage,
-        });
+    pub fn decided(&mut self, outcome: &'a Outcome) {
+        self.decided = Some(outcome);
     }
 
     /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
@@ -251,11 +214,42 @@ impl<'a> CheckRecord<'a> {
     }
 
     fn ending(&self) -> Ending {
-        match &self.decided {
+        match self.decided {
             _ if thread::panicking() => Ending::Panic,
-            Some(decided) if self.answered => decided.ending,
+            Some(outcome) if self.answered => Ending::of(outcome),
             _ => Ending::Cancelled,
         }
+    }
+
+    /// Why it ended so, where there is more to say than the reason.
+    fn cause(&self, ending: Ending) -> Option<Cow<'a, str>> {
+        let outcome = self.decided?;
+        let decided = Ending::of(outcome);
+        if decided != ending {
+            return Some(format!("decided `{}` ({}), and not answered", decided.decision(), decided.reason()).into());
+        }
+        match &outcome.decision {
+            Decision::Allow(_) => {
+                outcome.evidence.outage.map(|outage| format!("the store could not be asked ({})", outage.label()).into())
+            }
+            Decision::Deny(denial) => Some(Cow::Borrowed(&denial.cause)),
+            Decision::Fail(failure) => Some(Cow::Borrowed(&failure.cause)),
+        }
+    }
+
+    /// The span of a check that is traced.
+    fn traced(&self, trace: Trace, tracer: &Tracer, ending: Ending) {
+        let evidence = self.decided.map(|outcome| &outcome.evidence);
+        let facts = trace::Facts {
+            began: self.now,
+            decision_id: self.id().to_owned(),
+            ending,
+            route: evidence.and_then(|evidence| evidence.route.clone()),
+            model: evidence.and_then(|evidence| evidence.model.clone()),
+            outage: evidence.and_then(|evidence| evidence.outage),
+            principal: evidence.and_then(|evidence| evidence.principal.clone()).filter(|_| tracer.identity()),
+        };
+        tracer.end(trace, facts);
     }
 }
 
@@ -263,44 +257,31 @@ impl Drop for CheckRecord<'_> {
     fn drop(&mut self) {
         let ending = self.ending();
         let took = self.started.elapsed();
-        let decided = self.decided.take();
-        let route = decided.as_ref().and_then(|decided| decided.route.as_deref()).map(|route| route.name.as_str());
-        let principal = decided.as_ref().and_then(|decided| decided.principal.as_deref());
+        let evidence = self.decided.map(|outcome| &outcome.evidence);
+        let route = evidence.and_then(|evidence| evidence.route.as_deref()).map(|route| route.name.as_str());
+        let principal = evidence.and_then(|evidence| evidence.principal.as_deref());
+        let model = evidence.and_then(|evidence| evidence.model.as_deref());
         let metrics = &self.observer.metrics;
         metrics.count(&Count {
             route,
-            model: decided.as_ref().and_then(|decided| decided.model.as_deref()),
-            used_up: decided.as_ref().map(|decided| decided.used_up.as_slice()).unwrap_or_default(),
+            model,
+            limits: evidence.map(|evidence| evidence.limits.as_slice()).unwrap_or_default(),
             ending,
             took,
             store: if let Store::Answered(took) = self.store { Some(took) } else { None },
-            outage: decided.as_ref().and_then(|decided| decided.outage),
+            outage: evidence.and_then(|evidence| evidence.outage),
         });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
         }
         if let (Some(trace), Some(tracer)) = (self.trace.take(), &self.observer.tracer) {
-            let decided = decided.as_ref();
-            let facts = trace::Facts {
-                began: self.now,
-                decision_id: self.id().to_owned(),
-                ending,
-                route: decided.and_then(|decided| decided.route.clone()),
-                model: decided.and_then(|decided| decided.model.clone()),
-                outage: decided.and_then(|decided| decided.outage),
-                principal: decided.and_then(|decided| decided.principal.clone()).filter(|_| tracer.identity()),
-            };
-            tracer.end(*trace, facts);
+            self.traced(*trace, tracer, ending);
         }
         if !self.observer.audit.is_on() {
             return;
         }
         let place = self.place.take();
-        let unanswered = decided.as_ref().filter(|decided| decided.ending != ending).map(|decided| {
-            let (decision, reason) = (decided.ending.decision(), decided.ending.reason());
-            format!("decided `{decision}` ({reason}), and not answered")
-        });
-        let cause = unanswered.as_deref().or(decided.as_ref().and_then(|decided| decided.cause.as_deref()));
+        let cause = self.cause(ending);
         let facts = Facts {
             time: Rfc3339(self.now),
             decision_id: self.id(),
@@ -309,24 +290,15 @@ impl Drop for CheckRecord<'_> {
             method: self.asked.method,
             host: self.asked.host,
             path: self.asked.path,
-            model: decided.as_ref().and_then(|decided| decided.model.as_deref()),
+            model,
             route,
             decision: ending.decision(),
             reason: ending.reason(),
-            cause,
+            cause: cause.as_deref(),
             microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         };
         self.observer.audit.write(place, |line| facts.write(line));
     }
-}
-
-/// Allocates nothing for a check that had room.
-fn used_up(outcome: &Outcome) -> Vec<Arc<str>> {
-    if matches!(outcome.decision, Decision::Allow(_)) {
-        return Vec::new();
-    }
-    let full = outcome.evidence.limits.iter().filter(|status| !status.verdict.admitted);
-    full.map(|status| Arc::clone(&status.name)).collect()
 }
 
 #[cfg(test)]

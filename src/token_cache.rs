@@ -3,8 +3,7 @@
 //! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
 //! limits, is asked on a hit as on a miss.
 //!
-//! - A token is known by a keyed hash of all its bytes (SipHash-1-3, 128 bits, a key of this process drawn at random); the
-//!   token itself is not kept. Whoever does not know the key cannot make two tokens meet.
+//! - A token is known by a keyed hash of all its bytes ([`Tags`]); the token itself is not kept.
 //! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
 //!   the token expires.
 //! - Tokens that were refused for good are remembered too, for [`REFUSED_FOR`] and in a room of their own, so that a flood of
@@ -19,19 +18,15 @@ use std::{
     },
 };
 
+use highway::{HighwayHash, HighwayHasher, Key};
 use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use siphasher::sip128::SipHasher13;
 use tollgate_core::{
-    authn::{
-        Credential, Principal,
-        jwks::KeySet,
-        jwt::{Proven, Refused},
-    },
+    authn::{Credential, Principal, jwks::KeySet, jwt::Refused},
     check::{self, Verified},
     config::{Errors, Path},
     snapshot::Snapshot,
@@ -48,7 +43,7 @@ const REFUSED_BYTES: u64 = 1 << 20;
 
 /// What an entry takes beside its contents, about: its place in the table, reference counts, the allocator's rounding. What 100 000
 /// tokens really take is measured in `docs/benchmarks.md`.
-const OVERHEAD: usize = 128;
+const OVERHEAD: usize = 96;
 
 /// The section `token_cache`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
@@ -100,53 +95,55 @@ pub struct TokenCache {
 }
 
 struct Rooms {
-    good: Cache<u128, Arc<Known>, Size>,
-    bad: Cache<u128, Arc<Bad>, Size>,
-    hasher: SipHasher13,
+    good: Cache<Tag, Arc<Principal>, Size>,
+    bad: Cache<Tag, Arc<Bad>, Size>,
+    tags: Tags,
 }
 
-/// A token that was verified.
-struct Known {
-    principal: Arc<Principal>,
-    under: Under,
-    until: Timestamp,
+/// What a token is known by.
+type Tag = [u64; 2];
+
+/// Makes the tags: HighwayHash of all bytes of a token, to 128 bits, under 256 bits that this cache draws at random.
+///
+/// Two tokens with one tag would be one holder, so nobody may be able to write a second one. HighwayHash is made to be a
+/// pseudorandom function: without the key, its results for chosen inputs cannot be told from random ones, and no way to tell
+/// them, or to find the key, is known (Alakuijala, Cox, Wassenberg, arXiv:1612.06257). Whoever sends tokens here has less than
+/// that: the key never leaves the process, no result is ever shown, and all that a token tells is whether its tag is one of
+/// those that are there. What is left is to guess: with 2^20 tokens known, one in 2^108 tries.
+struct Tags(HighwayHasher);
+
+impl Tags {
+    fn new() -> Self {
+        Self(HighwayHasher::new(Key(rand::random())))
+    }
+
+    fn of(&self, credential: Credential<'_>) -> Tag {
+        self.0.clone().hash128(credential.expose())
+    }
 }
 
 /// A token that was refused for good.
 struct Bad {
     refused: Refused,
-    under: Under,
-}
-
-/// What an entry was found under, and holds under.
-struct Under {
+    /// The issuer, by its index in the policy.
     issuer: usize,
+    /// The key set that was used: held here, so that its address is no other's.
     keys: Arc<KeySet>,
     at: Timestamp,
 }
 
-impl Under {
-    fn new(issuer: usize, snapshot: &Snapshot, at: Timestamp) -> Option<Self> {
-        Some(Self { issuer, keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?), at })
+impl Bad {
+    fn new(refused: &Refused, snapshot: &Snapshot, at: Timestamp) -> Option<Self> {
+        let issuer = refused.settled?;
+        Some(Self { refused: refused.clone(), issuer, keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?), at })
     }
 
-    /// Whether the same question gets the same answer: the issuer's key set is the very one that was used (held here, so its
-    /// address is no other's), and the clock has not gone back.
+    /// Whether the same question gets the same answer: the issuer's key set is the very one that was used, and the clock has not
+    /// gone back.
     fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let current = snapshot.keys.get(self.issuer).and_then(Option::as_ref);
-        self.at <= now && current.is_some_and(|current| Arc::ptr_eq(current, &self.keys))
-    }
-}
-
-impl Known {
-    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        now < self.until && self.under.holds(snapshot, now)
-    }
-}
-
-impl Bad {
-    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        now.micros().saturating_sub(self.under.at.micros()) < REFUSED_FOR.micros() && self.under.holds(snapshot, now)
+        let recent = now.micros().saturating_sub(self.at.micros()) < REFUSED_FOR.micros();
+        self.at <= now && recent && current.is_some_and(|current| Arc::ptr_eq(current, &self.keys))
     }
 }
 
@@ -154,14 +151,14 @@ impl Bad {
 #[derive(Clone, Copy, Debug)]
 struct Size;
 
-impl Weighter<u128, Arc<Known>> for Size {
-    fn weight(&self, _: &u128, known: &Arc<Known>) -> u64 {
-        (OVERHEAD + size_of::<Known>() + known.principal.size()) as u64
+impl Weighter<Tag, Arc<Principal>> for Size {
+    fn weight(&self, _: &Tag, principal: &Arc<Principal>) -> u64 {
+        (OVERHEAD + principal.size()) as u64
     }
 }
 
-impl Weighter<u128, Arc<Bad>> for Size {
-    fn weight(&self, _: &u128, bad: &Arc<Bad>) -> u64 {
+impl Weighter<Tag, Arc<Bad>> for Size {
+    fn weight(&self, _: &Tag, bad: &Arc<Bad>) -> u64 {
         let denial = &bad.refused.denial;
         (OVERHEAD + size_of::<Bad>() + denial.cause.len() + denial.message.as_deref().map_or(0, str::len)) as u64
     }
@@ -173,11 +170,11 @@ impl TokenCache {
         let max = config.max.0 as u64;
         let rooms = (max > 0).then(|| {
             // A guess that only sizes tables: what bounds the cache is the weight.
-            let entries = |bytes: u64| usize::try_from(bytes / 640).unwrap_or(usize::MAX);
+            let entries = |bytes: u64| usize::try_from(bytes / 512).unwrap_or(usize::MAX);
             Rooms {
                 good: Cache::with_weighter(entries(max), max, Size),
                 bad: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
-                hasher: SipHasher13::new_with_keys(rand::random(), rand::random()),
+                tags: Tags::new(),
             }
         });
         Self { rooms, lookups }
@@ -194,23 +191,23 @@ impl TokenCache {
     /// As [`check::verify`].
     pub fn verify(&self, snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
         let Some(rooms) = &self.rooms else {
-            return check::verify(snapshot, credential, now).map(|proven| proven.principal);
+            return check::verify(snapshot, credential, now);
         };
-        let tag = rooms.hasher.hash(credential.expose()).as_u128();
-        if let Some(known) = rooms.good.get(&tag).filter(|known| known.holds(snapshot, now)) {
+        let tag = rooms.tags.of(credential);
+        if let Some(known) = rooms.good.get(&tag).filter(|known| check::holds(snapshot, known, now)) {
             self.lookups.hit.fetch_add(1, Relaxed);
-            return Ok(Arc::clone(&known.principal));
+            return Ok(known);
         }
         if let Some(bad) = rooms.bad(tag, snapshot, now) {
             self.lookups.negative.fetch_add(1, Relaxed);
             return Err(bad);
         }
         // What no longer holds makes room first: whoever finds it gone is the one who verifies.
-        rooms.good.remove_if(&tag, |known| !known.holds(snapshot, now));
+        rooms.good.remove_if(&tag, |known| !check::holds(snapshot, known, now));
         match rooms.good.get_value_or_guard(&tag, None) {
-            GuardResult::Value(known) if known.holds(snapshot, now) => {
+            GuardResult::Value(known) if check::holds(snapshot, &known, now) => {
                 self.lookups.hit.fetch_add(1, Relaxed);
-                Ok(Arc::clone(&known.principal))
+                Ok(known)
             }
             GuardResult::Guard(place) => {
                 // Somebody who verified it while this one waited may have refused it.
@@ -219,27 +216,25 @@ impl TokenCache {
                     return Err(bad);
                 }
                 self.lookups.miss.fetch_add(1, Relaxed);
-                match check::verify(snapshot, credential, now) {
-                    Ok(Proven { principal, issuer, until }) => {
-                        if let Some(under) = Under::new(issuer, snapshot, now) {
-                            // An error says that the place is gone, which costs a verification later and nothing else.
-                            let _ = place.insert(Arc::new(Known { principal: Arc::clone(&principal), under, until }));
-                        }
-                        Ok(principal)
+                let verified = check::verify(snapshot, credential, now);
+                match &verified {
+                    Ok(principal) => {
+                        // An error says that the place is gone, which costs a verification later and nothing else.
+                        let _ = place.insert(Arc::clone(principal));
                     }
                     Err(refused) => {
                         // Before the place is given up, so that whoever waits for it finds the refusal.
-                        if let Some(under) = refused.settled.and_then(|issuer| Under::new(issuer, snapshot, now)) {
-                            rooms.bad.insert(tag, Arc::new(Bad { refused: refused.clone(), under }));
+                        if let Some(bad) = Bad::new(refused, snapshot, now) {
+                            rooms.bad.insert(tag, Arc::new(bad));
                         }
-                        Err(refused)
                     }
                 }
+                verified
             }
             // Found under other keys a moment ago, by a check with another snapshot.
             GuardResult::Value(_) | GuardResult::Timeout => {
                 self.lookups.miss.fetch_add(1, Relaxed);
-                check::verify(snapshot, credential, now).map(|proven| proven.principal)
+                check::verify(snapshot, credential, now)
             }
         }
     }
@@ -251,7 +246,7 @@ impl TokenCache {
 }
 
 impl Rooms {
-    fn bad(&self, tag: u128, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
+    fn bad(&self, tag: Tag, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
         self.bad.get(&tag).filter(|bad| bad.holds(snapshot, now)).map(|bad| bad.refused.clone())
     }
 }

@@ -107,7 +107,7 @@ fn main() {
                     };
                     let verified = |credential: authn::Credential<'_>| match &who {
                         Some(who) => Ok(Arc::clone(who)),
-                        None => verify(&snapshot, credential, now).map(|proven| proven.principal),
+                        None => verify(&snapshot, credential, now),
                     };
                     match black_box(prepare_with(&snapshot, raw, now, verified)) {
                         Prepared::Ask(pending) => who = pending.demands().principal.clone(),

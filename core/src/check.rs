@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use crate::{
     authn::{
         self, Credential, Principal,
-        jwt::{self, Proven, Refused},
+        jwt::{self, Refused},
     },
     authz::{self, Asked, Permit},
     decision::{
@@ -35,9 +35,14 @@ pub type Verified = Result<Arc<Principal>, Refused>;
 ///
 /// # Errors
 /// See [`jwt::verify`].
-pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Result<Proven, Refused> {
+pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
     let policy = &snapshot.policy;
     jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now)
+}
+
+/// Whether [`verify`] would say the same again of the credential of a principal whom it made, under the same policy.
+pub fn holds(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> bool {
+    principal.holds(snapshot.key_set(principal.issuer_index()), now)
 }
 
 /// A check that waits for the store. Dropping it decides nothing and allows nothing.
@@ -65,7 +70,7 @@ pub enum Step {
 /// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
 /// credential before its scopes, and the body is only read for somebody who may use the route.
 pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
-    prepare_with(snapshot, raw, now, |credential| verify(snapshot, credential, now).map(|proven| proven.principal))
+    prepare_with(snapshot, raw, now, |credential| verify(snapshot, credential, now))
 }
 
 /// As [`prepare`], with somebody who may remember what [`verify`] said of a credential.
@@ -115,16 +120,16 @@ fn permit(
     }
     passed(Step::Parse);
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
-    evidence.route = Some(Arc::clone(&route));
+    evidence.route = Some(Arc::clone(route));
     passed(Step::Route);
     let asked = Asked { request: &request, captures: &captures, now };
     let permit = if route.public {
-        authz::open(&route, asked)?
+        authz::open(route, asked)?
     } else {
         let principal = authenticate(&request, verify, evidence)?;
-        evidence.principal = Some(Arc::clone(&principal));
+        let principal = &*evidence.principal.insert(principal);
         passed(Step::Authenticate);
-        authz::authorize(&route, &principal, &policy.models, asked, &mut evidence.model)?
+        authz::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
     let facts = Facts {

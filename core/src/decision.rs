@@ -114,7 +114,7 @@ pub struct Evidence {
     /// Who asked, once that is proven.
     pub principal: Option<Arc<Principal>>,
     /// The model asked for, by its policy name.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Where each limit of the route stands.
     pub limits: Vec<LimitStatus>,
     /// Headers of the client that spell an identity header in another way, or one that no server may get: to be removed.
@@ -166,8 +166,8 @@ impl Dialect {
     /// The dialect of an endpoint, by `:path` as it was sent: a request is answered in its client's dialect even when it is
     /// refused before anything else of it is read.
     pub fn of_target(target: &[u8]) -> Self {
-        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-        let below = |prefix: &[u8]| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
-        if below(b"/v1/messages") || path.starts_with(b"/anthropic/") { Self::Anthropic } else { Self::OpenAi }
+        let below = |rest: &[u8]| matches!(rest, [] | [b'/' | b'?' | b'#', ..]);
+        let anthropic = target.strip_prefix(b"/v1/messages").is_some_and(below) || target.starts_with(b"/anthropic/");
+        if anthropic { Self::Anthropic } else { Self::OpenAi }
     }
 }

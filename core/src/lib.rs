@@ -17,4 +17,5 @@ pub mod revocation;
 pub mod route;
 pub mod secret;
 pub mod snapshot;
+pub mod text;
 pub mod time;

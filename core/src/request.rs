@@ -8,6 +8,7 @@ pub mod path;
 
 use std::net::IpAddr;
 
+use self::headers::Known;
 pub use self::{
     body::{Body, RawBody},
     headers::Headers,
@@ -69,9 +70,9 @@ impl<'a> Request<'a> {
         let host = Host::parse(raw.host)?;
         let path = RequestPath::parse(raw.path)?;
         raw.headers.check()?;
-        raw.headers.agree(":method", raw.method)?;
-        raw.headers.agree(":path", raw.path)?;
-        raw.headers.agree(":authority", raw.host)?;
+        raw.headers.agree(Known::Method, raw.method)?;
+        raw.headers.agree(Known::Path, raw.path)?;
+        raw.headers.agree(Known::Authority, raw.host)?;
         let body = Body::new(raw.body, &raw.headers);
         Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address, body })
     }
@@ -80,6 +81,11 @@ impl<'a> Request<'a> {
 /// A method is a token of upper-case letters (RFC 9110 section 9.1: methods are case-sensitive; all registered ones that
 /// an inference server knows are upper case).
 fn method(raw: &[u8]) -> Result<&str, Denial> {
+    match raw {
+        b"GET" => return Ok("GET"),
+        b"POST" => return Ok("POST"),
+        _ => {}
+    }
     let upper = !raw.is_empty() && raw.len() <= 32 && raw.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
     match std::str::from_utf8(raw) {
         Ok(method) if upper => Ok(method),

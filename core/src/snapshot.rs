@@ -23,7 +23,7 @@ impl Snapshot {
     }
 
     /// The keys of an issuer.
-    pub(crate) fn key_set(&self, issuer: usize) -> Option<&KeySet> {
-        self.keys.get(issuer)?.as_deref()
+    pub(crate) fn key_set(&self, issuer: usize) -> Option<&Arc<KeySet>> {
+        self.keys.get(issuer)?.as_ref()
     }
 }

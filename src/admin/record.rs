@@ -22,7 +22,7 @@ use crate::observe::{
 /// The record of one call.
 pub(super) struct AdminRecord<'a> {
     audit: &'a Audit,
-    place: Option<Place>,
+    place: Option<Place<'a>>,
     has_room: bool,
     started: Instant,
     time: Timestamp,

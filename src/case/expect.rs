@@ -117,7 +117,7 @@ impl Observed {
         let owned = |list: HeaderList| list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let inside = Inside {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
-            model: evidence.model.clone(),
+            model: evidence.model.as_deref().map(str::to_owned),
             cause: String::new(),
             client: evidence.principal.as_ref().and_then(|principal| principal.client().map(str::to_owned)),
             roles: evidence
@@ -140,11 +140,11 @@ impl Observed {
             Decision::Allow(grant) => {
                 let answer = allowed(grant, evidence, snapshot, decision_id);
                 observed.decision = Verdict::Allow;
-                observed.set = owned(answer.set);
+                observed.set = owned(HeaderList::of(|list| answer.set(list)));
                 let credential = answer.upstream_credential.map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
                 observed.set.extend(credential.map(|value| ("authorization".to_owned(), value)));
-                observed.removed = answer.remove.into_iter().map(Cow::into_owned).collect();
-                observed.response = owned(answer.response);
+                observed.removed = answer.removed().map(Cow::into_owned).collect();
+                observed.response = owned(HeaderList::of(|list| answer.response(list)));
                 String::new()
             }
             Decision::Deny(denial) => {

@@ -8,22 +8,17 @@ mod reply;
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use bytes::Bytes;
+use http::HeaderMap;
+use tonic::{Status, server::NamedService};
 
 pub(crate) use self::reply::denied;
 pub use self::{
     question::{MAX_ENTRIES, Question},
     reply::Reply,
 };
+use super::grpc::Unary;
 use crate::check::{Answer, Answered, Checker};
-
-/// The server that tonic generates for the service, with [`Question`] and [`Reply`] for its messages: see `build.rs`.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
-mod generated {
-    include!(concat!(env!("OUT_DIR"), "/envoy.service.auth.v3.Authorization.rs"));
-}
-
-pub use self::generated::authorization_server::{Authorization, AuthorizationServer};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -38,15 +33,22 @@ impl EnvoyAuthorization {
     }
 }
 
-#[tonic::async_trait]
-impl Authorization for EnvoyAuthorization {
-    async fn check(&self, request: Request<Question>) -> Result<Response<Reply>, Status> {
-        let (head, _, question) = request.into_parts();
+impl NamedService for EnvoyAuthorization {
+    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
+}
+
+/// What is read of a message is read where it lies, by [`Question::read`]. A message that cannot be read is denied and never an
+/// error: a proxy with `failure_mode_allow` lets failed checks pass, so a client must not be able to cause one with what it sends.
+impl Unary for EnvoyAuthorization {
+    const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
+
+    async fn answer(&self, head: &HeaderMap, message: &Bytes) -> Result<Bytes, Status> {
+        let question = Question(message.clone());
         let reply = match question.read() {
-            Ok(raw) => self.checker.check_called(Some(head.as_ref()), raw, encode).await,
+            Ok(raw) => self.checker.check_called(Some(head), raw, encode).await,
             Err(denial) => self.checker.refuse(denial, encode),
         };
-        reply.map(Response::new)
+        reply.map(|Reply(bytes)| bytes)
     }
 }
 

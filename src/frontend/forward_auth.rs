@@ -81,7 +81,7 @@ impl ForwardAuth {
         let credential = parts.headers.get(header::AUTHORIZATION);
         let encode = |answered: Answered<'_>| encode(config.dialect, answered.answer, credential);
         let mut reply = match &held {
-            Ok(held) => match decode(config, &parts, has_body.then(|| held.bytes())) {
+            Ok(held) => match decode(config, &parts, has_body.then(|| &**held.bytes())) {
                 Ok(raw) => checker.check(raw, encode).await,
                 Err(denial) => checker.refuse(denial, encode),
             },

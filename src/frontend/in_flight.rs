@@ -1,15 +1,14 @@
 //! The sum of the messages in flight, bounded before any of them is buffered or decoded.
 //!
-//! A gRPC message says how long it is in its first five bytes. [`Bounded`] stands in front of a generated server, reads those
-//! five, and takes that many bytes from a budget, or answers at once without reading on. Nothing else sees the message
-//! until there is room for it. The bytes go back when the call ends, however it ends.
+//! A gRPC message says how long it is in its first five bytes. [`InFlight::message`] reads those five, and takes that many bytes
+//! from a budget, or refuses at once without reading on. The bytes go back when the call ends, however it ends.
 //!
 //! What a process may use for checks, with the defaults (a message limit of 16 MiB and 128 MiB in flight):
 //!
 //! - the budget: 128 MiB, three quarters for messages, one quarter for what every call costs besides;
-//! - frames that HTTP/2 received and nobody read yet: at most one connection window (256 KiB, see `listener::http`) for each of
+//! - frames that HTTP/2 received and nobody read yet: at most one connection window (256 KiB, see `listener::http2`) for each of
 //!   at most 512 connections, 128 MiB if every one of them is filled;
-//! - decoded headers beyond what a call is charged: at most 256 entries of some 200 bytes (see `codec`) in each of the 1024
+//! - decoded headers beyond what a call is charged: at most 256 entries of some 200 bytes (see `envoy::question`) in each of the 1024
 //!   calls that the second part of the budget allows, 51 MiB if every one is filled.
 //!
 //! The last two need peers that speak HTTP/2 to Tollgate themselves, and are the reason why its port is not for clients.
@@ -19,27 +18,15 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-use std::convert::Infallible;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
 use tonic::Status;
-use tonic::body::Body;
-use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::server::NamedService;
-use tower_service::Service;
 
 pub use held::{Held, Unread};
-pub use message::Message;
-use message::{PREFIX, first_bytes, length};
 
 /// Bytes a message may have beyond the body it carries: method, path, headers, certificate.
 pub const ALLOWANCE: u64 = 256 << 10;
@@ -127,7 +114,7 @@ impl InFlight {
         Self { arrival, ..self }
     }
 
-    /// The longest message that passes, in bytes: what the generated server's `max_decoding_message_size` must allow.
+    /// The longest message that passes, in bytes.
     #[must_use]
     pub fn max_message(&self) -> usize {
         self.max_message as usize
@@ -144,45 +131,6 @@ impl InFlight {
     pub fn total(&self) -> usize {
         self.total
     }
-
-    /// Puts the budget in front of a generated server.
-    #[must_use]
-    pub fn guard<S>(&self, server: S) -> Bounded<S> {
-        Bounded { budget: self.clone(), server }
-    }
-
-    /// Reads the length of the message and takes its bytes.
-    async fn admit(&self, body: &mut Body, deadline: Instant) -> Result<Admitted, Stopped> {
-        let call = take(&self.calls, CALL)?;
-        let first = timeout_at(deadline, first_bytes(body)).await.map_err(|_| message::late())??;
-        let length = length(&first);
-        if length > self.max_message {
-            return Err(Stopped::Refused(Refusal::TooLarge));
-        }
-        let message = match length.saturating_sub(CALL) {
-            0 => None,
-            more => Some(take(&self.messages, more)?),
-        };
-        Ok(Admitted { first, length, permits: (call, message) })
-    }
-
-    /// The answer to a call whose message is not read. It is a success of gRPC's: the denial is in the message.
-    ///
-    /// The rest of the request is dropped with its stream: after a whole response HTTP/2 resets it with NO_ERROR (RFC 9113,
-    /// section 8.1), and the peer stops sending.
-    fn refuse(&self, refusal: Refusal) -> Response<Body> {
-        let message = (self.answer)(refusal);
-        let mut framed = BytesMut::with_capacity(PREFIX + message.len());
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        framed.put(message);
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-        let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
-        let mut response = Response::new(Body::new(body));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        response
-    }
 }
 
 impl fmt::Debug for InFlight {
@@ -195,18 +143,29 @@ impl fmt::Debug for InFlight {
     }
 }
 
-/// A message there is room for.
-struct Admitted {
-    first: Bytes,
-    length: u32,
-    permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+/// Why there is no message.
+#[derive(Debug)]
+pub enum Stopped {
+    /// There is no room for it.
+    Refused(Refusal),
+    /// The peer broke off, stalled, or sent something else: a failure of the call, not an answer to a question.
+    Broken(Status),
 }
 
-/// Why there is nothing to pass on.
-enum Stopped {
-    Refused(Refusal),
-    /// The peer broke off or stalled: a failure of the call, not an answer to a question.
-    Broken(Status),
+impl Stopped {
+    /// What the peer is told. A refusal is a success of gRPC's: the denial is in the message.
+    ///
+    /// The rest of the request is dropped with its stream: after a whole response HTTP/2 resets it with NO_ERROR (RFC 9113,
+    /// section 8.1), and the peer stops sending.
+    ///
+    /// # Errors
+    /// The status of the failed call.
+    pub fn answer(self, budget: &InFlight) -> Result<Bytes, Status> {
+        match self {
+            Self::Refused(refusal) => Ok((budget.answer)(refusal)),
+            Self::Broken(status) => Err(status),
+        }
+    }
 }
 
 impl From<Status> for Stopped {
@@ -218,52 +177,4 @@ impl From<Status> for Stopped {
 /// Bytes that are there now. Nobody queues for them: a queue would be the memory this is meant to bound.
 fn take(budget: &Arc<Semaphore>, bytes: u32) -> Result<OwnedSemaphorePermit, Stopped> {
     Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| Stopped::Refused(Refusal::NoRoom))
-}
-
-/// A generated server behind an [`InFlight`] budget.
-#[derive(Debug, Clone)]
-pub struct Bounded<S> {
-    budget: InFlight,
-    server: S,
-}
-
-impl<S: NamedService> NamedService for Bounded<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Bounded<S>
-where
-    S: Service<Request<Message>, Response = Response<Body>, Error = Infallible>,
-    S: Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.server.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let budget = self.budget.clone();
-        // The clone stays behind; the one that poll_ready was asked about is used.
-        let clone = self.server.clone();
-        let mut server = std::mem::replace(&mut self.server, clone);
-        Box::pin(async move {
-            let (parts, mut body) = request.into_parts();
-            let deadline = Instant::now() + budget.arrival;
-            match budget.admit(&mut body, deadline).await {
-                Ok(Admitted { first, length, permits }) => {
-                    let message = Message::new(first, body, length, deadline);
-                    let response = server.call(Request::from_parts(parts, message)).await;
-                    // Held until here, or until the call is dropped.
-                    drop(permits);
-                    response
-                }
-                Err(Stopped::Refused(refusal)) => Ok(budget.refuse(refusal)),
-                Err(Stopped::Broken(status)) => Ok(status.into_http()),
-            }
-        })
-    }
 }

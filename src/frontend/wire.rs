@@ -17,31 +17,55 @@ pub(super) enum Value<'a> {
 #[inline]
 pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
     while !bytes.is_empty() {
-        let key = varint(&mut bytes)?;
-        let value = match key & 7 {
-            0 => {
-                varint(&mut bytes)?;
-                Value::Number
-            }
-            1 => {
-                bytes = bytes.get(8..)?;
-                Value::Number
-            }
-            2 => {
-                let length = usize::try_from(varint(&mut bytes)?).ok()?;
-                let (value, rest) = bytes.split_at_checked(length)?;
-                bytes = rest;
-                Value::Bytes(value)
-            }
-            5 => {
-                bytes = bytes.get(4..)?;
-                Value::Number
-            }
-            _ => return None,
-        };
-        visit(key >> 3, value)?;
+        let (number, value, rest) = field(bytes)?;
+        bytes = rest;
+        visit(number, value)?;
     }
     Some(())
+}
+
+/// The first field, and what comes after it.
+#[inline]
+fn field(bytes: &[u8]) -> Option<(u64, Value<'_>, &[u8])> {
+    // Nearly all of them: text with a number below 16, shorter than 128 bytes.
+    match bytes {
+        [key @ 0..=0x7f, length @ 0..=0x7f, rest @ ..] if key & 7 == 2 => {
+            let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+            Some((u64::from(key >> 3), Value::Bytes(value), rest))
+        }
+        _ => any_field(bytes),
+    }
+}
+
+#[inline(never)]
+fn any_field(mut bytes: &[u8]) -> Option<(u64, Value<'_>, &[u8])> {
+    let key = varint(&mut bytes)?;
+    let (value, rest) = match key & 7 {
+        0 => {
+            varint(&mut bytes)?;
+            (Value::Number, bytes)
+        }
+        1 => (Value::Number, bytes.get(8..)?),
+        2 => {
+            let length = usize::try_from(varint(&mut bytes)?).ok()?;
+            let (value, rest) = bytes.split_at_checked(length)?;
+            (Value::Bytes(value), rest)
+        }
+        5 => (Value::Number, bytes.get(4..)?),
+        _ => return None,
+    };
+    Some((key >> 3, value, rest))
+}
+
+/// The two texts of a message that is nothing but one with the number `first` and one with the number `second`, both shorter than
+/// 128 bytes: what nearly every header is. `None` says only that the message is not that.
+#[inline]
+pub(super) fn pair(message: &[u8], first: u8, second: u8) -> Option<(&[u8], &[u8])> {
+    let [key, length @ 0..=0x7f, rest @ ..] = message else { return None };
+    let (one, rest) = rest.split_at_checked(usize::from(*length))?;
+    let [other, length @ 0..=0x7f, two @ ..] = rest else { return None };
+    let whole = (*key, *other, usize::from(*length)) == (first << 3 | 2, second << 3 | 2, two.len());
+    whole.then_some((one, two))
 }
 
 /// Takes one base-128 number of at most ten bytes off the front.
@@ -75,7 +99,7 @@ fn long_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Writes a message, front to back.
+/// Writes a message, front to back. The length of what is in it is put in front when it is known: nothing is measured first.
 #[derive(Debug, Default)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -91,40 +115,57 @@ impl Writer {
     /// Text or bytes.
     #[inline]
     pub(super) fn bytes(&mut self, field: u8, bytes: &[u8]) {
-        self.open(field, bytes.len());
-        self.0.extend_from_slice(bytes);
+        self.value(field, |value| value.extend_from_slice(bytes));
     }
 
-    /// A number.
-    pub(super) fn number(&mut self, field: u8, number: u8) {
-        self.0.push(field << 3);
-        self.varint(usize::from(number));
-    }
-
-    /// The beginning of a message of so many bytes, which the caller writes next.
+    /// Text or bytes that `write` appends.
     #[inline]
-    pub(super) fn open(&mut self, field: u8, length: usize) {
-        if length < 0x80 {
-            let [length, ..] = length.to_le_bytes();
-            return self.0.extend_from_slice(&[field << 3 | 2, length]);
-        }
-        self.0.push(field << 3 | 2);
-        self.varint(length);
+    pub(super) fn value(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) {
+        self.message(field, |writer| write(&mut writer.0));
     }
 
-    fn varint(&mut self, mut number: usize) {
-        while number > 0x7f {
-            self.0.push(number.to_le_bytes()[0] | 0x80);
-            number >>= 7;
+    /// A number below 16384.
+    #[inline]
+    pub(super) fn number(&mut self, field: u8, number: u16) {
+        match number.to_le_bytes() {
+            [low @ 0..=0x7f, 0] => self.0.extend_from_slice(&[field << 3, low]),
+            [low, _] => self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]]),
         }
-        self.0.push(number.to_le_bytes()[0]);
     }
-}
 
-/// How long a field of so many bytes is, its key and its length included. Field numbers are below 16.
-pub(super) fn sized(length: usize) -> usize {
-    let bits = usize::BITS - (length | 1).leading_zeros();
-    1 + bits.div_ceil(7) as usize + length
+    /// A message within this one, whose fields `write` writes.
+    #[inline]
+    pub(super) fn message(&mut self, field: u8, write: impl FnOnce(&mut Self)) {
+        // Nearly all lengths have one byte.
+        self.0.extend_from_slice(&[field << 3 | 2, 0]);
+        let from = self.0.len();
+        write(self);
+        let length = self.0.len() - from;
+        match self.0.get_mut(from - 1) {
+            Some(byte) if length < 0x80 => *byte = length.to_le_bytes()[0],
+            _ => self.widen(from, length),
+        }
+    }
+
+    /// Makes room for a length of more than one byte in front of what begins at `from`.
+    fn widen(&mut self, from: usize, length: usize) {
+        let mut varint = [0; 10];
+        let (mut bytes, mut left) = (0, length);
+        for byte in &mut varint {
+            *byte = left.to_le_bytes()[0] | 0x80;
+            (bytes, left) = (bytes + 1, left >> 7);
+            if left == 0 {
+                *byte &= 0x7f;
+                break;
+            }
+        }
+        let more = bytes - 1;
+        self.0.resize(from + length + more, 0);
+        self.0.copy_within(from..from + length, from + more);
+        if let (Some(place), Some(varint)) = (self.0.get_mut(from - 1..from + more), varint.get(..bytes)) {
+            place.copy_from_slice(varint);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -133,12 +174,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for length in [0, 1, 127, 128, 16_383, 16_384, 100_000] {
+        for (length, varint) in [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (100_000, 3)] {
             let mut writer = Writer::default();
             writer.bytes(15, &vec![7; length]);
-            writer.number(3, 200);
+            writer.number(3, 300);
             let written = writer.finish();
-            assert_eq!(written.len(), sized(length) + 3, "{length}");
+            assert_eq!(written.len(), 1 + varint + length + 3, "{length}");
             let mut seen = Vec::new();
             fields(&written, |number, value| {
                 seen.push((number, matches!(value, Value::Bytes(bytes) if bytes.len() == length)));

@@ -12,13 +12,12 @@ use tokio::time::sleep;
 use tokio_util::either::Either;
 use tracing::warn;
 
-use super::Limits;
 use super::address::Address;
 use super::config::ListenerConfig;
-use super::http::Protocol;
 use super::stream::{Peer, Socket};
 use super::tls::{Tls, TlsError};
 use super::unix::{self, SocketFile};
+use super::{Limits, Protocol};
 
 /// When the system asks a silent TCP peer whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -53,7 +52,6 @@ pub struct Listener {
     source: Source,
     address: Address,
     pub(super) tls: Option<Tls>,
-    pub(super) protocol: Protocol,
     pub(super) limits: Limits,
     places: Arc<Semaphore>,
     turned_away: AtomicU64,
@@ -99,7 +97,6 @@ impl Listener {
             source,
             address,
             tls,
-            protocol,
             places: Arc::new(Semaphore::new(limits.connections)),
             limits,
             turned_away: AtomicU64::new(0),

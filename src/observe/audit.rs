@@ -11,6 +11,7 @@
 mod file;
 mod json;
 pub(crate) mod line;
+mod queue;
 mod writer;
 
 use std::{
@@ -18,11 +19,7 @@ use std::{
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, sync_channel},
     },
     thread,
     time::Duration,
@@ -33,7 +30,11 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::config::{Errors, Path};
 
-use self::{file::LogFile, writer::Sink};
+pub(crate) use self::queue::Place;
+use self::{file::LogFile, queue::Queue, writer::Sink};
+
+/// Room for nearly every line.
+const LINE: usize = 768;
 
 /// The section `audit`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -146,37 +147,15 @@ pub struct Audit {
 
 #[derive(Debug)]
 struct Open {
-    lines: SyncSender<Message>,
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     places: usize,
     on_full: OnFull,
     end: Mutex<Option<Receiver<()>>>,
 }
 
-/// What the senders and the thread share.
-#[derive(Debug)]
-struct Shared {
-    free: AtomicUsize,
-    ending: AtomicBool,
-    full: AtomicU64,
-    write: AtomicU64,
-}
-
-enum Message {
-    Line(Vec<u8>),
-    End,
-}
-
-/// A place in the queue. One that is dropped unused is free again.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Place(Option<Arc<Shared>>);
-
-impl Drop for Place {
+impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.free.fetch_add(1, Release);
-        }
+        self.queue.end();
     }
 }
 
@@ -241,16 +220,9 @@ impl Audit {
 
     fn with_sink(sink: Sink, config: &AuditConfig) -> Result<Self, AuditError> {
         let places = usize::try_from(config.queue).unwrap_or(usize::MAX);
-        // One more than there are places for lines, so that the end can always be sent.
-        let (lines, queue) = sync_channel(places.saturating_add(1));
+        let queue = Arc::new(Queue::new(places));
         let (ended, end) = sync_channel(1);
-        let shared = Arc::new(Shared {
-            free: AtomicUsize::new(places),
-            ending: AtomicBool::new(false),
-            full: AtomicU64::new(0),
-            write: AtomicU64::new(0),
-        });
-        let writer = writer::Writer::new(sink, queue, Arc::clone(&shared), config);
+        let writer = writer::Writer::new(sink, Arc::clone(&queue), config);
         thread::Builder::new()
             .name("audit".into())
             .spawn(move || {
@@ -259,14 +231,14 @@ impl Audit {
                 let _ = ended.try_send(());
             })
             .map_err(AuditError::Thread)?;
-        Ok(Self { open: Some(Open { lines, shared, places, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
+        Ok(Self { open: Some(Open { queue, places, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
     }
 
     /// Takes a place when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a place when it is
     /// ready or is not written at all.
-    pub(crate) fn reserve(&self) -> Result<Option<Place>, Full> {
+    pub(crate) fn reserve(&self) -> Result<Option<Place<'_>>, Full> {
         match &self.open {
-            Some(open) if open.on_full == OnFull::Deny => open.shared.take().map(Some).ok_or(Full),
+            Some(open) if open.on_full == OnFull::Deny => open.queue.take().map(Some).ok_or(Full),
             _ => Ok(None),
         }
     }
@@ -277,35 +249,25 @@ impl Audit {
     }
 
     /// Writes one line, in the place that was taken for it or in one that is free now.
-    pub(crate) fn write(&self, place: Option<Place>, line: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn write<'q>(&'q self, place: Option<Place<'q>>, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(open) = &self.open else { return };
-        let Some(mut place) = place.or_else(|| open.shared.take()) else {
-            open.shared.full.fetch_add(1, Relaxed);
-            return;
-        };
-        let mut bytes = Vec::with_capacity(512);
+        let Some(place) = place.or_else(|| open.queue.take()) else { return open.queue.full() };
+        // Not in the queue itself, which is nobody else's meanwhile.
+        let mut bytes = Vec::with_capacity(LINE);
         line(&mut bytes);
         bytes.push(b'\n');
-        if open.lines.try_send(Message::Line(bytes)).is_ok() {
-            // The thread frees the place when the line was written.
-            place.0 = None;
-        } else {
-            open.shared.full.fetch_add(1, Relaxed);
-        }
+        open.queue.push(place, &bytes);
     }
 
     /// Lines dropped so far.
     pub fn dropped(&self) -> Dropped {
-        self.open.as_ref().map_or_else(Dropped::default, |open| Dropped {
-            full: open.shared.full.load(Relaxed),
-            write: open.shared.write.load(Relaxed),
-        })
+        self.open.as_ref().map_or_else(Dropped::default, |open| open.queue.dropped())
     }
 
     /// Lines that wait to be written, and how many may; `None` when nothing is written.
     pub fn waiting(&self) -> Option<Waiting> {
         let open = self.open.as_ref()?;
-        Some(Waiting { lines: open.places.saturating_sub(open.shared.free.load(Relaxed)), places: open.places })
+        Some(Waiting { lines: open.places.saturating_sub(open.queue.places()), places: open.places })
     }
 
     /// Writes what waits and ends the thread; lines that come later are dropped. Waits no longer than `deadline` (the thread may be
@@ -314,9 +276,7 @@ impl Audit {
         let Some(open) = &self.open else { return true };
         let Some(end) = open.end.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
         let before = self.dropped().write;
-        open.shared.ending.store(true, Release);
-        // It fits: lines have one place less. If it does not, the thread has ended.
-        let _ = open.lines.try_send(Message::End);
+        open.queue.close();
         end.recv_timeout(deadline).is_ok() && self.dropped().write == before
     }
 }
@@ -324,12 +284,6 @@ impl Audit {
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
-
-impl Shared {
-    fn take(self: &Arc<Self>) -> Option<Place> {
-        self.free.fetch_update(Acquire, Relaxed, |free| free.checked_sub(1)).ok().map(|_| Place(Some(Arc::clone(self))))
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tollgate_core::{
     authn::Principal,
     config::{Errors, Path},
-    limit::Outage,
+    limit::{LimitStatus, Outage},
     policy::Policy,
     time::Timestamp,
 };
@@ -105,8 +105,8 @@ pub(super) struct ModelCounters {
 pub(super) struct Count<'a> {
     pub(super) route: Option<&'a str>,
     pub(super) model: Option<&'a str>,
-    /// The limits that had no room.
-    pub(super) used_up: &'a [Arc<str>],
+    /// Where each limit stands.
+    pub(super) limits: &'a [LimitStatus],
     pub(super) ending: Ending,
     pub(super) took: Duration,
     /// How long a store elsewhere took to answer, if it did.
@@ -189,6 +189,7 @@ impl Metrics {
     /// Counts one check.
     pub(super) fn count(&self, check: &Count<'_>) {
         let known = self.known.load();
+        let allowed = matches!(check.ending, Ending::Allow(_));
         let counters = check.route.and_then(|name| known.routes.get(name)).unwrap_or(&self.none);
         if let Some(count) = counters.endings.get(check.ending.slot()) {
             count.fetch_add(1, Relaxed);
@@ -196,12 +197,14 @@ impl Metrics {
         counters.durations.observe(check.took);
         if let Some(model) = check.model {
             let counters = known.models.get(model).unwrap_or(&self.other);
-            let count = if matches!(check.ending, Ending::Allow(_)) { &counters.allow } else { &counters.deny };
+            let count = if allowed { &counters.allow } else { &counters.deny };
             count.fetch_add(1, Relaxed);
         }
-        for limit in check.used_up {
-            if let Some(count) = known.limits.get(&**limit) {
-                count.fetch_add(1, Relaxed);
+        if !allowed {
+            for limit in check.limits.iter().filter(|limit| !limit.verdict.admitted) {
+                if let Some(count) = known.limits.get(&*limit.name) {
+                    count.fetch_add(1, Relaxed);
+                }
             }
         }
         if let Some(took) = check.store {
@@ -275,7 +278,7 @@ impl Durations {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::{config::Document, decision::Reason, policy::PolicyConfig};
+    use tollgate_core::{config::Document, decision::Reason, limit::Verdict, policy::PolicyConfig};
 
     use super::*;
 
@@ -302,7 +305,7 @@ mod tests {
         let metrics = Metrics::new(&ObserveConfig::default());
         metrics.add_policy(&policy("routes: [{ match: { paths: [/v1/models] }, public: true }]"));
         let ending = Ending::Deny(Reason::NoRoute);
-        let check = Count { route: None, model: None, used_up: &[], ending, took: Duration::ZERO, store: None, outage: None };
+        let check = Count { route: None, model: None, limits: &[], ending, took: Duration::ZERO, store: None, outage: None };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
             metrics.count(&Count { route, ..check });
         }
@@ -322,11 +325,12 @@ mod tests {
             "{ models: [{ name: qwen, serves: [Qwen/Qwen2] }], limits: [{ name: all, by: [address], rate: 1/1m }],
                routes: [{ match: { paths: [/health] }, public: true }] }",
         ));
-        let used_up = [Arc::from("all"), Arc::from("made-up")];
+        let verdict = Verdict { admitted: false, remaining: 0, retry_after: 1, reset: 1 };
+        let limits = ["all", "made-up"].map(|name| LimitStatus { name: name.into(), limit: 1, window: 1, verdict });
         let check = Count {
             route: None,
             model: None,
-            used_up: &used_up,
+            limits: &limits,
             ending: Ending::Deny(Reason::RateLimited),
             took: Duration::ZERO,
             store: None,

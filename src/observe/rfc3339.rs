@@ -16,26 +16,19 @@ impl Rfc3339 {
     pub fn digits(self) -> [u8; 27] {
         let seconds = self.0.secs();
         let (year, month, day) = date(seconds / DAY);
-        let numbers = [
-            (0, 4, year),
-            (5, 2, month),
-            (8, 2, day),
-            (11, 2, seconds / 3600 % 24),
-            (14, 2, seconds / 60 % 60),
-            (17, 2, seconds % 60),
-            (20, 6, self.0.micros() % 1_000_000),
-        ];
-        let mut text = *b"0000-00-00T00:00:00.000000Z";
-        for (at, width, number) in numbers {
-            let mut left = number;
-            for digit in text.iter_mut().skip(at).take(width).rev() {
-                let [last, ..] = (left % 10).to_le_bytes();
-                *digit = b'0' + last;
-                left /= 10;
-            }
-        }
-        text
+        let micros = self.0.micros() % 1_000_000;
+        let [[c0, c1], [y0, y1], [m0, m1], [d0, d1]] = [year / 100, year % 100, month, day].map(two);
+        let [[h0, h1], [n0, n1], [s0, s1]] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(two);
+        let [[f0, f1], [f2, f3], [f4, f5]] = [micros / 10_000, micros / 100 % 100, micros % 100].map(two);
+        [c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1, b'.', f0, f1, f2, f3, f4, f5, b'Z']
     }
+}
+
+/// Two decimal digits.
+const fn two(number: u64) -> [u8; 2] {
+    let [tens, ..] = (number / 10 % 10).to_le_bytes();
+    let [ones, ..] = (number % 10).to_le_bytes();
+    [b'0' + tens, b'0' + ones]
 }
 
 impl fmt::Display for Rfc3339 {
@@ -134,20 +127,18 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     Some(days_before(year) + (1..month).map(|month| days_in(year, month)).sum::<u64>() + day - 1)
 }
 
-/// The date so many days after the first of January 1970.
-fn date(days: u64) -> (u64, u64, u64) {
-    // 366 days a year is never too late a guess, and falls short by at most a year in 1500 years: a few steps at most.
-    let mut year = 1970 + days / 366;
-    while days_before(year + 1) <= days {
-        year += 1;
-    }
-    let mut left = days - days_before(year);
-    let mut month = 1;
-    while left >= days_in(year, month) {
-        left -= days_in(year, month);
-        month += 1;
-    }
-    (year, month, left + 1)
+/// The date so many days after the first of January 1970: Neri and Schneider, "Euclidean affine functions and their application to
+/// calendar algorithms" (2022), figure 12, without a loop and without a table.
+const fn date(days: u64) -> (u64, u64, u64) {
+    // Years begin with March, so that the leap day is their last; centuries are counted in quarters of a day.
+    let shifted = 4 * (days + 719_468) + 3;
+    let (century, of_century) = (shifted / 146_097, shifted % 146_097 / 4);
+    let quarters = 4 * of_century + 3;
+    let (year, of_year) = (100 * century + quarters / 1461, quarters % 1461 / 4);
+    // The lengths of the months from March on lie on a line.
+    let line = 2141 * of_year + 197_913;
+    let (month, day) = (line / 65_536, line % 65_536 / 2141 + 1);
+    if of_year >= 306 { (year + 1, month - 12, day) } else { (year, month, day) }
 }
 
 #[cfg(test)]

@@ -103,6 +103,7 @@ limits:
 
     /// One check, whose record ends as `end` says.
     fn check(&self, method: &str, path: &str, token: &str, answers: Result<Answers, Outage>, end: impl FnOnce(CheckRecord<'_>)) {
+        let outcome;
         let mut record = self.observer.begin(NOW);
         let mut headers = Headers::default();
         if !token.is_empty() {
@@ -118,7 +119,7 @@ limits:
             body: RawBody::None,
         };
         record.asked(&raw);
-        let outcome = match prepare(&self.snapshot, raw, NOW) {
+        outcome = match prepare(&self.snapshot, raw, NOW) {
             Prepared::Done(outcome) => outcome,
             Prepared::Ask(pending) => pending.conclude(answers),
         };
@@ -285,8 +286,10 @@ async fn a_check_whose_task_is_cancelled_is_recorded_once() {
 #[test]
 fn the_last_outcome_counts() {
     let bench = Bench::new(0);
-    bench.check("GET", "/health", "", counted(&[]), |mut record| {
-        record.decided(&Outcome::refused(Denial::new(Reason::Internal, "a panic was caught")));
+    bench.check("GET", "/health", "", counted(&[]), |record| {
+        let caught = Outcome::refused(Denial::new(Reason::Internal, "a panic was caught"));
+        let mut record = record;
+        record.decided(&caught);
         record.answered();
     });
     assert_eq!(bench.counted(), [("{deny,internal,none}".to_owned(), 1)]);

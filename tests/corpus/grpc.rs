@@ -1,9 +1,8 @@
-//! The corpus through gRPC: every row as Envoy would send it, through the codec and the front-end, compared with the same
+//! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with the same
 //! expectations as through the core.
 
 use std::sync::{Arc, Mutex};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
 use envoy_types::pb::envoy::{
     config::core::v3::{
         Address, HeaderMap, HeaderValue, HeaderValueOption, SocketAddress, address, header_value_option::HeaderAppendAction,
@@ -15,12 +14,11 @@ use envoy_types::pb::envoy::{
     },
 };
 use futures_util::future::{BoxFuture, Either, ready};
-use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use tollgate::{
     case::{Body, Case, Ledger, Observed, Verdict, check},
     check::Checker,
-    frontend::envoy::{AuthorizationServer, EnvoyAuthorization},
+    frontend::{envoy::EnvoyAuthorization, grpc::Unary as _},
     live::Live,
     observe::{
         Observer,
@@ -36,7 +34,6 @@ use tollgate_core::{
     snapshot::Snapshot,
     time::Timestamp,
 };
-use tower_service::Service as _;
 
 use super::{files, rows};
 
@@ -141,29 +138,9 @@ fn message(case: &Case) -> CheckRequest {
 }
 
 /// One call, from bytes to bytes: the message, or the gRPC status of a check that failed.
-async fn call(
-    mut server: AuthorizationServer<EnvoyAuthorization>,
-    message: &CheckRequest,
-) -> Result<CheckResponse, (i32, String)> {
-    let message = message.encode_to_vec();
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(message.len()).unwrap());
-    framed.put_slice(&message);
-    let request = http::Request::post("/envoy.service.auth.v3.Authorization/Check").header("content-type", "application/grpc");
-    let response = server.call(request.body(tonic::body::Body::new(Full::new(framed.freeze()))).unwrap()).await.unwrap();
-    let (head, body) = response.into_parts();
-    let collected = body.collect().await.unwrap();
-    let trailers = collected.trailers().cloned().unwrap_or_default();
-    let header =
-        |name: &str| head.headers.get(name).or_else(|| trailers.get(name)).map(|value| value.to_str().unwrap().to_owned());
-    match header("grpc-status").as_deref() {
-        Some("0") => {
-            let bytes: Bytes = collected.to_bytes();
-            Ok(CheckResponse::decode(bytes.slice(5..)).unwrap())
-        }
-        status => Err((status.unwrap().parse().unwrap(), header("grpc-message").unwrap_or_default())),
-    }
+async fn call(service: &EnvoyAuthorization, message: &CheckRequest) -> Result<CheckResponse, tonic::Status> {
+    let answer = service.answer(&http::HeaderMap::new(), &message.encode_to_vec().into()).await?;
+    Ok(CheckResponse::decode(answer).unwrap())
 }
 
 fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
@@ -181,7 +158,7 @@ fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
 }
 
 /// The answer as Envoy would take it.
-fn observed(answer: Result<CheckResponse, (i32, String)>) -> Observed {
+fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
     let mut observed = Observed {
         decision: Verdict::Fail,
         status: None,
@@ -194,8 +171,8 @@ fn observed(answer: Result<CheckResponse, (i32, String)>) -> Observed {
     };
     let response = match answer {
         Ok(response) => response,
-        Err((status, _)) => {
-            assert_eq!(status, 14, "a check that fails is UNAVAILABLE");
+        Err(status) => {
+            assert_eq!(status.code(), tonic::Code::Unavailable);
             observed.reason = Some("store_unavailable".into());
             return observed;
         }
@@ -246,8 +223,7 @@ async fn every_row_comes_out_the_same_through_grpc() {
             Arc::new(move || now),
             16 << 20,
         );
-        let server = AuthorizationServer::new(EnvoyAuthorization::new(Arc::new(checker)));
-        let answer = call(server, &message(&row.case)).await;
+        let answer = call(&EnvoyAuthorization::new(Arc::new(checker)), &message(&row.case)).await;
         asked += 1;
         if let Err(difference) = check(expect, &observed(answer)) {
             failures.push(format!("{}\n    {difference}", row.place()));

@@ -35,7 +35,7 @@ fn gated() -> (Checks, Arc<Gate>) {
 async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = Address::Unix(dir.path().join("authz.sock"));
-    for (address, peer) in [("127.0.0.1:0".parse().unwrap(), "Some(Tcp(127.0.0.1:"), (socket, "Some(Unix)")] {
+    for address in ["127.0.0.1:0".parse().unwrap(), socket] {
         let server = Wanted { address, ..Default::default() }.grpc(Checks::default(), budget(16 * MIB, 128 * MIB)).await;
         let channel = channel(&server.address).await;
 
@@ -49,7 +49,7 @@ async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
             }),
         };
         let status = AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner().status.unwrap();
-        assert!(status.message.starts_with(peer) && status.message.ends_with(" 5"), "{}", status.message);
+        assert_eq!(status.message, "5");
 
         let mut health = HealthClient::new(channel);
         let question = |length| HealthCheckRequest { service: "x".repeat(length) };

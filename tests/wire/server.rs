@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tollgate::frontend::envoy::{Authorization, AuthorizationServer, Question, Reply};
-use tollgate::frontend::grpc;
+use tollgate::frontend::envoy::Question;
+use tollgate::frontend::grpc::{self, Unary};
 use tollgate::frontend::in_flight::{InFlight, Refusal};
 use tollgate::listener::{Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve};
 use tollgate::pb::envoy::service::auth::v3::CheckResponse;
@@ -55,9 +55,8 @@ impl Wanted {
     /// The gRPC services.
     pub(crate) async fn grpc(self, checks: Checks, budget: InFlight) -> Running {
         let listener = self.bind(Protocol::Grpc).await;
-        let server = AuthorizationServer::new(checks).max_decoding_message_size(budget.max_message());
         let (_, health) = grpc::health();
-        let services = grpc::Services::new(budget.guard(server), health);
+        let services = grpc::Services::new(checks, budget, health);
         run(listener, |listener, stop| grpc::serve(listener, services, stop, self.drain))
     }
 
@@ -98,11 +97,11 @@ pub(crate) struct Gate {
     pub(crate) open: Notify,
 }
 
-#[tonic::async_trait]
-impl Authorization for Checks {
-    async fn check(&self, request: tonic::Request<Question>) -> Result<tonic::Response<Reply>, tonic::Status> {
-        let peer = request.extensions().get::<Peer>().copied();
-        let question = request.into_inner();
+impl Unary for Checks {
+    const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
+
+    async fn answer(&self, _: &HeaderMap, message: &Bytes) -> Result<Bytes, tonic::Status> {
+        let question = Question(message.clone());
         let body = question.read().ok().map(|raw| match raw.body {
             RawBody::Whole(bytes) => bytes.len(),
             _ => 0,
@@ -112,10 +111,10 @@ impl Authorization for Checks {
             gate.open.notified().await;
         }
         let message = match body {
-            Some(length) => format!("{peer:?} {length}"),
+            Some(length) => length.to_string(),
             None => "empty".to_owned(),
         };
-        Ok(tonic::Response::new(Reply(verdict(0, &message).encode_to_vec().into())))
+        Ok(verdict(0, &message).encode_to_vec().into())
     }
 }
 

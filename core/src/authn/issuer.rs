@@ -301,6 +301,8 @@ pub fn is_symmetric(algorithm: Algorithm) -> bool {
 pub struct Issuer {
     /// The exact `iss`; empty for `absent`.
     pub name: Arc<str>,
+    /// Its index in the policy.
+    pub(crate) index: usize,
     /// [`revocation::issuer_digest`] of the name.
     pub(super) digest: Arc<revocation::IssuerDigest>,
     /// Its audiences.
@@ -341,7 +343,7 @@ impl Issuers {
         let mut issuers = Self::default();
         for (index, config) in configs.iter().enumerate() {
             let path = path.index(index);
-            let issuer = compile(config, &path, errors);
+            let issuer = compile(config, index, &path, errors);
             if issuers.by_name.insert(Arc::clone(&issuer.name), index).is_some() {
                 errors.push(&path.key("issuer"), format!("two issuers are `{}`", config.issuer));
             }
@@ -350,13 +352,12 @@ impl Issuers {
         issuers
     }
 
-    /// The issuer of a token with this `iss` (`None`: without one), and its index.
-    pub(super) fn find(&self, iss: Option<&str>) -> Option<(usize, &Issuer)> {
+    /// The issuer of a token with this `iss` (`None`: without one).
+    pub(super) fn find(&self, iss: Option<&str>) -> Option<&Arc<Issuer>> {
         if iss == Some("") {
             return None;
         }
-        let index = *self.by_name.get(iss.unwrap_or_default())?;
-        self.list.get(index).map(|issuer| (index, issuer.as_ref()))
+        self.list.get(*self.by_name.get(iss.unwrap_or_default())?)
     }
 
     /// Keeps these claims of every token, besides those that have a meaning of their own.
@@ -375,7 +376,7 @@ impl Issuers {
     }
 }
 
-fn compile(config: &IssuerConfig, path: &Path, errors: &mut Errors) -> Issuer {
+fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors) -> Issuer {
     if config.issuer.is_empty() {
         errors.push(&path.key("issuer"), "the issuer must not be empty; write `absent` for tokens without `iss`");
     }
@@ -415,6 +416,7 @@ fn compile(config: &IssuerConfig, path: &Path, errors: &mut Errors) -> Issuer {
     }
     Issuer {
         name: name.into(),
+        index,
         digest: revocation::issuer_digest(name),
         audiences: config.audiences.clone(),
         audience_claim: config.audience_claim.clone(),

@@ -13,7 +13,7 @@ use super::{
     Credential, Principal,
     issuer::{AlgorithmName, Audiences, ClaimPath, Issuer, Issuers},
     jwks::{Key, KeySet, MAX_KID},
-    principal::Said,
+    principal::{Proof, Said},
     strict_json::Json,
 };
 use crate::{
@@ -75,18 +75,6 @@ impl Check {
     }
 }
 
-/// A credential that was accepted, and how long that holds: as long as the policy and the issuer's key set stay the same, for
-/// any moment from the one it was verified at until `until`.
-#[derive(Debug)]
-pub struct Proven {
-    /// Whose it is.
-    pub principal: Arc<Principal>,
-    /// The issuer, by its index in the policy.
-    pub issuer: usize,
-    /// The first moment at which it has expired, leeway included.
-    pub until: Timestamp,
-}
-
 /// A credential that was not accepted.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -105,17 +93,18 @@ fn refuse<T>(reason: Reason, cause: &'static str) -> Result<T, Denial> {
     Err(Denial::new(reason, cause))
 }
 
-/// Verifies a token at `now`. `keys` answers with the key set of an issuer, by its index.
+/// Verifies a token at `now`. `keys` answers with the key set of an issuer, by its index. For how long the result holds:
+/// [`Principal::holds`].
 ///
 /// # Errors
 /// A denial with the reason of the first check that failed, in the order above.
 pub fn verify<'k>(
     credential: Credential<'_>,
     issuers: &Issuers,
-    keys: impl Fn(usize) -> Option<&'k KeySet>,
+    keys: impl Fn(usize) -> Option<&'k Arc<KeySet>>,
     foreign: &[Foreign],
     now: Timestamp,
-) -> Result<Proven, Refused> {
+) -> Result<Arc<Principal>, Refused> {
     let mut progress = Progress { check: Check::Shape, issuer: None, unknown_key: None };
     steps(credential, issuers, keys, foreign, now, &mut progress).map_err(|denial| {
         let Progress { check, issuer, unknown_key } = progress;
@@ -136,11 +125,11 @@ struct Progress {
 fn steps<'k>(
     credential: Credential<'_>,
     issuers: &Issuers,
-    keys: impl Fn(usize) -> Option<&'k KeySet>,
+    keys: impl Fn(usize) -> Option<&'k Arc<KeySet>>,
     foreign: &[Foreign],
     now: Timestamp,
     progress: &mut Progress,
-) -> Result<Proven, Denial> {
+) -> Result<Arc<Principal>, Denial> {
     let token = text_of(credential)?;
     let parts = Parts::split(token)?;
     progress.check = Check::Header;
@@ -153,21 +142,21 @@ fn steps<'k>(
         Some(Json::Text(iss)) => Some(iss.as_str()),
         Some(_) => return refuse(Reason::UnknownIssuer, "iss is not a string"),
     };
-    let (index, issuer) =
+    let issuer =
         issuers.find(iss).ok_or_else(|| Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss"))?;
-    progress.issuer = Some(index);
+    progress.issuer = Some(issuer.index);
     progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
         return refuse(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list");
     }
     progress.check = Check::Key;
-    let Some(set) = keys(index) else {
+    let Some(set) = keys(issuer.index) else {
         return refuse(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale");
     };
     let key = find_key(set, issuer, &header).inspect_err(|denial| {
         // A newer set has no answer for a token that names no key where it must.
         let named = header.kid.is_some() || !issuer.kid_required;
-        progress.unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(index);
+        progress.unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(issuer.index);
     })?;
     progress.check = Check::Signature;
     check_signature(&parts, key)?;
@@ -176,8 +165,8 @@ fn steps<'k>(
     progress.check = Check::Audience;
     check_audience(issuer, &claims)?;
     progress.check = Check::Claims;
-    let principal = principal(token, issuer, issuers.kept(), &claims, &times, foreign)?;
-    Ok(Proven { principal: Arc::new(principal), issuer: index, until: times.until })
+    let proof = Proof { keys: Arc::clone(set), since: now, until: times.until };
+    principal(token, issuer, issuers.kept(), &claims, &times, foreign, proof).map(Arc::new)
 }
 
 /// `b64token` of RFC 6750 section 2.1.
@@ -290,11 +279,12 @@ fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
 
 fn principal(
     token: &str,
-    issuer: &Issuer,
+    issuer: &Arc<Issuer>,
     kept: &[Arc<str>],
     claims: &Json,
     times: &Times,
     foreign: &[Foreign],
+    proof: Proof,
 ) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
@@ -328,17 +318,17 @@ fn principal(
     };
     let foreign = foreign_keys(token, jti.as_deref(), &subject, foreign)?;
     Ok(Principal::new(Said {
-        issuer: &issuer.name,
+        issuer,
         subject: &subject,
         tenant: tenant.as_deref(),
         client: client.as_deref(),
-        jti: jti.as_deref(),
         scopes: &scopes,
         roles: &roles,
         claims: kept.iter().filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone()))).collect(),
-        issued_at: times.issued_at,
+        has_issued_at: times.issued_at.is_some(),
         expires_at: times.expires_at,
         revocation: revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign),
+        proof,
     }))
 }
 

@@ -2,48 +2,59 @@
 
 use std::sync::Arc;
 
-use super::Json;
-use crate::revocation;
+use super::{Json, issuer::Issuer, jwks::KeySet};
+use crate::{revocation, time::Timestamp};
 
 /// Proof of who asks. Made by [`super::jwt::verify`] and nothing else.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    issuer: Arc<str>,
-    /// Subject, tenant, client, `jti`, scopes and roles, one after the other: one allocation instead of a dozen.
+    issuer: Arc<Issuer>,
+    /// Subject, tenant, client, scopes and roles, one after the other: one allocation instead of a dozen.
     text: Box<str>,
-    /// Where each of the first five ends.
-    ends: [u32; 5],
+    /// Where each of the first four ends.
+    ends: [u32; 4],
+    has_issued_at: bool,
     /// The claims that some condition of the policy looks at.
     claims: Box<[(Arc<str>, Json)]>,
-    issued_at: Option<u64>,
     expires_at: u64,
     revocation: revocation::Keys,
+    proof: Proof,
+}
+
+/// What a verification rests on, as long as the policy stays the same: the very key set that was used (held here, so that its
+/// address is no other's), and the moments for which it holds: from when it was made to when the credential has expired,
+/// leeway included.
+#[derive(Clone, Debug)]
+pub(super) struct Proof {
+    pub(super) keys: Arc<KeySet>,
+    pub(super) since: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 /// The parts of a [`Principal`].
 pub(super) struct Said<'a> {
-    pub(super) issuer: &'a Arc<str>,
+    pub(super) issuer: &'a Arc<Issuer>,
     pub(super) subject: &'a str,
     pub(super) tenant: Option<&'a str>,
     pub(super) client: Option<&'a str>,
-    pub(super) jti: Option<&'a str>,
     /// None of them holds a space.
     pub(super) scopes: &'a [String],
     /// None of them holds a line feed.
     pub(super) roles: &'a [String],
     pub(super) claims: Box<[(Arc<str>, Json)]>,
-    pub(super) issued_at: Option<u64>,
+    /// Whether `iat`, which the keys hold, is the credential's.
+    pub(super) has_issued_at: bool,
     pub(super) expires_at: u64,
     pub(super) revocation: revocation::Keys,
+    pub(super) proof: Proof,
 }
 
 /// The order in `text`.
 const SUBJECT: usize = 0;
 const TENANT: usize = 1;
 const CLIENT: usize = 2;
-const JTI: usize = 3;
-const SCOPES: usize = 4;
-const ROLES: usize = 5;
+const SCOPES: usize = 3;
+const ROLES: usize = 4;
 
 impl Principal {
     pub(super) fn new(said: Said<'_>) -> Self {
@@ -58,7 +69,6 @@ impl Principal {
             end(&|text| text.push_str(said.subject)),
             end(&|text| optional(said.tenant, text)),
             end(&|text| optional(said.client, text)),
-            end(&|text| optional(said.jti, text)),
             end(&|text| {
                 for scope in said.scopes {
                     text.push_str(scope);
@@ -77,10 +87,11 @@ impl Principal {
             issuer: Arc::clone(said.issuer),
             text: text.into(),
             ends,
+            has_issued_at: said.has_issued_at,
             claims: said.claims,
-            issued_at: said.issued_at,
             expires_at: said.expires_at,
             revocation: said.revocation,
+            proof: said.proof,
         }
     }
 
@@ -97,7 +108,19 @@ impl Principal {
 
     /// The `iss` of the credential; empty for tokens of an issuer configured as `absent`.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.issuer.name
+    }
+
+    /// The index of the issuer in the policy.
+    pub(crate) fn issuer_index(&self) -> usize {
+        self.issuer.index
+    }
+
+    /// Whether the credential would be verified with the same result at `now`, under the same policy and with `keys` as its
+    /// issuer's.
+    pub(crate) fn holds(&self, keys: Option<&Arc<KeySet>>, now: Timestamp) -> bool {
+        let Proof { keys: used, since, until } = &self.proof;
+        (*since..*until).contains(&now) && keys.is_some_and(|keys| Arc::ptr_eq(keys, used))
     }
 
     /// The subject.
@@ -115,11 +138,6 @@ impl Principal {
         self.optional(CLIENT)
     }
 
-    /// The token id.
-    pub fn jti(&self) -> Option<&str> {
-        self.optional(JTI)
-    }
-
     /// The roles.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         self.part(ROLES).split_terminator('\n')
@@ -132,7 +150,8 @@ impl Principal {
 
     /// The scopes, in the credential's order.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.scope_list().split(' ').filter(|scope| !scope.is_empty())
+        // None of them holds white space: a space would part it, and controls are refused.
+        self.scope_list().split_ascii_whitespace()
     }
 
     /// The scopes as one string with a space between them (RFC 6749 section 3.3).
@@ -152,7 +171,7 @@ impl Principal {
 
     /// `iat` in whole seconds.
     pub fn issued_at(&self) -> Option<u64> {
-        self.issued_at
+        self.has_issued_at.then_some(self.revocation.issued_at)
     }
 
     /// `exp` in whole seconds, rounded down.
@@ -181,23 +200,39 @@ impl Principal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revocation::{Keys, Names, issuer_digest};
+    use crate::{
+        authn::issuer::Issuers,
+        config::{Errors, Path},
+        revocation::{Keys, Names, issuer_digest},
+        secret::Secret,
+    };
+
+    fn issuers() -> Issuers {
+        let yaml = "{ issuer: i, audiences: any, algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef }";
+        Issuers::compile(&[serde_saphyr::from_str(yaml).unwrap()], &Path::root(), &mut Errors::default())
+    }
 
     fn principal(tenant: Option<&str>, scopes: &[&str], roles: &[&str]) -> Principal {
         let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let issuers = issuers();
+        let issuer = issuers.find(Some("i")).unwrap();
         let names = Names { issuer: &issuer_digest("i"), token: [0; 32], jti: None, subject: "ann", client: None, tenant };
         Principal::new(Said {
-            issuer: &"i".into(),
+            issuer,
             subject: "ann",
             tenant,
             client: None,
-            jti: Some("1"),
             scopes: &owned(scopes),
             roles: &owned(roles),
             claims: Box::default(),
-            issued_at: None,
+            has_issued_at: false,
             expires_at: 9,
             revocation: Keys::new(names, 0, Vec::new()),
+            proof: Proof {
+                keys: Arc::new(KeySet::from_secret(&Secret::new([0; 32]), &issuer.algorithms).unwrap()),
+                since: Timestamp::from_secs(1),
+                until: Timestamp::from_secs(9),
+            },
         })
     }
 
@@ -205,8 +240,8 @@ mod tests {
     fn every_part_comes_back_as_it_was() {
         let full = principal(Some("acme"), &["a:b", "c"], &["Premium User", "", "x"]);
         assert_eq!(
-            (full.issuer(), full.subject(), full.tenant(), full.client(), full.jti()),
-            ("i", "ann", Some("acme"), None, Some("1"))
+            (full.issuer(), full.subject(), full.tenant(), full.client(), full.issued_at()),
+            ("i", "ann", Some("acme"), None, None)
         );
         assert_eq!((full.scope_list(), full.scopes().collect::<Vec<_>>()), ("a:b c", vec!["a:b", "c"]));
         assert_eq!(full.roles().collect::<Vec<_>>(), ["Premium User", "", "x"]);
@@ -214,5 +249,22 @@ mod tests {
         let bare = principal(None, &[], &[]);
         assert_eq!((bare.tenant(), bare.scope_list(), bare.scopes().count(), bare.roles().count()), (None, "", 0, 0));
         assert!(!bare.has_scope("") && !bare.has_role(""));
+    }
+
+    #[test]
+    fn a_proof_holds_under_its_keys_and_in_its_time() {
+        let principal = principal(None, &[], &[]);
+        let keys = Arc::clone(&principal.proof.keys);
+        let same = Arc::new(KeySet::from_secret(&Secret::new([0; 32]), &principal.issuer.algorithms).unwrap());
+        for (now, keys, holds) in [
+            (1, Some(&keys), true),
+            (8, Some(&keys), true),
+            (0, Some(&keys), false),
+            (9, Some(&keys), false),
+            (5, Some(&same), false),
+            (5, None, false),
+        ] {
+            assert_eq!(principal.holds(keys, Timestamp::from_secs(now)), holds, "{now}");
+        }
     }
 }

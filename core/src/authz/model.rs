@@ -1,10 +1,13 @@
 //! Models: where a request names one, which name it has in the policy, and the scope that opens it.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     str::FromStr,
+    sync::Arc,
 };
 
+use foldhash::fast::FixedState;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
@@ -138,13 +141,14 @@ impl JsonSchema for ModelSource {
 /// The models of the policy. With none, a model's name is what the client sends.
 #[derive(Debug, Default)]
 pub struct Models {
-    by_served: HashMap<String, String>,
+    /// Names of the policy. Clients only look up, so that no hash needs to withstand them.
+    by_served: HashMap<String, Arc<str>, FixedState>,
     tiers: Vec<Tier>,
 }
 
 #[derive(Debug)]
 struct Tier {
-    models: HashSet<String>,
+    models: HashSet<String, FixedState>,
     scope: String,
     caps: Option<Caps>,
 }
@@ -152,12 +156,12 @@ struct Tier {
 impl Models {
     /// Every name of the list `models`; one may come more than once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_served.values().map(String::as_str)
+        self.by_served.values().map(AsRef::as_ref)
     }
 
     /// Compiles the lists `models` and `tiers`, noting every error.
     pub fn compile(configs: &[ModelConfig], tiers: &[TierConfig], root: &Path, errors: &mut Errors) -> Self {
-        let mut by_served: HashMap<String, String> = HashMap::new();
+        let mut by_served: HashMap<String, Arc<str>, FixedState> = HashMap::default();
         let models = root.key("models");
         for (index, config) in configs.iter().enumerate() {
             let path = models.index(index);
@@ -177,13 +181,14 @@ impl Models {
             if serves.is_empty() {
                 errors.push(&path.key("serves"), "list at least one name that clients send, or leave `serves` out");
             }
+            let name: Arc<str> = config.name.as_str().into();
             let serves = serves.into_iter().enumerate().map(|(at, served)| (path.key("serves").index(at), served));
             let aliases = config.aliases.iter().enumerate().map(|(at, alias)| (path.key("aliases").index(at), alias.clone()));
             for (at, served) in serves.chain(aliases) {
                 if checked(&served).is_err() {
                     errors.push(&at, "a model's name is 1 to 256 characters without controls");
                 }
-                if let Some(other) = by_served.insert(served.clone(), config.name.clone()) {
+                if let Some(other) = by_served.insert(served.clone(), Arc::clone(&name)) {
                     errors.push(&at, format!("`{served}` is already served by `{other}`"));
                 }
             }
@@ -193,8 +198,8 @@ impl Models {
     }
 
     /// The policy name of what a client sent; `None` when no model of the policy is served under it.
-    fn name(&self, sent: &str) -> Option<String> {
-        if self.by_served.is_empty() { Some(sent.to_owned()) } else { self.by_served.get(sent).cloned() }
+    fn name(&self, sent: &str) -> Option<Arc<str>> {
+        if self.by_served.is_empty() { Some(sent.into()) } else { self.by_served.get(sent).cloned() }
     }
 
     /// Whether some tier has caps that only a body shows.
@@ -304,7 +309,7 @@ impl Template {
 
 /// The model a principal may use.
 pub(super) struct Chosen<'a> {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) caps: Option<&'a Caps>,
 }
 
@@ -376,7 +381,7 @@ impl ModelRule {
         captures: &Captures,
         facts: &Facts<'_>,
     ) -> Result<Chosen<'m>, Denial> {
-        let sent = match self.find(request, captures, facts)?.or_else(|| self.default.clone()) {
+        let sent = match self.find(request, captures, facts)?.or(self.default.as_deref().map(Cow::Borrowed)) {
             Some(sent) => sent,
             None => {
                 let (place, name) = self.place();
@@ -386,10 +391,9 @@ impl ModelRule {
             }
         };
         checked(&sent)?;
-        let whole = models.by_served.contains_key(&sent);
         let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator)) {
-            Some((base, adapter)) if !whole => (base, Some(adapter)),
-            _ => (sent.as_str(), None),
+            Some((base, adapter)) if !models.by_served.contains_key(&*sent) => (base, Some(adapter)),
+            _ => (&*sent, None),
         };
         let chosen = self.admit(base, principal, models)?;
         for adapter in adapter.into_iter().chain(facts.adapters.iter().map(AsRef::as_ref)) {
@@ -433,16 +437,21 @@ impl ModelRule {
         }
     }
 
-    fn find(&self, request: &Request<'_>, captures: &Captures, facts: &Facts<'_>) -> Result<Option<String>, Denial> {
+    fn find<'f>(
+        &'f self,
+        request: &'f Request<'_>,
+        captures: &'f Captures,
+        facts: &'f Facts<'_>,
+    ) -> Result<Option<Cow<'f, str>>, Denial> {
         Ok(match &self.from {
-            ModelSource::Body(_) | ModelSource::Form(_) => facts.model.as_ref().map(|model| model.clone().into_owned()),
-            ModelSource::Path(name) => captures.get(name).map(ToOwned::to_owned),
-            ModelSource::Query(name) => request.path.query_value(name)?,
+            ModelSource::Body(_) | ModelSource::Form(_) => facts.model.as_deref().map(Cow::Borrowed),
+            ModelSource::Path(name) => captures.get(name).map(Cow::Borrowed),
+            ModelSource::Query(name) => request.path.query_value(name)?.map(Cow::Owned),
             ModelSource::Header(name) => match request.headers.one(name)? {
-                Some(value) => Some(std::str::from_utf8(value).map_err(|_| malformed("the model is not UTF-8"))?.to_owned()),
+                Some(value) => Some(std::str::from_utf8(value).map_err(|_| malformed("the model is not UTF-8"))?.into()),
                 None => None,
             },
-            ModelSource::Fixed(name) => Some(name.clone()),
+            ModelSource::Fixed(name) => Some(Cow::Borrowed(name)),
         })
     }
 }
@@ -457,7 +466,8 @@ pub(super) fn is_template(text: &str, hole: &str) -> bool {
 }
 
 fn checked(name: &str) -> Result<(), Denial> {
-    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+    let printable = |name: &str| name.bytes().all(|b| matches!(b, b' '..=b'~')) || !name.chars().any(char::is_control);
+    if name.is_empty() || name.len() > 256 || !printable(name) {
         return Err(malformed("the model is not 1 to 256 printable characters").about("model"));
     }
     Ok(())

@@ -183,7 +183,7 @@ impl Reason {
 
     /// The gRPC code of the `CheckResponse`: 16 (UNAUTHENTICATED) for 401, else 7 (PERMISSION_DENIED). Never another one:
     /// some Envoy versions take any other code for a failure of the check.
-    pub const fn grpc(self) -> i32 {
+    pub const fn grpc(self) -> u16 {
         match self.http() {
             401 => 16,
             _ => 7,

@@ -13,7 +13,7 @@ pub use self::{
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };
-use super::{Headers, malformed};
+use super::{Headers, headers::Known, malformed};
 use crate::decision::{Denial, Reason};
 
 /// The body as a front-end got it.
@@ -33,21 +33,21 @@ pub enum RawBody<'a> {
 #[derive(Debug)]
 pub struct Body<'a> {
     raw: RawBody<'a>,
-    media_type: Vec<&'a [u8]>,
+    media_type: Option<&'a [u8]>,
     encoding: Option<&'a [u8]>,
     length: Option<&'a [u8]>,
     chunked: bool,
 }
 
 impl<'a> Body<'a> {
+    /// `headers` are checked: none of those that are asked for here comes twice, but for Envoy's own.
     pub(super) fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
-        let partial = headers.all("x-envoy-auth-partial-body").any(|value| value != b"false");
         Self {
-            raw: if partial { RawBody::Partial } else { raw },
-            media_type: headers.all("content-type").collect(),
-            encoding: headers.all("content-encoding").next(),
-            length: headers.all("content-length").next(),
-            chunked: headers.all("transfer-encoding").next().is_some(),
+            raw: if headers.is_only(Known::PartialBody, b"false") { raw } else { RawBody::Partial },
+            media_type: headers.first(Known::ContentType),
+            encoding: headers.first(Known::ContentEncoding),
+            length: headers.first(Known::ContentLength),
+            chunked: headers.first(Known::TransferEncoding).is_some(),
         }
     }
 
@@ -83,7 +83,7 @@ impl<'a> Body<'a> {
         if self.encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body has a content encoding"));
         }
-        let [value] = self.media_type.as_slice() else {
+        let Some(value) = self.media_type else {
             return Err(unsupported("the body has no content type"));
         };
         std::str::from_utf8(value).map_err(|_| unsupported("the content type is not text"))

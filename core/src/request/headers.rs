@@ -13,48 +13,79 @@ pub const IDENTITY_PREFIX: &str = "x-tollgate-";
 pub struct Headers<'a> {
     /// Names and values.
     list: Vec<(&'a [u8], &'a [u8])>,
-    /// Where each of [`ASKED`] is: its first place, and one after its last. What is asked for in every check is found without
-    /// a search.
-    places: [(u32, u32); ASKED.len()],
+    /// One more than the place where each of [`KNOWN`] comes first, or 0: what every check asks for is found without a search.
+    first: [u16; KNOWN.len()],
+    /// One bit for each of [`KNOWN`] that comes more than once.
+    repeated: u16,
     joined: bool,
     overwritten_only: bool,
 }
 
-/// Headers whose repetition two servers read differently: the request is refused when one comes twice.
-const SINGLE: [&str; 5] = ["content-type", "content-length", "content-encoding", "transfer-encoding", "host"];
+/// A header that every check asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    ContentType,
+    ContentLength,
+    ContentEncoding,
+    TransferEncoding,
+    Host,
+    Authority,
+    Method,
+    Path,
+    Authorization,
+    PartialBody,
+}
 
-/// Names that every check asks for. No two have the same length.
-const ASKED: [&str; 10] = [
-    "host",
-    ":path",
-    ":method",
-    ":authority",
-    "content-type",
-    "authorization",
-    "content-length",
-    "content-encoding",
-    "transfer-encoding",
-    "x-envoy-auth-partial-body",
+/// Their names, in their order.
+const KNOWN: [(Known, &str); 10] = [
+    (Known::ContentType, "content-type"),
+    (Known::ContentLength, "content-length"),
+    (Known::ContentEncoding, "content-encoding"),
+    (Known::TransferEncoding, "transfer-encoding"),
+    (Known::Host, "host"),
+    (Known::Authority, ":authority"),
+    (Known::Method, ":method"),
+    (Known::Path, ":path"),
+    (Known::Authorization, "authorization"),
+    (Known::PartialBody, "x-envoy-auth-partial-body"),
 ];
 
-/// The place of a name in [`ASKED`].
-fn asked(name: &[u8]) -> Option<usize> {
-    let at = match name.len() {
-        4 => 0,
-        5 => 1,
-        7 => 2,
-        10 => 3,
-        12 => 4,
-        13 => 5,
-        14 => 6,
-        16 => 7,
-        17 => 8,
-        25 => 9,
-        _ => return None,
-    };
-    // HTTP/2 has names in lower case, so that the slower comparison is rare.
-    let same = |known: &&&str| known.as_bytes() == name || known.as_bytes().eq_ignore_ascii_case(name);
-    ASKED.get(at).filter(same).map(|_| at)
+/// Headers whose repetition two servers read differently: the request is refused when one comes twice.
+const SINGLE: [Known; 5] =
+    [Known::ContentType, Known::ContentLength, Known::ContentEncoding, Known::TransferEncoding, Known::Host];
+
+impl Known {
+    /// The header of this name, in any case. Its length and its first letter tell nearly every other name.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        let known = match (name.len(), name.first()? | 0x20) {
+            (4, b'h') => Self::Host,
+            (5, b':') => Self::Path,
+            (7, b':') => Self::Method,
+            (10, b':') => Self::Authority,
+            (12, b'c') => Self::ContentType,
+            (13, b'a') => Self::Authorization,
+            (14, b'c') => Self::ContentLength,
+            (16, b'c') => Self::ContentEncoding,
+            (17, b't') => Self::TransferEncoding,
+            (25, b'x') => Self::PartialBody,
+            _ => return None,
+        };
+        is(name, known.name()).then_some(known)
+    }
+
+    fn name(self) -> &'static str {
+        KNOWN.get(self as usize).map_or("", |(_, name)| name)
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// Whether this is `name`, which is lower case: as HTTP/2 has names, so that the slower comparison is rare.
+fn is(header: &[u8], name: &str) -> bool {
+    header == name.as_bytes() || header.eq_ignore_ascii_case(name.as_bytes())
 }
 
 impl<'a> Headers<'a> {
@@ -85,27 +116,47 @@ impl<'a> Headers<'a> {
     }
 
     /// As [`Headers::push`], for a name that is UTF-8 and was not read as such.
+    #[inline]
     pub fn push_bytes(&mut self, name: &'a [u8], value: &'a [u8]) {
-        if let Some((first, end)) = asked(name).and_then(|at| self.places.get_mut(at)) {
-            // More headers than this are refused before anybody asks.
-            let at = u32::try_from(self.list.len()).unwrap_or(u32::MAX - 1);
-            if *end == 0 {
-                *first = at;
-            }
-            *end = at + 1;
-        }
         self.list.push((name, value));
+        if let Some(known) = Known::of(name)
+            && let Some(first) = self.first.get_mut(known as usize)
+        {
+            if *first == 0 {
+                // A list that is longer is refused before anybody asks.
+                *first = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
+            } else {
+                self.repeated |= known.bit();
+            }
+        }
+    }
+
+    /// The first value of a known header.
+    pub(super) fn first(&self, known: Known) -> Option<&'a [u8]> {
+        let place = self.first.get(known as usize)?.checked_sub(1)?;
+        self.list.get(usize::from(place)).map(|(_, value)| *value)
+    }
+
+    /// Whether every value of a known header is this one.
+    pub(super) fn is_only(&self, known: Known, value: &[u8]) -> bool {
+        if self.repeated & known.bit() == 0 {
+            self.first(known).is_none_or(|first| first == value)
+        } else {
+            self.all(known.name()).all(|each| each == value)
+        }
     }
 
     /// Every value of `name` (lower case).
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let name = name.as_bytes();
-        let within = match asked(name).and_then(|at| self.places.get(at)) {
-            Some((first, end)) => self.list.get(*first as usize..*end as usize).unwrap_or_default(),
-            None => self.list.as_slice(),
+        let within = match Known::of(name.as_bytes()) {
+            Some(known) => match self.first.get(known as usize).map(|first| usize::from(*first)) {
+                None | Some(0) => None,
+                Some(first) if self.repeated & known.bit() == 0 => self.list.get(first - 1..first),
+                Some(first) => self.list.get(first - 1..),
+            },
+            None => Some(self.list.as_slice()),
         };
-        let same = move |header: &[u8]| header == name || header.eq_ignore_ascii_case(name);
-        within.iter().filter(move |(header, _)| same(header)).map(|(_, value)| *value)
+        within.unwrap_or_default().iter().filter(move |(header, _)| is(header, name)).map(|(_, value)| *value)
     }
 
     /// The only value of `name`.
@@ -147,20 +198,21 @@ impl<'a> Headers<'a> {
         if self.list.len() > 1000 {
             return Err(malformed("there are more than 1000 headers"));
         }
-        for name in SINGLE {
-            self.one(name)?;
-        }
-        Ok(())
+        let repeated = |known: Known| {
+            self.repeated & known.bit() != 0 || (self.joined && self.first(known).is_some_and(|value| value.contains(&b',')))
+        };
+        if SINGLE.into_iter().any(repeated) { Err(malformed("a header that decides is repeated")) } else { Ok(()) }
     }
 
     /// A pseudo header, where the proxy sends them along, says the same as the request's own field (Envoy sends both).
-    pub(super) fn agree(&self, name: &str, field: &[u8]) -> Result<(), Denial> {
-        if self.all(name).all(|value| value == field) { Ok(()) } else { Err(malformed("the proxy's report contradicts itself")) }
+    pub(super) fn agree(&self, known: Known, field: &[u8]) -> Result<(), Denial> {
+        if self.is_only(known, field) { Ok(()) } else { Err(malformed("the proxy's report contradicts itself")) }
     }
 }
 
 fn is_identity(name: &[u8]) -> bool {
-    name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
+    // The third letter tells nearly every other name.
+    matches!(name, [b'x' | b'X', _, b't' | b'T', ..]) && name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
 }
 
 /// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
@@ -174,15 +226,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_often_is_found_as_everything_else() {
-        for (at, name) in ASKED.iter().enumerate() {
-            assert_eq!(asked(name.as_bytes()), Some(at), "{name}");
-            assert_eq!(asked(name.to_ascii_uppercase().as_bytes()), Some(at), "{name}");
-            let list = [("a", "0"), (name, "1"), ("b", "2"), (&name.to_ascii_uppercase(), "3"), ("c", "4")];
+    fn what_is_known_is_found_as_everything_else() {
+        for (at, (known, name)) in KNOWN.into_iter().enumerate() {
+            assert_eq!((known as usize, known.name()), (at, name));
+            assert_eq!(Known::of(name.as_bytes()), Some(known));
+            assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), Some(known));
+            assert_eq!(
+                Known::of(name.replace('-', "_").replace(':', ";").as_bytes()),
+                (name == "host" || name == "authorization").then_some(known)
+            );
+            let upper = name.to_ascii_uppercase();
+            let list = [("a", "0"), (name, "1"), ("b", "2"), (&upper, "3"), ("c", "4")];
             let headers = headers(&list, false);
             assert_eq!(headers.all(name).collect::<Vec<_>>(), [b"1", b"3"], "{name}");
             assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"2"]);
+            assert_eq!((headers.first(known), headers.is_only(known, b"1")), (Some(&b"1"[..]), false));
             assert_eq!(Headers::default().all(name).count(), 0);
+            assert!(Headers::default().is_only(known, b""));
         }
     }
 

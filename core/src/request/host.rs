@@ -27,12 +27,9 @@ impl Host {
                 (format!("[{address}]"), port)
             }
             None => {
-                let (name, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+                let (name, port) = text.split_at_checked(name_length(raw)).unwrap_or((text, ""));
                 let name = name.strip_suffix('.').unwrap_or(name);
-                let plain = |label: &str| {
-                    !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-                };
-                if !name.split('.').all(plain) {
+                if name.is_empty() || !(port.is_empty() || port.starts_with(':')) {
                     return Err(malformed("the host is not a host name"));
                 }
                 (name.to_ascii_lowercase(), port)
@@ -51,6 +48,17 @@ impl Host {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The length of what `text` begins with that is labels, each with a dot after it or the end.
+fn name_length(text: &[u8]) -> usize {
+    let mut in_label = false;
+    let ends = |byte: &u8| {
+        let was = in_label;
+        in_label = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_');
+        !(in_label || (was && *byte == b'.'))
+    };
+    text.iter().position(ends).unwrap_or(text.len())
 }
 
 #[cfg(test)]

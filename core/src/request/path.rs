@@ -28,15 +28,34 @@ impl<'a> RequestPath<'a> {
             return Err(malformed("the path is longer than 8192 bytes"));
         }
         let target = std::str::from_utf8(target).map_err(|_| malformed("the path holds bytes that must be percent-encoded"))?;
-        if !target.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(malformed("the path holds bytes that must be percent-encoded"));
+        // Nearly every path is its own only reading: nothing in it is encoded, and no segment is empty or begins with a dot.
+        let (mut plain, mut begins) = (true, false);
+        let end = target.bytes().position(|byte| {
+            match byte {
+                b'/' | b'.' if begins => plain = false,
+                b'%' | b'\\' | b';' => plain = false,
+                b'?' => return true,
+                _ if !is_visible(byte) => return true,
+                _ => {}
+            }
+            begins = byte == b'/';
+            false
+        });
+        let (raw, rest) = end.and_then(|end| target.split_at_checked(end)).unwrap_or((target, ""));
+        let query = rest.strip_prefix('?');
+        if !query.unwrap_or(rest).bytes().all(is_visible) {
+            let fragment = target.bytes().all(|byte| byte.is_ascii_graphic());
+            return Err(malformed(if fragment {
+                "the path holds a fragment"
+            } else {
+                "the path holds bytes that must be percent-encoded"
+            }));
         }
-        if target.bytes().any(|b| b == b'#') {
-            return Err(malformed("the path holds a fragment"));
-        }
-        let (raw, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         if !raw.starts_with('/') {
             return Err(malformed("the path does not start with `/`"));
+        }
+        if plain {
+            return Ok(Self { raw, decoded: Cow::Borrowed(raw), query });
         }
         let decoded = decode(raw)?;
         let encoded = if let Cow::Owned(decoded) = &decoded { Some(decoded.as_str()) } else { None };
@@ -87,6 +106,11 @@ impl<'a> RequestPath<'a> {
         }
         Ok(found)
     }
+}
+
+/// Printable, and not the beginning of a fragment.
+fn is_visible(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'#'
 }
 
 fn form_decode(text: &str) -> Result<String, Denial> {

@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::FixedState;
+
 use super::{
     Route,
     pattern::{Captures, Pattern, Segment},
@@ -49,26 +51,37 @@ impl HostPattern {
     }
 }
 
+/// By names that the policy has. Clients only look up, so that no hash needs to withstand them.
+type ByName<T> = HashMap<String, T, FixedState>;
+
 /// Every route, to be found by host, path and method.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    exact: HashMap<String, Node>,
-    below: HashMap<String, Node>,
+    exact: ByName<Node>,
+    below: ByName<Node>,
     any: Node,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<String, Node>,
+    literals: ByName<Node>,
     one: Option<Box<Node>>,
     rest: Option<Leaf>,
     end: Option<Leaf>,
 }
 
-/// What ends at a node: a route per method, with the names of the captures on the way.
+/// What ends at a node: a route for each of a few methods.
 #[derive(Debug, Default)]
 struct Leaf {
-    methods: HashMap<String, (Arc<Route>, Vec<String>)>,
+    methods: Vec<Ending>,
+}
+
+#[derive(Debug)]
+struct Ending {
+    method: String,
+    route: Arc<Route>,
+    /// The names of the captures on the way.
+    names: Vec<String>,
 }
 
 impl RouteTable {
@@ -105,7 +118,7 @@ impl RouteTable {
     /// # Errors
     /// `no_route`; `malformed_request` where the raw and the decoded path would meet different routes, or captures of
     /// different values, or only one of them a route.
-    pub fn find(&self, host: &Host, path: &RequestPath<'_>, method: &str) -> Result<(Arc<Route>, Captures), Denial> {
+    pub fn find(&self, host: &Host, path: &RequestPath<'_>, method: &str) -> Result<(&Arc<Route>, Captures), Denial> {
         let raw = self.lookup(host, path.raw());
         if !path.is_encoded() {
             return raw.ok_or_else(no_route)?.route(method, str::to_owned);
@@ -126,13 +139,16 @@ impl RouteTable {
     fn lookup<'t, 'p>(&'t self, host: &Host, path: &'p str) -> Option<Found<'t, 'p>> {
         let host = host.as_str();
         let exact = self.exact.get(host).and_then(|node| node.walk(path));
-        exact
-            .or_else(|| {
-                // From the longest suffix to the shortest.
-                let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at + 1..));
-                suffixes.filter_map(|suffix| self.below.get(suffix)).find_map(|node| node.walk(path))
-            })
-            .or_else(|| self.any.walk(path))
+        exact.or_else(|| self.lookup_below(host, path)).or_else(|| self.any.walk(path))
+    }
+
+    /// From the longest suffix to the shortest.
+    fn lookup_below<'t, 'p>(&'t self, host: &str, path: &'p str) -> Option<Found<'t, 'p>> {
+        if self.below.is_empty() {
+            return None;
+        }
+        let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at + 1..));
+        suffixes.filter_map(|suffix| self.below.get(suffix)).find_map(|node| node.walk(path))
     }
 }
 
@@ -150,12 +166,13 @@ struct Found<'t, 'p> {
     values: Vec<&'p str>,
 }
 
-impl Found<'_, '_> {
-    fn route(&self, method: &str, decode: impl Fn(&str) -> String) -> Result<(Arc<Route>, Captures), Denial> {
-        let (route, names) =
-            self.leaf.methods.get(method).ok_or_else(|| Denial::new(Reason::NoRoute, "the route does not list this method"))?;
+impl<'t> Found<'t, '_> {
+    fn route(&self, method: &str, decode: impl Fn(&str) -> String) -> Result<(&'t Arc<Route>, Captures), Denial> {
+        let Some(Ending { route, names, .. }) = self.leaf.methods.iter().find(|ending| ending.method == method) else {
+            return Err(Denial::new(Reason::NoRoute, "the route does not list this method"));
+        };
         let captures = names.iter().zip(&self.values).map(|(name, value)| (name.clone(), decode(value))).collect();
-        Ok((Arc::clone(route), Captures(captures)))
+        Ok((route, Captures(captures)))
     }
 }
 
@@ -163,15 +180,18 @@ impl Leaf {
     /// An explicit route beats one of a preset with the same host, path and method, in whichever order they come.
     fn add(&mut self, methods: &[String], route: &Arc<Route>, names: &[String]) -> Result<(), String> {
         for method in methods {
-            match self.methods.get(method).map(|(known, _)| (known.from_preset, route.from_preset)) {
-                Some((false, true)) => continue,
-                Some((true, true)) => {
+            let ending = || Ending { method: method.clone(), route: Arc::clone(route), names: names.to_vec() };
+            let Some(known) = self.methods.iter_mut().find(|known| known.method == *method) else {
+                self.methods.push(ending());
+                continue;
+            };
+            match (known.route.from_preset, route.from_preset) {
+                (false, true) => {}
+                (true, true) => {
                     return Err(format!("two presets have the same host and path for {method}; give each its `match.hosts`"));
                 }
-                Some((false, false)) => return Err(format!("another route has the same host and path for {method}")),
-                Some((true, false)) | None => {
-                    self.methods.insert(method.clone(), (Arc::clone(route), names.to_vec()));
-                }
+                (false, false) => return Err(format!("another route has the same host and path for {method}")),
+                (true, false) => *known = ending(),
             }
         }
         Ok(())
@@ -187,24 +207,33 @@ impl Node {
 
     /// `rest` starts at a segment. Literal before capture before rest; what does not lead to a leaf is undone.
     fn descend<'t, 'p>(&'t self, rest: &'p str, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
-        let (segment, tail) = rest.split_once('/').map_or((rest, None), |(segment, tail)| (segment, Some(tail)));
+        let (segment, tail) = match memchr::memchr(b'/', rest.as_bytes()).and_then(|slash| rest.split_at_checked(slash)) {
+            Some((segment, tail)) => (segment, tail.get(1..)),
+            None => (rest, None),
+        };
         let before = values.len();
-        let children = self.literals.get(segment).map(|node| (node, None)).into_iter();
-        let one = self.one.as_deref().filter(|_| !segment.is_empty()).map(|node| (node, Some(segment)));
-        for (node, value) in children.chain(one) {
-            values.extend(value);
-            let leaf = match tail {
-                Some(tail) => node.descend(tail, values),
-                None => node.end.as_ref(),
-            };
-            if leaf.is_some() {
-                return leaf;
+        if let Some(leaf) = self.literals.get(segment).and_then(|node| node.beyond(tail, values)) {
+            return Some(leaf);
+        }
+        values.truncate(before);
+        if let Some(node) = self.one.as_deref().filter(|_| !segment.is_empty()) {
+            values.push(segment);
+            if let Some(leaf) = node.beyond(tail, values) {
+                return Some(leaf);
             }
             values.truncate(before);
         }
         let leaf = self.rest.as_ref().filter(|_| !rest.is_empty())?;
         values.push(rest);
         Some(leaf)
+    }
+
+    /// What is left behind the segment that led here: another segment, or nothing.
+    fn beyond<'t, 'p>(&'t self, tail: Option<&'p str>, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
+        match tail {
+            Some(tail) => self.descend(tail, values),
+            None => self.end.as_ref(),
+        }
     }
 }
 
@@ -315,6 +344,7 @@ mod tests {
     fn two_identical_matches_are_an_error() {
         let mut table = table(&[("", "/v1/{a}", &["GET"]), ("", "/x/{rest*}", &["GET"])]);
         let (route, _) = table.find(&Host::parse(b"h").unwrap(), &RequestPath::parse(b"/v1/x").unwrap(), "GET").unwrap();
+        let route = Arc::clone(route);
         let mut insert =
             |path: &str, method: &str| table.insert(&HostPattern::Any, &Pattern::parse(path).unwrap(), &[method.into()], &route);
         assert!(insert("/v1/{b}", "GET").is_err());

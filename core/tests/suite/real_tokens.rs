@@ -1,7 +1,7 @@
 //! Tokens as issuers send them, each with the configuration it needs. The members are modelled on the vendors' own examples;
 //! the times are the test's, and so are the keys.
 
-use tollgate_core::authn::Principal;
+use tollgate_core::{authn::Principal, revocation::sha256};
 
 use crate::{
     gate::Gate,
@@ -39,15 +39,15 @@ impl Kind {
     }
 }
 
-/// Subject, tenant, client, jti, roles and scopes.
-type Facts<'a> = (&'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>, Vec<&'a str>, Vec<&'a str>);
+/// Subject, tenant, client, the digest of jti, roles and scopes.
+type Facts<'a> = (&'a str, Option<&'a str>, Option<&'a str>, Option<[u8; 32]>, Vec<&'a str>, Vec<&'a str>);
 
 fn facts(principal: &Principal) -> Facts<'_> {
     (
         principal.subject(),
         principal.tenant(),
         principal.client(),
-        principal.jti(),
+        principal.revocation().jti_digest().copied(),
         principal.roles().collect(),
         principal.scopes().collect(),
     )
@@ -98,7 +98,7 @@ fn keycloak() {
             "f0c1b1a7-5a0e-4b59-9f0f-1f4b8f5f9f11",
             None,
             Some("notebook"),
-            Some("onrtac:6bd1f5b2-3ef6-4d0e-9a3c-0a4c1d7c9f55"),
+            Some(sha256(b"onrtac:6bd1f5b2-3ef6-4d0e-9a3c-0a4c1d7c9f55")),
             vec!["offline_access", "premium", "uma_authorization"],
             vec!["openid", "email", "profile", "infer:text"],
         )
@@ -185,7 +185,7 @@ fn cognito() {
             "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
             None,
             Some("1example23456789"),
-            Some("aaaaaaaa-0000"),
+            Some(sha256(b"aaaaaaaa-0000")),
             vec!["testers", "developers"],
             vec!["phone", "openid", "inference/text"],
         )
@@ -211,7 +211,7 @@ fn okta() {
             "alice@example.com",
             None,
             Some("nmdP1fcyvdVO11AL7ECm"),
-            Some("AT.0mP4JKAZX1iACIT4vbEDF7LpvDVjxypPMf0D7uX39RE"),
+            Some(sha256(b"AT.0mP4JKAZX1iACIT4vbEDF7LpvDVjxypPMf0D7uX39RE")),
             vec!["Everyone", "Data Science"],
             vec!["openid", "infer.text"],
         )
@@ -236,7 +236,7 @@ fn rfc_9068() {
             "5ba552d67",
             None,
             Some("s6BhdRkqt3"),
-            Some("dbe39bf3a3ba4238a513f51d6e1691c4"),
+            Some(sha256(b"dbe39bf3a3ba4238a513f51d6e1691c4")),
             vec![],
             vec!["openid", "profile", "reademail"],
         )

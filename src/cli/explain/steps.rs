@@ -212,8 +212,10 @@ impl Told<'_> {
         (!matches!(outcome.decision, Decision::Allow(_))).then_some(Stage::Store)
     }
 
-    fn route(&self, parsed: &Parsed<'_>) -> Result<(std::sync::Arc<Route>, Captures), Denial> {
-        self.question.found.snapshot.policy.routes.find(&parsed.host, &parsed.path, parsed.method)
+    fn route(&self, parsed: &Parsed<'_>) -> Result<(&Route, Captures), Denial> {
+        let routes = &self.question.found.snapshot.policy.routes;
+        let (route, captures) = routes.find(&parsed.host, &parsed.path, parsed.method)?;
+        Ok((route, captures))
     }
 
     fn step(&self, stage: Stage, failed: Option<Stage>) -> Step {
@@ -300,7 +302,8 @@ impl Told<'_> {
 
     fn token(&self) -> Facts {
         let Found { snapshot, sources } = self.question.found;
-        let mut facts = self.sent().and_then(peek::peek).map(|peek| said(&peek, self.question.now)).unwrap_or_default();
+        let peek = self.sent().and_then(peek::peek);
+        let mut facts = peek.as_ref().map(|peek| said(peek, self.question.now)).unwrap_or_default();
         if let Some(index) = self.issuer() {
             if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
                 facts.push(("issuer", if issuer.name.is_empty() { json!("absent") } else { json!(*issuer.name) }));
@@ -311,7 +314,10 @@ impl Told<'_> {
             facts.extend(kids.map(|kids| ("kids of the issuer", json!(kids))));
         }
         facts.push(("checks", Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect())));
-        facts.extend(self.evidence.principal.as_deref().map(principal_facts).unwrap_or_default());
+        if let Some(principal) = &self.evidence.principal {
+            let jti = peek.as_ref().and_then(|peek| peek.claims.get("jti")).filter(|jti| !jti.is_null());
+            facts.extend(principal_facts(principal, jti));
+        }
         facts
     }
 
@@ -337,7 +343,7 @@ impl Told<'_> {
         let Some(rule) = self.evidence.route.as_ref().and_then(|route| route.model.as_ref()) else { return Vec::new() };
         let mut facts = vec![("from", json!(place(&rule.from)))];
         facts.extend(rule.scope().map(|scope| ("scope", json!(scope))));
-        facts.extend(self.evidence.model.as_ref().map(|model| ("model", json!(model))));
+        facts.extend(self.evidence.model.as_deref().map(|model| ("model", json!(model))));
         facts
     }
 
@@ -412,13 +418,14 @@ fn route_facts(route: &Route) -> Facts {
     facts
 }
 
-fn principal_facts(principal: &Principal) -> Facts {
+/// `jti` is the token's own: of a principal it is kept as a digest.
+fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     let mut facts = vec![("subject", json!(principal.subject()))];
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
     facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
-    facts.extend(principal.jti().map(|jti| ("jti", json!(jti))));
+    facts.extend(jti.map(|jti| ("jti", jti.clone())));
     facts.push(("good until", json!(peek::second(principal.expires_at()))));
     facts
 }

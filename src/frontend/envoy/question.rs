@@ -8,11 +8,17 @@ use tollgate_core::{
     request::{Headers, RawBody, RawRequest},
 };
 
-use crate::frontend::wire::{Value, fields};
+use crate::frontend::wire::{Value, fields, pair};
 
 /// The most header lines and context extensions one message may hold, together. Envoy lets 100 headers through unless told
 /// otherwise. An empty header is two bytes on the wire and many more in memory.
 pub const MAX_ENTRIES: usize = 256;
+
+/// The fields of one header. An entry of the map `headers` has no [`RAW`] value, and a [`TEXT`] that Envoy has joined; in a line of
+/// `header_map` the bytes as they came stand in [`RAW`], with `encode_raw_headers`.
+const NAME: u8 = 1;
+const TEXT: u8 = 2;
+const RAW: u8 = 3;
 
 /// The bytes of one `CheckRequest`, not looked at yet.
 #[derive(Clone, Debug)]
@@ -29,9 +35,10 @@ struct Said<'a> {
     text: &'a [u8],
     raw: &'a [u8],
     headers: Headers<'a>,
-    joined: usize,
-    listed: usize,
-    extensions: usize,
+    has_joined: bool,
+    has_listed: bool,
+    /// Headers and context extensions.
+    entries: usize,
     address: Option<IpAddr>,
 }
 
@@ -52,10 +59,10 @@ impl Question {
         if read.is_none() || !said.has_http {
             return Err(contradiction("the CheckRequest cannot be read, or has no attributes.request.http"));
         }
-        if said.joined > 0 && said.listed > 0 {
+        if said.has_joined && said.has_listed {
             return Err(contradiction("the proxy sent the headers twice (headers and header_map)"));
         }
-        if said.joined > 0 {
+        if said.has_joined {
             said.headers.are_joined();
         }
         let body = match (said.raw, said.text) {
@@ -77,10 +84,7 @@ impl<'a> Said<'a> {
                 (2, Value::Bytes(http)) => self.http(http),
                 _ => Some(()),
             }),
-            (10, Value::Bytes(_)) => {
-                self.extensions += 1;
-                self.is_bounded()
-            }
+            (10, Value::Bytes(_)) => self.entry(),
             _ => Some(()),
         })
     }
@@ -92,14 +96,20 @@ impl<'a> Said<'a> {
             let Value::Bytes(bytes) = value else { return Some(()) };
             match number {
                 2 => self.method = bytes,
-                3 => self.joined(bytes)?,
+                3 => {
+                    self.has_joined = true;
+                    self.header(bytes, TEXT)?;
+                }
                 4 => self.path = bytes,
                 5 => self.host = bytes,
                 6 => self.scheme = bytes,
                 11 => self.text = bytes,
                 12 => self.raw = bytes,
                 13 => fields(bytes, |number, value| match (number, value) {
-                    (1, Value::Bytes(header)) => self.listed(header),
+                    (1, Value::Bytes(line)) => {
+                        self.has_listed = true;
+                        self.header(line, RAW)
+                    }
                     _ => Some(()),
                 })?,
                 _ => {}
@@ -108,48 +118,20 @@ impl<'a> Said<'a> {
         })
     }
 
-    /// One entry of the map `headers`, whose values Envoy has joined.
-    fn joined(&mut self, entry: &'a [u8]) -> Option<()> {
-        let (mut name, mut text) = (&[][..], &[][..]);
-        fields(entry, |number, value| {
-            match (number, value) {
-                (1, Value::Bytes(bytes)) => name = bytes,
-                (2, Value::Bytes(bytes)) => text = bytes,
-                _ => {}
-            }
-            Some(())
-        })?;
-        self.joined += 1;
-        self.header(name, text)
-    }
-
-    /// One line of `header_map`. With `encode_raw_headers` the bytes as they came stand in `raw_value`.
-    fn listed(&mut self, line: &'a [u8]) -> Option<()> {
-        let (mut name, mut text, mut raw) = (&[][..], &[][..], &[][..]);
-        fields(line, |number, value| {
-            match (number, value) {
-                (1, Value::Bytes(bytes)) => name = bytes,
-                (2, Value::Bytes(bytes)) => text = bytes,
-                (3, Value::Bytes(bytes)) => raw = bytes,
-                _ => {}
-            }
-            Some(())
-        })?;
-        self.listed += 1;
-        self.header(name, if raw.is_empty() { text } else { raw })
-    }
-
-    fn header(&mut self, name: &'a [u8], value: &'a [u8]) -> Option<()> {
+    /// One header: an entry of the map `headers`, or a line of `header_map`, where the value stands in [`RAW`] or else in [`TEXT`].
+    fn header(&mut self, entry: &'a [u8], field: u8) -> Option<()> {
+        let (name, value) = pair(entry, NAME, field).or_else(|| any_header(entry, field))?;
         if !name.is_ascii() && std::str::from_utf8(name).is_err() {
             return None;
         }
         self.headers.push_bytes(name, value);
-        self.is_bounded()
+        self.entry()
     }
 
-    /// Checked with each entry, so that a message costs no more than it may hold.
-    fn is_bounded(&self) -> Option<()> {
-        (self.joined + self.listed + self.extensions <= MAX_ENTRIES).then_some(())
+    /// Counts with each entry, so that a message costs no more than it may hold.
+    fn entry(&mut self) -> Option<()> {
+        self.entries += 1;
+        (self.entries <= MAX_ENTRIES).then_some(())
     }
 
     /// `AttributeContext.Peer`, of which the address of a socket is used.
@@ -167,6 +149,22 @@ impl<'a> Said<'a> {
             _ => Some(()),
         })
     }
+}
+
+/// As [`pair`], for a header of any shape.
+#[inline(never)]
+fn any_header(entry: &[u8], field: u8) -> Option<(&[u8], &[u8])> {
+    let (mut name, mut text, mut raw) = (&[][..], &[][..], &[][..]);
+    fields(entry, |number, value| {
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => name = bytes,
+            (2, Value::Bytes(bytes)) => text = bytes,
+            (3, Value::Bytes(bytes)) if field == RAW => raw = bytes,
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some((name, if raw.is_empty() { text } else { raw }))
 }
 
 #[cfg(test)]

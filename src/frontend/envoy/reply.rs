@@ -4,21 +4,9 @@
 //! alone, and both begin with one.
 
 use bytes::Bytes;
-use prost::Message as _;
-use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderList};
+use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
 
-use crate::{
-    check::Metadata,
-    frontend::wire::{Writer, sized},
-    pb::{
-        envoy::{
-            config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
-            service::auth::v3::{CheckResponse, DeniedHttpResponse, check_response::HttpResponse},
-            r#type::v3::HttpStatus,
-        },
-        google::rpc,
-    },
-};
+use crate::{check::Metadata, frontend::wire::Writer};
 
 /// The bytes of one `CheckResponse`.
 #[derive(Clone, Debug)]
@@ -26,91 +14,94 @@ pub struct Reply(pub Bytes);
 
 /// Fields of `CheckResponse`.
 const STATUS: u8 = 1;
+const DENIED_RESPONSE: u8 = 2;
 const OK_RESPONSE: u8 = 3;
 const DYNAMIC_METADATA: u8 = 4;
-/// Fields of `OkHttpResponse`.
+/// Fields of `google.rpc.Status`, the first one also of `envoy.type.v3.HttpStatus`.
+const CODE: u8 = 1;
+const MESSAGE: u8 = 2;
+/// Fields of `DeniedHttpResponse`.
+const HTTP_STATUS: u8 = 1;
+const BODY: u8 = 3;
+/// Fields of `OkHttpResponse`, the first one also of `DeniedHttpResponse`.
 const HEADERS: u8 = 2;
 const HEADERS_TO_REMOVE: u8 = 5;
 const RESPONSE_HEADERS_TO_ADD: u8 = 6;
 /// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`: Envoy's zero value appends, and the client's forged value would stay beside
 /// ours.
-const OVERWRITE: u8 = 2;
+const OVERWRITE: u16 = 2;
+
+/// Room for nearly every answer.
+const ROOM: usize = 1024;
 
 /// The answer to a check that is allowed.
 pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Reply {
-    let credential = answer.upstream_credential.map(|secret| ("authorization", secret.expose()));
-    let set = || texts(&answer.set).chain(credential);
-    let ok = set().chain(texts(&answer.response)).map(|(name, value)| sized(option(name, value))).sum::<usize>()
-        + answer.remove.iter().map(|name| sized(name.len())).sum::<usize>();
-    let metadata_length = metadata.iter().map(|(name, value)| sized(entry(name, value))).sum();
-    let mut writer = Writer::with_capacity(sized(0) + sized(ok) + sized(metadata_length));
+    let mut writer = Writer::with_capacity(ROOM);
     // An empty google.rpc.Status: code 0, OK.
-    writer.open(STATUS, 0);
-    writer.open(OK_RESPONSE, ok);
-    for (name, value) in set() {
-        write_option(&mut writer, HEADERS, name, value);
-    }
-    for name in &answer.remove {
-        writer.bytes(HEADERS_TO_REMOVE, name.as_bytes());
-    }
-    for (name, value) in texts(&answer.response) {
-        write_option(&mut writer, RESPONSE_HEADERS_TO_ADD, name, value);
-    }
-    writer.open(DYNAMIC_METADATA, metadata_length);
-    for (name, value) in metadata.iter() {
-        write_entry(&mut writer, name, value);
-    }
+    writer.message(STATUS, |_| {});
+    writer.message(OK_RESPONSE, |ok| {
+        answer.set(&mut Options { writer: ok, field: HEADERS });
+        if let Some(secret) = answer.upstream_credential {
+            option(ok, HEADERS, "authorization", |value| value.extend_from_slice(secret.expose()));
+        }
+        for name in answer.removed() {
+            ok.bytes(HEADERS_TO_REMOVE, name.as_bytes());
+        }
+        answer.response(&mut Options { writer: ok, field: RESPONSE_HEADERS_TO_ADD });
+    });
+    write_metadata(&mut writer, metadata);
     Reply(writer.finish().into())
 }
 
-fn texts(list: &HeaderList) -> impl Iterator<Item = (&'static str, &[u8])> {
-    list.iter().map(|(name, value)| (name, value.as_bytes()))
+/// Writes each header as a `HeaderValueOption`.
+struct Options<'w> {
+    writer: &'w mut Writer,
+    field: u8,
 }
 
-/// Length of a `HeaderValueOption`.
-fn option(name: &str, value: &[u8]) -> usize {
-    sized(sized(name.len()) + sized(value.len())) + 2
+impl HeaderSink for Options<'_> {
+    fn header(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        option(self.writer, self.field, name, write);
+    }
 }
 
 /// `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }`.
-fn write_option(writer: &mut Writer, field: u8, name: &str, value: &[u8]) {
-    writer.open(field, option(name, value));
-    writer.open(1, sized(name.len()) + sized(value.len()));
-    writer.bytes(1, name.as_bytes());
-    writer.bytes(2, value);
-    writer.number(3, OVERWRITE);
-}
-
-/// Length of an entry of `google.protobuf.Struct.fields` whose value is text.
-fn entry(name: &str, value: &str) -> usize {
-    sized(name.len()) + sized(sized(value.len()))
-}
-
-fn write_entry(writer: &mut Writer, name: &str, value: &str) {
-    writer.open(1, entry(name, value));
-    writer.bytes(1, name.as_bytes());
-    writer.open(2, sized(value.len()));
-    writer.bytes(3, value.as_bytes());
+fn option(writer: &mut Writer, field: u8, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    writer.message(field, |option| {
+        option.message(1, |header| {
+            header.bytes(1, name.as_bytes());
+            header.value(2, value);
+        });
+        option.number(3, OVERWRITE);
+    });
 }
 
 /// A denial: also what the body bound answers with before a message is read.
 pub(crate) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> Reply {
-    let overwrite = |(name, value): (&str, &str)| HeaderValueOption {
-        header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned(), raw_value: Vec::new() }),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..HeaderValueOption::default()
-    };
-    let response = DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(answer.status) }),
-        headers: answer.headers.iter().map(overwrite).collect(),
-        body: answer.body.clone(),
-    };
-    let text = |value: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(value.to_owned())) };
-    let fields = metadata.iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
-    let response = CheckResponse {
-        status: Some(rpc::Status { code: answer.reason.grpc(), message: answer.reason.code().to_owned() }),
-        http_response: Some(HttpResponse::DeniedResponse(response)),
-        dynamic_metadata: Some(prost_types::Struct { fields }),
-    };
-    Reply(response.encode_to_vec().into())
+    let mut writer = Writer::with_capacity(ROOM);
+    writer.message(STATUS, |status| {
+        status.number(CODE, answer.reason.grpc());
+        status.bytes(MESSAGE, answer.reason.code().as_bytes());
+    });
+    writer.message(DENIED_RESPONSE, |denied| {
+        denied.message(HTTP_STATUS, |status| status.number(CODE, answer.status));
+        for (name, value) in answer.headers.iter() {
+            option(denied, HEADERS, name, |text| text.extend_from_slice(value.as_bytes()));
+        }
+        denied.bytes(BODY, answer.body.as_bytes());
+    });
+    write_metadata(&mut writer, metadata);
+    Reply(writer.finish().into())
+}
+
+fn write_metadata(writer: &mut Writer, metadata: &Metadata<'_>) {
+    writer.message(DYNAMIC_METADATA, |fields| {
+        for (name, value) in metadata.iter() {
+            // An entry of `google.protobuf.Struct.fields` whose value is text.
+            fields.message(1, |entry| {
+                entry.bytes(1, name.as_bytes());
+                entry.message(2, |wrapped| wrapped.bytes(3, value.as_bytes()));
+            });
+        }
+    });
 }

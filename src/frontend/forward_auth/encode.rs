@@ -6,7 +6,7 @@ use http_body_util::Full;
 use serde_json::json;
 use tollgate_core::decision::{
     Failure,
-    answer::{AllowedAnswer, DeniedAnswer, IDENTITY},
+    answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
 };
 
 use super::dialect::{Absent, BODY, Dialect, Row, STATUS, Statuses};
@@ -23,7 +23,7 @@ const MAX_BODY_HEADER: usize = 3072;
 pub fn encode(dialect: Dialect, answer: Answer<'_>, credential: Option<&HeaderValue>) -> Reply {
     let row = dialect.row();
     match answer {
-        Answer::Allow(answer) => allowed(&row, answer, credential),
+        Answer::Allow(answer) => allowed(&row, &answer, credential),
         Answer::Deny(answer) => denied(&row, answer),
         Answer::Fail(failure) => failed(failure),
     }
@@ -36,25 +36,25 @@ pub(super) fn forbidden() -> Reply {
 
 /// 200, and the upstream's headers as headers of the answer. The proxy copies them, and for that knows their names; so every
 /// name is accounted for in every answer, by a value or in the way the dialect has for none.
-fn allowed(row: &Row, answer: AllowedAnswer<'_>, credential: Option<&HeaderValue>) -> Reply {
-    let AllowedAnswer { set, upstream_credential, remove, response } = answer;
+fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValue>) -> Reply {
+    let remove: Vec<_> = answer.removed().collect();
     let mut headers = HeaderMap::new();
     // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
     let mut put = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), value_of(value).unwrap_or(HeaderValue::from_static("")));
     };
-    for (name, value) in set.iter() {
+    for (name, value) in HeaderList::of(|list| answer.set(list)).iter() {
         put(name, value);
     }
     for name in IDENTITY.iter().filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name)) {
         put(name, "");
     }
-    for (name, value) in response.iter() {
+    for (name, value) in HeaderList::of(|list| answer.response(list)).iter() {
         put(name, value);
     }
     // `Authorization` is copied like the others: the upstream's own key, the client's credential, or nothing.
     let forwarded = !remove.iter().any(|name| name == header::AUTHORIZATION.as_str());
-    let authorization = match upstream_credential {
+    let authorization = match answer.upstream_credential {
         Some(key) => HeaderValue::from_bytes(key.expose()).ok(),
         None => credential.filter(|_| forwarded).cloned(),
     };

@@ -1,11 +1,14 @@
 //! The rows of data, and the decoder and encoder that read them.
 
+use std::collections::BTreeSet;
+
 use http::{HeaderValue, Method, Request, request::Parts};
 use tollgate_core::{
     decision::{
         Denial, Failure, Outcome, Reason,
-        answer::{self, AllowedAnswer, HeaderList},
+        answer::{self, AllowedAnswer},
     },
+    limit::{LimitStatus, Verdict},
     request::{RawBody, RawRequest},
     secret::Secret,
     time::Span,
@@ -237,17 +240,23 @@ fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
     assert!(matches!(decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
 }
 
-fn allow() -> AllowedAnswer<'static> {
-    AllowedAnswer {
-        set: list(&[("x-tollgate-decision-id", "d1"), ("x-tollgate-subject", "alice")]),
-        upstream_credential: None,
-        remove: vec!["x-tollgate-tenant".into(), "x-tollgate-model".into(), "x_tollgate_subject".into(), "authorization".into()],
-        response: list(&[("x-tollgate-decision-id", "d1"), ("x-ratelimit-limit-requests", "5")]),
-    }
+/// The limit of an allowed request, and a header of its client's: what `allow` refers to.
+fn known() -> ([LimitStatus; 1], [String; 1], BTreeSet<String>) {
+    let verdict = Verdict { admitted: true, remaining: 4, retry_after: 0, reset: 1 };
+    let limit = LimitStatus { name: "a".into(), limit: 5, window: 5_000_000, verdict };
+    ([limit], ["X_Tollgate_Subject".to_owned()], BTreeSet::new())
 }
 
-fn list(headers: &[(&'static str, &str)]) -> HeaderList {
-    headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+fn allow((limits, spoofed, strip): &([LimitStatus; 1], [String; 1], BTreeSet<String>)) -> AllowedAnswer<'_> {
+    AllowedAnswer {
+        decision_id: "d1",
+        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None],
+        limits,
+        upstream_credential: None,
+        forward_credential: false,
+        strip,
+        spoofed,
+    }
 }
 
 fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
@@ -257,9 +266,10 @@ fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
 #[test]
 fn an_allowed_request_accounts_for_every_identity_header() {
     let token = HeaderValue::from_static("Bearer client");
+    let known = known();
     for dialect in ALL {
         let row = config(dialect, "none").dialect;
-        let reply = encode(row, Answer::Allow(allow()), Some(&token));
+        let reply = encode(row, Answer::Allow(allow(&known)), Some(&token));
         assert_eq!(reply.status(), 200, "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
         assert_eq!(header(&reply, "x-ratelimit-limit-requests"), Some("5"), "{dialect}");
@@ -277,16 +287,14 @@ fn an_allowed_request_accounts_for_every_identity_header() {
 #[test]
 fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
     let token = HeaderValue::from_static("Bearer client");
+    let known = known();
     for dialect in ALL {
         let row = config(dialect, "none").dialect;
-        let mut forward = allow();
-        forward.remove.retain(|name| name != "authorization");
+        let forward = AllowedAnswer { forward_credential: true, ..allow(&known) };
         let reply = encode(row, Answer::Allow(forward), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
         let secret = Secret::new(b"Bearer upstream".to_vec());
-        let mut own = allow();
-        own.remove.retain(|name| name != "authorization");
-        own.upstream_credential = Some(&secret);
+        let own = AllowedAnswer { upstream_credential: Some(&secret), ..allow(&known) };
         let reply = encode(row, Answer::Allow(own), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
     }

@@ -1,4 +1,4 @@
-//! Bodies of checks that come over plain HTTP, in the same budget as gRPC messages. Their length may be announced or not.
+//! What is in the budget, and how bodies of checks that come over plain HTTP get there. Their length may be announced or not.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body;
@@ -10,12 +10,12 @@ use tokio::{
 
 use super::{ALLOWANCE, CALL, InFlight, Refusal, Stopped, take};
 
-/// A body whose bytes are in the budget until this is dropped.
+/// A message or a body whose bytes are in the budget until this is dropped.
 #[derive(Debug)]
 pub struct Held {
-    bytes: Bytes,
-    _call: OwnedSemaphorePermit,
-    message: Option<OwnedSemaphorePermit>,
+    pub(super) bytes: Bytes,
+    pub(super) _call: OwnedSemaphorePermit,
+    pub(super) message: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no body.
@@ -28,9 +28,9 @@ pub enum Unread {
 }
 
 impl Held {
-    /// The body.
+    /// The message or the body.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }

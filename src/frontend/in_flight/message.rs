@@ -1,102 +1,90 @@
-//! The body of a call with one message in it, held to the length it announced and to a deadline.
+//! One gRPC message, held to the length it announced and to a deadline.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::{future::poll_fn, pin::pin, task::Poll};
 
-use bytes::{Buf as _, Bytes};
-use http_body::{Body as _, Frame};
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body::Body;
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::timeout;
 use tonic::Status;
-use tonic::body::Body;
+
+use super::{CALL, Held, InFlight, Refusal, Stopped, take};
 
 /// gRPC puts a flag (compressed or not) and a length of four bytes in front of each message.
-pub(super) const PREFIX: usize = 5;
+const PREFIX: usize = 5;
 
-/// Reads until the prefix is there, or the body ends. One frame as a rule, and then nothing is copied.
-pub(super) async fn first_bytes(body: &mut Body) -> Result<Bytes, Status> {
-    let mut first = Bytes::new();
-    while first.len() < PREFIX {
-        let Some(frame) = body.frame().await else {
-            break;
-        };
-        match frame?.into_data() {
-            Ok(data) if first.is_empty() => first = data,
-            Ok(data) => first = [first, data].concat().into(),
-            Err(_trailers) => break,
+impl InFlight {
+    /// Reads the length of the message, takes its bytes, and then reads it.
+    ///
+    /// # Errors
+    /// When there is no room, or when what arrives is not one message in the time there is.
+    pub async fn message<B>(&self, body: &mut B) -> Result<Held, Stopped>
+    where
+        B: Body<Data = Bytes, Error = Status> + Unpin,
+    {
+        let mut read = pin!(self.read_message(body));
+        // All of it is there as a rule: no clock is read and no timer made.
+        if let Poll::Ready(message) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+            return message;
         }
-    }
-    Ok(first)
-}
-
-/// What the prefix announces. A body too short to have one has no message: the server behind says so.
-pub(super) fn length(mut first: &[u8]) -> u32 {
-    match first.try_get_u8() {
-        // The flag is the server's to refuse, which it does before it buffers anything.
-        Ok(_compressed) => first.try_get_u32().unwrap_or(0),
-        Err(_) => 0,
-    }
-}
-
-/// The peer did not send what it announced in the time there is.
-pub(super) fn late() -> Status {
-    Status::deadline_exceeded("the message did not arrive in time")
-}
-
-/// A request body with a message whose bytes are in the budget.
-#[derive(Debug)]
-pub struct Message {
-    /// What was read to learn the length.
-    first: Bytes,
-    rest: Body,
-    /// Bytes that may still arrive.
-    left: usize,
-    deadline: Instant,
-    /// Made when there is first something to wait for: most messages are there in one piece.
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Message {
-    pub(super) fn new(first: Bytes, rest: Body, length: u32, deadline: Instant) -> Self {
-        Self { first, rest, left: PREFIX.saturating_add(length as usize), deadline, timer: None }
+        let late = |_| Err(Stopped::Broken(Status::deadline_exceeded("the message did not arrive in time")));
+        timeout(self.arrival, read).await.unwrap_or_else(late)
     }
 
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) {
-            return Poll::Ready(frame);
+    async fn read_message<B>(&self, body: &mut B) -> Result<Held, Stopped>
+    where
+        B: Body<Data = Bytes, Error = Status> + Unpin,
+    {
+        let call = take(&self.calls, CALL)?;
+        let mut bytes = Bytes::new();
+        while bytes.len() < PREFIX {
+            let more = next(body).await?.ok_or_else(|| Status::internal("there is no message"))?;
+            bytes = if bytes.is_empty() { more } else { [bytes, more].concat().into() };
         }
-        let deadline = self.deadline;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Some(Err(late())))
-    }
-}
-
-impl http_body::Body for Message {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = if self.first.is_empty() {
-            ready!(self.poll_rest(cx))
-        } else {
-            Some(Ok(Frame::data(std::mem::take(&mut self.first))))
+        let compressed = bytes.get_u8();
+        let length = bytes.get_u32();
+        if compressed != 0 {
+            return Err(Status::internal("the message is compressed, or its flag is not gRPC's").into());
+        }
+        if length > self.max_message {
+            return Err(Stopped::Refused(Refusal::TooLarge));
+        }
+        let message = match length.saturating_sub(CALL) {
+            0 => None,
+            more => Some(take(&self.messages, more)?),
         };
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            match self.left.checked_sub(data.len()) {
-                Some(left) => self.left = left,
-                None => {
-                    let status = Status::invalid_argument("more bytes than the message announced");
-                    return Poll::Ready(Some(Err(status)));
-                }
+        // What comes in several frames is put together in one place, made once; one frame is left where it lies.
+        let mut joined = BytesMut::new();
+        let length = length as usize;
+        while bytes.len().max(joined.len()) < length {
+            let more = next(body).await?.ok_or_else(|| Status::internal("the message ends too soon"))?;
+            if joined.is_empty() {
+                joined.reserve(length.max(bytes.len() + more.len()));
+                joined.extend_from_slice(&bytes);
             }
+            joined.extend_from_slice(&more);
         }
-        Poll::Ready(frame)
+        if !joined.is_empty() {
+            bytes = joined.freeze();
+        }
+        if bytes.len() > length || next(body).await?.is_some() {
+            return Err(Status::invalid_argument("more bytes than the message announced").into());
+        }
+        Ok(Held { bytes, _call: call, message })
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.is_end_stream()
+/// The next bytes, or nothing when there are no more.
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Status>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+{
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing here, and are the last.
+        let Ok(data) = frame?.into_data() else { break };
+        if !data.is_empty() {
+            return Ok(Some(data));
+        }
     }
+    Ok(None)
 }

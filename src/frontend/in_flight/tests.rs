@@ -1,18 +1,15 @@
-use std::convert::Infallible;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use http::{Request, Response};
+use bytes::Bytes;
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
-use tokio::sync::{mpsc, oneshot};
+use http_body_util::StreamBody;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
-use tower::ServiceExt as _;
 
-use super::{Bounded, CALL, InFlight, LimitError, Message, Refusal};
+use super::{CALL, Held, InFlight, LimitError, Refusal, Stopped};
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
@@ -28,70 +25,41 @@ fn budget() -> InFlight {
 
 /// A message of `length` bytes behind its prefix.
 fn framed(length: u32) -> Bytes {
-    let mut bytes = vec![0; 5 + length as usize];
+    let mut bytes: Vec<u8> = (0..5 + length).map(|at| at as u8).collect();
+    bytes[0] = 0;
     bytes[1..5].copy_from_slice(&length.to_be_bytes());
     bytes.into()
 }
 
 /// A request body whose frames the test sends one by one.
-fn body() -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Request<Body>) {
+fn body() -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Body) {
     let (frames, receiver) = mpsc::channel(1);
-    let body = Body::new(StreamBody::new(ReceiverStream::new(receiver)));
-    (frames, Request::new(body))
+    (frames, Body::new(StreamBody::new(ReceiverStream::new(receiver))))
 }
 
-fn whole(message: Bytes) -> Request<Body> {
-    Request::new(Body::new(http_body_util::Full::new(message)))
+fn whole(message: Bytes) -> Body {
+    Body::new(http_body_util::Full::new(message))
 }
 
-/// A server that answers with the number of bytes it read, or with the status that reading gave.
-fn counting(budget: &InFlight) -> Bounded<impl Server> {
-    budget.guard(tower::service_fn(|request: Request<Message>| async {
-        let text = match request.into_body().collect().await {
-            Ok(body) => body.to_bytes().len().to_string(),
+async fn read(budget: &InFlight, mut body: Body) -> Result<Held, Stopped> {
+    budget.message(&mut body).await
+}
+
+/// What the peer is told: how much was read, the refusal, or the status of a failed call.
+async fn told(budget: &InFlight, body: Body) -> String {
+    match read(budget, body).await {
+        Ok(held) => held.bytes().len().to_string(),
+        Err(stopped) => match stopped.answer(budget) {
+            Ok(refusal) => String::from_utf8(refusal.into()).unwrap(),
             Err(status) => format!("{:?}", status.code()),
-        };
-        Ok(Response::new(Body::new(http_body_util::Full::from(text))))
-    }))
+        },
+    }
 }
 
-/// A server that never answers.
-fn stuck(budget: &InFlight) -> Bounded<impl Server> {
-    budget.guard(tower::service_fn(|_: Request<Message>| std::future::pending()))
-}
-
-trait Server:
-    tower_service::Service<Request<Message>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
-}
-impl<S> Server for S where
-    S: tower_service::Service<Request<Message>, Response = Response<Body>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static
-{
-}
-
-async fn text(response: Result<Response<Body>, Infallible>) -> String {
-    let body = response.unwrap().into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8_lossy(&body).into_owned()
-}
-
-/// The message of a refusal, after checking that gRPC sees a success.
-async fn refusal(response: Result<Response<Body>, Infallible>) -> String {
-    let response = response.unwrap();
-    assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["content-type"], "application/grpc");
-    let collected = response.into_body().collect().await.unwrap();
-    assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
-    let mut bytes = collected.to_bytes();
-    assert_eq!(bytes.get_u8(), 0, "not compressed");
-    assert_eq!(bytes.get_u32() as usize, bytes.len());
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn code(response: Result<Response<Body>, Infallible>) -> Code {
-    Status::from_header_map(response.unwrap().headers()).unwrap().code()
+/// Reads while the test sends.
+fn reading(budget: &InFlight, body: Body) -> tokio::task::JoinHandle<String> {
+    let budget = budget.clone();
+    tokio::spawn(async move { told(&budget, body).await })
 }
 
 /// Waits until `budget` holds `expected` bytes.
@@ -109,42 +77,78 @@ async fn taken(budget: &InFlight, expected: u64) {
 async fn messages_up_to_the_limit_pass_whole() {
     let budget = budget();
     for length in [0, 1, CALL, CALL + 1, 1_310_720] {
-        let response = counting(&budget).oneshot(whole(framed(length))).await;
-        assert_eq!(text(response).await, (length + 5).to_string());
+        let message = framed(length);
+        let held = read(&budget, whole(message.clone())).await.unwrap();
+        assert_eq!(held.bytes(), &message[5..]);
+        assert_eq!(held.bytes().as_ptr(), message[5..].as_ptr(), "one frame is not copied");
+        assert_eq!(budget.taken(), length.max(CALL) as usize);
+        drop(held);
         assert_eq!(budget.taken(), 0);
     }
     assert_eq!(budget.max_message(), 1_310_720);
 }
 
 #[tokio::test]
-async fn a_prefix_in_pieces_is_a_prefix() {
-    let (frames, request) = body();
-    let call = tokio::spawn(counting(&budget()).oneshot(request));
+async fn a_message_in_pieces_is_put_together() {
+    let budget = budget();
+    let (frames, mut body) = body();
+    let call = tokio::spawn(async move { budget.message(&mut body).await.unwrap().bytes().clone() });
     let message = framed(40_000);
     for piece in [&message[..1], &message[1..1], &message[1..4], &message[4..20_000], &message[20_000..]] {
         frames.send(Ok(Frame::data(Bytes::copy_from_slice(piece)))).await.unwrap();
     }
     drop(frames);
-    assert_eq!(text(call.await.unwrap()).await, "40005");
+    assert_eq!(call.await.unwrap(), message[5..]);
 }
 
 #[tokio::test]
-async fn a_body_without_a_message_is_left_to_the_server() {
-    for short in [&b""[..], b"\0", b"\0\0\0\0"] {
-        let response = counting(&budget()).oneshot(whole(Bytes::from_static(short))).await;
-        assert_eq!(text(response).await, short.len().to_string());
+async fn what_is_not_one_message_is_a_failed_call() {
+    let rows: [(&str, &[u8], &str); 6] = [
+        ("nothing", b"", "Internal"),
+        ("a flag", b"\0", "Internal"),
+        ("half a prefix", b"\0\0\0\0", "Internal"),
+        ("half a message", b"\0\0\0\0\x02x", "Internal"),
+        ("a compressed message", b"\x01\0\0\0\x01x", "Internal"),
+        ("more than was announced", b"\0\0\0\0\x01xx", "InvalidArgument"),
+    ];
+    let budget = budget();
+    for (name, bytes, code) in rows {
+        assert_eq!(told(&budget, whole(Bytes::from_static(bytes))).await, code, "{name}");
+        assert_eq!(budget.taken(), 0, "{name}");
     }
+    for last in ["in the next frame", "after a message in two frames"] {
+        let (frames, body) = body();
+        let call = reading(&budget, body);
+        let message = framed(10);
+        let split = if last == "in the next frame" { message.len() } else { 8 };
+        for piece in [&message[..split], &message[split..], b"x"] {
+            // The reader may have ended already.
+            let _ = frames.send(Ok(Frame::data(Bytes::copy_from_slice(piece)))).await;
+        }
+        assert_eq!(call.await.unwrap(), "InvalidArgument", "{last}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_end_a_message() {
+    let budget = budget();
+    let (frames, body) = body();
+    let call = reading(&budget, body);
+    frames.send(Ok(Frame::data(framed(10)))).await.unwrap();
+    frames.send(Ok(Frame::trailers(http::HeaderMap::new()))).await.unwrap();
+    assert_eq!(call.await.unwrap(), "10");
 }
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_refused_by_its_prefix_alone() {
     for length in [1_310_721_u32, u32::MAX] {
         let budget = budget();
-        let (frames, request) = body();
+        let (frames, body) = body();
         frames.send(Ok(Frame::data(framed(0).slice(..1)))).await.unwrap();
-        let call = tokio::spawn(stuck(&budget).oneshot(request));
+        let call = reading(&budget, body);
         frames.send(Ok(Frame::data(Bytes::copy_from_slice(&length.to_be_bytes())))).await.unwrap();
-        assert_eq!(refusal(call.await.unwrap()).await, "too large");
+        assert_eq!(call.await.unwrap(), "too large");
+        assert!(frames.is_closed(), "it is not read on");
         assert_eq!(budget.taken(), 0);
     }
 }
@@ -152,62 +156,23 @@ async fn a_message_beyond_the_limit_is_refused_by_its_prefix_alone() {
 #[tokio::test]
 async fn the_sum_is_bounded_and_small_calls_have_a_part_of_their_own() {
     let budget = budget();
-    let start = |length| tokio::spawn(stuck(&budget).oneshot(whole(framed(length))));
+    let message = |length| read(&budget, whole(framed(length)));
 
-    let large = [start(MIB as u32), start(MIB as u32), start(MIB as u32)];
-    taken(&budget, 3 * MIB).await;
-    let response = stuck(&budget).oneshot(whole(framed(192 << 10))).await;
-    assert_eq!(refusal(response).await, "no room");
+    let large = [message(MIB as u32).await, message(MIB as u32).await, message(MIB as u32).await];
+    assert!(large.iter().all(Result::is_ok));
+    assert_eq!(budget.taken() as u64, 3 * MIB);
+    assert_eq!(told(&budget, whole(framed(192 << 10))).await, "no room");
 
-    let small: Vec<_> = (3..32).map(|_| start(CALL)).collect();
-    taken(&budget, 4 * MIB - 3 * u64::from(CALL)).await;
-    let response = stuck(&budget).oneshot(whole(framed(0))).await;
-    assert_eq!(refusal(response).await, "no room", "32 calls are the most");
-
-    // A call that is cancelled gives back what it had.
-    for call in large.iter().chain(&small) {
-        call.abort();
+    let mut small = Vec::new();
+    for _ in 3..32 {
+        small.push(message(CALL).await.unwrap());
     }
-    taken(&budget, 0).await;
-    let response = counting(&budget).oneshot(whole(framed(MIB as u32))).await;
-    assert_eq!(text(response).await, (MIB + 5).to_string());
-}
+    assert_eq!(budget.taken() as u64, 4 * MIB - 3 * u64::from(CALL));
+    assert_eq!(told(&budget, whole(framed(0))).await, "no room", "32 calls are the most");
 
-#[tokio::test]
-async fn the_bytes_are_held_until_the_server_has_answered() {
-    let budget = budget();
-    let (answer, answered) = oneshot::channel::<()>();
-    let answered = futures_util::FutureExt::shared(answered);
-    let server = budget.guard(tower::service_fn(move |request: Request<Message>| {
-        let answered = answered.clone();
-        async {
-            drop(request.into_body().collect().await);
-            let _ = answered.await;
-            Ok::<_, Infallible>(Response::new(Body::empty()))
-        }
-    }));
-    let call = tokio::spawn(server.oneshot(whole(framed(MIB as u32))));
-    taken(&budget, MIB).await;
-    answer.send(()).unwrap();
-    call.await.unwrap().unwrap();
+    drop((large, small));
     assert_eq!(budget.taken(), 0);
-}
-
-#[tokio::test]
-async fn more_than_announced_is_an_error() {
-    let message = framed(10);
-    let rows = [
-        ("in the same frame", vec![[&message[..], b"x"].concat()]),
-        ("in the next frame", vec![message.to_vec(), b"x".to_vec()]),
-    ];
-    for (name, pieces) in rows {
-        let (frames, request) = body();
-        let call = tokio::spawn(counting(&budget()).oneshot(request));
-        for piece in pieces {
-            frames.send(Ok(Frame::data(piece.into()))).await.unwrap();
-        }
-        assert_eq!(text(call.await.unwrap()).await, "InvalidArgument", "{name}");
-    }
+    assert_eq!(told(&budget, whole(framed(MIB as u32))).await, MIB.to_string());
 }
 
 #[tokio::test]
@@ -215,37 +180,38 @@ async fn a_message_that_does_not_arrive_ends_and_frees_its_bytes() {
     let message = framed(MIB as u32);
     let budget = budget().with_arrival(Duration::from_millis(50));
 
-    let (silent, request) = body();
-    assert_eq!(code(counting(&budget).oneshot(request).await), Code::DeadlineExceeded, "no prefix");
+    let (silent, none) = body();
+    assert_eq!(told(&budget, none).await, "DeadlineExceeded", "no prefix");
     drop(silent);
 
-    let (stalled, request) = body();
+    let (stalled, part) = body();
     stalled.send(Ok(Frame::data(message.slice(..1000)))).await.unwrap();
-    let call = tokio::spawn(counting(&budget).oneshot(request));
+    let call = reading(&budget, part);
     taken(&budget, MIB).await;
-    assert_eq!(text(call.await.unwrap()).await, "DeadlineExceeded", "a part of it");
+    assert_eq!(call.await.unwrap(), "DeadlineExceeded", "a part of it");
     assert_eq!(budget.taken(), 0);
 
-    let (endless, request) = body();
+    let (endless, all) = body();
     endless.send(Ok(Frame::data(framed(0)))).await.unwrap();
-    let response = counting(&budget).oneshot(request).await;
-    assert_eq!(text(response).await, "DeadlineExceeded", "all of it, but no end");
+    assert_eq!(told(&budget, all).await, "DeadlineExceeded", "all of it, but no end");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_gives_back_what_it_had() {
+    let budget = budget();
+    let (frames, body) = body();
+    frames.send(Ok(Frame::data(framed(MIB as u32).slice(..1000)))).await.unwrap();
+    let call = reading(&budget, body);
+    taken(&budget, MIB).await;
+    call.abort();
+    taken(&budget, 0).await;
 }
 
 #[tokio::test]
 async fn a_broken_stream_is_a_failed_call() {
-    let (frames, request) = body();
+    let (frames, body) = body();
     frames.send(Err(Status::data_loss("gone"))).await.unwrap();
-    assert_eq!(code(counting(&budget()).oneshot(request).await), Code::DataLoss);
-}
-
-#[tokio::test]
-async fn a_refused_message_is_not_read_on() {
-    let (frames, request) = body();
-    let announced = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]);
-    frames.send(Ok(Frame::data(announced))).await.unwrap();
-    assert_eq!(refusal(stuck(&budget()).oneshot(request).await).await, "too large");
-    assert!(frames.is_closed());
+    assert_eq!(told(&budget(), body).await, "DataLoss");
 }
 
 #[test]

@@ -1,64 +1,85 @@
 //! One JSON object, written as it comes. A line per check is too often to describe each to a serializer first.
 
+use std::{io::Write as _, net::IpAddr};
+
+use tollgate_core::text::is_printable_without;
+
 use super::line::capped;
 
-/// An object that is being written.
+/// An object that is being written: every field ends in a comma, and the last comma becomes the end.
 pub(super) struct Object<'o> {
     out: &'o mut Vec<u8>,
-    opened: bool,
 }
 
 impl<'o> Object<'o> {
     pub(super) fn open(out: &'o mut Vec<u8>) -> Self {
-        Self { out, opened: false }
+        out.push(b'{');
+        Self { out }
     }
 
     pub(super) fn close(self) {
-        self.out.extend_from_slice(if self.opened { b"}" } else { b"{}" });
+        match self.out.last_mut() {
+            Some(comma @ b',') => *comma = b'}',
+            _ => self.out.push(b'}'),
+        }
     }
 
     /// A name that JSON needs not escape.
+    #[inline]
     fn name(&mut self, name: &'static str) {
-        self.out.extend_from_slice(if self.opened { b",\"" } else { b"{\"" });
-        self.opened = true;
+        self.out.push(b'"');
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
     }
 
-    /// Text that JSON needs not escape.
-    pub(super) fn plain(&mut self, name: &'static str, text: &[u8]) {
+    /// Text that JSON needs not escape, as `write` appends it.
+    #[inline]
+    pub(super) fn written(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         self.name(name);
         self.out.push(b'"');
-        self.out.extend_from_slice(text);
-        self.out.push(b'"');
+        write(self.out);
+        self.out.extend_from_slice(b"\",");
+    }
+
+    /// Text that JSON needs not escape.
+    #[inline]
+    pub(super) fn plain(&mut self, name: &'static str, text: &[u8]) {
+        self.written(name, |out| out.extend_from_slice(text));
     }
 
     /// Text from outside: cut to `most` bytes as they stand here, and escaped.
     pub(super) fn text(&mut self, name: &'static str, bytes: &[u8], most: usize) {
-        let plain = |byte: &u8| matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\');
-        if bytes.len() <= most && bytes.iter().all(plain) {
+        if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
             return self.plain(name, bytes);
         }
         self.name(name);
         // Writing into memory does not fail.
         let _ = serde_json::to_writer(&mut *self.out, &capped(bytes, most));
+        self.out.push(b',');
     }
 
     /// A number.
-    pub(super) fn number(&mut self, name: &'static str, mut number: u64) {
+    #[inline]
+    pub(super) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
-        let from = self.out.len();
-        loop {
-            let [digit, ..] = (number % 10).to_le_bytes();
-            self.out.push(b'0' + digit);
-            number /= 10;
-            if number == 0 {
-                break;
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.out.push(b',');
+    }
+
+    /// An address.
+    pub(super) fn address(&mut self, name: &'static str, address: IpAddr) {
+        self.written(name, |out| match address {
+            IpAddr::V4(address) => {
+                let [first, rest @ ..] = address.octets();
+                out.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
+                for octet in rest {
+                    out.push(b'.');
+                    out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                }
             }
-        }
-        if let Some(digits) = self.out.get_mut(from..) {
-            digits.reverse();
-        }
+            // Writing into memory does not fail.
+            IpAddr::V6(address) => drop(write!(out, "{address}")),
+        });
     }
 }
 
@@ -79,9 +100,12 @@ mod tests {
         object.text("cut", &[b'x'; 20], 10);
         object.number("zero", 0);
         object.number("most", u64::MAX);
+        object.address("v4", "192.0.2.10".parse().unwrap());
+        object.address("v6", "2001:db8::1".parse().unwrap());
         object.close();
         let expected = json!({
             "a": "b", "quote": "\"\\\n", "wide": "é\u{fffd}", "broken": "\u{fffd}", "cut": "xxxxxxx…", "zero": 0, "most": u64::MAX,
+            "v4": "192.0.2.10", "v6": "2001:db8::1",
         });
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
         let mut empty = Vec::new();

@@ -3,7 +3,10 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use tollgate_core::{authn::Principal, revocation::hex};
+use tollgate_core::{
+    authn::Principal,
+    text::{hex_128, is_printable_without},
+};
 
 use super::json::Object;
 use crate::observe::rfc3339::Rfc3339;
@@ -45,13 +48,14 @@ impl Facts<'_> {
         line.plain("event", b"check");
         line.plain("decision_id", self.decision_id.as_bytes());
         if let Some(address) = self.client_ip {
-            line.plain("client_ip", address.to_string().as_bytes());
+            line.address("client_ip", address);
         }
         if let Some(principal) = self.principal {
             line.text("sub", principal.subject().as_bytes(), TEXT);
             line.text("iss", principal.issuer().as_bytes(), TEXT);
             if let Some(digest) = principal.revocation().jti_digest() {
-                line.plain("jti_sha256", hex(digest).as_bytes());
+                let digits = digest.as_chunks().0.iter().map(|half| hex_128(*half));
+                line.written("jti_sha256", |out| digits.for_each(|digits| out.extend_from_slice(&digits)));
             }
             if let Some(moment) = principal.issued_at() {
                 line.number("iat", moment);
@@ -88,7 +92,7 @@ fn without_query(path: &[u8]) -> &[u8] {
 /// Text of at most `most` bytes once JSON has escaped it. What is no UTF-8, and control characters that JSON leaves as they are (a
 /// terminal would obey them), become U+FFFD; what was cut ends in `…`.
 pub(crate) fn capped(bytes: &[u8], most: usize) -> Cow<'_, str> {
-    if bytes.len() <= most && bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+    if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
         return String::from_utf8_lossy(bytes);
     }
     const MARK: char = '…';

@@ -2,19 +2,16 @@
 
 use std::{
     io::{self, Write},
-    sync::{
-        Arc,
-        atomic::Ordering::{Acquire, Relaxed, Release},
-        mpsc::Receiver,
-    },
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use super::{AuditConfig, Message, OnFull, Shared, file::LogFile};
-
-/// Bytes that are gathered before they are written.
-const BATCH: usize = 64 << 10;
+use super::{
+    AuditConfig, OnFull,
+    file::LogFile,
+    queue::{Lines, Queue},
+};
 
 /// How long lines are gathered after the first one. A thread that is woken for each line costs the checks more than the lines
 /// do, where both share a core; a line in a batch waits this much longer.
@@ -56,10 +53,9 @@ impl Sink {
 /// The thread's state.
 pub(super) struct Writer {
     sink: Sink,
-    queue: Receiver<Message>,
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     on_full: OnFull,
-    gathers: bool,
+    gather: Option<Duration>,
     /// The last write failed: said once, not with every batch.
     failing: bool,
     /// The rest of a line that had begun was given up: the next one must start with a line break.
@@ -67,34 +63,16 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(sink: Sink, queue: Receiver<Message>, shared: Arc<Shared>, config: &AuditConfig) -> Self {
-        let gathers = config.queue >= GATHERED;
-        Self { sink, queue, shared, on_full: config.on_full, gathers, failing: false, torn: false }
+    pub(super) fn new(sink: Sink, queue: Arc<Queue>, config: &AuditConfig) -> Self {
+        let gather = (config.queue >= GATHERED).then_some(GATHER);
+        Self { sink, queue, on_full: config.on_full, gather, failing: false, torn: false }
     }
 
-    /// Writes until the end is asked for or nobody can send any more.
+    /// Writes until there will be no more lines.
     pub(super) fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut end = false;
-        while let Some(first) = if end { self.queue.try_recv().ok() } else { self.queue.recv().ok() } {
-            if self.gathers && !self.shared.ending.load(Acquire) {
-                thread::sleep(GATHER);
-            }
-            let mut lines = 0;
-            let mut next = Some(first);
-            while let Some(message) = next {
-                match message {
-                    Message::Line(line) => {
-                        batch.extend_from_slice(&line);
-                        lines += 1;
-                    }
-                    Message::End => end = true,
-                }
-                next = if batch.len() < BATCH { self.queue.try_recv().ok() } else { None };
-            }
-            self.put(&batch);
-            batch.clear();
-            self.shared.free.fetch_add(lines, Release);
+        let mut lines = Lines::default();
+        while self.queue.next(&mut lines, self.gather) {
+            self.put(&lines.text);
         }
     }
 
@@ -111,7 +89,7 @@ impl Writer {
                         self.failing = true;
                         tracing::error!(%error, "the audit log cannot be written");
                     }
-                    if self.on_full == OnFull::Drop || self.shared.ending.load(Acquire) {
+                    if self.on_full == OnFull::Drop || self.queue.is_closing() {
                         self.give_up(batch, rest);
                         return;
                     }
@@ -137,7 +115,7 @@ impl Writer {
     /// Counts the lines of `rest`, the end of `batch`, as dropped; one that is written in part is dropped too.
     fn give_up(&mut self, batch: &[u8], rest: &[u8]) {
         let lost = rest.iter().filter(|byte| **byte == b'\n').count();
-        self.shared.write.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Relaxed);
+        self.queue.lost(lost);
         let written = batch.len().saturating_sub(rest.len());
         self.torn |= batch.get(..written).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n');
     }

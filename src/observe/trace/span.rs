@@ -58,7 +58,7 @@ pub(crate) struct Facts {
     pub(crate) decision_id: String,
     pub(crate) ending: Ending,
     pub(crate) route: Option<Arc<Route>>,
-    pub(crate) model: Option<String>,
+    pub(crate) model: Option<Arc<str>>,
     pub(crate) outage: Option<Outage>,
     /// Only with `observe.tracing.identity`.
     pub(crate) principal: Option<Arc<Principal>>,

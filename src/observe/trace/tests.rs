@@ -139,7 +139,7 @@ fn what_failed_is_marked_and_what_was_refused_is_not() {
 
 #[test]
 fn texts_are_cut() {
-    let spans = written(Trace::new(None), Facts { model: Some("é".repeat(200)), ..facts(Ending::Cancelled) });
+    let spans = written(Trace::new(None), Facts { model: Some("é".repeat(200).into()), ..facts(Ending::Cancelled) });
     assert_eq!(attributes(&spans[0])[3], ("tollgate.model", &*"é".repeat(128)));
 }
 

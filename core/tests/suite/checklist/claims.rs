@@ -124,5 +124,5 @@ fn what_is_accepted_is_what_the_token_says() {
         ["s1", "s2", "s4", "s3"],
         "in the order of the configuration: scope, scopes, scp"
     );
-    assert_eq!(principal.jti(), Some("id-1"));
+    assert_eq!(principal.revocation().jti_digest(), Some(&tollgate_core::revocation::sha256(b"id-1")));
 }

@@ -1,0 +1,138 @@
+//! What a client is told of its limits.
+
+use super::list::{HeaderSink, push_number};
+use crate::{limit::LimitStatus, time::Span};
+
+/// `x-ratelimit-*` for the limit with least room (OpenAI's names, its durations), and `RateLimit`/`RateLimit-Policy`
+/// (draft-ietf-httpapi-ratelimit-headers) for all of them.
+pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSink) {
+    // The one that runs out first: least left, as a part of what there is.
+    let tightest = limits.iter().min_by(|a, b| {
+        let left =
+            |status: &LimitStatus, other: &LimitStatus| u128::from(status.verdict.remaining) * u128::from(other.limit.max(1));
+        left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
+    });
+    let Some(tightest) = tightest else { return };
+    to.number("x-ratelimit-limit-requests", tightest.limit);
+    to.number("x-ratelimit-remaining-requests", tightest.verdict.remaining);
+    to.header("x-ratelimit-reset-requests", |text| go_duration(text, Span::from_micros(tightest.verdict.reset)));
+    let seconds = |micros: u64| micros.div_ceil(1_000_000);
+    // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
+    let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
+    to.header("ratelimit-policy", |text| {
+        list(text, limits, (b";q=", |status| status.limit), (b";w=", |status| window(status.window)));
+    });
+    to.header("ratelimit", |text| {
+        list(text, limits, (b";r=", |status| status.verdict.remaining), (b";t=", |status| seconds(status.verdict.reset)));
+    });
+}
+
+/// `"name";a=1;b=2`, for each limit.
+fn list(
+    text: &mut Vec<u8>,
+    limits: &[LimitStatus],
+    (first, one): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
+    (second, two): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
+) {
+    for (index, status) in limits.iter().enumerate() {
+        if index > 0 {
+            text.extend_from_slice(b", ");
+        }
+        text.push(b'"');
+        text.extend_from_slice(status.name.as_bytes());
+        text.push(b'"');
+        text.extend_from_slice(first);
+        push_number(text, one(status));
+        text.extend_from_slice(second);
+        push_number(text, two(status));
+    }
+}
+
+/// A duration as Go prints it, which is what OpenAI sends: `6m0s`, `1.5s`, `20ms`.
+fn go_duration(text: &mut Vec<u8>, span: Span) {
+    let millis = span.micros().div_ceil(1000);
+    if (1..1000).contains(&millis) {
+        push_number(text, millis);
+        return text.extend_from_slice(b"ms");
+    }
+    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
+    if hours > 0 {
+        push_number(text, hours);
+        text.push(b'h');
+    }
+    if hours > 0 || minutes > 0 {
+        push_number(text, minutes);
+        text.push(b'm');
+    }
+    push_number(text, rest / 1000);
+    let fraction = rest % 1000;
+    if fraction > 0 {
+        text.push(b'.');
+        // Without the zeros at the end, with those in front.
+        text.extend_from_slice(match fraction {
+            0..10 => b"00",
+            10..100 => b"0",
+            _ => b"",
+        });
+        let shortest = if fraction % 100 == 0 {
+            fraction / 100
+        } else if fraction % 10 == 0 {
+            fraction / 10
+        } else {
+            fraction
+        };
+        push_number(text, shortest);
+    }
+    text.push(b's');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{decision::answer::HeaderList, limit::Verdict};
+
+    fn status(name: &str, limit: u64, remaining: u64, reset: u64) -> LimitStatus {
+        LimitStatus {
+            name: name.into(),
+            limit,
+            window: limit * 1_000_000,
+            verdict: Verdict { admitted: remaining > 0, remaining, retry_after: 0, reset },
+        }
+    }
+
+    #[test]
+    fn durations_are_go_s() {
+        for (micros, text) in [
+            (0, "0s"),
+            (20_000, "20ms"),
+            (1_000_000, "1s"),
+            (1_500_000, "1.5s"),
+            (1_050_000, "1.05s"),
+            (1_005_000, "1.005s"),
+            (61_120_000, "1m1.12s"),
+            (360_000_000, "6m0s"),
+            (3_661_000_000, "1h1m1s"),
+            (500, "1ms"),
+        ] {
+            let mut written = Vec::new();
+            go_duration(&mut written, Span::from_micros(micros));
+            assert_eq!(String::from_utf8(written).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_tightest_limit_is_shown_and_all_are_listed() {
+        let mut headers = HeaderList::default();
+        rate_limit_headers(&[status("a", 60, 30, 30_000_000), status("b", 100, 10, 90_000_000)], &mut headers);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [
+                ("x-ratelimit-limit-requests", "100"),
+                ("x-ratelimit-remaining-requests", "10"),
+                ("x-ratelimit-reset-requests", "1m30s"),
+                ("ratelimit-policy", "\"a\";q=60;w=60, \"b\";q=100;w=100"),
+                ("ratelimit", "\"a\";r=30;t=30, \"b\";r=10;t=90"),
+            ]
+        );
+    }
+}

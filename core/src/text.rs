@@ -1,0 +1,55 @@
+//! What text is made of. A dozen short texts are looked at per check, so they are not looked at byte by byte.
+
+/// Whether `bytes` is printable ASCII (space to `~`) without either of two characters.
+pub fn is_printable_without(bytes: &[u8], except: [u8; 2]) -> bool {
+    let (words, _) = bytes.as_chunks::<8>();
+    match bytes.last_chunk::<8>() {
+        // The last eight bytes once more, instead of what is left one by one.
+        Some(last) => words.iter().chain([last]).all(|word| is_plain_word(*word, except)),
+        None => bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !except.contains(byte)),
+    }
+}
+
+/// The high bit of each byte says that it is none of ours, after "Bit Twiddling Hacks" (S. E. Anderson), `hasless` and `haszero`.
+fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_ne_bytes(word);
+    let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (word | below(word, b' ') | is(0x7f) | is(one) | is(other)) & (ONES << 7) == 0
+}
+
+/// 128 bits in lower-case hex.
+pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_lower_case_and_in_order() {
+        assert_eq!(&hex_128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes()), b"0123456789abcdeffedcba9876543210");
+    }
+
+    #[test]
+    fn every_byte_is_told_apart_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            let expected = matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+            for length in 1..=20 {
+                for at in 0..length {
+                    let mut text = vec![b'~'; length];
+                    text[at] = byte;
+                    assert_eq!(is_printable_without(&text, [b'"', b'\\']), expected, "{byte} at {at} of {length}");
+                }
+            }
+        }
+        assert!(is_printable_without(b"", [b'%', b'%']));
+    }
+}
