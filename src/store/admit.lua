@@ -3,9 +3,10 @@
 -- `now` (microseconds) is set by a line in front of this, from TIME in production, by the test in a test.
 --
 -- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all, each check's F foreign keys
--- ARGV  the number of checks, the number of keys that are not foreign; then for each check: E, B, C, F, the credential's iat in
---       seconds, and interval, burst, cost and want of each bucket
--- gives for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
+-- ARGV  the number of checks, the number of keys that are not foreign, and a packed list (MessagePack: one argument is cheaper
+--       than a thousand), for each check: E, B, C, F, the credential's iat in seconds, and interval, burst, cost and want of
+--       each bucket
+-- gives a packed list, for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
 --       is no number (nothing is charged); otherwise 0 and for each bucket: how many units were taken (of a check that was not
 --       admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never), reset. An admitted charge
 --       takes cost, or up to want units to be held, but then no more than half of what is there. A bucket's value is its TAT in
@@ -17,17 +18,17 @@ local function integer(value)
   if number and number >= 0 and number < 9007199254740992 and number == math.floor(number) then return number end
 end
 
-local checks, ours = tonumber(ARGV[1]), tonumber(ARGV[2])
+local checks, ours, asked = tonumber(ARGV[1]), tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local stored = ours > 0 and redis.call('MGET', unpack(KEYS, 1, ours)) or {}
 -- What earlier checks of this call made of a bucket, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
-local key, foreign, arg = 0, ours, 2
+local key, foreign, arg = 0, ours, 0
 
 for _ = 1, checks do
-  local exact, before, buckets = tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
-  local others, issued_at = tonumber(ARGV[arg + 4]), integer(ARGV[arg + 5])
+  local exact, before, buckets = asked[arg + 1], asked[arg + 2], asked[arg + 3]
+  local others, issued_at = asked[arg + 4], integer(asked[arg + 5])
   arg = arg + 5
   local code, base, room = issued_at and 0 or -1, key + exact + before, true
 
@@ -49,7 +50,7 @@ for _ = 1, checks do
   for i = 1, buckets do
     if code == 0 then
       local n = arg + 4 * i
-      local interval, burst, cost, want = integer(ARGV[n - 3]), integer(ARGV[n - 2]), integer(ARGV[n - 1]), integer(ARGV[n])
+      local interval, burst, cost, want = integer(asked[n - 3]), integer(asked[n - 2]), integer(asked[n - 1]), integer(asked[n])
       local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
       if interval and burst and cost and want and tat then
         local start = math.max(tat, now)
@@ -97,4 +98,4 @@ for i = 1, #written do
   local ttl = math.ceil((tat - now) / 1000) + 1000
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
-return answer
+return cmsgpack.pack(answer)
