@@ -8,6 +8,7 @@ mod config;
 mod leases;
 mod local;
 mod memory;
+mod prehashed;
 mod redis;
 mod replica;
 mod revocation;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{Hash, Hasher},
     sync::{
         PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +14,8 @@ use tollgate_core::{
     revocation::{Fingerprint, Keys, Kind, Mark},
     time::{Span, Timestamp},
 };
+
+use super::prehashed::Prehashed;
 
 /// Parts with a lock each, held for one entry at a time: whoever loads a million of them, or sweeps them, stops no check. A part
 /// of a million grows in 20 microseconds.
@@ -31,38 +33,17 @@ pub(super) struct Revoked {
     counts: [AtomicU64; Kind::ALL.len()],
 }
 
-type Shard = HashMap<Key, Held, BuildHasherDefault<Half>>;
+type Shard = HashMap<Key, Held, Prehashed>;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Key([u64; 2]);
-
-impl std::hash::Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self([high, _]) = self;
-        state.write_u64(*high);
-    }
-}
-
-impl Key {
-    fn kind(&self) -> usize {
-        let Self([_, low]) = self;
-        Fingerprint::place_of_kind(*low)
-    }
-}
+struct Key(Fingerprint);
 
 /// Half of a fingerprint is a hash already. Nobody chooses what stands in the table but who may revoke.
-#[derive(Default)]
-struct Half(u64);
-
-impl Hasher for Half {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self(fingerprint) = self;
+        let [high, _] = fingerprint.halves();
+        state.write_u64(high);
     }
 }
 
@@ -117,23 +98,20 @@ impl Revoked {
     }
 
     fn place(&self, fingerprint: Fingerprint) -> Option<(Key, &RwLock<Shard>)> {
-        let key = Key(fingerprint.halves());
         // The lowest bits are the kind.
-        let Key([_, low]) = key;
+        let [_, low] = fingerprint.halves();
         let shard = usize::try_from((low >> 32) % SHARDS as u64).ok()?;
-        Some((key, self.shards.get(shard)?))
+        Some((Key(fingerprint), self.shards.get(shard)?))
     }
 
     /// Adds an entry, or strengthens the one of this key; ends are rounded up to whole seconds. Keys that are none are left out.
     pub(super) fn add(&self, key: &str, at: Timestamp, ends: Timestamp) {
-        let Some((key, shard)) = Fingerprint::of(key).and_then(|key| self.place(key)) else { return };
-        let kind = key.kind();
+        let Some(fingerprint) = Fingerprint::of(key) else { return };
+        let Some(((key, shard), count)) = self.place(fingerprint).zip(self.count(fingerprint)) else { return };
         let new = Held::new(at, ends);
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let held = shard.entry(key).or_insert_with(|| {
-            if let Some(count) = self.counts.get(kind) {
-                count.fetch_add(1, Ordering::Release);
-            }
+            count.fetch_add(1, Ordering::Release);
             new
         });
         // What is to be read anew counts for nothing.
@@ -150,10 +128,15 @@ impl Revoked {
     }
 
     /// An entry went.
-    fn forgot(&self, key: &Key) {
-        if let Some(count) = self.counts.get(key.kind()) {
+    fn forgot(&self, Key(fingerprint): &Key) {
+        if let Some(count) = self.count(*fingerprint) {
             count.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// The number of entries of a kind.
+    fn count(&self, fingerprint: Fingerprint) -> Option<&AtomicU64> {
+        self.counts.get(fingerprint.place_of_kind())
     }
 
     /// Begins to read everything anew: what is not added before [`renewed`](Self::renewed) will go then, and holds until then.

@@ -36,8 +36,9 @@ impl Fingerprint {
         self.0
     }
 
-    /// The place in [`Kind::ALL`] of the kind of a fingerprint with this second half.
-    pub const fn place_of_kind(second: u64) -> usize {
+    /// The place of its kind in [`Kind::ALL`].
+    pub const fn place_of_kind(self) -> usize {
+        let Self([_, second]) = self;
         (second & KIND) as usize
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
-    hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher},
+    hash::{BuildHasher as _, Hash, Hasher},
 };
 
 use tollgate_core::limit::BucketId;
+
+use crate::store::prehashed::Prehashed;
 
 /// A part of a million buckets grows, or is swept, in some 50 microseconds, while all checks wait.
 const PARTS: usize = 256;
@@ -33,7 +35,7 @@ pub(super) struct Table {
 
 #[derive(Debug)]
 struct Part {
-    tats: HashMap<Key, u64, BuildHasherDefault<Product>>,
+    tats: HashMap<Key, u64, Prehashed>,
     /// No bucket of it is full before this moment.
     due: u64,
 }
@@ -146,22 +148,6 @@ impl Key {
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.product());
-    }
-}
-
-/// Takes what it is given.
-#[derive(Default)]
-struct Product(u64);
-
-impl Hasher for Product {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, product: u64) {
-        self.0 = product;
     }
 }
 
