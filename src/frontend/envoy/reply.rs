@@ -67,13 +67,26 @@ impl HeaderSink for Options<'_> {
 
 /// `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }`.
 fn option(writer: &mut Writer, field: u8, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-    writer.message(field, |option| {
-        option.message(1, |header| {
-            header.bytes(1, name.as_bytes());
-            header.value(2, value);
-        });
-        option.number(3, OVERWRITE);
-    });
+    let places = open_option(writer, field, name);
+    value(writer.text());
+    close_option(writer, places);
+}
+
+/// What comes before the value. There are a dozen headers in an answer, each with code of its own for the value alone.
+#[inline(never)]
+fn open_option(writer: &mut Writer, field: u8, name: &str) -> [usize; 3] {
+    let option = writer.open(field);
+    let header = writer.open(1);
+    writer.bytes(1, name.as_bytes());
+    [option, header, writer.open(2)]
+}
+
+#[inline(never)]
+fn close_option(writer: &mut Writer, [option, header, value]: [usize; 3]) {
+    writer.close(value);
+    writer.close(header);
+    writer.number(3, OVERWRITE);
+    writer.close(option);
 }
 
 /// A denial: also what the body bound answers with before a message is read.
