@@ -134,8 +134,9 @@ impl Writer {
         }
     }
 
-    /// Where text that was opened is written.
-    pub(super) fn text(&mut self) -> &mut Vec<u8> {
+    /// The bytes so far: for text that was opened, and for frames whose lengths are known.
+    #[inline]
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
 
