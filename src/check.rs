@@ -62,7 +62,7 @@ pub enum Answer<'a> {
 
 /// What is known of a check: decision id, route, subject, tenant, model, reason.
 #[derive(Clone, Copy, Debug)]
-pub struct Metadata<'a>([(&'static str, Option<&'a str>); 6]);
+pub struct Metadata<'a>(pub(crate) [(&'static str, Option<&'a str>); 6]);
 
 impl<'a> Metadata<'a> {
     /// What is known, by name.

@@ -284,7 +284,7 @@ impl Drop for CheckRecord<'_> {
         let cause = self.cause(ending);
         let facts = Facts {
             time: Rfc3339(self.now),
-            decision_id: self.id(),
+            decision_id: &self.id,
             client_ip: self.asked.address,
             principal,
             method: self.asked.method,

@@ -5,7 +5,7 @@ pub fn is_printable_without(bytes: &[u8], except: [u8; 2]) -> bool {
     let (words, _) = bytes.as_chunks::<8>();
     match bytes.last_chunk::<8>() {
         // The last eight bytes once more, instead of what is left one by one.
-        Some(last) => words.iter().chain([last]).all(|word| is_plain_word(*word, except)),
+        Some(last) => is_plain_word(*last, except) && words.iter().all(|word| is_plain_word(*word, except)),
         None => bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !except.contains(byte)),
     }
 }

@@ -115,13 +115,12 @@ impl Writer {
     /// Text or bytes.
     #[inline]
     pub(super) fn bytes(&mut self, field: u8, bytes: &[u8]) {
-        self.value(field, |value| value.extend_from_slice(bytes));
-    }
-
-    /// Text or bytes that `write` appends.
-    #[inline]
-    pub(super) fn value(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) {
-        self.message(field, |writer| write(&mut writer.0));
+        let length = bytes.len();
+        if length >= 0x80 {
+            return self.message(field, |writer| writer.0.extend_from_slice(bytes));
+        }
+        self.0.extend_from_slice(&[field << 3 | 2, length.to_le_bytes()[0]]);
+        self.0.extend_from_slice(bytes);
     }
 
     /// A number below 16384.
@@ -136,15 +135,33 @@ impl Writer {
     /// A message within this one, whose fields `write` writes.
     #[inline]
     pub(super) fn message(&mut self, field: u8, write: impl FnOnce(&mut Self)) {
+        let from = self.open(field);
+        write(self);
+        self.close(from);
+    }
+
+    /// Opens a message, or text that is written as it is made, and says where it begins.
+    #[inline]
+    pub(super) fn open(&mut self, field: u8) -> usize {
         // Nearly all lengths have one byte.
         self.0.extend_from_slice(&[field << 3 | 2, 0]);
-        let from = self.0.len();
-        write(self);
+        self.0.len()
+    }
+
+    /// Closes what was opened at `from`: the innermost first.
+    #[inline]
+    pub(super) fn close(&mut self, from: usize) {
         let length = self.0.len() - from;
         match self.0.get_mut(from - 1) {
             Some(byte) if length < 0x80 => *byte = length.to_le_bytes()[0],
             _ => self.widen(from, length),
         }
+    }
+
+    /// The bytes so far: for text that was opened, and for frames whose lengths are known.
+    #[inline]
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 
     /// Makes room for a length of more than one byte in front of what begins at `from`.

@@ -6,6 +6,18 @@ use tollgate_core::text::is_printable_without;
 
 use super::line::capped;
 
+/// The name of a field, as [`name!`] makes it: what stands in front of its text, in one piece.
+#[derive(Clone, Copy)]
+pub(super) struct Name(pub(super) &'static str);
+
+/// A name that JSON needs not escape.
+macro_rules! name {
+    ($name:literal) => {
+        $crate::observe::audit::json::Name(concat!("\"", $name, "\":\""))
+    };
+}
+pub(super) use name;
+
 /// An object that is being written: every field ends in a comma, and the last comma becomes the end.
 pub(super) struct Object<'o> {
     out: &'o mut Vec<u8>,
@@ -24,35 +36,26 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// A name that JSON needs not escape.
-    #[inline]
-    fn name(&mut self, name: &'static str) {
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
-    }
-
     /// Text that JSON needs not escape, as `write` appends it.
     #[inline]
-    pub(super) fn written(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
-        self.name(name);
-        self.out.push(b'"');
+    pub(super) fn written(&mut self, name: Name, write: impl FnOnce(&mut Vec<u8>)) {
+        self.out.extend_from_slice(name.0.as_bytes());
         write(self.out);
         self.out.extend_from_slice(b"\",");
     }
 
     /// Text that JSON needs not escape.
     #[inline]
-    pub(super) fn plain(&mut self, name: &'static str, text: &[u8]) {
+    pub(super) fn plain(&mut self, name: Name, text: &[u8]) {
         self.written(name, |out| out.extend_from_slice(text));
     }
 
     /// Text from outside: cut to `most` bytes as they stand here, and escaped.
-    pub(super) fn text(&mut self, name: &'static str, bytes: &[u8], most: usize) {
+    pub(super) fn text(&mut self, name: Name, bytes: &[u8], most: usize) {
         if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
             return self.plain(name, bytes);
         }
-        self.name(name);
+        self.unquoted(name);
         // Writing into memory does not fail.
         let _ = serde_json::to_writer(&mut *self.out, &capped(bytes, most));
         self.out.push(b',');
@@ -60,14 +63,21 @@ impl<'o> Object<'o> {
 
     /// A number.
     #[inline]
-    pub(super) fn number(&mut self, name: &'static str, number: u64) {
-        self.name(name);
+    pub(super) fn number(&mut self, name: Name, number: u64) {
+        self.unquoted(name);
         self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         self.out.push(b',');
     }
 
+    /// A name whose value brings its own quotes, or has none.
+    #[inline]
+    fn unquoted(&mut self, name: Name) {
+        self.out.extend_from_slice(name.0.as_bytes());
+        self.out.pop();
+    }
+
     /// An address.
-    pub(super) fn address(&mut self, name: &'static str, address: IpAddr) {
+    pub(super) fn address(&mut self, name: Name, address: IpAddr) {
         self.written(name, |out| match address {
             IpAddr::V4(address) => {
                 let [first, rest @ ..] = address.octets();
@@ -93,15 +103,15 @@ mod tests {
     fn what_is_written_is_json() {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out);
-        object.plain("a", b"b");
-        object.text("quote", b"\"\\\n", 100);
-        object.text("wide", "é\u{9b}".as_bytes(), 100);
-        object.text("broken", b"\xff", 100);
-        object.text("cut", &[b'x'; 20], 10);
-        object.number("zero", 0);
-        object.number("most", u64::MAX);
-        object.address("v4", "192.0.2.10".parse().unwrap());
-        object.address("v6", "2001:db8::1".parse().unwrap());
+        object.plain(name!("a"), b"b");
+        object.text(name!("quote"), b"\"\\\n", 100);
+        object.text(name!("wide"), "é\u{9b}".as_bytes(), 100);
+        object.text(name!("broken"), b"\xff", 100);
+        object.text(name!("cut"), &[b'x'; 20], 10);
+        object.number(name!("zero"), 0);
+        object.number(name!("most"), u64::MAX);
+        object.address(name!("v4"), "192.0.2.10".parse().unwrap());
+        object.address(name!("v6"), "2001:db8::1".parse().unwrap());
         object.close();
         let expected = json!({
             "a": "b", "quote": "\"\\\n", "wide": "é\u{fffd}", "broken": "\u{fffd}", "cut": "xxxxxxx…", "zero": 0, "most": u64::MAX,

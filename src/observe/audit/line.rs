@@ -8,7 +8,7 @@ use tollgate_core::{
     text::{hex_128, is_printable_without},
 };
 
-use super::json::Object;
+use super::json::{Object, name};
 use crate::observe::rfc3339::Rfc3339;
 
 /// Longest line in bytes, escapes and the line break included; the caps of the fields add up to less.
@@ -25,7 +25,8 @@ pub(crate) const TEXT: usize = 256;
 /// What is known about a check when its line is written.
 pub(crate) struct Facts<'a> {
     pub(crate) time: Rfc3339,
-    pub(crate) decision_id: &'a str,
+    /// In hex.
+    pub(crate) decision_id: &'a [u8],
     pub(crate) client_ip: Option<IpAddr>,
     pub(crate) principal: Option<&'a Principal>,
     pub(crate) method: &'a [u8],
@@ -44,42 +45,42 @@ impl Facts<'_> {
     /// Writes one check. Fields without a value are left out.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let mut line = Object::open(out);
-        line.plain("time", &self.time.digits());
-        line.plain("event", b"check");
-        line.plain("decision_id", self.decision_id.as_bytes());
+        line.plain(name!("time"), &self.time.digits());
+        line.plain(name!("event"), b"check");
+        line.plain(name!("decision_id"), self.decision_id);
         if let Some(address) = self.client_ip {
-            line.address("client_ip", address);
+            line.address(name!("client_ip"), address);
         }
         if let Some(principal) = self.principal {
-            line.text("sub", principal.subject().as_bytes(), TEXT);
-            line.text("iss", principal.issuer().as_bytes(), TEXT);
+            line.text(name!("sub"), principal.subject().as_bytes(), TEXT);
+            line.text(name!("iss"), principal.issuer().as_bytes(), TEXT);
             if let Some(digest) = principal.revocation().jti_digest() {
                 let digits = digest.as_chunks().0.iter().map(|half| hex_128(*half));
-                line.written("jti_sha256", |out| digits.for_each(|digits| out.extend_from_slice(&digits)));
+                line.written(name!("jti_sha256"), |out| digits.for_each(|digits| out.extend_from_slice(&digits)));
             }
             if let Some(moment) = principal.issued_at() {
-                line.number("iat", moment);
+                line.number(name!("iat"), moment);
             }
-            line.number("exp", principal.expires_at());
+            line.number(name!("exp"), principal.expires_at());
             if let Some(tenant) = principal.tenant() {
-                line.text("tenant", tenant.as_bytes(), TEXT);
+                line.text(name!("tenant"), tenant.as_bytes(), TEXT);
             }
         }
-        line.text("method", self.method, METHOD);
-        line.text("host", self.host, TEXT);
-        line.text("path", without_query(self.path), PATH);
+        line.text(name!("method"), self.method, METHOD);
+        line.text(name!("host"), self.host, TEXT);
+        line.text(name!("path"), without_query(self.path), PATH);
         if let Some(model) = self.model {
-            line.text("model", model.as_bytes(), TEXT);
+            line.text(name!("model"), model.as_bytes(), TEXT);
         }
         if let Some(route) = self.route {
-            line.text("route", route.as_bytes(), TEXT);
+            line.text(name!("route"), route.as_bytes(), TEXT);
         }
-        line.plain("decision", self.decision.as_bytes());
-        line.plain("reason", self.reason.as_bytes());
+        line.plain(name!("decision"), self.decision.as_bytes());
+        line.plain(name!("reason"), self.reason.as_bytes());
         if let Some(cause) = self.cause {
-            line.text("cause", cause.as_bytes(), TEXT);
+            line.text(name!("cause"), cause.as_bytes(), TEXT);
         }
-        line.number("microseconds", self.microseconds);
+        line.number(name!("microseconds"), self.microseconds);
         line.close();
     }
 }
@@ -158,7 +159,7 @@ mod tests {
         let mut line = Vec::new();
         Facts {
             time: Rfc3339(tollgate_core::time::Timestamp::from_secs(0)),
-            decision_id: "0123456789abcdef0123456789abcdef",
+            decision_id: b"0123456789abcdef0123456789abcdef",
             client_ip: Some(IpAddr::from([0xffff; 8])),
             principal: None,
             method: hostile.as_bytes(),
