@@ -368,15 +368,15 @@ impl Servers<'_> {
 }
 
 /// What the body bound answers with: the same shape as every denial, and a record of its own.
-fn refused(checker: &Checker, refusal: Refusal) -> Bytes {
+fn refused(checker: &Checker, refusal: Refusal) -> grpc::Framed {
     let denial = match refusal {
         Refusal::TooLarge => Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows"),
         Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1)),
     };
     checker.refuse(denial, |answered| match answered.answer {
-        Answer::Deny(answer) => envoy::denied(&answer, &answered.metadata).0,
+        Answer::Deny(answer) => envoy::denied(&answer, &answered.metadata),
         // Not a message at all: the proxy takes it for a failed check.
-        Answer::Allow(_) | Answer::Fail(_) => Bytes::from_static(&[0xff]),
+        Answer::Allow(_) | Answer::Fail(_) => grpc::Framed::from(&[0xff][..]),
     })
 }
 

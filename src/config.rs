@@ -2,7 +2,6 @@
 
 use std::{fmt, path::Path as FilePath};
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
@@ -236,7 +235,7 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     let Some(file) = file else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
-    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| Bytes::new()) {
+    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| b""[..].into()) {
         errors.push(&root.key("body"), error.to_string());
     }
     file.audit.check(&root.key("audit"), &mut errors);

@@ -1,7 +1,7 @@
 //! Envoy's external authorization over gRPC: `envoy.service.auth.v3.Authorization`.
 //!
-//! [`Question`] is a `CheckRequest` that becomes the core's [`tollgate_core::request::RawRequest`]; [`Reply`] is the `CheckResponse`
-//! made of an answer.
+//! [`Question`] is a `CheckRequest` that becomes the core's [`tollgate_core::request::RawRequest`]; `reply` makes a `CheckResponse` of an
+//! answer.
 
 mod question;
 mod reply;
@@ -12,12 +12,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tonic::{Status, server::NamedService};
 
+pub use self::question::{MAX_ENTRIES, Question};
 pub(crate) use self::reply::denied;
-pub use self::{
-    question::{MAX_ENTRIES, Question},
-    reply::Reply,
-};
-use super::grpc::Unary;
+use super::grpc::{Framed, Unary};
 use crate::check::{Answer, Answered, Checker};
 
 /// The service.
@@ -42,14 +39,13 @@ impl NamedService for EnvoyAuthorization {
 impl Unary for EnvoyAuthorization {
     const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
 
-    async fn answer(&self, head: &HeaderMap, message: &Bytes) -> Result<Bytes, Status> {
+    async fn answer(&self, head: &HeaderMap, message: &Bytes) -> Result<Framed, Status> {
         let question = Question(message.clone());
-        let reply = self.checker.check(Some(head), || question.read(), encode).await;
-        reply.map(|Reply(bytes)| bytes)
+        self.checker.check(Some(head), || question.read(), encode).await
     }
 }
 
-fn encode(answered: Answered<'_>) -> Result<Reply, Status> {
+fn encode(answered: Answered<'_>) -> Result<Framed, Status> {
     match &answered.answer {
         Answer::Allow(answer) => Ok(reply::allowed(answer, &answered.metadata)),
         Answer::Deny(answer) => Ok(denied(answer, &answered.metadata)),

@@ -19,6 +19,7 @@ use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
 use self::streaming::Received;
+pub use self::unary::Framed;
 use super::in_flight::InFlight;
 use crate::listener::{Listener, serve_calls};
 
@@ -32,8 +33,8 @@ pub trait Unary: Send + Sync + 'static {
     /// `/package.Service/Method`.
     const PATH: &'static str;
 
-    /// Answers one message with the bytes of another, or with the status of a call that failed.
-    fn answer(&self, head: &HeaderMap, message: &Bytes) -> impl Future<Output = Result<Bytes, Status>> + Send;
+    /// Answers one message with another, or with the status of a call that failed.
+    fn answer(&self, head: &HeaderMap, message: &Bytes) -> impl Future<Output = Result<Framed, Status>> + Send;
 }
 
 /// What a generated server of tonic's is to its transport.
@@ -75,7 +76,7 @@ impl<U: Unary, H: Generated> Services<U, H> {
         };
     }
 
-    async fn unary(&self, request: Request<RecvStream>) -> Result<Bytes, Status> {
+    async fn unary(&self, request: Request<RecvStream>) -> Result<Framed, Status> {
         let (head, body) = request.into_parts();
         let head = head.headers;
         let mut body = Received::new(body);

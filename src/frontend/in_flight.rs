@@ -22,11 +22,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 pub use held::{Held, Unread};
+
+use super::grpc::Framed;
 
 /// Bytes a message may have beyond the body it carries: method, path, headers, certificate.
 pub const ALLOWANCE: u64 = 256 << 10;
@@ -75,20 +76,20 @@ pub struct InFlight {
     total: usize,
     max_message: u32,
     arrival: Duration,
-    answer: Arc<dyn Fn(Refusal) -> Bytes + Send + Sync>,
+    answer: Arc<dyn Fn(Refusal) -> Framed + Send + Sync>,
 }
 
 impl InFlight {
     /// A budget of `max_in_flight` bytes for messages that carry at most `max_body` bytes of body.
     ///
-    /// `answer` gives the encoded response message for a refusal; it decides what a refusal looks like, and may count it.
+    /// `answer` gives the response message for a refusal; it decides what a refusal looks like, and may count it.
     ///
     /// # Errors
     /// When the two limits do not fit each other.
     pub fn new(
         max_body: u64,
         max_in_flight: u64,
-        answer: impl Fn(Refusal) -> Bytes + Send + Sync + 'static,
+        answer: impl Fn(Refusal) -> Framed + Send + Sync + 'static,
     ) -> Result<Self, LimitError> {
         let narrow = |value, name| u32::try_from(value).map_err(|_| LimitError::TooMuch(name));
         let max_message = narrow(max_body.saturating_add(ALLOWANCE), "body.max")?;
@@ -160,7 +161,7 @@ impl Stopped {
     ///
     /// # Errors
     /// The status of the failed call.
-    pub fn answer(self, budget: &InFlight) -> Result<Bytes, Status> {
+    pub fn answer(self, budget: &InFlight) -> Result<Framed, Status> {
         match self {
             Self::Refused(refusal) => Ok((budget.answer)(refusal)),
             Self::Broken(status) => Err(status),

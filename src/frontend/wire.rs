@@ -104,8 +104,9 @@ fn long_varint(bytes: &mut &[u8]) -> Option<u64> {
 pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
+    /// Appends to a buffer.
+    pub(super) fn new(buffer: Vec<u8>) -> Self {
+        Self(buffer)
     }
 
     pub(super) fn finish(self) -> Vec<u8> {

@@ -140,7 +140,7 @@ fn message(case: &Case) -> CheckRequest {
 /// One call, from bytes to bytes: the message, or the gRPC status of a check that failed.
 async fn call(service: &EnvoyAuthorization, message: &CheckRequest) -> Result<CheckResponse, tonic::Status> {
     let answer = service.answer(&http::HeaderMap::new(), &message.encode_to_vec().into()).await?;
-    Ok(CheckResponse::decode(answer).unwrap())
+    Ok(CheckResponse::decode(answer.message()).unwrap())
 }
 
 fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tollgate::frontend::envoy::Question;
-use tollgate::frontend::grpc::{self, Unary};
+use tollgate::frontend::grpc::{self, Framed, Unary};
 use tollgate::frontend::in_flight::{InFlight, Refusal};
 use tollgate::listener::{Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve};
 use tollgate::pb::envoy::service::auth::v3::CheckResponse;
@@ -100,7 +100,7 @@ pub(crate) struct Gate {
 impl Unary for Checks {
     const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
 
-    async fn answer(&self, _: &HeaderMap, message: &Bytes) -> Result<Bytes, tonic::Status> {
+    async fn answer(&self, _: &HeaderMap, message: &Bytes) -> Result<Framed, tonic::Status> {
         let question = Question(message.clone());
         let body = question.read().ok().map(|raw| match raw.body {
             RawBody::Whole(bytes) => bytes.len(),
@@ -114,7 +114,7 @@ impl Unary for Checks {
             Some(length) => length.to_string(),
             None => "empty".to_owned(),
         };
-        Ok(verdict(0, &message).encode_to_vec().into())
+        Ok(verdict(0, &message).encode_to_vec()[..].into())
     }
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn budget(max_body: u64, max_in_flight: u64) -> InFlight {
             Refusal::TooLarge => "too large",
             Refusal::NoRoom => "no room",
         };
-        verdict(7, text).encode_to_vec().into()
+        verdict(7, text).encode_to_vec()[..].into()
     })
     .unwrap()
 }

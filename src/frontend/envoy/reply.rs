@@ -3,14 +3,12 @@
 //! INVARIANT: a `CheckResponse` without a status means *allow* to Envoy, so a message is started by [`allowed`] or [`denied`]
 //! alone, and both begin with one.
 
-use bytes::Bytes;
 use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
 
-use crate::{check::Metadata, frontend::wire::Writer};
-
-/// The bytes of one `CheckResponse`.
-#[derive(Clone, Debug)]
-pub struct Reply(pub Bytes);
+use crate::{
+    check::Metadata,
+    frontend::{grpc::Framed, wire::Writer},
+};
 
 /// Fields of `CheckResponse`.
 const STATUS: u8 = 1;
@@ -44,8 +42,8 @@ const APPEND_ACTION: &[u8; 2] = &[3 << 3, OVERWRITE];
 const ROOM: usize = 1024;
 
 /// The answer to a check that is allowed.
-pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Reply {
-    let mut writer = Writer::with_capacity(ROOM);
+pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Framed {
+    let mut writer = Writer::new(Framed::buffer(ROOM));
     // An empty google.rpc.Status: code 0, OK.
     writer.message(STATUS, |_| {});
     writer.message(OK_RESPONSE, |ok| {
@@ -59,7 +57,7 @@ pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Re
         answer.response(&mut Options { writer: ok, field: RESPONSE_HEADERS_TO_ADD });
     });
     write_metadata(&mut writer, metadata);
-    Reply(writer.finish().into())
+    Framed::new(writer.finish())
 }
 
 /// Writes each header as a `HeaderValueOption`.
@@ -114,8 +112,8 @@ fn close_option(writer: &mut Writer, from: usize, at: usize) {
 }
 
 /// A denial: also what the body bound answers with before a message is read.
-pub(crate) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> Reply {
-    let mut writer = Writer::with_capacity(ROOM);
+pub(crate) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> Framed {
+    let mut writer = Writer::new(Framed::buffer(ROOM));
     writer.message(STATUS, |status| {
         status.number(CODE, answer.reason.grpc());
         status.bytes(MESSAGE, answer.reason.code().as_bytes());
@@ -128,7 +126,7 @@ pub(crate) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> Reply {
         denied.bytes(BODY, answer.body.as_bytes());
     });
     write_metadata(&mut writer, metadata);
-    Reply(writer.finish().into())
+    Framed::new(writer.finish())
 }
 
 fn write_metadata(writer: &mut Writer, metadata: &Metadata<'_>) {
@@ -206,7 +204,7 @@ mod tests {
                     fields: BTreeMap::from([("subject".to_owned(), Value { kind: Some(Kind::StringValue(subject.clone())) })]),
                 }),
             };
-            assert_eq!(allowed(&answer, &metadata).0, expected.encode_to_vec(), "{length}");
+            assert_eq!(allowed(&answer, &metadata).message(), expected.encode_to_vec(), "{length}");
         }
     }
 }

@@ -134,7 +134,7 @@ mod tests {
     const MAX: u64 = 1 << 20;
 
     fn budget() -> InFlight {
-        InFlight::new(MAX, 4 << 20, |_| Bytes::new()).unwrap()
+        InFlight::new(MAX, 4 << 20, |_| b""[..].into()).unwrap()
     }
 
     fn pieces(pieces: &[usize]) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + use<> {

@@ -17,8 +17,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// Messages of at most 1.25 MiB; 3 MiB for them and 1 MiB, which is 32 calls, besides.
 fn budget() -> InFlight {
     InFlight::new(MIB, 4 * MIB, |refusal| match refusal {
-        Refusal::TooLarge => Bytes::from_static(b"too large"),
-        Refusal::NoRoom => Bytes::from_static(b"no room"),
+        Refusal::TooLarge => b"too large"[..].into(),
+        Refusal::NoRoom => b"no room"[..].into(),
     })
     .unwrap()
 }
@@ -50,7 +50,7 @@ async fn told(budget: &InFlight, body: Body) -> String {
     match read(budget, body).await {
         Ok(held) => held.bytes().len().to_string(),
         Err(stopped) => match stopped.answer(budget) {
-            Ok(refusal) => String::from_utf8(refusal.into()).unwrap(),
+            Ok(refusal) => String::from_utf8(refusal.message().into()).unwrap(),
             Err(status) => format!("{:?}", status.code()),
         },
     }
@@ -216,7 +216,7 @@ async fn a_broken_stream_is_a_failed_call() {
 
 #[test]
 fn limits_that_contradict_each_other_are_refused() {
-    let new = |body, sum| InFlight::new(body, sum, |_| Bytes::new()).map(drop);
+    let new = |body, sum| InFlight::new(body, sum, |_| b""[..].into()).map(drop);
     let least = 22_719_146;
     assert_eq!(new(16 * MIB, least), Ok(()));
     assert_eq!(new(16 * MIB, least - 1), Err(LimitError::TooLittle { max_in_flight: least - 1, max_body: 16 * MIB, least }));
