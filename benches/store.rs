@@ -148,7 +148,7 @@ impl Bench {
                     if gathered {
                         bench.store.admit(&bench.checks[next]).await.unwrap();
                     } else {
-                        let _: Vec<i64> = bench.calls[next].query_async(&mut bare).await.unwrap();
+                        let _: Vec<u8> = bench.calls[next].query_async(&mut bare).await.unwrap();
                     }
                     asked += 1;
                 }
@@ -255,15 +255,13 @@ fn call(hash: &str, demands: &Demands) -> Cmd {
     for charge in &demands.charges {
         cmd.arg(format!("{{tollgate}}:{}", charge.key()));
     }
-    cmd.arg(1)
-        .arg(ours)
-        .arg(keys.exact().count())
-        .arg(keys.before().count())
-        .arg(demands.charges.len())
-        .arg(0)
-        .arg(keys.issued_at);
-    for charge in &demands.charges {
-        cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(charge.cost);
-    }
+    let (exact, before, charges) = (keys.exact().count() as u64, keys.before().count() as u64, demands.charges.len() as u64);
+    let mut numbers = vec![exact, before, charges, 0, keys.issued_at];
+    numbers.extend(demands.charges.iter().flat_map(|charge| [charge.interval, charge.burst, charge.cost, charge.cost]));
+    // A list in MessagePack.
+    let mut list = vec![0xdd];
+    list.extend((numbers.len() as u32).to_be_bytes());
+    list.extend(numbers.into_iter().flat_map(|number| std::iter::once(0xcf).chain(number.to_be_bytes())));
+    cmd.arg(1).arg(ours).arg(list);
     cmd
 }

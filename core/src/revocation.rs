@@ -184,16 +184,20 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Appends lower-case hex.
 pub fn push_hex(text: &mut String, bytes: &[u8]) {
-    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    for chunk in bytes.chunks(16) {
-        let mut digits = [0; 32];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(chunk) {
-            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
-        }
-        // Digits are ASCII, so neither of these fails.
-        let digits = digits.get(..chunk.len() * 2).and_then(|digits| std::str::from_utf8(digits).ok());
-        text.push_str(digits.unwrap_or_default());
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    for digits in chunks.iter().map(hex_digits) {
+        // Digits are ASCII, so this does not fail, here and below.
+        text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
     }
+    for digits in rest.iter().map(|byte| hex_digits(&[*byte])) {
+        text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
+    }
+}
+
+/// Two digits for each byte, in lower case.
+pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
 /// SHA-256 of some bytes.

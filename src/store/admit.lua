@@ -3,31 +3,35 @@
 -- `now` (microseconds) is set by a line in front of this, from TIME in production, by the test in a test.
 --
 -- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all, each check's F foreign keys
--- ARGV  the number of checks, the number of keys that are not foreign; then for each check: E, B, C, F, the credential's iat in
---       seconds, and interval, burst, cost and want of each bucket
--- gives for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
+-- ARGV  the number of checks, the number of keys that are not foreign, and a packed list (MessagePack: one argument is cheaper
+--       than a thousand), for each check: E, B, C, F, the credential's iat in seconds, and interval, burst, cost and want of
+--       each bucket
+-- gives a packed list, for each check: n when its n-th key revokes, counted E, B, C, F (nothing is charged); -1 when something stored or given
 --       is no number (nothing is charged); otherwise 0 and for each bucket: how many units were taken (of a check that was not
 --       admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never), reset. An admitted charge
 --       takes cost, or up to want units to be held, but then no more than half of what is there. A bucket's value is its TAT in
 --       microseconds: core/src/limit/reference.rs.
---
+
+-- A global is looked up by its name each time it is used.
+local tonumber, floor, ceil, max = tonumber, math.floor, math.ceil, math.max
+
 -- Integers only: below 2^53 Lua's doubles count exactly. Everything is written at the end, so an error leaves nothing half done.
 local function integer(value)
   local number = tonumber(value)
-  if number and number >= 0 and number < 9007199254740992 and number == math.floor(number) then return number end
+  if number and number >= 0 and number < 9007199254740992 and number % 1 == 0 then return number end
 end
 
-local checks, ours = tonumber(ARGV[1]), tonumber(ARGV[2])
+local checks, ours, asked = tonumber(ARGV[1]), tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local stored = ours > 0 and redis.call('MGET', unpack(KEYS, 1, ours)) or {}
 -- What earlier checks of this call made of a bucket, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
-local key, foreign, arg = 0, ours, 2
+local key, foreign, arg = 0, ours, 0
 
 for _ = 1, checks do
-  local exact, before, buckets = tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
-  local others, issued_at = tonumber(ARGV[arg + 4]), integer(ARGV[arg + 5])
+  local exact, before, buckets = asked[arg + 1], asked[arg + 2], asked[arg + 3]
+  local others, issued_at = asked[arg + 4], integer(asked[arg + 5])
   arg = arg + 5
   local code, base, room = issued_at and 0 or -1, key + exact + before, true
 
@@ -49,17 +53,17 @@ for _ = 1, checks do
   for i = 1, buckets do
     if code == 0 then
       local n = arg + 4 * i
-      local interval, burst, cost, want = integer(ARGV[n - 3]), integer(ARGV[n - 2]), integer(ARGV[n - 1]), integer(ARGV[n])
+      local interval, burst, cost, want = integer(asked[n - 3]), integer(asked[n - 2]), integer(asked[n - 1]), integer(asked[n])
       local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
       if interval and burst and cost and want and tat then
-        local start = math.max(tat, now)
+        local start = max(tat, now)
         local next, latest = integer(start + interval * cost), integer(now + interval * burst)
         if not (next and latest) then code = -1 end
         starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
         room = code == 0 and room and next <= latest
         if room and want > cost then
-          local there = math.floor((latest - start) / math.max(interval, 1))
-          takes[i] = math.max(cost, math.min(want, math.ceil(there / 2)))
+          local there = floor((latest - start) / max(interval, 1))
+          takes[i] = max(cost, math.min(want, ceil(there / 2)))
           nexts[i] = start + interval * takes[i]
         end
       else
@@ -77,7 +81,7 @@ for _ = 1, checks do
       -- Where another bucket is full, one that had room stands as it stood.
       local stands = room and next or starts[i]
       answer[size + 1] = admitted and (room and takes[i] or 1) or 0
-      answer[size + 2] = math.floor(math.max(latest - stands, 0) / math.max(intervals[i], 1))
+      answer[size + 2] = floor(max(latest - stands, 0) / max(intervals[i], 1))
       answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
       answer[size + 4] = stands - now
       size = size + 4
@@ -94,7 +98,7 @@ end
 for i = 1, #written do
   local tat = tats[written[i]]
   -- Gone a second after it is full again; a full bucket and a missing one are the same.
-  local ttl = math.ceil((tat - now) / 1000) + 1000
+  local ttl = ceil((tat - now) / 1000) + 1000
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
-return answer
+return cmsgpack.pack(answer)

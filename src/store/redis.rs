@@ -17,6 +17,7 @@ mod batch;
 mod changes;
 mod dial;
 mod link;
+mod packed;
 mod question;
 pub(super) mod script;
 

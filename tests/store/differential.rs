@@ -18,9 +18,12 @@ const STEPS: usize = 40;
 const SECOND: u64 = 1_000_000;
 const YEAR: u64 = 366 * 86_400 * SECOND;
 
-/// The body, with `now` from the last argument.
+/// The body, with `now` from the last argument, and with lists that are packed and unpacked around it.
 fn script() -> Script {
-    at_a_moment(ADMIT_BODY)
+    let packed = "local plain, list = ARGV, {}
+        for i = 3, #plain - 1 do list[i - 2] = tonumber(plain[i]) or plain[i] end
+        local ARGV = { plain[1], plain[2], cmsgpack.pack(list) }";
+    at_a_moment(&format!("local function body()\n{packed}\n{ADMIT_BODY}\nend\nreturn cmsgpack.unpack(body())"))
 }
 
 fn at_a_moment(body: &str) -> Script {

@@ -12,6 +12,7 @@ use tollgate_core::limit::Outage;
 
 use super::{
     link::Pulse,
+    packed::Numbers,
     question::{self, Answered, Asked, Said},
     script::Scripts,
 };
@@ -97,14 +98,14 @@ impl Batcher {
         let (mut connection, scripts, pulse) = (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.pulse));
         async move {
             let keys = batch.iter().map(|question| question.asked.keys()).sum();
-            let reply: RedisResult<Vec<i64>> = scripts
+            let reply: RedisResult<Vec<u8>> = scripts
                 .admit
                 .run(&mut connection, keys, |cmd| question::write(cmd, batch.iter().map(|question| &question.asked)))
                 .await;
             match reply {
                 Ok(reply) => {
                     pulse.worked();
-                    let mut reply = reply.into_iter();
+                    let mut reply = Numbers::of(&reply);
                     for question in batch {
                         let answer = match question::next_answer(&question.asked.demands, &mut reply) {
                             Some(Said::Answers(answers)) => Ok(answers),

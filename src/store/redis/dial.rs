@@ -167,7 +167,7 @@ impl Dialer {
             Charge { limit: "probe".into(), bucket: "probe".into(), interval: 1, burst: 1_000_000, cost: 1, lease: None };
         let probe = Asked::exactly(Demands { principal: None, charges: vec![charge] });
         let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, std::iter::once(&probe)));
-        reply.await.map(|_: Vec<i64>| ())
+        reply.await.map(|_: Vec<u8>| ())
     }
 
     fn fault(&self, error: &RedisError) -> Fault {

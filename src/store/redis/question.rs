@@ -5,18 +5,20 @@ use std::io::Write as _;
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
 use tollgate_core::limit::{Answers, Demands, Verdict};
 
+use super::packed::Packed;
+
 /// A key below a prefix, written without being put together first.
-pub(super) struct Key<'a>(&'static str, &'a str);
+pub(super) struct Key<'a>(&'static str, &'a [u8]);
 
 impl<'a> Key<'a> {
     /// The key of a revocation.
-    pub(super) fn revoked(key: &'a str) -> Self {
-        Self("{tollgate}:revoked:", key)
+    pub(super) fn revoked(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:revoked:", key.as_ref())
     }
 
     /// The key of a bucket.
-    pub(super) fn bucket(key: &'a str) -> Self {
-        Self("{tollgate}:", key)
+    pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:", key.as_ref())
     }
 }
 
@@ -24,9 +26,9 @@ impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let Self(prefix, key) = self;
         let mut arg = out.writer_for_next_arg();
-        for part in [prefix, key] {
+        for part in [prefix.as_bytes(), key] {
             // Into memory, which does not fail.
-            let _written = arg.write_all(part.as_bytes());
+            let _written = arg.write_all(part);
         }
     }
 }
@@ -66,22 +68,31 @@ fn revocation(demands: &Demands) -> (usize, usize, usize) {
     })
 }
 
-/// Writes keys and arguments of some checks in the order `admit.lua` describes.
+/// Writes keys and numbers of some checks in the order `admit.lua` describes.
 pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Asked> + Clone) {
-    let (mut ours, number, mut key) = (0, checks.len(), String::new());
-    for Asked { demands, .. } in checks.clone() {
+    let (mut ours, mut key) = (0, Vec::new());
+    let mut numbers = Packed::with_capacity(16 * checks.len());
+    for Asked { demands, wants } in checks.clone() {
         let keys = demands.principal.as_ref().map(|principal| principal.revocation());
+        let (exact, before, foreign) = revocation(demands);
         for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
             key.clear();
             mark.write(&mut key);
             cmd.arg(Key::revoked(&key));
         }
-        for charge in &demands.charges {
+        for count in [exact, before, demands.charges.len(), foreign] {
+            numbers.push_count(count);
+        }
+        numbers.push(keys.map_or(0, |keys| keys.issued_at));
+        for (n, charge) in demands.charges.iter().enumerate() {
             key.clear();
             charge.bucket.write_key(&charge.limit, &mut key);
             cmd.arg(Key::bucket(&key));
+            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
+            for number in [charge.interval, charge.burst, charge.cost, want] {
+                numbers.push(number);
+            }
         }
-        let (exact, before, _) = revocation(demands);
         ours += exact + before + demands.charges.len();
     }
     for principal in checks.clone().filter_map(|asked| asked.demands.principal.as_ref()) {
@@ -89,16 +100,7 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
             cmd.arg(key);
         }
     }
-    cmd.arg(number).arg(ours);
-    for Asked { demands, wants } in checks {
-        let (exact, before, foreign) = revocation(demands);
-        let issued_at = demands.principal.as_ref().map_or(0, |principal| principal.revocation().issued_at);
-        cmd.arg(exact).arg(before).arg(demands.charges.len()).arg(foreign).arg(issued_at);
-        for (n, charge) in demands.charges.iter().enumerate() {
-            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
-            cmd.arg(charge.interval).arg(charge.burst).arg(charge.cost).arg(want);
-        }
-    }
+    cmd.arg(checks.len()).arg(ours).arg(numbers);
 }
 
 /// What the script says of one check.
@@ -151,6 +153,7 @@ fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> 
 
 #[cfg(test)]
 mod tests {
+    use ::redis::Arg;
     use tollgate_core::limit::{Charge, lease::Terms};
 
     use super::*;
@@ -175,13 +178,14 @@ mod tests {
         let one = Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
         assert_eq!((both.keys(), one.keys()), (2, 1));
         write(&mut cmd, [both, one].iter());
-        let text = String::from_utf8(cmd.get_packed_command()).unwrap();
-        let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']) && !word.is_empty()).collect();
+        let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
+        let words: Vec<&[u8]> = words.collect();
         // The first half of the SHA-256 of `a`, and of `b`.
         let a = "{tollgate}:rate:l:ca978112ca1bbdcafac231b39a23dc4d";
         let b = "{tollgate}:rate:m:3e23e8160039594a33894f6564e1b134";
-        assert_eq!(words[..5], [a, b, a, "2", "3"]);
-        assert_eq!(words[5..].join(" "), "0 0 2 0 0 7 3 1 1 7 3 1 2 0 0 1 0 0 7 3 1 1");
+        assert_eq!(words[..5], [a, b, a, "2", "3"].map(str::as_bytes));
+        let list = [0, 0, 2, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2, 0, 0, 1, 0, 0, 7, 3, 1, 1];
+        assert_eq!(words[5..], [[&[0xdd, 0, 0, 0, 22][..], &list].concat()]);
     }
 
     #[test]

@@ -294,13 +294,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             if open.len() >= KEYS {
                 return Err(JsonError::TooManyKeys);
             }
-            let wanted = node.keys.iter().find(|(name, _)| key == name.as_str());
-            if wanted.is_none()
-                && let Some((name, _)) = node.keys.iter().find(|(name, _)| folds_to(&key, name))
-            {
-                return Err(JsonError::CaseVariant(name.clone()));
-            }
-            let place = match (wanted.map(|(_, place)| *place), node.rest) {
+            let place = match (member(node, &key)?, node.rest) {
                 (Some(place), _) | (None, Rest::Into(place)) => self.plan.node(place),
                 (None, Rest::Skip) => None,
                 (None, Rest::Report) => {
@@ -357,7 +351,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     /// Checks a value of any kind and moves past it.
     fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
         let close = match self.scanner.peek() {
-            Some(b'"') => return self.scanner.string().map(drop),
+            Some(b'"') => return self.scanner.skip_string().map(drop),
             Some(b'{') => b'}',
             Some(b'[') => b']',
             _ => return self.scanner.scalar().map(drop),
@@ -368,7 +362,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         let mut more = !self.scanner.opens_empty(close);
         while more {
             if close == b'}' {
-                self.scanner.key()?;
+                self.scanner.skip_key()?;
             } else {
                 self.scanner.space();
             }
@@ -385,15 +379,26 @@ pub(super) fn integer(scalar: &str) -> Option<u64> {
     scalar.parse().ok().filter(|number| digits && *number <= INTEGER)
 }
 
-/// Whether Go takes `key` for `name`: it folds ASCII case, and the two other letters that fold into ASCII (long s and the
-/// Kelvin sign).
-fn folds_to(key: &str, name: &str) -> bool {
+/// The place of the member `key`. Refused is a key that Go takes for another that is wanted: it folds ASCII case, and the two
+/// other letters that fold into ASCII (long s and the Kelvin sign).
+fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
     let folded = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
         _ => c.to_ascii_lowercase(),
     };
-    if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { key.chars().map(folded).eq(name.chars().map(folded)) }
+    let ascii = key.is_ascii();
+    let mut variant = None;
+    for (name, place) in &node.keys {
+        let same = if ascii { key.eq_ignore_ascii_case(name) } else { key.chars().map(folded).eq(name.chars().map(folded)) };
+        if same && key == name {
+            return Ok(Some(*place));
+        }
+        if same {
+            variant.get_or_insert(name);
+        }
+    }
+    variant.map_or(Ok(None), |name| Err(JsonError::CaseVariant(name.clone())))
 }
 
 #[cfg(test)]
