@@ -1,4 +1,5 @@
-//! One check at the edge: snapshot, [`prepare_with`], one question to the store, [`conclude`](Pending::conclude), the shaped answer, one record.
+//! One check at the edge: snapshot, [`prepare_with`], one question to the store, [`conclude`](Pending::conclude), the shaped answer,
+//! one record.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -90,14 +91,17 @@ impl Checker {
         Self { live, store, remote, local, observer, clock, max_body }
     }
 
-    /// Decides one request and encodes the answer. A panic inside is caught and denied.
-    pub async fn check<T>(&self, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
-        self.check_called(None, raw, encode).await
-    }
-
-    /// As [`Checker::check`], where the proxy's call has a head of its own, which may say what trace it belongs to.
-    pub async fn check_called<T>(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
-        let answered = AssertUnwindSafe(self.recorded(call, raw, &encode)).catch_unwind().await;
+    /// Reads one request, decides it and encodes the answer. What `read` cannot make a request of is denied; a panic inside is
+    /// caught and denied. `call` is the head of the proxy's own call, where it has one: it may say what trace the check belongs to.
+    ///
+    /// What only lives between two waits is not part of the future, and there is one wait at most: for a store that is elsewhere.
+    pub async fn check<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
+        encode: impl Fn(Answered<'_>) -> T,
+    ) -> T {
+        let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             // The record was dropped by the panic and says so; this answer has no other.
             let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
@@ -105,52 +109,78 @@ impl Checker {
         })
     }
 
-    /// Answers what a front-end could not even read.
+    /// Answers what a front-end did not even read.
     pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(Answered<'_>) -> T) -> T {
         let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
         record.trace(None, &Headers::default());
-        record.decided(&outcome);
-        let encoded = encode(shape(&outcome, &self.live.load().snapshot, record.id()));
-        record.answered();
-        encoded
+        self.answer(&outcome, &self.live.load(), record, encode)
     }
 
-    async fn recorded<T>(&self, call: Option<&HeaderMap>, raw: RawRequest<'_>, encode: impl Fn(Answered<'_>) -> T) -> T {
+    async fn recorded<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
+        encode: impl Fn(Answered<'_>) -> T,
+    ) -> T {
         // Before the record, which refers to it to the end.
         let outcome;
         let mut record = self.observer.begin((self.clock)());
-        record.asked(&raw);
-        record.trace(call, &raw.headers);
         let state = self.live.load();
-        outcome = self.decide(&state, raw, &mut record).await;
-        record.decided(&outcome);
+        outcome = match self.prepare(&state, call, read, &mut record) {
+            Prepared::Done(outcome) => outcome,
+            Prepared::Ask(pending) => self.ask(pending, &mut record).await,
+        };
+        self.answer(&outcome, &state, record, encode)
+    }
+
+    fn answer<'a, T>(
+        &self,
+        outcome: &'a Outcome,
+        state: &State,
+        mut record: CheckRecord<'a>,
+        encode: impl Fn(Answered<'_>) -> T,
+    ) -> T {
+        record.decided(outcome);
         if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
             source.unknown_key();
         }
-        let encoded = encode(shape(&outcome, &state.snapshot, record.id()));
+        let encoded = encode(shape(outcome, &state.snapshot, record.id()));
         record.answered();
         encoded
     }
 
-    async fn decide(&self, state: &State, raw: RawRequest<'_>, record: &mut CheckRecord<'_>) -> Outcome {
+    /// Everything before the store is asked.
+    fn prepare<'a: 'r, 'r>(
+        &self,
+        state: &State,
+        call: Option<&HeaderMap>,
+        read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
+        record: &mut CheckRecord<'r>,
+    ) -> Prepared {
+        let refused = |denial| Prepared::Done(Outcome::refused(denial));
+        let raw = match read() {
+            Ok(raw) => raw,
+            Err(denial) => {
+                record.trace(call, &Headers::default());
+                return refused(denial);
+            }
+        };
+        record.asked(&raw);
+        record.trace(call, &raw.headers);
         if !record.has_room() {
             let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
-            return Outcome::refused(denial.after(Span::from_secs(1)));
+            return refused(denial.after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
-            return Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
+            return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
         let State { snapshot, tokens, .. } = state;
         let verify = |token: Credential<'_>| tokens.verify(snapshot, token, now);
-        let prepared = match record.steps() {
+        match record.steps() {
             None => prepare_with(snapshot, raw, now, verify),
             Some(passed) => prepare_watched(snapshot, raw, now, verify, passed),
-        };
-        match prepared {
-            Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => self.ask(pending, record).await,
         }
     }
 

@@ -44,10 +44,7 @@ impl Unary for EnvoyAuthorization {
 
     async fn answer(&self, head: &HeaderMap, message: &Bytes) -> Result<Bytes, Status> {
         let question = Question(message.clone());
-        let reply = match question.read() {
-            Ok(raw) => self.checker.check_called(Some(head), raw, encode).await,
-            Err(denial) => self.checker.refuse(denial, encode),
-        };
+        let reply = self.checker.check(Some(head), || question.read(), encode).await;
         reply.map(|Reply(bytes)| bytes)
     }
 }

@@ -81,10 +81,10 @@ impl ForwardAuth {
         let credential = parts.headers.get(header::AUTHORIZATION);
         let encode = |answered: Answered<'_>| encode(config.dialect, answered.answer, credential);
         let mut reply = match &held {
-            Ok(held) => match decode(config, &parts, has_body.then(|| &**held.bytes())) {
-                Ok(raw) => checker.check(raw, encode).await,
-                Err(denial) => checker.refuse(denial, encode),
-            },
+            Ok(held) => {
+                let read = || decode(config, &parts, has_body.then(|| &**held.bytes()));
+                checker.check(None, read, encode).await
+            }
             Err(unread) => checker.refuse(why(*unread), encode),
         };
         // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
