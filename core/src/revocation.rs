@@ -195,7 +195,7 @@ pub fn push_hex(text: &mut String, bytes: &[u8]) {
 }
 
 /// Two digits for each byte, in lower case.
-fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
+pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
     let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }

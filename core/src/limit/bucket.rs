@@ -1,6 +1,6 @@
 //! Which bucket a charge is taken from, in sixteen bytes.
 
-use crate::revocation::{Fingerprint, half, push_hex, sha256};
+use crate::revocation::{Fingerprint, half, hex_digits, sha256};
 
 /// A bucket: of which limit, and whose. Nothing a client controls stands in it in clear, and to find a second client of the same
 /// bucket takes 2^125 hashes.
@@ -33,17 +33,18 @@ impl BucketId {
 
     /// Its key in a store that has others beside it: `rate:<limit>:` and its bytes in hex.
     pub fn key(self, limit: &str) -> String {
-        let mut key = String::with_capacity("rate::".len() + limit.len() + 32);
+        let mut key = Vec::with_capacity("rate::".len() + limit.len() + 32);
         self.write_key(limit, &mut key);
-        key
+        // A name and hex, which are text.
+        String::from_utf8(key).unwrap_or_default()
     }
 
     /// Appends its [`key`](Self::key).
-    pub fn write_key(self, limit: &str, out: &mut String) {
-        out.push_str("rate:");
-        out.push_str(limit);
-        out.push(':');
-        push_hex(out, &self.bytes());
+    pub fn write_key(self, limit: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"rate:");
+        out.extend_from_slice(limit.as_bytes());
+        out.push(b':');
+        out.extend_from_slice(hex_digits(&self.bytes()).as_flattened());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Fingerprint, Kind, fingerprint::half, hex, push_hex, sha256};
+use super::{Fingerprint, Kind, fingerprint::half, hex, hex_digits, sha256};
 
 /// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
 /// store asks for them.
@@ -129,20 +129,21 @@ impl Mark<'_> {
 
     /// Its key, as [`Target::key`](super::Target::key) writes it.
     pub fn key(self) -> String {
-        let mut key = String::with_capacity(8 + 2 * 65);
+        let mut key = Vec::with_capacity(8 + 2 * 65);
         self.write(&mut key);
-        key
+        // Words and hex, which are text.
+        String::from_utf8(key).unwrap_or_default()
     }
 
     /// Appends its key.
-    pub fn write(self, out: &mut String) {
-        out.push_str(self.kind.label());
-        out.push(':');
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.kind.label().as_bytes());
+        out.push(b':');
         if self.kind.is_of_issuer() {
-            out.push_str(&self.issuer.hex);
-            out.push(':');
+            out.extend_from_slice(self.issuer.hex.as_bytes());
+            out.push(b':');
         }
-        push_hex(out, self.digest);
+        out.extend_from_slice(hex_digits(self.digest).as_flattened());
     }
 
     /// The fingerprint of its key.

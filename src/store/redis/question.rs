@@ -17,8 +17,8 @@ impl<'a> Key<'a> {
     }
 
     /// The key of a bucket.
-    pub(super) fn bucket(key: &'a str) -> Self {
-        Self("{tollgate}:", key.as_bytes())
+    pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:", key.as_ref())
     }
 }
 
@@ -70,7 +70,7 @@ fn revocation(demands: &Demands) -> (usize, usize, usize) {
 
 /// Writes keys and numbers of some checks in the order `admit.lua` describes.
 pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a Asked> + Clone) {
-    let (mut ours, mut key) = (0, String::new());
+    let (mut ours, mut key) = (0, Vec::new());
     let mut numbers = Packed::with_capacity(16 * checks.len());
     for Asked { demands, wants } in checks.clone() {
         let keys = demands.principal.as_ref().map(|principal| principal.revocation());
