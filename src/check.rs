@@ -12,7 +12,7 @@ use tollgate_core::{
         Decision, Denial, Failure, Outcome, Reason,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
-    limit::Answers,
+    limit::{Answers, Outage},
     request::{Headers, RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,
@@ -127,10 +127,15 @@ impl Checker {
         let outcome;
         let mut record = self.observer.begin((self.clock)());
         let state = self.live.load();
-        outcome = match self.prepare(&state, call, read, &mut record) {
-            Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => self.ask(pending, &mut record).await,
+        let pending = match self.prepare(&state, call, read, &mut record) {
+            Prepared::Ask(pending) => pending,
+            Prepared::Done(done) => {
+                outcome = done;
+                return self.answer(&outcome, &state, record, encode);
+            }
         };
+        let answers = self.ask(&pending, &mut record).await;
+        outcome = self.conclude(pending, answers);
         self.answer(&outcome, &state, record, encode)
     }
 
@@ -185,15 +190,19 @@ impl Checker {
     }
 
     /// One round trip at most; none when there is nothing to ask.
-    async fn ask(&self, pending: Pending, record: &mut CheckRecord<'_>) -> Outcome {
+    async fn ask(&self, pending: &Pending, record: &mut CheckRecord<'_>) -> Result<Answers, Outage> {
         if pending.demands().is_empty() {
-            return pending.conclude(Ok(Answers::Counted(Vec::new())));
+            return Ok(Answers::Counted(Vec::new()));
         }
         if self.remote {
             record.asking();
         }
         let answers = self.store.admit(pending.demands()).await;
         record.told(answers.as_ref().err().copied());
+        answers
+    }
+
+    fn conclude(&self, pending: Pending, answers: Result<Answers, Outage>) -> Outcome {
         match (answers, pending.on_outage(), &self.local) {
             (Err(outage), OnOutage::Local, Some(local)) => {
                 let answers = local.admit(pending.demands());

@@ -62,27 +62,34 @@ impl<U: Unary, H: Generated> Services<U, H> {
         Self { method, budget, health }
     }
 
-    async fn call(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        // Only the transport hears of an error while an answer is sent: the peer is gone, and so is who would want to know.
-        let _ = if request.uri().path() == U::PATH {
-            let answer = self.unary(request);
-            match unless_reset(&mut respond, answer).await {
-                Some(answer) => unary::send(answer, respond),
-                None => Ok(()),
-            }
+    /// Answers one call. What is not needed any more is dropped before there is a future, which is moved when it is made.
+    fn call(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> impl Future<Output = ()> + use<U, H> {
+        let asked = if request.uri().path() == U::PATH {
+            let (head, body) = request.into_parts();
+            Ok((head.headers, Received::new(body)))
         } else {
-            // Rare, and large: a future is as large as its largest part, and moved when it is made.
-            Box::pin(self.other(request, respond)).await
+            Err(Box::new(request))
         };
+        async move {
+            // Only the transport hears of an error while an answer is sent: the peer is gone, and so is who would want to know.
+            let _ = match asked {
+                Ok((head, mut body)) => match unless_reset(&mut respond, self.unary(&head, &mut body)).await {
+                    Some(answer) => unary::send(answer, respond),
+                    None => Ok(()),
+                },
+                Err(request) => Box::pin(self.other(*request, respond)).await,
+            };
+        }
     }
 
-    async fn unary(&self, request: Request<RecvStream>) -> Result<Framed, Status> {
-        let (head, body) = request.into_parts();
-        let head = head.headers;
-        let mut body = Received::new(body);
-        match self.budget.message(&mut body).await {
+    async fn unary(&self, head: &HeaderMap, body: &mut Received) -> Result<Framed, Status> {
+        match self.budget.message(body).await {
             // The bytes are given back when there is an answer, or when the call is dropped.
-            Ok(message) => self.method.answer(&head, message.bytes()).await,
+            Ok(message) => self.method.answer(head, message.bytes()).await,
             Err(stopped) => stopped.answer(&self.budget),
         }
     }

@@ -20,7 +20,7 @@ pub const LEVEL_VARIABLE: &str = "TOLLGATE_LOG";
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug` or `trace`; the environment variable `TOLLGATE_LOG` goes before it. Default `info`: a line
+    /// `error`, `warn`, `info` or `debug`; the environment variable `TOLLGATE_LOG` goes before it. Default `info`: a line
     /// for each start, reload and failure, none for a check. Libraries never log below `warn`.
     #[serde(default)]
     pub level: LogLevel,
@@ -42,8 +42,6 @@ pub enum LogLevel {
     Info,
     /// And what was tried.
     Debug,
-    /// And everything.
-    Trace,
 }
 
 /// `log.format`.
@@ -61,7 +59,7 @@ pub enum LogFormat {
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The environment names a level that does not exist.
-    #[error("`{0}` in {LEVEL_VARIABLE} is not a level; write `error`, `warn`, `info`, `debug` or `trace`")]
+    #[error("`{0}` in {LEVEL_VARIABLE} is not a level; write `error`, `warn`, `info` or `debug`")]
     Level(String),
     /// There is one already.
     #[error("the log was set up twice")]
@@ -77,7 +75,6 @@ impl FromStr for LogLevel {
             "warn" => Self::Warn,
             "info" => Self::Info,
             "debug" => Self::Debug,
-            "trace" => Self::Trace,
             _ => return Err(LogError::Level(text.to_owned())),
         })
     }
@@ -90,7 +87,6 @@ impl LogLevel {
             Self::Warn => Level::WARN,
             Self::Info => Level::INFO,
             Self::Debug => Level::DEBUG,
-            Self::Trace => Level::TRACE,
         }
     }
 }
@@ -154,8 +150,8 @@ mod tests {
 
     #[test]
     fn libraries_stay_quiet_at_every_level() {
-        let text = written(LogLevel::Trace, LogFormat::Text, || {
-            tracing::trace!("ours");
+        let text = written(LogLevel::Debug, LogFormat::Text, || {
+            tracing::debug!("ours");
             tracing::debug!(target: "h2::proto", "a frame with a token");
             tracing::info!(target: "hyper", "a header");
             tracing::warn!(target: "redis", "theirs");
@@ -185,6 +181,6 @@ mod tests {
     fn a_level_that_does_not_exist_is_refused() {
         assert_eq!("debug".parse::<LogLevel>().ok(), Some(LogLevel::Debug));
         let message = "loud".parse::<LogLevel>().unwrap_err().to_string();
-        assert_eq!(message, "`loud` in TOLLGATE_LOG is not a level; write `error`, `warn`, `info`, `debug` or `trace`");
+        assert_eq!(message, "`loud` in TOLLGATE_LOG is not a level; write `error`, `warn`, `info` or `debug`");
     }
 }
