@@ -28,7 +28,7 @@ async fn channel(address: &Address) -> tonic::transport::Channel {
 
 fn gated() -> (Checks, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    (Checks { gate: Some(Arc::clone(&gate)) }, gate)
+    (Checks { gate: Some(Arc::clone(&gate)), ..Checks::default() }, gate)
 }
 
 #[tokio::test]
@@ -110,6 +110,38 @@ fn headers(count: usize) -> Vec<u8> {
     let request = auth::attribute_context::Request { http: Some(http), time: None };
     let attributes = auth::AttributeContext { request: Some(request), ..Default::default() };
     auth::CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+/// Calls in one batch, some of which wait for the rest of their message, and one that panics among them.
+async fn together() {
+    let checks = Checks { panics_at: Some(13), ..Checks::default() };
+    let server = Wanted::default().grpc(checks, budget(MIB, 64 * MIB)).await;
+    let client = http2(connect(&server.address).await.unwrap()).await;
+    for round in 0..3 {
+        let lengths = [0, 13, 700, 13, 40_000, 300_000, 5].into_iter().cycle().take(70);
+        let calls: Vec<_> = lengths
+            .map(|length| {
+                let mut client = client.clone();
+                (length, tokio::spawn(async move { call(&mut client, CHECK, message(length)).await }))
+            })
+            .collect();
+        for (length, call) in calls {
+            match call.await.unwrap() {
+                Ok(answer) => assert_eq!(answer, Answer::Verdict(0, length.to_string()), "round {round}"),
+                Err(error) => assert_eq!(length, 13, "round {round}: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_that_come_together_are_answered_on_one_core() {
+    together().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_come_together_are_answered_on_several_cores() {
+    together().await;
 }
 
 /// A refusal resets its stream while the peer is still sending. h2 can take what arrives afterwards for errors of the peer, and

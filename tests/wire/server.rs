@@ -89,6 +89,8 @@ where
 #[derive(Clone, Default)]
 pub(crate) struct Checks {
     pub(crate) gate: Option<Arc<Gate>>,
+    /// A body of so many bytes is too much for this one.
+    pub(crate) panics_at: Option<usize>,
 }
 
 #[derive(Default)]
@@ -106,6 +108,7 @@ impl Unary for Checks {
             RawBody::Whole(bytes) => bytes.len(),
             _ => 0,
         });
+        assert!(body.is_none() || body != self.panics_at, "a call that panics, as this test wants it");
         if let Some(gate) = &self.gate {
             gate.entered.notify_one();
             gate.open.notified().await;
