@@ -10,8 +10,8 @@ use tollgate::{app::App, config, observe};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Everything from the first byte of a check to the last of its answer, in hyper, h2 and tonic too.
-const MOST: f64 = 60.0;
+/// Everything from the first byte of a check to the last of its answer, in h2 too.
+const MOST: f64 = 20.0;
 
 fn taken() -> usize {
     let counted = ALLOCATOR.stats();
