@@ -13,6 +13,7 @@ what else the machine does falls on all of them. The server has one core for its
 
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -137,8 +138,19 @@ def the_call(path, gate, tool, tokens):
     for line in text.decode().splitlines():
         words = line.partition("] ")[2]
         if words.lower().startswith('"evalsha"') and line.endswith('"'):
-            found = [json.loads(f'"{word}"') for word in words[1:-1].split('" "')]
+            found = [unescaped(word) for word in words[1:-1].split('" "')]
     return found
+
+
+def unescaped(word):
+    """The bytes of a word as MONITOR writes them, one character each."""
+    short = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b"}
+
+    def byte(escape):
+        text = escape[1]
+        return chr(int(text[1:], 16)) if len(text) == 3 else short.get(text, text)
+
+    return re.sub(r"\\(x[0-9a-f]{2}|.)", byte, word)
 
 
 def redis(program, tool, tokens):

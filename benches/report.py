@@ -286,7 +286,7 @@ def allocations(data):
     at_most("heap allocations of a hot check, beyond the transport's", 12, [data["hot"] - data["public"]], "", 0)
     return (
         how(data)
-        + f"\nHeap allocations of one hot check, counted: {data['hot']:.0f} from the first byte to the last, hyper, h2 and tonic included; "
+        + f"\nHeap allocations of one hot check, counted: {data['hot']:.0f} from the first byte to the last, the transport included; "
         + f"{data['public']:.0f} of them also for a public route.\n"
     )
 

@@ -6,8 +6,8 @@
 //! What a process may use for checks, with the defaults (a message limit of 16 MiB and 128 MiB in flight):
 //!
 //! - the budget: 128 MiB, three quarters for messages, one quarter for what every call costs besides;
-//! - frames that HTTP/2 received and nobody read yet: at most one connection window (256 KiB, see `listener::http2`) for each of
-//!   at most 512 connections, 128 MiB if every one of them is filled;
+//! - frames that HTTP/2 received and nobody read yet: at most one connection window (512 KiB, see `listener::http2`) for each of
+//!   at most 512 connections, 256 MiB if every one of them is filled;
 //! - decoded headers beyond what a call is charged: at most 256 entries of some 200 bytes (see `envoy::question`) in each of the 1024
 //!   calls that the second part of the budget allows, 51 MiB if every one is filled.
 //!

@@ -28,10 +28,10 @@ use super::stream::{Gathering, Peer};
 pub(super) const STREAM_WINDOW: u32 = 128 << 10;
 
 /// What all streams of one connection may send before it is read. With at most `Limits::connections` of them this bounds what
-/// HTTP/2 buffers ahead of any budget: 128 MiB with 512. Larger windows are not faster here, because every stream is read or
-/// refused at once. It also keeps what is on its way when streams are refused to 16 full frames: h2 remembers the last 50
+/// HTTP/2 buffers ahead of any budget: 256 MiB with 512. It holds 64 checks with bodies of some KiB, which are then answered
+/// together. It also keeps what is on its way when streams are refused to 32 full frames: h2 remembers the last 50
 /// resets, and counts frames for older ones as errors of the peer.
-pub(super) const CONNECTION_WINDOW: u32 = 256 << 10;
+pub(super) const CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// Calls at a time on one connection. A proxy opens the next connection beyond it, so it must not be small, and without a value
 /// there is no limit at all.

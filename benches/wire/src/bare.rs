@@ -59,8 +59,8 @@ pub(crate) struct Evalsha {
     /// `redis+unix:///path` or `redis://host:port`.
     #[arg(long)]
     url: String,
-    /// The call, as a JSON list of its words, the command's name first. In keys (words that start with `{`), the last eight
-    /// characters are replaced by a number that changes.
+    /// The call, as a JSON list of its words, a character for each byte, the command's name first. In keys (words that start with
+    /// `{`), the last eight characters are replaced by a number that changes.
     #[arg(long)]
     call: String,
     #[arg(long, default_value_t = 64)]
@@ -86,7 +86,7 @@ impl Evalsha {
         let client = redis::Client::open(self.url.as_str())?;
         let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await?;
         let first: redis::Value = calls.first().context("no call")?.query_async(&mut connection).await?;
-        ensure!(matches!(first, redis::Value::Array(_)), "the script answered {first:?}");
+        ensure!(matches!(first, redis::Value::BulkString(_)), "the script answered {first:?}");
         let before = (process::on_core(self.watch)?, process::of_this_thread()?);
         let started = Instant::now();
         let mut tasks = JoinSet::new();
@@ -124,7 +124,7 @@ fn call(words: &[String], number: usize) -> redis::Cmd {
     for word in words {
         match word.split_at_checked(word.len().saturating_sub(8)) {
             Some((head, _)) if word.starts_with('{') => call.arg(format!("{head}{number:08}")),
-            _ => call.arg(word),
+            _ => call.arg(word.chars().map(|byte| u32::from(byte).to_le_bytes()[0]).collect::<Vec<u8>>()),
         };
     }
     call
