@@ -3,7 +3,7 @@
 //! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
 //! limits, is asked on a hit as on a miss.
 //!
-//! - A token is known by a keyed hash of all its bytes ([`Tags`]); the token itself is not kept.
+//! - A token is known by a keyed hash of all its bytes (`Tags`); the token itself is not kept.
 //! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
 //!   the token expires.
 //! - Tokens that were refused for good are remembered too, for [`REFUSED_FOR`] and in a room of their own, so that a flood of

@@ -2,7 +2,7 @@
 //!
 //! A check is one message and one answer. What tonic and hyper do to make streams of both costs more than the decision, so the
 //! few rules that are left for a unary call (gRPC over HTTP/2: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>)
-//! stand in [`unary`].
+//! stand in `grpc/unary.rs`.
 
 mod streaming;
 mod unary;

@@ -94,7 +94,7 @@ fn refuse<T>(reason: Reason, cause: &'static str) -> Result<T, Denial> {
 }
 
 /// Verifies a token at `now`. `keys` answers with the key set of an issuer, by its index. For how long the result holds:
-/// [`Principal::holds`].
+/// `Principal::holds`.
 ///
 /// # Errors
 /// A denial with the reason of the first check that failed, in the order above.
