@@ -35,7 +35,7 @@ fn no_secret_is_in_any_output() {
         )
         .replace("    name: models\n", &format!("    name: models\n    upstream_key: \"file:{place}/upstream\"\n"));
     let store = redis.store().replace("${DIR}", &place);
-    let config = format!("log: {{ level: trace, format: json }}\nobserve: {{ subjects: 10 }}\n{policy}{store}");
+    let config = format!("log: {{ level: debug, format: json }}\nobserve: {{ subjects: 10 }}\n{policy}{store}");
     let rig = Rig::start(&config);
 
     // Tokens of every fate, and everything they could be written down in.
