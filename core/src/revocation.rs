@@ -12,7 +12,10 @@ pub use self::{
     fingerprint::Fingerprint,
     keys::{IssuerDigest, Keys, Mark, Names, issuer_digest},
 };
-use crate::config::{Errors, Path};
+use crate::{
+    config::{Errors, Path},
+    text::hex_digits,
+};
 
 /// The section `revocation`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -192,12 +195,6 @@ pub fn push_hex(text: &mut String, bytes: &[u8]) {
     for digits in rest.iter().map(|byte| hex_digits(&[*byte])) {
         text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
     }
-}
-
-/// Two digits for each byte, in lower case.
-pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
-    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
 /// SHA-256 of some bytes.

@@ -21,12 +21,15 @@ fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
 
 /// 128 bits in lower-case hex.
 pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
-    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     let mut digits = [0; 32];
-    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
-        *pair = [digit(byte >> 4), digit(byte & 15)];
-    }
+    digits.copy_from_slice(hex_digits(&bytes).as_flattened());
     digits
+}
+
+/// Two digits for each byte, in lower case.
+pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
 #[cfg(test)]

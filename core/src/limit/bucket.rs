@@ -1,6 +1,9 @@
 //! Which bucket a charge is taken from, in sixteen bytes.
 
-use crate::revocation::{Fingerprint, half, hex_digits, sha256};
+use crate::{
+    revocation::{Fingerprint, half, sha256},
+    text::hex_digits,
+};
 
 /// A bucket: of which limit, and whose. Nothing a client controls stands in it in clear, and to find a second client of the same
 /// bucket takes 2^125 hashes.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Fingerprint, Kind, fingerprint::half, hex, hex_digits, sha256};
+use super::{Fingerprint, Kind, fingerprint::half, hex, sha256};
+use crate::text::hex_digits;
 
 /// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
 /// store asks for them.
