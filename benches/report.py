@@ -1,8 +1,8 @@
-"""Writes what was measured into docs/benchmarks.md, between its markers, and a plot of each section to docs/plots/.
+"""Writes the measurements into docs/benchmarks.md, between its markers, and a plot of each section to docs/plots/.
 
     python benches/report.py     from .bench/results, without measuring anything
 
-A section that was not measured here stays as it is. Text outside of the markers is written by hand.
+A section without results in .bench/results stays unchanged. Text outside of the markers is written by hand.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ PLOTS = ROOT / "docs/plots"
 IN_FLIGHT = [1, 16, 64, 256]
 NAMES = {
     "noop": "stock no-op",
-    "noop-body": "stock no-op, given the body",
+    "noop-body": "stock no-op, with the body",
     "own": "Tollgate, public route",
     "hot": "Tollgate, hot",
     "hot-body": "Tollgate, hot, model from a 4 KB body",
@@ -31,7 +31,7 @@ def target(what, wanted, measured, met):
 
 
 def at_most(what, bound, found, unit="", digits=2):
-    """A target that the median of what was found is not above."""
+    """A target that the median of the values must not exceed."""
     target(what, f"<= {bound}{unit}", spread(found, digits) + unit, statistics.median(found) <= bound)
 
 
@@ -45,12 +45,12 @@ def table(head, rows):
 
 
 def how(data):
-    """The command and the machine, in one line."""
+    """Returns the command and the machine, in one line."""
     on = data["machine"]
     changed = "" if on["profile"] == "release" else f", profile {on['profile']}"
     return (
         f"`{data['command']}`, {on['date']}, commit {on['commit']}{changed}, rustc {on['rustc']}, Linux {on['kernel']}, "
-        f"{on['cpu']}, {on['cores']} cores. Median (least-most) of {len(data.get('rounds', [])) or 'several'} rounds.\n"
+        f"{on['cpu']}, {on['cores']} cores. Median (lowest-highest) of {len(data.get('rounds', [])) or 'several'} rounds.\n"
     )
 
 
@@ -84,12 +84,12 @@ def wire(data):
         for count in IN_FLIGHT
     ]
     out.append(drawing("wire", "Checks a second on one core", "Unix socket, one connection, no body", groups))
-    out.append(f"\nAudit lines that found no room in their queue: {data['audit_dropped']:.0f}.\n")
+    out.append(f"\nAudit lines dropped because their queue was full: {data['audit_dropped']:.0f}.\n")
     cell = lambda name: f"{name}|unix|64"
     at_least("checks/s, no body, over stock no-op", 1.4, ratios(rounds, cell("hot"), cell("noop"), "rps"))
     at_most("CPU a check, no body, over stock no-op", 0.70, ratios(rounds, cell("hot"), cell("noop"), 0))
     at_least("checks/s, no body, over our own transport's no-op", 0.90, ratios(rounds, cell("hot"), cell("own"), "rps"))
-    at_most("CPU a check, 4 KB body and model, over stock no-op given the body", 1.0, ratios(rounds, cell("hot-body"), cell("noop-body"), 0))
+    at_most("CPU a check, 4 KB body and model, over stock no-op with the body", 1.0, ratios(rounds, cell("hot-body"), cell("noop-body"), 0))
     at_most("p99, no body, over stock no-op", 1.2, ratios(rounds, cell("hot"), cell("noop"), "p99_us"))
     return "".join(out)
 
@@ -100,11 +100,11 @@ def cold(data):
     for name in ["RS256", "ES256", "EdDSA"]:
         check, bare = values(rounds, f"cold|{name}", 0), values(rounds, f"verify|{name}", 0)
         over = [a / (b + c) for a, b, c in zip(check, bare, hot)]
-        rows.append([f"a token never seen, {name}", spread(values(rounds, f"cold|{name}", "rps")), spread(check, 1), spread(bare, 1), spread(over, 2)])
+        rows.append([f"new token, {name}", spread(values(rounds, f"cold|{name}", "rps")), spread(check, 1), spread(bare, 1), spread(over, 2)])
         if name == "RS256":
             at_most("cold RS256: CPU over bare aws-lc verification plus the hot path", 1.25, over)
-    rows.append(["a token known (hot)", spread(values(rounds, "hot|", "rps")), spread(hot, 1), "-", "-"])
-    for name, label in [("distinct", "bad signature, another each time"), ("repeated", "bad signature, 2 000 repeated")]:
+    rows.append(["known token (hot)", spread(values(rounds, "hot|", "rps")), spread(hot, 1), "-", "-"])
+    for name, label in [("distinct", "bad signature, new token each time"), ("repeated", "bad signature, 2 000 repeated")]:
         found = values(rounds, f"flood|{name}", 0)
         rows.append([label, spread(values(rounds, f"flood|{name}", "rps")), spread(found, 1), "-", "-"])
         at_most(f"CPU a denial, {label}, over hot", 1.0, [a / b for a, b in zip(found, hot)])
@@ -133,7 +133,7 @@ def redis(data):
     at_most("Redis exact, 256 in flight: Redis CPU a check over one EVALSHA each", 1.0, [a / b for a, b in zip(values(rounds, "redis|256", 1), values(rounds, "evalsha|256", "redis_cpu_us"))])
     head = ["in flight", "limits", "checks/s", "p50 us", "p99 us", "CPU us a check (client)", "Redis CPU us"]
     groups = [(f"{count} in flight", [(label, *low_mid_high(values(rounds, f"{name}|{count}", "rps"))) for name, label in [("hot", "in memory"), ("redis", "Redis"), ("evalsha", "script alone")]]) for count in IN_FLIGHT]
-    note = f"\n{data['redis'].partition(' sha=')[0]} on the load's core; CPU added by asking it, at 256 in flight: {spread(added(256), 1)} us.\n"
+    note = f"\n{data['redis'].partition(' sha=')[0]} on the load's core; CPU added by the call, at 256 in flight: {spread(added(256), 1)} us.\n"
     return how(data) + "\n" + table(head, rows) + note + drawing("redis", "Checks a second, limits in Redis", "two limits and revocation, one script a check", groups)
 
 
@@ -142,8 +142,8 @@ def footprint(data):
     rows = [
         ["start to ready, keys on disk", spread(data["ready_ms"], 0) + " ms"],
         ["memory when idle (RSS)", spread(data["idle_mib"], 1) + " MiB"],
-        [f"memory after {data['tokens']:,} tokens".replace(",", " "), f"{many['after_mib']:.0f} MiB (most {many['most_mib']:.0f})"],
-        ["the same, with two limits for each subject", f"{subjects['after_mib']:.0f} MiB (most {subjects['most_mib']:.0f})"],
+        [f"memory after {data['tokens']:,} tokens".replace(",", " "), f"{many['after_mib']:.0f} MiB (max {many['most_mib']:.0f})"],
+        ["the same, with two limits for each subject", f"{subjects['after_mib']:.0f} MiB (max {subjects['most_mib']:.0f})"],
         ["CPU of a check, each token for the first and the second time", f"{many['first_us']:.1f} and {many['second_us']:.1f} us"],
     ]
     at_most("start to ready, keys on disk", 100, data["ready_ms"], " ms", 0)
@@ -184,14 +184,14 @@ def revocations(data):
 
 def steady(data):
     rounds, rows, groups = data["rounds"], [], []
-    for name, label in [("noop", "stock no-op"), ("quiet", "Tollgate, nothing else"), ("disturbed", "Tollgate, everything changing")]:
+    for name, label in [("noop", "stock no-op"), ("quiet", "Tollgate, undisturbed"), ("disturbed", "Tollgate, during reloads and scrapes")]:
         rows.append([label, *(spread(values(rounds, name, key)) for key in ["p50_us", "p99_us", "p999_us", "max_us"])])
         groups.append((label, [(part, *low_mid_high(values(rounds, name, key))) for part, key in [("p99", "p99_us"), ("p99.9", "p999_us")]]))
     what = (
-        f"\n{data['rate']} checks/s evenly, half of what it can do; in {data['seconds']:.0f} s a round. Meanwhile, in all: {data['reloads']} reloads of a policy "
+        f"\n{data['rate']} checks/s at an even rate, half of the maximum, for {data['seconds']:.0f} s in each round. During all rounds: {data['reloads']} reloads of a policy "
         f"of 10 000 limits with a changed key set, and {data['scrapes']} scrapes of the metrics.\n\n"
     )
-    head = ["", "p50 us", "p99 us", "p99.9 us", "most us"]
+    head = ["", "p50 us", "p99 us", "p99.9 us", "max us"]
     return how(data) + what + table(head, rows) + drawing("steady", "Latency at half load", "microseconds", groups)
 
 
@@ -203,13 +203,14 @@ def soak(data):
     return (
         how(data)
         + f"\n{data['minutes']:g} minutes at {data['rate']} checks/s: RSS {memory[0]:.1f} MiB after ten seconds, {later[0]:.1f} after a fifth of the time, "
-        f"{memory[-1]:.1f} at the end (most {max(memory):.1f}).\n"
+        f"{memory[-1]:.1f} at the end (max {max(memory):.1f}).\n"
     )
 
 
 def instructions(data):
     at_most("user instructions a check, no body (callgrind)", 55_000, [data["each"]], "", 0)
-    return how(data) + f"\nUser instructions of a hot check without a body, counted with callgrind: {data['each']:,.0f}.\n".replace(",", " ")
+    each = f"{data['each']:,.0f}".replace(",", " ")
+    return how(data) + f"\nUser instructions of a hot check without a body, counted with callgrind: {each}.\n"
 
 
 def proxied(data, labels, parts, alone=None):
@@ -232,6 +233,27 @@ def proxied(data, labels, parts, alone=None):
 def plotted(name, title, data, labels):
     groups = [(label, [("requests/s", *low_mid_high(values(data["rounds"], key, "rps")))]) for key, label in labels.items()]
     return drawing(name, title, "requests/s, 32 connections, one core for the proxy", groups)
+
+
+def summary(data):
+    """Returns the figures that open the page: what Tollgate adds to a request behind Envoy, at an even rate."""
+    rounds = data["rounds"]
+
+    def added(name, key):
+        # The difference of the figures that the table below prints.
+        return round(statistics.median(values(rounds, name, key))) - round(statistics.median(values(rounds, "alone", key)))
+
+    def cpu(name, index):
+        return f"{statistics.median(values(rounds, name, index)):.1f} us"
+
+    grpc, noop = ([added(name, key) for key in ["open_p50_us", "open_p99_us"]] for name in ["grpc", "noop"])
+    p99, bare = (spread(values(rounds, name, "open_p99_us")) for name in ["grpc", "alone"])
+    return (
+        f"**Tollgate adds {grpc[0]} us at p50 and {grpc[1]} us at p99 behind Envoy, at this load**: {data['rate']} requests a second at an even "
+        "rate on one Envoy worker, a token seen before, a model read from the body, two limits in memory. An external check that does nothing "
+        f"(the stock no-op) adds {noop[0]} us and {noop[1]} us. The p99 of single rounds varies: {p99} us with Tollgate, {bare} us without a "
+        f"check. CPU of a request: Envoy {cpu('grpc', 0)} ({cpu('alone', 0)} without a check), Tollgate {cpu('grpc', 1)}."
+    )
 
 
 def envoy(data):
@@ -265,8 +287,8 @@ def tutorial(data):
         "app": "the app alone",
         "middleware": "the app with its own middleware",
         "app-tollgate": "Envoy and Tollgate in front of the app",
-        "check-tutorial": "Envoy asks FastAPI and PyJWT",
-        "check-tollgate": "Envoy asks Tollgate",
+        "check-tutorial": "Envoy calls FastAPI and PyJWT",
+        "check-tollgate": "Envoy calls Tollgate",
     }
     parts = {
         "app": ["app"],
@@ -275,10 +297,10 @@ def tutorial(data):
         "check-tollgate": ["Tollgate", "Envoy"],
         "check-tutorial": ["FastAPI", "Envoy"],
     }
-    at_least("Envoy asks Tollgate: requests/s over FastAPI and PyJWT", 2.5, ratios(rounds, "check-tollgate", "check-tutorial", "rps"))
-    at_most("Envoy asks Tollgate: CPU of the check over FastAPI and PyJWT", 0.04, ratios(rounds, "check-tollgate", "check-tutorial", 0), digits=3)
+    at_least("Envoy calls Tollgate: requests/s over FastAPI and PyJWT", 2.5, ratios(rounds, "check-tollgate", "check-tutorial", "rps"))
+    at_most("Envoy calls Tollgate: CPU of the check over FastAPI and PyJWT", 0.04, ratios(rounds, "check-tollgate", "check-tutorial", 0), digits=3)
     pod = ratios(rounds, "app-tollgate", "middleware", "rps")
-    note = f"\nOn one core, Envoy and Tollgate in front of the app do {spread(pod, 2)} times the requests of the app with its middleware.\n"
+    note = f"\nOn one core, Envoy and Tollgate in front of the app serve {spread(pod, 2)} times as many requests as the app with its middleware.\n"
     return proxied(data, labels, parts) + note + plotted("tutorial", "Beside FastAPI and PyJWT", data, labels)
 
 
@@ -287,7 +309,7 @@ def allocations(data):
     return (
         how(data)
         + f"\nHeap allocations of one hot check, counted: {data['hot']:.0f} from the first byte to the last, the transport included; "
-        + f"{data['public']:.0f} of them also for a public route.\n"
+        + f"{data['public']:.0f} of these occur for a public route too.\n"
     )
 
 
@@ -324,6 +346,8 @@ def write():
         else:
             missing.append(name)
     rows = [[what, wanted, found, "met" if met else "**missed**"] for what, wanted, found, met in TARGETS]
+    if data := measure.load("envoy"):
+        page = replaced(page, "summary", summary(data))
     if rows:
         page = replaced(page, "targets", table(["", "target", "measured", ""], rows))
     PAGE.write_text(page)
