@@ -144,12 +144,12 @@ fn libraries_stay_in_their_rooms() {
 
 #[test]
 fn the_core_is_pure() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("core/Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/core/Cargo.toml")).unwrap();
     for library in ["tokio", "tonic", "hyper", "redis", "tracing", "prost"] {
-        assert!(!manifest.lines().any(|line| line.starts_with(library)), "core/Cargo.toml: {library}");
+        assert!(!manifest.lines().any(|line| line.starts_with(library)), "crates/core/Cargo.toml: {library}");
     }
     let mut wrong = Vec::new();
-    for (path, text) in all("core/src") {
+    for (path, text) in all("crates/core/src") {
         let code = code(&text);
         for impure in [
             "SystemTime::now",
@@ -164,7 +164,7 @@ fn the_core_is_pure() {
             "eprintln!",
         ] {
             if code.contains(impure) {
-                wrong.push(format!("core/src/{path}: {impure}"));
+                wrong.push(format!("crates/core/src/{path}: {impure}"));
             }
         }
     }
@@ -180,21 +180,21 @@ fn allow_is_made_in_one_place() {
             .map(|(path, text)| format!("{path} x{}", code(&text).matches(needle).count()))
             .collect()
     };
-    assert_eq!(made("core/src", "Decision::Allow(Grant"), ["check.rs x1"]);
-    assert_eq!(made("core/src", "Grant::new("), ["check.rs x1"]);
+    assert_eq!(made("crates/core/src", "Decision::Allow(Grant"), ["check.rs x1"]);
+    assert_eq!(made("crates/core/src", "Grant::new("), ["check.rs x1"]);
     assert_eq!(made("src", "Decision::Allow(Grant"), [""; 0]);
 }
 
 #[test]
 fn decisions_have_no_default() {
-    for (path, text) in all("core/src") {
+    for (path, text) in all("crates/core/src") {
         for name in ["Decision", "Outcome", "Denial", "Grant", "Permit", "Principal", "Answers", "Prepared", "Pending"] {
-            assert!(!text.contains(&format!("impl Default for {name}")), "core/src/{path}: {name}");
+            assert!(!text.contains(&format!("impl Default for {name}")), "crates/core/src/{path}: {name}");
             for keyword in ["struct", "enum"] {
                 if let Some(at) = text.find(&format!("pub {keyword} {name} ")) {
                     let attributes: String =
                         text[..at].lines().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///")).collect();
-                    assert!(!attributes.contains("Default"), "core/src/{path}: {name} derives Default");
+                    assert!(!attributes.contains("Default"), "crates/core/src/{path}: {name} derives Default");
                 }
             }
         }

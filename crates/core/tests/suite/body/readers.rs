@@ -23,7 +23,7 @@ const FORM: &str = "multipart/form-data; boundary=b";
 /// What each Python reader finds in each body.
 fn python(bodies: &[(&str, Vec<u8>)]) -> Vec<Vec<Value>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = root.join("../.parts/bin/python");
+    let program = root.join("../../.parts/bin/python");
     let mut child = Command::new(&program)
         .arg("-B")
         .arg(root.join("tests/suite/body/readers.py"))

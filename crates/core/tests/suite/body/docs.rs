@@ -4,7 +4,7 @@ use super::Bodies;
 
 #[test]
 fn examples_in_the_documentation_compile() {
-    let text = include_str!("../../../../docs/bodies.md");
+    let text = include_str!("../../../../../docs/bodies.md");
     let examples: Vec<&str> = text
         .split("```yaml ")
         .skip(1)
