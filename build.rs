@@ -8,7 +8,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={}", root.display());
 
     let files = protox::compile(
-        ["envoy/service/auth/v3/external_auth.proto", "opentelemetry/proto/collector/trace/v1/trace_service.proto"],
+        [
+            "envoy/service/auth/v3/external_auth.proto",
+            "opentelemetry/proto/collector/trace/v1/trace_service.proto",
+        ],
         [&root],
     )?;
     const HTTP: &str = ".envoy.service.auth.v3.AttributeContext.HttpRequest";

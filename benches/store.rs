@@ -2,7 +2,13 @@
 //! round, over the same client and the same script: one EVALSHA for each check, bare; and the store, which gathers them. A closed
 //! loop on one thread; redis-server runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs
 //! on the machine do not count. Then what a million revocations cost: memory, and the time of a check that they do not revoke.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark"
+)]
 
 #[path = "../tests/store/asked.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
@@ -20,7 +26,8 @@ use redis::{Cmd, aio::MultiplexedConnection};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{
-    ADMIT_BODY, Memory, MemoryConfig, Redis, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig, open,
+    ADMIT_BODY, Memory, MemoryConfig, Redis, RedisConfig, ReplicateConfig, Revocation, Store,
+    StoreConfig, open,
 };
 use tollgate_core::{
     limit::Demands,
@@ -37,7 +44,9 @@ const CREDENTIALS: usize = 2000;
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 
 fn main() {
-    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |text| text.parse().unwrap())
+    };
     let (rounds, seconds) = (number("ROUNDS", 5), number("SECONDS", 1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -91,9 +100,22 @@ impl Server {
     fn start(directory: &std::path::Path) -> Self {
         let socket = directory.join("redis.sock");
         let mut command = Command::new("taskset");
-        command.args(["-c", "0", "redis-server", "--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]);
+        command.args([
+            "-c",
+            "0",
+            "redis-server",
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--unixsocket",
+        ]);
         command.arg(&socket).arg("--dir").arg(directory).stdout(Stdio::null());
-        let child = command.spawn().expect("taskset and redis-server: `apt-get install util-linux redis-server`");
+        let child = command
+            .spawn()
+            .expect("taskset and redis-server: `apt-get install util-linux redis-server`");
         let started = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "redis-server does not answer");
@@ -123,22 +145,37 @@ struct Bench {
 
 impl Bench {
     async fn new(server: &Server) -> Self {
-        let config = RedisConfig { deadline: Span::from_secs(1), ..RedisConfig::at(server.1.parse().unwrap()) };
+        let config = RedisConfig {
+            deadline: Span::from_secs(1),
+            ..RedisConfig::at(server.1.parse().unwrap())
+        };
         let store = Redis::open(&config, CancellationToken::new()).unwrap();
         let checks: Vec<Demands> = (0..CREDENTIALS).map(check).collect();
-        let bare = redis::Client::open(server.1.clone()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let bare = redis::Client::open(server.1.clone())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
         let script = redis::Script::new(&format!(
             "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n{ADMIT_BODY}"
         ));
-        let calls: Vec<Cmd> = checks.iter().map(|demands| call(script.get_hash(), demands)).collect();
+        let calls: Vec<Cmd> =
+            checks.iter().map(|demands| call(script.get_hash(), demands)).collect();
         script.prepare_invoke().load_async(&mut bare.clone()).await.unwrap();
         store.admit(&checks[0]).await.unwrap();
         Self { store, checks, bare, calls }
     }
 
     /// Checks a second, and microseconds on a core for each, here and in Redis.
-    async fn run(self: &Rc<Self>, gathered: bool, in_flight: usize, time: Duration, server: &Server) -> [f64; 3] {
-        let (started, here, there) = (Instant::now(), on_core("/proc/thread-self/schedstat"), server.on_core());
+    async fn run(
+        self: &Rc<Self>,
+        gathered: bool,
+        in_flight: usize,
+        time: Duration,
+        server: &Server,
+    ) -> [f64; 3] {
+        let (started, here, there) =
+            (Instant::now(), on_core("/proc/thread-self/schedstat"), server.on_core());
         let callers = (0..in_flight).map(|caller| {
             let bench = Rc::clone(self);
             tokio::task::spawn_local(async move {
@@ -174,23 +211,33 @@ async fn millions(server: &Server, rounds: u64) {
         let (before, started) = (resident(), Instant::now());
         let replicate_revocations = Some(ReplicateConfig { max_staleness: Span::from_secs(60) });
         let config = RedisConfig { replicate_revocations, ..RedisConfig::at(url.parse().unwrap()) };
-        let store = open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store;
+        let store =
+            open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store;
         while store.status().replica.unwrap().age.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let grown = (resident() - before) / 1e6;
-        println!("{} revocations copied in {:?}: {grown:.1} MB", store.status().replica.unwrap().revocations, started.elapsed());
+        println!(
+            "{} revocations copied in {:?}: {grown:.1} MB",
+            store.status().replica.unwrap().revocations,
+            started.elapsed()
+        );
         copies.push(store);
     }
-    let memories: Vec<Arc<dyn Store>> = [few, many].map(memory).into_iter().map(|store| Arc::new(store) as _).collect();
-    let checks: Vec<Demands> = (0..CREDENTIALS).map(|n| Demands { charges: Vec::new(), ..check(n) }).collect();
+    let memories: Vec<Arc<dyn Store>> =
+        [few, many].map(memory).into_iter().map(|store| Arc::new(store) as _).collect();
+    let checks: Vec<Demands> =
+        (0..CREDENTIALS).map(|n| Demands { charges: Vec::new(), ..check(n) }).collect();
     for (name, stores) in [("copy of Redis'", &copies), ("in memory", &memories)] {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..rounds.max(5) {
             for (store, times) in stores.iter().zip(&mut times) {
                 let before = on_core("/proc/thread-self/schedstat");
                 for demands in checks.iter().cycle().take(100 * CREDENTIALS) {
-                    assert!(matches!(store.admit(demands).await, Ok(tollgate_core::limit::Answers::Counted(_))));
+                    assert!(matches!(
+                        store.admit(demands).await,
+                        Ok(tollgate_core::limit::Answers::Counted(_))
+                    ));
                 }
                 let spent = (on_core("/proc/thread-self/schedstat") - before) * 1000.0;
                 times.push(spent / (100 * CREDENTIALS) as f64);
@@ -218,7 +265,13 @@ fn memory(count: u64) -> Memory {
     let store = Memory::new(&MemoryConfig::default());
     for n in 0..count {
         let target = Target::Jti { issuer: "issuer".into(), jti: n.to_string() };
-        let revocation = Revocation::new(target, Timestamp::from_secs(asked::NOW), Span::from_secs(86_400), None).unwrap();
+        let revocation = Revocation::new(
+            target,
+            Timestamp::from_secs(asked::NOW),
+            Span::from_secs(86_400),
+            None,
+        )
+        .unwrap();
         store.revoke_at(&revocation, Timestamp::from_secs(asked::NOW));
     }
     store
@@ -236,7 +289,11 @@ fn check(n: usize) -> Demands {
         "jti": format!("j{n}"), "sub": format!("user-{n}"), "client_id": "app", "tenant_id": format!("t{}", n % 50), "iat": asked::NOW,
     });
     let mut demands = asked::about(&asked::principal(claims, &[]));
-    let wide = |key: String| tollgate_core::limit::Charge { interval: 1, burst: 1_000_000_000, ..asked::charge(&key, 1, 1) };
+    let wide = |key: String| tollgate_core::limit::Charge {
+        interval: 1,
+        burst: 1_000_000_000,
+        ..asked::charge(&key, 1, 1)
+    };
     demands.charges = vec![wide(format!("s{n:064}")), wide(format!("t{:064}", n % 50))];
     demands
 }
@@ -255,13 +312,21 @@ fn call(hash: &str, demands: &Demands) -> Cmd {
     for charge in &demands.charges {
         cmd.arg(format!("{{tollgate}}:{}", charge.key()));
     }
-    let (exact, before, charges) = (keys.exact().count() as u64, keys.before().count() as u64, demands.charges.len() as u64);
+    let (exact, before, charges) =
+        (keys.exact().count() as u64, keys.before().count() as u64, demands.charges.len() as u64);
     let mut numbers = vec![exact, before, charges, 0, keys.issued_at];
-    numbers.extend(demands.charges.iter().flat_map(|charge| [charge.interval, charge.burst, charge.cost, charge.cost]));
+    numbers.extend(
+        demands
+            .charges
+            .iter()
+            .flat_map(|charge| [charge.interval, charge.burst, charge.cost, charge.cost]),
+    );
     // A list in MessagePack.
     let mut list = vec![0xdd];
     list.extend((numbers.len() as u32).to_be_bytes());
-    list.extend(numbers.into_iter().flat_map(|number| std::iter::once(0xcf).chain(number.to_be_bytes())));
+    list.extend(
+        numbers.into_iter().flat_map(|number| std::iter::once(0xcf).chain(number.to_be_bytes())),
+    );
     cmd.arg(1).arg(ours).arg(list);
     cmd
 }

@@ -45,13 +45,20 @@ pub trait Revocations: Send + Sync {
     type Error: Error + Send + Sync + 'static;
 
     /// Revokes. One that exists already is replaced.
-    fn revoke(&self, revocation: &Revocation) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    fn revoke(
+        &self,
+        revocation: &Revocation,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Takes a revocation back. Says whether there was one.
     fn reinstate(&self, target: &Target) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Lists revocations in no particular order: about `limit` of them, from where an earlier page's `next` says.
-    fn list(&self, limit: usize, cursor: Option<&str>) -> impl Future<Output = Result<Page, Self::Error>> + Send;
+    fn list(
+        &self,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> impl Future<Output = Result<Page, Self::Error>> + Send;
 }
 
 /// One revocation to be made.
@@ -111,19 +118,28 @@ impl<R> fmt::Debug for Admin<R> {
 impl<R: Revocations> Admin<R> {
     /// `token` gives the bearer token as it is now, so that it can be replaced in its file. While it gives none, or one that
     /// [`check_token`] refuses, every call is refused.
-    pub fn new(revocations: R, token: impl Fn() -> Option<Secret> + Send + Sync + 'static, audit: Arc<Audit>) -> Self {
+    pub fn new(
+        revocations: R,
+        token: impl Fn() -> Option<Secret> + Send + Sync + 'static,
+        audit: Arc<Audit>,
+    ) -> Self {
         Self { revocations, token: Box::new(token), audit }
     }
 }
 
 /// Answers one call from `peer` (`None` on a Unix socket).
-pub async fn handle<R, B>(admin: &Admin<R>, peer: Option<IpAddr>, request: Request<B>) -> Response<Full<Bytes>>
+pub async fn handle<R, B>(
+    admin: &Admin<R>,
+    peer: Option<IpAddr>,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
 where
     R: Revocations,
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let mut record = AdminRecord::begin(&admin.audit, now(), peer, request.method(), request.uri().path());
+    let mut record =
+        AdminRecord::begin(&admin.audit, now(), peer, request.method(), request.uri().path());
     let answer = match call(admin, request, &mut record).await {
         Ok(answer) => answer,
         Err(refusal) => {
@@ -135,7 +151,11 @@ where
     answer
 }
 
-async fn call<R, B>(admin: &Admin<R>, request: Request<B>, record: &mut AdminRecord<'_>) -> Result<Response<Full<Bytes>>, Refusal>
+async fn call<R, B>(
+    admin: &Admin<R>,
+    request: Request<B>,
+    record: &mut AdminRecord<'_>,
+) -> Result<Response<Full<Bytes>>, Refusal>
 where
     R: Revocations,
     B: Body<Data = Bytes> + Send,
@@ -146,7 +166,11 @@ where
         return Err(Refusal::unauthorized());
     }
     if !record.has_room() {
-        return Err(Refusal::new(503, "overloaded", "the audit log is full, and no call may go unrecorded; retry shortly"));
+        return Err(Refusal::new(
+            503,
+            "overloaded",
+            "the audit log is full, and no call may go unrecorded; retry shortly",
+        ));
     }
     if request.uri().path() != PATH {
         return Err(Refusal::new(404, "not_found", format!("there is only `{PATH}` here")));
@@ -155,8 +179,11 @@ where
         Method::GET => {
             record.doing("list");
             let (limit, cursor) = request::page(request.uri().query().unwrap_or_default())?;
-            let page = admin.revocations.list(limit, cursor).await.map_err(|error| unavailable(&error))?;
-            Ok(ok(&json!({ "revocations": page.entries.iter().map(request::listed).collect::<Vec<_>>(), "next": page.next })))
+            let page =
+                admin.revocations.list(limit, cursor).await.map_err(|error| unavailable(&error))?;
+            Ok(ok(
+                &json!({ "revocations": page.entries.iter().map(request::listed).collect::<Vec<_>>(), "next": page.next }),
+            ))
         }
         Method::POST => {
             record.doing("revoke");
@@ -172,16 +199,26 @@ where
             if admin.revocations.reinstate(&target).await.map_err(|error| unavailable(&error))? {
                 Ok(ok(&json!({ "kind": target.kind(), "key": target.key(), "reinstated": true })))
             } else {
-                Err(Refusal::new(404, "not_found", format!("there is no such revocation; `GET {PATH}` lists them")))
+                Err(Refusal::new(
+                    404,
+                    "not_found",
+                    format!("there is no such revocation; `GET {PATH}` lists them"),
+                ))
             }
         }
-        _ => Err(Refusal::new(405, "method_not_allowed", "use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
+        _ => Err(Refusal::new(405, "method_not_allowed", "use GET, POST or DELETE")
+            .with(ALLOW, "GET, POST, DELETE")),
     }
 }
 
 fn unavailable(error: &dyn Error) -> Refusal {
     tracing::warn!(%error, "an admin call could not be carried out");
-    Refusal::new(503, "store_unavailable", format!("{error}; nothing is known to have changed, so retry")).retry_after(1)
+    Refusal::new(
+        503,
+        "store_unavailable",
+        format!("{error}; nothing is known to have changed, so retry"),
+    )
+    .retry_after(1)
 }
 
 /// The whole body of a call that changes something.
@@ -193,16 +230,26 @@ where
     let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
     if !kind.trim_ascii().eq_ignore_ascii_case(b"application/json") {
-        return Err(Refusal::new(415, "unsupported_media_type", "send a JSON body with `Content-Type: application/json`"));
+        return Err(Refusal::new(
+            415,
+            "unsupported_media_type",
+            "send a JSON body with `Content-Type: application/json`",
+        ));
     }
     let body = Limited::new(request.into_body(), MAX_BODY).collect();
     match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Refusal::new(413, "body_too_large", format!("the body is larger than {} KiB", MAX_BODY >> 10)))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            413,
+            "body_too_large",
+            format!("the body is larger than {} KiB", MAX_BODY >> 10),
+        )),
         Ok(Err(_)) => Err(Refusal::new(400, "invalid_request", "the body did not arrive whole")),
-        Err(_) => Err(Refusal::new(408, "timeout", format!("the body did not arrive within {}s", BODY_DEADLINE.as_secs()))),
+        Err(_) => Err(Refusal::new(
+            408,
+            "timeout",
+            format!("the body did not arrive within {}s", BODY_DEADLINE.as_secs()),
+        )),
     }
 }
 

@@ -38,7 +38,10 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, Status, StoreStatus, TokenStatus},
+        exposition::{
+            Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, Status, StoreStatus,
+            TokenStatus,
+        },
         metrics::Metrics,
         trace::Tracer,
     },
@@ -129,9 +132,13 @@ impl App {
         let mut tasks = JoinSet::new();
 
         check_secrets(&policy)?;
-        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
+        let upstream_keys =
+            secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
         let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
-        let observer = Observer::new(Arc::new(Metrics::new(&file.observe)), Arc::new(Audit::start(&file.audit)?));
+        let observer = Observer::new(
+            Arc::new(Metrics::new(&file.observe)),
+            Arc::new(Audit::start(&file.audit)?),
+        );
         let observer = Arc::new(observer.traced(tracer));
         observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
@@ -167,8 +174,10 @@ impl App {
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
         let refusals = Arc::clone(&checker);
         let (max, max_in_flight) = (file.body.max.0 as u64, file.body.max_in_flight.0 as u64);
-        let in_flight = InFlight::new(max, max_in_flight, move |refusal| refused(&refusals, refusal))?;
-        let grpc = servers.grpc(&file.listen.grpc, &in_flight, Arc::clone(&checker), &readiness).await?;
+        let in_flight =
+            InFlight::new(max, max_in_flight, move |refusal| refused(&refusals, refusal))?;
+        let grpc =
+            servers.grpc(&file.listen.grpc, &in_flight, Arc::clone(&checker), &readiness).await?;
         let mut http = Vec::with_capacity(file.listen.http.len());
         for config in &file.listen.http {
             let front = ForwardAuth::new(config.clone(), Arc::clone(&checker), in_flight.clone());
@@ -197,7 +206,11 @@ impl App {
             None => None,
             Some(config) => {
                 let revocations = StoreRevocations(Arc::clone(&store.store));
-                let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, Arc::clone(observer.audit())));
+                let handlers = Arc::new(Admin::new(
+                    revocations,
+                    admin_token(config)?,
+                    Arc::clone(observer.audit()),
+                ));
                 let handler = move |request: http::Request<_>| {
                     let handlers = Arc::clone(&handlers);
                     let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
@@ -206,12 +219,26 @@ impl App {
                 Some(servers.http(&config.listener(), handler).await?)
             }
         };
-        Ok(Self { grpc, http, ops, admin, readiness, live, engine, observer, store: store.store, looked, stop, tasks })
+        Ok(Self {
+            grpc,
+            http,
+            ops,
+            admin,
+            readiness,
+            live,
+            engine,
+            observer,
+            store: store.store,
+            looked,
+            stop,
+            tasks,
+        })
     }
 
     /// Looks at the file and at secrets from now on.
     fn watch(&mut self, path: PathBuf, file: &File, hangup: tokio::signal::unix::Signal) {
-        let (live, engine, observer) = (Arc::clone(&self.live), Arc::clone(&self.engine), Arc::clone(&self.observer));
+        let (live, engine, observer) =
+            (Arc::clone(&self.live), Arc::clone(&self.engine), Arc::clone(&self.observer));
         let reloader = Reloader::new(path, file, live, engine, observer, Arc::clone(&self.looked));
         self.tasks.spawn(reloader.run(hangup, self.stop.clone()));
     }
@@ -230,7 +257,10 @@ impl App {
         }
         let observer = Arc::clone(&self.observer);
         // Off the runtime: it waits for a thread.
-        if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES)).await.unwrap_or(false) {
+        if !tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES))
+            .await
+            .unwrap_or(false)
+        {
             tracing::warn!("some audit lines were not written");
         }
     }
@@ -240,9 +270,13 @@ impl App {
 fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
     for issuer in policy.issuers.list() {
         if let KeySource::Secret(source) = &issuer.source {
-            let set = secrets::resolve(source).and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms));
+            let set = secrets::resolve(source)
+                .and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms));
             if let Err(error) = set {
-                bail!("issuer `{}`: {error}", if issuer.name.is_empty() { "absent" } else { &*issuer.name });
+                bail!(
+                    "issuer `{}`: {error}",
+                    if issuer.name.is_empty() { "absent" } else { &*issuer.name }
+                );
             }
         }
     }
@@ -303,13 +337,18 @@ fn status(
             }),
             local,
             tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },
-            in_flight: InFlightStatus { bytes: in_flight.taken() as u64, limit: in_flight.total() as u64 },
+            in_flight: InFlightStatus {
+                bytes: in_flight.taken() as u64,
+                limit: in_flight.total() as u64,
+            },
         }
     }
 }
 
 /// The admin token as it is at each call. One that cannot be read, or is too weak, stops the start.
-fn admin_token(config: &AdminListenConfig) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
+fn admin_token(
+    config: &AdminListenConfig,
+) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
     let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
     token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
     let source = config.token.clone();
@@ -335,12 +374,17 @@ impl Servers<'_> {
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(config, Protocol::Grpc).await?;
         let address = self.watch_certificates(&listener);
-        let services = grpc::Services::new(EnvoyAuthorization::new(checker), in_flight.clone(), health_server);
+        let services =
+            grpc::Services::new(EnvoyAuthorization::new(checker), in_flight.clone(), health_server);
         self.tasks.spawn(grpc::serve(listener, services, self.stop.clone(), self.drain));
         Ok(address)
     }
 
-    async fn http<H, F, B>(&mut self, config: &ListenerConfig, handler: H) -> anyhow::Result<Address>
+    async fn http<H, F, B>(
+        &mut self,
+        config: &ListenerConfig,
+        handler: H,
+    ) -> anyhow::Result<Address>
     where
         H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = http::Response<B>> + Send + 'static,
@@ -370,8 +414,11 @@ impl Servers<'_> {
 /// What the body bound answers with: the same shape as every denial, and a record of its own.
 fn refused(checker: &Checker, refusal: Refusal) -> grpc::Framed {
     let denial = match refusal {
-        Refusal::TooLarge => Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows"),
-        Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1)),
+        Refusal::TooLarge => {
+            Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows")
+        }
+        Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
+            .after(Span::from_secs(1)),
     };
     checker.refuse(denial, |answered| match answered.answer {
         Answer::Deny(answer) => envoy::denied(&answer, &answered.metadata),
@@ -387,12 +434,18 @@ async fn keep_certificates(tls: Tls, looked: Arc<Notify>, stop: CancellationToke
             () = looked.notified() => {}
         }
         if let Err(error) = tls.reload() {
-            tracing::warn!("the certificates were not read again, the last good ones stay: {error}");
+            tracing::warn!(
+                "the certificates were not read again, the last good ones stay: {error}"
+            );
         }
     }
 }
 
-async fn keep_health(health: tonic_health::server::HealthReporter, readiness: Arc<Readiness>, stop: CancellationToken) {
+async fn keep_health(
+    health: tonic_health::server::HealthReporter,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     loop {
         if readiness.missing().is_empty() {

@@ -91,7 +91,8 @@ impl Case {
         let mut ledger = Ledger::new(&self.revoked);
         for earlier in &self.earlier {
             for _ in 0..earlier.times {
-                if let Prepared::Ask(pending) = prepare(snapshot, earlier.request.raw(), earlier.at) {
+                if let Prepared::Ask(pending) = prepare(snapshot, earlier.request.raw(), earlier.at)
+                {
                     // That it was counted is what matters here, not its answer.
                     drop(ledger.conclude(pending, earlier.at, None));
                 }

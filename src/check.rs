@@ -104,7 +104,8 @@ impl Checker {
         let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             // The record was dropped by the panic and says so; this answer has no other.
-            let outcome = Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
+            let outcome =
+                Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
             encode(shape(&outcome, &self.live.load().snapshot, "panic"))
         })
     }
@@ -147,7 +148,9 @@ impl Checker {
         encode: impl Fn(Answered<'_>) -> T,
     ) -> T {
         record.decided(outcome);
-        if let Some(source) = outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer)) {
+        if let Some(source) =
+            outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer))
+        {
             source.unknown_key();
         }
         let encoded = encode(shape(outcome, &state.snapshot, record.id()));
@@ -174,7 +177,10 @@ impl Checker {
         record.asked(&raw);
         record.trace(call, &raw.headers);
         if !record.has_room() {
-            let denial = Denial::new(Reason::Overloaded, "the audit queue is full, and audit.on_full is deny");
+            let denial = Denial::new(
+                Reason::Overloaded,
+                "the audit queue is full, and audit.on_full is deny",
+            );
             return refused(denial.after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
@@ -190,7 +196,11 @@ impl Checker {
     }
 
     /// One round trip at most; none when there is nothing to ask.
-    async fn ask(&self, pending: &Pending, record: &mut CheckRecord<'_>) -> Result<Answers, Outage> {
+    async fn ask(
+        &self,
+        pending: &Pending,
+        record: &mut CheckRecord<'_>,
+    ) -> Result<Answers, Outage> {
         if pending.demands().is_empty() {
             return Ok(Answers::Counted(Vec::new()));
         }
@@ -217,8 +227,12 @@ fn shape<'a>(outcome: &'a Outcome, snapshot: &'a Snapshot, decision_id: &'a str)
     let evidence = &outcome.evidence;
     let principal = evidence.principal.as_ref();
     let (answer, reason) = match &outcome.decision {
-        Decision::Allow(grant) => (Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)), None),
-        Decision::Deny(denial) => (Answer::Deny(answer::denied(denial, evidence, decision_id)), Some(denial.reason)),
+        Decision::Allow(grant) => {
+            (Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)), None)
+        }
+        Decision::Deny(denial) => {
+            (Answer::Deny(answer::denied(denial, evidence, decision_id)), Some(denial.reason))
+        }
         Decision::Fail(failure) => (Answer::Fail(failure), Some(failure.reason)),
     };
     let metadata = Metadata([

@@ -106,7 +106,9 @@ pub struct ListenConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        let loopback = |port: u16| ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+        let loopback = |port: u16| {
+            ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
+        };
         Self { grpc: loopback(9000), http: Vec::new(), ops: loopback(9002), admin: None }
     }
 }
@@ -191,7 +193,8 @@ pub enum LoadError {
 }
 
 fn shown(path: &str, errors: &[ConfigError]) -> String {
-    let lines: Vec<String> = errors.iter().map(|error| Located { path, error }.to_string()).collect();
+    let lines: Vec<String> =
+        errors.iter().map(|error| Located { path, error }.to_string()).collect();
     lines.join("\n")
 }
 
@@ -221,21 +224,28 @@ impl fmt::Display for Located<'_> {
 /// Everything that is wrong with it at once.
 pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: shown.clone(), error })?;
-    compile(&text, &|name| std::env::var(name).ok()).map_err(|errors| LoadError::Wrong { path: shown, errors })
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| LoadError::Read { path: shown.clone(), error })?;
+    compile(&text, &|name| std::env::var(name).ok())
+        .map_err(|errors| LoadError::Wrong { path: shown, errors })
 }
 
 /// Compiles the text of a file.
 ///
 /// # Errors
 /// Everything that is wrong with it at once.
-pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<ConfigError>> {
+pub fn compile(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Vec<ConfigError>> {
     let document = Document::parse(text, env)?;
     let (file, mut unread, gaps) = document.read_around::<File>();
     let Some(file) = file else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
-    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| b""[..].into()) {
+    if let Err(error) =
+        InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| b""[..].into())
+    {
         errors.push(&root.key("body"), error.to_string());
     }
     file.audit.check(&root.key("audit"), &mut errors);
@@ -245,7 +255,8 @@ pub fn compile(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
     if let Some(policy) = &policy {
         jwks::check(policy.issuers.list(), &root.key("issuers"), &mut errors);
     }
-    let body_routes = policy.as_ref().map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
+    let body_routes =
+        policy.as_ref().map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
     for (index, listener) in file.listen.http.iter().enumerate() {
         listener.validate(body_routes, &root.key("listen").key("http").index(index), &mut errors);
     }

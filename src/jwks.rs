@@ -86,7 +86,10 @@ impl Engine {
         let mut before = std::mem::take(&mut *running);
         for issuer in issuers {
             let plan = Plan::new(issuer, &self.timing);
-            let known = before.iter().position(|old| old.plan.trust == plan.trust).map(|index| before.swap_remove(index));
+            let known = before
+                .iter()
+                .position(|old| old.plan.trust == plan.trust)
+                .map(|index| before.swap_remove(index));
             running.push(match known {
                 Some(old) if old.plan == plan => old,
                 old => self.start(plan, old.as_ref()),
@@ -113,7 +116,12 @@ impl Engine {
         if let Some(held) = old.and_then(|old| old.source.fresh()) {
             source.inherit(&held, plan.pace.max_stale);
         }
-        let refresher = Refresher::new(Arc::clone(&source), plan.clone(), self.timing, Arc::clone(&self.on_change));
+        let refresher = Refresher::new(
+            Arc::clone(&source),
+            plan.clone(),
+            self.timing,
+            Arc::clone(&self.on_change),
+        );
         let task = tokio::spawn(refresher.run()).abort_handle();
         Running { plan, source, task }
     }
@@ -126,7 +134,10 @@ pub fn check(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
         let path = path.index(index);
         match Plan::new(issuer, &Timing::default()).trust.origin {
             Origin::Remote(remote) => {
-                errors.take(&path.key("jwks"), Guard::new(&remote).map_err(|error| error.to_string()));
+                errors.take(
+                    &path.key("jwks"),
+                    Guard::new(&remote).map_err(|error| error.to_string()),
+                );
             }
             Origin::Inline(secret) => {
                 errors.take(&path.key("secret"), KeySet::from_secret(&secret, &issuer.algorithms));

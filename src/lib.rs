@@ -1,7 +1,10 @@
 //! Tollgate: the sidecar around the decision of `tollgate-core`. Everything that touches a socket, a file or a clock is here.
 //!
 //! `main -> cli -> app -> {frontend, store, jwks, reload, observe, ops, admin} -> check -> tollgate-core`; see ARCHITECTURE.md.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod admin;
 pub mod app;

@@ -68,10 +68,19 @@ impl Live {
     }
 
     /// Puts another policy in force. Tokens are verified anew under it.
-    pub fn replace(&self, policy: Arc<Policy>, sources: Vec<Arc<Source>>, upstream_keys: Vec<Secret>) {
+    pub fn replace(
+        &self,
+        policy: Arc<Policy>,
+        sources: Vec<Arc<Source>>,
+        upstream_keys: Vec<Secret>,
+    ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
-        self.state.store(Arc::new(State { snapshot: snapshot(policy, &sources, upstream_keys), sources, tokens }));
+        self.state.store(Arc::new(State {
+            snapshot: snapshot(policy, &sources, upstream_keys),
+            sources,
+            tokens,
+        }));
     }
 
     /// Takes over what the key sources hold now.
@@ -80,7 +89,11 @@ impl Live {
         let state = self.state.load();
         let Snapshot { policy, upstream_keys, .. } = state.snapshot.clone();
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        self.state.store(Arc::new(State { snapshot: snapshot(policy, &sources, upstream_keys), sources, tokens }));
+        self.state.store(Arc::new(State {
+            snapshot: snapshot(policy, &sources, upstream_keys),
+            sources,
+            tokens,
+        }));
     }
 
     /// Takes over upstream keys that were read again.
@@ -94,5 +107,9 @@ impl Live {
 }
 
 fn snapshot(policy: Arc<Policy>, sources: &[Arc<Source>], upstream_keys: Vec<Secret>) -> Snapshot {
-    Snapshot { policy, keys: sources.iter().map(|source| source.current()).collect(), upstream_keys }
+    Snapshot {
+        policy,
+        keys: sources.iter().map(|source| source.current()).collect(),
+        upstream_keys,
+    }
 }

@@ -104,8 +104,11 @@ impl Observer {
     /// # Errors
     /// None that occurs: it writes into memory.
     pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
-        let queues =
-            Queues { dropped: self.audit.dropped(), waiting: self.audit.waiting(), spans: self.tracer().map(Tracer::sent) };
+        let queues = Queues {
+            dropped: self.audit.dropped(),
+            waiting: self.audit.waiting(),
+            spans: self.tracer().map(Tracer::sent),
+        };
         exposition::exposition(&self.metrics, status, queues)
     }
 }
@@ -166,7 +169,12 @@ impl<'a> CheckRecord<'a> {
 
     /// Notes what is asked.
     pub fn asked(&mut self, request: &RawRequest<'a>) {
-        self.asked = Asked { method: request.method, host: request.host, path: request.path, address: request.address };
+        self.asked = Asked {
+            method: request.method,
+            host: request.host,
+            path: request.path,
+            address: request.address,
+        };
     }
 
     /// Begins the span of this check, where checks are traced and this one is sampled. `call` is the head of the proxy's own call, if it
@@ -226,12 +234,20 @@ impl<'a> CheckRecord<'a> {
         let outcome = self.decided?;
         let decided = Ending::of(outcome);
         if decided != ending {
-            return Some(format!("decided `{}` ({}), and not answered", decided.decision(), decided.reason()).into());
+            return Some(
+                format!(
+                    "decided `{}` ({}), and not answered",
+                    decided.decision(),
+                    decided.reason()
+                )
+                .into(),
+            );
         }
         match &outcome.decision {
-            Decision::Allow(_) => {
-                outcome.evidence.outage.map(|outage| format!("the store could not be asked ({})", outage.label()).into())
-            }
+            Decision::Allow(_) => outcome
+                .evidence
+                .outage
+                .map(|outage| format!("the store could not be asked ({})", outage.label()).into()),
             Decision::Deny(denial) => Some(Cow::Borrowed(&denial.cause)),
             Decision::Fail(failure) => Some(Cow::Borrowed(&failure.cause)),
         }
@@ -247,7 +263,9 @@ impl<'a> CheckRecord<'a> {
             route: evidence.and_then(|evidence| evidence.route.clone()),
             model: evidence.and_then(|evidence| evidence.model.clone()),
             outage: evidence.and_then(|evidence| evidence.outage),
-            principal: evidence.and_then(|evidence| evidence.principal.clone()).filter(|_| tracer.identity()),
+            principal: evidence
+                .and_then(|evidence| evidence.principal.clone())
+                .filter(|_| tracer.identity()),
         };
         tracer.end(trace, facts);
     }
@@ -258,7 +276,9 @@ impl Drop for CheckRecord<'_> {
         let ending = self.ending();
         let took = self.started.elapsed();
         let evidence = self.decided.map(|outcome| &outcome.evidence);
-        let route = evidence.and_then(|evidence| evidence.route.as_deref()).map(|route| route.name.as_str());
+        let route = evidence
+            .and_then(|evidence| evidence.route.as_deref())
+            .map(|route| route.name.as_str());
         let principal = evidence.and_then(|evidence| evidence.principal.as_deref());
         let model = evidence.and_then(|evidence| evidence.model.as_deref());
         let metrics = &self.observer.metrics;

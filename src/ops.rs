@@ -59,8 +59,11 @@ impl Ops {
 /// Answers one request; the body is not looked at.
 pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.uri().path(), request.method()) {
-        ("/healthz" | "/readyz" | "/metrics", method) if method != Method::GET && method != Method::HEAD => {
-            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
+        ("/healthz" | "/readyz" | "/metrics", method)
+            if method != Method::GET && method != Method::HEAD =>
+        {
+            let mut response =
+                answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
@@ -68,7 +71,11 @@ pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> 
         ("/readyz", _) => readyz(&(ops.readiness)()),
         ("/metrics", _) => match metrics(ops).await {
             Some(text) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
-            None => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the metrics could not be written\n".into()),
+            None => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                TEXT,
+                "the metrics could not be written\n".into(),
+            ),
         },
         _ => (StatusCode::NOT_FOUND, TEXT, "only /healthz, /readyz and /metrics are here\n".into()),
     };
@@ -114,9 +121,16 @@ mod tests {
     };
 
     fn ops(missing: &[&str]) -> Ops {
-        let observer = Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(Audit::off()));
+        let observer = Observer::new(
+            Arc::new(Metrics::new(&ObserveConfig::default())),
+            Arc::new(Audit::off()),
+        );
         let missing: Vec<String> = missing.iter().map(|text| (*text).to_owned()).collect();
-        Ops::new(Arc::new(observer), move || Readiness { missing: missing.clone() }, Status::default)
+        Ops::new(
+            Arc::new(observer),
+            move || Readiness { missing: missing.clone() },
+            Status::default,
+        )
     }
 
     async fn ask(ops: &Ops, method: &str, path: &str) -> (u16, String, String) {
@@ -148,14 +162,22 @@ mod tests {
         ] {
             // A URI may not hold `<`; the test writes it as a client would.
             let path = path.replace('<', "%3C").replace('>', "%3E");
-            assert_eq!(ask(&ops, method, &path).await, (status, kind.to_owned(), body.to_owned()), "{method} {path}");
+            assert_eq!(
+                ask(&ops, method, &path).await,
+                (status, kind.to_owned(), body.to_owned()),
+                "{method} {path}"
+            );
         }
     }
 
     #[tokio::test]
     async fn what_is_missing_is_named() {
         let ops = ops(&["keys of any issuer"]);
-        let expected = (503, JSON.to_owned(), "{\"missing\":[\"keys of any issuer\"],\"ready\":false}\n".to_owned());
+        let expected = (
+            503,
+            JSON.to_owned(),
+            "{\"missing\":[\"keys of any issuer\"],\"ready\":false}\n".to_owned(),
+        );
         assert_eq!(ask(&ops, "GET", "/readyz").await, expected);
         assert_eq!(ask(&ops, "GET", "/healthz").await.0, 200, "not ready is not dead");
     }
@@ -163,7 +185,10 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_open_metrics_text() {
         let (status, kind, body) = ask(&ops(&[]), "GET", "/metrics").await;
-        assert_eq!((status, kind.as_str()), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+        assert_eq!(
+            (status, kind.as_str()),
+            (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        );
         assert!(body.ends_with("# EOF\n"));
     }
 

@@ -32,10 +32,20 @@ impl Readiness {
         }
         let state = self.live.load();
         let untried = state.sources.iter().filter(|source| !source.status().tried);
-        let mut missing: Vec<String> =
-            untried.map(|source| format!("the keys of `{}` have not been asked for yet", source.status().issuer)).collect();
-        if missing.is_empty() && !state.sources.is_empty() && state.snapshot.keys.iter().all(Option::is_none) {
-            let issuers: Vec<String> = state.sources.iter().map(|source| format!("`{}`", source.status().issuer)).collect();
+        let mut missing: Vec<String> = untried
+            .map(|source| {
+                format!("the keys of `{}` have not been asked for yet", source.status().issuer)
+            })
+            .collect();
+        if missing.is_empty()
+            && !state.sources.is_empty()
+            && state.snapshot.keys.iter().all(Option::is_none)
+        {
+            let issuers: Vec<String> = state
+                .sources
+                .iter()
+                .map(|source| format!("`{}`", source.status().issuer))
+                .collect();
             missing.push(format!("no issuer has keys that may be used: {}", issuers.join(", ")));
         }
         missing

@@ -76,7 +76,9 @@ impl Reloader {
     async fn look(&mut self, asked: bool) {
         let path = self.path.clone();
         // Off the runtime, as is what follows: a slow disk or a large policy must not hold up checks.
-        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await.unwrap_or_else(|error| Err(error.into()));
+        let read = tokio::task::spawn_blocking(move || std::fs::read(path))
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
         match read {
             Ok(text) if !asked && Some(&text) == self.text.as_ref() => self.look_at_secrets(),
             Ok(text) => {
@@ -93,7 +95,10 @@ impl Reloader {
 
     async fn reload(&mut self) {
         let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path).map_err(|error| error.to_string())).await;
+        let loaded = tokio::task::spawn_blocking(move || {
+            config::load(&path).map_err(|error| error.to_string())
+        })
+        .await;
         let result = match loaded {
             Ok(Ok(loaded)) => self.apply(loaded).await,
             Ok(Err(error)) => Err(error),
@@ -139,7 +144,13 @@ impl Reloader {
 }
 
 /// Puts a policy in force: its key sources, its metric labels, and then the pointer.
-async fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Policy, upstream_keys: Vec<Secret>) {
+async fn install(
+    live: &Live,
+    engine: &Engine,
+    observer: &Observer,
+    policy: Policy,
+    upstream_keys: Vec<Secret>,
+) {
     observer.metrics().add_policy(&policy);
     let sources = engine.apply(policy.issuers.list());
     // A new issuer, or one whose address changed, starts without keys. The policy in force goes on until each was tried.
@@ -149,7 +160,9 @@ async fn install(live: &Live, engine: &Engine, observer: &Observer, policy: Poli
         }
     };
     if tokio::time::timeout(FIRST_KEYS, tried).await.is_err() {
-        tracing::warn!("some issuers have not answered yet; the reloaded policy serves without their keys");
+        tracing::warn!(
+            "some issuers have not answered yet; the reloaded policy serves without their keys"
+        );
     }
     live.replace(Arc::new(policy), sources, upstream_keys);
 }

@@ -17,13 +17,20 @@ pub fn resolve(source: &SecretSource) -> Result<Secret, String> {
         SecretSource::File(path) => Path::new(path),
     };
     let shown = path.display();
-    let size = std::fs::metadata(path).map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?
+        .len();
     if size > MAX {
         return Err(format!("the secret file `{shown}` is larger than 64 KiB"));
     }
-    let mut bytes = std::fs::read(path).map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?;
+    let mut bytes = std::fs::read(path)
+        .map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?;
     trim_line_break(&mut bytes);
-    if bytes.is_empty() { Err(format!("the secret file `{shown}` is empty")) } else { Ok(Secret::new(bytes)) }
+    if bytes.is_empty() {
+        Err(format!("the secret file `{shown}` is empty"))
+    } else {
+        Ok(Secret::new(bytes))
+    }
 }
 
 /// Takes one line break off the end: editors and `echo` put it there.
@@ -46,7 +53,9 @@ pub fn upstream_credentials(sources: &[SecretSource]) -> Result<Vec<Secret>, Str
         .map(|source| {
             let secret = resolve(source)?;
             if !secret.expose().iter().all(u8::is_ascii_graphic) {
-                return Err("an `upstream_key` holds characters that cannot stand in a header".to_owned());
+                return Err(
+                    "an `upstream_key` holds characters that cannot stand in a header".to_owned()
+                );
             }
             Ok(Secret::new([b"Bearer ".as_slice(), secret.expose()].concat()))
         })
@@ -61,7 +70,9 @@ mod tests {
     fn one_line_break_is_not_part_of_the_secret() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
-        for (content, expected) in [("abc", "abc"), ("abc\n", "abc"), ("abc\r\n", "abc"), ("abc\n\n", "abc\n")] {
+        for (content, expected) in
+            [("abc", "abc"), ("abc\n", "abc"), ("abc\r\n", "abc"), ("abc\n\n", "abc\n")]
+        {
             std::fs::write(&path, content).unwrap();
             let secret = resolve(&SecretSource::File(path.display().to_string())).unwrap();
             assert_eq!(secret.expose(), expected.as_bytes(), "{content:?}");

@@ -19,7 +19,11 @@ impl<'de> Deserialize<'de> for ByteSize {
             "GiB" => Some(1 << 30),
             _ => None,
         };
-        let bytes = number.parse::<usize>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+        let bytes = number
+            .parse::<usize>()
+            .ok()
+            .zip(unit)
+            .and_then(|(number, unit)| number.checked_mul(unit));
         bytes.map(Self).ok_or_else(|| {
             serde::de::Error::custom(format!(
                 "`{text}` is not a size; write an integer and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`"

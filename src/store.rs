@@ -39,7 +39,8 @@ pub use self::{
 use self::{redis::Replicated, replica::Replica};
 
 /// An answer that is there already, or on its way.
-pub type Admitted<'a> = Either<Ready<Result<Answers, Outage>>, BoxFuture<'a, Result<Answers, Outage>>>;
+pub type Admitted<'a> =
+    Either<Ready<Result<Answers, Outage>>, BoxFuture<'a, Result<Answers, Outage>>>;
 
 /// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
 pub trait Store: Send + Sync {
@@ -112,13 +113,21 @@ pub enum StoreError {
 /// A file the section names cannot be read or is not what it should be.
 pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, StoreError> {
     match config {
-        StoreConfig::Memory(config) => Ok(Opened { store: Arc::new(Memory::new(config)), local: None }),
+        StoreConfig::Memory(config) => {
+            Ok(Opened { store: Arc::new(Memory::new(config)), local: None })
+        }
         StoreConfig::Redis(config) => {
             let (local, replicate) = (config.local.as_ref(), config.replicate_revocations.as_ref());
-            let refresh = local.map(|local| local.refresh.std()).into_iter().chain(replicate.map(ReplicateConfig::refresh)).min();
+            let refresh = local
+                .map(|local| local.refresh.std())
+                .into_iter()
+                .chain(replicate.map(ReplicateConfig::refresh))
+                .min();
             let copy = Arc::new(Replica::new());
-            let replicated = replicate
-                .map(|replicate| Replicated { replica: Arc::clone(&copy), max_staleness: replicate.max_staleness.std() });
+            let replicated = replicate.map(|replicate| Replicated {
+                replica: Arc::clone(&copy),
+                max_staleness: replicate.max_staleness.std(),
+            });
             let store = Arc::new(Redis::with(config, replicated, stop.clone())?);
             if let Some(refresh) = refresh {
                 replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop.clone());

@@ -84,7 +84,11 @@ pub struct Lookups {
 impl Lookups {
     /// By result: `hit` (known and good), `negative` (known and bad), `miss` (verified).
     pub fn by_result(&self) -> [(&'static str, u64); 3] {
-        [("hit", self.hit.load(Relaxed)), ("negative", self.negative.load(Relaxed)), ("miss", self.miss.load(Relaxed))]
+        [
+            ("hit", self.hit.load(Relaxed)),
+            ("negative", self.negative.load(Relaxed)),
+            ("miss", self.miss.load(Relaxed)),
+        ]
     }
 }
 
@@ -135,7 +139,12 @@ struct Bad {
 impl Bad {
     fn new(refused: &Refused, snapshot: &Snapshot, at: Timestamp) -> Option<Self> {
         let issuer = refused.settled?;
-        Some(Self { refused: refused.clone(), issuer, keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?), at })
+        Some(Self {
+            refused: refused.clone(),
+            issuer,
+            keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?),
+            at,
+        })
     }
 
     /// Whether the same question gets the same answer: the issuer's key set is the very one that was used, and the clock has not
@@ -160,7 +169,10 @@ impl Weighter<Tag, Arc<Principal>> for Size {
 impl Weighter<Tag, Arc<Bad>> for Size {
     fn weight(&self, _: &Tag, bad: &Arc<Bad>) -> u64 {
         let denial = &bad.refused.denial;
-        (OVERHEAD + size_of::<Bad>() + denial.cause.len() + denial.message.as_deref().map_or(0, str::len)) as u64
+        (OVERHEAD
+            + size_of::<Bad>()
+            + denial.cause.len()
+            + denial.message.as_deref().map_or(0, str::len)) as u64
     }
 }
 
@@ -189,12 +201,18 @@ impl TokenCache {
     ///
     /// # Errors
     /// As [`check::verify`].
-    pub fn verify(&self, snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
+    pub fn verify(
+        &self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
         let Some(rooms) = &self.rooms else {
             return check::verify(snapshot, credential, now);
         };
         let tag = rooms.tags.of(credential);
-        if let Some(known) = rooms.good.get(&tag).filter(|known| check::holds(snapshot, known, now)) {
+        if let Some(known) = rooms.good.get(&tag).filter(|known| check::holds(snapshot, known, now))
+        {
             self.lookups.hit.fetch_add(1, Relaxed);
             return Ok(known);
         }
@@ -241,7 +259,9 @@ impl TokenCache {
 
     /// How many good tokens are remembered, and the bytes that all take.
     pub fn held(&self) -> (u64, u64) {
-        self.rooms.as_ref().map_or((0, 0), |rooms| (rooms.good.len() as u64, rooms.good.weight() + rooms.bad.weight()))
+        self.rooms.as_ref().map_or((0, 0), |rooms| {
+            (rooms.good.len() as u64, rooms.good.weight() + rooms.bad.weight())
+        })
     }
 }
 
@@ -254,7 +274,10 @@ impl Rooms {
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (entries, bytes) = self.held();
-        f.debug_struct("TokenCache").field("entries", &entries).field("bytes", &bytes).finish_non_exhaustive()
+        f.debug_struct("TokenCache")
+            .field("entries", &entries)
+            .field("bytes", &bytes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,8 +10,8 @@ const MAY: [(&str, &[&str]); 19] = [
     (
         "app",
         &[
-            "admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops", "pb", "ready", "reload",
-            "secrets", "store",
+            "admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops",
+            "pb", "ready", "reload", "secrets", "store",
         ],
     ),
     ("case", &["check"]),
@@ -41,7 +41,8 @@ const ONLY_IN: [(&str, &[&str]); 4] = [
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
-    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -57,7 +58,10 @@ fn all(below: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(below);
     sources(&root, &mut found);
     let prefix = format!("{}/", root.display());
-    found.into_iter().map(|(path, text)| (path.strip_prefix(&prefix).unwrap().to_owned(), text)).collect()
+    found
+        .into_iter()
+        .map(|(path, text)| (path.strip_prefix(&prefix).unwrap().to_owned(), text))
+        .collect()
 }
 
 /// The room a file of `src` belongs to: its first path component.
@@ -68,7 +72,11 @@ fn room(path: &str) -> &str {
 /// The part of a source before its unit tests, without comments.
 fn code(text: &str) -> String {
     let before_tests = text.split("#[cfg(test)]").next().unwrap();
-    before_tests.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    before_tests
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Rooms named by `crate::room` or `crate::{room::..., room::...}`.
@@ -113,7 +121,9 @@ fn rooms_import_only_what_they_may() {
             continue;
         }
         let Some(allowed) = may.get(from) else {
-            wrong.push(format!("src/{path}: the room `{from}` is not in the table of tests/architecture.rs"));
+            wrong.push(format!(
+                "src/{path}: the room `{from}` is not in the table of tests/architecture.rs"
+            ));
             continue;
         };
         for to in named(&code(&text)) {
@@ -131,9 +141,9 @@ fn libraries_stay_in_their_rooms() {
     for (path, text) in all("src") {
         let code = code(&text);
         for (library, rooms) in ONLY_IN {
-            let named = code
-                .match_indices(library)
-                .any(|(at, _)| !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric));
+            let named = code.match_indices(library).any(|(at, _)| {
+                !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric)
+            });
             if named && !rooms.contains(&room(&path)) && room(&path) != "pb" {
                 wrong.push(format!("src/{path}: `{library}` belongs into {rooms:?}"));
             }
@@ -144,9 +154,14 @@ fn libraries_stay_in_their_rooms() {
 
 #[test]
 fn the_core_is_pure() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/core/Cargo.toml")).unwrap();
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/core/Cargo.toml"))
+            .unwrap();
     for library in ["tokio", "tonic", "hyper", "redis", "tracing", "prost"] {
-        assert!(!manifest.lines().any(|line| line.starts_with(library)), "crates/core/Cargo.toml: {library}");
+        assert!(
+            !manifest.lines().any(|line| line.starts_with(library)),
+            "crates/core/Cargo.toml: {library}"
+        );
     }
     let mut wrong = Vec::new();
     for (path, text) in all("crates/core/src") {
@@ -188,13 +203,32 @@ fn allow_is_made_in_one_place() {
 #[test]
 fn decisions_have_no_default() {
     for (path, text) in all("crates/core/src") {
-        for name in ["Decision", "Outcome", "Denial", "Grant", "Permit", "Principal", "Answers", "Prepared", "Pending"] {
-            assert!(!text.contains(&format!("impl Default for {name}")), "crates/core/src/{path}: {name}");
+        for name in [
+            "Decision",
+            "Outcome",
+            "Denial",
+            "Grant",
+            "Permit",
+            "Principal",
+            "Answers",
+            "Prepared",
+            "Pending",
+        ] {
+            assert!(
+                !text.contains(&format!("impl Default for {name}")),
+                "crates/core/src/{path}: {name}"
+            );
             for keyword in ["struct", "enum"] {
                 if let Some(at) = text.find(&format!("pub {keyword} {name} ")) {
-                    let attributes: String =
-                        text[..at].lines().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///")).collect();
-                    assert!(!attributes.contains("Default"), "crates/core/src/{path}: {name} derives Default");
+                    let attributes: String = text[..at]
+                        .lines()
+                        .rev()
+                        .take_while(|line| line.starts_with("#[") || line.starts_with("///"))
+                        .collect();
+                    assert!(
+                        !attributes.contains("Default"),
+                        "crates/core/src/{path}: {name} derives Default"
+                    );
                 }
             }
         }

@@ -22,7 +22,8 @@ impl Row {
 /// Every case file, read, in the order of their names.
 pub(crate) fn files() -> Vec<(String, CaseFile)> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let mut files = Vec::new();
     let mut wrong = Vec::new();
@@ -42,7 +43,12 @@ pub(crate) fn rows(files: &[(String, CaseFile)]) -> Vec<(Row, Snapshot)> {
     let mut rows = Vec::new();
     for (name, file) in files {
         let snapshot = file.snapshot().unwrap_or_else(|error| panic!("{name}: {error}"));
-        rows.extend(file.cases(None).unwrap().into_iter().map(|case| (Row { file: name.clone(), case }, snapshot.clone())));
+        rows.extend(
+            file.cases(None)
+                .unwrap()
+                .into_iter()
+                .map(|case| (Row { file: name.clone(), case }, snapshot.clone())),
+        );
     }
     rows
 }
@@ -66,7 +72,13 @@ fn every_row_comes_out_as_written() {
             failures.push(format!("{}\n    the credential is told in {told}", row.place()));
         }
     }
-    assert!(failures.is_empty(), "{} of {} rows fail:\n{}", failures.len(), rows.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} rows fail:\n{}",
+        failures.len(),
+        rows.len(),
+        failures.join("\n")
+    );
     assert!(rows.len() >= 150, "the corpus has only {} rows", rows.len());
 }
 
@@ -76,9 +88,14 @@ fn leak(case: &Case, observed: &Observed) -> Option<&'static str> {
     let told = |list: &[(String, String)]| list.iter().any(|(_, value)| value.contains(token));
     let body = observed.body.as_ref().is_some_and(|body| body.to_string().contains(token));
     let cause = observed.inside.as_ref().is_some_and(|inside| inside.cause.contains(token));
-    [("the body", body), ("the cause", cause), ("the response", told(&observed.response)), ("the request", told(&observed.set))]
-        .into_iter()
-        .find_map(|(place, told)| told.then_some(place))
+    [
+        ("the body", body),
+        ("the cause", cause),
+        ("the response", told(&observed.response)),
+        ("the request", told(&observed.set)),
+    ]
+    .into_iter()
+    .find_map(|(place, told)| told.then_some(place))
 }
 
 #[test]
@@ -109,8 +126,10 @@ fn every_reason_the_core_can_give_has_a_row() {
     // Too much in flight is found before a check begins; an internal fault needs a store that answers another question.
     const ELSEWHERE: [Reason; 2] = [Reason::Overloaded, Reason::Internal];
     let files = files();
-    let expected: BTreeSet<String> =
-        rows(&files).into_iter().filter_map(|(row, _)| row.case.expect.and_then(|expect| expect.reason)).collect();
+    let expected: BTreeSet<String> = rows(&files)
+        .into_iter()
+        .filter_map(|(row, _)| row.case.expect.and_then(|expect| expect.reason))
+        .collect();
     let missing: Vec<&str> = Reason::ALL
         .into_iter()
         .filter(|reason| !ELSEWHERE.contains(reason))
@@ -122,7 +141,9 @@ fn every_reason_the_core_can_give_has_a_row() {
 
 #[test]
 fn the_example_in_the_docs_comes_out_as_written() {
-    let docs = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/cases.md")).unwrap();
+    let docs =
+        std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/cases.md"))
+            .unwrap();
     let example = docs.split_once("```yaml cases\n").unwrap().1.split_once("```").unwrap().0;
     let file = CaseFile::parse(example).unwrap_or_else(|errors| panic!("{errors:?}"));
     let snapshot = file.snapshot().unwrap();

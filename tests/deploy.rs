@@ -30,7 +30,8 @@ fn read(path: &str) -> String {
 
 /// The documents of a YAML file that hold something.
 fn documents(text: &str) -> Vec<Value> {
-    let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let all: Vec<Value> =
+        serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     all.into_iter().filter(|document| !document.is_null()).collect()
 }
 
@@ -104,7 +105,9 @@ fn validate_envoy(what: &str, text: &str) {
     let path = dir.path().join("envoy.yaml");
     std::fs::write(&path, text).unwrap();
     let mut command = Command::new(part("envoy-1.40.0", "envoy"));
-    command.args(["--mode", "validate", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(path);
+    command
+        .args(["--mode", "validate", "--disable-hot-restart", "--log-level", "error", "-c"])
+        .arg(path);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{what}: {}\n{text}", String::from_utf8_lossy(&output.stderr));
 }
@@ -114,7 +117,12 @@ fn validate_manifests(arguments: &[&str], files: &[PathBuf]) -> String {
     let schemas = at(".parts/manifests");
     assert!(schemas.exists(), "the schemas are missing: run `tools/parts manifests`");
     let mut command = Command::new(part("python", "python"));
-    command.env("PYTHONPATH", schemas).arg("-B").arg(at("tools/manifests.py")).args(arguments).args(files);
+    command
+        .env("PYTHONPATH", schemas)
+        .arg("-B")
+        .arg(at("tools/manifests.py"))
+        .args(arguments)
+        .args(files);
     succeeds(&mut command)
 }
 
@@ -131,5 +139,8 @@ fn is_generated(path: &str, wanted: &str, how: &str) {
     if std::env::var_os("TOLLGATE_WRITE_DOCS").is_some() {
         std::fs::write(at(path), wanted).unwrap();
     }
-    assert!(read(path) == wanted, "{path} is not what it is generated from; run `TOLLGATE_WRITE_DOCS=1 {how}`");
+    assert!(
+        read(path) == wanted,
+        "{path} is not what it is generated from; run `TOLLGATE_WRITE_DOCS=1 {how}`"
+    );
 }

@@ -29,7 +29,8 @@ fn pages() -> Vec<(String, String)> {
             }
         }
     }
-    let mut paths: Vec<PathBuf> = ["README.md", "README.zh-CN.md", "ARCHITECTURE.md"].map(|name| root().join(name)).into();
+    let mut paths: Vec<PathBuf> =
+        ["README.md", "README.zh-CN.md", "ARCHITECTURE.md"].map(|name| root().join(name)).into();
     for directory in ["docs", "deploy"] {
         below(&root().join(directory), &mut paths);
     }

@@ -13,7 +13,10 @@ pub struct Field {
 /// The boundary of a content type, wherever it stands.
 pub fn boundary(content_type: &str) -> String {
     let lower = content_type.to_ascii_lowercase();
-    let value = lower.find("boundary=").and_then(|at| content_type.get(at + "boundary=".len()..)).unwrap_or_default();
+    let value = lower
+        .find("boundary=")
+        .and_then(|at| content_type.get(at + "boundary=".len()..))
+        .unwrap_or_default();
     value.split([';', ',']).next().unwrap_or_default().trim().trim_matches('"').to_owned()
 }
 
@@ -46,7 +49,8 @@ fn field(lines: &[&[u8]]) -> Option<Field> {
         let (name, value) = header.split_once(':')?;
         name.trim().eq_ignore_ascii_case("content-disposition").then(|| value.to_owned())
     };
-    let names: Vec<String> = headers.iter().filter_map(disposition).flat_map(|value| names(&value)).collect();
+    let names: Vec<String> =
+        headers.iter().filter_map(disposition).flat_map(|value| names(&value)).collect();
     let value = lines[end + 1..].concat();
     let value = value.strip_suffix(b"\n").unwrap_or(&value);
     let value = value.strip_suffix(b"\r").unwrap_or(value).to_vec();
@@ -88,7 +92,8 @@ fn parameters(header: &str) -> Vec<String> {
 
 /// Without one pair of quotes of either kind, or one that is not closed.
 fn unquoted(text: &str) -> &str {
-    let inner = |quote: char| text.strip_prefix(quote).map(|rest| rest.strip_suffix(quote).unwrap_or(rest));
+    let inner =
+        |quote: char| text.strip_prefix(quote).map(|rest| rest.strip_suffix(quote).unwrap_or(rest));
     inner('"').or_else(|| inner('\'')).unwrap_or(text)
 }
 

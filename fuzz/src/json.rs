@@ -86,8 +86,11 @@ impl Tree {
         match self {
             Self::List(list) => list.iter().all(Self::is_unambiguous),
             Self::Object(members) => {
-                let twice = |(at, (key, _)): (usize, &(String, Self))| members.iter().take(at).any(|(other, _)| other == key);
-                !members.iter().enumerate().any(twice) && members.iter().all(|(_, value)| value.is_unambiguous())
+                let twice = |(at, (key, _)): (usize, &(String, Self))| {
+                    members.iter().take(at).any(|(other, _)| other == key)
+                };
+                !members.iter().enumerate().any(twice)
+                    && members.iter().all(|(_, value)| value.is_unambiguous())
             }
             _ => true,
         }

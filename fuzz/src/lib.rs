@@ -20,7 +20,8 @@ pub fn snapshot(policy: &str) -> Snapshot {
     let document = Document::parse(policy, &|_| None).expect("YAML");
     let config: PolicyConfig = document.read().expect("a policy");
     let mut errors = Errors::default();
-    let policy = Policy::compile(&config, &mut errors).unwrap_or_else(|| panic!("{:?}", document.locate(errors)));
+    let policy = Policy::compile(&config, &mut errors)
+        .unwrap_or_else(|| panic!("{:?}", document.locate(errors)));
     let keys = policy.issuers.list().iter().map(|issuer| match &issuer.source {
         KeySource::Secret(SecretSource::Inline(secret)) => {
             Some(Arc::new(KeySet::from_secret(secret, &issuer.algorithms).expect("a secret")))

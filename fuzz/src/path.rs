@@ -32,7 +32,8 @@ pub fn resolved(target: &str) -> String {
         }
         path = decoded;
     }
-    let path = path.split(['?', '#', '\0', '\r', '\n']).next().unwrap_or_default().replace('\\', "/");
+    let path =
+        path.split(['?', '#', '\0', '\r', '\n']).next().unwrap_or_default().replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         let name = segment.split(';').next().unwrap_or_default();

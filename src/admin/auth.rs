@@ -32,7 +32,8 @@ pub(super) fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let Some((scheme, sent)) = value.as_bytes().split_at_checked(7) else { return false };
     let Some(token) = token.filter(|token| check_token(token).is_ok()) else { return false };
-    scheme.eq_ignore_ascii_case(b"bearer ") && verify_slices_are_equal(&sha256(sent), &sha256(token.expose())).is_ok()
+    scheme.eq_ignore_ascii_case(b"bearer ")
+        && verify_slices_are_equal(&sha256(sent), &sha256(token.expose())).is_ok()
 }
 
 #[cfg(test)]

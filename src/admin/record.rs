@@ -76,7 +76,13 @@ struct RevocationLine<'a> {
 }
 
 impl<'a> AdminRecord<'a> {
-    pub(super) fn begin(audit: &'a Audit, time: Timestamp, peer: Option<IpAddr>, method: &Method, path: &str) -> Self {
+    pub(super) fn begin(
+        audit: &'a Audit,
+        time: Timestamp,
+        peer: Option<IpAddr>,
+        method: &Method,
+        path: &str,
+    ) -> Self {
         let (place, has_room) = audit.reserve().map_or((None, false), |place| (place, true));
         Self {
             audit,
@@ -136,9 +142,15 @@ impl<'a> TargetLine<'a> {
     fn new(target: &'a Target) -> Self {
         let text = |text: &'a str| capped(text.as_bytes(), TEXT);
         match target {
-            Target::Jti { issuer, jti } => Self::Jti { iss: text(issuer), jti_sha256: hex(&sha256(jti.as_bytes())) },
-            Target::Subject { issuer, subject } => Self::Subject { iss: text(issuer), sub: text(subject) },
-            Target::Client { issuer, client } => Self::Client { iss: text(issuer), client: text(client) },
+            Target::Jti { issuer, jti } => {
+                Self::Jti { iss: text(issuer), jti_sha256: hex(&sha256(jti.as_bytes())) }
+            }
+            Target::Subject { issuer, subject } => {
+                Self::Subject { iss: text(issuer), sub: text(subject) }
+            }
+            Target::Client { issuer, client } => {
+                Self::Client { iss: text(issuer), client: text(client) }
+            }
             Target::Tenant { tenant } => Self::Tenant { tenant: text(tenant) },
             Target::Token { sha256 } => Self::Token { token_sha256: hex(sha256) },
         }

@@ -55,8 +55,11 @@ pub(super) fn revocation(body: &[u8], now: Timestamp) -> Result<Revocation, Refu
     let target = call.target()?;
     let at = match &call.at {
         None => now.secs(),
-        Some(_) if !target.is_before() => return Err(Refusal::invalid("`at` goes with `subject`, `client` and `tenant` only")),
-        Some(text) => check_at(rfc3339::parse(text).map_err(Refusal::invalid)?, now).map_err(Refusal::invalid)?,
+        Some(_) if !target.is_before() => {
+            return Err(Refusal::invalid("`at` goes with `subject`, `client` and `tenant` only"));
+        }
+        Some(text) => check_at(rfc3339::parse(text).map_err(Refusal::invalid)?, now)
+            .map_err(Refusal::invalid)?,
     };
     let ttl = call.ttl.unwrap_or_else(|| default_ttl(&target));
     if ttl < Span::from_secs(1) {
@@ -72,52 +75,80 @@ pub(super) fn revocation(body: &[u8], now: Timestamp) -> Result<Revocation, Refu
 pub(super) fn target(body: &[u8]) -> Result<Target, Refusal> {
     let call = read(body)?;
     if call.ttl.is_some() || call.at.is_some() || call.note.is_some() {
-        return Err(Refusal::invalid("`ttl`, `at` and `note` have no meaning here; only name what to reinstate"));
+        return Err(Refusal::invalid(
+            "`ttl`, `at` and `note` have no meaning here; only name what to reinstate",
+        ));
     }
     call.target()
 }
 
 fn read(body: &[u8]) -> Result<Call, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
 }
 
 impl Call {
     fn target(&self) -> Result<Target, Refusal> {
         let selectors = [&self.jti, &self.subject, &self.client, &self.tenant, &self.token_sha256];
         if selectors.into_iter().flatten().count() != 1 {
-            return Err(Refusal::invalid("name exactly one of `jti`, `subject`, `client`, `tenant` and `token_sha256`"));
+            return Err(Refusal::invalid(
+                "name exactly one of `jti`, `subject`, `client`, `tenant` and `token_sha256`",
+            ));
         }
         let issuer = || {
             let issuer = self.issuer.clone();
-            issuer.ok_or_else(|| Refusal::invalid("name the `issuer` as the tokens do in `iss`; `\"\"` for tokens without one"))
+            issuer.ok_or_else(|| {
+                Refusal::invalid(
+                    "name the `issuer` as the tokens do in `iss`; `\"\"` for tokens without one",
+                )
+            })
         };
-        if let Some(text) = selectors.into_iter().chain([&self.issuer]).flatten().find(|text| text.len() > MAX_TEXT) {
-            return Err(Refusal::invalid(format!("a value has {} bytes; the most is {MAX_TEXT}", text.len())));
+        if let Some(text) =
+            selectors.into_iter().chain([&self.issuer]).flatten().find(|text| text.len() > MAX_TEXT)
+        {
+            return Err(Refusal::invalid(format!(
+                "a value has {} bytes; the most is {MAX_TEXT}",
+                text.len()
+            )));
         }
         if selectors.into_iter().flatten().any(String::is_empty) {
             return Err(Refusal::invalid("the value that names what to revoke is empty"));
         }
         Ok(match self {
             Self { jti: Some(jti), .. } => Target::Jti { issuer: issuer()?, jti: jti.clone() },
-            Self { subject: Some(subject), .. } => Target::Subject { issuer: issuer()?, subject: subject.clone() },
-            Self { client: Some(client), .. } => Target::Client { issuer: issuer()?, client: client.clone() },
+            Self { subject: Some(subject), .. } => {
+                Target::Subject { issuer: issuer()?, subject: subject.clone() }
+            }
+            Self { client: Some(client), .. } => {
+                Target::Client { issuer: issuer()?, client: client.clone() }
+            }
             Self { issuer: Some(_), .. } => {
-                return Err(Refusal::invalid("`issuer` has no meaning for `tenant` and `token_sha256`; leave it out"));
+                return Err(Refusal::invalid(
+                    "`issuer` has no meaning for `tenant` and `token_sha256`; leave it out",
+                ));
             }
             Self { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
-            Self { token_sha256, .. } => Target::Token { sha256: digest(token_sha256.as_deref().unwrap_or_default())? },
+            Self { token_sha256, .. } => {
+                Target::Token { sha256: digest(token_sha256.as_deref().unwrap_or_default())? }
+            }
         })
     }
 }
 
 fn digest(text: &str) -> Result<[u8; 32], Refusal> {
-    let bad = || Refusal::invalid("`token_sha256` is not 64 hex digits; it is the SHA-256 of the token without its signature");
+    let bad = || {
+        Refusal::invalid(
+            "`token_sha256` is not 64 hex digits; it is the SHA-256 of the token without its signature",
+        )
+    };
     let mut digest = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
         return Err(bad());
     }
     for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let pair = std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.bytes().all(|digit| digit.is_ascii_hexdigit()));
         *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(bad)?;
     }
     Ok(digest)
@@ -129,7 +160,10 @@ fn digest(text: &str) -> Result<[u8; 32], Refusal> {
 /// It lies in the future.
 pub fn check_at(at: Timestamp, now: Timestamp) -> Result<u64, String> {
     if at.micros() > now.micros().saturating_add(MAX_AHEAD.micros()) {
-        return Err(format!("{} lies in the future, and would revoke tokens that are yet to be issued", Rfc3339(at)));
+        return Err(format!(
+            "{} lies in the future, and would revoke tokens that are yet to be issued",
+            Rfc3339(at)
+        ));
     }
     Ok(at.secs())
 }
@@ -152,14 +186,19 @@ pub(super) fn page(query: &str) -> Result<(usize, Option<&str>), Refusal> {
         match pair.split_once('=') {
             Some(("limit", text)) if limit.is_none() => {
                 let number = text.parse().ok().filter(|number| (1..=LIMITS.1).contains(number));
-                limit = Some(number.ok_or_else(|| Refusal::invalid(format!("`limit` is not between 1 and {}", LIMITS.1)))?);
+                limit = Some(number.ok_or_else(|| {
+                    Refusal::invalid(format!("`limit` is not between 1 and {}", LIMITS.1))
+                })?);
             }
             // No character of a cursor is ever escaped in a query, so nothing needs to be decoded.
             Some(("cursor", text)) if cursor.is_none() => {
                 let good = (1..=256).contains(&text.len())
-                    && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'));
-                cursor =
-                    Some(good.then_some(text).ok_or_else(|| Refusal::invalid("`cursor` is not the `next` of an earlier page"))?);
+                    && text.bytes().all(|byte| {
+                        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':')
+                    });
+                cursor = Some(good.then_some(text).ok_or_else(|| {
+                    Refusal::invalid("`cursor` is not the `next` of an earlier page")
+                })?);
             }
             _ => return Err(Refusal::invalid("the query takes `limit` and `cursor`, once each")),
         }

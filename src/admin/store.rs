@@ -50,11 +50,17 @@ impl Revocations for StoreRevocations {
         let limit = limit.clamp(1, PAGE_MAX);
         let page = self.0.list(offset, limit).await.map_err(RevocationError::Outage)?;
         let seen = offset.saturating_add(page.entries.len());
-        let next = (!page.entries.is_empty() && (seen as u64) < page.total).then(|| seen.to_string());
+        let next =
+            (!page.entries.is_empty() && (seen as u64) < page.total).then(|| seen.to_string());
         let entries = page
             .entries
             .into_iter()
-            .map(|entry| Listed { key: entry.key, at: entry.at.secs(), expires: entry.ends.secs(), note: entry.note })
+            .map(|entry| Listed {
+                key: entry.key,
+                at: entry.at.secs(),
+                expires: entry.ends.secs(),
+                note: entry.note,
+            })
             .collect();
         Ok(Page { entries, next })
     }

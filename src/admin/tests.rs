@@ -78,19 +78,34 @@ struct Bench {
 impl Bench {
     fn new(kept: Kept) -> Self {
         let written = Written::default();
-        let audit = Arc::new(Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap());
+        let audit =
+            Arc::new(Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap());
         let admin = Admin::new(kept.clone(), || Some(Secret::new(TOKEN)), Arc::clone(&audit));
         Self { admin, kept, audit, written }
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, json, _) = self
-            .raw(method, path, body, &[("authorization", &format!("Bearer {TOKEN}")), ("content-type", "application/json")])
+            .raw(
+                method,
+                path,
+                body,
+                &[
+                    ("authorization", &format!("Bearer {TOKEN}")),
+                    ("content-type", "application/json"),
+                ],
+            )
             .await;
         (status, json)
     }
 
-    async fn raw(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> (u16, Value, http::HeaderMap) {
+    async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value, http::HeaderMap) {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -130,21 +145,29 @@ async fn nobody_learns_anything_without_the_token() {
             let (status, json, answer) = bench.raw(method, path, "{}", headers).await;
             assert_eq!((status, &json), (401, &expected), "{method} {path}");
             assert_eq!(answer["www-authenticate"], "Bearer realm=\"tollgate-admin\"");
-            assert!(answer.keys().all(|name| !name.as_str().starts_with("access-control")), "no CORS");
+            assert!(
+                answer.keys().all(|name| !name.as_str().starts_with("access-control")),
+                "no CORS"
+            );
         }
     }
     let lines = bench.lines();
     assert_eq!(lines.len(), 14, "one line for each");
-    assert!(lines.iter().all(|line| line["result"] == "unauthorized" && line["status"] == 401 && line.get("action").is_none()));
+    assert!(lines.iter().all(|line| line["result"] == "unauthorized"
+        && line["status"] == 401
+        && line.get("action").is_none()));
 }
 
 #[tokio::test]
 async fn while_there_is_no_token_nothing_opens() {
     let audit = Arc::new(Audit::off());
     for token in [None, Some(Secret::new("")), Some(Secret::new("short"))] {
-        let sent = token.as_ref().map_or(String::new(), |token| String::from_utf8(token.expose().to_vec()).unwrap());
+        let sent = token
+            .as_ref()
+            .map_or(String::new(), |token| String::from_utf8(token.expose().to_vec()).unwrap());
         let admin = Admin::new(Kept::default(), move || token.clone(), Arc::clone(&audit));
-        let request = Request::builder().uri(PATH).header("authorization", format!("Bearer {sent}"));
+        let request =
+            Request::builder().uri(PATH).header("authorization", format!("Bearer {sent}"));
         assert_eq!(handle(&admin, None, request.body(Full::from("")).unwrap()).await.status(), 401);
     }
 }
@@ -161,7 +184,11 @@ async fn what_is_named_is_revoked() {
             Target::Jti { issuer: issuer.clone(), jti: "t-1".into() },
             "1d",
         ),
-        (r#"{"jti":"t-1","issuer":""}"#.into(), Target::Jti { issuer: String::new(), jti: "t-1".into() }, "1d"),
+        (
+            r#"{"jti":"t-1","issuer":""}"#.into(),
+            Target::Jti { issuer: String::new(), jti: "t-1".into() },
+            "1d",
+        ),
         (
             r#"{"subject":"alice","issuer":"https://a.example.com"}"#.into(),
             Target::Subject { issuer: issuer.clone(), subject: "alice".into() },
@@ -174,7 +201,11 @@ async fn what_is_named_is_revoked() {
         ),
         (r#"{"tenant":"acme"}"#.into(), Target::Tenant { tenant: "acme".into() }, "745h"),
         (format!(r#"{{"token_sha256":"{hash}"}}"#), Target::Token { sha256 }, "1d"),
-        (format!(r#"{{"token_sha256":"{}"}}"#, hash.to_uppercase()), Target::Token { sha256 }, "1d"),
+        (
+            format!(r#"{{"token_sha256":"{}"}}"#, hash.to_uppercase()),
+            Target::Token { sha256 },
+            "1d",
+        ),
     ] {
         let bench = Bench::new(Kept::default());
         let before = now().secs();
@@ -198,7 +229,8 @@ async fn what_is_named_is_revoked() {
 #[tokio::test]
 async fn a_moment_and_a_note_are_kept() {
     let bench = Bench::new(Kept::default());
-    let body = r#"{"tenant":"acme","at":"2026-01-02T03:04:05Z","note":"left the company","ttl":"90d"}"#;
+    let body =
+        r#"{"tenant":"acme","at":"2026-01-02T03:04:05Z","note":"left the company","ttl":"90d"}"#;
     assert_eq!(bench.ask("POST", PATH, body).await.0, 200);
     let made = bench.kept.only();
     assert_eq!((made.at, made.note.as_deref()), (1_767_323_045, Some("left the company")));
@@ -220,7 +252,11 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", r#"{"subject":"a"}"#.into(), "name the `issuer`"),
         ("POST", r#"{"tenant":"a","issuer":"i"}"#.into(), "`issuer` has no meaning"),
         ("POST", r#"{"subject":"","issuer":"i"}"#.into(), "is empty"),
-        ("POST", format!(r#"{{"subject":"{}","issuer":"i"}}"#, "s".repeat(1025)), "a value has 1025 bytes"),
+        (
+            "POST",
+            format!(r#"{{"subject":"{}","issuer":"i"}}"#, "s".repeat(1025)),
+            "a value has 1025 bytes",
+        ),
         ("POST", r#"{"token_sha256":"abc"}"#.into(), "is not 64 hex digits"),
         ("POST", format!(r#"{{"token_sha256":"{}"}}"#, "+f".repeat(32)), "is not 64 hex digits"),
         ("POST", format!(r#"{{"token_sha256":"{}"}}"#, "é".repeat(32)), "is not 64 hex digits"),
@@ -228,7 +264,11 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", r#"{"tenant":"a","ttl":60}"#.into(), "the body cannot be read"),
         ("POST", r#"{"tenant":"a","at":"yesterday"}"#.into(), "is not a moment"),
         ("POST", format!(r#"{{"tenant":"a","at":"{ahead}"}}"#), "lies in the future"),
-        ("POST", r#"{"jti":"a","issuer":"i","at":"2026-01-02T03:04:05Z"}"#.into(), "`at` goes with"),
+        (
+            "POST",
+            r#"{"jti":"a","issuer":"i","at":"2026-01-02T03:04:05Z"}"#.into(),
+            "`at` goes with",
+        ),
         ("POST", r#"{"tenant":"a","note":"two\nlines"}"#.into(), "a note is one line"),
         ("DELETE", r#"{"tenant":"a","ttl":"1h"}"#.into(), "have no meaning here"),
         ("DELETE", "".into(), "the body cannot be read"),
@@ -261,7 +301,8 @@ async fn the_envelope_is_checked() {
         ("POST", "/v1/revocations/", body, "application/json", 404, "not_found"),
         ("GET", "/metrics", "", "", 404, "not_found"),
     ] {
-        let (answered, json, headers) = bench.raw(method, path, body, &[auth, ("content-type", kind)]).await;
+        let (answered, json, headers) =
+            bench.raw(method, path, body, &[auth, ("content-type", kind)]).await;
         assert_eq!((answered, code(&json)), (status, expected), "{method} {path} {kind}");
         assert_eq!(headers.get("allow").is_some(), status == 405);
         assert_eq!(headers["cache-control"], "no-store");
@@ -278,7 +319,10 @@ async fn the_list_comes_in_pages() {
     let next = first["next"].as_str().unwrap();
     assert_eq!((status, first["revocations"].as_array().unwrap().len()), (200, 2));
     let (_, second) = bench.ask("GET", &format!("/v1/revocations?cursor={next}&limit=2"), "").await;
-    assert_eq!((second["revocations"].as_array().unwrap().len(), &second["next"]), (1, &Value::Null));
+    assert_eq!(
+        (second["revocations"].as_array().unwrap().len(), &second["next"]),
+        (1, &Value::Null)
+    );
     assert_eq!(second["revocations"][0]["kind"], "tenant");
     for query in [
         "limit=0",
@@ -292,7 +336,11 @@ async fn the_list_comes_in_pages() {
         "offset=3",
         "limit",
     ] {
-        assert_eq!(bench.ask("GET", &format!("/v1/revocations?{query}"), "").await.0, 400, "{query}");
+        assert_eq!(
+            bench.ask("GET", &format!("/v1/revocations?{query}"), "").await.0,
+            400,
+            "{query}"
+        );
     }
 }
 
@@ -302,7 +350,8 @@ async fn a_store_that_cannot_be_asked_is_said() {
     let bearer = format!("Bearer {TOKEN}");
     for method in ["GET", "POST", "DELETE"] {
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-        let (status, json, headers) = bench.raw(method, PATH, r#"{"tenant":"acme"}"#, &headers).await;
+        let (status, json, headers) =
+            bench.raw(method, PATH, r#"{"tenant":"acme"}"#, &headers).await;
         assert_eq!((status, code(&json)), (503, "store_unavailable"));
         assert_eq!(headers["retry-after"], "1");
     }
@@ -311,7 +360,9 @@ async fn a_store_that_cannot_be_asked_is_said() {
 #[tokio::test]
 async fn every_call_leaves_a_line_without_secrets() {
     let bench = Bench::new(Kept::default());
-    bench.ask("POST", PATH, r#"{"jti":"secret-jti","issuer":"https://a","note":"stolen laptop"}"#).await;
+    bench
+        .ask("POST", PATH, r#"{"jti":"secret-jti","issuer":"https://a","note":"stolen laptop"}"#)
+        .await;
     bench.ask("DELETE", PATH, r#"{"subject":"alice","issuer":"https://a"}"#).await;
     bench.ask("GET", "/v1/revocations?limit=5", "").await;
     let lines = bench.lines();
@@ -337,10 +388,19 @@ async fn every_call_leaves_a_line_without_secrets() {
     assert_eq!(keys, expected);
     let told = ["action", "client_ip", "event", "iss", "method", "note", "path", "result", "who"]
         .map(|key| first[key].as_str().unwrap());
-    assert_eq!(told, ["revoke", "127.0.0.1", "admin", "https://a", "POST", "stolen laptop", PATH, "ok", "admin"]);
+    assert_eq!(
+        told,
+        ["revoke", "127.0.0.1", "admin", "https://a", "POST", "stolen laptop", PATH, "ok", "admin"]
+    );
     assert_eq!((&first["ttl_seconds"], &first["status"]), (&86_400.into(), &200.into()));
-    assert_eq!(["action", "sub", "result"].map(|key| lines[1][key].as_str().unwrap()), ["reinstate", "alice", "not_found"]);
-    assert_eq!(["action", "path", "result"].map(|key| lines[2][key].as_str().unwrap()), ["list", PATH, "ok"]);
+    assert_eq!(
+        ["action", "sub", "result"].map(|key| lines[1][key].as_str().unwrap()),
+        ["reinstate", "alice", "not_found"]
+    );
+    assert_eq!(
+        ["action", "path", "result"].map(|key| lines[2][key].as_str().unwrap()),
+        ["list", PATH, "ok"]
+    );
     for secret in [TOKEN, "secret-jti"] {
         assert!(!bench.written.text().contains(secret), "{secret}");
     }
@@ -357,7 +417,10 @@ async fn a_call_that_is_cut_off_leaves_a_line_too() {
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     let lines = bench.lines();
-    assert_eq!(["action", "tenant", "result"].map(|key| lines[0][key].as_str().unwrap()), ["revoke", "acme", "cancelled"]);
+    assert_eq!(
+        ["action", "tenant", "result"].map(|key| lines[0][key].as_str().unwrap()),
+        ["revoke", "acme", "cancelled"]
+    );
 }
 
 #[tokio::test]
@@ -367,8 +430,14 @@ async fn no_call_goes_unrecorded_where_that_is_asked_for() {
     let kept = Kept::default();
     let admin = Admin::new(kept.clone(), || Some(Secret::new(TOKEN)), Arc::clone(&audit));
     let _place = audit.reserve().unwrap();
-    let request = Request::builder().method("POST").uri(PATH).header("authorization", format!("Bearer {TOKEN}"));
-    let request = request.header("content-type", "application/json").body(Full::from(r#"{"tenant":"acme"}"#)).unwrap();
+    let request = Request::builder()
+        .method("POST")
+        .uri(PATH)
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let request = request
+        .header("content-type", "application/json")
+        .body(Full::from(r#"{"tenant":"acme"}"#))
+        .unwrap();
     assert_eq!(handle(&admin, None, request).await.status(), 503);
     assert!(kept.is_empty());
 }

@@ -114,12 +114,17 @@ impl Observed {
     /// The answer of the core itself, shaped as every front-end shapes it.
     pub fn of(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Self {
         let Outcome { decision, evidence } = outcome;
-        let owned = |list: HeaderList| list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let owned = |list: HeaderList| {
+            list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
         let inside = Inside {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
             model: evidence.model.as_deref().map(str::to_owned),
             cause: String::new(),
-            client: evidence.principal.as_ref().and_then(|principal| principal.client().map(str::to_owned)),
+            client: evidence
+                .principal
+                .as_ref()
+                .and_then(|principal| principal.client().map(str::to_owned)),
             roles: evidence
                 .principal
                 .as_ref()
@@ -141,7 +146,9 @@ impl Observed {
                 let answer = allowed(grant, evidence, snapshot, decision_id);
                 observed.decision = Verdict::Allow;
                 observed.set = owned(HeaderList::of(|list| answer.set(list)));
-                let credential = answer.upstream_credential.map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
+                let credential = answer
+                    .upstream_credential
+                    .map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
                 observed.set.extend(credential.map(|value| ("authorization".to_owned(), value)));
                 observed.removed = answer.removed().map(Cow::into_owned).collect();
                 observed.response = owned(HeaderList::of(|list| answer.response(list)));
@@ -185,17 +192,26 @@ pub fn check(expect: &Expectation, observed: &Observed) -> Result<(), String> {
     let challenge = one(&observed.response, "www-authenticate");
     found.contains("www-authenticate", expect.www_authenticate.as_deref(), challenge);
     for (name, value) in &expect.response {
-        found.equal(&format!("response header {name}"), Some(value.as_str()), one(&observed.response, name));
+        found.equal(
+            &format!("response header {name}"),
+            Some(value.as_str()),
+            one(&observed.response, name),
+        );
     }
     for name in &expect.response_with {
-        found.expect(one(&observed.response, name).is_some(), || format!("response header {name} is not there once"));
+        found.expect(one(&observed.response, name).is_some(), || {
+            format!("response header {name} is not there once")
+        });
     }
     for name in &expect.response_without {
-        found.expect(one(&observed.response, name).is_none(), || format!("response header {name} is there"));
+        found.expect(one(&observed.response, name).is_none(), || {
+            format!("response header {name} is there")
+        });
     }
     for (pointer, value) in &expect.body {
         // `null` is expected of what is null, and of what is not there.
-        let have = observed.body.as_ref().and_then(|body| body.pointer(pointer)).unwrap_or(&Value::Null);
+        let have =
+            observed.body.as_ref().and_then(|body| body.pointer(pointer)).unwrap_or(&Value::Null);
         found.equal(&format!("body {pointer}"), Some(value), Some(have));
     }
     headers_for_the_upstream(expect, observed, &mut found);
@@ -214,10 +230,14 @@ fn headers_for_the_upstream(expect: &Expectation, observed: &Observed, found: &m
     for (name, value) in &expect.upstream {
         let have = one(&observed.set, name);
         // The value may be a secret: it is not shown.
-        found.expect(have == Some(value), || format!("upstream header {name} is not the expected one"));
+        found.expect(have == Some(value), || {
+            format!("upstream header {name} is not the expected one")
+        });
     }
     for name in &expect.upstream_with {
-        found.expect(one(&observed.set, name).is_some(), || format!("upstream header {name} is not set once"));
+        found.expect(one(&observed.set, name).is_some(), || {
+            format!("upstream header {name} is not set once")
+        });
     }
     for name in &expect.removed {
         found.expect(removed(name), || format!("header {name} is not removed"));
@@ -234,7 +254,10 @@ fn headers_for_the_upstream(expect: &Expectation, observed: &Observed, found: &m
 
 /// The value of a header that is there once.
 fn one<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let mut values = headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+    let mut values = headers
+        .iter()
+        .filter(|(header, _)| header.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str());
     values.next().filter(|_| values.next().is_none())
 }
 
@@ -247,8 +270,15 @@ impl Differences {
         }
     }
 
-    fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(&mut self, what: &str, want: Option<&T>, have: Option<&T>) {
-        self.expect(want.is_none() || want == have, || format!("{what}: expected {}, is {}", shown(want), shown(have)));
+    fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(
+        &mut self,
+        what: &str,
+        want: Option<&T>,
+        have: Option<&T>,
+    ) {
+        self.expect(want.is_none() || want == have, || {
+            format!("{what}: expected {}, is {}", shown(want), shown(have))
+        });
     }
 
     fn contains(&mut self, what: &str, part: Option<&str>, have: Option<&str>) {
@@ -277,7 +307,9 @@ mod tests {
             decision: Verdict::Deny,
             status: Some(401),
             reason: Some("expired".into()),
-            body: Some(json!({ "error": { "code": "expired", "message": "the token has expired" } })),
+            body: Some(
+                json!({ "error": { "code": "expired", "message": "the token has expired" } }),
+            ),
             set: Vec::new(),
             removed: Vec::new(),
             response: vec![("www-authenticate".into(), "Bearer error=\"invalid_token\"".into())],

@@ -49,15 +49,24 @@ impl CaseFile {
         let mut errors = Errors::default();
         let keys = Keys::make(&spec.keys, &root.key("keys"), &mut errors);
         let mut of_policy = Errors::default();
-        let policy = spec.config.as_ref().and_then(|config| Policy::compile(config, &mut of_policy)).map(Arc::new);
+        let policy = spec
+            .config
+            .as_ref()
+            .and_then(|config| Policy::compile(config, &mut of_policy))
+            .map(Arc::new);
         if let Some(policy) = &policy {
             for (name, issuer) in keys.issuers() {
                 if !policy.issuers.list().iter().any(|known| spelled(known) == issuer) {
-                    errors.push(&root.key("keys").key(name).key("issuer"), format!("the policy has no issuer `{issuer}`"));
+                    errors.push(
+                        &root.key("keys").key(name).key("issuer"),
+                        format!("the policy has no issuer `{issuer}`"),
+                    );
                 }
             }
         }
-        let lines = (0..spec.cases.len()).map(|index| line(&document, &root.key("cases").index(index))).collect();
+        let lines = (0..spec.cases.len())
+            .map(|index| line(&document, &root.key("cases").index(index)))
+            .collect();
         let file = Self { spec, policy, keys, lines };
         for (index, spec) in file.spec.cases.iter().enumerate() {
             errors.take(&root.key("cases").index(index), file.case(index, spec, None).map(drop));
@@ -101,7 +110,9 @@ impl CaseFile {
     /// A shared secret that lies in a file or is too short.
     pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, String> {
         match &issuer.source {
-            KeySource::Secret(source) => KeySet::from_secret(inline(source)?, &issuer.algorithms).map(Some),
+            KeySource::Secret(source) => {
+                KeySet::from_secret(inline(source)?, &issuer.algorithms).map(Some)
+            }
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))
                 .and_then(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms).ok())
@@ -114,7 +125,12 @@ impl CaseFile {
     /// # Errors
     /// A token that cannot be made; [`Self::parse`] has found that before.
     pub fn cases(&self, now: Option<Timestamp>) -> Result<Vec<Case>, String> {
-        self.spec.cases.iter().enumerate().map(|(index, spec)| self.case(index, spec, now)).collect()
+        self.spec
+            .cases
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| self.case(index, spec, now))
+            .collect()
     }
 
     fn case(&self, index: usize, spec: &CaseSpec, now: Option<Timestamp>) -> Result<Case, String> {
@@ -122,9 +138,16 @@ impl CaseFile {
         let base = &self.spec.defaults;
         let (asked, credential) = (spec.request.over(&base.request), spec.token.over(&base.token));
         let (request, token) = self.request(&asked, &credential, now)?;
-        let revoked =
-            spec.revoked.iter().map(|spec| revoked(spec, &credential, token.as_deref(), now)).collect::<Result<_, _>>()?;
-        let earlier = spec.earlier.iter().map(|spec| self.earlier(spec, &asked, &credential, now)).collect::<Result<_, _>>()?;
+        let revoked = spec
+            .revoked
+            .iter()
+            .map(|spec| revoked(spec, &credential, token.as_deref(), now))
+            .collect::<Result<_, _>>()?;
+        let earlier = spec
+            .earlier
+            .iter()
+            .map(|spec| self.earlier(spec, &asked, &credential, now))
+            .collect::<Result<_, _>>()?;
         Ok(Case {
             name: spec.name.clone(),
             line: self.lines.get(index).copied().flatten(),
@@ -145,25 +168,44 @@ impl CaseFile {
         credential: &TokenSpec,
         now: Timestamp,
     ) -> Result<Earlier, String> {
-        let (request, _) = self.request(&spec.request.over(asked), &spec.token.over(credential), now)?;
+        let (request, _) =
+            self.request(&spec.request.over(asked), &spec.token.over(credential), now)?;
         Ok(Earlier { times: spec.times, at: spec.at.from(now), request })
     }
 
-    fn request(&self, spec: &RequestSpec, credential: &TokenSpec, now: Timestamp) -> Result<(Request, Option<String>), String> {
+    fn request(
+        &self,
+        spec: &RequestSpec,
+        credential: &TokenSpec,
+        now: Timestamp,
+    ) -> Result<(Request, Option<String>), String> {
         let token = mint::mint(credential, &self.keys, now)?;
-        let filled = |text: &str| token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace("{token}", token));
+        let filled = |text: &str| {
+            token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace("{token}", token))
+        };
         let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
         for (name, value) in &spec.headers.0 {
-            let value = std::str::from_utf8(value).map_or_else(|_| value.clone(), |text| filled(text).into_bytes());
+            let value = std::str::from_utf8(value)
+                .map_or_else(|_| value.clone(), |text| filled(text).into_bytes());
             headers.push((name.clone(), value));
         }
         let own = vec!["Bearer {token}".to_owned()];
         let credentials = credential.authorization.as_ref().or(token.as_ref().map(|_| &own));
-        headers.extend(credentials.into_iter().flatten().map(|text| ("authorization".to_owned(), filled(text).into_bytes())));
+        headers.extend(
+            credentials
+                .into_iter()
+                .flatten()
+                .map(|text| ("authorization".to_owned(), filled(text).into_bytes())),
+        );
         let joined = spec.joined_headers.unwrap_or(false);
-        let repeated = headers.iter().enumerate().any(|(at, (name, _))| headers.iter().take(at).any(|(other, _)| other == name));
+        let repeated = headers
+            .iter()
+            .enumerate()
+            .any(|(at, (name, _))| headers.iter().take(at).any(|(other, _)| other == name));
         if joined && repeated {
-            return Err("with `joined_headers` a name comes once, its values joined with a comma".into());
+            return Err(
+                "with `joined_headers` a name comes once, its values joined with a comma".into()
+            );
         }
         let body = match (spec.body_is, &spec.body, &spec.body_base64) {
             (None, None, None) | (Some(BodyWord::Absent), None, None) => Body::Absent,
@@ -172,7 +214,9 @@ impl CaseFile {
             (None, None, Some(Bytes(bytes))) => Body::Whole(bytes.clone()),
             _ => return Err("write one of `body`, `body_base64` and `body_is`".into()),
         };
-        let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.to_owned());
+        let or = |text: &Option<String>, default: &str| {
+            text.clone().unwrap_or_else(|| default.to_owned())
+        };
         let request = Request {
             method: or(&spec.method, "GET"),
             scheme: or(&spec.scheme, "https"),
@@ -195,7 +239,9 @@ fn spelled(issuer: &Issuer) -> &str {
 fn inline(source: &SecretSource) -> Result<&Secret, String> {
     match source {
         SecretSource::Inline(secret) => Ok(secret),
-        SecretSource::File(path) => Err(format!("the secret lies in the file `{path}`, which a case does not read")),
+        SecretSource::File(path) => {
+            Err(format!("the secret lies in the file `{path}`, which a case does not read"))
+        }
     }
 }
 
@@ -219,14 +265,21 @@ fn secret(made: &mut HashMap<String, String>, name: &str) -> Option<String> {
     Some(made.entry(name.to_owned()).or_insert(STANDARD.encode(bytes)).clone())
 }
 
-fn revoked(spec: &RevokedSpec, credential: &TokenSpec, token: Option<&str>, now: Timestamp) -> Result<Revoked, String> {
+fn revoked(
+    spec: &RevokedSpec,
+    credential: &TokenSpec,
+    token: Option<&str>,
+    now: Timestamp,
+) -> Result<Revoked, String> {
     let issuer = || spec.issuer.clone().unwrap_or_else(|| mint::issuer(credential).to_owned());
     let mut found = Vec::new();
     found.extend(spec.jti.clone().map(|jti| Target::Jti { issuer: issuer(), jti }));
     found.extend(spec.subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
     found.extend(spec.client.clone().map(|client| Target::Client { issuer: issuer(), client }));
     found.extend(spec.tenant.clone().map(|tenant| Target::Tenant { tenant }));
-    found.extend(token.filter(|_| spec.token).map(|token| Target::Token { sha256: token_digest(token) }));
+    found.extend(
+        token.filter(|_| spec.token).map(|token| Target::Token { sha256: token_digest(token) }),
+    );
     match (<[Target; 1]>::try_from(found), &spec.foreign) {
         (Ok([target]), None) => Ok(Revoked::Target { target, at: spec.at.from(now) }),
         (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::Foreign(key.clone())),

@@ -51,7 +51,11 @@ pub(super) struct Keys(BTreeMap<String, SigningKey>);
 
 impl Keys {
     /// Makes the keys, noting every error.
-    pub(super) fn make(specs: &BTreeMap<String, KeySpec>, path: &Path, errors: &mut Errors) -> Self {
+    pub(super) fn make(
+        specs: &BTreeMap<String, KeySpec>,
+        path: &Path,
+        errors: &mut Errors,
+    ) -> Self {
         let mut pairs: BTreeMap<&str, Arc<Pair>> = BTreeMap::new();
         let mut rsa_keys = 0;
         // Those that use the pair of another come last.
@@ -64,7 +68,10 @@ impl Keys {
                 continue;
             };
             let pair = match &spec.like {
-                Some(other) => pairs.get(other.as_str()).cloned().ok_or_else(|| format!("there is no key `{other}` to be like")),
+                Some(other) => pairs
+                    .get(other.as_str())
+                    .cloned()
+                    .ok_or_else(|| format!("there is no key `{other}` to be like")),
                 None => pair(algorithm, spec, &mut rsa_keys),
             };
             let key = pair.and_then(|pair| key(name, spec, algorithm, pair));
@@ -87,7 +94,8 @@ impl Keys {
     /// The key set that an issuer publishes; `None` when no key names it.
     pub(super) fn jwks(&self, issuer: &str) -> Option<Value> {
         let of_issuer = || self.0.values().filter(|key| key.issuer.as_deref() == Some(issuer));
-        let published: Vec<&Value> = of_issuer().filter(|key| key.publish).filter_map(|key| key.jwk.as_ref()).collect();
+        let published: Vec<&Value> =
+            of_issuer().filter(|key| key.publish).filter_map(|key| key.jwk.as_ref()).collect();
         of_issuer().next().map(|_| json!({ "keys": published }))
     }
 
@@ -97,7 +105,12 @@ impl Keys {
     }
 }
 
-fn key(name: &str, spec: &KeySpec, algorithm: Algorithm, pair: Arc<Pair>) -> Result<SigningKey, String> {
+fn key(
+    name: &str,
+    spec: &KeySpec,
+    algorithm: Algorithm,
+    pair: Arc<Pair>,
+) -> Result<SigningKey, String> {
     let kid = spec.kid.clone().unwrap_or_else(|| name.to_owned());
     let jwk = if is_symmetric(algorithm) { None } else { Some(jwk(spec, &kid, algorithm, &pair)?) };
     let publish = spec.publish.unwrap_or(true);
@@ -105,12 +118,18 @@ fn key(name: &str, spec: &KeySpec, algorithm: Algorithm, pair: Arc<Pair>) -> Res
 }
 
 fn jwk(spec: &KeySpec, kid: &str, algorithm: Algorithm, pair: &Pair) -> Result<Value, String> {
-    let bare = Jwk::from_encoding_key(&pair.private, algorithm).and_then(|jwk| Ok(serde_json::to_value(jwk)?));
-    let Ok(Value::Object(bare)) = bare else { return Err("its public half cannot be written as a JWK".into()) };
-    let named: Map<String, Value> =
-        [("kid".to_owned(), json!(kid)), ("use".to_owned(), json!("sig")), ("alg".to_owned(), json!(spec.alg))]
-            .into_iter()
-            .collect();
+    let bare = Jwk::from_encoding_key(&pair.private, algorithm)
+        .and_then(|jwk| Ok(serde_json::to_value(jwk)?));
+    let Ok(Value::Object(bare)) = bare else {
+        return Err("its public half cannot be written as a JWK".into());
+    };
+    let named: Map<String, Value> = [
+        ("kid".to_owned(), json!(kid)),
+        ("use".to_owned(), json!("sig")),
+        ("alg".to_owned(), json!(spec.alg)),
+    ]
+    .into_iter()
+    .collect();
     let mut jwk = merged(&merged(&bare, &named), &spec.jwk);
     for member in &spec.jwk_without {
         jwk.remove(member);
@@ -121,9 +140,14 @@ fn jwk(spec: &KeySpec, kid: &str, algorithm: Algorithm, pair: &Pair) -> Result<V
 fn pair(algorithm: Algorithm, spec: &KeySpec, rsa_keys: &mut usize) -> Result<Arc<Pair>, String> {
     match (is_symmetric(algorithm), &spec.secret) {
         (true, Some(SecretSource::Inline(secret))) => {
-            return Ok(Arc::new(Pair { private: EncodingKey::from_secret(secret.expose()), public: Vec::new() }));
+            return Ok(Arc::new(Pair {
+                private: EncodingKey::from_secret(secret.expose()),
+                public: Vec::new(),
+            }));
         }
-        (true, _) => return Err("a shared secret is written as `secret: \"${NAME_SECRET}\"`".into()),
+        (true, _) => {
+            return Err("a shared secret is written as `secret: \"${NAME_SECRET}\"`".into());
+        }
         (false, Some(_)) => return Err("only HS256, HS384 and HS512 have a `secret`".into()),
         (false, None) => {}
     }
@@ -142,7 +166,8 @@ fn pair(algorithm: Algorithm, spec: &KeySpec, rsa_keys: &mut usize) -> Result<Ar
 
 fn curve(algorithm: &'static signature::EcdsaSigningAlgorithm) -> Option<Pair> {
     let der = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).ok()?;
-    let public = EcdsaKeyPair::from_pkcs8(algorithm, der.as_ref()).ok()?.public_key().as_ref().to_vec();
+    let public =
+        EcdsaKeyPair::from_pkcs8(algorithm, der.as_ref()).ok()?.public_key().as_ref().to_vec();
     Some(Pair { private: EncodingKey::from_ec_der(der.as_ref()), public })
 }
 
@@ -160,7 +185,8 @@ fn rsa_pair(nth: usize) -> Result<Arc<Pair>, String> {
         let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).ok()?;
         let private: Pkcs8V1Der<'_> = pair.as_der().ok()?;
         let public: PublicKeyX509Der<'_> = pair.public_key().as_der().ok()?;
-        let private = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).ok()?;
+        let private =
+            EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).ok()?;
         Some(Arc::new(Pair { private, public: public.as_ref().to_vec() }))
     };
     made.get_or_init(make).clone().ok_or_else(|| "the key could not be made".into())

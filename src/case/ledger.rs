@@ -45,7 +45,12 @@ impl Ledger {
 
     /// Concludes a check. In an outage a route with `on_outage: local` is counted all the same, as its own process would,
     /// unless what is broken is that local count.
-    pub fn conclude(&mut self, pending: Pending, now: Timestamp, outage: Option<Outage>) -> Outcome {
+    pub fn conclude(
+        &mut self,
+        pending: Pending,
+        now: Timestamp,
+        outage: Option<Outage>,
+    ) -> Outcome {
         let outage = outage.filter(|_| !pending.demands().is_empty());
         match outage {
             None => {
@@ -63,36 +68,52 @@ impl Ledger {
 
     /// Answers one question, and counts.
     pub fn admit(&mut self, demands: &Demands, now: Timestamp) -> Answers {
-        if let Some(by) = demands.principal.as_deref().and_then(|principal| self.revoked(principal)) {
+        if let Some(by) = demands.principal.as_deref().and_then(|principal| self.revoked(principal))
+        {
             return Answers::Revoked(by);
         }
-        let asked: Vec<_> = demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
+        let asked: Vec<_> =
+            demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
         if asked.iter().all(|(_, step)| step.verdict.admitted) {
             self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
             return Answers::Counted(asked.into_iter().map(|(_, step)| step.verdict).collect());
         }
-        let verdicts = asked
-            .into_iter()
-            .map(|(charge, step)| if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict });
+        let verdicts = asked.into_iter().map(|(charge, step)| {
+            if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict }
+        });
         Answers::Counted(verdicts.collect())
     }
 
     fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {
-        reference::ask(self.arrival.get(&charge.bucket).copied(), now.micros(), charge.interval, charge.burst, charge.cost)
+        reference::ask(
+            self.arrival.get(&charge.bucket).copied(),
+            now.micros(),
+            charge.interval,
+            charge.burst,
+            charge.cost,
+        )
     }
 
     fn untouched(&self, charge: &Charge, now: Timestamp) -> Verdict {
-        reference::untouched(self.arrival.get(&charge.bucket).copied(), now.micros(), charge.interval, charge.burst)
+        reference::untouched(
+            self.arrival.get(&charge.bucket).copied(),
+            now.micros(),
+            charge.interval,
+            charge.burst,
+        )
     }
 
     fn revoked(&self, principal: &Principal) -> Option<&'static str> {
         let keys = principal.revocation();
         let exact = keys.exact().find_map(|(_, key)| self.exact.get(&key).copied());
         let before = || {
-            let revoked = |(_, key): (&str, String)| self.before.get(&key).filter(|(moment, _)| keys.issued_at <= *moment);
+            let revoked = |(_, key): (&str, String)| {
+                self.before.get(&key).filter(|(moment, _)| keys.issued_at <= *moment)
+            };
             keys.before().find_map(revoked).map(|(_, kind)| *kind)
         };
-        let foreign = || keys.foreign.iter().any(|key| self.foreign.contains(key)).then_some("foreign");
+        let foreign =
+            || keys.foreign.iter().any(|key| self.foreign.contains(key)).then_some("foreign");
         exact.or_else(before).or_else(foreign)
     }
 }

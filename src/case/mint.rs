@@ -19,7 +19,11 @@ const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
 ///
 /// # Errors
 /// What in the case makes it impossible.
-pub(super) fn mint(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Option<String>, String> {
+pub(super) fn mint(
+    spec: &TokenSpec,
+    keys: &Keys,
+    now: Timestamp,
+) -> Result<Option<String>, String> {
     if spec.none == Some(true) {
         return Ok(None);
     }
@@ -30,7 +34,8 @@ pub(super) fn mint(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Opti
     let key = keys.get(name)?;
     let algorithm = match &spec.alg {
         None => key.algorithm,
-        Some(name) => AlgorithmName::parse(name).ok_or_else(|| format!("unknown algorithm `{name}` to sign with"))?,
+        Some(name) => AlgorithmName::parse(name)
+            .ok_or_else(|| format!("unknown algorithm `{name}` to sign with"))?,
     };
     let header = match &spec.header_text {
         Some(text) => text.clone(),
@@ -44,7 +49,9 @@ pub(super) fn mint(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Opti
     let signed = format!("{}.{}", encode(header.as_bytes()), encode(&payload));
     let signature = match spec.sign.unwrap_or(SignWord::Key) {
         SignWord::Key => sign(&signed, key, algorithm)?,
-        SignWord::HmacPublicPem => hmac_sha256(pem("PUBLIC KEY", &key.pair.public).as_bytes(), &signed),
+        SignWord::HmacPublicPem => {
+            hmac_sha256(pem("PUBLIC KEY", &key.pair.public).as_bytes(), &signed)
+        }
         SignWord::HmacPublicDer => hmac_sha256(&key.pair.public, &signed),
         SignWord::HmacEmpty => hmac_sha256(b"", &signed),
         SignWord::Empty => String::new(),
@@ -58,9 +65,19 @@ pub(super) fn issuer(spec: &TokenSpec) -> &str {
     spec.claims.get("iss").filter(|_| !without).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn header(spec: &TokenSpec, key: &SigningKey, algorithm: Algorithm, keys: &Keys) -> Result<Map<String, Value>, String> {
-    let name = AlgorithmName::ALL.iter().find(|(_, known)| *known == algorithm).map_or("", |(name, _)| name);
-    let Value::Object(own) = json!({ "alg": name, "kid": key.kid, "typ": "JWT" }) else { return Ok(Map::new()) };
+fn header(
+    spec: &TokenSpec,
+    key: &SigningKey,
+    algorithm: Algorithm,
+    keys: &Keys,
+) -> Result<Map<String, Value>, String> {
+    let name = AlgorithmName::ALL
+        .iter()
+        .find(|(_, known)| *known == algorithm)
+        .map_or("", |(name, _)| name);
+    let Value::Object(own) = json!({ "alg": name, "kid": key.kid, "typ": "JWT" }) else {
+        return Ok(Map::new());
+    };
     let mut header = merged(&own, &spec.header);
     for member in &spec.header_without {
         header.remove(member);
@@ -132,18 +149,27 @@ fn tampered(
     now: Timestamp,
 ) -> Result<String, String> {
     for tamper in &spec.tamper {
-        token = apply(&token, tamper, key, now).ok_or("the token cannot be tampered with in this way")??;
+        token = apply(&token, tamper, key, now)
+            .ok_or("the token cannot be tampered with in this way")??;
     }
     Ok(token)
 }
 
-fn apply(token: &str, tamper: &Tamper, key: Option<(&SigningKey, Algorithm)>, now: Timestamp) -> Option<Result<String, String>> {
+fn apply(
+    token: &str,
+    tamper: &Tamper,
+    key: Option<(&SigningKey, Algorithm)>,
+    now: Timestamp,
+) -> Option<Result<String, String>> {
     let (signed, signature) = token.rsplit_once('.')?;
     let (header, payload) = signed.split_once('.')?;
     let bytes = || URL_SAFE_NO_PAD.decode(signature).ok();
-    let object = |part: &str| serde_json::from_slice::<Map<String, Value>>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
-    let swapped =
-        |base: Map<String, Value>, own: &Map<String, Value>| encode(Value::Object(merged(&base, own)).to_string().as_bytes());
+    let object = |part: &str| {
+        serde_json::from_slice::<Map<String, Value>>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+    };
+    let swapped = |base: Map<String, Value>, own: &Map<String, Value>| {
+        encode(Value::Object(merged(&base, own)).to_string().as_bytes())
+    };
     Some(Ok(match tamper {
         Tamper::FlipSignature => {
             let mut bytes = bytes()?;
@@ -158,8 +184,12 @@ fn apply(token: &str, tamper: &Tamper, key: Option<(&SigningKey, Algorithm)>, no
         }
         Tamper::DropSignature => signed.to_owned(),
         Tamper::PadSignature => format!("{token}="),
-        Tamper::StrayBits => format!("{}{}", token.get(..token.len() - 1)?, stray(token.chars().next_back()?)?),
-        Tamper::SwapHeader(own) => format!("{}.{payload}.{signature}", swapped(object(header)?, own)),
+        Tamper::StrayBits => {
+            format!("{}{}", token.get(..token.len() - 1)?, stray(token.chars().next_back()?)?)
+        }
+        Tamper::SwapHeader(own) => {
+            format!("{}.{payload}.{signature}", swapped(object(header)?, own))
+        }
         Tamper::SwapClaims(own) => match dated(own, now) {
             Ok(own) => format!("{header}.{}.{signature}", swapped(object(payload)?, &own)),
             Err(error) => return Some(Err(error)),
@@ -168,8 +198,14 @@ fn apply(token: &str, tamper: &Tamper, key: Option<(&SigningKey, Algorithm)>, no
             let (key, algorithm) = key?;
             let mut outer = object(header)?;
             outer.insert("cty".into(), json!("JWT"));
-            let signed = format!("{}.{}", encode(Value::Object(outer).to_string().as_bytes()), encode(token.as_bytes()));
-            return Some(sign(&signed, key, algorithm).map(|signature| format!("{signed}.{signature}")));
+            let signed = format!(
+                "{}.{}",
+                encode(Value::Object(outer).to_string().as_bytes()),
+                encode(token.as_bytes())
+            );
+            return Some(
+                sign(&signed, key, algorithm).map(|signature| format!("{signed}.{signature}")),
+            );
         }
         Tamper::Append { text, times } => format!("{token}{}", text.repeat(*times)),
     }))

@@ -219,8 +219,10 @@ impl TokenSpec {
     /// This token where it says something, `base` where it does not; claims and header member by member.
     pub(super) fn over(&self, base: &Self) -> Self {
         let own = self.raw.is_some() || self.key.is_some();
-        let choose = |own: &Option<String>, base: &Option<String>| own.clone().or_else(|| base.clone());
-        let list = |own: &Vec<String>, base: &Vec<String>| base.iter().chain(own).cloned().collect();
+        let choose =
+            |own: &Option<String>, base: &Option<String>| own.clone().or_else(|| base.clone());
+        let list =
+            |own: &Vec<String>, base: &Vec<String>| base.iter().chain(own).cloned().collect();
         Self {
             none: self.none.or(base.none.filter(|_| !own)),
             raw: if self.key.is_some() { None } else { choose(&self.raw, &base.raw) },

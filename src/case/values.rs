@@ -24,7 +24,11 @@ impl FromStr for Offset {
         if text == "now" {
             return Ok(Self(0));
         }
-        let wrong = || format!("`{text}` is not a moment; write `now`, or a sign and a duration such as `+5m` or `-30s`");
+        let wrong = || {
+            format!(
+                "`{text}` is not a moment; write `now`, or a sign and a duration such as `+5m` or `-30s`"
+            )
+        };
         let (sign, span) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
             (Some(span), _) => (1, span),
             (_, Some(span)) => (-1, span),
@@ -64,7 +68,10 @@ pub(super) struct Bytes(pub(super) Vec<u8>);
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        STANDARD.decode(&text).map(Self).map_err(|_| D::Error::custom(format!("`{text}` is not base64")))
+        STANDARD
+            .decode(&text)
+            .map(Self)
+            .map_err(|_| D::Error::custom(format!("`{text}` is not base64")))
     }
 }
 
@@ -78,7 +85,9 @@ impl<'de> Deserialize<'de> for Address {
         if text == "none" {
             return Ok(Self(None));
         }
-        let address = text.parse().map_err(|_| D::Error::custom(format!("`{text}` is neither an address nor `none`")))?;
+        let address = text
+            .parse()
+            .map_err(|_| D::Error::custom(format!("`{text}` is neither an address nor `none`")))?;
         Ok(Self(Some(address)))
     }
 }
@@ -89,13 +98,21 @@ pub(super) struct OutageWord(pub(super) Outage);
 
 impl<'de> Deserialize<'de> for OutageWord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const ALL: [Outage; 6] =
-            [Outage::Deadline, Outage::Unreachable, Outage::Refused, Outage::CircuitOpen, Outage::Full, Outage::Stale];
+        const ALL: [Outage; 6] = [
+            Outage::Deadline,
+            Outage::Unreachable,
+            Outage::Refused,
+            Outage::CircuitOpen,
+            Outage::Full,
+            Outage::Stale,
+        ];
         let word = String::deserialize(deserializer)?;
-        ALL.into_iter()
-            .find(|outage| outage.label() == word)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("unknown outage `{word}`; known: {}", ALL.map(Outage::label).join(", "))))
+        ALL.into_iter().find(|outage| outage.label() == word).map(Self).ok_or_else(|| {
+            D::Error::custom(format!(
+                "unknown outage `{word}`; known: {}",
+                ALL.map(Outage::label).join(", ")
+            ))
+        })
     }
 }
 
@@ -107,7 +124,8 @@ impl HeaderList {
     /// These, and those of `base` that have none of their names and are not in `without`.
     pub(super) fn over(&self, base: &Self, without: &[String]) -> Self {
         let own = self.0.iter().map(|(name, _)| name);
-        let hidden = |name: &str| own.clone().chain(without).any(|own| own.eq_ignore_ascii_case(name));
+        let hidden =
+            |name: &str| own.clone().chain(without).any(|own| own.eq_ignore_ascii_case(name));
         Self(base.0.iter().filter(|(name, _)| !hidden(name)).chain(&self.0).cloned().collect())
     }
 }
@@ -134,9 +152,18 @@ impl<'de> Deserialize<'de> for HeaderList {
                         [name, value] => (name.clone(), value.clone().into_bytes()),
                         [name, value, how] if how == "base64" => {
                             let bytes = STANDARD.decode(value);
-                            (name.clone(), bytes.map_err(|_| A::Error::custom(format!("`{value}` is not base64")))?)
+                            (
+                                name.clone(),
+                                bytes.map_err(|_| {
+                                    A::Error::custom(format!("`{value}` is not base64"))
+                                })?,
+                            )
                         }
-                        _ => return Err(A::Error::custom("a header is `[name, value]` or `[name, value, base64]`")),
+                        _ => {
+                            return Err(A::Error::custom(
+                                "a header is `[name, value]` or `[name, value, base64]`",
+                            ));
+                        }
                     });
                 }
                 Ok(HeaderList(list))
@@ -160,7 +187,11 @@ mod tests {
             ("+500ms", "1767225600.5"),
             ("+0s", "1767225600"),
         ] {
-            assert_eq!(text.parse::<Offset>().unwrap().numeric_date(now).to_string(), json, "{text}");
+            assert_eq!(
+                text.parse::<Offset>().unwrap().numeric_date(now).to_string(),
+                json,
+                "{text}"
+            );
         }
         for text in ["", "5m", "+5", "+-5m", "later", "+99999999999999d"] {
             assert!(text.parse::<Offset>().is_err(), "{text}");
@@ -170,8 +201,13 @@ mod tests {
     #[test]
     fn a_header_of_a_case_hides_the_same_name_of_the_defaults() {
         let list = |json: &str| serde_json::from_str::<HeaderList>(json).unwrap();
-        let over = list(r#"[["X-A","1"],["x-a","2"]]"#).over(&list(r#"{"x-a":"0","x-b":"3","x-c":"4"}"#), &["X-C".into()]);
-        let texts: Vec<_> = over.0.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap())).collect();
+        let over = list(r#"[["X-A","1"],["x-a","2"]]"#)
+            .over(&list(r#"{"x-a":"0","x-b":"3","x-c":"4"}"#), &["X-C".into()]);
+        let texts: Vec<_> = over
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap()))
+            .collect();
         assert_eq!(texts, [("x-b", "3"), ("X-A", "1"), ("x-a", "2")]);
     }
 }

@@ -14,7 +14,9 @@ const MOST: u64 = 64 << 20;
 /// What cannot be read.
 pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
     match (argument, argument.strip_prefix('@')) {
-        ("-", _) => Ok(Secret::new(stdin().context("cannot read the token from standard input")?.trim_ascii())),
+        ("-", _) => Ok(Secret::new(
+            stdin().context("cannot read the token from standard input")?.trim_ascii(),
+        )),
         (_, Some(path)) => secret_file(path),
         _ => Ok(Secret::new(argument.trim())),
     }

@@ -73,14 +73,23 @@ impl AuditUpstream {
         let presets = names.iter().map(|name| Preset::load(name)).collect::<Result<Vec<_>, _>>()?;
         let url = fetch::Url::parse(&self.url)?;
         progress.now(&format!("asking {url}"));
-        let document = fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
-        let listed = Listed::read(&document).with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
+        let document =
+            fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
+        let listed = Listed::read(&document)
+            .with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
         progress.now(&format!("asking the policy about {} operations", listed.operations.len()));
-        let report = Report::of(&listed, &presets, &Snapshot::without_keys(Arc::new(policy)), &hosts(&entries, url.authority()));
+        let report = Report::of(
+            &listed,
+            &presets,
+            &Snapshot::without_keys(Arc::new(policy)),
+            &hosts(&entries, url.authority()),
+        );
         drop(progress);
         match self.output {
             Output::Text => report.text(&url.to_string(), paint, out)?,
-            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?,
+            Output::Json => {
+                writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?
+            }
         }
         Ok(ExitCode::from(u8::from(report.is_dangerous())))
     }
@@ -104,7 +113,8 @@ impl AuditUpstream {
         let document = Document::parse(&text, &|_| None).map_err(wrong)?;
         let config: PolicyConfig = document.read().map_err(wrong)?;
         let mut errors = Errors::default();
-        let policy = Policy::compile(&config, &mut errors).ok_or_else(|| wrong(document.locate(errors)))?;
+        let policy =
+            Policy::compile(&config, &mut errors).ok_or_else(|| wrong(document.locate(errors)))?;
         Ok((policy, config.routes))
     }
 }
@@ -113,7 +123,9 @@ impl AuditUpstream {
 fn hosts(entries: &[RouteEntry], own: &str) -> Vec<String> {
     let mut hosts = vec![own.to_owned()];
     for host in entries.iter().flat_map(RouteEntry::hosts) {
-        let host = host.strip_prefix("*.").map_or_else(|| host.clone(), |suffix| format!("audit.{suffix}"));
+        let host = host
+            .strip_prefix("*.")
+            .map_or_else(|| host.clone(), |suffix| format!("audit.{suffix}"));
         if !hosts.contains(&host) {
             hosts.push(host);
         }

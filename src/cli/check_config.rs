@@ -56,7 +56,11 @@ impl CheckConfig {
             }
             (Output::Json, _) => {
                 let errors = wrong.as_ref().map(failure::places).unwrap_or_default();
-                writeln!(out, "{}", json!({ "file": shown.to_string(), "ok": wrong.is_none(), "errors": errors }))?;
+                writeln!(
+                    out,
+                    "{}",
+                    json!({ "file": shown.to_string(), "ok": wrong.is_none(), "errors": errors })
+                )?;
             }
         }
         Ok(if wrong.is_none() { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -31,7 +31,11 @@ impl Completions {
     ///
     /// # Errors
     /// An `out` that cannot be written to.
-    pub fn run(&self, command: &mut clap::Command, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    pub fn run(
+        &self,
+        command: &mut clap::Command,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<ExitCode> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, command, "tollgate", &mut script);
         out.write_all(&script)?;

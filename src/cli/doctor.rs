@@ -122,7 +122,11 @@ impl Doctor {
     /// A URL or token that cannot be used, a proxy that cannot be reached.
     pub async fn run(self, out: &mut impl Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let target = Target::parse(&self.url)?;
-        for path in [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)].into_iter().flatten() {
+        for path in
+            [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)]
+                .into_iter()
+                .flatten()
+        {
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
                 bail!("`{path}` is not a path");
             }
@@ -136,14 +140,23 @@ impl Doctor {
             bail!("the token holds characters that no token has");
         }
         let marker = format!("doctor-{:016x}", rand::random::<u64>());
-        let mut probes =
-            Probes { target: &target, doctor: &self, marker, token, findings: Vec::new(), progress: Progress::stderr() };
+        let mut probes = Probes {
+            target: &target,
+            doctor: &self,
+            marker,
+            token,
+            findings: Vec::new(),
+            progress: Progress::stderr(),
+        };
         probes.all().await?;
         let findings = probes.into_findings();
-        let count = |verdict: Verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+        let count =
+            |verdict: Verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
         let sound = count(Verdict::Leak) + count(Verdict::Fault) == 0;
         match self.output {
-            Output::Json => writeln!(out, "{}", json!({ "url": self.url, "ok": sound, "probes": findings }))?,
+            Output::Json => {
+                writeln!(out, "{}", json!({ "url": self.url, "ok": sound, "probes": findings }))?
+            }
             Output::Text => {
                 for Finding { name, verdict, detail, remedy } in &findings {
                     writeln!(out, "{:<8} {name}: {detail}", verdict.painted(paint))?;
@@ -151,7 +164,8 @@ impl Doctor {
                         writeln!(out, "         what to do: {remedy}")?;
                     }
                 }
-                let [ok, leaks, faults, skipped] = [Verdict::Ok, Verdict::Leak, Verdict::Fault, Verdict::Skipped].map(count);
+                let [ok, leaks, faults, skipped] =
+                    [Verdict::Ok, Verdict::Leak, Verdict::Fault, Verdict::Skipped].map(count);
                 writeln!(out, "{ok} ok, {leaks} leak, {faults} not passed on, {skipped} skipped")?;
             }
         }

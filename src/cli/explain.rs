@@ -83,7 +83,11 @@ pub struct Explain {
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write `name: value`")?;
     let name = name.trim();
-    if name.is_empty() { Err("the header has no name".into()) } else { Ok((name.to_owned(), value.trim().to_owned())) }
+    if name.is_empty() {
+        Err("the header has no name".into())
+    } else {
+        Ok((name.to_owned(), value.trim().to_owned()))
+    }
 }
 
 impl Explain {
@@ -92,7 +96,8 @@ impl Explain {
     /// # Errors
     /// A file that cannot be read or is wrong, or nothing to explain.
     pub fn run(&self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
-        self.explained(&mut Page { out, paint, output: self.output }).map(|end| ExitCode::from(end as u8))
+        self.explained(&mut Page { out, paint, output: self.output })
+            .map(|end| ExitCode::from(end as u8))
     }
 
     fn explained(&self, page: &mut Page<'_>) -> anyhow::Result<End> {
@@ -103,19 +108,36 @@ impl Explain {
         };
         match &self.case {
             Some(path) => self.cases(path, policy, max_body, page),
-            None => self.request(policy.context("name the configuration with --config")?, max_body, page),
+            None => self.request(
+                policy.context("name the configuration with --config")?,
+                max_body,
+                page,
+            ),
         }
     }
 
-    fn request(&self, policy: Arc<Policy>, max_body: Option<usize>, page: &mut Page<'_>) -> anyhow::Result<End> {
+    fn request(
+        &self,
+        policy: Arc<Policy>,
+        max_body: Option<usize>,
+        page: &mut Page<'_>,
+    ) -> anyhow::Result<End> {
         let found = keys::find(policy, None, false, &self.jwks)?;
         let body = self.body.as_deref().map(argument::body).transpose()?;
-        let mut headers: Vec<(String, Vec<u8>)> =
-            self.header.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        let mut headers: Vec<(String, Vec<u8>)> = self
+            .header
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into_bytes()))
+            .collect();
         if let Some(token) = &self.token {
-            headers.push(("authorization".into(), [b"Bearer ", argument::token(token)?.expose()].concat()));
+            headers.push((
+                "authorization".into(),
+                [b"Bearer ", argument::token(token)?.expose()].concat(),
+            ));
         }
-        let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.to_owned());
+        let or = |text: &Option<String>, default: &str| {
+            text.clone().unwrap_or_else(|| default.to_owned())
+        };
         let request = Request {
             method: or(&self.method, if body.is_some() { "POST" } else { "GET" }),
             scheme: or(&self.scheme, "https"),
@@ -126,7 +148,14 @@ impl Explain {
             address: self.address,
             body: body.map_or(Body::Absent, Body::Whole),
         };
-        let question = Question { found: &found, request: &request, now: now(), max_body, outage: None, assumed: true };
+        let question = Question {
+            found: &found,
+            request: &request,
+            now: now(),
+            max_body,
+            outage: None,
+            assumed: true,
+        };
         let explanation = steps::explain(&question, Ledger::new(&[]));
         page.print(&explanation)?;
         Ok(end(&explanation))
@@ -140,23 +169,33 @@ impl Explain {
         page: &mut Page<'_>,
     ) -> anyhow::Result<End> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
         let file = CaseFile::parse(&text).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(|error| format!("{shown}: {error}")).collect();
+            let lines: Vec<String> =
+                errors.iter().map(|error| format!("{shown}: {error}")).collect();
             anyhow::Error::msg(lines.join("\n"))
         })?;
-        let policy =
-            policy.or_else(|| file.policy().cloned()).context("the case file has no `config`; name one with --config")?;
+        let policy = policy
+            .or_else(|| file.policy().cloned())
+            .context("the case file has no `config`; name one with --config")?;
         let found = keys::find(policy, Some(&file), self.config.is_none(), &self.jwks)?;
         let named = |case: &Case| self.only.as_ref().is_none_or(|only| case.name.contains(only));
-        let cases: Vec<Case> = file.cases(None).map_err(anyhow::Error::msg)?.into_iter().filter(named).collect();
+        let cases: Vec<Case> =
+            file.cases(None).map_err(anyhow::Error::msg)?.into_iter().filter(named).collect();
         if cases.is_empty() {
             bail!("`{shown}` has no such case");
         }
         let mut worst = End::Good;
         for case in &cases {
-            let question =
-                Question { found: &found, request: &case.request, now: case.now, max_body, outage: case.outage, assumed: false };
+            let question = Question {
+                found: &found,
+                request: &case.request,
+                now: case.now,
+                max_body,
+                outage: case.outage,
+                assumed: false,
+            };
             let explanation = steps::explain(&question, case.store(&found.snapshot)).of(case);
             page.print(&explanation)?;
             worst = worst.max(end(&explanation));

@@ -16,7 +16,10 @@ const CODE: u8 = 2;
 pub(super) fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
     let words: Vec<OsString> = words.collect();
     words.iter().any(|word| word == "--output=json")
-        || words.iter().zip(words.iter().skip(1)).any(|(name, value)| name == "--output" && value == "json")
+        || words
+            .iter()
+            .zip(words.iter().skip(1))
+            .any(|(name, value)| name == "--output" && value == "json")
 }
 
 /// Reports a command line that is none, or shows the help that was asked for.
@@ -27,7 +30,8 @@ pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
         let _ = error.print();
     } else {
         let text = error.render().to_string();
-        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+        let message =
+            text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
         eprintln!("{}", shape(message, &[]));
     }
     if asked { ExitCode::SUCCESS } else { ExitCode::from(CODE) }
@@ -70,6 +74,8 @@ mod tests {
     fn json_is_found_in_the_words() {
         let json = |line: &str| wants_json(line.split(' ').map(OsString::from));
         assert!(json("tollgate doctor --output json x") && json("tollgate doctor --output=json"));
-        assert!(!json("tollgate doctor --output text json") && !json("tollgate explain --body json"));
+        assert!(
+            !json("tollgate doctor --output text json") && !json("tollgate explain --body json")
+        );
     }
 }

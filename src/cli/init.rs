@@ -74,8 +74,12 @@ impl Init {
         let text = file::text(self, &preset);
         // Names that stand for nothing are not looked up: what was given is meant literally, and is written so.
         if let Err(errors) = config::compile(&text, &|_| None) {
-            let lines: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect();
-            bail!("nothing was written, because it would not pass check-config: {}", lines.join("; "));
+            let lines: Vec<String> =
+                errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect();
+            bail!(
+                "nothing was written, because it would not pass check-config: {}",
+                lines.join("; ")
+            );
         }
         if self.out == "-" {
             out.write_all(text.as_bytes())?;
@@ -104,10 +108,14 @@ impl Init {
                 "what the server offers, and what is open",
             ),
             (format!("tollgate serve --config {file}"), "answer checks"),
-            ("tollgate doctor http://127.0.0.1:8080 --token @token.txt".to_owned(), "whether the proxy can be gone around"),
+            (
+                "tollgate doctor http://127.0.0.1:8080 --token @token.txt".to_owned(),
+                "whether the proxy can be gone around",
+            ),
         ];
         let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
-        let rows: String = rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();
+        let rows: String =
+            rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();
         format!(
             "wrote {file}: {} behind {}, with tokens of {} for `{}`\nthe proxy's side is {}\n\nnext:\n{rows}",
             preset.server,
@@ -143,7 +151,8 @@ mod tests {
         let line = |line: &str| {
             let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
             let key = rest.strip_prefix("# ").filter(|rest| {
-                rest.trim_start().starts_with("- {") || rest.split(' ').next().is_some_and(|word| word.ends_with(':'))
+                rest.trim_start().starts_with("- {")
+                    || rest.split(' ').next().is_some_and(|word| word.ends_with(':'))
             });
             key.map_or_else(|| line.to_owned(), |key| format!("{indent}{key}"))
         };
@@ -156,7 +165,10 @@ mod tests {
             for proxy in Proxy::value_variants() {
                 let proxy = proxy.to_possible_value().unwrap();
                 for redis in [&[][..], &["--redis", "redis://redis:6379"]] {
-                    let text = printed(&[&["--preset", preset, "--proxy", proxy.get_name()], redis].concat()).unwrap();
+                    let text = printed(
+                        &[&["--preset", preset, "--proxy", proxy.get_name()], redis].concat(),
+                    )
+                    .unwrap();
                     let loaded = config::compile(&text, &|_| None).unwrap();
                     assert!(!loaded.policy.route_names.is_empty(), "{preset}");
                     let all = uncommented(&text);
@@ -170,26 +182,56 @@ mod tests {
 
     #[test]
     fn what_was_given_stands_in_the_file_as_it_was_given() {
-        let text =
-            printed(&["--preset", "vllm", "--audience", "a\"b: ${HOME}", "--jwks", "https://keys.example.com/jwks"]).unwrap();
+        let text = printed(&[
+            "--preset",
+            "vllm",
+            "--audience",
+            "a\"b: ${HOME}",
+            "--jwks",
+            "https://keys.example.com/jwks",
+        ])
+        .unwrap();
         let file = config::compile(&text, &|_| panic!("a name was looked up")).unwrap().file;
-        assert_eq!(serde_json::to_value(format!("{:?}", file.issuers[0].audiences)).unwrap(), r#"OneOf(["a\"b: ${HOME}"])"#);
-        assert_eq!(file.issuers[0].jwks.as_ref().unwrap().url.as_deref(), Some("https://keys.example.com/jwks"));
+        assert_eq!(
+            serde_json::to_value(format!("{:?}", file.issuers[0].audiences)).unwrap(),
+            r#"OneOf(["a\"b: ${HOME}"])"#
+        );
+        assert_eq!(
+            file.issuers[0].jwks.as_ref().unwrap().url.as_deref(),
+            Some("https://keys.example.com/jwks")
+        );
     }
 
     #[test]
     fn what_makes_no_good_file_is_refused() {
         for (more, part) in [
             (&["--preset", "vllm", "--issuer", "http://auth.example.com"][..], "plain http"),
-            (&["--preset", "vllm", "--redis", "redis://:hunter2@redis"], "holds a user or a password"),
+            (
+                &["--preset", "vllm", "--redis", "redis://:hunter2@redis"],
+                "holds a user or a password",
+            ),
             (&["--preset", "vllm", "--redis", "http://redis"], "store"),
         ] {
-            let line: Vec<&str> = ["init", "-o", "-"].into_iter().chain(more.iter().copied()).collect();
-            let issuer = if more.contains(&"--issuer") { &[][..] } else { &["--issuer", "https://a.example.com"] };
-            let error = Line::try_parse_from([&line[..], issuer].concat()).unwrap().init.run(&mut Vec::new()).unwrap_err();
-            assert!(format!("{error:#}").contains(part) && !format!("{error:#}").contains("hunter2"), "{error:#}");
+            let line: Vec<&str> =
+                ["init", "-o", "-"].into_iter().chain(more.iter().copied()).collect();
+            let issuer = if more.contains(&"--issuer") {
+                &[][..]
+            } else {
+                &["--issuer", "https://a.example.com"]
+            };
+            let error = Line::try_parse_from([&line[..], issuer].concat())
+                .unwrap()
+                .init
+                .run(&mut Vec::new())
+                .unwrap_err();
+            assert!(
+                format!("{error:#}").contains(part) && !format!("{error:#}").contains("hunter2"),
+                "{error:#}"
+            );
         }
-        assert!(Line::try_parse_from(["init", "--issuer", "https://a", "--preset", "vlm"]).is_err());
+        assert!(
+            Line::try_parse_from(["init", "--issuer", "https://a", "--preset", "vlm"]).is_err()
+        );
     }
 
     #[test]
@@ -197,9 +239,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tollgate.yaml");
         let run = || {
-            let line = ["init", "--issuer", "https://auth.example.com", "--preset", "vllm", "-o", path.to_str().unwrap()];
+            let line = [
+                "init",
+                "--issuer",
+                "https://auth.example.com",
+                "--preset",
+                "vllm",
+                "-o",
+                path.to_str().unwrap(),
+            ];
             let mut out = Vec::new();
-            Line::try_parse_from(line).unwrap().init.run(&mut out).map(|_| String::from_utf8(out).unwrap())
+            Line::try_parse_from(line)
+                .unwrap()
+                .init
+                .run(&mut out)
+                .map(|_| String::from_utf8(out).unwrap())
         };
         assert!(run().unwrap().contains("\nnext:\n  tollgate check-config "));
         let written = std::fs::read_to_string(&path).unwrap();

@@ -76,7 +76,9 @@ mod tests {
     use super::*;
 
     fn told(terminal: bool, variables: &[(&str, &str)]) -> Paint {
-        Paint::told(terminal, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        Paint::told(terminal, |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        })
     }
 
     #[test]

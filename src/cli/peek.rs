@@ -27,7 +27,10 @@ pub(super) struct Peek {
 /// Decodes header and claims; `None` when they are not JSON objects in base64url. More is forgiven than the core forgives.
 pub(super) fn peek(token: &str) -> Option<Peek> {
     let mut parts = token.split('.');
-    let mut object = || serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?).ok();
+    let mut object = || {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?)
+            .ok()
+    };
     Some(Peek { header: object()?, claims: object()? })
 }
 
@@ -51,7 +54,11 @@ pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
 /// A NumericDate as people read it, with its distance from `now`.
 pub(super) fn moment(value: &Value, now: Timestamp) -> Option<String> {
     let secs = value.as_f64().filter(|secs| (0.0..253_402_300_800.0).contains(secs))?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the year 9999"
+    )]
     let secs = secs as u64;
     let text = second(secs);
     let now = now.secs();
@@ -69,12 +76,15 @@ pub(super) fn second(secs: u64) -> String {
 
 /// Text for a terminal: control characters, which a token or a request may hold, are written as escapes.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 /// Seconds in the two largest units that say something: `2h 5m`.
 fn shortened(secs: u64) -> String {
-    let units = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
+    let units =
+        [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
     let said: Vec<String> = units
         .iter()
         .skip_while(|(count, _)| *count == 0)
@@ -100,7 +110,10 @@ mod tests {
     #[test]
     fn header_and_claims_are_decoded_and_nothing_else_is() {
         let peeked = peek(&token(r#"{"alg":"none"}"#, r#"{"sub":"alice"}"#)).unwrap();
-        assert_eq!((peeked.header["alg"].as_str(), peeked.claims["sub"].as_str()), (Some("none"), Some("alice")));
+        assert_eq!(
+            (peeked.header["alg"].as_str(), peeked.claims["sub"].as_str()),
+            (Some("none"), Some("alice"))
+        );
         for text in ["", "a", "a.b.c", "e30", "e30.W10.x"] {
             assert!(peek(text).is_none(), "{text}");
         }

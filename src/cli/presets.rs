@@ -115,13 +115,21 @@ fn count(preset: &Preset) -> usize {
 }
 
 fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
-    writeln!(out, "{}, read from {}, revision {}, port {}", preset.server, preset.read_from, preset.revision, preset.port)?;
+    writeln!(
+        out,
+        "{}, read from {}, revision {}, port {}",
+        preset.server, preset.read_from, preset.revision, preset.port
+    )?;
     writeln!(out, "Its own authentication: {}", preset.own_auth)?;
     if !preset.strip_headers.is_empty() {
         writeln!(out, "Headers taken from requests: {}", preset.strip_headers.join(", "))?;
     }
     if !preset.deny_fields.is_empty() {
-        writeln!(out, "Members denied in JSON bodies of `infer:*` routes: {}", preset.deny_fields.join(", "))?;
+        writeln!(
+            out,
+            "Members denied in JSON bodies of `infer:*` routes: {}",
+            preset.deny_fields.join(", ")
+        )?;
     }
     for (group, fields) in &preset.closed_fields {
         writeln!(out, "The same, unless `open: [{group}]`: {}", fields.join(", "))?;
@@ -139,7 +147,8 @@ fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
 
 /// What a request needs, in words.
 fn needs(route: &PresetRoute) -> String {
-    let needs = if route.public { "nothing (public)".to_owned() } else { route.scopes.join(" and ") };
+    let needs =
+        if route.public { "nothing (public)".to_owned() } else { route.scopes.join(" and ") };
     match &route.closed {
         Some(group) => format!("{needs}; denied unless `open: [{group}]`"),
         None => needs,
@@ -159,7 +168,8 @@ mod tests {
     #[test]
     fn all_are_listed() {
         assert_eq!(printed(Action::List { output: Output::Text }).lines().count(), names().count());
-        let list: serde_json::Value = serde_json::from_str(&printed(Action::List { output: Output::Json })).unwrap();
+        let list: serde_json::Value =
+            serde_json::from_str(&printed(Action::List { output: Output::Json })).unwrap();
         assert_eq!(list[0]["name"], "vllm");
         assert_eq!(list[0]["closed"], json!(["batch", "stored-responses", "realtime"]));
     }
@@ -171,7 +181,12 @@ mod tests {
         assert!(text.contains("GET|POST /ping\n    needs nothing (public); model: none"), "{text}");
         assert!(text.contains("denied unless `open: [stored-responses]`"), "{text}");
         let preset: serde_json::Value = serde_json::from_str(&show(Output::Json)).unwrap();
-        let chat = preset["routes"].as_array().unwrap().iter().find(|route| route["paths"][0] == "/v1/chat/completions").unwrap();
+        let chat = preset["routes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|route| route["paths"][0] == "/v1/chat/completions")
+            .unwrap();
         assert_eq!((&chat["model"], &chat["scopes"]), (&json!("body"), &json!(["infer:text"])));
     }
 

@@ -173,9 +173,9 @@ where
     F: Future<Output = anyhow::Result<R>>,
 {
     let access = match &args.action {
-        Action::Add(AddArgs { access, .. }) | Action::List(ListArgs { access }) | Action::Remove(RemoveArgs { access, .. }) => {
-            access
-        }
+        Action::Add(AddArgs { access, .. })
+        | Action::List(ListArgs { access })
+        | Action::Remove(RemoveArgs { access, .. }) => access,
     };
     if let Some(url) = &access.store.redis {
         let url = match url.strip_prefix('@') {
@@ -191,7 +191,11 @@ where
     }
 }
 
-async fn act<R: Revocations>(store: &R, action: &Action, out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
+async fn act<R: Revocations>(
+    store: &R,
+    action: &Action,
+    out: &mut (dyn Write + Send),
+) -> anyhow::Result<ExitCode> {
     match action {
         Action::Add(args) => {
             let revocation = revocation(args, now())?;
@@ -201,9 +205,19 @@ async fn act<R: Revocations>(store: &R, action: &Action, out: &mut (dyn Write + 
                 Output::Json => writeln!(out, "{}", json!(listed(&entry)))?,
                 Output::Text if revocation.target.is_before() => {
                     let at = Rfc3339(Timestamp::from_secs(entry.at));
-                    writeln!(out, "revoked by {} what was issued until {at}, kept until {}", entry.kind(), entry.expires_text())?;
+                    writeln!(
+                        out,
+                        "revoked by {} what was issued until {at}, kept until {}",
+                        entry.kind(),
+                        entry.expires_text()
+                    )?;
                 }
-                Output::Text => writeln!(out, "revoked by {}, kept until {}", entry.kind(), entry.expires_text())?,
+                Output::Text => writeln!(
+                    out,
+                    "revoked by {}, kept until {}",
+                    entry.kind(),
+                    entry.expires_text()
+                )?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -212,17 +226,27 @@ async fn act<R: Revocations>(store: &R, action: &Action, out: &mut (dyn Write + 
             let found = store.reinstate(&target).await?;
             match (args.access.output, found) {
                 (Output::Json, _) => {
-                    writeln!(out, "{}", json!({ "kind": target.kind(), "key": target.key(), "reinstated": found }))?;
+                    writeln!(
+                        out,
+                        "{}",
+                        json!({ "kind": target.kind(), "key": target.key(), "reinstated": found })
+                    )?;
                 }
                 (Output::Text, true) => writeln!(out, "reinstated by {}", target.kind())?,
-                (Output::Text, false) => writeln!(out, "there is no such revocation by {}", target.kind())?,
+                (Output::Text, false) => {
+                    writeln!(out, "there is no such revocation by {}", target.kind())?
+                }
             }
             Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Action::List(args) => {
             let entries = all(store).await?;
             match args.access.output {
-                Output::Json => writeln!(out, "{}", json!({ "revocations": entries.iter().map(listed).collect::<Vec<_>>() }))?,
+                Output::Json => writeln!(
+                    out,
+                    "{}",
+                    json!({ "revocations": entries.iter().map(listed).collect::<Vec<_>>() })
+                )?,
                 Output::Text => print_list(&entries, out)?,
             }
             Ok(ExitCode::SUCCESS)
@@ -266,9 +290,8 @@ fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
     let at = args.at.map_or(Ok(now.secs()), |at| check_at(at, now)).map_err(anyhow::Error::msg)?;
     let ttl = args.ttl.unwrap_or_else(|| match expires {
         // An hour for clocks and leeway.
-        Some(expires) => {
-            Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600)).clamp(default_ttl(&target), BEFORE_TTL)
-        }
+        Some(expires) => Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600))
+            .clamp(default_ttl(&target), BEFORE_TTL),
         None => default_ttl(&target),
     });
     Ok(Revocation { target, at, ttl, note: args.note.clone() })
@@ -284,9 +307,13 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         What { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
         What { token, .. } => {
             let token = argument::token(token.as_deref().unwrap_or_default())?;
-            let text = std::str::from_utf8(token.expose()).ok().filter(|text| text.split('.').count() == 3);
+            let text = std::str::from_utf8(token.expose())
+                .ok()
+                .filter(|text| text.split('.').count() == 3);
             let Some(text) = text else {
-                bail!("this is no JWT: it needs a header, a payload and a signature, with dots between")
+                bail!(
+                    "this is no JWT: it needs a header, a payload and a signature, with dots between"
+                )
             };
             return Ok((Target::Token { sha256: token_digest(text) }, expiry(text)));
         }

@@ -37,7 +37,9 @@ impl Schema {
 }
 
 fn schema() -> schemars::Schema {
-    schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>()
+    schemars::generate::SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<File>()
 }
 
 #[cfg(test)]

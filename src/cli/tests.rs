@@ -6,11 +6,15 @@ use super::*;
 
 /// Every command that does something, with the words that call it.
 fn leaves(command: &Clap, words: &str) -> Vec<(String, Clap)> {
-    let below: Vec<_> = command.get_subcommands().filter(|below| below.get_name() != "help").collect();
+    let below: Vec<_> =
+        command.get_subcommands().filter(|below| below.get_name() != "help").collect();
     if below.is_empty() {
         return vec![(words.to_owned(), command.clone())];
     }
-    below.into_iter().flat_map(|below| leaves(below, &format!("{words} {}", below.get_name()))).collect()
+    below
+        .into_iter()
+        .flat_map(|below| leaves(below, &format!("{words} {}", below.get_name())))
+        .collect()
 }
 
 /// The words of a line as a shell has them: quotes, and nothing else that examples use.
@@ -33,7 +37,14 @@ fn words(line: &str) -> Vec<String> {
 fn examples(help: &str) -> Vec<String> {
     let help = help.replace("\\\n", " ");
     let lines = help.lines().map(str::trim).filter(|line| line.starts_with("tollgate "));
-    lines.map(|line| [" # ", " | ", " > "].iter().fold(line, |line, end| line.split(end).next().unwrap()).to_owned()).collect()
+    lines
+        .map(|line| {
+            [" # ", " | ", " > "]
+                .iter()
+                .fold(line, |line, end| line.split(end).next().unwrap())
+                .to_owned()
+        })
+        .collect()
 }
 
 #[test]
@@ -42,7 +53,10 @@ fn every_command_teaches() {
     assert!(leaves.len() >= 15, "{}", leaves.len());
     for (words, mut command) in leaves {
         let purpose = command.get_about().map(ToString::to_string).unwrap_or_default();
-        assert!(!purpose.is_empty() && purpose.len() < 100, "{words}: one line for the list of commands: `{purpose}`");
+        assert!(
+            !purpose.is_empty() && purpose.len() < 100,
+            "{words}: one line for the list of commands: `{purpose}`"
+        );
         let help = command.render_long_help().to_string();
         assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{words}:\n{help}");
         let own = examples(&help).into_iter().filter(|line| line.starts_with(&words)).count();
@@ -56,7 +70,11 @@ fn every_command_teaches() {
 #[test]
 fn every_example_is_a_command() {
     let mut helps = vec![Cli::command().render_long_help().to_string()];
-    helps.extend(leaves(&Cli::command(), "tollgate").into_iter().map(|(_, mut command)| command.render_long_help().to_string()));
+    helps.extend(
+        leaves(&Cli::command(), "tollgate")
+            .into_iter()
+            .map(|(_, mut command)| command.render_long_help().to_string()),
+    );
     let examples: Vec<String> = helps.iter().flat_map(|help| examples(help)).collect();
     assert!(examples.len() >= 30, "{examples:?}");
     for example in examples {
@@ -76,7 +94,8 @@ fn commands_that_pages_only_show_exist() {
         if path.is_dir() {
             waiting.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if let Ok(text) = std::fs::read_to_string(&path) {
-            let blocks = text.split("```sh elsewhere\n").skip(1).filter_map(|rest| rest.split("```").next());
+            let blocks =
+                text.split("```sh elsewhere\n").skip(1).filter_map(|rest| rest.split("```").next());
             commands.extend(blocks.flat_map(examples));
         }
     }

@@ -6,15 +6,25 @@ fn errors(text: &str) -> Vec<String> {
 
 #[test]
 fn the_smallest_file_is_a_public_route() {
-    let loaded = compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
+    let loaded =
+        compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
     assert_eq!(loaded.file.body.max, ByteSize(16 << 20));
 }
 
 #[test]
 fn what_is_not_built_is_refused() {
-    let text = "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
-    assert!(errors(text).iter().any(|error| error.contains("unknown key `presets`")), "{:?}", errors(text));
-    assert!(errors(text).iter().any(|error| error.contains("unknown key `plugins`")), "{:?}", errors(text));
+    let text =
+        "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
+    assert!(
+        errors(text).iter().any(|error| error.contains("unknown key `presets`")),
+        "{:?}",
+        errors(text)
+    );
+    assert!(
+        errors(text).iter().any(|error| error.contains("unknown key `plugins`")),
+        "{:?}",
+        errors(text)
+    );
 }
 
 #[test]
@@ -54,9 +64,13 @@ fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
         found.push(at.to_owned());
     }
     match value {
-        serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| places(value, &format!("{at}/{key}"), found)),
+        serde_json::Value::Object(map) => {
+            map.iter().for_each(|(key, value)| places(value, &format!("{at}/{key}"), found))
+        }
         serde_json::Value::Array(list) => {
-            list.iter().enumerate().for_each(|(index, value)| places(value, &format!("{at}/{index}"), found));
+            list.iter()
+                .enumerate()
+                .for_each(|(index, value)| places(value, &format!("{at}/{index}"), found));
         }
         _ => {}
     }
@@ -67,7 +81,10 @@ fn entry(path: &str) -> String {
     let path = path.trim_start_matches('/').replace(['[', '.'], "/").replace(']', "");
     let mut steps = path.split('/');
     let section = steps.next().unwrap_or_default();
-    steps.next().filter(|step| step.parse::<usize>().is_ok()).map_or(section.into(), |index| format!("{section}/{index}"))
+    steps
+        .next()
+        .filter(|step| step.parse::<usize>().is_ok())
+        .map_or(section.into(), |index| format!("{section}/{index}"))
 }
 
 /// Whatever one value is replaced by, the errors are about the entry it is in: no second mistake is made of the first.
@@ -84,25 +101,40 @@ fn one_mistake_is_one_mistake() {
         *wrong.pointer_mut(&at).unwrap() = serde_json::json!({ "zzzzzz": [{}] });
         judged.extend(judge(&wrong, &at, &entry(&at)));
         let (above, key) = at.rsplit_once('/').unwrap();
-        let Some(map) = full.pointer(above).and_then(serde_json::Value::as_object) else { continue };
+        let Some(map) = full.pointer(above).and_then(serde_json::Value::as_object) else {
+            continue;
+        };
         for name in [format!("{key}x"), "zzzzzzzz".to_owned()] {
             let mut map = map.clone();
             let value = map.remove(key).unwrap();
             map.insert(name.clone(), value);
-            judged.extend(judge(&with(&full, above, &map), &format!("{at} as {name}"), &entry(&format!("{above}/{name}"))));
+            judged.extend(judge(
+                &with(&full, above, &map),
+                &format!("{at} as {name}"),
+                &entry(&format!("{above}/{name}")),
+            ));
         }
     }
     assert!(judged.is_empty(), "\n{}", judged.join("\n"));
 }
 
-fn with(full: &serde_json::Value, above: &str, map: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+fn with(
+    full: &serde_json::Value,
+    above: &str,
+    map: &serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Value {
     let mut changed = full.clone();
     *changed.pointer_mut(above).unwrap() = serde_json::Value::Object(map.clone());
     changed
 }
 
 fn errors_of(text: &str) -> Vec<String> {
-    compile(text, &|_| None).err().unwrap_or_default().iter().map(|error| error.path.clone()).collect()
+    compile(text, &|_| None)
+        .err()
+        .unwrap_or_default()
+        .iter()
+        .map(|error| error.path.clone())
+        .collect()
 }
 
 /// What is wrong, if there are no errors, or one is neither in the entry nor about the whole section or file.
@@ -110,6 +142,9 @@ fn judge(file: &serde_json::Value, what: &str, entry_of_it: &str) -> Vec<String>
     let found = compile(&file.to_string(), &|_| None).err().unwrap_or_default();
     let section = entry_of_it.split('/').next().unwrap_or_default();
     let near = |place: &str| place == entry_of_it || place == section || place.is_empty();
-    let far = found.iter().filter(|error| !near(&entry(&error.path))).map(|error| format!("{what}: {error}"));
+    let far = found
+        .iter()
+        .filter(|error| !near(&entry(&error.path)))
+        .map(|error| format!("{what}: {error}"));
     far.chain(found.is_empty().then(|| format!("{what}: no error"))).collect()
 }

@@ -107,9 +107,12 @@ impl ForwardAuth {
 
 fn why(unread: Unread) -> Denial {
     match unread {
-        Unread::Refused(Refusal::TooLarge) => Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"),
+        Unread::Refused(Refusal::TooLarge) => {
+            Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")
+        }
         Unread::Refused(Refusal::NoRoom) => {
-            Denial::new(Reason::Overloaded, "body.max_in_flight is used up").after(Span::from_secs(1))
+            Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
+                .after(Span::from_secs(1))
         }
         Unread::Broken => Denial::new(Reason::MalformedRequest, "the check's body did not arrive"),
     }

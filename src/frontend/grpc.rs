@@ -34,17 +34,29 @@ pub trait Unary: Send + Sync + 'static {
     const PATH: &'static str;
 
     /// Answers one message with another, or with the status of a call that failed.
-    fn answer(&self, head: &HeaderMap, message: &Bytes) -> impl Future<Output = Result<Framed, Status>> + Send;
+    fn answer(
+        &self,
+        head: &HeaderMap,
+        message: &Bytes,
+    ) -> impl Future<Output = Result<Framed, Status>> + Send;
 }
 
 /// What a generated server of tonic's is to its transport.
 pub trait Generated:
-    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
 }
 
 impl<S> Generated for S where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
 {
 }
 
@@ -77,10 +89,12 @@ impl<U: Unary, H: Generated> Services<U, H> {
         async move {
             // Only the transport hears of an error while an answer is sent: the peer is gone, and so is who would want to know.
             let _ = match asked {
-                Ok((head, mut body)) => match unless_reset(&mut respond, self.unary(&head, &mut body)).await {
-                    Some(answer) => unary::send(answer, respond),
-                    None => Ok(()),
-                },
+                Ok((head, mut body)) => {
+                    match unless_reset(&mut respond, self.unary(&head, &mut body)).await {
+                        Some(answer) => unary::send(answer, respond),
+                        None => Ok(()),
+                    }
+                }
                 Err(request) => Box::pin(self.other(*request, respond)).await,
             };
         }
@@ -94,12 +108,18 @@ impl<U: Unary, H: Generated> Services<U, H> {
         }
     }
 
-    async fn other(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    async fn other(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<(), h2::Error> {
         let health = request.uri().path().starts_with(HEALTH).then(|| self.health.clone());
         let request = request.map(|body| Body::new(Received::new(body)));
         let answer = async {
             match health {
-                Some(mut health) => health.call(request).await.unwrap_or_else(|never| match never {}),
+                Some(mut health) => {
+                    health.call(request).await.unwrap_or_else(|never| match never {})
+                }
                 None => Status::unimplemented("there is no such method").into_http(),
             }
         };
@@ -111,7 +131,10 @@ impl<U: Unary, H: Generated> Services<U, H> {
 }
 
 /// What `work` gives, or nothing when the peer takes the call back first.
-async fn unless_reset<T>(respond: &mut SendResponse<Bytes>, work: impl Future<Output = T>) -> Option<T> {
+async fn unless_reset<T>(
+    respond: &mut SendResponse<Bytes>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let mut work = pin!(work);
     std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),

@@ -97,7 +97,11 @@ impl InFlight {
         let calls = total / 4;
         let messages = total - calls;
         if messages < max_message {
-            return Err(LimitError::TooLittle { max_in_flight, max_body, least: (u64::from(max_message) * 4 - 1) / 3 });
+            return Err(LimitError::TooLittle {
+                max_in_flight,
+                max_body,
+                least: (u64::from(max_message) * 4 - 1) / 3,
+            });
         }
         Ok(Self {
             calls: Arc::new(Semaphore::new(calls as usize)),

@@ -15,7 +15,10 @@ pub(super) enum Value<'a> {
 /// Calls `visit` with the number and the value of every field, in order. `None` when `visit` gave up or when `bytes` is not a
 /// message; groups, which no version of these messages has, count as that.
 #[inline]
-pub(super) fn fields<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
+pub(super) fn fields<'a>(
+    mut bytes: &'a [u8],
+    mut visit: impl FnMut(u64, Value<'a>) -> Option<()>,
+) -> Option<()> {
     while !bytes.is_empty() {
         let (number, value, rest) = field(bytes)?;
         bytes = rest;
@@ -64,7 +67,8 @@ pub(super) fn pair(message: &[u8], first: u8, second: u8) -> Option<(&[u8], &[u8
     let [key, length @ 0..=0x7f, rest @ ..] = message else { return None };
     let (one, rest) = rest.split_at_checked(usize::from(*length))?;
     let [other, length @ 0..=0x7f, two @ ..] = rest else { return None };
-    let whole = (*key, *other, usize::from(*length)) == (first << 3 | 2, second << 3 | 2, two.len());
+    let whole =
+        (*key, *other, usize::from(*length)) == (first << 3 | 2, second << 3 | 2, two.len());
     whole.then_some((one, two))
 }
 
@@ -129,7 +133,9 @@ impl Writer {
     pub(super) fn number(&mut self, field: u8, number: u16) {
         match number.to_le_bytes() {
             [low @ 0..=0x7f, 0] => self.0.extend_from_slice(&[field << 3, low]),
-            [low, _] => self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]]),
+            [low, _] => {
+                self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]])
+            }
         }
     }
 
@@ -180,7 +186,9 @@ impl Writer {
         let more = bytes - 1;
         self.0.resize(from + length + more, 0);
         self.0.copy_within(from..from + length, from + more);
-        if let (Some(place), Some(varint)) = (self.0.get_mut(from - 1..from + more), varint.get(..bytes)) {
+        if let (Some(place), Some(varint)) =
+            (self.0.get_mut(from - 1..from + more), varint.get(..bytes))
+        {
             place.copy_from_slice(varint);
         }
     }
@@ -192,7 +200,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for (length, varint) in [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (100_000, 3)] {
+        for (length, varint) in
+            [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (100_000, 3)]
+        {
             let mut writer = Writer::default();
             writer.bytes(15, &vec![7; length]);
             writer.number(3, 300);
@@ -210,7 +220,14 @@ mod tests {
 
     #[test]
     fn what_is_not_a_message_ends_the_visit() {
-        for bytes in [&[0x0b, 0x0c][..], &[0xff; 11], &[0x0a, 0x05, 0x00], &[0x08], &[0x09, 1, 2], &[0x0d, 1]] {
+        for bytes in [
+            &[0x0b, 0x0c][..],
+            &[0xff; 11],
+            &[0x0a, 0x05, 0x00],
+            &[0x08],
+            &[0x09, 1, 2],
+            &[0x0d, 1],
+        ] {
             assert_eq!(fields(bytes, |_, _| Some(())), None, "{bytes:?}");
         }
         assert_eq!(fields(&[0x0a, 0], |_, _| None), None, "the visitor gave up");

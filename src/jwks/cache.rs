@@ -74,10 +74,16 @@ struct Entry {
 ///
 /// # Errors
 /// A file that is not usable; see [`CacheError`].
-pub(super) async fn recall(path: &Path, place: Place<'_>, max_age: Duration) -> Result<Option<(String, Duration)>, CacheError> {
+pub(super) async fn recall(
+    path: &Path,
+    place: Place<'_>,
+    max_age: Duration,
+) -> Result<Option<(String, Duration)>, CacheError> {
     match tokio::fs::metadata(path).await {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(metadata) if metadata.permissions().mode() & 0o002 != 0 => return Err(CacheError::Writable),
+        Ok(metadata) if metadata.permissions().mode() & 0o002 != 0 => {
+            return Err(CacheError::Writable);
+        }
         _ => {}
     }
     let content = file::read(path, MAX_FILE).await?;
@@ -85,7 +91,8 @@ pub(super) async fn recall(path: &Path, place: Place<'_>, max_age: Duration) -> 
     if entry.issuer != place.issuer || entry.url != place.url {
         return Err(CacheError::Foreign);
     }
-    let fetched_at = UNIX_EPOCH.checked_add(Duration::from_secs(entry.fetched_at)).ok_or(CacheError::Damaged)?;
+    let fetched_at =
+        UNIX_EPOCH.checked_add(Duration::from_secs(entry.fetched_at)).ok_or(CacheError::Damaged)?;
     let age = match SystemTime::now().duration_since(fetched_at) {
         Ok(age) => age,
         Err(ahead) if ahead.duration() <= CLOCK_STEP => Duration::ZERO,
@@ -98,16 +105,25 @@ pub(super) async fn recall(path: &Path, place: Place<'_>, max_age: Duration) -> 
 ///
 /// # Errors
 /// [`CacheError::Unwritable`], [`CacheError::NotText`].
-pub(super) async fn remember(path: &Path, place: Place<'_>, document: &[u8]) -> Result<(), CacheError> {
+pub(super) async fn remember(
+    path: &Path,
+    place: Place<'_>,
+    document: &[u8],
+) -> Result<(), CacheError> {
     let document = std::str::from_utf8(document).map_err(|_| CacheError::NotText)?.to_owned();
-    let fetched_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let entry = Entry { issuer: place.issuer.to_owned(), url: place.url.to_owned(), fetched_at, document };
+    let fetched_at =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let entry =
+        Entry { issuer: place.issuer.to_owned(), url: place.url.to_owned(), fetched_at, document };
     let path = path.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
         let content = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
         replace(&path, &content)
     });
-    writing.await.unwrap_or_else(|join| Err(std::io::Error::other(join))).map_err(CacheError::Unwritable)
+    writing
+        .await
+        .unwrap_or_else(|join| Err(std::io::Error::other(join)))
+        .map_err(CacheError::Unwritable)
 }
 
 fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
@@ -137,7 +153,8 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const PLACE: Place<'_> = Place { issuer: "https://idp.example", url: "https://idp.example/keys" };
+    const PLACE: Place<'_> =
+        Place { issuer: "https://idp.example", url: "https://idp.example/keys" };
 
     fn now() -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -163,7 +180,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache.json");
         let entry = |issuer: &str, url: &str, fetched_at: u64| {
-            format!(r#"{{"issuer":"{issuer}","url":"{url}","fetched_at":{fetched_at},"document":"{{}}"}}"#)
+            format!(
+                r#"{{"issuer":"{issuer}","url":"{url}","fetched_at":{fetched_at},"document":"{{}}"}}"#
+            )
         };
         let (issuer, url) = (PLACE.issuer, PLACE.url);
         for (content, expected) in [
@@ -202,6 +221,10 @@ mod tests {
         assert!(matches!(remember(&path, PLACE, b"\xff").await, Err(CacheError::NotText)));
         fs::create_dir(&path).unwrap();
         assert!(matches!(remember(&path, PLACE, b"{}").await, Err(CacheError::Unwritable(_))));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "only the directory in the way");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "only the directory in the way"
+        );
     }
 }

@@ -112,7 +112,11 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// See [`FetchError`]. There is no bound in time here; the caller has one for the whole attempt.
-    pub(super) async fn get(&self, target: Target, validator: Option<&Validator>) -> Result<Answer, FetchError> {
+    pub(super) async fn get(
+        &self,
+        target: Target,
+        validator: Option<&Validator>,
+    ) -> Result<Answer, FetchError> {
         let mut target = target;
         for _ in 0..=MAX_REDIRECTS {
             let reach = self.guard.admit(&target)?;
@@ -125,14 +129,18 @@ impl<'a> Client<'a> {
                     let validator = etag.map(|etag| Validator { target, etag });
                     return Ok(Answer::Document { content, validator, fresh_for });
                 }
-                StatusCode::NOT_MODIFIED if validator.is_some() => return Ok(Answer::NotModified { fresh_for }),
+                StatusCode::NOT_MODIFIED if validator.is_some() => {
+                    return Ok(Answer::NotModified { fresh_for });
+                }
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
                 | StatusCode::TEMPORARY_REDIRECT
                 | StatusCode::PERMANENT_REDIRECT => {
-                    let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-                    target = target.join(location.ok_or_else(|| FetchError::NoLocation(target.clone()))?)?;
+                    let location =
+                        head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+                    target = target
+                        .join(location.ok_or_else(|| FetchError::NoLocation(target.clone()))?)?;
                 }
                 status => return Err(FetchError::Status(target, status)),
             }
@@ -140,16 +148,23 @@ impl<'a> Client<'a> {
         Err(FetchError::TooManyRedirects)
     }
 
-    async fn exchange(&self, target: &Target, reach: Reach, validator: Option<&Validator>) -> Result<(Parts, Bytes), FetchError> {
+    async fn exchange(
+        &self,
+        target: &Target,
+        reach: Reach,
+        validator: Option<&Validator>,
+    ) -> Result<(Parts, Bytes), FetchError> {
         let request = request(target, validator)?;
         if !target.https {
             return send(target, self.dial(target, reach).await?, request).await;
         }
         let tls = self.tls.get_or_try_init(|| tls(self.ca.map(Path::to_owned))).await?;
-        let name = ServerName::try_from(target.host.clone()).map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
         let stream = self.dial(target, reach).await?;
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
-        let stream = connecting.await.map_err(|error| FetchError::Connect(target.clone(), chain(&error)))?;
+        let stream =
+            connecting.await.map_err(|error| FetchError::Connect(target.clone(), chain(&error)))?;
         send(target, stream, request).await
     }
 
@@ -157,8 +172,10 @@ impl<'a> Client<'a> {
     /// is judged by the address it leads to.
     async fn dial(&self, target: &Target, reach: Reach) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-        let found = found.map_err(|error| FetchError::Resolve(target.clone(), error.to_string()))?;
-        let addresses: Vec<_> = found.filter(|address| reach.covers(address.ip())).take(MAX_ADDRESSES).collect();
+        let found =
+            found.map_err(|error| FetchError::Resolve(target.clone(), error.to_string()))?;
+        let addresses: Vec<_> =
+            found.filter(|address| reach.covers(address.ip())).take(MAX_ADDRESSES).collect();
         let share = self.connect_within / u32::try_from(addresses.len()).unwrap_or(1).max(1);
         let mut failed = FetchError::Guard(GuardError::NotPublic(target.authority()));
         for address in addresses {
@@ -173,7 +190,10 @@ impl<'a> Client<'a> {
     }
 }
 
-fn request(target: &Target, validator: Option<&Validator>) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn request(
+    target: &Target,
+    validator: Option<&Validator>,
+) -> Result<Request<Empty<Bytes>>, FetchError> {
     let mut request = Request::builder()
         .method(Method::GET)
         .uri(&target.path)
@@ -188,21 +208,30 @@ fn request(target: &Target, validator: Option<&Validator>) -> Result<Request<Emp
 }
 
 /// Sends the request and reads the head, and of a 200 the body. The connection lives in this future and ends with it.
-async fn send<S>(target: &Target, stream: S, request: Request<Empty<Bytes>>) -> Result<(Parts, Bytes), FetchError>
+async fn send<S>(
+    target: &Target,
+    stream: S,
+    request: Request<Empty<Bytes>>,
+) -> Result<(Parts, Bytes), FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let broken = |error: &(dyn StdError + 'static)| FetchError::Exchange(target.clone(), chain(error));
-    let opening = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await;
+    let broken =
+        |error: &(dyn StdError + 'static)| FetchError::Exchange(target.clone(), chain(error));
+    let opening =
+        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = opening.map_err(|error| broken(&error))?;
     let answer = async {
-        let (head, body) = sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
+        let (head, body) =
+            sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
         if head.status != StatusCode::OK {
             return Ok((head, Bytes::new()));
         }
         match Limited::new(body, MAX_BYTES).collect().await {
             Ok(body) => Ok((head, body.to_bytes())),
-            Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge(target.clone())),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(FetchError::TooLarge(target.clone()))
+            }
             Err(error) => Err(broken(error.as_ref())),
         }
     };
@@ -225,7 +254,8 @@ async fn tls(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, FetchError> {
             None => system_roots()?,
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| FetchError::Authorities(error.to_string()))?;
         Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     });
@@ -233,8 +263,11 @@ async fn tls(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, FetchError> {
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, FetchError> {
-    let wrong = |why: &dyn std::fmt::Display| FetchError::Authorities(format!("`{}`: {why}", path.display()));
-    let pem = file::read_now(path, MAX_CA).map_err(|error: FileError| FetchError::Authorities(error.to_string()))?;
+    let wrong = |why: &dyn std::fmt::Display| {
+        FetchError::Authorities(format!("`{}`: {why}", path.display()))
+    };
+    let pem = file::read_now(path, MAX_CA)
+        .map_err(|error: FileError| FetchError::Authorities(error.to_string()))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
@@ -248,7 +281,9 @@ fn system_roots() -> Result<RootCertStore, FetchError> {
     // A system's store holds certificates that are too odd to parse; what matters is that some are good.
     let (_good, _odd) = roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(FetchError::Authorities("the system has none; install ca-certificates, or set `jwks.ca`".to_owned()));
+        return Err(FetchError::Authorities(
+            "the system has none; install ca-certificates, or set `jwks.ca`".to_owned(),
+        ));
     }
     Ok(roots)
 }
@@ -279,8 +314,16 @@ mod tests {
     async fn no_spelling_of_a_loopback_address_is_dialled_where_public_ones_are_asked_for() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "0.0.0.0", "localhost", "2130706433", "0x7f.1"]
-        {
+        for host in [
+            "127.0.0.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "0.0.0.0",
+            "localhost",
+            "2130706433",
+            "0x7f.1",
+        ] {
             let url = format!("http://{host}:{port}/");
             let guard = Guard::new(&Remote {
                 url: url.clone(),
@@ -294,7 +337,10 @@ mod tests {
             let target = Target::parse(&url).unwrap();
             let error = client.dial(&target, Reach::Public).await.unwrap_err();
             // A system without IPv6 may not know ::1 at all.
-            let refused = matches!(error, FetchError::Guard(GuardError::NotPublic(_)) | FetchError::Resolve(..));
+            let refused = matches!(
+                error,
+                FetchError::Guard(GuardError::NotPublic(_)) | FetchError::Resolve(..)
+            );
             assert!(refused, "{host}: {error}");
         }
         let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
@@ -305,7 +351,12 @@ mod tests {
     async fn authorities_are_needed_and_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
-        for content in [None, Some(""), Some("not PEM"), Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")] {
+        for content in [
+            None,
+            Some(""),
+            Some("not PEM"),
+            Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ] {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();
             }

@@ -38,7 +38,9 @@ pub(super) enum FileError {
 pub(super) async fn read(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     let owned = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_now(&owned, max)).await;
-    reading.unwrap_or_else(|join| Err(FileError::Unreadable { path: path.to_owned(), error: std::io::Error::other(join) }))
+    reading.unwrap_or_else(|join| {
+        Err(FileError::Unreadable { path: path.to_owned(), error: std::io::Error::other(join) })
+    })
 }
 
 /// The same, for callers that may block.
@@ -53,7 +55,11 @@ pub(super) fn read_now(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut content = Vec::new();
     file.take(max as u64 + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() > max { Err(FileError::TooLarge { path: path.to_owned(), max }) } else { Ok(content) }
+    if content.len() > max {
+        Err(FileError::TooLarge { path: path.to_owned(), max })
+    } else {
+        Ok(content)
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ pub(super) enum GuardError {
     #[error("`{0}` is not an http or https address with a host and no user information")]
     NotAnAddress(String),
     /// Plain http.
-    #[error("`{0}` is plain http; use https, or write `insecure_http: true` if the network is trusted")]
+    #[error(
+        "`{0}` is plain http; use https, or write `insecure_http: true` if the network is trusted"
+    )]
     Insecure(Target),
     /// Another host.
     #[error("`{host}` is neither the host of the configured address nor in `allowed_hosts`", host = .0.authority())]
@@ -87,7 +89,8 @@ impl Target {
 
     /// `host:port`, the port left out where it is the scheme's own: the `Host` header.
     pub(super) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == default_port(self.https) { host } else { format!("{host}:{}", self.port) }
     }
 }
@@ -137,7 +140,10 @@ impl Guard {
         let home = Target::parse(&remote.url)?;
         let entry = |text: &String| {
             let authority = text.parse::<Authority>().ok();
-            authority.as_ref().and_then(host_and_port).ok_or_else(|| GuardError::BadEntry(shown(text)))
+            authority
+                .as_ref()
+                .and_then(host_and_port)
+                .ok_or_else(|| GuardError::BadEntry(shown(text)))
         };
         let allowed = remote.allowed_hosts.iter().map(entry).collect::<Result<_, _>>()?;
         Ok(Self { home, allowed, insecure_http: remote.insecure_http })
@@ -182,7 +188,8 @@ fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
     let host = authority.host();
     let whole = port.is_some() || authority.as_str() == host;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    (whole && !bare.is_empty() && !authority.as_str().contains('@')).then(|| (bare.to_ascii_lowercase(), port))
+    (whole && !bare.is_empty() && !authority.as_str().contains('@'))
+        .then(|| (bare.to_ascii_lowercase(), port))
 }
 
 /// An address for an error message: query and user information may be secret and are left out, and a server cannot make it long.
@@ -199,7 +206,9 @@ fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => match address.segments() {
             // ::ffff:0:0/96 mapped and ::/96 compatible, which covers :: and ::1; 64:ff9b::/96 NAT64 (RFC 6052)
-            [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => is_public_v4(embedded(address, 12)),
+            [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
+                is_public_v4(embedded(address, 12))
+            }
             // 2002::/16 6to4 (RFC 3056)
             [0x2002, ..] => is_public_v4(embedded(address, 2)),
             // 2001:db8::/32 documentation, 2001::/23 protocol assignments with Teredo
@@ -211,7 +220,11 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 fn embedded(address: Ipv6Addr, at: usize) -> Ipv4Addr {
-    address.octets().get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(Ipv4Addr::UNSPECIFIED, |octets| (*octets).into())
+    address
+        .octets()
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<4>())
+        .map_or(Ipv4Addr::UNSPECIFIED, |octets| (*octets).into())
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -237,12 +250,23 @@ mod tests {
 
     fn guard(url: &str, allowed: &[&str], insecure_http: bool) -> Guard {
         let allowed_hosts = allowed.iter().map(ToString::to_string).collect();
-        Guard::new(&Remote { url: url.into(), discovery: false, allowed_hosts, insecure_http, ca: None }).unwrap()
+        Guard::new(&Remote {
+            url: url.into(),
+            discovery: false,
+            allowed_hosts,
+            insecure_http,
+            ca: None,
+        })
+        .unwrap()
     }
 
     #[test]
     fn the_configured_host_is_trusted_and_others_need_a_reason() {
-        let guard = guard("https://idp.example:8443/keys", &["cdn.example", "keys.example:9443", "[fd00::1]:8443"], false);
+        let guard = guard(
+            "https://idp.example:8443/keys",
+            &["cdn.example", "keys.example:9443", "[fd00::1]:8443"],
+            false,
+        );
         for (what, url, expected) in [
             ("the address itself", "https://idp.example:8443/keys", Ok(Reach::Any)),
             ("another path", "https://idp.example:8443/other?x", Ok(Reach::Any)),
@@ -257,7 +281,11 @@ mod tests {
             ("a longer name", "https://idp.example.evil.example:8443/", Err("foreign")),
             ("a shorter name", "https://example:8443/", Err("foreign")),
             ("a final dot", "https://idp.example.:8443/", Err("foreign")),
-            ("user information that looks like the host", "https://idp.example:8443@evil.example/", Err("address")),
+            (
+                "user information that looks like the host",
+                "https://idp.example:8443@evil.example/",
+                Err("address"),
+            ),
             ("metadata", "https://169.254.169.254/latest/meta-data", Err("foreign")),
             ("another scheme", "ftp://idp.example/", Err("address")),
             ("a file", "file:///etc/passwd", Err("address")),
@@ -266,12 +294,15 @@ mod tests {
             ("a port that is none", "https://idp.example:99999/", Err("address")),
             ("nothing", "", Err("address")),
         ] {
-            let found = Target::parse(url).and_then(|target| guard.admit(&target)).map_err(|error| match error {
-                GuardError::NotAnAddress(_) => "address",
-                GuardError::Insecure(_) => "insecure",
-                GuardError::Foreign(_) => "foreign",
-                GuardError::BadEntry(_) | GuardError::NotPublic(_) => "other",
-            });
+            let found =
+                Target::parse(url).and_then(|target| guard.admit(&target)).map_err(|error| {
+                    match error {
+                        GuardError::NotAnAddress(_) => "address",
+                        GuardError::Insecure(_) => "insecure",
+                        GuardError::Foreign(_) => "foreign",
+                        GuardError::BadEntry(_) | GuardError::NotPublic(_) => "other",
+                    }
+                });
             assert_eq!(found, expected, "{what}: {url}");
         }
     }
@@ -279,13 +310,21 @@ mod tests {
     #[test]
     fn plain_http_is_taken_where_the_operator_says_so() {
         let guard = guard("http://idp.internal/keys", &[], true);
-        assert_eq!(guard.admit(&Target::parse("http://idp.internal/keys").unwrap()), Ok(Reach::Any));
-        assert_eq!(guard.admit(&Target::parse("https://idp.internal/keys").unwrap()), Ok(Reach::Public));
+        assert_eq!(
+            guard.admit(&Target::parse("http://idp.internal/keys").unwrap()),
+            Ok(Reach::Any)
+        );
+        assert_eq!(
+            guard.admit(&Target::parse("https://idp.internal/keys").unwrap()),
+            Ok(Reach::Public)
+        );
     }
 
     #[test]
     fn a_bad_entry_of_allowed_hosts_is_named() {
-        for entry in ["", "https://a.example", "a.example/keys", "user@a.example", "a b", "a.example:x"] {
+        for entry in
+            ["", "https://a.example", "a.example/keys", "user@a.example", "a b", "a.example:x"]
+        {
             let remote = Remote {
                 url: "https://idp.example".into(),
                 discovery: false,
@@ -314,8 +353,13 @@ mod tests {
             ("https:/idp.example", Err(())),
             ("file:///etc/passwd", Err(())),
         ] {
-            let found = base.join(location).map(|target| (target.to_string(), target.path)).map_err(drop);
-            assert_eq!(found, expected.map(|(origin, path)| (origin.to_owned(), path.to_owned())), "{location}");
+            let found =
+                base.join(location).map(|target| (target.to_string(), target.path)).map_err(drop);
+            assert_eq!(
+                found,
+                expected.map(|(origin, path)| (origin.to_owned(), path.to_owned())),
+                "{location}"
+            );
         }
     }
 

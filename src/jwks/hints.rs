@@ -38,7 +38,11 @@ impl Hints {
         if open_from == CLOSED || micros(now) < open_from {
             return;
         }
-        if self.open_from.compare_exchange(open_from, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if self
+            .open_from
+            .compare_exchange(open_from, CLOSED, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+        {
             self.wake.notify_one();
         }
     }
@@ -64,7 +68,8 @@ impl Hints {
 
     /// Ends a good fetch. One that a hint asked for closes the budget for `cool_down`.
     pub(super) fn succeeded(&self, turn: Turn, now: Duration, cool_down: Duration) {
-        self.open_from.store(turn.before.unwrap_or_else(|| after(now, cool_down)), Ordering::Release);
+        self.open_from
+            .store(turn.before.unwrap_or_else(|| after(now, cool_down)), Ordering::Release);
     }
 
     /// Ends a failed fetch. It brought nothing, so the budget is not spent; but it opens only after `back_off`.

@@ -108,7 +108,9 @@ impl Loader {
         match &plan.trust.origin {
             Origin::Remote(remote) => {
                 let within = plan.pace.timeout;
-                tokio::time::timeout(within, self.fetch(remote)).await.map_err(|_| LoadError::Timeout(within))?
+                tokio::time::timeout(within, self.fetch(remote))
+                    .await
+                    .map_err(|_| LoadError::Timeout(within))?
             }
             Origin::File(path) => {
                 let content = file::read(path, MAX_BYTES).await?;
@@ -128,10 +130,16 @@ impl Loader {
     async fn fetch(&mut self, remote: &Remote) -> Result<Loaded, LoadError> {
         let guard = Guard::new(remote)?;
         let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
-        let target = if remote.discovery { self.discover(&client, guard.home()).await? } else { guard.home().clone() };
+        let target = if remote.discovery {
+            self.discover(&client, guard.home()).await?
+        } else {
+            guard.home().clone()
+        };
         let validator = self.last.as_ref().and_then(|last| last.validator.as_ref());
         match client.get(target, validator).await? {
-            Answer::Document { content, validator, fresh_for } => self.take_document(content, validator, fresh_for).await,
+            Answer::Document { content, validator, fresh_for } => {
+                self.take_document(content, validator, fresh_for).await
+            }
             Answer::NotModified { fresh_for } => {
                 // A validator is sent only while there is a last document.
                 self.last.as_ref().map(|last| last.loaded(fresh_for)).ok_or(LoadError::Examination)
@@ -143,9 +151,12 @@ impl Loader {
         let Answer::Document { content, .. } = client.get(home.clone(), None).await? else {
             return Err(LoadError::NotDiscovery);
         };
-        let found: Discovery = serde_json::from_slice(&content).map_err(|_| LoadError::NotDiscovery)?;
+        let found: Discovery =
+            serde_json::from_slice(&content).map_err(|_| LoadError::NotDiscovery)?;
         if *found.issuer != *self.plan.trust.issuer {
-            return Err(LoadError::WrongIssuer(found.issuer.chars().take(200).flat_map(char::escape_debug).collect()));
+            return Err(LoadError::WrongIssuer(
+                found.issuer.chars().take(200).flat_map(char::escape_debug).collect(),
+            ));
         }
         Ok(Target::parse(&found.jwks_uri)?)
     }
@@ -155,7 +166,8 @@ impl Loader {
     /// # Errors
     /// See [`CacheError`] and [`LoadError::Document`].
     pub(super) async fn recall(&mut self) -> Result<Option<(Loaded, Duration)>, RecallError> {
-        let (Some(path), Origin::Remote(remote)) = (&self.plan.cache_file, &self.plan.trust.origin) else {
+        let (Some(path), Origin::Remote(remote)) = (&self.plan.cache_file, &self.plan.trust.origin)
+        else {
             return Ok(None);
         };
         let max_age = self.plan.pace.max_stale.unwrap_or_default();
@@ -163,18 +175,26 @@ impl Loader {
         let Some((document, age)) = cache::recall(path, source, max_age).await? else {
             return Ok(None);
         };
-        let loaded = self.take_document(document.into(), None, None).await.map_err(RecallError::Document)?;
+        let loaded =
+            self.take_document(document.into(), None, None).await.map_err(RecallError::Document)?;
         Ok(Some((loaded, age)))
     }
 
     /// Writes the last good set to disk, as good from now on. `None` where there is nothing to write, or nowhere.
-    pub(super) fn remember(&self) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
+    pub(super) fn remember(
+        &self,
+    ) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
         let path = self.plan.cache_file.clone()?;
         let document = self.last.as_ref()?.document.clone()?;
         let plan = Arc::clone(&self.plan);
         Some(async move {
             let Origin::Remote(remote) = &plan.trust.origin else { return Ok(()) };
-            cache::remember(&path, cache::Place { issuer: &plan.trust.issuer, url: &remote.url }, &document).await
+            cache::remember(
+                &path,
+                cache::Place { issuer: &plan.trust.issuer, url: &remote.url },
+                &document,
+            )
+            .await
         })
     }
 
@@ -195,7 +215,8 @@ impl Loader {
         let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));
         let (keys, skipped) = examining.await.map_err(|_| LoadError::Examination)??;
         let document = self.plan.cache_file.is_some().then_some(content);
-        let last = Last { digest, keys: Arc::new(keys), skipped: skipped.into(), validator, document };
+        let last =
+            Last { digest, keys: Arc::new(keys), skipped: skipped.into(), validator, document };
         Ok(self.last.insert(last).loaded(fresh_for))
     }
 
@@ -204,8 +225,15 @@ impl Loader {
         if let Some(last) = self.last.as_ref().filter(|last| last.digest == digest) {
             return Ok(last.loaded(None));
         }
-        let keys = KeySet::from_secret(secret, &self.plan.trust.algorithms).map_err(LoadError::Secret)?;
-        let last = Last { digest, keys: Arc::new(keys), skipped: Arc::new([]), validator: None, document: None };
+        let keys =
+            KeySet::from_secret(secret, &self.plan.trust.algorithms).map_err(LoadError::Secret)?;
+        let last = Last {
+            digest,
+            keys: Arc::new(keys),
+            skipped: Arc::new([]),
+            validator: None,
+            document: None,
+        };
         Ok(self.last.insert(last).loaded(None))
     }
 }
@@ -234,9 +262,15 @@ mod tests {
 
     #[test]
     fn one_line_break_is_not_part_of_a_secret() {
-        for (content, expected) in
-            [("abc", "abc"), ("abc\n", "abc"), ("abc\r\n", "abc"), ("abc\n\n", "abc\n"), ("abc\r", "abc\r"), ("\n", ""), ("", "")]
-        {
+        for (content, expected) in [
+            ("abc", "abc"),
+            ("abc\n", "abc"),
+            ("abc\r\n", "abc"),
+            ("abc\n\n", "abc\n"),
+            ("abc\r", "abc\r"),
+            ("\n", ""),
+            ("", ""),
+        ] {
             let mut bytes = content.as_bytes().to_vec();
             trim_line_break(&mut bytes);
             assert_eq!(bytes, expected.as_bytes(), "{content:?}");

@@ -68,10 +68,18 @@ impl Plan {
                     SecretSource::Inline(secret) => Origin::Inline(secret.clone()),
                 };
                 let poll = timing.file_poll;
-                (origin, Pace { refresh: poll, max_stale: None, cool_down: poll, timeout: poll }, None)
+                (
+                    origin,
+                    Pace { refresh: poll, max_stale: None, cool_down: poll, timeout: poll },
+                    None,
+                )
             }
         };
-        let trust = Trust { issuer: Arc::clone(&issuer.name), algorithms: issuer.algorithms.clone(), origin };
+        let trust = Trust {
+            issuer: Arc::clone(&issuer.name),
+            algorithms: issuer.algorithms.clone(),
+            origin,
+        };
         Self { trust, pace, cache_file }
     }
 }
@@ -90,7 +98,13 @@ fn jwks(issuer: &str, config: &JwksConfig, timing: &Timing) -> (Origin, Pace, Op
         (Some(url), _) => remote(url.clone(), false),
         (None, Some(file)) => Origin::File(file.into()),
         // OpenID Connect Discovery 1.0 section 4.1: a terminating slash of the issuer is left out before the path is added.
-        (None, None) => remote(format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer)), true),
+        (None, None) => remote(
+            format!(
+                "{}/.well-known/openid-configuration",
+                issuer.strip_suffix('/').unwrap_or(issuer)
+            ),
+            true,
+        ),
     };
     let is_file = matches!(origin, Origin::File(_));
     let pace = Pace {

@@ -33,11 +33,26 @@ pub(super) struct Refresher {
 }
 
 impl Refresher {
-    pub(super) fn new(source: Arc<Source>, plan: Plan, timing: Timing, on_change: OnChange) -> Self {
+    pub(super) fn new(
+        source: Arc<Source>,
+        plan: Plan,
+        timing: Timing,
+        on_change: OnChange,
+    ) -> Self {
         let plan = Arc::new(plan);
         let loader = Loader::new(Arc::clone(&plan));
         let usual = timing.usual(None, &plan.pace);
-        Self { source, plan, timing, on_change, loader, failures: 0, usual, warned: None, writing: None }
+        Self {
+            source,
+            plan,
+            timing,
+            on_change,
+            loader,
+            failures: 0,
+            usual,
+            warned: None,
+            writing: None,
+        }
     }
 
     /// Runs for ever.
@@ -49,7 +64,11 @@ impl Refresher {
             let wait = match loaded {
                 Ok(loaded) => {
                     let wait = self.succeeded(loaded);
-                    self.source.hints.succeeded(turn, self.source.elapsed(), self.plan.pace.cool_down);
+                    self.source.hints.succeeded(
+                        turn,
+                        self.source.elapsed(),
+                        self.plan.pace.cool_down,
+                    );
                     wait
                 }
                 Err(error) => {
@@ -92,7 +111,11 @@ impl Refresher {
     async fn failed(&mut self, error: &LoadError) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.source.note_failure(error.to_string());
-        let kept = if self.source.current().is_some() { "the keys in use stay" } else { "there are none in use" };
+        let kept = if self.source.current().is_some() {
+            "the keys in use stay"
+        } else {
+            "there are none in use"
+        };
         self.warn(&format!("no keys were fetched, {kept}: {error}"));
         if !self.source.status().tried && self.source.current().is_none() {
             self.recall().await;
@@ -110,7 +133,11 @@ impl Refresher {
         self.writing = Some(tokio::spawn(async move {
             if let Err(error) = writing.await {
                 let path = plan.cache_file.as_deref();
-                tracing::warn!(issuer = source.issuer(), ?path, "the cache file was not written: {error}");
+                tracing::warn!(
+                    issuer = source.issuer(),
+                    ?path,
+                    "the cache file was not written: {error}"
+                );
             }
         }));
     }
@@ -121,7 +148,11 @@ impl Refresher {
             Ok(None) => {}
             Err(error) => {
                 let path = self.plan.cache_file.as_deref();
-                tracing::warn!(issuer = self.source.issuer(), ?path, "the cache file is ignored: {error}");
+                tracing::warn!(
+                    issuer = self.source.issuer(),
+                    ?path,
+                    "the cache file is ignored: {error}"
+                );
             }
         }
     }
@@ -135,7 +166,11 @@ impl Refresher {
             skipped: Arc::clone(&skipped),
             noted: now,
             age_then,
-            stale_at: self.plan.pace.max_stale.map(|max_stale| now + max_stale.saturating_sub(age_then)),
+            stale_at: self
+                .plan
+                .pace
+                .max_stale
+                .map(|max_stale| now + max_stale.saturating_sub(age_then)),
             recalled: recalled.is_some(),
         };
         if self.source.hold(held) {
@@ -168,11 +203,18 @@ impl Refresher {
 }
 
 /// `future`, and meanwhile an eye on the age of the keys: a fetch that hangs must not keep old keys alive.
-async fn until_stale<T>(source: &Source, on_change: &OnChange, future: impl Future<Output = T>) -> T {
+async fn until_stale<T>(
+    source: &Source,
+    on_change: &OnChange,
+    future: impl Future<Output = T>,
+) -> T {
     let expiry = async {
         sleep_until(source.stale_at()).await;
         source.let_go();
-        tracing::error!(issuer = source.issuer(), "the keys are older than `max_stale`; the issuer's tokens are refused");
+        tracing::error!(
+            issuer = source.issuer(),
+            "the keys are older than `max_stale`; the issuer's tokens are refused"
+        );
         on_change();
         std::future::pending::<Infallible>().await
     };

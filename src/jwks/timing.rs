@@ -41,13 +41,16 @@ impl Timing {
     ///
     /// Never more than half of `max_stale`: keys must not lapse between two good fetches, one of which may be missed.
     pub(super) fn usual(&self, fresh_for: Option<Duration>, pace: &Pace) -> Duration {
-        let wanted = fresh_for.map_or(pace.refresh, |fresh| fresh.clamp(self.shortest, self.longest));
+        let wanted =
+            fresh_for.map_or(pace.refresh, |fresh| fresh.clamp(self.shortest, self.longest));
         pace.max_stale.map_or(wanted, |stale| wanted.min(stale / 2))
     }
 
     /// The time to the next fetch after `failures` bad ones in a row, before jitter. Never more than the usual one.
     pub(super) fn retry(&self, failures: u32, usual: Duration) -> Duration {
-        let doubled = self.first_retry.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self
+            .first_retry
+            .saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         doubled.min(self.last_retry).min(usual)
     }
 }
@@ -60,10 +63,12 @@ pub(super) fn earlier(span: Duration) -> Duration {
 /// How long an answer is fresh (RFC 9111 section 4.2): `max-age` less `Age`. `None` when the server does not say, or says
 /// `no-store` or `no-cache`: then the configured interval holds.
 pub(super) fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
-    let directives = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives =
+        headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let mut max_age: Option<u64> = None;
     for directive in directives.flat_map(|value| value.split(',')).map(str::trim) {
-        if directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache") {
+        if directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache")
+        {
             return None;
         }
         let Some((name, seconds)) = directive.split_once('=') else { continue };
@@ -73,7 +78,10 @@ pub(super) fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
             max_age = Some(max_age.map_or(seconds, |earlier| earlier.min(seconds)));
         }
     }
-    let age = headers.get(header::AGE).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    let age = headers
+        .get(header::AGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.trim().parse().ok());
     max_age.map(|seconds| Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))))
 }
 
@@ -84,7 +92,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn pace(refresh: u32, max_stale: u32) -> Pace {
-        Pace { refresh: SECOND * refresh, max_stale: Some(SECOND * max_stale), cool_down: SECOND, timeout: SECOND }
+        Pace {
+            refresh: SECOND * refresh,
+            max_stale: Some(SECOND * max_stale),
+            cool_down: SECOND,
+            timeout: SECOND,
+        }
     }
 
     #[test]
@@ -107,7 +120,8 @@ mod tests {
     #[test]
     fn retries_double_up_to_a_bound() {
         let timing = Timing::default();
-        let waits: Vec<u64> = (1..=9).map(|failures| timing.retry(failures, SECOND * 600).as_secs()).collect();
+        let waits: Vec<u64> =
+            (1..=9).map(|failures| timing.retry(failures, SECOND * 600).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(timing.retry(u32::MAX, SECOND * 600).as_secs(), 60);
         assert_eq!(timing.retry(9, SECOND * 3).as_secs(), 3, "never later than the usual fetch");

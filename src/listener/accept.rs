@@ -83,7 +83,11 @@ impl Listener {
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub async fn bind_with(config: &ListenerConfig, protocol: Protocol, limits: Limits) -> Result<Self, BindError> {
+    pub async fn bind_with(
+        config: &ListenerConfig,
+        protocol: Protocol,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
         // The files first: they are the likelier mistake, and cost nothing to undo.
         let tls = config
             .tls
@@ -91,8 +95,9 @@ impl Listener {
             .map(|tls| Tls::load(tls, protocol.alpn(), &limits))
             .transpose()
             .map_err(|error| BindError::Tls { address: config.address.clone(), error })?;
-        let (source, address) =
-            Source::open(config).await.map_err(|error| BindError::Address { address: config.address.clone(), error })?;
+        let (source, address) = Source::open(config)
+            .await
+            .map_err(|error| BindError::Address { address: config.address.clone(), error })?;
         Ok(Self {
             source,
             address,
@@ -186,5 +191,8 @@ fn tune(stream: &TcpStream) {
 
 /// Errors of a connection that ended before it was accepted; `accept(2)` hands them on.
 fn is_of_the_peer(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
 }

@@ -41,7 +41,9 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return match Path::new(path) {
                 path if !path.is_absolute() => Err(AddressError::RelativePath(text.to_owned())),
-                path if path.as_os_str().len() > MAX_PATH => Err(AddressError::LongPath(text.to_owned())),
+                path if path.as_os_str().len() > MAX_PATH => {
+                    Err(AddressError::LongPath(text.to_owned()))
+                }
                 path => Ok(Self::Unix(path.to_owned())),
             };
         }

@@ -59,7 +59,9 @@ impl FromStr for SocketMode {
 
     fn from_str(text: &str) -> Result<Self, ModeError> {
         match text.strip_prefix('0') {
-            Some(digits) if digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+            Some(digits)
+                if digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) =>
+            {
                 u32::from_str_radix(digits, 8).map(Self).map_err(|_| ModeError(text.to_owned()))
             }
             _ => Err(ModeError(text.to_owned())),
@@ -137,7 +139,9 @@ impl<'de> Visitor<'de> for ListenerVisitor {
             (None, _) => SocketMode::default(),
             (Some(mode), Address::Unix(_)) => mode.parse().map_err(A::Error::custom)?,
             (Some(_), Address::Tcp(_)) => {
-                return Err(A::Error::custom("`mode` belongs to a Unix socket: leave it out for a TCP address"));
+                return Err(A::Error::custom(
+                    "`mode` belongs to a Unix socket: leave it out for a TCP address",
+                ));
             }
         };
         Ok(ListenerConfig { address, mode, tls })
@@ -181,7 +185,10 @@ mod tests {
             (r#"{"address": "unix:/x", "mode": "0+66"}"#, "`0+66` is not a permission"),
             (r#"{"address": "unix:/x", "mode": "4755"}"#, "`4755` is not a permission"),
             (r#"{"address": "unix:/x", "tls": {"cert": "c.pem"}}"#, "missing field `key`"),
-            (r#"{"address": "unix:/x", "tls": {"cert": "c", "key": "k", "ca": "a"}}"#, "unknown field `ca`"),
+            (
+                r#"{"address": "unix:/x", "tls": {"cert": "c", "key": "k", "ca": "a"}}"#,
+                "unknown field `ca`",
+            ),
         ];
         for (json, expected) in rows {
             let error = read(json).unwrap_err();

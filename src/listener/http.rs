@@ -61,7 +61,8 @@ where
             self.0.call(request)
         });
         let builder = builder();
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = life.over() => connection.as_mut().graceful_shutdown(),

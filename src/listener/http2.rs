@@ -61,8 +61,12 @@ const UNREAD: usize = 400 << 10;
 /// end, and after `drain` closes what is left.
 ///
 /// A call whose future is dropped, because its peer is gone, or panics, has its stream reset.
-pub async fn serve_calls<C, F>(listener: Listener, call: C, stop: CancellationToken, drain: Duration)
-where
+pub async fn serve_calls<C, F>(
+    listener: Listener,
+    call: C,
+    stop: CancellationToken,
+    drain: Duration,
+) where
     C: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
@@ -94,7 +98,10 @@ where
                     came.push(call);
                 }
                 // What was answered is written when the connection is looked at again.
-                if !calls.advance(came.drain(..).map(|(request, respond)| (self.0)(request, respond)), cx) {
+                if !calls.advance(
+                    came.drain(..).map(|(request, respond)| (self.0)(request, respond)),
+                    cx,
+                ) {
                     return Poll::Pending;
                 }
             }
@@ -148,7 +155,9 @@ enum Calls<F> {
 impl<F: Future<Output = ()> + Send + 'static> Calls<F> {
     fn new() -> Self {
         match Handle::current().runtime_flavor() {
-            RuntimeFlavor::CurrentThread => Self::Here(Here { spare: None, waiting: FuturesUnordered::new() }),
+            RuntimeFlavor::CurrentThread => {
+                Self::Here(Here { spare: None, waiting: FuturesUnordered::new() })
+            }
             _ => Self::Anywhere(JoinSet::new()),
         }
     }

@@ -24,12 +24,22 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// What is spoken on the connections of a listener.
 pub(super) trait Speak: Clone + Send + 'static {
     /// Speaks until the peer or `life` ends the connection.
-    fn speak(self, stream: Gathering, peer: Peer, life: Life) -> impl Future<Output = Result<(), BoxError>> + Send;
+    fn speak(
+        self,
+        stream: Gathering,
+        peer: Peer,
+        life: Life,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
 /// Speaks on every connection of `listener` until `stop` fires, then stops listening, lets the calls in progress end, and after
 /// `drain` closes what is left.
-pub(super) async fn serve(listener: Listener, speaker: impl Speak, stop: CancellationToken, drain: Duration) {
+pub(super) async fn serve(
+    listener: Listener,
+    speaker: impl Speak,
+    stop: CancellationToken,
+    drain: Duration,
+) {
     // Dropped with the future of this function: no connection outlives it.
     let mut connections = JoinSet::new();
     loop {
@@ -81,7 +91,10 @@ impl Life {
     }
 
     /// Waits for the `rest` of a connection that was asked to end. Where no request ever came there may be nobody to notice.
-    pub(super) async fn last_call(&self, rest: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
+    pub(super) async fn last_call(
+        &self,
+        rest: impl Future<Output = Result<(), BoxError>>,
+    ) -> Result<(), BoxError> {
         match self.requests.load(Ordering::Relaxed) {
             0 => timeout(LAST_CALL, rest).await.unwrap_or(Ok(())),
             _ => rest.await,

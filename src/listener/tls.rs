@@ -71,7 +71,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub(super) fn load(config: &TlsConfig, alpn: &'static [&'static [u8]], limits: &Limits) -> Result<Self, TlsError> {
+    pub(super) fn load(
+        config: &TlsConfig,
+        alpn: &'static [&'static [u8]],
+        limits: &Limits,
+    ) -> Result<Self, TlsError> {
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(server_config(config, alpn)?)),
             config: Arc::new(config.clone()),
@@ -115,8 +119,9 @@ fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, Tls
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let pair = |error| TlsError::Pair { cert: cert.clone(), key: key.clone(), error };
 
-    let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(pair)?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(pair)?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -127,7 +132,8 @@ fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, Tls
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file("a private key", key, error))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| file("a private key", key, error))?;
     let mut server = builder.with_single_cert(certificates(cert)?, private).map_err(pair)?;
     server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(server)
@@ -135,7 +141,10 @@ fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, Tls
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |error| file("certificates", path, error);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(wrong)?.collect::<Result<_, _>>().map_err(wrong)?;
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(wrong)?
+        .collect::<Result<_, _>>()
+        .map_err(wrong)?;
     if chain.is_empty() {
         return Err(wrong(pem::Error::NoItemsFound));
     }
@@ -145,7 +154,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| TlsError::Authorities { path: path.to_owned(), error })?;
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::Authorities { path: path.to_owned(), error })?;
     }
     Ok(roots)
 }

@@ -84,7 +84,9 @@ impl<'de> Deserialize<'de> for AuditTarget {
             ("stdout", _) => Ok(Self::Stdout),
             ("none", _) => Ok(Self::None),
             (_, Some(path)) if path.starts_with('/') => Ok(Self::File(path.to_owned())),
-            _ => Err(serde::de::Error::custom(format!("`{text}` is not `stdout`, `none` or `file:/path`"))),
+            _ => Err(serde::de::Error::custom(format!(
+                "`{text}` is not `stdout`, `none` or `file:/path`"
+            ))),
         }
     }
 }
@@ -114,11 +116,14 @@ impl AuditConfig {
     /// Notes what is wrong with the section.
     pub fn check(&self, path: &Path, errors: &mut Errors) {
         if !(1..=1_000_000).contains(&self.queue) {
-            errors.push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));
+            errors
+                .push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));
         }
         if self.to == AuditTarget::None && self.on_full == OnFull::Deny {
-            errors
-                .push(&path.key("on_full"), "`deny` has no meaning while nothing is written; remove it, or choose another `to`");
+            errors.push(
+                &path.key("on_full"),
+                "`deny` has no meaning while nothing is written; remove it, or choose another `to`",
+            );
         }
     }
 }
@@ -198,7 +203,8 @@ impl Audit {
                 Sink::Other(Box::new(std::fs::File::from(fd)))
             }
             AuditTarget::File(path) => {
-                let file = LogFile::open(path.into()).map_err(|error| AuditError::Open { path: path.clone(), error })?;
+                let file = LogFile::open(path.into())
+                    .map_err(|error| AuditError::Open { path: path.clone(), error })?;
                 Sink::File(file)
             }
         };
@@ -209,7 +215,10 @@ impl Audit {
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn to_writer(writer: Box<dyn Write + Send>, config: &AuditConfig) -> Result<Self, AuditError> {
+    pub fn to_writer(
+        writer: Box<dyn Write + Send>,
+        config: &AuditConfig,
+    ) -> Result<Self, AuditError> {
         Self::with_sink(Sink::Other(writer), config)
     }
 
@@ -231,7 +240,9 @@ impl Audit {
                 let _ = ended.try_send(());
             })
             .map_err(AuditError::Thread)?;
-        Ok(Self { open: Some(Open { queue, places, on_full: config.on_full, end: Mutex::new(Some(end)) }) })
+        Ok(Self {
+            open: Some(Open { queue, places, on_full: config.on_full, end: Mutex::new(Some(end)) }),
+        })
     }
 
     /// Takes a place when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a place when it is
@@ -267,14 +278,19 @@ impl Audit {
     /// Lines that wait to be written, and how many may; `None` when nothing is written.
     pub fn waiting(&self) -> Option<Waiting> {
         let open = self.open.as_ref()?;
-        Some(Waiting { lines: open.places.saturating_sub(open.queue.places()), places: open.places })
+        Some(Waiting {
+            lines: open.places.saturating_sub(open.queue.places()),
+            places: open.places,
+        })
     }
 
     /// Writes what waits and ends the thread; lines that come later are dropped. Waits no longer than `deadline` (the thread may be
     /// stuck in a write), and blocks: call it off the runtime. Says whether everything was written.
     pub fn close(&self, deadline: Duration) -> bool {
         let Some(open) = &self.open else { return true };
-        let Some(end) = open.end.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
+        let Some(end) = open.end.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return true;
+        };
         let before = self.dropped().write;
         open.queue.close();
         end.recv_timeout(deadline).is_ok() && self.dropped().write == before

@@ -137,7 +137,8 @@ mod tests {
         for (at, ending) in all.iter().enumerate() {
             assert_eq!(ending.slot(), at, "{ending:?}");
         }
-        let words: BTreeSet<_> = all.iter().map(|ending| (ending.decision(), ending.reason())).collect();
+        let words: BTreeSet<_> =
+            all.iter().map(|ending| (ending.decision(), ending.reason())).collect();
         assert_eq!(words.len(), SLOTS);
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+        NoLabelSet, text,
+    },
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -152,7 +155,11 @@ impl Circuit {
 ///
 /// # Errors
 /// None that occurs: it writes into memory.
-pub(super) fn exposition(metrics: &Arc<Metrics>, status: Status, queues: Queues) -> Result<String, fmt::Error> {
+pub(super) fn exposition(
+    metrics: &Arc<Metrics>,
+    status: Status,
+    queues: Queues,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("tollgate");
     registry.register_collector(Box::new(Scrape { metrics: Arc::clone(metrics), status, queues }));
     let mut text = String::new();
@@ -191,17 +198,32 @@ impl Collector for Scrape {
 impl Scrape {
     fn checks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let known = self.metrics.known();
-        let mut family = Family::counter(encoder, "checks", "Checks by decision, reason and route.")?;
+        let mut family =
+            Family::counter(encoder, "checks", "Checks by decision, reason and route.")?;
         for (route, counters) in &known.routes {
             for ending in Ending::all() {
-                let count = counters.endings.get(ending.slot()).map_or(0, |count| count.load(Relaxed));
+                let count =
+                    counters.endings.get(ending.slot()).map_or(0, |count| count.load(Relaxed));
                 if count > 0 || ending.is_expected(route == NO_ROUTE) {
-                    family.count(&[("decision", ending.decision()), ("reason", ending.reason()), ("route", route)], count)?;
+                    family.count(
+                        &[
+                            ("decision", ending.decision()),
+                            ("reason", ending.reason()),
+                            ("route", route),
+                        ],
+                        count,
+                    )?;
                 }
             }
         }
         let help = "Time from the start of a check to the end of its answer.";
-        let mut family = Family::new(encoder, "check_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let mut family = Family::new(
+            encoder,
+            "check_duration",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
         for (route, counters) in &known.routes {
             let labels = [("route", route.as_str())];
             histogram(&mut family.0.encode_family(&labels)?, &counters.durations)?;
@@ -210,10 +232,14 @@ impl Scrape {
         let mut family = Family::counter(encoder, "model_checks", help)?;
         for (model, counters) in &known.models {
             for (decision, count) in [("allow", &counters.allow), ("deny", &counters.deny)] {
-                family.count(&[("model", model.as_str()), ("decision", decision)], count.load(Relaxed))?;
+                family.count(
+                    &[("model", model.as_str()), ("decision", decision)],
+                    count.load(Relaxed),
+                )?;
             }
         }
-        let mut family = Family::counter(encoder, "limit_denied", "Checks that a limit had no room for.")?;
+        let mut family =
+            Family::counter(encoder, "limit_denied", "Checks that a limit had no room for.")?;
         for (limit, count) in &known.limits {
             family.count(&[("limit", limit.as_str())], count.load(Relaxed))?;
         }
@@ -229,23 +255,43 @@ impl Scrape {
     }
 
     fn store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = Family::counter(encoder, "store_errors", "Checks for which the store could not be asked, by outage.")?;
+        let mut family = Family::counter(
+            encoder,
+            "store_errors",
+            "Checks for which the store could not be asked, by outage.",
+        )?;
         for (outage, count) in self.metrics.outages() {
             family.count(&[("outage", outage)], count)?;
         }
         let Some(store) = self.status.store else { return Ok(()) };
-        Family::gauge(encoder, "store_up", "Whether the last question to the store was answered.", None)?
-            .alone(u64::from(store.up))?;
-        let mut family =
-            Family::gauge(encoder, "store_circuit", "The state of the store's circuit breaker: 1 for the one it is in.", None)?;
+        Family::gauge(
+            encoder,
+            "store_up",
+            "Whether the last question to the store was answered.",
+            None,
+        )?
+        .alone(u64::from(store.up))?;
+        let mut family = Family::gauge(
+            encoder,
+            "store_circuit",
+            "The state of the store's circuit breaker: 1 for the one it is in.",
+            None,
+        )?;
         for state in Circuit::ALL {
             family.value(&[("state", state.label())], u64::from(state == store.circuit))?;
         }
         if store.remote {
             let help = "Time from a check's question to the store until its answer, or until it was given up.";
-            let mut family = Family::new(encoder, "store_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            let mut family = Family::new(
+                encoder,
+                "store_duration",
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?;
             histogram(&mut family.0, self.metrics.store())?;
-            let mut family = Family::counter(encoder, "store_connections", "Connections made to the store.")?;
+            let mut family =
+                Family::counter(encoder, "store_connections", "Connections made to the store.")?;
             family.0.encode_counter::<NoLabelSet, _, f64>(&store.connections, None)?;
         }
         if let Some(buckets) = store.buckets {
@@ -258,8 +304,10 @@ impl Scrape {
         }
         if let Some(ReplicaStatus { age_seconds, revocations }) = store.replica {
             if let Some(age) = age_seconds {
-                let help = "Age of the copy of the store's revocations; absent before it was first read.";
-                Family::gauge(encoder, "store_replica_age", help, Some(&Unit::Seconds))?.alone(age)?;
+                let help =
+                    "Age of the copy of the store's revocations; absent before it was first read.";
+                Family::gauge(encoder, "store_replica_age", help, Some(&Unit::Seconds))?
+                    .alone(age)?;
             }
             let help = "Revocations in the copy.";
             Family::gauge(encoder, "store_replica_revocations", help, None)?.alone(revocations)?;
@@ -275,7 +323,8 @@ impl Scrape {
         let Some(local) = self.status.local else { return Ok(()) };
         if let Some(age) = local.age_seconds {
             let help = "Age of the revocations that an outage would be answered with; absent before they were first read.";
-            Family::gauge(encoder, "local_revocations_age", help, Some(&Unit::Seconds))?.alone(age)?;
+            Family::gauge(encoder, "local_revocations_age", help, Some(&Unit::Seconds))?
+                .alone(age)?;
         }
         let help = "Revocations that an outage would be answered with.";
         Family::gauge(encoder, "local_revocations", help, None)?.alone(local.revocations)?;
@@ -285,7 +334,8 @@ impl Scrape {
 
     fn jwks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let jwks = &self.status.jwks;
-        let mut family = Family::gauge(encoder, "jwks_keys", "Keys of an issuer that may be used.", None)?;
+        let mut family =
+            Family::gauge(encoder, "jwks_keys", "Keys of an issuer that may be used.", None)?;
         for issuer in jwks {
             family.value(&[("issuer", issuer.issuer.as_str())], issuer.keys)?;
         }
@@ -296,7 +346,8 @@ impl Scrape {
                 family.value(&[("issuer", issuer.issuer.as_str())], age)?;
             }
         }
-        let mut family = Family::counter(encoder, "jwks_fetches", "Fetches of an issuer's keys, by result.")?;
+        let mut family =
+            Family::counter(encoder, "jwks_fetches", "Fetches of an issuer's keys, by result.")?;
         for issuer in jwks {
             for (result, count) in [("ok", issuer.ok), ("failed", issuer.failed)] {
                 family.count(&[("issuer", issuer.issuer.as_str()), ("result", result)], count)?;
@@ -312,7 +363,8 @@ impl Scrape {
         for (result, count) in lookups.iter().filter(|(result, _)| !result.is_empty()) {
             family.count(&[("result", *result)], *count)?;
         }
-        Family::gauge(encoder, "token_cache_entries", "Good tokens that are remembered.", None)?.alone(entries)?;
+        Family::gauge(encoder, "token_cache_entries", "Good tokens that are remembered.", None)?
+            .alone(entries)?;
         let help = "Bytes that remembered tokens take, refused ones included.";
         Family::gauge(encoder, "token_cache", help, Some(&Unit::Bytes))?.alone(bytes)
     }
@@ -320,30 +372,49 @@ impl Scrape {
     fn config(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let reload = self.metrics.reload();
         let help = "Whether the last reload of the configuration failed and the one before it still serves.";
-        Family::gauge(encoder, "config_reload_failed", help, None)?.alone(u64::from(reload.failed.load(Relaxed)))?;
+        Family::gauge(encoder, "config_reload_failed", help, None)?
+            .alone(u64::from(reload.failed.load(Relaxed)))?;
         let help = "When the configuration was last loaded, well or not, since 1970.";
-        Family::gauge(encoder, "config_last_reload_timestamp", help, Some(&Unit::Seconds))?.alone(reload.tried.load(Relaxed))?;
+        Family::gauge(encoder, "config_last_reload_timestamp", help, Some(&Unit::Seconds))?
+            .alone(reload.tried.load(Relaxed))?;
         let help = "When the configuration that serves was loaded, since 1970.";
-        Family::gauge(encoder, "config_last_success_timestamp", help, Some(&Unit::Seconds))?.alone(reload.worked.load(Relaxed))
+        Family::gauge(encoder, "config_last_success_timestamp", help, Some(&Unit::Seconds))?
+            .alone(reload.worked.load(Relaxed))
     }
 
     fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = Family::counter(encoder, "audit_dropped", "Audit lines that were not written, by cause.")?;
+        let mut family = Family::counter(
+            encoder,
+            "audit_dropped",
+            "Audit lines that were not written, by cause.",
+        )?;
         for (cause, count) in self.queues.dropped.by_cause() {
             family.count(&[("cause", cause)], count)?;
         }
         let Some(waiting) = self.queues.waiting else { return Ok(()) };
         let help = "Audit lines that wait to be written, and places taken for lines to come.";
         Family::gauge(encoder, "audit_queue", help, None)?.alone(waiting.lines as u64)?;
-        Family::gauge(encoder, "audit_queue_limit", "Audit lines that may wait, audit.queue.", None)?.alone(waiting.places as u64)
+        Family::gauge(
+            encoder,
+            "audit_queue_limit",
+            "Audit lines that may wait, audit.queue.",
+            None,
+        )?
+        .alone(waiting.places as u64)
     }
 
     fn spans(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(Sent { exported, full, export, rejected }) = self.queues.spans else { return Ok(()) };
-        let mut family = Family::counter(encoder, "trace_spans_exported", "Spans that the collector took.")?;
-        family.0.encode_counter::<NoLabelSet, _, f64>(&exported, None)?;
+        let Some(Sent { exported, full, export, rejected }) = self.queues.spans else {
+            return Ok(());
+        };
         let mut family =
-            Family::counter(encoder, "trace_spans_dropped", "Spans that the collector did not get or take, by cause.")?;
+            Family::counter(encoder, "trace_spans_exported", "Spans that the collector took.")?;
+        family.0.encode_counter::<NoLabelSet, _, f64>(&exported, None)?;
+        let mut family = Family::counter(
+            encoder,
+            "trace_spans_dropped",
+            "Spans that the collector did not get or take, by cause.",
+        )?;
         for (cause, count) in [("full", full), ("export", export), ("rejected", rejected)] {
             family.count(&[("cause", cause)], count)?;
         }
@@ -356,7 +427,11 @@ impl Scrape {
         let mut family = Family::counter(encoder, "subject_checks", help)?;
         for line in &subjects {
             for (decision, count) in [("allow", line.counts.allow), ("deny", line.counts.deny)] {
-                let labels = [("issuer", line.issuer.as_str()), ("subject", line.subject.as_str()), ("decision", decision)];
+                let labels = [
+                    ("issuer", line.issuer.as_str()),
+                    ("subject", line.subject.as_str()),
+                    ("decision", decision),
+                ];
                 family.count(&labels, count)?;
             }
         }
@@ -378,7 +453,11 @@ impl<'e> Family<'e> {
         encoder.encode_descriptor(name, help, unit, kind).map(Self)
     }
 
-    fn counter(encoder: &'e mut DescriptorEncoder<'_>, name: &'e str, help: &str) -> Result<Self, fmt::Error> {
+    fn counter(
+        encoder: &'e mut DescriptorEncoder<'_>,
+        name: &'e str,
+        help: &str,
+    ) -> Result<Self, fmt::Error> {
         Self::new(encoder, name, help, None, MetricType::Counter)
     }
 
@@ -391,7 +470,11 @@ impl<'e> Family<'e> {
         Self::new(encoder, name, help, unit, MetricType::Gauge)
     }
 
-    fn count(&mut self, labels: &impl EncodeLabelSet, count: impl EncodeCounterValue) -> fmt::Result {
+    fn count(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        count: impl EncodeCounterValue,
+    ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
     }
 

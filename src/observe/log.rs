@@ -10,7 +10,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Layer as _, Registry, filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer as _, Registry, filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// The environment variable that sets the level, whatever the file says: to look closer at one process without touching its configuration.
@@ -98,9 +99,12 @@ impl LogLevel {
 /// The variable names no level, or the log was set up before.
 pub fn init(config: LogConfig, variable: Option<&str>) -> Result<(), LogError> {
     let level = variable.filter(|value| !value.is_empty()).map_or(Ok(config.level), str::parse)?;
-    subscriber(LogConfig { level, ..config }, io::stderr).try_init().map_err(|_| LogError::Twice)?;
+    subscriber(LogConfig { level, ..config }, io::stderr)
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
     panic::set_hook(Box::new(|info| {
-        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let place =
+            info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         tracing::error!(%place, "a panic was caught; please report its place");
     }));
     Ok(())
@@ -143,7 +147,10 @@ mod tests {
     fn written(level: LogLevel, format: LogFormat, events: impl FnOnce()) -> String {
         let written = Written::default();
         let writer = written.clone();
-        tracing::subscriber::with_default(subscriber(LogConfig { level, format }, move || writer.clone()), events);
+        tracing::subscriber::with_default(
+            subscriber(LogConfig { level, format }, move || writer.clone()),
+            events,
+        );
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -181,6 +188,9 @@ mod tests {
     fn a_level_that_does_not_exist_is_refused() {
         assert_eq!("debug".parse::<LogLevel>().ok(), Some(LogLevel::Debug));
         let message = "loud".parse::<LogLevel>().unwrap_err().to_string();
-        assert_eq!(message, "`loud` in TOLLGATE_LOG is not a level; write `error`, `warn`, `info` or `debug`");
+        assert_eq!(
+            message,
+            "`loud` in TOLLGATE_LOG is not a level; write `error`, `warn`, `info` or `debug`"
+        );
     }
 }

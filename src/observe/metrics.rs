@@ -49,7 +49,11 @@ impl ObserveConfig {
         if self.subjects > Self::MOST_SUBJECTS {
             errors.push(
                 &path.key("subjects"),
-                format!("`{}` is more than {}, the most there may be", self.subjects, Self::MOST_SUBJECTS),
+                format!(
+                    "`{}` is more than {}, the most there may be",
+                    self.subjects,
+                    Self::MOST_SUBJECTS
+                ),
             );
         }
         if let Some(tracing) = &self.tracing {
@@ -65,12 +69,20 @@ pub(super) const NO_ROUTE: &str = "none";
 pub(super) const OTHER_MODEL: &str = "other";
 
 /// Upper bounds of the duration histogram, in microseconds: from the cost of a check in memory to Envoy's own patience.
-pub(super) const BUCKETS: [u64; 14] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+pub(super) const BUCKETS: [u64; 14] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000,
+];
 
 /// Every outage, for series that exist before they are counted.
-pub(super) const OUTAGES: [Outage; 6] =
-    [Outage::Deadline, Outage::Unreachable, Outage::Refused, Outage::CircuitOpen, Outage::Full, Outage::Stale];
+pub(super) const OUTAGES: [Outage; 6] = [
+    Outage::Deadline,
+    Outage::Unreachable,
+    Outage::Refused,
+    Outage::CircuitOpen,
+    Outage::Full,
+    Outage::Stale,
+];
 
 /// The counters of one process.
 #[derive(Debug)]
@@ -211,7 +223,10 @@ impl Metrics {
             self.store.observe(took);
         }
         if let Some(outage) = check.outage
-            && let Some(count) = OUTAGES.iter().position(|known| *known == outage).and_then(|at| self.outages.get(at))
+            && let Some(count) = OUTAGES
+                .iter()
+                .position(|known| *known == outage)
+                .and_then(|at| self.outages.get(at))
         {
             count.fetch_add(1, Relaxed);
         }
@@ -236,7 +251,10 @@ impl Metrics {
 
     /// Outages with their counts.
     pub(super) fn outages(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        OUTAGES.iter().zip(&self.outages).map(|(outage, count)| (outage.label(), count.load(Relaxed)))
+        OUTAGES
+            .iter()
+            .zip(&self.outages)
+            .map(|(outage, count)| (outage.label(), count.load(Relaxed)))
     }
 
     /// How the last reload went.
@@ -272,7 +290,10 @@ impl Durations {
 
     /// The sum in microseconds, and the count of each bucket alone, the one without an upper bound last.
     pub(super) fn read(&self) -> (u64, [u64; BUCKETS.len() + 1]) {
-        (self.sum.load(Relaxed), array::from_fn(|at| self.counts.get(at).map_or(0, |count| count.load(Relaxed))))
+        (
+            self.sum.load(Relaxed),
+            array::from_fn(|at| self.counts.get(at).map_or(0, |count| count.load(Relaxed))),
+        )
     }
 }
 
@@ -289,9 +310,16 @@ mod tests {
 
     #[test]
     fn a_duration_falls_into_the_first_bucket_that_holds_it() {
-        for (micros, bucket) in
-            [(0, 0), (50, 0), (51, 1), (1_000, 4), (1_001, 5), (1_000_000, 13), (1_000_001, 14), (u64::MAX, 14)]
-        {
+        for (micros, bucket) in [
+            (0, 0),
+            (50, 0),
+            (51, 1),
+            (1_000, 4),
+            (1_001, 5),
+            (1_000_000, 13),
+            (1_000_001, 14),
+            (u64::MAX, 14),
+        ] {
             let counters = RouteCounters::new();
             counters.durations.observe(Duration::from_micros(micros));
             let (sum, counts) = counters.durations.read();
@@ -305,7 +333,15 @@ mod tests {
         let metrics = Metrics::new(&ObserveConfig::default());
         metrics.add_policy(&policy("routes: [{ match: { paths: [/v1/models] }, public: true }]"));
         let ending = Ending::Deny(Reason::NoRoute);
-        let check = Count { route: None, model: None, limits: &[], ending, took: Duration::ZERO, store: None, outage: None };
+        let check = Count {
+            route: None,
+            model: None,
+            limits: &[],
+            ending,
+            took: Duration::ZERO,
+            store: None,
+            outage: None,
+        };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
             metrics.count(&Count { route, ..check });
         }
@@ -313,8 +349,11 @@ mod tests {
             "routes: [{ match: { paths: [/v1/models] }, public: true }, { match: { paths: [/v1/other] }, public: true }]",
         ));
         let known = metrics.known();
-        let counts: Vec<_> =
-            known.routes.iter().map(|(name, route)| (name.as_str(), route.endings[ending.slot()].load(Relaxed))).collect();
+        let counts: Vec<_> = known
+            .routes
+            .iter()
+            .map(|(name, route)| (name.as_str(), route.endings[ending.slot()].load(Relaxed)))
+            .collect();
         assert_eq!(counts, [("/v1/models", 1), ("/v1/other", 0), ("none", 3)]);
     }
 
@@ -326,7 +365,12 @@ mod tests {
                routes: [{ match: { paths: [/health] }, public: true }] }",
         ));
         let verdict = Verdict { admitted: false, remaining: 0, retry_after: 1, reset: 1 };
-        let limits = ["all", "made-up"].map(|name| LimitStatus { name: name.into(), limit: 1, window: 1, verdict });
+        let limits = ["all", "made-up"].map(|name| LimitStatus {
+            name: name.into(),
+            limit: 1,
+            window: 1,
+            verdict,
+        });
         let check = Count {
             route: None,
             model: None,
@@ -340,9 +384,14 @@ mod tests {
             metrics.count(&Count { model, ..check });
         }
         let known = metrics.known();
-        let models: Vec<_> = known.models.iter().map(|(name, model)| (name.as_str(), model.deny.load(Relaxed))).collect();
+        let models: Vec<_> = known
+            .models
+            .iter()
+            .map(|(name, model)| (name.as_str(), model.deny.load(Relaxed)))
+            .collect();
         assert_eq!(models, [("other", 3), ("qwen", 1)]);
-        let limits: Vec<_> = known.limits.iter().map(|(name, count)| (name.as_str(), count.load(Relaxed))).collect();
+        let limits: Vec<_> =
+            known.limits.iter().map(|(name, count)| (name.as_str(), count.load(Relaxed))).collect();
         assert_eq!(limits, [("all", 5)]);
     }
 
@@ -350,7 +399,8 @@ mod tests {
     fn too_many_subjects_are_refused() {
         for (subjects, good) in [(0, true), (1000, true), (1001, false)] {
             let mut errors = Errors::default();
-            ObserveConfig { subjects, ..ObserveConfig::default() }.check(&Path::root().key("observe"), &mut errors);
+            ObserveConfig { subjects, ..ObserveConfig::default() }
+                .check(&Path::root().key("observe"), &mut errors);
             assert_eq!(errors.is_empty(), good, "{subjects}");
         }
     }

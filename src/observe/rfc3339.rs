@@ -17,10 +17,16 @@ impl Rfc3339 {
         let seconds = self.0.secs();
         let (year, month, day) = date(seconds / DAY);
         let micros = self.0.micros() % 1_000_000;
-        let [[c0, c1], [y0, y1], [m0, m1], [d0, d1]] = [year / 100, year % 100, month, day].map(two);
-        let [[h0, h1], [n0, n1], [s0, s1]] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(two);
-        let [[f0, f1], [f2, f3], [f4, f5]] = [micros / 10_000, micros / 100 % 100, micros % 100].map(two);
-        [c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1, b'.', f0, f1, f2, f3, f4, f5, b'Z']
+        let [[c0, c1], [y0, y1], [m0, m1], [d0, d1]] =
+            [year / 100, year % 100, month, day].map(two);
+        let [[h0, h1], [n0, n1], [s0, s1]] =
+            [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(two);
+        let [[f0, f1], [f2, f3], [f4, f5]] =
+            [micros / 10_000, micros / 100 % 100, micros % 100].map(two);
+        [
+            c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1,
+            b'.', f0, f1, f2, f3, f4, f5, b'Z',
+        ]
     }
 }
 
@@ -49,26 +55,39 @@ impl Serialize for Rfc3339 {
 /// # Errors
 /// Says how to write it when the text is neither, or a moment before 1970.
 pub fn parse(text: &str) -> Result<Timestamp, String> {
-    let digits = !text.is_empty() && text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let digits =
+        !text.is_empty() && text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit());
     let moment = if digits { text.parse().ok().map(Timestamp::from_secs) } else { read(text) };
-    moment.ok_or_else(|| format!("`{text}` is not a moment; write `2026-11-22T03:42:01Z` or seconds since 1970"))
+    moment.ok_or_else(|| {
+        format!("`{text}` is not a moment; write `2026-11-22T03:42:01Z` or seconds since 1970")
+    })
 }
 
 fn read(text: &str) -> Option<Timestamp> {
     let (date, time) = text.split_once(['T', 't'])?;
     let mut parts = date.split('-');
-    let (year, month, day) = (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    let (year, month, day) =
+        (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
     let (clock, offset) = match time.strip_suffix(['Z', 'z']) {
         Some(clock) => (clock, 0),
         None => {
             let (clock, offset) = time.split_at_checked(time.len().checked_sub(6)?)?;
             let (hours, minutes) = offset.get(1..)?.split_once(':')?;
             let (hours, minutes) = (number(hours, 2)?, number(minutes, 2)?);
-            let minutes = i64::try_from(hours * 60 + minutes).ok().filter(|_| hours < 24 && minutes < 60)?;
-            (clock, if offset.starts_with('+') { minutes } else { offset.starts_with('-').then_some(-minutes)? })
+            let minutes =
+                i64::try_from(hours * 60 + minutes).ok().filter(|_| hours < 24 && minutes < 60)?;
+            (
+                clock,
+                if offset.starts_with('+') {
+                    minutes
+                } else {
+                    offset.starts_with('-').then_some(-minutes)?
+                },
+            )
         }
     };
-    let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
+    let (clock, fraction) =
+        clock.split_once('.').map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
     let mut parts_of_clock = clock.split(':');
     let mut next = || number(parts_of_clock.next()?, 2);
     let (hour, minute, second) = (next()?, next()?, next()?);
@@ -93,7 +112,8 @@ fn micros(fraction: Option<&str>) -> Option<u64> {
 }
 
 fn number(text: &str, width: usize) -> Option<u64> {
-    (text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
 }
 
 const fn is_leap(year: u64) -> bool {

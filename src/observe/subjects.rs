@@ -79,7 +79,10 @@ impl Subjects {
 
     /// Counts one check of a proven principal.
     pub(super) fn count(&self, principal: &Principal, allowed: bool) {
-        self.count_as(Who { issuer: label(principal.issuer()), subject: label(principal.subject()) }, allowed);
+        self.count_as(
+            Who { issuer: label(principal.issuer()), subject: label(principal.subject()) },
+            allowed,
+        );
     }
 
     fn count_as(&self, who: Who, allowed: bool) {
@@ -92,7 +95,8 @@ impl Subjects {
         }
         let mut weight = 1;
         if entries.len() >= self.places {
-            let lightest = entries.iter().min_by_key(|(_, entry)| entry.weight).map(|(who, _)| who.clone());
+            let lightest =
+                entries.iter().min_by_key(|(_, entry)| entry.weight).map(|(who, _)| who.clone());
             if let Some(gone) = lightest.and_then(|lightest| entries.remove(&lightest)) {
                 weight += gone.weight;
                 other.allow += gone.counts.allow;
@@ -107,11 +111,16 @@ impl Subjects {
     /// Every line, sorted by issuer and subject, then `other`.
     pub(super) fn shown(&self) -> Vec<Shown> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entries: Vec<_> = table.entries.iter().map(|(who, entry)| (who.clone(), entry.counts)).collect();
+        let mut entries: Vec<_> =
+            table.entries.iter().map(|(who, entry)| (who.clone(), entry.counts)).collect();
         let other = Shown { issuer: String::new(), subject: "other".into(), counts: table.other };
         drop(table);
         entries.sort_by(|(one, _), (two, _)| one.cmp(two));
-        let shown = entries.into_iter().map(|(who, counts)| Shown { issuer: who.issuer, subject: who.subject, counts });
+        let shown = entries.into_iter().map(|(who, counts)| Shown {
+            issuer: who.issuer,
+            subject: who.subject,
+            counts,
+        });
         shown.chain([other]).collect()
     }
 }
@@ -125,7 +134,9 @@ fn label(text: &str) -> String {
     if text.len() <= MAX_LABEL {
         return text.to_owned();
     }
-    let hash = tollgate_core::revocation::hex(tollgate_core::revocation::sha256(text.as_bytes()).get(..8).unwrap_or_default());
+    let hash = tollgate_core::revocation::hex(
+        tollgate_core::revocation::sha256(text.as_bytes()).get(..8).unwrap_or_default(),
+    );
     let mut end = MAX_LABEL - hash.len() - 1;
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -142,7 +153,11 @@ mod tests {
     }
 
     fn shown(subjects: &Subjects) -> Vec<(String, u64, u64)> {
-        subjects.shown().into_iter().map(|line| (line.subject, line.counts.allow, line.counts.deny)).collect()
+        subjects
+            .shown()
+            .into_iter()
+            .map(|line| (line.subject, line.counts.allow, line.counts.deny))
+            .collect()
     }
 
     #[test]
@@ -157,7 +172,10 @@ mod tests {
             subjects.count_as(who(subject), allowed);
         }
         // `c` inherits the weight of `b`, and shows its own one check.
-        assert_eq!(shown(&subjects), [("a".into(), 2, 0), ("c".into(), 1, 0), ("other".into(), 0, 1)]);
+        assert_eq!(
+            shown(&subjects),
+            [("a".into(), 2, 0), ("c".into(), 1, 0), ("other".into(), 0, 1)]
+        );
     }
 
     #[test]
@@ -176,7 +194,11 @@ mod tests {
         assert_eq!(lines.len(), 11, "ten places and `other`");
         let frequent = lines.iter().find(|(subject, ..)| subject == "frequent").unwrap();
         assert!(frequent.2 > 1200, "counted since it got its place: {}", frequent.2);
-        assert_eq!(lines.iter().map(|(_, allow, deny)| allow + deny).sum::<u64>(), total, "nothing is lost");
+        assert_eq!(
+            lines.iter().map(|(_, allow, deny)| allow + deny).sum::<u64>(),
+            total,
+            "nothing is lost"
+        );
     }
 
     #[test]

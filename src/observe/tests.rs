@@ -21,7 +21,9 @@ use tollgate_core::{
 
 use super::{
     audit::AuditConfig,
-    exposition::{Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, StoreStatus, TokenStatus},
+    exposition::{
+        Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, StoreStatus, TokenStatus,
+    },
     metrics::ObserveConfig,
     *,
 };
@@ -76,13 +78,14 @@ limits:
         )
         .unwrap();
         let mut errors = Errors::default();
-        let policy =
-            Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors).unwrap_or_else(|| panic!("{errors:?}"));
+        let policy = Policy::compile(&document.read::<PolicyConfig>().unwrap(), &mut errors)
+            .unwrap_or_else(|| panic!("{errors:?}"));
         let metrics = Metrics::new(&ObserveConfig { subjects, ..ObserveConfig::default() });
         metrics.add_policy(&policy);
         metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
         let mut snapshot = Snapshot::without_keys(Arc::new(policy));
-        let keys = KeySet::from_secret(&Secret::new(SECRET), &[jsonwebtoken::Algorithm::HS256]).unwrap();
+        let keys =
+            KeySet::from_secret(&Secret::new(SECRET), &[jsonwebtoken::Algorithm::HS256]).unwrap();
         snapshot.keys = vec![Some(Arc::new(keys))];
         let written = Written::default();
         let audit = Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap();
@@ -92,17 +95,31 @@ limits:
     fn token(claims: &Value) -> String {
         format!(
             "Bearer {}",
-            jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+            jsonwebtoken::encode(
+                &Header::default(),
+                claims,
+                &EncodingKey::from_secret(SECRET.as_bytes())
+            )
+            .unwrap()
         )
     }
 
     fn alice() -> String {
         let iat = NOW.secs() - 60;
-        Self::token(&json!({ "sub": "alice", "jti": "t-1", "iat": iat, "exp": iat + 3600, "scope": "infer:text" }))
+        Self::token(
+            &json!({ "sub": "alice", "jti": "t-1", "iat": iat, "exp": iat + 3600, "scope": "infer:text" }),
+        )
     }
 
     /// One check, whose record ends as `end` says.
-    fn check(&self, method: &str, path: &str, token: &str, answers: Result<Answers, Outage>, end: impl FnOnce(CheckRecord<'_>)) {
+    fn check(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        answers: Result<Answers, Outage>,
+        end: impl FnOnce(CheckRecord<'_>),
+    ) {
         let outcome;
         let mut record = self.observer.begin(NOW);
         let mut headers = Headers::default();
@@ -146,15 +163,22 @@ limits:
     /// Counted checks: decision, reason, route, count.
     fn counted(&self) -> Vec<(String, u64)> {
         let text = self.observer.exposition(Status::default()).unwrap();
-        let lines = text.lines().filter_map(|line| line.strip_prefix("tollgate_checks_total")?.rsplit_once(' '));
-        let lines =
-            lines.map(|(labels, count)| (labels.replace("decision=", "").replace("reason=", "").replace("route=", ""), count));
-        lines.map(|(labels, count)| (labels.replace('"', ""), count.parse().unwrap())).filter(|(_, count)| *count > 0).collect()
+        let lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("tollgate_checks_total")?.rsplit_once(' '));
+        let lines = lines.map(|(labels, count)| {
+            (labels.replace("decision=", "").replace("reason=", "").replace("route=", ""), count)
+        });
+        lines
+            .map(|(labels, count)| (labels.replace('"', ""), count.parse().unwrap()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 }
 
 const ROOM: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 60_000_000 };
-const NO_ROOM: Verdict = Verdict { admitted: false, remaining: 0, retry_after: 30_000_000, reset: 60_000_000 };
+const NO_ROOM: Verdict =
+    Verdict { admitted: false, remaining: 0, retry_after: 30_000_000, reset: 60_000_000 };
 
 fn counted(verdicts: &[Verdict]) -> Result<Answers, Outage> {
     Ok(Answers::Counted(verdicts.to_vec()))
@@ -167,7 +191,13 @@ fn answered(record: CheckRecord<'_>) {
 #[test]
 fn the_line_of_an_allowed_check() {
     let bench = Bench::new(0);
-    bench.check("POST", "/v1/chat/completions?api_key=leak", &Bench::alice(), counted(&[ROOM]), answered);
+    bench.check(
+        "POST",
+        "/v1/chat/completions?api_key=leak",
+        &Bench::alice(),
+        counted(&[ROOM]),
+        answered,
+    );
     let text = {
         let lines = bench.lines();
         serde_json::to_string(&lines[0]).unwrap()
@@ -182,7 +212,11 @@ fn the_line_of_an_allowed_check() {
     )
     .replace("JTI", "46e9bc3476c92ea24fb17adac6cd9cdacff7a34a5c753100787da5a29984f836");
     assert_eq!(text, expected);
-    assert!(bench.written.text().starts_with(r#"{"time":"2026-11-22T03:42:01.000042Z","event":"check","decision_id":""#));
+    assert!(
+        bench.written.text().starts_with(
+            r#"{"time":"2026-11-22T03:42:01.000042Z","event":"check","decision_id":""#
+        )
+    );
     for secret in [&Bench::alice()[7..], "leak", "t-1", SECRET] {
         assert!(!bench.written.text().contains(secret), "{secret}");
     }
@@ -204,8 +238,12 @@ fn each_way_to_end_is_told_apart() {
     bench.check("GET", "/strict", &alice, Err(Outage::CircuitOpen), answered);
     bench.check("GET", "/health", "", none(), answered);
     let lines = bench.lines();
-    let told: Vec<_> =
-        lines.iter().map(|line| ["decision", "reason", "route", "cause"].map(|key| line[key].as_str().unwrap_or("-"))).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            ["decision", "reason", "route", "cause"].map(|key| line[key].as_str().unwrap_or("-"))
+        })
+        .collect();
     assert_eq!(
         told,
         [
@@ -226,9 +264,16 @@ fn each_way_to_end_is_told_apart() {
     assert_eq!(lines[3].get("sub"), None);
     // One line each, whatever a client sends.
     assert_eq!(bench.written.text().lines().count(), 10);
-    assert!(bench.written.text().contains(r#""path":"/nowhere\n\u001b[31m\"""#), "{}", bench.written.text());
+    assert!(
+        bench.written.text().contains(r#""path":"/nowhere\n\u001b[31m\"""#),
+        "{}",
+        bench.written.text()
+    );
     let outages = bench.observer.exposition(Status::default()).unwrap();
-    assert!(outages.contains("tollgate_store_errors_total{outage=\"circuit_open\"} 2\n"), "{outages}");
+    assert!(
+        outages.contains("tollgate_store_errors_total{outage=\"circuit_open\"} 2\n"),
+        "{outages}"
+    );
     assert!(outages.contains("tollgate_store_errors_total{outage=\"deadline\"} 1\n"), "{outages}");
 }
 
@@ -238,7 +283,9 @@ fn what_was_not_answered_is_never_an_allow() {
     let chat = "/v1/chat/completions";
     bench.check("POST", chat, &Bench::alice(), counted(&[ROOM]), |record| drop(record));
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        bench.check("POST", chat, &Bench::alice(), counted(&[ROOM]), |_record| panic!("encoding failed"));
+        bench.check("POST", chat, &Bench::alice(), counted(&[ROOM]), |_record| {
+            panic!("encoding failed")
+        });
     }));
     assert!(panicked.is_err());
     drop(bench.observer.begin(NOW));
@@ -248,16 +295,29 @@ fn what_was_not_answered_is_never_an_allow() {
         ("{panic,internal,chat}", 1),
         ("{cancelled,cancelled,none}", 1),
     ];
-    assert_eq!(bench.counted(), expected[1..].iter().map(|(labels, count)| ((*labels).to_owned(), *count)).collect::<Vec<_>>());
+    assert_eq!(
+        bench.counted(),
+        expected[1..]
+            .iter()
+            .map(|(labels, count)| ((*labels).to_owned(), *count))
+            .collect::<Vec<_>>()
+    );
     let lines = bench.lines();
     let told: Vec<_> = lines
         .iter()
-        .map(|line| [&line["decision"], &line["reason"], &line["cause"]].map(|value| value.as_str().unwrap_or("-")))
+        .map(|line| {
+            [&line["decision"], &line["reason"], &line["cause"]]
+                .map(|value| value.as_str().unwrap_or("-"))
+        })
         .collect();
     let unanswered = "decided `allow` (granted), and not answered";
     assert_eq!(
         told,
-        [["cancelled", "cancelled", unanswered], ["panic", "internal", unanswered], ["cancelled", "cancelled", "-"]]
+        [
+            ["cancelled", "cancelled", unanswered],
+            ["panic", "internal", unanswered],
+            ["cancelled", "cancelled", "-"]
+        ]
     );
     let text = bench.observer.exposition(Status::default()).unwrap();
     assert!(text.contains(r#"{issuer="",subject="alice",decision="allow"} 0"#), "{text}");
@@ -300,7 +360,8 @@ fn without_room_a_check_is_told_to_deny() {
     for (on_full, room) in [(audit::OnFull::Deny, false), (audit::OnFull::Drop, true)] {
         let config = AuditConfig { queue: 1, on_full, ..AuditConfig::default() };
         let audit = Audit::to_writer(Box::new(Written::default()), &config).unwrap();
-        let observer = Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(audit));
+        let observer =
+            Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(audit));
         let first = observer.begin(NOW);
         assert!(first.has_room());
         assert_eq!(observer.begin(NOW).has_room(), room, "{on_full:?}");
@@ -322,8 +383,20 @@ fn everything_counted_as_text() {
     bench.observer.metrics.reloaded(Timestamp::from_secs(1_795_318_999), false);
     let status = Status {
         jwks: vec![
-            JwksStatus { issuer: "https://a.example.com".into(), keys: 2, age_seconds: Some(12.5), ok: 3, failed: 1 },
-            JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age_seconds: None, ok: 0, failed: 7 },
+            JwksStatus {
+                issuer: "https://a.example.com".into(),
+                keys: 2,
+                age_seconds: Some(12.5),
+                ok: 3,
+                failed: 1,
+            },
+            JwksStatus {
+                issuer: "quote\"d\\\n".into(),
+                keys: 0,
+                age_seconds: None,
+                ok: 0,
+                failed: 7,
+            },
         ],
         store: Some(StoreStatus {
             up: false,
@@ -338,13 +411,19 @@ fn everything_counted_as_text() {
         ready: true,
         local: Some(LocalStatus { age_seconds: Some(1.5), revocations: 7, buckets: 8 }),
         in_flight: InFlightStatus { bytes: 9, limit: 10 },
-        tokens: TokenStatus { lookups: [("hit", 5), ("negative", 1), ("miss", 2)], entries: 1, bytes: 700 },
+        tokens: TokenStatus {
+            lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
+            entries: 1,
+            bytes: 700,
+        },
     };
     assert!(bench.observer.audit.close(Duration::from_secs(10)));
     let text = bench.observer.exposition(status).unwrap();
     // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
-    let counted = |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
-    let shown: Vec<&str> = text.lines().filter(counted).filter(|line| !line.contains("_duration_seconds_")).collect();
+    let counted =
+        |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
+    let shown: Vec<&str> =
+        text.lines().filter(counted).filter(|line| !line.contains("_duration_seconds_")).collect();
     let expected = r#"# HELP tollgate_build The version that runs.
 # TYPE tollgate_build info
 tollgate_build_info{version="0.1.0"} 1
@@ -478,17 +557,20 @@ tollgate_audit_queue 0
 tollgate_audit_queue_limit 8192
 # EOF"#;
     assert_eq!(shown.join("\n"), expected);
-    let buckets: Vec<&str> =
-        text.lines().filter(|line| line.contains("duration_seconds_") && line.contains("\"none\"")).collect();
-    let bounds = [
-        "0.00005", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5",
-        "1.0", "+Inf",
-    ];
-    let expected: Vec<String> = [("sum{route=\"none\"} 0.0".to_owned()), ("count{route=\"none\"} 0".to_owned())]
-        .into_iter()
-        .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"none\"}} 0")))
-        .map(|line| format!("tollgate_check_duration_seconds_{line}"))
+    let buckets: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("duration_seconds_") && line.contains("\"none\""))
         .collect();
+    let bounds = [
+        "0.00005", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025",
+        "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf",
+    ];
+    let expected: Vec<String> =
+        [("sum{route=\"none\"} 0.0".to_owned()), ("count{route=\"none\"} 0".to_owned())]
+            .into_iter()
+            .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"none\"}} 0")))
+            .map(|line| format!("tollgate_check_duration_seconds_{line}"))
+            .collect();
     assert_eq!(buckets, expected);
     assert!(text.contains("tollgate_check_duration_seconds_count{route=\"chat\"} 2\n"), "{text}");
 }
@@ -507,7 +589,9 @@ fn series_exist_before_they_are_counted_and_their_number_is_bounded() {
     }
     let before = text.lines().count();
     for number in 0..500 {
-        let token = Bench::token(&json!({ "sub": format!("s-{number}"), "exp": NOW.secs() + 60, "scope": "infer:text" }));
+        let token = Bench::token(
+            &json!({ "sub": format!("s-{number}"), "exp": NOW.secs() + 60, "scope": "infer:text" }),
+        );
         bench.check("POST", &format!("/made/up/{number}"), &token, counted(&[]), answered);
         bench.check("POST", "/v1/chat/completions", &token, counted(&[ROOM]), answered);
     }

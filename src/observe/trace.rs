@@ -75,11 +75,19 @@ impl Tracer {
     /// A file that the section names cannot be read or is not what it should be.
     pub fn start(config: &TracingConfig) -> Result<Self, TraceError> {
         let client = Client::new(config).map_err(TraceError)?;
-        let (spans, queue) = mpsc::channel(usize::try_from(config.queue).unwrap_or(usize::MAX).max(1));
+        let (spans, queue) =
+            mpsc::channel(usize::try_from(config.queue).unwrap_or(usize::MAX).max(1));
         let (counters, ending) = (Arc::<Counters>::default(), CancellationToken::new());
         let more = config.resource.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let resource = export::resource(&config.service_name, more);
-        let exporter = Exporter::new(client, queue, Arc::clone(&counters), resource, config.timeout.std(), ending.clone());
+        let exporter = Exporter::new(
+            client,
+            queue,
+            Arc::clone(&counters),
+            resource,
+            config.timeout.std(),
+            ending.clone(),
+        );
         Ok(Self {
             threshold: threshold(config.sample_ratio),
             identity: config.identity,
@@ -92,9 +100,15 @@ impl Tracer {
 
     /// Starts the span of a check, if it is sampled: as its parent says, or else by the ratio. `call` is the head of the proxy's own
     /// call, `headers` those of the checked request.
-    pub(crate) fn begin(&self, call: Option<&HeaderMap>, headers: &Headers<'_>) -> Option<Box<Trace>> {
+    pub(crate) fn begin(
+        &self,
+        call: Option<&HeaderMap>,
+        headers: &Headers<'_>,
+    ) -> Option<Box<Trace>> {
         let parent = Parent::find(call, headers);
-        let sampled = parent.as_ref().map_or_else(|| rand::random::<u64>() >> 1 < self.threshold, |parent| parent.sampled);
+        let sampled = parent
+            .as_ref()
+            .map_or_else(|| rand::random::<u64>() >> 1 < self.threshold, |parent| parent.sampled);
         sampled.then(|| Box::new(Trace::new(parent)))
     }
 
@@ -105,7 +119,9 @@ impl Tracer {
 
     /// Sends the span of a check that has ended. Never waits.
     pub(crate) fn end(&self, trace: Trace, facts: Facts) {
-        if let Err(TrySendError::Full(span) | TrySendError::Closed(span)) = self.spans.try_send(trace.end(facts)) {
+        if let Err(TrySendError::Full(span) | TrySendError::Closed(span)) =
+            self.spans.try_send(trace.end(facts))
+        {
             self.counters.full.fetch_add(span.count(), Relaxed);
         }
     }
@@ -134,7 +150,11 @@ impl Tracer {
 }
 
 /// The ratio as a bound for 63 random bits.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^63; the cast saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 0 and 2^63; the cast saturates"
+)]
 fn threshold(ratio: f64) -> u64 {
     (ratio * (1_u64 << 63) as f64) as u64
 }

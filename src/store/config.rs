@@ -173,12 +173,23 @@ impl StoreConfig {
 impl RedisConfig {
     /// The section that says nothing but where.
     pub fn at(url: RedisUrl) -> Self {
-        Self { url, username: None, password: None, tls_ca: None, deadline: deadline(), replicate_revocations: None, local: None }
+        Self {
+            url,
+            username: None,
+            password: None,
+            tls_ca: None,
+            deadline: deadline(),
+            replicate_revocations: None,
+            local: None,
+        }
     }
 
     fn validate(&self, path: &Path, errors: &mut Errors) {
         if self.deadline < Span::from_millis(1) || self.deadline > Span::from_secs(1) {
-            errors.push(&path.key("deadline"), "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own");
+            errors.push(
+                &path.key("deadline"),
+                "must be 1ms to 1s: a proxy that waits for the answer has a timeout of its own",
+            );
         }
         if self.username.is_some() && self.password.is_none() {
             let message = "a user without a `password` cannot log in; add one";
@@ -193,12 +204,16 @@ impl RedisConfig {
             }
         }
         if self.tls_ca.is_some() && !self.url.tls() {
-            errors.push(&path.key("tls_ca"), "only `rediss://` uses TLS; write it in `url`, or remove `tls_ca`");
+            errors.push(
+                &path.key("tls_ca"),
+                "only `rediss://` uses TLS; write it in `url`, or remove `tls_ca`",
+            );
         }
         if let Some(ReplicateConfig { max_staleness }) = self.replicate_revocations
             && (max_staleness < Span::from_secs(1) || max_staleness > Span::from_secs(3600))
         {
-            errors.push(&path.key("replicate_revocations").key("max_staleness"), "must be 1s to 1h");
+            errors
+                .push(&path.key("replicate_revocations").key("max_staleness"), "must be 1s to 1h");
         }
         if let Some(local) = &self.local {
             local.validate(&path.key("local"), errors);
@@ -216,7 +231,10 @@ impl LocalConfig {
         }
         let least = Span::from_micros(self.refresh.micros().saturating_mul(2));
         if self.max_staleness < least || self.max_staleness > Span::from_secs(86_400) {
-            errors.push(&path.key("max_staleness"), format!("must be {least} (twice `refresh`) to 1d"));
+            errors.push(
+                &path.key("max_staleness"),
+                format!("must be {least} (twice `refresh`) to 1d"),
+            );
         }
         check_buckets(self.max_buckets, path, errors);
     }
@@ -246,7 +264,9 @@ mod tests {
             if errors.is_empty() { Ok(()) } else { Err(document.locate(errors)) }
         };
         read().map_or_else(
-            |errors| errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect(),
+            |errors| {
+                errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect()
+            },
             |()| Vec::new(),
         )
     }
@@ -255,7 +275,8 @@ mod tests {
     const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
     const LEASED: &str = "limits: [{ name: l, by: [route], rate: 9/1s, lease: { slice: 3 } }]\n\
         routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
-    const FOREIGN: &str = "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
+    const FOREIGN: &str =
+        "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
 
     #[test]
     fn good_sections() {
@@ -264,9 +285,15 @@ mod tests {
             ("memory: { max_buckets: 1 }", PLAIN),
             ("redis: { url: 'redis://r' }", PLAIN),
             ("redis: { url: 'redis://r' }", FOREIGN),
-            ("redis: { url: 'rediss://r:6380/2', username: u, password: p, tls_ca: /ca.pem, deadline: 50ms }", PLAIN),
+            (
+                "redis: { url: 'rediss://r:6380/2', username: u, password: p, tls_ca: /ca.pem, deadline: 50ms }",
+                PLAIN,
+            ),
             ("redis: { url: 'redis://r', local: { replicas: 3 } }", LOCAL),
-            ("redis: { url: 'redis://r', local: { replicas: 3, refresh: 1s, max_staleness: 2s } }", PLAIN),
+            (
+                "redis: { url: 'redis://r', local: { replicas: 3, refresh: 1s, max_staleness: 2s } }",
+                PLAIN,
+            ),
             ("redis: { url: 'redis://r', replicate_revocations: {} }", PLAIN),
             ("redis: { url: 'redis://r' }", LEASED),
             ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
@@ -283,14 +310,49 @@ mod tests {
             ("memory: {}", LEASED, "limits[0].lease", "set `store.redis`"),
             ("memory: {}", FOREIGN, "store:", "set `store.redis`"),
             ("redis: { url: 'redis://r' }", LOCAL, "store.redis:", "add `local: { replicas: N }`"),
-            ("redis: { url: 'redis://r', deadline: 2s }", PLAIN, "store.redis.deadline", "1ms to 1s"),
-            ("redis: { url: 'redis://r', deadline: 0ms }", PLAIN, "store.redis.deadline", "1ms to 1s"),
+            (
+                "redis: { url: 'redis://r', deadline: 2s }",
+                PLAIN,
+                "store.redis.deadline",
+                "1ms to 1s",
+            ),
+            (
+                "redis: { url: 'redis://r', deadline: 0ms }",
+                PLAIN,
+                "store.redis.deadline",
+                "1ms to 1s",
+            ),
             ("redis: { url: 'redis://r', username: u }", PLAIN, "store.redis.username", "add one"),
-            ("redis: { url: 'redis://u:p@r', password: p }", PLAIN, "store.redis.password", "say it once"),
-            ("redis: { url: 'redis://u:p@r', username: u, password: p }", PLAIN, "store.redis.username", "say it once"),
-            ("redis: { url: 'redis://r', tls_ca: /ca }", PLAIN, "store.redis.tls_ca", "only `rediss://`"),
-            ("redis: { url: 'redis://r', local: { replicas: 0 } }", LOCAL, "store.redis.local.replicas", "1 to 10000"),
-            ("redis: { url: 'redis://r', local: { replicas: 2, refresh: 1ms } }", LOCAL, "store.redis.local.refresh", "100ms"),
+            (
+                "redis: { url: 'redis://u:p@r', password: p }",
+                PLAIN,
+                "store.redis.password",
+                "say it once",
+            ),
+            (
+                "redis: { url: 'redis://u:p@r', username: u, password: p }",
+                PLAIN,
+                "store.redis.username",
+                "say it once",
+            ),
+            (
+                "redis: { url: 'redis://r', tls_ca: /ca }",
+                PLAIN,
+                "store.redis.tls_ca",
+                "only `rediss://`",
+            ),
+            (
+                "redis: { url: 'redis://r', local: { replicas: 0 } }",
+                LOCAL,
+                "store.redis.local.replicas",
+                "1 to 10000",
+            ),
+            (
+                "redis: { url: 'redis://r', local: { replicas: 2, refresh: 1ms } }",
+                LOCAL,
+                "store.redis.local.refresh",
+                "100ms",
+            ),
             (
                 "redis: { url: 'redis://r', local: { replicas: 2, max_staleness: 9s } }",
                 LOCAL,
@@ -309,12 +371,20 @@ mod tests {
                 "store.redis.replicate_revocations.max_staleness",
                 "must be 1s to 1h",
             ),
-            ("redis: { url: 'redis://r', local: {} }", LOCAL, "redis.local", "missing key `replicas`"),
+            (
+                "redis: { url: 'redis://r', local: {} }",
+                LOCAL,
+                "redis.local",
+                "missing key `replicas`",
+            ),
             ("redis: { url: 'redis://r', pool: 3 }", PLAIN, "redis.pool", "unknown key"),
             ("memory: {}\nredis: { url: 'redis://r' }", PLAIN, "", "expected one key"),
         ] {
             let errors = errors(store, policy);
-            assert!(errors.iter().any(|error| error.starts_with(path) && error.contains(part)), "{store}: {errors:?}");
+            assert!(
+                errors.iter().any(|error| error.starts_with(path) && error.contains(part)),
+                "{store}: {errors:?}"
+            );
         }
     }
 }

@@ -88,7 +88,9 @@ impl Leases {
     }
 
     fn take_one(&self, charge: &Charge, now: u64) -> Part {
-        let Some(terms) = charge.lease.filter(|_| !self.closed.load(Ordering::Relaxed)) else { return Part::Exact };
+        let Some(terms) = charge.lease.filter(|_| !self.closed.load(Ordering::Relaxed)) else {
+            return Part::Exact;
+        };
         let Some(shard) = self.shard(charge.bucket) else { return Part::Exact };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let held = match shard.get_mut(&charge.bucket) {
@@ -97,7 +99,12 @@ impl Leases {
             None if self.count.load(Ordering::Relaxed) >= MOST => return Part::Exact,
             None => {
                 self.count.fetch_add(1, Ordering::Relaxed);
-                let new = Held { lease: Lease::default(), limit: Arc::clone(&charge.limit), interval: charge.interval, terms };
+                let new = Held {
+                    lease: Lease::default(),
+                    limit: Arc::clone(&charge.limit),
+                    interval: charge.interval,
+                    terms,
+                };
                 shard.entry(charge.bucket).or_insert(new)
             }
         };
@@ -137,7 +144,8 @@ impl Leases {
 
     fn with(&self, bucket: BucketId, change: impl FnOnce(&mut Held)) {
         if let Some(shard) = self.shard(bucket)
-            && let Some(held) = shard.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bucket)
+            && let Some(held) =
+                shard.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bucket)
         {
             change(held);
         }
@@ -159,7 +167,10 @@ impl Leases {
             shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, held| {
                 let units = held.lease.expired(now, closed);
                 if units > 0 {
-                    back.push(Back { key: bucket.key(&held.limit), micros: units.saturating_mul(held.interval) });
+                    back.push(Back {
+                        key: bucket.key(&held.limit),
+                        micros: units.saturating_mul(held.interval),
+                    });
                 }
                 let idle = held.lease.is_idle(now);
                 if idle {

@@ -79,7 +79,8 @@ impl LocalFallback {
     }
 
     fn count(&self, charges: &[Charge], now: Timestamp) -> Result<Answers, Outage> {
-        let shares: Vec<Charge> = charges.iter().map(|charge| share(charge, self.replicas)).collect();
+        let shares: Vec<Charge> =
+            charges.iter().map(|charge| share(charge, self.replicas)).collect();
         let mut verdicts = self.buckets.charge(&shares, now)?;
         for ((verdict, share), charge) in verdicts.iter_mut().zip(&shares).zip(charges) {
             patient(verdict, share, charge);
@@ -89,13 +90,21 @@ impl LocalFallback {
 
     /// How it does, for metrics.
     pub fn status(&self) -> LocalStatus {
-        LocalStatus { age: self.replica.age(), revocations: self.replica.len(), buckets: self.buckets.len() }
+        LocalStatus {
+            age: self.replica.age(),
+            revocations: self.replica.len(),
+            buckets: self.buckets.len(),
+        }
     }
 }
 
 /// The part of a charge's bucket that is this replica's: it fills so many times slower, and holds so many times less.
 fn share(charge: &Charge, replicas: u64) -> Charge {
-    Charge { interval: charge.interval.saturating_mul(replicas), burst: charge.burst / replicas.max(1), ..charge.clone() }
+    Charge {
+        interval: charge.interval.saturating_mul(replicas),
+        burst: charge.burst / replicas.max(1),
+        ..charge.clone()
+    }
 }
 
 /// A share too small for the charge never has room, but the limit itself does, once Redis is back: not "never".
@@ -115,9 +124,15 @@ mod tests {
 
     #[test]
     fn shares_add_up_to_no_more_than_the_limit() {
-        for (burst, replicas, expected) in [(20, 1, 20), (20, 4, 5), (20, 3, 6), (20, 20, 1), (20, 21, 0), (0, 4, 0)] {
+        for (burst, replicas, expected) in
+            [(20, 1, 20), (20, 4, 5), (20, 3, 6), (20, 20, 1), (20, 21, 0), (0, 4, 0)]
+        {
             let share = share(&charge(1000, burst), replicas);
-            assert_eq!((share.burst, share.interval), (expected, 1000 * replicas), "{burst} by {replicas}");
+            assert_eq!(
+                (share.burst, share.interval),
+                (expected, 1000 * replicas),
+                "{burst} by {replicas}"
+            );
             assert!(share.burst * replicas <= burst);
         }
     }

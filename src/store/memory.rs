@@ -16,8 +16,8 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    Admitted, Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store, revocation::Table, revoked::Revoked,
-    status::Tally,
+    Admitted, Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store,
+    revocation::Table, revoked::Revoked, status::Tally,
 };
 
 /// Buckets and revocations in memory.
@@ -107,7 +107,8 @@ impl Store for Memory {
     }
 
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
-        let page = self.revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
+        let page =
+            self.revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
         Box::pin(future::ready(Ok(page)))
     }
 
@@ -120,7 +121,9 @@ impl Store for Memory {
             connections: 0,
             last_error: None,
             buckets: Some(self.buckets.len()),
-            revocations: Some(self.revocations.lock().unwrap_or_else(PoisonError::into_inner).len()),
+            revocations: Some(
+                self.revocations.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            ),
             replica: None,
             leases: None,
         }

@@ -44,8 +44,8 @@ use self::{
     script::Scripts,
 };
 use super::{
-    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status, Store, StoreError,
-    leases::Leases, replica::Replica, status::Tally,
+    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status,
+    Store, StoreError, leases::Leases, replica::Replica, status::Tally,
 };
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
@@ -99,7 +99,11 @@ impl Redis {
     }
 
     /// As [`Redis::open`], where somebody keeps the replica in step.
-    pub(super) fn with(config: &RedisConfig, replica: Option<Replicated>, stop: CancellationToken) -> Result<Self, StoreError> {
+    pub(super) fn with(
+        config: &RedisConfig,
+        replica: Option<Replicated>,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
         let alive = stop.child_token();
         let deadline = config.deadline.std();
         let scripts = Arc::new(Scripts::new());
@@ -136,12 +140,16 @@ impl Redis {
     async fn send(&self, asked: Asked) -> Result<Answered, Outage> {
         let until = Instant::now() + self.deadline;
         let line = self.line(until).await?;
-        timeout_at(until, line.ask(asked)).await.unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
+        timeout_at(until, line.ask(asked))
+            .await
+            .unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
     }
 
     /// What is known of a credential without asking Redis.
     fn known(&self, demands: &Demands) -> Known {
-        let (Some(Replicated { replica, max_staleness }), Some(principal)) = (&self.replica, &demands.principal) else {
+        let (Some(Replicated { replica, max_staleness }), Some(principal)) =
+            (&self.replica, &demands.principal)
+        else {
             return Known::Nothing;
         };
         let keys = principal.revocation();
@@ -183,7 +191,8 @@ impl Redis {
             listing.cmd("ZCOUNT").arg(INDEX).arg(&after).arg("+inf");
             listing.cmd("ZRANGEBYSCORE").arg(INDEX).arg(&after).arg("+inf").arg("WITHSCORES");
             listing.arg("LIMIT").arg(offset).arg(limit);
-            let (total, ends): (u64, Vec<(String, f64)>) = listing.query_async(&mut connection).await?;
+            let (total, ends): (u64, Vec<(String, f64)>) =
+                listing.query_async(&mut connection).await?;
             if ends.is_empty() {
                 return Ok(Page { entries: Vec::new(), total });
             }
@@ -196,10 +205,13 @@ impl Redis {
             for (key, _) in &ends {
                 details.arg(key);
             }
-            let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) = details.query_async(&mut connection).await?;
+            let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) =
+                details.query_async(&mut connection).await?;
             let rows = ends.into_iter().zip(moments).zip(notes);
             // One without a moment has just ended.
-            let entries = rows.filter_map(|(((key, ends), at), note)| Some(entry(key, at?, ends, note))).collect();
+            let entries = rows
+                .filter_map(|(((key, ends), at), note)| Some(entry(key, at?, ends, note)))
+                .collect();
             Ok(Page { entries, total })
         });
         listed.await
@@ -215,7 +227,11 @@ enum Known {
 }
 
 /// An entry from Redis' numbers: a moment in seconds and an end in milliseconds, which an f64 holds exactly.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an f64 below 2^53; the cast saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an f64 below 2^53; the cast saturates"
+)]
 fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
     let ends = Timestamp::from_micros((ends as u64).saturating_mul(1000));
     Entry { key, at: Timestamp::from_secs(at), ends, note }
@@ -231,7 +247,9 @@ impl Store for Redis {
             let member = revocation.target().key();
             let reply = self.scripts.revoke.run(&mut connection, 4, |cmd| {
                 cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES);
-                cmd.arg(&member).arg(revocation.at().secs()).arg(revocation.ttl().micros().div_ceil(1000));
+                cmd.arg(&member)
+                    .arg(revocation.at().secs())
+                    .arg(revocation.ttl().micros().div_ceil(1000));
                 cmd.arg(revocation.note().unwrap_or_default());
             });
             reply.await.map(|_: Value| ())
@@ -268,10 +286,12 @@ impl Store for Redis {
             last_error: self.link.last_error(),
             buckets: None,
             revocations: None,
-            replica: self.replica.as_ref().map(|Replicated { replica, max_staleness }| ReplicaStatus {
-                revocations: replica.len(),
-                age: replica.age(),
-                max_staleness: *max_staleness,
+            replica: self.replica.as_ref().map(|Replicated { replica, max_staleness }| {
+                ReplicaStatus {
+                    revocations: replica.len(),
+                    age: replica.age(),
+                    max_staleness: *max_staleness,
+                }
             }),
             leases: Some(LeaseStatus { buckets, units }),
         }

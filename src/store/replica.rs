@@ -37,7 +37,12 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn new() -> Self {
-        Self { revoked: Revoked::default(), clock: Clock::start(), started: Instant::now(), confirmed: AtomicU64::new(0) }
+        Self {
+            revoked: Revoked::default(),
+            clock: Clock::start(),
+            started: Instant::now(),
+            confirmed: AtomicU64::new(0),
+        }
     }
 
     /// Which kind of entry revokes a credential, as far as is known. Blacklists of other services are not.
@@ -47,7 +52,8 @@ impl Replica {
 
     /// How old what is known may be; `None` before it was first read.
     pub(super) fn age(&self) -> Option<Duration> {
-        let confirmed = Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
+        let confirmed =
+            Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
     }
 
@@ -68,8 +74,20 @@ impl Replica {
 }
 
 /// Follows the revocations of `source` until it is dropped, or `stop`. Asks at least every `refresh`.
-pub(super) fn follow(source: Weak<Redis>, replica: Arc<Replica>, refresh: Duration, stop: CancellationToken) {
-    let following = Following { source, replica, refresh, cursor: None, ear: Listening::No, pruned: Instant::now() };
+pub(super) fn follow(
+    source: Weak<Redis>,
+    replica: Arc<Replica>,
+    refresh: Duration,
+    stop: CancellationToken,
+) {
+    let following = Following {
+        source,
+        replica,
+        refresh,
+        cursor: None,
+        ear: Listening::No,
+        pruned: Instant::now(),
+    };
     tokio::spawn(async move { stop.run_until_cancelled(following.run()).await });
 }
 
@@ -98,7 +116,10 @@ impl Following {
                 && !failing
             {
                 let error = source.status().last_error.unwrap_or_default();
-                tracing::warn!("revocations are not followed, and age: {} ({error})", outage.label());
+                tracing::warn!(
+                    "revocations are not followed, and age: {} ({error})",
+                    outage.label()
+                );
             }
             failing = outcome.is_err();
             if self.pruned.elapsed() > PRUNE {
@@ -149,11 +170,15 @@ impl Following {
 
     /// Waits for a change, `most` at most. Answers whether it could.
     async fn heard(&mut self, most: Duration) -> bool {
-        let (Listening::Yes(ear), Some(cursor)) = (&mut self.ear, &self.cursor) else { return false };
+        let (Listening::Yes(ear), Some(cursor)) = (&mut self.ear, &self.cursor) else {
+            return false;
+        };
         match ear.wait(cursor, most).await {
             Ok(()) => return true,
             Err(Outage::Refused) => {
-                tracing::warn!("revocations are asked for every {most:?} instead of pushed: redis refuses XREAD");
+                tracing::warn!(
+                    "revocations are asked for every {most:?} instead of pushed: redis refuses XREAD"
+                );
                 self.ear = Listening::Never;
             }
             Err(_) => self.ear = Listening::No,

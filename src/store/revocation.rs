@@ -30,7 +30,9 @@ pub struct Revocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidRevocation {
     /// It would end at once, or never.
-    #[error("a revocation lasts 1ms to 3650d; give the remaining life of the longest-lived token it is for")]
+    #[error(
+        "a revocation lasts 1ms to 3650d; give the remaining life of the longest-lived token it is for"
+    )]
     Ttl,
     /// The note is no short line of text.
     #[error("a note is 1 to {NOTE_MAX} bytes without control characters")]
@@ -43,11 +45,18 @@ impl Revocation {
     ///
     /// # Errors
     /// A life or a note out of bounds.
-    pub fn new(target: Target, at: Timestamp, ttl: Span, note: Option<String>) -> Result<Self, InvalidRevocation> {
+    pub fn new(
+        target: Target,
+        at: Timestamp,
+        ttl: Span,
+        note: Option<String>,
+    ) -> Result<Self, InvalidRevocation> {
         if ttl < Span::from_millis(1) || ttl > TTL_MAX {
             return Err(InvalidRevocation::Ttl);
         }
-        if note.as_deref().is_some_and(|note| note.is_empty() || note.len() > NOTE_MAX || note.chars().any(char::is_control)) {
+        if note.as_deref().is_some_and(|note| {
+            note.is_empty() || note.len() > NOTE_MAX || note.chars().any(char::is_control)
+        }) {
             return Err(InvalidRevocation::Note);
         }
         Ok(Self { target, at, ttl, note })
@@ -164,9 +173,17 @@ impl Table {
     pub(super) fn page(&self, offset: usize, limit: usize) -> Page {
         let entry = |(ends, key): &(Timestamp, Arc<str>)| {
             let held = self.entries.get(key)?;
-            Some(Entry { key: key.to_string(), at: Timestamp::from_secs(held.at), ends: *ends, note: held.note.clone() })
+            Some(Entry {
+                key: key.to_string(),
+                at: Timestamp::from_secs(held.at),
+                ends: *ends,
+                note: held.note.clone(),
+            })
         };
-        Page { entries: self.ends.iter().skip(offset).take(limit).filter_map(entry).collect(), total: self.len() }
+        Page {
+            entries: self.ends.iter().skip(offset).take(limit).filter_map(entry).collect(),
+            total: self.len(),
+        }
     }
 }
 
@@ -209,13 +226,18 @@ mod tests {
         assert_eq!(page.entries[0].kind(), "subject");
         assert!(table.remove(&subject("a").key(), at(11)));
         assert!(!table.remove(&subject("a").key(), at(11)));
-        assert!(!table.remove(&subject("c").key(), at(20)), "an entry that has ended was not in force");
+        assert!(
+            !table.remove(&subject("c").key(), at(20)),
+            "an entry that has ended was not in force"
+        );
         assert_eq!((table.len(), table.ends.len()), (1, 1));
     }
 
     #[test]
     fn lives_and_notes_are_bounded() {
-        let new = |ttl, note: Option<&str>| Revocation::new(subject("a"), at(1), ttl, note.map(str::to_owned));
+        let new = |ttl, note: Option<&str>| {
+            Revocation::new(subject("a"), at(1), ttl, note.map(str::to_owned))
+        };
         assert!(new(Span::from_millis(1), Some("left the company")).is_ok());
         assert_eq!(new(Span::from_micros(999), None), Err(InvalidRevocation::Ttl));
         assert_eq!(new(Span::from_secs(3651 * 86_400), None), Err(InvalidRevocation::Ttl));

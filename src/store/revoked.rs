@@ -58,7 +58,8 @@ struct Held {
 
 impl Held {
     fn new(at: Timestamp, ends: Timestamp) -> Self {
-        let ends = ends.micros().div_ceil(1_000_000).saturating_sub(EPOCH).min(u64::from(u32::MAX >> 1));
+        let ends =
+            ends.micros().div_ceil(1_000_000).saturating_sub(EPOCH).min(u64::from(u32::MAX >> 1));
         let ends = u32::try_from(ends).unwrap_or(u32::MAX >> 1);
         Self { at: u32::try_from(at.secs()).unwrap_or(u32::MAX), ends: ends << 1 | 1 }
     }
@@ -74,7 +75,10 @@ impl Held {
 
 impl Default for Revoked {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), counts: Default::default() }
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            counts: Default::default(),
+        }
     }
 }
 
@@ -86,7 +90,10 @@ impl Revoked {
         }
         let held = |mark: &Mark<'_>| self.get(*mark).filter(|held| held.ends() > now);
         let exact = keys.exact_marks().find(|mark| held(mark).is_some());
-        let before = || keys.before_marks().find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)));
+        let before = || {
+            keys.before_marks()
+                .find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)))
+        };
         exact.or_else(before).map(|mark| mark.kind().label())
     }
 
@@ -108,7 +115,10 @@ impl Revoked {
     /// Adds an entry, or strengthens the one of this key; ends are rounded up to whole seconds. Keys that are none are left out.
     pub(super) fn add(&self, key: &str, at: Timestamp, ends: Timestamp) {
         let Some(fingerprint) = Fingerprint::of(key) else { return };
-        let Some(((key, shard), count)) = self.place(fingerprint).zip(self.count(fingerprint)) else { return };
+        let Some(((key, shard), count)) = self.place(fingerprint).zip(self.count(fingerprint))
+        else {
+            return;
+        };
         let new = Held::new(at, ends);
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let held = shard.entry(key).or_insert_with(|| {
@@ -116,7 +126,11 @@ impl Revoked {
             new
         });
         // What is to be read anew counts for nothing.
-        *held = if held.is_new() { Held { at: held.at.max(new.at), ends: held.ends.max(new.ends) } } else { new };
+        *held = if held.is_new() {
+            Held { at: held.at.max(new.at), ends: held.ends.max(new.ends) }
+        } else {
+            new
+        };
     }
 
     /// Removes the entry of a key.
@@ -205,7 +219,8 @@ mod tests {
 
     fn keys(name: &str, issued_at: u64) -> Keys {
         let issuer = &issuer_digest("i");
-        let names = Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
+        let names =
+            Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
         Keys::new(names, EPOCH + issued_at, Vec::new())
     }
 
@@ -229,7 +244,11 @@ mod tests {
         revoked.add(&key("a"), at(1), Timestamp::from_micros(at(10).micros() + 1));
         assert!(revoked.revokes(&keys("a", 1), at(10)).is_some());
         assert!(revoked.revokes(&keys("a", 1), at(11)).is_none());
-        revoked.add(&key("b"), Timestamp::from_secs(u64::from(u32::MAX) + 9), Timestamp::from_secs(EPOCH * 4));
+        revoked.add(
+            &key("b"),
+            Timestamp::from_secs(u64::from(u32::MAX) + 9),
+            Timestamp::from_secs(EPOCH * 4),
+        );
         assert!(revoked.revokes(&keys("b", 1), at(u64::from(u32::MAX >> 1) - 1)).is_some());
     }
 
@@ -251,7 +270,10 @@ mod tests {
             revoked.renewed(at(1)).await;
             assert_eq!(revoked.len(), 2);
             assert!(revoked.revokes(&keys("gone", 50), at(1)).is_none());
-            assert!(revoked.revokes(&keys("weaker", 50), at(1)).is_none(), "as it was read, and not as it was");
+            assert!(
+                revoked.revokes(&keys("weaker", 50), at(1)).is_none(),
+                "as it was read, and not as it was"
+            );
             revoked.add(&key("gone"), at(50), at(100));
         }
     }

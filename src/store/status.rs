@@ -74,8 +74,14 @@ pub struct ReplicaStatus {
     pub max_staleness: Duration,
 }
 
-const OUTAGES: [Outage; 6] =
-    [Outage::Deadline, Outage::Unreachable, Outage::Refused, Outage::CircuitOpen, Outage::Full, Outage::Stale];
+const OUTAGES: [Outage; 6] = [
+    Outage::Deadline,
+    Outage::Unreachable,
+    Outage::Refused,
+    Outage::CircuitOpen,
+    Outage::Full,
+    Outage::Stale,
+];
 
 /// Counts outages.
 #[derive(Debug, Default)]
@@ -116,7 +122,14 @@ mod tests {
             assert_eq!(tally.note::<()>(Err(outage)), Err(outage));
         }
         let _ = tally.note::<()>(Err(Outage::Refused));
-        let expected = [("deadline", 1), ("unreachable", 1), ("refused", 2), ("circuit_open", 1), ("full", 1), ("stale", 1)];
+        let expected = [
+            ("deadline", 1),
+            ("unreachable", 1),
+            ("refused", 2),
+            ("circuit_open", 1),
+            ("full", 1),
+            ("stale", 1),
+        ];
         assert_eq!(tally.counts(), expected);
     }
 }

@@ -43,7 +43,8 @@ routes:
 
 fn signed(secret: &str, subject: &str, exp: u64) -> String {
     let claims = json!({ "sub": subject, "jti": subject, "iat": NOW.secs(), "exp": exp, "scope": "infer:text" });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
+        .unwrap()
 }
 
 fn token(subject: &str) -> String {
@@ -59,7 +60,14 @@ fn after(secs: u64) -> Timestamp {
 }
 
 /// The answer to a request for `path`: with a store in which only what `store` holds is revoked.
-fn ask(cache: &TokenCache, snapshot: &Snapshot, path: &str, token: &str, now: Timestamp, store: &Memory) -> Result<(), Reason> {
+fn ask(
+    cache: &TokenCache,
+    snapshot: &Snapshot,
+    path: &str,
+    token: &str,
+    now: Timestamp,
+    store: &Memory,
+) -> Result<(), Reason> {
     let value = format!("Bearer {token}");
     let mut headers = Headers::default();
     headers.push("authorization", value.as_bytes());
@@ -72,7 +80,9 @@ fn ask(cache: &TokenCache, snapshot: &Snapshot, path: &str, token: &str, now: Ti
         address: None,
         body: RawBody::None,
     };
-    let outcome = match prepare_with(snapshot, raw, now, |credential| cache.verify(snapshot, credential, now)) {
+    let outcome = match prepare_with(snapshot, raw, now, |credential| {
+        cache.verify(snapshot, credential, now)
+    }) {
         Prepared::Done(outcome) => outcome,
         Prepared::Ask(pending) => {
             let answers: Result<Answers, _> = store.admit_at(pending.demands(), now);
@@ -86,7 +96,12 @@ fn ask(cache: &TokenCache, snapshot: &Snapshot, path: &str, token: &str, now: Ti
     }
 }
 
-fn chat(cache: &TokenCache, snapshot: &Snapshot, token: &str, now: Timestamp) -> Result<(), Reason> {
+fn chat(
+    cache: &TokenCache,
+    snapshot: &Snapshot,
+    token: &str,
+    now: Timestamp,
+) -> Result<(), Reason> {
     ask(cache, snapshot, "/v1/chat/completions", token, now, &Memory::new(&MemoryConfig::default()))
 }
 
@@ -143,7 +158,10 @@ fn a_clock_that_goes_back_is_not_believed() {
     let (cache, snapshot) = (cache(), snapshot());
     let token = token("ann");
     assert_eq!(chat(&cache, &snapshot, &token, after(60)), Ok(()));
-    assert_eq!(chat(&cache, &snapshot, &token, Timestamp::from_secs(NOW.secs() - 60)), Err(Reason::NotYetValid));
+    assert_eq!(
+        chat(&cache, &snapshot, &token, Timestamp::from_secs(NOW.secs() - 60)),
+        Err(Reason::NotYetValid)
+    );
     assert_eq!(counted(&cache), [0, 0, 2]);
 }
 
@@ -154,7 +172,11 @@ fn a_key_that_goes_takes_its_tokens_along() {
     snapshot.keys = vec![keys(OTHER)];
     assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::BadSignature));
     snapshot.keys = vec![None];
-    assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::NotReady), "keys too old to be used");
+    assert_eq!(
+        chat(&cache, &snapshot, &token, NOW),
+        Err(Reason::NotReady),
+        "keys too old to be used"
+    );
     snapshot.keys = vec![keys(SECRET)];
     assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
     assert_eq!(counted(&cache), [0, 0, 4]);
@@ -185,9 +207,13 @@ fn a_refusal_is_remembered_for_a_short_time() {
 #[test]
 fn what_time_will_change_is_not_remembered() {
     let (cache, snapshot) = (cache(), snapshot());
-    let claims =
-        json!({ "sub": "ann", "iat": NOW.secs(), "nbf": NOW.secs() + 35, "exp": NOW.secs() + 600, "scope": "infer:text" });
-    let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let claims = json!({ "sub": "ann", "iat": NOW.secs(), "nbf": NOW.secs() + 35, "exp": NOW.secs() + 600, "scope": "infer:text" });
+    let token = jsonwebtoken::encode(
+        &Header::default(),
+        &claims,
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    )
+    .unwrap();
     assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::NotYetValid));
     assert_eq!(chat(&cache, &snapshot, &token, after(5)), Ok(()));
 }
@@ -245,7 +271,10 @@ fn the_bytes_are_bounded_and_bad_tokens_push_no_good_ones_out() {
         assert_eq!(chat(&cache, &snapshot, &token(&format!("s{number}")), NOW), Ok(()));
     }
     let (entries, bytes) = cache.held();
-    assert!((100..2500).contains(&entries) && bytes <= (1 << 20) + REFUSED_BYTES, "{entries} in {bytes}");
+    assert!(
+        (100..2500).contains(&entries) && bytes <= (1 << 20) + REFUSED_BYTES,
+        "{entries} in {bytes}"
+    );
 }
 
 #[test]
@@ -271,7 +300,8 @@ fn nothing_in_it_prints() {
 fn a_size_that_makes_no_sense_is_refused() {
     for (max, good) in [(0, true), (1, false), ((1 << 20) - 1, false), (1 << 20, true)] {
         let mut errors = Errors::default();
-        TokenCacheConfig { max: ByteSize(max) }.check(&Path::root().key("token_cache"), &mut errors);
+        TokenCacheConfig { max: ByteSize(max) }
+            .check(&Path::root().key("token_cache"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{max}");
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use envoy_types::pb::envoy::{
     config::core::v3::{
-        Address, HeaderMap, HeaderValue, HeaderValueOption, SocketAddress, address, header_value_option::HeaderAppendAction,
+        Address, HeaderMap, HeaderValue, HeaderValueOption, SocketAddress, address,
+        header_value_option::HeaderAppendAction,
     },
     service::auth::v3::{
         AttributeContext, CheckRequest, CheckResponse,
@@ -84,12 +85,17 @@ impl Store for Stored {
 /// What gRPC cannot carry, and where it is tested instead.
 fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
     let outcome = case.decide(snapshot);
-    let local = outcome.evidence.route.as_ref().is_some_and(|route| route.on_outage == OnOutage::Local);
+    let local =
+        outcome.evidence.route.as_ref().is_some_and(|route| route.on_outage == OnOutage::Local);
     if case.outage.is_some() && local {
         return Some("the local count is the store's own: tests/store/local.rs, tests/e2e");
     }
-    if case.request.joined && case.request.headers.iter().any(|(_, value)| std::str::from_utf8(value).is_err()) {
-        return Some("the map of joined headers holds text only; Envoy replaces other bytes before it sends them");
+    if case.request.joined
+        && case.request.headers.iter().any(|(_, value)| std::str::from_utf8(value).is_err())
+    {
+        return Some(
+            "the map of joined headers holds text only; Envoy replaces other bytes before it sends them",
+        );
     }
     None
 }
@@ -116,14 +122,22 @@ fn message(case: &Case) -> CheckRequest {
     if asked.joined {
         for (name, value) in headers {
             let value = String::from_utf8(value).unwrap();
-            http.headers.entry(name.to_lowercase()).and_modify(|known| *known = format!("{known},{value}")).or_insert(value);
+            http.headers
+                .entry(name.to_lowercase())
+                .and_modify(|known| *known = format!("{known},{value}"))
+                .or_insert(value);
         }
     } else {
-        let headers =
-            headers.into_iter().map(|(key, raw_value)| HeaderValue { key: key.to_lowercase(), value: String::new(), raw_value });
+        let headers = headers.into_iter().map(|(key, raw_value)| HeaderValue {
+            key: key.to_lowercase(),
+            value: String::new(),
+            raw_value,
+        });
         http.header_map = Some(HeaderMap { headers: headers.collect() });
     }
-    let socket = asked.address.map(|address| SocketAddress { address: address.to_string(), ..SocketAddress::default() });
+    let socket = asked
+        .address
+        .map(|address| SocketAddress { address: address.to_string(), ..SocketAddress::default() });
     let source = socket.map(|socket| Peer {
         address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
         ..Peer::default()
@@ -138,17 +152,28 @@ fn message(case: &Case) -> CheckRequest {
 }
 
 /// One call, from bytes to bytes: the message, or the gRPC status of a check that failed.
-async fn call(service: &EnvoyAuthorization, message: &CheckRequest) -> Result<CheckResponse, tonic::Status> {
+async fn call(
+    service: &EnvoyAuthorization,
+    message: &CheckRequest,
+) -> Result<CheckResponse, tonic::Status> {
     let answer = service.answer(&http::HeaderMap::new(), &message.encode_to_vec().into()).await?;
     Ok(CheckResponse::decode(answer.message()).unwrap())
 }
 
 fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
     let pair = |option: HeaderValueOption| {
-        assert_eq!(option.append_action, i32::from(HeaderAppendAction::OverwriteIfExistsOrAdd), "every header overwrites");
+        assert_eq!(
+            option.append_action,
+            i32::from(HeaderAppendAction::OverwriteIfExistsOrAdd),
+            "every header overwrites"
+        );
         let header = option.header.unwrap();
         if header.key == "x-tollgate-decision-id" {
-            assert!(header.value.len() == 32 && header.value.bytes().all(|b| b.is_ascii_hexdigit()), "{}", header.value);
+            assert!(
+                header.value.len() == 32 && header.value.bytes().all(|b| b.is_ascii_hexdigit()),
+                "{}",
+                header.value
+            );
             // What the rows expect: the core is given an id, here it is made.
             return (header.key, "decision-1".to_owned());
         }
@@ -185,7 +210,8 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
             observed.set = pairs(ok.headers);
             observed.removed = ok.headers_to_remove;
             observed.response = pairs(ok.response_headers_to_add);
-            let both: Vec<_> = observed.set.iter().filter(|(name, _)| observed.removed.contains(name)).collect();
+            let both: Vec<_> =
+                observed.set.iter().filter(|(name, _)| observed.removed.contains(name)).collect();
             assert!(both.is_empty(), "set and removed: {both:?}; Envoy removes last");
         }
         HttpResponse::DeniedResponse(denied) => {
@@ -194,7 +220,8 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
             assert_eq!(status, if http == 401 { 16 } else { 7 }, "HTTP {http}");
             observed.status = Some(u16::try_from(http).unwrap());
             observed.body = serde_json::from_str(&denied.body).ok();
-            observed.reason = observed.body.as_ref().and_then(tollgate::case::reason_of).map(str::to_owned);
+            observed.reason =
+                observed.body.as_ref().and_then(tollgate::case::reason_of).map(str::to_owned);
             observed.response = pairs(denied.headers);
         }
         HttpResponse::ErrorResponse(_) => panic!("error_response is not used"),
@@ -212,8 +239,15 @@ async fn every_row_comes_out_the_same_through_grpc() {
             elsewhere.push(format!("{}: {why}", row.place()));
             continue;
         }
-        let store = Stored { ledger: Mutex::new(row.case.store(&snapshot)), now: row.case.now, outage: row.case.outage };
-        let observer = Arc::new(Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(Audit::off())));
+        let store = Stored {
+            ledger: Mutex::new(row.case.store(&snapshot)),
+            now: row.case.now,
+            outage: row.case.outage,
+        };
+        let observer = Arc::new(Observer::new(
+            Arc::new(Metrics::new(&ObserveConfig::default())),
+            Arc::new(Audit::off()),
+        ));
         let now = row.case.now;
         let checker = Checker::new(
             Arc::new(Live::fixed(snapshot.clone())),
@@ -229,7 +263,16 @@ async fn every_row_comes_out_the_same_through_grpc() {
             failures.push(format!("{}\n    {difference}", row.place()));
         }
     }
-    assert!(failures.is_empty(), "{} of {asked} rows fail:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {asked} rows fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     assert!(asked >= 150, "only {asked} rows were asked");
-    assert!(elsewhere.len() <= 12, "too many rows are left to other tests:\n{}", elsewhere.join("\n"));
+    assert!(
+        elsewhere.len() <= 12,
+        "too many rows are left to other tests:\n{}",
+        elsewhere.join("\n")
+    );
 }

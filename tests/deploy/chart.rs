@@ -3,15 +3,24 @@
 use serde_json::Value;
 
 use super::{
-    HELMS, at, check_config, documents, example, examples, helm, is_generated, only, read, strings, succeeds, template,
-    validate_envoy, validate_manifests, written,
+    HELMS, at, check_config, documents, example, examples, helm, is_generated, only, read, strings,
+    succeeds, template, validate_envoy, validate_manifests, written,
 };
 
 /// What stands in deploy/envoy/envoy.yaml once, and what the chart puts there.
 const PLACES: [(&str, &str); 5] = [
-    ("address: 0.0.0.0, port_value: 8080", "address: \"{{ .Values.bind }}\", port_value: {{ int .Values.envoy.port }}"),
-    ("address: 127.0.0.1, port_value: 9901", "address: 127.0.0.1, port_value: {{ int .Values.envoy.adminPort }}"),
-    ("address: 127.0.0.1, port_value: 8000", "address: 127.0.0.1, port_value: {{ int .Values.inference.port }}"),
+    (
+        "address: 0.0.0.0, port_value: 8080",
+        "address: \"{{ .Values.bind }}\", port_value: {{ int .Values.envoy.port }}",
+    ),
+    (
+        "address: 127.0.0.1, port_value: 9901",
+        "address: 127.0.0.1, port_value: {{ int .Values.envoy.adminPort }}",
+    ),
+    (
+        "address: 127.0.0.1, port_value: 8000",
+        "address: 127.0.0.1, port_value: {{ int .Values.inference.port }}",
+    ),
     ("max_request_bytes: 16777216", "max_request_bytes: {{ include \"tollgate.bodyMax\" . }}"),
     (
         "use_remote_address: true\n",
@@ -29,11 +38,19 @@ fn its_envoy_configuration_is_the_shipped_one() {
     let shipped = read("deploy/envoy/envoy.yaml");
     let body = &shipped[shipped.find("\nnode:").unwrap() + 1..];
     let body = PLACES.iter().fold(body.to_owned(), |text, (old, new)| {
-        assert_eq!(text.matches(old).count(), 1, "deploy/envoy/envoy.yaml should have `{old}` exactly once");
+        assert_eq!(
+            text.matches(old).count(),
+            1,
+            "deploy/envoy/envoy.yaml should have `{old}` exactly once"
+        );
         text.replace(old, new)
     });
     let how = "cargo test --test main deploy::chart";
-    is_generated("deploy/helm/tollgate/templates/_envoy.tpl", &format!("{HEAD}{body}{{{{- end -}}}}\n"), how);
+    is_generated(
+        "deploy/helm/tollgate/templates/_envoy.tpl",
+        &format!("{HEAD}{body}{{{{- end -}}}}\n"),
+        how,
+    );
 }
 
 #[test]
@@ -42,26 +59,41 @@ fn its_versions_are_the_programs_and_the_tested_envoys() {
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     let values = &documents(&read("deploy/helm/tollgate/values.yaml"))[0];
-    assert_eq!(values["envoy"]["image"]["tag"], format!("distroless-v{}", crate::rig::envoy::CURRENT));
+    assert_eq!(
+        values["envoy"]["image"]["tag"],
+        format!("distroless-v{}", crate::rig::envoy::CURRENT)
+    );
     check_config("the default", &serde_json::to_string(&values["config"]).unwrap());
 }
 
 #[test]
 fn its_schema_knows_every_value_and_no_other() {
     fn compare(path: &str, values: &Value, schema: &Value) {
-        let (Some(values), Some(known)) = (values.as_object(), schema["properties"].as_object()) else { return };
+        let (Some(values), Some(known)) = (values.as_object(), schema["properties"].as_object())
+        else {
+            return;
+        };
         if schema["additionalProperties"] != false {
             return;
         }
         for (name, value) in values {
-            let inner = known.get(name).unwrap_or_else(|| panic!("{path}.{name} is not in values.schema.json"));
+            let inner = known
+                .get(name)
+                .unwrap_or_else(|| panic!("{path}.{name} is not in values.schema.json"));
             compare(&format!("{path}.{name}"), value, inner);
         }
-        for name in known.keys().filter(|name| !(path.is_empty() && ["global", "enabled"].contains(&name.as_str()))) {
-            assert!(values.contains_key(name), "{path}.{name} is in values.schema.json, but has no default");
+        for name in known
+            .keys()
+            .filter(|name| !(path.is_empty() && ["global", "enabled"].contains(&name.as_str())))
+        {
+            assert!(
+                values.contains_key(name),
+                "{path}.{name} is in values.schema.json, but has no default"
+            );
         }
     }
-    let schema: Value = serde_json::from_str(&read("deploy/helm/tollgate/values.schema.json")).unwrap();
+    let schema: Value =
+        serde_json::from_str(&read("deploy/helm/tollgate/values.schema.json")).unwrap();
     compare("", &documents(&read("deploy/helm/tollgate/values.yaml"))[0], &schema);
 }
 
@@ -72,7 +104,13 @@ fn helm_lints_it_with_the_defaults_and_every_example() {
         let home = tempfile::tempdir().unwrap();
         succeeds(helm(version, home.path()).args(["lint", "--strict", "tollgate"]));
         for name in examples() {
-            succeeds(helm(version, home.path()).args(["lint", "--strict", "tollgate", "-f", &example(&name)]));
+            succeeds(helm(version, home.path()).args([
+                "lint",
+                "--strict",
+                "tollgate",
+                "-f",
+                &example(&name),
+            ]));
         }
     }
 }
@@ -102,11 +140,21 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
         // The probes of the inference server ask for it through the gate.
         let (dir, path) = written(config);
         let health = ["--method", "GET", "--host", "10.0.0.1:8080", "--path", "/health"];
-        let explained =
-            crate::rig::tollgate::run(dir.path(), &[&["explain", "--config", path.to_str().unwrap()], &health[..]].concat());
-        assert!(explained.status.success(), "{name}: {}", String::from_utf8_lossy(&explained.stdout));
+        let explained = crate::rig::tollgate::run(
+            dir.path(),
+            &[&["explain", "--config", path.to_str().unwrap()], &health[..]].concat(),
+        );
+        assert!(
+            explained.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&explained.stdout)
+        );
         let sidecar = data["envoy.yaml"].as_str();
-        assert_eq!(sidecar.is_none(), ["nginx.yaml", "service.yaml"].contains(&name.as_str()), "{name}");
+        assert_eq!(
+            sidecar.is_none(),
+            ["nginx.yaml", "service.yaml"].contains(&name.as_str()),
+            "{name}"
+        );
         if let Some(text) = sidecar {
             validate_envoy(&name, text);
         }
@@ -118,7 +166,10 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
 fn envoy_sends_as_much_of_a_body_as_tollgate_takes() {
     let text = template("helm-4", &["-f", &example("hunyuanocr.yaml")]);
     assert!(text.contains("max_request_bytes: 33554432"), "32 MiB");
-    assert!(template("helm-4", &["-f", &example("vllm.yaml")]).contains("max_request_bytes: 16777216"), "the default, 16 MiB");
+    assert!(
+        template("helm-4", &["-f", &example("vllm.yaml")]).contains("max_request_bytes: 16777216"),
+        "the default, 16 MiB"
+    );
 }
 
 /// The gate's containers, and the pod they are in.
@@ -135,18 +186,34 @@ fn nobody_reaches_the_model_around_the_gate() {
         let rendered = documents(&template("helm-4", &["-f", &example(name)]));
         let (_, containers) = gate(&rendered);
         let model = containers.iter().find(|container| container["name"] == "inference").unwrap();
-        assert!(strings(&model["args"]).iter().any(|argument| argument.ends_with("127.0.0.1")), "{name}: on loopback");
+        assert!(
+            strings(&model["args"]).iter().any(|argument| argument.ends_with("127.0.0.1")),
+            "{name}: on loopback"
+        );
         assert!(model["ports"].is_null(), "{name}: no port of its own");
         // The socket that Tollgate believes is for Envoy alone.
-        let mounts =
-            |container: &Value| container["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["name"] == "tollgate-run");
+        let mounts = |container: &Value| {
+            container["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|mount| mount["name"] == "tollgate-run")
+        };
         assert!(!mounts(model), "{name}");
 
         let policy = &only(&rendered, "NetworkPolicy")["spec"];
         assert_eq!(policy["policyTypes"], serde_json::json!(["Ingress"]), "{name}");
-        let open: Vec<&Value> =
-            policy["ingress"].as_array().unwrap().iter().flat_map(|rule| rule["ports"].as_array().unwrap()).collect();
-        assert_eq!(open, [&serde_json::json!({ "protocol": "TCP", "port": 8080 })], "{name}: the gate's port and no other");
+        let open: Vec<&Value> = policy["ingress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|rule| rule["ports"].as_array().unwrap())
+            .collect();
+        assert_eq!(
+            open,
+            [&serde_json::json!({ "protocol": "TCP", "port": 8080 })],
+            "{name}: the gate's port and no other"
+        );
         assert_eq!(
             policy["podSelector"]["matchLabels"],
             only(&rendered, "Deployment")["spec"]["selector"]["matchLabels"],
@@ -174,7 +241,9 @@ fn the_gates_containers_may_do_nothing() {
         }
         let kinds: Vec<&Value> = rendered.iter().map(|object| &object["kind"]).collect();
         assert!(
-            !kinds.iter().any(|kind| ["Secret", "Role", "ClusterRole"].contains(&kind.as_str().unwrap())),
+            !kinds
+                .iter()
+                .any(|kind| ["Secret", "Role", "ClusterRole"].contains(&kind.as_str().unwrap())),
             "{name}: {kinds:?}"
         );
     }
@@ -203,17 +272,27 @@ fn tollgate_and_envoy_are_native_sidecars_in_this_order() {
 fn the_service_scales_survives_a_drained_node_and_is_spread() {
     let rendered = documents(&template("helm-4", &["-f", &example("service.yaml")]));
     let (pod, _) = gate(&rendered);
-    let over: Vec<&Value> = pod["topologySpreadConstraints"].as_array().unwrap().iter().map(|one| &one["topologyKey"]).collect();
+    let over: Vec<&Value> = pod["topologySpreadConstraints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["topologyKey"])
+        .collect();
     assert_eq!(over, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
     assert_eq!(only(&rendered, "PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
     assert_eq!(only(&rendered, "HorizontalPodAutoscaler")["spec"]["minReplicas"], 2);
     assert!(only(&rendered, "Deployment")["spec"]["replicas"].is_null(), "the autoscaler's to set");
     let monitor = &only(&rendered, "ServiceMonitor")["spec"];
-    let services: Vec<&Value> = rendered.iter().filter(|object| object["kind"] == "Service").collect();
+    let services: Vec<&Value> =
+        rendered.iter().filter(|object| object["kind"] == "Service").collect();
     let wanted = monitor["selector"]["matchLabels"].as_object().unwrap();
-    let selected =
-        services.iter().filter(|service| wanted.iter().all(|(name, value)| &service["metadata"]["labels"][name] == value));
-    assert_eq!(selected.map(|service| &service["metadata"]["name"]).collect::<Vec<_>>(), ["gate-tollgate-ops"]);
+    let selected = services.iter().filter(|service| {
+        wanted.iter().all(|(name, value)| &service["metadata"]["labels"][name] == value)
+    });
+    assert_eq!(
+        selected.map(|service| &service["metadata"]["name"]).collect::<Vec<_>>(),
+        ["gate-tollgate-ops"]
+    );
 }
 
 #[test]
@@ -222,9 +301,20 @@ fn the_service_has_the_name_that_the_manifests_of_gateways_and_meshes_ask() {
     let home = tempfile::tempdir().unwrap();
     let values = example("service.yaml");
     let mut command = helm("helm-4", home.path());
-    let text = succeeds(command.args(["template", "tollgate", "tollgate", "--namespace", "tollgate", "-f", &values]));
+    let text = succeeds(command.args([
+        "template",
+        "tollgate",
+        "tollgate",
+        "--namespace",
+        "tollgate",
+        "-f",
+        &values,
+    ]));
     let rendered = documents(&text);
-    let service = rendered.iter().find(|object| object["kind"] == "Service" && object["metadata"]["name"] == "tollgate").unwrap();
+    let service = rendered
+        .iter()
+        .find(|object| object["kind"] == "Service" && object["metadata"]["name"] == "tollgate")
+        .unwrap();
     assert_eq!(service["spec"]["ports"][0]["port"], 9000);
 }
 
@@ -239,10 +329,15 @@ fn pods_restart_for_what_tollgate_does_not_reload_and_for_nothing_else() {
     let before = checksum(&[]);
     assert!(before.as_str().unwrap().len() == 64);
     assert_eq!(checksum(&["--set", "config.require_https=true"]), before, "policy: it is reloaded");
-    for restart in ["config.body.max=8MiB", "config.log.format=json", "ops.port=9012", "envoy.trustedHops=1"] {
+    for restart in
+        ["config.body.max=8MiB", "config.log.format=json", "ops.port=9012", "envoy.trustedHops=1"]
+    {
         assert_ne!(checksum(&["--set", restart]), before, "{restart}");
     }
-    assert_ne!(checksum(&["--set", "rollOn=any,config.require_https=true"]), checksum(&["--set", "rollOn=any"]));
+    assert_ne!(
+        checksum(&["--set", "rollOn=any,config.require_https=true"]),
+        checksum(&["--set", "rollOn=any"])
+    );
     assert_eq!(checksum(&["--set", "rollOn=never"]), Value::Null);
 }
 
@@ -252,18 +347,35 @@ fn an_existing_chart_includes_the_gate_by_named_templates() {
     for version in HELMS {
         let dir = tempfile::tempdir().unwrap();
         for chart in ["tollgate", "existing-chart"] {
-            succeeds(std::process::Command::new("cp").arg("-r").arg(at("deploy/helm").join(chart)).arg(dir.path()));
+            succeeds(
+                std::process::Command::new("cp")
+                    .arg("-r")
+                    .arg(at("deploy/helm").join(chart))
+                    .arg(dir.path()),
+            );
         }
         let mut build = helm(version, dir.path());
         succeeds(build.current_dir(dir.path()).args(["dependency", "build", "existing-chart"]));
         let mut render = helm(version, dir.path());
-        let text = succeeds(render.current_dir(dir.path()).args(["template", "mine", "existing-chart"]));
+        let text =
+            succeeds(render.current_dir(dir.path()).args(["template", "mine", "existing-chart"]));
         let rendered = documents(&text);
         let (pod, containers) = gate(&rendered);
-        let names: Vec<&str> = containers.iter().map(|container| container["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["tollgate-check-config", "tollgate", "tollgate-envoy", "vllm"], "{version}");
-        assert_eq!(pod["volumes"][0]["configMap"]["name"], only(&rendered, "ConfigMap")["metadata"]["name"]);
-        assert_eq!(only(&rendered, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]["app"], "my-model");
+        let names: Vec<&str> =
+            containers.iter().map(|container| container["name"].as_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            ["tollgate-check-config", "tollgate", "tollgate-envoy", "vllm"],
+            "{version}"
+        );
+        assert_eq!(
+            pod["volumes"][0]["configMap"]["name"],
+            only(&rendered, "ConfigMap")["metadata"]["name"]
+        );
+        assert_eq!(
+            only(&rendered, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]["app"],
+            "my-model"
+        );
         let data = &only(&rendered, "ConfigMap")["data"];
         check_config(version, data["tollgate.yaml"].as_str().unwrap());
         validate_envoy(version, data["envoy.yaml"].as_str().unwrap());
@@ -279,14 +391,26 @@ fn the_notes_print_the_next_command() {
     let notes = |arguments: &[&str]| {
         let home = tempfile::tempdir().unwrap();
         let mut command = helm("helm-4", home.path());
-        let said = succeeds(command.args(["install", "gate", "tollgate", "--dry-run=client"]).args(arguments));
+        let said = succeeds(
+            command.args(["install", "gate", "tollgate", "--dry-run=client"]).args(arguments),
+        );
         said.split_once("NOTES:").unwrap().1.to_owned()
     };
     let sidecar = notes(&["-f", &example("vllm.yaml")]);
-    assert!(sidecar.contains("kubectl -n default rollout status deployment/gate-tollgate --timeout=1800s"), "{sidecar}");
+    assert!(
+        sidecar
+            .contains("kubectl -n default rollout status deployment/gate-tollgate --timeout=1800s"),
+        "{sidecar}"
+    );
     assert!(sidecar.contains("helm -n default test gate"), "{sidecar}");
     assert!(!sidecar.contains("ATTENTION"), "{sidecar}");
-    assert!(notes(&["--set", "mode=service"]).contains("config.store.redis is not set"), "pods that count for themselves");
+    assert!(
+        notes(&["--set", "mode=service"]).contains("config.store.redis is not set"),
+        "pods that count for themselves"
+    );
     assert!(!notes(&["-f", &example("service.yaml")]).contains("ATTENTION"));
-    assert!(notes(&["--set", "inference.create=false"]).contains("include \"tollgate.sidecars\" .Subcharts.tollgate"));
+    assert!(
+        notes(&["--set", "inference.create=false"])
+            .contains("include \"tollgate.sidecars\" .Subcharts.tollgate")
+    );
 }

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::{documents, read, validate_envoy};
 use crate::{
     proxies::gate::{replace, tollgate_port},
-    rig::{CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, tollgate::Tollgate},
+    rig::{
+        CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, tollgate::Tollgate,
+    },
 };
 
 /// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
@@ -25,8 +27,8 @@ fn merge(into: &mut Value, from: &Value) {
 #[test]
 fn envoy_takes_what_istios_filter_adds() {
     // What Istio would have made by itself of mesh-config.yaml.
-    let provider =
-        &documents(&read("deploy/istio/mesh-config.yaml"))[0]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"];
+    let provider = &documents(&read("deploy/istio/mesh-config.yaml"))[0]["meshConfig"]["extensionProviders"]
+        [0]["envoyExtAuthzGrpc"];
     let body = &provider["includeRequestBodyInCheck"];
     let mut authz = json!({
         "name": "envoy.filters.http.ext_authz",
@@ -64,7 +66,8 @@ fn envoy_takes_what_istios_filter_adds() {
     }
     let router = json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } });
     manager["typed_config"]["http_filters"] = json!([authz, router]);
-    let address = |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
+    let address =
+        |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
     let config = json!({ "static_resources": {
         "listeners": [{ "name": "ingress", "address": address(8080), "filter_chains": [{ "filters": [manager] }] }],
         "clusters": [{ "name": "tollgate", "type": "STATIC", "load_assignment": { "cluster_name": "tollgate",
@@ -94,7 +97,10 @@ fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
 
     let gateway = documents(&read("deploy/envoy-gateway/policy.yaml"));
     let auth = &super::only(&gateway, "SecurityPolicy")["spec"]["extAuth"];
-    assert_eq!(auth["grpc"]["backendRefs"], json!([{ "name": "tollgate", "namespace": "tollgate", "port": port }]));
+    assert_eq!(
+        auth["grpc"]["backendRefs"],
+        json!([{ "name": "tollgate", "namespace": "tollgate", "port": port }])
+    );
     assert_eq!((&auth["failOpen"], &auth["statusOnError"]), (&json!(false), &json!(503)));
     assert_eq!(auth["bodyToExtAuth"]["maxRequestBytes"], most);
     let grant = &super::only(&gateway, "ReferenceGrant");
@@ -115,8 +121,13 @@ fn bodies_as_text_and_joined_headers_are_judged_the_same() {
     let token = rig.token(json!({}));
     assert_eq!(rig.chat(&token).status, 200);
     assert_eq!(rig.upstream.only().all("x-tollgate-subject").len(), 1);
-    let other = Request::post("/v1/chat/completions", CHAT.replace("qwen", "big-70b")).bearer(&token);
-    assert_eq!(rig.envoy.send(&other).verdict(), (403, "model_forbidden".to_owned()), "the body is read");
+    let other =
+        Request::post("/v1/chat/completions", CHAT.replace("qwen", "big-70b")).bearer(&token);
+    assert_eq!(
+        rig.envoy.send(&other).verdict(),
+        (403, "model_forbidden".to_owned()),
+        "the body is read"
+    );
     let two = chat(&token).bearer(&rig.token(json!({ "sub": "mallory" })));
     assert_ne!(rig.envoy.send(&two).status, 200, "two credentials");
     assert!(rig.upstream.taken().is_empty());
@@ -125,9 +136,16 @@ fn bodies_as_text_and_joined_headers_are_judged_the_same() {
 /// APISIX and Kong are untested; what they say they send is not.
 #[test]
 fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
-    let plugin = &documents(&read("deploy/apisix/apisix.yaml"))[0]["routes"][0]["plugins"]["forward-auth"];
-    assert_eq!((&plugin["request_method"], &plugin["uri"]), (&json!("POST"), &json!("http://tollgate:9001/check")));
-    assert!(read("deploy/kong/kong.yaml").contains("\"http://tollgate:9001/check\", { method = \"POST\""));
+    let plugin =
+        &documents(&read("deploy/apisix/apisix.yaml"))[0]["routes"][0]["plugins"]["forward-auth"];
+    assert_eq!(
+        (&plugin["request_method"], &plugin["uri"]),
+        (&json!("POST"), &json!("http://tollgate:9001/check"))
+    );
+    assert!(
+        read("deploy/kong/kong.yaml")
+            .contains("\"http://tollgate:9001/check\", { method = \"POST\"")
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
@@ -135,7 +153,8 @@ fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
     let listen = "listen: { grpc: \"unix:${DIR}/authz.sock\", ops: \"127.0.0.1:0\", http: [{ address: \"127.0.0.1:0\", dialect: traefik, body: sent }] }\n";
     let tollgate = Tollgate::start(dir.path(), &format!("{listen}{POLICY}"));
     let check = |body: &str| {
-        let check = Request::post("/check", body).bearer(&issuer.token(json!({ "sub": "alice", "scope": SCOPES })));
+        let check = Request::post("/check", body)
+            .bearer(&issuer.token(json!({ "sub": "alice", "scope": SCOPES })));
         let said = [
             ("Method", "POST"),
             ("Uri", "/v1/chat/completions"),
@@ -143,29 +162,46 @@ fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
             ("Proto", "https"),
             ("For", "192.0.2.7"),
         ];
-        let check = said.iter().fold(check, |check, (name, value)| check.header(&format!("X-Forwarded-{name}"), value));
+        let check = said.iter().fold(check, |check, (name, value)| {
+            check.header(&format!("X-Forwarded-{name}"), value)
+        });
         check.send(tollgate_port(&tollgate))
     };
     let allowed = check(CHAT);
     assert_eq!((allowed.status, allowed.one("x-tollgate-subject")), (200, Some("alice")));
-    assert_eq!(check(&CHAT.replace("qwen", "big-70b")).verdict(), (403, "model_forbidden".to_owned()), "the body is read");
+    assert_eq!(
+        check(&CHAT.replace("qwen", "big-70b")).verdict(),
+        (403, "model_forbidden".to_owned()),
+        "the body is read"
+    );
     // What Tollgate sends of identity is what they take over, each by its name.
     let taken = super::strings(&plugin["upstream_headers"]);
-    for (name, _) in allowed.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-tollgate-")) {
+    for (name, _) in
+        allowed.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-tollgate-"))
+    {
         assert!(taken.iter().any(|one| one.eq_ignore_ascii_case(name)), "{name} is not taken over");
-        assert!(read("deploy/kong/kong.yaml").to_lowercase().contains(&format!("\"{}\"", name.to_lowercase())), "{name}");
+        assert!(
+            read("deploy/kong/kong.yaml")
+                .to_lowercase()
+                .contains(&format!("\"{}\"", name.to_lowercase())),
+            "{name}"
+        );
     }
 }
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn kongs_lua_is_lua() {
-    let plugin = &documents(&read("deploy/kong/kong.yaml"))[0]["services"][0]["plugins"][0]["config"]["access"][0];
+    let plugin = &documents(&read("deploy/kong/kong.yaml"))[0]["services"][0]["plugins"][0]["config"]
+        ["access"][0];
     let dir = tempfile::tempdir().unwrap();
     let (lua, config) = (dir.path().join("access.lua"), dir.path().join("haproxy.cfg"));
     // HAProxy has a Lua to read it with, and does not run what is in a function.
-    std::fs::write(&lua, format!("local function access()\n{}\nend\n", plugin.as_str().unwrap())).unwrap();
+    std::fs::write(&lua, format!("local function access()\n{}\nend\n", plugin.as_str().unwrap()))
+        .unwrap();
     let rest = "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nfrontend none\n    bind 127.0.0.1:65535\n";
     std::fs::write(&config, format!("global\n    lua-load {}\n{rest}", lua.display())).unwrap();
-    super::succeeds(std::process::Command::new(part("haproxy", "haproxy")).arg("-c").arg("-f").arg(config));
+    super::succeeds(
+        std::process::Command::new(part("haproxy", "haproxy")).arg("-c").arg("-f").arg(config),
+    );
 }

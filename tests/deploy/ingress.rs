@@ -7,7 +7,10 @@ use serde_json::Value;
 use super::{documents, only, read};
 use crate::{
     proxies::gate::{free_port, tollgate_port},
-    rig::{http::Request, issuer::Issuer, part, process::Process, tollgate::Tollgate, upstream::Upstream},
+    rig::{
+        http::Request, issuer::Issuer, part, process::Process, tollgate::Tollgate,
+        upstream::Upstream,
+    },
 };
 
 const POLICY: &str = r#"
@@ -29,9 +32,13 @@ routes:
 
 /// What the controller's template makes of them, without what has nothing to do with authorization.
 fn controller(ingress: &Value, headers: &Value, port: u16, asked: u16, upstream: u16) -> String {
-    let annotation =
-        |name: &str| ingress["metadata"]["annotations"][format!("nginx.ingress.kubernetes.io/{name}")].as_str().unwrap();
-    let url = annotation("auth-url").replace("tollgate.tollgate.svc.cluster.local:9001", &format!("127.0.0.1:{asked}"));
+    let annotation = |name: &str| {
+        ingress["metadata"]["annotations"][format!("nginx.ingress.kubernetes.io/{name}")]
+            .as_str()
+            .unwrap()
+    };
+    let url = annotation("auth-url")
+        .replace("tollgate.tollgate.svc.cluster.local:9001", &format!("127.0.0.1:{asked}"));
     let mut check = String::new();
     for (name, value) in headers["data"].as_object().unwrap() {
         writeln!(check, "proxy_set_header '{name}' '{}';", value.as_str().unwrap()).unwrap();
@@ -93,19 +100,35 @@ fn the_annotations_make_nginx_ask_what_tollgate_understands() {
     let shipped = documents(&read("deploy/ingress-nginx/ingress.yaml"));
     let ingress = only(&shipped, "Ingress");
     let map = only(&shipped, "ConfigMap");
-    let named = format!("{}/{}", map["metadata"]["namespace"].as_str().unwrap(), map["metadata"]["name"].as_str().unwrap());
-    assert_eq!(ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/auth-proxy-set-headers"], named);
+    let named = format!(
+        "{}/{}",
+        map["metadata"]["namespace"].as_str().unwrap(),
+        map["metadata"]["name"].as_str().unwrap()
+    );
+    assert_eq!(
+        ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/auth-proxy-set-headers"],
+        named
+    );
 
     let server = controller(ingress, map, port, tollgate_port(&tollgate), upstream.port);
-    let temporary =
-        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {here}/{of};")).join(" ");
-    let config = format!("pid {here}/nginx.pid; events {{}} http {{ access_log off; {temporary} {server} }}");
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|of| format!("{of}_temp_path {here}/{of};"))
+        .join(" ");
+    let config = format!(
+        "pid {here}/nginx.pid; events {{}} http {{ access_log off; {temporary} {server} }}"
+    );
     let path = dir.path().join("nginx.conf");
     std::fs::write(&path, config).unwrap();
     let mut command = Command::new(part("nginx", "nginx"));
-    command.args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"]).arg(dir.path()).arg("-c").arg(path);
+    command
+        .args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"])
+        .arg(dir.path())
+        .arg("-c")
+        .arg(path);
     let mut nginx = Process::start(dir.path(), "nginx", &mut command);
-    nginx.until("an answer", |_| Request::get("/health").try_send(port).filter(|reply| reply.status == 200).map(drop));
+    nginx.until("an answer", |_| {
+        Request::get("/health").try_send(port).filter(|reply| reply.status == 200).map(drop)
+    });
     upstream.taken();
 
     let chat = Request::post("/v1/chat/completions?n=1", "{}").header("X-Tollgate-Subject", "root");

@@ -31,7 +31,8 @@ fn all(directory: &Path) -> Vec<PathBuf> {
 fn every_one_opens_with_what_it_is() {
     let mut seen = 0;
     for path in all(&at("deploy")) {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let extension =
+            path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         if !["yaml", "service", "sysusers", "conf", "cfg", "Dockerfile"].contains(&extension) {
             continue;
         }
@@ -50,9 +51,11 @@ fn every_one_opens_with_what_it_is() {
 
 #[test]
 fn every_file_for_tollgate_is_one_it_takes() {
-    for path in
-        ["deploy/compose/tollgate.yaml", "deploy/kustomize/base/tollgate.yaml", "deploy/kustomize/production/tollgate.yaml"]
-    {
+    for path in [
+        "deploy/compose/tollgate.yaml",
+        "deploy/kustomize/base/tollgate.yaml",
+        "deploy/kustomize/production/tollgate.yaml",
+    ] {
         check_config(path, &read(path));
     }
 }
@@ -63,7 +66,10 @@ fn every_file_that_the_documentation_names_is_there() {
     for page in ["docs/kubernetes.md", "deploy/helm/tollgate/README.md"] {
         let text = read(page);
         let separators = |c: char| c.is_whitespace() || "`()<>,;:|\"'".contains(c);
-        for word in text.split(separators).filter(|word| word.starts_with("deploy/") || word.starts_with("tools/")) {
+        for word in text
+            .split(separators)
+            .filter(|word| word.starts_with("deploy/") || word.starts_with("tools/"))
+        {
             // Made by the commands beside them.
             if word.starts_with("deploy/compose/secrets") {
                 continue;
@@ -82,12 +88,18 @@ fn every_file_that_the_documentation_names_is_there() {
 fn every_manifest_is_yaml_with_kind_and_name() {
     for path in APPLIED {
         for object in documents(&read(path)) {
-            assert!(object["kind"].is_string() && object["metadata"]["name"].is_string(), "{path}: {object}");
+            assert!(
+                object["kind"].is_string() && object["metadata"]["name"].is_string(),
+                "{path}: {object}"
+            );
         }
     }
-    for path in
-        ["deploy/kong/kong.yaml", "deploy/apisix/apisix.yaml", "deploy/istio/mesh-config.yaml", "deploy/compose/compose.yaml"]
-    {
+    for path in [
+        "deploy/kong/kong.yaml",
+        "deploy/apisix/apisix.yaml",
+        "deploy/istio/mesh-config.yaml",
+        "deploy/compose/compose.yaml",
+    ] {
         assert_eq!(documents(&read(path)).len(), 1, "{path}");
     }
 }
@@ -96,8 +108,11 @@ fn every_manifest_is_yaml_with_kind_and_name() {
 fn the_composed_inference_server_has_no_way_in_but_envoy() {
     let compose = &documents(&read("deploy/compose/compose.yaml"))[0];
     let services = compose["services"].as_object().unwrap();
-    let open: Vec<&str> =
-        services.iter().filter(|(_, service)| !service["ports"].is_null()).map(|(name, _)| name.as_str()).collect();
+    let open: Vec<&str> = services
+        .iter()
+        .filter(|(_, service)| !service["ports"].is_null())
+        .map(|(name, _)| name.as_str())
+        .collect();
     assert_eq!(open, ["envoy"]);
     assert_eq!(services["inference"]["network_mode"], "service:envoy");
     let command: Vec<&str> = super::strings(&services["inference"]["command"]);
@@ -106,7 +121,10 @@ fn the_composed_inference_server_has_no_way_in_but_envoy() {
     for service in services.values() {
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();
-            assert!(!source.starts_with('.') || at("deploy/compose").join(source).is_file(), "{source}");
+            assert!(
+                !source.starts_with('.') || at("deploy/compose").join(source).is_file(),
+                "{source}"
+            );
         }
     }
     assert!(super::strings(&services["envoy"]["volumes"])[0].starts_with("../envoy/envoy.yaml:"));
@@ -117,9 +135,12 @@ fn the_composed_inference_server_has_no_way_in_but_envoy() {
 fn the_manifests_are_what_kubernetes_and_the_custom_resources_define() {
     let files: Vec<PathBuf> = APPLIED.iter().map(|path| at(path)).collect();
     let said = validate_manifests(&["kubernetes", "1.37"], &files);
-    for object in
-        ["SecurityPolicy tollgate", "ClientTrafficPolicy tollgate", "AuthorizationPolicy tollgate", "EnvoyFilter tollgate"]
-    {
+    for object in [
+        "SecurityPolicy tollgate",
+        "ClientTrafficPolicy tollgate",
+        "AuthorizationPolicy tollgate",
+        "EnvoyFilter tollgate",
+    ] {
         assert!(said.contains(&format!("ok {object}\n")), "{said}");
     }
 }
@@ -135,7 +156,9 @@ fn a_field_that_a_custom_resource_does_not_have_is_found() {
         ("deploy/ingress-nginx/ingress.yaml", "pathType: Prefix", "pathtype: Prefix"),
     ] {
         let (_dir, path) = super::written(&crate::proxies::gate::replace(read(path), good, bad));
-        let refused = std::panic::catch_unwind(|| validate_manifests(&["kubernetes", "1.37"], &[path])).is_err();
+        let refused =
+            std::panic::catch_unwind(|| validate_manifests(&["kubernetes", "1.37"], &[path]))
+                .is_err();
         assert!(refused, "{bad}");
     }
 }
@@ -154,12 +177,20 @@ fn the_unit_is_one_that_systemd_takes_and_finds_closed_in() {
     let unit = dir.path().join("tollgate.service");
     // Verification looks for the program, which is not installed here.
     let program = env!("CARGO_BIN_EXE_tollgate");
-    std::fs::write(&unit, read("deploy/systemd/tollgate.service").replace("=/usr/local/bin/tollgate", &format!("={program}")))
-        .unwrap();
+    std::fs::write(
+        &unit,
+        read("deploy/systemd/tollgate.service")
+            .replace("=/usr/local/bin/tollgate", &format!("={program}")),
+    )
+    .unwrap();
     let verify = Command::new(&analyze).arg("verify").arg("--man=no").arg(&unit).output().unwrap();
     let said = String::from_utf8_lossy(&verify.stderr);
     assert!(verify.status.success() && !said.contains("tollgate.service"), "{said}");
     // From 0, nothing is exposed, to 100: 14 is what the network and the socket leave.
-    let security = Command::new(&analyze).args(["security", "--offline=true", "--threshold=14"]).arg(&unit).output().unwrap();
+    let security = Command::new(&analyze)
+        .args(["security", "--offline=true", "--threshold=14"])
+        .arg(&unit)
+        .output()
+        .unwrap();
     assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
 }

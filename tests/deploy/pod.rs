@@ -26,7 +26,11 @@ struct Kubelet<'p> {
 
 impl<'p> Kubelet<'p> {
     /// Makes the volumes. `given` is what the cluster has already: files by `configMap/NAME` and `secret/NAME`.
-    fn new(pod: &'p Value, dir: &'p Path, given: &BTreeMap<String, BTreeMap<String, String>>) -> Self {
+    fn new(
+        pod: &'p Value,
+        dir: &'p Path,
+        given: &BTreeMap<String, BTreeMap<String, String>>,
+    ) -> Self {
         let mut volumes = BTreeMap::new();
         for volume in pod["volumes"].as_array().unwrap() {
             let name = volume["name"].as_str().unwrap();
@@ -34,11 +38,16 @@ impl<'p> Kubelet<'p> {
             std::fs::create_dir(&path).unwrap();
             let source = ["configMap", "secret"].into_iter().find(|kind| !volume[kind].is_null());
             if let Some(kind) = source {
-                let object = volume[kind]["name"].as_str().or(volume[kind]["secretName"].as_str()).unwrap();
-                let files = given.get(&format!("{kind}/{object}")).unwrap_or_else(|| panic!("there is no {kind} {object}"));
+                let object =
+                    volume[kind]["name"].as_str().or(volume[kind]["secretName"].as_str()).unwrap();
+                let files = given
+                    .get(&format!("{kind}/{object}"))
+                    .unwrap_or_else(|| panic!("there is no {kind} {object}"));
                 let wanted = volume[kind]["items"].as_array();
                 for (file, text) in files {
-                    if wanted.is_none_or(|items| items.iter().any(|item| item["key"] == file.as_str())) {
+                    if wanted
+                        .is_none_or(|items| items.iter().any(|item| item["key"] == file.as_str()))
+                    {
                         std::fs::write(path.join(file), text).unwrap();
                     }
                 }
@@ -61,7 +70,9 @@ impl<'p> Kubelet<'p> {
     }
 
     fn containers(&self) -> impl Iterator<Item = &'p Value> {
-        ["initContainers", "containers"].into_iter().flat_map(|list| self.pod[list].as_array().unwrap())
+        ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|list| self.pod[list].as_array().unwrap())
     }
 
     /// A text in which paths inside the containers are those on this machine.
@@ -69,7 +80,12 @@ impl<'p> Kubelet<'p> {
         let mut mounts: Vec<(&str, &PathBuf)> = self
             .containers()
             .flat_map(|container| container["volumeMounts"].as_array().into_iter().flatten())
-            .map(|mount| (mount["mountPath"].as_str().unwrap(), &self.volumes[mount["name"].as_str().unwrap()]))
+            .map(|mount| {
+                (
+                    mount["mountPath"].as_str().unwrap(),
+                    &self.volumes[mount["name"].as_str().unwrap()],
+                )
+            })
             .collect();
         mounts.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         mounts.dedup();
@@ -116,7 +132,9 @@ impl<'p> Kubelet<'p> {
         let port = |value: &Value| match value.as_str() {
             Some(name) => {
                 let ports = container["ports"].as_array().unwrap();
-                ports.iter().find(|port| port["name"] == name).unwrap()["containerPort"].as_u64().unwrap()
+                ports.iter().find(|port| port["name"] == name).unwrap()["containerPort"]
+                    .as_u64()
+                    .unwrap()
             }
             None => value.as_u64().unwrap(),
         };
@@ -132,7 +150,10 @@ impl<'p> Kubelet<'p> {
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
-    assert!(at(".parts/models/smollm2.gguf").exists(), "the model is missing: run `tools/parts model`");
+    assert!(
+        at(".parts/models/smollm2.gguf").exists(),
+        "the model is missing: run `tools/parts model`"
+    );
     let [model, gate, admin, ops] = [(); 4].map(|()| free_port());
     let values = json!({
         "bind": "127.0.0.1",
@@ -166,25 +187,49 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
     let map = only(&rendered, "ConfigMap");
-    let shipped = map["data"].as_object().unwrap().iter().map(|(key, text)| (key.clone(), text.as_str().unwrap().to_owned()));
+    let shipped = map["data"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, text)| (key.clone(), text.as_str().unwrap().to_owned()));
     let given = BTreeMap::from([
         (format!("configMap/{}", map["metadata"]["name"].as_str().unwrap()), shipped.collect()),
-        ("configMap/issuer-keys".to_owned(), BTreeMap::from([("jwks.json".to_owned(), issuer.jwks())])),
-        ("secret/llama-key".to_owned(), BTreeMap::from([("key".to_owned(), "sk-upstream".to_owned())])),
+        (
+            "configMap/issuer-keys".to_owned(),
+            BTreeMap::from([("jwks.json".to_owned(), issuer.jwks())]),
+        ),
+        (
+            "secret/llama-key".to_owned(),
+            BTreeMap::from([("key".to_owned(), "sk-upstream".to_owned())]),
+        ),
     ]);
-    let kubelet = Kubelet::new(&only(&rendered, "Deployment")["spec"]["template"]["spec"], dir.path(), &given);
+    let kubelet = Kubelet::new(
+        &only(&rendered, "Deployment")["spec"]["template"]["spec"],
+        dir.path(),
+        &given,
+    );
     let running = kubelet.start();
     assert_eq!(running.len(), 3, "Tollgate, Envoy and the model");
-    for container in kubelet.containers().filter(|container| !container["readinessProbe"].is_null()) {
-        crate::rig::until("readiness", || kubelet.passes(container, "readinessProbe").then_some(()));
+    for container in kubelet.containers().filter(|container| !container["readinessProbe"].is_null())
+    {
+        crate::rig::until("readiness", || {
+            kubelet.passes(container, "readinessProbe").then_some(())
+        });
     }
 
-    let body = r#"{"model":"smollm2","messages":[{"role":"user","content":"Hello"}],"max_tokens":8}"#;
+    let body =
+        r#"{"model":"smollm2","messages":[{"role":"user","content":"Hello"}],"max_tokens":8}"#;
     let ask = Request::post("/v1/chat/completions", body);
     let token = issuer.token(json!({ "scope": "infer:text model:smollm2:inference" }));
     let answer = ask.clone().bearer(&token).send(gate);
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(answer.json()["choices"][0]["message"]["content"].as_str().is_some_and(|text| !text.is_empty()), "{}", answer.text());
+    assert!(
+        answer.json()["choices"][0]["message"]["content"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty()),
+        "{}",
+        answer.text()
+    );
     assert_eq!(ask.send(gate).verdict(), (401, "missing_credential".to_owned()));
     let poor = issuer.token(json!({ "scope": "infer:text" }));
     assert_eq!(
@@ -195,11 +240,14 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
     // `helm test`, by its own command.
     let test = &only(&rendered, "Pod")["spec"]["containers"][0];
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    doctor.args(
-        strings(&test["args"])
-            .iter()
-            .map(|argument| argument.replace("http://gate-tollgate:80", &format!("http://127.0.0.1:{gate}"))),
-    );
+    doctor.args(strings(&test["args"]).iter().map(|argument| {
+        argument.replace("http://gate-tollgate:80", &format!("http://127.0.0.1:{gate}"))
+    }));
     let output = doctor.output().unwrap();
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

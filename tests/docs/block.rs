@@ -69,7 +69,10 @@ pub(super) fn blocks(page: &str, text: &str) -> Vec<Block> {
             None if bare.starts_with("```") => {
                 let fence: String = bare.chars().take_while(|c| *c == '`').collect();
                 let info = bare[fence.len()..].trim().to_owned();
-                open = Some((Block { place: format!("{page}:{}", number + 1), info, text: String::new() }, fence));
+                open = Some((
+                    Block { place: format!("{page}:{}", number + 1), info, text: String::new() },
+                    fence,
+                ));
             }
             None => {}
             Some((block, fence)) if bare.trim_end() == *fence => {

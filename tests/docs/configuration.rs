@@ -44,7 +44,10 @@ fn one_line(text: &str) -> String {
 
 fn anchor(place: &str) -> String {
     let kept = place.to_lowercase();
-    kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+    kept.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
 }
 
 impl Page {
@@ -57,23 +60,33 @@ impl Page {
             return format!("`{}`", word.as_str().unwrap());
         }
         if let Some(words) = node["enum"].as_array() {
-            return words.iter().map(|word| format!("`{}`", word.as_str().unwrap())).collect::<Vec<_>>().join(", ");
+            return words
+                .iter()
+                .map(|word| format!("`{}`", word.as_str().unwrap()))
+                .collect::<Vec<_>>()
+                .join(", ");
         }
         for choice in ["oneOf", "anyOf"] {
             if let Some(ways) = node[choice].as_array() {
                 let ways: Vec<&Value> = ways.iter().filter(|way| way["type"] != "null").collect();
                 let several = ways.len() > 1;
-                let words = ways.into_iter().map(|way| self.way(way, place, several)).collect::<Vec<_>>();
+                let words =
+                    ways.into_iter().map(|way| self.way(way, place, several)).collect::<Vec<_>>();
                 let plain = words.iter().all(|word| word.starts_with('`'));
                 return words.join(if plain { ", " } else { ", or " });
             }
         }
         let kinds: Vec<&str> = match &node["type"] {
-            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect(),
+            Value::Array(kinds) => {
+                kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect()
+            }
             kind => kind.as_str().into_iter().collect(),
         };
         match kinds.as_slice() {
-            ["array"] => format!("list of {}", self.value(&node["items"], &format!("{place}[]")).replace(", or ", " or ")),
+            ["array"] => format!(
+                "list of {}",
+                self.value(&node["items"], &format!("{place}[]")).replace(", or ", " or ")
+            ),
             ["object"] if node.get("properties").is_some() => self.keys(node, place),
             ["object"] => "map of text to text".into(),
             ["string"] => "text".into(),
@@ -89,7 +102,8 @@ impl Page {
         let name = way["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
         let definition = name.map_or(way, |name| &self.definitions[name]).clone();
         let keyed = definition.get("properties").is_some();
-        let key = definition["required"].as_array().and_then(|keys| keys.first()).and_then(Value::as_str);
+        let key =
+            definition["required"].as_array().and_then(|keys| keys.first()).and_then(Value::as_str);
         match key.filter(|_| several && keyed && name.is_some()) {
             Some(key) => self.value(way, &format!("{place} with {key}")),
             None => self.value(way, place),
@@ -99,8 +113,10 @@ impl Page {
     /// Keys without a definition of their own: `{ any: list of text }`.
     fn keys(&mut self, node: &Value, place: &str) -> String {
         let keys = node["properties"].as_object().unwrap().clone();
-        let keys: Vec<String> =
-            keys.iter().map(|(key, node)| format!("{key}: {}", self.value(node, &format!("{place}.{key}")))).collect();
+        let keys: Vec<String> = keys
+            .iter()
+            .map(|(key, node)| format!("{key}: {}", self.value(node, &format!("{place}.{key}"))))
+            .collect();
         format!("{{ {} }}", keys.join(", "))
     }
 
@@ -108,7 +124,8 @@ impl Page {
         let node = self.definitions[name].clone();
         if node.get("properties").is_some() {
             let new = !self.places.contains_key(name);
-            let place = self.places.entry(name.to_owned()).or_insert_with(|| place.to_owned()).clone();
+            let place =
+                self.places.entry(name.to_owned()).or_insert_with(|| place.to_owned()).clone();
             if new {
                 self.sections.push((place.clone(), node));
             }
@@ -128,16 +145,24 @@ impl Page {
         let name = node["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
         let Some(definition) = name.map(|name| &self.definitions[name]) else {
             let inner = node["anyOf"].as_array().into_iter().flatten().chain(node.get("items"));
-            return inner.map(|node| self.meanings(node)).find(|meanings| !meanings.is_empty()).unwrap_or_default();
+            return inner
+                .map(|node| self.meanings(node))
+                .find(|meanings| !meanings.is_empty())
+                .unwrap_or_default();
         };
         let ways = definition["oneOf"].as_array().into_iter().flatten();
-        let told = ways.filter(|way| way.get("const").is_some() && way.get("description").is_some());
-        told.map(|way| format!("<br>`{}`: {}", text(way, "const"), one_line(text(way, "description")))).collect()
+        let told =
+            ways.filter(|way| way.get("const").is_some() && way.get("description").is_some());
+        told.map(|way| {
+            format!("<br>`{}`: {}", text(way, "const"), one_line(text(way, "description")))
+        })
+        .collect()
     }
 
     fn table(&mut self, node: &Value, place: &str) -> String {
         let mut table = String::from("| key | value | |\n|---|---|---|\n");
-        let required: Vec<&str> = node["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            node["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let properties = node["properties"].as_object().unwrap();
         let mut keys: Vec<&String> = properties.keys().collect();
         keys.sort_by_key(|key| match place {
@@ -150,7 +175,12 @@ impl Page {
             let value = self.value(node, &below);
             let must = if required.contains(&key.as_str()) { ", required" } else { "" };
             let meanings = self.meanings(node);
-            writeln!(table, "| `{key}`{must} | {value} | {}{meanings} |", one_line(text(node, "description"))).unwrap();
+            writeln!(
+                table,
+                "| `{key}`{must} | {value} | {}{meanings} |",
+                one_line(text(node, "description"))
+            )
+            .unwrap();
         }
         table
     }
@@ -160,7 +190,12 @@ fn written() -> String {
     let dir = tempfile::tempdir().unwrap();
     let schema: Value = serde_json::from_slice(&run(dir.path(), &["schema"]).stdout).unwrap();
     let definitions = schema["$defs"].as_object().unwrap().clone();
-    let mut made = Page { definitions, places: BTreeMap::new(), values: BTreeMap::new(), sections: Vec::new() };
+    let mut made = Page {
+        definitions,
+        places: BTreeMap::new(),
+        values: BTreeMap::new(),
+        sections: Vec::new(),
+    };
     let mut written = include_str!("configuration.md").to_owned();
     write!(written, "\n## Sections\n\n{}", made.table(&schema, "")).unwrap();
     // Each section, then those below it.
@@ -168,8 +203,11 @@ fn written() -> String {
     while let Some((place, node)) = waiting.pop() {
         let description = one_line(text(&node, "description"));
         let description = description.replace("\\|", "|");
-        let about =
-            if description.trim_end_matches('.').trim_matches('`') == place { String::new() } else { description + "\n\n" };
+        let about = if description.trim_end_matches('.').trim_matches('`') == place {
+            String::new()
+        } else {
+            description + "\n\n"
+        };
         write!(written, "\n## `{place}`\n\n{about}{}", made.table(&node, &place)).unwrap();
         waiting.extend(made.sections.drain(..).rev());
     }

@@ -17,7 +17,11 @@ fn all() -> Vec<(String, Vec<Block>)> {
 }
 
 fn of(kind: impl Fn(&Kind) -> bool) -> Vec<Block> {
-    all().into_iter().flat_map(|(_, blocks)| blocks).filter(|block| block.kind().as_ref().is_some_and(&kind)).collect()
+    all()
+        .into_iter()
+        .flat_map(|(_, blocks)| blocks)
+        .filter(|block| block.kind().as_ref().is_some_and(&kind))
+        .collect()
 }
 
 /// What is wrong, if anything, with the text as a file that `arguments` name.
@@ -32,7 +36,8 @@ fn refused(block: &Block, text: &str, arguments: &[&str]) -> Option<String> {
     }
     let output = tollgate.output().unwrap();
     let printed = [output.stdout, output.stderr].concat();
-    (!output.status.success()).then(|| format!("{}: {}", block.place, String::from_utf8_lossy(&printed)))
+    (!output.status.success())
+        .then(|| format!("{}: {}", block.place, String::from_utf8_lossy(&printed)))
 }
 
 /// YAML documents as JSON.
@@ -50,22 +55,37 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 fn every_block_is_of_a_kind() {
     let blocks = all().into_iter().flat_map(|(_, blocks)| blocks);
     let unknown = blocks.filter(|block| block.kind().is_none());
-    none(unknown.map(|block| format!("{}: ```{} is of no kind that is tested", block.place, block.info)).collect());
+    none(
+        unknown
+            .map(|block| format!("{}: ```{} is of no kind that is tested", block.place, block.info))
+            .collect(),
+    );
 }
 
 #[test]
 fn text_hides_no_command() {
     let hidden = of(|kind| *kind == Kind::Text).into_iter().filter(|block| {
-        block.text.lines().any(|line| line.starts_with("tollgate ") || line.starts_with("$ ") || line.starts_with("kubectl "))
+        block.text.lines().any(|line| {
+            line.starts_with("tollgate ") || line.starts_with("$ ") || line.starts_with("kubectl ")
+        })
     });
-    none(hidden.map(|block| format!("{}: a command in a block of text is not tested", block.place)).collect());
+    none(
+        hidden
+            .map(|block| format!("{}: a command in a block of text is not tested", block.place))
+            .collect(),
+    );
 }
 
 #[test]
 fn every_configuration_passes() {
     let configs = of(|kind| matches!(kind, Kind::Config(_)));
     assert!(configs.len() >= 10, "{}", configs.len());
-    none(configs.iter().filter_map(|block| refused(block, &block.text, &["check-config", "block.yaml"])).collect());
+    none(
+        configs
+            .iter()
+            .filter_map(|block| refused(block, &block.text, &["check-config", "block.yaml"]))
+            .collect(),
+    );
 }
 
 #[test]
@@ -88,17 +108,29 @@ fn every_part_of_a_configuration_passes() {
             Some(Kind::Route) => format!("{ROUTE}    scopes: []\n{}", block.text),
             _ => block.text.clone(),
         };
-        let missing = REST.iter().filter(|(key, _)| !text.lines().any(|line| line.starts_with(&format!("{key}:"))));
+        let missing = REST
+            .iter()
+            .filter(|(key, _)| !text.lines().any(|line| line.starts_with(&format!("{key}:"))));
         missing.fold(text.clone(), |text, (_, section)| text + section)
     };
-    none(parts.iter().filter_map(|block| refused(block, &whole(block), &["check-config", "block.yaml"])).collect());
+    none(
+        parts
+            .iter()
+            .filter_map(|block| refused(block, &whole(block), &["check-config", "block.yaml"]))
+            .collect(),
+    );
 }
 
 #[test]
 fn every_case_comes_out_as_written() {
     let cases = of(|kind| *kind == Kind::Cases);
     assert!(!cases.is_empty());
-    none(cases.iter().filter_map(|block| refused(block, &block.text, &["explain", "--case", "block.yaml"])).collect());
+    none(
+        cases
+            .iter()
+            .filter_map(|block| refused(block, &block.text, &["explain", "--case", "block.yaml"]))
+            .collect(),
+    );
 }
 
 #[test]
@@ -107,14 +139,23 @@ fn lines_of_templates_stand_in_one() {
     let mut waiting = vec![root().join("deploy/helm")];
     while let Some(path) = waiting.pop() {
         match std::fs::read_to_string(&path) {
-            Ok(text) if path.extension().is_some_and(|extension| extension == "yaml") => templates.push_str(&text),
+            Ok(text) if path.extension().is_some_and(|extension| extension == "yaml") => {
+                templates.push_str(&text)
+            }
             Ok(_) => {}
-            Err(_) => waiting.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path())),
+            Err(_) => {
+                waiting.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()))
+            }
         }
     }
     let lines = |block: Block| {
-        let missing: Vec<String> =
-            block.text.lines().map(str::trim).filter(|line| !templates.contains(line)).map(str::to_owned).collect();
+        let missing: Vec<String> = block
+            .text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !templates.contains(line))
+            .map(str::to_owned)
+            .collect();
         missing.into_iter().map(move |line| format!("{}: no template has `{line}`", block.place))
     };
     none(of(|kind| *kind == Kind::Template).into_iter().flat_map(lines).collect());
@@ -124,7 +165,11 @@ fn lines_of_templates_stand_in_one() {
 fn json_and_manifests_can_be_read() {
     let mut wrong = Vec::new();
     for block in of(|kind| *kind == Kind::Json) {
-        wrong.extend(serde_json::from_str::<Value>(&block.text).err().map(|error| format!("{}: {error}", block.place)));
+        wrong.extend(
+            serde_json::from_str::<Value>(&block.text)
+                .err()
+                .map(|error| format!("{}: {error}", block.place)),
+        );
     }
     for block in of(|kind| *kind == Kind::Manifest) {
         match documents(&block.text) {
@@ -132,8 +177,14 @@ fn json_and_manifests_can_be_read() {
             Ok(objects) => wrong.extend(
                 objects
                     .iter()
-                    .filter(|object| ["/apiVersion", "/kind", "/metadata/name"].iter().any(|at| object.pointer(at).is_none()))
-                    .map(|object| format!("{}: not an object of Kubernetes: {object}", block.place)),
+                    .filter(|object| {
+                        ["/apiVersion", "/kind", "/metadata/name"]
+                            .iter()
+                            .any(|at| object.pointer(at).is_none())
+                    })
+                    .map(|object| {
+                        format!("{}: not an object of Kubernetes: {object}", block.place)
+                    }),
             ),
         }
     }
@@ -145,18 +196,35 @@ fn with_parts(parts: &[&Block]) -> String {
     let shipped = super::page("deploy/envoy/envoy.yaml");
     let part = |config: String, block: &&Block| {
         let (before, indent) = match block.kind() {
-            Some(Kind::EnvoyPart(EnvoyPlace::Http)) => ("                stat_prefix: ingress\n", 16),
-            Some(Kind::EnvoyPart(EnvoyPlace::Route)) => ("                        - match: { prefix: / }\n", 24),
+            Some(Kind::EnvoyPart(EnvoyPlace::Http)) => {
+                ("                stat_prefix: ingress\n", 16)
+            }
+            Some(Kind::EnvoyPart(EnvoyPlace::Route)) => {
+                ("                        - match: { prefix: / }\n", 24)
+            }
             _ => ("    - name: inference\n      type: STATIC\n", 4),
         };
-        assert_eq!(config.matches(before).count(), 1, "deploy/envoy/envoy.yaml should have `{before}` once");
-        let text: String = block.text.lines().map(|line| format!("{:indent$}{line}\n", "")).collect();
+        assert_eq!(
+            config.matches(before).count(),
+            1,
+            "deploy/envoy/envoy.yaml should have `{before}` once"
+        );
+        let text: String =
+            block.text.lines().map(|line| format!("{:indent$}{line}\n", "")).collect();
         config.replace(before, &format!("{text}{before}"))
     };
     let mut config = parts.iter().fold(shipped, part);
     let named = |word: &str| -> Vec<String> {
-        let after = |part: &str| part.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_').next().unwrap().to_owned();
-        parts.iter().flat_map(|block| block.text.split(word).skip(1).map(after).collect::<Vec<_>>()).collect()
+        let after = |part: &str| {
+            part.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        parts
+            .iter()
+            .flat_map(|block| block.text.split(word).skip(1).map(after).collect::<Vec<_>>())
+            .collect()
     };
     for name in [named(" cluster: "), named("cluster_name: ")].concat() {
         if !config.contains(&format!("    - name: {name}\n")) {
@@ -168,10 +236,15 @@ fn with_parts(parts: &[&Block]) -> String {
 
 #[test]
 fn envoy_takes_its_configurations() {
-    let mut configs: Vec<(String, String)> =
-        of(|kind| *kind == Kind::Envoy).into_iter().map(|block| (block.place, block.text)).collect();
+    let mut configs: Vec<(String, String)> = of(|kind| *kind == Kind::Envoy)
+        .into_iter()
+        .map(|block| (block.place, block.text))
+        .collect();
     for (_, blocks) in all() {
-        let parts: Vec<&Block> = blocks.iter().filter(|block| matches!(block.kind(), Some(Kind::EnvoyPart(_)))).collect();
+        let parts: Vec<&Block> = blocks
+            .iter()
+            .filter(|block| matches!(block.kind(), Some(Kind::EnvoyPart(_))))
+            .collect();
         configs.extend(parts.first().map(|first| (first.place.clone(), with_parts(&parts))));
     }
     let check = |(place, text): (String, String)| {
@@ -179,9 +252,12 @@ fn envoy_takes_its_configurations() {
         let path = dir.path().join("envoy.yaml");
         std::fs::write(&path, &text).unwrap();
         let mut envoy = Command::new(part(&format!("envoy-{CURRENT}"), "envoy"));
-        envoy.args(["--mode", "validate", "--log-level", "error", "--disable-hot-restart", "-c"]).arg(&path);
+        envoy
+            .args(["--mode", "validate", "--log-level", "error", "--disable-hot-restart", "-c"])
+            .arg(&path);
         let output = envoy.output().unwrap();
-        (!output.status.success()).then(|| format!("{place}: {}", String::from_utf8_lossy(&output.stderr)))
+        (!output.status.success())
+            .then(|| format!("{place}: {}", String::from_utf8_lossy(&output.stderr)))
     };
     none(configs.into_iter().filter_map(check).collect());
 }
@@ -190,24 +266,38 @@ fn envoy_takes_its_configurations() {
 fn targets_and_files_that_commands_name_exist() {
     let makefile = super::page("Makefile");
     let mut wrong = Vec::new();
-    for block in of(|kind| matches!(kind, Kind::Make | Kind::Cluster | Kind::Elsewhere | Kind::Commands | Kind::Console)) {
+    for block in of(|kind| {
+        matches!(
+            kind,
+            Kind::Make | Kind::Cluster | Kind::Elsewhere | Kind::Commands | Kind::Console
+        )
+    }) {
         for (command, _) in block.commands() {
             for word in command.split([' ', '=', '"', '\'']) {
-                let named = ["deploy/", "docs/", "tests/", "tools/"].iter().any(|start| word.starts_with(start));
+                let named = ["deploy/", "docs/", "tests/", "tools/"]
+                    .iter()
+                    .any(|start| word.starts_with(start));
                 // Not yet: the block makes it.
-                let made =
-                    block.text.split("mkdir -p ").skip(1).any(|rest| word.starts_with(rest.split_whitespace().next().unwrap()));
+                let made = block
+                    .text
+                    .split("mkdir -p ")
+                    .skip(1)
+                    .any(|rest| word.starts_with(rest.split_whitespace().next().unwrap()));
                 if named && !made && !root().join(word.trim_end_matches('/')).exists() {
                     wrong.push(format!("{}: `{word}` does not exist", block.place));
                 }
             }
-            if let Some((_, targets)) = command.split_once("make ").filter(|_| block.kind() == Some(Kind::Make)) {
+            if let Some((_, targets)) =
+                command.split_once("make ").filter(|_| block.kind() == Some(Kind::Make))
+            {
                 let target = targets.split([' ', '#']).next().unwrap();
                 if !makefile.contains(&format!("\n{target}:")) {
                     wrong.push(format!("{}: the Makefile has no `{target}`", block.place));
                 }
             }
-            if block.kind() == Some(Kind::Cluster) && !["kubectl ", "helm "].iter().any(|start| command.starts_with(start)) {
+            if block.kind() == Some(Kind::Cluster)
+                && !["kubectl ", "helm "].iter().any(|start| command.starts_with(start))
+            {
                 wrong.push(format!("{}: `{command}` needs no cluster", block.place));
             }
         }
@@ -219,7 +309,8 @@ fn targets_and_files_that_commands_name_exist() {
 #[test]
 fn commands_do_what_the_pages_say() {
     let runs = |block: &Block| matches!(block.kind(), Some(Kind::Commands | Kind::Console));
-    let pages: Vec<(String, Vec<Block>)> = all().into_iter().filter(|(_, blocks)| blocks.iter().any(runs)).collect();
+    let pages: Vec<(String, Vec<Block>)> =
+        all().into_iter().filter(|(_, blocks)| blocks.iter().any(runs)).collect();
     assert!(pages.len() >= 5, "{}", pages.len());
     let wrong = std::thread::scope(|scope| {
         let pages: Vec<_> = pages.iter().map(|(_, blocks)| scope.spawn(|| read(blocks))).collect();

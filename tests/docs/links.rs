@@ -24,7 +24,10 @@ pub(super) fn links(text: &str) -> Vec<String> {
 
 /// The anchors that GitHub gives to the headings of a page.
 fn anchors(text: &str) -> Vec<String> {
-    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let headings = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim());
     let anchor = |heading: &str| -> String {
         let kept = heading.to_lowercase();
         let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -46,7 +49,9 @@ fn links_lead_somewhere() {
             let target = if file.is_empty() { root().join(&page) } else { target };
             if !target.exists() {
                 wrong.push(format!("{page}: `{link}` leads nowhere"));
-            } else if !anchor.is_empty() && !anchors(&std::fs::read_to_string(&target).unwrap()).contains(&anchor.to_owned()) {
+            } else if !anchor.is_empty()
+                && !anchors(&std::fs::read_to_string(&target).unwrap()).contains(&anchor.to_owned())
+            {
                 wrong.push(format!("{page}: `{link}`: no such heading"));
             }
         }
@@ -59,7 +64,8 @@ fn links_lead_somewhere() {
 fn the_index_knows_every_page() {
     let index = super::page("docs/README.md");
     let listed: Vec<String> = links(&index);
-    let missing = pages().into_iter().filter_map(|(page, _)| page.strip_prefix("docs/").map(str::to_owned));
+    let missing =
+        pages().into_iter().filter_map(|(page, _)| page.strip_prefix("docs/").map(str::to_owned));
     let missing = missing.filter(|page| page != "README.md" && !listed.contains(page));
     none(missing.map(|page| format!("docs/README.md does not name {page}")).collect());
 }

@@ -16,12 +16,18 @@ fn every_reason_is_explained() {
         };
         let section = rest.split("\n#").next().unwrap();
         if !section.contains("**What to do.**") || section.trim().len() < 150 {
-            wrong.push(format!("docs/faq.md: `{}`: what happened, and **What to do.**", reason.code()));
+            wrong.push(format!(
+                "docs/faq.md: `{}`: what happened, and **What to do.**",
+                reason.code()
+            ));
         }
     }
     let headings = page.lines().filter(|line| line.starts_with("### `")).count();
     if headings != Reason::ALL.len() {
-        wrong.push(format!("docs/faq.md explains {headings} reasons, and there are {}", Reason::ALL.len()));
+        wrong.push(format!(
+            "docs/faq.md explains {headings} reasons, and there are {}",
+            Reason::ALL.len()
+        ));
     }
     none(wrong);
 }

@@ -53,7 +53,10 @@ impl Session {
         let dir = tempfile::tempdir().unwrap();
         // All at once, so that they differ.
         let listeners = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = PORTS.into_iter().zip(listeners.iter().map(|listener| listener.local_addr().unwrap().port())).collect();
+        let ports = PORTS
+            .into_iter()
+            .zip(listeners.iter().map(|listener| listener.local_addr().unwrap().port()))
+            .collect();
         let mut session = Self { services: Vec::new(), ports, upstream: Upstream::start(), dir };
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(session.dir.path());
@@ -113,8 +116,12 @@ impl Session {
             .replace("0.0.0.0", "127.0.0.1");
         if text.contains("\nhttp {") {
             // Where nginx keeps files of its own, which is not the tests' to write to.
-            let own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {dir}/{of};"));
-            text = text.replace("\nhttp {", &format!("\nhttp {{ access_log {dir}/access.log; {}", own.join(" ")));
+            let own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|of| format!("{of}_temp_path {dir}/{of};"));
+            text = text.replace(
+                "\nhttp {",
+                &format!("\nhttp {{ access_log {dir}/access.log; {}", own.join(" ")),
+            );
         }
         let ports = self.ports.iter().copied().chain([("8000", self.upstream.port)]);
         ports.fold(text, |text, (named, real)| numbers(&text, named, &real.to_string()))
@@ -126,7 +133,11 @@ impl Session {
 
     fn redis(&mut self) {
         let mut redis = Command::new(part("redis-server", "redis"));
-        redis.args(["--port", "0", "--save", "", "--unixsocket"]).arg(self.path("redis.sock")).arg("--dir").arg(self.dir.path());
+        redis
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(self.path("redis.sock"))
+            .arg("--dir")
+            .arg(self.dir.path());
         let mut redis = Process::start(self.dir.path(), "redis", &mut redis);
         let socket = self.path("redis.sock");
         redis.until("its socket", |_| std::os::unix::net::UnixStream::connect(&socket).ok());
@@ -136,13 +147,19 @@ impl Session {
     /// Runs a command as it is printed. Where nothing is printed after it, it only has to succeed.
     pub(super) fn run(&mut self, command: &str, printed: &[String]) -> Result<(), String> {
         let bare = command.trim_end_matches('&').trim();
-        if let Some(program) = ["tollgate serve", "envoy -c", "nginx -c"].iter().find(|start| bare.starts_with(*start)) {
+        if let Some(program) =
+            ["tollgate serve", "envoy -c", "nginx -c"].iter().find(|start| bare.starts_with(*start))
+        {
             self.serve(program, bare);
             return Ok(());
         }
         let printed: Vec<String> = printed.iter().map(|line| self.here(line)).collect();
         // Something may have to be fetched, reloaded or connected behind what was started.
-        let patience = if self.services.is_empty() || !bare.starts_with("curl") { Default::default() } else { SOON };
+        let patience = if self.services.is_empty() || !bare.starts_with("curl") {
+            Default::default()
+        } else {
+            SOON
+        };
         let mut last = String::new();
         let done = within(patience, || {
             let (good, seen) = self.once(bare);
@@ -150,13 +167,18 @@ impl Session {
             last = format!("{seen}{}", if good { "" } else { "(it failed)\n" });
             (good && same).then_some(())
         });
-        done.ok_or_else(|| format!("printed:\n{last}--- where the page has:\n{}", printed.join("\n")))
+        done.ok_or_else(|| {
+            format!("printed:\n{last}--- where the page has:\n{}", printed.join("\n"))
+        })
     }
 
     fn shell(&self, command: &str) -> Command {
         let mut shell = Command::new("bash");
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
-        shell.args(["-euo", "pipefail", "-c", &self.here(command)]).current_dir(self.dir.path()).env("PATH", path);
+        shell
+            .args(["-euo", "pipefail", "-c", &self.here(command)])
+            .current_dir(self.dir.path())
+            .env("PATH", path);
         shell.env_remove("NO_COLOR").env("NO_PROXY", "*").env("no_proxy", "*");
         shell
     }
@@ -171,13 +193,27 @@ impl Session {
         let dir = self.dir.path().display().to_string();
         let (name, more, port, path) = match program {
             "tollgate serve" => ("tollgate", String::new(), self.port("9002"), "/healthz"),
-            "envoy -c" => {
-                ("envoy", " --disable-hot-restart --concurrency 1 --log-level warning".into(), self.port("9901"), "/ready")
-            }
-            _ => ("nginx", format!(" -e stderr -g 'daemon off; master_process off;' -p {dir}"), self.port("8080"), "/health"),
+            "envoy -c" => (
+                "envoy",
+                " --disable-hot-restart --concurrency 1 --log-level warning".into(),
+                self.port("9901"),
+                "/ready",
+            ),
+            _ => (
+                "nginx",
+                format!(" -e stderr -g 'daemon off; master_process off;' -p {dir}"),
+                self.port("8080"),
+                "/health",
+            ),
         };
-        let mut process = Process::start(self.dir.path(), name, &mut self.shell(&format!("exec {command}{more}")));
-        process.until("an answer", |_| Request::get(path).try_send(port).filter(|reply| reply.status == 200));
+        let mut process = Process::start(
+            self.dir.path(),
+            name,
+            &mut self.shell(&format!("exec {command}{more}")),
+        );
+        process.until("an answer", |_| {
+            Request::get(path).try_send(port).filter(|reply| reply.status == 200)
+        });
         self.services.push(process);
     }
 }
@@ -193,7 +229,8 @@ fn numbers(text: &str, old: &str, new: &str) -> String {
     let mut parts = text.split(old);
     let mut result = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let inside = result.ends_with(|c: char| c.is_ascii_digit()) || part.starts_with(|c: char| c.is_ascii_digit());
+        let inside = result.ends_with(|c: char| c.is_ascii_digit())
+            || part.starts_with(|c: char| c.is_ascii_digit());
         result.push_str(if inside { old } else { new });
         result.push_str(part);
     }
@@ -204,8 +241,12 @@ fn numbers(text: &str, old: &str, new: &str) -> String {
 fn matches(page: &[String], seen: &[&str]) -> bool {
     match (page.split_first(), seen.split_first()) {
         (None, None) => true,
-        (Some((line, rest)), _) if line.trim() == "..." => (0..=seen.len()).any(|skipped| matches(rest, &seen[skipped..])),
-        (Some((line, rest)), Some((other, others))) => is_like(line.trim_end(), other.trim_end()) && matches(rest, others),
+        (Some((line, rest)), _) if line.trim() == "..." => {
+            (0..=seen.len()).any(|skipped| matches(rest, &seen[skipped..]))
+        }
+        (Some((line, rest)), Some((other, others))) => {
+            is_like(line.trim_end(), other.trim_end()) && matches(rest, others)
+        }
         _ => false,
     }
 }
@@ -215,7 +256,11 @@ fn is_like(page: &str, seen: &str) -> bool {
     let Some(mut rest) = seen.strip_prefix(parts.next().unwrap_or_default()) else { return false };
     let parts: Vec<&str> = parts.collect();
     for (at, part) in parts.iter().enumerate() {
-        let found = if at + 1 == parts.len() { rest.ends_with(part).then(|| rest.len() - part.len()) } else { rest.find(part) };
+        let found = if at + 1 == parts.len() {
+            rest.ends_with(part).then(|| rest.len() - part.len())
+        } else {
+            rest.find(part)
+        };
         let Some(found) = found else { return false };
         rest = &rest[found + part.len()..];
     }

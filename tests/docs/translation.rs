@@ -25,7 +25,9 @@ fn shape(name: &str) -> Shape {
         }
     }
     let bare = |line: &str| line.split(" #").next().unwrap().trim_end().to_owned();
-    let code = |line: &str| -> Vec<String> { line.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let code = |line: &str| -> Vec<String> {
+        line.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
     let rows: Vec<&str> = prose.lines().filter(|line| line.starts_with('|')).collect();
     Shape {
         headings: prose
@@ -35,7 +37,12 @@ fn shape(name: &str) -> Shape {
             .collect(),
         blocks: blocks(name, &text)
             .into_iter()
-            .map(|block| (block.info.clone(), block.text.lines().map(bare).filter(|line| !line.is_empty()).collect()))
+            .map(|block| {
+                (
+                    block.info.clone(),
+                    block.text.lines().map(bare).filter(|line| !line.is_empty()).collect(),
+                )
+            })
             .collect(),
         // Each names the other.
         links: links(&prose).into_iter().filter(|link| !link.starts_with("README")).collect(),
@@ -52,5 +59,8 @@ fn the_chinese_front_page_is_in_step() {
     assert_eq!(english.links, chinese.links, "links");
     assert_eq!(english.tables, chinese.tables, "rows of tables");
     assert_eq!(english.code, chinese.code, "code in tables");
-    assert!(page("README.md").contains("](README.zh-CN.md)") && page("README.zh-CN.md").contains("](README.md)"));
+    assert!(
+        page("README.md").contains("](README.zh-CN.md)")
+            && page("README.zh-CN.md").contains("](README.md)")
+    );
 }

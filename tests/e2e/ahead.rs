@@ -40,18 +40,33 @@ fn most_checks_make_no_round_trip_and_what_is_held_goes_back_at_the_end() {
     assert!(asked < REQUESTS / 2, "{asked} calls for {REQUESTS} checks");
 
     // Revoked by somebody else, it is refused here, though nobody asks.
-    std::fs::write(dir.path().join("redis.url"), format!("unix://{place}/redis.sock?pass={PASSWORD}")).unwrap();
+    std::fs::write(
+        dir.path().join("redis.url"),
+        format!("unix://{place}/redis.sock?pass={PASSWORD}"),
+    )
+    .unwrap();
     let issuer = "https://auth.example.com";
-    let output = run(dir.path(), &["revoke", "add", "--redis", "@redis.url", "--issuer", issuer, "--jti", "a1"]);
+    let output = run(
+        dir.path(),
+        &["revoke", "add", "--redis", "@redis.url", "--issuer", issuer, "--jti", "a1"],
+    );
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    until("the revocation to hold", || (models(&rig, &token).verdict() == (401, "revoked".into())).then_some(()));
+    until("the revocation to hold", || {
+        (models(&rig, &token).verdict() == (401, "revoked".into())).then_some(())
+    });
 
     rig.tollgate.process.signal(Signal::SIGTERM);
     assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());
-    let admitted = rig.tollgate.audit().iter().filter(|line| line["decision"] == "allow").count() as u64;
-    let key = redis.command(&["EVAL", "return redis.call('KEYS', '{tollgate}:rate:daily:*')[1]", "0"]);
+    let admitted =
+        rig.tollgate.audit().iter().filter(|line| line["decision"] == "allow").count() as u64;
+    let key =
+        redis.command(&["EVAL", "return redis.call('KEYS', '{tollgate}:rate:daily:*')[1]", "0"]);
     let full_at: u64 = redis.command(&["GET", &key]).parse().unwrap();
-    let time = redis.command(&["EVAL", "local t = redis.call('TIME') return t[1] .. string.format('%06d', t[2])", "0"]);
+    let time = redis.command(&[
+        "EVAL",
+        "local t = redis.call('TIME') return t[1] .. string.format('%06d', t[2])",
+        "0",
+    ]);
     let day = 86_400_000_000_u64;
     let spent = (full_at - time.parse::<u64>().unwrap()).div_ceil(day / 100);
     assert_eq!(spent, admitted, "what was not spent is back");

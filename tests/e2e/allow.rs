@@ -38,10 +38,20 @@ pub(super) fn identity(version: &str) {
     assert!(seen.all("authorization").is_empty());
 
     // The proxy's access log and the audit line name the same decision.
-    let logged = until("access log", || rig.envoy.access_log().into_iter().find(|line| line["decision_id"] == *decision));
-    assert_eq!((&logged["subject"], &logged["tenant"], &logged["model"]), (&json!("alice"), &json!("acme"), &json!("qwen")));
-    let audited = until("audit line", || rig.tollgate.audit().into_iter().find(|line| line["decision_id"] == *decision));
-    assert_eq!((&audited["sub"], &audited["tenant"], &audited["model"]), (&json!("alice"), &json!("acme"), &json!("qwen")));
+    let logged = until("access log", || {
+        rig.envoy.access_log().into_iter().find(|line| line["decision_id"] == *decision)
+    });
+    assert_eq!(
+        (&logged["subject"], &logged["tenant"], &logged["model"]),
+        (&json!("alice"), &json!("acme"), &json!("qwen"))
+    );
+    let audited = until("audit line", || {
+        rig.tollgate.audit().into_iter().find(|line| line["decision_id"] == *decision)
+    });
+    assert_eq!(
+        (&audited["sub"], &audited["tenant"], &audited["model"]),
+        (&json!("alice"), &json!("acme"), &json!("qwen"))
+    );
     assert_eq!(
         (&audited["decision"], &audited["method"], &audited["path"]),
         (&json!("allow"), &json!("POST"), &json!("/v1/chat/completions"))
@@ -52,16 +62,24 @@ pub(super) fn identity(version: &str) {
 fn every_kind_of_key_passes_and_a_stream_stays_a_stream() {
     let rig = Rig::start(POLICY);
     let name = "https://auth.example.com";
-    let issuers = [Issuer::with(name, Key::rsa("r")), Issuer::with(name, Key::ec("c")), Issuer::with(name, Key::ed("d"))];
+    let issuers = [
+        Issuer::with(name, Key::rsa("r")),
+        Issuer::with(name, Key::ec("c")),
+        Issuer::with(name, Key::ed("d")),
+    ];
     let keys: Vec<&Key> = issuers.iter().map(|issuer| &issuer.key).collect();
     std::fs::write(rig.dir.path().join("jwks.json"), crate::rig::issuer::jwks(&keys)).unwrap();
     for issuer in &issuers {
-        until("the new key set", || (rig.chat(&issuer.token(json!({}))).status == 200).then_some(()));
+        until("the new key set", || {
+            (rig.chat(&issuer.token(json!({}))).status == 200).then_some(())
+        });
     }
     rig.upstream.taken();
 
     let body = r#"{"model":"qwen","stream":true,"messages":[]}"#;
-    let reply = rig.envoy.send(&Request::post("/v1/chat/completions", body).bearer(&issuers[1].token(json!({}))));
+    let reply = rig
+        .envoy
+        .send(&Request::post("/v1/chat/completions", body).bearer(&issuers[1].token(json!({}))));
     assert_eq!((reply.status, reply.one("content-type")), (200, Some("text/event-stream")));
     assert_eq!(reply.text().matches("data: ").count(), upstream::EVENTS + 1);
     assert_eq!(rig.upstream.only().body, body.as_bytes());
@@ -80,12 +98,15 @@ const FORGERIES: [&str; 9] = [
     "x-tollgate.subject",
 ];
 
-const UNDERSCORED: [&str; 4] = ["x_tollgate_subject", "x-tollgate_tenant", "X_Tollgate-Scopes", "X_TOLLGATE_MODEL"];
+const UNDERSCORED: [&str; 4] =
+    ["x_tollgate_subject", "x-tollgate_tenant", "X_Tollgate-Scopes", "X_TOLLGATE_MODEL"];
 
 /// Every name that some server could read as an identity header, with every value it had.
 fn identity_headers(seen: &Request) -> Vec<(String, String)> {
-    let plain = |name: &str| name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let mut headers: Vec<_> = seen.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let plain =
+        |name: &str| name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let mut headers: Vec<_> =
+        seen.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     headers.retain(|(name, _)| plain(name).starts_with("x-tollgate"));
     headers.sort();
     headers
@@ -110,14 +131,20 @@ fn forgeries_are_gone(rig: &Rig, names: &[&str]) {
         ("x-tollgate-scopes", SCOPES),
         ("x-tollgate-subject", "alice"),
     ];
-    assert_eq!(identity_headers(&seen), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        identity_headers(&seen),
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
 
     // A public route knows nobody, and says so.
     let reply = rig.envoy.send(&forged(Request::get("/health"), names));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = rig.upstream.only();
     let decision = reply.one("x-tollgate-decision-id").unwrap();
-    assert_eq!(identity_headers(&seen), [("x-tollgate-decision-id".to_owned(), decision.to_owned())]);
+    assert_eq!(
+        identity_headers(&seen),
+        [("x-tollgate-decision-id".to_owned(), decision.to_owned())]
+    );
 }
 
 #[test]
@@ -174,12 +201,15 @@ fn a_route_may_forward_the_credential_or_replace_it() {
     assert_eq!(sent("/health", "whatever"), [""; 0]);
 
     std::fs::write(&key, "sk-second").unwrap();
-    until("the upstream key read again", || (sent("/replaced", &token) == ["Bearer sk-second"]).then_some(()));
+    until("the upstream key read again", || {
+        (sent("/replaced", &token) == ["Bearer sk-second"]).then_some(())
+    });
 }
 
 #[test]
 fn limits_are_told_on_what_passes() {
-    let policy = POLICY.replace("    name: models\n", "    name: models\n    limits: [per-subject]\n");
+    let policy =
+        POLICY.replace("    name: models\n", "    name: models\n    limits: [per-subject]\n");
     let rig = Rig::start(&format!(
         "{policy}limits:\n  - {{ name: per-subject, by: [subject], rate: 1/1h, burst: 3, overrides: [{{ role: premium, rate: 600/1m }}] }}\n"
     ));
@@ -188,20 +218,32 @@ fn limits_are_told_on_what_passes() {
     for left in ["2", "1", "0"] {
         let reply = models(&alice);
         assert_eq!(
-            (reply.status, reply.one("x-ratelimit-limit-requests"), reply.one("x-ratelimit-remaining-requests")),
+            (
+                reply.status,
+                reply.one("x-ratelimit-limit-requests"),
+                reply.one("x-ratelimit-remaining-requests")
+            ),
             (200, Some("3"), Some(left))
         );
-        assert!(reply.one("ratelimit").unwrap().starts_with(&format!("\"per-subject\";r={left};t=")));
+        assert!(
+            reply.one("ratelimit").unwrap().starts_with(&format!("\"per-subject\";r={left};t="))
+        );
         assert_eq!(reply.one("ratelimit-policy"), Some("\"per-subject\";q=3;w=10800"));
     }
     assert_eq!(models(&alice).verdict(), (429, "rate_limited".into()));
     assert_eq!(rig.upstream.taken().len(), 3);
     // Somebody else has a bucket of their own, and a role another rate.
-    assert_eq!(models(&rig.token(json!({ "sub": "bob" }))).one("x-ratelimit-remaining-requests"), Some("2"));
     assert_eq!(
-        models(&rig.token(json!({ "sub": "carol", "roles": ["premium"] }))).one("x-ratelimit-limit-requests"),
+        models(&rig.token(json!({ "sub": "bob" }))).one("x-ratelimit-remaining-requests"),
+        Some("2")
+    );
+    assert_eq!(
+        models(&rig.token(json!({ "sub": "carol", "roles": ["premium"] })))
+            .one("x-ratelimit-limit-requests"),
         Some("600")
     );
     // The upstream is none of the client's limits' business.
-    assert!(rig.upstream.taken().iter().all(|seen| seen.all("x-ratelimit-limit-requests").is_empty()));
+    assert!(
+        rig.upstream.taken().iter().all(|seen| seen.all("x-ratelimit-limit-requests").is_empty())
+    );
 }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::rig::{POLICY, Rig, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until};
+use crate::rig::{
+    POLICY, Rig, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -18,13 +20,15 @@ fn fifteen_mebibytes_pass_and_more_than_sixteen_do_not() {
     let token = rig.token(json!({}));
     for length in [15 * MIB, 16 * MIB] {
         let body = body(length);
-        let reply = rig.envoy.send(&Request::post("/v1/chat/completions", body.clone()).bearer(&token));
+        let reply =
+            rig.envoy.send(&Request::post("/v1/chat/completions", body.clone()).bearer(&token));
         assert_eq!(reply.status, 200, "{length}: {}", reply.text());
         let seen = rig.upstream.only();
         assert_eq!((seen.body.len(), seen.body == body), (length, true));
     }
     // Envoy's own limit, before anybody is asked.
-    let reply = rig.envoy.send(&Request::post("/v1/chat/completions", body(16 * MIB + 1)).bearer(&token));
+    let reply =
+        rig.envoy.send(&Request::post("/v1/chat/completions", body(16 * MIB + 1)).bearer(&token));
     assert_eq!((reply.status, rig.upstream.taken().len()), (413, 0));
 }
 
@@ -32,15 +36,23 @@ fn fifteen_mebibytes_pass_and_more_than_sixteen_do_not() {
 fn tollgate_s_own_limit_holds_below_the_proxy_s() {
     let rig = Rig::start(&format!("{POLICY}body: {{ max: 1MiB, max_in_flight: 4MiB }}\n"));
     let token = rig.token(json!({}));
-    let send = |length| rig.envoy.send(&Request::post("/v1/chat/completions", body(length)).bearer(&token));
+    let send = |length| {
+        rig.envoy.send(&Request::post("/v1/chat/completions", body(length)).bearer(&token))
+    };
     assert_eq!(send(MIB).status, 200);
     rig.upstream.taken();
     // A byte more fits the message, not the body; two mebibytes do not fit the message.
     for length in [MIB + 1, 2 * MIB, 15 * MIB] {
         let reply = send(length);
-        assert_eq!((reply.verdict(), rig.upstream.taken().len()), ((413, "body_too_large".into()), 0), "{length}");
+        assert_eq!(
+            (reply.verdict(), rig.upstream.taken().len()),
+            ((413, "body_too_large".into()), 0),
+            "{length}"
+        );
     }
-    until("audit line", || rig.tollgate.audit().into_iter().find(|line| line["reason"] == "body_too_large"));
+    until("audit line", || {
+        rig.tollgate.audit().into_iter().find(|line| line["reason"] == "body_too_large")
+    });
 }
 
 /// Sixteen peers without any credential send sixteen mebibytes each, all but the last byte: what is held of them at the same time
@@ -61,7 +73,9 @@ async fn many_large_bodies_stay_within_the_bound() {
     for _ in 0..PEERS {
         halves.push(Peer::connect(dir.path()).await.begin(&request).await);
     }
-    until("the refusals", || (halves.iter().filter(|half| half.answered()).count() == PEERS - FIT).then_some(()));
+    until("the refusals", || {
+        (halves.iter().filter(|half| half.answered()).count() == PEERS - FIT).then_some(())
+    });
     // Small checks have a share of their own.
     let mut small = Peer::connect(dir.path()).await;
     let verdict = small.begin(&Request::get("/health")).await.finish().await;
@@ -81,7 +95,10 @@ async fn many_large_bodies_stay_within_the_bound() {
     let bound = 64 * MIB + PEERS * (256 << 10) + 16 * MIB;
     println!("grew by {} MiB", grown >> 20);
     assert!(grown <= bound as u64, "grew by {} MiB", grown >> 20);
-    assert_eq!(tollgate.metric("tollgate_checks_total", &["reason=\"overloaded\""]), (PEERS - FIT) as f64);
+    assert_eq!(
+        tollgate.metric("tollgate_checks_total", &["reason=\"overloaded\""]),
+        (PEERS - FIT) as f64
+    );
 
     // There is room again.
     let verdict = Peer::connect(dir.path()).await.begin(&request).await.finish().await;

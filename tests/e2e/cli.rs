@@ -11,11 +11,16 @@ use crate::rig::{
 };
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", text(output)))
 }
 
 const WRONG: &str = r#"listen: { grpc: "9000" }
@@ -41,8 +46,17 @@ fn check_config_says_everything_that_is_wrong_at_once() {
     let lines = text(&output);
     assert_eq!(output.status.code(), Some(1), "{lines}");
     // What cannot be read, and what does not fit together in the parts that can: the issuer is not looked at any closer.
-    for (line, part) in [(1, "9000"), (2, "isuers"), (5, "inference-api"), (6, "RS257"), (10, "v1/chat"), (12, "per-subject")] {
-        let found = lines.lines().any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
+    for (line, part) in [
+        (1, "9000"),
+        (2, "isuers"),
+        (5, "inference-api"),
+        (6, "RS257"),
+        (10, "v1/chat"),
+        (12, "per-subject"),
+    ] {
+        let found = lines
+            .lines()
+            .any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
         assert!(found, "line {line}, `{part}`:\n{lines}");
     }
 
@@ -60,18 +74,28 @@ fn check_config_says_everything_that_is_wrong_at_once() {
     let lines = text(&output);
     assert_eq!(output.status.code(), Some(1), "{lines}");
     for (line, part) in [(6, "insecure_http"), (7, "60s"), (9, "v1/chat"), (11, "per-subject")] {
-        let found = lines.lines().any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
+        let found = lines
+            .lines()
+            .any(|text| text.starts_with(&format!("wrong.yaml:{line}:")) && text.contains(part));
         assert!(found, "line {line}, `{part}`:\n{lines}");
     }
     let report = json(&run(dir, &["check-config", "wrong.yaml", "--output", "json"]));
     assert_eq!(report["ok"], false);
     assert!(
-        report["errors"].as_array().unwrap().iter().any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"),
+        report["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"),
         "{report}"
     );
     // Such a file starts nothing.
     let output = run(dir, &["serve", "--config", "wrong.yaml"]);
-    assert!(!output.status.success() && text(&output).contains("wrong.yaml:11:"), "{}", text(&output));
+    assert!(
+        !output.status.success() && text(&output).contains("wrong.yaml:11:"),
+        "{}",
+        text(&output)
+    );
 
     std::fs::write(dir.join("good.yaml"), POLICY).unwrap();
     let output = run(dir, &["check-config", "good.yaml"]);
@@ -90,15 +114,28 @@ fn the_schema_is_one_and_knows_every_section() {
     let dir = tempfile::tempdir().unwrap();
     let schema = json(&run(dir.path(), &["schema"]));
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    for section in
-        ["listen", "body", "issuers", "models", "routes", "limits", "store", "revocation", "require_https", "audit", "log"]
-    {
+    for section in [
+        "listen",
+        "body",
+        "issuers",
+        "models",
+        "routes",
+        "limits",
+        "store",
+        "revocation",
+        "require_https",
+        "audit",
+        "log",
+    ] {
         assert!(schema["properties"][section]["description"].is_string(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
     let text = schema.to_string();
     for later in ["introspection", "budget", "concurrency", "api_key"] {
-        assert!(!text.contains(&format!("\"{later}")), "`{later}` is not built, so it is not in the schema");
+        assert!(
+            !text.contains(&format!("\"{later}")),
+            "`{later}` is not built, so it is not in the schema"
+        );
     }
 }
 
@@ -108,7 +145,8 @@ fn a_minted_token_passes_and_can_be_explained() {
     let dir = rig.dir.path();
     let key = Key::ec("minted");
     std::fs::write(dir.join("key.pem"), key.pem()).unwrap();
-    std::fs::write(dir.join("jwks.json"), crate::rig::issuer::jwks(&[&key, &rig.issuer.key])).unwrap();
+    std::fs::write(dir.join("jwks.json"), crate::rig::issuer::jwks(&[&key, &rig.issuer.key]))
+        .unwrap();
     let mint = |more: &[&str]| {
         let who = [
             "token",
@@ -128,14 +166,31 @@ fn a_minted_token_passes_and_can_be_explained() {
         assert!(output.status.success(), "{}", text(&output));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    let token = mint(&["--sub", "alice", "--scope", SCOPES, "--ttl", "1h", "--claim", "tenant_id=\"acme\""]);
+    let token = mint(&[
+        "--sub",
+        "alice",
+        "--scope",
+        SCOPES,
+        "--ttl",
+        "1h",
+        "--claim",
+        "tenant_id=\"acme\"",
+    ]);
     crate::rig::until("the new key", || (rig.chat(&token).status == 200).then_some(()));
     assert_eq!(rig.upstream.taken().last().unwrap().all("x-tollgate-tenant"), ["acme"]);
 
     std::fs::write(dir.join("good.token"), &token).unwrap();
-    std::fs::write(dir.join("late.token"), mint(&["--sub", "carol", "--scope", SCOPES, "--ttl=-1h"])).unwrap();
+    std::fs::write(
+        dir.join("late.token"),
+        mint(&["--sub", "carol", "--scope", SCOPES, "--ttl=-1h"]),
+    )
+    .unwrap();
     let inspected = run(dir, &["token", "inspect", "@good.token"]);
-    assert!(inspected.status.success() && text(&inspected).contains("alice"), "{}", text(&inspected));
+    assert!(
+        inspected.status.success() && text(&inspected).contains("alice"),
+        "{}",
+        text(&inspected)
+    );
 
     // Offline, the same decisions.
     let explain = |token: &str, body: &str| {
@@ -150,8 +205,14 @@ fn a_minted_token_passes_and_can_be_explained() {
             "--host",
             "api.example.com",
         ];
-        let output =
-            run(dir, &[&asked[..], &["--header", "content-type: application/json", "--body", body, "--token", token]].concat());
+        let output = run(
+            dir,
+            &[
+                &asked[..],
+                &["--header", "content-type: application/json", "--body", body, "--token", token],
+            ]
+            .concat(),
+        );
         (output.status.code(), text(&output))
     };
     for (token, body, code, part) in [
@@ -178,7 +239,10 @@ fn serve_does_not_start_without_what_it_needs() {
             "a secret file that is not there",
             format!(
                 "{listen} }}\n{}",
-                POLICY.replace("    scopes: []\n", "    scopes: []\n    upstream_key: \"file:${DIR}/none\"\n")
+                POLICY.replace(
+                    "    scopes: []\n",
+                    "    scopes: []\n    upstream_key: \"file:${DIR}/none\"\n"
+                )
             ),
             "none",
         ),
@@ -207,12 +271,17 @@ fn serve_does_not_start_without_what_it_needs() {
         ),
         (
             "a directory that is not there",
-            format!("listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"),
+            format!(
+                "listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"
+            ),
             "nowhere",
         ),
         (
             "a name that stands for nothing",
-            format!("{listen} }}\n{}", POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")),
+            format!(
+                "{listen} }}\n{}",
+                POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")
+            ),
             "NOBODY_SETS_THIS",
         ),
     ];

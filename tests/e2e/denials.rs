@@ -43,13 +43,24 @@ fn denied(rig: &Rig, path: &str, reply: &Reply, status: u16, code: &str, about: 
 
     let challenge = reply.one("www-authenticate");
     match (code, status) {
-        ("missing_credential", _) => assert_eq!(challenge, Some("Bearer realm=\"tollgate\""), "{about}"),
-        ("ambiguous_credential", _) => {
-            assert!(challenge.unwrap().contains("error=\"invalid_request\""), "{about}: {challenge:?}")
+        ("missing_credential", _) => {
+            assert_eq!(challenge, Some("Bearer realm=\"tollgate\""), "{about}")
         }
-        (_, 401) => assert!(challenge.unwrap().contains("error=\"invalid_token\""), "{about}: {challenge:?}"),
+        ("ambiguous_credential", _) => {
+            assert!(
+                challenge.unwrap().contains("error=\"invalid_request\""),
+                "{about}: {challenge:?}"
+            )
+        }
+        (_, 401) => assert!(
+            challenge.unwrap().contains("error=\"invalid_token\""),
+            "{about}: {challenge:?}"
+        ),
         ("insufficient_scope", _) => {
-            assert!(challenge.unwrap().contains("error=\"insufficient_scope\""), "{about}: {challenge:?}")
+            assert!(
+                challenge.unwrap().contains("error=\"insufficient_scope\""),
+                "{about}: {challenge:?}"
+            )
         }
         _ => {}
     }
@@ -93,15 +104,36 @@ pub(super) fn reasons(version: &str) {
         let post = |token: &str| Request::post(path, CHAT).bearer(token);
         let body = |text: &str| Request::post(path, text).bearer(&good);
         let revoked = with(json!({ "jti": format!("revoked{path}") }));
-        let entry = json!({ "issuer": "https://auth.example.com", "jti": format!("revoked{path}") });
+        let entry =
+            json!({ "issuer": "https://auth.example.com", "jti": format!("revoked{path}") });
         revoke(&rig, &entry);
         let rows = [
             ("no Authorization header", Request::post(path, CHAT), 401, "missing_credential"),
-            ("another scheme", Request::post(path, CHAT).header("Authorization", "Basic YTpi"), 401, "missing_credential"),
-            ("R16, R17: two Authorization headers", post(&good).bearer(&good), 401, "ambiguous_credential"),
-            ("R17: two tokens in one header", post(&format!("{good}, Bearer {good}")), 401, "ambiguous_credential"),
+            (
+                "another scheme",
+                Request::post(path, CHAT).header("Authorization", "Basic YTpi"),
+                401,
+                "missing_credential",
+            ),
+            (
+                "R16, R17: two Authorization headers",
+                post(&good).bearer(&good),
+                401,
+                "ambiguous_credential",
+            ),
+            (
+                "R17: two tokens in one header",
+                post(&format!("{good}, Bearer {good}")),
+                401,
+                "ambiguous_credential",
+            ),
             ("no JWT", post("abc"), 401, "malformed_token"),
-            ("`alg: none`", post(&rig.issuer.token_with(json!({ "alg": "none" }), base.clone())), 401, "algorithm_not_allowed"),
+            (
+                "`alg: none`",
+                post(&rig.issuer.token_with(json!({ "alg": "none" }), base.clone())),
+                401,
+                "algorithm_not_allowed",
+            ),
             (
                 "the public key as an HMAC secret",
                 post(&rig.issuer.token_with(json!({ "alg": "HS256" }), base.clone())),
@@ -111,9 +143,24 @@ pub(super) fn reasons(version: &str) {
             ("nobody's issuer", post(&stranger.token(base.clone())), 401, "unknown_issuer"),
             ("an unpublished key", post(&other_key.token(base.clone())), 401, "unknown_key"),
             ("one byte of the signature changed", post(&forged(&good)), 401, "bad_signature"),
-            ("expired beyond the leeway", post(&with(json!({ "iat": now - 700, "exp": now - 100 }))), 401, "expired"),
-            ("not valid before tomorrow", post(&with(json!({ "nbf": now + 86_400 }))), 401, "not_yet_valid"),
-            ("made for another service", post(&with(json!({ "aud": "billing" }))), 401, "wrong_audience"),
+            (
+                "expired beyond the leeway",
+                post(&with(json!({ "iat": now - 700, "exp": now - 100 }))),
+                401,
+                "expired",
+            ),
+            (
+                "not valid before tomorrow",
+                post(&with(json!({ "nbf": now + 86_400 }))),
+                401,
+                "not_yet_valid",
+            ),
+            (
+                "made for another service",
+                post(&with(json!({ "aud": "billing" }))),
+                401,
+                "wrong_audience",
+            ),
             (
                 "R35: no access token",
                 post(&rig.issuer.token_with(json!({ "typ": "logout+jwt" }), base.clone())),
@@ -122,22 +169,46 @@ pub(super) fn reasons(version: &str) {
             ),
             ("no subject", post(&rig.token(json!({ "sub": null }))), 401, "invalid_claim"),
             ("revoked", post(&revoked), 401, "revoked"),
-            ("a scope is missing", post(&with(json!({ "scope": "model:qwen:inference" }))), 403, "insufficient_scope"),
-            ("the model's scope is missing", Request::post(path, r#"{"model":"big-70b"}"#).bearer(&good), 403, "model_forbidden"),
+            (
+                "a scope is missing",
+                post(&with(json!({ "scope": "model:qwen:inference" }))),
+                403,
+                "insufficient_scope",
+            ),
+            (
+                "the model's scope is missing",
+                Request::post(path, r#"{"model":"big-70b"}"#).bearer(&good),
+                403,
+                "model_forbidden",
+            ),
             ("a model nobody serves", body(r#"{"model":"qwen:adapter"}"#), 403, "model_forbidden"),
             ("no tenant to count by", post(&rig.token(json!({}))), 403, "tenant_mismatch"),
             ("no JSON", body("model=qwen"), 400, "malformed_request"),
             ("no model", body(r#"{"messages":[]}"#), 400, "model_missing"),
             (
                 "a form",
-                body("model=qwen").without("Content-Type").header("Content-Type", "application/x-www-form-urlencoded"),
+                body("model=qwen")
+                    .without("Content-Type")
+                    .header("Content-Type", "application/x-www-form-urlencoded"),
                 415,
                 "unsupported_media_type",
             ),
-            ("a compressed body", body(CHAT).header("Content-Encoding", "gzip"), 415, "unsupported_media_type"),
+            (
+                "a compressed body",
+                body(CHAT).header("Content-Encoding", "gzip"),
+                415,
+                "unsupported_media_type",
+            ),
         ];
         for (about, request, status, code) in rows {
-            denied(&rig, path, &rig.envoy.send(&request), status, code, &format!("{about}, {path}"));
+            denied(
+                &rig,
+                path,
+                &rig.envoy.send(&request),
+                status,
+                code,
+                &format!("{about}, {path}"),
+            );
         }
 
         let busy = with(json!({ "sub": format!("busy{path}") }));
@@ -158,21 +229,38 @@ pub(super) fn reasons(version: &str) {
     let rows = [
         ("a path nobody listed", Request::get("/metrics").bearer(&good), "no_route"),
         ("a method nobody listed", Request::new("DELETE", "/v1/models").bearer(&good), "no_route"),
-        ("OPTIONS belongs to the proxy's CORS filter", Request::new("OPTIONS", "/v1/models").bearer(&good), "no_route"),
+        (
+            "OPTIONS belongs to the proxy's CORS filter",
+            Request::new("OPTIONS", "/v1/models").bearer(&good),
+            "no_route",
+        ),
     ];
     for (about, request, code) in rows {
         denied(&rig, "", &rig.envoy.send(&request), 403, code, about);
     }
 
-    let scope = rig.envoy.send(&Request::post("/v1/chat/completions", CHAT).bearer(&with(json!({ "scope": "none" }))));
+    let scope = rig.envoy.send(
+        &Request::post("/v1/chat/completions", CHAT).bearer(&with(json!({ "scope": "none" }))),
+    );
     assert!(scope.one("www-authenticate").unwrap().contains("scope=\"infer:text\""));
-    let model = rig.envoy.send(&Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&good));
+    let model = rig
+        .envoy
+        .send(&Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&good));
     assert_eq!(model.json()["error"]["param"], "model");
 
     // Each was counted under its reason, and written down with its cause.
-    assert!(rig.tollgate.metric("tollgate_checks_total", &["reason=\"expired\""]) >= 2.0, "{}", rig.tollgate.metrics());
-    let line = until("audit line", || rig.tollgate.audit().into_iter().find(|line| line["reason"] == "unknown_issuer"));
-    assert!(line["cause"].is_string() && line["decision"] == "deny" && line["sub"].is_null(), "{line}");
+    assert!(
+        rig.tollgate.metric("tollgate_checks_total", &["reason=\"expired\""]) >= 2.0,
+        "{}",
+        rig.tollgate.metrics()
+    );
+    let line = until("audit line", || {
+        rig.tollgate.audit().into_iter().find(|line| line["reason"] == "unknown_issuer")
+    });
+    assert!(
+        line["cause"].is_string() && line["decision"] == "deny" && line["sub"].is_null(),
+        "{line}"
+    );
 }
 
 /// Through the admin API, as an operator does.
@@ -187,7 +275,9 @@ fn plain_http_is_refused_where_https_is_asked_for() {
     let reply = rig.chat(&rig.token(json!({})));
     denied(&rig, "", &reply, 403, "insecure_transport", "http");
     // The scheme is the proxy's to say, not the client's (R21).
-    let reply = rig.envoy.send(&crate::rig::chat(&rig.token(json!({}))).header("X-Forwarded-Proto", "https"));
+    let reply = rig
+        .envoy
+        .send(&crate::rig::chat(&rig.token(json!({}))).header("X-Forwarded-Proto", "https"));
     denied(&rig, "", &reply, 403, "insecure_transport", "X-Forwarded-Proto");
 }
 
@@ -199,14 +289,25 @@ fn a_body_that_the_proxy_does_not_send_is_missed() {
             + "                        pack_as_bytes: true\n".len();
         format!("{}{}", &config[..at], &config[end..])
     });
-    denied(&rig, "", &rig.chat(&rig.token(json!({ "scope": SCOPES }))), 403, "body_unavailable", "no with_request_body");
+    denied(
+        &rig,
+        "",
+        &rig.chat(&rig.token(json!({ "scope": SCOPES }))),
+        403,
+        "body_unavailable",
+        "no with_request_body",
+    );
     // What needs no body passes.
-    assert_eq!(rig.envoy.send(&Request::get("/v1/models").bearer(&rig.token(json!({})))).status, 200);
+    assert_eq!(
+        rig.envoy.send(&Request::get("/v1/models").bearer(&rig.token(json!({})))).status,
+        200
+    );
 }
 
 #[test]
 fn what_is_counted_by_address_needs_one() {
-    let policy = POLICY.replace("    public: true\n", "    public: true\n    limits: [per-address]\n")
+    let policy = POLICY
+        .replace("    public: true\n", "    public: true\n    limits: [per-address]\n")
         + "limits:\n  - { name: per-address, by: [address], rate: 1/1h, burst: 2 }\n";
     let rig = Rig::start(&policy);
     let health = || rig.envoy.send(&Request::get("/health"));
@@ -226,6 +327,7 @@ fn a_body_beyond_the_proxy_s_own_limit_is_cut_nowhere() {
         replace(config, "allow_partial_message: false", "allow_partial_message: true")
     });
     let body = format!(r#"{{"model":"qwen","padding":"{}","model":"big-70b"}}"#, "x".repeat(200));
-    let reply = rig.envoy.send(&Request::post("/v1/chat/completions", body).bearer(&rig.token(json!({}))));
+    let reply =
+        rig.envoy.send(&Request::post("/v1/chat/completions", body).bearer(&rig.token(json!({}))));
     denied(&rig, "", &reply, 413, "body_too_large", "a partial body");
 }

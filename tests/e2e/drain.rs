@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::rig::{POLICY, Rig, chat, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until};
+use crate::rig::{
+    POLICY, Rig, chat, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until,
+};
 
 /// How long connections stay welcome after the signal, so that load balancers notice that readiness is off.
 const NOTICE: Duration = Duration::from_millis(500);
@@ -29,7 +31,9 @@ async fn checks_in_flight_are_answered_before_the_process_ends() {
 
     let told = Instant::now();
     rig.tollgate.process.signal(Signal::SIGTERM);
-    let reply = until("readiness off", || Request::get("/readyz").try_send(ops).filter(|reply| reply.status == 503));
+    let reply = until("readiness off", || {
+        Request::get("/readyz").try_send(ops).filter(|reply| reply.status == 503)
+    });
     assert!(reply.text().contains("shutting down"), "{}", reply.text());
     assert!(told.elapsed() < NOTICE, "{:?}", told.elapsed());
     until("the door to close", || Request::get("/readyz").try_send(ops).is_none().then_some(()));
@@ -68,8 +72,10 @@ fn load_is_served_until_it_is_turned_away_at_the_door() {
     std::thread::sleep(Duration::from_millis(300));
     let told = Instant::now();
     rig.tollgate.process.signal(Signal::SIGTERM);
-    let answers: Vec<(u16, Instant)> = load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-    let (during, after): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, at)| *at < told + NOTICE);
+    let answers: Vec<(u16, Instant)> =
+        load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let (during, after): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|(_, at)| *at < told + NOTICE);
     assert!(during.len() > 20 && during.iter().all(|(status, _)| *status == 200), "{during:?}");
     assert!(after.iter().all(|(status, _)| [200, 503].contains(status)), "{after:?}");
     assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());

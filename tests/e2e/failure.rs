@@ -49,11 +49,15 @@ pub(super) fn store(version: &str) {
     let tollgate = Tollgate::start(dir.path(), &policy());
     let strict = Envoy::start(dir.path(), upstream.port, version, |config| config);
     let lenient = Envoy::start(dir.path(), upstream.port, version, failure_mode_allow);
-    let get = |envoy: &Envoy, path: &str, token: &str| envoy.send(&Request::get(path).bearer(token));
+    let get =
+        |envoy: &Envoy, path: &str, token: &str| envoy.send(&Request::get(path).bearer(token));
 
     // Known before the outage: who is revoked, and that everything works.
     let gone = issuer.token(json!({ "sub": "gone", "jti": "gone" }));
-    let revoked = Request::post("/v1/revocations", json!({ "issuer": "https://auth.example.com", "jti": "gone" }).to_string());
+    let revoked = Request::post(
+        "/v1/revocations",
+        json!({ "issuer": "https://auth.example.com", "jti": "gone" }).to_string(),
+    );
     assert_eq!(tollgate.admin(revoked).status, 200);
     assert_eq!(get(&strict, "/local", &gone).verdict(), (401, "revoked".into()));
     assert_eq!(get(&strict, "/deny", &issuer.token(json!({}))).status, 200);
@@ -71,7 +75,10 @@ pub(super) fn store(version: &str) {
     upstream.taken();
     let unavailable = |reply: &Reply| {
         assert_eq!(reply.verdict(), (503, "store_unavailable".into()));
-        assert_eq!((reply.one("retry-after"), reply.one("content-type")), (Some("1"), Some("application/json")));
+        assert_eq!(
+            (reply.one("retry-after"), reply.one("content-type")),
+            (Some("1"), Some("application/json"))
+        );
     };
 
     for (name, envoy) in [("strict", &strict), ("lenient", &lenient)] {
@@ -87,7 +94,12 @@ pub(super) fn store(version: &str) {
         // This replica's share of four is two; the last known revocations hold.
         for _ in 0..2 {
             let reply = get(envoy, "/local", &token);
-            assert_eq!((reply.status, upstream.only().all("x-tollgate-subject")), (200, vec![name]), "{}", reply.text());
+            assert_eq!(
+                (reply.status, upstream.only().all("x-tollgate-subject")),
+                (200, vec![name]),
+                "{}",
+                reply.text()
+            );
         }
         assert_eq!(get(envoy, "/local", &token).verdict(), (429, "rate_limited".into()));
         assert_eq!(get(envoy, "/local", &gone).verdict(), (401, "revoked".into()));
@@ -98,7 +110,8 @@ pub(super) fn store(version: &str) {
     let token = issuer.token(json!({}));
     let failed = strict.send(&Request::get("/error").bearer(&token));
     assert_eq!((failed.status, failed.code().as_str(), upstream.taken().len()), (503, "", 0));
-    let passed = lenient.send(&Request::get("/error").bearer(&token).header("X-Tollgate-Subject", "admin"));
+    let passed =
+        lenient.send(&Request::get("/error").bearer(&token).header("X-Tollgate-Subject", "admin"));
     assert_eq!((passed.status, upstream.only().all("x-tollgate-subject")), (200, Vec::new()));
     // What is decided without the store is decided as always.
     assert_eq!(lenient.send(&Request::get("/error")).verdict(), (401, "missing_credential".into()));
@@ -121,7 +134,10 @@ pub(super) fn tollgate(version: &str) {
     let mut rig = Rig::on(version, POLICY, |envoy| envoy);
     let lenient = Envoy::start(rig.dir.path(), rig.upstream.port, version, failure_mode_allow);
     let token = rig.token(json!({}));
-    assert_eq!([rig.chat(&token).status, lenient.send(&crate::rig::chat(&token)).status], [200, 200]);
+    assert_eq!(
+        [rig.chat(&token).status, lenient.send(&crate::rig::chat(&token)).status],
+        [200, 200]
+    );
     rig.upstream.taken();
 
     let outcome = |envoy: &Envoy, about: &str, expected: (u16, usize)| {

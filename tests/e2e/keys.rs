@@ -47,8 +47,12 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
     assert!(server.hits() - hits <= most, "{} fetches", server.hits() - hits);
 
     // Good keys survive whatever the server says instead of keys.
-    let nonsense =
-        [Mood::Serves("<html>maintenance</html>".into()), Mood::Serves(r#"{"keys":[]}"#.into()), Mood::Fails, Mood::Hangs];
+    let nonsense = [
+        Mood::Serves("<html>maintenance</html>".into()),
+        Mood::Serves(r#"{"keys":[]}"#.into()),
+        Mood::Fails,
+        Mood::Hangs,
+    ];
     for mood in nonsense {
         server.now(mood);
         let hits = server.hits();
@@ -77,21 +81,34 @@ fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
     let issuer = Issuer::with(NAME, key.clone());
     let upstream = crate::rig::upstream::Upstream::start();
     let tollgate = crate::rig::tollgate::Tollgate::unready(dir.path(), &with_keys_from(&server));
-    let envoy = crate::rig::envoy::Envoy::start(dir.path(), upstream.port, crate::rig::envoy::CURRENT, |config| config);
+    let envoy = crate::rig::envoy::Envoy::start(
+        dir.path(),
+        upstream.port,
+        crate::rig::envoy::CURRENT,
+        |config| config,
+    );
 
     until("the first attempt", || (server.hits() > 0).then_some(()));
-    let reply =
-        until("an answer about the attempt", || Some(tollgate.ready()).filter(|reply| reply.text().contains("no issuer")));
+    let reply = until("an answer about the attempt", || {
+        Some(tollgate.ready()).filter(|reply| reply.text().contains("no issuer"))
+    });
     assert_eq!(reply.status, 503);
     assert!(reply.text().contains(NAME), "{}", reply.text());
     assert_eq!(Request::get("/healthz").send(tollgate.ops).status, 200);
     let reply = envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({}))));
     assert_eq!((reply.verdict(), upstream.taken().len()), ((503, "not_ready".into()), 0));
-    assert_eq!(envoy.send(&Request::get("/health")).status, 200, "what needs no key needs no key server");
+    assert_eq!(
+        envoy.send(&Request::get("/health")).status,
+        200,
+        "what needs no key needs no key server"
+    );
 
     server.now(Mood::Serves(jwks(&[&key])));
     until("readiness", || (tollgate.ready().status == 200).then_some(()));
-    assert_eq!(envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({})))).status, 200);
+    assert_eq!(
+        envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({})))).status,
+        200
+    );
 }
 
 #[test]
@@ -109,5 +126,7 @@ fn one_dead_key_server_is_one_issuer_s_trouble() {
     assert!(reply.took.as_millis() < 1000, "no request waits for a key server: {:?}", reply.took);
     assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
     server.now(Mood::Serves(dead.jwks()));
-    until("the dead one to rise", || (models(&rig, &dead.token(json!({}))).status == 200).then_some(()));
+    until("the dead one to rise", || {
+        (models(&rig, &dead.token(json!({}))).status == 200).then_some(())
+    });
 }

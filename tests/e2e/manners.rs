@@ -14,8 +14,18 @@ use serde_json::Value;
 
 use crate::rig::{POLICY, tollgate::run};
 
-const PRESETS: [&str; 10] =
-    ["vllm", "sglang", "lmdeploy", "ms-swift", "hunyuanocr", "llama-cpp", "tgi", "ollama", "triton", "ray-serve"];
+const PRESETS: [&str; 10] = [
+    "vllm",
+    "sglang",
+    "lmdeploy",
+    "ms-swift",
+    "hunyuanocr",
+    "llama-cpp",
+    "tgi",
+    "ollama",
+    "triton",
+    "ray-serve",
+];
 
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -29,7 +39,12 @@ fn stderr(output: &Output) -> String {
 fn at_a_terminal(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let terminal = openpty(None, None).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(arguments).current_dir(dir).env("TERM", "xterm").env_remove("NO_COLOR").envs(variables.iter().copied());
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
     let mut child = command.spawn().unwrap();
     // Ours would keep the terminal open.
@@ -49,15 +64,22 @@ fn at_a_terminal(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
 fn init_writes_a_file_that_passes_for_every_preset() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let known: Value = serde_json::from_slice(&run(dir, &["presets", "list", "--output", "json"]).stdout).unwrap();
-    let known: Vec<&str> = known.as_array().unwrap().iter().map(|preset| preset["name"].as_str().unwrap()).collect();
+    let known: Value =
+        serde_json::from_slice(&run(dir, &["presets", "list", "--output", "json"]).stdout).unwrap();
+    let known: Vec<&str> =
+        known.as_array().unwrap().iter().map(|preset| preset["name"].as_str().unwrap()).collect();
     assert_eq!(known, PRESETS);
     for preset in PRESETS {
         let file = format!("{preset}.yaml");
-        let init = ["init", "--preset", preset, "--issuer", "https://auth.example.com", "-o", &file];
+        let init =
+            ["init", "--preset", preset, "--issuer", "https://auth.example.com", "-o", &file];
         let output = run(dir, &init);
         assert!(output.status.success(), "{preset}: {}", stderr(&output));
-        assert!(stdout(&output).contains(&format!("tollgate serve --config {file}")), "{}", stdout(&output));
+        assert!(
+            stdout(&output).contains(&format!("tollgate serve --config {file}")),
+            "{}",
+            stdout(&output)
+        );
         let output = run(dir, &["check-config", &file]);
         assert_eq!(stdout(&output), format!("{file}: ok\n"));
         let output = run(dir, &init);
@@ -70,7 +92,11 @@ fn init_writes_a_file_that_passes_for_every_preset() {
 fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    std::fs::write(dir.join("wrong.yaml"), "routes: [{ match: { paths: [health] }, public: true }]\n").unwrap();
+    std::fs::write(
+        dir.join("wrong.yaml"),
+        "routes: [{ match: { paths: [health] }, public: true }]\n",
+    )
+    .unwrap();
     for (arguments, part) in [
         (&["check-config", "missing.yaml"][..], "cannot be read"),
         (&["explain", "--config", "wrong.yaml", "--path", "/"], "does not start with `/`"),
@@ -83,22 +109,37 @@ fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
         (&["revoke", "add", "--tenat", "acme"], "unexpected argument"),
     ] {
         let output = run(dir, &[arguments, &["--output", "json"]].concat());
-        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{arguments:?}");
-        let error: Value =
-            serde_json::from_str(&stderr(&output)).unwrap_or_else(|_| panic!("{arguments:?}: {}", stderr(&output)));
+        assert_eq!(
+            (output.status.code(), stdout(&output).as_str()),
+            (Some(2), ""),
+            "{arguments:?}"
+        );
+        let error: Value = serde_json::from_str(&stderr(&output))
+            .unwrap_or_else(|_| panic!("{arguments:?}: {}", stderr(&output)));
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains(part), "{arguments:?}: {message}");
         // The same for people.
         let output = run(dir, arguments);
         assert_eq!(output.status.code(), Some(2));
-        assert!(stderr(&output).starts_with("error: ") && stderr(&output).contains(part), "{}", stderr(&output));
+        assert!(
+            stderr(&output).starts_with("error: ") && stderr(&output).contains(part),
+            "{}",
+            stderr(&output)
+        );
     }
     // A wrong file is told mistake by mistake, as `check-config` tells it.
-    let output = run(dir, &["explain", "--config", "wrong.yaml", "--path", "/", "--output", "json"]);
+    let output =
+        run(dir, &["explain", "--config", "wrong.yaml", "--path", "/", "--output", "json"]);
     let error: Value = serde_json::from_str(&stderr(&output)).unwrap();
-    let report: Value = serde_json::from_slice(&run(dir, &["check-config", "wrong.yaml", "--output", "json"]).stdout).unwrap();
+    let report: Value = serde_json::from_slice(
+        &run(dir, &["check-config", "wrong.yaml", "--output", "json"]).stdout,
+    )
+    .unwrap();
     assert_eq!(error["error"]["errors"], report["errors"]);
-    assert_eq!((&report["errors"][0]["file"], &report["errors"][0]["line"]), (&"wrong.yaml".into(), &1.into()));
+    assert_eq!(
+        (&report["errors"][0]["file"], &report["errors"][0]["line"]),
+        (&"wrong.yaml".into(), &1.into())
+    );
 }
 
 #[test]
@@ -112,7 +153,8 @@ fn colours_are_for_terminals_that_want_them() {
         &["check-config", "missing.yaml"],
         &["--help"],
     ] {
-        let arguments: Vec<String> = arguments.iter().map(|argument| argument.replace("good.yaml", "./good.yaml")).collect();
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| argument.replace("good.yaml", "./good.yaml")).collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let variables = [("DIR", dir.to_str().unwrap())];
         let coloured = at_a_terminal(dir, &arguments, &variables);
@@ -120,7 +162,10 @@ fn colours_are_for_terminals_that_want_them() {
         let plain = at_a_terminal(dir, &arguments, &[variables[0], ("NO_COLOR", "1")]);
         assert!(!plain.contains("\x1b["), "{arguments:?}: {plain:?}");
         let output = run(dir, &arguments);
-        assert!(!format!("{}{}", stdout(&output), stderr(&output)).contains('\x1b'), "{arguments:?}");
+        assert!(
+            !format!("{}{}", stdout(&output), stderr(&output)).contains('\x1b'),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -134,7 +179,10 @@ fn progress_is_for_terminals_and_goes_away() {
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
             while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
             let body = r#"{"info":{"title":"x","version":"1"},"paths":{"/health":{"get":{}}}}"#;
-            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
             // The client may have gone.
             let _ = stream.write_all(answer.as_bytes());
         }
@@ -163,7 +211,11 @@ fn completions_are_scripts_that_know_the_commands() {
             assert!(output.status.success() && script.contains(word), "{shell}: {word}");
         }
     }
-    std::fs::write(dir.path().join("tollgate.bash"), run(dir.path(), &["completions", "bash"]).stdout).unwrap();
+    std::fs::write(
+        dir.path().join("tollgate.bash"),
+        run(dir.path(), &["completions", "bash"]).stdout,
+    )
+    .unwrap();
     // As bash would ask it after `tollgate check-`.
     let ask = "source ./tollgate.bash; COMP_WORDS=(tollgate check-) COMP_CWORD=1; _tollgate tollgate check- tollgate; echo \"${COMPREPLY[@]}\"";
     let output = Command::new("bash").args(["-c", ask]).current_dir(dir.path()).output().unwrap();
@@ -173,10 +225,17 @@ fn completions_are_scripts_that_know_the_commands() {
 #[test]
 fn a_closed_pipe_is_no_fault() {
     let dir = tempfile::tempdir().unwrap();
-    for arguments in [&["schema"][..], &["presets", "show", "sglang"], &["completions", "bash"], &["--help"]] {
+    for arguments in
+        [&["schema"][..], &["presets", "show", "sglang"], &["completions", "bash"], &["--help"]]
+    {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        let mut child =
-            command.args(arguments).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .args(arguments)
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert_eq!(stderr(&output), "", "{arguments:?}");

@@ -62,7 +62,11 @@ impl Rig {
 
 /// Makes the calls with the official client, and gives what each came to, by name.
 fn call(port: u16, calls: &Value) -> Value {
-    let mut client = command("tests/mcp_client.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut client = command("tests/mcp_client.py")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let asked = json!({ "url": format!("http://127.0.0.1:{port}/mcp"), "calls": calls });
     client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
     let output = client.wait_with_output().unwrap();
@@ -78,19 +82,32 @@ fn the_official_client_runs_the_tools_it_has_a_scope_for() {
     let rig = Rig::start();
     let add = |name: &str, mode: &str, token: &str| json!({ "name": format!("{name} {mode}"), "mode": mode, "token": token, "tool": "add", "arguments": { "a": 2, "b": 3 } });
     let remove = |name: &str, mode: &str, token: &str| json!({ "name": format!("{name} {mode}"), "mode": mode, "token": token, "tool": "remove_all", "arguments": { "path": name } });
-    let (some, all, none) = (rig.token("mcp tool:add"), rig.token("mcp tool:add tool:remove_all"), rig.token("tool:add"));
+    let (some, all, none) = (
+        rig.token("mcp tool:add"),
+        rig.token("mcp tool:add tool:remove_all"),
+        rig.token("tool:add"),
+    );
 
-    let calls =
-        MODES.map(|(mode, _)| [add("open", mode, &some), remove("forbidden", mode, &some), remove("allowed", mode, &all)]);
+    let calls = MODES.map(|(mode, _)| {
+        [add("open", mode, &some), remove("forbidden", mode, &some), remove("allowed", mode, &all)]
+    });
     let seen = call(rig.envoy.port, &json!(calls.concat()));
     for (mode, version) in MODES {
         let of = |name: &str| &seen[format!("{name} {mode}")];
-        assert_eq!((&of("open")["result"], &of("open")["version"]), (&json!("5"), &json!(version)), "{seen}");
+        assert_eq!(
+            (&of("open")["result"], &of("open")["version"]),
+            (&json!("5"), &json!(version)),
+            "{seen}"
+        );
         assert_eq!(of("open")["tools"], json!(["add", "remove_all"]));
         assert_eq!(of("allowed")["result"], "removed allowed", "{seen}");
         let forbidden = of("forbidden");
         assert!(forbidden["error"].is_string() && statuses(forbidden).contains(&403), "{seen}");
-        assert_eq!((&forbidden["scope"], &forbidden["metadata"]), (&json!("tool:remove_all"), &json!(METADATA)), "{seen}");
+        assert_eq!(
+            (&forbidden["scope"], &forbidden["metadata"]),
+            (&json!("tool:remove_all"), &json!(METADATA)),
+            "{seen}"
+        );
     }
     let once = [json!(["add", [2, 3]]), json!(["remove_all", ["allowed"]])];
     assert_eq!(rig.ran().0, [once.clone(), once].concat());
@@ -105,14 +122,23 @@ fn the_official_client_runs_the_tools_it_has_a_scope_for() {
     });
     let seen = call(rig.envoy.port, &json!(calls.concat()));
     for (mode, _) in MODES {
-        for (name, status, scope) in
-            [("anonymous", 401, json!("mcp")), ("forged", 400, Value::Null), ("unscoped", 403, json!("mcp"))]
-        {
+        for (name, status, scope) in [
+            ("anonymous", 401, json!("mcp")),
+            ("forged", 400, Value::Null),
+            ("unscoped", 403, json!("mcp")),
+        ] {
             let told = &seen[format!("{name} {mode}")];
-            assert!(told["error"].is_string() && statuses(told).iter().all(|got| *got == status), "{name} {mode}: {told}");
+            assert!(
+                told["error"].is_string() && statuses(told).iter().all(|got| *got == status),
+                "{name} {mode}: {told}"
+            );
             assert_eq!(told["scope"], scope, "{name} {mode}: {told}");
             if status != 400 {
-                assert_eq!((&told["metadata"], &told["discovery"][0]), (&json!(METADATA), &json!(METADATA)), "{name} {mode}");
+                assert_eq!(
+                    (&told["metadata"], &told["discovery"][0]),
+                    (&json!(METADATA), &json!(METADATA)),
+                    "{name} {mode}"
+                );
             }
         }
     }
@@ -144,7 +170,8 @@ impl Session {
     }
 
     fn post(&self, body: impl Into<Vec<u8>>) -> Request {
-        let request = Request::post("/mcp", body).header("Accept", "application/json, text/event-stream");
+        let request =
+            Request::post("/mcp", body).header("Accept", "application/json, text/event-stream");
         if self.id.is_empty() { request } else { request.header("Mcp-Session-Id", &self.id) }
     }
 }
@@ -163,7 +190,9 @@ fn no_forged_header_and_no_spelling_runs_a_forbidden_tool() {
     let reply = send(session.post(ADD));
     assert!(reply.status == 200 && reply.text().contains(r#""text":"5""#), "{}", reply.text());
     assert_eq!(rig.ran().0, [json!(["add", [2, 3]])]);
-    for (name, value) in [("Mcp-Name", "add"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "=?base64?YWRk?=")] {
+    for (name, value) in
+        [("Mcp-Name", "add"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "=?base64?YWRk?=")]
+    {
         let reply = send(session.post(ADD).header(name, value));
         assert_eq!(reply.status, 200, "{name}: {value}: {}", reply.text());
         assert_eq!(rig.ran().0.len(), 1, "{name}: {value}");
@@ -188,17 +217,29 @@ fn no_forged_header_and_no_spelling_runs_a_forbidden_tool() {
         ("an escaped second name", changed(name, r#""name":"add","n\u0061me":"remove_all""#), 400),
         ("another case", changed(name, r#""name":"add","Name":"remove_all""#), 400),
         ("an escaped name", changed(name, r#""n\u0061me":"remove\u005fall""#), 403),
-        ("two methods", changed(r#""method":"tools/call""#, r#""method":"tools/list","method":"tools/call""#), 400),
+        (
+            "two methods",
+            changed(r#""method":"tools/call""#, r#""method":"tools/list","method":"tools/call""#),
+            400,
+        ),
         ("two params", changed(r#""params":"#, r#""params":{"name":"add"},"params":"#), 400),
         ("a list", session.post(format!("[{ADD},{REMOVE}]")), 403),
         ("a list of one", session.post(format!("[{REMOVE}]")), 403),
-        ("a list with a header", session.post(format!("[{ADD},{REMOVE}]")).header("Mcp-Name", "add"), 400),
+        (
+            "a list with a header",
+            session.post(format!("[{ADD},{REMOVE}]")).header("Mcp-Name", "add"),
+            400,
+        ),
         ("a second document", session.post(format!("{ADD}{REMOVE}")), 400),
         ("a byte order mark", session.post(format!("\u{feff}{REMOVE}")), 400),
         ("no name", changed(name, r#""title":"add""#), 400),
         ("a method that is not open", changed("tools/call", "tools/run"), 403),
         ("a method in another case", changed("tools/call", "Tools/Call"), 403),
-        ("text", session.post(REMOVE).without("Content-Type").header("Content-Type", "text/plain"), 415),
+        (
+            "text",
+            session.post(REMOVE).without("Content-Type").header("Content-Type", "text/plain"),
+            415,
+        ),
     ];
     for (about, request, status) in rows {
         let reply = send(request);
@@ -206,13 +247,25 @@ fn no_forged_header_and_no_spelling_runs_a_forbidden_tool() {
         assert_eq!(rig.ran(), (Vec::new(), 0), "{about}");
     }
     assert_eq!(send(session.post(REMOVE)).verdict(), (403, "tool_forbidden".into()));
-    assert_eq!(Session { id: session.id.clone() }.post(ADD).send(port).verdict(), (401, "missing_credential".into()));
+    assert_eq!(
+        Session { id: session.id.clone() }.post(ADD).send(port).verdict(),
+        (401, "missing_credential".into())
+    );
     assert_eq!(rig.ran(), (Vec::new(), 0));
 
     // Without Tollgate the forged header does open it, which is what makes this worth a test.
     let direct = Session::open(rig.server.port, "");
-    let reply = direct.post(REMOVE).header("Mcp-Name", "add").header("Mcp-Method", "tools/call").send(rig.server.port);
-    assert_eq!((reply.status, rig.ran().0), (200, vec![json!(["remove_all", ["/"]])]), "{}", reply.text());
+    let reply = direct
+        .post(REMOVE)
+        .header("Mcp-Name", "add")
+        .header("Mcp-Method", "tools/call")
+        .send(rig.server.port);
+    assert_eq!(
+        (reply.status, rig.ran().0),
+        (200, vec![json!(["remove_all", ["/"]])]),
+        "{}",
+        reply.text()
+    );
 }
 
 #[test]
@@ -221,8 +274,12 @@ fn the_server_learns_who_calls_and_not_with_what() {
     let token = rig.token("mcp tool:add");
     let session = Session::open(rig.envoy.port, &token);
     rig.server.taken();
-    let reply = rig.envoy.send(&session.post(ADD).bearer(&token).header("X-Tollgate-Subject", "root"));
+    let reply =
+        rig.envoy.send(&session.post(ADD).bearer(&token).header("X-Tollgate-Subject", "root"));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let told = rig.server.taken();
-    assert_eq!((&told[0]["x-tollgate-subject"], &told[0]["authorization"]), (&json!("alice"), &Value::Null));
+    assert_eq!(
+        (&told[0]["x-tollgate-subject"], &told[0]["authorization"]),
+        (&json!("alice"), &Value::Null)
+    );
 }

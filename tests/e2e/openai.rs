@@ -15,7 +15,11 @@ use crate::rig::{
 
 /// Makes the calls with the official client, and gives what each came to, by name.
 pub(super) fn call(port: u16, calls: &Value) -> Value {
-    let mut client = command("tests/openai_client.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut client = command("tests/openai_client.py")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let asked = json!({ "base_url": format!("http://127.0.0.1:{port}/v1"), "calls": calls });
     client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
     let output = client.wait_with_output().unwrap();
@@ -32,8 +36,14 @@ fn the_client_understands_every_answer(version: &str) {
     issuer.publish(dir);
     let key = "    upstream_key: sk-upstream\n";
     let policy = POLICY
-        .replace("name: qwen, serves: [\"Qwen/Qwen2-72B-Instruct\", qwen]", "name: smollm2, serves: [smollm2]")
-        .replace("    name: generate\n", &format!("    name: generate\n{key}    limits: [per-subject]\n"))
+        .replace(
+            "name: qwen, serves: [\"Qwen/Qwen2-72B-Instruct\", qwen]",
+            "name: smollm2, serves: [smollm2]",
+        )
+        .replace(
+            "    name: generate\n",
+            &format!("    name: generate\n{key}    limits: [per-subject]\n"),
+        )
         .replace("    name: models\n", &format!("    name: models\n{key}"))
         + "limits:\n  - { name: per-subject, by: [subject], rate: 1/5s, burst: 6, overrides: [{ role: slow, rate: 1/5s, burst: 1 }, { role: slower, rate: 1/1h, burst: 1 }] }\n";
     let tollgate = Tollgate::start(dir, &policy);
@@ -71,24 +81,86 @@ fn the_client_understands_every_answer(version: &str) {
     );
 
     for name in ["whole", "streamed", "first of two", "second of two"] {
-        assert!(seen[name]["text"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {}", seen[name]);
-        assert!(seen[name]["usage"]["total_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{name}: {}", seen[name]);
+        assert!(
+            seen[name]["text"].as_str().is_some_and(|text| !text.is_empty()),
+            "{name}: {}",
+            seen[name]
+        );
+        assert!(
+            seen[name]["usage"]["total_tokens"].as_u64().is_some_and(|tokens| tokens > 0),
+            "{name}: {}",
+            seen[name]
+        );
     }
     assert!(seen["streamed"]["chunks"].as_u64().unwrap() > 2, "{}", seen["streamed"]);
     assert_eq!(seen["list"]["models"], json!(["smollm2"]));
 
     for (name, exception, status, kind, code, says) in [
-        ("none", "AuthenticationError", 401, "authentication_error", "missing_credential", "no credential was sent"),
-        ("expired", "AuthenticationError", 401, "authentication_error", "expired", "the token has expired"),
-        ("revoked", "AuthenticationError", 401, "authentication_error", "revoked", "has been revoked"),
-        ("scope", "PermissionDeniedError", 403, "permission_error", "insufficient_scope", "needs the scope `infer:text`"),
-        ("model", "PermissionDeniedError", 403, "permission_error", "model_forbidden", "needs the scope `model:big:inference`"),
-        ("empty model", "BadRequestError", 400, "invalid_request_error", "malformed_request", "not 1 to 256"),
-        ("limited", "RateLimitError", 429, "rate_limit_error", "rate_limited", "rate limit `per-subject` reached"),
+        (
+            "none",
+            "AuthenticationError",
+            401,
+            "authentication_error",
+            "missing_credential",
+            "no credential was sent",
+        ),
+        (
+            "expired",
+            "AuthenticationError",
+            401,
+            "authentication_error",
+            "expired",
+            "the token has expired",
+        ),
+        (
+            "revoked",
+            "AuthenticationError",
+            401,
+            "authentication_error",
+            "revoked",
+            "has been revoked",
+        ),
+        (
+            "scope",
+            "PermissionDeniedError",
+            403,
+            "permission_error",
+            "insufficient_scope",
+            "needs the scope `infer:text`",
+        ),
+        (
+            "model",
+            "PermissionDeniedError",
+            403,
+            "permission_error",
+            "model_forbidden",
+            "needs the scope `model:big:inference`",
+        ),
+        (
+            "empty model",
+            "BadRequestError",
+            400,
+            "invalid_request_error",
+            "malformed_request",
+            "not 1 to 256",
+        ),
+        (
+            "limited",
+            "RateLimitError",
+            429,
+            "rate_limit_error",
+            "rate_limited",
+            "rate limit `per-subject` reached",
+        ),
     ] {
         let error = &seen[name]["error"];
         let got = (&error["exception"], &error["status"], &error["type"], &error["code"]);
-        assert_eq!(got, (&json!(exception), &json!(status), &json!(kind), &json!(code)), "{name}: {}", seen[name]);
+        assert_eq!(
+            got,
+            (&json!(exception), &json!(status), &json!(kind), &json!(code)),
+            "{name}: {}",
+            seen[name]
+        );
         assert_eq!(seen[name]["statuses"], json!([status]), "{name}");
         // What people see in a traceback says what to do, not only a number.
         assert!(error["message"].as_str().unwrap().contains(says), "{name}: {error}");

@@ -65,7 +65,10 @@ fn an_outage_under_load_never_allows_what_is_revoked_and_never_hangs() {
     let answers = answers.into_inner().unwrap();
     for (revoked, verdict, took) in &answers {
         let expected = if *revoked { (401, "revoked".to_owned()) } else { (200, String::new()) };
-        assert!(*verdict == expected || *verdict == unavailable(), "revoked: {revoked}, {verdict:?}");
+        assert!(
+            *verdict == expected || *verdict == unavailable(),
+            "revoked: {revoked}, {verdict:?}"
+        );
         assert!(*took < SLOWEST, "{verdict:?} took {took:?}");
     }
     let of = |wanted: u16| answers.iter().filter(|(_, (status, _), _)| *status == wanted).count();

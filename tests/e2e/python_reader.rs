@@ -69,7 +69,8 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
-        let upstream = PythonServer::start(dir.path(), "upstream", &mut command("tests/python_upstream.py"));
+        let upstream =
+            PythonServer::start(dir.path(), "upstream", &mut command("tests/python_upstream.py"));
         let tollgate = Tollgate::start(dir.path(), POLICY);
         let envoys = [Envoy::start(dir.path(), upstream.port, CURRENT, |config| config), {
             Envoy::start(dir.path(), upstream.port, CURRENT, careless)
@@ -83,7 +84,10 @@ impl Rig {
 
     /// Through both proxies: the statuses, and what the upstream finds is what was decided.
     fn ask(&self, about: &str, request: &Request) -> Vec<u16> {
-        self.envoys.iter().map(|envoy| self.judge(about, &request.path, &envoy.send(request))).collect()
+        self.envoys
+            .iter()
+            .map(|envoy| self.judge(about, &request.path, &envoy.send(request)))
+            .collect()
     }
 
     /// INVARIANT: nothing arrived, or one request whose model is the one in `x-tollgate-model`.
@@ -106,8 +110,14 @@ impl Rig {
             _ => path.strip_prefix("/v1/models/").map_or(Value::Null, |name| json!(name)),
         };
         match &found {
-            Value::Null => assert!(path.starts_with("/public") && told.is_empty(), "{about}: {target}: {seen}"),
-            found => assert_eq!(told, [model(found.as_str().unwrap_or_default())], "{about}: {target}: {seen}"),
+            Value::Null => {
+                assert!(path.starts_with("/public") && told.is_empty(), "{about}: {target}: {seen}")
+            }
+            found => assert_eq!(
+                told,
+                [model(found.as_str().unwrap_or_default())],
+                "{about}: {target}: {seen}"
+            ),
         }
         200
     }
@@ -117,7 +127,10 @@ impl Rig {
 fn identity<'s>(seen: &'s Value, name: &str) -> Vec<&'s str> {
     let folded = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
     let headers = seen["headers"].as_array().unwrap().iter();
-    headers.filter(|header| folded(header[0].as_str().unwrap()) == name).map(|header| header[1].as_str().unwrap()).collect()
+    headers
+        .filter(|header| folded(header[0].as_str().unwrap()) == name)
+        .map(|header| header[1].as_str().unwrap())
+        .collect()
 }
 
 fn chat(body: impl Into<Vec<u8>>) -> Request {
@@ -126,7 +139,9 @@ fn chat(body: impl Into<Vec<u8>>) -> Request {
 
 fn form(parts: &str) -> Request {
     let body = format!("{parts}--b--\r\n");
-    Request::new("POST", "/v1/audio/transcriptions").header("Content-Type", "multipart/form-data; boundary=b").body(body)
+    Request::new("POST", "/v1/audio/transcriptions")
+        .header("Content-Type", "multipart/form-data; boundary=b")
+        .body(body)
 }
 
 fn part(disposition: &str, value: &str) -> String {
@@ -146,20 +161,45 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
     let rig = Rig::start();
     let places: [Place; 6] = [
         ("body", |name| chat(json!({ "model": name, "messages": [] }).to_string())),
-        ("body with a default", |name| Request::post("/v1/completions", json!({ "model": name }).to_string())),
-        ("form", |name| form(&(part("name=\"file\"; filename=\"a.wav\"", "RIFF") + &part("name=\"model\"", name)))),
+        ("body with a default", |name| {
+            Request::post("/v1/completions", json!({ "model": name }).to_string())
+        }),
+        ("form", |name| {
+            form(
+                &(part("name=\"file\"; filename=\"a.wav\"", "RIFF")
+                    + &part("name=\"model\"", name)),
+            )
+        }),
         ("path", |name| Request::get(&format!("/v1/models/{}", encoded(name)))),
         ("query", |name| Request::get(&format!("/props?model={}", encoded(name)))),
         ("header", |name| Request::get("/metrics").header("X-Model", name)),
     ];
-    for scopes in ["", "model:small", "model:large", "model:small model:large", "model:gpt-small model:org/large model:*"] {
+    for scopes in [
+        "",
+        "model:small",
+        "model:large",
+        "model:small model:large",
+        "model:gpt-small model:org/large model:*",
+    ] {
         let token = rig.token(scopes);
         for (place, request) in places {
-            for name in ["small", "gpt-small", "large", "org/large", "Small", "small ", "huge", "model:small"] {
+            for name in [
+                "small",
+                "gpt-small",
+                "large",
+                "org/large",
+                "Small",
+                "small ",
+                "huge",
+                "model:small",
+            ] {
                 let known = ["small", "large"].contains(&model(name));
-                let open = known && scopes.split(' ').any(|scope| scope == format!("model:{}", model(name)));
+                let open = known
+                    && scopes.split(' ').any(|scope| scope == format!("model:{}", model(name)));
                 // Space around a header's value is none of the value (RFC 9110 section 5.5).
-                let trimmed = place == "header" && name == "small " && scopes.split(' ').any(|scope| scope == "model:small");
+                let trimmed = place == "header"
+                    && name == "small "
+                    && scopes.split(' ').any(|scope| scope == "model:small");
                 let statuses = if open || trimmed { [200, 200] } else { [403, 403] };
                 let about = format!("{name:?} in the {place} with {scopes:?}");
                 assert_eq!(rig.ask(&about, &request(name).bearer(&token)), statuses, "{about}");
@@ -171,7 +211,11 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
         ("no model in the body", chat("{}"), 400),
         ("null", chat(r#"{"model":null}"#), 400),
         ("none, and the server has a default", Request::post("/v1/completions", "{}"), 200),
-        ("null, and the server has a default", Request::post("/v1/completions", r#"{"model":null}"#), 200),
+        (
+            "null, and the server has a default",
+            Request::post("/v1/completions", r#"{"model":null}"#),
+            200,
+        ),
         ("no model in the form", form(&part("name=\"x\"", "small")), 400),
         ("an empty form", form(""), 400),
         ("no model in the query", Request::get("/props"), 400),
@@ -182,7 +226,10 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
         assert_eq!(rig.ask(about, &request.bearer(&token)), [status; 2], "{about}");
     }
     let large = rig.token("model:large");
-    assert_eq!(rig.ask("the default is another's", &Request::post("/v1/completions", "{}").bearer(&large)), [403; 2]);
+    assert_eq!(
+        rig.ask("the default is another's", &Request::post("/v1/completions", "{}").bearer(&large)),
+        [403; 2]
+    );
 }
 
 /// The caller may use `small`; each body is a way to make Python run `large`, or could have been.
@@ -190,8 +237,10 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
 fn no_trick_with_a_body_reaches_another_model() {
     let rig = Rig::start();
     let token = rig.token("model:small");
-    let utf16: Vec<u8> = "{\"model\":\"large\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let utf32: Vec<u8> = "{\"model\":\"large\"}".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
+    let utf16: Vec<u8> =
+        "{\"model\":\"large\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf32: Vec<u8> =
+        "{\"model\":\"large\"}".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
     let bom = [b"\xef\xbb\xbf".as_slice(), br#"{"model":"large"}"#].concat();
     let bodies: [(&str, &[u8], u16); 34] = [
         ("plain", br#"{"model":"small"}"#, 200),
@@ -206,7 +255,11 @@ fn no_trick_with_a_body_reaches_another_model() {
         ("the first of two", br#"{"model":"large","model":"small"}"#, 400),
         ("twice the same", br#"{"model":"small","model":"small"}"#, 400),
         ("an escaped second key", br#"{"model":"small","mod\u0065l":"large"}"#, 400),
-        ("an escaped first key", br#"{"\u006d\u006f\u0064\u0065\u006c":"large","model":"small"}"#, 400),
+        (
+            "an escaped first key",
+            br#"{"\u006d\u006f\u0064\u0065\u006c":"large","model":"small"}"#,
+            400,
+        ),
         ("a second key after null", br#"{"model":null,"model":"large"}"#, 400),
         ("another case", br#"{"model":"small","Model":"large"}"#, 400),
         ("another case, escaped", br#"{"model":"small","\u004dodel":"large"}"#, 400),
@@ -242,7 +295,11 @@ fn no_trick_with_a_body_reaches_another_model() {
     for (about, request, status) in [
         ("gzip", chat(good).header("Content-Encoding", "gzip"), 415),
         ("identity", chat(good).header("Content-Encoding", "identity"), 200),
-        ("two encodings", chat(good).header("Content-Encoding", "identity").header("Content-Encoding", "gzip"), 415),
+        (
+            "two encodings",
+            chat(good).header("Content-Encoding", "identity").header("Content-Encoding", "gzip"),
+            415,
+        ),
         ("two encodings in one", chat(good).header("Content-Encoding", "identity, gzip"), 415),
         ("text", typed("text/plain"), 415),
         ("no type", chat(good).without("Content-Type"), 415),
@@ -267,7 +324,8 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
     let token = rig.token("model:small");
     let good = part("name=\"model\"", "small");
     let with = |more: &str| form(&format!("{good}{more}"));
-    let file = part("name=\"file\"; filename=\"a.wav\"", "RIFF\r\n\r\n--c\r\nname=\"model\"\r\n\r\nlarge");
+    let file =
+        part("name=\"file\"; filename=\"a.wav\"", "RIFF\r\n\r\n--c\r\nname=\"model\"\r\n\r\nlarge");
     let typed = |value: &str| form(&good).without("Content-Type").header("Content-Type", value);
     for (about, request, status) in [
         ("plain", with(""), 200),
@@ -284,7 +342,11 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
         ("another case", with(&part("name=\"Model\"", "large")), 400),
         ("with a space", with(&part("name=\"model \"", "large")), 400),
         ("a name twice", with(&part("name=\"x\"; name=\"model\"", "large")), 400),
-        ("the name in a file's name", with(&part("name=\"x\"; filename=\"\\\"; name=\"model\"", "large")), 400),
+        (
+            "the name in a file's name",
+            with(&part("name=\"x\"; filename=\"\\\"; name=\"model\"", "large")),
+            400,
+        ),
         ("an unfinished name", with(&part("name=\"x; name=\"model\"", "large")), 400),
         ("another charset for all", with(&part("name=\"_charset_\"", "utf-7")), 400),
         ("a preamble", form(&format!("x\r\n{good}")), 400),
@@ -292,7 +354,10 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
         ("bare line feeds", form(&good.replace("\r\n", "\n")), 400),
         (
             "a part behind a bare line feed",
-            with(&part("name=\"x\"", "y\n--b\nContent-Disposition: form-data; name=\"model\"\n\nlarge")),
+            with(&part(
+                "name=\"x\"",
+                "y\n--b\nContent-Disposition: form-data; name=\"model\"\n\nlarge",
+            )),
             400,
         ),
         ("two boundaries", typed("multipart/form-data; boundary=b; boundary=c"), 415),
@@ -301,7 +366,9 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
         ("a type twice", with("").header("Content-Type", "application/json"), 415),
         (
             "a form where JSON belongs",
-            chat(format!("{good}--b--")).without("Content-Type").header("Content-Type", "multipart/form-data; boundary=b"),
+            chat(format!("{good}--b--"))
+                .without("Content-Type")
+                .header("Content-Type", "multipart/form-data; boundary=b"),
             415,
         ),
         ("the query", Request::get("/props?model=small"), 200),
@@ -313,7 +380,11 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
         ("broken encoding", Request::get("/props?model=small%zz"), 400),
         ("the other in the query", Request::get("/props?model=l%61rge"), 403),
         ("a query for what stands in the body", chat(r#"{"model":"small"}"#), 200),
-        ("the header twice", Request::get("/metrics").header("X-Model", "small").header("x-model", "large"), 400),
+        (
+            "the header twice",
+            Request::get("/metrics").header("X-Model", "small").header("x-model", "large"),
+            400,
+        ),
         ("the header with both", Request::get("/metrics").header("X-Model", "small, large"), 403),
         ("the path", Request::get("/v1/models/sm%61ll"), 200),
         ("the other in the path", Request::get("/v1/models/l%61rge"), 403),
@@ -350,8 +421,11 @@ fn no_spelling_of_a_path_reaches_another_handler() {
     let mut passed = 0;
     for target in PATHS.iter().map(|(_, target, _)| *target).chain(more) {
         for method in ["GET", "POST"] {
-            let request = Request::new(method, target).bearer(&token).header("Content-Type", "application/json");
-            let request = if method == "POST" { request.body(r#"{"model":"small"}"#) } else { request };
+            let request = Request::new(method, target)
+                .bearer(&token)
+                .header("Content-Type", "application/json");
+            let request =
+                if method == "POST" { request.body(r#"{"model":"small"}"#) } else { request };
             // What arrives on a path other than the open one names its model there: see `judge`.
             let statuses = rig.ask(&format!("{method} {target}"), &request);
             passed += usize::from(statuses == [200, 200]);
@@ -365,12 +439,26 @@ fn no_header_of_a_client_speaks_for_tollgate() {
     let rig = Rig::start();
     let token = rig.token("model:small");
     let small = || chat(r#"{"model":"small"}"#).bearer(&token);
-    for name in ["X-Tollgate-Model", "x_tollgate_model", "X-Tollgate_Model", "x-tollgate.model", "X_TOLLGATE_MODEL"] {
+    for name in [
+        "X-Tollgate-Model",
+        "x_tollgate_model",
+        "X-Tollgate_Model",
+        "x-tollgate.model",
+        "X_TOLLGATE_MODEL",
+    ] {
         // Envoy as shipped refuses underscores; without that, Tollgate has every spelling removed.
         let shipped = if name.contains('_') { 400 } else { 200 };
         assert_eq!(rig.ask(name, &small().header(name, "large")), [shipped, 200], "{name}");
-        assert_eq!(rig.ask(name, &small().header(name, "large").header("X-Tollgate-Model", "large")), [shipped, 200], "{name}");
-        assert_eq!(rig.ask(name, &Request::get("/public/a").header(name, "large")), [shipped, 200], "{name} on a public route");
+        assert_eq!(
+            rig.ask(name, &small().header(name, "large").header("X-Tollgate-Model", "large")),
+            [shipped, 200],
+            "{name}"
+        );
+        assert_eq!(
+            rig.ask(name, &Request::get("/public/a").header(name, "large")),
+            [shipped, 200],
+            "{name} on a public route"
+        );
     }
 
     let body = r#"{"model":"small"}"#;
@@ -394,27 +482,56 @@ fn no_header_of_a_client_speaks_for_tollgate() {
         ),
         (
             "taken away by Connection",
-            raw(&format!("Content-Length: {}\r\nConnection: x-tollgate-model\r\n", body.len()), body),
+            raw(
+                &format!("Content-Length: {}\r\nConnection: x-tollgate-model\r\n", body.len()),
+                body,
+            ),
             None,
         ),
-        ("a request behind the body", raw(&format!("Content-Length: {}\r\n", body.len()), &format!("{body}{second}")), Some(200)),
+        (
+            "a request behind the body",
+            raw(&format!("Content-Length: {}\r\n", body.len()), &format!("{body}{second}")),
+            Some(200),
+        ),
         (
             "length and chunks",
-            raw("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", &format!("{chunked}\r\n{second}")),
+            raw(
+                "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+                &format!("{chunked}\r\n{second}"),
+            ),
             None,
         ),
-        ("two lengths", raw(&format!("Content-Length: {}\r\nContent-Length: 2\r\n", body.len()), body), Some(400)),
-        ("a folded header", raw(&format!("Content-Length: {}\r\nX: y\r\n X-Tollgate-Model: large\r\n", body.len()), body), None),
+        (
+            "two lengths",
+            raw(&format!("Content-Length: {}\r\nContent-Length: 2\r\n", body.len()), body),
+            Some(400),
+        ),
+        (
+            "a folded header",
+            raw(
+                &format!("Content-Length: {}\r\nX: y\r\n X-Tollgate-Model: large\r\n", body.len()),
+                body,
+            ),
+            None,
+        ),
         (
             "a space before the colon",
             raw(&format!("Content-Length: {}\r\nX-Tollgate-Model : large\r\n", body.len()), body),
             Some(400),
         ),
-        ("a bare line feed", raw(&format!("Content-Length: {}\r\nX: y\nX-Tollgate-Model: large\r\n", body.len()), body), None),
+        (
+            "a bare line feed",
+            raw(
+                &format!("Content-Length: {}\r\nX: y\nX-Tollgate-Model: large\r\n", body.len()),
+                body,
+            ),
+            None,
+        ),
     ];
     for (about, bytes, status) in rows {
         for envoy in &rig.envoys {
-            let reply = exchange(envoy.port, bytes.as_bytes(), true).unwrap_or_else(|| Reply::new(400, ""));
+            let reply =
+                exchange(envoy.port, bytes.as_bytes(), true).unwrap_or_else(|| Reply::new(400, ""));
             let got = rig.judge(about, "", &reply);
             assert!(status.is_none_or(|status| status == got), "{about}: {got}");
         }

@@ -11,7 +11,8 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     let dir = rig.dir.path();
     let token = rig.token(json!({}));
     let status = |path: &str| rig.envoy.send(&Request::get(path).bearer(&token)).status;
-    let with = |path: &str| POLICY.replace("paths: [/v1/models]", &format!("paths: [/v1/models, {path}]"));
+    let with =
+        |path: &str| POLICY.replace("paths: [/v1/models]", &format!("paths: [/v1/models, {path}]"));
     assert_eq!((status("/v1/models"), status("/first")), (200, 403));
 
     // By itself, within seconds.
@@ -20,7 +21,10 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     assert_eq!(rig.tollgate.metric("tollgate_config_reload_failed", &[]), 0.0);
 
     // Every error at once, with its place; what was in force stays in force.
-    rig.tollgate.rewrite(dir, &with("/second").replace("RS256", "RS257").replace("public: true", "publik: true"));
+    rig.tollgate.rewrite(
+        dir,
+        &with("/second").replace("RS256", "RS257").replace("public: true", "publik: true"),
+    );
     rig.tollgate.until_metric("tollgate_config_reload_failed", &[], 1.0);
     assert_eq!((status("/first"), status("/second"), status("/health")), (200, 403, 200));
     let log = rig.tollgate.process.err();
@@ -41,7 +45,9 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     // A file that is gone, and then back.
     std::fs::remove_file(&rig.tollgate.config).unwrap();
     rig.tollgate.process.signal(Signal::SIGHUP);
-    until("the missing file", || rig.tollgate.process.err().contains("cannot be read").then_some(()));
+    until("the missing file", || {
+        rig.tollgate.process.err().contains("cannot be read").then_some(())
+    });
     assert_eq!(status("/third"), 200);
 
     // On a signal, at once.
@@ -71,10 +77,15 @@ fn a_reload_under_load_fails_no_request() {
             })
             .collect();
         for n in 0..10 {
-            rig.tollgate.rewrite(rig.dir.path(), &POLICY.replace("paths: [/v1/models]", &format!("paths: [/v1/models, /n{n}]")));
+            rig.tollgate.rewrite(
+                rig.dir.path(),
+                &POLICY.replace("paths: [/v1/models]", &format!("paths: [/v1/models, /n{n}]")),
+            );
             rig.tollgate.process.signal(Signal::SIGHUP);
             let path = format!("/n{n}");
-            until("the change", || (rig.envoy.send(&Request::get(&path).bearer(&token)).status == 200).then_some(()));
+            until("the change", || {
+                (rig.envoy.send(&Request::get(&path).bearer(&token)).status == 200).then_some(())
+            });
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(load.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>() > 10);

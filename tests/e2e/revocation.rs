@@ -27,7 +27,9 @@ fn revoked() -> (u16, String) {
 
 /// A call of the admin API with a JSON body.
 fn call(rig: &Rig, method: &str, body: &Value) -> Reply {
-    let request = Request::new(method, "/v1/revocations").header("Content-Type", "application/json").body(body.to_string());
+    let request = Request::new(method, "/v1/revocations")
+        .header("Content-Type", "application/json")
+        .body(body.to_string());
     rig.tollgate.admin(request)
 }
 
@@ -51,7 +53,12 @@ fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
         assert_eq!(rig.upstream.taken().len(), 1, "{about}");
         // Nobody's token id or name stands in the list, only hashes do.
         let list = rig.tollgate.admin(Request::get("/v1/revocations"));
-        assert!(list.json()["revocations"].as_array().unwrap().len() == 1 && !list.text().contains("bob"), "{}", list.text());
+        assert!(
+            list.json()["revocations"].as_array().unwrap().len() == 1
+                && !list.text().contains("bob"),
+            "{}",
+            list.text()
+        );
         assert_eq!(call(&rig, "DELETE", &target).status, 200, "{about}");
         assert_eq!(models(&rig, gone), ok(), "{about}, reinstated");
     }
@@ -61,7 +68,11 @@ fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
     assert_eq!(models(&rig, &bob), revoked());
     assert_eq!(models(&rig, &token(json!({ "sub": "bob", "iat": now() + 10 }))), ok());
     // The same name at another issuer is somebody else.
-    assert_eq!(call(&rig, "POST", &json!({ "issuer": "https://other.example.com", "subject": "alice" })).status, 200);
+    assert_eq!(
+        call(&rig, "POST", &json!({ "issuer": "https://other.example.com", "subject": "alice" }))
+            .status,
+        200
+    );
     assert_eq!(models(&rig, &alice), ok());
 }
 
@@ -80,7 +91,11 @@ fn the_admin_api_wants_its_token_and_is_nowhere_else() {
     ] {
         assert_eq!(request.send(rig.tollgate.admin).status, 401, "{about}");
     }
-    assert_eq!(post().bearer(ADMIN_TOKEN).send(rig.tollgate.ops).status, 404, "the ops listener changes nothing");
+    assert_eq!(
+        post().bearer(ADMIN_TOKEN).send(rig.tollgate.ops).status,
+        404,
+        "the ops listener changes nothing"
+    );
     assert_eq!(models(&rig, &rig.token(json!({ "jti": "a1" }))), ok());
     let lines = || rig.tollgate.audit().into_iter().filter(|line| line["event"] == "admin").count();
     until("a line for each call", || (lines() >= 6).then_some(()));
@@ -94,7 +109,10 @@ fn the_command_line_takes_back_through_the_admin_api() {
     let admin = format!("http://127.0.0.1:{}", rig.tollgate.admin);
     let revoke = |arguments: &[&str]| {
         let (verb, rest) = arguments.split_first().unwrap();
-        let output = run(dir, &[&["revoke", verb, "--admin", &admin, "--token-file", "admin.token"], rest].concat());
+        let output = run(
+            dir,
+            &[&["revoke", verb, "--admin", &admin, "--token-file", "admin.token"], rest].concat(),
+        );
         assert!(
             output.status.success(),
             "{}{}",
@@ -125,10 +143,16 @@ fn the_command_line_takes_back_in_redis_and_another_service_s_blacklist_counts()
     let redis = Redis::start(dir.path());
     let place = dir.path().display().to_string();
     let store = redis.store().replace("${DIR}", &place);
-    let policy = POLICY.replace("    algorithms:", "    required_claims: [iat, jti]\n    algorithms:");
-    let rig = Rig::start(&format!("{policy}{store}revocation: {{ foreign: [\"blacklist:{{jti}}\"] }}\n"));
+    let policy =
+        POLICY.replace("    algorithms:", "    required_claims: [iat, jti]\n    algorithms:");
+    let rig =
+        Rig::start(&format!("{policy}{store}revocation: {{ foreign: [\"blacklist:{{jti}}\"] }}\n"));
     // Not on the command line, where the list of processes would show the password.
-    std::fs::write(dir.path().join("redis.url"), format!("unix://{place}/redis.sock?pass={PASSWORD}")).unwrap();
+    std::fs::write(
+        dir.path().join("redis.url"),
+        format!("unix://{place}/redis.sock?pass={PASSWORD}"),
+    )
+    .unwrap();
     let revoke = |arguments: &[&str]| {
         let (verb, rest) = arguments.split_first().unwrap();
         let output = run(dir.path(), &[&["revoke", verb, "--redis", "@redis.url"], rest].concat());

@@ -35,7 +35,9 @@ fn no_secret_is_in_any_output() {
         )
         .replace("    name: models\n", &format!("    name: models\n    upstream_key: \"file:{place}/upstream\"\n"));
     let store = redis.store().replace("${DIR}", &place);
-    let config = format!("log: {{ level: debug, format: json }}\nobserve: {{ subjects: 10 }}\n{policy}{store}");
+    let config = format!(
+        "log: {{ level: debug, format: json }}\nobserve: {{ subjects: 10 }}\n{policy}{store}"
+    );
     let rig = Rig::start(&config);
 
     // Tokens of every fate, and everything they could be written down in.
@@ -43,7 +45,8 @@ fn no_secret_is_in_any_output() {
     let shared = own.token_with(json!({ "kid": null }), json!({ "iss": null, "aud": null }));
     let good = rig.token(json!({ "jti": "good" }));
     let revoked = rig.token(json!({ "jti": "taken-back" }));
-    let unknown = Issuer::with("https://auth.example.com", Key::ec("nobody-knows")).token(json!({}));
+    let unknown =
+        Issuer::with("https://auth.example.com", Key::ec("nobody-knows")).token(json!({}));
     let stranger = Issuer::with("https://elsewhere.example.com", Key::ed("k")).token(json!({}));
     let expired = rig.token(json!({ "iat": now() - 7200, "exp": now() - 3600 }));
     let bad = forged(&rig.token(json!({})));
@@ -56,7 +59,10 @@ fn no_secret_is_in_any_output() {
         ("revocation", Request::post("/v1/revocations", entry.clone()).bearer(ADMIN_TOKEN)),
         ("list", Request::get("/v1/revocations").bearer(ADMIN_TOKEN)),
         ("refused admin call", Request::post("/v1/revocations", entry).bearer(&good)),
-        ("admin call with the token in its query", Request::get(&format!("/v1/revocations?token={ADMIN_TOKEN}"))),
+        (
+            "admin call with the token in its query",
+            Request::get(&format!("/v1/revocations?token={ADMIN_TOKEN}")),
+        ),
         (
             "admin call with a token for a name",
             Request::post("/v1/revocations", format!("{{\"{good}\": 1}}")).bearer(ADMIN_TOKEN),
@@ -76,7 +82,9 @@ fn no_secret_is_in_any_output() {
             Request::get("/v1/models").header("Authorization", &format!("Bearer {token}, {token}")),
             Request::get("/v1/models").header("Authorization", &format!("Basic {token}")),
             Request::get("/v1/models").header("Authorization", token),
-            Request::get("/v1/models").header("Cookie", &format!("session={token}")).header("X-Api-Key", token),
+            Request::get("/v1/models")
+                .header("Cookie", &format!("session={token}"))
+                .header("X-Api-Key", token),
             Request::get(&format!("/v1/models?access_token={token}")),
             Request::get(&format!("/nowhere?key={token}")),
             Request::post("/v1/chat/completions", format!(r#"{{"key":"{token}"}}"#)).bearer(&good),
@@ -121,7 +129,11 @@ fn no_secret_is_in_any_output() {
         let output = run(dir.path(), &["check-config", path.to_str().unwrap()]);
         keep(
             &format!("check-config {to}"),
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+            format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
         );
         assert!(!output.status.success(), "{to}");
         rig.tollgate.rewrite(rig.dir.path(), &wrong);
@@ -147,14 +159,32 @@ fn no_secret_is_in_any_output() {
             "--token",
             "@token",
         ],
-        &["revoke", "list", "--admin", &format!("http://127.0.0.1:{}", rig.tollgate.admin), "--token-file", "admin"],
-        &["revoke", "list", "--admin", &format!("http://127.0.0.1:{}", rig.tollgate.admin), "--token-file", "upstream"],
+        &[
+            "revoke",
+            "list",
+            "--admin",
+            &format!("http://127.0.0.1:{}", rig.tollgate.admin),
+            "--token-file",
+            "admin",
+        ],
+        &[
+            "revoke",
+            "list",
+            "--admin",
+            &format!("http://127.0.0.1:{}", rig.tollgate.admin),
+            "--token-file",
+            "upstream",
+        ],
         &["revoke", "list", "--redis", &format!("redis://user:{IN_URL}@127.0.0.1:1/")],
     ] {
         let output = run(dir.path(), arguments);
         keep(
             &format!("{arguments:?}").replace(IN_URL, ""),
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+            format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
         );
     }
 
@@ -173,7 +203,10 @@ fn no_secret_is_in_any_output() {
     for token in tokens {
         let (signed, signature) = token.rsplit_once('.').unwrap();
         absent(&outputs, signature);
-        assert!(outputs.iter().all(|(_, text)| !text.contains(signed)), "a token without its signature");
+        assert!(
+            outputs.iter().all(|(_, text)| !text.contains(signed)),
+            "a token without its signature"
+        );
     }
 }
 

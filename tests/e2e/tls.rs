@@ -30,7 +30,8 @@ impl Authority {
     /// Writes a certificate for `name` to `<stem>.pem` and its key to `<stem>.key`.
     fn issue(&self, dir: &Path, stem: &str, name: &str) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let certificate =
+            CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
         std::fs::write(dir.join(format!("{stem}.pem")), certificate.pem()).unwrap();
         std::fs::write(dir.join(format!("{stem}.key")), key.serialize_pem()).unwrap();
     }
@@ -84,22 +85,35 @@ fn both_sides_prove_who_they_are_and_certificates_are_replaced_while_they_run() 
 "#;
     let tollgate = Tollgate::start(dir, &format!("{listen}{POLICY}"));
     let ask = |envoy: &Envoy| {
-        let status = envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({})))).status;
+        let status =
+            envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({})))).status;
         (status, upstream.taken().len())
     };
-    let start = |ca: &str, client: Option<&str>| Envoy::start(dir, upstream.port, CURRENT, tls(dir, ca, client));
+    let start = |ca: &str, client: Option<&str>| {
+        Envoy::start(dir, upstream.port, CURRENT, tls(dir, ca, client))
+    };
 
     let known = start("ours", Some("proxy"));
     assert_eq!(ask(&known), (200, 1), "a client of our authority");
     assert_eq!(ask(&start("ours", Some("stranger"))), (503, 0), "a client of another authority");
     assert_eq!(ask(&start("ours", None)), (503, 0), "a client without a certificate");
-    assert_eq!(ask(&Envoy::start(dir, upstream.port, CURRENT, |config| config)), (503, 0), "a client without TLS");
-    assert_eq!(ask(&start("next", Some("proxy"))), (503, 0), "a proxy that does not know our authority");
+    assert_eq!(
+        ask(&Envoy::start(dir, upstream.port, CURRENT, |config| config)),
+        (503, 0),
+        "a client without TLS"
+    );
+    assert_eq!(
+        ask(&start("next", Some("proxy"))),
+        (503, 0),
+        "a proxy that does not know our authority"
+    );
 
     // Half of a pair: the old one serves on.
     next.issue(dir, "new", "tollgate.test");
     std::fs::copy(dir.join("new.pem"), dir.join("server.pem")).unwrap();
-    until("the reload that fails", || tollgate.process.err().contains("certificates were not read again").then_some(()));
+    until("the reload that fails", || {
+        tollgate.process.err().contains("certificates were not read again").then_some(())
+    });
     assert_eq!(ask(&start("ours", Some("proxy"))), (200, 1), "the old pair");
 
     // The whole pair, and another authority for clients.

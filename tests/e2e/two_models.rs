@@ -54,7 +54,8 @@ impl Rig {
 
     fn chat(&self, token: &str, model: &str) -> Request {
         let message = json!({ "role": "user", "content": "Say hello." });
-        let body = json!({ "model": model, "messages": [message], "max_tokens": 4, "temperature": 0 });
+        let body =
+            json!({ "model": model, "messages": [message], "max_tokens": 4, "temperature": 0 });
         Request::post("/v1/chat/completions", body.to_string()).bearer(token)
     }
 
@@ -67,23 +68,49 @@ impl Rig {
 
     /// Every request of the tests, and where it has to end.
     fn hold(&self) {
-        let (small, both, none) = (self.token(&["small"]), self.token(&["small", "large", "homeless"]), self.token(&[]));
+        let (small, both, none) =
+            (self.token(&["small"]), self.token(&["small", "large", "homeless"]), self.token(&[]));
         let forged = |request: Request| request.header("X-Tollgate-Model", "large");
         let at_small = |model: &str| Some((0, model.to_owned(), "small"));
         let at_large = |model: &str| Some((1, model.to_owned(), "large"));
         for (about, request, status, arrives) in [
             ("his model", self.chat(&small, "small"), 200, at_small("small")),
-            ("an alias goes to the target's server", self.chat(&small, "gpt-small"), 200, at_small("gpt-small")),
+            (
+                "an alias goes to the target's server",
+                self.chat(&small, "gpt-small"),
+                200,
+                at_small("gpt-small"),
+            ),
             ("another's model", self.chat(&small, "org/large"), 403, None),
             ("an alias of another's model", self.chat(&small, "gpt-large"), 403, None),
             ("the policy's name is no name of the server's", self.chat(&both, "large"), 403, None),
             ("both", self.chat(&both, "org/large"), 200, at_large("org/large")),
             ("both, by alias", self.chat(&both, "gpt-large"), 200, at_large("gpt-large")),
-            ("a forged header does not choose", forged(self.chat(&small, "small")), 200, at_small("small")),
-            ("not even for who may use both", forged(self.chat(&both, "small")), 200, at_small("small")),
+            (
+                "a forged header does not choose",
+                forged(self.chat(&small, "small")),
+                200,
+                at_small("small"),
+            ),
+            (
+                "not even for who may use both",
+                forged(self.chat(&both, "small")),
+                200,
+                at_small("small"),
+            ),
             ("nor does it open", forged(self.chat(&none, "small")), 403, None),
-            ("in another case", self.chat(&both, "small").header("x-ToLLgate-model", "large"), 200, at_small("small")),
-            ("with underscores", self.chat(&both, "small").header("x_tollgate_model", "large"), 400, None),
+            (
+                "in another case",
+                self.chat(&both, "small").header("x-ToLLgate-model", "large"),
+                200,
+                at_small("small"),
+            ),
+            (
+                "with underscores",
+                self.chat(&both, "small").header("x_tollgate_model", "large"),
+                400,
+                None,
+            ),
             ("a model without a server", self.chat(&both, "homeless"), 404, None),
             ("no model", Request::get("/health"), 404, None),
             ("no model, and a forged header", forged(Request::get("/health")), 404, None),
@@ -113,7 +140,8 @@ fn envoy_sends_a_request_to_the_server_of_the_model_that_was_decided_on() {
     rig.hold();
 
     // Without a decision there is no model, and without a model no server, whatever the proxy's failure policy.
-    let careless = Envoy::of_models(rig.dir.path(), rig.small.port, rig.large.port, failure_mode_allow);
+    let careless =
+        Envoy::of_models(rig.dir.path(), rig.small.port, rig.large.port, failure_mode_allow);
     rig.tollgate.process.kill();
     let request = rig.chat(&rig.token(&["small"]), "small").header("X-Tollgate-Model", "small");
     assert_eq!((rig.envoy.send(&request).status, careless.send(&request).status), (503, 404));
@@ -124,7 +152,10 @@ fn envoy_sends_a_request_to_the_server_of_the_model_that_was_decided_on() {
 #[test]
 fn the_configuration_for_models_has_every_setting_of_the_reference() {
     let settings = |config: &str| {
-        let lines = config.lines().map(str::trim_end).filter(|line| !line.trim().is_empty() && !line.trim().starts_with('#'));
+        let lines = config
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.trim().is_empty() && !line.trim().starts_with('#'));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let reference = settings(include_str!("../../deploy/envoy/envoy.yaml"));
@@ -140,7 +171,11 @@ fn two_real_servers_are_chosen_by_the_model_that_was_decided_on() {
     let dir = tempfile::tempdir().unwrap();
     let server = |name: &str| -> PythonServer { llama_server(dir.path(), &["--name", name]) };
     let (small, large) = (server("small"), server("org-large"));
-    let rig = Rig::start(tempfile::tempdir().unwrap(), Upstream::before(small.port), Upstream::before(large.port));
+    let rig = Rig::start(
+        tempfile::tempdir().unwrap(),
+        Upstream::before(small.port),
+        Upstream::before(large.port),
+    );
     rig.hold();
 
     // The official client, streaming and not, gets text from the one server and nothing from the other.

@@ -10,7 +10,10 @@ use super::{
 const DOCUMENT: &str = "/.well-known/openid-configuration";
 
 fn document(issuer: &str, jwks_uri: &str) -> Answer {
-    Answer::Body(json!({ "issuer": issuer, "jwks_uri": jwks_uri, "scopes_supported": ["openid"] }).to_string())
+    Answer::Body(
+        json!({ "issuer": issuer, "jwks_uri": jwks_uri, "scopes_supported": ["openid"] })
+            .to_string(),
+    )
 }
 
 fn discovery(more: Value) -> Value {
@@ -66,19 +69,59 @@ async fn a_document_that_cannot_be_trusted_gives_no_keys_and_takes_none() {
     other.answer(Answer::Keys(&["evil"]));
     let good = document(&name, &server.url());
     for (what, answer, told) in [
-        ("another issuer", document("https://evil.example", &server.url()), "of issuer `https://evil.example`"),
-        ("a final slash more", document(&format!("{name}/"), &server.url()), "not exactly the configured one"),
-        ("no issuer", Answer::Body(json!({ "jwks_uri": server.url() }).to_string()), "not an OpenID Connect discovery document"),
-        ("no jwks_uri", Answer::Body(json!({ "issuer": name }).to_string()), "not an OpenID Connect discovery document"),
-        ("two issuers", Answer::Body(format!(r#"{{"issuer":"{name}","issuer":"{name}","jwks_uri":"x"}}"#)), "not an OpenID"),
-        ("a page of HTML", Answer::Body("<html></html>".into()), "not an OpenID Connect discovery document"),
+        (
+            "another issuer",
+            document("https://evil.example", &server.url()),
+            "of issuer `https://evil.example`",
+        ),
+        (
+            "a final slash more",
+            document(&format!("{name}/"), &server.url()),
+            "not exactly the configured one",
+        ),
+        (
+            "no issuer",
+            Answer::Body(json!({ "jwks_uri": server.url() }).to_string()),
+            "not an OpenID Connect discovery document",
+        ),
+        (
+            "no jwks_uri",
+            Answer::Body(json!({ "issuer": name }).to_string()),
+            "not an OpenID Connect discovery document",
+        ),
+        (
+            "two issuers",
+            Answer::Body(format!(r#"{{"issuer":"{name}","issuer":"{name}","jwks_uri":"x"}}"#)),
+            "not an OpenID",
+        ),
+        (
+            "a page of HTML",
+            Answer::Body("<html></html>".into()),
+            "not an OpenID Connect discovery document",
+        ),
         ("a body without end", Answer::Endless, "larger than"),
         ("no answer", Answer::Hang, "no whole answer within"),
         ("404", Answer::Whole(404, Vec::new(), String::new()), "answered 404"),
-        ("another host", document(&name, &format!("http://localhost:{port}/keys")), "nor in `allowed_hosts`"),
-        ("another port, private", document(&name, &format!("http://127.0.0.1:{port}/keys")), "has no public address"),
-        ("a number for an address", document(&name, &format!("http://2130706433:{port}/keys")), "nor in `allowed_hosts`"),
-        ("the metadata service", document(&name, "http://169.254.169.254/"), "nor in `allowed_hosts`"),
+        (
+            "another host",
+            document(&name, &format!("http://localhost:{port}/keys")),
+            "nor in `allowed_hosts`",
+        ),
+        (
+            "another port, private",
+            document(&name, &format!("http://127.0.0.1:{port}/keys")),
+            "has no public address",
+        ),
+        (
+            "a number for an address",
+            document(&name, &format!("http://2130706433:{port}/keys")),
+            "nor in `allowed_hosts`",
+        ),
+        (
+            "the metadata service",
+            document(&name, "http://169.254.169.254/"),
+            "nor in `allowed_hosts`",
+        ),
         ("a file", document(&name, "file:///etc/passwd"), "is not an http or https address"),
         ("no address", document(&name, "/keys"), "is not an http or https address"),
         ("nothing", document(&name, ""), "is not an http or https address"),

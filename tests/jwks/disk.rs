@@ -52,13 +52,22 @@ async fn a_cold_start_serves_from_disk_while_the_server_is_down() {
     rig.engine.tried().await;
     let status = source.status();
     assert_eq!(kids(&source).unwrap(), ["a"]);
-    assert!(status.from_cache && status.last_error.is_some() && status.fetches_ok == 0, "{status:?}");
-    assert!(status.age.is_some_and(|age| age >= Duration::from_secs(3600)), "its age counts from the fetch: {status:?}");
+    assert!(
+        status.from_cache && status.last_error.is_some() && status.fetches_ok == 0,
+        "{status:?}"
+    );
+    assert!(
+        status.age.is_some_and(|age| age >= Duration::from_secs(3600)),
+        "its age counts from the fetch: {status:?}"
+    );
     assert_eq!(rig.changes(), 1);
     server.answer(Answer::Keys(&["b"]));
     keys_become(&source, &["b"]).await;
     let status = source.status();
-    assert!(!status.from_cache && status.age.is_some_and(|age| age < Duration::from_secs(60)), "{status:?}");
+    assert!(
+        !status.from_cache && status.age.is_some_and(|age| age < Duration::from_secs(60)),
+        "{status:?}"
+    );
 }
 
 /// The server has the last word, and the first.
@@ -104,7 +113,12 @@ async fn a_file_that_is_old_broken_or_not_ours_is_ignored() {
         ),
         ("from tomorrow", usual(), &|| age_by(&cache, -86_400), false),
         ("half", usual(), &|| std::fs::write(&cache, &good[..good.len() / 2]).unwrap(), false),
-        ("of another issuer", issuer("https://other.example", &config(&server, &cache, json!({}))), &nothing, false),
+        (
+            "of another issuer",
+            issuer("https://other.example", &config(&server, &cache, json!({}))),
+            &nothing,
+            false,
+        ),
         ("of another address", other_url, &nothing, false),
         ("for other algorithms", other_algorithm, &nothing, false),
         (

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tollgate::jwks::Source;
 
 use super::{
-    rig::{Rig, compile, error_becomes, eventually, failures, keys_become, keys_end, kids, successes},
+    rig::{
+        Rig, compile, error_becomes, eventually, failures, keys_become, keys_end, kids, successes,
+    },
     server::key_set,
 };
 
@@ -26,7 +28,10 @@ async fn a_key_file_is_read_again_when_it_changes_and_kept_when_it_is_bad() {
     let path = directory.path().join("keys.json");
     let (rig, source) = Rig::one(&json!({ "file": path }));
     rig.engine.tried().await;
-    assert!(source.current().is_none() && source.status().last_error.unwrap().contains("cannot be read"));
+    assert!(
+        source.current().is_none()
+            && source.status().last_error.unwrap().contains("cannot be read")
+    );
     std::fs::write(&path, key_set(&["a"])).unwrap();
     keys_become(&source, &["a"]).await;
     for (bad, told) in [
@@ -90,7 +95,8 @@ async fn a_secret_in_the_configuration_is_there_and_stays() {
     let status = source.status();
     assert_eq!((status.keys, status.next_refresh, status.last_error), (1, None, None));
     source.unknown_key();
-    eventually(|| source.status().fetches_ok == 2, || "a hint reads it again, to no effect".into()).await;
+    eventually(|| source.status().fetches_ok == 2, || "a hint reads it again, to no effect".into())
+        .await;
     assert_eq!(rig.changes(), 1);
 }
 
@@ -99,7 +105,10 @@ async fn a_secret_that_is_too_short_is_no_key_and_is_not_told() {
     let (rig, source) = start(hmac("hunter2hunter2"));
     rig.engine.tried().await;
     let error = source.status().last_error.unwrap();
-    assert!(source.current().is_none() && error.contains("112 bits") && !error.contains("hunter2"), "{error}");
+    assert!(
+        source.current().is_none() && error.contains("112 bits") && !error.contains("hunter2"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +118,10 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
     std::fs::write(&path, "a".repeat(31) + "\n").unwrap();
     let (rig, source) = start(hmac(&format!("file:{}", path.display())));
     rig.engine.tried().await;
-    assert!(source.status().last_error.unwrap().contains("248 bits"), "the line break does not count");
+    assert!(
+        source.status().last_error.unwrap().contains("248 bits"),
+        "the line break does not count"
+    );
     std::fs::write(&path, "a".repeat(32) + "\r\n").unwrap();
     eventually(|| source.current().is_some(), || format!("{:?}", source.status())).await;
     let first = source.current().unwrap();
@@ -119,7 +131,8 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
         assert!(Arc::ptr_eq(&first, &source.current().unwrap()), "the secret in use stays");
     }
     std::fs::write(&path, "b".repeat(32)).unwrap();
-    eventually(|| !Arc::ptr_eq(&first, &source.current().unwrap()), || "the new secret".into()).await;
+    eventually(|| !Arc::ptr_eq(&first, &source.current().unwrap()), || "the new secret".into())
+        .await;
     assert_eq!(rig.changes(), 2);
     successes(&source, 3).await;
     assert_eq!(rig.changes(), 2, "the same content is no change");

@@ -6,7 +6,10 @@ use serde_json::json;
 use tollgate_core::authn::jwks::{MAX_BYTES, MAX_KEYS};
 
 use super::{
-    rig::{Rig, always, error_becomes, eventually, failures, issuer, jwks, keys_become, kids, successes},
+    rig::{
+        Rig, always, error_becomes, eventually, failures, issuer, jwks, keys_become, kids,
+        successes,
+    },
     server::{Answer, KeyServer, jwk, key_set, redirect},
 };
 
@@ -14,7 +17,8 @@ use super::{
 fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
     let status = |status| Answer::Whole(status, Vec::new(), key_set(&["x"]));
     let body = |text: &str| Answer::Body(text.to_owned());
-    let oct = r#"{"keys":[{"kty":"oct","kid":"x","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+    let oct =
+        r#"{"keys":[{"kty":"oct","kid":"x","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
     let many: Vec<String> = (0..=MAX_KEYS).map(|n| jwk(&format!("x{n}"))).collect();
     vec![
         ("500", status(500), "answered 500"),
@@ -22,8 +26,16 @@ fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
         ("401", status(401), "answered 401"),
         ("204", Answer::Whole(204, Vec::new(), String::new()), "answered 204"),
         ("206, a part of a document", status(206), "answered 206"),
-        ("304 that nobody asked for", Answer::Whole(304, Vec::new(), String::new()), "answered 304"),
-        ("a page of HTML with 200 (istio#58101)", body("<html><body>Sign in</body></html>"), "not a JSON Web Key Set"),
+        (
+            "304 that nobody asked for",
+            Answer::Whole(304, Vec::new(), String::new()),
+            "answered 304",
+        ),
+        (
+            "a page of HTML with 200 (istio#58101)",
+            body("<html><body>Sign in</body></html>"),
+            "not a JSON Web Key Set",
+        ),
         ("nothing with 200", body(""), "not a JSON Web Key Set"),
         ("an empty set (istio#58101)", body(r#"{"keys":[]}"#), "no key that this issuer may use"),
         ("an object without keys", body("{}"), "not a JSON Web Key Set"),
@@ -31,15 +43,27 @@ fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
         ("JSON of another shape", body("[1,2,3]"), "not a JSON Web Key Set"),
         ("half a document", body(&key_set(&["x"])[..40]), "not a JSON Web Key Set"),
         ("deep nesting", body(&"[".repeat(100_000)), "not a JSON Web Key Set"),
-        ("one bad key and nothing else", body(r#"{"keys":[{"kty":"RSA","kid":"x"}]}"#), "no key that this issuer may use"),
+        (
+            "one bad key and nothing else",
+            body(r#"{"keys":[{"kty":"RSA","kid":"x"}]}"#),
+            "no key that this issuer may use",
+        ),
         ("only a shared secret", body(oct), "no key that this issuer may use"),
-        ("too many keys", body(&format!(r#"{{"keys":[{}]}}"#, many.join(","))), "more than 256 keys"),
+        (
+            "too many keys",
+            body(&format!(r#"{{"keys":[{}]}}"#, many.join(","))),
+            "more than 256 keys",
+        ),
         ("a megabyte too much", body(&" ".repeat(MAX_BYTES + 1)), "larger than"),
         ("a body without end", Answer::Endless, "larger than"),
         ("no answer at all", Answer::Hang, "no whole answer within"),
         ("a byte now and then", Answer::Trickle, "no whole answer within"),
         ("the end of the connection (kgateway#4838)", Answer::Close, "no whole answer"),
-        ("something that is not HTTP", Answer::Raw(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()), "no whole answer"),
+        (
+            "something that is not HTTP",
+            Answer::Raw(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()),
+            "no whole answer",
+        ),
         (
             "a head without end",
             Answer::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 200_000]].concat()),
@@ -47,12 +71,22 @@ fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
         ),
         (
             "less than it promised",
-            Answer::Raw([b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n".to_vec(), key_set(&["x"]).into_bytes()].concat()),
+            Answer::Raw(
+                [
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n".to_vec(),
+                    key_set(&["x"]).into_bytes(),
+                ]
+                .concat(),
+            ),
             "no whole answer",
         ),
         ("a redirect to nowhere", status(302), "redirects to nowhere"),
         ("a redirect in a circle", redirect("/keys"), "more than 3 redirects"),
-        ("a redirect to the metadata service", redirect("http://169.254.169.254/latest/meta-data"), "nor in `allowed_hosts`"),
+        (
+            "a redirect to the metadata service",
+            redirect("http://169.254.169.254/latest/meta-data"),
+            "nor in `allowed_hosts`",
+        ),
         ("a redirect to a file", redirect("file:///etc/passwd"), "is not an http or https address"),
     ]
 }
@@ -65,7 +99,8 @@ async fn good_keys_survive_everything() {
         runs.spawn(async move {
             let server = KeyServer::start().await;
             server.answer(Answer::Keys(&["a"]));
-            let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "30ms", "timeout": "500ms" })));
+            let (rig, source) =
+                Rig::one(&jwks(&server.url(), json!({ "refresh": "30ms", "timeout": "500ms" })));
             keys_become(&source, &["a"]).await;
             server.answer(misdeed);
             error_becomes(&source, told).await;
@@ -76,9 +111,17 @@ async fn good_keys_survive_everything() {
             assert_eq!(source.status().last_error, None, "{what}");
             // The attempts that failed have left nothing behind.
             server.answer(Answer::Hang);
-            eventually(|| server.connections() <= 1, || format!("{what}: {} connections", server.connections())).await;
+            eventually(
+                || server.connections() <= 1,
+                || format!("{what}: {} connections", server.connections()),
+            )
+            .await;
             drop(rig);
-            eventually(|| server.connections() == 0, || format!("{what}: {} connections", server.connections())).await;
+            eventually(
+                || server.connections() == 0,
+                || format!("{what}: {} connections", server.connections()),
+            )
+            .await;
         });
     }
     while let Some(run) = runs.join_next().await {
@@ -98,7 +141,13 @@ async fn without_a_first_good_answer_there_are_no_keys() {
             assert!(!source.status().tried || source.status().fetches_failed > 0, "{what}");
             rig.engine.tried().await;
             let status = source.status();
-            assert!(source.current().is_none() && status.tried && status.keys == 0 && status.age.is_none(), "{what}: {status:?}");
+            assert!(
+                source.current().is_none()
+                    && status.tried
+                    && status.keys == 0
+                    && status.age.is_none(),
+                "{what}: {status:?}"
+            );
             assert_eq!(rig.changes(), 0, "{what}");
             failures(&source, 1).await;
             server.answer(Answer::Keys(&["a"]));
@@ -133,7 +182,12 @@ async fn one_bad_key_does_not_discard_the_set() {
     server.answer(Answer::Body(format!(r#"{{"keys":[{keys}],"more":"is ignored"}}"#)));
     let (_rig, source) = Rig::one(&jwks(&server.url(), json!({})));
     keys_become(&source, &["good"]).await;
-    let mut skipped: Vec<_> = source.status().skipped.into_iter().map(|skip| (skip.kid.unwrap_or_default(), skip.why)).collect();
+    let mut skipped: Vec<_> = source
+        .status()
+        .skipped
+        .into_iter()
+        .map(|skip| (skip.kid.unwrap_or_default(), skip.why))
+        .collect();
     skipped.sort();
     assert_eq!(
         skipped,
@@ -168,7 +222,8 @@ async fn one_issuer_that_hangs_stops_no_other() {
     let status = sources[0].status();
     assert!(!status.tried && sources[0].current().is_none(), "{status:?}");
     eventually(|| dead.hits() == 1, || "the one fetch".into()).await;
-    always(Duration::from_millis(50), || dead.hits() == 1, "the fetch under way is the only one").await;
+    always(Duration::from_millis(50), || dead.hits() == 1, "the fetch under way is the only one")
+        .await;
 }
 
 /// Hints for an issuer are no hints for another.

@@ -9,7 +9,10 @@ use serde_json::json;
 use tollgate::jwks::Timing;
 
 use super::{
-    rig::{FAST, Rig, always, eventually, failures, issuer, jwks, keys_become, keys_end, kids, successes},
+    rig::{
+        FAST, Rig, always, eventually, failures, issuer, jwks, keys_become, keys_end, kids,
+        successes,
+    },
     server::{Answer, KeyServer, key_set},
 };
 
@@ -37,7 +40,12 @@ async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
     }
     eventually(|| source.status().fetches_ok == 2, || format!("{:?}", source.status())).await;
     storm(Arc::clone(&source)).join().unwrap();
-    always(Duration::from_millis(200), || server.hits() == 2, "the first fetch and one for the storm").await;
+    always(
+        Duration::from_millis(200),
+        || server.hits() == 2,
+        "the first fetch and one for the storm",
+    )
+    .await;
     assert_eq!(source.status().unknown_keys, 500_000);
 }
 
@@ -62,7 +70,8 @@ async fn after_the_cool_down_there_is_a_next_fetch_and_never_before() {
 async fn an_unknown_key_finds_a_rotation_at_once() {
     let server = KeyServer::start().await;
     server.answer(Answer::Keys(&["a"]));
-    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
+    let (rig, source) =
+        Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
     keys_become(&source, &["a"]).await;
     server.answer(Answer::Keys(&["a", "b"]));
     source.unknown_key();
@@ -74,8 +83,12 @@ async fn an_unknown_key_finds_a_rotation_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_fetch_does_not_cost_the_cool_down() {
     let server = KeyServer::start().await;
-    server.script("/keys", [Answer::Keys(&["a"]), Answer::Close, Answer::Close, Answer::Keys(&["b"])]);
-    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
+    server.script(
+        "/keys",
+        [Answer::Keys(&["a"]), Answer::Close, Answer::Close, Answer::Keys(&["b"])],
+    );
+    let (_rig, source) =
+        Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
     keys_become(&source, &["a"]).await;
     source.unknown_key();
     keys_become(&source, &["b"]).await;
@@ -128,19 +141,28 @@ async fn the_server_decides_within_bounds() {
     let (_rig, source) = Rig::one(&often);
     let start = Instant::now();
     successes(&source, 6).await;
-    assert!(start.elapsed() >= FAST.shortest * 4, "not more often than the bound: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= FAST.shortest * 4,
+        "not more often than the bound: {:?}",
+        start.elapsed()
+    );
 
     let rare = Timing { longest: Duration::from_millis(60), ..FAST };
     server.answer(with_cache_control("max-age=31536000"));
     let rig = Rig::with(rare);
-    let source = rig.apply(&[issuer("https://idp.example", &jwks(&server.url(), json!({ "refresh": "1h" })))]).remove(0);
+    let source = rig
+        .apply(&[issuer("https://idp.example", &jwks(&server.url(), json!({ "refresh": "1h" })))])
+        .remove(0);
     successes(&source, 3).await;
 
     server.answer(with_cache_control("max-age=300"));
     let (_rig, source) = Rig::one(&often);
     source.tried().await;
     let next = source.status().next_refresh.unwrap();
-    assert!(next <= Duration::from_secs(300) && next > Duration::from_secs(200), "a tenth earlier at most: {next:?}");
+    assert!(
+        next <= Duration::from_secs(300) && next > Duration::from_secs(200),
+        "a tenth earlier at most: {next:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +180,8 @@ async fn without_a_word_of_the_server_the_configured_interval_holds() {
 async fn keys_end_when_max_stale_has_passed() {
     let server = KeyServer::start().await;
     server.script("/keys", [Answer::Keys(&["a"]), Answer::Close]);
-    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "100ms", "max_stale": "3s" })));
+    let (rig, source) =
+        Rig::one(&jwks(&server.url(), json!({ "refresh": "100ms", "max_stale": "3s" })));
     keys_become(&source, &["a"]).await;
     failures(&source, 1).await;
     assert_eq!(kids(&source).unwrap(), ["a"], "an error takes nothing");
@@ -176,7 +199,10 @@ async fn keys_end_when_max_stale_has_passed() {
 async fn keys_end_even_while_a_fetch_hangs() {
     let server = KeyServer::start().await;
     server.script("/keys", [Answer::Keys(&["a"]), Answer::Hang]);
-    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms", "timeout": "1h", "max_stale": "2s" })));
+    let (rig, source) = Rig::one(&jwks(
+        &server.url(),
+        json!({ "refresh": "50ms", "timeout": "1h", "max_stale": "2s" }),
+    ));
     keys_become(&source, &["a"]).await;
     eventually(|| server.hits() == 2, || "the second fetch".into()).await;
     keys_end(&source).await;
@@ -194,11 +220,18 @@ async fn a_document_that_did_not_change_is_not_sent_again() {
     let (keys, start) = (source.current().unwrap(), Instant::now());
     successes(&source, 5).await;
     assert!(Arc::ptr_eq(&keys, &source.current().unwrap()));
-    eventually(|| source.status().age.is_some_and(|age| age < start.elapsed() / 2), || "young keys".into()).await;
+    eventually(
+        || source.status().age.is_some_and(|age| age < start.elapsed() / 2),
+        || "young keys".into(),
+    )
+    .await;
     assert_eq!(rig.changes(), 1);
     let asked = server.requests();
     assert!(!asked[0].head.contains("if-none-match"), "{asked:?}");
-    assert!(asked[1..].iter().all(|request| request.head.contains("if-none-match: \"one\"\r\n")), "{asked:?}");
+    assert!(
+        asked[1..].iter().all(|request| request.head.contains("if-none-match: \"one\"\r\n")),
+        "{asked:?}"
+    );
 
     server.answer(Answer::Tagged("\"two\"", &["b"]));
     keys_become(&source, &["b"]).await;
@@ -209,7 +242,8 @@ async fn a_document_that_did_not_change_is_not_sent_again() {
 async fn keys_that_ended_come_back_with_not_modified() {
     let server = KeyServer::start().await;
     server.script("/keys", [Answer::Tagged("\"one\"", &["a"]), Answer::Close]);
-    let (rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms", "max_stale": "2s" })));
+    let (rig, source) =
+        Rig::one(&jwks(&server.url(), json!({ "refresh": "50ms", "max_stale": "2s" })));
     keys_become(&source, &["a"]).await;
     keys_end(&source).await;
     server.answer(Answer::Tagged("\"one\"", &["b"]));
@@ -241,8 +275,17 @@ async fn the_status_says_how_a_source_is_doing() {
     rig.engine.tried().await;
     let status = source.status();
     assert_eq!(&*status.issuer, "absent");
-    assert_eq!((status.keys, status.kids.as_slice()), (2, ["a".to_owned(), "b".to_owned()].as_slice()));
+    assert_eq!(
+        (status.keys, status.kids.as_slice()),
+        (2, ["a".to_owned(), "b".to_owned()].as_slice())
+    );
     assert_eq!((status.fetches_ok, status.fetches_failed, status.unknown_keys), (1, 0, 0));
-    assert!(status.tried && !status.from_cache && status.last_error.is_none() && status.skipped.is_empty(), "{status:?}");
+    assert!(
+        status.tried
+            && !status.from_cache
+            && status.last_error.is_none()
+            && status.skipped.is_empty(),
+        "{status:?}"
+    );
     assert!(status.age.is_some_and(|age| age < Duration::from_secs(30)), "{status:?}");
 }

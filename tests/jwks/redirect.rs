@@ -11,8 +11,12 @@ use super::{
 async fn three_redirects_on_the_same_host_are_followed() {
     let server = KeyServer::start().await;
     server.script("/keys", [redirect("/one")]);
-    server.script("/one", [Answer::Whole(301, vec![("location", server.at("/a/two?x"))], String::new())]);
-    server.script("/a/two", [Answer::Whole(308, vec![("location", "three".into())], String::new())]);
+    server.script(
+        "/one",
+        [Answer::Whole(301, vec![("location", server.at("/a/two?x"))], String::new())],
+    );
+    server
+        .script("/a/two", [Answer::Whole(308, vec![("location", "three".into())], String::new())]);
     server.script("/a/three", [Answer::Keys(&["a"])]);
     let (_rig, source) = Rig::one(&jwks(&server.url(), json!({})));
     keys_become(&source, &["a"]).await;

@@ -32,16 +32,23 @@ async fn a_change_of_pace_keeps_the_keys() {
     let server = KeyServer::start().await;
     server.script("/keys", [Answer::Keys(&["a"]), Answer::Close]);
     let rig = Rig::new();
-    let first = rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "refresh": "1h" })))]).remove(0);
+    let first =
+        rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "refresh": "1h" })))]).remove(0);
     keys_become(&first, &["a"]).await;
-    let second = rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "refresh": "20ms" })))]).remove(0);
+    let second =
+        rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "refresh": "20ms" })))]).remove(0);
     assert!(!Arc::ptr_eq(&first, &second));
     assert_eq!(kids(&second).unwrap(), ["a"], "without a fetch");
     assert!(second.status().tried);
     super::rig::failures(&second, 2).await;
     assert_eq!(kids(&second).unwrap(), ["a"], "and the server is down, too");
-    let third = rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "max_stale": "1ms" })))]).remove(0);
-    eventually(|| third.current().is_none(), || "a new max_stale holds for keys that were there before".into()).await;
+    let third =
+        rig.apply(&[issuer(NAME, &jwks(&server.url(), json!({ "max_stale": "1ms" })))]).remove(0);
+    eventually(
+        || third.current().is_none(),
+        || "a new max_stale holds for keys that were there before".into(),
+    )
+    .await;
 }
 
 /// A key is trusted for an issuer, for algorithms, and from a place.
@@ -57,7 +64,10 @@ async fn a_change_of_trust_starts_without_keys() {
         ("another issuer", issuer("https://other.example", &jwks(&server.url(), json!({})))),
         ("another address", issuer(NAME, &jwks(&server.at("/other"), json!({})))),
         ("other algorithms", compile(rs256)),
-        ("other hosts", issuer(NAME, &jwks(&server.url(), json!({ "allowed_hosts": ["x.example"] })))),
+        (
+            "other hosts",
+            issuer(NAME, &jwks(&server.url(), json!({ "allowed_hosts": ["x.example"] }))),
+        ),
         ("other authorities", issuer(NAME, &jwks(&server.url(), json!({ "ca": "/ca.pem" })))),
     ] {
         let rig = Rig::new();
@@ -103,7 +113,11 @@ async fn sources_come_in_the_order_of_the_issuers() {
     let rig = Rig::new();
     rig.apply(&[Arc::clone(&one), Arc::clone(&two), Arc::clone(&three)]);
     rig.engine.tried().await;
-    let names: Vec<_> = rig.apply(&[three, one, two]).iter().map(|source| source.status().issuer.to_string()).collect();
+    let names: Vec<_> = rig
+        .apply(&[three, one, two])
+        .iter()
+        .map(|source| source.status().issuer.to_string())
+        .collect();
     assert_eq!(names, ["https://3.example", "https://1.example", "https://2.example"]);
     assert_eq!(server.hits(), 3);
     let shown = format!("{:?}", rig.engine);

@@ -94,7 +94,11 @@ pub(crate) fn kids(source: &Source) -> Option<Vec<String>> {
 
 /// Waits until exactly these keys may be used.
 pub(crate) async fn keys_become(source: &Source, expected: &[&str]) {
-    eventually(|| kids(source).is_some_and(|kids| kids == expected), || format!("{expected:?}, not {:?}", source.status())).await;
+    eventually(
+        || kids(source).is_some_and(|kids| kids == expected),
+        || format!("{expected:?}, not {:?}", source.status()),
+    )
+    .await;
 }
 
 /// Waits until no key may be used.
@@ -111,13 +115,21 @@ pub(crate) async fn error_becomes(source: &Source, words: &str) {
 /// Waits for as many failed fetches from now on.
 pub(crate) async fn failures(source: &Source, more: u64) {
     let before = source.status().fetches_failed;
-    eventually(|| source.status().fetches_failed >= before + more, || format!("failures: {:?}", source.status())).await;
+    eventually(
+        || source.status().fetches_failed >= before + more,
+        || format!("failures: {:?}", source.status()),
+    )
+    .await;
 }
 
 /// Waits for as many good fetches from now on.
 pub(crate) async fn successes(source: &Source, more: u64) {
     let before = source.status().fetches_ok;
-    eventually(|| source.status().fetches_ok >= before + more, || format!("successes: {:?}", source.status())).await;
+    eventually(
+        || source.status().fetches_ok >= before + more,
+        || format!("successes: {:?}", source.status()),
+    )
+    .await;
 }
 
 /// Waits until the condition holds.

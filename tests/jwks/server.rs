@@ -48,7 +48,9 @@ pub(crate) fn redirect(location: impl Into<String>) -> Answer {
 /// A JWK of this name.
 pub(crate) fn jwk(kid: &str) -> String {
     // RFC 8037 appendix A.2.
-    format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"{kid}"}}"#)
+    format!(
+        r#"{{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"{kid}"}}"#
+    )
 }
 
 /// A key set of these names.
@@ -187,14 +189,21 @@ impl<'a> Open<'a> {
         }
         let head = String::from_utf8(head).unwrap();
         let path = head.split(' ').nth(1).unwrap().to_owned();
-        let shown_etag = head.lines().find_map(|line| line.strip_prefix("if-none-match: ")).map(str::to_owned);
+        let shown_etag =
+            head.lines().find_map(|line| line.strip_prefix("if-none-match: ")).map(str::to_owned);
         self.0.requests.lock().unwrap().push(Request { path: path.clone(), head });
         match self.next(path.split('?').next().unwrap()) {
             Answer::Keys(kids) => whole(&mut stream, 200, &[], &key_set(kids)).await?,
             Answer::Body(body) => whole(&mut stream, 200, &[], &body).await?,
-            Answer::Whole(status, headers, body) => whole(&mut stream, status, &headers, &body).await?,
-            Answer::Tagged(etag, _) if shown_etag.as_deref() == Some(etag) => whole(&mut stream, 304, &[], "").await?,
-            Answer::Tagged(etag, kids) => whole(&mut stream, 200, &[("etag", etag.to_owned())], &key_set(kids)).await?,
+            Answer::Whole(status, headers, body) => {
+                whole(&mut stream, status, &headers, &body).await?
+            }
+            Answer::Tagged(etag, _) if shown_etag.as_deref() == Some(etag) => {
+                whole(&mut stream, 304, &[], "").await?
+            }
+            Answer::Tagged(etag, kids) => {
+                whole(&mut stream, 200, &[("etag", etag.to_owned())], &key_set(kids)).await?
+            }
             Answer::Raw(bytes) => stream.write_all(&bytes).await?,
             Answer::Hang => gone(&mut stream).await,
             Answer::Trickle => {
@@ -238,7 +247,10 @@ async fn whole(
     headers: &[(&'static str, String)],
     body: &str,
 ) -> std::io::Result<()> {
-    let mut answer = format!("HTTP/1.1 {status} Told\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+    let mut answer = format!(
+        "HTTP/1.1 {status} Told\r\ncontent-length: {}\r\nconnection: close\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         answer.push_str(&format!("{name}: {value}\r\n"));
     }

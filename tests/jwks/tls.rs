@@ -33,13 +33,17 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let authority = Authority::from_params(&self.params, &self.key);
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+        let certificate =
+            CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
             .unwrap();
         TlsAcceptor::from(Arc::new(config))
     }
@@ -68,10 +72,18 @@ async fn a_server_is_believed_by_its_authority_and_its_name() {
         ("by name", https(&server, "localhost", Some(&good)), Ok(())),
         ("by address", https(&server, "127.0.0.1", Some(&good)), Ok(())),
         ("one of two authorities", https(&server, "localhost", Some(&both)), Ok(())),
-        ("another authority", https(&server, "localhost", Some(&wrong)), Err("invalid peer certificate")),
+        (
+            "another authority",
+            https(&server, "localhost", Some(&wrong)),
+            Err("invalid peer certificate"),
+        ),
         ("only the system's authorities", https(&server, "localhost", None), Err("")),
         ("another name", https(&elsewhere, "localhost", Some(&good)), Err("not valid for name")),
-        ("no file of authorities", https(&server, "localhost", Some(Path::new("/no/such/file"))), Err("cannot be read")),
+        (
+            "no file of authorities",
+            https(&server, "localhost", Some(Path::new("/no/such/file"))),
+            Err("cannot be read"),
+        ),
     ] {
         let (rig, source) = Rig::one(&jwks);
         rig.engine.tried().await;
@@ -80,7 +92,10 @@ async fn a_server_is_believed_by_its_authority_and_its_name() {
             Ok(()) => assert_eq!(status.kids, ["a"], "{what}: {status:?}"),
             Err(told) => {
                 assert!(source.current().is_none(), "{what}");
-                assert!(status.last_error.as_ref().is_some_and(|error| error.contains(told)), "{what}: {status:?}");
+                assert!(
+                    status.last_error.as_ref().is_some_and(|error| error.contains(told)),
+                    "{what}: {status:?}"
+                );
             }
         }
     }
@@ -109,7 +124,8 @@ async fn https_does_not_lead_to_plain_http() {
     let path = directory.path().join("ca.pem");
     let ca = Ca::new();
     std::fs::write(&path, &ca.pem).unwrap();
-    let (server, plain) = (KeyServer::start_tls(ca.acceptor(&["127.0.0.1"])).await, KeyServer::start().await);
+    let (server, plain) =
+        (KeyServer::start_tls(ca.acceptor(&["127.0.0.1"])).await, KeyServer::start().await);
     plain.answer(Answer::Keys(&["evil"]));
     server.answer(redirect(plain.url()));
     let mut jwks = https(&server, "127.0.0.1", Some(&path));

@@ -35,7 +35,9 @@ fn lines() -> (Rig, Vec<Value>) {
         let reply = rig.tollgate.admin(Request::post("/v1/revocations", body.to_string()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let lines = until("all lines", || Some(rig.tollgate.audit()).filter(|lines| lines.len() == 2 + revoked.len()));
+    let lines = until("all lines", || {
+        Some(rig.tollgate.audit()).filter(|lines| lines.len() == 2 + revoked.len())
+    });
     (rig, lines)
 }
 
@@ -60,7 +62,9 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
     let (_rig, lines) = lines();
     let written = fields(&lines);
 
-    let template: Value = serde_json::from_str(include_str!("../../deploy/elasticsearch/tollgate-audit.json")).unwrap();
+    let template: Value =
+        serde_json::from_str(include_str!("../../deploy/elasticsearch/tollgate-audit.json"))
+            .unwrap();
     let properties = template["template"]["mappings"]["properties"].as_object().unwrap();
     assert_eq!(properties["@timestamp"], json!({ "type": "alias", "path": "time" }));
     let mapped: BTreeMap<&str, &str> = properties
@@ -71,14 +75,19 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
     assert_eq!(mapped.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
 
     let page = include_str!("../../docs/observability.md");
-    let (_, table) = page.split_once("| field | in | Elasticsearch | what it says |\n|---|---|---|---|\n").unwrap();
+    let (_, table) = page
+        .split_once("| field | in | Elasticsearch | what it says |\n|---|---|---|---|\n")
+        .unwrap();
     let rows = table.lines().take_while(|line| line.starts_with('|')).map(|row| {
-        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        let cells: Vec<&str> =
+            row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
         (cells[0].to_owned(), (cells[1].to_owned(), cells[2].to_owned()))
     });
     let documented: BTreeMap<String, (String, String)> = rows.collect();
-    let expected: BTreeMap<String, (String, String)> =
-        written.iter().map(|(name, events)| (name.clone(), (events.clone(), mapped[name.as_str()].to_owned()))).collect();
+    let expected: BTreeMap<String, (String, String)> = written
+        .iter()
+        .map(|(name, events)| (name.clone(), (events.clone(), mapped[name.as_str()].to_owned())))
+        .collect();
     assert_eq!(documented, expected);
 
     // What the types of the template promise.
@@ -109,10 +118,16 @@ fn the_collector_takes_every_line_to_loki_s_door() {
     std::fs::write(dir.join("audit.log"), text).unwrap();
     let shipped = include_str!("../../deploy/otel-collector/audit.yaml").to_owned();
     // As JSON, which this test reads; and the collector's own metrics have a fixed port.
-    let endpoint = format!("http://127.0.0.1:{}/otlp\n    encoding: json\n    compression: none", loki.port);
+    let endpoint =
+        format!("http://127.0.0.1:{}/otlp\n    encoding: json\n    compression: none", loki.port);
     let config = replace(shipped, "http://loki:3100/otlp", &endpoint);
-    let config = replace(config, "[/var/log/tollgate/audit.log]", &format!("[{}]", dir.join("audit.log").display()));
-    let config = replace(config, "service:\n", "service:\n  telemetry: { metrics: { level: none } }\n");
+    let config = replace(
+        config,
+        "[/var/log/tollgate/audit.log]",
+        &format!("[{}]", dir.join("audit.log").display()),
+    );
+    let config =
+        replace(config, "service:\n", "service:\n  telemetry: { metrics: { level: none } }\n");
     let path = dir.join("collector.yaml");
     std::fs::write(&path, config).unwrap();
     let mut command = Command::new(part("otelcol", "otelcol"));
@@ -122,9 +137,12 @@ fn the_collector_takes_every_line_to_loki_s_door() {
         let taken = taken.lock().unwrap();
         let resources = taken.iter().flat_map(|export| export["resourceLogs"].as_array().unwrap());
         let named = resources.filter(|logs| {
-            logs["resource"]["attributes"] == json!([{ "key": "service.name", "value": { "stringValue": "tollgate-audit" } }])
+            logs["resource"]["attributes"]
+                == json!([{ "key": "service.name", "value": { "stringValue": "tollgate-audit" } }])
         });
-        named.flat_map(|logs| logs["scopeLogs"][0]["logRecords"].as_array().unwrap().clone()).collect()
+        named
+            .flat_map(|logs| logs["scopeLogs"][0]["logRecords"].as_array().unwrap().clone())
+            .collect()
     };
     let records = within(SOON, || Some(records()).filter(|records| records.len() == lines.len()));
     let records = records.unwrap_or_else(|| panic!("{:?}", taken.lock().unwrap()));

@@ -44,7 +44,15 @@ impl Collector {
     /// Starts one on these ports and waits until it listens.
     pub(crate) fn at(dir: &Path, grpc: u16, http: u16) -> Self {
         let mut command = Command::new(part("rotel", "collector"));
-        command.args(["start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed"]);
+        command.args([
+            "start",
+            "--exporter",
+            "blackhole",
+            "--debug-log",
+            "traces",
+            "--debug-log-verbosity",
+            "detailed",
+        ]);
         command.args([
             "--otlp-grpc-endpoint",
             &format!("127.0.0.1:{grpc}"),
@@ -54,7 +62,10 @@ impl Collector {
         command.arg("--pid-file").arg(dir.join("collector.pid"));
         let mut process = Process::start(dir, "collector", &mut command);
         process.until("both ports", |_| {
-            [grpc, http].iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).then_some(())
+            [grpc, http]
+                .iter()
+                .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+                .then_some(())
         });
         Self { process, grpc, http }
     }
@@ -66,7 +77,9 @@ impl Collector {
 
     /// Waits for a span of this name.
     pub(crate) fn span(&self, name: &str) -> Span {
-        until(&format!("the span `{name}`"), || self.spans().into_iter().find(|span| span.field("Name") == name))
+        until(&format!("the span `{name}`"), || {
+            self.spans().into_iter().find(|span| span.field("Name") == name)
+        })
     }
 }
 
@@ -83,15 +96,22 @@ fn parse(text: &str) -> Vec<Span> {
         } else if line.starts_with("Span #") {
             in_resource = false;
             spans.push(Span { resource: resource.clone(), ..Span::default() });
-        } else if let Some((name, value)) = line.trim().strip_prefix("-> ").and_then(|line| line.split_once(": ")) {
+        } else if let Some((name, value)) =
+            line.trim().strip_prefix("-> ").and_then(|line| line.split_once(": "))
+        {
             let text = value.strip_prefix("Str(").and_then(|value| value.strip_suffix(')'));
             match (text, spans.last_mut()) {
-                (Some(text), _) if in_resource => drop(resource.insert(name.to_owned(), text.to_owned())),
-                (Some(text), Some(span)) => drop(span.attributes.insert(name.to_owned(), text.to_owned())),
+                (Some(text), _) if in_resource => {
+                    drop(resource.insert(name.to_owned(), text.to_owned()))
+                }
+                (Some(text), Some(span)) => {
+                    drop(span.attributes.insert(name.to_owned(), text.to_owned()))
+                }
                 (None, Some(span)) if name == "Name" => span.events.push(value.to_owned()),
                 _ => {}
             }
-        } else if let (Some((name, value)), Some(span)) = (line.split_once(" : "), spans.last_mut()) {
+        } else if let (Some((name, value)), Some(span)) = (line.split_once(" : "), spans.last_mut())
+        {
             span.fields.insert(name.trim().to_owned(), value.trim().to_owned());
         }
     }

@@ -52,7 +52,8 @@ fn rig(port: u16, more: &str) -> (Rig, TempDir) {
 
 #[test]
 fn what_may_be_sent_again_is() {
-    let (port, exports) = collector(vec![Reply::new(503, "").header("Retry-After", "1"), Reply::new(200, "")]);
+    let (port, exports) =
+        collector(vec![Reply::new(503, "").header("Retry-After", "1"), Reply::new(200, "")]);
     let (rig, _secrets) = rig(port, "");
     rig.tollgate.until_metric("tollgate_trace_spans_exported_total", &[], 1.0);
     let exports = exports.lock().unwrap();
@@ -71,7 +72,9 @@ fn what_may_not_is_given_up() {
     let (rig, _secrets) = rig(port, "");
     rig.tollgate.until_metric("tollgate_trace_spans_dropped_total", &["cause=\"export\""], 1.0);
     assert_eq!(exports.lock().unwrap().len(), 1);
-    until("a line in the log", || rig.tollgate.process.err().contains("the collector answered HTTP 400").then_some(()));
+    until("a line in the log", || {
+        rig.tollgate.process.err().contains("the collector answered HTTP 400").then_some(())
+    });
 }
 
 #[test]
@@ -82,27 +85,37 @@ fn what_was_left_out_is_counted() {
     let (rig, _secrets) = rig(port, "");
     rig.tollgate.until_metric("tollgate_trace_spans_dropped_total", &["cause=\"rejected\""], 1.0);
     assert_eq!(rig.tollgate.metric("tollgate_trace_spans_exported_total", &[]), 0.0);
-    until("a line in the log", || rig.tollgate.process.err().contains("left out 1 of 1: too old").then_some(()));
+    until("a line in the log", || {
+        rig.tollgate.process.err().contains("left out 1 of 1: too old").then_some(())
+    });
 }
 
 #[test]
 fn a_collector_that_never_answers_holds_nobody_up() {
     let server = Server::start(|_| Answer::Silence);
     let (rig, _secrets) = rig(server.port, ", timeout: 100ms");
-    until("a failure", || rig.tollgate.process.err().contains("did not answer in time").then_some(()));
+    until("a failure", || {
+        rig.tollgate.process.err().contains("did not answer in time").then_some(())
+    });
     assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);
 }
 
 /// A gRPC collector behind TLS for `localhost`, which answers the first call with status 14 (unavailable) and then with 0. Gives its
 /// port, its certificate and what was taken.
 async fn grpc_collector() -> (u16, String, Arc<Mutex<Vec<ExportTraceServiceRequest>>>) {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], PrivateKeyDer::Pkcs8(signing_key.serialize_der().into()))
-        .unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(
+        vec![cert.der().clone()],
+        PrivateKeyDer::Pkcs8(signing_key.serialize_der().into()),
+    )
+    .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -117,15 +130,23 @@ async fn grpc_collector() -> (u16, String, Arc<Mutex<Vec<ExportTraceServiceReque
                 let service = service_fn(move |request: hyper::Request<Incoming>| {
                     let kept = Arc::clone(&kept);
                     async move {
-                        assert_eq!(request.uri().path(), "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+                        assert_eq!(
+                            request.uri().path(),
+                            "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+                        );
                         assert_eq!(request.headers()["te"], "trailers");
                         let body = request.into_body().collect().await.unwrap().to_bytes();
                         let mut kept = kept.lock().unwrap();
                         kept.push(ExportTraceServiceRequest::decode(&body[5..]).unwrap());
                         let status = if kept.len() == 1 { "14" } else { "0" };
-                        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
-                        let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(std::future::ready(Some(Ok(trailers))));
-                        let response = hyper::Response::builder().header("content-type", "application/grpc");
+                        let trailers = HeaderMap::from_iter([(
+                            "grpc-status".parse().unwrap(),
+                            status.parse().unwrap(),
+                        )]);
+                        let body = Full::new(Bytes::from_static(&[0; 5]))
+                            .with_trailers(std::future::ready(Some(Ok(trailers))));
+                        let response =
+                            hyper::Response::builder().header("content-type", "application/grpc");
                         Ok::<_, Infallible>(response.body(body).unwrap())
                     }
                 });
@@ -143,7 +164,10 @@ async fn grpc_goes_over_tls_and_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, certificate).unwrap();
-    let section = format!("observe: {{ tracing: {{ endpoint: 'https://localhost:{port}', tls_ca: '{}' }} }}\n", ca.display());
+    let section = format!(
+        "observe: {{ tracing: {{ endpoint: 'https://localhost:{port}', tls_ca: '{}' }} }}\n",
+        ca.display()
+    );
     let rig = tokio::task::spawn_blocking(move || {
         let rig = Rig::start(&format!("{POLICY}{section}"));
         assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);

@@ -33,15 +33,22 @@ impl Everything {
         issuer.publish(second.path());
         let redis = Redis::start(dir.path());
         let collector = Server::start(|_| Answer::Whole(Reply::new(200, "")));
-        let limited =
-            POLICY.replace("    scopes: [infer:text]\n", "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n");
-        let store = replace(redis.store().to_owned(), " } }\n", ", local: { replicas: 1 }, replicate_revocations: {} } }\n");
+        let limited = POLICY.replace(
+            "    scopes: [infer:text]\n",
+            "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n",
+        );
+        let store = replace(
+            redis.store().to_owned(),
+            " } }\n",
+            ", local: { replicas: 1 }, replicate_revocations: {} } }\n",
+        );
         let config = format!(
             "{limited}limits: [{{ name: each, by: [subject], rate: 1/1h }}]\n\
              {store}observe: {{ subjects: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
             collector.port,
         );
-        let tollgates = [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), POLICY)];
+        let tollgates =
+            [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), POLICY)];
         Self { tollgates, _redis: redis, issuer, dir, second }
     }
 
@@ -49,7 +56,9 @@ impl Everything {
     pub(crate) fn send(&self, request: &Request) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for dir in [&self.dir, &self.second] {
-            runtime.block_on(async { Peer::connect(dir.path()).await.begin(request).await.finish().await });
+            runtime.block_on(async {
+                Peer::connect(dir.path()).await.begin(request).await.finish().await
+            });
         }
     }
 }
@@ -61,12 +70,15 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 fn exposed(text: &str, metrics: &mut Metrics) {
     let (mut family, mut kind) = (String::new(), String::new());
     for line in text.lines() {
-        if let Some((name, of)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+        if let Some((name, of)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' '))
+        {
             (family, kind) = (name.to_owned(), of.to_owned());
         } else if !line.starts_with('#') {
             let (series, _) = line.rsplit_once(' ').unwrap();
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            let suffix = name.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line} below {family}"));
+            let suffix = name
+                .strip_prefix(family.as_str())
+                .unwrap_or_else(|| panic!("{line} below {family}"));
             let known = match kind.as_str() {
                 "counter" => suffix == "_total",
                 "info" => suffix == "_info",
@@ -76,7 +88,10 @@ fn exposed(text: &str, metrics: &mut Metrics) {
             };
             assert!(known, "{line}: not a {kind}");
             let name = if kind == "histogram" { family.clone() } else { name.to_owned() };
-            let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once("=\""));
+            let labels = labels
+                .trim_end_matches('}')
+                .split("\",")
+                .filter_map(|label| label.split_once("=\""));
             let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le");
             let entry = metrics.entry(name).or_insert_with(|| (kind.clone(), BTreeSet::new()));
             entry.1.extend(labels);
@@ -88,7 +103,9 @@ fn exposed(text: &str, metrics: &mut Metrics) {
 /// The rows of docs/metrics.md.
 fn documented() -> Metrics {
     let page = include_str!("../../docs/metrics.md");
-    let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>();
+    let code = |cell: &str| {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>()
+    };
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `tollgate_"));
     let rows = rows.map(|row| {
         let cells: Vec<&str> = row.split(" | ").collect();
@@ -110,7 +127,8 @@ fn the_reference_is_what_the_binary_has() {
         exposed(&tollgate.metrics(), &mut found);
     }
     let documented = documented();
-    let missing: Vec<_> = found.iter().filter(|(name, _)| !documented.contains_key(*name)).collect();
+    let missing: Vec<_> =
+        found.iter().filter(|(name, _)| !documented.contains_key(*name)).collect();
     assert!(missing.is_empty(), "not in docs/metrics.md: {missing:#?}");
     let gone: Vec<_> = documented.keys().filter(|name| !found.contains_key(*name)).collect();
     assert!(gone.is_empty(), "in docs/metrics.md only: {gone:#?}");
@@ -128,9 +146,18 @@ fn what_happens_is_what_is_counted() {
     }
     let [redis, memory] = &everything.tollgates;
     assert_eq!(redis.metric("tollgate_limit_denied_total", &["limit=\"each\""]), 2.0);
-    assert_eq!(redis.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"allow\""]), 1.0);
-    assert_eq!(redis.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"deny\""]), 2.0);
-    assert_eq!(memory.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"allow\""]), 3.0);
+    assert_eq!(
+        redis.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"allow\""]),
+        1.0
+    );
+    assert_eq!(
+        redis.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"deny\""]),
+        2.0
+    );
+    assert_eq!(
+        memory.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"allow\""]),
+        3.0
+    );
     assert_eq!(redis.metric("tollgate_store_duration_seconds_count", &[]), 3.0);
     assert_eq!(redis.metric("tollgate_store_connections_total", &[]), 1.0);
     assert_eq!(redis.metric("tollgate_ready", &[]), 1.0);

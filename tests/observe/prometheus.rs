@@ -27,7 +27,11 @@ fn read(file: &str) -> String {
 /// Runs promtool, and gives back what it said when it was content.
 fn promtool(arguments: &[&str]) -> String {
     let output = Command::new(part("promtool", "prometheus")).args(arguments).output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "promtool {arguments:?}\n{said}");
     said
 }
@@ -41,12 +45,21 @@ fn the_rules_and_their_cases_hold() {
 
 /// The alerts and their rules, and every expression.
 fn rules() -> (BTreeSet<String>, Vec<Value>, Vec<String>) {
-    let rules: Value = Document::parse(&read("prometheus/rules.yaml"), &|_| None).unwrap().read().unwrap();
-    let all: Vec<Value> =
-        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+    let rules: Value =
+        Document::parse(&read("prometheus/rules.yaml"), &|_| None).unwrap().read().unwrap();
+    let all: Vec<Value> = rules["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap().clone())
+        .collect();
     let expressions = all.iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect();
     let alerts: Vec<Value> = all.into_iter().filter(|rule| rule.get("alert").is_some()).collect();
-    (alerts.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect(), alerts, expressions)
+    (
+        alerts.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect(),
+        alerts,
+        expressions,
+    )
 }
 
 #[test]
@@ -54,20 +67,34 @@ fn every_alert_says_what_to_do_and_fires_in_a_case() {
     let (names, alerts, _) = rules();
     let (cases, page) = (read("prometheus/rules_test.yaml"), include_str!("../../docs/metrics.md"));
     for name in &names {
-        assert!(cases.contains(&format!("'{{alertname=\"{name}\"}}'")), "no case in rules_test.yaml fires {name}");
+        assert!(
+            cases.contains(&format!("'{{alertname=\"{name}\"}}'")),
+            "no case in rules_test.yaml fires {name}"
+        );
         assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not know {name}");
     }
     for alert in &alerts {
         for text in ["summary", "description", "runbook"] {
-            assert!(alert["annotations"][text].as_str().is_some_and(|text| !text.is_empty()), "{}: no {text}", alert["alert"]);
+            assert!(
+                alert["annotations"][text].as_str().is_some_and(|text| !text.is_empty()),
+                "{}: no {text}",
+                alert["alert"]
+            );
         }
         let severity = alert["labels"]["severity"].as_str().unwrap();
         assert!(["critical", "warning", "info"].contains(&severity), "{severity}");
     }
     // A runbook leads to an alert that exists.
-    for word in alerts.iter().filter_map(|alert| alert["annotations"]["runbook"].as_str()).flat_map(str::split_whitespace) {
+    for word in alerts
+        .iter()
+        .filter_map(|alert| alert["annotations"]["runbook"].as_str())
+        .flat_map(str::split_whitespace)
+    {
         let word = word.trim_end_matches(['.', ',', ':', ';']);
-        assert!(!word.starts_with("Tollgate") || word == "Tollgate" || names.contains(word), "{word}");
+        assert!(
+            !word.starts_with("Tollgate") || word == "Tollgate" || names.contains(word),
+            "{word}"
+        );
     }
 }
 
@@ -75,14 +102,25 @@ fn every_alert_says_what_to_do_and_fires_in_a_case() {
 fn panels() -> Vec<(String, Vec<String>)> {
     let board: Value = serde_json::from_str(&read("grafana/tollgate.json")).unwrap();
     let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
-    let ids: BTreeSet<u64> = board["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    let ids: BTreeSet<u64> = board["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|panel| panel["id"].as_u64().unwrap())
+        .collect();
     assert_eq!(ids.len(), board["panels"].as_array().unwrap().len(), "an id comes twice");
     let panels = panels.map(|panel| {
         let place = &panel["gridPos"];
-        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{}", panel["title"]);
+        assert!(
+            place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24,
+            "{}",
+            panel["title"]
+        );
         let queries = panel["targets"].as_array().unwrap().iter().map(|target| {
             let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "20s");
-            ["$job", "$instance", "$route"].iter().fold(query, |query, name| query.replace(name, ".*"))
+            ["$job", "$instance", "$route"]
+                .iter()
+                .fold(query, |query, name| query.replace(name, ".*"))
         });
         (panel["title"].as_str().unwrap().to_owned(), queries.collect())
     });
@@ -98,7 +136,8 @@ fn named(text: &str) -> BTreeSet<String> {
 #[test]
 fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let everything = Everything::start();
-    let targets = everything.tollgates.iter().map(|tollgate| format!("\"127.0.0.1:{}\"", tollgate.ops));
+    let targets =
+        everything.tollgates.iter().map(|tollgate| format!("\"127.0.0.1:{}\"", tollgate.ops));
     let targets = targets.collect::<Vec<_>>().join(", ");
     let dir = everything.dir.path();
     let config = read("prometheus/prometheus.yaml")
@@ -112,7 +151,9 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     command.arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--log.level=warn");
     let mut prometheus = Process::start(dir, "prometheus", &mut command);
-    prometheus.until("readiness", |_| (Request::get("/-/ready").try_send(port)?.status == 200).then_some(()));
+    prometheus.until("readiness", |_| {
+        (Request::get("/-/ready").try_send(port)?.status == 200).then_some(())
+    });
     let ask = |query: &str| -> Vec<Value> {
         let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let answer = Request::get(&format!("/api/v1/query?query={query}")).send(port).json();
@@ -124,18 +165,22 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let health = until("both targets", || {
         let targets = Request::get("/api/v1/targets").send(port).json();
         let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
-        (targets.len() == 2 && targets.iter().all(|target| target["health"] != "unknown")).then_some(targets)
+        (targets.len() == 2 && targets.iter().all(|target| target["health"] != "unknown"))
+            .then_some(targets)
     });
     assert!(health.iter().all(|target| target["health"] == "up"), "{health:?}");
 
-    let names: BTreeSet<String> = Request::get("/api/v1/label/__name__/values").send(port).json()["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|name| name.as_str().unwrap().to_owned())
-        .collect();
+    let names: BTreeSet<String> =
+        Request::get("/api/v1/label/__name__/values").send(port).json()["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
     let recorded = |name: &String| name.contains(':');
-    for name in named(&read("prometheus/rules.yaml")).union(&named(&read("grafana/tollgate.json"))).filter(|name| !recorded(name))
+    for name in named(&read("prometheus/rules.yaml"))
+        .union(&named(&read("grafana/tollgate.json")))
+        .filter(|name| !recorded(name))
     {
         // A text may speak of a histogram as a whole.
         assert!(
@@ -165,11 +210,13 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let rules = until("every rule to be evaluated", || {
         let answer = Request::get("/api/v1/rules").send(port).json();
         let groups = answer["data"]["groups"].as_array().unwrap();
-        let rules: Vec<Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+        let rules: Vec<Value> =
+            groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
         rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
     });
     assert!(rules.iter().all(|rule| rule["health"] == "ok"), "{rules:?}");
     until("a recorded series", || (!ask("job:tollgate_checks:rate5m").is_empty()).then_some(()));
-    let counted = ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
+    let counted =
+        ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
     assert!(counted >= 2.0, "{counted}");
 }

@@ -6,7 +6,9 @@ use serde_json::json;
 use super::collector::{Collector, Span};
 use crate::{
     proxies::gate::free_port,
-    rig::{POLICY, Rig, chat, envoy::replace, http::Request, issuer::Issuer, tollgate::Tollgate, until},
+    rig::{
+        POLICY, Rig, chat, envoy::replace, http::Request, issuer::Issuer, tollgate::Tollgate, until,
+    },
 };
 
 /// What a client that traces sends.
@@ -16,7 +18,9 @@ const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 /// The blocks of YAML below a heading of docs/observability.md.
 fn documented(heading: &str) -> Vec<String> {
     let page = include_str!("../../docs/observability.md");
-    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
+    let (_, section) = page
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no heading `{heading}`"));
     let section = section.split("\n## ").next().unwrap();
     let blocks = section.split("```yaml ").skip(1).map(|block| block.split_once('\n').unwrap().1);
     blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
@@ -37,14 +41,19 @@ fn tracing_envoy(config: String, collector: u16) -> String {
         "address: otel-collector, port_value: 4317",
         &format!("address: 127.0.0.1, port_value: {collector}"),
     );
-    let config = replace(config, "stat_prefix: ingress\n", &format!("stat_prefix: ingress\n{}", indented(&manager, 16)));
+    let config = replace(
+        config,
+        "stat_prefix: ingress\n",
+        &format!("stat_prefix: ingress\n{}", indented(&manager, 16)),
+    );
     replace(config, "  clusters:\n", &format!("  clusters:\n{}", indented(&cluster, 4)))
 }
 
 /// The section of docs/observability.md, with another address.
 fn tollgate(collector: u16) -> String {
     let block = documented("Tracing").remove(0);
-    let block = replace(block, "http://otel-collector:4317", &format!("http://127.0.0.1:{collector}"));
+    let block =
+        replace(block, "http://otel-collector:4317", &format!("http://127.0.0.1:{collector}"));
     block.replace("${POD_NAME}", "pod-7")
 }
 
@@ -73,12 +82,15 @@ fn a_check_is_a_span_below_envoy_s_call() {
         ("tollgate.route", "generate"),
         ("tollgate.model", "qwen"),
     ];
-    let expected = expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let expected =
+        expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     assert_eq!(check.attributes, expected);
     assert_eq!(check.events, ["parse", "route", "authenticate", "authorize", "store", "answer"]);
 
     // Envoy's span for the call is the parent, and hangs below the client's trace itself.
-    let call = until("Envoy's spans", || collector.spans().into_iter().find(|span| span.field("ID") == check.field("Parent ID")));
+    let call = until("Envoy's spans", || {
+        collector.spans().into_iter().find(|span| span.field("ID") == check.field("Parent ID"))
+    });
     assert_eq!((call.field("Trace ID"), call.resource["service.name"].as_str()), (TRACE, "envoy"));
 
     // Whoever reads traces learns neither the token nor whose it is.
@@ -109,12 +121,16 @@ fn steps_end_where_a_check_was_refused() {
     ] {
         assert_eq!(rig.envoy.send(&request).status, status);
     }
-    let spans: Vec<Span> = until("four spans", || Some(collector.spans()).filter(|spans| spans.len() == 4));
+    let spans: Vec<Span> =
+        until("four spans", || Some(collector.spans()).filter(|spans| spans.len() == 4));
     let told: Vec<_> = spans
         .iter()
-        .map(|span| (span.attribute("tollgate.reason"), span.attribute("enduser.id"), span.events.join(" ")))
+        .map(|span| {
+            (span.attribute("tollgate.reason"), span.attribute("enduser.id"), span.events.join(" "))
+        })
         .collect();
-    let told: Vec<_> = told.iter().map(|(reason, who, events)| (*reason, *who, events.as_str())).collect();
+    let told: Vec<_> =
+        told.iter().map(|(reason, who, events)| (*reason, *who, events.as_str())).collect();
     assert_eq!(
         told,
         [
@@ -134,19 +150,26 @@ fn a_collector_that_is_away_is_a_counter_and_one_line() {
     let dir = tempfile::tempdir().unwrap();
     Issuer::new("https://auth.example.com").publish(dir.path());
     let (grpc, http) = (free_port(), free_port());
-    let mut rig = Rig::start(&format!("{POLICY}observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{grpc}', queue: 2 }} }}\n"));
+    let mut rig = Rig::start(&format!(
+        "{POLICY}observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{grpc}', queue: 2 }} }}\n"
+    ));
     // More than may wait: the rest is dropped, and every check is answered.
     let mut asked = 0;
     until("a full queue", || {
         asked += 1;
         assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);
-        (rig.tollgate.metric("tollgate_trace_spans_dropped_total", &["cause=\"full\""]) > 0.0).then_some(())
+        (rig.tollgate.metric("tollgate_trace_spans_dropped_total", &["cause=\"full\""]) > 0.0)
+            .then_some(())
     });
-    let told = |tollgate: &Tollgate, text: &str| tollgate.process.err().lines().filter(|line| line.contains(text)).count();
+    let told = |tollgate: &Tollgate, text: &str| {
+        tollgate.process.err().lines().filter(|line| line.contains(text)).count()
+    };
     assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
 
     let collector = Collector::at(dir.path(), grpc, http);
-    until("the end of the outage", || (told(&rig.tollgate, "spans are exported again") == 1).then_some(()));
+    until("the end of the outage", || {
+        (told(&rig.tollgate, "spans are exported again") == 1).then_some(())
+    });
     assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
     let seen = collector.spans().len();
     assert!(seen >= 1, "what waited arrives");

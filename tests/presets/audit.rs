@@ -25,7 +25,11 @@ fn server(response: Vec<u8>) -> SocketAddr {
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
                 head.push(byte[0]);
             }
-            assert!(head.starts_with(b"GET /openapi.json HTTP/1.1\r\n"), "{}", String::from_utf8_lossy(&head));
+            assert!(
+                head.starts_with(b"GET /openapi.json HTTP/1.1\r\n"),
+                "{}",
+                String::from_utf8_lossy(&head)
+            );
             // The client may have gone when it has read enough.
             let _ = stream.write_all(&response);
         }
@@ -43,8 +47,7 @@ fn ok(body: &str) -> Vec<u8> {
 
 /// What vLLM's FastAPI application publishes, in its shape: operations with `summary`, `operationId` and parameters.
 fn vllm() -> String {
-    let operation =
-        |id: &str| json!({ "summary": id, "operationId": id, "responses": { "200": { "description": "Successful Response" } } });
+    let operation = |id: &str| json!({ "summary": id, "operationId": id, "responses": { "200": { "description": "Successful Response" } } });
     let parameter = json!([{ "name": "response_id", "in": "path", "required": true, "schema": { "type": "string" } }]);
     json!({
         "openapi": "3.1.0",
@@ -66,20 +69,32 @@ fn vllm() -> String {
 }
 
 fn audit(address: SocketAddr, arguments: &[&str]) -> Output {
-    tollgate().arg("audit-upstream").arg(format!("http://{address}")).args(arguments).output().unwrap()
+    tollgate()
+        .arg("audit-upstream")
+        .arg(format!("http://{address}"))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 fn config(directory: &TempDir, routes: &str) -> PathBuf {
     let path = directory.path().join("tollgate.yaml");
     let issuers = "issuers: [{ issuer: 'https://auth.example.com', audiences: any, algorithms: [RS256], jwks: { url: 'https://auth.example.com/jwks.json' } }]";
-    std::fs::write(&path, format!("{issuers}\nlimits: [{{ name: slow, by: [address], rate: 1/1h }}]\nroutes: {routes}\n"))
-        .unwrap();
+    std::fs::write(
+        &path,
+        format!(
+            "{issuers}\nlimits: [{{ name: slow, by: [address], rate: 1/1h }}]\nroutes: {routes}\n"
+        ),
+    )
+    .unwrap();
     path
 }
 
 fn operation<'a>(report: &'a Value, method: &str, path: &str) -> &'a Value {
     let all = report["operations"].as_array().unwrap();
-    all.iter().find(|one| one["method"] == method && one["path"] == path).unwrap_or_else(|| panic!("{method} {path}: {report}"))
+    all.iter()
+        .find(|one| one["method"] == method && one["path"] == path)
+        .unwrap_or_else(|| panic!("{method} {path}: {report}"))
 }
 
 #[test]
@@ -91,12 +106,23 @@ fn a_preset_opens_nothing_dangerous() {
     assert_eq!((&report["dangerous"], &report["server"]), (&json!(false), &json!("FastAPI 0.1.0")));
     let row = |method, path| {
         let one = operation(&report, method, path);
-        (one["listed"].as_bool().unwrap(), one["level"].as_str().unwrap(), one["open"].as_bool().unwrap(), one["reason"].as_str())
+        (
+            one["listed"].as_bool().unwrap(),
+            one["level"].as_str().unwrap(),
+            one["open"].as_bool().unwrap(),
+            one["reason"].as_str(),
+        )
     };
     assert_eq!(row("GET", "/health"), (true, "harmless", true, None));
     assert_eq!(row("GET", "/load"), (true, "leak", false, Some("missing_credential")));
-    assert_eq!(row("POST", "/v1/chat/completions"), (true, "dangerous", false, Some("missing_credential")));
-    assert_eq!(row("GET", "/v1/responses/{response_id}"), (true, "dangerous", false, Some("no_route")));
+    assert_eq!(
+        row("POST", "/v1/chat/completions"),
+        (true, "dangerous", false, Some("missing_credential"))
+    );
+    assert_eq!(
+        row("GET", "/v1/responses/{response_id}"),
+        (true, "dangerous", false, Some("no_route"))
+    );
     assert_eq!(row("POST", "/brand_new_route"), (false, "unknown", false, Some("no_route")));
     // Hidden from the document, and asked about all the same.
     assert_eq!(operation(&report, "POST", "/invocations")["offered"], false);
@@ -131,26 +157,41 @@ fn what_a_configuration_leaves_open_is_found() {
         let file = config(&directory, routes);
         let output = audit(address, &[&["--config", file.to_str().unwrap()], arguments].concat());
         let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{routes}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{routes}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let (method, path) = open.split_once(' ').unwrap();
-        let found = text
-            .lines()
-            .any(|line| line.starts_with("!!") && line.contains(method) && line.contains(path) && line.contains("OPEN"));
+        let found = text.lines().any(|line| {
+            line.starts_with("!!")
+                && line.contains(method)
+                && line.contains(path)
+                && line.contains("OPEN")
+        });
         assert!(found, "{routes}: {text}");
     }
     // Documentation and metrics in the open are the operator's choice, and said.
-    let file = config(&directory, "[{ preset: vllm }, { match: { paths: [/load] }, public: true }]");
+    let file =
+        config(&directory, "[{ preset: vllm }, { match: { paths: [/load] }, public: true }]");
     let output = audit(address, &["--config", file.to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.lines().any(|line| line.contains("/load") && line.contains("OPEN") && line.contains("leak")), "{text}");
+    assert!(
+        text.lines()
+            .any(|line| line.contains("/load") && line.contains("OPEN") && line.contains("leak")),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_server_without_a_document_is_an_error() {
     let redirect = b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://192.0.2.1/\r\ncontent-length: 0\r\n\r\n".to_vec();
     let missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec();
-    let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 9 << 20, " ".repeat(9 << 20)).into_bytes();
+    let huge =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 9 << 20, " ".repeat(9 << 20))
+            .into_bytes();
     for (response, said) in [
         (redirect, "a redirect, and none is followed"),
         (missing, "the server answered 404"),
@@ -164,6 +205,12 @@ fn a_server_without_a_document_is_an_error() {
         assert!(error.contains(said), "{said}: {error}");
     }
     let output = audit(server(ok(&vllm())), &["--preset", "vlm"]);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("there is no preset `vlm`; known: vllm"));
-    assert_eq!(audit(server(ok(&vllm())), &[]).status.code(), Some(2), "neither preset nor configuration");
+    assert!(
+        String::from_utf8(output.stderr).unwrap().contains("there is no preset `vlm`; known: vllm")
+    );
+    assert_eq!(
+        audit(server(ok(&vllm())), &[]).status.code(),
+        Some(2),
+        "neither preset nor configuration"
+    );
 }

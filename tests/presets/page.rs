@@ -15,7 +15,17 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     for preset in names().map(|name| Preset::load(name).unwrap()) {
         let Preset {
-            name, server, read_from, revision, port, own_auth, strip_headers, deny_fields, closed_fields, routes, ..
+            name,
+            server,
+            read_from,
+            revision,
+            port,
+            own_auth,
+            strip_headers,
+            deny_fields,
+            closed_fields,
+            routes,
+            ..
         } = &preset;
         write!(page, "\n## `{name}`\n\n{server}, port {port}. Read from {read_from}; revision {revision}.\n\n").unwrap();
         writeln!(page, "Its own authentication: {own_auth}").unwrap();
@@ -23,7 +33,8 @@ fn page() -> String {
             writeln!(page, "\nTaken from every request: {}.", quoted(strip_headers)).unwrap();
         }
         if !deny_fields.is_empty() {
-            writeln!(page, "\nDenied in JSON bodies of `infer:*` routes: {}.", quoted(deny_fields)).unwrap();
+            writeln!(page, "\nDenied in JSON bodies of `infer:*` routes: {}.", quoted(deny_fields))
+                .unwrap();
         }
         for (group, fields) in closed_fields {
             writeln!(page, "\nThe same, unless `open: [{group}]`: {}.", quoted(fields)).unwrap();
@@ -31,7 +42,8 @@ fn page() -> String {
         page.push_str("\n| methods | paths | needs | model | body | what it risks |\n|---|---|---|---|---|---|\n");
         for route in routes {
             let paths: Vec<String> = route.paths.iter().map(|path| format!("`{path}`")).collect();
-            let scopes: Vec<String> = route.scopes.iter().map(|scope| format!("`{scope}`")).collect();
+            let scopes: Vec<String> =
+                route.scopes.iter().map(|scope| format!("`{scope}`")).collect();
             let mut needs = if route.public { "nothing".to_owned() } else { scopes.join(" and ") };
             if let Some(group) = &route.closed {
                 write!(needs, "; closed: `open: [{group}]`").unwrap();

@@ -16,7 +16,9 @@ pub(crate) fn identity(request: &Request) -> Vec<(String, String)> {
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
         .filter(|(name, value)| {
-            name.replace(['_', '.'], "-").starts_with("x-tollgate-") && name != "x-tollgate-decision-id" && !value.is_empty()
+            name.replace(['_', '.'], "-").starts_with("x-tollgate-")
+                && name != "x-tollgate-decision-id"
+                && !value.is_empty()
         })
         .collect();
     found.sort();
@@ -33,10 +35,17 @@ fn the_upstream_learns_who_asks(kind: Kind) {
     let reply = gate.send(&Request::get("/v1/models").bearer(&token));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = gate.upstream.only();
-    let expected = [("x-tollgate-credential", "jwt"), ("x-tollgate-scopes", "a b"), ("x-tollgate-subject", "auth0|caf%C3%A9")];
+    let expected = [
+        ("x-tollgate-credential", "jwt"),
+        ("x-tollgate-scopes", "a b"),
+        ("x-tollgate-subject", "auth0|caf%C3%A9"),
+    ];
     assert_eq!(identity(&seen), pairs(&expected));
     assert_eq!(seen.all("x-tollgate-decision-id").len(), 1);
-    assert!(seen.all("authorization").iter().all(|value| value.is_empty()), "the credential is not forwarded: {seen:?}");
+    assert!(
+        seen.all("authorization").iter().all(|value| value.is_empty()),
+        "the credential is not forwarded: {seen:?}"
+    );
 
     // The same request on a public route: nobody asks.
     assert_eq!(gate.send(&Request::get("/public/x").bearer(&token)).status, 200);
@@ -47,22 +56,30 @@ through_every_proxy!(the_upstream_learns_who_asks);
 fn credentials_go_where_the_route_says(kind: Kind) {
     let gate = Gate::start(kind);
     let token = gate.token();
-    for (path, expected) in [("/v1/forwarded", format!("Bearer {token}")), ("/v1/keyed", "Bearer upstream-key-0123456789".into())]
-    {
+    for (path, expected) in [
+        ("/v1/forwarded", format!("Bearer {token}")),
+        ("/v1/keyed", "Bearer upstream-key-0123456789".into()),
+    ] {
         assert_eq!(gate.send(&Request::get(path).bearer(&token)).status, 200, "{path}");
         assert_eq!(gate.upstream.only().all("authorization"), [expected.as_str()], "{path}");
     }
     // The answer of Tollgate's that carries them is not the client's.
     let reply = gate.send(&Request::get("/v1/keyed").bearer(&token));
-    assert!(reply.headers.iter().all(|(_, value)| !value.contains("upstream-key")), "{:?}", reply.headers);
+    assert!(
+        reply.headers.iter().all(|(_, value)| !value.contains("upstream-key")),
+        "{:?}",
+        reply.headers
+    );
 }
 through_every_proxy!(credentials_go_where_the_route_says);
 
 fn the_client_s_address_is_known(kind: Kind) {
     let gate = Gate::start(kind);
     // Whatever it says itself.
-    let request =
-        Request::get("/v1/addressed").bearer(&gate.token()).header("X-Real-IP", "nonsense").header("X-Forwarded-For", "nonsense");
+    let request = Request::get("/v1/addressed")
+        .bearer(&gate.token())
+        .header("X-Real-IP", "nonsense")
+        .header("X-Forwarded-For", "nonsense");
     let reply = gate.send(&request);
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
@@ -72,7 +89,10 @@ fn streams_are_not_held_back(kind: Kind) {
     // Six tenths of a second from the first event to the last.
     let upstream = Server::start(|request| match request.path.as_str() {
         "/health" => Answer::Whole(Reply::new(200, "")),
-        _ => Answer::Events(["first", "second", "third", "last"].map(str::to_owned).to_vec(), Duration::from_millis(200)),
+        _ => Answer::Events(
+            ["first", "second", "third", "last"].map(str::to_owned).to_vec(),
+            Duration::from_millis(200),
+        ),
     });
     let gate = Gate::before(kind, upstream.port);
     let text = format!(

@@ -30,7 +30,11 @@ const SPELLINGS: [&str; 12] = [
 
 fn forged_identity_never_arrives(kind: Kind) {
     let gate = Gate::start(kind);
-    let honest = [("x-tollgate-credential", "jwt"), ("x-tollgate-scopes", "s"), ("x-tollgate-subject", "alice")];
+    let honest = [
+        ("x-tollgate-credential", "jwt"),
+        ("x-tollgate-scopes", "s"),
+        ("x-tollgate-subject", "alice"),
+    ];
     let honest = honest.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let token = gate.issuer.token(serde_json::json!({ "scope": "s" }));
     for name in SPELLINGS {
@@ -50,12 +54,17 @@ fn forged_identity_never_arrives(kind: Kind) {
                         if path == "/v1/models" { &honest[..] } else { &[] },
                         "{name} to {path}: {seen:?}"
                     );
-                    assert!(seen.headers.iter().all(|(_, value)| value != "forged"), "{name}: {seen:?}");
+                    assert!(
+                        seen.headers.iter().all(|(_, value)| value != "forged"),
+                        "{name}: {seen:?}"
+                    );
                 }
             }
         }
     }
-    let decision = gate.send(&Request::get("/v1/models").bearer(&token).header("X-Tollgate-Decision-Id", "forged"));
+    let decision = gate.send(
+        &Request::get("/v1/models").bearer(&token).header("X-Tollgate-Decision-Id", "forged"),
+    );
     assert_eq!(decision.status, 200);
     assert!(gate.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
 }
@@ -66,10 +75,13 @@ through_every_proxy!(forged_identity_never_arrives);
 fn headers_that_choose_a_model_never_arrive(kind: Kind) {
     let gate = Gate::with(kind, &format!("{POLICY}  - preset: vllm\n"), |config| config);
     let token = gate.token();
-    for name in
-        ["X-Amzn-SageMaker-Adapter-Identifier", "x-amzn-sagemaker-adapter-identifier", "X_Amzn_SageMaker_Adapter_Identifier"]
-    {
-        let reply = Request::get("/v1/models").bearer(&token).header(name, "forged").try_send(gate.port);
+    for name in [
+        "X-Amzn-SageMaker-Adapter-Identifier",
+        "x-amzn-sagemaker-adapter-identifier",
+        "X_Amzn_SageMaker_Adapter_Identifier",
+    ] {
+        let reply =
+            Request::get("/v1/models").bearer(&token).header(name, "forged").try_send(gate.port);
         let status = reply.as_ref().map_or(0, |reply| reply.status);
         assert!([0, 200, 400].contains(&status), "{name}: {reply:?}");
         for seen in gate.upstream.taken() {
@@ -99,7 +111,8 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
         ("X-HTTP-Method-Override".to_owned(), "GET"),
     ];
     for (part, value) in parts {
-        for family in ["X-Original-", "X-Forwarded-", "X_Original_", "X_Forwarded_", "X-Original_"] {
+        for family in ["X-Original-", "X-Forwarded-", "X_Original_", "X_Forwarded_", "X-Original_"]
+        {
             names.push((format!("{family}{part}"), value));
         }
     }
@@ -113,10 +126,17 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
         refused(&Request::get("/v1/models").header(name, value), name);
         // Without a credential too, so that what is left of the headers decides.
         refused(&Request::get("/v1/models").header(name, value).header(name, value), name);
-        refused(&Request::get("/v1/models").header("Connection", &format!("close, {name}")).header(name, value), name);
+        refused(
+            &Request::get("/v1/models")
+                .header("Connection", &format!("close, {name}"))
+                .header(name, value),
+            name,
+        );
     }
     // All at once.
-    let everything = names.iter().fold(Request::get("/v1/models"), |request, (name, value)| request.header(name, value));
+    let everything = names
+        .iter()
+        .fold(Request::get("/v1/models"), |request, (name, value)| request.header(name, value));
     refused(&everything, "everything");
 }
 through_every_proxy!(a_client_cannot_say_what_it_asks_for);
@@ -157,7 +177,8 @@ fn two_credentials_are_none(kind: Kind) {
         let reply = Request::get("/v1/models").bearer(first).bearer(second).try_send(gate.port);
         let status = reply.as_ref().map_or(0, |reply| reply.status);
         assert!([0, 400, 401].contains(&status), "{reply:?}");
-        let joined = Request::get("/v1/models").header("Authorization", &format!("Bearer {first}, Bearer {second}"));
+        let joined = Request::get("/v1/models")
+            .header("Authorization", &format!("Bearer {first}, Bearer {second}"));
         assert_eq!(gate.send(&joined).verdict().0, 401);
         assert_eq!(gate.upstream.taken().len(), 0);
     }
@@ -196,9 +217,15 @@ fn recorder() -> (u16, mpsc::Receiver<String>) {
                 loop {
                     let text = String::from_utf8_lossy(&bytes).into_owned();
                     let chunked = text.to_ascii_lowercase().contains("transfer-encoding: chunked");
-                    let length = text.to_ascii_lowercase().split_once("content-length: ").map(|(_, rest)| {
-                        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap()
-                    });
+                    let length = text.to_ascii_lowercase().split_once("content-length: ").map(
+                        |(_, rest)| {
+                            rest.chars()
+                                .take_while(char::is_ascii_digit)
+                                .collect::<String>()
+                                .parse::<usize>()
+                                .unwrap()
+                        },
+                    );
                     let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
                     let done = body.is_some_and(|body| match length {
                         Some(length) => body.len() >= length,
@@ -206,7 +233,9 @@ fn recorder() -> (u16, mpsc::Receiver<String>) {
                     });
                     if done {
                         send.send(text).unwrap();
-                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+                        let _ = stream.write_all(
+                            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+                        );
                         return;
                     }
                     match stream.read(&mut piece) {

@@ -29,14 +29,32 @@ fn the_model_is_read_from_the_body(kind: Kind) {
         (b"{}", 400, "model_missing"),
         (b"", 400, "malformed_request"),
     ] {
-        assert_eq!(ask(body).verdict(), (status, code.to_owned()), "{}", String::from_utf8_lossy(body));
+        assert_eq!(
+            ask(body).verdict(),
+            (status, code.to_owned()),
+            "{}",
+            String::from_utf8_lossy(body)
+        );
     }
     let typed = |content_type: &str| {
-        gate.send(&Request::new("POST", PATH).header("Content-Type", content_type).bearer(&token).body(&good[..]))
+        gate.send(
+            &Request::new("POST", PATH)
+                .header("Content-Type", content_type)
+                .bearer(&token)
+                .body(&good[..]),
+        )
     };
-    for content_type in ["text/plain", "application/json; charset=utf-16", "application/jsonp", "multipart/form-data; boundary=x"]
-    {
-        assert_eq!(typed(content_type).verdict(), (415, "unsupported_media_type".into()), "{content_type}");
+    for content_type in [
+        "text/plain",
+        "application/json; charset=utf-16",
+        "application/jsonp",
+        "multipart/form-data; boundary=x",
+    ] {
+        assert_eq!(
+            typed(content_type).verdict(),
+            (415, "unsupported_media_type".into()),
+            "{content_type}"
+        );
     }
     let zipped = Request::post(PATH, &good[..]).bearer(&token).header("Content-Encoding", "gzip");
     assert_eq!(gate.send(&zipped).verdict(), (415, "unsupported_media_type".into()));
@@ -65,7 +83,10 @@ fn chunked_bodies_are_judged_whole_or_not_at_all(kind: Kind) {
     };
     assert_eq!(reply.verdict(), (expected.0, expected.1.to_owned()), "{}", reply.text());
     if kind.sends_bodies() && kind != Kind::Haproxy {
-        assert_eq!(send(&["{\"model\":\"qwen\"", ",\"model\":\"big-70b\"}"]).verdict(), (400, "malformed_request".into()));
+        assert_eq!(
+            send(&["{\"model\":\"qwen\"", ",\"model\":\"big-70b\"}"]).verdict(),
+            (400, "malformed_request".into())
+        );
     }
 }
 through_every_proxy!(chunked_bodies_are_judged_whole_or_not_at_all);
@@ -78,12 +99,17 @@ fn bodies_have_a_limit(kind: Kind) {
         // `body.max` is 256 KiB here.
         assert_eq!(gate.send(&Request::post(PATH, body(200 << 10)).bearer(&token)).status, 200);
         assert_eq!(gate.upstream.only().body.len(), body(200 << 10).len());
-        assert_eq!(gate.send(&Request::post(PATH, body(300 << 10)).bearer(&token)).verdict(), (413, "body_too_large".into()));
+        assert_eq!(
+            gate.send(&Request::post(PATH, body(300 << 10)).bearer(&token)).verdict(),
+            (413, "body_too_large".into())
+        );
     }
     // The proxy's own limit.
     let reply = gate.send(&Request::post(PATH, body(17 << 20)).bearer(&token));
     match kind {
-        Kind::Nginx | Kind::NewNginx | Kind::Njs => assert_eq!(reply.verdict(), (413, "body_too_large".into())),
+        Kind::Nginx | Kind::NewNginx | Kind::Njs => {
+            assert_eq!(reply.verdict(), (413, "body_too_large".into()))
+        }
         Kind::EnvoyHttp | Kind::Haproxy => assert_eq!(reply.status, 413),
         // Traefik says 401 for a body beyond `maxBodySize`, and cannot be told otherwise.
         Kind::Traefik => assert_eq!(reply.status, 401),
@@ -96,8 +122,9 @@ through_every_proxy!(bodies_have_a_limit);
 fn uploads_pass_where_no_rule_reads_them(kind: Kind) {
     let gate = Gate::start(kind);
     let upload: Vec<u8> = (0..200_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
-    let request =
-        Request::new("POST", "/v1/upload").header("Content-Type", "multipart/form-data; boundary=x").bearer(&gate.token());
+    let request = Request::new("POST", "/v1/upload")
+        .header("Content-Type", "multipart/form-data; boundary=x")
+        .bearer(&gate.token());
     let reply = gate.send(&request.body(upload.clone()));
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(gate.upstream.only().body == upload, "the upload did not arrive as it was sent");

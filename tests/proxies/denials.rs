@@ -8,11 +8,20 @@ use crate::rig::http::{Reply, Request};
 /// The client got Tollgate's own answer.
 fn is_whole(reply: &Reply, status: u16, code: &str) {
     assert_eq!(reply.verdict(), (status, code.to_owned()), "{:?}\n{}", reply.headers, reply.text());
-    assert!(reply.one("content-type").unwrap().starts_with("application/json"), "{:?}", reply.headers);
+    assert!(
+        reply.one("content-type").unwrap().starts_with("application/json"),
+        "{:?}",
+        reply.headers
+    );
     assert_eq!(reply.one("x-tollgate-decision-id").map(str::len), Some(32), "{:?}", reply.headers);
     let error = &reply.json()["error"];
     assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
-    for leaked in ["x-tollgate-status", "x-tollgate-body", "x-tollgate-subject", "x-envoy-auth-headers-to-remove"] {
+    for leaked in [
+        "x-tollgate-status",
+        "x-tollgate-body",
+        "x-tollgate-subject",
+        "x-envoy-auth-headers-to-remove",
+    ] {
         assert_eq!(reply.one(leaked), None, "{leaked}");
     }
 }
@@ -31,7 +40,11 @@ fn refusals_are_the_client_s(kind: Kind) {
 
     let reply = gate.send(&Request::get("/v1/admin").bearer(&token));
     is_whole(&reply, 403, "insufficient_scope");
-    assert!(reply.one("www-authenticate").unwrap().contains("scope=\"admin\""), "{:?}", reply.headers);
+    assert!(
+        reply.one("www-authenticate").unwrap().contains("scope=\"admin\""),
+        "{:?}",
+        reply.headers
+    );
 
     is_whole(&gate.send(&Request::get("/nowhere").bearer(&token)), 403, "no_route");
 
@@ -64,7 +77,8 @@ fn limits_are_the_client_s(kind: Kind) {
 through_every_proxy!(limits_are_the_client_s);
 
 fn an_outage_is_the_client_s(kind: Kind) {
-    let policy = POLICY.replace("    limits: [tight]\n", "    limits: [tight]\n    on_outage: deny\n")
+    let policy = POLICY
+        .replace("    limits: [tight]\n", "    limits: [tight]\n    on_outage: deny\n")
         + "  - match: { methods: [GET], paths: [/v1/failing] }\n    scopes: []\n    limits: [tight]\n    on_outage: error\n"
         + "store: { redis: { url: \"redis://127.0.0.1:1\" } }\n";
     let gate = Gate::with(kind, &policy, |config| config);
@@ -84,7 +98,8 @@ fn without_tollgate_nothing_passes(kind: Kind) {
     gate.tollgate.process.kill();
     let token = gate.token();
     for path in ["/v1/models", "/health", "/public/x"] {
-        let reply = gate.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
+        let reply =
+            gate.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
         assert!([500, 502, 503].contains(&reply.status), "{path}: {}", reply.status);
         // Those whose configuration can say so tell the client to come back.
         if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::Haproxy) {

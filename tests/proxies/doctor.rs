@@ -10,7 +10,8 @@ use crate::rig::http::{Answer, Reply, Server};
 /// An upstream that shows the headers it got, and knows no path it would not answer.
 fn mirror() -> Server {
     Server::start(|request| {
-        let headers: Vec<String> = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let headers: Vec<String> =
+            request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         Answer::Whole(Reply::new(200, headers.concat()).header("content-type", "text/plain"))
     })
 }
@@ -24,19 +25,34 @@ fn doctor(gate: &Gate, more: &[&str]) -> (Option<i32>, Value) {
     let url = format!("http://127.0.0.1:{}", gate.port);
     let token = gate.token();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(["doctor", &url, "--output", "json", "--echo", "/v1/models", "--token", &token, "--host", "api.example.com"]);
+    command.args([
+        "doctor",
+        &url,
+        "--output",
+        "json",
+        "--echo",
+        "/v1/models",
+        "--token",
+        &token,
+        "--host",
+        "api.example.com",
+    ]);
     let output = command.args(more).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!text.contains(&token), "the report holds the token");
-    let report = serde_json::from_str(&text)
-        .unwrap_or_else(|error| panic!("{error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    let report = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!("{error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr))
+    });
     (output.status.code(), report)
 }
 
 /// The probes with this verdict.
 fn with(report: &Value, verdict: &str) -> Vec<String> {
     let probes = report["probes"].as_array().unwrap().iter();
-    probes.filter(|probe| probe["verdict"] == verdict).map(|probe| probe["name"].as_str().unwrap().to_owned()).collect()
+    probes
+        .filter(|probe| probe["verdict"] == verdict)
+        .map(|probe| probe["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn a_shipped_configuration_is_sound(kind: Kind) {
@@ -52,7 +68,13 @@ through_every_proxy!(a_shipped_configuration_is_sound);
 #[test]
 fn mistakes_are_found() {
     let without = |line: &'static str| {
-        move |config: String| config.lines().filter(|known| !known.contains(line)).map(|known| format!("{known}\n")).collect()
+        move |config: String| {
+            config
+                .lines()
+                .filter(|known| !known.contains(line))
+                .map(|known| format!("{known}\n"))
+                .collect()
+        }
     };
     type Edit = Box<dyn FnOnce(String) -> String>;
     let rows: [(&str, Kind, Edit, &str, &str); 8] = [
@@ -70,12 +92,22 @@ fn mistakes_are_found() {
             "leak",
             "forged_identity_does_not_arrive",
         ),
-        ("statuses are not mapped", Kind::Nginx, Box::new(without("error_page 401 403 500")), "fault", "malformed_stays_400"),
+        (
+            "statuses are not mapped",
+            Kind::Nginx,
+            Box::new(without("error_page 401 403 500")),
+            "fault",
+            "malformed_stays_400",
+        ),
         (
             "a prefix goes around Tollgate",
             Kind::Nginx,
             Box::new(|config| {
-                replace(config, "location / {", "location ~ models$ { proxy_pass http://inference; }\n        location / {")
+                replace(
+                    config,
+                    "location / {",
+                    "location ~ models$ { proxy_pass http://inference; }\n        location / {",
+                )
             }),
             "leak",
             "protected_needs_a_credential",
@@ -84,7 +116,11 @@ fn mistakes_are_found() {
             "only known paths are checked",
             Kind::Nginx,
             Box::new(|config| {
-                replace(config, "location / {", "location / { proxy_pass http://inference; }\n        location /v1/ {")
+                replace(
+                    config,
+                    "location / {",
+                    "location / { proxy_pass http://inference; }\n        location /v1/ {",
+                )
             }),
             "leak",
             "unlisted_is_denied",
@@ -114,7 +150,11 @@ fn mistakes_are_found() {
                     "patterns: [{ safe_regex: { regex: \".*\" } }]",
                     "patterns: [{ exact: authorization }, { prefix: x-forwarded- }]",
                 );
-                replace(config, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW")
+                replace(
+                    config,
+                    "headers_with_underscores_action: REJECT_REQUEST",
+                    "headers_with_underscores_action: ALLOW",
+                )
             }),
             "leak",
             "forged_identity_does_not_arrive",
@@ -122,7 +162,9 @@ fn mistakes_are_found() {
         (
             "bodies have no limit",
             Kind::Nginx,
-            Box::new(|config| replace(config, "client_max_body_size 16m", "client_max_body_size 0")),
+            Box::new(|config| {
+                replace(config, "client_max_body_size 16m", "client_max_body_size 0")
+            }),
             "leak",
             "large_bodies_are_refused",
         ),
@@ -132,7 +174,12 @@ fn mistakes_are_found() {
         let (code, report) = doctor(&gate, &["--body-limit", "16MiB", "--post", "/v1/upload"]);
         assert!(with(&report, verdict).contains(&name.to_owned()), "{what}: {report:#}");
         assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "{what}");
-        let probe = report["probes"].as_array().unwrap().iter().find(|probe| probe["name"] == name).unwrap();
+        let probe = report["probes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|probe| probe["name"] == name)
+            .unwrap();
         assert!(probe["remedy"].is_string(), "{what}: {probe}");
     }
 }
@@ -141,10 +188,14 @@ fn mistakes_are_found() {
 fn what_cannot_be_tried_is_said() {
     let gate = gate(Kind::Nginx, |config| config);
     let url = format!("http://127.0.0.1:{}", gate.port);
-    let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).args(["doctor", &url]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_tollgate")).args(["doctor", &url]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("skipped  forged_identity_does_not_arrive: needs `--echo PATH`"), "{text}");
+    assert!(
+        text.contains("skipped  forged_identity_does_not_arrive: needs `--echo PATH`"),
+        "{text}"
+    );
     assert!(text.ends_with(" skipped\n"), "{text}");
     for (arguments, part) in [
         (&["ftp://x"][..], "needs a scheme"),
@@ -152,7 +203,11 @@ fn what_cannot_be_tried_is_said() {
         (&["http://127.0.0.1:1"], "cannot be reached"),
         (&[&*url, "--echo", "v1"], "not a path"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("doctor").args(arguments).output().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .arg("doctor")
+            .args(arguments)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && text.contains(part), "{arguments:?}: {text}");
     }

@@ -138,7 +138,12 @@ impl Gate {
         Self::build(kind, POLICY, Some(upstream), |config| config)
     }
 
-    pub(crate) fn build(kind: Kind, policy: &str, other: Option<u16>, edit: impl FnOnce(String) -> String) -> Self {
+    pub(crate) fn build(
+        kind: Kind,
+        policy: &str,
+        other: Option<u16>,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
@@ -146,11 +151,13 @@ impl Gate {
         let tollgate = Tollgate::start(dir.path(), &format!("{}{policy}", listen(kind)));
         let asked = if kind.asks_over_tcp() { tollgate_port(&tollgate) } else { 0 };
         let port = free_port();
-        let parts = Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
+        let parts =
+            Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
         let mut proxy = parts.start(kind, edit);
         // Before it has read its routes Traefik says 404.
         let ready = |reply: &Reply| reply.status < 500 && reply.status != 404;
-        proxy.until("an answer", |_| Request::get("/health").try_send(port).filter(ready).map(drop));
+        proxy
+            .until("an answer", |_| Request::get("/health").try_send(port).filter(ready).map(drop));
         upstream.taken();
         Self { proxy, port, tollgate, upstream, issuer, dir }
     }
@@ -214,7 +221,8 @@ impl Parts<'_> {
         let Self { dir, port, asked, upstream } = *self;
         let here = dir.display();
         let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{upstream}"));
-        let (socket, url) = (format!("unix:{here}/http.sock"), format!("http://127.0.0.1:{asked}/check"));
+        let (socket, url) =
+            (format!("unix:{here}/http.sock"), format!("http://127.0.0.1:{asked}/check"));
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
         let read = |path: &str| std::fs::read_to_string(shipped.join(path)).unwrap();
         let write = |name: &str, text: String| {
@@ -225,59 +233,144 @@ impl Parts<'_> {
         let mut command;
         match kind {
             Kind::Nginx | Kind::NewNginx | Kind::Njs => {
-                let name = if kind == Kind::Njs { "nginx/njs.conf" } else { "nginx/auth_request.conf" };
+                let name =
+                    if kind == Kind::Njs { "nginx/njs.conf" } else { "nginx/auth_request.conf" };
                 let mut config = replace(read(name), "0.0.0.0:8080;", &format!("{listen};"));
-                config = replace(config, "server unix:/run/tollgate/nginx.sock", &format!("server {socket}"));
+                config = replace(
+                    config,
+                    "server unix:/run/tollgate/nginx.sock",
+                    &format!("server {socket}"),
+                );
                 config = replace(config, "server 127.0.0.1:8000", &format!("server {upstream}"));
-                config = replace(config, "pid /run/nginx-tollgate.pid", &format!("pid {here}/nginx.pid"));
+                config = replace(
+                    config,
+                    "pid /run/nginx-tollgate.pid",
+                    &format!("pid {here}/nginx.pid"),
+                );
                 config = replace(config, "worker_processes auto", "worker_processes 1");
                 if kind == Kind::Njs {
-                    config = replace(config, "js_path /etc/nginx/tollgate", &format!("js_path {}/nginx", shipped.display()));
+                    config = replace(
+                        config,
+                        "js_path /etc/nginx/tollgate",
+                        &format!("js_path {}/nginx", shipped.display()),
+                    );
                 }
                 // Where nginx keeps files of its own, which is not the tests' to write to.
-                let temporary =
-                    ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {here}/{of};"));
-                let http = format!("http {{\n    access_log {here}/access.log;\n    {}", temporary.join(" "));
-                let path = write("nginx.conf", edit(replace(config, "\nhttp {", &format!("\n{http}"))));
-                command = Command::new(if kind == Kind::Nginx { part("nginx", "nginx") } else { part("nginx-njs", "nginx-njs") });
-                command.args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"]).arg(dir).arg("-c").arg(path);
+                let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                    .map(|of| format!("{of}_temp_path {here}/{of};"));
+                let http = format!(
+                    "http {{\n    access_log {here}/access.log;\n    {}",
+                    temporary.join(" ")
+                );
+                let path =
+                    write("nginx.conf", edit(replace(config, "\nhttp {", &format!("\n{http}"))));
+                command = Command::new(if kind == Kind::Nginx {
+                    part("nginx", "nginx")
+                } else {
+                    part("nginx-njs", "nginx-njs")
+                });
+                command
+                    .args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"])
+                    .arg(dir)
+                    .arg("-c")
+                    .arg(path);
             }
             Kind::Traefik => {
-                let config = replace(read("traefik/tollgate.yaml"), "\"http://127.0.0.1:9001/check\"", &format!("\"{url}\""));
-                let config = replace(config, "{ url: \"http://127.0.0.1:8000\" }", &format!("{{ url: \"http://{upstream}\" }}"));
+                let config = replace(
+                    read("traefik/tollgate.yaml"),
+                    "\"http://127.0.0.1:9001/check\"",
+                    &format!("\"{url}\""),
+                );
+                let config = replace(
+                    config,
+                    "{ url: \"http://127.0.0.1:8000\" }",
+                    &format!("{{ url: \"http://{upstream}\" }}"),
+                );
                 let routes = write("traefik-routes.yaml", edit(config));
-                let config = replace(read("traefik/traefik.yaml"), "\"0.0.0.0:8080\"", &format!("\"{listen}\""));
-                let config = replace(config, "filename: /etc/traefik/tollgate.yaml", &format!("filename: {}", routes.display()));
+                let config = replace(
+                    read("traefik/traefik.yaml"),
+                    "\"0.0.0.0:8080\"",
+                    &format!("\"{listen}\""),
+                );
+                let config = replace(
+                    config,
+                    "filename: /etc/traefik/tollgate.yaml",
+                    &format!("filename: {}", routes.display()),
+                );
                 command = Command::new(part("traefik", "traefik"));
                 command.arg(format!("--configfile={}", write("traefik.yaml", config).display()));
             }
             Kind::Caddy => {
-                let config = replace(read("caddy/Caddyfile"), "http://:8080 {", &format!("http://:{port} {{\n\tbind 127.0.0.1"));
-                let config =
-                    replace(config, "forward_auth unix//run/tollgate/caddy.sock", &format!("forward_auth unix/{here}/http.sock"));
-                let config = replace(config, "reverse_proxy 127.0.0.1:8000", &format!("reverse_proxy {upstream}"));
+                let config = replace(
+                    read("caddy/Caddyfile"),
+                    "http://:8080 {",
+                    &format!("http://:{port} {{\n\tbind 127.0.0.1"),
+                );
+                let config = replace(
+                    config,
+                    "forward_auth unix//run/tollgate/caddy.sock",
+                    &format!("forward_auth unix/{here}/http.sock"),
+                );
+                let config = replace(
+                    config,
+                    "reverse_proxy 127.0.0.1:8000",
+                    &format!("reverse_proxy {upstream}"),
+                );
                 command = Command::new(part("caddy", "caddy"));
-                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(write("Caddyfile", edit(config)));
+                command
+                    .args(["run", "--adapter", "caddyfile", "--config"])
+                    .arg(write("Caddyfile", edit(config)));
                 command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
             }
             Kind::Haproxy => {
-                let config = replace(read("haproxy/haproxy.cfg"), "bind 0.0.0.0:8080", &format!("bind {listen}"));
-                let config = replace(config, "str(http://127.0.0.1:9001/check)", &format!("str({url})"));
-                let config = replace(config, "server inference 127.0.0.1:8000", &format!("server inference {upstream}"));
+                let config = replace(
+                    read("haproxy/haproxy.cfg"),
+                    "bind 0.0.0.0:8080",
+                    &format!("bind {listen}"),
+                );
+                let config =
+                    replace(config, "str(http://127.0.0.1:9001/check)", &format!("str({url})"));
+                let config = replace(
+                    config,
+                    "server inference 127.0.0.1:8000",
+                    &format!("server inference {upstream}"),
+                );
                 let lua = shipped.join("haproxy/tollgate.lua");
-                let config = replace(config, "lua-load /etc/haproxy/tollgate.lua", &format!("lua-load {}", lua.display()));
+                let config = replace(
+                    config,
+                    "lua-load /etc/haproxy/tollgate.lua",
+                    &format!("lua-load {}", lua.display()),
+                );
                 command = Command::new(part("haproxy", "haproxy"));
                 command.arg("-db").arg("-f").arg(write("haproxy.cfg", edit(config)));
             }
             Kind::EnvoyHttp => {
                 let address = |port: u16| format!("address: 127.0.0.1, port_value: {port}");
-                let config = replace(read("envoy/envoy-http.yaml"), "address: 0.0.0.0, port_value: 8080", &address(port));
+                let config = replace(
+                    read("envoy/envoy-http.yaml"),
+                    "address: 0.0.0.0, port_value: 8080",
+                    &address(port),
+                );
                 let config = replace(config, "address: 127.0.0.1, port_value: 9901", &address(0));
-                let config = replace(config, "address: 127.0.0.1, port_value: 8000", &address(self.upstream));
-                let config = replace(config, "path: /run/tollgate/envoy.sock", &format!("path: \"{here}/http.sock\""));
+                let config = replace(
+                    config,
+                    "address: 127.0.0.1, port_value: 8000",
+                    &address(self.upstream),
+                );
+                let config = replace(
+                    config,
+                    "path: /run/tollgate/envoy.sock",
+                    &format!("path: \"{here}/http.sock\""),
+                );
                 command = Command::new(part("envoy-1.40.0", "envoy"));
                 command.arg("-c").arg(write("envoy-http.yaml", edit(config)));
-                command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+                command.args([
+                    "--disable-hot-restart",
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "warning",
+                ]);
             }
         }
         Process::start(dir, "proxy", &mut command)
@@ -287,7 +380,8 @@ impl Parts<'_> {
 /// Replaces what stands in a shipped file, outside of comments, exactly once.
 pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
     let uncommented = |line: &&str| !line.trim_start().starts_with('#');
-    let count = config.split_inclusive('\n').filter(uncommented).collect::<String>().matches(old).count();
+    let count =
+        config.split_inclusive('\n').filter(uncommented).collect::<String>().matches(old).count();
     assert_eq!(count, 1, "the shipped file should have `{old}` exactly once");
     config.replace(old, new)
 }

@@ -39,7 +39,8 @@ fn copy(mut from: impl io::Read, mut to: impl io::Write) {
 fn connections_are_kept(kind: Kind) {
     let mut opened = None;
     let gate = Gate::with(kind, POLICY, |config| {
-        let socket = config.split_once("server unix:").unwrap().1.split_once(';').unwrap().0.to_owned();
+        let socket =
+            config.split_once("server unix:").unwrap().1.split_once(';').unwrap().0.to_owned();
         let (port, count) = relay(PathBuf::from(&socket));
         opened = Some(count);
         replace(config, &format!("server unix:{socket}"), &format!("server 127.0.0.1:{port}"))
@@ -52,7 +53,11 @@ fn connections_are_kept(kind: Kind) {
         assert_eq!(gate.send(&Request::get("/nowhere").bearer(&token)).status, 403);
         assert_eq!(gate.send(&Request::post("/v1/upload", "{}").bearer(&token)).status, 200);
     }
-    assert!(opened.load(Ordering::SeqCst) <= 2, "{} connections for 60 checks", opened.load(Ordering::SeqCst));
+    assert!(
+        opened.load(Ordering::SeqCst) <= 2,
+        "{} connections for 60 checks",
+        opened.load(Ordering::SeqCst)
+    );
 }
 
 #[test]
@@ -79,7 +84,11 @@ fn an_internal_redirect_is_judged_by_the_client_s_path() {
         let token = gate.token();
         for path in ["/alias/v1/models", "/fallback/x", "/try/x"] {
             assert_eq!(gate.send(&Request::get(path)).status, 403, "{kind:?} {path}");
-            assert_eq!(gate.send(&Request::get(path).bearer(&token)).status, 403, "{kind:?} {path}");
+            assert_eq!(
+                gate.send(&Request::get(path).bearer(&token)).status,
+                403,
+                "{kind:?} {path}"
+            );
         }
         assert_eq!(gate.upstream.taken().len(), 0, "{kind:?}");
     }
@@ -96,7 +105,11 @@ fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
         });
         let token = gate.token();
         assert_eq!(gate.send(&Request::get("/v1/models")).status, 401, "{kind:?}");
-        assert_eq!(gate.send(&Request::get("/v1/models?allowed").bearer(&token)).status, 200, "{kind:?}");
+        assert_eq!(
+            gate.send(&Request::get("/v1/models?allowed").bearer(&token)).status,
+            200,
+            "{kind:?}"
+        );
         let mut seen = Vec::new();
         crate::rig::until("the copy of the allowed request", || {
             seen.extend(gate.upstream.taken().into_iter().map(|request| request.path));
@@ -110,9 +123,12 @@ fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
 fn the_check_location_is_not_for_clients() {
     for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
         let gate = Gate::start(kind);
-        for path in ["/_tollgate", "/_tollgate?x", "/%5ftollgate", "//_tollgate", "/x/../_tollgate"] {
-            let request =
-                Request::get(path).header("X-Original-URI", "/health").header("X-Original-Method", "GET").bearer(&gate.token());
+        for path in ["/_tollgate", "/_tollgate?x", "/%5ftollgate", "//_tollgate", "/x/../_tollgate"]
+        {
+            let request = Request::get(path)
+                .header("X-Original-URI", "/health")
+                .header("X-Original-Method", "GET")
+                .bearer(&gate.token());
             let reply = gate.send(&request);
             assert!([400, 403, 404].contains(&reply.status), "{kind:?} {path}: {}", reply.status);
         }
@@ -139,11 +155,16 @@ fn an_upstream_s_403_is_not_taken_for_tollgate_s() {
         let upstream = crate::rig::http::Server::start(|request| {
             let status = if request.path == "/health" { 200 } else { 403 };
             crate::rig::http::Answer::Whole(
-                crate::rig::http::Reply::new(status, "the upstream says no").header("content-type", "text/plain"),
+                crate::rig::http::Reply::new(status, "the upstream says no")
+                    .header("content-type", "text/plain"),
             )
         });
         let gate = Gate::before(kind, upstream.port);
         let reply = gate.send(&Request::get("/v1/models").bearer(&gate.token()));
-        assert_eq!((reply.status, reply.text()), (403, "the upstream says no".to_owned()), "{kind:?}");
+        assert_eq!(
+            (reply.status, reply.text()),
+            (403, "the upstream says no".to_owned()),
+            "{kind:?}"
+        );
     }
 }

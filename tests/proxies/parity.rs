@@ -35,15 +35,26 @@ const DIALECTS: [(&str, &str); 7] = [
 /// Where a dialect has method, path, host, scheme and address. Said here again, so that a slip in the table shows.
 fn places(dialect: &str) -> [&'static str; 5] {
     match dialect {
-        "nginx" | "haproxy" => ["x-original-method", "x-original-uri", "x-original-host", "x-original-scheme", "x-real-ip"],
-        "traefik" | "caddy" => {
-            ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"]
-        }
+        "nginx" | "haproxy" => [
+            "x-original-method",
+            "x-original-uri",
+            "x-original-host",
+            "x-original-scheme",
+            "x-real-ip",
+        ],
+        "traefik" | "caddy" => [
+            "x-forwarded-method",
+            "x-forwarded-uri",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-forwarded-for",
+        ],
         _ => ["", "", "host", "x-forwarded-proto", "x-forwarded-for"],
     }
 }
 
-const FRAMING: [&str; 6] = ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
+const FRAMING: [&str; 6] =
+    ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
 
 struct Asked {
     config: ForwardAuthConfig,
@@ -54,14 +65,17 @@ struct Asked {
 /// The check that the proxy would send for the request of `case`, or why it cannot.
 fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str> {
     let request = &case.request;
-    let json = format!(r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{bodies}"}}"#);
+    let json =
+        format!(r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{bodies}"}}"#);
     let config: ForwardAuthConfig = serde_json::from_str(&json).unwrap();
     let envoy = dialect == "envoy_http";
     if request.joined && !envoy {
         return Err("the proxy does not join repeated headers");
     }
     if !request.joined && envoy && (repeats(request) || commas(request)) {
-        return Err("Envoy's HTTP service joins repeated headers, so a comma is taken for a repetition");
+        return Err(
+            "Envoy's HTTP service joins repeated headers, so a comma is taken for a repetition",
+        );
     }
     let body = match &request.body {
         Body::Absent => Vec::new(),
@@ -71,8 +85,10 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
     let [method, path, host, scheme, address] = places(dialect);
     let mut parts = Request::new(()).into_parts().0;
     let mut put = |name: &str, value: &[u8]| {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no HTTP header can have this name")?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| "no HTTP header can have this value")?;
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| "no HTTP header can have this name")?;
+        let value =
+            HeaderValue::from_bytes(value).map_err(|_| "no HTTP header can have this value")?;
         parts.headers.append(name, value);
         Ok::<(), &'static str>(())
     };
@@ -94,8 +110,10 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
         put(address, ip.to_string().as_bytes())?;
     }
     if envoy {
-        parts.method = Method::from_bytes(request.method.as_bytes()).map_err(|_| "no HTTP request line can have this method")?;
-        let target: Uri = request.path.parse().map_err(|_| "no HTTP request line can have this target")?;
+        parts.method = Method::from_bytes(request.method.as_bytes())
+            .map_err(|_| "no HTTP request line can have this method")?;
+        let target: Uri =
+            request.path.parse().map_err(|_| "no HTTP request line can have this target")?;
         if target.path_and_query().is_none_or(|target| target.as_str() != request.path) {
             return Err("Envoy refuses this target itself");
         }
@@ -105,13 +123,18 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
         put(path, request.path.as_bytes())?;
         parts.uri = Uri::from_static("/check");
         // nginx's njs and HAProxy's Lua say with POST that the body is with the check.
-        parts.method = if matches!(dialect, "nginx" | "haproxy") && bodies == "sent" { Method::POST } else { Method::GET };
+        parts.method = if matches!(dialect, "nginx" | "haproxy") && bodies == "sent" {
+            Method::POST
+        } else {
+            Method::GET
+        };
     }
     Ok(Asked { config, parts, body })
 }
 
 fn repeats(request: &tollgate::case::Request) -> bool {
-    let names: Vec<String> = request.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    let names: Vec<String> =
+        request.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name))
 }
 
@@ -144,10 +167,14 @@ fn understood(asked: &Asked, reply: Reply) -> Observed {
     let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let body = futures_util::FutureExt::now_or_never(body.collect()).unwrap().unwrap().to_bytes();
     let body = text("x-tollgate-body").map_or_else(|| body.to_vec(), String::into_bytes);
-    let status = text("x-tollgate-status").map_or(parts.status.as_u16(), |status| status.parse().unwrap());
+    let status =
+        text("x-tollgate-status").map_or(parts.status.as_u16(), |status| status.parse().unwrap());
     let body: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let headers: Vec<(String, String)> =
-        parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let headers: Vec<(String, String)> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
     let decision = match parts.status.as_u16() {
         200 => Verdict::Allow,
         500.. if text(DECISION_ID).is_none() => Verdict::Fail,
@@ -155,7 +182,9 @@ fn understood(asked: &Asked, reply: Reply) -> Observed {
     };
     let mut set: Vec<(String, String)> = headers
         .iter()
-        .filter(|(name, value)| (name.starts_with("x-tollgate-") || name == "authorization") && !value.is_empty())
+        .filter(|(name, value)| {
+            (name.starts_with("x-tollgate-") || name == "authorization") && !value.is_empty()
+        })
         .cloned()
         .collect();
     let mut removed: Vec<String> = Vec::new();
@@ -165,7 +194,9 @@ fn understood(asked: &Asked, reply: Reply) -> Observed {
             // Every name that the proxy copies and does not find, or finds empty.
             None => {
                 let known = IDENTITY.into_iter().chain(["authorization"]);
-                removed.extend(known.filter(|name| !set.iter().any(|(set, _)| set == name)).map(str::to_owned));
+                removed.extend(
+                    known.filter(|name| !set.iter().any(|(set, _)| set == name)).map(str::to_owned),
+                );
             }
         }
     }
@@ -175,7 +206,9 @@ fn understood(asked: &Asked, reply: Reply) -> Observed {
     Observed {
         decision,
         status: (decision == Verdict::Deny).then_some(status),
-        reason: body.as_ref().and_then(|body| Some(body.pointer("/error/code")?.as_str()?.to_owned())),
+        reason: body
+            .as_ref()
+            .and_then(|body| Some(body.pointer("/error/code")?.as_str()?.to_owned())),
         body: body.filter(|_| decision == Verdict::Deny),
         set,
         removed,
@@ -193,8 +226,12 @@ fn expected(dialect: &str, case: &Case) -> Expectation {
     }
     if dialect != "envoy_http" {
         // What was not sent need not be taken away; what was, and cannot be overwritten, is refused.
-        let sent = |name: &String| case.request.headers.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name));
-        expect.removed.retain(|name| sent(name) || name == "authorization" || IDENTITY.contains(&name.as_str()));
+        let sent = |name: &String| {
+            case.request.headers.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name))
+        };
+        expect.removed.retain(|name| {
+            sent(name) || name == "authorization" || IDENTITY.contains(&name.as_str())
+        });
     }
     expect
 }
@@ -213,14 +250,23 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
                 Ok(asked) => {
                     let observed = understood(&asked, answered(&asked, &row.case, snapshot));
                     let expect = expected(dialect, &row.case);
-                    let spoofed = row.case.request.headers.iter().any(|(name, _)| has_to_go(name, snapshot));
-                    if spoofed && dialect != "envoy_http" && observed.reason.as_deref() == Some("malformed_request") {
+                    let spoofed =
+                        row.case.request.headers.iter().any(|(name, _)| has_to_go(name, snapshot));
+                    if spoofed
+                        && dialect != "envoy_http"
+                        && observed.reason.as_deref() == Some("malformed_request")
+                    {
                         Some("the proxy could not remove this header, so the request is refused")
-                    } else if bodies == "deny" && observed.reason.as_deref() == Some("body_unavailable") {
+                    } else if bodies == "deny"
+                        && observed.reason.as_deref() == Some("body_unavailable")
+                    {
                         Some("no body comes, so the route that reads it is denied")
                     } else {
                         if let Err(difference) = check(&expect, &observed) {
-                            failures.push(format!("{dialect} ({bodies}) {}\n    {difference}", row.place()));
+                            failures.push(format!(
+                                "{dialect} ({bodies}) {}\n    {difference}",
+                                row.place()
+                            ));
                         }
                         asked_of_it += 1;
                         None
@@ -244,9 +290,13 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
 /// A header of the client's that no upstream may get, and that is not spelled as one that is overwritten.
 fn has_to_go(name: &str, snapshot: &Snapshot) -> bool {
     let plain = |name: &str| -> String {
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+        name.chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect()
     };
     let lower = name.to_ascii_lowercase();
-    let identity = plain(name).starts_with("x-tollgate-") && lower != DECISION_ID && !IDENTITY.contains(&&*lower);
+    let identity = plain(name).starts_with("x-tollgate-")
+        && lower != DECISION_ID
+        && !IDENTITY.contains(&&*lower);
     identity || snapshot.policy.strip_headers.iter().any(|stripped| plain(stripped) == plain(name))
 }

@@ -18,7 +18,9 @@ fn decoded(path: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let hex = tail
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         match (first, hex) {
             (b'%', Some(byte)) => {
                 bytes.push(byte);
@@ -95,11 +97,19 @@ fn no_spelling_opens_a_path(kind: Kind) {
     let gate = Gate::start(kind);
     for path in TRICKS {
         for method in ["GET", "HEAD", "POST"] {
-            let status = Request::new(method, path).try_send(gate.port).map_or(0, |reply| reply.status);
+            let status =
+                Request::new(method, path).try_send(gate.port).map_or(0, |reply| reply.status);
             for seen in gate.upstream.taken() {
-                assert!(is_public(&seen.path), "{method} {path} arrived as {}, which some servers read as protected", seen.path);
+                assert!(
+                    is_public(&seen.path),
+                    "{method} {path} arrived as {}, which some servers read as protected",
+                    seen.path
+                );
             }
-            assert!([0, 200, 301, 308, 400, 401, 403, 404].contains(&status), "{method} {path}: {status}");
+            assert!(
+                [0, 200, 301, 308, 400, 401, 403, 404].contains(&status),
+                "{method} {path}: {status}"
+            );
         }
     }
 }
@@ -109,12 +119,20 @@ through_every_proxy!(no_spelling_opens_a_path);
 fn the_judged_path_is_the_forwarded_one(kind: Kind) {
     let gate = Gate::start(kind);
     let token = gate.token();
-    for (path, model) in [("/v1/models/qwen", "qwen"), ("/v1/models/qwen?x=/../..", "qwen"), ("/v1/models/%71wen", "qwen")] {
+    for (path, model) in [
+        ("/v1/models/qwen", "qwen"),
+        ("/v1/models/qwen?x=/../..", "qwen"),
+        ("/v1/models/%71wen", "qwen"),
+    ] {
         let reply = gate.send(&Request::get(path).bearer(&token));
         for seen in gate.upstream.taken() {
             assert_eq!(reply.status, 200, "{path}");
             assert_eq!(seen.all("x-tollgate-model"), [model], "{path}");
-            assert_eq!(decoded(seen.path.split('?').next().unwrap()), format!("/v1/models/{model}"), "{path}");
+            assert_eq!(
+                decoded(seen.path.split('?').next().unwrap()),
+                format!("/v1/models/{model}"),
+                "{path}"
+            );
         }
     }
     let reply = gate.send(&Request::get("/v1/models/other").bearer(&token));
@@ -140,12 +158,19 @@ fn the_judged_host_is_the_forwarded_one(kind: Kind) {
         "GET status.example.com/v1/models HTTP/1.1\r\nHost: api.example.com\r\n",
         "GET http://status.example.com@api.example.com/v1/models HTTP/1.1\r\nHost: api.example.com\r\n",
     ] {
-        let reply = exchange(gate.port, format!("{text}Connection: close\r\n\r\n").as_bytes(), true);
+        let reply =
+            exchange(gate.port, format!("{text}Connection: close\r\n\r\n").as_bytes(), true);
         let status = reply.map_or(0, |reply| reply.status);
         for seen in gate.upstream.taken() {
-            let hosts: Vec<String> = seen.all("host").iter().map(|host| host.to_ascii_lowercase()).collect();
-            let plain = hosts.first().map_or("", |host| host.trim_end_matches(":80").trim_end_matches('.'));
-            assert_eq!((hosts.len(), plain, status), (1, "status.example.com", 200), "{text}: {seen:?}");
+            let hosts: Vec<String> =
+                seen.all("host").iter().map(|host| host.to_ascii_lowercase()).collect();
+            let plain =
+                hosts.first().map_or("", |host| host.trim_end_matches(":80").trim_end_matches('.'));
+            assert_eq!(
+                (hosts.len(), plain, status),
+                (1, "status.example.com", 200),
+                "{text}: {seen:?}"
+            );
         }
     }
 }

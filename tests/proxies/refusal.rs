@@ -8,7 +8,9 @@ use crate::rig::{
 };
 
 fn with(listener: &str) -> String {
-    format!("listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  http: [ {listener} ]\n{POLICY}")
+    format!(
+        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  http: [ {listener} ]\n{POLICY}"
+    )
 }
 
 #[test]
@@ -21,17 +23,36 @@ fn a_route_that_reads_the_body_is_refused_with_its_name_and_the_remedy() {
         ("haproxy", "`body`"),
         ("envoy_http", "with_request_body"),
     ] {
-        std::fs::write(dir.path().join("t.yaml"), with(&format!("{{ address: \"127.0.0.1:9001\", dialect: {dialect} }}")))
-            .unwrap();
+        std::fs::write(
+            dir.path().join("t.yaml"),
+            with(&format!("{{ address: \"127.0.0.1:9001\", dialect: {dialect} }}")),
+        )
+        .unwrap();
         for command in [&["check-config", "t.yaml"][..], &["serve", "--config", "t.yaml"]] {
             let output = run(dir.path(), command);
-            let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
             assert!(!output.status.success(), "{command:?} {dialect}: {text}");
-            for part in ["t.yaml:4: listen.http[0]", "`generate`", "routes[0]", "127.0.0.1:9001", dialect, remedy, "body: deny"] {
-                assert!(text.contains(part), "{command:?} {dialect}: `{part}` is missing in\n{text}");
+            for part in [
+                "t.yaml:4: listen.http[0]",
+                "`generate`",
+                "routes[0]",
+                "127.0.0.1:9001",
+                dialect,
+                remedy,
+                "body: deny",
+            ] {
+                assert!(
+                    text.contains(part),
+                    "{command:?} {dialect}: `{part}` is missing in\n{text}"
+                );
             }
         }
-        let known = with(&format!("{{ address: \"127.0.0.1:9001\", dialect: {dialect}, body: deny }}"));
+        let known =
+            with(&format!("{{ address: \"127.0.0.1:9001\", dialect: {dialect}, body: deny }}"));
         std::fs::write(dir.path().join("t.yaml"), known).unwrap();
         assert!(run(dir.path(), &["check-config", "t.yaml"]).status.success(), "{dialect}");
     }
@@ -53,7 +74,11 @@ fn a_check_from_a_stranger_is_refused_and_told_nothing() {
         .header("X-Forwarded-For", "192.0.2.7");
     let reply = check.send(tollgate_port(&tollgate));
     assert_eq!((reply.status, reply.body.len()), (403, 0));
-    assert!(reply.headers.iter().all(|(name, _)| !name.starts_with("x-tollgate")), "{:?}", reply.headers);
+    assert!(
+        reply.headers.iter().all(|(name, _)| !name.starts_with("x-tollgate")),
+        "{:?}",
+        reply.headers
+    );
     assert!(tollgate.process.err().contains("not among `trusted_proxies`"));
 }
 
@@ -61,13 +86,20 @@ fn a_check_from_a_stranger_is_refused_and_told_nothing() {
 fn the_listener_speaks_http_1_and_2_and_answers_health_checkers_like_anyone() {
     let dir = tempfile::tempdir().unwrap();
     Issuer::new("https://auth.example.com").publish(dir.path());
-    let tollgate = Tollgate::start(dir.path(), &with("{ address: \"127.0.0.1:0\", dialect: nginx, body: deny }"));
+    let tollgate = Tollgate::start(
+        dir.path(),
+        &with("{ address: \"127.0.0.1:0\", dialect: nginx, body: deny }"),
+    );
     let port = tollgate_port(&tollgate);
     // R24, CVE-2026-34457: no path and no user agent is special.
     for path in ["/", "/healthz", "/ping", "/check"] {
         for agent in ["kube-probe/1.34", "GoogleHC/1.0", "ELB-HealthChecker/2.0"] {
             let reply = Request::get(path).header("User-Agent", agent).send(port);
-            assert_eq!((reply.status, reply.one("x-tollgate-status")), (403, Some("400")), "{path} {agent}");
+            assert_eq!(
+                (reply.status, reply.one("x-tollgate-status")),
+                (403, Some("400")),
+                "{path} {agent}"
+            );
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -75,7 +107,8 @@ fn the_listener_speaks_http_1_and_2_and_answers_health_checkers_like_anyone() {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let io = hyper_util::rt::TokioIo::new(stream);
         let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
         tokio::spawn(connection);
         let check = hyper::Request::get("http://tollgate/check")
             .header("x-original-method", "GET")
@@ -107,7 +140,12 @@ fn two_dialects_have_two_listeners() {
         check.send(port).status
     };
     assert_eq!(
-        [ask(nginx, "X-Original"), ask(nginx, "X-Forwarded"), ask(traefik, "X-Forwarded"), ask(traefik, "X-Original")],
+        [
+            ask(nginx, "X-Original"),
+            ask(nginx, "X-Forwarded"),
+            ask(traefik, "X-Forwarded"),
+            ask(traefik, "X-Original")
+        ],
         [200, 403, 200, 400]
     );
 }

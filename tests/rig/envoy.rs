@@ -30,32 +30,50 @@ pub(crate) struct Envoy {
 impl Envoy {
     /// Starts it with `deploy/envoy/envoy.yaml` in front of the upstream at `upstream`, asking the Tollgate of `dir`, and waits
     /// until it is ready.
-    pub(crate) fn start(dir: &Path, upstream: u16, version: &str, edit: impl FnOnce(String) -> String) -> Self {
+    pub(crate) fn start(
+        dir: &Path,
+        upstream: u16,
+        version: &str,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
         let config = edit(include_str!("../../deploy/envoy/envoy.yaml").to_owned());
         let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
         Self::run(dir, version, replace(config, UPSTREAM, &upstream))
     }
 
     /// Starts it with `deploy/envoy/models.yaml` in front of the servers of `small` and of `large`.
-    pub(crate) fn of_models(dir: &Path, small: u16, large: u16, edit: impl FnOnce(String) -> String) -> Self {
+    pub(crate) fn of_models(
+        dir: &Path,
+        small: u16,
+        large: u16,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
         let config = edit(include_str!("../../deploy/envoy/models.yaml").to_owned());
-        let config = [(8001, small), (8002, large)].into_iter().fold(config, |config, (shipped, port)| {
-            let address = |port: u16| format!("address: 127.0.0.1, port_value: {port} }}");
-            replace(config, &address(shipped), &address(port))
-        });
+        let config =
+            [(8001, small), (8002, large)].into_iter().fold(config, |config, (shipped, port)| {
+                let address = |port: u16| format!("address: 127.0.0.1, port_value: {port} }}");
+                replace(config, &address(shipped), &address(port))
+            });
         Self::run(dir, CURRENT, config)
     }
 
     /// Starts it with a configuration whose upstreams are in place.
     fn run(dir: &Path, version: &str, config: String) -> Self {
-        let program = part(&format!("envoy-{version}"), if version == CURRENT { "envoy" } else { "envoy-1.39.3" });
+        let program = part(
+            &format!("envoy-{version}"),
+            if version == CURRENT { "envoy" } else { "envoy-1.39.3" },
+        );
         let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
         let free = "address: 127.0.0.1, port_value: 0";
         let config = replace(replace(config, INGRESS, free), ADMIN, free);
-        let config = if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
+        let config =
+            if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
 
         // Two of them may share a directory.
-        let name = (1..).map(|n| format!("envoy{n}")).find(|name| !dir.join(format!("{name}.yaml")).exists()).unwrap();
+        let name = (1..)
+            .map(|n| format!("envoy{n}"))
+            .find(|name| !dir.join(format!("{name}.yaml")).exists())
+            .unwrap();
         let (path, address) = (dir.join(format!("{name}.yaml")), dir.join(format!("{name}.admin")));
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(program);
@@ -71,10 +89,14 @@ impl Envoy {
         ]);
         let mut process = Process::start(dir, &name, &mut command);
         let port = process.until("readiness", |_| {
-            let admin = std::fs::read_to_string(&address).ok()?.rsplit_once(':')?.1.trim().parse().ok()?;
+            let admin =
+                std::fs::read_to_string(&address).ok()?.rsplit_once(':')?.1.trim().parse().ok()?;
             let ready = Request::get("/ready").try_send(admin)?.status == 200;
-            let listeners = Request::get("/listeners?format=json").try_send(admin).filter(|_| ready)?.json();
-            let port = listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"].as_u64()?;
+            let listeners =
+                Request::get("/listeners?format=json").try_send(admin).filter(|_| ready)?.json();
+            let port =
+                listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"]
+                    .as_u64()?;
             u16::try_from(port).ok().filter(|port| *port != 0)
         });
         Self { process, port }
@@ -103,6 +125,14 @@ pub(crate) fn failure_mode_allow(config: String) -> String {
 
 /// Without the settings that keep identity headers from ever reaching Tollgate.
 pub(crate) fn careless(config: String) -> String {
-    let config = replace(config, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW");
-    replace(config, "key_matcher: { prefix: \"x-tollgate-\"", "key_matcher: { prefix: \"x-nobody-sends-this-\"")
+    let config = replace(
+        config,
+        "headers_with_underscores_action: REJECT_REQUEST",
+        "headers_with_underscores_action: ALLOW",
+    );
+    replace(
+        config,
+        "key_matcher: { prefix: \"x-tollgate-\"",
+        "key_matcher: { prefix: \"x-nobody-sends-this-\"",
+    )
 }

@@ -41,7 +41,8 @@ impl Peer {
     /// To the Tollgate of `dir`.
     pub(crate) async fn connect(dir: &Path) -> Self {
         let stream = UnixStream::connect(dir.join("authz.sock")).await.unwrap();
-        let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (client, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { client }
     }
@@ -51,11 +52,12 @@ impl Peer {
         let mut message = framed(request);
         let rest = message.split_off(message.len() - 1);
         let (sender, receiver) = mpsc::channel(1);
-        let call = hyper::Request::post("http://tollgate/envoy.service.auth.v3.Authorization/Check")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(StreamBody::new(ReceiverStream::new(receiver)))
-            .unwrap();
+        let call =
+            hyper::Request::post("http://tollgate/envoy.service.auth.v3.Authorization/Check")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(StreamBody::new(ReceiverStream::new(receiver)))
+                .unwrap();
         self.client.ready().await.unwrap();
         let response = tokio::spawn(self.client.send_request(call));
         // Refused is refused: then nobody reads the rest.
@@ -83,7 +85,10 @@ impl Half {
             (0, HttpResponse::OkResponse(_)) => (200, String::new()),
             (7 | 16, HttpResponse::DeniedResponse(DeniedHttpResponse { status, body, .. })) => {
                 let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-                (u16::try_from(status.unwrap().code).unwrap(), body["error"]["code"].as_str().unwrap().to_owned())
+                (
+                    u16::try_from(status.unwrap().code).unwrap(),
+                    body["error"]["code"].as_str().unwrap().to_owned(),
+                )
             }
             other => panic!("{other:?}"),
         }
@@ -106,8 +111,10 @@ fn framed(request: &Request) -> Bytes {
         raw_body: request.body.clone(),
         ..Default::default()
     };
-    let attributes =
-        AttributeContext { request: Some(AttributeRequest { http: Some(http), ..Default::default() }), ..Default::default() };
+    let attributes = AttributeContext {
+        request: Some(AttributeRequest { http: Some(http), ..Default::default() }),
+        ..Default::default()
+    };
     let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);

@@ -23,7 +23,12 @@ pub(crate) struct Request {
 impl Request {
     pub(crate) fn new(method: &str, path: &str) -> Self {
         let host = ("Host".to_owned(), "api.example.com".to_owned());
-        Self { method: method.to_owned(), path: path.to_owned(), headers: vec![host], body: Vec::new() }
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: vec![host],
+            body: Vec::new(),
+        }
     }
 
     pub(crate) fn get(path: &str) -> Self {
@@ -131,7 +136,8 @@ impl Reply {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
 
     /// The `code` of an error body.
@@ -149,7 +155,11 @@ impl Reply {
 }
 
 fn all<'h>(headers: &'h [(String, String)], name: &str) -> Vec<&'h str> {
-    headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+    headers
+        .iter()
+        .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect()
 }
 
 /// Start line and headers.
@@ -174,7 +184,11 @@ fn line(reader: &mut impl BufRead) -> Option<String> {
 }
 
 /// The body by its framing; without any, up to the end of the connection where `until_end` allows that.
-fn body(reader: &mut impl BufRead, headers: &[(String, String)], until_end: bool) -> Option<Vec<u8>> {
+fn body(
+    reader: &mut impl BufRead,
+    headers: &[(String, String)],
+    until_end: bool,
+) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if !until_end {
         return Some(body);
@@ -239,11 +253,17 @@ fn serve(stream: &TcpStream, handler: &dyn Fn(Request) -> Answer) -> Option<()> 
         let (first, headers) = head(&mut reader)?;
         let mut words = first.split(' ');
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let framed = ["content-length", "transfer-encoding"].iter().any(|name| !all(&headers, name).is_empty());
+        let framed = ["content-length", "transfer-encoding"]
+            .iter()
+            .any(|name| !all(&headers, name).is_empty());
         let body = body(&mut reader, &headers, framed)?;
         match handler(Request { method, path, headers, body }) {
             Answer::Whole(reply) => {
-                let mut text = format!("HTTP/1.1 {} Answer\r\ncontent-length: {}\r\n", reply.status, reply.body.len());
+                let mut text = format!(
+                    "HTTP/1.1 {} Answer\r\ncontent-length: {}\r\n",
+                    reply.status,
+                    reply.body.len()
+                );
                 for (name, value) in &reply.headers {
                     text.push_str(&format!("{name}: {value}\r\n"));
                 }

@@ -13,7 +13,10 @@ use aws_lc_rs::{
     hmac,
     rand::SystemRandom,
     rsa::KeySize,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+        RSA_PKCS1_SHA256, RsaKeyPair,
+    },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
@@ -41,7 +44,8 @@ impl Key {
     /// RS256, 2048 bits: one for all tests, because making one takes a while.
     pub(crate) fn rsa(kid: &str) -> Self {
         static PAIR: OnceLock<Arc<Pair>> = OnceLock::new();
-        let pair = PAIR.get_or_init(|| Arc::new(Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())));
+        let pair = PAIR
+            .get_or_init(|| Arc::new(Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())));
         Self { kid: kid.to_owned(), pair: Arc::clone(pair) }
     }
 
@@ -85,7 +89,9 @@ impl Key {
                 let point = &pair.public_key().as_ref()[1..];
                 json!({ "kty": "EC", "crv": "P-256", "x": text(&point[..32]), "y": text(&point[32..]) })
             }
-            Pair::Ed(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) }),
+            Pair::Ed(pair) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) })
+            }
             Pair::Secret(_) => panic!("a shared secret is not published"),
         };
         jwk["kid"] = json!(self.kid);
@@ -110,13 +116,19 @@ impl Key {
             }
             Pair::Ec(pair) => pair.sign(&random, signed).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(signed).as_ref().to_vec(),
-            Pair::Secret(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed).as_ref().to_vec(),
+            Pair::Secret(secret) => {
+                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed).as_ref().to_vec()
+            }
         }
     }
 
     /// A token of exactly these members.
     pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
-        let signed = format!("{}.{}", text(header.to_string().as_bytes()), text(claims.to_string().as_bytes()));
+        let signed = format!(
+            "{}.{}",
+            text(header.to_string().as_bytes()),
+            text(claims.to_string().as_bytes())
+        );
         format!("{signed}.{}", text(&self.sign(signed.as_bytes())))
     }
 }
@@ -184,7 +196,9 @@ pub(crate) fn forged(token: &str) -> String {
 }
 
 fn changed(base: Value, changes: Value) -> Value {
-    let (Value::Object(mut base), Value::Object(changes)) = (base, changes) else { panic!("two objects") };
+    let (Value::Object(mut base), Value::Object(changes)) = (base, changes) else {
+        panic!("two objects")
+    };
     for (name, value) in changes {
         match value {
             Value::Null => drop(base.remove(&name)),
@@ -200,7 +214,8 @@ fn text(bytes: &[u8]) -> String {
 
 fn pem(der: &[u8]) -> String {
     let body = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
 }
 
@@ -231,7 +246,9 @@ impl KeyServer {
                 hits.fetch_add(1, Ordering::SeqCst);
                 let mood = mood.lock().unwrap().clone();
                 match mood {
-                    Mood::Serves(keys) => Answer::Whole(Reply::new(200, keys).header("content-type", "application/json")),
+                    Mood::Serves(keys) => Answer::Whole(
+                        Reply::new(200, keys).header("content-type", "application/json"),
+                    ),
                     Mood::Fails => Answer::Whole(Reply::new(500, "no keys today")),
                     Mood::Hangs => Answer::Silence,
                 }
@@ -252,6 +269,9 @@ impl KeyServer {
 
     /// The section `jwks` that asks it.
     pub(crate) fn section(&self) -> String {
-        format!("{{ url: \"http://127.0.0.1:{}/jwks.json\", insecure_http: true, cool_down: 1s, timeout: 1s }}", self.port)
+        format!(
+            "{{ url: \"http://127.0.0.1:{}/jwks.json\", insecure_http: true, cool_down: 1s, timeout: 1s }}",
+            self.port
+        )
     }
 }

@@ -33,7 +33,11 @@ impl Process {
     }
 
     /// Polls until `condition` gives something; fails at once when the process has ended.
-    pub(crate) fn until<T>(&mut self, what: &str, mut condition: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn until<T>(
+        &mut self,
+        what: &str,
+        mut condition: impl FnMut(&Self) -> Option<T>,
+    ) -> T {
         let found = within(SOON, || {
             if let Some(found) = condition(self) {
                 return Some(Ok(found));
@@ -42,7 +46,9 @@ impl Process {
         });
         match found {
             Some(Ok(found)) => found,
-            Some(Err(status)) => panic!("{} ended ({status}) before {what}\n{}", self.name, self.logs()),
+            Some(Err(status)) => {
+                panic!("{} ended ({status}) before {what}\n{}", self.name, self.logs())
+            }
             None => panic!("{}: no {what} within {} s\n{}", self.name, SOON.as_secs(), self.logs()),
         }
     }
@@ -71,8 +77,12 @@ impl Process {
         self.signal(Signal::SIGSTOP);
         until(&format!("{} to stop", self.name), || {
             let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-            let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
-            let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+            let stopped = |stat: String| {
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            let mut stats = threads.filter_map(|thread| {
+                std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()
+            });
             stats.all(stopped).then_some(())
         });
     }
@@ -89,7 +99,8 @@ impl Process {
 
     /// Waits for its end.
     pub(crate) fn ended(&mut self, span: Duration) -> ExitStatus {
-        within(span, || self.child.try_wait().unwrap()).unwrap_or_else(|| panic!("{} runs after {span:?}", self.name))
+        within(span, || self.child.try_wait().unwrap())
+            .unwrap_or_else(|| panic!("{} runs after {span:?}", self.name))
     }
 
     fn logs(&self) -> String {

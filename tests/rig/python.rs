@@ -17,7 +17,11 @@ pub(crate) fn command(script: &str) -> Command {
 pub(crate) fn llama_server(dir: &Path, arguments: &[&str]) -> PythonServer {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts/models/smollm2.gguf");
     assert!(model.exists(), "the model is missing: run `tools/parts model`");
-    PythonServer::start(dir, &format!("model{}", arguments.concat()), command("tools/llama_server.py").args(arguments))
+    PythonServer::start(
+        dir,
+        &format!("model{}", arguments.concat()),
+        command("tools/llama_server.py").args(arguments),
+    )
 }
 
 /// A server that says where it listens; ours then tell what they do in lines of JSON.
@@ -34,7 +38,10 @@ impl PythonServer {
         let mut process = Process::start(dir, name, command);
         let port = process.until("line that says where it listens", |process| {
             let out = process.out();
-            out.lines().find_map(|line| line.strip_prefix("listening on http://127.0.0.1:"))?.parse().ok()
+            out.lines()
+                .find_map(|line| line.strip_prefix("listening on http://127.0.0.1:"))?
+                .parse()
+                .ok()
         });
         Self { process, port, read: Cell::new(0) }
     }

@@ -62,7 +62,9 @@ impl Redis {
     /// How often a command was called.
     pub(crate) fn calls(&self, name: &str) -> u64 {
         let stats = self.command(&["INFO", "commandstats"]);
-        let calls = |line: &str| line.strip_prefix(&format!("cmdstat_{name}:calls="))?.split(',').next()?.parse().ok();
+        let calls = |line: &str| {
+            line.strip_prefix(&format!("cmdstat_{name}:calls="))?.split(',').next()?.parse().ok()
+        };
         stats.lines().find_map(calls).unwrap_or_default()
     }
 
@@ -75,7 +77,18 @@ impl Redis {
 fn launch(dir: &Path, socket: &Path) -> Process {
     std::fs::write(dir.join("redis.password"), PASSWORD).unwrap();
     let mut command = Command::new(part("redis-server", "redis"));
-    command.args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--requirepass", PASSWORD]);
+    command.args([
+        "--port",
+        "0",
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--requirepass",
+        PASSWORD,
+    ]);
     command.arg("--unixsocket").arg(socket).arg("--dir").arg(dir);
     Process::start(dir, "redis", &mut command)
 }

@@ -30,7 +30,9 @@ impl Tollgate {
     pub(crate) fn start(dir: &Path, config: &str) -> Self {
         let mut tollgate = Self::unready(dir, config);
         let ops = tollgate.ops;
-        tollgate.process.until("readiness", |_| (Request::get("/readyz").try_send(ops)?.status == 200).then_some(()));
+        tollgate.process.until("readiness", |_| {
+            (Request::get("/readyz").try_send(ops)?.status == 200).then_some(())
+        });
         tollgate
     }
 
@@ -73,7 +75,9 @@ impl Tollgate {
 
     /// Waits for a metric to have a value.
     pub(crate) fn until_metric(&self, name: &str, labels: &[&str], value: f64) {
-        until(&format!("{name}{labels:?} = {value}"), || (self.metric(name, labels) == value).then_some(()));
+        until(&format!("{name}{labels:?} = {value}"), || {
+            (self.metric(name, labels) == value).then_some(())
+        });
     }
 
     /// The most memory it ever had resident, in bytes.
@@ -87,7 +91,12 @@ impl Tollgate {
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
         let text = self.process.out();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        whole
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect()
     }
 
     /// An authorized call of the admin API.
@@ -117,7 +126,11 @@ fn write(dir: &Path, config: &str) -> PathBuf {
 
 /// The port after `name=` or `"name":"` in a line of the log.
 fn port(line: &str, name: &str) -> Option<u16> {
-    let value = line.split_once(&format!("{name}=")).or_else(|| line.split_once(&format!("\"{name}\":\"")))?.1;
-    let address: String = value.chars().take_while(|c| !c.is_whitespace() && *c != '"' && *c != ',').collect();
+    let value = line
+        .split_once(&format!("{name}="))
+        .or_else(|| line.split_once(&format!("\"{name}\":\"")))?
+        .1;
+    let address: String =
+        value.chars().take_while(|c| !c.is_whitespace() && *c != '"' && *c != ',').collect();
     address.rsplit_once(':')?.1.parse().ok()
 }

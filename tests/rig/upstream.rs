@@ -20,10 +20,13 @@ impl Upstream {
     pub(crate) fn start() -> Self {
         Self::answering(|request| {
             if String::from_utf8_lossy(&request.body).contains("\"stream\":true") {
-                let events = (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]).collect();
+                let events =
+                    (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]).collect();
                 return Answer::Events(events, Duration::from_millis(30));
             }
-            Answer::Whole(Reply::new(200, r#"{"ok":true}"#).header("content-type", "application/json"))
+            Answer::Whole(
+                Reply::new(200, r#"{"ok":true}"#).header("content-type", "application/json"),
+            )
         })
     }
 
@@ -31,9 +34,12 @@ impl Upstream {
     pub(crate) fn before(port: u16) -> Self {
         Self::answering(move |request| {
             let framing = ["content-length", "transfer-encoding", "connection"];
-            let request = framing.iter().fold(request.clone(), |request, name| request.without(name));
+            let request =
+                framing.iter().fold(request.clone(), |request, name| request.without(name));
             let mut reply = request.send(port);
-            reply.headers.retain(|(name, _)| !framing.contains(&name.to_ascii_lowercase().as_str()));
+            reply
+                .headers
+                .retain(|(name, _)| !framing.contains(&name.to_ascii_lowercase().as_str()));
             Answer::Whole(reply)
         })
     }

@@ -44,13 +44,15 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
         "routes": [{ "match": { "methods": ["POST"], "paths": ["/x"] }, "scopes": [] }],
         "revocation": { "foreign": foreign },
     });
-    let config: PolicyConfig = Document::parse(&policy.to_string(), &|_| None).unwrap().read().unwrap();
+    let config: PolicyConfig =
+        Document::parse(&policy.to_string(), &|_| None).unwrap().read().unwrap();
     let mut errors = Errors::default();
     let policy = Policy::compile(&config, &mut errors).unwrap();
     let issuer = &policy.issuers.list()[0];
     assert!(matches!(&issuer.source, KeySource::Secret(SecretSource::Inline(_))));
     let keys = KeySet::from_secret(&Secret::new(SECRET), &issuer.algorithms).unwrap();
-    let snapshot = Snapshot { keys: vec![Some(Arc::new(keys))], ..Snapshot::without_keys(Arc::new(policy)) };
+    let snapshot =
+        Snapshot { keys: vec![Some(Arc::new(keys))], ..Snapshot::without_keys(Arc::new(policy)) };
     let authorization = format!("Bearer {token}");
     let mut headers = Headers::default();
     headers.push("authorization", authorization.as_bytes());
@@ -81,7 +83,14 @@ pub(super) fn charging(charges: &[Charge]) -> Demands {
 
 /// A charge of 1; `interval` in milliseconds.
 pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
-    Charge { limit: "limit".into(), bucket: key.into(), interval: interval * 1000, burst, cost: 1, lease: None }
+    Charge {
+        limit: "limit".into(),
+        bucket: key.into(),
+        interval: interval * 1000,
+        burst,
+        cost: 1,
+        lease: None,
+    }
 }
 
 /// The verdicts of a store that can be asked, and finds nothing revoked.
@@ -93,7 +102,10 @@ pub(super) async fn verdicts(store: &dyn Store, charges: &[Charge]) -> Vec<Verdi
 }
 
 /// What revokes a principal, if anything.
-pub(super) async fn revoked_by(store: &dyn Store, principal: &Arc<Principal>) -> Result<Option<&'static str>, Outage> {
+pub(super) async fn revoked_by(
+    store: &dyn Store,
+    principal: &Arc<Principal>,
+) -> Result<Option<&'static str>, Outage> {
     store.admit(&about(principal)).await.map(|answers| match answers {
         Answers::Revoked(kind) => Some(kind),
         Answers::Counted(verdicts) => {
@@ -104,7 +116,11 @@ pub(super) async fn revoked_by(store: &dyn Store, principal: &Arc<Principal>) ->
 }
 
 /// Waits until something holds.
-pub(super) async fn until(what: &str, within: std::time::Duration, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(
+    what: &str,
+    within: std::time::Duration,
+    mut holds: impl AsyncFnMut() -> bool,
+) {
     let deadline = std::time::Instant::now() + within;
     while !holds().await {
         assert!(std::time::Instant::now() < deadline, "not within {within:?}: {what}");

@@ -13,7 +13,9 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{ISSUER, NOW, charge, charging, principal, revoked_by, token, until, verdicts, verified},
+    asked::{
+        ISSUER, NOW, charge, charging, principal, revoked_by, token, until, verdicts, verified,
+    },
     server::{self, section},
 };
 
@@ -29,7 +31,11 @@ fn hour(target: Target, at: u64) -> Revocation {
 
 /// The suite. `store` is empty before and after.
 async fn holds(store: &dyn Store) {
-    assert_eq!(store.admit(&charging(&[])).await, Ok(Answers::Counted(Vec::new())), "nothing asked, nothing answered");
+    assert_eq!(
+        store.admit(&charging(&[])).await,
+        Ok(Answers::Counted(Vec::new())),
+        "nothing asked, nothing answered"
+    );
     bursts_and_refills(store).await;
     all_or_nothing(store).await;
     each_kind_revokes_what_it_names(store).await;
@@ -71,7 +77,10 @@ async fn bursts_and_refills(store: &dyn Store) {
     }
 
     let none = verdicts(store, &[charge("none", 1000, 0)]).await[0];
-    assert_eq!((none.admitted, none.remaining, none.retry_after, none.reset), (false, 0, u64::MAX, 0));
+    assert_eq!(
+        (none.admitted, none.remaining, none.retry_after, none.reset),
+        (false, 0, u64::MAX, 0)
+    );
 
     let many = Charge { cost: 4, ..charge("many", HOUR, 10) };
     assert_eq!(verdicts(store, std::slice::from_ref(&many)).await[0].remaining, 6);
@@ -83,18 +92,35 @@ async fn bursts_and_refills(store: &dyn Store) {
 }
 
 async fn all_or_nothing(store: &dyn Store) {
-    let both = [charge("wide", 3_600_000, 5), charge("narrow", 3_600_000, 1), charge("wider", 3_600_000, 9)];
-    let admitted: Vec<_> = verdicts(store, &both).await.iter().map(|verdict| (verdict.admitted, verdict.remaining)).collect();
+    let both = [
+        charge("wide", 3_600_000, 5),
+        charge("narrow", 3_600_000, 1),
+        charge("wider", 3_600_000, 9),
+    ];
+    let admitted: Vec<_> = verdicts(store, &both)
+        .await
+        .iter()
+        .map(|verdict| (verdict.admitted, verdict.remaining))
+        .collect();
     assert_eq!(admitted, [(true, 4), (true, 0), (true, 8)]);
     for _ in 0..3 {
-        let refused: Vec<_> = verdicts(store, &both).await.iter().map(|verdict| (verdict.admitted, verdict.remaining)).collect();
-        assert_eq!(refused, [(true, 4), (false, 0), (true, 8)], "the others had room, and were not charged");
+        let refused: Vec<_> = verdicts(store, &both)
+            .await
+            .iter()
+            .map(|verdict| (verdict.admitted, verdict.remaining))
+            .collect();
+        assert_eq!(
+            refused,
+            [(true, 4), (false, 0), (true, 8)],
+            "the others had room, and were not charged"
+        );
     }
     assert_eq!(verdicts(store, &both[..1]).await[0].remaining, 3);
 }
 
 fn full(claims: &Value) -> Value {
-    let mut all = json!({ "jti": "j1", "sub": "ada", "tenant_id": "acme", "client_id": "app", "iat": NOW });
+    let mut all =
+        json!({ "jti": "j1", "sub": "ada", "tenant_id": "acme", "client_id": "app", "iat": NOW });
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
     all
 }
@@ -107,7 +133,10 @@ async fn each_kind_revokes_what_it_names(store: &dyn Store) {
         (Target::Jti { issuer: issuer(), jti: "j1".into() }, json!({ "jti": "j2" })),
         (Target::Token { sha256: token_digest(&mine) }, json!({ "extra": 1 })),
         (Target::Subject { issuer: issuer(), subject: "ada".into() }, json!({ "sub": "bob" })),
-        (Target::Client { issuer: issuer(), client: "app".into() }, json!({ "client_id": "other" })),
+        (
+            Target::Client { issuer: issuer(), client: "app".into() },
+            json!({ "client_id": "other" }),
+        ),
         (Target::Tenant { tenant: "acme".into() }, json!({ "tenant_id": "other" })),
     ] {
         let kind = target.kind();
@@ -120,9 +149,14 @@ async fn each_kind_revokes_what_it_names(store: &dyn Store) {
         assert_eq!(revoked_by(store, &me).await, Ok(None), "{kind}");
         assert_eq!(store.reinstate(&target).await, Ok(false));
     }
-    let elsewhere = Target::Subject { issuer: "https://other.example.com".into(), subject: "ada".into() };
+    let elsewhere =
+        Target::Subject { issuer: "https://other.example.com".into(), subject: "ada".into() };
     store.revoke(&hour(elsewhere.clone(), NOW)).await.unwrap();
-    assert_eq!(revoked_by(store, &me).await, Ok(None), "a subject of another issuer is somebody else");
+    assert_eq!(
+        revoked_by(store, &me).await,
+        Ok(None),
+        "a subject of another issuer is somebody else"
+    );
     store.reinstate(&elsewhere).await.unwrap();
 }
 
@@ -137,22 +171,34 @@ async fn moments(store: &dyn Store) {
         principal(claims, &[])
     };
     store.revoke(&hour(ada.clone(), NOW - 100)).await.unwrap();
-    for (iat, expected) in
-        [(Some(NOW - 101), Some("subject")), (Some(NOW - 100), Some("subject")), (Some(NOW - 99), None), (None, Some("subject"))]
-    {
+    for (iat, expected) in [
+        (Some(NOW - 101), Some("subject")),
+        (Some(NOW - 100), Some("subject")),
+        (Some(NOW - 99), None),
+        (None, Some("subject")),
+    ] {
         assert_eq!(revoked_by(store, &issued(iat)).await, Ok(expected), "{iat:?}");
     }
     store.revoke(&revocation(ada.clone(), NOW - 200, Span::from_secs(1), None)).await.unwrap();
-    assert_eq!(revoked_by(store, &issued(Some(NOW - 100))).await, Ok(Some("subject")), "an earlier moment takes nothing back");
+    assert_eq!(
+        revoked_by(store, &issued(Some(NOW - 100))).await,
+        Ok(Some("subject")),
+        "an earlier moment takes nothing back"
+    );
     store.revoke(&hour(ada.clone(), NOW)).await.unwrap();
-    assert_eq!(revoked_by(store, &issued(Some(NOW - 99))).await, Ok(Some("subject")), "a later one adds");
+    assert_eq!(
+        revoked_by(store, &issued(Some(NOW - 99))).await,
+        Ok(Some("subject")),
+        "a later one adds"
+    );
     assert_eq!(store.reinstate(&ada).await, Ok(true));
 }
 
 async fn a_revoked_request_is_not_counted(store: &dyn Store) {
     let jti = Target::Jti { issuer: ISSUER.into(), jti: "j1".into() };
     let charges = vec![charge("counted", 3_600_000, 5)];
-    let demands = Demands { principal: Some(principal(full(&json!({})), &[])), charges: charges.clone() };
+    let demands =
+        Demands { principal: Some(principal(full(&json!({})), &[])), charges: charges.clone() };
     store.revoke(&hour(jti.clone(), NOW)).await.unwrap();
     for _ in 0..3 {
         assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("jti")));
@@ -173,18 +219,26 @@ async fn revocations_end(store: &dyn Store) {
 
 async fn lists(store: &dyn Store) {
     let subject = |name: &str| Target::Subject { issuer: ISSUER.into(), subject: name.into() };
-    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    for (name, at, minutes, note) in
-        [("c", NOW + 3, 30, None), ("a", NOW + 1, 10, Some("left the company")), ("b", NOW + 2, 20, Some("lost laptop ü"))]
-    {
-        store.revoke(&revocation(subject(name), at, Span::from_secs(60 * minutes), note)).await.unwrap();
+    let before =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for (name, at, minutes, note) in [
+        ("c", NOW + 3, 30, None),
+        ("a", NOW + 1, 10, Some("left the company")),
+        ("b", NOW + 2, 20, Some("lost laptop ü")),
+    ] {
+        store
+            .revoke(&revocation(subject(name), at, Span::from_secs(60 * minutes), note))
+            .await
+            .unwrap();
     }
     let page = store.list(0, 10).await.unwrap();
     assert_eq!(page.total, 3);
     let shown: Vec<_> = page
         .entries
         .iter()
-        .map(|entry| (entry.key.clone(), entry.kind(), entry.at.secs() - NOW, entry.note.as_deref()))
+        .map(|entry| {
+            (entry.key.clone(), entry.kind(), entry.at.secs() - NOW, entry.note.as_deref())
+        })
         .collect();
     let key = |name: &str| subject(name).key();
     assert_eq!(
@@ -219,7 +273,11 @@ async fn memory() {
     let store = Memory::new(&MemoryConfig::default());
     holds(&store).await;
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &["blacklist:{jti}"]);
-    assert_eq!(revoked_by(&store, &ada).await, Err(Outage::Refused), "a blacklist that cannot be read is not an empty one");
+    assert_eq!(
+        revoked_by(&store, &ada).await,
+        Err(Outage::Refused),
+        "a blacklist that cannot be read is not an empty one"
+    );
     assert_eq!(store.status().errors[2], ("refused", 1));
 }
 
@@ -241,21 +299,28 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
     let set = |client: &mut redis::Connection, name: &str, key: &str, value: &str| {
         redis::cmd(name).arg(key).arg(value).exec(client).unwrap();
     };
-    for (command, key) in
-        [("SET", &ada.revocation().foreign[0]), ("SADD", &ada.revocation().foreign[1]), ("LPUSH", &ada.revocation().foreign[2])]
-    {
+    for (command, key) in [
+        ("SET", &ada.revocation().foreign[0]),
+        ("SADD", &ada.revocation().foreign[1]),
+        ("LPUSH", &ada.revocation().foreign[2]),
+    ] {
         set(client, command, key, "x");
         assert_eq!(revoked_by(store, &ada).await, Ok(Some("foreign")), "{key}, of whatever type");
         redis::cmd("DEL").arg(key).exec(client).unwrap();
         assert_eq!(revoked_by(store, &ada).await, Ok(None), "{key}");
     }
     // Between charges and foreign keys, the script must not mix up which key it was.
-    let mut demands = Demands { principal: Some(ada), charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)] };
+    let mut demands = Demands {
+        principal: Some(ada),
+        charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)],
+    };
     set(client, "SET", "gone/ada", "x");
     assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("foreign")));
     redis::cmd("DEL").arg("gone/ada").exec(client).unwrap();
     demands.charges.truncate(1);
-    assert!(matches!(store.admit(&demands).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 1));
+    assert!(
+        matches!(store.admit(&demands).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 1)
+    );
 }
 
 #[tokio::test]
@@ -267,7 +332,8 @@ async fn redis_on_a_unix_socket() {
 #[tokio::test]
 async fn redis_on_tcp_in_another_database() {
     let server = server::start(&[]);
-    let client = redis::Client::open(format!("{}?db=3", server.unix())).unwrap().get_connection().unwrap();
+    let client =
+        redis::Client::open(format!("{}?db=3", server.unix())).unwrap().get_connection().unwrap();
     redis_holds(&section(&format!("redis://localhost:{}/3", server.port())), client).await;
     let keys: usize = redis::cmd("DBSIZE").query(&mut server.client()).unwrap();
     assert_eq!(keys, 0, "nothing in database 0");
@@ -281,10 +347,17 @@ async fn redis_with_a_user_that_may_do_only_this() {
     let file = directory.path().join("password");
     std::fs::write(&file, "s3cret\n").unwrap();
     let password = Some(SecretSource::File(file.display().to_string()));
-    let config =
-        RedisConfig { username: Some("tollgate".into()), password, ..section(&format!("redis://127.0.0.1:{}", server.port())) };
+    let config = RedisConfig {
+        username: Some("tollgate".into()),
+        password,
+        ..section(&format!("redis://127.0.0.1:{}", server.port()))
+    };
     redis_holds(&config, server.client()).await;
-    redis_holds(&section(&format!("redis://tollgate:s3cret@127.0.0.1:{}", server.port())), server.client()).await;
+    redis_holds(
+        &section(&format!("redis://tollgate:s3cret@127.0.0.1:{}", server.port())),
+        server.client(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -304,17 +377,34 @@ async fn redis_with_tls_and_a_password() {
         "s3cret",
     ];
     let server = server::start_in(directory, &options);
-    let mut client = redis::Client::open(format!("{}?pass=s3cret", server.unix())).unwrap().get_connection().unwrap();
+    let mut client = redis::Client::open(format!("{}?pass=s3cret", server.unix()))
+        .unwrap()
+        .get_connection()
+        .unwrap();
     let base = section(&format!("rediss://localhost:{}", server.port()));
     let password = Some(SecretSource::Inline(Secret::new("s3cret")));
     let config = RedisConfig { password, tls_ca: Some(authority), ..base };
-    redis_holds(&config, redis::Client::open(format!("{}?pass=s3cret", server.unix())).unwrap().get_connection().unwrap()).await;
+    redis_holds(
+        &config,
+        redis::Client::open(format!("{}?pass=s3cret", server.unix()))
+            .unwrap()
+            .get_connection()
+            .unwrap(),
+    )
+    .await;
 
     // Authorities that did not sign this certificate: no connection, whatever else is right.
     let other = tempfile::tempdir().unwrap();
     let stranger = server::certificates(other.path());
-    let distrusting = Redis::open(&RedisConfig { tls_ca: Some(stranger), ..config.clone() }, CancellationToken::new()).unwrap();
-    assert_eq!(revoked_by(&distrusting, &principal(json!({ "jti": "j", "sub": "s" }), &[])).await, Err(Outage::Unreachable));
+    let distrusting = Redis::open(
+        &RedisConfig { tls_ca: Some(stranger), ..config.clone() },
+        CancellationToken::new(),
+    )
+    .unwrap();
+    assert_eq!(
+        revoked_by(&distrusting, &principal(json!({ "jti": "j", "sub": "s" }), &[])).await,
+        Err(Outage::Unreachable)
+    );
     let error = distrusting.status().last_error.unwrap();
     assert!(error.contains("certificate"), "{error}");
     let _: String = redis::cmd("PING").query(&mut client).unwrap();

@@ -23,7 +23,9 @@ fn script() -> Script {
     let packed = "local plain, list = ARGV, {}
         for i = 3, #plain - 1 do list[i - 2] = tonumber(plain[i]) or plain[i] end
         local ARGV = { plain[1], plain[2], cmsgpack.pack(list) }";
-    at_a_moment(&format!("local function body()\n{packed}\n{ADMIT_BODY}\nend\nreturn cmsgpack.unpack(body())"))
+    at_a_moment(&format!(
+        "local function body()\n{packed}\n{ADMIT_BODY}\nend\nreturn cmsgpack.unpack(body())"
+    ))
 }
 
 fn at_a_moment(body: &str) -> Script {
@@ -41,7 +43,9 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
     let number = |value: u64| if value == u64::MAX { -1 } else { i64::try_from(value).unwrap() };
     let steps: Vec<_> = charges
         .iter()
-        .map(|(key, limit, cost, _)| ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost))
+        .map(|(key, limit, cost, _)| {
+            ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)
+        })
         .collect();
     let room = steps.iter().all(|step| step.verdict.admitted);
     let mut answer = vec![0];
@@ -58,7 +62,12 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
         } else {
             (step.verdict, 0)
         };
-        answer.extend([units, number(verdict.remaining), number(verdict.retry_after), number(verdict.reset)]);
+        answer.extend([
+            units,
+            number(verdict.remaining),
+            number(verdict.retry_after),
+            number(verdict.reset),
+        ]);
     }
     answer
 }
@@ -86,8 +95,10 @@ fn check(random: &mut StdRng, limits: &[(String, Limit)]) -> Check {
     let count = random.random_range(0..=limits.len());
     let chosen: Vec<_> = limits.choose_multiple(random, count).cloned().collect();
     let charges = chosen.into_iter().map(|(key, limit)| {
-        let cost = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 };
-        let want = if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { cost };
+        let cost =
+            if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 };
+        let want =
+            if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { cost };
         (key, limit, cost, want)
     });
     // The configuration bounds a full bucket to a year, and with it what a charge can add.
@@ -113,7 +124,8 @@ fn ask_all(client: &mut Connection, script: &Script, checks: &[Check], now: u64)
 /// One history on fresh keys. `None` if it took so long that Redis may have dropped a bucket that is full in real time only.
 fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
     let mut random = StdRng::seed_from_u64(seed);
-    let limits: Vec<(String, Limit)> = (0..4).map(|n| (format!("h:{seed}:{n}"), limit(&mut random))).collect();
+    let limits: Vec<(String, Limit)> =
+        (0..4).map(|n| (format!("h:{seed}:{n}"), limit(&mut random))).collect();
     let mut now = random.random_range(1_500_000_000 * SECOND..4_000_000_000 * SECOND);
     let mut tats = HashMap::new();
     let back = at_a_moment(GIVE_BACK_BODY);
@@ -138,7 +150,8 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         if started.elapsed() > Duration::from_millis(900) {
             return None;
         }
-        let expected: Vec<i64> = checks.iter().flat_map(|charges| reference(&mut tats, charges, now)).collect();
+        let expected: Vec<i64> =
+            checks.iter().flat_map(|charges| reference(&mut tats, charges, now)).collect();
         assert_eq!(answer, expected, "history {seed}, step {step}, now {now}, {checks:?}");
         // Now and then somebody gives back.
         if random.random_ratio(1, 3) {
@@ -152,7 +165,11 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         }
         for (key, _) in &limits {
             let stored: Option<u64> = redis::cmd("GET").arg(key).query(client).unwrap();
-            assert_eq!(stored, tats.get(key).copied(), "history {seed}, step {step}: what is stored in {key}");
+            assert_eq!(
+                stored,
+                tats.get(key).copied(),
+                "history {seed}, step {step}: what is stored in {key}"
+            );
         }
     }
     Some(())
@@ -162,8 +179,12 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
 fn the_script_counts_as_the_reference_does() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
-    let told = (0..HISTORIES).filter(|seed| history(&mut client, &script, *seed).is_some()).count() as u64;
-    assert!(told >= HISTORIES / 2, "this machine is too slow for a history to be real: {told} of {HISTORIES}");
+    let told =
+        (0..HISTORIES).filter(|seed| history(&mut client, &script, *seed).is_some()).count() as u64;
+    assert!(
+        told >= HISTORIES / 2,
+        "this machine is too slow for a history to be real: {told} of {HISTORIES}"
+    );
 }
 
 #[test]
@@ -173,7 +194,10 @@ fn the_order_of_questions_is_revocation_then_room() {
     // Between two others that nothing revokes, so that no check can be taken for its neighbour.
     let mut ask = |issued_at: u64| -> Vec<i64> {
         let mut call = script.prepare_invoke();
-        call.key(&["left", "exact1", "exact2", "before1", "before2", "bucket", "right", "foreign1", "foreign2", "absent"]);
+        call.key(&[
+            "left", "exact1", "exact2", "before1", "before2", "bucket", "right", "foreign1",
+            "foreign2", "absent",
+        ]);
         call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 1000, 5, 1, 1]);
         call.arg(&[2, 2, 1, 2, issued_at, 1000, 5, 1, 1]).arg(&[1, 0, 0, 1, 0]);
         let answer: Vec<i64> = call.arg(SECOND).invoke(&mut client).unwrap();
@@ -184,7 +208,8 @@ fn the_order_of_questions_is_revocation_then_room() {
         middle.to_vec()
     };
     let mut other = server.client();
-    let mut set = |key: &str, value: &str| redis::cmd("SET").arg(key).arg(value).exec(&mut other).unwrap();
+    let mut set =
+        |key: &str, value: &str| redis::cmd("SET").arg(key).arg(value).exec(&mut other).unwrap();
     // The right one's only keys: a revocation that is none, and a blacklist without it.
     assert_eq!(ask(100), [0, 1, 4, 0, 1000]);
     set("foreign2", "1");
@@ -224,7 +249,9 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
         keys
     };
     let neighbours = [0, 1, 4, 0, 1000, -1, 0, 1, 3, 0, 2000];
-    for bad in ["", "x", "1.5", "-1", "nan", "inf", "1e300", "9007199254740992", "99999999999999999999"] {
+    for bad in
+        ["", "x", "1.5", "-1", "nan", "inf", "1e300", "9007199254740992", "99999999999999999999"]
+    {
         for place in 0..5 {
             let mut arguments = ["0", "1000", "5", "1", "1"];
             arguments[place] = bad;
@@ -250,7 +277,12 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
 fn a_call_that_is_none_is_an_error_and_charges_nothing() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
-    for call in [["x", "1", "0", "0", "1"], ["1", "x", "0", "0", "1"], ["1", "1", "x", "0", "1"], ["1", "1", "0", "0", "x"]] {
+    for call in [
+        ["x", "1", "0", "0", "1"],
+        ["1", "x", "0", "0", "1"],
+        ["1", "1", "x", "0", "1"],
+        ["1", "1", "0", "0", "x"],
+    ] {
         let mut invocation = script.prepare_invoke();
         invocation.key("a").arg(&call).arg(&["0", "0", "1000", "5", "1", "1", "1000000"]);
         let answer: RedisResult<Vec<i64>> = invocation.invoke(&mut client);
@@ -264,7 +296,9 @@ fn a_call_that_is_none_is_an_error_and_charges_nothing() {
 fn idle_buckets_vanish() {
     let server = server::start(&[]);
     let (mut client, script) = (server.client(), script());
-    for (key, interval, least, most) in [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)] {
+    for (key, interval, least, most) in
+        [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)]
+    {
         let checks = [vec![(key.to_owned(), Limit { interval, burst: 5 }, 1, 1)]];
         ask_all(&mut client, &script, &checks, 1_800_000_000 * SECOND);
         let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut client).unwrap();

@@ -70,7 +70,10 @@ async fn what_is_held_is_spent_without_asking() {
     }
     let asked = scripts(&server) - before;
     assert!(asked < 300, "{asked} questions for 1000 checks");
-    until("every unit is spent or held", SOON, async || left(&other, "k", 10_000).await + 1000 + held(&*store) == 10_000).await;
+    until("every unit is spent or held", SOON, async || {
+        left(&other, "k", 10_000).await + 1000 + held(&*store) == 10_000
+    })
+    .await;
     assert!(held(&*store) <= 10);
 }
 
@@ -110,12 +113,18 @@ async fn what_is_not_needed_goes_back() {
     // When nobody asks for it any more.
     let idle = leased("idle", 1000, 300);
     let asked = warm(&*store, &idle).await;
-    until("it is back", SOON, async || held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - asked).await;
+    until("it is back", SOON, async || {
+        held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - asked
+    })
+    .await;
     until("and forgotten", SOON, async || store.status().leases.unwrap().buckets == 0).await;
     // At the end.
     let kept = leased("kept", 1000, 60_000);
     let asked = warm(&*store, &kept).await;
-    until("no question is under way", SOON, async || left(&other, "kept", 1000).await + asked + held(&*store) == 1000).await;
+    until("no question is under way", SOON, async || {
+        left(&other, "kept", 1000).await + asked + held(&*store) == 1000
+    })
+    .await;
     store.close().await;
     assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - asked));
     // And from then on each check is counted exactly.
@@ -129,15 +138,23 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
     let (store, other) = (open(&server.unix()), server::open(&server.unix()));
     let wide = leased("wide", 1000, 60_000);
     let asked = warm(&*store, &wide).await;
-    until("no question is under way", SOON, async || left(&other, "wide", 1000).await + asked + held(&*store) == 1000).await;
+    until("no question is under way", SOON, async || {
+        left(&other, "wide", 1000).await + asked + held(&*store) == 1000
+    })
+    .await;
     let holds = held(&*store);
     let both = [wide.clone(), charge("narrow", HOUR, 2)];
     for left in [1, 0] {
         let said = verdicts(&*store, &both).await;
         assert!(said[0].admitted && said[1].admitted && said[1].remaining == left, "{said:?}");
     }
-    assert!(held(&*store) <= 10 && left(&other, "wide", 1000).await + asked + 2 + held(&*store) <= 1000);
-    until("no question is under way", SOON, async || left(&other, "wide", 1000).await + asked + 2 + held(&*store) == 1000).await;
+    assert!(
+        held(&*store) <= 10 && left(&other, "wide", 1000).await + asked + 2 + held(&*store) <= 1000
+    );
+    until("no question is under way", SOON, async || {
+        left(&other, "wide", 1000).await + asked + 2 + held(&*store) == 1000
+    })
+    .await;
     let before = held(&*store);
     for _ in 0..5 {
         let said = verdicts(&*store, &both).await;
@@ -160,10 +177,14 @@ async fn a_revoked_request_spends_nothing() {
     let (store, other) = (open(&server.unix()), server::open(&server.unix()));
     let charges = vec![leased("k", 1000, 60_000)];
     let asked = warm(&*store, &charges[0]).await;
-    until("no question is under way", SOON, async || left(&other, "k", 1000).await + asked + held(&*store) == 1000).await;
+    until("no question is under way", SOON, async || {
+        left(&other, "k", 1000).await + asked + held(&*store) == 1000
+    })
+    .await;
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
     let target = Target::Subject { issuer: ISSUER.into(), subject: "ada".into() };
-    let revocation = Revocation::new(target, Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
+    let revocation =
+        Revocation::new(target, Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
     other.revoke(&revocation).await.unwrap();
     let before = held(&*store);
     for _ in 0..5 {
@@ -193,7 +214,8 @@ async fn what_is_held_outlives_redis_until_it_ends() {
     };
     assert!(answers.is_err() && admitted > 0, "{admitted}: {answers:?}");
     server.thaw();
-    until("Redis is asked again", SOON, async || store.admit(&charging(&charges)).await.is_ok()).await;
+    until("Redis is asked again", SOON, async || store.admit(&charging(&charges)).await.is_ok())
+        .await;
 }
 
 #[tokio::test]

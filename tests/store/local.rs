@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use redis::Connection;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tollgate::store::{self, LocalConfig, LocalFallback, Opened, RedisConfig, Revocation, Store, StoreConfig};
+use tollgate::store::{
+    self, LocalConfig, LocalFallback, Opened, RedisConfig, Revocation, Store, StoreConfig,
+};
 use tollgate_core::{
     authn::Principal,
     limit::{Answers, Outage, Verdict},
@@ -21,9 +23,15 @@ use super::{
 const SOON: Duration = Duration::from_secs(20);
 
 fn opened(url: &str, max_staleness: Span) -> (Arc<dyn Store>, Arc<LocalFallback>) {
-    let local = LocalConfig { replicas: 4, refresh: Span::from_millis(100), max_staleness, max_buckets: 1000 };
+    let local = LocalConfig {
+        replicas: 4,
+        refresh: Span::from_millis(100),
+        max_staleness,
+        max_buckets: 1000,
+    };
     let config = RedisConfig { local: Some(local), ..section(url) };
-    let Opened { store, local } = store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap();
+    let Opened { store, local } =
+        store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap();
     (store, local.unwrap())
 }
 
@@ -36,7 +44,9 @@ fn target(name: &str) -> Target {
 }
 
 async fn revoke(store: &dyn Store, name: &str) {
-    let revocation = Revocation::new(target(name), Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
+    let revocation =
+        Revocation::new(target(name), Timestamp::from_secs(NOW), Span::from_secs(3600), None)
+            .unwrap();
     store.revoke(&revocation).await.unwrap();
 }
 
@@ -77,7 +87,10 @@ async fn revocations_are_followed() {
 
     // More changes than are kept: everything is read again.
     revoke(&*store, "d").await;
-    redis::cmd("XTRIM").arg(&["{tollgate}:revocations:changes", "MAXLEN", "0"]).exec(&mut client(&server)).unwrap();
+    redis::cmd("XTRIM")
+        .arg(&["{tollgate}:revocations:changes", "MAXLEN", "0"])
+        .exec(&mut client(&server))
+        .unwrap();
     replicated(&local, &["b", "c", "d"], &["a"]).await;
     revoke(&*store, "e").await;
     replicated(&local, &["b", "c", "d", "e"], &["a"]).await;
@@ -98,7 +111,10 @@ async fn many_revocations_are_read_in_parts() {
         revoke(&*store, name).await;
     }
     let (other, local) = opened(&server.unix(), Span::from_secs(60));
-    until("all are read", SOON, async || local.status().revocations == 1700 && local.status().age.is_some()).await;
+    until("all are read", SOON, async || {
+        local.status().revocations == 1700 && local.status().age.is_some()
+    })
+    .await;
     assert!(known(&local, "s0") && known(&local, "s1699") && !known(&local, "s1700"));
     // And as changes: more than one batch between two looks.
     for name in &names {
@@ -115,17 +131,25 @@ async fn an_outage_is_bridged_until_what_is_known_is_too_old() {
     revoke(&*store, "a").await;
     replicated(&local, &["a"], &["b"]).await;
     server.kill();
-    until("the outage is seen", SOON, async || store.admit(&about(&subject("b"))).await.is_err()).await;
+    until("the outage is seen", SOON, async || store.admit(&about(&subject("b"))).await.is_err())
+        .await;
     assert!(known(&local, "a") && !known(&local, "b"));
 
-    until("what is known is too old", SOON, async || local.admit(&about(&subject("b"))) == Err(Outage::Stale)).await;
+    until("what is known is too old", SOON, async || {
+        local.admit(&about(&subject("b"))) == Err(Outage::Stale)
+    })
+    .await;
     assert!(local.status().age.unwrap() > Duration::from_secs(2));
     assert!(known(&local, "a"), "a known revocation holds, however old");
     let counted = local.admit(&charging(&[charge("public", 1000, 8)]));
-    assert!(matches!(counted, Ok(Answers::Counted(_))), "no credential, nothing to be stale about: {counted:?}");
+    assert!(
+        matches!(counted, Ok(Answers::Counted(_))),
+        "no credential, nothing to be stale about: {counted:?}"
+    );
 
     server.restart();
-    until("Redis is followed again", SOON, async || local.admit(&about(&subject("b"))).is_ok()).await;
+    until("Redis is followed again", SOON, async || local.admit(&about(&subject("b"))).is_ok())
+        .await;
     assert!(local.status().age.unwrap() < Duration::from_secs(2));
 }
 
@@ -148,11 +172,20 @@ async fn each_replica_admits_its_share() {
     let hour = 3_600_000_000;
     assert_eq!((verdict(9).remaining, verdict(9).remaining), (1, 0), "two of nine, by four");
     let third = verdict(9);
-    assert!(!third.admitted && third.retry_after <= 4 * hour && third.retry_after > 4 * hour - 10_000_000, "{third:?}");
+    assert!(
+        !third.admitted
+            && third.retry_after <= 4 * hour
+            && third.retry_after > 4 * hour - 10_000_000,
+        "{third:?}"
+    );
     assert!(!verdict(3).admitted, "a share of nothing");
     assert_eq!(verdict(3).retry_after, 4 * hour);
     assert_eq!(verdict(0).retry_after, u64::MAX);
 
     let blacklisted = principal(json!({ "jti": "j", "sub": "a" }), &["blacklist:{jti}"]);
-    assert_eq!(local.admit(&about(&blacklisted)), Err(Outage::Refused), "a blacklist that is not replicated");
+    assert_eq!(
+        local.admit(&about(&blacklisted)),
+        Err(Outage::Refused),
+        "a blacklist that is not replicated"
+    );
 }

@@ -57,7 +57,10 @@ async fn redis_may_come_later() {
     let status = store.status();
     assert_eq!((status.up, status.circuit), (false, Circuit::Open));
     let error = status.last_error.unwrap();
-    assert!(error.contains(&format!("127.0.0.1:{}", server.port())) && error.contains("refused"), "{error}");
+    assert!(
+        error.contains(&format!("127.0.0.1:{}", server.port())) && error.contains("refused"),
+        "{error}"
+    );
     server.restart();
     back(&store).await;
     assert_eq!((store.status().up, store.status().circuit), (true, Circuit::Closed));
@@ -85,7 +88,10 @@ async fn frozen_and_thawed() {
             other => panic!("{other:?}"),
         }
     }
-    assert!((5..10).contains(&sent), "{sent} of {tries} waited for the deadline; then the circuit was open");
+    assert!(
+        (5..10).contains(&sent),
+        "{sent} of {tries} waited for the deadline; then the circuit was open"
+    );
     assert!(tries > 100, "{tries}");
     assert_eq!(store.status().circuit, Circuit::Open);
     let attempts = proxy.accepted() - connections;
@@ -95,7 +101,11 @@ async fn frozen_and_thawed() {
     back(&store).await;
     // What was sent is done when Redis is back; nothing of it is done twice.
     let left = verdicts(&store, &left).await[0].remaining;
-    assert!((998 - sent..998).contains(&left), "{} charges for {sent} questions that timed out", 998 - left);
+    assert!(
+        (998 - sent..998).contains(&left),
+        "{} charges for {sent} questions that timed out",
+        998 - left
+    );
 }
 
 #[tokio::test]
@@ -127,7 +137,11 @@ struct Load {
 
 impl Load {
     fn start(store: &Arc<Redis>, callers: usize) -> Self {
-        let (stop, answered, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (stop, answered, asked) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<AtomicU64>::default(),
+            Arc::<AtomicU64>::default(),
+        );
         let caller = || {
             let (store, stop, answered, asked) =
                 (Arc::clone(store), Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&asked));
@@ -184,7 +198,10 @@ async fn killed_under_load_and_started_again() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (asked, attempts) = (load.asked() - asked, proxy.accepted() - accepted);
     assert!(asked > 1_000, "the callers went on: {asked}");
-    assert!((1..=8).contains(&attempts), "{attempts} connections in 3s, for {asked} questions of 64 callers");
+    assert!(
+        (1..=8).contains(&attempts),
+        "{attempts} connections in 3s, for {asked} questions of 64 callers"
+    );
 
     let answered = load.answered();
     server.restart();
@@ -217,7 +234,10 @@ async fn a_cut_connection_is_made_again_before_anybody_notices() {
     let server = server::start(&[]);
     let store = server::open(&format!("redis://127.0.0.1:{}", server.port()));
     assert!(timed(&store, "k").await.0.is_ok());
-    let killed: u64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).query(&mut server.client()).unwrap();
+    let killed: u64 = redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .query(&mut server.client())
+        .unwrap();
     assert_eq!(killed, 1);
     until("the cut is seen", SOON, async || store.status().connections == 2).await;
     let (answer, took) = timed(&store, "k").await;

@@ -61,7 +61,11 @@ async fn a_replica_refuses_and_a_promoted_one_serves() {
     // A failover under way: the server that was asked a moment ago is a replica now. One answer tells, and the connection is
     // made anew, because the name may mean another server by now.
     let connections = store.status().connections;
-    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(primary.port()).exec(&mut replica.client()).unwrap();
+    redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(primary.port())
+        .exec(&mut replica.client())
+        .unwrap();
     assert_eq!(asked(&store).await, Some(Outage::Refused));
     until("the connection is given up", SOON, async || !store.status().up).await;
     redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut replica.client()).unwrap();
@@ -78,7 +82,8 @@ async fn out_of_memory_charges_nothing() {
     for _ in 0..5 {
         assert_eq!(asked(&store).await, Some(Outage::Refused));
     }
-    until("the circuit opens", SOON, async || asked(&store).await == Some(Outage::CircuitOpen)).await;
+    until("the circuit opens", SOON, async || asked(&store).await == Some(Outage::CircuitOpen))
+        .await;
     assert!(store.status().last_error.unwrap().contains("OOM"));
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).exec(&mut server.client()).unwrap();
     back(&store).await;
@@ -97,14 +102,21 @@ async fn a_wrong_login_is_told_without_the_password() {
         assert!(error.contains(&format!("127.0.0.1:{}", server.port())), "{error}");
     };
     let password = Some(SecretSource::Inline(Secret::new("hunter2")));
-    refused(RedisConfig { username: Some("tollgate".into()), password, ..section(&url) }, "WRONGPASS").await;
+    refused(
+        RedisConfig { username: Some("tollgate".into()), password, ..section(&url) },
+        "WRONGPASS",
+    )
+    .await;
     refused(section(&url.replace("redis://", "redis://tollgate:hunter2@")), "WRONGPASS").await;
 
     // A user that may log in, and may not do what a check does.
     let client = &mut server.client();
     redis::cmd("ACL").arg(&["SETUSER", "reader", "on", ">p", "~*", "+@read"]).exec(client).unwrap();
     refused(section(&url.replace("redis://", "redis://reader:p@")), "no permissions").await;
-    redis::cmd("ACL").arg(&["SETUSER", "narrow", "on", ">p", "~other:*", "+@all"]).exec(client).unwrap();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "narrow", "on", ">p", "~other:*", "+@all"])
+        .exec(client)
+        .unwrap();
     refused(section(&url.replace("redis://", "redis://narrow:p@")), "no permissions").await;
     redis::cmd("ACL").arg(&["SETUSER", "default", ">other"]).exec(client).unwrap();
     redis::cmd("ACL").arg(&["SETUSER", "default", "resetpass", ">other"]).exec(client).unwrap();
@@ -117,13 +129,22 @@ async fn a_changed_password_is_read_from_its_file() {
     let file = directory.path().join("password");
     std::fs::write(&file, "old").unwrap();
     let server = server::start(&["--requirepass", "old"]);
-    let config = RedisConfig { password: Some(SecretSource::File(file.display().to_string())), ..section(&server.unix()) };
+    let config = RedisConfig {
+        password: Some(SecretSource::File(file.display().to_string())),
+        ..section(&server.unix())
+    };
     let store = Redis::open(&config, CancellationToken::new()).unwrap();
     back(&store).await;
 
-    let mut client = redis::Client::open(format!("{}?pass=old", server.unix())).unwrap().get_connection().unwrap();
+    let mut client = redis::Client::open(format!("{}?pass=old", server.unix()))
+        .unwrap()
+        .get_connection()
+        .unwrap();
     redis::cmd("CONFIG").arg(&["SET", "requirepass", "new"]).exec(&mut client).unwrap();
-    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).exec(&mut client).unwrap();
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .exec(&mut client)
+        .unwrap();
     until("the old password is refused", SOON, async || {
         let _ = asked(&store).await;
         store.status().last_error.is_some_and(|error| error.contains("WRONGPASS"))
@@ -148,14 +169,24 @@ async fn a_bucket_that_is_none_is_refused_and_others_are_not() {
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
     let key = format!("{{tollgate}}:revoked:{}", ada.revocation().before().next().unwrap().1);
     redis::cmd("SET").arg(key).arg("yesterday").exec(&mut server.client()).unwrap();
-    assert_eq!(store.admit(&about(&ada)).await, Err(Outage::Refused), "a revocation that cannot be read is not none");
+    assert_eq!(
+        store.admit(&about(&ada)).await,
+        Err(Outage::Refused),
+        "a revocation that cannot be read is not none"
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_redis_is_refused_in_time() {
-    for answer in
-        ["HTTP/1.1 400 Bad Request\r\n\r\n", "*1\r\n$-5\r\n", "+OK\r\n", "*99999999999\r\n", ":0\r\n", "*2\r\n:0\r\n:0\r\n", ""]
-    {
+    for answer in [
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "*1\r\n$-5\r\n",
+        "+OK\r\n",
+        "*99999999999\r\n",
+        ":0\r\n",
+        "*2\r\n:0\r\n:0\r\n",
+        "",
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -172,7 +203,11 @@ async fn what_is_no_redis_is_refused_in_time() {
             let outage = asked(&store).await;
             assert!(outage.is_some(), "{answer:?} is no answer to a check");
         }
-        assert!(started.elapsed() < std::time::Duration::from_secs(4), "{answer:?}: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < std::time::Duration::from_secs(4),
+            "{answer:?}: {:?}",
+            started.elapsed()
+        );
         server.abort();
     }
 }
@@ -180,13 +215,22 @@ async fn what_is_no_redis_is_refused_in_time() {
 #[tokio::test]
 async fn what_this_machine_lacks_stops_the_start() {
     let url = "rediss://127.0.0.1:1";
-    let opened = |config: RedisConfig| Redis::open(&config, CancellationToken::new()).map(drop).unwrap_err().to_string();
+    let opened = |config: RedisConfig| {
+        Redis::open(&config, CancellationToken::new()).map(drop).unwrap_err().to_string()
+    };
     let missing = SecretSource::File("/nowhere/password".into());
     let error = opened(RedisConfig { password: Some(missing), ..section(url) });
-    assert!(error.starts_with("store.redis.password: ") && error.contains("/nowhere/password"), "{error}");
+    assert!(
+        error.starts_with("store.redis.password: ") && error.contains("/nowhere/password"),
+        "{error}"
+    );
     let error = opened(RedisConfig { tls_ca: Some("/nowhere/ca.pem".into()), ..section(url) });
-    assert!(error.starts_with("store.redis.tls_ca: ") && error.contains("/nowhere/ca.pem"), "{error}");
+    assert!(
+        error.starts_with("store.redis.tls_ca: ") && error.contains("/nowhere/ca.pem"),
+        "{error}"
+    );
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let error = opened(RedisConfig { tls_ca: Some(empty.path().display().to_string()), ..section(url) });
+    let error =
+        opened(RedisConfig { tls_ca: Some(empty.path().display().to_string()), ..section(url) });
     assert!(error.contains("holds no certificate"), "{error}");
 }

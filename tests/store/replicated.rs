@@ -7,7 +7,9 @@ use std::{
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tollgate::store::{self, ACL_RULE, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig};
+use tollgate::store::{
+    self, ACL_RULE, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig,
+};
 use tollgate_core::{
     authn::Principal,
     limit::{Answers, Demands},
@@ -41,7 +43,9 @@ fn target(name: &str) -> Target {
 }
 
 async fn revoke(store: &dyn Store, name: &str) {
-    let revocation = Revocation::new(target(name), Timestamp::from_secs(NOW), Span::from_secs(3600), None).unwrap();
+    let revocation =
+        Revocation::new(target(name), Timestamp::from_secs(NOW), Span::from_secs(3600), None)
+            .unwrap();
     store.revoke(&revocation).await.unwrap();
 }
 
@@ -53,7 +57,8 @@ fn fresh(store: &dyn Store) -> bool {
 fn scripts(server: &Server) -> u64 {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.client()).unwrap();
     let calls = |name: &str| -> u64 {
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     };
     calls("evalsha") + calls("eval")
@@ -73,9 +78,12 @@ async fn a_check_without_limits_makes_no_round_trip() {
     assert_eq!(scripts(&server), before);
 
     // With a limit Redis is asked for that alone; what is revoked is not counted.
-    let counted = |name| Demands { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
+    let counted =
+        |name| Demands { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
     assert_eq!(store.admit(&counted("a")).await, Ok(Answers::Revoked("subject")));
-    assert!(matches!(store.admit(&counted("b")).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 8));
+    assert!(
+        matches!(store.admit(&counted("b")).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 8)
+    );
     assert_eq!(scripts(&server), before + 1);
 }
 
@@ -88,9 +96,15 @@ async fn a_revocation_is_pushed() {
         let name = format!("s{n}");
         assert_eq!(revoked_by(&*store, &subject(&name)).await, Ok(None));
         revoke(&other, &name).await;
-        until("the revocation holds", BOUND, async || revoked_by(&*store, &subject(&name)).await == Ok(Some("subject"))).await;
+        until("the revocation holds", BOUND, async || {
+            revoked_by(&*store, &subject(&name)).await == Ok(Some("subject"))
+        })
+        .await;
         other.reinstate(&target(&name)).await.unwrap();
-        until("it is taken back", BOUND, async || revoked_by(&*store, &subject(&name)).await == Ok(None)).await;
+        until("it is taken back", BOUND, async || {
+            revoked_by(&*store, &subject(&name)).await == Ok(None)
+        })
+        .await;
     }
 }
 
@@ -106,15 +120,26 @@ async fn what_happened_while_the_connections_were_lost_is_read_afterwards() {
         let key = format!("{{tollgate}}:revoked:{}", target(name).key());
         let mut step = redis::pipe();
         step.atomic().cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
-        step.cmd("SET").arg(&key).arg(NOW).cmd("ZADD").arg("{tollgate}:revocations").arg(4_000_000_000_000_u64);
+        step.cmd("SET")
+            .arg(&key)
+            .arg(NOW)
+            .cmd("ZADD")
+            .arg("{tollgate}:revocations")
+            .arg(4_000_000_000_000_u64);
         step.arg(target(name).key());
         if trimmed {
             // More changes than are kept.
             step.cmd("DEL").arg("{tollgate}:revocations:changes");
         }
-        step.cmd("XADD").arg("{tollgate}:revocations:changes").arg("*").arg(&["+", &target(name).key()]);
+        step.cmd("XADD")
+            .arg("{tollgate}:revocations:changes")
+            .arg("*")
+            .arg(&["+", &target(name).key()]);
         step.arg("at").arg(NOW).arg("ends").arg(4_000_000_000_000_u64).exec(&mut client).unwrap();
-        until("the change is read", SOON, async || revoked_by(&*store, &subject(name)).await == Ok(Some("subject"))).await;
+        until("the change is read", SOON, async || {
+            revoked_by(&*store, &subject(name)).await == Ok(Some("subject"))
+        })
+        .await;
         assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(Some("subject")));
         until("the copy is in step", SOON, async || fresh(&*store)).await;
     }
@@ -129,7 +154,10 @@ async fn outlives(store: &dyn Store, confirmed: Instant) {
         match answer {
             Ok(answer) => {
                 assert_eq!(answer, None);
-                assert!(age < BOUND + Duration::from_millis(500), "an answer from a copy that is {age:?} old");
+                assert!(
+                    age < BOUND + Duration::from_millis(500),
+                    "an answer from a copy that is {age:?} old"
+                );
                 answers += 1;
             }
             Err(_) => break,
@@ -137,7 +165,10 @@ async fn outlives(store: &dyn Store, confirmed: Instant) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(answers > 10, "the copy bridged nothing: {answers}");
-    assert!(revoked_by(store, &subject("a")).await.is_err(), "beyond the bound Redis decides, or nobody");
+    assert!(
+        revoked_by(store, &subject("a")).await.is_err(),
+        "beyond the bound Redis decides, or nobody"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +176,10 @@ async fn a_killed_redis_is_asked_again_beyond_the_bound() {
     let mut server = server::start(&[]);
     let store = replicated(&format!("redis://127.0.0.1:{}", server.port()));
     revoke(&*store, "a").await;
-    until("the copy is there", SOON, async || revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)).await;
+    until("the copy is there", SOON, async || {
+        revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)
+    })
+    .await;
     server.kill();
     outlives(&*store, Instant::now()).await;
     // It comes back empty: so does the copy.
@@ -154,7 +188,10 @@ async fn a_killed_redis_is_asked_again_beyond_the_bound() {
     assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(None));
     assert_eq!(store.status().replica.unwrap().revocations, 0);
     revoke(&*store, "b").await;
-    until("it is followed", SOON, async || revoked_by(&*store, &subject("b")).await == Ok(Some("subject"))).await;
+    until("it is followed", SOON, async || {
+        revoked_by(&*store, &subject("b")).await == Ok(Some("subject"))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -162,7 +199,10 @@ async fn a_frozen_redis_is_asked_again_beyond_the_bound() {
     let server = server::start(&[]);
     let (store, other) = (replicated(&server.unix()), server::open(&server.unix()));
     revoke(&other, "a").await;
-    until("the copy is there", SOON, async || revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)).await;
+    until("the copy is there", SOON, async || {
+        revoked_by(&*store, &subject("a")).await.is_ok() && fresh(&*store)
+    })
+    .await;
     server.freeze();
     outlives(&*store, Instant::now()).await;
     server.thaw();
@@ -184,7 +224,11 @@ async fn one_that_joins_late_reads_all_there_is() {
     assert_eq!(store.status().replica.unwrap().revocations, 1200);
     let before = scripts(&server);
     for n in (0..1200).step_by(100) {
-        assert_eq!(revoked_by(&*store, &subject(&format!("s{n}"))).await, Ok(Some("subject")), "{n}");
+        assert_eq!(
+            revoked_by(&*store, &subject(&format!("s{n}"))).await,
+            Ok(Some("subject")),
+            "{n}"
+        );
     }
     assert_eq!(scripts(&server), before);
 }
@@ -198,6 +242,9 @@ async fn a_user_that_may_not_wait_asks_now_and_then() {
     until("the copy is there", SOON, async || fresh(&*store)).await;
     let other = server::open(&server.unix());
     revoke(&other, "a").await;
-    until("the revocation is found", BOUND, async || revoked_by(&*store, &subject("a")).await == Ok(Some("subject"))).await;
+    until("the revocation is found", BOUND, async || {
+        revoked_by(&*store, &subject("a")).await == Ok(Some("subject"))
+    })
+    .await;
     assert!(fresh(&*store));
 }

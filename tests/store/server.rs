@@ -33,8 +33,10 @@ pub(super) fn start(options: &[&str]) -> Server {
 
 /// As [`start`], in a directory that already holds files.
 pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
-    let options: Vec<String> =
-        options.iter().map(|option| option.replace("{dir}", &directory.path().display().to_string())).collect();
+    let options: Vec<String> = options
+        .iter()
+        .map(|option| option.replace("{dir}", &directory.path().display().to_string()))
+        .collect();
     // Redis cannot be asked for a free port. One that was free a moment ago may be taken by now: then another.
     for _ in 0..20 {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -46,17 +48,40 @@ pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
 }
 
 fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
-    let port_option = if options.iter().any(|option| option == "--tls-cert-file") { "--tls-port" } else { "--port" };
+    let port_option = if options.iter().any(|option| option == "--tls-cert-file") {
+        "--tls-port"
+    } else {
+        "--port"
+    };
     let mut command = Command::new("redis-server");
     if port_option == "--tls-port" {
         command.args(["--port", "0"]);
     }
-    command.args([port_option, &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    command.arg("--dir").arg(directory).arg("--unixsocket").arg(directory.join("redis.sock")).args(options);
-    command.stdin(Stdio::null()).stdout(std::fs::File::create(directory.join("log")).unwrap()).stderr(Stdio::null());
+    command.args([
+        port_option,
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]);
+    command
+        .arg("--dir")
+        .arg(directory)
+        .arg("--unixsocket")
+        .arg(directory.join("redis.sock"))
+        .args(options);
+    command
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(directory.join("log")).unwrap())
+        .stderr(Stdio::null());
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => panic!("redis-server cannot be run ({error}); install it with `apt-get install redis-server`"),
+        Err(error) => panic!(
+            "redis-server cannot be run ({error}); install it with `apt-get install redis-server`"
+        ),
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -65,7 +90,10 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
             return None;
         }
         // Ready for connections on every listener, whoever may log in.
-        if std::fs::read_to_string(directory.join("log")).unwrap().contains("The server is now ready to accept connections at") {
+        if std::fs::read_to_string(directory.join("log"))
+            .unwrap()
+            .contains("The server is now ready to accept connections at")
+        {
             return Some(child);
         }
         assert!(Instant::now() < deadline, "redis-server is not ready after 20s");

@@ -62,15 +62,24 @@ async fn one_that_cannot_be_read_stops_nobody() {
         .arg("somebody else's")
         .exec(&mut server.client())
         .unwrap();
-    let checks = (0..100).map(|n| vec![charge("k", HOUR, 100), charge(if n % 10 == 3 { "bad" } else { "good" }, HOUR, 100)]);
+    let checks = (0..100).map(|n| {
+        vec![charge("k", HOUR, 100), charge(if n % 10 == 3 { "bad" } else { "good" }, HOUR, 100)]
+    });
     let answers = all(&store, checks.collect()).await;
     for (n, answer) in answers.into_iter().enumerate() {
         match answer {
-            Ok(verdicts) => assert!(n % 10 != 3 && verdicts.iter().all(|verdict| verdict.admitted), "{n}: {verdicts:?}"),
+            Ok(verdicts) => assert!(
+                n % 10 != 3 && verdicts.iter().all(|verdict| verdict.admitted),
+                "{n}: {verdicts:?}"
+            ),
             Err(outage) => assert!(n % 10 == 3 && outage == Outage::Refused, "{n}: {outage:?}"),
         }
     }
-    assert_eq!(verdicts(&*store, &[charge("k", HOUR, 100)]).await[0].remaining, 100 - 90 - 1, "they took nothing");
+    assert_eq!(
+        verdicts(&*store, &[charge("k", HOUR, 100)]).await[0].remaining,
+        100 - 90 - 1,
+        "they took nothing"
+    );
     assert!(store.status().up, "and the connection stays");
     assert!(store.status().last_error.unwrap().contains("no number"));
 }
@@ -79,14 +88,19 @@ async fn one_that_cannot_be_read_stops_nobody() {
 async fn checks_with_more_keys_than_a_call_takes() {
     let server = server::start(&[]);
     let store = Arc::new(server::open(&server.unix()));
-    let charges =
-        |n: usize, count: usize| -> Vec<Charge> { (0..count).map(|key| charge(&format!("{n}:{key}"), HOUR, 3)).collect() };
+    let charges = |n: usize, count: usize| -> Vec<Charge> {
+        (0..count).map(|key| charge(&format!("{n}:{key}"), HOUR, 3)).collect()
+    };
     verdicts(&*store, &charges(0, 1)).await;
     let mut checks: Vec<_> = (1..40).map(|n| charges(n, 300)).collect();
     checks.push(charges(40, 5000));
     for (n, answer) in all(&store, checks).await.into_iter().enumerate() {
         let verdicts = answer.unwrap();
-        assert!(verdicts.len() >= 300 && verdicts.iter().all(|verdict| verdict.admitted && verdict.remaining == 2), "{n}");
+        assert!(
+            verdicts.len() >= 300
+                && verdicts.iter().all(|verdict| verdict.admitted && verdict.remaining == 2),
+            "{n}"
+        );
     }
 }
 

@@ -36,19 +36,30 @@ async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = Address::Unix(dir.path().join("authz.sock"));
     for address in ["127.0.0.1:0".parse().unwrap(), socket] {
-        let server = Wanted { address, ..Default::default() }.grpc(Checks::default(), budget(16 * MIB, 128 * MIB)).await;
+        let server = Wanted { address, ..Default::default() }
+            .grpc(Checks::default(), budget(16 * MIB, 128 * MIB))
+            .await;
         let channel = channel(&server.address).await;
 
         let request = auth::CheckRequest {
             attributes: Some(auth::AttributeContext {
                 request: Some(auth::attribute_context::Request {
-                    http: Some(auth::attribute_context::HttpRequest { body: "12345".into(), ..Default::default() }),
+                    http: Some(auth::attribute_context::HttpRequest {
+                        body: "12345".into(),
+                        ..Default::default()
+                    }),
                     time: None,
                 }),
                 ..Default::default()
             }),
         };
-        let status = AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner().status.unwrap();
+        let status = AuthorizationClient::new(channel.clone())
+            .check(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .status
+            .unwrap();
         assert_eq!(status.message, "5");
 
         let mut health = HealthClient::new(channel);
@@ -72,7 +83,10 @@ async fn the_largest_body_passes_and_one_that_is_larger_is_denied() {
     let mut client = http2(connect(&server.address).await.unwrap()).await;
     let body = 16 << 20;
     let answer = call(&mut client, CHECK, message(body)).await.unwrap();
-    assert!(matches!(&answer, Answer::Verdict(0, text) if text.ends_with("16777216")), "{answer:?}");
+    assert!(
+        matches!(&answer, Answer::Verdict(0, text) if text.ends_with("16777216")),
+        "{answer:?}"
+    );
     let answer = call(&mut client, CHECK, message(body + (256 << 10))).await.unwrap();
     assert!(answer.is(7, "too large"), "{answer:?}");
 }
@@ -122,12 +136,17 @@ async fn together() {
         let calls: Vec<_> = lengths
             .map(|length| {
                 let mut client = client.clone();
-                (length, tokio::spawn(async move { call(&mut client, CHECK, message(length)).await }))
+                (
+                    length,
+                    tokio::spawn(async move { call(&mut client, CHECK, message(length)).await }),
+                )
             })
             .collect();
         for (length, call) in calls {
             match call.await.unwrap() {
-                Ok(answer) => assert_eq!(answer, Answer::Verdict(0, length.to_string()), "round {round}"),
+                Ok(answer) => {
+                    assert_eq!(answer, Answer::Verdict(0, length.to_string()), "round {round}")
+                }
                 Err(error) => assert_eq!(length, 13, "round {round}: {error}"),
             }
         }
@@ -189,7 +208,9 @@ async fn a_call_that_is_cancelled_gives_its_bytes_back() {
 }
 
 /// A server with one check in progress that was just told to stop.
-async fn stopping(drain: Duration) -> (Running, Arc<Gate>, tokio::task::JoinHandle<Result<Answer, hyper::Error>>) {
+async fn stopping(
+    drain: Duration,
+) -> (Running, Arc<Gate>, tokio::task::JoinHandle<Result<Answer, hyper::Error>>) {
     let (checks, gate) = gated();
     let server = Wanted { drain, ..Default::default() }.grpc(checks, budget(MIB, 4 * MIB)).await;
     let mut client = http2(connect(&server.address).await.unwrap()).await;

@@ -29,7 +29,8 @@ pub(crate) type Http2 = SendRequest<Full<Bytes>>;
 
 /// One HTTP/2 connection on `stream`.
 pub(crate) async fn http2(stream: impl Stream + Unpin + 'static) -> Http2 {
-    let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (client, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     client
 }
@@ -69,15 +70,23 @@ impl Answer {
 }
 
 /// One call with these bytes as its body.
-pub(crate) async fn call(client: &mut Http2, uri: &str, body: Bytes) -> Result<Answer, hyper::Error> {
-    let request =
-        Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(Full::new(body)).unwrap();
+pub(crate) async fn call(
+    client: &mut Http2,
+    uri: &str,
+    body: Bytes,
+) -> Result<Answer, hyper::Error> {
+    let request = Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(body))
+        .unwrap();
     client.ready().await?;
     let response = client.send_request(request).await?;
     assert_eq!(response.status(), 200);
     let headers = response.headers().clone();
     let body = response.into_body().collect().await?;
-    let status = |headers: &HeaderMap| Some(headers.get("grpc-status")?.to_str().unwrap().to_owned());
+    let status =
+        |headers: &HeaderMap| Some(headers.get("grpc-status")?.to_str().unwrap().to_owned());
     let status = body.trailers().and_then(status).or_else(|| status(&headers)).unwrap();
     if status != "0" {
         return Ok(Answer::Failed(status));

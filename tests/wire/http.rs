@@ -46,11 +46,16 @@ async fn http_1_and_http_2_are_spoken_on_one_port() {
     let mut stream = tcp(&server).await;
     for _ in 0..2 {
         let answer = ask(&mut stream, GET).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("HTTP/1.1 Some(Tcp(127.0.0.1:"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK")
+                && answer.contains("HTTP/1.1 Some(Tcp(127.0.0.1:"),
+            "{answer}"
+        );
     }
     let mut client = http2(connect(&server.address).await.unwrap()).await;
     let request = http::Request::get("http://x/").body(Default::default()).unwrap();
-    let body = client.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let body =
+        client.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert!(body.starts_with(b"HTTP/2.0 Some(Tcp("), "{body:?}");
 }
 
@@ -58,7 +63,8 @@ async fn http_1_and_http_2_are_spoken_on_one_port() {
 async fn header_blocks_are_bounded() {
     let server = Wanted::default().http().await;
     let lines = |count| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count)).into_bytes();
-    let value = |length| format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(length)).into_bytes();
+    let value =
+        |length| format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(length)).into_bytes();
     let rows = [
         ("200 lines", lines(200), "200"),
         ("201 lines", lines(201), "431"),
@@ -85,7 +91,9 @@ async fn a_connection_that_never_asks_is_closed() {
         let wanted = Wanted { limits: limits.clone(), ..Default::default() };
         let server = match protocol {
             Protocol::Http => wanted.http().await,
-            Protocol::Grpc => wanted.grpc(Default::default(), super::server::budget(1 << 20, 4 << 20)).await,
+            Protocol::Grpc => {
+                wanted.grpc(Default::default(), super::server::budget(1 << 20, 4 << 20)).await
+            }
         };
         let mut streams = Vec::new();
         for (name, start) in &rows {
@@ -154,7 +162,10 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     let config = ListenerConfig::new(server.address.clone());
     let error = Listener::bind(&config, Protocol::Http).await.unwrap_err();
     assert!(matches!(error, BindError::Address { .. }));
-    assert!(error.to_string().starts_with(&format!("cannot listen on `{}`: ", server.address)), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("cannot listen on `{}`: ", server.address)),
+        "{error}"
+    );
 }
 
 /// The system has no file descriptor left for the next connection: that must cost neither a core nor the server.
@@ -165,7 +176,10 @@ async fn running_out_of_file_descriptors_is_survived() {
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new("sh");
     command
-        .args(["-c", "ulimit -n 40 && exec \"$0\" --exact wire::http::few_files --ignored --nocapture"])
+        .args([
+            "-c",
+            "ulimit -n 40 && exec \"$0\" --exact wire::http::few_files --ignored --nocapture",
+        ])
         .arg(this)
         .env("TOLLGATE_TEST_SOCKET", &path)
         .stdout(Stdio::null());

@@ -113,7 +113,9 @@ async fn bounded() {
     let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let gate = std::sync::Arc::new(Gate::default());
     let checks = Checks { gate: Some(gate.clone()), ..Checks::default() };
-    let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.grpc(checks, budget(BODY, IN_FLIGHT)).await;
+    let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }
+        .grpc(checks, budget(BODY, IN_FLIGHT))
+        .await;
     // Each message is held for a while, as a check holds it while it waits for a store.
     let open = async {
         loop {

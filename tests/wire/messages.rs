@@ -42,12 +42,18 @@ fn socket(address: &str, port: core::socket_address::PortSpecifier) -> core::Add
 /// A request with every field set that Envoy has, known to us or not.
 fn request() -> auth::CheckRequest {
     use auth::attribute_context::{HttpRequest, Peer, Request, TlsSession};
-    let line =
-        |key: &str, value: &str, raw: &[u8]| core::HeaderValue { key: key.into(), value: value.into(), raw_value: raw.into() };
+    let line = |key: &str, value: &str, raw: &[u8]| core::HeaderValue {
+        key: key.into(),
+        value: value.into(),
+        raw_value: raw.into(),
+    };
     auth::CheckRequest {
         attributes: Some(auth::AttributeContext {
             source: Some(Peer {
-                address: Some(socket("203.0.113.7", core::socket_address::PortSpecifier::PortValue(40_000))),
+                address: Some(socket(
+                    "203.0.113.7",
+                    core::socket_address::PortSpecifier::PortValue(40_000),
+                )),
                 service: "skipped".into(),
                 labels: strings(&[("skipped", "skipped")]),
                 principal: "spiffe://example.org/ns/default/sa/client".into(),
@@ -55,7 +61,10 @@ fn request() -> auth::CheckRequest {
             }),
             destination: Some(Peer {
                 address: Some(core::Address {
-                    address: Some(core::address::Address::Pipe(core::Pipe { path: "/run/proxy.sock".into(), mode: 0o600 })),
+                    address: Some(core::address::Address::Pipe(core::Pipe {
+                        path: "/run/proxy.sock".into(),
+                        mode: 0o600,
+                    })),
                 }),
                 principal: "spiffe://example.org/ns/default/sa/proxy".into(),
                 ..Default::default()
@@ -65,9 +74,17 @@ fn request() -> auth::CheckRequest {
                 http: Some(HttpRequest {
                     id: "42".into(),
                     method: "POST".into(),
-                    headers: strings(&[(":path", "/v1/chat/completions?a=b"), ("x-two", "a,b"), ("x-empty", "")]),
+                    headers: strings(&[
+                        (":path", "/v1/chat/completions?a=b"),
+                        ("x-two", "a,b"),
+                        ("x-empty", ""),
+                    ]),
                     header_map: Some(core::HeaderMap {
-                        headers: vec![line("x-two", "", b"a"), line("x-two", "", b"b\xff"), line("x-text", "c", b"")],
+                        headers: vec![
+                            line("x-two", "", b"a"),
+                            line("x-two", "", b"b\xff"),
+                            line("x-text", "c", b""),
+                        ],
                     }),
                     path: "/v1/chat/completions?a=b".into(),
                     host: "api.example.com".into(),
@@ -95,7 +112,8 @@ fn request() -> auth::CheckRequest {
 fn a_full_request_of_envoy_is_read() {
     use ours::attribute_context::{HttpRequest, Peer};
     let ours::CheckRequest { attributes } = read(&request());
-    let ours::AttributeContext { source, destination, request, context_extensions } = attributes.unwrap();
+    let ours::AttributeContext { source, destination, request, context_extensions } =
+        attributes.unwrap();
 
     let address = |address| Some(our_core::Address { address: Some(address) });
     let socket = our_core::SocketAddress {
@@ -125,9 +143,19 @@ fn a_full_request_of_envoy_is_read() {
     let expected = HttpRequest {
         id: "42".into(),
         method: "POST".into(),
-        headers: strings(&[(":path", "/v1/chat/completions?a=b"), ("x-two", "a,b"), ("x-empty", "")]).into_iter().collect(),
+        headers: strings(&[
+            (":path", "/v1/chat/completions?a=b"),
+            ("x-two", "a,b"),
+            ("x-empty", ""),
+        ])
+        .into_iter()
+        .collect(),
         header_map: Some(our_core::HeaderMap {
-            headers: vec![line("x-two", "", b"a"), line("x-two", "", b"b\xff"), line("x-text", "c", b"")],
+            headers: vec![
+                line("x-two", "", b"a"),
+                line("x-two", "", b"b\xff"),
+                line("x-text", "c", b""),
+            ],
         }),
         path: "/v1/chat/completions?a=b".into(),
         host: "api.example.com".into(),
@@ -160,7 +188,10 @@ fn a_request_of_ours_is_read_by_envoy() {
     });
     let destination = attributes.destination.as_mut().unwrap();
     destination.address = Some(core::Address {
-        address: Some(core::address::Address::Pipe(core::Pipe { path: "/run/proxy.sock".into(), mode: 0 })),
+        address: Some(core::address::Address::Pipe(core::Pipe {
+            path: "/run/proxy.sock".into(),
+            mode: 0,
+        })),
     });
     let http = attributes.request.as_mut().unwrap().http.as_mut().unwrap();
     http.query.clear();
@@ -171,14 +202,19 @@ fn a_request_of_ours_is_read_by_envoy() {
 #[test]
 fn a_named_port_and_an_internal_address_are_no_address_of_ours() {
     use ours::attribute_context::Peer;
-    let peer = |address| auth::attribute_context::Peer { address: Some(address), ..Default::default() };
-    let named: Peer = read(&peer(socket("x", core::socket_address::PortSpecifier::NamedPort("http".into()))));
-    let Some(our_core::address::Address::SocketAddress(socket)) = named.address.unwrap().address else {
+    let peer =
+        |address| auth::attribute_context::Peer { address: Some(address), ..Default::default() };
+    let named: Peer =
+        read(&peer(socket("x", core::socket_address::PortSpecifier::NamedPort("http".into()))));
+    let Some(our_core::address::Address::SocketAddress(socket)) = named.address.unwrap().address
+    else {
         panic!("a socket address");
     };
     assert_eq!(socket.port_specifier, None);
     let internal: Peer = read(&peer(core::Address {
-        address: Some(core::address::Address::EnvoyInternalAddress(core::EnvoyInternalAddress::default())),
+        address: Some(core::address::Address::EnvoyInternalAddress(
+            core::EnvoyInternalAddress::default(),
+        )),
     }));
     assert_eq!(internal.address.unwrap().address, None);
 }
@@ -206,7 +242,11 @@ fn answers_of_ours_are_read_by_envoy_and_back() {
     let headers: Vec<_> = actions
         .iter()
         .map(|(_, number)| core::HeaderValueOption {
-            header: Some(core::HeaderValue { key: "x-tollgate-subject".into(), value: "alice".into(), raw_value: BINARY.into() }),
+            header: Some(core::HeaderValue {
+                key: "x-tollgate-subject".into(),
+                value: "alice".into(),
+                raw_value: BINARY.into(),
+            }),
             append_action: *number,
             keep_empty_value: true,
             ..Default::default()
@@ -249,7 +289,9 @@ fn answers_of_ours_are_read_by_envoy_and_back() {
             dynamic_metadata: Some(prost_types::Struct {
                 fields: [(
                     "subject".into(),
-                    prost_types::Value { kind: Some(prost_types::value::Kind::StringValue("alice".into())) },
+                    prost_types::Value {
+                        kind: Some(prost_types::value::Kind::StringValue("alice".into())),
+                    },
                 )]
                 .into(),
             }),
@@ -258,7 +300,11 @@ fn answers_of_ours_are_read_by_envoy_and_back() {
             status: Some(rpc::Status { code, message: "why".into(), details: vec![] }),
             http_response: Some(answer),
             dynamic_metadata: Some(Struct {
-                fields: [("subject".into(), Value { kind: Some(Kind::StringValue("alice".into())) })].into(),
+                fields: [(
+                    "subject".into(),
+                    Value { kind: Some(Kind::StringValue("alice".into())) },
+                )]
+                .into(),
             }),
         };
         assert_eq!(read::<auth::CheckResponse>(&ours), theirs, "code {code}, ours to Envoy");
@@ -287,11 +333,13 @@ fn the_statuses_have_the_numbers_of_http() {
 #[test]
 fn bodies_are_not_copied() {
     let mut request = request();
-    let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+    let http =
+        request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
     http.header_map = None;
     let (text, raw) = ("b".repeat(1000), vec![0xff; 1000]);
     for (body, raw_body) in [(text, Vec::new()), (String::new(), raw)] {
-        let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+        let http =
+            request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
         (http.body, http.raw_body) = (body, raw_body);
         let message = bytes::Bytes::from(request.encode_to_vec());
         let question = Question(message.clone());

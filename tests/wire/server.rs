@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tollgate::frontend::envoy::Question;
 use tollgate::frontend::grpc::{self, Framed, Unary};
 use tollgate::frontend::in_flight::{InFlight, Refusal};
-use tollgate::listener::{Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve};
+use tollgate::listener::{
+    Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve,
+};
 use tollgate::pb::envoy::service::auth::v3::CheckResponse;
 use tollgate::pb::google::rpc;
 use tollgate_core::request::RawBody;
@@ -41,7 +43,12 @@ pub(crate) struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { address: "127.0.0.1:0".parse().unwrap(), limits: Limits::default(), tls: None, drain: SOON }
+        Self {
+            address: "127.0.0.1:0".parse().unwrap(),
+            limits: Limits::default(),
+            tls: None,
+            drain: SOON,
+        }
     }
 }
 
@@ -108,7 +115,10 @@ impl Unary for Checks {
             RawBody::Whole(bytes) => bytes.len(),
             _ => 0,
         });
-        assert!(body.is_none() || body != self.panics_at, "a call that panics, as this test wants it");
+        assert!(
+            body.is_none() || body != self.panics_at,
+            "a call that panics, as this test wants it"
+        );
         if let Some(gate) = &self.gate {
             gate.entered.notify_one();
             gate.open.notified().await;
@@ -122,7 +132,10 @@ impl Unary for Checks {
 }
 
 pub(crate) fn verdict(code: i32, message: &str) -> CheckResponse {
-    CheckResponse { status: Some(rpc::Status { code, message: message.into() }), ..Default::default() }
+    CheckResponse {
+        status: Some(rpc::Status { code, message: message.into() }),
+        ..Default::default()
+    }
 }
 
 /// A budget whose refusals say what they are.

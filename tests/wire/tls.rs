@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tollgate::listener::{Address, BindError, Limits, Listener, ListenerConfig, Protocol, TlsConfig};
+use tollgate::listener::{
+    Address, BindError, Limits, Listener, ListenerConfig, Protocol, TlsConfig,
+};
 
 use super::client::{CHECK, call, http2, message};
 use super::server::{Checks, Running, SOON, Wanted, budget};
@@ -67,7 +69,11 @@ impl Files {
 
     fn config(&self) -> TlsConfig {
         let ca = self.path("ca.pem");
-        TlsConfig { cert: self.path("cert.pem"), key: self.path("key.pem"), client_ca: ca.exists().then_some(ca) }
+        TlsConfig {
+            cert: self.path("cert.pem"),
+            key: self.path("key.pem"),
+            client_ca: ca.exists().then_some(ca),
+        }
     }
 
     fn wanted(&self) -> Wanted {
@@ -108,7 +114,11 @@ async fn connect(
 }
 
 /// The first line of the answer to a request over HTTP/1.1.
-async fn ask(server: &Running, authority: &Authority, own: Option<&Pair>) -> std::io::Result<String> {
+async fn ask(
+    server: &Running,
+    authority: &Authority,
+    own: Option<&Pair>,
+) -> std::io::Result<String> {
     let mut stream = connect(server, authority, own, &[b"http/1.1"]).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
     let mut line = [0; 15];
@@ -171,7 +181,11 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
         ("cert.pem", "", "cannot read certificates from"),
         ("key.pem", "not PEM", "cannot read a private key from"),
         ("ca.pem", "", "cannot read certificates from"),
-        ("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot use the authorities in"),
+        (
+            "ca.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "cannot use the authorities in",
+        ),
     ];
     for (file, content, expected) in bad {
         let path = files.path(file);
@@ -196,7 +210,8 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
 async fn a_handshake_that_stalls_ends_and_holds_up_no_other() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
-    let limits = Limits { handshakes: 1, handshake: Duration::from_millis(300), ..Default::default() };
+    let limits =
+        Limits { handshakes: 1, handshake: Duration::from_millis(300), ..Default::default() };
     let server = Wanted { limits, ..files.wanted() }.http().await;
     let Address::Tcp(address) = server.address else {
         panic!("a TCP listener");
@@ -217,6 +232,7 @@ async fn files_that_do_not_load_stop_the_start() {
     let error = Listener::bind(&config, Protocol::Grpc).await.unwrap_err();
     assert!(matches!(error, BindError::Tls { .. }));
     let error = error.to_string();
-    let expected = "cannot serve TLS on `127.0.0.1:0`: cannot read a private key from `/does/not/exist.pem`: ";
+    let expected =
+        "cannot serve TLS on `127.0.0.1:0`: cannot read a private key from `/does/not/exist.pem`: ";
     assert!(error.starts_with(expected), "{error}");
 }

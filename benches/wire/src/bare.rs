@@ -3,7 +3,9 @@
 use std::{hint::black_box, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, ensure};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
 use redis::aio::MultiplexedConnection;
@@ -81,11 +83,14 @@ impl Evalsha {
 
     async fn load(self) -> anyhow::Result<()> {
         let words: Vec<String> = serde_json::from_str(&self.call).context("--call")?;
-        let calls: Vec<redis::Cmd> = (0..self.distinct).map(|number| call(&words, number)).collect();
+        let calls: Vec<redis::Cmd> =
+            (0..self.distinct).map(|number| call(&words, number)).collect();
         let calls = std::sync::Arc::new(calls);
         let client = redis::Client::open(self.url.as_str())?;
-        let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await?;
-        let first: redis::Value = calls.first().context("no call")?.query_async(&mut connection).await?;
+        let mut connection: MultiplexedConnection =
+            client.get_multiplexed_async_connection().await?;
+        let first: redis::Value =
+            calls.first().context("no call")?.query_async(&mut connection).await?;
         ensure!(matches!(first, redis::Value::BulkString(_)), "the script answered {first:?}");
         let before = (process::on_core(self.watch)?, process::of_this_thread()?);
         let started = Instant::now();
@@ -114,7 +119,10 @@ impl Evalsha {
         let each = |after: u64, before: u64| (after - before) as f64 / 1000.0 / f64::from(total);
         let redis = each(process::on_core(self.watch)?, before.0);
         let client = each(process::of_this_thread()?, before.1);
-        println!("{}", json!({ "rps": f64::from(total) / seconds, "redis_cpu_us": redis, "client_cpu_us": client }));
+        println!(
+            "{}",
+            json!({ "rps": f64::from(total) / seconds, "redis_cpu_us": redis, "client_cpu_us": client })
+        );
         Ok(())
     }
 }
@@ -124,7 +132,9 @@ fn call(words: &[String], number: usize) -> redis::Cmd {
     for word in words {
         match word.split_at_checked(word.len().saturating_sub(8)) {
             Some((head, _)) if word.starts_with('{') => call.arg(format!("{head}{number:08}")),
-            _ => call.arg(word.chars().map(|byte| u32::from(byte).to_le_bytes()[0]).collect::<Vec<u8>>()),
+            _ => call.arg(
+                word.chars().map(|byte| u32::from(byte).to_le_bytes()[0]).collect::<Vec<u8>>(),
+            ),
         };
     }
     call

@@ -69,7 +69,12 @@ pub(crate) trait Connection: AsFd {
 
 impl Load {
     /// Runs the load and returns what was measured.
-    pub(crate) fn run<C: Connection>(&self, mut connections: Vec<C>, mut source: Source, once: bool) -> anyhow::Result<Value> {
+    pub(crate) fn run<C: Connection>(
+        &self,
+        mut connections: Vec<C>,
+        mut source: Source,
+        once: bool,
+    ) -> anyhow::Result<Value> {
         // Timers are 50 us late by default.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).context("timer slack")?;
         let limit = match (self.requests, once) {
@@ -81,7 +86,8 @@ impl Load {
         let clock = Instant::now();
         #[expect(clippy::cast_possible_truncation, reason = "a run is not 500 years long")]
         let now = || clock.elapsed().as_nanos() as u64;
-        let nanos = |seconds: f64| Duration::try_from_secs_f64(seconds).map(|span| span.as_nanos() as u64);
+        let nanos =
+            |seconds: f64| Duration::try_from_secs_f64(seconds).map(|span| span.as_nanos() as u64);
         let warm = nanos(self.warm)?;
         let end = warm + nanos(self.seconds)?;
         let interval = self.rate.map(|rate| nanos(1.0 / rate)).transpose()?;
@@ -102,12 +108,17 @@ impl Load {
                 break at;
             }
             let mut full = 0;
-            while in_flight < self.in_flight && full < connections.len() && limit.is_none_or(|limit| sent < limit) {
+            while in_flight < self.in_flight
+                && full < connections.len()
+                && limit.is_none_or(|limit| sent < limit)
+            {
                 if interval.is_some() && due > at {
                     break;
                 }
                 next = (next + 1) % connections.len();
-                let Some(connection) = connections.get_mut(next).filter(|connection| connection.room() > 0) else {
+                let Some(connection) =
+                    connections.get_mut(next).filter(|connection| connection.room() > 0)
+                else {
                     full += 1;
                     continue;
                 };
@@ -152,7 +163,9 @@ impl Load {
         let cpu: Vec<f64> = after
             .iter()
             .zip(&before)
-            .map(|(after, before)| (after.saturating_sub(*before)) as f64 / 1000.0 / tally.recorded() as f64)
+            .map(|(after, before)| {
+                (after.saturating_sub(*before)) as f64 / 1000.0 / tally.recorded() as f64
+            })
             .collect();
         if let Some(found) = found.as_object_mut() {
             found.insert("cpu_us".into(), json!(cpu));
@@ -163,7 +176,11 @@ impl Load {
 
     /// What every watched process has used, then this thread.
     fn used(&self) -> anyhow::Result<Vec<u64>> {
-        self.watch.iter().map(|process| process::on_core(*process)).chain([process::of_this_thread()]).collect()
+        self.watch
+            .iter()
+            .map(|process| process::on_core(*process))
+            .chain([process::of_this_thread()])
+            .collect()
     }
 }
 
@@ -175,7 +192,10 @@ fn wait_for<C: Connection>(connections: &[C], nanos: u64) -> anyhow::Result<()> 
             PollFd::new(connection, PollFlags::IN | writable)
         })
         .collect();
-    let timeout = Timespec { tv_sec: i64::try_from(nanos / 1_000_000_000)?, tv_nsec: i64::try_from(nanos % 1_000_000_000)? };
+    let timeout = Timespec {
+        tv_sec: i64::try_from(nanos / 1_000_000_000)?,
+        tv_nsec: i64::try_from(nanos % 1_000_000_000)?,
+    };
     match poll(&mut sockets, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),

@@ -57,10 +57,20 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let body = message::chat(self.body);
-        let source = Source::new(&self.which, |token| message::framed(&message::check_request(token, &body, self.headers)))?;
+        let source = Source::new(&self.which, |token| {
+            message::framed(&message::check_request(token, &body, self.headers))
+        })?;
         let room = self.load.in_flight.div_ceil(self.load.connections);
         let connections = (0..self.load.connections)
-            .map(|_| Http2::connect(self.load.target.connect().with_context(|| format!("{:?}", self.load.target))?, room))
+            .map(|_| {
+                Http2::connect(
+                    self.load
+                        .target
+                        .connect()
+                        .with_context(|| format!("{:?}", self.load.target))?,
+                    room,
+                )
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         println!("{}", self.load.run(connections, source, self.which.once)?);
         Ok(())
@@ -121,7 +131,10 @@ impl Http2 {
         let streams = this.most;
         this.most = 0;
         while this.most == 0 {
-            let count = this.stream.read(this.input.get_mut(this.filled..).unwrap_or_default()).context("no settings")?;
+            let count = this
+                .stream
+                .read(this.input.get_mut(this.filled..).unwrap_or_default())
+                .context("no settings")?;
             ensure!(count > 0, "the peer closed the connection");
             this.filled += count;
             this.most = streams;
@@ -179,9 +192,15 @@ impl Http2 {
     fn frames(&mut self, answer: &mut dyn FnMut(Verdict, u64)) -> anyhow::Result<bool> {
         let input = std::mem::take(&mut self.input);
         let mut at = 0;
-        while let Some(&[a, b, c, kind, flags, s0, s1, s2, s3]) = input.get(at..self.filled).and_then(|rest| rest.first_chunk()) {
+        while let Some(&[a, b, c, kind, flags, s0, s1, s2, s3]) =
+            input.get(at..self.filled).and_then(|rest| rest.first_chunk())
+        {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            let Some(payload) = input.get(at + 9..at + 9 + length).filter(|_| at + 9 + length <= self.filled) else { break };
+            let Some(payload) =
+                input.get(at + 9..at + 9 + length).filter(|_| at + 9 + length <= self.filled)
+            else {
+                break;
+            };
             let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
             self.handle(kind, flags, stream, payload, answer)?;
             at += 9 + length;
@@ -225,7 +244,10 @@ impl Http2 {
                     let value = u32::from_be_bytes([v0, v1, v2, v3]);
                     match u16::from_be_bytes([k0, k1]) {
                         MAX_CONCURRENT_STREAMS => {
-                            ensure!(value as usize >= self.most, "the peer takes only {value} requests on a connection");
+                            ensure!(
+                                value as usize >= self.most,
+                                "the peer takes only {value} requests on a connection"
+                            );
                         }
                         INITIAL_WINDOW_SIZE => self.stream_window = i64::from(value),
                         _ => {}
@@ -239,7 +261,10 @@ impl Http2 {
             }
             GOAWAY => bail!("the peer ends the connection (GOAWAY)"),
             WINDOW_UPDATE if stream == 0 => {
-                let more = payload.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).context("a window")?;
+                let more = payload
+                    .first_chunk()
+                    .map(|bytes| u32::from_be_bytes(*bytes))
+                    .context("a window")?;
                 self.window += i64::from(more);
             }
             _ => {}
@@ -283,7 +308,8 @@ fn whole(bytes: &[u8]) -> Option<&[u8]> {
 fn judge(message: &[u8]) -> Verdict {
     let code = |path: &[u64]| {
         let (last, outer) = path.split_last()?;
-        let inner = outer.iter().try_fold(message, |message, number| bytes_field(message, *number))?;
+        let inner =
+            outer.iter().try_fold(message, |message, number| bytes_field(message, *number))?;
         Some(varint_field(inner, *last).unwrap_or(0))
     };
     match (code(&[1, 1]), code(&[2, 1, 1])) {
@@ -366,12 +392,19 @@ impl Connection for Http2 {
     fn room(&self) -> usize {
         let taken = self.waiting.get(slot(self.next_id)).is_none_or(|waiting| waiting.open);
         // The window is looked at with the largest message in mind: what does not fit waits for the peer.
-        if taken || self.window < i64::try_from(FRAME).unwrap_or(0) { 0 } else { self.most.saturating_sub(self.in_flight) }
+        if taken || self.window < i64::try_from(FRAME).unwrap_or(0) {
+            0
+        } else {
+            self.most.saturating_sub(self.in_flight)
+        }
     }
 
     fn send(&mut self, source: &mut Source, started: u64) -> anyhow::Result<()> {
         let (id, length) = (self.next_id, source.len());
-        ensure!(length <= FRAME && i64::try_from(length)? <= self.stream_window, "a message is larger than a frame");
+        ensure!(
+            length <= FRAME && i64::try_from(length)? <= self.stream_window,
+            "a message is larger than a frame"
+        );
         self.next_id += 2;
         ensure!(self.next_id < 1 << 31, "the connection has no stream ids left");
         self.headers(id);
@@ -420,7 +453,9 @@ impl Connection for Http2 {
 mod tests {
     use envoy_types::pb::{
         envoy::{
-            service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse},
+            service::auth::v3::{
+                CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
+            },
             r#type::v3::HttpStatus,
         },
         google::rpc,
@@ -430,13 +465,18 @@ mod tests {
     use super::*;
 
     fn response(code: Option<i32>, http_response: Option<HttpResponse>) -> Vec<u8> {
-        let status = code.map(|code| rpc::Status { code, message: "m".into(), ..rpc::Status::default() });
+        let status =
+            code.map(|code| rpc::Status { code, message: "m".into(), ..rpc::Status::default() });
         CheckResponse { status, http_response, ..CheckResponse::default() }.encode_to_vec()
     }
 
     fn denied(code: i32) -> HttpResponse {
         let status = Some(HttpStatus { code });
-        HttpResponse::DeniedResponse(DeniedHttpResponse { status, body: "no".into(), ..DeniedHttpResponse::default() })
+        HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status,
+            body: "no".into(),
+            ..DeniedHttpResponse::default()
+        })
     }
 
     #[test]

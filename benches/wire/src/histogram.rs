@@ -26,7 +26,12 @@ impl Histogram {
 
     /// The value, in microseconds, that this part of all is not above.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rank"
+        )]
         let rank = (self.total as f64 * part).ceil() as u64;
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
@@ -72,12 +77,17 @@ mod tests {
     fn buckets_follow_each_other_and_are_narrow() {
         let mut last = 0;
         for exponent in 0..40 {
-            for value in [1u64 << exponent, (1 << exponent) + (1 << exponent) / 3, (2 << exponent) - 1] {
+            for value in
+                [1u64 << exponent, (1 << exponent) + (1 << exponent) / 3, (2 << exponent) - 1]
+            {
                 let index = bucket(value);
                 assert!(index >= last, "{value}");
                 last = index;
                 let top = top(index);
-                assert!(top >= value && top - value <= value / 64, "{value} in a bucket up to {top}");
+                assert!(
+                    top >= value && top - value <= value / 64,
+                    "{value} in a bucket up to {top}"
+                );
             }
         }
     }

@@ -46,7 +46,9 @@ impl Http {
                  user-agent: OpenAI/Python 3.54.0\r\nx-stainless-lang: python\r\nx-stainless-retry-count: 0\r\n"
             );
             if length > 0 {
-                request.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+                request.push_str(&format!(
+                    "content-type: application/json\r\ncontent-length: {length}\r\n"
+                ));
             }
             request.push_str("\r\n");
             [request.as_bytes(), &body].concat()
@@ -54,7 +56,11 @@ impl Http {
         self.load.in_flight = self.load.in_flight.max(self.load.connections);
         let connections = (0..self.load.in_flight)
             .map(|_| {
-                let stream = self.load.target.connect().with_context(|| format!("{:?}", self.load.target))?;
+                let stream = self
+                    .load
+                    .target
+                    .connect()
+                    .with_context(|| format!("{:?}", self.load.target))?;
                 stream.nonblocking()?;
                 let (out, input) = (Vec::with_capacity(1 << 14), vec![0; ANSWER]);
                 Ok(Http1 { stream, out, written: 0, input, filled: 0, started: None })
@@ -79,7 +85,11 @@ fn answer(bytes: &[u8]) -> anyhow::Result<Option<u16>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(bytes.get(..end).unwrap_or_default())?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok()).context("a status")?;
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .and_then(|code| code.parse().ok())
+        .context("a status")?;
     let length = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?

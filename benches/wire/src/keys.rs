@@ -7,7 +7,10 @@ use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
     rand::SystemRandom,
     rsa::KeySize,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+        RSA_PKCS1_SHA256, RsaKeyPair,
+    },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, ValueEnum};
@@ -67,7 +70,10 @@ impl Signer {
         let der = fs::read(&path).with_context(|| format!("{}", path.display()))?;
         Ok(match algorithm {
             Algorithm::Rs256 => Self::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der)?)),
-            Algorithm::Es256 => Self::Ecdsa(Box::new(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)?)),
+            Algorithm::Es256 => Self::Ecdsa(Box::new(EcdsaKeyPair::from_pkcs8(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &der,
+            )?)),
             Algorithm::EdDsa => Self::Ed25519(Box::new(Ed25519KeyPair::from_pkcs8(&der)?)),
         })
     }
@@ -106,10 +112,15 @@ impl Signer {
             Self::Ecdsa(pair) => {
                 // An uncompressed point: 4, x, y.
                 let point = pair.public_key().as_ref();
-                let (x, y) = point.get(1..).and_then(|point| point.split_at_checked(32)).context("a point")?;
+                let (x, y) = point
+                    .get(1..)
+                    .and_then(|point| point.split_at_checked(32))
+                    .context("a point")?;
                 json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y) })
             }
-            Self::Ed25519(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) }),
+            Self::Ed25519(pair) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) })
+            }
         })
     }
 }
@@ -121,8 +132,16 @@ impl Keys {
         let mut set = Vec::new();
         for algorithm in [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa] {
             let der = match algorithm {
-                Algorithm::Rs256 => AsDer::<Pkcs8V1Der<'_>>::as_der(&RsaKeyPair::generate(KeySize::Rsa2048)?)?.as_ref().to_vec(),
-                Algorithm::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)?.as_ref().to_vec(),
+                Algorithm::Rs256 => {
+                    AsDer::<Pkcs8V1Der<'_>>::as_der(&RsaKeyPair::generate(KeySize::Rsa2048)?)?
+                        .as_ref()
+                        .to_vec()
+                }
+                Algorithm::Es256 => {
+                    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)?
+                        .as_ref()
+                        .to_vec()
+                }
                 Algorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&random)?.as_ref().to_vec(),
             };
             fs::write(self.directory.join(algorithm.file()), der)?;

@@ -6,7 +6,10 @@ use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::{Address, HeaderMap, HeaderValue, Metadata, SocketAddress, address, socket_address::PortSpecifier},
+        config::core::v3::{
+            Address, HeaderMap, HeaderValue, Metadata, SocketAddress, address,
+            socket_address::PortSpecifier,
+        },
         service::auth::v3::{
             AttributeContext, CheckRequest,
             attribute_context::{HttpRequest, Peer, Request},
@@ -59,15 +62,29 @@ impl Source {
     pub(crate) fn new(which: &Which, message: impl Fn(&str) -> Vec<u8>) -> anyhow::Result<Self> {
         let mut tokens = tokens::read(&which.tokens)?;
         if let Some(count) = which.distinct {
-            ensure!(count <= tokens.len(), "{} has {} tokens", which.tokens.display(), tokens.len());
+            ensure!(
+                count <= tokens.len(),
+                "{} has {} tokens",
+                which.tokens.display(),
+                tokens.len()
+            );
             tokens.truncate(count);
         }
         let token = tokens.first().context("no tokens")?;
         let whole = message(token);
-        let at = whole.windows(token.len()).position(|part| part == token.as_bytes()).context("no token in the message")?;
+        let at = whole
+            .windows(token.len())
+            .position(|part| part == token.as_bytes())
+            .context("no token in the message")?;
         let (before, rest) = whole.split_at(at);
         let after = rest.get(token.len()..).unwrap_or_default();
-        Ok(Self { before: before.to_vec(), after: after.to_vec(), tokens, spoil: which.spoil, sent: 0 })
+        Ok(Self {
+            before: before.to_vec(),
+            after: after.to_vec(),
+            tokens,
+            spoil: which.spoil,
+            sent: 0,
+        })
     }
 
     /// How many there are with different tokens.
@@ -127,7 +144,10 @@ pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> Check
         ("content-length", &length),
         ("accept", "application/json"),
         ("authorization", &authorization),
-        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+        ),
         ("content-type", "application/json"),
         ("accept-encoding", "gzip, deflate, br, zstd"),
         ("origin", "https://chat.example.com"),
@@ -185,7 +205,8 @@ pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> Check
 
 fn peer(host: &str, port: u32) -> Peer {
     let port_specifier = Some(PortSpecifier::PortValue(port));
-    let socket = SocketAddress { address: host.to_owned(), port_specifier, ..SocketAddress::default() };
+    let socket =
+        SocketAddress { address: host.to_owned(), port_specifier, ..SocketAddress::default() };
     let address = Some(Address { address: Some(address::Address::SocketAddress(socket)) });
     Peer { address, ..Peer::default() }
 }
@@ -243,9 +264,11 @@ mod tests {
     #[test]
     fn a_check_request_has_the_size_of_a_real_one() {
         let token = "t".repeat(803);
-        for (body, packing, size) in
-            [(0, Packing::Raw, 1800..2100), (0, Packing::Map, 1800..2100), (4096, Packing::Raw, 5700..6200)]
-        {
+        for (body, packing, size) in [
+            (0, Packing::Raw, 1800..2100),
+            (0, Packing::Map, 1800..2100),
+            (4096, Packing::Raw, 5700..6200),
+        ] {
             let check = check_request(&token, &chat(body), packing);
             let size_found = check.encoded_len();
             assert!(size.contains(&size_found), "{size_found}");

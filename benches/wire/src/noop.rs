@@ -43,7 +43,10 @@ struct AlwaysOk {
 
 #[tonic::async_trait]
 impl Authorization for AlwaysOk {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         if self.show.load(Relaxed) && self.show.swap(false, Relaxed) {
             println!("{:#?}\n{:#?}", request.metadata(), request.get_ref());
         }

@@ -11,7 +11,11 @@ pub(crate) fn on_core(process: u32) -> anyhow::Result<u64> {
     for task in fs::read_dir(&tasks).with_context(|| format!("process {process} has ended"))? {
         // A thread may end between the two looks; what it ran is lost, which is little.
         if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
-            total += text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).context("schedstat")?;
+            total += text
+                .split(' ')
+                .next()
+                .and_then(|number| number.parse::<u64>().ok())
+                .context("schedstat")?;
         }
     }
     Ok(total)

@@ -38,7 +38,9 @@ impl Mint {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let signer = Signer::read(&self.keys, self.algorithm)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let header = json!({ "alg": self.algorithm.name(), "kid": self.algorithm.kid(), "typ": "JWT" }).to_string();
+        let header =
+            json!({ "alg": self.algorithm.name(), "kid": self.algorithm.kid(), "typ": "JWT" })
+                .to_string();
         let header = URL_SAFE_NO_PAD.encode(header);
         let mut text = Vec::new();
         for number in 0..self.count {

@@ -24,7 +24,10 @@ impl FromStr for Verdict {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "ok" => Ok(Self::Ok),
-            code => code.parse().map(Self::Denied).map_err(|_| format!("`{code}` is neither `ok` nor a status")),
+            code => code
+                .parse()
+                .map(Self::Denied)
+                .map_err(|_| format!("`{code}` is neither `ok` nor a status")),
         }
     }
 }
@@ -66,7 +69,11 @@ impl Tally {
     /// A measurement in which one answer was another than expected measured something else, warm-up included.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self.unexpected {
-            Some(verdict) => anyhow::bail!("an answer was {verdict:?} and not {:?}; counted: {:?}", self.expected, self.counts),
+            Some(verdict) => anyhow::bail!(
+                "an answer was {verdict:?} and not {:?}; counted: {:?}",
+                self.expected,
+                self.counts
+            ),
             None => Ok(()),
         }
     }

@@ -27,7 +27,9 @@ fn tool(arguments: &[&str]) {
 fn each(directory: &Path, name: &str, policy: &str) -> f64 {
     let path = |name: &str| directory.join(name).display().to_string();
     let socket = path(&format!("{name}.sock"));
-    let listen = format!("listen: {{ grpc: 'unix:{socket}', ops: '127.0.0.1:0' }}\naudit: {{ to: 'file:/dev/null' }}\n");
+    let listen = format!(
+        "listen: {{ grpc: 'unix:{socket}', ops: '127.0.0.1:0' }}\naudit: {{ to: 'file:/dev/null' }}\n"
+    );
     let loaded = config::compile(&format!("{listen}{policy}"), &|_| None).expect("a configuration");
     // One thread that serves, as with one core, until this side lets go of `over`.
     let (ready, is_ready) = std::sync::mpsc::channel();
@@ -48,7 +50,17 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
     let asked = |count: u32| {
         let before = taken();
         let (target, tokens, count) = (format!("unix:{socket}"), path("tokens"), count.to_string());
-        tool(&["check", "--target", &target, "--tokens", &tokens, "--in-flight", "16", "--requests", &count]);
+        tool(&[
+            "check",
+            "--target",
+            &target,
+            "--tokens",
+            &tokens,
+            "--in-flight",
+            "16",
+            "--requests",
+            &count,
+        ]);
         taken() - before
     };
     asked(200);
@@ -63,7 +75,17 @@ fn a_hot_check_takes_memory_a_few_times_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     tool(&["keys", &path("keys")]);
-    tool(&["tokens", "--keys", &path("keys"), "--algorithm", "ES256", "--count", "50", "--to", &path("tokens")]);
+    tool(&[
+        "tokens",
+        "--keys",
+        &path("keys"),
+        "--algorithm",
+        "ES256",
+        "--count",
+        "50",
+        "--to",
+        &path("tokens"),
+    ]);
     let route = "routes:\n  - match: { methods: [POST], paths: [/v1/chat/completions] }\n";
     let hot = format!(
         "issuers: [{{ issuer: 'https://auth.example.com', audiences: [inference-api], algorithms: [ES256], jwks: {{ file: '{}' }} }}]

@@ -1,7 +1,12 @@
 //! How fast a body is read, in GB/s: `cargo bench -p tollgate-core --bench body`. Prints one line per body: the median of the
 //! runs, and the slowest and fastest of them. The time is the thread's own on its core (`/proc/thread-self/schedstat`), so that
 //! other programs on the machine do not count.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a benchmark reads a clock")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark reads a clock"
+)]
 
 use std::{fmt::Write, hint::black_box};
 
@@ -19,8 +24,10 @@ const RUN_BYTES: usize = 512 << 20;
 
 /// A chat of so many bytes: paragraphs of English with a line break each, as clients send them.
 fn chat(bytes: usize) -> String {
-    let paragraph = "The quick brown fox jumps over the lazy dog, and the dog does not mind. ".repeat(8);
-    let mut body = String::from(r#"{"model":"Qwen/Qwen2-72B-Instruct","max_tokens":256,"messages":["#);
+    let paragraph =
+        "The quick brown fox jumps over the lazy dog, and the dog does not mind. ".repeat(8);
+    let mut body =
+        String::from(r#"{"model":"Qwen/Qwen2-72B-Instruct","max_tokens":256,"messages":["#);
     while body.len() + 700 < bytes {
         let comma = if body.ends_with('[') { "" } else { "," };
         write!(body, r#"{comma}{{"role":"user","content":"{paragraph}\n\n"}}"#).unwrap();
@@ -46,8 +53,16 @@ fn request<'a>(content_type: &'a str, body: &'a [u8]) -> Request<'a> {
     let mut headers = Headers::default();
     headers.push("content-type", content_type.as_bytes());
     let body = RawBody::Whole(body);
-    Request::parse(RawRequest { method: b"POST", scheme: b"https", host: b"h", path: b"/x", headers, address: None, body })
-        .unwrap()
+    Request::parse(RawRequest {
+        method: b"POST",
+        scheme: b"https",
+        host: b"h",
+        path: b"/x",
+        headers,
+        address: None,
+        body,
+    })
+    .unwrap()
 }
 
 /// Nanoseconds this thread has run.
@@ -72,7 +87,12 @@ fn measure(name: &str, bytes: usize, mut read: impl FnMut()) {
         .collect();
     speeds.sort_by(f64::total_cmp);
     let at = |index: usize| speeds.get(index).copied().unwrap_or_default();
-    println!("{name:<28} {bytes:>9} bytes  {:>6.2} GB/s  ({:.2} to {:.2})", at(RUNS / 2), at(0), at(RUNS - 1));
+    println!(
+        "{name:<28} {bytes:>9} bytes  {:>6.2} GB/s  ({:.2} to {:.2})",
+        at(RUNS / 2),
+        at(0),
+        at(RUNS - 1)
+    );
 }
 
 fn main() {
@@ -104,6 +124,8 @@ fn main() {
             "\u{1}RIFF\r\n-".repeat(size / 8)
         );
         let request = request("multipart/form-data; boundary=b0undary", body.as_bytes());
-        measure("form with a file, model", body.len(), || drop(black_box(request.body.form(&plan)).unwrap()));
+        measure("form with a file, model", body.len(), || {
+            drop(black_box(request.body.form(&plan)).unwrap())
+        });
     }
 }

@@ -31,7 +31,8 @@ fn main() {
 
 const NOW: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-const BODY: &str = r#"{"model":"Qwen/Qwen2-72B-Instruct","temperature":0.7,"max_tokens":256,"messages":["#;
+const BODY: &str =
+    r#"{"model":"Qwen/Qwen2-72B-Instruct","temperature":0.7,"max_tokens":256,"messages":["#;
 
 /// `model` is where the model is read from; `routes` more that are not asked for.
 fn snapshot(model: &str, routes: usize) -> Snapshot {
@@ -95,14 +96,31 @@ fn request<'a>(authorization: &'a str, body: RawBody<'a>) -> RawRequest<'a> {
     headers.push(":scheme", b"https");
     headers.push("authorization", authorization.as_bytes());
     headers.push("content-type", b"application/json");
-    for name in
-        ["accept", "accept-encoding", "origin", "referer", "user-agent", "x-forwarded-for", "x-forwarded-proto", "x-request-id"]
-    {
+    for name in [
+        "accept",
+        "accept-encoding",
+        "origin",
+        "referer",
+        "user-agent",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-request-id",
+    ] {
         headers.push(name, b"a value of a header that nobody has to look at");
     }
-    for name in
-        ["arch", "async", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version", "timeout", "read", "poll"]
-    {
+    for name in [
+        "arch",
+        "async",
+        "lang",
+        "os",
+        "package-version",
+        "retry-count",
+        "runtime",
+        "runtime-version",
+        "timeout",
+        "read",
+        "poll",
+    ] {
         headers.push(name, b"x64");
     }
     RawRequest {
@@ -124,7 +142,8 @@ fn asked(prepared: Prepared) -> Pending {
 }
 
 fn principal(snapshot: &Snapshot, token: &str) -> Arc<Principal> {
-    let pending = asked(prepare(snapshot, request(token, RawBody::None), Timestamp::from_secs(NOW)));
+    let pending =
+        asked(prepare(snapshot, request(token, RawBody::None), Timestamp::from_secs(NOW)));
     pending.demands().principal.clone().expect("a principal")
 }
 
@@ -134,11 +153,18 @@ fn hot(bencher: Bencher<'_, '_>, model: &str, routes: usize, body: RawBody<'_>) 
     let known = principal(&snapshot_of_tokens(), &token);
     bencher.bench(|| {
         let raw = request(black_box(&token), body);
-        let pending = asked(prepare_with(&snapshot, raw, Timestamp::from_secs(NOW), |_| Ok(Arc::clone(&known))));
+        let pending = asked(prepare_with(&snapshot, raw, Timestamp::from_secs(NOW), |_| {
+            Ok(Arc::clone(&known))
+        }));
         let verdict = Verdict { admitted: true, remaining: 999_999, retry_after: 0, reset: 1 };
         let outcome = pending.conclude(Ok(Answers::Counted(vec![verdict; 2])));
         let Decision::Allow(grant) = &outcome.decision else { panic!("{:?}", outcome.decision) };
-        black_box(answer::allowed(grant, &outcome.evidence, &snapshot, "0123456789abcdef0123456789abcdef"));
+        black_box(answer::allowed(
+            grant,
+            &outcome.evidence,
+            &snapshot,
+            "0123456789abcdef0123456789abcdef",
+        ));
     });
 }
 
@@ -173,7 +199,9 @@ fn normaliser(bencher: Bencher<'_, '_>) {
 fn route_table(bencher: Bencher<'_, '_>, routes: usize) {
     let (snapshot, token) = (snapshot("fixed:Qwen/Qwen2-72B-Instruct", routes), token());
     let request = Request::parse(request(&token, RawBody::None)).unwrap();
-    bencher.bench(|| black_box(snapshot.policy.routes.find(&request.host, &request.path, request.method)).is_ok());
+    bencher.bench(|| {
+        black_box(snapshot.policy.routes.find(&request.host, &request.path, request.method)).is_ok()
+    });
 }
 
 #[divan::bench]
@@ -193,8 +221,17 @@ fn form_body(bencher: Bencher<'_, '_>) {
     );
     let mut headers = Headers::default();
     headers.push("content-type", b"multipart/form-data; boundary=b");
-    let (method, scheme, host, path) = (b"POST".as_slice(), b"https".as_slice(), b"h".as_slice(), b"/x".as_slice());
-    let raw = RawRequest { method, scheme, host, path, headers, address: None, body: RawBody::Whole(body.as_bytes()) };
+    let (method, scheme, host, path) =
+        (b"POST".as_slice(), b"https".as_slice(), b"h".as_slice(), b"/x".as_slice());
+    let raw = RawRequest {
+        method,
+        scheme,
+        host,
+        path,
+        headers,
+        address: None,
+        body: RawBody::Whole(body.as_bytes()),
+    };
     let request = Request::parse(raw).unwrap();
     let plan = FormPlan { model: Some("model".into()), ..FormPlan::default() };
     bencher.bench(|| black_box(request.body.form(&plan)).is_ok());

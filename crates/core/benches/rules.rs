@@ -1,6 +1,11 @@
 //! What conditions and categories add to a check, in microseconds: `cargo bench -p tollgate-core --bench rules`. The token is
 //! verified once and remembered, as the edge does it. The time is the thread's own on its core, the median of the runs.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a benchmark reads a clock")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark reads a clock"
+)]
 
 use std::{hint::black_box, sync::Arc};
 
@@ -47,7 +52,11 @@ fn token() -> String {
         NOW - 60,
         NOW + 600
     );
-    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#), URL_SAFE_NO_PAD.encode(claims));
+    let signed = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
@@ -56,11 +65,9 @@ fn snapshot() -> Snapshot {
     let config: PolicyConfig = Document::parse(POLICY, &|_| None).unwrap().read().unwrap();
     let mut errors = Errors::default();
     let policy = Policy::compile(&config, &mut errors).expect("the policy compiles");
-    let keys = policy
-        .issuers
-        .list()
-        .iter()
-        .map(|issuer| Some(Arc::new(KeySet::from_secret(&Secret::new(SECRET), &issuer.algorithms).unwrap())));
+    let keys = policy.issuers.list().iter().map(|issuer| {
+        Some(Arc::new(KeySet::from_secret(&Secret::new(SECRET), &issuer.algorithms).unwrap()))
+    });
     let keys = keys.collect();
     Snapshot { policy: Arc::new(policy), keys, upstream_keys: Vec::new() }
 }
@@ -87,7 +94,8 @@ fn main() {
         ("not classified, 256 KiB", "/plain/red/chat", 256 << 10, paragraph),
     ] {
         let text = paragraph.repeat(bytes / paragraph.len());
-        let body = format!(r#"{{"model":"small","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+        let body =
+            format!(r#"{{"model":"small","messages":[{{"role":"user","content":"{text}"}}]}}"#);
         let times = if bytes > 100_000 { 200 } else { 20_000 };
         let mut runs: Vec<f64> = (0..12)
             .map(|_| {

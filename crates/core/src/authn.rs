@@ -47,21 +47,38 @@ pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
         return Err(Denial::new(Reason::MissingCredential, "no Authorization header"));
     };
     if values.next().is_some() || memchr::memchr(b',', value).is_some() {
-        return Err(Denial::new(Reason::AmbiguousCredential, "more than one Authorization header, or one with a comma"));
+        return Err(Denial::new(
+            Reason::AmbiguousCredential,
+            "more than one Authorization header, or one with a comma",
+        ));
     }
     if value.len() > MAX_CREDENTIAL {
-        return Err(Denial::new(Reason::MalformedToken, "the Authorization header is longer than 16 KiB"));
+        return Err(Denial::new(
+            Reason::MalformedToken,
+            "the Authorization header is longer than 16 KiB",
+        ));
     }
-    let Some((scheme, rest)) = value.iter().position(|byte| *byte == b' ').and_then(|space| value.split_at_checked(space)) else {
-        return Err(Denial::new(Reason::MissingCredential, "the Authorization header has no scheme and token"));
+    let Some((scheme, rest)) =
+        value.iter().position(|byte| *byte == b' ').and_then(|space| value.split_at_checked(space))
+    else {
+        return Err(Denial::new(
+            Reason::MissingCredential,
+            "the Authorization header has no scheme and token",
+        ));
     };
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Err(Denial::new(Reason::MissingCredential, "the Authorization scheme is not Bearer"));
+        return Err(Denial::new(
+            Reason::MissingCredential,
+            "the Authorization scheme is not Bearer",
+        ));
     }
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     let token = rest.get(spaces..).unwrap_or_default();
     if token.is_empty() {
-        return Err(Denial::new(Reason::MissingCredential, "the Authorization header has no token"));
+        return Err(Denial::new(
+            Reason::MissingCredential,
+            "the Authorization header has no token",
+        ));
     }
     Ok(Credential(token))
 }
@@ -75,7 +92,9 @@ mod tests {
         for value in values {
             headers.push("authorization", value.as_bytes());
         }
-        extract(&headers).map(|Credential(token)| String::from_utf8(token.to_vec()).unwrap()).map_err(|denial| denial.reason)
+        extract(&headers)
+            .map(|Credential(token)| String::from_utf8(token.to_vec()).unwrap())
+            .map_err(|denial| denial.reason)
     }
 
     #[test]

@@ -97,7 +97,12 @@ pub fn authorize(
 }
 
 /// All conditions of the route, in the order of the file.
-fn conditions(route: &Route, asked: Asked<'_>, principal: Option<&Principal>, model: Option<&str>) -> Result<(), Denial> {
+fn conditions(
+    route: &Route,
+    asked: Asked<'_>,
+    principal: Option<&Principal>,
+    model: Option<&str>,
+) -> Result<(), Denial> {
     if route.conditions.is_empty() {
         return Ok(());
     }

@@ -37,7 +37,13 @@ pub type Verified = Result<Arc<Principal>, Refused>;
 /// See [`jwt::verify`].
 pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
     let policy = &snapshot.policy;
-    jwt::verify(credential, &policy.issuers, |issuer| snapshot.key_set(issuer), &policy.foreign, now)
+    jwt::verify(
+        credential,
+        &policy.issuers,
+        |issuer| snapshot.key_set(issuer),
+        &policy.foreign,
+        now,
+    )
 }
 
 /// Whether [`verify`] would say the same again of the credential of a principal whom it made, under the same policy.
@@ -109,10 +115,14 @@ fn permit(
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
     evidence.spoofed = request.headers.spoofed().map(Cow::into_owned).collect();
-    evidence.spoofed.extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
+    evidence
+        .spoofed
+        .extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
     // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
     let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
-    if request.headers.overwritten_only() && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase())) {
+    if request.headers.overwritten_only()
+        && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
+    {
         return Err(malformed("the request has a header that the proxy cannot take away"));
     }
     if policy.require_https && !request.secure {
@@ -185,12 +195,21 @@ impl Pending {
         let Self { permit, demands, mut evidence } = self;
         let counted = match answers {
             Ok(Answers::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
-                evidence.limits =
-                    demands.charges.into_iter().zip(verdicts).map(|(charge, verdict)| LimitStatus::of(charge, verdict)).collect();
+                evidence.limits = demands
+                    .charges
+                    .into_iter()
+                    .zip(verdicts)
+                    .map(|(charge, verdict)| LimitStatus::of(charge, verdict))
+                    .collect();
                 within(&evidence.limits)
             }
-            Ok(Answers::Counted(_)) => Err(Decision::Deny(Denial::new(Reason::Internal, "the store answered another question"))),
-            Ok(Answers::Revoked(by)) => Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}")))),
+            Ok(Answers::Counted(_)) => Err(Decision::Deny(Denial::new(
+                Reason::Internal,
+                "the store answered another question",
+            ))),
+            Ok(Answers::Revoked(by)) => {
+                Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
+            }
             Err(outage) => {
                 evidence.outage = Some(outage);
                 in_outage(permit.route().on_outage, outage)
@@ -207,13 +226,18 @@ impl Pending {
 
 /// Every limit has room; or the denial of the one that takes longest to have it.
 fn within(limits: &[LimitStatus]) -> Result<(), Decision> {
-    let Some(worst) = limits.iter().filter(|status| !status.verdict.admitted).max_by_key(|status| status.verdict.retry_after)
+    let Some(worst) = limits
+        .iter()
+        .filter(|status| !status.verdict.admitted)
+        .max_by_key(|status| status.verdict.retry_after)
     else {
         return Ok(());
     };
     let denial = Denial::new(Reason::RateLimited, format!("limit `{}` is used up", worst.name));
     Err(Decision::Deny(match worst.retry_after() {
-        Some(span) => denial.saying(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span))).after(span),
+        Some(span) => denial
+            .saying(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span)))
+            .after(span),
         None => denial.saying(format!("rate limit `{}` admits no requests", worst.name)),
     }))
 }
@@ -232,9 +256,9 @@ fn in_outage(policy: OnOutage, outage: Outage) -> Result<(), Decision> {
     match policy {
         OnOutage::Allow => Ok(()),
         OnOutage::Error => Err(Decision::Fail(Failure { reason: Reason::StoreUnavailable, cause })),
-        OnOutage::Deny | OnOutage::Local => {
-            Err(Decision::Deny(Denial::new(Reason::StoreUnavailable, cause).after(Span::from_secs(1))))
-        }
+        OnOutage::Deny | OnOutage::Local => Err(Decision::Deny(
+            Denial::new(Reason::StoreUnavailable, cause).after(Span::from_secs(1)),
+        )),
     }
 }
 
@@ -244,12 +268,24 @@ mod tests {
 
     #[test]
     fn the_failure_policy_allows_only_where_the_route_says_so() {
-        for outage in [Outage::Deadline, Outage::Unreachable, Outage::Refused, Outage::CircuitOpen, Outage::Full, Outage::Stale] {
+        for outage in [
+            Outage::Deadline,
+            Outage::Unreachable,
+            Outage::Refused,
+            Outage::CircuitOpen,
+            Outage::Full,
+            Outage::Stale,
+        ] {
             assert!(in_outage(OnOutage::Allow, outage).is_ok());
             assert!(matches!(in_outage(OnOutage::Error, outage), Err(Decision::Fail(_))));
             for policy in [OnOutage::Deny, OnOutage::Local] {
-                let Err(Decision::Deny(denial)) = in_outage(policy, outage) else { panic!("{policy:?} must deny") };
-                assert_eq!((denial.reason, denial.retry_after), (Reason::StoreUnavailable, Some(Span::from_secs(1))));
+                let Err(Decision::Deny(denial)) = in_outage(policy, outage) else {
+                    panic!("{policy:?} must deny")
+                };
+                assert_eq!(
+                    (denial.reason, denial.retry_after),
+                    (Reason::StoreUnavailable, Some(Span::from_secs(1)))
+                );
             }
         }
     }

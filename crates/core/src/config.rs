@@ -65,7 +65,11 @@ impl Errors {
     /// Notes one error at `path` that is one only if nothing was overlooked at the places `presumes`: a name that is not in
     /// another list, a key that another key asks for.
     pub fn push_presuming(&mut self, path: &Path, presumes: &[Path], message: impl Into<String>) {
-        self.0.push(Mistake { path: path.clone(), message: message.into(), presumes: presumes.to_vec() });
+        self.0.push(Mistake {
+            path: path.clone(),
+            message: message.into(),
+            presumes: presumes.to_vec(),
+        });
     }
 
     /// Adds what others noted.
@@ -86,7 +90,9 @@ impl Errors {
     /// The same errors in a document that holds their section under `key`.
     #[must_use]
     pub fn under(self, key: &str) -> Self {
-        let below = |Path(steps): Path| Path([Step::Key(key.to_owned())].into_iter().chain(steps).collect());
+        let below = |Path(steps): Path| {
+            Path([Step::Key(key.to_owned())].into_iter().chain(steps).collect())
+        };
         let below_all = |mistake: Mistake| Mistake {
             path: below(mistake.path),
             presumes: mistake.presumes.into_iter().map(below).collect(),
@@ -164,7 +170,10 @@ impl Document {
     ///
     /// # Errors
     /// Text that is not YAML, a repeated key, an alias, a second document, or names that stand for nothing.
-    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<ConfigError>> {
+    pub fn parse(
+        text: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Vec<ConfigError>> {
         let mut root = tree::read(text).map_err(|error| vec![error])?;
         let mut errors = Errors::default();
         env::expand_tree(&mut root, &Path::root(), env, &mut errors);
@@ -194,7 +203,11 @@ impl Document {
         let mut located: Vec<ConfigError> = errors
             .0
             .into_iter()
-            .map(|Mistake { path, message, .. }| ConfigError { line: self.line(&path), path: path.to_string(), message })
+            .map(|Mistake { path, message, .. }| ConfigError {
+                line: self.line(&path),
+                path: path.to_string(),
+                message,
+            })
             .collect();
         located.sort_by_key(|error| error.line);
         let mut seen = std::collections::HashSet::new();

@@ -56,7 +56,14 @@ pub struct Denial {
 impl Denial {
     /// A denial with the reason's standing text.
     pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, cause: cause.into(), message: None, param: None, needed: Vec::new(), retry_after: None }
+        Self {
+            reason,
+            cause: cause.into(),
+            message: None,
+            param: None,
+            needed: Vec::new(),
+            retry_after: None,
+        }
     }
 
     /// Says something more exact to the client.
@@ -167,7 +174,8 @@ impl Dialect {
     /// refused before anything else of it is read.
     pub fn of_target(target: &[u8]) -> Self {
         let below = |rest: &[u8]| matches!(rest, [] | [b'/' | b'?' | b'#', ..]);
-        let anthropic = target.strip_prefix(b"/v1/messages").is_some_and(below) || target.starts_with(b"/anthropic/");
+        let anthropic = target.strip_prefix(b"/v1/messages").is_some_and(below)
+            || target.starts_with(b"/anthropic/");
         if anthropic { Self::Anthropic } else { Self::OpenAi }
     }
 }

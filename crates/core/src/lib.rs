@@ -3,7 +3,10 @@
 //! This crate takes values and returns values. It reads no clock, no environment, no file and no
 //! socket, takes no lock and writes no log: `now` is an argument, an outage of the store is an
 //! argument. [`check::prepare`] and [`check::Pending::conclude`] are the whole product on one screen.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod authn;
 pub mod authz;

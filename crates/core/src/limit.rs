@@ -122,7 +122,12 @@ impl Outage {
 
 impl LimitStatus {
     pub(crate) fn of(charge: Charge, verdict: Verdict) -> Self {
-        Self { name: charge.limit, limit: charge.burst, window: charge.interval.saturating_mul(charge.burst), verdict }
+        Self {
+            name: charge.limit,
+            limit: charge.burst,
+            window: charge.interval.saturating_mul(charge.burst),
+            verdict,
+        }
     }
 
     /// How long until the same request would be admitted; `None` when it never would.

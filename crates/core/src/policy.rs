@@ -86,7 +86,8 @@ impl Policy {
         let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
-        let categories = Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
+        let categories =
+            Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
         let mut parts = route::Parts {
             categories: &categories,
             models: &models,
@@ -112,7 +113,11 @@ impl Policy {
             strip_headers: compiled.strip_headers,
             body_routes: compiled.body_routes,
             uses_local,
-            leased: config.limits.iter().position(|limit| limit.lease.is_some()).map(|index| root.key("limits").index(index)),
+            leased: config
+                .limits
+                .iter()
+                .position(|limit| limit.lease.is_some())
+                .map(|index| root.key("limits").index(index)),
         })
     }
 }
@@ -134,7 +139,8 @@ fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, error
         }
     }
     if !foreign.is_empty()
-        && let Some(index) = config.routes.iter().position(|route| route.on_outage() == OnOutage::Local)
+        && let Some(index) =
+            config.routes.iter().position(|route| route.on_outage() == OnOutage::Local)
     {
         let path = root.key("routes").index(index).key("on_outage");
         errors.push(&path, "`local` cannot know the blacklist of another service; use `deny`, or remove `revocation.foreign`");

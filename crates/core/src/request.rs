@@ -86,7 +86,9 @@ fn method(raw: &[u8]) -> Result<&str, Denial> {
         b"POST" => return Ok("POST"),
         _ => {}
     }
-    let upper = !raw.is_empty() && raw.len() <= 32 && raw.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
+    let upper = !raw.is_empty()
+        && raw.len() <= 32
+        && raw.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
     match std::str::from_utf8(raw) {
         Ok(method) if upper => Ok(method),
         _ => Err(malformed("the method is not a word of upper-case letters")),
@@ -119,8 +121,14 @@ mod tests {
         for method in ["GET", "POST", "M-SEARCH"] {
             assert!(Request::parse(raw(method, "https")).is_ok(), "{method}");
         }
-        for method in ["", "get", "Post", "GET ", "G\u{0}T", "P\u{d6}ST", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG"] {
-            assert_eq!(Request::parse(raw(method, "https")).unwrap_err().reason, Reason::MalformedRequest, "{method}");
+        for method in
+            ["", "get", "Post", "GET ", "G\u{0}T", "P\u{d6}ST", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG"]
+        {
+            assert_eq!(
+                Request::parse(raw(method, "https")).unwrap_err().reason,
+                Reason::MalformedRequest,
+                "{method}"
+            );
         }
     }
 

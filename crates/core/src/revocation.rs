@@ -104,8 +104,12 @@ impl Target {
     pub fn key(&self) -> String {
         match self {
             Self::Jti { issuer, jti } => format!("jti:{}:{}", sha256_hex(issuer), sha256_hex(jti)),
-            Self::Subject { issuer, subject } => format!("subject:{}:{}", sha256_hex(issuer), sha256_hex(subject)),
-            Self::Client { issuer, client } => format!("client:{}:{}", sha256_hex(issuer), sha256_hex(client)),
+            Self::Subject { issuer, subject } => {
+                format!("subject:{}:{}", sha256_hex(issuer), sha256_hex(subject))
+            }
+            Self::Client { issuer, client } => {
+                format!("client:{}:{}", sha256_hex(issuer), sha256_hex(client))
+            }
             Self::Tenant { tenant } => format!("tenant:{}", sha256_hex(tenant)),
             Self::Token { sha256 } => format!("token:{}", hex(sha256)),
         }
@@ -139,7 +143,8 @@ impl Foreign {
         let path = path.key("foreign");
         let mut patterns = Vec::new();
         for (index, pattern) in config.foreign.iter().enumerate() {
-            let bare = pattern.replace("{jti}", "").replace("{sub}", "").replace("{token_sha256}", "");
+            let bare =
+                pattern.replace("{jti}", "").replace("{sub}", "").replace("{token_sha256}", "");
             if bare.len() == pattern.len() || bare.contains(['{', '}']) {
                 let message = format!(
                     "`{pattern}` must hold `{{jti}}`, `{{sub}}` or `{{token_sha256}}` and no other braces, such as `blacklist:{{jti}}`"
@@ -230,7 +235,10 @@ mod tests {
     #[test]
     fn hex_is_the_usual_one() {
         assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
-        assert_eq!(hex(&sha256(b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex(&sha256(b"abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]
@@ -242,10 +250,19 @@ mod tests {
             if errors.is_empty() { compiled.pop() } else { None }
         };
         let token = sha256(b"t");
-        assert_eq!(compile("blacklist:{jti}").unwrap().key(Some("j1"), "s", &token).unwrap(), "blacklist:j1");
-        assert_eq!(compile("{sub}/{jti}").unwrap().key(Some("{sub}"), "s", &token).unwrap(), "s/{sub}");
+        assert_eq!(
+            compile("blacklist:{jti}").unwrap().key(Some("j1"), "s", &token).unwrap(),
+            "blacklist:j1"
+        );
+        assert_eq!(
+            compile("{sub}/{jti}").unwrap().key(Some("{sub}"), "s", &token).unwrap(),
+            "s/{sub}"
+        );
         assert_eq!(compile("blacklist:{jti}").unwrap().key(None, "s", &token), None);
-        assert_eq!(compile("b:{token_sha256}").unwrap().key(None, "s", &token).unwrap(), format!("b:{}", hex(&token)));
+        assert_eq!(
+            compile("b:{token_sha256}").unwrap().key(None, "s", &token).unwrap(),
+            format!("b:{}", hex(&token))
+        );
         for bad in ["blacklist", "blacklist:{id}", "b:{jti}:{x}", "b:{jti"] {
             assert!(compile(bad).is_none(), "{bad}");
         }

@@ -200,7 +200,10 @@ impl Route {
 
     /// The prompt categories that a request is in, for people; none where the route does not look, or nobody can tell.
     pub fn categories(&self, request: &Request<'_>) -> Vec<String> {
-        self.content.read(request).map(|facts| self.content.categories(&request.headers, &facts)).unwrap_or_default()
+        self.content
+            .read(request)
+            .map(|facts| self.content.categories(&request.headers, &facts))
+            .unwrap_or_default()
     }
 
     /// Reads the body of a request, as a check does it.

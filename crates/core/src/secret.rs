@@ -61,7 +61,9 @@ impl Visitor<'_> for Text {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretSource, E> {
         match text.strip_prefix("file:") {
-            Some("") => Err(E::custom("`file:` needs a path after it, such as `file:/run/secrets/key`")),
+            Some("") => {
+                Err(E::custom("`file:` needs a path after it, such as `file:/run/secrets/key`"))
+            }
             Some(path) => Ok(SecretSource::File(path.to_owned())),
             None if text.is_empty() => Err(E::custom("a secret must not be empty")),
             None => Ok(SecretSource::Inline(Secret::new(text))),

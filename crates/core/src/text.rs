@@ -5,7 +5,9 @@ pub fn is_printable_without(bytes: &[u8], except: [u8; 2]) -> bool {
     let (words, _) = bytes.as_chunks::<8>();
     match bytes.last_chunk::<8>() {
         // The last eight bytes once more, instead of what is left one by one.
-        Some(last) => is_plain_word(*last, except) && words.iter().all(|word| is_plain_word(*word, except)),
+        Some(last) => {
+            is_plain_word(*last, except) && words.iter().all(|word| is_plain_word(*word, except))
+        }
         None => bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !except.contains(byte)),
     }
 }
@@ -38,7 +40,10 @@ mod tests {
 
     #[test]
     fn hex_is_lower_case_and_in_order() {
-        assert_eq!(&hex_128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes()), b"0123456789abcdeffedcba9876543210");
+        assert_eq!(
+            &hex_128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes()),
+            b"0123456789abcdeffedcba9876543210"
+        );
     }
 
     #[test]
@@ -49,7 +54,11 @@ mod tests {
                 for at in 0..length {
                     let mut text = vec![b'~'; length];
                     text[at] = byte;
-                    assert_eq!(is_printable_without(&text, [b'"', b'\\']), expected, "{byte} at {at} of {length}");
+                    assert_eq!(
+                        is_printable_without(&text, [b'"', b'\\']),
+                        expected,
+                        "{byte} at {at} of {length}"
+                    );
                 }
             }
         }

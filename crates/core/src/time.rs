@@ -33,7 +33,10 @@ impl Timestamp {
     }
 
     /// The same moment as seconds with a fraction, the unit of a JWT's NumericDate (RFC 7519 section 2).
-    #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 stay exact in an f64 until the year 2255")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds since 1970 stay exact in an f64 until the year 2255"
+    )]
     pub fn numeric_date(self) -> f64 {
         self.0 as f64 / MICROS as f64
     }
@@ -70,7 +73,10 @@ impl Span {
     }
 
     /// In seconds, with a fraction.
-    #[expect(clippy::cast_precision_loss, reason = "spans are bounded by `FromStr` to a hundred years")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "spans are bounded by `FromStr` to a hundred years"
+    )]
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / MICROS as f64
     }
@@ -88,7 +94,8 @@ impl FromStr for Span {
         const HELP: &str = "write an integer and `ms`, `s`, `m`, `h` or `d`, such as `30s`";
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a duration; {HELP}"))?;
+        let number: u64 =
+            number.parse().map_err(|_| format!("`{text}` is not a duration; {HELP}"))?;
         let unit = match unit {
             "ms" => 1000,
             "s" => MICROS,
@@ -107,7 +114,13 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     /// In the largest unit that is exact: `90s`, `2h`, `1500ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, name) in [(86_400 * MICROS, "d"), (3600 * MICROS, "h"), (60 * MICROS, "m"), (MICROS, "s"), (1000, "ms")] {
+        for (unit, name) in [
+            (86_400 * MICROS, "d"),
+            (3600 * MICROS, "h"),
+            (60 * MICROS, "m"),
+            (MICROS, "s"),
+            (1000, "ms"),
+        ] {
             if self.0 >= unit && self.0.is_multiple_of(unit) {
                 return write!(f, "{}{name}", self.0 / unit);
             }
@@ -138,25 +151,46 @@ mod tests {
 
     #[test]
     fn spans_are_read_with_their_unit() {
-        for (text, micros) in
-            [("0s", 0), ("5ms", 5000), ("30s", 30_000_000), ("2m", 120_000_000), ("1h", 3_600_000_000), ("1d", 86_400_000_000)]
-        {
+        for (text, micros) in [
+            ("0s", 0),
+            ("5ms", 5000),
+            ("30s", 30_000_000),
+            ("2m", 120_000_000),
+            ("1h", 3_600_000_000),
+            ("1d", 86_400_000_000),
+        ] {
             assert_eq!(text.parse::<Span>(), Ok(Span::from_micros(micros)), "{text}");
         }
     }
 
     #[test]
     fn anything_else_is_refused_and_says_how_to_write_it() {
-        for text in ["", "5", "s", "-5s", "5 s", "5S", "1.5h", "5s ", "+5s", "99999999999999999999s", "99999999d"] {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-5s",
+            "5 s",
+            "5S",
+            "1.5h",
+            "5s ",
+            "+5s",
+            "99999999999999999999s",
+            "99999999d",
+        ] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_span_is_shown_in_its_largest_exact_unit() {
-        for (micros, text) in
-            [(90_000_000, "90s"), (120_000_000, "2m"), (1_500_000, "1500ms"), (86_400_000_000, "1d"), (0, "0ms")]
-        {
+        for (micros, text) in [
+            (90_000_000, "90s"),
+            (120_000_000, "2m"),
+            (1_500_000, "1500ms"),
+            (86_400_000_000, "1d"),
+            (0, "0ms"),
+        ] {
             assert_eq!(Span::from_micros(micros).to_string(), text);
         }
     }

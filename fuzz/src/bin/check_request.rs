@@ -115,7 +115,9 @@ fuzz_target!(|input: &[u8]| {
     let plain = decoded.as_ref().map(|message| Question(message.encode_to_vec().into()));
     let theirs = decoded.and_then(|message| {
         let Attributes { source, request, context_extensions } = message.attributes?;
-        let address = source.and_then(|peer| peer.address?.socket_address).and_then(|socket| socket.address.parse().ok());
+        let address = source
+            .and_then(|peer| peer.address?.socket_address)
+            .and_then(|socket| socket.address.parse().ok());
         Some((request?.http?, address, context_extensions.len()))
     });
     match (&ours, &theirs) {
@@ -133,17 +135,27 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(body, [&theirs.body[..], &theirs.raw_body].concat());
             assert_eq!(ours.headers.joined(), !theirs.headers.is_empty());
             for header in theirs.header_map.iter().flat_map(|map| &map.headers) {
-                let value = if header.raw_value.is_empty() { &header.value } else { &header.raw_value };
-                assert!(ours.headers.all(&header.key.to_ascii_lowercase()).any(|known| known == &value[..]), "{header:?}");
+                let value =
+                    if header.raw_value.is_empty() { &header.value } else { &header.raw_value };
+                assert!(
+                    ours.headers
+                        .all(&header.key.to_ascii_lowercase())
+                        .any(|known| known == &value[..]),
+                    "{header:?}"
+                );
             }
             for Entry { key, value } in &theirs.headers {
-                assert!(ours.headers.all(&key.to_ascii_lowercase()).any(|known| known == &value[..]), "{key}");
+                assert!(
+                    ours.headers.all(&key.to_ascii_lowercase()).any(|known| known == &value[..]),
+                    "{key}"
+                );
             }
         }
         // What can be read is not refused, unless it says a thing twice or is too much.
         (Err(denial), Some((theirs, _, extensions))) => {
             let lines = theirs.header_map.as_ref().map_or(0, |map| map.headers.len());
-            let twice = (lines > 0 && !theirs.headers.is_empty()) || (!theirs.body.is_empty() && !theirs.raw_body.is_empty());
+            let twice = (lines > 0 && !theirs.headers.is_empty())
+                || (!theirs.body.is_empty() && !theirs.raw_body.is_empty());
             let much = lines + theirs.headers.len() + extensions > MAX_ENTRIES;
             assert!(twice || much || plain.is_some_and(|plain| plain.read().is_ok()), "{denial:?}");
         }

@@ -17,10 +17,15 @@ fuzz_target!(|input: &[u8]| {
     let Ok(content_type) = std::str::from_utf8(&input[..end]) else { return };
     let body = input.get(end + 1..).unwrap_or_default();
 
-    let plan = FormPlan { model: Some("model".into()), forbidden: vec!["stream".into()], ..FormPlan::default() };
+    let plan = FormPlan {
+        model: Some("model".into()),
+        forbidden: vec!["stream".into()],
+        ..FormPlan::default()
+    };
     if let Some(facts) = read(content_type, body, &plan) {
         let found = fields(body, &boundary(content_type));
-        let models: Vec<&Field> = found.iter().filter(|field| field.names.iter().any(|name| name == "model")).collect();
+        let models: Vec<&Field> =
+            found.iter().filter(|field| field.names.iter().any(|name| name == "model")).collect();
         match (&facts.model, models.as_slice()) {
             (None, []) => {}
             (Some(ours), [theirs]) => assert_eq!(ours.as_bytes(), theirs.value),

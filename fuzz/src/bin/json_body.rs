@@ -75,9 +75,16 @@ fn same_messages(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
     let messages = if facts.batch { tree.elements() } else { std::slice::from_ref(tree) };
     assert_eq!(messages.len(), facts.messages.len());
     for (theirs, ours) in messages.iter().zip(&facts.messages) {
-        for (path, ours) in [(&["method"][..], &ours.method), (&["params", "name"], &ours.name), (&["params", "uri"], &ours.uri)]
-        {
-            assert_eq!(theirs.at(path, reading).and_then(Tree::text), ours.as_deref(), "{reading:?} {path:?}");
+        for (path, ours) in [
+            (&["method"][..], &ours.method),
+            (&["params", "name"], &ours.name),
+            (&["params", "uri"], &ours.uri),
+        ] {
+            assert_eq!(
+                theirs.at(path, reading).and_then(Tree::text),
+                ours.as_deref(),
+                "{reading:?} {path:?}"
+            );
         }
     }
 }
@@ -89,7 +96,11 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
         assert!(at(path).is_none() || facts.forbidden.is_some(), "{reading:?} {path:?}");
     }
     for path in [&["lora_path"][..], &["parameters", "adapter_id"]] {
-        for name in at(path).into_iter().flat_map(|value| value.elements().iter().chain([value])).filter_map(Tree::text) {
+        for name in at(path)
+            .into_iter()
+            .flat_map(|value| value.elements().iter().chain([value]))
+            .filter_map(Tree::text)
+        {
             assert!(facts.adapters.iter().any(|known| known == name), "{reading:?} {path:?}");
         }
     }
@@ -104,13 +115,17 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
         match at(path) {
             Some(Tree::Whole(number)) => {
                 let name = path.last().unwrap();
-                assert!(facts.caps.iter().any(|(_, known, most)| known == name && most >= number), "{reading:?} {path:?}");
+                assert!(
+                    facts.caps.iter().any(|(_, known, most)| known == name && most >= number),
+                    "{reading:?} {path:?}"
+                );
             }
             None | Some(Tree::Word) => {}
             other => panic!("{reading:?} {path:?}: {other:?}"),
         }
     }
-    let prompts = at(&["prompt"]).map_or(0, |prompt| prompt.elements().iter().filter(|one| one.text().is_some()).count());
+    let prompts = at(&["prompt"])
+        .map_or(0, |prompt| prompt.elements().iter().filter(|one| one.text().is_some()).count());
     assert!(facts.prompts >= u64::try_from(prompts).unwrap(), "{reading:?}");
 
     let mut names: Vec<&str> = Vec::new();
@@ -121,7 +136,11 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
     for function in at(&["functions"]).map_or(&[][..], Tree::elements) {
         names.extend(function.get("name", reading).and_then(Tree::text));
     }
-    for path in [&["tool_choice", "name"][..], &["tool_choice", "function", "name"], &["function_call", "name"]] {
+    for path in [
+        &["tool_choice", "name"][..],
+        &["tool_choice", "function", "name"],
+        &["function_call", "name"],
+    ] {
         names.extend(at(path).and_then(Tree::text));
     }
     for name in names {
@@ -136,11 +155,18 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
                 Some("input_audio") => clips += 1,
                 _ => {}
             }
-            let url = part.at(&["image_url", "url"], reading).or_else(|| part.get("image_url", reading));
-            foreign |= url.and_then(Tree::text).is_some_and(|url| url.starts_with("http") || url.starts_with("file:"));
+            let url =
+                part.at(&["image_url", "url"], reading).or_else(|| part.get("image_url", reading));
+            foreign |= url
+                .and_then(Tree::text)
+                .is_some_and(|url| url.starts_with("http") || url.starts_with("file:"));
         }
     }
-    assert!(facts.parts.images >= images && facts.parts.audio >= clips, "{reading:?}: {images}, {clips}, {:?}", facts.parts);
+    assert!(
+        facts.parts.images >= images && facts.parts.audio >= clips,
+        "{reading:?}: {images}, {clips}, {:?}",
+        facts.parts
+    );
     assert!(facts.foreign || !foreign, "{reading:?}: a reference");
 }
 
@@ -148,12 +174,18 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
 fn rewritten(body: &[u8], plan: &Plan, facts: &Facts<'_>) {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return };
     let written = serde_json::to_vec(&value).unwrap();
-    let Some(again) = read(&written, plan) else { panic!("refused as {}", String::from_utf8_lossy(&written)) };
+    let Some(again) = read(&written, plan) else {
+        panic!("refused as {}", String::from_utf8_lossy(&written))
+    };
     assert_eq!(again.model, facts.model);
     assert_eq!(again.forbidden.is_some(), facts.forbidden.is_some());
-    assert_eq!((again.prompts, again.parts, again.batch), (facts.prompts, facts.parts, facts.batch));
+    assert_eq!(
+        (again.prompts, again.parts, again.batch),
+        (facts.prompts, facts.parts, facts.batch)
+    );
     let sorted = |facts: &Facts<'_>| {
-        let mut names: Vec<String> = facts.tools.iter().chain(&facts.adapters).map(|name| (**name).to_owned()).collect();
+        let mut names: Vec<String> =
+            facts.tools.iter().chain(&facts.adapters).map(|name| (**name).to_owned()).collect();
         names.extend(facts.caps.iter().map(|(_, name, number)| format!("{name} {number}")));
         names.extend(facts.messages.iter().map(|message| format!("{message:?}")));
         names.sort();

@@ -43,12 +43,20 @@ fuzz_target!(|head: &[u8]| {
     };
     path(&read.path);
     assert_eq!(Host::parse(read.host.as_str().as_bytes()).as_ref().ok(), Some(&read.host));
-    assert!(!read.host.as_str().bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'/' || byte == b'@'));
+    assert!(
+        !read
+            .host
+            .as_str()
+            .bytes()
+            .any(|byte| byte.is_ascii_uppercase() || byte == b'/' || byte == b'@')
+    );
     headers(&request, &read);
     if let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1)) {
         assert!(pending.route().public && pending.demands().principal.is_none());
         let path = resolved(str::from_utf8(request.target).unwrap());
-        let below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below = |root: &str| {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let open = below("/public") || (path.ends_with("/open") && path.split('/').count() == 3);
         assert!(open && !below("/public/private") && !below("/admin"), "{path}");
         assert!(!read.host.as_str().ends_with("admin.example"));
@@ -90,7 +98,12 @@ fn path(path: &RequestPath<'_>) {
     assert_eq!(percent_decoded(path.raw()), decoded);
     assert_eq!(path.is_encoded(), path.raw().contains('%'));
     for text in [path.raw(), decoded] {
-        assert!(text.starts_with('/') && !text.contains("//") && !text.contains(['\\', ';', '?', '#', '\0']), "{text}");
+        assert!(
+            text.starts_with('/')
+                && !text.contains("//")
+                && !text.contains(['\\', ';', '?', '#', '\0']),
+            "{text}"
+        );
         assert!(!text.split('/').any(|segment| segment == "." || segment == ".."), "{text}");
     }
     assert!(!decoded.contains('%') && !decoded.chars().any(char::is_control), "{decoded}");
@@ -98,23 +111,33 @@ fn path(path: &RequestPath<'_>) {
     if decoded.bytes().all(|byte| byte.is_ascii_graphic()) {
         let again = RequestPath::parse(decoded.as_bytes()).unwrap();
         assert_eq!((again.decoded(), again.is_encoded()), (decoded, false));
-        assert_eq!(resolved(path.raw()), if decoded == "/" { "/" } else { decoded.trim_end_matches('/') });
+        assert_eq!(
+            resolved(path.raw()),
+            if decoded == "/" { "/" } else { decoded.trim_end_matches('/') }
+        );
     }
 }
 
 fn headers(request: &Head<'_>, read: &Request<'_>) {
-    let folded = |name: &str| name.to_ascii_lowercase().replace(|c: char| c.is_ascii_punctuation(), "-");
-    let forged = request.headers.iter().filter(|(name, _)| folded(name).starts_with("x-tollgate-")).count();
+    let folded =
+        |name: &str| name.to_ascii_lowercase().replace(|c: char| c.is_ascii_punctuation(), "-");
+    let forged =
+        request.headers.iter().filter(|(name, _)| folded(name).starts_with("x-tollgate-")).count();
     assert!(read.headers.spoofed().count() >= forged);
     for name in ["content-type", "content-length", "content-encoding", "transfer-encoding"] {
-        let count = request.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name)).count();
+        let count =
+            request.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name)).count();
         assert!(count <= 1, "{name}");
     }
     if let Ok(found) = read.path.query_value("model") {
-        let query = str::from_utf8(request.target).unwrap().split_once('?').map_or("", |(_, query)| query);
+        let query =
+            str::from_utf8(request.target).unwrap().split_once('?').map_or("", |(_, query)| query);
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let decode = |text: &str| percent_decoded(&text.replace('+', " "));
-        let values: Vec<String> = pairs.filter(|(key, _)| decode(key) == "model").map(|(_, value)| decode(value)).collect();
+        let values: Vec<String> = pairs
+            .filter(|(key, _)| decode(key) == "model")
+            .map(|(_, value)| decode(value))
+            .collect();
         assert_eq!(values, Vec::from_iter(found));
     }
 }

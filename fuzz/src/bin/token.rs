@@ -36,11 +36,14 @@ routes:
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
     let (header, claims) = (&input[..end], input.get(end + 1..).unwrap_or_default());
-    for (algorithm, secret, name) in
-        [(hmac::HMAC_SHA256, SECRET.to_owned(), "HS256"), (hmac::HMAC_SHA512, SECRET.repeat(2), "HS512")]
-    {
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), signed.as_bytes());
+    for (algorithm, secret, name) in [
+        (hmac::HMAC_SHA256, SECRET.to_owned(), "HS256"),
+        (hmac::HMAC_SHA512, SECRET.repeat(2), "HS512"),
+    ] {
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature =
+            hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), signed.as_bytes());
         let token = format!("Bearer {signed}.{}", URL_SAFE_NO_PAD.encode(signature));
         let mut headers = Headers::default();
         headers.push("authorization", token.as_bytes());
@@ -53,13 +56,17 @@ fuzz_target!(|input: &[u8]| {
             address: None,
             body: RawBody::None,
         };
-        let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW)) else { continue };
+        let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW)) else {
+            continue;
+        };
         let principal = pending.demands().principal.clone().expect("a route that needs a token");
         let header = Tree::of_accepted(header).expect("numbers in range");
         let claims = Tree::of_accepted(claims).expect("numbers in range");
         assert!(header.is_unambiguous() && claims.is_unambiguous());
         for reading in [Reading::First, Reading::Last] {
-            let text = |tree: &Tree, key: &str| tree.get(key, reading).and_then(Tree::text).map(str::to_owned);
+            let text = |tree: &Tree, key: &str| {
+                tree.get(key, reading).and_then(Tree::text).map(str::to_owned)
+            };
             assert_eq!(text(&header, "alg").as_deref(), Some(name));
             for member in ["crit", "b64", "zip", "enc", "cty"] {
                 assert!(header.get(member, reading).is_none(), "{member}");
@@ -68,7 +75,9 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(text(&claims, "iss").unwrap_or_default(), principal.issuer());
             assert_eq!(principal.issuer().is_empty(), name == "HS512");
             match claims.get("exp", reading) {
-                Some(Tree::Whole(expiry)) => assert_eq!((*expiry, true), (principal.expires_at(), *expiry + 60 > NOW)),
+                Some(Tree::Whole(expiry)) => {
+                    assert_eq!((*expiry, true), (principal.expires_at(), *expiry + 60 > NOW))
+                }
                 Some(Tree::Number) => {}
                 other => panic!("{other:?}"),
             }

@@ -28,7 +28,9 @@ const DOCUMENT: &str = "/openapi.json";
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
     /// The URL is not one that is asked.
-    #[error("the URL is none of a server; write `http://host:port` or `https://host:port`, without user and password")]
+    #[error(
+        "the URL is none of a server; write `http://host:port` or `https://host:port`, without user and password"
+    )]
     Url,
     /// Nobody answered, or not in HTTP.
     #[error("the server cannot be asked: {0}")]
@@ -45,7 +47,9 @@ pub(super) enum FetchError {
     )]
     Status(u16),
     /// It points elsewhere.
-    #[error("the server answered {0}, a redirect, and none is followed; name the document's own URL")]
+    #[error(
+        "the server answered {0}, a redirect, and none is followed; name the document's own URL"
+    )]
     Redirect(u16),
 }
 
@@ -107,14 +111,21 @@ async fn connect(url: &Url) -> Result<Bytes, FetchError> {
     // `SSL_CERT_FILE` names others.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unreachable)?;
-    let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(unreachable)?;
+    let connector =
+        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
     let name = ServerName::try_from(url.host.clone()).map_err(unreachable)?;
     exchange(connector.connect(name, stream).await.map_err(unreachable)?, url).await
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, url: &Url) -> Result<Bytes, FetchError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    url: &Url,
+) -> Result<Bytes, FetchError> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     // Ends when `sender` is dropped at the end of this call; what it says about that is of no interest.
     tokio::spawn(async move {
         let _ = connection.await;
@@ -132,9 +143,11 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, 
         status => return Err(FetchError::Status(status)),
     }
     let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
-    body.map(|body| body.to_bytes()).map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => FetchError::TooLarge,
-        None => FetchError::Unreachable(error.to_string()),
+    body.map(|body| body.to_bytes()).map_err(|error| {
+        match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => FetchError::TooLarge,
+            None => FetchError::Unreachable(error.to_string()),
+        }
     })
 }
 
@@ -159,7 +172,11 @@ mod tests {
             ("pod.example:8000", None),
             ("", None),
         ] {
-            assert_eq!(Url::parse(url).ok().map(|url| url.to_string()).as_deref(), expected, "{url}");
+            assert_eq!(
+                Url::parse(url).ok().map(|url| url.to_string()).as_deref(),
+                expected,
+                "{url}"
+            );
         }
     }
 }

@@ -62,7 +62,12 @@ enum Answer {
 
 impl Report {
     /// Puts the server's operations beside what the presets list, and asks the policy about each, for every one of `hosts`.
-    pub(super) fn of(listed: &Listed, presets: &[Preset], snapshot: &Snapshot, hosts: &[String]) -> Self {
+    pub(super) fn of(
+        listed: &Listed,
+        presets: &[Preset],
+        snapshot: &Snapshot,
+        hosts: &[String],
+    ) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = Timestamp::from_secs(now);
         let finding = |operation: Operation, offered: bool| Finding {
@@ -71,20 +76,36 @@ impl Report {
             operation,
             offered,
         };
-        let mut findings: Vec<Finding> = listed.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
+        let mut findings: Vec<Finding> =
+            listed.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
         // What the document hides is asked about, too: WebSockets, mounted applications, routes with `include_in_schema=False`.
-        let offered: Vec<(String, String)> =
-            listed.operations.iter().map(|operation| (operation.method.clone(), operation.sample())).collect();
+        let offered: Vec<(String, String)> = listed
+            .operations
+            .iter()
+            .map(|operation| (operation.method.clone(), operation.sample()))
+            .collect();
         for route in presets.iter().flat_map(|preset| &preset.routes) {
-            for (method, path) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
-                let operation = Operation { path: path.strip_suffix("/*").unwrap_or(path).to_owned(), method: method.clone() };
+            for (method, path) in route
+                .methods
+                .iter()
+                .flat_map(|method| route.paths.iter().map(move |path| (method, path)))
+            {
+                let operation = Operation {
+                    path: path.strip_suffix("/*").unwrap_or(path).to_owned(),
+                    method: method.clone(),
+                };
                 if !offered.contains(&(operation.method.clone(), operation.sample())) {
                     findings.push(finding(operation, false));
                 }
             }
         }
-        findings
-            .sort_by(|a, b| (!a.is_dangerous(), !a.offered, &a.operation).cmp(&(!b.is_dangerous(), !b.offered, &b.operation)));
+        findings.sort_by(|a, b| {
+            (!a.is_dangerous(), !a.offered, &a.operation).cmp(&(
+                !b.is_dangerous(),
+                !b.offered,
+                &b.operation,
+            ))
+        });
         Self { title: listed.title.clone(), findings }
     }
 
@@ -103,9 +124,21 @@ impl Report {
         for finding in &self.findings {
             let mark = if finding.is_dangerous() { paint.bad("!!") } else { paint.dim("  ") };
             let Operation { path, method } = &finding.operation;
-            writeln!(out, "{mark} {method:<7} {path:<44} {:<10} {:<9} {}", finding.known(), finding.level(), finding.shown())?;
+            writeln!(
+                out,
+                "{mark} {method:<7} {path:<44} {:<10} {:<9} {}",
+                finding.known(),
+                finding.level(),
+                finding.shown()
+            )?;
             if let Some(known) = finding.known.as_ref().filter(|_| finding.is_dangerous()) {
-                writeln!(out, "           {}: needs {}. {}", known.preset, known.scopes.join(" and "), known.risk)?;
+                writeln!(
+                    out,
+                    "           {}: needs {}. {}",
+                    known.preset,
+                    known.scopes.join(" and "),
+                    known.risk
+                )?;
             }
         }
         writeln!(
@@ -119,7 +152,9 @@ impl Report {
         match self.count(|finding| finding.is_dangerous()) {
             0 => writeln!(out, "{}", paint.good("nothing dangerous is open without a credential"))?,
             count => {
-                let count = paint.bad(format!("{count} dangerous or unlisted operations are open without a credential"));
+                let count = paint.bad(format!(
+                    "{count} dangerous or unlisted operations are open without a credential"
+                ));
                 writeln!(out, "{count}, marked !!")?;
             }
         }
@@ -220,7 +255,9 @@ fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Tim
                 return Answer::Open { route: pending.route().name.clone(), host: host.clone() };
             }
             Prepared::Done(outcome) => {
-                if let (Decision::Deny(denial), Answer::Denied("no_route")) = (outcome.decision, &denied) {
+                if let (Decision::Deny(denial), Answer::Denied("no_route")) =
+                    (outcome.decision, &denied)
+                {
                     denied = Answer::Denied(denial.reason.code());
                 }
             }

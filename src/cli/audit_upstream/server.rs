@@ -47,19 +47,30 @@ impl Listed {
     pub(super) fn read(document: &[u8]) -> Result<Self, ListedError> {
         let document: Map<String, Value> = serde_json::from_slice(document)?;
         let paths = document.get("paths").and_then(Value::as_object).ok_or(ListedError::NoPaths)?;
-        let said = |name| document.get("info").and_then(|info| info.get(name)).and_then(Value::as_str).unwrap_or("?");
+        let said = |name| {
+            document
+                .get("info")
+                .and_then(|info| info.get(name))
+                .and_then(Value::as_str)
+                .unwrap_or("?")
+        };
         let mut operations = BTreeSet::new();
         for (path, item) in paths {
             let item = item.as_object().into_iter().flat_map(Map::keys);
             for method in item.filter(|key| OPERATIONS.contains(&key.as_str())) {
-                operations.insert(Operation { path: path.clone(), method: method.to_ascii_uppercase() });
+                operations
+                    .insert(Operation { path: path.clone(), method: method.to_ascii_uppercase() });
                 if operations.len() > MAX_OPERATIONS {
                     return Err(ListedError::TooMany);
                 }
             }
         }
         // It comes from the server and goes to a terminal.
-        let title = format!("{} {}", said("title"), said("version")).chars().filter(|c| !c.is_control()).take(200).collect();
+        let title = format!("{} {}", said("title"), said("version"))
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect();
         Ok(Self { title, operations })
     }
 }
@@ -90,7 +101,8 @@ mod tests {
             "/b":{"post":{},"parameters":[],"summary":"x"}, "/a":{"get":{}}, "/c":null, "/d":{"GET":{}}}}"#;
         let listed = Listed::read(document).unwrap();
         assert_eq!(listed.title, "vLLM[31m 1");
-        let shown: Vec<String> = listed.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
+        let shown: Vec<String> =
+            listed.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
         assert_eq!(shown, ["GET /a", "POST /b"]);
         assert!(matches!(Listed::read(b"<html>"), Err(ListedError::Json(_))));
         assert!(matches!(Listed::read(b"{}"), Err(ListedError::NoPaths)));

@@ -20,10 +20,8 @@ pub(super) struct Probes<'a> {
 
 const REMEDY_TARGET: &str = "the proxy passes on what the client says about its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
 const REMEDY_PATH: &str = "the proxy decides which requests are checked by another spelling of the path than the upstream reads; ask Tollgate about every path, and normalise before any rule";
-const REMEDY_IDENTITY: &str =
-    "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has it for each proxy)";
-const REMEDY_MAPPING: &str =
-    "the proxy replaces Tollgate's answer; pass status, headers and body on (deploy/ has it for each proxy)";
+const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has it for each proxy)";
+const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; pass status, headers and body on (deploy/ has it for each proxy)";
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
@@ -48,7 +46,13 @@ impl Probes<'_> {
         self.findings
     }
 
-    fn note(&mut self, name: &'static str, verdict: Verdict, detail: impl Into<String>, remedy: Option<&'static str>) {
+    fn note(
+        &mut self,
+        name: &'static str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        remedy: Option<&'static str>,
+    ) {
         self.findings.push(Finding { name, verdict, detail: detail.into(), remedy });
     }
 
@@ -61,9 +65,16 @@ impl Probes<'_> {
         }
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], rest: &str) -> anyhow::Result<Option<Reply>> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        rest: &str,
+    ) -> anyhow::Result<Option<Reply>> {
         let host = self.doctor.host.as_deref().unwrap_or(&self.target.host);
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tollgate-doctor\r\n");
+        let mut text =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tollgate-doctor\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -86,25 +97,53 @@ impl Probes<'_> {
             ("protected_needs_a_credential", protected.clone(), 401, "missing_credential"),
             ("unlisted_is_denied", unlisted, 403, "no_route"),
             // Nothing that proxies refuse themselves, and nothing that Tollgate lets through.
-            ("malformed_stays_400", format!("{protected};{}", self.marker), 400, "malformed_request"),
+            (
+                "malformed_stays_400",
+                format!("{protected};{}", self.marker),
+                400,
+                "malformed_request",
+            ),
         ];
         for (name, path, status, code) in rows {
             let Some(reply) = self.send("GET", &path, &[], "").await? else {
-                self.note(name, Verdict::Fault, format!("GET {path}: no answer"), Some(REMEDY_MAPPING));
+                self.note(
+                    name,
+                    Verdict::Fault,
+                    format!("GET {path}: no answer"),
+                    Some(REMEDY_MAPPING),
+                );
                 continue;
             };
             let told = reply.code();
-            let detail =
-                format!("GET {path}: {}{}", reply.status, told.as_deref().map(|code| format!(" {code}")).unwrap_or_default());
+            let detail = format!(
+                "GET {path}: {}{}",
+                reply.status,
+                told.as_deref().map(|code| format!(" {code}")).unwrap_or_default()
+            );
             if reply.passed() || (reply.status == 404 && told.is_none()) {
-                self.note(name, Verdict::Leak, format!("{detail}: the request was not stopped"), Some(REMEDY_PATH));
+                self.note(
+                    name,
+                    Verdict::Leak,
+                    format!("{detail}: the request was not stopped"),
+                    Some(REMEDY_PATH),
+                );
             } else if reply.status != status || told.as_deref() != Some(code) {
-                self.note(name, Verdict::Fault, format!("{detail}, where {status} {code} was expected"), Some(REMEDY_MAPPING));
+                self.note(
+                    name,
+                    Verdict::Fault,
+                    format!("{detail}, where {status} {code} was expected"),
+                    Some(REMEDY_MAPPING),
+                );
             } else if reply.header("x-tollgate-decision-id").is_none()
                 || (status == 401 && reply.header("www-authenticate").is_none())
             {
                 let missing = "without `x-tollgate-decision-id` or `WWW-Authenticate`";
-                self.note(name, Verdict::Fault, format!("{detail}, {missing}"), Some(REMEDY_MAPPING));
+                self.note(
+                    name,
+                    Verdict::Fault,
+                    format!("{detail}, {missing}"),
+                    Some(REMEDY_MAPPING),
+                );
             } else {
                 self.note(name, Verdict::Ok, detail, None);
             }
@@ -118,17 +157,28 @@ impl Probes<'_> {
         let url = format!("https://{}{public}", self.target.host);
         let mut tried = 0;
         let mut leaks = Vec::new();
-        for (part, value) in
-            [("URI", &*public), ("Uri", &public), ("URL", &url), ("Path", &public), ("Method", "OPTIONS"), ("Prefix", &public)]
-        {
+        for (part, value) in [
+            ("URI", &*public),
+            ("Uri", &public),
+            ("URL", &url),
+            ("Path", &public),
+            ("Method", "OPTIONS"),
+            ("Prefix", &public),
+        ] {
             for family in ["X-Original-", "X-Forwarded-", "X_Original_", "X_Forwarded_"] {
                 let name = format!("{family}{part}");
                 let connection = format!("close, {name}");
-                for headers in
-                    [&[(&*name, value)][..], &[(&*name, value), (&*name, value)], &[(&*name, value), ("Connection", &connection)]]
-                {
+                for headers in [
+                    &[(&*name, value)][..],
+                    &[(&*name, value), (&*name, value)],
+                    &[(&*name, value), ("Connection", &connection)],
+                ] {
                     tried += 1;
-                    if self.send("GET", &protected, headers, "").await?.is_some_and(|reply| reply.passed()) {
+                    if self
+                        .send("GET", &protected, headers, "")
+                        .await?
+                        .is_some_and(|reply| reply.passed())
+                    {
                         leaks.push(format!("`{name}` opens {protected}"));
                         break;
                     }
@@ -177,18 +227,30 @@ impl Probes<'_> {
         let methods = ["HEAD", "POST", "PUT", "DELETE", "TRACE", "get", "TOLLGATE"];
         let mut leaks = Vec::new();
         for method in methods {
-            if self.send(method, &protected, &[], "Content-Length: 0\r\n\r\n").await?.is_some_and(|reply| reply.passed()) {
+            if self
+                .send(method, &protected, &[], "Content-Length: 0\r\n\r\n")
+                .await?
+                .is_some_and(|reply| reply.passed())
+            {
                 leaks.push(format!("{method} {protected} passes without a credential"));
             }
         }
-        self.judge("no_method_goes_around", methods.len(), &leaks, "ask Tollgate about every method");
+        self.judge(
+            "no_method_goes_around",
+            methods.len(),
+            &leaks,
+            "ask Tollgate about every method",
+        );
         Ok(())
     }
 
     /// Identity headers of the client's, seen where the upstream shows what it got.
     async fn identity(&mut self) -> anyhow::Result<()> {
-        const NAMES: [&str; 3] =
-            ["forged_identity_does_not_arrive", "trailers_carry_no_identity", "connection_takes_no_identity_away"];
+        const NAMES: [&str; 3] = [
+            "forged_identity_does_not_arrive",
+            "trailers_carry_no_identity",
+            "connection_takes_no_identity_away",
+        ];
         let Some(echo) = self.doctor.echo.clone() else {
             for name in NAMES {
                 self.note(
@@ -201,7 +263,8 @@ impl Probes<'_> {
             return Ok(());
         };
         let (marker, authorization) = (self.marker.clone(), self.authorization());
-        let own: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+        let own: Vec<(&str, &str)> =
+            authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
         let plain = self.send("GET", &echo, &own, "").await?;
         let shows = |reply: &Option<Reply>, text: &str| {
             reply.as_ref().is_some_and(|reply| reply.body.to_ascii_lowercase().contains(text))
@@ -209,7 +272,9 @@ impl Probes<'_> {
         if !shows(&plain, "tollgate-doctor") {
             let status = plain.map_or("no answer".to_owned(), |reply| reply.status.to_string());
             for name in NAMES {
-                let detail = format!("GET {echo} does not show the request's headers ({status}); is a `--token` missing?");
+                let detail = format!(
+                    "GET {echo} does not show the request's headers ({status}); is a `--token` missing?"
+                );
                 self.note(name, Verdict::Skipped, detail, None);
             }
             return Ok(());
@@ -237,23 +302,39 @@ impl Probes<'_> {
         self.judge("forged_identity_does_not_arrive", spellings.len(), &leaks, REMEDY_IDENTITY);
 
         let trailing = [&own[..], &[("TE", "trailers"), ("Trailer", "X-Tollgate-Tenant")]].concat();
-        let chunks = format!("Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-Tollgate-Tenant: {marker}\r\n\r\n");
+        let chunks = format!(
+            "Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-Tollgate-Tenant: {marker}\r\n\r\n"
+        );
         let leaked = shows(&self.send("GET", &echo, &trailing, &chunks).await?, &marker);
-        let leaks: Vec<String> =
-            leaked.then(|| "a trailer `X-Tollgate-Tenant` reaches the upstream".to_owned()).into_iter().collect();
+        let leaks: Vec<String> = leaked
+            .then(|| "a trailer `X-Tollgate-Tenant` reaches the upstream".to_owned())
+            .into_iter()
+            .collect();
         self.judge("trailers_carry_no_identity", 1, &leaks, REMEDY_IDENTITY);
 
         let mut leaks = Vec::new();
-        let known: Vec<&str> =
-            ["x-tollgate-subject", "x-tollgate-decision-id"].into_iter().filter(|name| shows(&plain, name)).collect();
+        let known: Vec<&str> = ["x-tollgate-subject", "x-tollgate-decision-id"]
+            .into_iter()
+            .filter(|name| shows(&plain, name))
+            .collect();
         for name in &known {
             let connection = format!("close, {name}");
-            let reply = self.send("GET", &echo, &[&own[..], &[("Connection", &*connection)]].concat(), "").await?;
-            if shows(&reply, "tollgate-doctor") && !shows(&reply, &format!("{name}\"")) && !shows(&reply, &format!("{name}:")) {
+            let reply = self
+                .send("GET", &echo, &[&own[..], &[("Connection", &*connection)]].concat(), "")
+                .await?;
+            if shows(&reply, "tollgate-doctor")
+                && !shows(&reply, &format!("{name}\""))
+                && !shows(&reply, &format!("{name}:"))
+            {
                 leaks.push(format!("`Connection: {name}` takes the header away"));
             }
         }
-        self.judge("connection_takes_no_identity_away", known.len(), &leaks, "refuse requests whose `Connection` names headers");
+        self.judge(
+            "connection_takes_no_identity_away",
+            known.len(),
+            &leaks,
+            "refuse requests whose `Connection` names headers",
+        );
         Ok(())
     }
 
@@ -264,7 +345,11 @@ impl Probes<'_> {
             return Ok(());
         };
         let protected = self.doctor.protected.clone();
-        if !self.send("GET", &protected, &[("Authorization", &authorization)], "").await?.is_some_and(|reply| reply.passed()) {
+        if !self
+            .send("GET", &protected, &[("Authorization", &authorization)], "")
+            .await?
+            .is_some_and(|reply| reply.passed())
+        {
             self.note(name, Verdict::Skipped, format!("the token does not open {protected}"), None);
             return Ok(());
         }
@@ -290,16 +375,25 @@ impl Probes<'_> {
         let authorization = self.authorization();
         let mut headers = vec![("Content-Type", "application/json")];
         headers.extend(authorization.iter().map(|value| ("Authorization", value.as_str())));
-        let body =
-            format!("Content-Length: {}\r\n\r\n{{\"x\":\"{}\"}}", limit.0 + 1, "x".repeat((limit.0 + 1).saturating_sub(8)));
+        let body = format!(
+            "Content-Length: {}\r\n\r\n{{\"x\":\"{}\"}}",
+            limit.0 + 1,
+            "x".repeat((limit.0 + 1).saturating_sub(8))
+        );
         let reply = self.send("POST", &path, &headers, &body).await?;
         let status = reply.as_ref().map_or(0, |reply| reply.status);
-        let detail =
-            format!("POST {path} with {} bytes: {}", limit.0 + 1, if status == 0 { "closed".into() } else { status.to_string() });
+        let detail = format!(
+            "POST {path} with {} bytes: {}",
+            limit.0 + 1,
+            if status == 0 { "closed".into() } else { status.to_string() }
+        );
         match status {
-            200..400 => {
-                self.note(name, Verdict::Leak, detail, Some("limit bodies in the proxy, not above Tollgate's `body.max`"))
-            }
+            200..400 => self.note(
+                name,
+                Verdict::Leak,
+                detail,
+                Some("limit bodies in the proxy, not above Tollgate's `body.max`"),
+            ),
             500.. => self.note(
                 name,
                 Verdict::Fault,

@@ -35,25 +35,38 @@ impl Target {
     /// # Errors
     /// For anything with a path, a query or a user name, and for other schemes.
     pub(super) fn parse(url: &str) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().context("the URL cannot be read; write `https://host` or `http://host:port`")?;
+        let uri: Uri = url
+            .parse()
+            .context("the URL cannot be read; write `https://host` or `http://host:port`")?;
         let secure = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
             _ => bail!("the URL needs a scheme; write `https://host` or `http://host:port`"),
         };
-        let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else { bail!("the URL names no host") };
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+        let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else {
+            bail!("the URL names no host")
+        };
+        if !matches!(uri.path(), "" | "/")
+            || uri.query().is_some()
+            || authority.as_str().contains('@')
+        {
             bail!(
                 "the URL is the proxy's alone, without path, query or user; paths are given with `--protected`, `--public` and `--echo`"
             );
         }
-        Ok(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure })
+        Ok(Self {
+            host: host.to_owned(),
+            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            secure,
+        })
     }
 
     /// Whether a credential sent there crosses a network in clear.
     pub(super) fn is_clear(&self) -> bool {
         let host = self.bare();
-        !self.secure && host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        !self.secure
+            && host != "localhost"
+            && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
     fn bare(&self) -> &str {
@@ -66,12 +79,17 @@ impl Target {
     /// When there is no connection.
     pub(super) async fn exchange(&self, bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
         let connect = async {
-            let stream = TcpStream::connect((self.bare(), self.port)).await.context("the proxy cannot be reached")?;
+            let stream = TcpStream::connect((self.bare(), self.port))
+                .await
+                .context("the proxy cannot be reached")?;
             if !self.secure {
                 return anyhow::Ok(Either::Left(stream));
             }
-            let name = ServerName::try_from(self.bare().to_owned()).context("the host is no name for a certificate")?;
-            Ok(Either::Right(tls::connector()?.connect(name, stream).await.context("no TLS with the proxy")?))
+            let name = ServerName::try_from(self.bare().to_owned())
+                .context("the host is no name for a certificate")?;
+            Ok(Either::Right(
+                tls::connector()?.connect(name, stream).await.context("no TLS with the proxy")?,
+            ))
         };
         let slow = || format!("no connection to the proxy within {} s", DEADLINE.as_secs());
         let stream = timeout(DEADLINE, connect).await.with_context(slow)??;
@@ -132,7 +150,10 @@ impl Reply {
     /// The value of a header.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
-        lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+        lines
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .next()
     }
 
     /// The `code` of an error body of Tollgate's.
@@ -166,7 +187,14 @@ mod tests {
         for url in ["https://api.example.com", "http://127.0.0.1:8080", "http://[::1]:8080/"] {
             assert!(Target::parse(url).is_ok(), "{url}");
         }
-        for url in ["", "api.example.com", "ftp://a", "https://a/v1", "https://user:secret@a", "https://a/?x"] {
+        for url in [
+            "",
+            "api.example.com",
+            "ftp://a",
+            "https://a/v1",
+            "https://user:secret@a",
+            "https://a/?x",
+        ] {
             assert!(Target::parse(url).is_err(), "{url}");
         }
         assert!(Target::parse("http://10.0.0.1").unwrap().is_clear());
@@ -178,7 +206,10 @@ mod tests {
     fn answers_are_read_whatever_their_framing() {
         let chunked = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\r\n1c\r\n{\"error\":{\"code\":\"no_route\"}}\r\n0\r\n\r\n";
         let reply = Reply::parse(chunked).unwrap();
-        assert_eq!((reply.status, reply.header("x-a"), reply.code().as_deref()), (403, Some("b"), Some("no_route")));
+        assert_eq!(
+            (reply.status, reply.header("x-a"), reply.code().as_deref()),
+            (403, Some("b"), Some("no_route"))
+        );
         assert!(Reply::parse(b"").is_none() && Reply::parse(b"HTTP/1.1 200").is_none());
     }
 }

@@ -35,9 +35,15 @@ pub(super) struct Source {
 ///
 /// # Errors
 /// A file given with `--jwks` that cannot be used.
-pub(super) fn find(policy: Arc<Policy>, case: Option<&CaseFile>, complete: bool, given: &[String]) -> anyhow::Result<Found> {
+pub(super) fn find(
+    policy: Arc<Policy>,
+    case: Option<&CaseFile>,
+    complete: bool,
+    given: &[String],
+) -> anyhow::Result<Found> {
     let mut snapshot = Snapshot::without_keys(Arc::clone(&policy));
-    let given = given.iter().map(|given| whose(&policy, given)).collect::<anyhow::Result<Vec<_>>>()?;
+    let given =
+        given.iter().map(|given| whose(&policy, given)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut sources = Vec::new();
     for (index, (slot, issuer)) in snapshot.keys.iter_mut().zip(policy.issuers.list()).enumerate() {
         let file = given.iter().find(|(whose, _)| *whose == index).map(|(_, file)| *file);
@@ -54,7 +60,9 @@ pub(super) fn find(policy: Arc<Policy>, case: Option<&CaseFile>, complete: bool,
     }
     for source in &policy.upstream_keys {
         // A key that cannot be read here keeps its place, so that the answer has its header. Its value is not shown.
-        let key = secrets::upstream_credentials(std::slice::from_ref(source)).ok().and_then(|mut keys| keys.pop());
+        let key = secrets::upstream_credentials(std::slice::from_ref(source))
+            .ok()
+            .and_then(|mut keys| keys.pop());
         snapshot.upstream_keys.push(key.unwrap_or_else(|| Secret::new("unread")));
     }
     Ok(Found { snapshot, sources })
@@ -70,11 +78,16 @@ fn whose<'a>(policy: &Policy, given: &'a str) -> anyhow::Result<(usize, &'a str)
     if let Some(named) = named {
         return Ok(named);
     }
-    let mut with_sets = issuers.iter().enumerate().filter(|(_, issuer)| matches!(issuer.source, KeySource::Jwks(_)));
+    let mut with_sets = issuers
+        .iter()
+        .enumerate()
+        .filter(|(_, issuer)| matches!(issuer.source, KeySource::Jwks(_)));
     match (with_sets.next(), with_sets.next()) {
         (Some((index, _)), None) => Ok((index, given)),
         (None, _) => bail!("--jwks: no issuer of the configuration has a key set"),
-        _ => bail!("--jwks {given}: the configuration has several issuers with key sets; write ISSUER=FILE"),
+        _ => bail!(
+            "--jwks {given}: the configuration has several issuers with key sets; write ISSUER=FILE"
+        ),
     }
 }
 
@@ -97,15 +110,22 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
 }
 
 fn fetched(from: &str) -> String {
-    format!("not here: `serve` fetches them from {from}. The signature cannot be checked offline; give the key set with --jwks")
+    format!(
+        "not here: `serve` fetches them from {from}. The signature cannot be checked offline; give the key set with --jwks"
+    )
 }
 
 fn read(file: &str, issuer: &Issuer) -> Result<(KeySet, String), String> {
-    let document = std::fs::read(Path::new(file)).map_err(|error| format!("the key set `{file}` cannot be read: {error}"))?;
-    let (set, skipped) =
-        KeySet::parse(&document, &issuer.algorithms).map_err(|error| format!("the key set `{file}`: {error}"))?;
+    let document = std::fs::read(Path::new(file))
+        .map_err(|error| format!("the key set `{file}` cannot be read: {error}"))?;
+    let (set, skipped) = KeySet::parse(&document, &issuer.algorithms)
+        .map_err(|error| format!("the key set `{file}`: {error}"))?;
     let left_out: Vec<String> = skipped.iter().map(told).collect();
-    let note = if left_out.is_empty() { String::new() } else { format!("; left out: {}", left_out.join(", ")) };
+    let note = if left_out.is_empty() {
+        String::new()
+    } else {
+        format!("; left out: {}", left_out.join(", "))
+    };
     Ok((set, format!("`{file}`{note}")))
 }
 

@@ -37,7 +37,13 @@ pub(super) fn text(explanation: &Explanation, paint: Paint, out: &mut dyn Write)
         None => {}
         Some(Ok(())) => writeln!(out, "{:<12} {}", "case", paint.good("as expected"))?,
         Some(Err(difference)) => {
-            writeln!(out, "{:<12} {}: {}", "case", paint.bad("NOT as expected"), printable(difference))?;
+            writeln!(
+                out,
+                "{:<12} {}: {}",
+                "case",
+                paint.bad("NOT as expected"),
+                printable(difference)
+            )?;
         }
     }
     writeln!(out)
@@ -69,7 +75,11 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
     let observed = &explanation.observed;
     if explanation.unknown {
         let unknown = paint.odd("cannot be told here");
-        return writeln!(out, "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)", "answer");
+        return writeln!(
+            out,
+            "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)",
+            "answer"
+        );
     }
     match &explanation.outcome.decision {
         Decision::Allow(_) => writeln!(out, "{:<12} {}", "answer", paint.good("allow"))?,
@@ -84,9 +94,12 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
                 denial.reason.grpc()
             )?;
         }
-        Decision::Fail(failure) => {
-            writeln!(out, "{:<12} the check fails ({}): the proxy decides", "answer", failure.reason.code())?
-        }
+        Decision::Fail(failure) => writeln!(
+            out,
+            "{:<12} the check fails ({}): the proxy decides",
+            "answer",
+            failure.reason.code()
+        )?,
     }
     for (name, value) in &observed.set {
         writeln!(out, "  to the upstream: {name}: {}", printable(secretless(name, value)))?;
@@ -139,7 +152,9 @@ pub(super) fn json(explanation: &Explanation) -> Value {
     });
     if let Some(members) = object.as_object_mut() {
         members.extend(explanation.case.as_ref().map(|case| ("case".to_owned(), json!(case))));
-        members.extend(explanation.is_as_expected().map(|good| ("as_expected".to_owned(), json!(good))));
+        members.extend(
+            explanation.is_as_expected().map(|good| ("as_expected".to_owned(), json!(good))),
+        );
         let difference = explanation.expected.as_ref().and_then(|expected| expected.as_ref().err());
         members.extend(difference.map(|difference| ("difference".to_owned(), json!(difference))));
     }

@@ -148,7 +148,10 @@ pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation
     let snapshot = &question.found.snapshot;
     let too_large = matches!((&question.request.body, question.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
     let (outcome, demands) = if too_large {
-        (Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")), None)
+        (
+            Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")),
+            None,
+        )
     } else {
         match prepare(snapshot, question.request.raw(), question.now) {
             Prepared::Done(outcome) => (outcome, None),
@@ -159,9 +162,17 @@ pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation
         }
     };
     let parsed = Parsed::parse(question.request.raw()).ok().filter(|_| !too_large);
-    let told = Told { question, evidence: &outcome.evidence, parsed: parsed.as_ref(), demands: demands.as_ref() };
+    let told = Told {
+        question,
+        evidence: &outcome.evidence,
+        parsed: parsed.as_ref(),
+        demands: demands.as_ref(),
+    };
     let failed = told.failed(&outcome);
-    let elsewhere = told.issuer().and_then(|index| question.found.sources.get(index)).is_some_and(|source| source.elsewhere);
+    let elsewhere = told
+        .issuer()
+        .and_then(|index| question.found.sources.get(index))
+        .is_some_and(|source| source.elsewhere);
     let unknown = elsewhere && outcome.evidence.failed_check == Some(Check::Key);
     let steps = Stage::ALL.into_iter().map(|stage| told.step(stage, failed)).collect();
     let observed = Observed::of(&outcome, snapshot, "explain");
@@ -193,7 +204,12 @@ impl Told<'_> {
         if self.evidence.failed_check.is_some() {
             return Some(Stage::Token);
         }
-        if self.evidence.principal.as_ref().is_some_and(|principal| route.scopes.check(principal).is_err()) {
+        if self
+            .evidence
+            .principal
+            .as_ref()
+            .is_some_and(|principal| route.scopes.check(principal).is_err())
+        {
             return Some(Stage::Scopes);
         }
         if !route.public && route.read_body(parsed).is_err() {
@@ -205,7 +221,10 @@ impl Told<'_> {
                 Reason::ConditionFailed => Stage::Conditions,
                 _ if without_model => Stage::Model,
                 // A limit counts by something that the request or its credential does not have.
-                Reason::TenantMismatch | Reason::AddressForbidden | Reason::ModelMissing | Reason::InvalidClaim => Stage::Limits,
+                Reason::TenantMismatch
+                | Reason::AddressForbidden
+                | Reason::ModelMissing
+                | Reason::InvalidClaim => Stage::Limits,
                 _ => Stage::Content,
             });
         }
@@ -257,10 +276,17 @@ impl Told<'_> {
 
     fn request(&self) -> Facts {
         let raw = self.question.request;
-        let mut facts = vec![("method", json!(raw.method)), ("host", json!(raw.host)), ("path", json!(raw.path))];
+        let mut facts = vec![
+            ("method", json!(raw.method)),
+            ("host", json!(raw.host)),
+            ("path", json!(raw.path)),
+        ];
         if let Some(parsed) = self.parsed {
-            facts =
-                vec![("method", json!(parsed.method)), ("host", json!(parsed.host.as_str())), ("path", json!(parsed.path.raw()))];
+            facts = vec![
+                ("method", json!(parsed.method)),
+                ("host", json!(parsed.host.as_str())),
+                ("path", json!(parsed.path.raw())),
+            ];
             if parsed.path.is_encoded() {
                 facts.push(("decoded path", json!(parsed.path.decoded())));
             }
@@ -286,18 +312,30 @@ impl Told<'_> {
     fn sent(&self) -> Option<&str> {
         let mut values = self.parsed?.headers.all("authorization");
         let text = std::str::from_utf8(values.next()?).ok()?;
-        text.split_once(' ').map(|(_, token)| token.trim_start()).filter(|_| values.next().is_none())
+        text.split_once(' ')
+            .map(|(_, token)| token.trim_start())
+            .filter(|_| values.next().is_none())
     }
 
     fn credential(&self) -> Facts {
-        self.sent().map(|token| ("bearer token", json!(format!("{} bytes", token.len())))).into_iter().collect()
+        self.sent()
+            .map(|token| ("bearer token", json!(format!("{} bytes", token.len()))))
+            .into_iter()
+            .collect()
     }
 
     /// The issuer that the token says it is from, by its index.
     fn issuer(&self) -> Option<usize> {
         let claims = peek::peek(self.sent()?)?.claims;
         let iss = claims.get("iss").map_or(Some(""), Value::as_str)?;
-        self.question.found.snapshot.policy.issuers.list().iter().position(|issuer| *issuer.name == *iss)
+        self.question
+            .found
+            .snapshot
+            .policy
+            .issuers
+            .list()
+            .iter()
+            .position(|issuer| *issuer.name == *iss)
     }
 
     fn token(&self) -> Facts {
@@ -306,16 +344,30 @@ impl Told<'_> {
         let mut facts = peek.as_ref().map(|peek| said(peek, self.question.now)).unwrap_or_default();
         if let Some(index) = self.issuer() {
             if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
-                facts.push(("issuer", if issuer.name.is_empty() { json!("absent") } else { json!(*issuer.name) }));
+                facts.push((
+                    "issuer",
+                    if issuer.name.is_empty() { json!("absent") } else { json!(*issuer.name) },
+                ));
                 facts.push(("algorithms of the issuer", json!(issuer.algorithms)));
             }
-            facts.extend(sources.get(index).map(|source| ("keys of the issuer", json!(source.note))));
-            let kids = snapshot.keys.get(index).and_then(Option::as_ref).map(|keys| keys.kids()).filter(|kids| !kids.is_empty());
+            facts.extend(
+                sources.get(index).map(|source| ("keys of the issuer", json!(source.note))),
+            );
+            let kids = snapshot
+                .keys
+                .get(index)
+                .and_then(Option::as_ref)
+                .map(|keys| keys.kids())
+                .filter(|kids| !kids.is_empty());
             facts.extend(kids.map(|kids| ("kids of the issuer", json!(kids))));
         }
-        facts.push(("checks", Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect())));
+        facts.push((
+            "checks",
+            Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect()),
+        ));
         if let Some(principal) = &self.evidence.principal {
-            let jti = peek.as_ref().and_then(|peek| peek.claims.get("jti")).filter(|jti| !jti.is_null());
+            let jti =
+                peek.as_ref().and_then(|peek| peek.claims.get("jti")).filter(|jti| !jti.is_null());
             facts.extend(principal_facts(principal, jti));
         }
         facts
@@ -335,12 +387,18 @@ impl Told<'_> {
             ScopeRule::All(scopes) => ("needed, all of", json!(scopes)),
             ScopeRule::Any(scopes) => ("needed, one of", json!(scopes)),
         });
-        let held = self.evidence.principal.as_ref().map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
+        let held = self
+            .evidence
+            .principal
+            .as_ref()
+            .map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
         needed.into_iter().chain(held).collect()
     }
 
     fn model(&self) -> Facts {
-        let Some(rule) = self.evidence.route.as_ref().and_then(|route| route.model.as_ref()) else { return Vec::new() };
+        let Some(rule) = self.evidence.route.as_ref().and_then(|route| route.model.as_ref()) else {
+            return Vec::new();
+        };
         let mut facts = vec![("from", json!(place(&rule.from)))];
         facts.extend(rule.scope().map(|scope| ("scope", json!(scope))));
         facts.extend(self.evidence.model.as_deref().map(|model| ("model", json!(model))));
@@ -349,14 +407,18 @@ impl Told<'_> {
 
     /// Each condition with what it comes to, those behind the one that denied as well.
     fn conditions(&self) -> Facts {
-        let Some((parsed, (route, captures))) = self.parsed.and_then(|parsed| Some((parsed, self.route(parsed).ok()?))) else {
+        let Some((parsed, (route, captures))) =
+            self.parsed.and_then(|parsed| Some((parsed, self.route(parsed).ok()?)))
+        else {
             return Vec::new();
         };
-        let (principal, model) = (self.evidence.principal.as_deref(), self.evidence.model.as_deref());
+        let (principal, model) =
+            (self.evidence.principal.as_deref(), self.evidence.model.as_deref());
         let activation = Activation::new(parsed, &captures, self.question.now, principal, model);
         let told = |condition: &Condition| {
             let value = condition.holds(&activation);
-            let value = value.map_or_else(|trouble| format!("no value: {trouble}"), |value| value.to_string());
+            let value = value
+                .map_or_else(|trouble| format!("no value: {trouble}"), |value| value.to_string());
             ("condition", json!(format!("`{}`: {value}", condition.name())))
         };
         route.conditions.iter().map(told).collect()
@@ -364,7 +426,10 @@ impl Told<'_> {
 
     fn content(&self) -> Facts {
         let route = self.evidence.route.as_deref();
-        let categories = route.zip(self.parsed).map(|(route, parsed)| route.categories(parsed)).unwrap_or_default();
+        let categories = route
+            .zip(self.parsed)
+            .map(|(route, parsed)| route.categories(parsed))
+            .unwrap_or_default();
         if categories.is_empty() { Vec::new() } else { vec![("categories", json!(categories))] }
     }
 
@@ -383,7 +448,13 @@ impl Told<'_> {
         for status in &self.evidence.limits {
             let verdict = &status.verdict;
             let room = if verdict.admitted { "room" } else { "no room" };
-            facts.push(("answer", json!(format!("`{}`: {room}, {} of {} left", status.name, verdict.remaining, status.limit))));
+            facts.push((
+                "answer",
+                json!(format!(
+                    "`{}`: {room}, {} of {} left",
+                    status.name, verdict.remaining, status.limit
+                )),
+            ));
         }
         if let Some(outage) = self.evidence.outage {
             facts.push(("outage", json!(outage.label())));
@@ -400,8 +471,13 @@ fn said(peek: &peek::Peek, now: Timestamp) -> Facts {
     let header = [("says alg", "alg"), ("says kid", "kid"), ("says typ", "typ")];
     let claims = [("says iss", "iss"), ("says aud", "aud"), ("says sub", "sub")];
     let dates = [("says iat", "iat"), ("says nbf", "nbf"), ("says exp", "exp")];
-    let plain = header.iter().map(|pair| (pair, &peek.header)).chain(claims.iter().map(|pair| (pair, &peek.claims)));
-    let mut facts: Facts = plain.filter_map(|((said, name), object)| Some((*said, object.get(*name)?.clone()))).collect();
+    let plain = header
+        .iter()
+        .map(|pair| (pair, &peek.header))
+        .chain(claims.iter().map(|pair| (pair, &peek.claims)));
+    let mut facts: Facts = plain
+        .filter_map(|((said, name), object)| Some((*said, object.get(*name)?.clone())))
+        .collect();
     for (said, name) in dates {
         let Some(value) = peek.claims.get(name) else { continue };
         let moment = peek::moment(value, now).map(|moment| json!(format!("{value}, {moment}")));
@@ -413,7 +489,10 @@ fn said(peek: &peek::Peek, now: Timestamp) -> Facts {
 fn route_facts(route: &Route) -> Facts {
     let mut facts = vec![("name", json!(route.name)), ("public", json!(route.public))];
     if !route.limits.is_empty() {
-        facts.push(("limits", json!(route.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>())));
+        facts.push((
+            "limits",
+            json!(route.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>()),
+        ));
     }
     facts
 }
@@ -434,8 +513,12 @@ fn limit_facts(demands: &Demands) -> Facts {
     let told = |charge: &Charge| {
         let Charge { limit, bucket: _, interval, burst, cost, lease } = charge;
         let every = Span::from_micros(*interval);
-        let lease = lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));
-        json!(format!("`{limit}`: {cost} of {burst}, one more every {every}, in bucket {}{lease}", charge.key()))
+        let lease =
+            lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));
+        json!(format!(
+            "`{limit}`: {cost} of {burst}, one more every {every}, in bucket {}{lease}",
+            charge.key()
+        ))
     };
     demands.charges.iter().map(|charge| ("charge", told(charge))).collect()
 }

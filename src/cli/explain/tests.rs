@@ -51,9 +51,18 @@ impl Desk {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys = CaseFile::parse(KEYS).unwrap();
-        let tokens: Vec<String> = keys.cases(Some(now())).unwrap().into_iter().map(|case| case.token.unwrap()).collect();
-        std::fs::write(directory.path().join("policy.yaml"), POLICY.replace("SECRET", &"s".repeat(32))).unwrap();
-        std::fs::write(directory.path().join("jwks.json"), keys.jwks("https://auth.example.com").unwrap()).unwrap();
+        let tokens: Vec<String> =
+            keys.cases(Some(now())).unwrap().into_iter().map(|case| case.token.unwrap()).collect();
+        std::fs::write(
+            directory.path().join("policy.yaml"),
+            POLICY.replace("SECRET", &"s".repeat(32)),
+        )
+        .unwrap();
+        std::fs::write(
+            directory.path().join("jwks.json"),
+            keys.jwks("https://auth.example.com").unwrap(),
+        )
+        .unwrap();
         std::fs::write(directory.path().join("token"), format!("{}\n", tokens[0])).unwrap();
         Self { directory, by_key: tokens[0].clone() }
     }
@@ -65,8 +74,15 @@ impl Desk {
     /// Explains a request to the chat route, with more arguments.
     fn explain(&self, arguments: &[&str]) -> (End, String) {
         let config = self.file("policy.yaml");
-        let common =
-            ["explain", "--config", &config, "--path", "/v1/chat/completions", "--header", "content-type: application/json"];
+        let common = [
+            "explain",
+            "--config",
+            &config,
+            "--path",
+            "/v1/chat/completions",
+            "--header",
+            "content-type: application/json",
+        ];
         explained(&common.iter().chain(arguments).copied().collect::<Vec<_>>())
     }
 }
@@ -74,13 +90,18 @@ impl Desk {
 fn explained(arguments: &[&str]) -> (End, String) {
     let mut out = Vec::new();
     let explain = Line::try_parse_from(arguments).unwrap().explain;
-    let end = explain.explained(&mut Page { out: &mut out, paint: Paint::default(), output: explain.output }).unwrap();
+    let end = explain
+        .explained(&mut Page { out: &mut out, paint: Paint::default(), output: explain.output })
+        .unwrap();
     (end, String::from_utf8(out).unwrap())
 }
 
 fn states(json: &Value) -> Vec<(&str, &str)> {
     let steps = json["steps"].as_array().unwrap();
-    steps.iter().map(|step| (step["step"].as_str().unwrap(), step["state"].as_str().unwrap())).collect()
+    steps
+        .iter()
+        .map(|step| (step["step"].as_str().unwrap(), step["state"].as_str().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -108,7 +129,10 @@ fn an_allowed_request_is_told_step_by_step() {
     let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["answer"]["decision"], "allow");
-    assert!(states(&json).iter().all(|(_, state)| ["passed", "not needed"].contains(state)), "{json}");
+    assert!(
+        states(&json).iter().all(|(_, state)| ["passed", "not needed"].contains(state)),
+        "{json}"
+    );
     for secret in ["sk-upstream", desk.by_key.as_str(), "ssssssss"] {
         assert!(!text.contains(secret) && !json.to_string().contains(secret), "{secret}");
     }
@@ -125,13 +149,21 @@ fn the_step_that_denies_is_named_with_its_cause() {
         (&["--body", "{}"], "credential", "no Authorization header"),
         (&["--body", "{}", "--token", "a.b.c"], "token", "base64url"),
         (&[&good[..], &["--body", "{}"]].concat(), "model", "nothing at the model's place"),
-        (&[&good[..], &["--body", r#"{"model":"n"}"#]].concat(), "model", "scope for the model is missing"),
+        (
+            &[&good[..], &["--body", r#"{"model":"n"}"#]].concat(),
+            "model",
+            "scope for the model is missing",
+        ),
         (&["--body", &long], "request", "body.max"),
         (&["--method", "get"], "request", "upper-case"),
     ] {
         let (end, json) = desk.explain(&[arguments, &["--output", "json"]].concat());
         let json: Value = serde_json::from_str(&json).unwrap();
-        let failed: Vec<&str> = states(&json).iter().filter(|(_, state)| *state == "failed").map(|(step, _)| *step).collect();
+        let failed: Vec<&str> = states(&json)
+            .iter()
+            .filter(|(_, state)| *state == "failed")
+            .map(|(step, _)| *step)
+            .collect();
         assert_eq!((end, failed), (End::Bad, vec![step]), "{arguments:?} {json}");
         assert!(json["answer"]["cause"].as_str().unwrap().contains(cause), "{arguments:?} {json}");
     }
@@ -147,7 +179,11 @@ fn every_condition_is_told_with_what_it_comes_to() {
       - principal.subject == "alice"
     limits: [per-subject]"#;
     let policy = std::fs::read_to_string(desk.file("policy.yaml")).unwrap();
-    std::fs::write(desk.file("policy.yaml"), policy.replacen("\n    limits: [per-subject]", conditions, 1)).unwrap();
+    std::fs::write(
+        desk.file("policy.yaml"),
+        policy.replacen("\n    limits: [per-subject]", conditions, 1),
+    )
+    .unwrap();
     let (token, jwks) = (format!("@{}", desk.file("token")), desk.file("jwks.json"));
     let arguments = ["--token", &token, "--jwks", &jwks, "--body", r#"{"model":"m"}"#];
     let (end, text) = desk.explain(&arguments);
@@ -164,7 +200,8 @@ fn every_condition_is_told_with_what_it_comes_to() {
     }
     let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
     let json: Value = serde_json::from_str(&json).unwrap();
-    let step = json["steps"].as_array().unwrap().iter().find(|step| step["step"] == "conditions").unwrap();
+    let step =
+        json["steps"].as_array().unwrap().iter().find(|step| step["step"] == "conditions").unwrap();
     assert_eq!(step["facts"]["condition"].as_array().unwrap().len(), 3, "{step}");
 }
 
@@ -174,7 +211,11 @@ fn without_the_keys_nothing_is_told_that_is_not_known() {
     let arguments = ["--token", &desk.by_key, "--body", r#"{"model":"m"}"#];
     let (end, text) = desk.explain(&arguments);
     assert_eq!(end, End::Unknown);
-    assert!(text.contains("cannot be checked offline") && text.contains("answer       cannot be told here"), "{text}");
+    assert!(
+        text.contains("cannot be checked offline")
+            && text.contains("answer       cannot be told here"),
+        "{text}"
+    );
     assert!(!text.contains("not_ready"), "{text}");
     let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["answer"]["decision"], "unknown");
@@ -183,12 +224,20 @@ fn without_the_keys_nothing_is_told_that_is_not_known() {
 #[test]
 fn a_configuration_is_tried_with_the_cases_of_a_file() {
     let desk = Desk::new();
-    std::fs::write(desk.file("cases.yaml"), KEYS.replace("name: by key", "name: by key\n    request: { path: /nowhere }"))
-        .unwrap();
+    std::fs::write(
+        desk.file("cases.yaml"),
+        KEYS.replace("name: by key", "name: by key\n    request: { path: /nowhere }"),
+    )
+    .unwrap();
     let (config, cases) = (desk.file("policy.yaml"), desk.file("cases.yaml"));
-    let (end, json) = explained(&["explain", "--config", &config, "--case", &cases, "--only", "by key", "--output", "json"]);
+    let (end, json) = explained(&[
+        "explain", "--config", &config, "--case", &cases, "--only", "by key", "--output", "json",
+    ]);
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((end, json["answer"]["reason"].as_str(), json["case"].as_str()), (End::Bad, Some("no_route"), Some("by key")));
+    assert_eq!(
+        (end, json["answer"]["reason"].as_str(), json["case"].as_str()),
+        (End::Bad, Some("no_route"), Some("by key"))
+    );
 }
 
 #[test]
@@ -204,8 +253,14 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
             let failed = states.iter().position(|(_, state)| *state == "failed");
             assert_eq!(failed.is_none(), json["answer"]["decision"] == "allow", "{path}: {line}");
             let after = failed.map_or(states.len(), |at| at + 1);
-            assert!(states[after..].iter().all(|(_, state)| *state == "not reached"), "{path}: {line}");
-            assert!(states[..after].iter().all(|(_, state)| *state != "not reached"), "{path}: {line}");
+            assert!(
+                states[after..].iter().all(|(_, state)| *state == "not reached"),
+                "{path}: {line}"
+            );
+            assert!(
+                states[..after].iter().all(|(_, state)| *state != "not reached"),
+                "{path}: {line}"
+            );
             let reason = json["answer"]["reason"].as_str().unwrap_or_default();
             let place = failed.map_or("", |at| states[at].0);
             let right = match reason {
@@ -213,8 +268,8 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "insecure_transport" => place == "transport",
                 "no_route" => place == "route",
                 "missing_credential" | "ambiguous_credential" => place == "credential",
-                "unknown_issuer" | "unknown_key" | "bad_signature" | "expired" | "not_yet_valid" | "wrong_audience"
-                | "not_ready" => place == "token",
+                "unknown_issuer" | "unknown_key" | "bad_signature" | "expired"
+                | "not_yet_valid" | "wrong_audience" | "not_ready" => place == "token",
                 // What the body holds may need a scope more.
                 "insufficient_scope" => matches!(place, "scopes" | "model" | "content"),
                 "condition_failed" => place == "conditions",

@@ -59,7 +59,8 @@ impl Proxy {
             Self::Caddy => ("unix:/run/tollgate/caddy.sock", "caddy", "deny"),
             Self::Haproxy => ("127.0.0.1:9001", "haproxy", "sent"),
         };
-        let entry = format!("  http: [{{ address: \"{address}\", dialect: {dialect}, body: {body} }}]\n");
+        let entry =
+            format!("  http: [{{ address: \"{address}\", dialect: {dialect}, body: {body} }}]\n");
         if body == "sent" {
             return entry;
         }

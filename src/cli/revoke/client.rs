@@ -40,7 +40,9 @@ const MAX_ANSWER: usize = 4 << 20;
 pub(super) enum ClientError {
     /// The URL is not one that is called.
     // The URL is not quoted: people write passwords into URLs.
-    #[error("the URL is not one of an admin API; write `https://host:port`, `unix:/path`, or `http://127.0.0.1:port`")]
+    #[error(
+        "the URL is not one of an admin API; write `https://host:port`, `unix:/path`, or `http://127.0.0.1:port`"
+    )]
     Url,
     /// Plain http to another machine.
     #[error("`{0}` is not this machine, and the token would cross the network in clear; use https")]
@@ -85,7 +87,12 @@ impl AdminClient {
     }
 
     /// One call; the answer's status and JSON.
-    async fn call(&self, method: Method, path: String, body: Option<Value>) -> Result<(StatusCode, Value), ClientError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), ClientError> {
         let call = async {
             match &self.endpoint {
                 Endpoint::Unix(path_of_socket) => {
@@ -93,18 +100,28 @@ impl AdminClient {
                     self.exchange(stream, "localhost".into(), method, path, body).await
                 }
                 Endpoint::Tcp { tls, host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
-                    let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                    let stream =
+                        TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                    let name = if host.contains(':') {
+                        format!("[{host}]:{port}")
+                    } else {
+                        format!("{host}:{port}")
+                    };
                     if !tls {
                         return self.exchange(stream, name, method, path, body).await;
                     }
                     let server = ServerName::try_from(host.clone()).map_err(unreachable)?;
-                    let stream = tls::connector().map_err(unreachable)?.connect(server, stream).await.map_err(unreachable)?;
+                    let stream = tls::connector()
+                        .map_err(unreachable)?
+                        .connect(server, stream)
+                        .await
+                        .map_err(unreachable)?;
                     self.exchange(stream, name, method, path, body).await
                 }
             }
         };
-        let slow = |_| ClientError::Unreachable(format!("no answer within {}s", DEADLINE.as_secs()));
+        let slow =
+            |_| ClientError::Unreachable(format!("no answer within {}s", DEADLINE.as_secs()));
         tokio::time::timeout(DEADLINE, call).await.map_err(slow)?
     }
 
@@ -116,13 +133,15 @@ impl AdminClient {
         path: String,
         body: Option<Value>,
     ) -> Result<(StatusCode, Value), ClientError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         // Ends when `sender` is dropped at the end of this call; what it says about that is of no interest.
         tokio::spawn(async move {
             let _ = connection.await;
         });
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", self.token.expose()].concat()).map_err(unreachable)?;
+        let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", self.token.expose()].concat())
+            .map_err(unreachable)?;
         bearer.set_sensitive(true);
         let request = Request::builder()
             .method(method)
@@ -134,8 +153,13 @@ impl AdminClient {
             .map_err(unreachable)?;
         let response = sender.send_request(request).await.map_err(unreachable)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(unreachable)?.to_bytes();
-        let json: Value = serde_json::from_slice(&body).map_err(|_| ClientError::Strange(status.as_u16()))?;
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(unreachable)?
+            .to_bytes();
+        let json: Value =
+            serde_json::from_slice(&body).map_err(|_| ClientError::Strange(status.as_u16()))?;
         if status == StatusCode::OK {
             return Ok((status, json));
         }
@@ -161,7 +185,10 @@ impl Endpoint {
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(bad)?;
         // The path is the API's own, and a user name would be a secret in a URL.
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+        if !matches!(uri.path(), "" | "/")
+            || uri.query().is_some()
+            || authority.as_str().contains('@')
+        {
             return Err(bad());
         }
         let tls = match uri.scheme_str() {
@@ -185,7 +212,10 @@ impl Revocations for AdminClient {
         let mut body = selector(&revocation.target);
         body.insert("ttl".into(), revocation.ttl.to_string().into());
         if revocation.target.is_before() {
-            body.insert("at".into(), Rfc3339(Timestamp::from_secs(revocation.at)).to_string().into());
+            body.insert(
+                "at".into(),
+                Rfc3339(Timestamp::from_secs(revocation.at)).to_string().into(),
+            );
         }
         body.extend(revocation.note.iter().map(|note| ("note".to_owned(), note.as_str().into())));
         match self.call(Method::POST, PATH.into(), Some(body.into())).await? {
@@ -195,7 +225,8 @@ impl Revocations for AdminClient {
     }
 
     async fn reinstate(&self, target: &Target) -> Result<bool, ClientError> {
-        let (status, json) = self.call(Method::DELETE, PATH.into(), Some(selector(target).into())).await?;
+        let (status, json) =
+            self.call(Method::DELETE, PATH.into(), Some(selector(target).into())).await?;
         match status {
             StatusCode::OK => Ok(true),
             _ if json.pointer("/error/code").is_some_and(|code| code == "not_found") => Ok(false),
@@ -210,9 +241,14 @@ impl Revocations for AdminClient {
             next: Option<String>,
         }
         let cursor = cursor.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
-        let (status, json) = self.call(Method::GET, format!("{PATH}?limit={limit}{cursor}"), None).await?;
-        let answer: Answer = serde_json::from_value(json).map_err(|_| ClientError::Strange(status.as_u16()))?;
-        Ok(Page { entries: answer.revocations.into_iter().map(Into::into).collect(), next: answer.next })
+        let (status, json) =
+            self.call(Method::GET, format!("{PATH}?limit={limit}{cursor}"), None).await?;
+        let answer: Answer =
+            serde_json::from_value(json).map_err(|_| ClientError::Strange(status.as_u16()))?;
+        Ok(Page {
+            entries: answer.revocations.into_iter().map(Into::into).collect(),
+            next: answer.next,
+        })
     }
 }
 
@@ -230,7 +266,10 @@ mod tests {
             ("http://localhost", tcp(false, "localhost", 80)),
             ("https://gate.example.com", tcp(true, "gate.example.com", 443)),
             ("https://10.0.0.1:9003", tcp(true, "10.0.0.1", 9003)),
-            ("unix:/run/tollgate/admin.sock", Some(Endpoint::Unix("/run/tollgate/admin.sock".into()))),
+            (
+                "unix:/run/tollgate/admin.sock",
+                Some(Endpoint::Unix("/run/tollgate/admin.sock".into())),
+            ),
             ("http://gate.example.com", None),
             ("http://10.0.0.1:9003", None),
             ("http://localhost.example.com", None),

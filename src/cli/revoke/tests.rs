@@ -37,9 +37,11 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let kept = Kept::default();
-        let admin = Arc::new(Admin::new(kept.clone(), || Some(Secret::new(TOKEN)), Arc::new(Audit::off())));
+        let admin =
+            Arc::new(Admin::new(kept.clone(), || Some(Secret::new(TOKEN)), Arc::new(Audit::off())));
         let socket = directory.path().join("admin.sock");
-        let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), UnixListener::bind(&socket).unwrap());
+        let (tcp, unix) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), UnixListener::bind(&socket).unwrap());
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
         let address = tcp.local_addr().unwrap();
         tokio::spawn(async move {
@@ -69,7 +71,11 @@ fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, admin: Ar
         let admin = Arc::clone(&admin);
         async move { Ok::<_, std::convert::Infallible>(handle(&admin, None, request).await) }
     });
-    tokio::spawn(async move { hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await });
+    tokio::spawn(async move {
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    });
 }
 
 /// Runs a command line; `redis://there` is a store in memory.
@@ -93,15 +99,30 @@ fn token(payload: &str) -> String {
 async fn revoked_listed_and_reinstated_through_the_admin_api() {
     let served = Served::new().await;
     let (text, good) = served
-        .run(&["add", "--subject", "alice", "--issuer", "https://a", "--at", "2026-01-02T03:04:05Z", "--note", "left"])
+        .run(&[
+            "add",
+            "--subject",
+            "alice",
+            "--issuer",
+            "https://a",
+            "--at",
+            "2026-01-02T03:04:05Z",
+            "--note",
+            "left",
+        ])
         .await
         .unwrap();
     assert!(
-        good && text.starts_with("revoked by subject what was issued until 2026-01-02T03:04:05.000000Z, kept until "),
+        good && text.starts_with(
+            "revoked by subject what was issued until 2026-01-02T03:04:05.000000Z, kept until "
+        ),
         "{text}"
     );
     let made = served.kept.only();
-    assert_eq!((made.at, made.ttl, made.note.as_deref()), (1_767_323_045, BEFORE_TTL, Some("left")));
+    assert_eq!(
+        (made.at, made.ttl, made.note.as_deref()),
+        (1_767_323_045, BEFORE_TTL, Some("left"))
+    );
 
     for tenant in ["a", "b", "c", "d"] {
         served.run(&["add", "--tenant", tenant]).await.unwrap();
@@ -114,7 +135,10 @@ async fn revoked_listed_and_reinstated_through_the_admin_api() {
 
     let remove = ["remove", "--subject", "alice", "--issuer", "https://a"];
     assert_eq!(served.run(&remove).await.unwrap(), ("reinstated by subject\n".into(), true));
-    assert_eq!(served.run(&remove).await.unwrap(), ("there is no such revocation by subject\n".into(), false));
+    assert_eq!(
+        served.run(&remove).await.unwrap(),
+        ("there is no such revocation by subject\n".into(), false)
+    );
     let (text, good) = served.run(&[&remove[..], &["--output", "json"]].concat()).await.unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&json["reinstated"], good), (&false.into(), false));
@@ -125,17 +149,36 @@ async fn the_same_over_a_unix_socket_and_in_the_store() {
     let served = Served::new().await;
     let socket = format!("unix:{}", served.socket.to_str().unwrap());
     let token = served.file("token");
-    let line = ["add", "--jti", "t-1", "--issuer", "", "--admin", &socket, "--token-file", &token, "--output", "json"];
+    let line = [
+        "add",
+        "--jti",
+        "t-1",
+        "--issuer",
+        "",
+        "--admin",
+        &socket,
+        "--token-file",
+        &token,
+        "--output",
+        "json",
+    ];
     let (text, good) = run_line(&line, &served.kept).await.unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     assert!(good && json["kind"] == "jti", "{text}");
     assert_eq!(served.kept.only().target, Target::Jti { issuer: String::new(), jti: "t-1".into() });
 
-    let (text, good) =
-        run_line(&["remove", "--jti", "t-1", "--issuer", "", "--redis", "redis://there"], &served.kept).await.unwrap();
+    let (text, good) = run_line(
+        &["remove", "--jti", "t-1", "--issuer", "", "--redis", "redis://there"],
+        &served.kept,
+    )
+    .await
+    .unwrap();
     assert_eq!((text.as_str(), good), ("reinstated by jti\n", true));
     std::fs::write(served.file("url"), "redis://there\n").unwrap();
-    let (text, _) = run_line(&["list", "--redis", &format!("@{}", served.file("url"))], &served.kept).await.unwrap();
+    let (text, _) =
+        run_line(&["list", "--redis", &format!("@{}", served.file("url"))], &served.kept)
+            .await
+            .unwrap();
     assert_eq!(text, "nothing is revoked\n");
 }
 
@@ -171,12 +214,24 @@ async fn what_the_api_refuses_is_told() {
     let served = Served::new().await;
     let (url, bad) = (format!("http://{}", served.address), served.file("bad"));
     std::fs::write(&bad, "X".repeat(40)).unwrap();
-    let error = run_line(&["list", "--admin", &url, "--token-file", &bad], &served.kept).await.unwrap_err().to_string();
-    assert_eq!(error, "the admin API refused (401): send the admin token as `Authorization: Bearer <token>`");
+    let error = run_line(&["list", "--admin", &url, "--token-file", &bad], &served.kept)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "the admin API refused (401): send the admin token as `Authorization: Bearer <token>`"
+    );
     std::fs::write(&bad, "short").unwrap();
-    let error = run_line(&["list", "--admin", &url, "--token-file", &bad], &served.kept).await.unwrap_err().to_string();
+    let error = run_line(&["list", "--admin", &url, "--token-file", &bad], &served.kept)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("needs 32") && !error.contains("short"), "{error}");
-    let error = run_line(&["list", "--redis", "redis://:hunter2@elsewhere"], &served.kept).await.unwrap_err().to_string();
+    let error = run_line(&["list", "--redis", "redis://:hunter2@elsewhere"], &served.kept)
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "no store there");
     let nobody = format!("unix:{}", served.file("nobody.sock"));
     let line = ["list", "--admin", &nobody, "--token-file", &served.file("token")];
@@ -209,16 +264,28 @@ fn the_command_line_names_one_thing_and_one_place() {
         (&["list", "--output", "xml"], false),
     ] {
         let parsed = Command::try_parse_from([&["revoke"], line, &redis].concat());
-        assert_eq!(parsed.is_ok(), good, "{line:?}: {:?}", parsed.map(|_| ()).map_err(|error| error.to_string()));
+        assert_eq!(
+            parsed.is_ok(),
+            good,
+            "{line:?}: {:?}",
+            parsed.map(|_| ()).map_err(|error| error.to_string())
+        );
     }
     assert!(Command::try_parse_from(["revoke", "list"]).is_err(), "neither place");
-    assert!(Command::try_parse_from(["revoke", "list", "--admin", "http://127.0.0.1:1"]).is_err(), "no token");
+    assert!(
+        Command::try_parse_from(["revoke", "list", "--admin", "http://127.0.0.1:1"]).is_err(),
+        "no token"
+    );
 }
 
 #[tokio::test]
 async fn a_moment_to_come_is_refused() {
     let ahead = (now().secs() + 3600).to_string();
-    let error =
-        run_line(&["add", "--tenant", "a", "--at", &ahead, "--redis", "redis://there"], &Kept::default()).await.unwrap_err();
+    let error = run_line(
+        &["add", "--tenant", "a", "--at", &ahead, "--redis", "redis://there"],
+        &Kept::default(),
+    )
+    .await
+    .unwrap_err();
     assert!(error.to_string().contains("lies in the future"), "{error}");
 }

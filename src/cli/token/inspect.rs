@@ -54,7 +54,11 @@ impl Inspect {
         let token = std::str::from_utf8(secret.expose()).ok().context("the token is not text")?;
         let Some(told) = Told::of(token, now()) else {
             match self.output {
-                Output::Text => writeln!(out, "this is no JWT: {}", peek::misshapen(token, now()).unwrap_or_default())?,
+                Output::Text => writeln!(
+                    out,
+                    "this is no JWT: {}",
+                    peek::misshapen(token, now()).unwrap_or_default()
+                )?,
                 Output::Json => writeln!(out, "{}", json!({ "jwt": false }))?,
             }
             return Ok(ExitCode::from(1));
@@ -87,7 +91,10 @@ impl Told {
         times(&claims, now, &mut refused, &mut needs);
         names(&header, &claims, &mut refused, &mut needs);
         Some(Self {
-            times: DATES.iter().filter_map(|name| Some((*name, peek::moment(claims.get(*name)?, now)?))).collect(),
+            times: DATES
+                .iter()
+                .filter_map(|name| Some((*name, peek::moment(claims.get(*name)?, now)?)))
+                .collect(),
             digest: hex(&token_digest(token)),
             header,
             claims,
@@ -97,7 +104,8 @@ impl Told {
     }
 
     fn json(&self) -> Value {
-        let times: Map<String, Value> = self.times.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+        let times: Map<String, Value> =
+            self.times.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
         json!({
             "jwt": true, "verified": false, "header": self.header, "claims": self.claims, "times": times,
             "revocation_digest": self.digest, "refused": self.refused, "needs": self.needs,
@@ -105,18 +113,38 @@ impl Told {
     }
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        writeln!(out, "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader")?;
+        writeln!(
+            out,
+            "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader"
+        )?;
         for (name, value) in &self.header {
-            writeln!(out, "  {:<12} {}", peek::printable(name), peek::printable(&value.to_string()))?;
+            writeln!(
+                out,
+                "  {:<12} {}",
+                peek::printable(name),
+                peek::printable(&value.to_string())
+            )?;
         }
         writeln!(out, "\nclaims")?;
         for (name, value) in &self.claims {
-            let time =
-                self.times.iter().find(|(known, _)| known == name).map(|(_, text)| format!("  {text}")).unwrap_or_default();
-            writeln!(out, "  {:<12} {}{time}", peek::printable(name), peek::printable(&value.to_string()))?;
+            let time = self
+                .times
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, text)| format!("  {text}"))
+                .unwrap_or_default();
+            writeln!(
+                out,
+                "  {:<12} {}{time}",
+                peek::printable(name),
+                peek::printable(&value.to_string())
+            )?;
         }
         writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
-        for (title, list) in [("no policy accepts it", &self.refused), ("a policy that accepts it says", &self.needs)] {
+        for (title, list) in [
+            ("no policy accepts it", &self.refused),
+            ("a policy that accepts it says", &self.needs),
+        ] {
             if !list.is_empty() {
                 writeln!(out, "\n{title}")?;
             }
@@ -128,12 +156,21 @@ impl Told {
     }
 }
 
-fn times(claims: &Map<String, Value>, now: Timestamp, refused: &mut Vec<String>, needs: &mut Vec<String>) {
+fn times(
+    claims: &Map<String, Value>,
+    now: Timestamp,
+    refused: &mut Vec<String>,
+    needs: &mut Vec<String>,
+) {
     /// The most leeway an issuer can be given.
     const LEEWAY: f64 = 60.0;
     const DAY: f64 = 86_400.0;
     let now = now.numeric_date();
-    let date = |name: &str| claims.get(name).map(|value| value.as_f64().filter(|secs| (0.0..=253_402_300_799.0).contains(secs)));
+    let date = |name: &str| {
+        claims
+            .get(name)
+            .map(|value| value.as_f64().filter(|secs| (0.0..=253_402_300_799.0).contains(secs)))
+    };
     for name in ["exp", "nbf", "iat"] {
         if date(name) == Some(None) {
             refused.push(format!("{name} is not a number of seconds since 1970"));
@@ -161,8 +198,15 @@ fn times(claims: &Map<String, Value>, now: Timestamp, refused: &mut Vec<String>,
     }
 }
 
-fn names(header: &Map<String, Value>, claims: &Map<String, Value>, refused: &mut Vec<String>, needs: &mut Vec<String>) {
-    let text = |object: &Map<String, Value>, name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
+fn names(
+    header: &Map<String, Value>,
+    claims: &Map<String, Value>,
+    refused: &mut Vec<String>,
+    needs: &mut Vec<String>,
+) {
+    let text = |object: &Map<String, Value>, name: &str| {
+        object.get(name).and_then(Value::as_str).map(str::to_owned)
+    };
     let algorithm = text(header, "alg").unwrap_or_default();
     let shared = algorithm.starts_with("HS");
     if shared {
@@ -173,19 +217,25 @@ fn names(header: &Map<String, Value>, claims: &Map<String, Value>, refused: &mut
     }
     match text(claims, "iss") {
         Some(iss) => needs.push(format!("`issuer: {iss}`")),
-        None if !claims.contains_key("iss") => needs.push("`issuer: absent`, as it names none".into()),
+        None if !claims.contains_key("iss") => {
+            needs.push("`issuer: absent`, as it names none".into())
+        }
         None => {}
     }
     match claims.get("aud") {
         Some(Value::String(one)) => needs.push(format!("`audiences` with `{one}`")),
         Some(Value::Array(many)) if many.iter().all(Value::is_string) && !many.is_empty() => {
-            let list: Vec<String> = many.iter().filter_map(|aud| Some(format!("`{}`", aud.as_str()?))).collect();
+            let list: Vec<String> =
+                many.iter().filter_map(|aud| Some(format!("`{}`", aud.as_str()?))).collect();
             needs.push(format!("`audiences` with one of {}", list.join(", ")));
         }
-        _ => needs.push("`audiences: any`, or `audience_claim` with the claim that names the service".into()),
+        _ => needs.push(
+            "`audiences: any`, or `audience_claim` with the claim that names the service".into(),
+        ),
     }
     match claims.get("sub") {
-        Some(Value::String(sub)) if !sub.is_empty() && sub.len() <= 256 && !sub.chars().any(char::is_control) => {}
+        Some(Value::String(sub))
+            if !sub.is_empty() && sub.len() <= 256 && !sub.chars().any(char::is_control) => {}
         Some(Value::String(_)) => refused.push("sub is not 1 to 256 printable characters".into()),
         Some(_) => refused.push("sub is not text".into()),
         None => needs.push("`claims: { subject: … }` with the claim that names the subject".into()),
@@ -223,10 +273,21 @@ mod tests {
 
     #[test]
     fn a_tutorial_s_token_needs_what_the_tutorial_left_out() {
-        let told = told(json!({ "alg": "HS256" }), json!({ "username": "alice", "exp": 1_767_225_600 + 3 * 86_400 }));
+        let told = told(
+            json!({ "alg": "HS256" }),
+            json!({ "username": "alice", "exp": 1_767_225_600 + 3 * 86_400 }),
+        );
         assert_eq!(told.refused, [""; 0]);
         let needs = told.needs.join("; ");
-        for word in ["secret", "issuer: absent", "audiences: any", "without `iat`", "max_lifetime", "72h", "subject"] {
+        for word in [
+            "secret",
+            "issuer: absent",
+            "audiences: any",
+            "without `iat`",
+            "max_lifetime",
+            "72h",
+            "subject",
+        ] {
             assert!(needs.contains(word), "{word}: {needs}");
         }
     }
@@ -238,10 +299,22 @@ mod tests {
             (json!({ "alg": "RS256" }), json!({}), "no exp"),
             (json!({ "alg": "RS256" }), json!({ "exp": "1767225900" }), "exp is not a number"),
             (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_540 }), "expired"),
-            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_900, "nbf": 1_767_225_661 }), "nbf lies in the future"),
+            (
+                json!({ "alg": "RS256" }),
+                json!({ "exp": 1_767_225_900, "nbf": 1_767_225_661 }),
+                "nbf lies in the future",
+            ),
             (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_600 + 40 * 86_400 }), "31 days"),
-            (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_900, "sub": 7 }), "sub is not text"),
-            (json!({ "alg": "RS256", "typ": "logout+jwt" }), json!({ "exp": 1_767_225_900 }), "typ"),
+            (
+                json!({ "alg": "RS256" }),
+                json!({ "exp": 1_767_225_900, "sub": 7 }),
+                "sub is not text",
+            ),
+            (
+                json!({ "alg": "RS256", "typ": "logout+jwt" }),
+                json!({ "exp": 1_767_225_900 }),
+                "typ",
+            ),
         ] {
             let refused = told(header, claims).refused.join("; ");
             assert!(refused.contains(word), "{word}: {refused}");
@@ -251,6 +324,9 @@ mod tests {
     #[test]
     fn the_json_says_that_nothing_is_verified() {
         let json = told(json!({ "alg": "none" }), json!({ "exp": 5 })).json();
-        assert_eq!((json["verified"].as_bool(), json["header"]["alg"].as_str()), (Some(false), Some("none")));
+        assert_eq!(
+            (json["verified"].as_bool(), json["header"]["alg"].as_str()),
+            (Some(false), Some("none"))
+        );
     }
 }

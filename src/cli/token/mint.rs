@@ -92,9 +92,10 @@ impl FromStr for Ttl {
 }
 
 fn claim(text: &str) -> Result<(String, Value), String> {
-    let (name, json) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=JSON")?;
-    let value =
-        serde_json::from_str(json).map_err(|_| format!("`{json}` is not JSON; text needs quotes: {name}='\"{json}\"'"))?;
+    let (name, json) =
+        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=JSON")?;
+    let value = serde_json::from_str(json)
+        .map_err(|_| format!("`{json}` is not JSON; text needs quotes: {name}='\"{json}\"'"))?;
     Ok((name.to_owned(), value))
 }
 
@@ -104,8 +105,11 @@ impl Mint {
     /// # Errors
     /// A key that cannot be read, or that does not fit the algorithm.
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let key = std::fs::read(&self.key).with_context(|| format!("cannot read `{}`", self.key))?;
-        let token = self.token(&Secret::new(key), now()).with_context(|| format!("the key `{}`", self.key))?;
+        let key =
+            std::fs::read(&self.key).with_context(|| format!("cannot read `{}`", self.key))?;
+        let token = self
+            .token(&Secret::new(key), now())
+            .with_context(|| format!("the key `{}`", self.key))?;
         writeln!(out, "{token}")?;
         Ok(ExitCode::SUCCESS)
     }
@@ -130,17 +134,25 @@ impl Mint {
     fn header(&self, algorithm: Algorithm) -> Map<String, Value> {
         let mut header = Map::from_iter([("alg".to_owned(), json!(algorithm))]);
         header.extend(self.kid.as_ref().map(|kid| ("kid".to_owned(), json!(kid))));
-        header.extend(Some(&self.typ).filter(|typ| !typ.is_empty()).map(|typ| ("typ".to_owned(), json!(typ))));
+        header.extend(
+            Some(&self.typ).filter(|typ| !typ.is_empty()).map(|typ| ("typ".to_owned(), json!(typ))),
+        );
         header
     }
 
     fn claims(&self, now: Timestamp) -> anyhow::Result<Map<String, Value>> {
         let secs = self.ttl.span.micros().div_ceil(1_000_000);
-        let exp = if self.ttl.past { now.secs().saturating_sub(secs) } else { now.secs().saturating_add(secs) };
+        let exp = if self.ttl.past {
+            now.secs().saturating_sub(secs)
+        } else {
+            now.secs().saturating_add(secs)
+        };
         let mut claims = Map::from_iter([("exp".to_owned(), json!(exp))]);
         // A token that has expired was issued before that.
         claims.insert("iat".into(), json!(now.secs().min(exp)));
-        let mut add = |name: &str, value: Option<Value>| claims.extend(value.map(|value| (name.to_owned(), value)));
+        let mut add = |name: &str, value: Option<Value>| {
+            claims.extend(value.map(|value| (name.to_owned(), value)))
+        };
         add("iss", self.iss.as_ref().map(|iss| json!(iss)));
         add("sub", self.sub.as_ref().map(|sub| json!(sub)));
         add("scope", self.scope.as_ref().map(|scope| json!(scope)));
@@ -181,20 +193,27 @@ enum Kind {
 
 impl Kind {
     fn of(file: &[u8]) -> anyhow::Result<Self> {
-        let Some(text) = std::str::from_utf8(file).ok().filter(|text| text.trim_start().starts_with("-----BEGIN ")) else {
+        let Some(text) = std::str::from_utf8(file)
+            .ok()
+            .filter(|text| text.trim_start().starts_with("-----BEGIN "))
+        else {
             return Ok(Self::Secret);
         };
-        let inner = text.trim().strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----"));
+        let inner =
+            text.trim().strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----"));
         let (label, rest) = inner.context("is not PEM")?;
         match label {
             "PRIVATE KEY" => {}
             "RSA PRIVATE KEY" => return Ok(Self::Rsa),
-            "EC PRIVATE KEY" => bail!("is not PKCS#8; convert it with `openssl pkcs8 -topk8 -nocrypt`"),
+            "EC PRIVATE KEY" => {
+                bail!("is not PKCS#8; convert it with `openssl pkcs8 -topk8 -nocrypt`")
+            }
             "ENCRYPTED PRIVATE KEY" => bail!("is encrypted; decrypt it with `openssl pkcs8`"),
             "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE" => bail!("is not a private key"),
             _ => bail!("holds `{label}`, which is not a private key that can sign tokens"),
         }
-        let base64: String = rest.split("-----").next().unwrap_or_default().split_whitespace().collect();
+        let base64: String =
+            rest.split("-----").next().unwrap_or_default().split_whitespace().collect();
         let der = STANDARD.decode(base64).ok().context("is not PEM")?;
         // PrivateKeyInfo begins with the version and the AlgorithmIdentifier (RFC 5208 section 5), long before the key's own bytes.
         let head = der.get(..40.min(der.len())).unwrap_or_default();
@@ -204,7 +223,8 @@ impl Kind {
             (b"\x2b\x81\x04\x00\x22", Self::P384),
             (b"\x06\x03\x2b\x65\x70", Self::Ed25519),
         ];
-        let found = kinds.into_iter().find(|(oid, _)| head.windows(oid.len()).any(|window| window == *oid));
+        let found =
+            kinds.into_iter().find(|(oid, _)| head.windows(oid.len()).any(|window| window == *oid));
         found.map(|(_, kind)| kind).context("is of a type or curve that is not supported")
     }
 

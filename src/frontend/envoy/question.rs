@@ -57,7 +57,9 @@ impl Question {
             _ => Some(()),
         });
         if read.is_none() || !said.has_http {
-            return Err(contradiction("the CheckRequest cannot be read, or has no attributes.request.http"));
+            return Err(contradiction(
+                "the CheckRequest cannot be read, or has no attributes.request.http",
+            ));
         }
         if said.has_joined && said.has_listed {
             return Err(contradiction("the proxy sent the headers twice (headers and header_map)"));
@@ -140,7 +142,8 @@ impl<'a> Said<'a> {
             (1, Value::Bytes(address)) => fields(address, |number, value| match (number, value) {
                 (1, Value::Bytes(socket)) => fields(socket, |number, value| {
                     if let (2, Value::Bytes(text)) = (number, value) {
-                        self.address = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+                        self.address =
+                            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
                     }
                     Some(())
                 }),
@@ -175,7 +178,9 @@ mod tests {
     use crate::{
         frontend::wire::Writer,
         pb::envoy::{
-            config::core::v3::{Address, HeaderMap, HeaderValue, SocketAddress, address::Address as Kind},
+            config::core::v3::{
+                Address, HeaderMap, HeaderValue, SocketAddress, address::Address as Kind,
+            },
             service::auth::v3::{
                 AttributeContext, CheckRequest,
                 attribute_context::{HttpRequest, Peer, Request},
@@ -203,7 +208,10 @@ mod tests {
     #[test]
     fn everything_asked_for_is_read() {
         let socket = SocketAddress { address: "2001:db8::1".into(), ..Default::default() };
-        let source = Peer { address: Some(Address { address: Some(Kind::SocketAddress(socket)) }), ..Default::default() };
+        let source = Peer {
+            address: Some(Address { address: Some(Kind::SocketAddress(socket)) }),
+            ..Default::default()
+        };
         let http = HttpRequest {
             id: "7".into(),
             method: "POST".into(),
@@ -219,7 +227,10 @@ mod tests {
         message.attributes.as_mut().unwrap().source = Some(source);
         let question = Question(message.encode_to_vec().into());
         let raw = question.read().unwrap();
-        assert_eq!((raw.method, raw.scheme, raw.host, raw.path), (&b"POST"[..], &b"https"[..], &b"h"[..], &b"/v1?x"[..]));
+        assert_eq!(
+            (raw.method, raw.scheme, raw.host, raw.path),
+            (&b"POST"[..], &b"https"[..], &b"h"[..], &b"/v1?x"[..])
+        );
         assert_eq!(raw.headers.all("a").collect::<Vec<_>>(), [b"1,2"]);
         assert_eq!(raw.headers.all("b").collect::<Vec<_>>(), [b""]);
         assert!(raw.headers.joined());
@@ -229,9 +240,16 @@ mod tests {
 
     #[test]
     fn raw_lines_are_read_as_they_came() {
-        let line = |value: &str, raw: &[u8]| HeaderValue { key: "a".into(), value: value.into(), raw_value: raw.to_vec() };
-        let map = HeaderMap { headers: vec![line("text", b""), line("", b"\xff"), line("both", b"raw")] };
-        let question = Question(encoded(HttpRequest { header_map: Some(map), ..Default::default() }, 0).into());
+        let line = |value: &str, raw: &[u8]| HeaderValue {
+            key: "a".into(),
+            value: value.into(),
+            raw_value: raw.to_vec(),
+        };
+        let map =
+            HeaderMap { headers: vec![line("text", b""), line("", b"\xff"), line("both", b"raw")] };
+        let question = Question(
+            encoded(HttpRequest { header_map: Some(map), ..Default::default() }, 0).into(),
+        );
         let raw = question.read().unwrap();
         assert_eq!(raw.headers.all("a").collect::<Vec<_>>(), [&b"text"[..], b"\xff", b"raw"]);
         assert!(!raw.headers.joined());
@@ -250,31 +268,63 @@ mod tests {
             ("as it came", vec![field(1, "a"), field(3, "b")], "", "b"),
             ("the other way round", vec![field(2, "b"), field(1, "a")], "b", "b"),
             ("both values", vec![field(1, "a"), field(2, "b"), field(3, "c")], "b", "c"),
-            ("an empty value as it came", vec![field(1, "a"), field(2, "b"), field(3, "")], "b", "b"),
+            (
+                "an empty value as it came",
+                vec![field(1, "a"), field(2, "b"), field(3, "")],
+                "b",
+                "b",
+            ),
             ("a long value", vec![field(1, "a"), field(2, &long)], &long, &long),
-            ("a name that comes twice", vec![field(1, "x"), field(1, "a"), field(2, "b")], "b", "b"),
-            ("a value that comes twice", vec![field(1, "a"), field(2, "x"), field(2, "b")], "b", "b"),
+            (
+                "a name that comes twice",
+                vec![field(1, "x"), field(1, "a"), field(2, "b")],
+                "b",
+                "b",
+            ),
+            (
+                "a value that comes twice",
+                vec![field(1, "a"), field(2, "x"), field(2, "b")],
+                "b",
+                "b",
+            ),
             ("something else besides", vec![field(1, "a"), field(9, "x"), field(2, "b")], "b", "b"),
             ("no value", vec![field(1, "a")], "", ""),
         ] {
             for (field, expected) in [(TEXT, text), (RAW, raw)] {
                 let (mut said, entry) = (Said::default(), parts.concat());
                 said.header(&entry, field).unwrap();
-                assert_eq!(said.headers.all("a").collect::<Vec<_>>(), [expected.as_bytes()], "{name}, {field}");
+                assert_eq!(
+                    said.headers.all("a").collect::<Vec<_>>(),
+                    [expected.as_bytes()],
+                    "{name}, {field}"
+                );
             }
         }
         assert!(Said::default().header(&field(1, "\u{e9}"), RAW).is_some());
-        assert!(Said::default().header(b"\x0a\x01\xff\x1a\x01b", RAW).is_none(), "a name that is no text");
+        assert!(
+            Said::default().header(b"\x0a\x01\xff\x1a\x01b", RAW).is_none(),
+            "a name that is no text"
+        );
     }
 
     #[test]
     fn what_is_said_in_two_ways_is_refused() {
         let headers = [("a".to_owned(), "1".to_owned())];
-        assert!(!reads(&encoded(HttpRequest { headers: headers.into(), header_map: lines(1), ..Default::default() }, 0)));
-        let body = HttpRequest { body: Bytes::from_static(b"{}"), raw_body: Bytes::from_static(b"{}"), ..Default::default() };
+        assert!(!reads(&encoded(
+            HttpRequest { headers: headers.into(), header_map: lines(1), ..Default::default() },
+            0
+        )));
+        let body = HttpRequest {
+            body: Bytes::from_static(b"{}"),
+            raw_body: Bytes::from_static(b"{}"),
+            ..Default::default()
+        };
         assert!(!reads(&encoded(body, 0)));
         assert!(!reads(b""), "no attributes");
-        assert!(!reads(&CheckRequest { attributes: Some(AttributeContext::default()) }.encode_to_vec()), "no request");
+        assert!(
+            !reads(&CheckRequest { attributes: Some(AttributeContext::default()) }.encode_to_vec()),
+            "no request"
+        );
     }
 
     #[test]
@@ -283,10 +333,25 @@ mod tests {
         let rows = [
             ("nothing at all", HttpRequest::default(), 0, true),
             ("a full map", HttpRequest { headers: map(256), ..Default::default() }, 0, true),
-            ("one too many in the map", HttpRequest { headers: map(257), ..Default::default() }, 0, false),
-            ("one too many raw lines", HttpRequest { header_map: lines(257), ..Default::default() }, 0, false),
+            (
+                "one too many in the map",
+                HttpRequest { headers: map(257), ..Default::default() },
+                0,
+                false,
+            ),
+            (
+                "one too many raw lines",
+                HttpRequest { header_map: lines(257), ..Default::default() },
+                0,
+                false,
+            ),
             ("one too many extensions", HttpRequest::default(), 257, false),
-            ("together one too many", HttpRequest { header_map: lines(172), ..Default::default() }, 85, false),
+            (
+                "together one too many",
+                HttpRequest { header_map: lines(172), ..Default::default() },
+                85,
+                false,
+            ),
         ];
         for (name, http, extensions, expected) in rows {
             assert_eq!(reads(&encoded(http, extensions)), expected, "{name}");
@@ -303,7 +368,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_is_not_read() {
-        let good = encoded(HttpRequest { headers: [("a".into(), "b".into())].into(), ..Default::default() }, 1);
+        let good = encoded(
+            HttpRequest { headers: [("a".into(), "b".into())].into(), ..Default::default() },
+            1,
+        );
         for end in 0..good.len() {
             let cut = &good[..end];
             assert!(!reads(cut) || CheckRequest::decode(cut).is_ok(), "cut at {end}");

@@ -102,7 +102,8 @@ fn close_option(writer: &mut Writer, from: usize, at: usize) {
     if option < 0x80
         && let Some([_, option_length, _, header_length, .., value_length]) = out.get_mut(from..at)
     {
-        [*value_length, *header_length, *option_length] = [value, header, option].map(|length| length.to_le_bytes()[0]);
+        [*value_length, *header_length, *option_length] =
+            [value, header, option].map(|length| length.to_le_bytes()[0]);
         return out.extend_from_slice(APPEND_ACTION);
     }
     writer.close(at);
@@ -135,7 +136,8 @@ fn write_metadata(writer: &mut Writer, metadata: &Metadata<'_>) {
             // An entry of `google.protobuf.Struct.fields` whose value is text; nearly always shorter than 128 bytes.
             let entry = 6 + name.len() + value.len();
             if entry < 0x80 {
-                let [entry, name_length, value_length] = [entry, name.len(), value.len()].map(|length| length.to_le_bytes()[0]);
+                let [entry, name_length, value_length] =
+                    [entry, name.len(), value.len()].map(|length| length.to_le_bytes()[0]);
                 let out = fields.out();
                 out.extend_from_slice(&[ENTRY, entry, KEY, name_length]);
                 out.extend_from_slice(name.as_bytes());
@@ -160,13 +162,19 @@ mod tests {
 
     use super::*;
     use crate::pb::envoy::{
-        config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
+        config::core::v3::{
+            HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+        },
         service::auth::v3::{CheckResponse, OkHttpResponse, check_response::HttpResponse},
     };
 
     fn overwrite(name: &str, value: &str) -> HeaderValueOption {
         HeaderValueOption {
-            header: Some(HeaderValue { key: name.into(), value: value.into(), raw_value: Vec::new() }),
+            header: Some(HeaderValue {
+                key: name.into(),
+                value: value.into(),
+                raw_value: Vec::new(),
+            }),
             append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
             ..HeaderValueOption::default()
         }
@@ -190,18 +198,25 @@ mod tests {
             let mut known = [("", None); 6];
             known[0] = ("subject", Some(subject.as_str()));
             let metadata = Metadata(known);
-            let names =
-                ["decision-id", "subject", "tenant", "scopes", "credential", "model"].map(|name| format!("x-tollgate-{name}"));
+            let names = ["decision-id", "subject", "tenant", "scopes", "credential", "model"]
+                .map(|name| format!("x-tollgate-{name}"));
             let values = ["d", &subject, "t", "a b", "jwt", "m"];
             let expected = CheckResponse {
                 status: Some(crate::pb::google::rpc::Status::default()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
-                    headers: names.iter().zip(values).map(|(name, value)| overwrite(name, value)).collect(),
+                    headers: names
+                        .iter()
+                        .zip(values)
+                        .map(|(name, value)| overwrite(name, value))
+                        .collect(),
                     headers_to_remove: vec!["authorization".into()],
                     response_headers_to_add: vec![overwrite("x-tollgate-decision-id", "d")],
                 })),
                 dynamic_metadata: Some(Struct {
-                    fields: BTreeMap::from([("subject".to_owned(), Value { kind: Some(Kind::StringValue(subject.clone())) })]),
+                    fields: BTreeMap::from([(
+                        "subject".to_owned(),
+                        Value { kind: Some(Kind::StringValue(subject.clone())) },
+                    )]),
                 }),
             };
             assert_eq!(allowed(&answer, &metadata).message(), expected.encode_to_vec(), "{length}");

@@ -64,19 +64,27 @@ fn some_parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sock
 
 fn nets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
     let list = Vec::<String>::deserialize(deserializer)?;
-    list.iter().map(|text| net(text).map_err(serde::de::Error::custom)).collect::<Result<_, _>>().map(Some)
+    list.iter()
+        .map(|text| net(text).map_err(serde::de::Error::custom))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn net(text: &str) -> Result<IpNet, String> {
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse::<IpNet>()
-            .map_err(|_| format!("`{text}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`"))?,
+        Err(_) => text.parse::<IpNet>().map_err(|_| {
+            format!(
+                "`{text}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`"
+            )
+        })?,
     };
     // `10.1.2.3/8` may be meant either way.
     if net.trunc() != net {
-        return Err(format!("`{text}` has bits beyond its prefix; write `{}`, or the address without a prefix", net.trunc()));
+        return Err(format!(
+            "`{text}` has bits beyond its prefix; write `{}`, or the address without a prefix",
+            net.trunc()
+        ));
     }
     Ok(net)
 }
@@ -85,17 +93,27 @@ impl ForwardAuthConfig {
     /// The listener itself.
     #[must_use]
     pub fn listener(&self) -> ListenerConfig {
-        ListenerConfig { address: self.address.clone(), mode: self.mode.unwrap_or_default(), tls: self.tls.clone() }
+        ListenerConfig {
+            address: self.address.clone(),
+            mode: self.mode.unwrap_or_default(),
+            tls: self.tls.clone(),
+        }
     }
 
     /// Notes what contradicts itself, or the routes that `needing_body` names: the place of each and its name.
     pub fn validate(&self, needing_body: &[(Path, String)], path: &Path, errors: &mut Errors) {
         if self.mode.is_some() && matches!(self.address, Address::Tcp(_)) {
-            errors.push(&path.key("mode"), "`mode` belongs to a Unix socket: leave it out for a TCP address");
+            errors.push(
+                &path.key("mode"),
+                "`mode` belongs to a Unix socket: leave it out for a TCP address",
+            );
         }
         let body = path.key("body");
         if self.body == BodyPolicy::Sent && !self.dialect.can_send_bodies() {
-            errors.push(&body, format!("`{}` cannot send bodies; write `deny`, or leave it out", self.dialect));
+            errors.push(
+                &body,
+                format!("`{}` cannot send bodies; write `deny`, or leave it out", self.dialect),
+            );
         }
         if self.body == BodyPolicy::None {
             for (place, name) in needing_body {
@@ -184,7 +202,11 @@ mod tests {
             ("[fd00::2]:1", false, false),
             ("11.0.0.1:1", false, false),
         ] {
-            assert_eq!((plain.trusts(peer(text)), named.trusts(peer(text))), (by_default, by_name), "{text}");
+            assert_eq!(
+                (plain.trusts(peer(text)), named.trusts(peer(text))),
+                (by_default, by_name),
+                "{text}"
+            );
         }
         assert!(plain.trusts(Some(Peer::Unix)));
         assert!(!plain.trusts(None), "a peer that is not known is not trusted");
@@ -203,7 +225,10 @@ mod tests {
                 r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": ["nginx"]}"#,
                 "`nginx` is neither an address nor a network",
             ),
-            (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted": []}"#, "unknown field `trusted`"),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted": []}"#,
+                "unknown field `trusted`",
+            ),
             (r#"{"address": "127.0.0.1:1"}"#, "missing field `dialect`"),
         ] {
             let error = read(json).unwrap_err();
@@ -212,7 +237,10 @@ mod tests {
         for (json, count) in [
             (r#"{"address": "127.0.0.1:1", "dialect": "nginx"}"#, 0),
             (r#"{"address": "0.0.0.0:1", "dialect": "nginx"}"#, 1),
-            (r#"{"address": "0.0.0.0:1", "dialect": "nginx", "trusted_proxies": ["10.0.0.0/8"]}"#, 0),
+            (
+                r#"{"address": "0.0.0.0:1", "dialect": "nginx", "trusted_proxies": ["10.0.0.0/8"]}"#,
+                0,
+            ),
             (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted_proxies": []}"#, 1),
             (r#"{"address": "127.0.0.1:1", "dialect": "nginx", "mode": "0600"}"#, 1),
             (r#"{"address": "unix:/x", "dialect": "nginx", "trusted_proxies": ["10.0.0.0/8"]}"#, 1),
@@ -227,10 +255,16 @@ mod tests {
     fn a_route_that_needs_the_body_needs_a_listener_that_gets_it() {
         let needing = [(Path::root().key("routes").index(0), "chat".to_owned())];
         for dialect in ["nginx", "traefik", "caddy", "haproxy", "envoy_http"] {
-            let with = |body: &str| format!(r#"{{"address": "127.0.0.1:1", "dialect": "{dialect}"{body}}}"#);
+            let with = |body: &str| {
+                format!(r#"{{"address": "127.0.0.1:1", "dialect": "{dialect}"{body}}}"#)
+            };
             assert_eq!(errors(&with(""), &needing), 1, "{dialect}");
             assert_eq!(errors(&with(r#", "body": "deny""#), &needing), 0, "{dialect}");
-            assert_eq!(errors(&with(r#", "body": "sent""#), &needing), usize::from(dialect == "caddy"), "{dialect}");
+            assert_eq!(
+                errors(&with(r#", "body": "sent""#), &needing),
+                usize::from(dialect == "caddy"),
+                "{dialect}"
+            );
         }
     }
 }

@@ -55,7 +55,11 @@ pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
 ///
 /// # Errors
 /// `malformed_request` when method, path or host is missing, repeated or contradictory, or when `Connection` names headers.
-pub fn decode<'a>(config: &ForwardAuthConfig, parts: &'a Parts, body: Option<&'a [u8]>) -> Result<RawRequest<'a>, Denial> {
+pub fn decode<'a>(
+    config: &ForwardAuthConfig,
+    parts: &'a Parts,
+    body: Option<&'a [u8]>,
+) -> Result<RawRequest<'a>, Denial> {
     let row = config.dialect.row();
     let (method, path, host) = target(&row, parts)?;
     let scheme = at_most_one(&parts.headers, row.scheme)?.unwrap_or_default();
@@ -107,13 +111,19 @@ fn request_path(parts: &Parts) -> Result<&[u8], Denial> {
     if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
         return Err(malformed("the request target has the absolute form"));
     }
-    parts.uri.path_and_query().map(|path| path.as_str().as_bytes()).ok_or_else(|| malformed("the request has no path"))
+    parts
+        .uri
+        .path_and_query()
+        .map(|path| path.as_str().as_bytes())
+        .ok_or_else(|| malformed("the request has no path"))
 }
 
 fn request_host(parts: &Parts) -> Result<&[u8], Denial> {
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
     match (authority, at_most_one(&parts.headers, HOST.as_str())?) {
-        (Some(authority), Some(host)) if authority != host => Err(malformed("`:authority` and `Host` differ")),
+        (Some(authority), Some(host)) if authority != host => {
+            Err(malformed("`:authority` and `Host` differ"))
+        }
         (Some(host), _) | (None, Some(host)) => Ok(host),
         (None, None) => Err(malformed("the request has no host")),
     }
@@ -122,9 +132,9 @@ fn request_host(parts: &Parts) -> Result<&[u8], Denial> {
 fn exactly_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], Denial> {
     match at_most_one(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
-        _ => {
-            Err(malformed("the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send"))
-        }
+        _ => Err(malformed(
+            "the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send",
+        )),
     }
 }
 
@@ -152,21 +162,23 @@ fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
 }
 
 fn names_only_options(value: &[u8]) -> bool {
-    value
-        .split(|byte| *byte == b',')
-        .all(|option| OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii())))
+    value.split(|byte| *byte == b',').all(|option| {
+        OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii()))
+    })
 }
 
 /// The client's headers.
 fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
-    let places = [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
+    let places =
+        [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
     let mut headers = Headers::with_capacity(all.len());
     if row.joined {
         headers.are_joined();
     }
     for (name, value) in all {
         let name = name.as_str();
-        let is_place = places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));
+        let is_place =
+            places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));
         if !HOP.contains(&name) && !is_place {
             headers.push(name, value.as_bytes());
         }

@@ -41,12 +41,18 @@ fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValu
     let mut headers = HeaderMap::new();
     // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
     let mut put = |name: &'static str, value: &str| {
-        headers.insert(HeaderName::from_static(name), value_of(value).unwrap_or(HeaderValue::from_static("")));
+        headers.insert(
+            HeaderName::from_static(name),
+            value_of(value).unwrap_or(HeaderValue::from_static("")),
+        );
     };
     for (name, value) in HeaderList::of(|list| answer.set(list)).iter() {
         put(name, value);
     }
-    for name in IDENTITY.iter().filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name)) {
+    for name in IDENTITY
+        .iter()
+        .filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name))
+    {
         put(name, "");
     }
     for (name, value) in HeaderList::of(|list| answer.response(list)).iter() {
@@ -72,8 +78,10 @@ fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValu
 
 fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
     // Whatever is not a status a client can get is a fault here, and stays a refusal.
-    let status =
-        StatusCode::from_u16(answer.status).ok().filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::FORBIDDEN);
+    let status = StatusCode::from_u16(answer.status)
+        .ok()
+        .filter(|status| status.as_u16() >= 400)
+        .unwrap_or(StatusCode::FORBIDDEN);
     let mut headers = HeaderMap::new();
     for (name, value) in answer.headers.iter() {
         if let Some(value) = value_of(value) {
@@ -85,7 +93,8 @@ fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
         Statuses::All => status,
         Statuses::Refusals => {
             headers.insert(HeaderName::from_static(STATUS), HeaderValue::from(status.as_u16()));
-            if let Some(body) = value_of(&ascii(&body)).filter(|body| body.len() <= MAX_BODY_HEADER) {
+            if let Some(body) = value_of(&ascii(&body)).filter(|body| body.len() <= MAX_BODY_HEADER)
+            {
                 headers.insert(HeaderName::from_static(BODY), body);
             }
             // nginx does not read it, and a connection with something unread on it is not kept.
@@ -102,8 +111,7 @@ fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
 /// 503 in every dialect, and none of the headers of a denial: the proxy's own rule for a failed check applies.
 fn failed(failure: &Failure) -> Reply {
     let reason = failure.reason;
-    let error =
-        json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
+    let error = json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -127,7 +135,10 @@ fn ascii(json: &str) -> String {
     for c in json.chars() {
         match c {
             ' '..='~' => text.push(c),
-            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+            _ => c
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
         }
     }
     text

@@ -46,7 +46,11 @@ fn check(dialect: &str, more: &[(&str, &str)]) -> Parts {
             ("x-forwarded-for", "192.0.2.1"),
             ("host", "tollgate"),
         ],
-        _ => &[("host", "api.example.com"), ("x-forwarded-proto", "https"), ("x-forwarded-for", "192.0.2.1")],
+        _ => &[
+            ("host", "api.example.com"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ],
     };
     let uri = if dialect == "envoy_http" { "/v1/models?x=1" } else { "/check" };
     // A header given again replaces the proxy's own; "+" in front adds to it, an empty value takes it away.
@@ -69,17 +73,36 @@ fn without(dialect: &str, name: &str) -> Parts {
 }
 
 fn names(raw: &RawRequest<'_>, of: &[&str]) -> Vec<String> {
-    of.iter().filter(|name| raw.headers.all(name).next().is_some()).map(|name| (*name).to_owned()).collect()
+    of.iter()
+        .filter(|name| raw.headers.all(name).next().is_some())
+        .map(|name| (*name).to_owned())
+        .collect()
 }
 
 #[test]
 fn every_dialect_says_the_same_of_the_same_request() {
     for dialect in ALL {
         let config = config(dialect, "none");
-        let parts = check(dialect, &[("authorization", "Bearer t"), ("dup", "a"), ("+dup", "b"), ("user-agent", "kube-probe/1")]);
+        let parts = check(
+            dialect,
+            &[
+                ("authorization", "Bearer t"),
+                ("dup", "a"),
+                ("+dup", "b"),
+                ("user-agent", "kube-probe/1"),
+            ],
+        );
         let raw = decode(&config, &parts, None).unwrap();
-        assert_eq!((raw.method, raw.path, raw.host), (&b"GET"[..], &b"/v1/models?x=1"[..], &b"api.example.com"[..]), "{dialect}");
-        assert_eq!((raw.scheme, raw.address), (&b"https"[..], Some("192.0.2.1".parse().unwrap())), "{dialect}");
+        assert_eq!(
+            (raw.method, raw.path, raw.host),
+            (&b"GET"[..], &b"/v1/models?x=1"[..], &b"api.example.com"[..]),
+            "{dialect}"
+        );
+        assert_eq!(
+            (raw.scheme, raw.address),
+            (&b"https"[..], Some("192.0.2.1".parse().unwrap())),
+            "{dialect}"
+        );
         assert_eq!(raw.headers.all("dup").count(), 2, "{dialect}: repeated headers stay repeated");
         assert_eq!(raw.headers.one("authorization").unwrap(), Some(&b"Bearer t"[..]), "{dialect}");
         assert!(matches!(raw.body, RawBody::Unavailable), "{dialect}");
@@ -99,8 +122,15 @@ fn what_belongs_to_the_hop_is_not_the_client_s() {
     for dialect in ALL {
         let parts = check(dialect, &hop);
         let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
-        let own =
-            ["host", "x-original-uri", "x-original-host", "x-original-method", "x-real-ip", "x-forwarded-uri", "x-forwarded-for"];
+        let own = [
+            "host",
+            "x-original-uri",
+            "x-original-host",
+            "x-original-method",
+            "x-real-ip",
+            "x-forwarded-uri",
+            "x-forwarded-for",
+        ];
         let seen = names(&raw, &hop.map(|(name, _)| name));
         assert!(seen.is_empty() && names(&raw, &own).is_empty(), "{dialect}: {seen:?}");
     }
@@ -133,7 +163,8 @@ fn a_target_that_is_missing_or_given_twice_is_denied() {
         assert_eq!(denial.reason, Reason::MalformedRequest, "{dialect}: {why}");
     };
     for dialect in ["nginx", "haproxy", "traefik", "caddy"] {
-        let prefix = if matches!(dialect, "nginx" | "haproxy") { "x-original" } else { "x-forwarded" };
+        let prefix =
+            if matches!(dialect, "nginx" | "haproxy") { "x-original" } else { "x-forwarded" };
         for part in ["method", "uri", "host"] {
             let name = format!("{prefix}-{part}");
             denied(dialect, &without(dialect, &name), "missing");
@@ -165,7 +196,10 @@ fn a_target_that_is_missing_or_given_twice_is_denied() {
 fn a_path_may_hold_a_comma() {
     let config = config("nginx", "none");
     for path in ["/v1/models/a,b", "/v1/models?x=a,b"] {
-        assert_eq!(decode(&config, &check("nginx", &[("x-original-uri", path)]), None).unwrap().path, path.as_bytes());
+        assert_eq!(
+            decode(&config, &check("nginx", &[("x-original-uri", path)]), None).unwrap().path,
+            path.as_bytes()
+        );
     }
 }
 
@@ -183,7 +217,11 @@ fn connection_may_not_name_headers() {
             ("close,,x", false),
         ] {
             let parts = check(dialect, &[("connection", value)]);
-            assert_eq!(decode(&config(dialect, "none"), &parts, None).is_ok(), fits, "{dialect}: {value}");
+            assert_eq!(
+                decode(&config(dialect, "none"), &parts, None).is_ok(),
+                fits,
+                "{dialect}: {value}"
+            );
         }
     }
 }
@@ -247,7 +285,9 @@ fn known() -> ([LimitStatus; 1], [String; 1], BTreeSet<String>) {
     ([limit], ["X_Tollgate_Subject".to_owned()], BTreeSet::new())
 }
 
-fn allow((limits, spoofed, strip): &([LimitStatus; 1], [String; 1], BTreeSet<String>)) -> AllowedAnswer<'_> {
+fn allow(
+    (limits, spoofed, strip): &([LimitStatus; 1], [String; 1], BTreeSet<String>),
+) -> AllowedAnswer<'_> {
     AllowedAnswer {
         decision_id: "d1",
         identity: [Some("alice"), None, Some("infer"), Some("jwt"), None],
@@ -277,7 +317,9 @@ fn an_allowed_request_accounts_for_every_identity_header() {
         let (empty, listed) = match dialect {
             "nginx" | "caddy" | "haproxy" => (Some(""), None),
             "traefik" => (None, None),
-            _ => (None, Some("x-tollgate-tenant,x-tollgate-model,x_tollgate_subject,authorization")),
+            _ => {
+                (None, Some("x-tollgate-tenant,x-tollgate-model,x_tollgate_subject,authorization"))
+            }
         };
         assert_eq!(header(&reply, "x-tollgate-tenant"), empty, "{dialect}");
         assert_eq!(header(&reply, "x-envoy-auth-headers-to-remove"), listed, "{dialect}");
@@ -339,7 +381,8 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
 fn nginx_gets_the_body_in_ascii_or_not_at_all() {
     let row = config("nginx", "none").dialect;
     let reply = encode(row, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
-    let body: serde_json::Value = serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
+    let body: serde_json::Value =
+        serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
     assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
     let reply = encode(row, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
     assert_eq!(header(&reply, "x-tollgate-body"), None);
@@ -349,7 +392,8 @@ fn nginx_gets_the_body_in_ascii_or_not_at_all() {
 #[test]
 fn a_failed_check_is_a_server_error_everywhere() {
     for dialect in ALL {
-        let failure = Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
+        let failure =
+            Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
         let reply = encode(config(dialect, "none").dialect, Answer::Fail(&failure), None);
         assert_eq!(reply.status(), 503, "{dialect}");
     }

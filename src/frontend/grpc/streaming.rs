@@ -26,7 +26,10 @@ impl http_body::Body for Received {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = match ready!(self.0.poll_data(cx)) {
             Some(data) => data.map(|data| {
                 // The peer may send as much again. With a stream that has ended there is nobody to tell, and h2 gives the
@@ -56,7 +59,10 @@ fn broken(error: h2::Error) -> Status {
 }
 
 /// Sends an answer as the peer reads it, until it ends or the peer wants no more.
-pub(super) async fn send(answer: Response<Body>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+pub(super) async fn send(
+    answer: Response<Body>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
     let (head, mut body) = answer.into_parts();
     let mut stream = respond.send_response(Response::from_parts(head, ()), body.is_end_stream())?;
     if body.is_end_stream() {
@@ -70,7 +76,9 @@ pub(super) async fn send(answer: Response<Body>, mut respond: SendResponse<Bytes
         match frame.await {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => send_data(&mut stream, data).await?,
-                Err(frame) => return stream.send_trailers(frame.into_trailers().unwrap_or_default()),
+                Err(frame) => {
+                    return stream.send_trailers(frame.into_trailers().unwrap_or_default());
+                }
             },
             // An answer of tonic's ends with trailers, so this one is incomplete: dropping the stream resets it.
             Some(Err(_)) | None => return Ok(()),

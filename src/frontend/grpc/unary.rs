@@ -48,7 +48,10 @@ impl From<&[u8]> for Framed {
 }
 
 /// Sends an answer. A failed call has no message, and its head is also its trailers.
-pub(super) fn send(answer: Result<Framed, Status>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+pub(super) fn send(
+    answer: Result<Framed, Status>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
     let message = match answer {
         Ok(Framed(message)) => message,
         Err(status) => return respond.send_response(status.into_http::<()>(), true).map(drop),

@@ -50,17 +50,25 @@ impl InFlight {
     ///
     /// # Errors
     /// When there is no room, when the body is too large, or does not arrive.
-    pub async fn collect<B: Body<Data = Bytes> + Unpin>(&self, mut body: B) -> Result<Held, Unread> {
+    pub async fn collect<B: Body<Data = Bytes> + Unpin>(
+        &self,
+        mut body: B,
+    ) -> Result<Held, Unread> {
         let deadline = Instant::now() + self.arrival;
         let most = u64::from(self.max_message).saturating_sub(ALLOWANCE);
-        let read = timeout_at(deadline, self.read(&mut body, most)).await.unwrap_or(Err(Unread::Broken));
+        let read =
+            timeout_at(deadline, self.read(&mut body, most)).await.unwrap_or(Err(Unread::Broken));
         if let Err(Unread::Refused(_)) = read {
             let _ = timeout_at(deadline, discard(&mut body, most)).await;
         }
         read
     }
 
-    async fn read<B: Body<Data = Bytes> + Unpin>(&self, body: &mut B, most: u64) -> Result<Held, Unread> {
+    async fn read<B: Body<Data = Bytes> + Unpin>(
+        &self,
+        body: &mut B,
+        most: u64,
+    ) -> Result<Held, Unread> {
         let mut held = self.hold()?;
         let hint = body.size_hint();
         if hint.lower() > most {
@@ -81,7 +89,11 @@ impl InFlight {
                 held.bytes = data;
             } else {
                 if parts.is_empty() {
-                    parts.reserve(usize::try_from(hint.lower()).unwrap_or(0).max(held.bytes.len() + data.len()));
+                    parts.reserve(
+                        usize::try_from(hint.lower())
+                            .unwrap_or(0)
+                            .max(held.bytes.len() + data.len()),
+                    );
                     parts.extend_from_slice(&std::mem::take(&mut held.bytes));
                 }
                 parts.extend_from_slice(&data);
@@ -98,7 +110,10 @@ impl Held {
     /// Charges as much as a body of `length` bytes costs beyond what every check is charged.
     fn grow(&mut self, budget: &InFlight, length: u64) -> Result<(), Unread> {
         let wanted = u32::try_from(length.saturating_sub(u64::from(CALL))).unwrap_or(u32::MAX);
-        let had = self.message.as_ref().map_or(0, |permit| u32::try_from(permit.num_permits()).unwrap_or(u32::MAX));
+        let had = self
+            .message
+            .as_ref()
+            .map_or(0, |permit| u32::try_from(permit.num_permits()).unwrap_or(u32::MAX));
         let Some(more) = wanted.checked_sub(had).filter(|more| *more > 0) else { return Ok(()) };
         let more = take(&budget.messages, more).map_err(|stopped| match stopped {
             Stopped::Refused(refusal) => Unread::Refused(refusal),
@@ -138,7 +153,10 @@ mod tests {
     }
 
     fn pieces(pieces: &[usize]) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
-        let frames: Vec<_> = pieces.iter().map(|size| Ok(http_body::Frame::data(Bytes::from(vec![b'x'; *size])))).collect();
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|size| Ok(http_body::Frame::data(Bytes::from(vec![b'x'; *size]))))
+            .collect();
         StreamBody::new(futures_util::stream::iter(frames))
     }
 
@@ -160,7 +178,10 @@ mod tests {
         let budget = budget();
         let too_large = Err(Unread::Refused(Refusal::TooLarge));
         let most = usize::try_from(MAX).unwrap();
-        assert_eq!(budget.collect(Full::new(Bytes::from(vec![0; most + 1]))).await.map(drop), too_large);
+        assert_eq!(
+            budget.collect(Full::new(Bytes::from(vec![0; most + 1]))).await.map(drop),
+            too_large
+        );
         assert_eq!(budget.collect(pieces(&[most, 1])).await.map(drop), too_large);
         assert!(budget.collect(pieces(&[most - 1, 1])).await.is_ok());
         assert_eq!(budget.taken(), 0);
@@ -187,7 +208,9 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_never_comes_is_not_waited_for() {
         let budget = budget().with_arrival(Duration::from_millis(20));
-        let never = StreamBody::new(futures_util::stream::pending::<Result<http_body::Frame<Bytes>, Infallible>>());
+        let never = StreamBody::new(futures_util::stream::pending::<
+            Result<http_body::Frame<Bytes>, Infallible>,
+        >());
         assert_eq!(budget.collect(never).await.map(drop), Err(Unread::Broken));
         assert_eq!(budget.taken(), 0);
     }

@@ -27,7 +27,9 @@ impl InFlight {
         if let Poll::Ready(message) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
             return message;
         }
-        let late = |_| Err(Stopped::Broken(Status::deadline_exceeded("the message did not arrive in time")));
+        let late = |_| {
+            Err(Stopped::Broken(Status::deadline_exceeded("the message did not arrive in time")))
+        };
         timeout(self.arrival, read).await.unwrap_or_else(late)
     }
 
@@ -44,7 +46,9 @@ impl InFlight {
         let compressed = bytes.get_u8();
         let length = bytes.get_u32();
         if compressed != 0 {
-            return Err(Status::internal("the message is compressed, or its flag is not gRPC's").into());
+            return Err(
+                Status::internal("the message is compressed, or its flag is not gRPC's").into()
+            );
         }
         if length > self.max_message {
             return Err(Stopped::Refused(Refusal::TooLarge));
@@ -57,7 +61,8 @@ impl InFlight {
         let mut joined = BytesMut::new();
         let length = length as usize;
         while bytes.len().max(joined.len()) < length {
-            let more = next(body).await?.ok_or_else(|| Status::internal("the message ends too soon"))?;
+            let more =
+                next(body).await?.ok_or_else(|| Status::internal("the message ends too soon"))?;
             if joined.is_empty() {
                 joined.reserve(length.max(bytes.len() + more.len()));
                 joined.extend_from_slice(&bytes);

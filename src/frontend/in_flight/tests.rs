@@ -92,9 +92,12 @@ async fn messages_up_to_the_limit_pass_whole() {
 async fn a_message_in_pieces_is_put_together() {
     let budget = budget();
     let (frames, mut body) = body();
-    let call = tokio::spawn(async move { budget.message(&mut body).await.unwrap().bytes().clone() });
+    let call =
+        tokio::spawn(async move { budget.message(&mut body).await.unwrap().bytes().clone() });
     let message = framed(40_000);
-    for piece in [&message[..1], &message[1..1], &message[1..4], &message[4..20_000], &message[20_000..]] {
+    for piece in
+        [&message[..1], &message[1..1], &message[1..4], &message[4..20_000], &message[20_000..]]
+    {
         frames.send(Ok(Frame::data(Bytes::copy_from_slice(piece)))).await.unwrap();
     }
     drop(frames);
@@ -219,7 +222,10 @@ fn limits_that_contradict_each_other_are_refused() {
     let new = |body, sum| InFlight::new(body, sum, |_| b""[..].into()).map(drop);
     let least = 22_719_146;
     assert_eq!(new(16 * MIB, least), Ok(()));
-    assert_eq!(new(16 * MIB, least - 1), Err(LimitError::TooLittle { max_in_flight: least - 1, max_body: 16 * MIB, least }));
+    assert_eq!(
+        new(16 * MIB, least - 1),
+        Err(LimitError::TooLittle { max_in_flight: least - 1, max_body: 16 * MIB, least })
+    );
     assert_eq!(new(4096 * MIB, 8192 * MIB), Err(LimitError::TooMuch("body.max")));
     assert_eq!(new(u64::MAX, u64::MAX), Err(LimitError::TooMuch("body.max")));
     assert_eq!(new(MIB, 4096 * MIB), Err(LimitError::TooMuch("body.max_in_flight")));

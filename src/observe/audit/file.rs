@@ -26,7 +26,8 @@ impl LogFile {
 
     /// Opens the path anew when it leads elsewhere: one `stat`, asked once per batch. While it cannot be opened, the old file goes on.
     pub(super) fn follow(&mut self) {
-        let moved = fs::metadata(&self.path).map_or(true, |meta| (meta.dev(), meta.ino()) != self.id);
+        let moved =
+            fs::metadata(&self.path).map_or(true, |meta| (meta.dev(), meta.ino()) != self.id);
         if moved && let Ok(file) = Self::open(self.path.clone()) {
             *self = file;
         }

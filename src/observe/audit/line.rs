@@ -56,7 +56,9 @@ impl Facts<'_> {
             line.text(name!("iss"), principal.issuer().as_bytes(), TEXT);
             if let Some(digest) = principal.revocation().jti_digest() {
                 let digits = digest.as_chunks().0.iter().map(|half| hex_128(*half));
-                line.written(name!("jti_sha256"), |out| digits.for_each(|digits| out.extend_from_slice(&digits)));
+                line.written(name!("jti_sha256"), |out| {
+                    digits.for_each(|digits| out.extend_from_slice(&digits))
+                });
             }
             if let Some(moment) = principal.issued_at() {
                 line.number(name!("iat"), moment);
@@ -103,7 +105,8 @@ pub(crate) fn capped(bytes: &[u8], most: usize) -> Cow<'_, str> {
     let mut cut = 0;
     // Lossy decoding makes at most three bytes of one, so what lies beyond `most` bytes cannot matter.
     for char in String::from_utf8_lossy(bytes.get(..=most).unwrap_or(bytes)).chars() {
-        let char = if char.is_control() && char >= '\u{7f}' { char::REPLACEMENT_CHARACTER } else { char };
+        let char =
+            if char.is_control() && char >= '\u{7f}' { char::REPLACEMENT_CHARACTER } else { char };
         size += match char {
             '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
             '\0'..='\u{1f}' => 6,
@@ -148,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_query_and_a_fragment_are_cut_off() {
-        for (path, expected) in [("/a?key=s", "/a"), ("/a#key=s", "/a"), ("/a", "/a"), ("?x", ""), ("", "")] {
+        for (path, expected) in
+            [("/a?key=s", "/a"), ("/a#key=s", "/a"), ("/a", "/a"), ("?x", ""), ("", "")]
+        {
             assert_eq!(without_query(path.as_bytes()), expected.as_bytes());
         }
     }
@@ -175,7 +180,10 @@ mod tests {
         .write(&mut line);
         let size = line.len() + 1;
         // A principal adds three texts, a hash, two numbers and their names.
-        let who = 3 * TEXT + 64 + 2 * 20 + r#""sub":"","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#.len();
+        let who = 3 * TEXT
+            + 64
+            + 2 * 20
+            + r#""sub":"","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#.len();
         assert!(size + who <= MOST, "{size} and {who}");
     }
 }

@@ -68,7 +68,10 @@ impl Queue {
 
     /// Takes a place, if one is free.
     pub(super) fn take(&self) -> Option<Place<'_>> {
-        self.free.fetch_update(Acquire, Relaxed, |free| free.checked_sub(1)).ok().map(|_| Place(Some(self)))
+        self.free
+            .fetch_update(Acquire, Relaxed, |free| free.checked_sub(1))
+            .ok()
+            .map(|_| Place(Some(self)))
     }
 
     /// Places that are free.
@@ -115,7 +118,8 @@ impl Queue {
         written.text.clear();
         written.text.shrink_to(KEPT);
         let waits = |lines: &mut Lines| lines.count == 0 && !lines.ended;
-        let mut lines = self.changed.wait_while(self.lines(), waits).unwrap_or_else(PoisonError::into_inner);
+        let mut lines =
+            self.changed.wait_while(self.lines(), waits).unwrap_or_else(PoisonError::into_inner);
         if let Some(gather) = gather.filter(|_| !lines.ended) {
             drop(lines);
             thread::sleep(gather);

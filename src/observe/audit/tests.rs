@@ -57,7 +57,8 @@ impl Fickle {
 impl Write for Fickle {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (mood, changed) = &*self.0;
-        let mut mood = changed.wait_while(mood.lock().unwrap(), |mood| *mood == Mood::Stuck).unwrap();
+        let mut mood =
+            changed.wait_while(mood.lock().unwrap(), |mood| *mood == Mood::Stuck).unwrap();
         match *mood {
             Mood::Failing => Err(io::Error::other("disk full")),
             Mood::Torn => {
@@ -211,8 +212,13 @@ fn a_new_file_is_not_for_everybody() {
     LogFile::open(path.clone()).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     let missing = AuditTarget::File(directory.path().join("no/such").to_str().unwrap().into());
-    let error = Audit::start(&AuditConfig { to: missing, ..AuditConfig::default() }).unwrap_err().to_string();
-    assert!(error.starts_with("cannot open the audit log `") && error.contains("no/such"), "{error}");
+    let error = Audit::start(&AuditConfig { to: missing, ..AuditConfig::default() })
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot open the audit log `") && error.contains("no/such"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -235,7 +241,9 @@ fn the_section_is_read_strictly() {
         (serde_json::json!({ "to": "none" }), true),
     ] {
         let mut errors = Errors::default();
-        serde_json::from_value::<AuditConfig>(section.clone()).unwrap().check(&Path::root().key("audit"), &mut errors);
+        serde_json::from_value::<AuditConfig>(section.clone())
+            .unwrap()
+            .check(&Path::root().key("audit"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{section}");
     }
     assert!(serde_json::from_value::<AuditConfig>(serde_json::json!({ "file": "/x" })).is_err());

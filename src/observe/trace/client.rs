@@ -28,7 +28,9 @@ use tollgate_core::secret::SecretSource;
 
 use super::config::{OtlpProtocol, Target, TracingConfig};
 use crate::{
-    pb::opentelemetry::proto::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    pb::opentelemetry::proto::collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+    },
     secrets,
 };
 
@@ -106,14 +108,23 @@ impl Client {
         } else {
             None
         };
-        let client = Self { target, protocol: config.protocol, headers: config.headers.clone(), tls, connection: None };
+        let client = Self {
+            target,
+            protocol: config.protocol,
+            headers: config.headers.clone(),
+            tls,
+            connection: None,
+        };
         client.head()?;
         Ok(client)
     }
 
     /// Sends one batch, on the connection there is or on a new one. The caller bounds the time; an export that is dropped takes its
     /// connection with it.
-    pub(super) async fn export(&mut self, batch: &ExportTraceServiceRequest) -> Result<Taken, Failed> {
+    pub(super) async fn export(
+        &mut self,
+        batch: &ExportTraceServiceRequest,
+    ) -> Result<Taken, Failed> {
         let request = self.request(batch).map_err(Failed::for_now)?;
         let mut connection = match self.connection.take() {
             Some(connection) if connection.sender.is_open() => connection,
@@ -136,7 +147,11 @@ impl Client {
             body.put_u32(u32::try_from(batch.encoded_len()).unwrap_or(u32::MAX));
         }
         batch.encode(&mut body).map_err(|error| error.to_string())?;
-        let host = if self.target.host.contains(':') { format!("[{}]", self.target.host) } else { self.target.host.clone() };
+        let host = if self.target.host.contains(':') {
+            format!("[{}]", self.target.host)
+        } else {
+            self.target.host.clone()
+        };
         let authority = format!("{host}:{}", self.target.port);
         let uri = match self.protocol {
             OtlpProtocol::Grpc => {
@@ -145,7 +160,8 @@ impl Client {
             }
             OtlpProtocol::Http => format!("{}{HTTP_PATH}", self.target.path),
         };
-        let mut request = Request::post(uri).body(Full::new(body.freeze())).map_err(|error| error.to_string())?;
+        let mut request =
+            Request::post(uri).body(Full::new(body.freeze())).map_err(|error| error.to_string())?;
         *request.headers_mut() = self.head()?;
         if self.protocol == OtlpProtocol::Http {
             let host = HeaderValue::from_str(&authority).map_err(|error| error.to_string())?;
@@ -158,18 +174,26 @@ impl Client {
     fn head(&self) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         for (name, source) in &self.headers {
-            let secret = secrets::resolve(source).map_err(|error| format!("header `{name}`: {error}"))?;
-            let wrong = |_| format!("header `{name}` holds characters that cannot stand in a header");
+            let secret =
+                secrets::resolve(source).map_err(|error| format!("header `{name}`: {error}"))?;
+            let wrong =
+                |_| format!("header `{name}` holds characters that cannot stand in a header");
             let mut value = HeaderValue::from_bytes(secret.expose()).map_err(wrong)?;
             value.set_sensitive(true);
-            headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?, value);
+            headers.insert(
+                HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?,
+                value,
+            );
         }
         let kind = match self.protocol {
             OtlpProtocol::Grpc => "application/grpc",
             OtlpProtocol::Http => "application/x-protobuf",
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))),
+        );
         if self.protocol == OtlpProtocol::Grpc {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
@@ -178,23 +202,31 @@ impl Client {
 
     async fn connect(&self) -> Result<Connection, String> {
         let Target { host, port, .. } = &self.target;
-        let wrong = |error: &(dyn StdError + 'static)| format!("no connection to `{host}:{port}`: {}", chain(error));
+        let wrong = |error: &(dyn StdError + 'static)| {
+            format!("no connection to `{host}:{port}`: {}", chain(error))
+        };
         // The name is looked up each time: a collector moves.
-        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| wrong(&error))?;
+        let tcp =
+            TcpStream::connect((host.as_str(), *port)).await.map_err(|error| wrong(&error))?;
         tcp.set_nodelay(true).map_err(|error| wrong(&error))?;
         let stream: Box<dyn Stream> = match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| wrong(&error))?),
+            Some((connector, name)) => {
+                Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| wrong(&error))?)
+            }
             None => Box::new(tcp),
         };
         let stream = TokioIo::new(stream);
         // What ends a connection, good or bad, also ends the answers on it.
         let (sender, task) = match self.protocol {
             OtlpProtocol::Grpc => {
-                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| wrong(&error))?;
+                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream)
+                    .await
+                    .map_err(|error| wrong(&error))?;
                 (Sender::Two(sender), tokio::spawn(async move { drop(driver.await) }))
             }
             OtlpProtocol::Http => {
-                let (sender, driver) = http1::handshake(stream).await.map_err(|error| wrong(&error))?;
+                let (sender, driver) =
+                    http1::handshake(stream).await.map_err(|error| wrong(&error))?;
                 (Sender::One(sender), tokio::spawn(async move { drop(driver.await) }))
             }
         };
@@ -230,13 +262,20 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
         return Err(by_status(response.status(), response.headers()));
     }
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, MOST).collect().await.map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+    let body = Limited::new(body, MOST)
+        .collect()
+        .await
+        .map_err(|error| Failed::for_now(chain(error.as_ref())))?;
     let trailers = body.trailers().cloned().unwrap_or_default();
-    let said = |name| head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok());
+    let said = |name| {
+        head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok())
+    };
     match said("grpc-status").and_then(|code| code.parse::<u8>().ok()) {
         Some(0) => Ok(taken(body.to_bytes().get(PREFIX..).unwrap_or_default())),
         // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: those of OTLP's table that may be sent again.
-        Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => Err(Failed::for_now(refusal(code, said("grpc-message")))),
+        Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => {
+            Err(Failed::for_now(refusal(code, said("grpc-message"))))
+        }
         Some(code) => Err(Failed::for_good(refusal(code, said("grpc-message")))),
         None => Err(Failed::for_now("the answer has no gRPC status")),
     }
@@ -249,7 +288,10 @@ fn refusal(code: u8, message: Option<&str>) -> String {
 async fn http_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
     let (head, body) = response.into_parts();
     // Read also where it is not wanted: the connection is to be used again.
-    let body = Limited::new(body, MOST).collect().await.map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+    let body = Limited::new(body, MOST)
+        .collect()
+        .await
+        .map_err(|error| Failed::for_now(chain(error.as_ref())))?;
     if !head.status.is_success() {
         return Err(by_status(head.status, &head.headers));
     }
@@ -261,24 +303,36 @@ fn by_status(status: StatusCode, headers: &HeaderMap) -> Failed {
     if !matches!(status.as_u16(), 429 | 502 | 503 | 504) {
         return Failed::for_good(why);
     }
-    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let seconds =
+        headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     Failed { why, again: Some(seconds.map(Duration::from_secs)) }
 }
 
 fn taken(message: &[u8]) -> Taken {
-    let partial = ExportTraceServiceResponse::decode(message).ok().and_then(|response| response.partial_success);
+    let partial = ExportTraceServiceResponse::decode(message)
+        .ok()
+        .and_then(|response| response.partial_success);
     let partial = partial.unwrap_or_default();
-    Taken { rejected: u64::try_from(partial.rejected_spans).unwrap_or(0), message: partial.error_message }
+    Taken {
+        rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
+        message: partial.error_message,
+    }
 }
 
-fn connector(host: &str, ca: Option<&Path>, protocol: OtlpProtocol) -> Result<(TlsConnector, ServerName<'static>), String> {
+fn connector(
+    host: &str,
+    ca: Option<&Path>,
+    protocol: OtlpProtocol,
+) -> Result<(TlsConnector, ServerName<'static>), String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
             let wrong = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
             let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
-                roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+                roots
+                    .add(certificate.map_err(|error| wrong(&error))?)
+                    .map_err(|error| wrong(&error))?;
             }
             if roots.is_empty() {
                 return Err(wrong(&"there is no certificate in it"));
@@ -299,7 +353,8 @@ fn connector(host: &str, ca: Option<&Path>, protocol: OtlpProtocol) -> Result<(T
     if protocol == OtlpProtocol::Grpc {
         config.alpn_protocols = vec![b"h2".to_vec()];
     }
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 

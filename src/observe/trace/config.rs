@@ -96,15 +96,22 @@ impl Target {
             Some("https") => true,
             _ => return Err(wrong()),
         };
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
-        let port = authority.port_u16().ok_or_else(|| format!("`{endpoint}` has no port; collectors have no usual one"))?;
+        let authority = uri
+            .authority()
+            .filter(|authority| !authority.as_str().contains('@'))
+            .ok_or_else(wrong)?;
+        let port = authority
+            .port_u16()
+            .ok_or_else(|| format!("`{endpoint}` has no port; collectors have no usual one"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let path = uri.path().trim_end_matches('/').to_owned();
         if uri.query().is_some() {
             return Err(format!("`{endpoint}` has a query; send what is secret in `headers`"));
         }
         if protocol == OtlpProtocol::Grpc && !path.is_empty() {
-            return Err(format!("`{endpoint}` has a path, and gRPC has its own; remove it, or write `protocol: http`"));
+            return Err(format!(
+                "`{endpoint}` has a path, and gRPC has its own; remove it, or write `protocol: http`"
+            ));
         }
         Ok(Self { tls, host, port, path })
     }
@@ -116,23 +123,35 @@ impl TracingConfig {
         match Target::parse(&self.endpoint, self.protocol) {
             Err(error) => errors.push(&path.key("endpoint"), error),
             Ok(target) if self.tls_ca.is_some() && !target.tls => {
-                errors.push(&path.key("tls_ca"), "only `https://` uses TLS; write it in `endpoint`, or remove `tls_ca`");
+                errors.push(
+                    &path.key("tls_ca"),
+                    "only `https://` uses TLS; write it in `endpoint`, or remove `tls_ca`",
+                );
             }
             Ok(_) => {}
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            errors.push(&path.key("sample_ratio"), format!("`{}` is not between 0 and 1", self.sample_ratio));
+            errors.push(
+                &path.key("sample_ratio"),
+                format!("`{}` is not between 0 and 1", self.sample_ratio),
+            );
         }
         if self.timeout < Span::from_millis(100) || self.timeout > Span::from_secs(60) {
             errors.push(&path.key("timeout"), "must be 100ms to 60s");
         }
         if !(1..=1_000_000).contains(&self.queue) {
-            errors.push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));
+            errors
+                .push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));
         }
         for name in self.headers.keys() {
             let own = ["content-type", "content-length", "host", "te", "user-agent"];
-            if HeaderName::from_bytes(name.as_bytes()).is_err() || own.contains(&name.to_ascii_lowercase().as_str()) {
-                errors.push(&path.key("headers").key(name), "is not the name of a header that can be added");
+            if HeaderName::from_bytes(name.as_bytes()).is_err()
+                || own.contains(&name.to_ascii_lowercase().as_str())
+            {
+                errors.push(
+                    &path.key("headers").key(name),
+                    "is not the name of a header that can be added",
+                );
             }
         }
     }
@@ -158,10 +177,17 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_enough() {
-        for endpoint in ["http://otel-collector:4317", "https://[::1]:4317", "http://127.0.0.1:4317/"] {
+        for endpoint in
+            ["http://otel-collector:4317", "https://[::1]:4317", "http://127.0.0.1:4317/"]
+        {
             assert_eq!(errors(&format!("endpoint: {endpoint:?}")), [""; 0], "{endpoint}");
         }
-        assert_eq!(errors("{ endpoint: 'https://api.example.com:443/otlp', protocol: http, sample_ratio: 0.01 }"), [""; 0]);
+        assert_eq!(
+            errors(
+                "{ endpoint: 'https://api.example.com:443/otlp', protocol: http, sample_ratio: 0.01 }"
+            ),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -171,14 +197,20 @@ mod tests {
             ("endpoint: 'http://collector'", "has no port"),
             ("endpoint: 'http://user:pass@collector:4317'", "is not `http://host:port`"),
             ("endpoint: 'http://collector:4317/v1/traces'", "write `protocol: http`"),
-            ("{ endpoint: 'http://collector:4318/?key=x', protocol: http }", "send what is secret in `headers`"),
+            (
+                "{ endpoint: 'http://collector:4318/?key=x', protocol: http }",
+                "send what is secret in `headers`",
+            ),
             ("{ endpoint: 'http://c:4317', sample_ratio: 1.5 }", "not between 0 and 1"),
             ("{ endpoint: 'http://c:4317', sample_ratio: -1 }", "between 0 and 1"),
             ("{ endpoint: 'http://c:4317', tls_ca: /ca.pem }", "only `https://` uses TLS"),
             ("{ endpoint: 'http://c:4317', timeout: 1ms }", "100ms to 60s"),
             ("{ endpoint: 'http://c:4317', queue: 0 }", "not between 1"),
             ("{ endpoint: 'http://c:4317', headers: { 'a b': x } }", "not the name of a header"),
-            ("{ endpoint: 'http://c:4317', headers: { Content-Type: x } }", "not the name of a header"),
+            (
+                "{ endpoint: 'http://c:4317', headers: { Content-Type: x } }",
+                "not the name of a header",
+            ),
             ("{ endpoint: 'http://c:4317', protocol: thrift }", "thrift"),
         ] {
             let errors = errors(section);

@@ -32,15 +32,19 @@ impl Parent {
     }
 
     /// Two `traceparent`s are none (section 3.2.2); several `tracestate`s are one list (section 3.3.1).
-    fn read<'v>(mut parent: impl Iterator<Item = &'v [u8]>, state: impl Iterator<Item = &'v [u8]>) -> Option<Self> {
+    fn read<'v>(
+        mut parent: impl Iterator<Item = &'v [u8]>,
+        state: impl Iterator<Item = &'v [u8]>,
+    ) -> Option<Self> {
         let (trace, span, sampled) = parse(parent.next()?)?;
         if parent.next().is_some() {
             return None;
         }
         let state = state.collect::<Vec<_>>().join(&b',');
-        let state = String::from_utf8(state)
-            .ok()
-            .filter(|state| state.len() <= MOST_STATE && state.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')));
+        let state = String::from_utf8(state).ok().filter(|state| {
+            state.len() <= MOST_STATE
+                && state.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
+        });
         Some(Self { trace, span, sampled, state: state.unwrap_or_default() })
     }
 }
@@ -60,7 +64,8 @@ fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
 
 /// So many lower-case hex digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
-    let good = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let good =
+        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     good.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
@@ -80,8 +85,14 @@ mod tests {
 
     #[test]
     fn the_example_of_the_recommendation_is_read() {
-        let parent =
-            Parent::find(None, &headers(&[("TraceParent", GOOD), ("tracestate", "congo=t61"), ("tracestate", "rojo=1")]));
+        let parent = Parent::find(
+            None,
+            &headers(&[
+                ("TraceParent", GOOD),
+                ("tracestate", "congo=t61"),
+                ("tracestate", "rojo=1"),
+            ]),
+        );
         let expected = Parent {
             trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
             span: 0x00f0_67aa_0ba9_02b7,
@@ -94,22 +105,54 @@ mod tests {
     #[test]
     fn what_is_no_traceparent_starts_a_new_trace() {
         for (value, read, why) in [
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", true, "not sampled, but a parent"),
-            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later", true, "a newer version may have more"),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", false, "version 00 has four parts"),
-            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false, "version ff is forbidden"),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+                true,
+                "not sampled, but a parent",
+            ),
+            (
+                "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later",
+                true,
+                "a newer version may have more",
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+                false,
+                "version 00 has four parts",
+            ),
+            (
+                "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                false,
+                "version ff is forbidden",
+            ),
             ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false, "an empty trace id"),
             ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false, "an empty span id"),
             ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false, "upper case"),
             ("00-4bf92f3577b34da6a3ce929d0e0e47-00f067aa0ba902b7-01", false, "too short"),
-            ("00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false, "a sign is no digit"),
+            (
+                "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                false,
+                "a sign is no digit",
+            ),
             ("", false, "nothing"),
             ("00", false, "half of it"),
         ] {
-            assert_eq!(Parent::find(None, &headers(&[("traceparent", value)])).is_some(), read, "{why}");
+            assert_eq!(
+                Parent::find(None, &headers(&[("traceparent", value)])).is_some(),
+                read,
+                "{why}"
+            );
         }
-        assert_eq!(Parent::find(None, &headers(&[("traceparent", GOOD), ("traceparent", GOOD)])), None, "two of them");
-        assert_eq!(Parent::find(None, &headers(&[("tracestate", "a=b")])), None, "no parent at all");
+        assert_eq!(
+            Parent::find(None, &headers(&[("traceparent", GOOD), ("traceparent", GOOD)])),
+            None,
+            "two of them"
+        );
+        assert_eq!(
+            Parent::find(None, &headers(&[("tracestate", "a=b")])),
+            None,
+            "no parent at all"
+        );
     }
 
     #[test]
@@ -118,14 +161,19 @@ mod tests {
         let request = [("traceparent", GOOD)];
         let span = |call: &HeaderMap| Parent::find(Some(call), &headers(&request)).unwrap().span;
         assert_eq!(span(&call), 0x00f0_67aa_0ba9_02b7);
-        call.insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000aa-01".parse().unwrap());
+        call.insert(
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000aa-01".parse().unwrap(),
+        );
         assert_eq!(span(&call), 0xaa);
     }
 
     #[test]
     fn a_state_that_is_too_long_or_unreadable_is_left_out() {
         for state in ["x".repeat(513), "a=\u{1}".to_owned(), "é".to_owned()] {
-            let parent = Parent::find(None, &headers(&[("traceparent", GOOD), ("tracestate", &state)])).unwrap();
+            let parent =
+                Parent::find(None, &headers(&[("traceparent", GOOD), ("tracestate", &state)]))
+                    .unwrap();
             assert_eq!(parent.state, "");
         }
     }

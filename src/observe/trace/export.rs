@@ -67,7 +67,15 @@ impl Exporter {
         timeout: Duration,
         ending: CancellationToken,
     ) -> Self {
-        Self { client, queue, counters, resource: Resource { attributes }, timeout, ending, failing: false }
+        Self {
+            client,
+            queue,
+            counters,
+            resource: Resource { attributes },
+            timeout,
+            ending,
+            failing: false,
+        }
     }
 
     /// Exports until told to end, and then what waits.
@@ -112,23 +120,33 @@ impl Exporter {
         let mut spans = Vec::with_capacity(2 * batch.len());
         batch.iter().for_each(|span| span.write(&mut spans));
         let count = spans.len() as u64;
-        let scope = InstrumentationScope { name: "tollgate".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let scope = InstrumentationScope {
+            name: "tollgate".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
-        let resource_spans = vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
+        let resource_spans =
+            vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
         let request = ExportTraceServiceRequest { resource_spans };
 
         let until = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
         loop {
             let exported = timeout(self.timeout, self.client.export(&request)).await;
-            let late = |_| Failed { why: "the collector did not answer in time".into(), again: Some(None) };
+            let late = |_| Failed {
+                why: "the collector did not answer in time".into(),
+                again: Some(None),
+            };
             match exported.map_err(late).flatten() {
                 Ok(taken) => {
                     let rejected = taken.rejected.min(count);
                     self.counters.exported.fetch_add(count - rejected, Relaxed);
                     self.counters.rejected.fetch_add(rejected, Relaxed);
                     if rejected > 0 {
-                        self.failed(&format!("the collector left out {rejected} of {count}: {}", taken.message));
+                        self.failed(&format!(
+                            "the collector left out {rejected} of {count}: {}",
+                            taken.message
+                        ));
                     } else {
                         self.worked();
                     }
@@ -136,9 +154,12 @@ impl Exporter {
                 }
                 Err(Failed { why, again }) => {
                     self.failed(&why);
-                    let wait = again.map(|at_least| at_least.unwrap_or_default().max(pause).min(LONGEST_PAUSE));
+                    let wait = again
+                        .map(|at_least| at_least.unwrap_or_default().max(pause).min(LONGEST_PAUSE));
                     match wait {
-                        Some(wait) if !self.ending.is_cancelled() && Instant::now() + wait < until => {
+                        Some(wait)
+                            if !self.ending.is_cancelled() && Instant::now() + wait < until =>
+                        {
                             let wait = wait.mul_f64(rand::random_range(0.8..=1.0));
                             // At the end once more, at once.
                             self.ending.clone().run_until_cancelled(sleep(wait)).await;
@@ -170,7 +191,10 @@ impl Exporter {
 }
 
 /// What the spans say of their process.
-pub(super) fn resource<'a>(service: &'a str, more: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<KeyValue> {
+pub(super) fn resource<'a>(
+    service: &'a str,
+    more: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<KeyValue> {
     [("service.name", service), ("service.version", env!("CARGO_PKG_VERSION"))]
         .into_iter()
         .chain(more)

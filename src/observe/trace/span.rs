@@ -66,9 +66,17 @@ pub(crate) struct Facts {
 
 impl Trace {
     pub(super) fn new(parent: Option<Parent>) -> Self {
-        let trace = parent.as_ref().map_or_else(|| rand::random::<u128>().max(1), |parent| parent.trace);
+        let trace =
+            parent.as_ref().map_or_else(|| rand::random::<u128>().max(1), |parent| parent.trace);
         let span = rand::random::<u64>().max(1);
-        Self { trace, span, parent, started: Instant::now(), steps: Vec::with_capacity(6), store: None }
+        Self {
+            trace,
+            span,
+            parent,
+            started: Instant::now(),
+            steps: Vec::with_capacity(6),
+            store: None,
+        }
     }
 
     /// Notes that a step was passed.
@@ -117,12 +125,20 @@ impl Span {
     pub(super) fn write(&self, spans: &mut Vec<wire::Span>) {
         let Self { trace, facts, took } = self;
         let began = facts.began.micros().saturating_mul(1000);
-        let at = |after: Duration| began.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        let at = |after: Duration| {
+            began.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+        };
         let state = trace.parent.as_ref().map(|parent| parent.state.clone()).unwrap_or_default();
-        let parent = trace.parent.as_ref().map(|parent| parent.span.to_be_bytes().to_vec()).unwrap_or_default();
+        let parent = trace
+            .parent
+            .as_ref()
+            .map(|parent| parent.span.to_be_bytes().to_vec())
+            .unwrap_or_default();
         let remote = if trace.parent.is_some() { PARENT_IS_REMOTE } else { 0 };
-        let events =
-            trace.steps.iter().map(|(name, after)| wire::span::Event { time_unix_nano: at(*after), name: (*name).to_owned() });
+        let events = trace.steps.iter().map(|(name, after)| wire::span::Event {
+            time_unix_nano: at(*after),
+            name: (*name).to_owned(),
+        });
         spans.push(wire::Span {
             trace_id: trace.trace.to_be_bytes().to_vec(),
             span_id: trace.span.to_be_bytes().to_vec(),
@@ -192,7 +208,8 @@ impl Facts {
 }
 
 fn status(fault: bool) -> wire::Status {
-    let code = if fault { wire::status::StatusCode::Error } else { wire::status::StatusCode::Unset };
+    let code =
+        if fault { wire::status::StatusCode::Error } else { wire::status::StatusCode::Unset };
     wire::Status { code: code.into() }
 }
 
@@ -203,5 +220,8 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
         end -= 1;
     }
     let value = value.get(..end).unwrap_or_default().to_owned();
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }) }
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }),
+    }
 }

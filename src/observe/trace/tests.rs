@@ -48,9 +48,11 @@ fn written(trace: Trace, facts: Facts) -> Vec<wire::Span> {
 
 fn attributes(span: &wire::Span) -> Vec<(&str, &str)> {
     let attributes = span.attributes.iter();
-    let read = attributes.map(|attribute| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => (attribute.key.as_str(), text.as_str()),
-        other => panic!("{other:?}"),
+    let read = attributes.map(|attribute| {
+        match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+            Some(Value::StringValue(text)) => (attribute.key.as_str(), text.as_str()),
+            other => panic!("{other:?}"),
+        }
     });
     read.collect()
 }
@@ -93,7 +95,12 @@ fn a_span_says_what_happened_when_and_below_what() {
     assert_eq!(check.flags, 0x301);
     let events: Vec<_> = check.events.iter().map(|event| event.name.as_str()).collect();
     assert_eq!(events, ["parse", "route", "authenticate", "authorize", "store", "answer"]);
-    let times: Vec<u64> = check.events.iter().map(|event| event.time_unix_nano).chain([check.end_time_unix_nano]).collect();
+    let times: Vec<u64> = check
+        .events
+        .iter()
+        .map(|event| event.time_unix_nano)
+        .chain([check.end_time_unix_nano])
+        .collect();
     assert!(times.is_sorted() && times[0] >= check.start_time_unix_nano, "{times:?}");
     assert_eq!(
         attributes(check),
@@ -107,7 +114,10 @@ fn a_span_says_what_happened_when_and_below_what() {
     assert_eq!(check.status.unwrap().code, wire::status::StatusCode::Unset as i32);
 
     assert_eq!((&store.trace_id, &store.parent_span_id), (&check.trace_id, &check.span_id));
-    assert_eq!((store.name.as_str(), store.kind, store.flags), ("store", wire::span::SpanKind::Client.into(), 0x101));
+    assert_eq!(
+        (store.name.as_str(), store.kind, store.flags),
+        ("store", wire::span::SpanKind::Client.into(), 0x101)
+    );
     assert!(store.start_time_unix_nano >= times[3] && store.end_time_unix_nano <= times[4]);
 }
 
@@ -130,16 +140,25 @@ fn what_failed_is_marked_and_what_was_refused_is_not() {
     trace.asking();
     trace.told(Some(Outage::Deadline));
     let spans = written(trace, facts(Ending::Error(Reason::StoreUnavailable)));
-    assert_eq!((attributes(&spans[1]), spans[1].status.unwrap().code), (vec![("tollgate.outage", "deadline")], Error as i32));
+    assert_eq!(
+        (attributes(&spans[1]), spans[1].status.unwrap().code),
+        (vec![("tollgate.outage", "deadline")], Error as i32)
+    );
     // Gone before the store had answered.
     let mut trace = Trace::new(None);
     trace.asking();
-    assert_eq!(attributes(&written(trace, facts(Ending::Cancelled))[1]), [("tollgate.outage", "cancelled")]);
+    assert_eq!(
+        attributes(&written(trace, facts(Ending::Cancelled))[1]),
+        [("tollgate.outage", "cancelled")]
+    );
 }
 
 #[test]
 fn texts_are_cut() {
-    let spans = written(Trace::new(None), Facts { model: Some("é".repeat(200).into()), ..facts(Ending::Cancelled) });
+    let spans = written(
+        Trace::new(None),
+        Facts { model: Some("é".repeat(200).into()), ..facts(Ending::Cancelled) },
+    );
     assert_eq!(attributes(&spans[0])[3], ("tollgate.model", &*"é".repeat(128)));
 }
 
@@ -163,7 +182,8 @@ async fn a_full_queue_drops_and_counts() {
 
 #[tokio::test]
 async fn a_file_that_is_not_there_stops_the_start() {
-    for section in ["headers: { authorization: 'file:/nowhere/token' }", "tls_ca: /nowhere/ca.pem"] {
+    for section in ["headers: { authorization: 'file:/nowhere/token' }", "tls_ca: /nowhere/ca.pem"]
+    {
         let mut config = config(section);
         if config.tls_ca.is_some() {
             config.endpoint = "https://127.0.0.1:1".into();

@@ -65,7 +65,10 @@ impl fmt::Display for Place {
 impl fmt::Debug for RedisUrl {
     /// Without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisUrl").field("place", &self.place).field("db", &self.db).finish_non_exhaustive()
+        f.debug_struct("RedisUrl")
+            .field("place", &self.place)
+            .field("db", &self.db)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +76,8 @@ impl FromStr for RedisUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const HELP: &str = "write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`";
+        const HELP: &str =
+            "write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`";
         let not = |why: &str| format!("{why}; {HELP}");
         let url = parse_redis_url(text).ok_or_else(|| not("this is not the URL of a Redis"))?;
         if url.fragment().is_some() {
@@ -83,7 +87,9 @@ impl FromStr for RedisUrl {
         let mut known = if unix { vec!["db", "user", "pass"] } else { Vec::new() };
         for (key, _) in url.query_pairs() {
             let Some(at) = known.iter().position(|known| *known == key) else {
-                return Err(not("the query of the URL holds something that is not known, or twice"));
+                return Err(not(
+                    "the query of the URL holds something that is not known, or twice",
+                ));
             };
             known.swap_remove(at);
         }
@@ -138,11 +144,22 @@ mod tests {
             ("redis://user:p%40ss@redis", "redis:6379", false, 0, Some("user"), Some("p@ss")),
             ("redis://:pass@redis", "redis:6379", false, 0, None, Some("pass")),
             ("unix:///run/redis.sock", "/run/redis.sock", false, 0, None, None),
-            ("redis+unix:///run/redis.sock?db=2&user=u&pass=p", "/run/redis.sock", false, 2, Some("u"), Some("p")),
+            (
+                "redis+unix:///run/redis.sock?db=2&user=u&pass=p",
+                "/run/redis.sock",
+                false,
+                2,
+                Some("u"),
+                Some("p"),
+            ),
             ("unix:/run/redis.sock", "/run/redis.sock", false, 0, None, None),
         ] {
             let url: RedisUrl = text.parse().unwrap();
-            assert_eq!((url.place().to_string().as_str(), url.tls(), url.db(), url.username()), (shown, tls, db, user), "{text}");
+            assert_eq!(
+                (url.place().to_string().as_str(), url.tls(), url.db(), url.username()),
+                (shown, tls, db, user),
+                "{text}"
+            );
             assert_eq!(url.password().map(Secret::expose), password.map(str::as_bytes), "{text}");
         }
     }
@@ -164,13 +181,19 @@ mod tests {
             "unix:///run/redis.sock?pass=hunter2&pass=hunter2",
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err();
-            assert!(error.contains("redis://host:port") && !error.contains("hunter2"), "{text}: {error}");
+            assert!(
+                error.contains("redis://host:port") && !error.contains("hunter2"),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn a_url_shows_neither_user_nor_password() {
         let url: RedisUrl = "redis://user:hunter2@redis/1".parse().unwrap();
-        assert_eq!(format!("{url:?}"), r#"RedisUrl { place: Tcp { host: "redis", port: 6379, tls: false }, db: 1, .. }"#);
+        assert_eq!(
+            format!("{url:?}"),
+            r#"RedisUrl { place: Tcp { host: "redis", port: 6379, tls: false }, db: 1, .. }"#
+        );
     }
 }

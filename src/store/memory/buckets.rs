@@ -35,17 +35,25 @@ impl Buckets {
     }
 
     /// Takes all charges, or none. Their keys differ: the core refuses a route that lists a limit twice.
-    pub(in crate::store) fn charge(&self, charges: &[Charge], now: Timestamp) -> Result<Vec<Verdict>, Outage> {
+    pub(in crate::store) fn charge(
+        &self,
+        charges: &[Charge],
+        now: Timestamp,
+    ) -> Result<Vec<Verdict>, Outage> {
         if charges.is_empty() {
             return Ok(Vec::new());
         }
         let now = now.micros();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.sweep(now, charges.len());
-        let verdict = |charge: &Charge| ask(table.get(charge.bucket), now, charge.interval, charge.burst, charge.cost).verdict;
+        let verdict = |charge: &Charge| {
+            ask(table.get(charge.bucket), now, charge.interval, charge.burst, charge.cost).verdict
+        };
         let mut verdicts: Vec<Verdict> = charges.iter().map(verdict).collect();
         if verdicts.iter().any(|verdict| !verdict.admitted) {
-            for (charge, verdict) in charges.iter().zip(&mut verdicts).filter(|(_, verdict)| verdict.admitted) {
+            for (charge, verdict) in
+                charges.iter().zip(&mut verdicts).filter(|(_, verdict)| verdict.admitted)
+            {
                 *verdict = untouched(table.get(charge.bucket), now, charge.interval, charge.burst);
             }
             return Ok(verdicts);
@@ -86,7 +94,11 @@ mod tests {
         let both = [charge("wide", SECOND, 3), charge("narrow", SECOND, 1)];
         assert!(buckets.charge(&both, at(1)).unwrap().iter().all(|verdict| verdict.admitted));
         let verdicts = buckets.charge(&both, at(1)).unwrap();
-        assert_eq!((verdicts[0].admitted, verdicts[0].remaining), (true, 2), "not charged, as the other had no room");
+        assert_eq!(
+            (verdicts[0].admitted, verdicts[0].remaining),
+            (true, 2),
+            "not charged, as the other had no room"
+        );
         assert!(!verdicts[1].admitted);
         let verdicts = buckets.charge(&both[..1], at(1)).unwrap();
         assert_eq!(verdicts[0].remaining, 1);
@@ -99,9 +111,20 @@ mod tests {
             assert!(buckets.charge(&[charge(key, SECOND, 2)], at(1)).unwrap()[0].admitted);
         }
         assert_eq!(buckets.charge(&[charge("c", SECOND, 2)], at(2)), Err(Outage::Full));
-        assert_eq!(buckets.charge(&[charge("a", SECOND, 2)], at(2)).unwrap()[0].remaining, 0, "a live bucket stays as it was");
-        assert_eq!(buckets.charge(&[charge("b", SECOND, 2), charge("c", SECOND, 2)], at(2)), Err(Outage::Full));
-        assert_eq!(buckets.charge(&[charge("b", SECOND, 2)], at(2)).unwrap()[0].remaining, 0, "nothing was taken");
+        assert_eq!(
+            buckets.charge(&[charge("a", SECOND, 2)], at(2)).unwrap()[0].remaining,
+            0,
+            "a live bucket stays as it was"
+        );
+        assert_eq!(
+            buckets.charge(&[charge("b", SECOND, 2), charge("c", SECOND, 2)], at(2)),
+            Err(Outage::Full)
+        );
+        assert_eq!(
+            buckets.charge(&[charge("b", SECOND, 2)], at(2)).unwrap()[0].remaining,
+            0,
+            "nothing was taken"
+        );
         // `a` and `b` are full again two seconds later.
         assert!(buckets.charge(&[charge("c", SECOND, 2)], at(2 * SECOND + 1)).unwrap()[0].admitted);
     }

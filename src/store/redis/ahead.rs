@@ -31,7 +31,8 @@ impl Redis {
                 self.ask_ahead(charge, *ahead);
             }
         }
-        let known = demands.principal.is_none() && parts.iter().all(|part| matches!(part, Part::Taken(..) | Part::Refused(_)));
+        let known = demands.principal.is_none()
+            && parts.iter().all(|part| matches!(part, Part::Taken(..) | Part::Refused(_)));
         let mut check = Check { leases: &self.leases, charges: &demands.charges, parts };
         if known {
             return Ok(check.answered_here());
@@ -51,11 +52,15 @@ impl Redis {
             let sent = leases.now();
             let demands = Demands { principal: None, charges: vec![charge.clone()] };
             match timeout(deadline, line.ask(Asked { demands, wants: vec![want] })).await {
-                Ok(Ok(Answered { answers: Answers::Counted(verdicts), taken })) => match (&*verdicts, &*taken) {
-                    ([said], [given]) if said.admitted => leases.given(charge.bucket, sent, (want, *given, 0), *said),
-                    ([said], _) => leases.refused(charge.bucket, want, *said),
-                    _ => leases.lost(charge.bucket, want),
-                },
+                Ok(Ok(Answered { answers: Answers::Counted(verdicts), taken })) => {
+                    match (&*verdicts, &*taken) {
+                        ([said], [given]) if said.admitted => {
+                            leases.given(charge.bucket, sent, (want, *given, 0), *said)
+                        }
+                        ([said], _) => leases.refused(charge.bucket, want, *said),
+                        _ => leases.lost(charge.bucket, want),
+                    }
+                }
                 Ok(_) => leases.lost(charge.bucket, want),
                 Err(_elapsed) => {
                     line.pulse().silent();
@@ -153,7 +158,11 @@ impl Check<'_> {
     }
 
     /// Settles by what Redis said.
-    fn answered(mut self, sent: u64, answered: Result<Answered, Outage>) -> Result<Answers, Outage> {
+    fn answered(
+        mut self,
+        sent: u64,
+        answered: Result<Answered, Outage>,
+    ) -> Result<Answers, Outage> {
         let Answered { answers, taken } = answered?;
         let parts = std::mem::take(&mut self.parts);
         let Answers::Counted(said) = answers else {
@@ -176,7 +185,12 @@ impl Check<'_> {
                 Part::Asked(asked) => {
                     let (verdict, given) = said.next()?;
                     match (all, verdict.admitted) {
-                        (true, _) => self.leases.given(charge.bucket, sent, (asked, given, charge.cost), verdict),
+                        (true, _) => self.leases.given(
+                            charge.bucket,
+                            sent,
+                            (asked, given, charge.cost),
+                            verdict,
+                        ),
                         (false, true) => self.leases.lost(charge.bucket, asked),
                         (false, false) => self.leases.refused(charge.bucket, asked, verdict),
                     }

@@ -37,9 +37,14 @@ pub(super) struct Queue(mpsc::Sender<Question>);
 
 impl Queue {
     /// Begins to gather for a connection.
-    pub(super) fn start(connection: MultiplexedConnection, scripts: Arc<Scripts>, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn start(
+        connection: MultiplexedConnection,
+        scripts: Arc<Scripts>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let batcher = Batcher { connection, scripts, pulse, queue, waiting: Vec::with_capacity(MOST) };
+        let batcher =
+            Batcher { connection, scripts, pulse, queue, waiting: Vec::with_capacity(MOST) };
         tokio::spawn(batcher.run());
         Self(sender)
     }
@@ -95,23 +100,27 @@ impl Batcher {
 
     /// One call, and its answer to everybody in it. It borrows nothing, so that others can be gathered meanwhile.
     fn call(&self, batch: Vec<Question>) -> impl Future<Output = ()> + Send + use<> {
-        let (mut connection, scripts, pulse) = (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.pulse));
+        let (mut connection, scripts, pulse) =
+            (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.pulse));
         async move {
             let keys = batch.iter().map(|question| question.asked.keys()).sum();
             let reply: RedisResult<Vec<u8>> = scripts
                 .admit
-                .run(&mut connection, keys, |cmd| question::write(cmd, batch.iter().map(|question| &question.asked)))
+                .run(&mut connection, keys, |cmd| {
+                    question::write(cmd, batch.iter().map(|question| &question.asked))
+                })
                 .await;
             match reply {
                 Ok(reply) => {
                     pulse.worked();
                     let mut reply = Numbers::of(&reply);
                     for question in batch {
-                        let answer = match question::next_answer(&question.asked.demands, &mut reply) {
-                            Some(Said::Answers(answers)) => Ok(answers),
-                            Some(Said::Unreadable) => Err(pulse.unreadable()),
-                            None => Err(Outage::Refused),
-                        };
+                        let answer =
+                            match question::next_answer(&question.asked.demands, &mut reply) {
+                                Some(Said::Answers(answers)) => Ok(answers),
+                                Some(Said::Unreadable) => Err(pulse.unreadable()),
+                                None => Err(Outage::Refused),
+                            };
                         let _gave_up = question.answer.send(answer);
                     }
                 }

@@ -51,9 +51,16 @@ impl Ear {
     ///
     /// # Errors
     /// The connection is lost, or this user may not wait.
-    pub(in crate::store) async fn wait(&mut self, cursor: &Cursor, most: Duration) -> Result<(), Outage> {
+    pub(in crate::store) async fn wait(
+        &mut self,
+        cursor: &Cursor,
+        most: Duration,
+    ) -> Result<(), Outage> {
         let mut read = cmd("XREAD");
-        read.arg("BLOCK").arg(u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1)).arg("COUNT").arg(1);
+        read.arg("BLOCK")
+            .arg(u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1))
+            .arg("COUNT")
+            .arg(1);
         read.arg("STREAMS").arg(CHANGES).arg(cursor.0.as_deref().unwrap_or("0"));
         match timeout(most + UNHURRIED, read.query_async(&mut self.connection)).await {
             Ok(answer) => answer.map(|_: Value| ()).map_err(|error| outage(&error)),
@@ -73,10 +80,20 @@ impl Redis {
 
     /// Reads all revocations. An entry that changes meanwhile may come in either form, or twice: its change comes after the
     /// cursor.
-    pub(in crate::store) async fn revocations(&self, mut add: impl FnMut(Entry)) -> Result<Cursor, Outage> {
+    pub(in crate::store) async fn revocations(
+        &self,
+        mut add: impl FnMut(Entry),
+    ) -> Result<Cursor, Outage> {
         let newest: Vec<Row> = self
             .unhurried(|mut connection| async move {
-                cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1).query_async(&mut connection).await
+                cmd("XREVRANGE")
+                    .arg(CHANGES)
+                    .arg("+")
+                    .arg("-")
+                    .arg("COUNT")
+                    .arg(1)
+                    .query_async(&mut connection)
+                    .await
             })
             .await?;
         let mut from = 0_u64;
@@ -105,7 +122,10 @@ impl Redis {
             }
             let (moments,): (Vec<Option<u64>>,) = details.query_async(&mut connection).await?;
             let rows = ends.into_iter().zip(moments);
-            Ok((next, rows.filter_map(|((key, ends), at)| Some(entry(key, at?, ends, None))).collect()))
+            Ok((
+                next,
+                rows.filter_map(|((key, ends), at)| Some(entry(key, at?, ends, None))).collect(),
+            ))
         })
         .await
     }
@@ -115,7 +135,14 @@ impl Redis {
         let from = cursor.0.as_deref().unwrap_or("-");
         let rows: Vec<Row> = self
             .unhurried(|mut connection| async move {
-                cmd("XRANGE").arg(CHANGES).arg(from).arg("+").arg("COUNT").arg(BATCH).query_async(&mut connection).await
+                cmd("XRANGE")
+                    .arg(CHANGES)
+                    .arg(from)
+                    .arg("+")
+                    .arg("COUNT")
+                    .arg(BATCH)
+                    .query_async(&mut connection)
+                    .await
             })
             .await?;
         let complete = rows.len() < BATCH;

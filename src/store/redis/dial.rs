@@ -93,7 +93,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 impl Dialer {
     /// Reads what connecting needs, once, so that a missing file stops the start.
     pub(super) fn new(config: &RedisConfig, scripts: Arc<Scripts>) -> Result<Self, StoreError> {
-        let password = config.password.clone().or_else(|| config.url.password().cloned().map(SecretSource::Inline));
+        let password = config
+            .password
+            .clone()
+            .or_else(|| config.url.password().cloned().map(SecretSource::Inline));
         let username = config.username.clone().or_else(|| config.url.username().map(str::to_owned));
         if let Some(source) = &password {
             login(source).map_err(StoreError::Password)?;
@@ -104,7 +107,14 @@ impl Dialer {
             }
             _ => None,
         };
-        Ok(Self { place: config.url.place().clone(), db: config.url.db(), username, password, tls, scripts })
+        Ok(Self {
+            place: config.url.place().clone(),
+            db: config.url.db(),
+            username,
+            password,
+            tls,
+            scripts,
+        })
     }
 
     /// Connects.
@@ -114,10 +124,13 @@ impl Dialer {
             text: format!("cannot connect to `{}`: {error}", self.place),
         })?;
         // Each question has a deadline of its own; a second clock below it would only cost.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|error| self.fault(&error))?;
+            MultiplexedConnection::new_with_config(&info, stream, config)
+                .await
+                .map_err(|error| self.fault(&error))?;
         let driver = Driver::start(driver);
         self.greet(&mut connection).await?;
         Ok((connection, driver))
@@ -134,7 +147,11 @@ impl Dialer {
         // To somebody who has not logged in Redis answers a long question with "protocol error", and a short one with the truth.
         cmd("TIME").exec_async(connection).await.map_err(|error| self.fault(&error))?;
         if self.db != 0 {
-            cmd("SELECT").arg(self.db).exec_async(connection).await.map_err(|error| self.fault(&error))?;
+            cmd("SELECT")
+                .arg(self.db)
+                .exec_async(connection)
+                .await
+                .map_err(|error| self.fault(&error))?;
         }
         self.probe(connection).await.map_err(|error| self.fault(&error))?;
         warn_of_eviction(connection).await;
@@ -149,11 +166,15 @@ impl Dialer {
                 let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                 tcp.set_nodelay(true)?;
                 let socket = SockRef::from(&tcp);
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(3 * PEER_GONE).with_interval(PEER_GONE))?;
+                socket.set_tcp_keepalive(
+                    &TcpKeepalive::new().with_time(3 * PEER_GONE).with_interval(PEER_GONE),
+                )?;
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(PEER_GONE))?;
                 match &self.tls {
-                    Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
+                    Some((connector, name)) => {
+                        Box::new(connector.connect(name.clone(), tcp).await?)
+                    }
                     None => Box::new(tcp),
                 }
             }
@@ -163,10 +184,19 @@ impl Dialer {
     /// Asks what a check asks, of a bucket of its own that never fills: that the server may be written to, and that this user may
     /// do it, shows here and not at the first client's expense. It also brings the script there.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let charge =
-            Charge { limit: "probe".into(), bucket: "probe".into(), interval: 1, burst: 1_000_000, cost: 1, lease: None };
+        let charge = Charge {
+            limit: "probe".into(),
+            bucket: "probe".into(),
+            interval: 1,
+            burst: 1_000_000,
+            cost: 1,
+            lease: None,
+        };
         let probe = Asked::exactly(Demands { principal: None, charges: vec![charge] });
-        let reply = self.scripts.admit.run(connection, 1, |cmd| question::write(cmd, std::iter::once(&probe)));
+        let reply = self
+            .scripts
+            .admit
+            .run(connection, 1, |cmd| question::write(cmd, std::iter::once(&probe)));
         reply.await.map(|_: Vec<u8>| ())
     }
 
@@ -187,19 +217,25 @@ pub(super) fn outage(error: &RedisError) -> Outage {
 
 fn login(source: &SecretSource) -> Result<String, String> {
     let secret = secrets::resolve(source)?;
-    std::str::from_utf8(secret.expose()).map(str::to_owned).map_err(|_| "the password is not UTF-8".to_owned())
+    std::str::from_utf8(secret.expose())
+        .map(str::to_owned)
+        .map_err(|_| "the password is not UTF-8".to_owned())
 }
 
 fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'static>), String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
-            let pem = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
+            let pem =
+                std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let added = certificate
-                    .map_err(|error| error.to_string())
-                    .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-                added.map_err(|error| format!("`{path}` holds something that is no certificate: {error}"))?;
+                let added =
+                    certificate.map_err(|error| error.to_string()).and_then(|certificate| {
+                        roots.add(certificate).map_err(|error| error.to_string())
+                    });
+                added.map_err(|error| {
+                    format!("`{path}` holds something that is no certificate: {error}")
+                })?;
             }
             if roots.is_empty() {
                 return Err(format!("`{path}` holds no certificate in PEM"));
@@ -208,7 +244,9 @@ fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                return Err("this system has no certificate authorities; name a PEM file here".to_owned());
+                return Err(
+                    "this system has no certificate authorities; name a PEM file here".to_owned()
+                );
             }
         }
     }
@@ -217,7 +255,8 @@ fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
@@ -234,8 +273,10 @@ async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
 
 /// The policy by which a Redis that is short of memory drops keys, if it does: those with an end, such as revocations, first.
 fn evicts(info: &str) -> Option<&str> {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    field("maxmemory_policy").filter(|policy| *policy != "noeviction" && field("maxmemory") != Some("0"))
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    field("maxmemory_policy")
+        .filter(|policy| *policy != "noeviction" && field("maxmemory") != Some("0"))
 }
 
 #[cfg(test)]
@@ -250,8 +291,9 @@ mod tests {
             ("1048576", "noeviction", None),
             ("1048576", "volatile-ttl", Some("volatile-ttl")),
         ] {
-            let info =
-                format!("# Memory\r\nused_memory:1\r\nmaxmemory:{memory}\r\nmaxmemory_human:1M\r\nmaxmemory_policy:{policy}\r\n");
+            let info = format!(
+                "# Memory\r\nused_memory:1\r\nmaxmemory:{memory}\r\nmaxmemory_human:1M\r\nmaxmemory_policy:{policy}\r\n"
+            );
             assert_eq!(evicts(&info), expected, "{info}");
         }
         assert_eq!(evicts(""), None);

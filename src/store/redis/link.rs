@@ -63,7 +63,12 @@ struct Health {
 
 impl Link {
     /// Begins to connect, until `stop`.
-    pub(super) fn start(dialer: Arc<Dialer>, scripts: Arc<Scripts>, deadline: Duration, stop: CancellationToken) -> Self {
+    pub(super) fn start(
+        dialer: Arc<Dialer>,
+        scripts: Arc<Scripts>,
+        deadline: Duration,
+        stop: CancellationToken,
+    ) -> Self {
         let (state, watched) = watch::channel(State::Connecting);
         let health = Arc::<Health>::default();
         let keeper = Keeper { dialer, scripts, deadline, state, health: Arc::clone(&health) };
@@ -133,8 +138,18 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn new(connection: MultiplexedConnection, driver: Driver, scripts: Arc<Scripts>, health: Arc<Health>) -> Self {
-        let pulse = Arc::new(Pulse { failures: AtomicU32::new(0), tripped: Notify::new(), last: Mutex::default(), health });
+    fn new(
+        connection: MultiplexedConnection,
+        driver: Driver,
+        scripts: Arc<Scripts>,
+        health: Arc<Health>,
+    ) -> Self {
+        let pulse = Arc::new(Pulse {
+            failures: AtomicU32::new(0),
+            tripped: Notify::new(),
+            last: Mutex::default(),
+            health,
+        });
         let queue = Queue::start(connection.clone(), scripts, Arc::clone(&pulse));
         Self { connection, queue, driver, pulse }
     }
@@ -174,7 +189,10 @@ impl Pulse {
 
     /// A question had no answer in time.
     pub(super) fn silent(&self) -> Outage {
-        self.count(Fault { outage: Outage::Deadline, text: "no answer within the deadline".into() }, 1)
+        self.count(
+            Fault { outage: Outage::Deadline, text: "no answer within the deadline".into() },
+            1,
+        )
     }
 
     /// A call was answered with an error.
@@ -182,7 +200,10 @@ impl Pulse {
         // After a failover the old primary stays read-only, and a server that forgot the login will not remember it: only a new
         // connection helps.
         let for_good = matches!(error.code(), Some("READONLY" | "NOAUTH"));
-        self.count(Fault { outage: outage(error), text: error.to_string() }, if for_good { TRIP_AFTER } else { 1 })
+        self.count(
+            Fault { outage: outage(error), text: error.to_string() },
+            if for_good { TRIP_AFTER } else { 1 },
+        )
     }
 
     /// Something that is no check was answered with an error.
@@ -247,7 +268,14 @@ impl Keeper {
                     self.state.send_replace(State::Connecting);
                     self.down(CLOSED, true);
                 }
-                None => self.open(&Fault { outage: Outage::Unreachable, text: CLOSED.into() }, &mut pause, true).await,
+                None => {
+                    self.open(
+                        &Fault { outage: Outage::Unreachable, text: CLOSED.into() },
+                        &mut pause,
+                        true,
+                    )
+                    .await
+                }
                 Some(fault) => self.open(&fault, &mut pause, true).await,
             }
         }
@@ -274,10 +302,18 @@ impl Keeper {
             };
             let fault = match dialled {
                 Ok(Ok((connection, driver))) => {
-                    return Arc::new(Line::new(connection, driver, Arc::clone(&self.scripts), Arc::clone(&self.health)));
+                    return Arc::new(Line::new(
+                        connection,
+                        driver,
+                        Arc::clone(&self.scripts),
+                        Arc::clone(&self.health),
+                    ));
                 }
                 Ok(Err(fault)) => fault,
-                Err(_elapsed) => Fault { outage: Outage::Deadline, text: "no answer to a new connection within 1s".into() },
+                Err(_elapsed) => Fault {
+                    outage: Outage::Deadline,
+                    text: "no answer to a new connection within 1s".into(),
+                },
             };
             self.open(&fault, pause, false).await;
         }

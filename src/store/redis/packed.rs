@@ -100,7 +100,10 @@ mod tests {
         list.push_count(3);
         let mut cmd = Cmd::new();
         cmd.arg(&list);
-        let (small, large) = (&[0xcf, 0, 0, 0, 0, 0, 0, 0, 128][..], &[0xcf, 255, 255, 255, 255, 255, 255, 255, 255][..]);
+        let (small, large) = (
+            &[0xcf, 0, 0, 0, 0, 0, 0, 0, 128][..],
+            &[0xcf, 255, 255, 255, 255, 255, 255, 255, 255][..],
+        );
         let expected = [&[0xdd, 0, 0, 0, 5, 0, 127], small, large, &[3]].concat();
         assert_eq!(cmd.args_iter().next(), Some(::redis::Arg::Simple(&*expected)));
     }
@@ -123,7 +126,12 @@ mod tests {
         for none in [&[][..], b"x", &[0xdc, 0], &[0xdd, 0, 0], &[0x80]] {
             assert!(read(none).is_empty(), "{none:?}");
         }
-        for cut in [&[0x92, 7][..], &[0x92, 7, 0xcd, 1], &[0x92, 7, 0xc0], &[0x92, 7, 0xcf, 255, 0, 0, 0, 0, 0, 0, 0]] {
+        for cut in [
+            &[0x92, 7][..],
+            &[0x92, 7, 0xcd, 1],
+            &[0x92, 7, 0xc0],
+            &[0x92, 7, 0xcf, 255, 0, 0, 0, 0, 0, 0, 0],
+        ] {
             assert_eq!(read(cut), [7], "{cut:?}");
         }
     }

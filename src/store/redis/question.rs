@@ -113,7 +113,10 @@ pub(super) enum Said {
 }
 
 /// Reads the answer to the next check; `None` if it is none to this question.
-pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i64>) -> Option<Said> {
+pub(super) fn next_answer(
+    demands: &Demands,
+    reply: &mut impl Iterator<Item = i64>,
+) -> Option<Said> {
     match reply.next()? {
         0 => {}
         -1 => return Some(Said::Unreadable),
@@ -139,7 +142,8 @@ pub(super) fn next_answer(demands: &Demands, reply: &mut impl Iterator<Item = i6
 fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
     let keys = demands.principal.as_ref()?.revocation();
     let ours = keys.exact_marks().chain(keys.before_marks()).map(|mark| mark.kind().label());
-    let foreign_from = keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
+    let foreign_from =
+        keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
     let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
     kind.map(Answers::Revoked)
@@ -148,7 +152,12 @@ fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
 fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
     let admitted = u64::try_from(units).ok()? > 0;
     let retry_after = if retry_after == -1 { u64::MAX } else { u64::try_from(retry_after).ok()? };
-    Some(Verdict { admitted, remaining: u64::try_from(remaining).ok()?, retry_after, reset: u64::try_from(reset).ok()? })
+    Some(Verdict {
+        admitted,
+        remaining: u64::try_from(remaining).ok()?,
+        retry_after,
+        reset: u64::try_from(reset).ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -168,14 +177,18 @@ mod tests {
             lease,
         };
         let terms = Terms { slice: 2, life: 9 };
-        Demands { principal: None, charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))] }
+        Demands {
+            principal: None,
+            charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],
+        }
     }
 
     #[test]
     fn the_question_is_laid_out_as_the_script_reads_it() {
         let mut cmd = Cmd::new();
         let both = Asked { demands: demands(), wants: vec![1, 2] };
-        let one = Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
+        let one =
+            Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
         assert_eq!((both.keys(), one.keys()), (2, 1));
         write(&mut cmd, [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });

@@ -1,6 +1,8 @@
 //! The scripts, and how one is run: by its hash, and by its text where the server does not have it.
 
-use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd};
+use ::redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd,
+};
 
 /// The body of the script of checks. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
 /// body against the reference model.
@@ -12,7 +14,10 @@ pub const GIVE_BACK_BODY: &str = include_str!("../give_back.lua");
 /// Time comes from Redis, so that replicas with different clocks count alike.
 macro_rules! with_time {
     ($file:literal) => {
-        concat!("local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n", include_str!($file))
+        concat!(
+            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n",
+            include_str!($file)
+        )
     };
 }
 

@@ -90,7 +90,9 @@ impl<'de> Deserialize<'de> for Audiences {
                 if text == "any" {
                     Ok(Audiences::Any)
                 } else {
-                    Err(E::custom(format!("`{text}` is neither a list of names nor the word `any`; write `[{text}]`")))
+                    Err(E::custom(format!(
+                        "`{text}` is neither a list of names nor the word `any`; write `[{text}]`"
+                    )))
                 }
             }
             fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Audiences, A::Error> {
@@ -275,7 +277,10 @@ impl<'de> Deserialize<'de> for AlgorithmName {
         let name = String::deserialize(deserializer)?;
         Self::parse(&name).map(Self).ok_or_else(|| {
             let known: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
-            serde::de::Error::custom(format!("unknown algorithm `{name}`; known: {}", known.join(", ")))
+            serde::de::Error::custom(format!(
+                "unknown algorithm `{name}`; known: {}",
+                known.join(", ")
+            ))
         })
     }
 }
@@ -378,7 +383,10 @@ impl Issuers {
 
 fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors) -> Issuer {
     if config.issuer.is_empty() {
-        errors.push(&path.key("issuer"), "the issuer must not be empty; write `absent` for tokens without `iss`");
+        errors.push(
+            &path.key("issuer"),
+            "the issuer must not be empty; write `absent` for tokens without `iss`",
+        );
     }
     let name = if config.issuer == "absent" { "" } else { config.issuer.as_str() };
     match &config.audiences {
@@ -390,20 +398,30 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         }
         _ => {}
     }
-    let algorithms: Vec<Algorithm> = config.algorithms.iter().map(|AlgorithmName(algorithm)| *algorithm).collect();
+    let algorithms: Vec<Algorithm> =
+        config.algorithms.iter().map(|AlgorithmName(algorithm)| *algorithm).collect();
     if algorithms.is_empty() {
         errors.push(&path.key("algorithms"), "list at least one algorithm, such as `[RS256]`");
     }
     let source = source(config, &algorithms, name, path, errors);
     if config.leeway > Span::from_secs(60) {
-        errors.push(&path.key("leeway"), format!("`{}` is more than 60s; mend the clock instead", config.leeway));
+        errors.push(
+            &path.key("leeway"),
+            format!("`{}` is more than 60s; mend the clock instead", config.leeway),
+        );
     }
     if config.max_lifetime > Span::from_secs(31 * 86_400) || config.max_lifetime.micros() == 0 {
-        errors.push(&path.key("max_lifetime"), format!("`{}` is not between 1ms and 31d", config.max_lifetime));
+        errors.push(
+            &path.key("max_lifetime"),
+            format!("`{}` is not between 1ms and 31d", config.max_lifetime),
+        );
     }
     for (index, claim) in config.required_claims.iter().enumerate() {
         if claim.is_empty() {
-            errors.push(&path.key("required_claims").index(index), "a claim's name must not be empty");
+            errors.push(
+                &path.key("required_claims").index(index),
+                "a claim's name must not be empty",
+            );
         }
     }
     if config.claims.scopes.is_empty() {
@@ -431,7 +449,13 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
     }
 }
 
-fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Path, errors: &mut Errors) -> KeySource {
+fn source(
+    config: &IssuerConfig,
+    algorithms: &[Algorithm],
+    name: &str,
+    path: &Path,
+    errors: &mut Errors,
+) -> KeySource {
     let symmetric = algorithms.iter().filter(|algorithm| is_symmetric(**algorithm)).count();
     match (&config.secret, &config.jwks) {
         (Some(secret), None) => {
@@ -455,7 +479,9 @@ fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Pa
         return KeySource::Secret(SecretSource::File(String::new()));
     };
     let at = path.key("jwks");
-    let ways = usize::from(jwks.url.is_some()) + usize::from(jwks.file.is_some()) + usize::from(jwks.discovery);
+    let ways = usize::from(jwks.url.is_some())
+        + usize::from(jwks.file.is_some())
+        + usize::from(jwks.discovery);
     if ways != 1 {
         errors.push(&at, "write exactly one of `url`, `file` and `discovery: true`");
     }
@@ -465,9 +491,12 @@ fn source(config: &IssuerConfig, algorithms: &[Algorithm], name: &str, path: &Pa
     if let Some(url) = &jwks.url {
         check_url(url, jwks.insecure_http, &at.key("url"), &at, errors);
     }
-    for (key, span) in
-        [("refresh", jwks.refresh), ("max_stale", jwks.max_stale), ("cool_down", jwks.cool_down), ("timeout", jwks.timeout)]
-    {
+    for (key, span) in [
+        ("refresh", jwks.refresh),
+        ("max_stale", jwks.max_stale),
+        ("cool_down", jwks.cool_down),
+        ("timeout", jwks.timeout),
+    ] {
         if span.micros() == 0 {
             errors.push(&at.key(key), "must be more than 0");
         }

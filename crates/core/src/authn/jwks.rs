@@ -35,7 +35,10 @@ impl Key {
     /// the key's own algorithm.
     pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
         // `Ok(false)` is a wrong signature, `Err` one that cannot be read: neither is a right one.
-        matches!(jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm), Ok(true))
+        matches!(
+            jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm),
+            Ok(true)
+        )
     }
 }
 
@@ -90,11 +93,15 @@ impl KeySet {
     ///
     /// # Errors
     /// A document that is no key set, or one without a usable key. Single bad keys are returned as [`Skipped`] instead.
-    pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Skipped>), KeySetError> {
+    pub fn parse(
+        document: &[u8],
+        algorithms: &[Algorithm],
+    ) -> Result<(Self, Vec<Skipped>), KeySetError> {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
-        let Document { keys } = serde_json::from_slice(document).map_err(|_| KeySetError::NotAKeySet)?;
+        let Document { keys } =
+            serde_json::from_slice(document).map_err(|_| KeySetError::NotAKeySet)?;
         if keys.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
@@ -125,7 +132,11 @@ impl KeySet {
                 }
             }
         }
-        if set.is_empty() { Err(KeySetError::NoUsableKey(skipped.len())) } else { Ok((set, skipped)) }
+        if set.is_empty() {
+            Err(KeySetError::NoUsableKey(skipped.len()))
+        } else {
+            Ok((set, skipped))
+        }
     }
 
     /// The set of an issuer with a shared secret: one unnamed key per algorithm.
@@ -146,7 +157,10 @@ impl KeySet {
                     secret.expose().len() * 8
                 ));
             }
-            set.unnamed.push(Key { algorithm: *algorithm, key: DecodingKey::from_secret(secret.expose()) });
+            set.unnamed.push(Key {
+                algorithm: *algorithm,
+                key: DecodingKey::from_secret(secret.expose()),
+            });
         }
         Ok(set)
     }
@@ -175,15 +189,19 @@ impl KeySet {
 
     /// The only key that verifies with `algorithm`.
     pub(super) fn only(&self, algorithm: Algorithm) -> Option<&Key> {
-        let mut fitting = self.named.values().chain(&self.unnamed).filter(|key| key.algorithm == algorithm);
+        let mut fitting =
+            self.named.values().chain(&self.unnamed).filter(|key| key.algorithm == algorithm);
         fitting.next().filter(|_| fitting.next().is_none())
     }
 }
 
 fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), Skipped> {
-    let jwk: Jwk = serde_json::from_str(raw).map_err(|_| Skipped { kid: None, why: "it is not a JWK" })?;
+    let jwk: Jwk =
+        serde_json::from_str(raw).map_err(|_| Skipped { kid: None, why: "it is not a JWK" })?;
     let kid = jwk.common.key_id.clone();
-    if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > MAX_KID || kid.chars().any(char::is_control)) {
+    if kid.as_ref().is_some_and(|kid| {
+        kid.is_empty() || kid.len() > MAX_KID || kid.chars().any(char::is_control)
+    }) {
         return Err(Skipped { kid: None, why: "its kid is empty, too long, or not printable" });
     }
     match usable(&jwk, raw, algorithms) {
@@ -197,35 +215,51 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     if matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature) {
         return Err("its use is not sig");
     }
-    if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify)) {
+    if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify))
+    {
         return Err("its key_ops do not hold verify");
     }
     let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
     let (fitting, key): (&[Algorithm], DecodingKey) = match &jwk.algorithm {
         AlgorithmParameters::RSA(parameters) => (
-            &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512],
+            &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ],
             rsa(&parameters.n, &parameters.e)?,
         ),
-        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => {
+        AlgorithmParameters::EllipticCurve(parameters)
+            if parameters.curve == EllipticCurve::P256 =>
+        {
             point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
             (&[Algorithm::ES256], decoded()?)
         }
-        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P384 => {
+        AlgorithmParameters::EllipticCurve(parameters)
+            if parameters.curve == EllipticCurve::P384 =>
+        {
             point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
             (&[Algorithm::ES384], decoded()?)
         }
-        AlgorithmParameters::OctetKeyPair(parameters) if parameters.curve == EllipticCurve::Ed25519 => {
+        AlgorithmParameters::OctetKeyPair(parameters)
+            if parameters.curve == EllipticCurve::Ed25519 =>
+        {
             edwards_point(&parameters.x)?;
             (&[Algorithm::EdDSA], decoded()?)
         }
-        AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, which no key set may publish"),
+        AlgorithmParameters::OctetKey(_) => {
+            return Err("it is a shared secret, which no key set may publish");
+        }
         _ => return Err("its type or curve is not supported"),
     };
     // The key's own `alg` binds it; without one, the first algorithm of the issuer's list that fits its type does.
     let algorithm = match alg_member(raw)? {
-        Some(named) => {
-            AlgorithmName::parse(&named).filter(|algorithm| fitting.contains(algorithm)).ok_or("its alg does not fit its type")?
-        }
+        Some(named) => AlgorithmName::parse(&named)
+            .filter(|algorithm| fitting.contains(algorithm))
+            .ok_or("its alg does not fit its type")?,
         None => algorithms
             .iter()
             .copied()
@@ -263,7 +297,8 @@ fn rsa(n: &str, e: &str) -> Result<DecodingKey, &'static str> {
     if n.last().is_none_or(|byte| byte % 2 == 0) {
         return Err("its modulus is even");
     }
-    let exponent = e.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
+    let exponent =
+        e.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
     if !exponent.is_some_and(|exponent| exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33) {
         return Err("its exponent is even, below 3 or above 2^33");
     }
@@ -275,13 +310,20 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     number.get(start..).unwrap_or_default()
 }
 
-fn point(algorithm: &'static signature::EcdsaVerificationAlgorithm, x: &str, y: &str, length: usize) -> Result<(), &'static str> {
+fn point(
+    algorithm: &'static signature::EcdsaVerificationAlgorithm,
+    x: &str,
+    y: &str,
+    length: usize,
+) -> Result<(), &'static str> {
     let (x, y) = (decode(x)?, decode(y)?);
     if x.len() != length || y.len() != length {
         return Err("its point has the wrong length");
     }
     let uncompressed = [&[4], x.as_slice(), y.as_slice()].concat();
-    signature::ParsedPublicKey::new(algorithm, uncompressed).map(drop).map_err(|_| "its point is not on the curve")
+    signature::ParsedPublicKey::new(algorithm, uncompressed)
+        .map(drop)
+        .map_err(|_| "its point is not on the curve")
 }
 
 /// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8, and the encodings of 0 and
@@ -306,7 +348,8 @@ const SMALL_ORDER: [[u8; 32]; 7] = {
 };
 
 fn edwards_point(x: &str) -> Result<(), &'static str> {
-    let mut point = <[u8; 32]>::try_from(decode(x)?).map_err(|_| "its point has the wrong length")?;
+    let mut point =
+        <[u8; 32]>::try_from(decode(x)?).map_err(|_| "its point has the wrong length")?;
     point[31] &= 0x7f;
     if SMALL_ORDER.contains(&point) { Err("its point has a small order") } else { Ok(()) }
 }
@@ -316,7 +359,8 @@ mod tests {
     use super::*;
 
     const P256: &str = r#""kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
-    const ED: &str = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
+    const ED: &str =
+        r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
 
     fn rsa_jwk(bytes: usize, e: &str) -> String {
         let mut modulus = vec![0xffu8; bytes];
@@ -324,7 +368,10 @@ mod tests {
         format!(r#""kty":"RSA","n":"{}","e":"{e}""#, URL_SAFE_NO_PAD.encode(modulus))
     }
 
-    fn parse(keys: &[String], algorithms: &[Algorithm]) -> Result<(KeySet, Vec<&'static str>), KeySetError> {
+    fn parse(
+        keys: &[String],
+        algorithms: &[Algorithm],
+    ) -> Result<(KeySet, Vec<&'static str>), KeySetError> {
         let document = format!("{{\"keys\":[{}]}}", keys.join(","));
         KeySet::parse(document.as_bytes(), algorithms)
             .map(|(set, skipped)| (set, skipped.into_iter().map(|skip| skip.why).collect()))
@@ -342,11 +389,16 @@ mod tests {
             jwk("d", ED),
             jwk("p", &format!("{},\"alg\":\"PS256\"", rsa_jwk(256, "AQAB"))),
         ];
-        let (set, skipped) = parse(&keys, &[Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA]).unwrap();
+        let (set, skipped) =
+            parse(&keys, &[Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA])
+                .unwrap();
         assert_eq!(skipped, [""; 0]);
-        for (kid, algorithm) in
-            [("r", Algorithm::RS256), ("e", Algorithm::ES256), ("d", Algorithm::EdDSA), ("p", Algorithm::PS256)]
-        {
+        for (kid, algorithm) in [
+            ("r", Algorithm::RS256),
+            ("e", Algorithm::ES256),
+            ("d", Algorithm::EdDSA),
+            ("p", Algorithm::PS256),
+        ] {
             assert_eq!(set.named(kid).unwrap().algorithm, algorithm, "{kid}");
         }
     }
@@ -357,17 +409,32 @@ mod tests {
         let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
         let off_curve = P256.replace("x_FEz", "x_FEy");
         let cases = [
-            (jwk("b", r#""kty":"oct","k":"AAAA""#), "it is a shared secret, which no key set may publish"),
-            (jwk("b", &rsa_jwk(128, "AQAB")), "its modulus has fewer than 2048 or more than 8192 bits"),
+            (
+                jwk("b", r#""kty":"oct","k":"AAAA""#),
+                "it is a shared secret, which no key set may publish",
+            ),
+            (
+                jwk("b", &rsa_jwk(128, "AQAB")),
+                "its modulus has fewer than 2048 or more than 8192 bits",
+            ),
             (jwk("b", &rsa_jwk(256, "AQAC")), "its exponent is even, below 3 or above 2^33"),
             (jwk("b", &rsa_jwk(256, "AQ")), "its exponent is even, below 3 or above 2^33"),
             (jwk("b", &off_curve), "its point is not on the curve"),
             (jwk("b", &format!("{P256},\"use\":\"enc\"")), "its use is not sig"),
-            (jwk("b", &format!("{P256},\"key_ops\":[\"encrypt\"]")), "its key_ops do not hold verify"),
+            (
+                jwk("b", &format!("{P256},\"key_ops\":[\"encrypt\"]")),
+                "its key_ops do not hold verify",
+            ),
             (jwk("b", &format!("{P256},\"alg\":\"RS256\"")), "its alg does not fit its type"),
             (jwk("b", &format!("{P256},\"alg\":\"none\"")), "its alg does not fit its type"),
-            (jwk("b", &format!("{},\"alg\":\"HS256\"", rsa_jwk(256, "AQAB"))), "its alg does not fit its type"),
-            (jwk("b", &format!("{},\"alg\":\"PS256\"", rsa_jwk(256, "AQAB"))), "its alg is not one of the issuer's algorithms"),
+            (
+                jwk("b", &format!("{},\"alg\":\"HS256\"", rsa_jwk(256, "AQAB"))),
+                "its alg does not fit its type",
+            ),
+            (
+                jwk("b", &format!("{},\"alg\":\"PS256\"", rsa_jwk(256, "AQAB"))),
+                "its alg is not one of the issuer's algorithms",
+            ),
             (jwk("b", r#""kty":"nonsense""#), "its type or curve is not supported"),
             ("17".into(), "it is not a JWK"),
             (jwk(&"k".repeat(257), ED), "its kid is empty, too long, or not printable"),
@@ -380,26 +447,46 @@ mod tests {
 
     #[test]
     fn a_kid_used_twice_names_no_key() {
-        let (set, skipped) =
-            parse(&[jwk("a", ED), jwk("a", P256), jwk("c", ED), jwk("c", ED)], &[Algorithm::ES256, Algorithm::EdDSA]).unwrap();
+        let (set, skipped) = parse(
+            &[jwk("a", ED), jwk("a", P256), jwk("c", ED), jwk("c", ED)],
+            &[Algorithm::ES256, Algorithm::EdDSA],
+        )
+        .unwrap();
         assert_eq!((set.kids(), skipped), (vec!["c"], vec!["its kid is used twice"]));
     }
 
     #[test]
     fn what_is_no_key_set_is_refused() {
-        let error = |document: &str| KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).map(drop).unwrap_err();
+        let error = |document: &str| {
+            KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).map(drop).unwrap_err()
+        };
         assert_eq!(error("<html></html>"), KeySetError::NotAKeySet);
         assert_eq!(error("{}"), KeySetError::NotAKeySet);
         assert_eq!(error("{\"keys\":[]}"), KeySetError::NoUsableKey(0));
-        assert_eq!(error(&format!("{{\"keys\":[{}]}}", jwk("a", P256))), KeySetError::NoUsableKey(1));
-        assert_eq!(error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))), KeySetError::TooManyKeys);
-        assert_eq!(error(&format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(MAX_BYTES))), KeySetError::TooLarge);
+        assert_eq!(
+            error(&format!("{{\"keys\":[{}]}}", jwk("a", P256))),
+            KeySetError::NoUsableKey(1)
+        );
+        assert_eq!(
+            error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))),
+            KeySetError::TooManyKeys
+        );
+        assert_eq!(
+            error(&format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(MAX_BYTES))),
+            KeySetError::TooLarge
+        );
     }
 
     #[test]
     fn secrets_are_as_long_as_the_hash() {
         assert!(KeySet::from_secret(&Secret::new([7; 31]), &[Algorithm::HS256]).is_err());
-        assert_eq!(KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256]).unwrap().len(), 1);
-        assert!(KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256, Algorithm::HS512]).is_err());
+        assert_eq!(
+            KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256]).unwrap().len(),
+            1
+        );
+        assert!(
+            KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256, Algorithm::HS512])
+                .is_err()
+        );
     }
 }

@@ -108,8 +108,14 @@ pub fn verify<'k>(
     let mut progress = Progress { check: Check::Shape, issuer: None, unknown_key: None };
     steps(credential, issuers, keys, foreign, now, &mut progress).map_err(|denial| {
         let Progress { check, issuer, unknown_key } = progress;
-        let lasting = matches!(check, Check::Signature | Check::Audience | Check::Claims) || denial.reason == Reason::Expired;
-        Refused { denial: Box::new(denial), check, unknown_key, settled: issuer.filter(|_| lasting) }
+        let lasting = matches!(check, Check::Signature | Check::Audience | Check::Claims)
+            || denial.reason == Reason::Expired;
+        Refused {
+            denial: Box::new(denial),
+            check,
+            unknown_key,
+            settled: issuer.filter(|_| lasting),
+        }
     })
 }
 
@@ -135,15 +141,20 @@ fn steps<'k>(
     progress.check = Check::Header;
     let header = Header::parse(parts.header)?;
     progress.check = Check::Issuer;
-    let claims = Json::object(&decode(parts.payload)?)
-        .ok_or_else(|| Denial::new(Reason::MalformedToken, "the claims are not one JSON object without repeated members"))?;
+    let claims = Json::object(&decode(parts.payload)?).ok_or_else(|| {
+        Denial::new(
+            Reason::MalformedToken,
+            "the claims are not one JSON object without repeated members",
+        )
+    })?;
     let iss = match claims.get("iss") {
         None => None,
         Some(Json::Text(iss)) => Some(iss.as_str()),
         Some(_) => return refuse(Reason::UnknownIssuer, "iss is not a string"),
     };
-    let issuer =
-        issuers.find(iss).ok_or_else(|| Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss"))?;
+    let issuer = issuers.find(iss).ok_or_else(|| {
+        Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss")
+    })?;
     progress.issuer = Some(issuer.index);
     progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
@@ -151,12 +162,16 @@ fn steps<'k>(
     }
     progress.check = Check::Key;
     let Some(set) = keys(issuer.index) else {
-        return refuse(Reason::NotReady, "the issuer's keys have not been loaded, or are older than max_stale");
+        return refuse(
+            Reason::NotReady,
+            "the issuer's keys have not been loaded, or are older than max_stale",
+        );
     };
     let key = find_key(set, issuer, &header).inspect_err(|denial| {
         // A newer set has no answer for a token that names no key where it must.
         let named = header.kid.is_some() || !issuer.kid_required;
-        progress.unknown_key = (denial.reason == Reason::UnknownKey && named).then_some(issuer.index);
+        progress.unknown_key =
+            (denial.reason == Reason::UnknownKey && named).then_some(issuer.index);
     })?;
     progress.check = Check::Signature;
     check_signature(&parts, key)?;
@@ -171,7 +186,9 @@ fn steps<'k>(
 
 /// `b64token` of RFC 6750 section 2.1.
 fn text_of(Credential(token): Credential<'_>) -> Result<&str, Denial> {
-    let is_token = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+    let is_token = |b: &u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
+    };
     match std::str::from_utf8(token) {
         Ok(text) if token.iter().all(is_token) => Ok(text),
         _ => refuse(Reason::MalformedToken, "the token holds characters no token has"),
@@ -192,7 +209,11 @@ impl<'a> Parts<'a> {
         let (Some((signed, signature)), 2) = (token.rsplit_once('.'), dots) else {
             return refuse(
                 Reason::MalformedToken,
-                if dots == 4 { "the token is encrypted" } else { "the token does not have three parts" },
+                if dots == 4 {
+                    "the token is encrypted"
+                } else {
+                    "the token does not have three parts"
+                },
             );
         };
         match signed.split_once('.') {
@@ -204,7 +225,9 @@ impl<'a> Parts<'a> {
 
 /// Base64url without padding and without stray bits (RFC 7515 section 2).
 fn decode(part: &str) -> Result<Vec<u8>, Denial> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Denial::new(Reason::MalformedToken, "a part of the token is not base64url"))
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| Denial::new(Reason::MalformedToken, "a part of the token is not base64url"))
 }
 
 struct Header {
@@ -215,7 +238,10 @@ struct Header {
 impl Header {
     fn parse(part: &str) -> Result<Self, Denial> {
         let Some(json) = Json::object(&decode(part)?) else {
-            return refuse(Reason::MalformedToken, "the header is not one JSON object without repeated members");
+            return refuse(
+                Reason::MalformedToken,
+                "the header is not one JSON object without repeated members",
+            );
         };
         // Not one of them is implemented, so not one of them may be there (RFC 7515 section 4.1.11). jwk, jku, x5u and x5c
         // are not refused, as some issuers send them, and never read.
@@ -228,19 +254,25 @@ impl Header {
             }
         }
         let algorithm = match json.get("alg") {
-            Some(Json::Text(name)) => AlgorithmName::parse(name)
-                .ok_or_else(|| Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not known"))?,
-            Some(_) | None => return refuse(Reason::AlgorithmNotAllowed, "alg is missing or not a string"),
+            Some(Json::Text(name)) => AlgorithmName::parse(name).ok_or_else(|| {
+                Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not known")
+            })?,
+            Some(_) | None => {
+                return refuse(Reason::AlgorithmNotAllowed, "alg is missing or not a string");
+            }
         };
         let kid = match json.get("kid") {
             None => None,
             Some(Json::Text(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
-            Some(_) => return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes"),
+            Some(_) => {
+                return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes");
+            }
         };
         match json.get("typ") {
             None => {}
             Some(Json::Text(typ))
-                if ["jwt", "at+jwt", "application/at+jwt", "application/jwt"].contains(&typ.to_ascii_lowercase().as_str()) => {}
+                if ["jwt", "at+jwt", "application/at+jwt", "application/jwt"]
+                    .contains(&typ.to_ascii_lowercase().as_str()) => {}
             Some(_) => return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt"),
         }
         if json.get("cty").is_some() {
@@ -255,7 +287,9 @@ fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k
     let key = match (&header.kid, &issuer.source) {
         (_, super::issuer::KeySource::Secret(_)) => set.only(header.algorithm),
         (Some(kid), _) => set.named(kid),
-        (None, _) if issuer.kid_required => return refuse(Reason::UnknownKey, "the token names no key (kid)"),
+        (None, _) if issuer.kid_required => {
+            return refuse(Reason::UnknownKey, "the token names no key (kid)");
+        }
         (None, _) => set.only(header.algorithm),
     };
     match key {
@@ -288,24 +322,45 @@ fn principal(
 ) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
-            return Err(Denial::new(Reason::InvalidClaim, format!("the required claim `{name}` is missing"))
-                .saying(format!("the token lacks the claim `{name}`")));
+            return Err(Denial::new(
+                Reason::InvalidClaim,
+                format!("the required claim `{name}` is missing"),
+            )
+            .saying(format!("the token lacks the claim `{name}`")));
         }
     }
-    let subject = match text(claims, &issuer.claims.subject, "the subject is not 1 to 256 printable characters")? {
+    let subject = match text(
+        claims,
+        &issuer.claims.subject,
+        "the subject is not 1 to 256 printable characters",
+    )? {
         Some(subject) => subject,
         None => return refuse(Reason::InvalidClaim, "the token has no subject"),
     };
     let tenant = match &issuer.tenant {
         Some(fixed) => Some(fixed.clone()),
-        None => text(claims, &issuer.claims.tenant, "the tenant is not 1 to 256 printable characters")?,
+        None => {
+            text(claims, &issuer.claims.tenant, "the tenant is not 1 to 256 printable characters")?
+        }
     };
-    let client = text(claims, &issuer.claims.client, "the client is not 1 to 256 printable characters")?;
-    let jti = text(claims, &ClaimPath(vec!["jti".into()]), "jti is not 1 to 256 printable characters")?;
-    let roles = words(claims, &issuer.claims.roles, false, "the roles are neither a string nor a list of strings")?;
+    let client =
+        text(claims, &issuer.claims.client, "the client is not 1 to 256 printable characters")?;
+    let jti =
+        text(claims, &ClaimPath(vec!["jti".into()]), "jti is not 1 to 256 printable characters")?;
+    let roles = words(
+        claims,
+        &issuer.claims.roles,
+        false,
+        "the roles are neither a string nor a list of strings",
+    )?;
     let mut scopes = Vec::new();
     for path in &issuer.claims.scopes {
-        scopes.extend(words(claims, path, true, "the scopes are neither a string nor a list of strings")?);
+        scopes.extend(words(
+            claims,
+            path,
+            true,
+            "the scopes are neither a string nor a list of strings",
+        )?);
     }
     let names = Names {
         issuer: &issuer.digest,
@@ -324,7 +379,10 @@ fn principal(
         client: client.as_deref(),
         scopes: &scopes,
         roles: &roles,
-        claims: kept.iter().filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone()))).collect(),
+        claims: kept
+            .iter()
+            .filter_map(|name| Some((Arc::clone(name), claims.get(name)?.clone())))
+            .collect(),
         has_issued_at: times.issued_at.is_some(),
         expires_at: times.expires_at,
         revocation: revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign),
@@ -344,7 +402,10 @@ fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Result<Times, 
     let date = |name: &str| match claims.get(name) {
         None => Ok(None),
         Some(Json::Number(seconds)) if (0.0..=MOST).contains(seconds) => Ok(Some(*seconds)),
-        Some(_) => Err(Denial::new(Reason::InvalidClaim, format!("{name} is not a number of seconds since 1970"))),
+        Some(_) => Err(Denial::new(
+            Reason::InvalidClaim,
+            format!("{name} is not a number of seconds since 1970"),
+        )),
     };
     let (now, leeway) = (now.numeric_date(), issuer.leeway.as_secs_f64());
     let Some(expires) = date("exp")? else {
@@ -361,9 +422,16 @@ fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Result<Times, 
         return refuse(Reason::NotYetValid, "iat lies in the future");
     }
     if expires - issued.unwrap_or(now) > issuer.max_lifetime.as_secs_f64() {
-        return refuse(Reason::InvalidClaim, "the token lives longer than the issuer's max_lifetime");
+        return refuse(
+            Reason::InvalidClaim,
+            "the token lives longer than the issuer's max_lifetime",
+        );
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the year 9999, checked above")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the year 9999, checked above"
+    )]
     let whole = |seconds: f64| seconds as u64;
     // Rounded down: never later than the comparison above would say.
     let until = Timestamp::from_micros(whole((expires + leeway) * 1e6));
@@ -377,36 +445,59 @@ fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denial> {
     let fits = match claims.get(&issuer.audience_claim) {
         Some(Json::Text(one)) => is_ours(one),
         Some(Json::List(many)) => {
-            let texts: Option<Vec<&String>> =
-                many.iter().map(|item| if let Json::Text(text) = item { Some(text) } else { None }).collect();
+            let texts: Option<Vec<&String>> = many
+                .iter()
+                .map(|item| if let Json::Text(text) = item { Some(text) } else { None })
+                .collect();
             texts.is_some_and(|texts| texts.into_iter().any(is_ours))
         }
         _ => false,
     };
-    if fits { Ok(()) } else { refuse(Reason::WrongAudience, "the audience does not name this service") }
+    if fits {
+        Ok(())
+    } else {
+        refuse(Reason::WrongAudience, "the audience does not name this service")
+    }
 }
 
 fn at<'j>(claims: &'j Json, ClaimPath(path): &ClaimPath) -> Option<&'j Json> {
-    path.iter().try_fold(claims, |json, name| json.get(name)).filter(|json| !matches!(json, Json::Null))
+    path.iter()
+        .try_fold(claims, |json, name| json.get(name))
+        .filter(|json| !matches!(json, Json::Null))
 }
 
 /// A claim that becomes a header, a log field or a part of a key.
 fn text(claims: &Json, path: &ClaimPath, cause: &'static str) -> Result<Option<String>, Denial> {
     let invalid = || Denial::new(Reason::InvalidClaim, cause);
     at(claims, path)
-        .map(|json| json.text().ok_or_else(invalid).and_then(|text| identifier(text).map_err(|()| invalid())))
+        .map(|json| {
+            json.text()
+                .ok_or_else(invalid)
+                .and_then(|text| identifier(text).map_err(|()| invalid()))
+        })
         .transpose()
 }
 
 /// 1 to 256 characters without controls: no line feed reaches a header, a log or a key.
 pub(super) fn identifier(text: &str) -> Result<String, ()> {
-    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) { Err(()) } else { Ok(text.to_owned()) }
+    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
+        Err(())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
-fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> Result<Vec<String>, Denial> {
+fn words(
+    claims: &Json,
+    path: &ClaimPath,
+    split: bool,
+    cause: &'static str,
+) -> Result<Vec<String>, Denial> {
     let words: Vec<String> = match at(claims, path) {
         None => Vec::new(),
-        Some(Json::Text(text)) if split => text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        Some(Json::Text(text)) if split => {
+            text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        }
         Some(Json::Text(text)) => vec![text.clone()],
         Some(Json::List(items)) => items
             .iter()
@@ -425,11 +516,19 @@ fn words(claims: &Json, path: &ClaimPath, split: bool, cause: &'static str) -> R
     Ok(words)
 }
 
-fn foreign_keys(token: &str, jti: Option<&str>, subject: &str, foreign: &[Foreign]) -> Result<Vec<String>, Denial> {
+fn foreign_keys(
+    token: &str,
+    jti: Option<&str>,
+    subject: &str,
+    foreign: &[Foreign],
+) -> Result<Vec<String>, Denial> {
     if foreign.is_empty() {
         return Ok(Vec::new());
     }
     let whole = revocation::sha256(token.as_bytes());
-    let keys = foreign.iter().map(|pattern| pattern.key(jti, subject, &whole)).collect::<Option<Vec<_>>>();
-    keys.ok_or_else(|| Denial::new(Reason::InvalidClaim, "revocation.foreign needs jti, and the token has none"))
+    let keys =
+        foreign.iter().map(|pattern| pattern.key(jti, subject, &whole)).collect::<Option<Vec<_>>>();
+    keys.ok_or_else(|| {
+        Denial::new(Reason::InvalidClaim, "revocation.foreign needs jti, and the token has none")
+    })
 }

@@ -64,7 +64,8 @@ impl Principal {
             // A token is at most 16 KiB long, and each of its claims is used a few times at most.
             u32::try_from(text.len()).unwrap_or(u32::MAX)
         };
-        let optional = |part: Option<&str>, text: &mut String| text.push_str(part.unwrap_or_default());
+        let optional =
+            |part: Option<&str>, text: &mut String| text.push_str(part.unwrap_or_default());
         let ends = [
             end(&|text| text.push_str(said.subject)),
             end(&|text| optional(said.tenant, text)),
@@ -209,14 +210,25 @@ mod tests {
 
     fn issuers() -> Issuers {
         let yaml = "{ issuer: i, audiences: any, algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef }";
-        Issuers::compile(&[serde_saphyr::from_str(yaml).unwrap()], &Path::root(), &mut Errors::default())
+        Issuers::compile(
+            &[serde_saphyr::from_str(yaml).unwrap()],
+            &Path::root(),
+            &mut Errors::default(),
+        )
     }
 
     fn principal(tenant: Option<&str>, scopes: &[&str], roles: &[&str]) -> Principal {
         let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let issuers = issuers();
         let issuer = issuers.find(Some("i")).unwrap();
-        let names = Names { issuer: &issuer_digest("i"), token: [0; 32], jti: None, subject: "ann", client: None, tenant };
+        let names = Names {
+            issuer: &issuer_digest("i"),
+            token: [0; 32],
+            jti: None,
+            subject: "ann",
+            client: None,
+            tenant,
+        };
         Principal::new(Said {
             issuer,
             subject: "ann",
@@ -229,7 +241,9 @@ mod tests {
             expires_at: 9,
             revocation: Keys::new(names, 0, Vec::new()),
             proof: Proof {
-                keys: Arc::new(KeySet::from_secret(&Secret::new([0; 32]), &issuer.algorithms).unwrap()),
+                keys: Arc::new(
+                    KeySet::from_secret(&Secret::new([0; 32]), &issuer.algorithms).unwrap(),
+                ),
                 since: Timestamp::from_secs(1),
                 until: Timestamp::from_secs(9),
             },
@@ -243,11 +257,22 @@ mod tests {
             (full.issuer(), full.subject(), full.tenant(), full.client(), full.issued_at()),
             ("i", "ann", Some("acme"), None, None)
         );
-        assert_eq!((full.scope_list(), full.scopes().collect::<Vec<_>>()), ("a:b c", vec!["a:b", "c"]));
+        assert_eq!(
+            (full.scope_list(), full.scopes().collect::<Vec<_>>()),
+            ("a:b c", vec!["a:b", "c"])
+        );
         assert_eq!(full.roles().collect::<Vec<_>>(), ["Premium User", "", "x"]);
-        assert!(full.has_role("Premium User") && !full.has_role("Premium") && full.has_scope("c") && !full.has_scope("a"));
+        assert!(
+            full.has_role("Premium User")
+                && !full.has_role("Premium")
+                && full.has_scope("c")
+                && !full.has_scope("a")
+        );
         let bare = principal(None, &[], &[]);
-        assert_eq!((bare.tenant(), bare.scope_list(), bare.scopes().count(), bare.roles().count()), (None, "", 0, 0));
+        assert_eq!(
+            (bare.tenant(), bare.scope_list(), bare.scopes().count(), bare.roles().count()),
+            (None, "", 0, 0)
+        );
         assert!(!bare.has_scope("") && !bare.has_role(""));
     }
 
@@ -255,7 +280,9 @@ mod tests {
     fn a_proof_holds_under_its_keys_and_in_its_time() {
         let principal = principal(None, &[], &[]);
         let keys = Arc::clone(&principal.proof.keys);
-        let same = Arc::new(KeySet::from_secret(&Secret::new([0; 32]), &principal.issuer.algorithms).unwrap());
+        let same = Arc::new(
+            KeySet::from_secret(&Secret::new([0; 32]), &principal.issuer.algorithms).unwrap(),
+        );
         for (now, keys, holds) in [
             (1, Some(&keys), true),
             (8, Some(&keys), true),

@@ -30,7 +30,9 @@ impl Json {
     /// The member `name` of an object.
     pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match self {
-            Self::Map(members) => members.iter().find(|(key, _)| key == name).map(|(_, value)| value),
+            Self::Map(members) => {
+                members.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+            }
             _ => None,
         }
     }
@@ -42,7 +44,10 @@ impl Json {
                 Self::Null | Self::Bool(_) | Self::Number(_) => 0,
                 Self::Text(text) => text.len(),
                 Self::List(items) => items.iter().map(Self::size).sum(),
-                Self::Map(members) => members.iter().map(|(name, value)| size_of::<String>() + name.len() + value.size()).sum(),
+                Self::Map(members) => members
+                    .iter()
+                    .map(|(name, value)| size_of::<String>() + name.len() + value.size())
+                    .sum(),
             }
     }
 
@@ -78,7 +83,10 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Json::Bool(value))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a NumericDate beyond 2^53 seconds is out of every bound all the same")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a NumericDate beyond 2^53 seconds is out of every bound all the same"
+    )]
     fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
         Ok(Json::Number(value as f64))
     }
@@ -112,7 +120,9 @@ impl<'de> Visitor<'de> for Strict {
         let mut map: Vec<(String, Json)> = Vec::new();
         while let Some((key, value)) = entries.next_entry::<String, Json>()? {
             if map.len() >= 256 || map.iter().any(|(known, _)| *known == key) {
-                return Err(serde::de::Error::custom("a member is repeated, or there are too many"));
+                return Err(serde::de::Error::custom(
+                    "a member is repeated, or there are too many",
+                ));
             }
             map.push((key, value));
         }

@@ -101,13 +101,18 @@ impl Categories {
         let mut patterns: Vec<&str> = Vec::new();
         for (index, config) in configs.iter().enumerate() {
             let path = path.index(index);
-            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/');
+            let plain =
+                |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/');
             if config.name.is_empty() || config.name.len() > 64 || !config.name.bytes().all(plain) {
-                let message = format!("`{}` is no name of a category; use 1 to 64 of letters, digits and `-_.:/`", config.name);
+                let message = format!(
+                    "`{}` is no name of a category; use 1 to 64 of letters, digits and `-_.:/`",
+                    config.name
+                );
                 errors.push(&path.key("name"), message);
             }
             if configs.iter().take(index).any(|earlier| earlier.name == config.name) {
-                errors.push(&path.key("name"), format!("two categories are named `{}`", config.name));
+                errors
+                    .push(&path.key("name"), format!("two categories are named `{}`", config.name));
             }
             config.scopes.validate(&path.key("scopes"), errors);
             for (at, pattern) in config.patterns.iter().enumerate() {
@@ -117,7 +122,9 @@ impl Categories {
                     Err(format!("a pattern is 1 to {LENGTH} bytes long"))
                 } else {
                     Patterns::compile(&[pattern]).and_then(|alone| match alone.find("").next() {
-                        Some(_) => Err(format!("`{pattern}` finds the empty text, and so every prompt")),
+                        Some(_) => {
+                            Err(format!("`{pattern}` finds the empty text, and so every prompt"))
+                        }
                         None => Ok(()),
                     })
                 };
@@ -129,7 +136,13 @@ impl Categories {
             categories.list.push((config.name.clone(), config.scopes.clone()));
         }
         if patterns.len() > PATTERNS {
-            errors.push(path, format!("there are {} patterns; at most {PATTERNS} are run together", patterns.len()));
+            errors.push(
+                path,
+                format!(
+                    "there are {} patterns; at most {PATTERNS} are run together",
+                    patterns.len()
+                ),
+            );
         } else if let Some(set) = errors.take(path, Patterns::compile(&patterns)) {
             categories.patterns = set;
         }
@@ -158,13 +171,20 @@ pub(super) struct CategoryRule {
 }
 
 impl CategoryRule {
-    pub(super) fn compile(config: &CategoryRuleConfig, categories: &Categories, path: &Path, errors: &mut Errors) -> Self {
+    pub(super) fn compile(
+        config: &CategoryRuleConfig,
+        categories: &Categories,
+        path: &Path,
+        errors: &mut Errors,
+    ) -> Self {
         let declared = config.declared.as_ref();
         let at = path.key("declared");
         if declared.is_some_and(|declared| declared.header.is_none() && declared.field.is_none()) {
             errors.push(&at, "set `header` or `field`, or both");
         }
-        let header = declared.and_then(|declared| declared.header.as_ref()).map(|name| name.to_ascii_lowercase());
+        let header = declared
+            .and_then(|declared| declared.header.as_ref())
+            .map(|name| name.to_ascii_lowercase());
         if let Some(name) = &header
             && (name.is_empty()
                 || is_credential(name)
@@ -172,7 +192,9 @@ impl CategoryRule {
         {
             errors.push(
                 &at.key("header"),
-                format!("`{name}` is no header for a category; write a name such as `x-prompt-category`"),
+                format!(
+                    "`{name}` is no header for a category; write a name such as `x-prompt-category`"
+                ),
             );
         }
         let field = declared.and_then(|declared| declared.field.as_ref());
@@ -182,7 +204,10 @@ impl CategoryRule {
             errors.push(path, "set `declared` or `classify`, or remove `categories`");
         }
         if categories.list.is_empty() {
-            errors.push(path, "there are no `categories` in the file, so that every request would be refused");
+            errors.push(
+                path,
+                "there are no `categories` in the file, so that every request would be refused",
+            );
         } else if config.classify && categories.patterns.is_empty() {
             errors.push(&path.key("classify"), "none of the `categories` has `patterns`");
         }
@@ -193,10 +218,15 @@ impl CategoryRule {
             );
         }
         if config.scan_bytes.get() > SCAN_MOST {
-            errors.push(&path.key("scan_bytes"), format!("at most {SCAN_MOST} bytes can be looked at"));
+            errors.push(
+                &path.key("scan_bytes"),
+                format!("at most {SCAN_MOST} bytes can be looked at"),
+            );
         }
         let default = config.default.as_ref().and_then(|name| {
-            let known = categories.find(name).ok_or_else(|| format!("there is no category `{name}` among the `categories`"));
+            let known = categories
+                .find(name)
+                .ok_or_else(|| format!("there is no category `{name}` among the `categories`"));
             errors.take(&path.key("default"), known)
         });
         if required && config.default.is_some() {
@@ -206,11 +236,24 @@ impl CategoryRule {
             );
         }
         let scan = config.scan_bytes.get();
-        Self { header, field, required, classify: config.classify, scan, default, must_agree: config.must_agree }
+        Self {
+            header,
+            field,
+            required,
+            classify: config.classify,
+            scan,
+            default,
+            must_agree: config.must_agree,
+        }
     }
 
     /// The category that a request declares, by its index.
-    fn declared(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Result<Option<usize>, Denial> {
+    fn declared(
+        &self,
+        categories: &Categories,
+        headers: &Headers<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<Option<usize>, Denial> {
         let header = match &self.header {
             None => None,
             Some(name) => headers.one(name)?,
@@ -225,7 +268,8 @@ impl CategoryRule {
         };
         let known = std::str::from_utf8(name).ok().and_then(|name| categories.find(name));
         known.map(Some).ok_or_else(|| {
-            forbidden("the declared category is none of the policy's").saying("the declared category is not known here")
+            forbidden("the declared category is none of the policy's")
+                .saying("the declared category is not known here")
         })
     }
 
@@ -239,18 +283,27 @@ impl CategoryRule {
         }
         let prose = &facts.prose;
         if prose.cut {
-            return Err(Denial::new(Reason::BodyTooLarge, "the prompt is longer than `scan_bytes`, so it cannot be classified")
-                .saying(format!("the text of a prompt may have at most {} bytes here", self.scan)));
+            return Err(Denial::new(
+                Reason::BodyTooLarge,
+                "the prompt is longer than `scan_bytes`, so it cannot be classified",
+            )
+            .saying(format!("the text of a prompt may have at most {} bytes here", self.scan)));
         }
         if prose.hidden {
-            return Err(forbidden("a prompt in tokens or embeddings cannot be classified").saying("send the prompt as text"));
+            return Err(forbidden("a prompt in tokens or embeddings cannot be classified")
+                .saying("send the prompt as text"));
         }
         let found = categories.patterns.find(&prose.text);
         Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
     }
 
     /// The categories that a request is in, or why it may not pass.
-    fn of(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Result<BTreeSet<usize>, Denial> {
+    fn of(
+        &self,
+        categories: &Categories,
+        headers: &Headers<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<BTreeSet<usize>, Denial> {
         let declared = self.declared(categories, headers, facts)?;
         if declared.is_none() && self.required {
             return Err(forbidden("the request declares no category").saying(self.how()));
@@ -262,7 +315,11 @@ impl CategoryRule {
             && !all.contains(&declared)
         {
             let found: Vec<&str> = all.iter().map(|index| categories.name(*index)).collect();
-            let cause = format!("`{}` is declared, and `{}` is found", categories.name(declared), found.join("`, `"));
+            let cause = format!(
+                "`{}` is declared, and `{}` is found",
+                categories.name(declared),
+                found.join("`, `")
+            );
             return Err(forbidden(cause).saying("the prompt is not of the declared category"));
         }
         all.extend(declared);
@@ -270,9 +327,8 @@ impl CategoryRule {
             all.extend(self.default);
         }
         if all.is_empty() {
-            return Err(
-                forbidden("the prompt is in none of the categories").saying("this prompt is in no category that is open here")
-            );
+            return Err(forbidden("the prompt is in none of the categories")
+                .saying("this prompt is in no category that is open here"));
         }
         Ok(all)
     }
@@ -303,17 +359,28 @@ impl CategoryRule {
             let Some((name, scopes)) = categories.list.get(index) else { continue };
             if let Err(missing) = scopes.check(principal) {
                 let needed = missing.needed.join("`, `");
-                let quantity = if matches!(scopes, ScopeRule::Any(_)) { "one of the scopes" } else { "the scope" };
-                return Err(forbidden(format!("the prompt is in the category `{name}`, whose scope is missing"))
-                    .saying(format!("prompts of the category `{name}` need {quantity} `{needed}`"))
-                    .needing(missing.needed));
+                let quantity = if matches!(scopes, ScopeRule::Any(_)) {
+                    "one of the scopes"
+                } else {
+                    "the scope"
+                };
+                return Err(forbidden(format!(
+                    "the prompt is in the category `{name}`, whose scope is missing"
+                ))
+                .saying(format!("prompts of the category `{name}` need {quantity} `{needed}`"))
+                .needing(missing.needed));
             }
         }
         Ok(())
     }
 
     /// The names of the categories that a request is in, for people.
-    pub(super) fn names(&self, categories: &Categories, headers: &Headers<'_>, facts: &Facts<'_>) -> Vec<String> {
+    pub(super) fn names(
+        &self,
+        categories: &Categories,
+        headers: &Headers<'_>,
+        facts: &Facts<'_>,
+    ) -> Vec<String> {
         let all = self.of(categories, headers, facts).unwrap_or_default();
         all.into_iter().map(|index| categories.name(index).to_owned()).collect()
     }

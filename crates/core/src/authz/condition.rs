@@ -62,7 +62,8 @@ impl<'de> Deserialize<'de> for ConditionConfig {
                 Ok(ConditionConfig { name: None, expression: expression.to_owned(), message: None })
             }
             fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ConditionConfig, A::Error> {
-                let Named { name, expression, message } = Named::deserialize(MapAccessDeserializer::new(entries))?;
+                let Named { name, expression, message } =
+                    Named::deserialize(MapAccessDeserializer::new(entries))?;
                 Ok(ConditionConfig { name, expression, message })
             }
         }
@@ -76,7 +77,8 @@ impl JsonSchema for ConditionConfig {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let expression = "An expression in CEL over `request`, `principal`, `model`, `captures` and `now`.";
+        let expression =
+            "An expression in CEL over `request`, `principal`, `model`, `captures` and `now`.";
         json_schema!({ "oneOf": [
             { "type": "string", "maxLength": parse::LENGTH, "description": expression },
             {
@@ -116,20 +118,28 @@ impl Condition {
         let mut conditions = Vec::with_capacity(configs.len());
         for (index, config) in configs.iter().take(MOST).enumerate() {
             let path = path.index(index);
-            let printable = |text: &String| (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
+            let printable = |text: &String| {
+                (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
+            };
             for (key, text) in [("name", &config.name), ("message", &config.message)] {
                 if text.as_ref().is_some_and(|text| !printable(text)) {
-                    errors.push(&path.key(key), format!("`{key}` is 1 to 256 printable characters"));
+                    errors
+                        .push(&path.key(key), format!("`{key}` is 1 to 256 printable characters"));
                 }
             }
-            if config.name.is_some() && configs.iter().take(index).any(|earlier| earlier.name == config.name) {
+            if config.name.is_some()
+                && configs.iter().take(index).any(|earlier| earlier.name == config.name)
+            {
                 errors.push(&path.key("name"), "two conditions have this name");
             }
-            let compiled = parse::parse(&config.expression).and_then(|expression| compile::compile(&expression, route, claims));
+            let compiled = parse::parse(&config.expression)
+                .and_then(|expression| compile::compile(&expression, route, claims));
             let plain = config.name.is_none() && config.message.is_none();
             let at = if plain { path } else { path.key("expression") };
             let Some(term) = errors.take(&at, compiled) else { continue };
-            let name = config.name.clone().unwrap_or_else(|| config.expression.split_whitespace().collect::<Vec<_>>().join(" "));
+            let name = config.name.clone().unwrap_or_else(|| {
+                config.expression.split_whitespace().collect::<Vec<_>>().join(" ")
+            });
             conditions.push(Self { name, message: config.message.clone(), term });
         }
         conditions

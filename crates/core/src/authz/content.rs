@@ -75,7 +75,8 @@ impl Content {
     /// Compiles the keys of a route, noting every error.
     pub(crate) fn compile(sections: &Sections<'_>, path: &Path, errors: &mut Errors) -> Self {
         let caps = sections.caps.map(|caps| Caps::compile(caps, &path.key("caps"), errors));
-        let fields = sections.fields.map(|fields| Fields::compile(fields, &path.key("fields"), errors));
+        let fields =
+            sections.fields.map(|fields| Fields::compile(fields, &path.key("fields"), errors));
         if let Some(raise) = sections.raise {
             raise.check(&path.key("raise"), errors);
         }
@@ -86,11 +87,17 @@ impl Content {
             mcp.check(&path.key("mcp"), errors);
         }
         let categories = sections.categories.map(|(config, categories)| {
-            (CategoryRule::compile(config, categories, &path.key("categories"), errors), Arc::clone(categories))
+            (
+                CategoryRule::compile(config, categories, &path.key("categories"), errors),
+                Arc::clone(categories),
+            )
         });
         let mut content = Self {
             reading: Reading::Nothing,
-            needed: matches!(sections.model.map(|rule| &rule.from), Some(ModelSource::Body(_) | ModelSource::Form(_))),
+            needed: matches!(
+                sections.model.map(|rule| &rule.from),
+                Some(ModelSource::Body(_) | ModelSource::Form(_))
+            ),
             caps,
             fields,
             raise: sections.raise.cloned(),
@@ -113,7 +120,8 @@ impl Content {
 
     fn json(&self, sections: &Sections<'_>) -> Result<Reading, String> {
         let tiers = sections.model.is_some();
-        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || (tiers && sections.models.need_body());
+        let caps = self.caps.as_ref().is_some_and(Caps::need_json)
+            || (tiers && sections.models.need_body());
         let parts = self.caps.as_ref().is_some_and(Caps::need_content)
             || (tiers && sections.models.need_content())
             || self.raise.is_some()
@@ -166,7 +174,9 @@ impl Content {
         }
         if let Some(rule) = categories.filter(|rule| rule.classify) {
             if self.mcp.is_some() {
-                return Err("an MCP server gets no prompts; remove `categories.classify` or `mcp`".into());
+                return Err(
+                    "an MCP server gets no prompts; remove `categories.classify` or `mcp`".into()
+                );
             }
             plan.prose(rule.scan)?;
         }
@@ -178,10 +188,18 @@ impl Content {
             ("raise", self.raise.is_some()),
             ("tools", self.tools.is_some()),
             ("mcp", self.mcp.is_some()),
-            ("categories", self.categories.as_ref().is_some_and(|(rule, _)| rule.classify || rule.field.is_some())),
+            (
+                "categories",
+                self.categories
+                    .as_ref()
+                    .is_some_and(|(rule, _)| rule.classify || rule.field.is_some()),
+            ),
         ] {
             if set {
-                errors.push(&path.key(key), format!("the route reads a form, and `{key}` is about JSON"));
+                errors.push(
+                    &path.key(key),
+                    format!("the route reads a form, and `{key}` is about JSON"),
+                );
             }
         }
         if let Some(cap) = self.caps.as_ref().and_then(Caps::json_only) {
@@ -192,11 +210,19 @@ impl Content {
         }
         let fields = self.fields.clone().unwrap_or_default();
         if fields.media == Media::Inline {
-            errors.push(&path.key("fields").key("media"), "a form holds its media itself; remove `media`");
+            errors.push(
+                &path.key("fields").key("media"),
+                "a form holds its media itself; remove `media`",
+            );
         }
         let forbidden = fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
         let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
-        Reading::Form(FormPlan { model: Some(model.to_owned()), forbidden, only: fields.allow, caps })
+        Reading::Form(FormPlan {
+            model: Some(model.to_owned()),
+            forbidden,
+            only: fields.allow,
+            caps,
+        })
     }
 
     /// Whether the body is looked at. Where it cannot come, the route's requests are denied.
@@ -254,7 +280,10 @@ impl Content {
 
     /// The prompt categories that a request is in.
     pub(crate) fn categories(&self, headers: &Headers<'_>, facts: &Facts<'_>) -> Vec<String> {
-        self.categories.as_ref().map(|(rule, categories)| rule.names(categories, headers, facts)).unwrap_or_default()
+        self.categories
+            .as_ref()
+            .map(|(rule, categories)| rule.names(categories, headers, facts))
+            .unwrap_or_default()
     }
 }
 
@@ -274,12 +303,17 @@ impl RaiseConfig {
         let Parts { images, audio, videos, files } = parts;
         let more = images > 0 || videos > 0 || files > 0;
         let sound = self.audio.as_ref().or(self.multimodal.as_ref()).filter(|_| audio > 0);
-        let needed: Vec<&String> = self.multimodal.as_ref().filter(|_| more).into_iter().chain(sound).collect();
-        let missing: Vec<String> = needed.into_iter().filter(|scope| !principal.has_scope(scope)).cloned().collect();
+        let needed: Vec<&String> =
+            self.multimodal.as_ref().filter(|_| more).into_iter().chain(sound).collect();
+        let missing: Vec<String> =
+            needed.into_iter().filter(|scope| !principal.has_scope(scope)).cloned().collect();
         let Some(first) = missing.first() else { return Ok(()) };
-        Err(Denial::new(Reason::InsufficientScope, "the scope for content other than text is missing")
-            .saying(format!("content other than text needs the scope `{first}` here"))
-            .about("messages")
-            .needing(missing))
+        Err(Denial::new(
+            Reason::InsufficientScope,
+            "the scope for content other than text is missing",
+        )
+        .saying(format!("content other than text needs the scope `{first}` here"))
+        .about("messages")
+        .needing(missing))
     }
 }

@@ -75,7 +75,10 @@ pub struct Caps {
 impl Caps {
     pub(super) fn compile(config: &CapsConfig, path: &Path, errors: &mut Errors) -> Self {
         if config.require_max_tokens && config.max_tokens.is_none() {
-            errors.push(&path.key("require_max_tokens"), "set `max_tokens` too, or a request could name any number");
+            errors.push(
+                &path.key("require_max_tokens"),
+                "set `max_tokens` too, or a request could name any number",
+            );
         }
         let caps = Self { config: config.clone() };
         if config.input_bytes.is_none() && !caps.need_json() {
@@ -87,13 +90,19 @@ impl Caps {
     /// Whether anything but the length matters.
     pub(super) fn need_json(&self) -> bool {
         let config = &self.config;
-        [config.max_tokens, config.n, config.best_of, config.prompts].iter().any(Option::is_some) || self.need_content()
+        [config.max_tokens, config.n, config.best_of, config.prompts].iter().any(Option::is_some)
+            || self.need_content()
     }
 
     /// The first cap that only a JSON body shows: in a form, media of every kind are files.
     pub(super) fn json_only(&self) -> Option<&'static str> {
         let Self { config } = self;
-        let kinds = [("prompts", config.prompts), ("images", config.images), ("audio", config.audio), ("videos", config.videos)];
+        let kinds = [
+            ("prompts", config.prompts),
+            ("images", config.images),
+            ("audio", config.audio),
+            ("videos", config.videos),
+        ];
         kinds.into_iter().find(|(_, cap)| cap.is_some()).map(|(name, _)| name)
     }
 
@@ -112,8 +121,11 @@ impl Caps {
         if let Some(most) = self.input_bytes()
             && facts.bytes > most
         {
-            return Err(Denial::new(Reason::BodyTooLarge, "the body is over the cap `input_bytes`")
-                .saying(format!("the body may have at most {most} bytes here")));
+            return Err(Denial::new(
+                Reason::BodyTooLarge,
+                "the body is over the cap `input_bytes`",
+            )
+            .saying(format!("the body may have at most {most} bytes here")));
         }
         let config = &self.config;
         for (cap, name, number) in &facts.caps {
@@ -178,8 +190,14 @@ impl Fields {
 
     pub(super) fn check(&self, facts: &Facts<'_>) -> Result<(), Denial> {
         if let Some(name) = &facts.forbidden {
-            return Err(field_forbidden("the body has a member that the route does not allow", name)
-                .saying(format!("`{}` may not be sent here", name.chars().take(64).collect::<String>())));
+            return Err(field_forbidden(
+                "the body has a member that the route does not allow",
+                name,
+            )
+            .saying(format!(
+                "`{}` may not be sent here",
+                name.chars().take(64).collect::<String>()
+            )));
         }
         if self.media == Media::Inline && facts.foreign {
             return Err(field_forbidden("a content part refers to a URL or a file", "url")

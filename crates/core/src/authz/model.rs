@@ -106,7 +106,8 @@ impl FromStr for ModelSource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        let (kind, rest) =
+            text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
         match (kind, rest.filter(|rest| !rest.is_empty())) {
             ("body", None) if rest.is_none() => "/model".parse().map(Self::Body),
             ("body", Some(pointer)) => pointer.parse().map(Self::Body),
@@ -160,7 +161,12 @@ impl Models {
     }
 
     /// Compiles the lists `models` and `tiers`, noting every error.
-    pub fn compile(configs: &[ModelConfig], tiers: &[TierConfig], root: &Path, errors: &mut Errors) -> Self {
+    pub fn compile(
+        configs: &[ModelConfig],
+        tiers: &[TierConfig],
+        root: &Path,
+        errors: &mut Errors,
+    ) -> Self {
         let mut by_served: HashMap<String, Arc<str>, FixedState> = HashMap::default();
         let models = root.key("models");
         for (index, config) in configs.iter().enumerate() {
@@ -179,11 +185,21 @@ impl Models {
             }
             let serves = config.serves.clone().unwrap_or_else(|| vec![config.name.clone()]);
             if serves.is_empty() {
-                errors.push(&path.key("serves"), "list at least one name that clients send, or leave `serves` out");
+                errors.push(
+                    &path.key("serves"),
+                    "list at least one name that clients send, or leave `serves` out",
+                );
             }
             let name: Arc<str> = config.name.as_str().into();
-            let serves = serves.into_iter().enumerate().map(|(at, served)| (path.key("serves").index(at), served));
-            let aliases = config.aliases.iter().enumerate().map(|(at, alias)| (path.key("aliases").index(at), alias.clone()));
+            let serves = serves
+                .into_iter()
+                .enumerate()
+                .map(|(at, served)| (path.key("serves").index(at), served));
+            let aliases = config
+                .aliases
+                .iter()
+                .enumerate()
+                .map(|(at, alias)| (path.key("aliases").index(at), alias.clone()));
             for (at, served) in serves.chain(aliases) {
                 if checked(&served).is_err() {
                     errors.push(&at, "a model's name is 1 to 256 characters without controls");
@@ -199,7 +215,11 @@ impl Models {
 
     /// The policy name of what a client sent; `None` when no model of the policy is served under it.
     fn name(&self, sent: &str) -> Option<Arc<str>> {
-        if self.by_served.is_empty() { Some(sent.into()) } else { self.by_served.get(sent).cloned() }
+        if self.by_served.is_empty() {
+            Some(sent.into())
+        } else {
+            self.by_served.get(sent).cloned()
+        }
     }
 
     /// Whether some tier has caps that only a body shows.
@@ -239,7 +259,12 @@ impl Models {
     }
 }
 
-fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, errors: &mut Errors) -> Vec<Tier> {
+fn compile_tiers(
+    configs: &[TierConfig],
+    models: &[ModelConfig],
+    path: &Path,
+    errors: &mut Errors,
+) -> Vec<Tier> {
     let mut tiers = Vec::with_capacity(configs.len());
     for (index, config) in configs.iter().enumerate() {
         let path = path.index(index);
@@ -247,7 +272,13 @@ fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, er
             errors.push(&path.key("name"), format!("two tiers are named `{}`", config.name));
         }
         if !is_scope(&config.scope) {
-            errors.push(&path.key("scope"), format!("`{}` is not a scope; write one word, such as `tier:premium`", config.scope));
+            errors.push(
+                &path.key("scope"),
+                format!(
+                    "`{}` is not a scope; write one word, such as `tier:premium`",
+                    config.scope
+                ),
+            );
         }
         if config.models.is_empty() {
             errors.push(&path.key("models"), "list at least one of the `models`");
@@ -261,7 +292,11 @@ fn compile_tiers(configs: &[TierConfig], models: &[ModelConfig], path: &Path, er
             }
         }
         let caps = config.caps.as_ref().map(|caps| Caps::compile(caps, &path.key("caps"), errors));
-        tiers.push(Tier { models: config.models.iter().cloned().collect(), scope: config.scope.clone(), caps });
+        tiers.push(Tier {
+            models: config.models.iter().cloned().collect(),
+            scope: config.scope.clone(),
+            caps,
+        });
     }
     tiers
 }
@@ -300,7 +335,8 @@ impl Template {
     fn makes(&self, scope: &str, name: &str) -> bool {
         let mut rest = Some(scope);
         for (index, part) in self.parts.iter().enumerate() {
-            rest = rest.and_then(|rest| if index == 0 { Some(rest) } else { rest.strip_prefix(name) });
+            rest =
+                rest.and_then(|rest| if index == 0 { Some(rest) } else { rest.strip_prefix(name) });
             rest = rest.and_then(|rest| rest.strip_prefix(part.as_str()));
         }
         rest == Some("")
@@ -347,16 +383,27 @@ impl ModelRule {
                 errors.push_presuming(&path.key("default"), &[beside(path)], message);
             }
             if matches!(config.from, ModelSource::Fixed(_) | ModelSource::Path(_)) {
-                errors.push(&path.key("default"), "a fixed model and one in the path are always there; remove `default`");
+                errors.push(
+                    &path.key("default"),
+                    "a fixed model and one in the path are always there; remove `default`",
+                );
             }
         }
         let adapters = config.adapters.clone().unwrap_or_default();
         let mut fields = Vec::new();
         for (index, field) in adapters.fields.iter().enumerate() {
-            fields.extend(errors.take(&path.key("adapters").key("fields").index(index), field.parse::<Pointer>()));
+            fields.extend(
+                errors.take(
+                    &path.key("adapters").key("fields").index(index),
+                    field.parse::<Pointer>(),
+                ),
+            );
         }
         if !fields.is_empty() && matches!(config.from, ModelSource::Form(_)) {
-            errors.push(&path.key("adapters").key("fields"), "a form has no JSON members; remove `fields`");
+            errors.push(
+                &path.key("adapters").key("fields"),
+                "a form has no JSON members; remove `fields`",
+            );
         }
         Self {
             from: config.from.clone(),
@@ -381,18 +428,27 @@ impl ModelRule {
         captures: &Captures,
         facts: &Facts<'_>,
     ) -> Result<Chosen<'m>, Denial> {
-        let sent = match self.find(request, captures, facts)?.or(self.default.as_deref().map(Cow::Borrowed)) {
+        let sent = match self
+            .find(request, captures, facts)?
+            .or(self.default.as_deref().map(Cow::Borrowed))
+        {
             Some(sent) => sent,
             None => {
                 let (place, name) = self.place();
-                return Err(Denial::new(Reason::ModelMissing, "the request has nothing at the model's place")
-                    .saying(format!("the request names no model; name it in {place} `{name}`"))
-                    .about(name));
+                return Err(Denial::new(
+                    Reason::ModelMissing,
+                    "the request has nothing at the model's place",
+                )
+                .saying(format!("the request names no model; name it in {place} `{name}`"))
+                .about(name));
             }
         };
         checked(&sent)?;
-        let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator)) {
-            Some((base, adapter)) if !models.by_served.contains_key(&*sent) => (base, Some(adapter)),
+        let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator))
+        {
+            Some((base, adapter)) if !models.by_served.contains_key(&*sent) => {
+                (base, Some(adapter))
+            }
             _ => (&*sent, None),
         };
         let chosen = self.admit(base, principal, models)?;
@@ -404,9 +460,15 @@ impl ModelRule {
     }
 
     /// One name: known, in a tier of the principal, with its scope.
-    fn admit<'m>(&self, sent: &str, principal: &Principal, models: &'m Models) -> Result<Chosen<'m>, Denial> {
+    fn admit<'m>(
+        &self,
+        sent: &str,
+        principal: &Principal,
+        models: &'m Models,
+    ) -> Result<Chosen<'m>, Denial> {
         let Some(name) = models.name(sent) else {
-            return Err(forbidden("no model of the policy is served under this name").saying("this model is not open here"));
+            return Err(forbidden("no model of the policy is served under this name")
+                .saying("this model is not open here"));
         };
         if let Some(template) = &self.scope
             && !(principal.scopes().any(|scope| template.makes(scope, &name)) && is_scope(&name))
@@ -444,11 +506,17 @@ impl ModelRule {
         facts: &'f Facts<'_>,
     ) -> Result<Option<Cow<'f, str>>, Denial> {
         Ok(match &self.from {
-            ModelSource::Body(_) | ModelSource::Form(_) => facts.model.as_deref().map(Cow::Borrowed),
+            ModelSource::Body(_) | ModelSource::Form(_) => {
+                facts.model.as_deref().map(Cow::Borrowed)
+            }
             ModelSource::Path(name) => captures.get(name).map(Cow::Borrowed),
             ModelSource::Query(name) => request.path.query_value(name)?.map(Cow::Owned),
             ModelSource::Header(name) => match request.headers.one(name)? {
-                Some(value) => Some(std::str::from_utf8(value).map_err(|_| malformed("the model is not UTF-8"))?.into()),
+                Some(value) => Some(
+                    std::str::from_utf8(value)
+                        .map_err(|_| malformed("the model is not UTF-8"))?
+                        .into(),
+                ),
                 None => None,
             },
             ModelSource::Fixed(name) => Some(Cow::Borrowed(name)),
@@ -466,7 +534,9 @@ pub(super) fn is_template(text: &str, hole: &str) -> bool {
 }
 
 fn checked(name: &str) -> Result<(), Denial> {
-    let printable = |name: &str| name.bytes().all(|b| matches!(b, b' '..=b'~')) || !name.chars().any(char::is_control);
+    let printable = |name: &str| {
+        name.bytes().all(|b| matches!(b, b' '..=b'~')) || !name.chars().any(char::is_control)
+    };
     if name.is_empty() || name.len() > 256 || !printable(name) {
         return Err(malformed("the model is not 1 to 256 printable characters").about("model"));
     }

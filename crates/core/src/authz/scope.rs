@@ -38,8 +38,12 @@ impl ScopeRule {
         }
         for (index, scope) in scopes.iter().enumerate() {
             if !is_scope(scope) {
-                errors
-                    .push(&path.index(index), format!("`{scope}` is not a scope; scopes have no spaces, quotes or backslashes"));
+                errors.push(
+                    &path.index(index),
+                    format!(
+                        "`{scope}` is not a scope; scopes have no spaces, quotes or backslashes"
+                    ),
+                );
             }
         }
     }
@@ -89,7 +93,8 @@ impl<'de> Deserialize<'de> for ScopeRule {
                 Vec::deserialize(SeqAccessDeserializer::new(items)).map(ScopeRule::All)
             }
             fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ScopeRule, A::Error> {
-                AnyOf::deserialize(MapAccessDeserializer::new(entries)).map(|AnyOf { any }| ScopeRule::Any(any))
+                AnyOf::deserialize(MapAccessDeserializer::new(entries))
+                    .map(|AnyOf { any }| ScopeRule::Any(any))
             }
         }
         deserializer.deserialize_any(Rule)

@@ -69,18 +69,28 @@ pub(super) fn check_template(template: &str, path: &Path, errors: &mut Errors) {
 
 impl McpConfig {
     pub(super) fn check(&self, path: &Path, errors: &mut Errors) {
-        for (key, template) in [("tools", &self.tools), ("prompts", &self.prompts), ("resources", &self.resources)] {
+        for (key, template) in
+            [("tools", &self.tools), ("prompts", &self.prompts), ("resources", &self.resources)]
+        {
             check_template(template, &path.key(key), errors);
         }
         for (index, method) in self.methods.iter().enumerate() {
             if ["tools/call", "prompts/get", "resources/read"].contains(&method.as_str()) {
-                errors.push(&path.key("methods").index(index), format!("`{method}` always needs a scope; remove it here"));
+                errors.push(
+                    &path.key("methods").index(index),
+                    format!("`{method}` always needs a scope; remove it here"),
+                );
             }
         }
     }
 
     /// Checks every message.
-    pub(super) fn authorize(&self, principal: &Principal, headers: &Headers<'_>, facts: &Facts<'_>) -> Result<(), Denial> {
+    pub(super) fn authorize(
+        &self,
+        principal: &Principal,
+        headers: &Headers<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<(), Denial> {
         let (method, name) = (headers.one("mcp-method")?, headers.one("mcp-name")?);
         match facts.messages.as_slice() {
             [message] if !facts.batch => agree(message, method, name)?,
@@ -108,23 +118,31 @@ impl McpConfig {
         let (template, name) = match method {
             "tools/call" => (&self.tools, &message.name),
             "prompts/get" => (&self.prompts, &message.name),
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => (&self.resources, &message.uri),
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+                (&self.resources, &message.uri)
+            }
             _ => {
-                let open = self
-                    .methods
-                    .iter()
-                    .any(|known| known.strip_suffix('*').map_or_else(|| known == method, |prefix| method.starts_with(prefix)));
+                let open = self.methods.iter().any(|known| {
+                    known
+                        .strip_suffix('*')
+                        .map_or_else(|| known == method, |prefix| method.starts_with(prefix))
+                });
                 return if open {
                     Ok(None)
                 } else {
-                    Err(Denial::new(Reason::ToolForbidden, "the JSON-RPC method is not open on the route")
-                        .saying("this method is not open here")
-                        .about("method"))
+                    Err(Denial::new(
+                        Reason::ToolForbidden,
+                        "the JSON-RPC method is not open on the route",
+                    )
+                    .saying("this method is not open here")
+                    .about("method"))
                 };
             }
         };
         let Some(name) = name.as_deref() else {
-            return Err(malformed("a JSON-RPC message calls something without a name").about("params"));
+            return Err(
+                malformed("a JSON-RPC message calls something without a name").about("params")
+            );
         };
         scope(template, name).map(Some)
     }
@@ -134,9 +152,9 @@ impl McpConfig {
 fn agree(message: &Message<'_>, method: Option<&[u8]>, name: Option<&[u8]>) -> Result<(), Denial> {
     let says = |header: Option<&[u8]>, body: Option<&str>| match header {
         None => true,
-        Some(value) => {
-            body.is_some_and(|body| value == body.as_bytes() || decoded(value).is_some_and(|text| text == body.as_bytes()))
-        }
+        Some(value) => body.is_some_and(|body| {
+            value == body.as_bytes() || decoded(value).is_some_and(|text| text == body.as_bytes())
+        }),
     };
     let named = message.name.as_deref().or(message.uri.as_deref());
     if says(method, message.method.as_deref()) && says(name, named) {
@@ -152,7 +170,11 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The tools of a chat request.
-pub(super) fn check_tools(template: &str, principal: &Principal, facts: &Facts<'_>) -> Result<(), Denial> {
+pub(super) fn check_tools(
+    template: &str,
+    principal: &Principal,
+    facts: &Facts<'_>,
+) -> Result<(), Denial> {
     let mut needed = Vec::new();
     for name in &facts.tools {
         let scope = scope(template, name)?;

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use serde::{
     Deserializer,
     de::{
-        DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
-        value::StrDeserializer,
+        DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+        VariantAccess, Visitor, value::StrDeserializer,
     },
     forward_to_deserialize_any,
 };
@@ -26,7 +26,8 @@ pub(super) fn read_all<T: DeserializeOwned>(root: &Node) -> (Option<T>, Errors, 
     let mut unread: Vec<Path> = Vec::new();
     for _ in 0..MOST {
         let unknown = RefCell::new(Vec::new());
-        let result = T::deserialize(De { node: root, path: Path::root(), wrong: &wrong, unknown: &unknown });
+        let result =
+            T::deserialize(De { node: root, path: Path::root(), wrong: &wrong, unknown: &unknown });
         for Unknown { path, message, meant } in unknown.into_inner() {
             if !unread.contains(&meant) {
                 unread.push(meant);
@@ -39,7 +40,8 @@ pub(super) fn read_all<T: DeserializeOwned>(root: &Node) -> (Option<T>, Errors, 
             Ok(value) => return (Some(value), errors, Gaps::new(wrong, unread)),
             Err(Mistake { path, message }) => {
                 // A map that lost a wrong value now lacks its key: that is the same mistake, not a second one.
-                let missing = message.strip_prefix("missing key `").and_then(|rest| rest.strip_suffix('`'));
+                let missing =
+                    message.strip_prefix("missing key `").and_then(|rest| rest.strip_suffix('`'));
                 if !missing.is_some_and(|key| wrong.contains(&path.key(key))) {
                     errors.push(&path, message);
                 }
@@ -145,7 +147,9 @@ impl<'de> Deserializer<'de> for De<'_> {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Text(value) => visitor.visit_str(value),
             Value::List(_) => visitor.visit_seq(Items(self.items().into_iter())),
-            Value::Map(_) => visitor.visit_map(Entries { rest: self.entries().into_iter(), value: None }),
+            Value::Map(_) => {
+                visitor.visit_map(Entries { rest: self.entries().into_iter(), value: None })
+            }
         };
         result.map_err(|mistake| at(path, mistake))
     }
@@ -155,7 +159,11 @@ impl<'de> Deserializer<'de> for De<'_> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mistake> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Mistake> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -176,10 +184,16 @@ impl<'de> Deserializer<'de> for De<'_> {
             } else {
                 let near = near(key, fields);
                 let meant = near.map_or_else(|| self.path.clone(), |near| self.path.key(near));
-                self.unknown.borrow_mut().push(Unknown { message: unknown_key(key, near, fields), path: de.path, meant });
+                self.unknown.borrow_mut().push(Unknown {
+                    message: unknown_key(key, near, fields),
+                    path: de.path,
+                    meant,
+                });
             }
         }
-        visitor.visit_map(Entries { rest: known.into_iter(), value: None }).map_err(|mistake| at(path, mistake))
+        visitor
+            .visit_map(Entries { rest: known.into_iter(), value: None })
+            .map_err(|mistake| at(path, mistake))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -194,11 +208,15 @@ impl<'de> Deserializer<'de> for De<'_> {
             let Value::Map(written) = &self.node.value else {
                 return Err(Mistake { path, message: "expected keys here".into() });
             };
-            let Some(variant) = variants.iter().find(|variant| written.iter().any(|(key, _)| key == *variant)) else {
+            let Some(variant) =
+                variants.iter().find(|variant| written.iter().any(|(key, _)| key == *variant))
+            else {
                 let message = format!("one of the keys `{}` is needed here", variants.join("`, `"));
                 return Err(Mistake { path, message });
             };
-            return visitor.visit_enum(Variant { name: variant, value: Some(self) }).map_err(|mistake| at(path, mistake));
+            return visitor
+                .visit_enum(Variant { name: variant, value: Some(self) })
+                .map_err(|mistake| at(path, mistake));
         }
         let variant = match &self.node.value {
             Value::Text(name) => Variant { name, value: None },
@@ -224,7 +242,11 @@ fn at(path: Path, mistake: Mistake) -> Mistake {
 
 /// The key that is spelled nearly like this one.
 fn near<'a>(key: &str, fields: &[&'a str]) -> Option<&'a str> {
-    fields.iter().copied().filter(|field| distance(key, field) <= 2).min_by_key(|field| distance(key, field))
+    fields
+        .iter()
+        .copied()
+        .filter(|field| distance(key, field) <= 2)
+        .min_by_key(|field| distance(key, field))
 }
 
 fn unknown_key(key: &str, near: Option<&str>, fields: &[&str]) -> String {
@@ -258,7 +280,10 @@ struct Items<'a>(std::vec::IntoIter<De<'a>>);
 impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Mistake;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mistake> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Mistake> {
         self.0.next().map(|de| seeded(seed, de)).transpose()
     }
 }
@@ -271,7 +296,10 @@ struct Entries<'a> {
 impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Mistake;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mistake> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Mistake> {
         let Some((key, de)) = self.rest.next() else { return Ok(None) };
         self.value = Some(de);
         let key: StrDeserializer<'_, Mistake> = key.into_deserializer();
@@ -279,7 +307,10 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mistake> {
-        let de = self.value.take().ok_or_else(|| serde::de::Error::custom("a value was asked for before its key"))?;
+        let de = self
+            .value
+            .take()
+            .ok_or_else(|| serde::de::Error::custom("a value was asked for before its key"))?;
         seeded(seed, de)
     }
 }
@@ -299,7 +330,10 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
     type Error = Mistake;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self::Variant), Mistake> {
+    fn variant_seed<V: DeserializeSeed<'de>>(
+        self,
+        seed: V,
+    ) -> Result<(V::Value, Self::Variant), Mistake> {
         let name: StrDeserializer<'_, Mistake> = self.name.into_deserializer();
         Ok((seed.deserialize(name)?, self))
     }
@@ -316,15 +350,24 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Mistake> {
-        self.value.map_or_else(|| Err(serde::de::Error::custom("expected a value after this word")), |de| seeded(seed, de))
+        self.value.map_or_else(
+            || Err(serde::de::Error::custom("expected a value after this word")),
+            |de| seeded(seed, de),
+        )
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Mistake> {
-        self.value
-            .map_or_else(|| Err(serde::de::Error::custom("expected a list after this word")), |de| de.deserialize_any(visitor))
+        self.value.map_or_else(
+            || Err(serde::de::Error::custom("expected a list after this word")),
+            |de| de.deserialize_any(visitor),
+        )
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Mistake> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Mistake> {
         self.value.map_or_else(
             || Err(serde::de::Error::custom("expected keys after this word")),
             |de| de.deserialize_struct("", fields, visitor),
@@ -362,19 +405,27 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<File, Vec<String>> {
-        let lines = |errors: Vec<super::super::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let lines = |errors: Vec<super::super::ConfigError>| {
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         Document::parse(text, &|_| None).map_err(lines)?.read().map_err(lines)
     }
 
     #[test]
     fn a_good_file_reads() {
         let file = read("name: x\nitems: [{wait: 5s}]\nmode: error\n").unwrap();
-        assert_eq!((file.name.as_str(), file.items[0].wait, file.mode), ("x", Span::from_secs(5), Some(Mode::Error)));
+        assert_eq!(
+            (file.name.as_str(), file.items[0].wait, file.mode),
+            ("x", Span::from_secs(5), Some(Mode::Error))
+        );
     }
 
     #[test]
     fn every_mistake_is_reported_at_once_with_its_line() {
-        let errors = read("nam: x\nitems:\n  - wait: 5\n  - wait: 5s\n    wiat: 1\n  - wait: soon\nmode: dney\n").unwrap_err();
+        let errors = read(
+            "nam: x\nitems:\n  - wait: 5\n  - wait: 5s\n    wiat: 1\n  - wait: soon\nmode: dney\n",
+        )
+        .unwrap_err();
         let expected = [
             "line 1: nam: unknown key `nam`; did you mean `name`?",
             "line 1: missing key `name`",
@@ -388,7 +439,13 @@ mod tests {
 
     #[test]
     fn yaml_that_two_readers_could_read_differently_is_refused() {
-        for text in ["name: a\nname: b\n", "name: a\n---\nname: b\n", "a: &x 1\nname: *x\n", "name: [\n", "name:\titems\n\t- x"] {
+        for text in [
+            "name: a\nname: b\n",
+            "name: a\n---\nname: b\n",
+            "a: &x 1\nname: *x\n",
+            "name: [\n",
+            "name:\titems\n\t- x",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

@@ -20,16 +20,23 @@ pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
             continue;
         }
         out.push_str(before);
-        let (inner, tail) = after.split_once('}').ok_or("`${` without a closing `}`; a literal `${` is written `$${`")?;
-        let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
+        let (inner, tail) = after
+            .split_once('}')
+            .ok_or("`${` without a closing `}`; a literal `${` is written `$${`")?;
+        let (name, default) =
+            inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
         if !is_name(name) {
-            return Err(format!("`${{{name}}}` is not a variable name; a literal `${{` is written `$${{`"));
+            return Err(format!(
+                "`${{{name}}}` is not a variable name; a literal `${{` is written `$${{`"
+            ));
         }
         match (env(name).filter(|value| !value.is_empty()), default) {
             (Some(value), _) => out.push_str(&value),
             (None, Some(default)) => out.push_str(default),
             (None, None) => {
-                return Err(format!("environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"));
+                return Err(format!(
+                    "environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
+                ));
             }
         }
         rest = tail;
@@ -44,7 +51,12 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-pub(super) fn expand_tree(node: &mut Node, path: &Path, env: &dyn Fn(&str) -> Option<String>, errors: &mut Errors) {
+pub(super) fn expand_tree(
+    node: &mut Node,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    errors: &mut Errors,
+) {
     match &mut node.value {
         Value::Text(text) if text.contains("${") => {
             if let Some(expanded) = errors.take(path, expand(text, env)) {

@@ -31,7 +31,10 @@ impl Gaps {
     fn is_doubtful(&self, mistake: &Mistake) -> bool {
         self.left_out.iter().chain(&self.misnamed).any(|gap| {
             starts_with(gap, &mistake.path)
-                || mistake.presumes.iter().any(|presumed| starts_with(gap, presumed) || starts_with(presumed, gap))
+                || mistake
+                    .presumes
+                    .iter()
+                    .any(|presumed| starts_with(gap, presumed) || starts_with(presumed, gap))
         })
     }
 
@@ -64,7 +67,9 @@ mod tests {
     use super::*;
 
     fn path(text: &str) -> Path {
-        text.split('.').filter(|step| !step.is_empty()).fold(Path::root(), |path, step| match step.parse() {
+        text.split('.').filter(|step| !step.is_empty()).fold(Path::root(), |path, step| match step
+            .parse()
+        {
             Ok(index) => path.index(index),
             Err(_) => path.key(step),
         })
@@ -72,7 +77,10 @@ mod tests {
 
     #[test]
     fn places_are_those_of_the_file() {
-        let gaps = Gaps::new(vec![path("routes.1"), path("routes.3"), path("routes.4.match.paths.0")], Vec::new());
+        let gaps = Gaps::new(
+            vec![path("routes.1"), path("routes.3"), path("routes.4.match.paths.0")],
+            Vec::new(),
+        );
         for (read, written) in [
             ("routes.0", "routes.0"),
             ("routes.1.scopes", "routes.2.scopes"),
@@ -99,9 +107,14 @@ mod tests {
             ("", true, "routes.0.limits.0", "limits", false),
             ("", true, "routes.0.limits.0", "", true),
         ] {
-            let gaps = if misnamed { Gaps::new(vec![], vec![path(gap)]) } else { Gaps::new(vec![path(gap)], vec![]) };
+            let gaps = if misnamed {
+                Gaps::new(vec![], vec![path(gap)])
+            } else {
+                Gaps::new(vec![path(gap)], vec![])
+            };
             let mut errors = Errors::default();
-            let presumed: Vec<Path> = [path(presumes)].into_iter().filter(|path| *path != Path::root()).collect();
+            let presumed: Vec<Path> =
+                [path(presumes)].into_iter().filter(|path| *path != Path::root()).collect();
             errors.push_presuming(&path(at), &presumed, "x");
             assert_eq!(gaps.real(errors).len(), usize::from(told), "{gap} {at} {presumes}");
         }

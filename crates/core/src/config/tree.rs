@@ -33,7 +33,9 @@ pub(super) enum Value {
 impl Node {
     pub(super) fn child(&self, step: &Step) -> Option<&Self> {
         match (&self.value, step) {
-            (Value::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Value::Map(entries), Step::Key(key)) => {
+                entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+            }
             (Value::List(items), Step::Index(index)) => items.get(*index),
             _ => None,
         }
@@ -56,7 +58,11 @@ pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
             // The snippet would show lines of the file, and a line may hold a secret.
             let error = error.without_snippet();
             let line = error.location().map(|location| location.line());
-            Err(ConfigError { line, path: String::new(), message: format!("not valid YAML: {error}") })
+            Err(ConfigError {
+                line,
+                path: String::new(),
+                message: format!("not valid YAML: {error}"),
+            })
         }
     }
 }

@@ -11,16 +11,21 @@ use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
 use super::{Denial, Dialect, Evidence, Grant, Reason};
 use crate::{
-    authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot, text::is_printable_without,
-    time::Span,
+    authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot,
+    text::is_printable_without, time::Span,
 };
 
 /// The header every answer carries that Tollgate shapes.
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
 /// Identity headers, in a fixed order. Each is set, or removed, on every request that passes.
-pub const IDENTITY: [&str; 5] =
-    ["x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model"];
+pub const IDENTITY: [&str; 5] = [
+    "x-tollgate-subject",
+    "x-tollgate-tenant",
+    "x-tollgate-scopes",
+    "x-tollgate-credential",
+    "x-tollgate-model",
+];
 
 /// A denial as an HTTP response.
 #[derive(Debug)]
@@ -90,22 +95,32 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     let url = route.and_then(|route| route.resource_metadata.as_deref());
     let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
     let scope = match route.map(|route| &route.scopes) {
-        Some(ScopeRule::All(scopes)) if url.is_some() && denial.reason == Reason::MissingCredential => scope(scopes),
+        Some(ScopeRule::All(scopes))
+            if url.is_some() && denial.reason == Reason::MissingCredential =>
+        {
+            scope(scopes)
+        }
         _ => scope(&denial.needed),
     };
     let error = match (denial.reason, denial.reason.http()) {
-        (Reason::MissingCredential, _) => return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}")),
+        (Reason::MissingCredential, _) => {
+            return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}"));
+        }
         (Reason::AmbiguousCredential, _) => "invalid_request",
         (_, 401) => "invalid_token",
-        (Reason::InsufficientScope | Reason::ModelForbidden | Reason::ToolForbidden | Reason::CategoryForbidden, _)
-            if !denial.needed.is_empty() =>
-        {
-            "insufficient_scope"
-        }
+        (
+            Reason::InsufficientScope
+            | Reason::ModelForbidden
+            | Reason::ToolForbidden
+            | Reason::CategoryForbidden,
+            _,
+        ) if !denial.needed.is_empty() => "insufficient_scope",
         _ => return None,
     };
     let description = denial.reason.text().replace(['"', '\\', '`'], "'");
-    Some(format!("Bearer realm=\"tollgate\"{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"))
+    Some(format!(
+        "Bearer realm=\"tollgate\"{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"
+    ))
 }
 
 /// The scopes that would do.
@@ -114,7 +129,12 @@ fn scope(scopes: &[String]) -> String {
 }
 
 /// Shapes a grant.
-pub fn allowed<'a>(grant: &'a Grant, evidence: &'a Evidence, snapshot: &'a Snapshot, decision_id: &'a str) -> AllowedAnswer<'a> {
+pub fn allowed<'a>(
+    grant: &'a Grant,
+    evidence: &'a Evidence,
+    snapshot: &'a Snapshot,
+    decision_id: &'a str,
+) -> AllowedAnswer<'a> {
     let permit = grant.permit();
     let route = permit.route();
     let (subject, tenant, scopes, kind) = match permit.principal() {
@@ -151,10 +171,17 @@ impl<'a> AllowedAnswer<'a> {
     /// Headers to take from the request, whether they were seen or not: a proxy may be told to send us only some of them. No name
     /// that is set is among them.
     pub fn removed(&self) -> impl Iterator<Item = Cow<'a, str>> {
-        let unset = IDENTITY.into_iter().zip(self.identity).filter(|(_, value)| value.is_none()).map(|(name, _)| name);
-        let credential = (self.upstream_credential.is_none() && !self.forward_credential).then_some("authorization");
+        let unset = IDENTITY
+            .into_iter()
+            .zip(self.identity)
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name);
+        let credential = (self.upstream_credential.is_none() && !self.forward_credential)
+            .then_some("authorization");
         let known = unset.chain(self.strip.iter().map(String::as_str)).map(Cow::Borrowed);
-        known.chain(self.respelled().into_iter().map(Cow::Owned)).chain(credential.map(Cow::Borrowed))
+        known
+            .chain(self.respelled().into_iter().map(Cow::Owned))
+            .chain(credential.map(Cow::Borrowed))
     }
 
     /// The client's own spellings of what is set or removed, in lower case.
@@ -163,7 +190,9 @@ impl<'a> AllowedAnswer<'a> {
         for name in self.spoofed {
             let name = name.to_ascii_lowercase();
             // INVARIANT: Envoy removes after it sets, so a name that is set is never removed.
-            let known = name == DECISION_ID || IDENTITY.contains(&name.as_str()) || self.strip.contains(&name);
+            let known = name == DECISION_ID
+                || IDENTITY.contains(&name.as_str())
+                || self.strip.contains(&name);
             if !known && !names.contains(&name) {
                 names.push(name);
             }
@@ -181,7 +210,10 @@ impl<'a> AllowedAnswer<'a> {
 /// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
 /// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str, value: &mut Vec<u8>) {
-    if is_printable_without(text.as_bytes(), [b'%', b'%']) && !text.starts_with(' ') && !text.ends_with(' ') {
+    if is_printable_without(text.as_bytes(), [b'%', b'%'])
+        && !text.starts_with(' ')
+        && !text.ends_with(' ')
+    {
         return value.extend_from_slice(text.as_bytes());
     }
     for (at, byte) in text.bytes().enumerate() {
@@ -220,9 +252,19 @@ mod tests {
     #[test]
     fn challenges_follow_rfc_6750() {
         let challenge = |denial: Denial| challenge(&denial, None);
-        assert_eq!(challenge(Denial::new(Reason::MissingCredential, "")).unwrap(), "Bearer realm=\"tollgate\"");
-        assert!(challenge(Denial::new(Reason::Expired, "")).unwrap().contains("error=\"invalid_token\""));
-        let scoped = challenge(Denial::new(Reason::InsufficientScope, "").needing(["a".to_owned(), "b".to_owned()])).unwrap();
+        assert_eq!(
+            challenge(Denial::new(Reason::MissingCredential, "")).unwrap(),
+            "Bearer realm=\"tollgate\""
+        );
+        assert!(
+            challenge(Denial::new(Reason::Expired, ""))
+                .unwrap()
+                .contains("error=\"invalid_token\"")
+        );
+        let scoped = challenge(
+            Denial::new(Reason::InsufficientScope, "").needing(["a".to_owned(), "b".to_owned()]),
+        )
+        .unwrap();
         assert!(scoped.ends_with("scope=\"a b\"") && scoped.contains("insufficient_scope"));
         assert_eq!(challenge(Denial::new(Reason::NoRoute, "")), None);
     }

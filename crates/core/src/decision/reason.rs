@@ -121,51 +121,107 @@ impl Reason {
             Meaning { code, http, text }
         }
         match self {
-            Self::MissingCredential => {
-                of("missing_credential", 401, "no credential was sent; send `Authorization: Bearer <token>`")
+            Self::MissingCredential => of(
+                "missing_credential",
+                401,
+                "no credential was sent; send `Authorization: Bearer <token>`",
+            ),
+            Self::AmbiguousCredential => of(
+                "ambiguous_credential",
+                401,
+                "more than one credential was sent; send exactly one",
+            ),
+            Self::MalformedToken => {
+                of("malformed_token", 401, "the token is not a well-formed signed JWT")
             }
-            Self::AmbiguousCredential => of("ambiguous_credential", 401, "more than one credential was sent; send exactly one"),
-            Self::MalformedToken => of("malformed_token", 401, "the token is not a well-formed signed JWT"),
-            Self::AlgorithmNotAllowed => {
-                of("algorithm_not_allowed", 401, "the token is signed with an algorithm that its issuer may not use")
+            Self::AlgorithmNotAllowed => of(
+                "algorithm_not_allowed",
+                401,
+                "the token is signed with an algorithm that its issuer may not use",
+            ),
+            Self::UnknownIssuer => {
+                of("unknown_issuer", 401, "the token comes from an issuer that is not trusted here")
             }
-            Self::UnknownIssuer => of("unknown_issuer", 401, "the token comes from an issuer that is not trusted here"),
-            Self::UnknownKey => of("unknown_key", 401, "the token is signed with a key that its issuer does not publish"),
+            Self::UnknownKey => of(
+                "unknown_key",
+                401,
+                "the token is signed with a key that its issuer does not publish",
+            ),
             Self::BadSignature => of("bad_signature", 401, "the token's signature does not verify"),
             Self::Expired => of("expired", 401, "the token has expired; get a new one"),
-            Self::NotYetValid => of("not_yet_valid", 401, "the token is not valid yet; check the clocks"),
-            Self::WrongAudience => of("wrong_audience", 401, "the token was issued for another service"),
+            Self::NotYetValid => {
+                of("not_yet_valid", 401, "the token is not valid yet; check the clocks")
+            }
+            Self::WrongAudience => {
+                of("wrong_audience", 401, "the token was issued for another service")
+            }
             Self::WrongTokenType => of("wrong_token_type", 401, "the token is not an access token"),
-            Self::InvalidClaim => of("invalid_claim", 401, "a claim of the token is missing or not acceptable"),
+            Self::InvalidClaim => {
+                of("invalid_claim", 401, "a claim of the token is missing or not acceptable")
+            }
             Self::Revoked => of("revoked", 401, "the credential has been revoked"),
             Self::NoRoute => of("no_route", 403, "this method and path are not open here"),
-            Self::InsufficientScope => of("insufficient_scope", 403, "the credential lacks a scope that this endpoint needs"),
-            Self::ModelForbidden => of("model_forbidden", 403, "the credential may not use this model"),
-            Self::FieldForbidden => of("field_forbidden", 403, "the body holds a field or a value that is not allowed here"),
-            Self::ToolForbidden => of("tool_forbidden", 403, "the credential may not use this tool"),
-            Self::CategoryForbidden => of("category_forbidden", 403, "the credential may not use prompts of this category"),
-            Self::ConditionFailed => of("condition_failed", 403, "a condition of this endpoint is not met"),
-            Self::TenantMismatch => {
-                of("tenant_mismatch", 403, "the credential names no tenant, and this endpoint is counted by tenant")
+            Self::InsufficientScope => of(
+                "insufficient_scope",
+                403,
+                "the credential lacks a scope that this endpoint needs",
+            ),
+            Self::ModelForbidden => {
+                of("model_forbidden", 403, "the credential may not use this model")
             }
-            Self::AddressForbidden => {
-                of("address_forbidden", 403, "the client's address is not known, and this endpoint is counted by address")
+            Self::FieldForbidden => of(
+                "field_forbidden",
+                403,
+                "the body holds a field or a value that is not allowed here",
+            ),
+            Self::ToolForbidden => {
+                of("tool_forbidden", 403, "the credential may not use this tool")
             }
-            Self::InsecureTransport => of("insecure_transport", 403, "this endpoint is only served over https"),
-            Self::BodyUnavailable => of("body_unavailable", 403, "the request's body did not reach the policy check"),
-            Self::MalformedRequest => {
-                of("malformed_request", 400, "the request can be read in more than one way and was refused")
+            Self::CategoryForbidden => {
+                of("category_forbidden", 403, "the credential may not use prompts of this category")
             }
+            Self::ConditionFailed => {
+                of("condition_failed", 403, "a condition of this endpoint is not met")
+            }
+            Self::TenantMismatch => of(
+                "tenant_mismatch",
+                403,
+                "the credential names no tenant, and this endpoint is counted by tenant",
+            ),
+            Self::AddressForbidden => of(
+                "address_forbidden",
+                403,
+                "the client's address is not known, and this endpoint is counted by address",
+            ),
+            Self::InsecureTransport => {
+                of("insecure_transport", 403, "this endpoint is only served over https")
+            }
+            Self::BodyUnavailable => {
+                of("body_unavailable", 403, "the request's body did not reach the policy check")
+            }
+            Self::MalformedRequest => of(
+                "malformed_request",
+                400,
+                "the request can be read in more than one way and was refused",
+            ),
             Self::ModelMissing => of("model_missing", 400, "the request names no model"),
             Self::BodyTooLarge => of("body_too_large", 413, "the request's body is too large"),
-            Self::UnsupportedMediaType => {
-                of("unsupported_media_type", 415, "send the body as `application/json`, in UTF-8 and without content encoding")
+            Self::UnsupportedMediaType => of(
+                "unsupported_media_type",
+                415,
+                "send the body as `application/json`, in UTF-8 and without content encoding",
+            ),
+            Self::RateLimited => {
+                of("rate_limited", 429, "rate limit reached; retry after the time given")
             }
-            Self::RateLimited => of("rate_limited", 429, "rate limit reached; retry after the time given"),
-            Self::StoreUnavailable => {
-                of("store_unavailable", 503, "limits and revocations cannot be checked at the moment; retry shortly")
+            Self::StoreUnavailable => of(
+                "store_unavailable",
+                503,
+                "limits and revocations cannot be checked at the moment; retry shortly",
+            ),
+            Self::Overloaded => {
+                of("overloaded", 503, "too many requests are in flight; retry shortly")
             }
-            Self::Overloaded => of("overloaded", 503, "too many requests are in flight; retry shortly"),
             Self::NotReady => of("not_ready", 503, "the gate is starting; retry shortly"),
             Self::Internal => of("internal", 503, "the gate failed to decide; retry shortly"),
         }
@@ -230,7 +286,11 @@ mod tests {
         let codes: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         for reason in Reason::ALL {
-            assert!([400, 401, 403, 413, 415, 429, 503].contains(&reason.http()), "{}", reason.code());
+            assert!(
+                [400, 401, 403, 413, 415, 429, 503].contains(&reason.http()),
+                "{}",
+                reason.code()
+            );
             assert!([7, 16].contains(&reason.grpc()), "{}", reason.code());
         }
     }

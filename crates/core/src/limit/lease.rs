@@ -45,7 +45,9 @@ impl LeaseConfig {
     /// The terms for a bucket that holds `burst` units, noting every error.
     pub fn compile(&self, burst: u64, path: &Path, errors: &mut Errors) -> Terms {
         if self.slice < 2 || self.slice > burst {
-            let message = format!("must be 2 to the burst of the limit, which is {burst}; leave `lease` out to count exactly");
+            let message = format!(
+                "must be 2 to the burst of the limit, which is {burst}; leave `lease` out to count exactly"
+            );
             errors.push(&path.key("slice"), message);
         }
         if self.life < Span::from_millis(100) || self.life > Span::from_secs(60) {
@@ -117,7 +119,13 @@ impl Lease {
     }
 
     /// The shared bucket gave `given` of `asked` units, of which `spent` are for the check that asked at `sent`.
-    pub fn given(&mut self, sent: u64, (asked, given, spent): (u64, u64, u64), said: Verdict, terms: Terms) {
+    pub fn given(
+        &mut self,
+        sent: u64,
+        (asked, given, spent): (u64, u64, u64),
+        said: Verdict,
+        terms: Terms,
+    ) {
         self.asked = self.asked.saturating_sub(asked);
         self.units += given.saturating_sub(spent);
         self.ends = self.ends.max(sent.saturating_add(terms.life));

@@ -91,7 +91,8 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const HELP: &str = "write a number and a duration, such as `60/1m`";
-        let (count, per) = text.split_once('/').ok_or_else(|| format!("`{text}` is not a rate; {HELP}"))?;
+        let (count, per) =
+            text.split_once('/').ok_or_else(|| format!("`{text}` is not a rate; {HELP}"))?;
         if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
             return Err(format!("`{text}` is not a rate; {HELP}"));
         }
@@ -176,9 +177,15 @@ pub struct Facts<'a> {
 impl RateLimit {
     /// Compiles one entry of `limits`, noting every error.
     pub fn compile(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<Self> {
-        let named = config.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        let named = config
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if config.name.is_empty() || config.name.len() > 64 || !named {
-            errors.push(&path.key("name"), "a limit's name is 1 to 64 letters, digits, `-`, `_` or `.`");
+            errors.push(
+                &path.key("name"),
+                "a limit's name is 1 to 64 letters, digits, `-`, `_` or `.`",
+            );
         }
         if config.by.is_empty() {
             errors.push(
@@ -188,7 +195,10 @@ impl RateLimit {
         }
         for (index, by) in config.by.iter().enumerate() {
             if config.by.iter().take(index).any(|earlier| earlier == by) {
-                errors.push(&path.key("by").index(index), format!("`{}` is listed twice", by.label()));
+                errors.push(
+                    &path.key("by").index(index),
+                    format!("`{}` is listed twice", by.label()),
+                );
             }
         }
         let bucket = errors.take(&path.key("rate"), Bucket::compile(config.rate, config.burst))?;
@@ -198,14 +208,24 @@ impl RateLimit {
             if overrides.iter().any(|(role, _)| *role == entry.role) {
                 errors.push(&path.key("role"), format!("role `{}` is listed twice", entry.role));
             }
-            if let Some(bucket) = errors.take(&path.key("rate"), Bucket::compile(entry.rate, entry.burst)) {
+            if let Some(bucket) =
+                errors.take(&path.key("rate"), Bucket::compile(entry.rate, entry.burst))
+            {
                 overrides.push((entry.role.clone(), bucket));
             }
         }
-        let lease = config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
+        let lease =
+            config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
         let counted_by: Vec<&str> = config.by.iter().map(|by| by.label()).collect();
         let of_all = BucketId::of(format!("{} by {}", config.name, counted_by.join(", ")));
-        Some(Self { name: config.name.as_str().into(), by: config.by.clone(), of_all, bucket, overrides, lease })
+        Some(Self {
+            name: config.name.as_str().into(),
+            by: config.by.clone(),
+            of_all,
+            bucket,
+            overrides,
+            lease,
+        })
     }
 
     /// Whether it counts by something only a credential has.
@@ -225,7 +245,11 @@ impl RateLimit {
     pub fn charge(&self, facts: &Facts<'_>) -> Result<Charge, Denial> {
         let whose = self.of_all.with(self.whose(facts)?);
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
-        let bucket = self.overrides.iter().find(|(role, _)| held(role)).map_or(self.bucket, |(_, bucket)| *bucket);
+        let bucket = self
+            .overrides
+            .iter()
+            .find(|(role, _)| held(role))
+            .map_or(self.bucket, |(_, bucket)| *bucket);
         // A role's smaller bucket is leased in smaller slices, or not at all.
         let lease = self.lease.map(|terms| Terms { slice: terms.slice.min(bucket.burst), ..terms });
         let lease = lease.filter(|terms| terms.slice >= 2);
@@ -266,9 +290,12 @@ fn missing(by: By) -> Denial {
         By::Model => Reason::ModelMissing,
         By::Subject | By::Client | By::Route => Reason::InvalidClaim,
     };
-    let denial = Denial::new(reason, format!("a limit counts by {}, and the request has none", by.label()));
+    let denial =
+        Denial::new(reason, format!("a limit counts by {}, and the request has none", by.label()));
     match by {
-        By::Client => denial.saying("the token names no client, and this endpoint is counted by client"),
+        By::Client => {
+            denial.saying("the token names no client, and this endpoint is counted by client")
+        }
         _ => denial,
     }
 }
@@ -285,7 +312,11 @@ fn network(address: IpAddr) -> String {
 }
 
 /// Compiles the list `limits`; names must be unique.
-pub fn compile(configs: &[LimitConfig], path: &Path, errors: &mut Errors) -> BTreeMap<String, Arc<RateLimit>> {
+pub fn compile(
+    configs: &[LimitConfig],
+    path: &Path,
+    errors: &mut Errors,
+) -> BTreeMap<String, Arc<RateLimit>> {
     let mut limits = BTreeMap::new();
     for (index, config) in configs.iter().enumerate() {
         let path = path.index(index);
@@ -303,29 +334,43 @@ mod tests {
     use super::*;
 
     fn limit(yaml: &str) -> Result<RateLimit, String> {
-        let config: LimitConfig = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+        let config: LimitConfig =
+            serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
         let mut errors = Errors::default();
-        RateLimit::compile(&config, &Path::root(), &mut errors).filter(|_| errors.is_empty()).ok_or_else(|| format!("{errors:?}"))
+        RateLimit::compile(&config, &Path::root(), &mut errors)
+            .filter(|_| errors.is_empty())
+            .ok_or_else(|| format!("{errors:?}"))
     }
 
     fn public(address: Option<&str>) -> Facts<'static> {
-        Facts { principal: None, model: None, route: "/health", address: address.map(|text| text.parse().unwrap()) }
+        Facts {
+            principal: None,
+            model: None,
+            route: "/health",
+            address: address.map(|text| text.parse().unwrap()),
+        }
     }
 
     #[test]
     fn rates_are_a_number_and_a_duration() {
-        for (text, count, micros) in [("60/1m", 60, 60_000_000), ("0/1s", 0, 1_000_000), ("1/30d", 1, 30 * 86_400_000_000)] {
+        for (text, count, micros) in
+            [("60/1m", 60, 60_000_000), ("0/1s", 0, 1_000_000), ("1/30d", 1, 30 * 86_400_000_000)]
+        {
             let rate: Rate = text.parse().unwrap();
             assert_eq!((rate.count, rate.per.micros()), (count, micros), "{text}");
         }
-        for text in ["", "60", "/1m", "60/", "60/m", "-1/1m", "+1/1m", "1.5/1m", "60/0s", "5/1000d", "2000/1ms"] {
+        for text in [
+            "", "60", "/1m", "60/", "60/m", "-1/1m", "+1/1m", "1.5/1m", "60/0s", "5/1000d",
+            "2000/1ms",
+        ] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn the_interval_is_rounded_up_and_the_burst_defaults_to_the_count() {
-        let charge = limit("{name: a, by: [route], rate: 7/1m}").unwrap().charge(&public(None)).unwrap();
+        let charge =
+            limit("{name: a, by: [route], rate: 7/1m}").unwrap().charge(&public(None)).unwrap();
         assert_eq!((charge.interval, charge.burst, charge.cost), (8_571_429, 7, 1));
     }
 
@@ -368,7 +413,11 @@ mod tests {
         let charge = |yaml: &str| limit(yaml).unwrap().charge(&public(None)).unwrap();
         let leased = charge("{name: a, by: [route], rate: 60/1m, lease: {slice: 10}}");
         assert_eq!(leased.lease, Some(Terms { slice: 10, life: 2_000_000 }));
-        assert_eq!(charge("{name: a, by: [route], rate: 60/1m}").lease, None, "exact is the default");
+        assert_eq!(
+            charge("{name: a, by: [route], rate: 60/1m}").lease,
+            None,
+            "exact is the default"
+        );
         for bad in [
             "{name: a, by: [route], rate: 60/1m, lease: {slice: 1}}",
             "{name: a, by: [route], rate: 60/1m, burst: 5, lease: {slice: 6}}",

@@ -23,20 +23,36 @@ pub fn ask(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> 
     let next = start.saturating_add(interval.saturating_mul(cost));
     let latest = now.saturating_add(full);
     if next <= latest {
-        let verdict = Verdict { admitted: true, remaining: (latest - next) / interval.max(1), retry_after: 0, reset: next - now };
+        let verdict = Verdict {
+            admitted: true,
+            remaining: (latest - next) / interval.max(1),
+            retry_after: 0,
+            reset: next - now,
+        };
         return Step { verdict, tat: next };
     }
     let retry_after = if cost > burst { u64::MAX } else { next - latest };
-    let verdict =
-        Verdict { admitted: false, remaining: latest.saturating_sub(start) / interval.max(1), retry_after, reset: start - now };
+    let verdict = Verdict {
+        admitted: false,
+        remaining: latest.saturating_sub(start) / interval.max(1),
+        retry_after,
+        reset: start - now,
+    };
     Step { verdict, tat: start }
 }
 
 /// How many units an admitted charge of `cost` takes when up to `want` are wanted to be held: half of what is there at most,
 /// so that others find some, too.
-pub fn given(tat: Option<u64>, now: u64, interval: u64, burst: u64, (cost, want): (u64, u64)) -> u64 {
+pub fn given(
+    tat: Option<u64>,
+    now: u64,
+    interval: u64,
+    burst: u64,
+    (cost, want): (u64, u64),
+) -> u64 {
     let start = tat.unwrap_or(now).max(now);
-    let there = now.saturating_add(interval.saturating_mul(burst)).saturating_sub(start) / interval.max(1);
+    let there =
+        now.saturating_add(interval.saturating_mul(burst)).saturating_sub(start) / interval.max(1);
     want.min(there.div_ceil(2)).max(cost)
 }
 
@@ -49,7 +65,12 @@ pub fn returned(tat: Option<u64>, now: u64, micros: u64) -> Option<u64> {
 pub fn untouched(tat: Option<u64>, now: u64, interval: u64, burst: u64) -> Verdict {
     let start = tat.unwrap_or(now).max(now);
     let latest = now.saturating_add(interval.saturating_mul(burst));
-    Verdict { admitted: true, remaining: latest.saturating_sub(start) / interval.max(1), retry_after: 0, reset: start - now }
+    Verdict {
+        admitted: true,
+        remaining: latest.saturating_sub(start) / interval.max(1),
+        retry_after: 0,
+        reset: start - now,
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +91,10 @@ mod tests {
             tat = Some(step.tat);
         }
         let refused = ask(tat, now, SECOND, 3, 1);
-        assert_eq!(refused.verdict, Verdict { admitted: false, remaining: 0, retry_after: SECOND, reset: 3 * SECOND });
+        assert_eq!(
+            refused.verdict,
+            Verdict { admitted: false, remaining: 0, retry_after: SECOND, reset: 3 * SECOND }
+        );
         assert_eq!(refused.tat, tat.unwrap(), "a refusal takes nothing");
         assert!(!ask(tat, now + SECOND - 1, SECOND, 3, 1).verdict.admitted);
         assert!(ask(tat, now + SECOND, SECOND, 3, 1).verdict.admitted);
@@ -79,7 +103,10 @@ mod tests {
     #[test]
     fn zero_admits_none_and_says_never() {
         let step = ask(None, 5, SECOND, 0, 1);
-        assert_eq!(step.verdict, Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 0 });
+        assert_eq!(
+            step.verdict,
+            Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 0 }
+        );
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl<'a> Body<'a> {
     /// As for [`Body::json`].
     pub fn form(&self, plan: &FormPlan) -> Result<Facts<'a>, Denial> {
         let boundary = form::boundary(self.content_type()?)?;
-        form::read(self.bytes()?, boundary, plan).map_err(|error| refused(&error.to_string(), error.param()))
+        form::read(self.bytes()?, boundary, plan)
+            .map_err(|error| refused(&error.to_string(), error.param()))
     }
 
     /// The length of the body, whatever it holds.
@@ -96,10 +97,13 @@ impl<'a> Body<'a> {
         }
         for parameter in parts {
             let utf8 = parameter.split_once('=').is_some_and(|(name, value)| {
-                name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+                name.eq_ignore_ascii_case("charset")
+                    && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
             });
             if !utf8 {
-                return Err(unsupported("the content type has a parameter other than charset=utf-8"));
+                return Err(unsupported(
+                    "the content type has a parameter other than charset=utf-8",
+                ));
             }
         }
         Ok(())
@@ -118,21 +122,29 @@ impl<'a> Body<'a> {
             },
         };
         match self.raw {
-            RawBody::Partial => Err(Denial::new(Reason::BodyTooLarge, "the proxy cut the body at its limit")),
-            RawBody::Unavailable => {
-                Err(Denial::new(Reason::BodyUnavailable, "the check came without the body, which the route needs"))
+            RawBody::Partial => {
+                Err(Denial::new(Reason::BodyTooLarge, "the proxy cut the body at its limit"))
             }
+            RawBody::Unavailable => Err(Denial::new(
+                Reason::BodyUnavailable,
+                "the check came without the body, which the route needs",
+            )),
             RawBody::Whole(bytes) => match length {
-                Some(length) if length > bytes.len() => {
-                    Err(Denial::new(Reason::BodyTooLarge, "the body is shorter than its content length: the proxy cut it"))
+                Some(length) if length > bytes.len() => Err(Denial::new(
+                    Reason::BodyTooLarge,
+                    "the body is shorter than its content length: the proxy cut it",
+                )),
+                Some(length) if length < bytes.len() => {
+                    Err(malformed("the body is longer than its content length"))
                 }
-                Some(length) if length < bytes.len() => Err(malformed("the body is longer than its content length")),
                 _ => Ok(bytes),
             },
-            RawBody::None if self.chunked || length.is_some_and(|length| length > 0) => Err(Denial::new(
-                Reason::BodyUnavailable,
-                "the proxy did not send the body; set `with_request_body` in its ext_authz filter",
-            )),
+            RawBody::None if self.chunked || length.is_some_and(|length| length > 0) => {
+                Err(Denial::new(
+                    Reason::BodyUnavailable,
+                    "the proxy did not send the body; set `with_request_body` in its ext_authz filter",
+                ))
+            }
             RawBody::None => Ok(b""),
         }
     }
@@ -144,7 +156,8 @@ fn unsupported(cause: &'static str) -> Denial {
 
 /// `malformed_request` for a body, naming the member at fault where there is one.
 fn refused(error: &str, param: Option<&str>) -> Denial {
-    let denial = Denial::new(Reason::MalformedRequest, error.to_owned()).saying(format!("the body was refused: {error}"));
+    let denial = Denial::new(Reason::MalformedRequest, error.to_owned())
+        .saying(format!("the body was refused: {error}"));
     match param {
         Some(param) => denial.about(param),
         None => denial,
@@ -171,10 +184,17 @@ mod tests {
     #[test]
     fn only_plain_json_is_read() {
         let body = RawBody::Whole(br#"{"model":"m"}"#);
-        for content_type in
-            ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;charset=\"UTF-8\""]
-        {
-            assert_eq!(ask(&[("content-type", content_type)], body).as_deref(), Ok("m"), "{content_type}");
+        for content_type in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+        ] {
+            assert_eq!(
+                ask(&[("content-type", content_type)], body).as_deref(),
+                Ok("m"),
+                "{content_type}"
+            );
         }
         for content_type in [
             "",
@@ -185,7 +205,11 @@ mod tests {
             "multipart/form-data; boundary=x",
             "application/json, text/plain",
         ] {
-            assert_eq!(ask(&[("content-type", content_type)], body), Err(Reason::UnsupportedMediaType), "{content_type}");
+            assert_eq!(
+                ask(&[("content-type", content_type)], body),
+                Err(Reason::UnsupportedMediaType),
+                "{content_type}"
+            );
         }
         assert_eq!(ask(&[], body), Err(Reason::UnsupportedMediaType));
         for encoding in ["gzip", "identity, gzip", "zstd", ""] {
@@ -195,23 +219,54 @@ mod tests {
                 "{encoding}"
             );
         }
-        assert!(ask(&[("content-type", "application/json"), ("content-encoding", "identity")], body).is_ok());
+        assert!(
+            ask(&[("content-type", "application/json"), ("content-encoding", "identity")], body)
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_cut_or_absent_body_is_never_taken_for_a_whole_one() {
         let json = ("content-type", "application/json");
         let body = br#"{"model":"m"}"#;
-        assert_eq!(ask(&[json, ("content-length", "13")], RawBody::Whole(body)).as_deref(), Ok("m"));
-        assert_eq!(ask(&[json, ("content-length", "14")], RawBody::Whole(body)), Err(Reason::BodyTooLarge));
-        assert_eq!(ask(&[json, ("content-length", "12")], RawBody::Whole(body)), Err(Reason::MalformedRequest));
-        assert_eq!(ask(&[json, ("content-length", "+13")], RawBody::Whole(body)), Err(Reason::MalformedRequest));
-        assert_eq!(ask(&[json, ("x-envoy-auth-partial-body", "true")], RawBody::Whole(body)), Err(Reason::BodyTooLarge));
-        assert_eq!(ask(&[json, ("content-length", "13")], RawBody::None), Err(Reason::BodyUnavailable));
-        assert_eq!(ask(&[json, ("transfer-encoding", "chunked")], RawBody::None), Err(Reason::BodyUnavailable));
-        assert_eq!(ask(&[json], RawBody::None), Err(Reason::MalformedRequest), "no body at all is not JSON");
+        assert_eq!(
+            ask(&[json, ("content-length", "13")], RawBody::Whole(body)).as_deref(),
+            Ok("m")
+        );
+        assert_eq!(
+            ask(&[json, ("content-length", "14")], RawBody::Whole(body)),
+            Err(Reason::BodyTooLarge)
+        );
+        assert_eq!(
+            ask(&[json, ("content-length", "12")], RawBody::Whole(body)),
+            Err(Reason::MalformedRequest)
+        );
+        assert_eq!(
+            ask(&[json, ("content-length", "+13")], RawBody::Whole(body)),
+            Err(Reason::MalformedRequest)
+        );
+        assert_eq!(
+            ask(&[json, ("x-envoy-auth-partial-body", "true")], RawBody::Whole(body)),
+            Err(Reason::BodyTooLarge)
+        );
+        assert_eq!(
+            ask(&[json, ("content-length", "13")], RawBody::None),
+            Err(Reason::BodyUnavailable)
+        );
+        assert_eq!(
+            ask(&[json, ("transfer-encoding", "chunked")], RawBody::None),
+            Err(Reason::BodyUnavailable)
+        );
+        assert_eq!(
+            ask(&[json], RawBody::None),
+            Err(Reason::MalformedRequest),
+            "no body at all is not JSON"
+        );
         assert_eq!(ask(&[json], RawBody::Partial), Err(Reason::BodyTooLarge));
         assert_eq!(ask(&[json], RawBody::Unavailable), Err(Reason::BodyUnavailable));
-        assert_eq!(ask(&[json, ("content-length", "0")], RawBody::Unavailable), Err(Reason::BodyUnavailable));
+        assert_eq!(
+            ask(&[json, ("content-length", "0")], RawBody::Unavailable),
+            Err(Reason::BodyUnavailable)
+        );
     }
 }

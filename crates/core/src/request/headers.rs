@@ -51,8 +51,13 @@ const KNOWN: [(Known, &str); 10] = [
 ];
 
 /// Headers whose repetition two servers read differently: the request is refused when one comes twice.
-const SINGLE: [Known; 5] =
-    [Known::ContentType, Known::ContentLength, Known::ContentEncoding, Known::TransferEncoding, Known::Host];
+const SINGLE: [Known; 5] = [
+    Known::ContentType,
+    Known::ContentLength,
+    Known::ContentEncoding,
+    Known::TransferEncoding,
+    Known::Host,
+];
 
 impl Known {
     /// The header of this name, in any case. Its length and its first letter tell nearly every other name.
@@ -156,7 +161,11 @@ impl<'a> Headers<'a> {
             },
             None => Some(self.list.as_slice()),
         };
-        within.unwrap_or_default().iter().filter(move |(header, _)| is(header, name)).map(|(_, value)| *value)
+        within
+            .unwrap_or_default()
+            .iter()
+            .filter(move |(header, _)| is(header, name))
+            .map(|(_, value)| *value)
     }
 
     /// The only value of `name`.
@@ -166,7 +175,9 @@ impl<'a> Headers<'a> {
     pub fn one(&self, name: &str) -> Result<Option<&'a [u8]>, Denial> {
         let mut values = self.all(name);
         let first = values.next();
-        if values.next().is_some() || (self.joined && first.is_some_and(|value| value.contains(&b','))) {
+        if values.next().is_some()
+            || (self.joined && first.is_some_and(|value| value.contains(&b',')))
+        {
             return Err(malformed("a header that decides is repeated"));
         }
         Ok(first)
@@ -179,11 +190,18 @@ impl<'a> Headers<'a> {
 
     /// Names that read as an identity header in some server: the prefix in any case, with `_` or other punctuation for `-`.
     pub fn spoofed(&self) -> impl Iterator<Item = Cow<'a, str>> {
-        self.list.iter().map(|(name, _)| *name).filter(|name| is_identity(name)).map(String::from_utf8_lossy)
+        self.list
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| is_identity(name))
+            .map(String::from_utf8_lossy)
     }
 
     /// Names that read as one of `names` in some server: in any case, with `_` or other punctuation for `-`.
-    pub fn spelled_like<'n>(&self, names: impl Iterator<Item = &'n String> + Clone) -> impl Iterator<Item = Cow<'a, str>> {
+    pub fn spelled_like<'n>(
+        &self,
+        names: impl Iterator<Item = &'n String> + Clone,
+    ) -> impl Iterator<Item = Cow<'a, str>> {
         // Most headers are as long as none of them.
         let lengths = names.clone().fold(0_u64, |lengths, name| lengths | 1 << (name.len() & 63));
         let like = move |header: &&[u8]| {
@@ -199,20 +217,31 @@ impl<'a> Headers<'a> {
             return Err(malformed("there are more than 1000 headers"));
         }
         let repeated = |known: Known| {
-            self.repeated & known.bit() != 0 || (self.joined && self.first(known).is_some_and(|value| value.contains(&b',')))
+            self.repeated & known.bit() != 0
+                || (self.joined && self.first(known).is_some_and(|value| value.contains(&b',')))
         };
-        if SINGLE.into_iter().any(repeated) { Err(malformed("a header that decides is repeated")) } else { Ok(()) }
+        if SINGLE.into_iter().any(repeated) {
+            Err(malformed("a header that decides is repeated"))
+        } else {
+            Ok(())
+        }
     }
 
     /// A pseudo header, where the proxy sends them along, says the same as the request's own field (Envoy sends both).
     pub(super) fn agree(&self, known: Known, field: &[u8]) -> Result<(), Denial> {
-        if self.is_only(known, field) { Ok(()) } else { Err(malformed("the proxy's report contradicts itself")) }
+        if self.is_only(known, field) {
+            Ok(())
+        } else {
+            Err(malformed("the proxy's report contradicts itself"))
+        }
     }
 }
 
 fn is_identity(name: &[u8]) -> bool {
     // The third letter tells nearly every other name.
-    matches!(name, [b'x' | b'X', _, b't' | b'T', ..]) && name.len() >= IDENTITY_PREFIX.len() && reads_as(name, IDENTITY_PREFIX)
+    matches!(name, [b'x' | b'X', _, b't' | b'T', ..])
+        && name.len() >= IDENTITY_PREFIX.len()
+        && reads_as(name, IDENTITY_PREFIX)
 }
 
 /// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
@@ -240,7 +269,10 @@ mod tests {
             let headers = headers(&list, false);
             assert_eq!(headers.all(name).collect::<Vec<_>>(), [b"1", b"3"], "{name}");
             assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"2"]);
-            assert_eq!((headers.first(known), headers.is_only(known, b"1")), (Some(&b"1"[..]), false));
+            assert_eq!(
+                (headers.first(known), headers.is_only(known, b"1")),
+                (Some(&b"1"[..]), false)
+            );
             assert_eq!(Headers::default().all(name).count(), 0);
             assert!(Headers::default().is_only(known, b""));
         }
@@ -280,7 +312,13 @@ mod tests {
         for name in spellings {
             assert_eq!(headers(&[(name, "admin")], false).spoofed().count(), 1, "{name}");
         }
-        for name in ["x-tollgat-subject", "tollgate-subject", "x-tollgated", "xtollgate-subject", "x--tollgate-subject"] {
+        for name in [
+            "x-tollgat-subject",
+            "tollgate-subject",
+            "x-tollgated",
+            "xtollgate-subject",
+            "x--tollgate-subject",
+        ] {
             assert_eq!(headers(&[(name, "admin")], false).spoofed().count(), 0, "{name}");
         }
     }
@@ -288,11 +326,25 @@ mod tests {
     #[test]
     fn every_spelling_of_a_header_to_strip_is_found() {
         let strip = ["x-body-compressed".to_owned(), "serve_multiplexed_model_id".to_owned()];
-        for name in ["x-body-compressed", "X-Body_Compressed", "serve-multiplexed-model-id", "Serve_Multiplexed_Model_Id"] {
-            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 1, "{name}");
+        for name in [
+            "x-body-compressed",
+            "X-Body_Compressed",
+            "serve-multiplexed-model-id",
+            "Serve_Multiplexed_Model_Id",
+        ] {
+            assert_eq!(
+                headers(&[(name, "x")], false).spelled_like(strip.iter()).count(),
+                1,
+                "{name}"
+            );
         }
-        for name in ["x-body-compressed-x", "x-body", "body-compressed", "servemultiplexedmodelid"] {
-            assert_eq!(headers(&[(name, "x")], false).spelled_like(strip.iter()).count(), 0, "{name}");
+        for name in ["x-body-compressed-x", "x-body", "body-compressed", "servemultiplexedmodelid"]
+        {
+            assert_eq!(
+                headers(&[(name, "x")], false).spelled_like(strip.iter()).count(),
+                0,
+                "{name}"
+            );
         }
     }
 

@@ -21,9 +21,12 @@ impl Host {
         }
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (address, port) = rest.split_once(']').ok_or_else(|| malformed("the host's `[` is not closed"))?;
-                let address: std::net::Ipv6Addr =
-                    address.parse().map_err(|_| malformed("the host's brackets hold no IPv6 address"))?;
+                let (address, port) = rest
+                    .split_once(']')
+                    .ok_or_else(|| malformed("the host's `[` is not closed"))?;
+                let address: std::net::Ipv6Addr = address
+                    .parse()
+                    .map_err(|_| malformed("the host's brackets hold no IPv6 address"))?;
                 (format!("[{address}]"), port)
             }
             None => {
@@ -37,8 +40,10 @@ impl Host {
         };
         match port.strip_prefix(':') {
             None if port.is_empty() => {}
-            Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok() => {
-            }
+            Some(digits)
+                if !digits.is_empty()
+                    && digits.bytes().all(|b| b.is_ascii_digit())
+                    && digits.parse::<u16>().is_ok() => {}
             _ => return Err(malformed("the host's port is not a number")),
         }
         Ok(Self(name))

@@ -27,7 +27,8 @@ impl<'a> RequestPath<'a> {
         if target.len() > 8192 {
             return Err(malformed("the path is longer than 8192 bytes"));
         }
-        let target = std::str::from_utf8(target).map_err(|_| malformed("the path holds bytes that must be percent-encoded"))?;
+        let target = std::str::from_utf8(target)
+            .map_err(|_| malformed("the path holds bytes that must be percent-encoded"))?;
         // Nearly every path is its own only reading: nothing in it is encoded, and no segment is empty or begins with a dot.
         let (mut plain, mut begins) = (true, false);
         let end = target.bytes().position(|byte| {
@@ -58,7 +59,8 @@ impl<'a> RequestPath<'a> {
             return Ok(Self { raw, decoded: Cow::Borrowed(raw), query });
         }
         let decoded = decode(raw)?;
-        let encoded = if let Cow::Owned(decoded) = &decoded { Some(decoded.as_str()) } else { None };
+        let encoded =
+            if let Cow::Owned(decoded) = &decoded { Some(decoded.as_str()) } else { None };
         for text in std::iter::once(raw).chain(encoded) {
             if text.contains("//") {
                 return Err(malformed("the path holds an empty segment (`//`)"));
@@ -114,7 +116,8 @@ fn is_visible(byte: u8) -> bool {
 }
 
 fn form_decode(text: &str) -> Result<String, Denial> {
-    percent_decode(&text.replace('+', " ")).ok_or_else(|| malformed("the query holds a broken percent-encoding"))
+    percent_decode(&text.replace('+', " "))
+        .ok_or_else(|| malformed("the query holds a broken percent-encoding"))
 }
 
 /// Decodes once; what decodes to a character with a meaning of its own in a URL is refused.
@@ -122,9 +125,12 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, Denial> {
     if !raw.contains('%') {
         return Ok(Cow::Borrowed(raw));
     }
-    let decoded = percent_decode(raw).ok_or_else(|| malformed("the path holds a broken percent-encoding"))?;
+    let decoded =
+        percent_decode(raw).ok_or_else(|| malformed("the path holds a broken percent-encoding"))?;
     if decoded.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#' | '\\' | ';')) {
-        return Err(malformed("the path holds an encoded control character or one of `% ? # \\ ;`"));
+        return Err(malformed(
+            "the path holds an encoded control character or one of `% ? # \\ ;`",
+        ));
     }
     Ok(Cow::Owned(decoded))
 }
@@ -157,7 +163,10 @@ mod tests {
     #[test]
     fn plain_paths_are_borrowed_and_the_query_is_split_off() {
         let path = parse("/v1/chat/completions?a=/../b").unwrap();
-        assert_eq!((path.raw(), path.decoded(), path.is_encoded()), ("/v1/chat/completions", "/v1/chat/completions", false));
+        assert_eq!(
+            (path.raw(), path.decoded(), path.is_encoded()),
+            ("/v1/chat/completions", "/v1/chat/completions", false)
+        );
     }
 
     #[test]
@@ -182,7 +191,10 @@ mod tests {
             ("/user%2f..%2fadmin", "R3, R4: encoded slashes around dots"),
             ("/./v1", "R12: single dot"),
             ("/v1/.", "trailing dot segment"),
-            ("/user/%20%2e%2e/admin", "found by fuzzing: dots behind a space, which a server may trim"),
+            (
+                "/user/%20%2e%2e/admin",
+                "found by fuzzing: dots behind a space, which a server may trim",
+            ),
             ("/user/..%20/admin", "and before one"),
             ("/user/%e3%80%80../admin", "any space"),
             ("/v1#/admin", "R8, R9: fragment"),

@@ -64,7 +64,10 @@ mod tests {
     fn fingerprints_tell_keys_apart() {
         let mut seen = std::collections::HashSet::new();
         let parts = ["", "a", "b", "https://a"];
-        for (one, other) in parts.iter().flat_map(|one| parts.iter().map(move |other| ((*one).to_owned(), (*other).to_owned()))) {
+        for (one, other) in parts
+            .iter()
+            .flat_map(|one| parts.iter().map(move |other| ((*one).to_owned(), (*other).to_owned())))
+        {
             for target in [
                 Target::Jti { issuer: one.clone(), jti: other.clone() },
                 Target::Subject { issuer: one.clone(), subject: other.clone() },
@@ -77,9 +80,15 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 5 * 16);
-        for text in
-            ["", "jti", "jti:", "jti:abc", "other:0", "tenant:zz", &format!("x{}", Target::Tenant { tenant: "a".into() }.key())]
-        {
+        for text in [
+            "",
+            "jti",
+            "jti:",
+            "jti:abc",
+            "other:0",
+            "tenant:zz",
+            &format!("x{}", Target::Tenant { tenant: "a".into() }.key()),
+        ] {
             assert_eq!(Fingerprint::of(text), None, "{text}");
         }
     }

@@ -86,7 +86,8 @@ impl Keys {
 
     /// As [`Keys::exact`], before they are written out.
     pub fn exact_marks(&self) -> impl Iterator<Item = Mark<'_>> {
-        std::iter::once(self.mark(Kind::Token, &self.token)).chain(self.jti.as_ref().map(|jti| self.mark(Kind::Jti, jti)))
+        std::iter::once(self.mark(Kind::Token, &self.token))
+            .chain(self.jti.as_ref().map(|jti| self.mark(Kind::Jti, jti)))
     }
 
     /// As [`Keys::before`], before they are written out.
@@ -181,9 +182,12 @@ mod tests {
         ];
         assert_eq!(listed, targets.map(|target| (target.kind(), target.key())));
         assert_eq!(keys.before().count(), 3);
-        let bare = Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
+        let bare =
+            Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
         assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
-        let fingerprints = |marks: Vec<Mark<'_>>| marks.into_iter().map(|mark| Some(mark.fingerprint())).collect::<Vec<_>>();
+        let fingerprints = |marks: Vec<Mark<'_>>| {
+            marks.into_iter().map(|mark| Some(mark.fingerprint())).collect::<Vec<_>>()
+        };
         let of_keys: Vec<_> = listed.iter().map(|(_, key)| Fingerprint::of(key)).collect();
         assert_eq!(fingerprints(keys.exact_marks().chain(keys.before_marks()).collect()), of_keys);
         assert!(of_keys.iter().all(Option::is_some));

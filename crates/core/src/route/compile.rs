@@ -31,11 +31,21 @@ pub(crate) struct Compiled {
 }
 
 /// Compiles the list `routes`, noting every error.
-pub(crate) fn compile(entries: &[RouteEntry], parts: &mut Parts<'_>, path: &Path, errors: &mut Errors) -> Compiled {
-    let mut compiled =
-        Compiled { table: RouteTable::default(), names: Vec::new(), strip_headers: BTreeSet::new(), body_routes: Vec::new() };
+pub(crate) fn compile(
+    entries: &[RouteEntry],
+    parts: &mut Parts<'_>,
+    path: &Path,
+    errors: &mut Errors,
+) -> Compiled {
+    let mut compiled = Compiled {
+        table: RouteTable::default(),
+        names: Vec::new(),
+        strip_headers: BTreeSet::new(),
+        body_routes: Vec::new(),
+    };
     if entries.is_empty() {
-        errors.push(path, "there are no routes, so every request would be denied; add at least one");
+        errors
+            .push(path, "there are no routes, so every request would be denied; add at least one");
     }
     let mut written = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -48,14 +58,18 @@ pub(crate) fn compile(entries: &[RouteEntry], parts: &mut Parts<'_>, path: &Path
     for (index, entry) in entries.iter().enumerate() {
         if let RouteEntry::Preset(config) = entry {
             let path = path.index(index);
-            let Some(preset) = errors.take(&path.key("preset"), Preset::load(&config.preset).map_err(|error| error.to_string()))
-            else {
+            let Some(preset) = errors.take(
+                &path.key("preset"),
+                Preset::load(&config.preset).map_err(|error| error.to_string()),
+            ) else {
                 continue;
             };
             compiled.strip_headers.extend(preset.strip_headers.iter().cloned());
             for place in from_preset(config, &preset, parts, &mut compiled, &path, errors) {
                 // An override for all hosts would lose against a preset for some: the host is looked at first.
-                for (narrower, at) in written.iter().filter(|(written, _)| written.is_wider_than(&place)) {
+                for (narrower, at) in
+                    written.iter().filter(|(written, _)| written.is_wider_than(&place))
+                {
                     let shown = narrower.methods.join("|");
                     errors.push_presuming(
                         at,
@@ -93,8 +107,12 @@ fn from_preset(
     errors: &mut Errors,
 ) -> Vec<Place> {
     let limits = parts.limits;
-    let routes = preset::expand(config, preset, |name| limits.get(name).map(Arc::as_ref), path, errors);
-    routes.iter().flat_map(|route| insert(route, Some(&config.preset), parts, compiled, path, errors)).collect()
+    let routes =
+        preset::expand(config, preset, |name| limits.get(name).map(Arc::as_ref), path, errors);
+    routes
+        .iter()
+        .flat_map(|route| insert(route, Some(&config.preset), parts, compiled, path, errors))
+        .collect()
 }
 
 /// Compiles one route into the table. `preset` is the one it comes from: its paths are not in the file.
@@ -126,7 +144,10 @@ fn insert(
     let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
     let route = Arc::new(route(config, preset.is_some(), parts, &captures, path, errors));
     compiled.names.push(route.name.clone());
-    if !route.public && route.content.reads_body() && compiled.body_routes.last().is_none_or(|(known, _)| known != path) {
+    if !route.public
+        && route.content.reads_body()
+        && compiled.body_routes.last().is_none_or(|(known, _)| known != path)
+    {
         compiled.body_routes.push((path.clone(), route.name.clone()));
     }
     let mut places = Vec::new();
@@ -137,7 +158,11 @@ fn insert(
                 // Two routes are one where a host or a method of either was not read.
                 errors.push_presuming(&at, &[path.parent()], message);
             }
-            places.push(Place { host: host.clone(), pattern: pattern.clone(), methods: methods.clone() });
+            places.push(Place {
+                host: host.clone(),
+                pattern: pattern.clone(),
+                methods: methods.clone(),
+            });
         }
     }
     places
@@ -151,7 +176,10 @@ fn route(
     path: &Path,
     errors: &mut Errors,
 ) -> Route {
-    let model = config.model.as_ref().map(|model| ModelRule::compile(model, parts.models, captures, &path.key("model"), errors));
+    let model = config
+        .model
+        .as_ref()
+        .map(|model| ModelRule::compile(model, parts.models, captures, &path.key("model"), errors));
     if config.public {
         for (key, set) in [
             ("scopes", config.scopes.is_some()),
@@ -177,7 +205,10 @@ fn route(
         errors.push(path, "a route needs `scopes` (or `public: true`); write `scopes: []` to admit any valid credential");
     }
     if config.forward_credential && config.upstream_key.is_some() {
-        errors.push(&path.key("upstream_key"), "the upstream gets either its own key or the client's credential, not both");
+        errors.push(
+            &path.key("upstream_key"),
+            "the upstream gets either its own key or the client's credential, not both",
+        );
     }
     let sections = Sections {
         model: model.as_ref(),
@@ -191,12 +222,19 @@ fn route(
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata
-        && (!url.starts_with("https://") || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
+        && (!url.starts_with("https://")
+            || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
     {
         errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
     }
     let has = condition::Route { public: config.public, model: model.is_some(), captures };
-    let conditions = Condition::compile(&config.conditions, has, &mut parts.claims, &path.key("conditions"), errors);
+    let conditions = Condition::compile(
+        &config.conditions,
+        has,
+        &mut parts.claims,
+        &path.key("conditions"),
+        errors,
+    );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
     let limits = limits(config, parts, path, errors);
@@ -222,7 +260,12 @@ fn route(
     }
 }
 
-fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Errors) -> Vec<Arc<RateLimit>> {
+fn limits(
+    config: &RouteConfig,
+    parts: &Parts<'_>,
+    path: &Path,
+    errors: &mut Errors,
+) -> Vec<Arc<RateLimit>> {
     let mut limits: Vec<Arc<RateLimit>> = Vec::new();
     for (index, name) in config.limits.iter().enumerate() {
         let at = path.key("limits").index(index);
@@ -231,7 +274,11 @@ fn limits(config: &RouteConfig, parts: &Parts<'_>, path: &Path, errors: &mut Err
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             // The limits stand beside the routes.
             let beside = path.parent().parent().key("limits");
-            errors.push_presuming(&at, &[beside], format!("there is no limit `{name}`; known: {known}"));
+            errors.push_presuming(
+                &at,
+                &[beside],
+                format!("there is no limit `{name}`; known: {known}"),
+            );
             continue;
         };
         if limits.iter().any(|known| known.name == limit.name) {
@@ -258,7 +305,11 @@ fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String
         Some(methods) => methods.clone(),
         None if config.public => vec!["GET".into()],
         None => {
-            errors.push_presuming(path, &[path.parent().key("public")], "list the `methods`, such as `[POST]`");
+            errors.push_presuming(
+                path,
+                &[path.parent().key("public")],
+                "list the `methods`, such as `[POST]`",
+            );
             Vec::new()
         }
     };
@@ -266,7 +317,8 @@ fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String
         errors.push(&at, "list at least one method");
     }
     for (index, method) in methods.iter().enumerate() {
-        if !["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&method.as_str()) {
+        if !["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&method.as_str())
+        {
             errors.push(
                 &at.index(index),
                 format!("`{method}` is not a method; known: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),

@@ -27,7 +27,8 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix('/').ok_or_else(|| format!("`{text}` does not start with `/`"))?;
+        let rest =
+            text.strip_prefix('/').ok_or_else(|| format!("`{text}` does not start with `/`"))?;
         let mut segments = Vec::new();
         let mut parts = rest.split('/').peekable();
         while let Some(part) = parts.next() {
@@ -43,7 +44,11 @@ impl Pattern {
         }
         let pattern = Self { segments };
         let names = pattern.names();
-        if names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name)) {
+        if names
+            .iter()
+            .enumerate()
+            .any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name))
+        {
             return Err(format!("`{text}` names a capture twice"));
         }
         Ok(pattern)
@@ -58,7 +63,9 @@ impl Pattern {
             if *segment == Segment::Below {
                 return Some(ranks);
             }
-            let (part, tail) = rest.map(|rest| rest.split_once('/').map_or((rest, None), |(part, tail)| (part, Some(tail))))?;
+            let (part, tail) = rest.map(|rest| {
+                rest.split_once('/').map_or((rest, None), |(part, tail)| (part, Some(tail)))
+            })?;
             match segment {
                 Segment::Literal(text) if text == part => ranks.push(2),
                 Segment::One(_) if !part.is_empty() => ranks.push(1),
@@ -109,12 +116,21 @@ fn segment(part: &str) -> Result<Segment, String> {
     if let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
         let (name, rest) = inner.strip_suffix('*').map_or((inner, false), |name| (name, true));
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return Err(format!("`{part}` is not a capture; write `{{name}}` or `{{name*}}`, with letters, digits and `_`"));
+            return Err(format!(
+                "`{part}` is not a capture; write `{{name}}` or `{{name*}}`, with letters, digits and `_`"
+            ));
         }
-        return Ok(if rest { Segment::Rest(name.to_owned()) } else { Segment::One(name.to_owned()) });
+        return Ok(if rest {
+            Segment::Rest(name.to_owned())
+        } else {
+            Segment::One(name.to_owned())
+        });
     }
     if matches!(part, "." | "..")
-        || !part.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}' | b'*' | b'%' | b'?' | b'#' | b'\\' | b';'))
+        || !part.bytes().all(|b| {
+            b.is_ascii_graphic()
+                && !matches!(b, b'{' | b'}' | b'*' | b'%' | b'?' | b'#' | b'\\' | b';')
+        })
     {
         return Err(format!(
             "`{part}` is not a path segment; a pattern has no `* {{ }} % ? # \\ ;` inside a segment and no dot segments"
@@ -147,7 +163,10 @@ mod tests {
             ("/v1/models", vec![literal("v1"), literal("models")]),
             ("/infer/", vec![literal("infer"), literal("")]),
             ("/v2/{m}/infer", vec![literal("v2"), one("m"), literal("infer")]),
-            ("/v1/models/{model*}", vec![literal("v1"), literal("models"), Segment::Rest("model".into())]),
+            (
+                "/v1/models/{model*}",
+                vec![literal("v1"), literal("models"), Segment::Rest("model".into())],
+            ),
             ("/static/*", vec![literal("static"), Segment::Below]),
             ("/*", vec![Segment::Below]),
         ] {
@@ -195,8 +214,8 @@ mod tests {
     #[test]
     fn what_could_mean_something_else_is_refused() {
         for text in [
-            "", "v1", "//", "/a//b", "/a/*/b", "/{x*}/b", "/a*", "/{}", "/{*}", "/{a-b}", "/a{x}", "/..", "/a/./b", "/a?b",
-            "/a#b", "/a%2fb", "/a;b", "/a b", "/\u{e9}", "/{x}/{x}",
+            "", "v1", "//", "/a//b", "/a/*/b", "/{x*}/b", "/a*", "/{}", "/{*}", "/{a-b}", "/a{x}",
+            "/..", "/a/./b", "/a?b", "/a#b", "/a%2fb", "/a;b", "/a b", "/\u{e9}", "/{x}/{x}",
         ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }

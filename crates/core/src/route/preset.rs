@@ -188,20 +188,29 @@ impl Preset {
     /// A name that is not one of [`names`].
     pub fn load(name: &str) -> Result<Self, PresetError> {
         let Some((name, text)) = TEXTS.iter().find(|(known, _)| *known == name) else {
-            return Err(PresetError::Unknown(name.to_owned(), names().collect::<Vec<_>>().join(", ")));
+            return Err(PresetError::Unknown(
+                name.to_owned(),
+                names().collect::<Vec<_>>().join(", "),
+            ));
         };
         let read = Document::parse(text, &|_| None).and_then(|document| document.read());
         read.map_err(|errors| {
-            let nothing = ConfigError { line: None, path: String::new(), message: "for no reason".into() };
+            let nothing =
+                ConfigError { line: None, path: String::new(), message: "for no reason".into() };
             PresetError::Broken(name, errors.into_iter().next().unwrap_or(nothing))
         })
     }
 
     /// The route that covers a method and a path, whether it is closed or not, and the path as it is listed.
     pub fn find(&self, method: &str, path: &str) -> Option<(&PresetRoute, &str)> {
-        let covering = self.routes.iter().flat_map(|route| route.paths.iter().map(move |listed| (route, listed.as_str())));
+        let covering = self
+            .routes
+            .iter()
+            .flat_map(|route| route.paths.iter().map(move |listed| (route, listed.as_str())));
         let best = covering
-            .filter_map(|(route, listed)| Pattern::parse(listed).ok()?.covers(path).map(|ranks| (ranks, route, listed)))
+            .filter_map(|(route, listed)| {
+                Pattern::parse(listed).ok()?.covers(path).map(|ranks| (ranks, route, listed))
+            })
             .filter(|(_, route, _)| route.has_method(method))
             .max_by(|(a, ..), (b, ..)| a.cmp(b));
         best.map(|(_, route, listed)| (route, listed))
@@ -214,8 +223,15 @@ impl Preset {
 
     /// The scopes its routes ask for.
     pub fn scopes(&self) -> Vec<&str> {
-        let raised = [MULTIMODAL, AUDIO].into_iter().filter(|_| self.routes.iter().any(PresetRoute::is_raised));
-        distinct(self.routes.iter().flat_map(|route| route.scopes.iter().map(String::as_str)).chain(raised))
+        let raised = [MULTIMODAL, AUDIO]
+            .into_iter()
+            .filter(|_| self.routes.iter().any(PresetRoute::is_raised));
+        distinct(
+            self.routes
+                .iter()
+                .flat_map(|route| route.scopes.iter().map(String::as_str))
+                .chain(raised),
+        )
     }
 }
 
@@ -250,7 +266,10 @@ impl PresetRoute {
         let shows = |scope: &str| scope.ends_with(":read");
         if self.public {
             Danger::None
-        } else if self.closed.is_none() && !self.scopes.is_empty() && self.scopes.iter().all(|scope| shows(scope)) {
+        } else if self.closed.is_none()
+            && !self.scopes.is_empty()
+            && self.scopes.iter().all(|scope| shows(scope))
+        {
             Danger::Leak
         } else {
             Danger::Serious
@@ -282,24 +301,45 @@ mod tests {
             for route in &preset.routes {
                 let at = format!("{name} {:?} {:?}", route.methods, route.paths);
                 assert!(!route.methods.is_empty() && !route.paths.is_empty(), "{at}");
-                assert!(route.public == route.scopes.is_empty(), "{at}: either public or with a scope");
+                assert!(
+                    route.public == route.scopes.is_empty(),
+                    "{at}: either public or with a scope"
+                );
                 assert!(route.risk.ends_with('.'), "{at}: a sentence on the risk");
-                assert!(!route.public || (route.closed.is_none() && route.model == ModelPlace::None), "{at}");
+                assert!(
+                    !route.public || (route.closed.is_none() && route.model == ModelPlace::None),
+                    "{at}"
+                );
                 let admin = route.scopes.iter().any(|scope| scope.starts_with("admin:"));
                 assert!(!admin || route.scopes.len() == 1, "{at}");
                 assert!(!admin || route.model == ModelPlace::None, "{at}");
-                let infers = route.scopes.iter().any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access");
-                assert!(!infers || route.closed.is_some() || route.model != ModelPlace::None, "{at}: where is the model?");
-                assert!(route.body != BodyKind::Websocket || route.closed.is_some(), "{at}: opened by name only");
+                let infers = route
+                    .scopes
+                    .iter()
+                    .any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access");
+                assert!(
+                    !infers || route.closed.is_some() || route.model != ModelPlace::None,
+                    "{at}: where is the model?"
+                );
+                assert!(
+                    route.body != BodyKind::Websocket || route.closed.is_some(),
+                    "{at}: opened by name only"
+                );
                 let form = matches!(&route.model, ModelPlace::Source(ModelSource::Form(_), _));
                 assert_eq!(form, route.body == BodyKind::Multipart, "{at}");
                 let in_body = matches!(&route.model, ModelPlace::Source(ModelSource::Body(_), _));
                 assert!(!in_body || route.body == BodyKind::Json, "{at}");
             }
-            assert!(preset.closed_fields.keys().all(|group| preset.closed().contains(&group.as_str())), "{name}");
+            assert!(
+                preset.closed_fields.keys().all(|group| preset.closed().contains(&group.as_str())),
+                "{name}"
+            );
             for header in &preset.strip_headers {
                 assert!(
-                    header.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'),
+                    header.bytes().all(|b| b.is_ascii_lowercase()
+                        || b.is_ascii_digit()
+                        || b == b'-'
+                        || b == b'_'),
                     "{header}"
                 );
             }
@@ -319,7 +359,10 @@ mod tests {
         assert_eq!(found("GET", "/v2/models/stats"), Some("/v2/models/stats"));
         assert_eq!(found("HEAD", "/v2/models/m"), Some("/v2/models/{model}"));
         assert_eq!(found("POST", "/v2/models/m/infer"), Some("/v2/models/{model}/infer"));
-        assert_eq!(found("POST", "/v2/cudasharedmemory/region/x/register"), Some("/v2/cudasharedmemory/*"));
+        assert_eq!(
+            found("POST", "/v2/cudasharedmemory/region/x/register"),
+            Some("/v2/cudasharedmemory/*")
+        );
         assert_eq!(found("POST", "/v2/models/m"), None);
     }
 

@@ -28,7 +28,8 @@ pub(super) enum HostPattern {
 impl HostPattern {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
-        let host = Host::parse(name.as_bytes()).map_err(|_| format!("`{text}` is not a host name or `*.` and a host name"))?;
+        let host = Host::parse(name.as_bytes())
+            .map_err(|_| format!("`{text}` is not a host name or `*.` and a host name"))?;
         if host.as_str() != name {
             return Err(format!(
                 "write `{text}` as `{}{}`: hosts are compared in lower case and without port",
@@ -102,10 +103,17 @@ impl RouteTable {
             node = match segment {
                 Segment::Literal(text) => node.literals.entry(text.clone()).or_default(),
                 Segment::One(_) => node.one.get_or_insert_default(),
-                Segment::Rest(_) => return node.rest.get_or_insert_default().add(methods, route, &names),
+                Segment::Rest(_) => {
+                    return node.rest.get_or_insert_default().add(methods, route, &names);
+                }
                 Segment::Below => {
                     node.end.get_or_insert_default().add(methods, route, &names)?;
-                    node.literals.entry(String::new()).or_default().end.get_or_insert_default().add(methods, route, &names)?;
+                    node.literals
+                        .entry(String::new())
+                        .or_default()
+                        .end
+                        .get_or_insert_default()
+                        .add(methods, route, &names)?;
                     return node.rest.get_or_insert_default().add(methods, route, &names);
                 }
             };
@@ -118,7 +126,12 @@ impl RouteTable {
     /// # Errors
     /// `no_route`; `malformed_request` where the raw and the decoded path would meet different routes, or captures of
     /// different values, or only one of them a route.
-    pub fn find(&self, host: &Host, path: &RequestPath<'_>, method: &str) -> Result<(&Arc<Route>, Captures), Denial> {
+    pub fn find(
+        &self,
+        host: &Host,
+        path: &RequestPath<'_>,
+        method: &str,
+    ) -> Result<(&Arc<Route>, Captures), Denial> {
         let raw = self.lookup(host, path.raw());
         if !path.is_encoded() {
             return raw.ok_or_else(no_route)?.route(method, str::to_owned);
@@ -167,20 +180,39 @@ struct Found<'t, 'p> {
 }
 
 impl<'t> Found<'t, '_> {
-    fn route(&self, method: &str, decode: impl Fn(&str) -> String) -> Result<(&'t Arc<Route>, Captures), Denial> {
-        let Some(Ending { route, names, .. }) = self.leaf.methods.iter().find(|ending| ending.method == method) else {
+    fn route(
+        &self,
+        method: &str,
+        decode: impl Fn(&str) -> String,
+    ) -> Result<(&'t Arc<Route>, Captures), Denial> {
+        let Some(Ending { route, names, .. }) =
+            self.leaf.methods.iter().find(|ending| ending.method == method)
+        else {
             return Err(Denial::new(Reason::NoRoute, "the route does not list this method"));
         };
-        let captures = names.iter().zip(&self.values).map(|(name, value)| (name.clone(), decode(value))).collect();
+        let captures = names
+            .iter()
+            .zip(&self.values)
+            .map(|(name, value)| (name.clone(), decode(value)))
+            .collect();
         Ok((route, Captures(captures)))
     }
 }
 
 impl Leaf {
     /// An explicit route beats one of a preset with the same host, path and method, in whichever order they come.
-    fn add(&mut self, methods: &[String], route: &Arc<Route>, names: &[String]) -> Result<(), String> {
+    fn add(
+        &mut self,
+        methods: &[String],
+        route: &Arc<Route>,
+        names: &[String],
+    ) -> Result<(), String> {
         for method in methods {
-            let ending = || Ending { method: method.clone(), route: Arc::clone(route), names: names.to_vec() };
+            let ending = || Ending {
+                method: method.clone(),
+                route: Arc::clone(route),
+                names: names.to_vec(),
+            };
             let Some(known) = self.methods.iter_mut().find(|known| known.method == *method) else {
                 self.methods.push(ending());
                 continue;
@@ -188,9 +220,13 @@ impl Leaf {
             match (known.route.from_preset, route.from_preset) {
                 (false, true) => {}
                 (true, true) => {
-                    return Err(format!("two presets have the same host and path for {method}; give each its `match.hosts`"));
+                    return Err(format!(
+                        "two presets have the same host and path for {method}; give each its `match.hosts`"
+                    ));
                 }
-                (false, false) => return Err(format!("another route has the same host and path for {method}")),
+                (false, false) => {
+                    return Err(format!("another route has the same host and path for {method}"));
+                }
                 (true, false) => *known = ending(),
             }
         }
@@ -207,7 +243,9 @@ impl Node {
 
     /// `rest` starts at a segment. Literal before capture before rest; what does not lead to a leaf is undone.
     fn descend<'t, 'p>(&'t self, rest: &'p str, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
-        let (segment, tail) = match memchr::memchr(b'/', rest.as_bytes()).and_then(|slash| rest.split_at_checked(slash)) {
+        let (segment, tail) = match memchr::memchr(b'/', rest.as_bytes())
+            .and_then(|slash| rest.split_at_checked(slash))
+        {
             Some((segment, tail)) => (segment, tail.get(1..)),
             None => (rest, None),
         };
@@ -229,7 +267,11 @@ impl Node {
     }
 
     /// What is left behind the segment that led here: another segment, or nothing.
-    fn beyond<'t, 'p>(&'t self, tail: Option<&'p str>, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
+    fn beyond<'t, 'p>(
+        &'t self,
+        tail: Option<&'p str>,
+        values: &mut Vec<&'p str>,
+    ) -> Option<&'t Leaf> {
         match tail {
             Some(tail) => self.descend(tail, values),
             None => self.end.as_ref(),
@@ -262,17 +304,26 @@ mod tests {
                 upstream_key: None,
                 from_preset: false,
             });
-            let host = if host.is_empty() { HostPattern::Any } else { HostPattern::parse(host).unwrap() };
+            let host =
+                if host.is_empty() { HostPattern::Any } else { HostPattern::parse(host).unwrap() };
             let methods: Vec<String> = methods.iter().map(|method| (*method).to_owned()).collect();
             table.insert(&host, &Pattern::parse(path).unwrap(), &methods, &route).unwrap();
         }
         table
     }
 
-    fn find(table: &RouteTable, host: &str, path: &str, method: &str) -> Result<(String, Captures), Reason> {
+    fn find(
+        table: &RouteTable,
+        host: &str,
+        path: &str,
+        method: &str,
+    ) -> Result<(String, Captures), Reason> {
         let path = RequestPath::parse(path.as_bytes()).map_err(|denial| denial.reason)?;
         let host = Host::parse(host.as_bytes()).unwrap();
-        table.find(&host, &path, method).map(|(route, captures)| (route.name.clone(), captures)).map_err(|denial| denial.reason)
+        table
+            .find(&host, &path, method)
+            .map(|(route, captures)| (route.name.clone(), captures))
+            .map_err(|denial| denial.reason)
     }
 
     #[test]
@@ -307,10 +358,25 @@ mod tests {
             ("example.com", "/v1/models", "/v1/models"),
             ("x.example.com", "/files/a", "/files/*"),
         ] {
-            assert_eq!(find(&table, host, path, "GET").map(|(name, _)| name).as_deref(), Ok(expected), "{host}{path}");
+            assert_eq!(
+                find(&table, host, path, "GET").map(|(name, _)| name).as_deref(),
+                Ok(expected),
+                "{host}{path}"
+            );
         }
-        for (host, path) in [("h", "/"), ("h", "/v1"), ("h", "/v1/"), ("h", "/V1/models"), ("h", "/filesx"), ("h", "/deep")] {
-            assert_eq!(find(&table, host, path, "GET").map(|(name, _)| name), Err(Reason::NoRoute), "{host}{path}");
+        for (host, path) in [
+            ("h", "/"),
+            ("h", "/v1"),
+            ("h", "/v1/"),
+            ("h", "/V1/models"),
+            ("h", "/filesx"),
+            ("h", "/deep"),
+        ] {
+            assert_eq!(
+                find(&table, host, path, "GET").map(|(name, _)| name),
+                Err(Reason::NoRoute),
+                "{host}{path}"
+            );
         }
     }
 
@@ -318,7 +384,10 @@ mod tests {
     fn a_method_never_falls_through_to_a_wider_route() {
         let table = table(&[("", "/v1/admin/*", &["GET"]), ("", "/v1/*", &["GET", "POST"])]);
         assert_eq!(find(&table, "h", "/v1/admin/x", "POST").map(drop), Err(Reason::NoRoute));
-        assert_eq!(find(&table, "h", "/v1/x", "POST").map(|(name, _)| name).as_deref(), Ok("/v1/*"));
+        assert_eq!(
+            find(&table, "h", "/v1/x", "POST").map(|(name, _)| name).as_deref(),
+            Ok("/v1/*")
+        );
     }
 
     #[test]
@@ -329,12 +398,20 @@ mod tests {
             ("", "/v1/models/special", &["GET"]),
             ("", "/a/{x}/{y*}", &["GET"]),
         ]);
-        let captured =
-            |path: &str, name: &str| find(&table, "h", path, "GET").map(|(_, captures)| captures.get(name).unwrap().to_owned());
+        let captured = |path: &str, name: &str| {
+            find(&table, "h", path, "GET")
+                .map(|(_, captures)| captures.get(name).unwrap().to_owned())
+        };
         assert_eq!(captured("/v1/models/Qwen%2FQwen2", "model").as_deref(), Ok("Qwen/Qwen2"));
         assert_eq!(captured("/v1/models/Qwen/Qwen2", "model").as_deref(), Ok("Qwen/Qwen2"));
         assert_eq!(captured("/v2/a%20b/infer", "m").as_deref(), Ok("a b"));
-        for path in ["/v2/a%2fb/infer", "/v1/models/%73pecial", "/v1/mod%65ls/x", "/a/b%2fc/d", "/v1%2fmodels/x"] {
+        for path in [
+            "/v2/a%2fb/infer",
+            "/v1/models/%73pecial",
+            "/v1/mod%65ls/x",
+            "/a/b%2fc/d",
+            "/v1%2fmodels/x",
+        ] {
             assert_eq!(captured(path, "model"), Err(Reason::MalformedRequest), "{path}");
         }
         assert_eq!(find(&table, "h", "/no%20where", "GET").map(drop), Err(Reason::NoRoute));
@@ -343,10 +420,18 @@ mod tests {
     #[test]
     fn two_identical_matches_are_an_error() {
         let mut table = table(&[("", "/v1/{a}", &["GET"]), ("", "/x/{rest*}", &["GET"])]);
-        let (route, _) = table.find(&Host::parse(b"h").unwrap(), &RequestPath::parse(b"/v1/x").unwrap(), "GET").unwrap();
+        let (route, _) = table
+            .find(&Host::parse(b"h").unwrap(), &RequestPath::parse(b"/v1/x").unwrap(), "GET")
+            .unwrap();
         let route = Arc::clone(route);
-        let mut insert =
-            |path: &str, method: &str| table.insert(&HostPattern::Any, &Pattern::parse(path).unwrap(), &[method.into()], &route);
+        let mut insert = |path: &str, method: &str| {
+            table.insert(
+                &HostPattern::Any,
+                &Pattern::parse(path).unwrap(),
+                &[method.into()],
+                &route,
+            )
+        };
         assert!(insert("/v1/{b}", "GET").is_err());
         assert!(insert("/v1/{b}", "POST").is_ok());
         assert!(insert("/x/*", "GET").is_err());

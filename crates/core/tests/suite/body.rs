@@ -34,7 +34,8 @@ impl Bodies {
 
     fn ask(&self, scopes: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let claims = Members::claims("https://secret.example").text("scope", scopes);
-        let token = signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json());
+        let token =
+            signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json());
         let authorization = format!("Bearer {token}");
         let mut list: Vec<(&str, &[u8])> = vec![("authorization", authorization.as_bytes())];
         list.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
@@ -52,8 +53,10 @@ impl Bodies {
             .filter_map(|(says, scopes, path, body, expected)| {
                 let answer = self.json(scopes, path, body);
                 let found = verdict(&answer);
-                let expected = expected.map_err(|(reason, param)| (reason, param.map(str::to_owned)));
-                (found != expected).then(|| format!("{says}: expected {expected:?}, came to {found:?}"))
+                let expected =
+                    expected.map_err(|(reason, param)| (reason, param.map(str::to_owned)));
+                (found != expected)
+                    .then(|| format!("{says}: expected {expected:?}, came to {found:?}"))
             })
             .collect();
         assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));

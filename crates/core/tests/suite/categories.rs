@@ -15,12 +15,16 @@ categories:
 ";
 
 fn policy(keys: &str) -> String {
-    format!("{CATEGORIES}routes:\n  - match: {{ methods: [POST], paths: [/x] }}\n    scopes: []\n{keys}")
+    format!(
+        "{CATEGORIES}routes:\n  - match: {{ methods: [POST], paths: [/x] }}\n    scopes: []\n{keys}"
+    )
 }
 
 #[test]
 fn what_is_wrong_is_told_with_its_place() {
-    let list = |list: &str| format!("categories: {list}\nroutes: [{{ match: {{ paths: [/health] }}, public: true }}]");
+    let list = |list: &str| {
+        format!("categories: {list}\nroutes: [{{ match: {{ paths: [/health] }}, public: true }}]")
+    };
     let rows = [
         (list("[{ name: '', scopes: [] }]"), "categories[0].name: `` is no name of a category"),
         (list("[{ name: 'a b', scopes: [] }]"), "`a b` is no name of a category"),
@@ -125,14 +129,21 @@ fn text_is_found_whatever_else_is_read() {
 
 #[test]
 fn text_is_looked_at_up_to_its_bound() {
-    let bodies = Bodies::new(&policy("    categories: { classify: true, scan_bytes: 64, default: general }\n"));
+    let bodies = Bodies::new(&policy(
+        "    categories: { classify: true, scan_bytes: 64, default: general }\n",
+    ));
     let prompt = |text: &str| format!(r#"{{"prompt":"{text}"}}"#);
     let large = Err((Reason::BodyTooLarge, None));
     let (just, over) = (prompt(&"a".repeat(63)), prompt(&"a".repeat(64)));
-    let (escaped, pieces) = (prompt(&"\\u0061".repeat(63)), format!(r#"{{"prompt":["{}"]}}"#, vec!["aaaa"; 13].join("\",\"")));
+    let (escaped, pieces) = (
+        prompt(&"\\u0061".repeat(63)),
+        format!(r#"{{"prompt":["{}"]}}"#, vec!["aaaa"; 13].join("\",\"")),
+    );
     let hidden = prompt(&format!("{}needle", "\\u0061".repeat(80)));
-    let base64 =
-        format!(r#"{{"messages":[{{"content":[{{"type":"image_url","image_url":{{"url":"data:,{}"}}}}]}}]}}"#, "a".repeat(500));
+    let base64 = format!(
+        r#"{{"messages":[{{"content":[{{"type":"image_url","image_url":{{"url":"data:,{}"}}}}]}}]}}"#,
+        "a".repeat(500)
+    );
     bodies.hold(&[
         ("as much as is looked at", "category:code", "/x", &just, Ok(())),
         ("one more", "category:code", "/x", &over, large),

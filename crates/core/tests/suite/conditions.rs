@@ -75,14 +75,19 @@ impl Asked {
 
     /// The cause of the denial, if it is one.
     fn of(&self, expression: &str) -> Result<(), String> {
-        let policy = compile(&policy(expression)).unwrap_or_else(|errors| panic!("{expression}: {errors}"));
+        let policy =
+            compile(&policy(expression)).unwrap_or_else(|errors| panic!("{expression}: {errors}"));
         let keys = KeySet::from_secret(
             &tollgate_core::secret::Secret::new(std::str::from_utf8(SECRET).unwrap()),
             &policy.issuers.list()[0].algorithms,
         );
-        let snapshot =
-            Snapshot { policy: Arc::new(policy), keys: vec![Some(Arc::new(keys.unwrap()))], upstream_keys: Vec::new() };
-        let token = signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());
+        let snapshot = Snapshot {
+            policy: Arc::new(policy),
+            keys: vec![Some(Arc::new(keys.unwrap()))],
+            upstream_keys: Vec::new(),
+        };
+        let token =
+            signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());
         let authorization = format!("Bearer {token}");
         let mut headers = Headers::default();
         headers.push("authorization", authorization.as_bytes());
@@ -101,7 +106,9 @@ impl Asked {
         match prepare(&snapshot, raw, Timestamp::from_secs(self.now)) {
             Prepared::Ask(_) => Ok(()),
             Prepared::Done(outcome) => match outcome.decision {
-                Decision::Deny(denial) if denial.reason == Reason::ConditionFailed => Err(denial.cause.into_owned()),
+                Decision::Deny(denial) if denial.reason == Reason::ConditionFailed => {
+                    Err(denial.cause.into_owned())
+                }
                 other => panic!("{expression}: {other:?}"),
             },
         }

@@ -94,7 +94,10 @@ impl Gate {
                         format!(r#"{{"kid":"ed","use":"sig",{}}}"#, keys.ed.jwk()),
                     ],
                 ),
-                ("https://other.example", &[format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa_other.jwk())]),
+                (
+                    "https://other.example",
+                    &[format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa_other.jwk())],
+                ),
                 ("https://lone.example", &[format!("{{{}}}", keys.ed.jwk())]),
             ],
         )
@@ -106,8 +109,12 @@ impl Gate {
         let key_sets: HashMap<&str, &[String]> = key_sets.iter().copied().collect();
         let keys = policy.issuers.list().iter().map(|issuer| {
             let set = match &issuer.source {
-                KeySource::Secret(SecretSource::Inline(secret)) => KeySet::from_secret(secret, &issuer.algorithms).unwrap(),
-                KeySource::Secret(SecretSource::File(path)) => panic!("no file is read here: {path}"),
+                KeySource::Secret(SecretSource::Inline(secret)) => {
+                    KeySet::from_secret(secret, &issuer.algorithms).unwrap()
+                }
+                KeySource::Secret(SecretSource::File(path)) => {
+                    panic!("no file is read here: {path}")
+                }
                 KeySource::Jwks(_) => {
                     let document = format!("{{\"keys\":[{}]}}", key_sets[&*issuer.name].join(","));
                     KeySet::parse(document.as_bytes(), &issuer.algorithms).unwrap().0
@@ -130,7 +137,13 @@ impl Gate {
     }
 
     /// One check.
-    pub fn ask_with_body(&self, method: &str, path: &str, headers: &[(&str, &[u8])], body: RawBody<'_>) -> Answer {
+    pub fn ask_with_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &[u8])],
+        body: RawBody<'_>,
+    ) -> Answer {
         let mut list = Headers::default();
         for (name, value) in headers {
             list.push(name, value);
@@ -145,10 +158,14 @@ impl Gate {
             body,
         };
         let outcome = match prepare(&self.snapshot, request, Timestamp::from_secs(self.now)) {
-            Prepared::Ask(pending) => return Answer::Accepted(pending.demands().principal.clone().unwrap()),
+            Prepared::Ask(pending) => {
+                return Answer::Accepted(pending.demands().principal.clone().unwrap());
+            }
             Prepared::Done(outcome) => outcome,
         };
-        let Decision::Deny(denial) = outcome.decision else { panic!("nothing but a denial is decided without the store") };
+        let Decision::Deny(denial) = outcome.decision else {
+            panic!("nothing but a denial is decided without the store")
+        };
         // J24: who has not proven who they are is nobody, in every place that counts or writes.
         if denial.reason.http() == 401 {
             assert!(outcome.evidence.principal.is_none(), "an unproven principal in the evidence");
@@ -176,7 +193,8 @@ impl Gate {
 
 /// Compiles a policy; its errors as text, one a line.
 pub fn compile(policy: &str) -> Result<Policy, String> {
-    let lines = |errors: Vec<_>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let lines =
+        |errors: Vec<_>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let document = Document::parse(policy, &|_| None).map_err(lines)?;
     let config: PolicyConfig = document.read().map_err(lines)?;
     let mut errors = Errors::default();
@@ -196,7 +214,9 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         match self {
             Self::Accepted(_) => None,
-            Self::Refused { answer, .. } => answer.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value),
+            Self::Refused { answer, .. } => {
+                answer.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+            }
         }
     }
 }
@@ -213,13 +233,30 @@ pub struct Row {
 }
 
 /// A row with a bearer token.
-pub fn row(line: &'static str, says: impl Into<String>, token: impl AsRef<str>, expected: Result<(), Reason>) -> Row {
+pub fn row(
+    line: &'static str,
+    says: impl Into<String>,
+    token: impl AsRef<str>,
+    expected: Result<(), Reason>,
+) -> Row {
     raw(line, says, format!("Bearer {}", token.as_ref()), expected)
 }
 
 /// A row with a whole `Authorization` value.
-pub fn raw(line: &'static str, says: impl Into<String>, authorization: impl Into<Vec<u8>>, expected: Result<(), Reason>) -> Row {
-    Row { line, says: says.into(), path: "/v1/models".into(), authorization: authorization.into(), expected, within: None }
+pub fn raw(
+    line: &'static str,
+    says: impl Into<String>,
+    authorization: impl Into<Vec<u8>>,
+    expected: Result<(), Reason>,
+) -> Row {
+    Row {
+        line,
+        says: says.into(),
+        path: "/v1/models".into(),
+        authorization: authorization.into(),
+        expected,
+        within: None,
+    }
 }
 
 impl Row {
@@ -253,7 +290,13 @@ impl Table {
     /// Asks every row, and names all that came out otherwise.
     pub fn hold(&self) {
         let wrong: Vec<String> = self.rows.iter().filter_map(|row| self.wrong(row)).collect();
-        assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), self.rows.len(), wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} of {} rows:\n{}",
+            wrong.len(),
+            self.rows.len(),
+            wrong.join("\n")
+        );
     }
 
     fn wrong(&self, row: &Row) -> Option<String> {
@@ -291,19 +334,27 @@ fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
         _ => Some("error=\"invalid_token\""),
     };
     let status = if *reason == Reason::InsufficientScope { 403 } else { 401 };
-    let secret = authorization.strip_prefix(b"Bearer ").and_then(|token| std::str::from_utf8(token).ok());
+    let secret =
+        authorization.strip_prefix(b"Bearer ").and_then(|token| std::str::from_utf8(token).ok());
     let secret = secret.filter(|token| token.len() > 20);
     if response.status != status {
         return Some(format!("status {}", response.status));
     }
-    if !challenge.starts_with("Bearer realm=\"tollgate\"") || challenge.contains("error=") != error.is_some() {
+    if !challenge.starts_with("Bearer realm=\"tollgate\"")
+        || challenge.contains("error=") != error.is_some()
+    {
         return Some(format!("challenge {challenge}"));
     }
     if error.is_some_and(|error| !challenge.contains(error)) {
         return Some(format!("challenge {challenge}"));
     }
     // RFC 6750 section 3: error_description is made of %x20-21 / %x23-5B / %x5D-7E, in a quoted string.
-    if challenge.split('"').skip(1).step_by(2).any(|text| !text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'\\')) {
+    if challenge
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .any(|text| !text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'\\'))
+    {
         return Some(format!("challenge {challenge}"));
     }
     let told = response.headers.iter().map(|(_, value)| value).chain([response.body.as_str()]);

@@ -9,8 +9,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::{KeyPair as RsaPair, KeySize},
     signature::{
-        self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        Ed25519KeyPair, KeyPair, RsaEncoding,
+        self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
+        ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaEncoding,
     },
 };
 use base64::{
@@ -89,7 +89,8 @@ pub fn ec_jwk(curve: &str, x: &[u8], y: &[u8]) -> String {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
@@ -126,15 +127,26 @@ impl Ec {
     fn p256() -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let pkcs8 = pair.to_pkcs8v1().unwrap();
-        let asn1 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).unwrap();
+        let asn1 =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).unwrap();
         Self::of(pair, Some(asn1), "P-256", 32)
     }
 
     fn p384() -> Self {
-        Self::of(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap(), None, "P-384", 48)
+        Self::of(
+            EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap(),
+            None,
+            "P-384",
+            48,
+        )
     }
 
-    fn of(pair: EcdsaKeyPair, asn1: Option<EcdsaKeyPair>, curve: &'static str, length: usize) -> Self {
+    fn of(
+        pair: EcdsaKeyPair,
+        asn1: Option<EcdsaKeyPair>,
+        curve: &'static str,
+        length: usize,
+    ) -> Self {
         let point = pair.public_key().as_ref().to_vec();
         assert_eq!((point[0], point.len()), (4, 1 + 2 * length), "an uncompressed point");
         Self { x: point[1..=length].to_vec(), y: point[1 + length..].to_vec(), pair, asn1, curve }

@@ -93,13 +93,15 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let count = 1 + random.below(20);
-        let interval = [1000, 20_000, SECOND, 60 * SECOND][random.below(4) as usize] + random.below(1000);
+        let interval =
+            [1000, 20_000, SECOND, 60 * SECOND][random.below(4) as usize] + random.below(1000);
         let burst = 2 + random.below(300);
         let slice = 2 + random.below(burst - 1);
         let terms = Terms { slice, life: 100_000 + random.below(5 * SECOND) };
         let replicas = (0..count).map(|_| {
             let from = random.below(20 * SECOND);
-            let cut = if random.one_in(3) { (from, from + random.below(10 * SECOND)) } else { (0, 0) };
+            let cut =
+                if random.one_in(3) { (from, from + random.below(10 * SECOND)) } else { (0, 0) };
             Replica { lease: Lease::default(), life: 0, clock: random.below(1 << 40), cut }
         });
         let replicas = replicas.collect();
@@ -136,7 +138,11 @@ impl World {
                 _ if self.random.one_in(50) => self.random.below(2 * SECOND),
                 _ => self.random.below(5000),
             };
-            let skewed = self.random.below(count).min(self.random.below(count)).min(self.random.below(count));
+            let skewed = self
+                .random
+                .below(count)
+                .min(self.random.below(count))
+                .min(self.random.below(count));
             self.at(at, Event::Request(skewed as usize));
         }
         self.end = at;
@@ -238,7 +244,13 @@ impl World {
     }
 
     fn send(&mut self, replica: usize, asked: u64, spent: u64) {
-        let question = Question { replica, life: self.replicas[replica].life, sent: self.local_now(replica), asked, spent };
+        let question = Question {
+            replica,
+            life: self.replicas[replica].life,
+            sent: self.local_now(replica),
+            asked,
+            spent,
+        };
         let delay = self.random.below(10_000);
         if self.arrives(replica) {
             self.at(self.now + delay, Event::AtRedis(question));
@@ -260,7 +272,10 @@ impl World {
         let (units, Verdict { remaining, retry_after, reset, .. }) = answer;
         if self.arrives(question.replica) {
             let delay = self.random.below(10_000);
-            self.at(self.now + delay, Event::Answer(question, Some((units, [remaining, retry_after, reset]))));
+            self.at(
+                self.now + delay,
+                Event::Answer(question, Some((units, [remaining, retry_after, reset]))),
+            );
             // The unit of the check that asked counts from now on, as it does where all limits are exact.
             if units > 0 && question.spent > 0 {
                 self.spend(seed);
@@ -282,7 +297,11 @@ impl World {
         match answer {
             None => lease.lost(asked),
             Some((0, [remaining, retry_after, reset])) => {
-                lease.refused(now, asked, Verdict { admitted: false, remaining, retry_after, reset });
+                lease.refused(
+                    now,
+                    asked,
+                    Verdict { admitted: false, remaining, retry_after, reset },
+                );
                 if spent > 0 {
                     self.refuse(seed);
                 }
@@ -300,17 +319,25 @@ impl World {
         self.exact += self.interval;
         self.level += self.interval;
         let most = self.burst + self.replicas.len() as u64 * self.terms.slice;
-        assert!(self.level <= most * self.interval, "seed {seed}: {} where {most} may pass", self.level / self.interval);
+        assert!(
+            self.level <= most * self.interval,
+            "seed {seed}: {} where {most} may pass",
+            self.level / self.interval
+        );
     }
 
     /// A request is refused, though an exact bucket might have had room.
     fn refuse(&mut self, seed: u64) {
         self.refused += 1;
-        let there = (self.now + self.burst * self.interval).saturating_sub(self.exact) / self.interval;
+        let there =
+            (self.now + self.burst * self.interval).saturating_sub(self.exact) / self.interval;
         let withheld = self.replicas.len() as u64 * self.terms.slice + self.lost;
         // And what is on its way, there or back: no more than was held, once more.
         let most = 2 + withheld + self.replicas.len() as u64 * self.terms.slice;
-        assert!(there < most, "seed {seed}: refused where {there} were left, {most} at most can be withheld");
+        assert!(
+            there < most,
+            "seed {seed}: refused where {there} were left, {most} at most can be withheld"
+        );
     }
 }
 
@@ -325,7 +352,10 @@ fn no_more_is_admitted_and_no_more_withheld_than_the_bounds_say() {
         lost += world.lost;
     }
     // The runs are about something: each of these happens a lot.
-    assert!(admitted > 100_000 && refused > 50_000 && local > 50_000 && lost > 1000, "{admitted} {refused} {local} {lost}");
+    assert!(
+        admitted > 100_000 && refused > 50_000 && local > 50_000 && lost > 1000,
+        "{admitted} {refused} {local} {lost}"
+    );
 }
 
 #[test]
@@ -372,10 +402,18 @@ fn what_is_held_is_given_back_when_nobody_asks_for_it() {
     let Take::Taken(verdict, 0) = lease.take(2, 1, terms) else { panic!("there are units") };
     assert_eq!(verdict, Verdict { admitted: true, remaining: 56, retry_after: 0, reset: 6 });
     lease.decided(1, false);
-    assert_eq!((lease.expired(SECOND, false), lease.held()), (0, 7), "a refused check spent nothing");
+    assert_eq!(
+        (lease.expired(SECOND, false), lease.held()),
+        (0, 7),
+        "a refused check spent nothing"
+    );
     assert_eq!(lease.take(SECOND + 1, 1, terms), Take::Ask(1), "too old to be spent");
     assert_eq!((lease.expired(SECOND + 1, false), lease.held()), (7, 0));
-    lease.refused(SECOND + 2, 1, Verdict { admitted: false, remaining: 0, retry_after: 500, reset: 900 });
+    lease.refused(
+        SECOND + 2,
+        1,
+        Verdict { admitted: false, remaining: 0, retry_after: 500, reset: 900 },
+    );
     let refused = Verdict { admitted: false, remaining: 0, retry_after: 499, reset: 899 };
     assert_eq!(lease.take(SECOND + 3, 1, terms), Take::Refused(refused));
     assert!(!lease.is_idle(SECOND + 3) && lease.is_idle(SECOND + 502));

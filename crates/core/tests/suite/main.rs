@@ -4,7 +4,13 @@
 //! A07 (RFC 9068, RFC 6750), and a regression for each known bug of a JWT library. `wycheproof`: raw signatures.
 //! `lease`: leased limits, simulated. `real_tokens`: what issuers send. `presets`: every listed route of every inference server. `properties`: what holds for every
 //! input. Expected values are written by hand, from the documents named.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub
+)]
 
 mod body;
 mod categories;

@@ -27,7 +27,11 @@ fn snapshot(routes: &str) -> Snapshot {
         &tollgate_core::secret::Secret::new(SECRET),
         &policy.issuers.list()[0].algorithms,
     );
-    Snapshot { policy: policy.into(), keys: vec![Some(key.unwrap().into())], upstream_keys: Vec::new() }
+    Snapshot {
+        policy: policy.into(),
+        keys: vec![Some(key.unwrap().into())],
+        upstream_keys: Vec::new(),
+    }
 }
 
 fn token(scopes: &str) -> String {
@@ -36,7 +40,13 @@ fn token(scopes: &str) -> String {
 }
 
 /// What a request comes to before the store is asked; `Ok` has the route's name.
-fn asked(snapshot: &Snapshot, method: &str, path: &str, scopes: Option<&str>, body: BodyKind) -> Result<String, Reason> {
+fn asked(
+    snapshot: &Snapshot,
+    method: &str,
+    path: &str,
+    scopes: Option<&str>,
+    body: BodyKind,
+) -> Result<String, Reason> {
     let bearer = scopes.map(|scopes| format!("Bearer {}", token(scopes)));
     let mut headers = Headers::default();
     if let Some(bearer) = &bearer {
@@ -44,9 +54,10 @@ fn asked(snapshot: &Snapshot, method: &str, path: &str, scopes: Option<&str>, bo
     }
     let (content_type, bytes): (&str, &[u8]) = match body {
         BodyKind::Json => ("application/json", br#"{"model":"m"}"#),
-        BodyKind::Multipart => {
-            ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n")
-        }
+        BodyKind::Multipart => (
+            "multipart/form-data; boundary=x",
+            b"--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n",
+        ),
         _ => ("", b""),
     };
     if !content_type.is_empty() {
@@ -88,10 +99,15 @@ fn every_listed_route_needs_what_it_says() {
     for name in names() {
         let preset = Preset::load(name).unwrap();
         let closed = snapshot(&format!("routes: [{{ preset: {name} }}]"));
-        let open = snapshot(&format!("routes: [{{ preset: {name}, open: {:?} }}]", preset.closed()));
+        let open =
+            snapshot(&format!("routes: [{{ preset: {name}, open: {:?} }}]", preset.closed()));
         for route in &preset.routes {
             let body = route.body;
-            for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
+            for (method, listed) in route
+                .methods
+                .iter()
+                .flat_map(|method| route.paths.iter().map(move |path| (method, path)))
+            {
                 let path = sample(listed);
                 let at = format!("{name} {method} {path}");
                 let shown = format!("{name} {} {listed}", route.methods.join("|"));
@@ -99,17 +115,38 @@ fn every_listed_route_needs_what_it_says() {
                     assert_eq!(asked(&closed, method, &path, None, body), Ok(shown), "{at}");
                     continue;
                 }
-                assert_eq!(asked(&open, method, &path, None, body), Err(Reason::MissingCredential), "{at}");
-                assert_eq!(asked(&open, method, &path, Some("something:else"), body), Err(Reason::InsufficientScope), "{at}");
+                assert_eq!(
+                    asked(&open, method, &path, None, body),
+                    Err(Reason::MissingCredential),
+                    "{at}"
+                );
+                assert_eq!(
+                    asked(&open, method, &path, Some("something:else"), body),
+                    Err(Reason::InsufficientScope),
+                    "{at}"
+                );
                 let all = route.scopes.join(" ");
-                assert_eq!(asked(&open, method, &path, Some(&all), body), Ok(shown.clone()), "{at}");
+                assert_eq!(
+                    asked(&open, method, &path, Some(&all), body),
+                    Ok(shown.clone()),
+                    "{at}"
+                );
                 for missing in route.scopes.iter().filter(|_| route.scopes.len() > 1) {
-                    let rest: Vec<&str> = route.scopes.iter().filter(|scope| *scope != missing).map(String::as_str).collect();
+                    let rest: Vec<&str> = route
+                        .scopes
+                        .iter()
+                        .filter(|scope| *scope != missing)
+                        .map(String::as_str)
+                        .collect();
                     let answer = asked(&open, method, &path, Some(&rest.join(" ")), body);
                     assert_eq!(answer, Err(Reason::InsufficientScope), "{at} without {missing}");
                 }
                 let by_default = asked(&closed, method, &path, Some(&all), body);
-                assert_eq!(by_default, if route.closed.is_some() { Err(Reason::NoRoute) } else { Ok(shown) }, "{at}");
+                assert_eq!(
+                    by_default,
+                    if route.closed.is_some() { Err(Reason::NoRoute) } else { Ok(shown) },
+                    "{at}"
+                );
             }
         }
         for (method, path) in [
@@ -137,11 +174,19 @@ fn inference_rights_open_nothing_that_changes_the_server() {
     for name in names() {
         let snapshot = snapshot(&format!("routes: [{{ preset: {name} }}]"));
         for route in Preset::load(name).unwrap().routes {
-            let admin = route.scopes.iter().any(|scope| scope.starts_with("admin:") || scope == "infer:alias");
-            for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
+            let admin = route
+                .scopes
+                .iter()
+                .any(|scope| scope.starts_with("admin:") || scope == "infer:alias");
+            for (method, listed) in route
+                .methods
+                .iter()
+                .flat_map(|method| route.paths.iter().map(move |path| (method, path)))
+            {
                 if admin {
                     assert!(
-                        asked(&snapshot, method, &sample(listed), Some(rights), BodyKind::Json).is_err(),
+                        asked(&snapshot, method, &sample(listed), Some(rights), BodyKind::Json)
+                            .is_err(),
                         "{name} {method} {listed}"
                     );
                 }
@@ -154,19 +199,39 @@ fn inference_rights_open_nothing_that_changes_the_server() {
 fn with_a_scope_for_models_no_model_goes_unchecked() {
     for name in names() {
         let preset = Preset::load(name).unwrap();
-        let policy = format!("routes: [{{ preset: {name}, model: {{ scope: 'model:{{model}}:inference' }} }}]");
+        let policy = format!(
+            "routes: [{{ preset: {name}, model: {{ scope: 'model:{{model}}:inference' }} }}]"
+        );
         let unnamed = snapshot(&policy);
-        for route in preset.routes.iter().filter(|route| !route.public && route.model != ModelPlace::None) {
+        for route in
+            preset.routes.iter().filter(|route| !route.public && route.model != ModelPlace::None)
+        {
             let body = route.body;
-            for (method, listed) in route.methods.iter().flat_map(|method| route.paths.iter().map(move |path| (method, path))) {
-                let answer = asked(&unnamed, method, &sample(listed), Some(&route.scopes.join(" ")), body);
-                assert!(matches!(answer, Err(Reason::ModelForbidden | Reason::NoRoute)), "{name} {method} {listed}: {answer:?}");
+            for (method, listed) in route
+                .methods
+                .iter()
+                .flat_map(|method| route.paths.iter().map(move |path| (method, path)))
+            {
+                let answer =
+                    asked(&unnamed, method, &sample(listed), Some(&route.scopes.join(" ")), body);
+                assert!(
+                    matches!(answer, Err(Reason::ModelForbidden | Reason::NoRoute)),
+                    "{name} {method} {listed}: {answer:?}"
+                );
             }
         }
     }
-    let fixed = snapshot("routes: [{ preset: hunyuanocr, model: { scope: 'model:{model}', default: ocr } }]");
-    assert_eq!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access"), BodyKind::None), Err(Reason::ModelForbidden));
-    assert!(asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access model:ocr"), BodyKind::None).is_ok());
+    let fixed = snapshot(
+        "routes: [{ preset: hunyuanocr, model: { scope: 'model:{model}', default: ocr } }]",
+    );
+    assert_eq!(
+        asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access"), BodyKind::None),
+        Err(Reason::ModelForbidden)
+    );
+    assert!(
+        asked(&fixed, "POST", "/ocr/infer", Some("ocr_api_access model:ocr"), BodyKind::None)
+            .is_ok()
+    );
 }
 
 #[test]
@@ -176,22 +241,42 @@ fn an_explicit_route_beats_the_preset() {
         "[{ match: { paths: [/docs, /openapi.json] }, public: true, name: documentation }, { preset: vllm }]",
     ] {
         let snapshot = snapshot(&format!("routes: {entries}"));
-        assert_eq!(asked(&snapshot, "GET", "/docs", None, BodyKind::None).as_deref(), Ok("documentation"));
-        assert_eq!(asked(&snapshot, "GET", "/openapi.json", None, BodyKind::None).as_deref(), Ok("documentation"));
-        assert_eq!(asked(&snapshot, "GET", "/docs/oauth2-redirect", None, BodyKind::None), Err(Reason::MissingCredential));
-        assert_eq!(asked(&snapshot, "GET", "/redoc", None, BodyKind::None), Err(Reason::MissingCredential));
+        assert_eq!(
+            asked(&snapshot, "GET", "/docs", None, BodyKind::None).as_deref(),
+            Ok("documentation")
+        );
+        assert_eq!(
+            asked(&snapshot, "GET", "/openapi.json", None, BodyKind::None).as_deref(),
+            Ok("documentation")
+        );
+        assert_eq!(
+            asked(&snapshot, "GET", "/docs/oauth2-redirect", None, BodyKind::None),
+            Err(Reason::MissingCredential)
+        );
+        assert_eq!(
+            asked(&snapshot, "GET", "/redoc", None, BodyKind::None),
+            Err(Reason::MissingCredential)
+        );
     }
     // Only the methods it lists: the preset keeps its others.
-    let put =
-        snapshot("routes: [{ preset: sglang }, { match: { methods: [PUT], paths: [/generate] }, scopes: [own], name: own }]");
+    let put = snapshot(
+        "routes: [{ preset: sglang }, { match: { methods: [PUT], paths: [/generate] }, scopes: [own], name: own }]",
+    );
     assert_eq!(asked(&put, "PUT", "/generate", Some("own"), BodyKind::Json).as_deref(), Ok("own"));
-    assert_eq!(asked(&put, "POST", "/generate", Some("own"), BodyKind::Json), Err(Reason::InsufficientScope));
+    assert_eq!(
+        asked(&put, "POST", "/generate", Some("own"), BodyKind::Json),
+        Err(Reason::InsufficientScope)
+    );
 }
 
 #[test]
 fn scopes_are_added_and_renamed() {
-    let snapshot = snapshot("routes: [{ preset: vllm, scopes: [gpu], rename_scopes: { 'infer:text': chat } }]");
-    let ask = |scopes: &str| asked(&snapshot, "POST", "/v1/chat/completions", Some(scopes), BodyKind::Json).map(drop);
+    let snapshot = snapshot(
+        "routes: [{ preset: vllm, scopes: [gpu], rename_scopes: { 'infer:text': chat } }]",
+    );
+    let ask = |scopes: &str| {
+        asked(&snapshot, "POST", "/v1/chat/completions", Some(scopes), BodyKind::Json).map(drop)
+    };
     assert_eq!(ask("infer:text gpu"), Err(Reason::InsufficientScope));
     assert_eq!(ask("chat"), Err(Reason::InsufficientScope));
     assert_eq!(ask("chat gpu"), Ok(()));
@@ -200,8 +285,7 @@ fn scopes_are_added_and_renamed() {
 
 #[test]
 fn what_is_wrong_with_an_entry_is_said() {
-    let limits =
-        "limits: [ { name: by-model, by: [subject, model], rate: 1/1m }, { name: by-subject, by: [subject], rate: 1/1m } ]\n";
+    let limits = "limits: [ { name: by-model, by: [subject, model], rate: 1/1m }, { name: by-subject, by: [subject], rate: 1/1m } ]\n";
     for (routes, part) in [
         ("routes: [{ preset: vlm }]", "there is no preset `vlm`; known: vllm, sglang"),
         ("routes: [{ scopes: [] }]", "one of the keys `preset`, `match` is needed here"),
@@ -212,10 +296,19 @@ fn what_is_wrong_with_an_entry_is_said() {
             "`vllm` has no closed routes `stored`; it has: batch, stored-responses, realtime",
         ),
         ("routes: [{ preset: triton, open: [stored] }]", "it has: none"),
-        ("routes: [{ preset: vllm, rename_scopes: { 'infer:txt': x } }]", "`vllm` has no scope `infer:txt`"),
-        ("routes: [{ preset: vllm, open: [realtime], model: { scope: 'm:{model}' } }]", "`realtime` hides its model"),
+        (
+            "routes: [{ preset: vllm, rename_scopes: { 'infer:txt': x } }]",
+            "`vllm` has no scope `infer:txt`",
+        ),
+        (
+            "routes: [{ preset: vllm, open: [realtime], model: { scope: 'm:{model}' } }]",
+            "`realtime` hides its model",
+        ),
         ("routes: [{ preset: vllm, limits: [nope] }]", "there is no limit `nope`"),
-        ("routes: [{ preset: vllm }, { preset: sglang }]", "two presets have the same host and path for POST"),
+        (
+            "routes: [{ preset: vllm }, { preset: sglang }]",
+            "two presets have the same host and path for POST",
+        ),
         (
             "routes: [{ preset: vllm, match: { hosts: [a.example] } }, { match: { paths: [/docs] }, public: true }]",
             "this entry would not beat it; list the hosts of the preset here, too",
@@ -231,7 +324,9 @@ fn what_is_wrong_with_an_entry_is_said() {
         "routes: [{ preset: vllm, match: { hosts: [a.example] } }, { match: { hosts: [a.example], paths: [/docs] }, public: true }]",
         "routes: [{ preset: vllm, open: [realtime, stored-responses] }]",
     ] {
-        compile(&format!("{ISSUERS}{limits}{routes}")).map(drop).unwrap_or_else(|errors| panic!("{routes}: {errors}"));
+        compile(&format!("{ISSUERS}{limits}{routes}"))
+            .map(drop)
+            .unwrap_or_else(|errors| panic!("{routes}: {errors}"));
     }
 }
 
@@ -261,7 +356,9 @@ fn what_a_body_may_not_say() {
         }
     };
     let image = |url: &str| {
-        format!(r#"{{"model":"m","input":[{{"role":"user","content":[{{"type":"input_image","image_url":"{url}"}}]}}]}}"#)
+        format!(
+            r#"{{"model":"m","input":[{{"role":"user","content":[{{"type":"input_image","image_url":"{url}"}}]}}]}}"#
+        )
     };
     for (says, scopes, json, expected) in [
         ("plain text", "infer:text", r#"{"model":"m","input":"x"}"#.to_owned(), Ok(())),
@@ -271,12 +368,37 @@ fn what_a_body_may_not_say() {
             r#"{"model":"m","previous_response_id":"r"}"#.into(),
             Err(Reason::FieldForbidden),
         ),
-        ("a template of the client's", "infer:text", r#"{"model":"m","chat_template":"x"}"#.into(), Err(Reason::FieldForbidden)),
-        ("a field that the entry allows", "infer:text", r#"{"model":"m","priority":1}"#.into(), Ok(())),
-        ("an image with rights to text", "infer:text", image("data:image/png;base64,AA=="), Err(Reason::InsufficientScope)),
+        (
+            "a template of the client's",
+            "infer:text",
+            r#"{"model":"m","chat_template":"x"}"#.into(),
+            Err(Reason::FieldForbidden),
+        ),
+        (
+            "a field that the entry allows",
+            "infer:text",
+            r#"{"model":"m","priority":1}"#.into(),
+            Ok(()),
+        ),
+        (
+            "an image with rights to text",
+            "infer:text",
+            image("data:image/png;base64,AA=="),
+            Err(Reason::InsufficientScope),
+        ),
         ("an image", "infer:text infer:multimodal", image("data:image/png;base64,AA=="), Ok(())),
-        ("an address inside", "infer:text infer:multimodal", image("http://169.254.169.254/"), Err(Reason::FieldForbidden)),
-        ("a file of the server", "infer:text infer:multimodal", image("file:///etc/passwd"), Err(Reason::FieldForbidden)),
+        (
+            "an address inside",
+            "infer:text infer:multimodal",
+            image("http://169.254.169.254/"),
+            Err(Reason::FieldForbidden),
+        ),
+        (
+            "a file of the server",
+            "infer:text infer:multimodal",
+            image("file:///etc/passwd"),
+            Err(Reason::FieldForbidden),
+        ),
     ] {
         assert_eq!(ask(scopes, &json), expected, "{says}");
     }
@@ -302,11 +424,16 @@ routes:
     assert_eq!(refused.verdict(), Err(Reason::ToolForbidden));
     let challenge = refused.header("www-authenticate").unwrap();
     assert!(
-        challenge.contains("resource_metadata=\"https://api.example.com/.well-known/oauth-protected-resource\""),
+        challenge.contains(
+            "resource_metadata=\"https://api.example.com/.well-known/oauth-protected-resource\""
+        ),
         "{challenge}"
     );
     assert!(challenge.contains("tool:search"), "{challenge}");
-    assert_eq!(bodies.json("infer:text banned", path, &body("")).verdict(), Err(Reason::ConditionFailed));
+    assert_eq!(
+        bodies.json("infer:text banned", path, &body("")).verdict(),
+        Err(Reason::ConditionFailed)
+    );
     assert_eq!(
         bodies.json("infer:text banned", "/tokenize", r#"{"model":"m","prompt":"x"}"#).verdict(),
         Err(Reason::InsufficientScope)

@@ -24,13 +24,16 @@ impl Kind {
     fn gate(&self) -> Gate {
         let jwk = [format!(r#"{{"kid":"k1","use":"sig","alg":"RS256",{}}}"#, KEYS.rsa.jwk())];
         let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
-        let key_sets: Vec<(&str, &[String])> = self.key_set.into_iter().map(|name| (name, &jwk[..])).collect();
+        let key_sets: Vec<(&str, &[String])> =
+            self.key_set.into_iter().map(|name| (name, &jwk[..])).collect();
         Gate::new(&format!("issuers:\n  - {}\n{routes}", self.issuer), &key_sets)
     }
 
     fn token(&self) -> String {
         let times = [("IAT", NOW - 60), ("NBF", NOW - 60), ("EXP", NOW + 3540)];
-        let claims = times.iter().fold(self.claims.to_owned(), |text, (name, at)| text.replace(name, &at.to_string()));
+        let claims = times
+            .iter()
+            .fold(self.claims.to_owned(), |text, (name, at)| text.replace(name, &at.to_string()));
         signed(self.signer, self.header, claims)
     }
 
@@ -40,7 +43,8 @@ impl Kind {
 }
 
 /// Subject, tenant, client, the digest of jti, roles and scopes.
-type Facts<'a> = (&'a str, Option<&'a str>, Option<&'a str>, Option<[u8; 32]>, Vec<&'a str>, Vec<&'a str>);
+type Facts<'a> =
+    (&'a str, Option<&'a str>, Option<&'a str>, Option<[u8; 32]>, Vec<&'a str>, Vec<&'a str>);
 
 fn facts(principal: &Principal) -> Facts<'_> {
     (
@@ -139,7 +143,9 @@ fn entra() {
         issuer: "{ issuer: 'https://login.microsoftonline.com/8f0e1a3c-0000-4000-8000-000000000001/v2.0', \
                  audiences: [11111111-2222-3333-4444-555555555555], algorithms: [RS256], jwks: { discovery: true }, \
                  claims: { tenant: tid, client: azp, scopes: [scp, roles] } }",
-        key_set: Some("https://login.microsoftonline.com/8f0e1a3c-0000-4000-8000-000000000001/v2.0"),
+        key_set: Some(
+            "https://login.microsoftonline.com/8f0e1a3c-0000-4000-8000-000000000001/v2.0",
+        ),
         header: r#"{"typ":"JWT","alg":"RS256","x5t":"nOo3ZDrODXEK1jKWhXslHR_KXEg","kid":"k1"}"#,
         claims: r#"{"aud":"11111111-2222-3333-4444-555555555555",
             "iss":"https://login.microsoftonline.com/8f0e1a3c-0000-4000-8000-000000000001/v2.0","iat":IAT,"nbf":NBF,"exp":EXP,

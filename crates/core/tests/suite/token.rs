@@ -58,7 +58,8 @@ impl Members {
 
     /// The object's text.
     pub fn json(&self) -> String {
-        let members: Vec<String> = self.0.iter().map(|(name, raw)| format!("\"{name}\":{raw}")).collect();
+        let members: Vec<String> =
+            self.0.iter().map(|(name, raw)| format!("\"{name}\":{raw}")).collect();
         format!("{{{}}}", members.join(","))
     }
 }

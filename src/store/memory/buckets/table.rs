@@ -50,7 +50,13 @@ impl Table {
     pub(super) fn new() -> Self {
         let random = RandomState::new();
         let secret = [random.hash_one(0), random.hash_one(1)];
-        Self { parts: (0..PARTS).map(|_| Part::default()).collect(), len: 0, next: 0, credit: 0, secret }
+        Self {
+            parts: (0..PARTS).map(|_| Part::default()).collect(),
+            len: 0,
+            next: 0,
+            credit: 0,
+            secret,
+        }
     }
 
     /// How many buckets are held.
@@ -178,6 +184,9 @@ mod tests {
         let now = u64::MAX;
         assert!(table.make_room(now, 5, 5), "all are full by then");
         assert_eq!(table.len(), 0);
-        assert!(table.parts.iter().all(|part| part.tats.capacity() <= 4 * ROOM), "and their room is given back");
+        assert!(
+            table.parts.iter().all(|part| part.tats.capacity() <= 4 * ROOM),
+            "and their room is given back"
+        );
     }
 }

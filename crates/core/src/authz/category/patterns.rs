@@ -31,7 +31,9 @@ impl Patterns {
             .utf8_empty(false);
         let built = meta::Builder::new().configure(config).build_many_from_hir(&parsed);
         built.map(|regex| Self(Some(regex))).map_err(|error| match (error.size_limit(), patterns) {
-            (Some(_), [text]) => format!("`{text}` is no pattern: compiled, it would take more than {COMPILED} bytes"),
+            (Some(_), [text]) => format!(
+                "`{text}` is no pattern: compiled, it would take more than {COMPILED} bytes"
+            ),
             (Some(_), _) => format!("together, the patterns would take more than {COMPILED} bytes"),
             (None, _) => format!("the patterns cannot be compiled: {error}"),
         })
@@ -49,7 +51,9 @@ impl Patterns {
             regex.which_overlapping_matches(&Input::new(text), &mut found);
             found
         });
-        found.into_iter().flat_map(|found| found.iter().map(|pattern| pattern.as_usize()).collect::<Vec<_>>())
+        found
+            .into_iter()
+            .flat_map(|found| found.iter().map(|pattern| pattern.as_usize()).collect::<Vec<_>>())
     }
 }
 
@@ -79,12 +83,17 @@ fn ascii_boundaries(hir: Hir) -> Hir {
             Look::WordEndHalfUnicode => Look::WordEndHalfAscii,
             other => other,
         }),
-        HirKind::Repetition(repetition) => {
-            Hir::repetition(Repetition { sub: Box::new(ascii_boundaries(*repetition.sub)), ..repetition })
+        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
+            sub: Box::new(ascii_boundaries(*repetition.sub)),
+            ..repetition
+        }),
+        HirKind::Capture(capture) => {
+            Hir::capture(Capture { sub: Box::new(ascii_boundaries(*capture.sub)), ..capture })
         }
-        HirKind::Capture(capture) => Hir::capture(Capture { sub: Box::new(ascii_boundaries(*capture.sub)), ..capture }),
         HirKind::Concat(parts) => Hir::concat(parts.into_iter().map(ascii_boundaries).collect()),
-        HirKind::Alternation(parts) => Hir::alternation(parts.into_iter().map(ascii_boundaries).collect()),
+        HirKind::Alternation(parts) => {
+            Hir::alternation(parts.into_iter().map(ascii_boundaries).collect())
+        }
     }
 }
 
@@ -128,14 +137,24 @@ mod tests {
             "write a code, 555-1234, \u{e9}t\u{e9}, abc, the end",
             "abc abc write a code write some code 555-1234 x\ny quit end",
         ] {
-            assert_eq!(ours.find(text).collect::<Vec<_>>(), theirs.matches(text).into_iter().collect::<Vec<_>>(), "{text}");
+            assert_eq!(
+                ours.find(text).collect::<Vec<_>>(),
+                theirs.matches(text).into_iter().collect::<Vec<_>>(),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn word_boundaries_are_ascii() {
-        let find = |pattern: &str, text: &str| Patterns::compile(&[pattern]).unwrap().find(text).next().is_some();
-        assert!(find(r"\bcode\b", "code") && find(r"\bcode\b", "\u{e9}code\u{e9}") && !find(r"\bcode\b", "codex"));
+        let find = |pattern: &str, text: &str| {
+            Patterns::compile(&[pattern]).unwrap().find(text).next().is_some()
+        };
+        assert!(
+            find(r"\bcode\b", "code")
+                && find(r"\bcode\b", "\u{e9}code\u{e9}")
+                && !find(r"\bcode\b", "codex")
+        );
         assert!(find(r"(a|\b{start}b)c", "bc") && !find(r"\Bc", "\u{e9}c") && find(r"\Bc", "ac"));
         assert!(find(r"(?:\bx)+", "\u{e9}x"));
     }
@@ -147,6 +166,10 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(Patterns::compile(&many).unwrap_err().contains("together"));
         assert!(Patterns::compile(&["(".repeat(40).as_str()]).is_err());
-        assert!(Patterns::compile(&[format!("{}a{}", "(".repeat(40), ")".repeat(40)).as_str()]).unwrap_err().contains("nest"));
+        assert!(
+            Patterns::compile(&[format!("{}a{}", "(".repeat(40), ")".repeat(40)).as_str()])
+                .unwrap_err()
+                .contains("nest")
+        );
     }
 }

@@ -63,7 +63,9 @@ impl<'a> Activation<'a> {
         self.segments.get_or_init(|| {
             let segments = self.request.path.raw().split('/').skip(1);
             // The whole path has been decoded before, so what is left as it is cannot be.
-            segments.map(|segment| path::percent_decode(segment).unwrap_or_else(|| segment.to_owned())).collect()
+            segments
+                .map(|segment| path::percent_decode(segment).unwrap_or_else(|| segment.to_owned()))
+                .collect()
         })
     }
 }

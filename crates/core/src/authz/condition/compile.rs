@@ -68,14 +68,19 @@ pub(crate) struct Route<'a> {
 }
 
 /// Compiles an expression. The names of the claims that it looks at are added to `claims`.
-pub(super) fn compile(expression: &IdedExpr, route: Route<'_>, claims: &mut BTreeSet<String>) -> Result<Term, String> {
+pub(super) fn compile(
+    expression: &IdedExpr,
+    route: Route<'_>,
+    claims: &mut BTreeSet<String>,
+) -> Result<Term, String> {
     let mut compiler = Compiler { route, claims, locals: Vec::new(), depth: 0 };
     compiler.of(expression, &Kind::Bool, "a condition")
 }
 
 /// A pattern for `matches`.
 fn pattern(text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text).size_limit(PATTERN).dfa_size_limit(PATTERN).nest_limit(32).build();
+    let built =
+        RegexBuilder::new(text).size_limit(PATTERN).dfa_size_limit(PATTERN).nest_limit(32).build();
     built.map_err(|error| not_a_pattern(text, &error))
 }
 
@@ -98,17 +103,28 @@ impl Compiler<'_, '_> {
     /// A term of a type. `what` is what needs it.
     fn of(&mut self, expression: &IdedExpr, wanted: &Kind, what: &str) -> Result<Term, String> {
         let (term, kind) = self.typed(expression)?;
-        if kind.fits(wanted) { Ok(term) } else { Err(format!("{what} needs {}, and this is {}", wanted.shown(), kind.shown())) }
+        if kind.fits(wanted) {
+            Ok(term)
+        } else {
+            Err(format!("{what} needs {}, and this is {}", wanted.shown(), kind.shown()))
+        }
     }
 
-    fn boxed(&mut self, expression: &IdedExpr, wanted: &Kind, what: &str) -> Result<Box<Term>, String> {
+    fn boxed(
+        &mut self,
+        expression: &IdedExpr,
+        wanted: &Kind,
+        what: &str,
+    ) -> Result<Box<Term>, String> {
         self.of(expression, wanted, what).map(Box::new)
     }
 
     fn typed(&mut self, expression: &IdedExpr) -> Typed {
         self.depth += 1;
         if self.depth > DEPTH {
-            return Err(format!("the expression nests more than {DEPTH} levels; make several conditions of it"));
+            return Err(format!(
+                "the expression nests more than {DEPTH} levels; make several conditions of it"
+            ));
         }
         let typed = match &expression.expr {
             Expr::Literal(literal) => self::literal(literal),
@@ -118,7 +134,9 @@ impl Compiler<'_, '_> {
                 let mut kind = None;
                 for element in &list.elements {
                     let (term, found) = self.typed(element)?;
-                    if !matches!(found, Kind::Text | Kind::Int) || kind.as_ref().is_some_and(|kind| *kind != found) {
+                    if !matches!(found, Kind::Text | Kind::Int)
+                        || kind.as_ref().is_some_and(|kind| *kind != found)
+                    {
                         return Err("a list holds either texts or integers".into());
                     }
                     kind = Some(found);
@@ -129,7 +147,9 @@ impl Compiler<'_, '_> {
             }
             Expr::Call(call) => self.call(call),
             Expr::Comprehension(comprehension) => self.each(comprehension),
-            Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => Err("`{}` is not supported in a condition".into()),
+            Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {
+                Err("`{}` is not supported in a condition".into())
+            }
         };
         self.depth -= 1;
         typed
@@ -141,7 +161,9 @@ impl Compiler<'_, '_> {
         let mut at = expression;
         loop {
             match at {
-                Expr::Ident(name) if self.locals.iter().any(|(local, _)| local == name) => return None,
+                Expr::Ident(name) if self.locals.iter().any(|(local, _)| local == name) => {
+                    return None;
+                }
                 Expr::Ident(name) => {
                     names.push(name.as_str());
                     names.reverse();
@@ -153,7 +175,9 @@ impl Compiler<'_, '_> {
                 }
                 Expr::Call(call) if call.func_name == op::INDEX => {
                     let [operand, index] = call.args.as_slice() else { return None };
-                    let Expr::Literal(LiteralValue::String(name)) = &index.expr else { return None };
+                    let Expr::Literal(LiteralValue::String(name)) = &index.expr else {
+                        return None;
+                    };
                     names.push(name.inner());
                     at = &operand.expr;
                 }
@@ -201,9 +225,15 @@ impl Compiler<'_, '_> {
             ["request", "path", rest @ ..] => (Fact::Path, Kind::Text, rest),
             ["request", "segments", rest @ ..] => (Fact::Segments, texts(), rest),
             ["request", "address", rest @ ..] => (Fact::Address, Kind::Text, rest),
-            ["request", "headers", name, rest @ ..] => (Fact::Header(header(name)?), Kind::Text, rest),
-            ["request", "headers"] => return Err("name one header: `request.headers[\"x-team\"]`".into()),
-            ["request", name, ..] => return Err(format!("there is no `request.{name}`; a request has {REQUEST}")),
+            ["request", "headers", name, rest @ ..] => {
+                (Fact::Header(header(name)?), Kind::Text, rest)
+            }
+            ["request", "headers"] => {
+                return Err("name one header: `request.headers[\"x-team\"]`".into());
+            }
+            ["request", name, ..] => {
+                return Err(format!("there is no `request.{name}`; a request has {REQUEST}"));
+            }
             ["principal", "issuer", rest @ ..] => (Fact::Issuer, Kind::Text, rest),
             ["principal", "subject", rest @ ..] => (Fact::Subject, Kind::Text, rest),
             ["principal", "tenant", rest @ ..] => (Fact::Tenant, Kind::Text, rest),
@@ -214,24 +244,39 @@ impl Compiler<'_, '_> {
                 self.claims.insert((*name).to_owned());
                 (Fact::Claim((*name).to_owned()), Kind::Claim, rest)
             }
-            ["principal", "claims"] => return Err("name one claim: `principal.claims.department`".into()),
-            ["principal", name, ..] => return Err(format!("there is no `principal.{name}`; a principal has {PRINCIPAL}")),
-            ["captures", name, rest @ ..] if self.route.captures.iter().all(|names| names.iter().any(|known| known == name)) => {
+            ["principal", "claims"] => {
+                return Err("name one claim: `principal.claims.department`".into());
+            }
+            ["principal", name, ..] => {
+                return Err(format!("there is no `principal.{name}`; a principal has {PRINCIPAL}"));
+            }
+            ["captures", name, rest @ ..]
+                if self
+                    .route
+                    .captures
+                    .iter()
+                    .all(|names| names.iter().any(|known| known == name)) =>
+            {
                 (Fact::Capture((*name).to_owned()), Kind::Text, rest)
             }
-            ["captures", name, ..] => return Err(format!("not every path of this route has a capture `{{{name}}}`")),
+            ["captures", name, ..] => {
+                return Err(format!("not every path of this route has a capture `{{{name}}}`"));
+            }
             ["request" | "principal" | "captures"] => {
                 return Err(format!("`{}` has no value of its own; name a member", names.concat()));
             }
             _ => {
                 let name = names.first().copied().unwrap_or_default();
-                return Err(format!("`{name}` is not known; there are request, principal, model, captures and now"));
+                return Err(format!(
+                    "`{name}` is not known; there are request, principal, model, captures and now"
+                ));
             }
         };
         match rest {
             [] => Ok((Term::Fact(fact), kind)),
             rest if kind == Kind::Claim => {
-                let inside = |object, name: &&str| Term::Member(Box::new(object), (*name).to_owned());
+                let inside =
+                    |object, name: &&str| Term::Member(Box::new(object), (*name).to_owned());
                 Ok((rest.iter().fold(Term::Fact(fact), inside), kind))
             }
             [name, ..] => Err(format!("{} has no member `{name}`", kind.shown())),
@@ -252,7 +297,9 @@ impl Compiler<'_, '_> {
         };
         let may_miss = matches!(
             &term,
-            Term::Fact(Fact::Tenant | Fact::Client | Fact::Address | Fact::Header(_) | Fact::Claim(_)) | Term::Member(..)
+            Term::Fact(
+                Fact::Tenant | Fact::Client | Fact::Address | Fact::Header(_) | Fact::Claim(_)
+            ) | Term::Member(..)
         );
         if may_miss {
             Ok((Term::Has(Box::new(term)), Kind::Bool))
@@ -267,29 +314,53 @@ impl Compiler<'_, '_> {
         let args: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
         let method = call.target.is_some();
         match (name, args.as_slice()) {
-            (op::LOGICAL_AND, [left, right]) => {
-                Ok((Term::And(self.boxed(left, &Kind::Bool, "`&&`")?, self.boxed(right, &Kind::Bool, "`&&`")?), Kind::Bool))
+            (op::LOGICAL_AND, [left, right]) => Ok((
+                Term::And(
+                    self.boxed(left, &Kind::Bool, "`&&`")?,
+                    self.boxed(right, &Kind::Bool, "`&&`")?,
+                ),
+                Kind::Bool,
+            )),
+            (op::LOGICAL_OR, [left, right]) => Ok((
+                Term::Or(
+                    self.boxed(left, &Kind::Bool, "`||`")?,
+                    self.boxed(right, &Kind::Bool, "`||`")?,
+                ),
+                Kind::Bool,
+            )),
+            (op::LOGICAL_NOT, [inner]) => {
+                Ok((Term::Not(self.boxed(inner, &Kind::Bool, "`!`")?), Kind::Bool))
             }
-            (op::LOGICAL_OR, [left, right]) => {
-                Ok((Term::Or(self.boxed(left, &Kind::Bool, "`||`")?, self.boxed(right, &Kind::Bool, "`||`")?), Kind::Bool))
+            (op::NEGATE, [inner]) => {
+                Ok((Term::Negative(self.boxed(inner, &Kind::Int, "`-`")?), Kind::Int))
             }
-            (op::LOGICAL_NOT, [inner]) => Ok((Term::Not(self.boxed(inner, &Kind::Bool, "`!`")?), Kind::Bool)),
-            (op::NEGATE, [inner]) => Ok((Term::Negative(self.boxed(inner, &Kind::Int, "`-`")?), Kind::Int)),
             (op::CONDITIONAL, [test, then, otherwise]) => {
                 let test = self.of(test, &Kind::Bool, "`?`")?;
                 let (then, kind) = self.typed(then)?;
                 let (otherwise, other) = self.typed(otherwise)?;
                 if !kind.fits(&other) {
-                    return Err(format!("`?` needs the same on both sides, and has {} and {}", kind.shown(), other.shown()));
+                    return Err(format!(
+                        "`?` needs the same on both sides, and has {} and {}",
+                        kind.shown(),
+                        other.shown()
+                    ));
                 }
                 let kind = if kind == Kind::Claim { other } else { kind };
                 Ok((Term::If(Box::new([test, then, otherwise])), kind))
             }
-            (op::EQUALS | op::NOT_EQUALS | op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS, [left, right]) => {
-                self.compare(name, left, right)
-            }
+            (
+                op::EQUALS
+                | op::NOT_EQUALS
+                | op::LESS
+                | op::LESS_EQUALS
+                | op::GREATER
+                | op::GREATER_EQUALS,
+                [left, right],
+            ) => self.compare(name, left, right),
             (op::IN, [item, list]) => self.is_in(item, list),
-            (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, [left, right]) => self.sum(name, left, right),
+            (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, [left, right]) => {
+                self.sum(name, left, right)
+            }
             (op::INDEX, [list, index]) => self.index(list, index),
             ("startsWith" | "endsWith" | "contains", [text, sought]) if method => {
                 let search = match name {
@@ -298,28 +369,52 @@ impl Compiler<'_, '_> {
                     _ => Search::Contains,
                 };
                 let text = self.boxed(text, &Kind::Text, &format!("`{name}`"))?;
-                Ok((Term::Search(search, text, self.boxed(sought, &Kind::Text, &format!("`{name}`"))?), Kind::Bool))
+                Ok((
+                    Term::Search(
+                        search,
+                        text,
+                        self.boxed(sought, &Kind::Text, &format!("`{name}`"))?,
+                    ),
+                    Kind::Bool,
+                ))
             }
             ("matches", [text, sought]) => {
-                let pattern = pattern(words(sought).ok_or("the pattern of `matches` must be written out")?)?;
-                Ok((Term::Matches(self.boxed(text, &Kind::Text, "`matches`")?, pattern), Kind::Bool))
+                let pattern =
+                    pattern(words(sought).ok_or("the pattern of `matches` must be written out")?)?;
+                Ok((
+                    Term::Matches(self.boxed(text, &Kind::Text, "`matches`")?, pattern),
+                    Kind::Bool,
+                ))
             }
             ("size", [inner]) => match self.typed(inner)? {
-                (term, Kind::Text | Kind::List(_) | Kind::Claim) => Ok((Term::Size(Box::new(term)), Kind::Int)),
-                (_, kind) => Err(format!("`size` needs text or a list, and this is {}", kind.shown())),
+                (term, Kind::Text | Kind::List(_) | Kind::Claim) => {
+                    Ok((Term::Size(Box::new(term)), Kind::Int))
+                }
+                (_, kind) => {
+                    Err(format!("`size` needs text or a list, and this is {}", kind.shown()))
+                }
             },
-            ("int", [moment]) if !method => Ok((Term::Seconds(self.boxed(moment, &Kind::Time, "`int`")?), Kind::Int)),
+            ("int", [moment]) if !method => {
+                Ok((Term::Seconds(self.boxed(moment, &Kind::Time, "`int`")?), Kind::Int))
+            }
             ("timestamp", [text]) if !method => {
                 let text = words(text).ok_or("the moment of `timestamp` must be written out")?;
                 Ok((Term::Time(clock::timestamp(text)?), Kind::Time))
             }
             ("containsIP", [network, address]) if method => {
                 let written = match &network.expr {
-                    Expr::Call(call) if call.func_name == "cidr" && call.target.is_none() => call.args.first().and_then(words),
+                    Expr::Call(call) if call.func_name == "cidr" && call.target.is_none() => {
+                        call.args.first().and_then(words)
+                    }
                     _ => None,
                 };
-                let network = Network::parse(written.ok_or("write `cidr(\"10.0.0.0/8\").containsIP(request.address)`")?)?;
-                Ok((Term::Within(network, self.boxed(address, &Kind::Text, "`containsIP`")?), Kind::Bool))
+                let network = Network::parse(
+                    written.ok_or("write `cidr(\"10.0.0.0/8\").containsIP(request.address)`")?,
+                )?;
+                Ok((
+                    Term::Within(network, self.boxed(address, &Kind::Text, "`containsIP`")?),
+                    Kind::Bool,
+                ))
             }
             (name, [moment, zone @ ..]) if method && zone.len() < 2 && Part::of(name).is_some() => {
                 let zone = match zone {
@@ -327,7 +422,10 @@ impl Compiler<'_, '_> {
                     _ => jiff::tz::TimeZone::UTC,
                 };
                 let part = Part::of(name).ok_or("this is no part of a timestamp")?;
-                Ok((Term::Clock(part, self.boxed(moment, &Kind::Time, &format!("`{name}`"))?, zone), Kind::Int))
+                Ok((
+                    Term::Clock(part, self.boxed(moment, &Kind::Time, &format!("`{name}`"))?, zone),
+                    Kind::Int,
+                ))
             }
             _ => Err(unknown(name)),
         }
@@ -346,32 +444,48 @@ impl Compiler<'_, '_> {
         let sign = name.trim_matches('_');
         for kind in [&kind, &other] {
             let ordered = matches!(kind, Kind::Int | Kind::Time | Kind::Claim);
-            let equal = matches!(relation, Relation::Equal | Relation::NotEqual) && matches!(kind, Kind::Bool | Kind::Text);
+            let equal = matches!(relation, Relation::Equal | Relation::NotEqual)
+                && matches!(kind, Kind::Bool | Kind::Text);
             if !ordered && !equal {
                 return Err(format!("`{sign}` does not compare {}", kind.shown()));
             }
         }
         if !kind.fits(&other) {
-            return Err(format!("`{sign}` compares {} with {}, which are never equal", kind.shown(), other.shown()));
+            return Err(format!(
+                "`{sign}` compares {} with {}, which are never equal",
+                kind.shown(),
+                other.shown()
+            ));
         }
         Ok((Term::Compare(relation, Box::new(left), Box::new(right)), Kind::Bool))
     }
 
     fn is_in(&mut self, item: &IdedExpr, list: &IdedExpr) -> Typed {
         // `"x-team" in request.headers` asks for the header.
-        if self.names(&list.expr).is_some_and(|names| matches!(names.as_slice(), ["request", "headers"])) {
+        if self
+            .names(&list.expr)
+            .is_some_and(|names| matches!(names.as_slice(), ["request", "headers"]))
+        {
             let name = words(item).ok_or("the name of a header must be written out")?;
             return Ok((Term::Has(Box::new(Term::Fact(Fact::Header(header(name)?)))), Kind::Bool));
         }
-        if self.names(&list.expr).is_some_and(|names| matches!(names.as_slice(), ["principal", "claims"])) {
-            let (claim, _) =
-                self.fact(&["principal", "claims", words(item).ok_or("the name of a claim must be written out")?])?;
+        if self
+            .names(&list.expr)
+            .is_some_and(|names| matches!(names.as_slice(), ["principal", "claims"]))
+        {
+            let (claim, _) = self.fact(&[
+                "principal",
+                "claims",
+                words(item).ok_or("the name of a claim must be written out")?,
+            ])?;
             return Ok((Term::Has(Box::new(claim)), Kind::Bool));
         }
         let ((item, kind), (list, listed)) = (self.typed(item)?, self.typed(list)?);
         let fits = match &listed {
             Kind::Claim => matches!(kind, Kind::Text | Kind::Int | Kind::Claim),
-            Kind::List(element) => kind.fits(element) && matches!(kind, Kind::Text | Kind::Int | Kind::Claim),
+            Kind::List(element) => {
+                kind.fits(element) && matches!(kind, Kind::Text | Kind::Int | Kind::Claim)
+            }
             _ => false,
         };
         if fits {
@@ -391,26 +505,45 @@ impl Compiler<'_, '_> {
         };
         let ((left, kind), (right, other)) = (self.typed(left)?, self.typed(right)?);
         let result = match (&kind, &other) {
-            (Kind::Text, Kind::Text | Kind::Claim) | (Kind::Claim, Kind::Text) if sum == Sum::Add => Kind::Text,
+            (Kind::Text, Kind::Text | Kind::Claim) | (Kind::Claim, Kind::Text)
+                if sum == Sum::Add =>
+            {
+                Kind::Text
+            }
             (Kind::Int, Kind::Int | Kind::Claim) | (Kind::Claim, Kind::Int) => Kind::Int,
             (Kind::Claim, Kind::Claim) => Kind::Claim,
-            _ => return Err(format!("`{}` does not join {} and {}", name.trim_matches('_'), kind.shown(), other.shown())),
+            _ => {
+                return Err(format!(
+                    "`{}` does not join {} and {}",
+                    name.trim_matches('_'),
+                    kind.shown(),
+                    other.shown()
+                ));
+            }
         };
         Ok((Term::Sum(sum, Box::new(left), Box::new(right)), result))
     }
 
     fn index(&mut self, list: &IdedExpr, index: &IdedExpr) -> Typed {
-        let call = CallExpr { func_name: op::INDEX.to_owned(), target: None, args: vec![list.clone(), index.clone()] };
+        let call = CallExpr {
+            func_name: op::INDEX.to_owned(),
+            target: None,
+            args: vec![list.clone(), index.clone()],
+        };
         if let Some(names) = self.names(&Expr::Call(call)) {
             return self.fact(&names);
         }
         let (term, kind) = self.typed(list)?;
         match (kind, words(index)) {
             (Kind::Claim, Some(name)) => member(term, &Kind::Claim, name),
-            (Kind::Claim, None) => Ok((Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?), Kind::Claim)),
-            (Kind::List(element), None) => {
-                Ok((Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?), *element))
-            }
+            (Kind::Claim, None) => Ok((
+                Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?),
+                Kind::Claim,
+            )),
+            (Kind::List(element), None) => Ok((
+                Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?),
+                *element,
+            )),
             (kind, _) => Err(format!("{} has no elements by that name", kind.shown())),
         }
     }
@@ -422,11 +555,16 @@ impl Compiler<'_, '_> {
             _ => return Err("of the macros, only `has`, `all` and `exists` are supported".into()),
         };
         let body = match &loop_.loop_step.expr {
-            Expr::Call(call) if call.func_name == if all { op::LOGICAL_AND } else { op::LOGICAL_OR } => call.args.get(1),
+            Expr::Call(call)
+                if call.func_name == if all { op::LOGICAL_AND } else { op::LOGICAL_OR } =>
+            {
+                call.args.get(1)
+            }
             _ => None,
         };
-        let body =
-            body.filter(|_| loop_.iter_var2.is_none()).ok_or("of the macros, only `has`, `all` and `exists` are supported")?;
+        let body = body
+            .filter(|_| loop_.iter_var2.is_none())
+            .ok_or("of the macros, only `has`, `all` and `exists` are supported")?;
         let variable = &loop_.iter_var;
         if ["request", "principal", "captures", "model", "now"].contains(&variable.as_str())
             || self.locals.iter().any(|(local, _)| local == variable)
@@ -439,7 +577,9 @@ impl Compiler<'_, '_> {
         let element = match self.typed(&loop_.iter_range)? {
             (list, Kind::List(element)) => (list, *element),
             (list, Kind::Claim) => (list, Kind::Claim),
-            (_, kind) => return Err(format!("`all` and `exists` need a list, and this is {}", kind.shown())),
+            (_, kind) => {
+                return Err(format!("`all` and `exists` need a list, and this is {}", kind.shown()));
+            }
         };
         let (list, kind) = element;
         self.locals.push((variable.clone(), kind));
@@ -454,8 +594,12 @@ fn literal(literal: &LiteralValue) -> Typed {
         LiteralValue::Boolean(value) => Ok((Term::Bool(*value.inner()), Kind::Bool)),
         LiteralValue::Int(value) => Ok((Term::Int(*value.inner()), Kind::Int)),
         LiteralValue::String(value) => Ok((Term::Text(value.inner().to_owned()), Kind::Text)),
-        LiteralValue::Null => Err("`null` is not supported; ask with `has` whether something is there".into()),
-        LiteralValue::Double(_) | LiteralValue::UInt(_) => Err("of numbers, only integers are supported".into()),
+        LiteralValue::Null => {
+            Err("`null` is not supported; ask with `has` whether something is there".into())
+        }
+        LiteralValue::Double(_) | LiteralValue::UInt(_) => {
+            Err("of numbers, only integers are supported".into())
+        }
         LiteralValue::Bytes(_) => Err("bytes are not supported; write text".into()),
     }
 }
@@ -478,8 +622,10 @@ fn words(expression: &IdedExpr) -> Option<&str> {
 
 /// The name of a header that an expression may look at.
 fn header(name: &str) -> Result<String, String> {
-    let plain =
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+    let plain = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
     if !plain {
         return Err(format!("`{name}` is no name of a header; write it in lower case"));
     }

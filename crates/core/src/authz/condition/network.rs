@@ -20,16 +20,21 @@ fn bits(address: IpAddr) -> u128 {
 impl Network {
     /// Reads `10.0.0.0/8` or `fd00::/8`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no network; write an address and a length, such as `10.0.0.0/8`");
+        let wrong = || {
+            format!("`{text}` is no network; write an address and a length, such as `10.0.0.0/8`")
+        };
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let (most, before) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
         let digits = length.len() <= 3 && length.bytes().all(|byte| byte.is_ascii_digit());
-        let length: u32 = length.parse().ok().filter(|length| digits && *length <= most).ok_or_else(wrong)?;
+        let length: u32 =
+            length.parse().ok().filter(|length| digits && *length <= most).ok_or_else(wrong)?;
         let mask = u128::MAX.checked_shl(128 - before - length).unwrap_or(0);
         let base = bits(address);
         if base & !mask != 0 {
-            return Err(format!("`{text}` has bits behind its length; write the first address of the network"));
+            return Err(format!(
+                "`{text}` has bits behind its length; write the first address of the network"
+            ));
         }
         Ok(Self { base, mask })
     }
@@ -59,15 +64,28 @@ mod tests {
             ("fd00::/8", "fe80::1", false),
             ("::/0", "1.2.3.4", true),
         ] {
-            assert_eq!(Network::parse(network).unwrap().contains(address.parse().unwrap()), expected, "{address} in {network}");
+            assert_eq!(
+                Network::parse(network).unwrap().contains(address.parse().unwrap()),
+                expected,
+                "{address} in {network}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_network_is_refused() {
-        for text in
-            ["", "10.0.0.0", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10/8", "::/129", "fd00::1/8", "x/8"]
-        {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10/8",
+            "::/129",
+            "fd00::1/8",
+            "x/8",
+        ] {
             assert!(Network::parse(text).is_err(), "{text}");
         }
     }

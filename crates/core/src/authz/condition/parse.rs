@@ -27,20 +27,28 @@ pub(super) fn parse(text: &str) -> Result<Expression, String> {
         match lexer.lex().kind {
             TokenKind::TokEnd => break,
             TokenKind::TokError => {
-                let message = lexer.get_error().map_or("it holds a character that CEL does not have", |error| &error.message);
+                let message = lexer
+                    .get_error()
+                    .map_or("it holds a character that CEL does not have", |error| &error.message);
                 return Err(format!("this is not CEL: {message}"));
             }
             TokenKind::TokWhitespace | TokenKind::TokComment => {}
             _ => tokens += 1,
         }
         if tokens > TOKENS {
-            return Err(format!("the expression has more than {TOKENS} words and signs; make several conditions of it"));
+            return Err(format!(
+                "the expression has more than {TOKENS} words and signs; make several conditions of it"
+            ));
         }
     }
-    PrattParser::new().max_recursion_depth(DEPTH).parse(text).map_err(|errors| match errors.errors.first() {
-        Some(error) if error.pos.1 > 0 => format!("this is not CEL: column {}: {}", error.pos.1, error.msg),
-        Some(error) => format!("this is not CEL: {}", error.msg),
-        None => "this is not CEL".to_owned(),
+    PrattParser::new().max_recursion_depth(DEPTH).parse(text).map_err(|errors| {
+        match errors.errors.first() {
+            Some(error) if error.pos.1 > 0 => {
+                format!("this is not CEL: column {}: {}", error.pos.1, error.msg)
+            }
+            Some(error) => format!("this is not CEL: {}", error.msg),
+            None => "this is not CEL".to_owned(),
+        }
     })
 }
 

@@ -140,8 +140,14 @@ enum Value<'a> {
 
 impl<'a> Value<'a> {
     fn of(json: &'a Json) -> Option<Self> {
-        #[expect(clippy::cast_possible_truncation, reason = "an integer of at most 2^53, checked beside")]
-        let integer = |number: f64| (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an integer of at most 2^53, checked beside"
+        )]
+        let integer = |number: f64| {
+            (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0)
+                .then_some(number as i64)
+        };
         Some(match json {
             Json::Null => return None,
             Json::Bool(value) => Self::Bool(*value),
@@ -215,7 +221,9 @@ impl<'a> Evaluation<'a> {
                 Err(trouble) => return Err(trouble),
             }),
             Term::Not(inner) => Value::Bool(!self.bool(inner)?),
-            Term::Negative(inner) => Value::Int(self.int(inner)?.checked_neg().ok_or(Trouble::Number)?),
+            Term::Negative(inner) => {
+                Value::Int(self.int(inner)?.checked_neg().ok_or(Trouble::Number)?)
+            }
             // Unlike CEL, where `true || error` and `error || true` are both true, a side that was looked at and failed is an
             // error: with every error a denial, less is let through and nothing more.
             Term::And(left, right) => Value::Bool(self.bool(left)? && self.bool(right)?),
@@ -256,10 +264,15 @@ impl<'a> Evaluation<'a> {
                 };
                 Value::Int(i64::try_from(size).map_err(|_| Trouble::Number)?)
             }
-            Term::Clock(part, moment, zone) => Value::Int(part.at(self.time(moment)?, zone).ok_or(Trouble::Number)?),
-            Term::Seconds(moment) => Value::Int(i64::try_from(self.time(moment)?.secs()).map_err(|_| Trouble::Number)?),
+            Term::Clock(part, moment, zone) => {
+                Value::Int(part.at(self.time(moment)?, zone).ok_or(Trouble::Number)?)
+            }
+            Term::Seconds(moment) => {
+                Value::Int(i64::try_from(self.time(moment)?.secs()).map_err(|_| Trouble::Number)?)
+            }
             Term::Within(network, address) => {
-                let address: IpAddr = self.text(address)?.parse().map_err(|_| Trouble::WrongType)?;
+                let address: IpAddr =
+                    self.text(address)?.parse().map_err(|_| Trouble::WrongType)?;
                 Value::Bool(network.contains(address))
             }
             Term::Each(all, list, body) => Value::Bool(self.each(*all, list, body)?),
@@ -281,8 +294,10 @@ impl<'a> Evaluation<'a> {
                 Ok(Value::Text(Cow::Owned(address.to_canonical().to_string())))
             }
             Fact::Header(name) => {
-                let value = request.headers.one(name).map_err(|_| Trouble::Repeated(name.clone()))?;
-                let value = value.ok_or_else(|| Trouble::Missing(format!("request.headers.{name}")))?;
+                let value =
+                    request.headers.one(name).map_err(|_| Trouble::Repeated(name.clone()))?;
+                let value =
+                    value.ok_or_else(|| Trouble::Missing(format!("request.headers.{name}")))?;
                 text(std::str::from_utf8(value).map_err(|_| Trouble::WrongType)?)
             }
             Fact::Issuer => text(who?.issuer()),
@@ -296,7 +311,9 @@ impl<'a> Evaluation<'a> {
                 claim.ok_or_else(|| Trouble::Missing(format!("principal.claims.{name}")))
             }
             Fact::Model => text(model.ok_or_else(|| missing("model"))?),
-            Fact::Capture(name) => text(captures.get(name).ok_or_else(|| Trouble::Missing(format!("captures.{name}")))?),
+            Fact::Capture(name) => text(
+                captures.get(name).ok_or_else(|| Trouble::Missing(format!("captures.{name}")))?,
+            ),
             Fact::Now => Ok(Value::Time(*now)),
         }
     }
@@ -330,8 +347,16 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    fn compare(&mut self, relation: Relation, left: &Value<'_>, right: &Value<'_>) -> Result<bool, Trouble> {
-        #[expect(clippy::cast_precision_loss, reason = "as CEL compares an integer with a fraction")]
+    fn compare(
+        &mut self,
+        relation: Relation,
+        left: &Value<'_>,
+        right: &Value<'_>,
+    ) -> Result<bool, Trouble> {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "as CEL compares an integer with a fraction"
+        )]
         let float = |integer: &i64| *integer as f64;
         let order = match (left, right) {
             (Value::Bool(left), Value::Bool(right)) => Some(left.cmp(right)),

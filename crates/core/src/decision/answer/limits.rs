@@ -8,22 +8,35 @@ use crate::{limit::LimitStatus, time::Span};
 pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSink) {
     // The one that runs out first: least left, as a part of what there is.
     let tightest = limits.iter().min_by(|a, b| {
-        let left =
-            |status: &LimitStatus, other: &LimitStatus| u128::from(status.verdict.remaining) * u128::from(other.limit.max(1));
+        let left = |status: &LimitStatus, other: &LimitStatus| {
+            u128::from(status.verdict.remaining) * u128::from(other.limit.max(1))
+        };
         left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
     });
     let Some(tightest) = tightest else { return };
     to.number("x-ratelimit-limit-requests", tightest.limit);
     to.number("x-ratelimit-remaining-requests", tightest.verdict.remaining);
-    to.header("x-ratelimit-reset-requests", |text| go_duration(text, Span::from_micros(tightest.verdict.reset)));
+    to.header("x-ratelimit-reset-requests", |text| {
+        go_duration(text, Span::from_micros(tightest.verdict.reset))
+    });
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
     // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
     let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
     to.header("ratelimit-policy", |text| {
-        list(text, limits, (b";q=", |status| status.limit), (b";w=", |status| window(status.window)));
+        list(
+            text,
+            limits,
+            (b";q=", |status| status.limit),
+            (b";w=", |status| window(status.window)),
+        );
     });
     to.header("ratelimit", |text| {
-        list(text, limits, (b";r=", |status| status.verdict.remaining), (b";t=", |status| seconds(status.verdict.reset)));
+        list(
+            text,
+            limits,
+            (b";r=", |status| status.verdict.remaining),
+            (b";t=", |status| seconds(status.verdict.reset)),
+        );
     });
 }
 
@@ -123,7 +136,10 @@ mod tests {
     #[test]
     fn the_tightest_limit_is_shown_and_all_are_listed() {
         let mut headers = HeaderList::default();
-        rate_limit_headers(&[status("a", 60, 30, 30_000_000), status("b", 100, 10, 90_000_000)], &mut headers);
+        rate_limit_headers(
+            &[status("a", 60, 30, 30_000_000), status("b", 100, 10, 90_000_000)],
+            &mut headers,
+        );
         assert_eq!(
             headers.iter().collect::<Vec<_>>(),
             [

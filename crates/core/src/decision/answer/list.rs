@@ -40,7 +40,8 @@ impl HeaderList {
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.names.iter().scan(0, |from, (name, end)| {
-            let value = self.text.get(*from..*end).and_then(|value| std::str::from_utf8(value).ok());
+            let value =
+                self.text.get(*from..*end).and_then(|value| std::str::from_utf8(value).ok());
             *from = *end;
             Some((*name, value.unwrap_or_default()))
         })

@@ -64,7 +64,11 @@ pub(super) fn kind(part_type: &str) -> Option<Kind> {
         ("input_file", Kind::File),
     ];
     let document = part_type.eq_ignore_ascii_case("document").then_some(Kind::File);
-    TYPES.iter().find(|(name, _)| part_type.eq_ignore_ascii_case(name)).map(|(_, kind)| *kind).or(document)
+    TYPES
+        .iter()
+        .find(|(name, _)| part_type.eq_ignore_ascii_case(name))
+        .map(|(_, kind)| *kind)
+        .or(document)
 }
 
 /// Members that hold a medium, a reference to one, or a list of either.
@@ -90,7 +94,8 @@ pub(super) const KEYS: [(&str, Kind); 18] = [
 ];
 
 /// Members of content that hold what a model said or what a tool is given, not parts.
-pub(super) const SKIPPED: [&str; 6] = ["input", "arguments", "annotations", "parameters", "logprobs", "tool_calls"];
+pub(super) const SKIPPED: [&str; 6] =
+    ["input", "arguments", "annotations", "parameters", "logprobs", "tool_calls"];
 
 /// Members of the document that hold what a prompt says.
 pub(super) const TEXTS: [&str; 13] = [
@@ -113,7 +118,8 @@ pub(super) const TEXTS: [&str; 13] = [
 pub(super) const TEXT_KEYS: [&str; 4] = ["content", "text", "output", "prompt_string"];
 
 /// Members of the document that stand for text and cannot be read: tokens, and embeddings.
-pub(super) const UNREADABLE: [&str; 5] = ["input_ids", "prompt_token_ids", "token_ids", "prompt_embeds", "input_embeds"];
+pub(super) const UNREADABLE: [&str; 5] =
+    ["input_ids", "prompt_token_ids", "token_ids", "prompt_embeds", "input_embeds"];
 
 /// Members of the document that hold schemas and settings, not parts.
 pub(super) const SCHEMAS: [&str; 14] = [
@@ -140,7 +146,9 @@ const PATH_MAX: usize = 4096;
 /// path only by its length, so a short one counts as a path.
 pub(super) fn is_foreign(reference: &str) -> bool {
     let data = reference.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-    !data && (reference.len() <= PATH_MAX || reference.bytes().take(PATH_MAX).any(|b| matches!(b, b':' | b'.' | b'\\')))
+    !data
+        && (reference.len() <= PATH_MAX
+            || reference.bytes().take(PATH_MAX).any(|b| matches!(b, b':' | b'.' | b'\\')))
 }
 
 #[cfg(test)]

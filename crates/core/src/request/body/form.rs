@@ -63,9 +63,11 @@ impl FormError {
     /// The field at fault.
     pub(super) fn param(&self) -> Option<&str> {
         match self {
-            Self::Repeated(name) | Self::Variant(name) | Self::File(name) | Self::NotText(name) | Self::NotAnInteger(name) => {
-                Some(name)
-            }
+            Self::Repeated(name)
+            | Self::Variant(name)
+            | Self::File(name)
+            | Self::NotText(name)
+            | Self::NotAnInteger(name) => Some(name),
             _ => None,
         }
     }
@@ -74,9 +76,13 @@ impl FormError {
 /// The boundary of a content type. Letters, digits, `-` and `_` are what clients choose; quoting, case and spaces of anything
 /// else are read differently.
 pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
-    let unsupported = |cause| Denial::new(Reason::UnsupportedMediaType, cause).saying("send the body as `multipart/form-data`");
-    let (media, parameter) =
-        content_type.split_once(';').ok_or_else(|| unsupported("the content type is not multipart/form-data with a boundary"))?;
+    let unsupported = |cause| {
+        Denial::new(Reason::UnsupportedMediaType, cause)
+            .saying("send the body as `multipart/form-data`")
+    };
+    let (media, parameter) = content_type.split_once(';').ok_or_else(|| {
+        unsupported("the content type is not multipart/form-data with a boundary")
+    })?;
     if !media.trim_end_matches(' ').eq_ignore_ascii_case("multipart/form-data") {
         return Err(unsupported("the content type is not multipart/form-data"));
     }
@@ -84,7 +90,9 @@ pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
         .trim_matches(' ')
         .split_once('=')
         .filter(|(name, _)| name.eq_ignore_ascii_case("boundary"))
-        .map(|(_, value)| value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value));
+        .map(|(_, value)| {
+            value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
+        });
     match value {
         Some(value) if (1..=70).contains(&value.len()) && value.bytes().all(is_plain) => Ok(value),
         _ => Err(unsupported("the content type has no plain boundary, or another parameter")),
@@ -96,11 +104,16 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// What `plan` asks of `bytes`.
-pub(super) fn read<'a>(bytes: &'a [u8], boundary: &str, plan: &FormPlan) -> Result<Facts<'a>, FormError> {
+pub(super) fn read<'a>(
+    bytes: &'a [u8],
+    boundary: &str,
+    plan: &FormPlan,
+) -> Result<Facts<'a>, FormError> {
     let delimiter = format!("--{boundary}");
     let mut rest = bytes.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
     let finder = memmem::Finder::new(delimiter.as_bytes());
-    let mut facts = Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() };
+    let mut facts =
+        Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() };
     let mut parts = 0;
     // `rest` stands behind a delimiter: either the end, or a part up to the next one.
     loop {
@@ -123,12 +136,15 @@ pub(super) fn read<'a>(bytes: &'a [u8], boundary: &str, plan: &FormPlan) -> Resu
 fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
     let split = memmem::find(head, b"\r\n\r\n").ok_or(FormError::Headers)?;
-    let (head, value) = (part.get(..split).unwrap_or_default(), part.get(split + 4..).unwrap_or_default());
+    let (head, value) =
+        (part.get(..split).unwrap_or_default(), part.get(split + 4..).unwrap_or_default());
     let Headers { name, file, text } = headers(head)?;
     let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
     let counted = plan.caps.then(cap_fields).into_iter().flatten();
-    for wanted in listed.map(String::as_str).chain(["_charset_"]).chain(counted.map(|(_, name)| name)) {
+    for wanted in
+        listed.map(String::as_str).chain(["_charset_"]).chain(counted.map(|(_, name)| name))
+    {
         if variant(wanted) {
             return Err(FormError::Variant(wanted.to_owned()));
         }
@@ -147,8 +163,14 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(
         if facts.caps.iter().any(|(_, noted, _)| *noted == known) {
             return Err(FormError::Repeated(name.to_owned()));
         }
-        let number = Some(value).filter(|_| text && !file).and_then(|value| integer(std::str::from_utf8(value).ok()?));
-        facts.caps.push((cap, known, number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?));
+        let number = Some(value)
+            .filter(|_| text && !file)
+            .and_then(|value| integer(std::str::from_utf8(value).ok()?));
+        facts.caps.push((
+            cap,
+            known,
+            number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?,
+        ));
     }
     if plan.model.as_deref() == Some(name) {
         if facts.model.is_some() {
@@ -157,8 +179,11 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(
         if file {
             return Err(FormError::File(name.to_owned()));
         }
-        let value = Some(value).filter(|value| text && value.len() <= VALUE).and_then(|value| std::str::from_utf8(value).ok());
-        facts.model = Some(Cow::Borrowed(value.ok_or_else(|| FormError::NotText(name.to_owned()))?));
+        let value = Some(value)
+            .filter(|value| text && value.len() <= VALUE)
+            .and_then(|value| std::str::from_utf8(value).ok());
+        facts.model =
+            Some(Cow::Borrowed(value.ok_or_else(|| FormError::NotText(name.to_owned()))?));
     } else if plan.forbidden.iter().any(|known| known == name)
         || plan.only.as_ref().is_some_and(|only| !only.iter().any(|known| known == name))
     {
@@ -195,14 +220,18 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, FormError> {
             return Err(FormError::Headers);
         }
     }
-    let (name, file) = parse_disposition(disposition.ok_or(FormError::Headers)?).ok_or(FormError::Headers)?;
+    let (name, file) =
+        parse_disposition(disposition.ok_or(FormError::Headers)?).ok_or(FormError::Headers)?;
     let content_type = content_type.unwrap_or("text/plain").to_ascii_lowercase();
     if content_type.starts_with("multipart/") || content_type.starts_with("message/") {
         return Err(FormError::Headers);
     }
     let text = matches!(
         content_type.as_str(),
-        "text/plain" | "text/plain; charset=utf-8" | "text/plain;charset=utf-8" | "text/plain; charset=\"utf-8\""
+        "text/plain"
+            | "text/plain; charset=utf-8"
+            | "text/plain;charset=utf-8"
+            | "text/plain; charset=\"utf-8\""
     );
     Ok(Headers { name, file, text })
 }
@@ -213,7 +242,11 @@ fn parse_disposition(value: &str) -> Option<(&str, bool)> {
     let mut rest = value.get(kind.len()..).filter(|_| kind.eq_ignore_ascii_case("form-data"))?;
     let (mut name, mut file) = (None, None);
     while !rest.is_empty() {
-        let (key, after) = rest.trim_start_matches(' ').strip_prefix(';')?.trim_start_matches(' ').split_once("=\"")?;
+        let (key, after) = rest
+            .trim_start_matches(' ')
+            .strip_prefix(';')?
+            .trim_start_matches(' ')
+            .split_once("=\"")?;
         let (text, after) = after.split_once('"')?;
         if text.contains('\\') {
             return None;
@@ -237,7 +270,11 @@ mod tests {
     use super::*;
 
     fn plan() -> FormPlan {
-        FormPlan { model: Some("model".into()), forbidden: vec!["stream".into()], ..FormPlan::default() }
+        FormPlan {
+            model: Some("model".into()),
+            forbidden: vec!["stream".into()],
+            ..FormPlan::default()
+        }
     }
 
     fn model(body: &str) -> Result<Option<String>, FormError> {
@@ -266,7 +303,11 @@ mod tests {
         assert_eq!(model(&format!("{file}--b--")), Ok(None));
         assert_eq!(model("--b--"), Ok(None));
         let empty = format!("{}--b--", part("name=\"model\"", ""));
-        assert_eq!(model(&empty), Ok(Some(String::new())), "an empty model is the caller's to refuse");
+        assert_eq!(
+            model(&empty),
+            Ok(Some(String::new())),
+            "an empty model is the caller's to refuse"
+        );
     }
 
     #[test]
@@ -282,7 +323,10 @@ mod tests {
             (format!("{}--b--", part("name=\"x\"; name*=utf-8''model", "m")), "two names"),
             (format!("{}--b--", part("name=\"x\"; name=\"model\"", "m")), "two names"),
             (format!("{}--b--", part("name=\"x\\\"; name=\\\"model\"", "m")), "a backslash"),
-            (format!("{}--b--", part("name=\"x\"; filename=\"\\\"; name=\"model\"", "m")), "a backslash in a file name"),
+            (
+                format!("{}--b--", part("name=\"x\"; filename=\"\\\"; name=\"model\"", "m")),
+                "a backslash in a file name",
+            ),
             (format!("{}--b--", part("name=\"mod%65l\"", "m")), "percent-encoding"),
             (format!("{}--b--", part("name=\"_charset_\"", "utf-16")), "RFC 7578 section 4.6"),
             (format!("{}--b--", part("name=\"x\"; size=\"1\"", "m")), "an unknown parameter"),
@@ -297,32 +341,72 @@ mod tests {
             (format!("{MODEL}--b \r\n--b--"), "padding behind the boundary"),
             (format!("{}--b--", MODEL.replace("\r\n", "\n")), "bare line feeds"),
             (
-                format!("{}--b--", part("name=\"x\"", "a\n--b\nContent-Disposition: form-data; name=\"model\"\n\nm")),
+                format!(
+                    "{}--b--",
+                    part(
+                        "name=\"x\"",
+                        "a\n--b\nContent-Disposition: form-data; name=\"model\"\n\nm"
+                    )
+                ),
                 "a boundary behind a line feed",
             ),
             (format!("{}--b--", part("name=\"x\"", "a--b")), "a boundary inside a part"),
             ("--b\r\n\r\nm\r\n--b--".to_owned(), "no headers"),
             ("--b\r\nContent-Type: text/plain\r\n\r\nm\r\n--b--".to_owned(), "no disposition"),
-            ("--b\r\nContent-Disposition: attachment; name=\"model\"\r\n\r\nm\r\n--b--".to_owned(), "not form-data"),
+            (
+                "--b\r\nContent-Disposition: attachment; name=\"model\"\r\n\r\nm\r\n--b--"
+                    .to_owned(),
+                "not form-data",
+            ),
             (MODEL.replacen("\r\n\r\n", "\r\n name=\"x\"\r\n\r\n", 1) + "--b--", "a folded header"),
             (
-                MODEL.replacen("\r\n\r\n", "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n", 1) + "--b--",
+                MODEL.replacen(
+                    "\r\n\r\n",
+                    "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n",
+                    1,
+                ) + "--b--",
                 "two dispositions",
             ),
-            (MODEL.replacen("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1) + "--b--", "a transfer encoding"),
-            (MODEL.replacen("\r\n\r\n", "\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n", 1) + "--b--", "nested"),
-            (MODEL.replacen("\r\n\r\n", "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n", 1) + "--b--", "another charset"),
+            (
+                MODEL.replacen("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1)
+                    + "--b--",
+                "a transfer encoding",
+            ),
+            (
+                MODEL.replacen(
+                    "\r\n\r\n",
+                    "\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n",
+                    1,
+                ) + "--b--",
+                "nested",
+            ),
+            (
+                MODEL.replacen(
+                    "\r\n\r\n",
+                    "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n",
+                    1,
+                ) + "--b--",
+                "another charset",
+            ),
             (MODEL.replacen("\r\n\r\n", "\r\nX: y\r\n\r\n", 1) + "--b--", "an unknown header"),
         ];
         for (body, why) in cases {
             assert!(model(&body).is_err(), "{why}: {body}");
         }
-        assert!(read(b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n\xff\r\n--b--", "b", &plan()).is_err());
+        assert!(
+            read(
+                b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n\xff\r\n--b--",
+                "b",
+                &plan()
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn fields_outside_the_plan_are_noted() {
-        let facts = |body: &str, plan: &FormPlan| read(body.as_bytes(), "b", plan).unwrap().forbidden;
+        let facts =
+            |body: &str, plan: &FormPlan| read(body.as_bytes(), "b", plan).unwrap().forbidden;
         let stream = format!("{MODEL}{}--b--", part("name=\"stream\"", "true"));
         assert_eq!(facts(&stream, &plan()), Some("stream".into()));
         assert_eq!(facts(&format!("{MODEL}--b--"), &plan()), None);
@@ -336,9 +420,11 @@ mod tests {
 
     #[test]
     fn boundaries_are_plain() {
-        for value in
-            ["multipart/form-data; boundary=x-_9", "Multipart/Form-Data;boundary=\"x-_9\"", "multipart/form-data; Boundary=x-_9"]
-        {
+        for value in [
+            "multipart/form-data; boundary=x-_9",
+            "Multipart/Form-Data;boundary=\"x-_9\"",
+            "multipart/form-data; Boundary=x-_9",
+        ] {
             assert_eq!(boundary(value).unwrap(), "x-_9", "{value}");
         }
         let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
@@ -358,7 +444,11 @@ mod tests {
             "application/json",
             &long,
         ] {
-            assert_eq!(boundary(value).unwrap_err().reason, Reason::UnsupportedMediaType, "{value}");
+            assert_eq!(
+                boundary(value).unwrap_err().reason,
+                Reason::UnsupportedMediaType,
+                "{value}"
+            );
         }
     }
 }

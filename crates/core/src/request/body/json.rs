@@ -59,7 +59,9 @@ impl JsonError {
     /// The member at fault.
     pub(super) fn param(&self) -> Option<&str> {
         match self {
-            Self::CaseVariant(name) | Self::WrongType(name) | Self::NotAnInteger(name) => Some(name),
+            Self::CaseVariant(name) | Self::WrongType(name) | Self::NotAnInteger(name) => {
+                Some(name)
+            }
             Self::NamelessTool => Some("tools"),
             _ => None,
         }
@@ -113,7 +115,9 @@ impl<'a, 'p> Reader<'a, 'p> {
                     more = self.scanner.goes_on(b']')?;
                 }
             }
-            Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => return Err(JsonError::NotAnObject),
+            Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
+                return Err(JsonError::NotAnObject);
+            }
             _ => return Err(self.scanner.syntax()),
         }
         self.scanner.space();
@@ -164,25 +168,32 @@ impl<'a, 'p> Reader<'a, 'p> {
                 _ => self.skip(depth),
             },
             Some(b'[') => match &node.want {
-                Want::Text(_) | Want::Cap(..) | Want::Way { lists: false } | Want::Tool => Err(wrong()),
+                Want::Text(_) | Want::Cap(..) | Want::Way { lists: false } | Want::Tool => {
+                    Err(wrong())
+                }
                 _ => self.list(node, key, depth),
             },
             Some(b'"') => {
                 let string = self.scanner.string()?;
-                self.string(node, &string).map_err(|wrong_type| if wrong_type { wrong() } else { JsonError::TooLong })
+                self.string(node, &string)
+                    .map_err(|wrong_type| if wrong_type { wrong() } else { JsonError::TooLong })
             }
             _ => {
                 let scalar = self.scanner.scalar()?;
                 match &node.want {
                     _ if scalar == "null" => {}
                     Want::Cap(cap, name) => match integer(scalar) {
-                        Some(number) => match self.facts.caps.iter_mut().find(|(_, known, _)| known == name) {
-                            Some((_, _, largest)) => *largest = number.max(*largest),
-                            None => self.facts.caps.push((*cap, name, number)),
-                        },
+                        Some(number) => {
+                            match self.facts.caps.iter_mut().find(|(_, known, _)| known == name) {
+                                Some((_, _, largest)) => *largest = number.max(*largest),
+                                None => self.facts.caps.push((*cap, name, number)),
+                            }
+                        }
                         None => return Err(JsonError::NotAnInteger((*name).to_owned())),
                     },
-                    Want::Text(_) | Want::Texts(_) | Want::Way { .. } | Want::Tool | Want::List => return Err(wrong()),
+                    Want::Text(_) | Want::Texts(_) | Want::Way { .. } | Want::Tool | Want::List => {
+                        return Err(wrong());
+                    }
                     _ => {}
                 }
                 Ok(())
@@ -268,7 +279,11 @@ impl<'a, 'p> Reader<'a, 'p> {
             Text::Name => drop(message.map(|message| message.name = Some(value))),
             Text::Uri => drop(message.map(|message| message.uri = Some(value))),
         }
-        if self.facts.tools.len() > STRINGS || self.facts.adapters.len() > STRINGS { Err(false) } else { Ok(()) }
+        if self.facts.tools.len() > STRINGS || self.facts.adapters.len() > STRINGS {
+            Err(false)
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads an object whose keys matter.
@@ -390,7 +405,11 @@ fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
     let ascii = key.is_ascii();
     let mut variant = None;
     for (name, place) in &node.keys {
-        let same = if ascii { key.eq_ignore_ascii_case(name) } else { key.chars().map(folded).eq(name.chars().map(folded)) };
+        let same = if ascii {
+            key.eq_ignore_ascii_case(name)
+        } else {
+            key.chars().map(folded).eq(name.chars().map(folded))
+        };
         if same && key == name {
             return Ok(Some(*place));
         }
@@ -428,8 +447,14 @@ mod tests {
             assert_eq!(model(body), Ok(Some("m".into())), "{body}");
         }
         let nested = "/session/model";
-        assert_eq!(string_at(br#"{"model":"a","session":{"model":"b"}}"#, nested), Ok(Some("b".into())));
-        assert_eq!(string_at(br#"{"session":[]}"#, nested), Err(JsonError::WrongType("session".into())));
+        assert_eq!(
+            string_at(br#"{"model":"a","session":{"model":"b"}}"#, nested),
+            Ok(Some("b".into()))
+        );
+        assert_eq!(
+            string_at(br#"{"session":[]}"#, nested),
+            Err(JsonError::WrongType("session".into()))
+        );
     }
 
     #[test]
@@ -437,7 +462,9 @@ mod tests {
         assert_eq!(model(r#"{}"#), Ok(None));
         assert_eq!(model(r#"{"x":{"model":"m"}}"#), Ok(None));
         assert_eq!(model(r#"{"model":null}"#), Ok(None));
-        for body in [r#"{"model":1}"#, r#"{"model":["m"]}"#, r#"{"model":{"a":"m"}}"#, r#"{"model":true}"#] {
+        for body in
+            [r#"{"model":1}"#, r#"{"model":["m"]}"#, r#"{"model":{"a":"m"}}"#, r#"{"model":true}"#]
+        {
             assert_eq!(model(body), Err(JsonError::WrongType("model".into())), "{body}");
         }
     }
@@ -453,11 +480,18 @@ mod tests {
         for body in repeated {
             assert_eq!(model(body), Err(JsonError::RepeatedKey), "{body}");
         }
-        for body in [r#"{"model":"a","Model":"b"}"#, r#"{"MODEL":"b"}"#, r#"{"mode\u004c":"b","model":"a"}"#] {
+        for body in [
+            r#"{"model":"a","Model":"b"}"#,
+            r#"{"MODEL":"b"}"#,
+            r#"{"mode\u004c":"b","model":"a"}"#,
+        ] {
             assert_eq!(model(body), Err(JsonError::CaseVariant("model".into())), "{body}");
         }
         let tasks = "/tasks";
-        assert_eq!(string_at("{\"ta\u{17f}k\u{17f}\":\"x\"}".as_bytes(), tasks), Err(JsonError::CaseVariant("tasks".into())));
+        assert_eq!(
+            string_at("{\"ta\u{17f}k\u{17f}\":\"x\"}".as_bytes(), tasks),
+            Err(JsonError::CaseVariant("tasks".into()))
+        );
     }
 
     #[test]
@@ -500,7 +534,11 @@ mod tests {
             b"/**/{}",
         ];
         for body in bodies {
-            assert!(matches!(string_at(body, "/model"), Err(JsonError::Syntax(_))), "{}", String::from_utf8_lossy(body));
+            assert!(
+                matches!(string_at(body, "/model"), Err(JsonError::Syntax(_))),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
         }
         for body in ["[]", "\"x\"", "1", "null", "[{\"model\":\"m\"}]"] {
             assert_eq!(model(body), Err(JsonError::NotAnObject), "{body}");
@@ -509,16 +547,27 @@ mod tests {
 
     #[test]
     fn depth_and_keys_are_bounded() {
-        let nested = |levels: usize| format!("{{\"model\":\"m\",\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let nested = |levels: usize| {
+            format!("{{\"model\":\"m\",\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels))
+        };
         assert_eq!(model(&nested(DEPTH - 1)), Ok(Some("m".into())));
         assert_eq!(model(&nested(DEPTH)), Err(JsonError::TooDeep));
         assert_eq!(model(&nested(100_000)), Err(JsonError::TooDeep));
         for places in [r#"{"model":"m","a":[NUMBER]}"#, r#"{"model":"m","a":{"b":-0.NUMBER}}"#] {
-            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER - 3))), Ok(Some("m".into())));
-            assert_eq!(model(&places.replace("NUMBER", &"1".repeat(NUMBER + 1))), Err(JsonError::LongNumber));
+            assert_eq!(
+                model(&places.replace("NUMBER", &"1".repeat(NUMBER - 3))),
+                Ok(Some("m".into()))
+            );
+            assert_eq!(
+                model(&places.replace("NUMBER", &"1".repeat(NUMBER + 1))),
+                Err(JsonError::LongNumber)
+            );
         }
         let keys = |count: usize| {
-            format!("{{\"model\":\"m\",{}}}", (1..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(","))
+            format!(
+                "{{\"model\":\"m\",{}}}",
+                (1..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(",")
+            )
         };
         assert_eq!(model(&keys(KEYS)), Ok(Some("m".into())));
         assert_eq!(model(&keys(KEYS + 1)), Err(JsonError::TooManyKeys));
@@ -527,10 +576,15 @@ mod tests {
     #[test]
     fn serde_json_agrees_on_what_is_json() {
         // Every prefix of a body with all kinds of values: either both read it or neither.
-        let body = r#"{"a":[1,-2.5e3,true,false,null,"x\n\u00e9\ud83d\ude00",{"b":{}}],"model":"m"}"#;
+        let body =
+            r#"{"a":[1,-2.5e3,true,false,null,"x\n\u00e9\ud83d\ude00",{"b":{}}],"model":"m"}"#;
         for end in 0..=body.len() {
             let prefix = &body[..end];
-            assert_eq!(serde_json::from_str::<serde_json::Value>(prefix).is_ok(), model(prefix).is_ok(), "{prefix}");
+            assert_eq!(
+                serde_json::from_str::<serde_json::Value>(prefix).is_ok(),
+                model(prefix).is_ok(),
+                "{prefix}"
+            );
         }
     }
 }

@@ -12,8 +12,11 @@ impl FromStr for Pointer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix('/').ok_or_else(|| format!("`{text}` is not a JSON pointer; write `/model`"))?;
-        let keys: Vec<String> = rest.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
+        let rest = text
+            .strip_prefix('/')
+            .ok_or_else(|| format!("`{text}` is not a JSON pointer; write `/model`"))?;
+        let keys: Vec<String> =
+            rest.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
         if keys.iter().any(String::is_empty) || keys.len() > 8 {
             return Err(format!("`{text}` is not a JSON pointer of 1 to 8 keys; write `/model`"));
         }
@@ -23,7 +26,9 @@ impl FromStr for Pointer {
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|key| write!(f, "/{}", key.replace('~', "~0").replace('/', "~1")))
+        self.0
+            .iter()
+            .try_for_each(|key| write!(f, "/{}", key.replace('~', "~0").replace('/', "~1")))
     }
 }
 
@@ -149,7 +154,12 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: vec![Node::of(Want::Way { lists: false })], rpc: false, prose: 0, region: None }
+        Self {
+            nodes: vec![Node::of(Want::Way { lists: false })],
+            rpc: false,
+            prose: 0,
+            region: None,
+        }
     }
 }
 
@@ -170,16 +180,18 @@ const TOKENS: [&str; 11] = [
 const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
 const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
 /// Members that hold a prompt or a list of them.
-const PROMPTS: [&str; 8] = ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
+const PROMPTS: [&str; 8] =
+    ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
 
 /// The numbers that [`Plan::caps`] looks at and that stand at the top of a document: a form has them as fields.
 pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
-    [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])].into_iter().flat_map(
-        |(cap, places)| {
-            let top = |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
+    [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
+        .into_iter()
+        .flat_map(|(cap, places)| {
+            let top =
+                |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
             places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
-        },
-    )
+        })
 }
 
 impl Plan {
@@ -194,7 +206,9 @@ impl Plan {
 
     /// The place `key` below `at`, made if it is not there.
     fn below(&mut self, at: usize, key: &str, want: Want) -> usize {
-        if let Some((_, known)) = self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key)) {
+        if let Some((_, known)) =
+            self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key))
+        {
             return *known;
         }
         let lists = want == Want::Way { lists: true };
@@ -256,7 +270,9 @@ impl Plan {
     /// # Errors
     /// See [`Plan::model`].
     pub fn caps(&mut self) -> Result<(), String> {
-        for (cap, places) in [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])] {
+        for (cap, places) in
+            [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
+        {
             for place in places {
                 let name = place.rsplit('/').next().unwrap_or(place);
                 self.put(&place.parse()?, Want::Cap(cap, name), true)?;
@@ -339,19 +355,31 @@ impl Plan {
     /// A sentence when a member that holds text is read for something else.
     pub fn prose(&mut self, most: usize) -> Result<(), String> {
         self.prose = most;
-        let mut node = self.region.and_then(|region| self.nodes.get(region)).cloned().unwrap_or_else(|| Node::of(Want::Any));
+        let mut node = self
+            .region
+            .and_then(|region| self.nodes.get(region))
+            .cloned()
+            .unwrap_or_else(|| Node::of(Want::Any));
         node.said = Said::Text;
         let text = self.add(node);
         self.holds_text(text, text);
-        for (key, said) in
-            content::TEXTS.iter().map(|key| (*key, Said::Text)).chain(content::UNREADABLE.map(|key| (key, Said::Hidden)))
+        for (key, said) in content::TEXTS
+            .iter()
+            .map(|key| (*key, Said::Text))
+            .chain(content::UNREADABLE.map(|key| (key, Said::Hidden)))
         {
             let root = self.nodes.first();
-            let known = root.and_then(|root| root.keys.iter().find(|(name, _)| name == key)).map(|(_, place)| *place);
+            let known = root
+                .and_then(|root| root.keys.iter().find(|(name, _)| name == key))
+                .map(|(_, place)| *place);
             let Some(place) = known else {
                 // Where only named members are allowed, this one is not.
                 if root.is_some_and(|root| root.rest != Rest::Report) {
-                    let place = if said == Said::Text { text } else { self.add(Node { said, ..Node::of(Want::Any) }) };
+                    let place = if said == Said::Text {
+                        text
+                    } else {
+                        self.add(Node { said, ..Node::of(Want::Any) })
+                    };
                     if let Some(root) = self.nodes.first_mut() {
                         root.keys.push((key.to_owned(), place));
                     }
@@ -366,7 +394,11 @@ impl Plan {
                         self.holds_text(place, text);
                     }
                 }
-                _ => return Err(format!("`{key}` holds text of the prompt, and is read for something else on this route")),
+                _ => {
+                    return Err(format!(
+                        "`{key}` holds text of the prompt, and is read for something else on this route"
+                    ));
+                }
             }
         }
         Ok(())
@@ -385,7 +417,11 @@ impl Plan {
     /// Counts content parts by kind, and looks at what they refer to. To be called after the others: everything the plan does
     /// not name is searched.
     pub fn content(&mut self) {
-        let metadata = self.nodes.first().and_then(|root| root.keys.iter().find(|(key, _)| key == "metadata")).map(|(_, at)| *at);
+        let metadata = self
+            .nodes
+            .first()
+            .and_then(|root| root.keys.iter().find(|(key, _)| key == "metadata"))
+            .map(|(_, at)| *at);
         let named: Vec<usize> = (0..self.nodes.len()).collect();
         let region = self.add(Node::of(Want::Any));
         let reference = self.add(Node::of(Want::Reference));
@@ -395,7 +431,10 @@ impl Plan {
         keys.extend(content::SKIPPED.iter().map(|key| ((*key).to_owned(), skip)));
         for (key, kind) in content::KEYS {
             let mut media = Node::of(Want::Media(kind));
-            media.keys = ["url", "path", "file_url"].iter().map(|key| ((*key).to_owned(), reference)).collect();
+            media.keys = ["url", "path", "file_url"]
+                .iter()
+                .map(|key| ((*key).to_owned(), reference))
+                .collect();
             let place = self.add(media);
             if let Some(node) = self.nodes.get_mut(place) {
                 node.element = Some(place);
@@ -410,12 +449,22 @@ impl Plan {
         }
         let open = self.nodes.first().is_some_and(|root| root.rest != Rest::Report);
         let schemas = content::SCHEMAS.iter().map(|key| ((*key).to_owned(), skip));
-        let media = keys.iter().filter(|(key, _)| content::KEYS.iter().any(|(name, _)| name == key)).cloned();
+        let media = keys
+            .iter()
+            .filter(|(key, _)| content::KEYS.iter().any(|(name, _)| name == key))
+            .cloned();
         for (key, place) in schemas.chain(media) {
-            let known = self.nodes.first().and_then(|root| root.keys.iter().position(|(name, _)| *name == key));
+            let known = self
+                .nodes
+                .first()
+                .and_then(|root| root.keys.iter().position(|(name, _)| *name == key));
             let plain = |at: &usize| self.nodes.get(*at).is_some_and(Node::is_plain);
-            let replace = known
-                .is_some_and(|at| self.nodes.first().and_then(|root| root.keys.get(at)).is_some_and(|(_, place)| plain(place)));
+            let replace = known.is_some_and(|at| {
+                self.nodes
+                    .first()
+                    .and_then(|root| root.keys.get(at))
+                    .is_some_and(|(_, place)| plain(place))
+            });
             let Some(root) = self.nodes.first_mut() else { return };
             match known {
                 Some(at) if replace => drop(root.keys.get_mut(at).map(|slot| slot.1 = place)),
@@ -426,7 +475,9 @@ impl Plan {
         for at in named {
             let Some(node) = self.nodes.get_mut(at) else { continue };
             match node.want {
-                Want::Way { .. } if node.rest == Rest::Skip && Some(at) != metadata => node.rest = Rest::Into(region),
+                Want::Way { .. } if node.rest == Rest::Skip && Some(at) != metadata => {
+                    node.rest = Rest::Into(region)
+                }
                 Want::Prompts | Want::Any if node.keys.is_empty() && node.element.is_none() => {
                     node.rest = Rest::Into(region);
                     node.element = Some(region);

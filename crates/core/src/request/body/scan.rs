@@ -24,7 +24,9 @@ impl<'a> RawString<'a> {
         if !self.escaped {
             return Ok(Cow::Borrowed(self.inner));
         }
-        serde_json::from_str::<String>(&format!("\"{}\"", self.inner)).map(Cow::Owned).map_err(|_| JsonError::Syntax(0))
+        serde_json::from_str::<String>(&format!("\"{}\"", self.inner))
+            .map(Cow::Owned)
+            .map_err(|_| JsonError::Syntax(0))
     }
 }
 
@@ -81,7 +83,8 @@ fn plain(rest: &[u8]) -> usize {
 impl<'a> Scanner<'a> {
     /// Starts at the beginning of a body, which must be UTF-8 as a whole.
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, JsonError> {
-        let text = std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
         Ok(Self { text, bytes, at: 0 })
     }
 
@@ -206,7 +209,10 @@ impl<'a> Scanner<'a> {
         self.expect(b'u')?;
         let mut unit = 0;
         for _ in 0..4 {
-            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16)).ok_or_else(|| self.syntax())?;
+            let digit = self
+                .peek()
+                .and_then(|byte| char::from(byte).to_digit(16))
+                .ok_or_else(|| self.syntax())?;
             unit = unit << 4 | digit;
             self.at += 1;
         }

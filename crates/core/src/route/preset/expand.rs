@@ -113,13 +113,21 @@ pub(in crate::route) fn expand<'a>(
     let mut expanded = Vec::new();
     for route in &preset.routes {
         let Some(model) = served(route, preset, config) else { continue };
-        let renamed = |scope: &str| config.rename_scopes.get(scope).cloned().unwrap_or_else(|| scope.to_owned());
+        let renamed = |scope: &str| {
+            config.rename_scopes.get(scope).cloned().unwrap_or_else(|| scope.to_owned())
+        };
         for listed in &route.paths {
             let limits = config.limits.iter().filter(|name| {
                 // A name that is not known stays, to be told so with the others.
-                !route.public && (model.is_some() || !limit(name).is_some_and(RateLimit::needs_model))
+                !route.public
+                    && (model.is_some() || !limit(name).is_some_and(RateLimit::needs_model))
             });
-            let scopes = route.scopes.iter().map(|scope| renamed(scope)).chain(config.scopes.iter().cloned()).collect();
+            let scopes = route
+                .scopes
+                .iter()
+                .map(|scope| renamed(scope))
+                .chain(config.scopes.iter().cloned())
+                .collect();
             expanded.push(RouteConfig {
                 matches: MatchConfig {
                     hosts: config.matches.hosts.clone(),
@@ -132,9 +140,10 @@ pub(in crate::route) fn expand<'a>(
                 model: model.clone(),
                 caps: config.caps.clone().filter(|_| route.is_inference()),
                 fields: route.is_inference().then(|| fields(preset, config)),
-                raise: route
-                    .is_raised()
-                    .then(|| RaiseConfig { multimodal: Some(renamed(MULTIMODAL)), audio: Some(renamed(AUDIO)) }),
+                raise: route.is_raised().then(|| RaiseConfig {
+                    multimodal: Some(renamed(MULTIMODAL)),
+                    audio: Some(renamed(AUDIO)),
+                }),
                 tools: config.tools.clone().filter(|_| route.is_inference()),
                 categories: config.categories.clone().filter(|_| route.is_inference()),
                 conditions: if route.public { Vec::new() } else { config.conditions.clone() },
@@ -152,21 +161,34 @@ pub(in crate::route) fn expand<'a>(
 
 /// What the body of an inference request may not say.
 fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
-    let closed = preset.closed_fields.iter().filter(|(group, _)| !config.open.contains(group)).flat_map(|(_, fields)| fields);
-    let denied = preset.deny_fields.iter().chain(closed).filter(|field| !config.allow_fields.contains(field));
+    let closed = preset
+        .closed_fields
+        .iter()
+        .filter(|(group, _)| !config.open.contains(group))
+        .flat_map(|(_, fields)| fields);
+    let denied = preset
+        .deny_fields
+        .iter()
+        .chain(closed)
+        .filter(|field| !config.allow_fields.contains(field));
     FieldsConfig { deny: denied.cloned().collect(), allow: None, media: config.media }
 }
 
 /// The model rule of a route, if it has one; `None` when the route is denied.
 // INVARIANT: with a scope for models, no route is served whose model is not checked against it.
 #[expect(clippy::option_option, reason = "denied, served without a model, served with one")]
-fn served(route: &PresetRoute, preset: &Preset, config: &PresetConfig) -> Option<Option<ModelRuleConfig>> {
+fn served(
+    route: &PresetRoute,
+    preset: &Preset,
+    config: &PresetConfig,
+) -> Option<Option<ModelRuleConfig>> {
     if route.closed.as_ref().is_some_and(|group| !config.open.contains(group)) {
         return None;
     }
     let scope = config.model.as_ref().and_then(|model| model.scope.clone());
     let default = config.model.as_ref().and_then(|model| model.default.clone());
-    let fields = if route.body == BodyKind::Json { preset.adapter_fields.clone() } else { Vec::new() };
+    let fields =
+        if route.body == BodyKind::Json { preset.adapter_fields.clone() } else { Vec::new() };
     let adapters = Some(AdaptersConfig { separator: preset.adapter_separator, fields });
     match &route.model {
         ModelPlace::None => Some(None),
@@ -174,9 +196,16 @@ fn served(route: &PresetRoute, preset: &Preset, config: &PresetConfig) -> Option
         ModelPlace::Source(from @ ModelSource::Path(_), _) => {
             Some(Some(ModelRuleConfig { from: from.clone(), default: None, adapters, scope }))
         }
-        ModelPlace::Source(from, _) => Some(Some(ModelRuleConfig { from: from.clone(), default, adapters, scope })),
+        ModelPlace::Source(from, _) => {
+            Some(Some(ModelRuleConfig { from: from.clone(), default, adapters, scope }))
+        }
         ModelPlace::Fixed => match default {
-            Some(name) => Some(Some(ModelRuleConfig { from: ModelSource::Fixed(name), default: None, adapters, scope })),
+            Some(name) => Some(Some(ModelRuleConfig {
+                from: ModelSource::Fixed(name),
+                default: None,
+                adapters,
+                scope,
+            })),
             None => scope.is_none().then_some(None),
         },
         ModelPlace::Hidden => scope.is_none().then_some(None),
@@ -184,14 +213,24 @@ fn served(route: &PresetRoute, preset: &Preset, config: &PresetConfig) -> Option
 }
 
 fn check(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Errors) {
-    let known = |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    let known =
+        |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
     let scope = config.model.as_ref().and_then(|model| model.scope.as_ref());
     for (index, group) in config.open.iter().enumerate() {
         let at = path.key("open").index(index);
         if !preset.closed().contains(&group.as_str()) {
-            errors.push(&at, format!("`{}` has no closed routes `{group}`; it has: {}", preset.name, known(preset.closed())));
+            errors.push(
+                &at,
+                format!(
+                    "`{}` has no closed routes `{group}`; it has: {}",
+                    preset.name,
+                    known(preset.closed())
+                ),
+            );
         }
-        let hidden = |route: &&PresetRoute| route.closed.as_ref() == Some(group) && route.model == ModelPlace::Hidden;
+        let hidden = |route: &&PresetRoute| {
+            route.closed.as_ref() == Some(group) && route.model == ModelPlace::Hidden
+        };
         if let Some(route) = preset.routes.iter().find(hidden).filter(|_| scope.is_some()) {
             let listed = route.paths.join(", ");
             errors.push(
@@ -200,16 +239,39 @@ fn check(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Error
             );
         }
     }
-    let denied: Vec<&str> =
-        preset.deny_fields.iter().chain(preset.closed_fields.values().flatten()).map(String::as_str).collect();
-    for (index, field) in config.allow_fields.iter().enumerate().filter(|(_, field)| !denied.contains(&field.as_str())) {
+    let denied: Vec<&str> = preset
+        .deny_fields
+        .iter()
+        .chain(preset.closed_fields.values().flatten())
+        .map(String::as_str)
+        .collect();
+    for (index, field) in config
+        .allow_fields
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| !denied.contains(&field.as_str()))
+    {
         let at = path.key("allow_fields").index(index);
-        errors.push(&at, format!("`{}` does not deny `{field}`; it denies: {}", preset.name, known(denied.clone())));
+        errors.push(
+            &at,
+            format!(
+                "`{}` does not deny `{field}`; it denies: {}",
+                preset.name,
+                known(denied.clone())
+            ),
+        );
     }
     for scope in config.rename_scopes.keys() {
         if !preset.scopes().contains(&scope.as_str()) {
             let at = path.key("rename_scopes").key(scope);
-            errors.push(&at, format!("`{}` has no scope `{scope}`; it has: {}", preset.name, known(preset.scopes())));
+            errors.push(
+                &at,
+                format!(
+                    "`{}` has no scope `{scope}`; it has: {}",
+                    preset.name,
+                    known(preset.scopes())
+                ),
+            );
         }
     }
 }

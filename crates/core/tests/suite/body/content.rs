@@ -35,17 +35,35 @@ fn content_other_than_text_needs_its_scope() {
             r#"{"messages":[{"content":[{"type":"tool_use","input":{"image":"x","Type":1}}]}]}"#,
             Ok(()),
         ),
-        ("a schema", "infer:text", "/both", r#"{"tools":[{"type":"image","image_url":"x"}]}"#, Ok(())),
+        (
+            "a schema",
+            "infer:text",
+            "/both",
+            r#"{"tools":[{"type":"image","image_url":"x"}]}"#,
+            Ok(()),
+        ),
     ];
     let multimodal = [
         ("OpenAI", r#"{"messages":[{"content":[{"type":"image_url","image_url":{"url":"x"}}]}]}"#),
-        ("a part without a type (vLLM)", r#"{"messages":[{"content":[{"image_url":{"url":"x"}}]}]}"#),
+        (
+            "a part without a type (vLLM)",
+            r#"{"messages":[{"content":[{"image_url":{"url":"x"}}]}]}"#,
+        ),
         ("a type in another case", r#"{"messages":[{"content":[{"type":"IMAGE_URL"}]}]}"#),
         ("an escaped type", r#"{"messages":[{"content":[{"type":"image\u005furl"}]}]}"#),
-        ("the Responses API", r#"{"input":[{"role":"user","content":[{"type":"input_image","file_id":"f"}]}]}"#),
+        (
+            "the Responses API",
+            r#"{"input":[{"role":"user","content":[{"type":"input_image","file_id":"f"}]}]}"#,
+        ),
         ("a part of the input itself", r#"{"input":[{"type":"input_image"}]}"#),
-        ("Anthropic", r#"{"messages":[{"content":[{"type":"image","source":{"type":"base64","data":"x"}}]}]}"#),
-        ("inside a tool's result", r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#),
+        (
+            "Anthropic",
+            r#"{"messages":[{"content":[{"type":"image","source":{"type":"base64","data":"x"}}]}]}"#,
+        ),
+        (
+            "inside a tool's result",
+            r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#,
+        ),
         ("a document", r#"{"messages":[{"content":[{"type":"document"}]}]}"#),
         ("video", r#"{"messages":[{"content":[{"type":"video_url"}]}]}"#),
         ("SGLang's /generate", r#"{"text":"x","image_data":"y"}"#),
@@ -59,7 +77,10 @@ fn content_other_than_text_needs_its_scope() {
         rows.push((says, "infer:text infer:multimodal", "/both", body, Ok(())));
     }
     let audio = [
-        ("OpenAI", r#"{"messages":[{"content":[{"type":"input_audio","input_audio":{"data":"x","format":"wav"}}]}]}"#),
+        (
+            "OpenAI",
+            r#"{"messages":[{"content":[{"type":"input_audio","input_audio":{"data":"x","format":"wav"}}]}]}"#,
+        ),
         ("vLLM", r#"{"messages":[{"content":[{"audio_url":{"url":"x"}}]}]}"#),
         ("SGLang", r#"{"audio_data":"x"}"#),
     ];
@@ -72,7 +93,13 @@ fn content_other_than_text_needs_its_scope() {
     let both = r#"{"images":["x"],"audio_data":"y"}"#;
     rows.push(("both, with one of them", "infer:text infer:audio", "/both", both, more));
     rows.push(("both, with the other", "infer:text infer:multimodal", "/both", both, more));
-    rows.push(("both, with both", "infer:text infer:multimodal infer:audio", "/both", both, Ok(())));
+    rows.push((
+        "both, with both",
+        "infer:text infer:multimodal infer:audio",
+        "/both",
+        both,
+        Ok(()),
+    ));
     rows.push((
         "a key in another case (Go)",
         "infer:text",

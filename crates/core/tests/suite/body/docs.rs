@@ -17,7 +17,9 @@ fn examples_in_the_documentation_compile() {
         let policy = match example {
             whole if whole.starts_with("models:") => whole.to_owned(),
             routes if routes.starts_with("  - match:") => format!("routes:\n{routes}"),
-            keys => format!("routes:\n  - match: {{ methods: [POST], paths: [/x] }}\n{scopes}{keys}"),
+            keys => {
+                format!("routes:\n  - match: {{ methods: [POST], paths: [/x] }}\n{scopes}{keys}")
+            }
         };
         Bodies::new(&format!("\n{policy}"));
     }

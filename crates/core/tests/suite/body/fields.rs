@@ -33,8 +33,20 @@ fn numbers_are_capped_under_every_name() {
             r#"{"max_tokens":1,"max_completion_tokens":101}"#,
             over("max_completion_tokens"),
         ),
-        ("the Responses API", "", "/caps", r#"{"max_output_tokens":101}"#, over("max_output_tokens")),
-        ("SGLang", "", "/caps", r#"{"sampling_params":{"max_new_tokens":101}}"#, over("max_new_tokens")),
+        (
+            "the Responses API",
+            "",
+            "/caps",
+            r#"{"max_output_tokens":101}"#,
+            over("max_output_tokens"),
+        ),
+        (
+            "SGLang",
+            "",
+            "/caps",
+            r#"{"sampling_params":{"max_new_tokens":101}}"#,
+            over("max_new_tokens"),
+        ),
         (
             "SGLang, a list of settings",
             "",
@@ -47,9 +59,21 @@ fn numbers_are_capped_under_every_name() {
         ("Ollama", "", "/caps", r#"{"options":{"num_predict":101}}"#, over("num_predict")),
         ("null is absent", "", "/caps", r#"{"max_tokens":null,"sampling_params":null}"#, Ok(())),
         ("without end (llama.cpp)", "", "/caps", r#"{"n_predict":-1}"#, malformed("n_predict")),
-        ("pydantic takes strings for numbers", "", "/caps", r#"{"max_tokens":"999"}"#, malformed("max_tokens")),
+        (
+            "pydantic takes strings for numbers",
+            "",
+            "/caps",
+            r#"{"max_tokens":"999"}"#,
+            malformed("max_tokens"),
+        ),
         ("and floats", "", "/caps", r#"{"max_tokens":1e1}"#, malformed("max_tokens")),
-        ("too large for a double", "", "/caps", r#"{"max_tokens":9007199254740992}"#, malformed("max_tokens")),
+        (
+            "too large for a double",
+            "",
+            "/caps",
+            r#"{"max_tokens":9007199254740992}"#,
+            malformed("max_tokens"),
+        ),
         (
             "twice in a nested object",
             "",
@@ -58,7 +82,13 @@ fn numbers_are_capped_under_every_name() {
             Err((Reason::MalformedRequest, None)),
         ),
         ("in another case (Go)", "", "/caps", r#"{"Max_Tokens":101}"#, malformed("max_tokens")),
-        ("settings that are none", "", "/caps", r#"{"sampling_params":"x"}"#, malformed("sampling_params")),
+        (
+            "settings that are none",
+            "",
+            "/caps",
+            r#"{"sampling_params":"x"}"#,
+            malformed("sampling_params"),
+        ),
         ("n", "", "/caps", r#"{"n":3}"#, over("n")),
         ("best_of", "", "/caps", r#"{"best_of":4}"#, over("best_of")),
         ("named at all", "", "/must", r#"{"max_completion_tokens":5}"#, Ok(())),
@@ -165,12 +195,17 @@ fn members_are_denied_and_allowed() {
     let list: [(&str, &[u8]); 1] = [("authorization", authorization.as_bytes())];
     let get = |body| gate.0.ask_with_body("GET", "/deny", &list, body).verdict();
     assert_eq!(get(tollgate_core::request::RawBody::None), Ok(()));
-    assert_eq!(get(tollgate_core::request::RawBody::Whole(b"{\"priority\":1}")), Err(Reason::UnsupportedMediaType));
+    assert_eq!(
+        get(tollgate_core::request::RawBody::Whole(b"{\"priority\":1}")),
+        Err(Reason::UnsupportedMediaType)
+    );
 }
 
 #[test]
 fn what_makes_no_sense_does_not_compile() {
-    let route = |keys: &str| format!("routes: [{{ match: {{ paths: [/x], methods: [POST] }}, scopes: [], {keys} }}]");
+    let route = |keys: &str| {
+        format!("routes: [{{ match: {{ paths: [/x], methods: [POST] }}, scopes: [], {keys} }}]")
+    };
     for (keys, expected) in [
         ("caps: {}", "set at least one cap"),
         ("caps: { require_max_tokens: true, n: 1 }", "set `max_tokens` too"),
@@ -190,5 +225,8 @@ fn what_makes_no_sense_does_not_compile() {
         let found = errors(&route(keys));
         assert!(found.contains(expected), "{keys}: {found}");
     }
-    assert!(errors("routes: [{ match: { paths: [/x] }, public: true, caps: { n: 1 } }]").contains("`caps` has no meaning"));
+    assert!(
+        errors("routes: [{ match: { paths: [/x] }, public: true, caps: { n: 1 } }]")
+            .contains("`caps` has no meaning")
+    );
 }

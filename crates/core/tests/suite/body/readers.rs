@@ -30,9 +30,13 @@ fn python(bodies: &[(&str, Vec<u8>)]) -> Vec<Vec<Value>> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{} does not start ({error}); run `tools/parts python`", program.display()));
-    let cases: Vec<Value> =
-        bodies.iter().map(|(kind, body)| json!({ "content_type": kind, "body": STANDARD.encode(body) })).collect();
+        .unwrap_or_else(|error| {
+            panic!("{} does not start ({error}); run `tools/parts python`", program.display())
+        });
+    let cases: Vec<Value> = bodies
+        .iter()
+        .map(|(kind, body)| json!({ "content_type": kind, "body": STANDARD.encode(body) }))
+        .collect();
     child.stdin.take().unwrap().write_all(json!(cases).to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the readers failed; run `tools/parts python`");
@@ -44,7 +48,15 @@ fn ours(kind: &str, body: &[u8]) -> Option<Value> {
     let mut headers = Headers::default();
     headers.push("content-type", kind.as_bytes());
     let body = RawBody::Whole(body);
-    let raw = RawRequest { method: b"POST", scheme: b"https", host: b"h", path: b"/x", headers, address: None, body };
+    let raw = RawRequest {
+        method: b"POST",
+        scheme: b"https",
+        host: b"h",
+        path: b"/x",
+        headers,
+        address: None,
+        body,
+    };
     let request = Request::parse(raw).unwrap();
     let facts = if kind == "application/json" {
         let mut plan = Plan::default();
@@ -107,8 +119,14 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     for trick in tricks {
         json.extend((0..=good.len()).map(|at| [&good[..at], trick, &good[at..]].concat()));
     }
-    let part = |head: &str, value: &str| format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n");
-    let good = format!("{}{}--b--\r\n", part("name=\"model\"", "a"), part("name=\"file\"; filename=\"f\"", "x\r\n\r\ny"));
+    let part = |head: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n")
+    };
+    let good = format!(
+        "{}{}--b--\r\n",
+        part("name=\"model\"", "a"),
+        part("name=\"file\"; filename=\"f\"", "x\r\n\r\ny")
+    );
     let mut forms: Vec<Vec<u8>> = vec![good.clone().into_bytes()];
     for head in [
         "name=model",
@@ -123,7 +141,9 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
         "name='model'",
         "NAME=\"model\"",
     ] {
-        forms.push(format!("{}{}--b--\r\n", part("name=\"model\"", "a"), part(head, "b")).into_bytes());
+        forms.push(
+            format!("{}{}--b--\r\n", part("name=\"model\"", "a"), part(head, "b")).into_bytes(),
+        );
         forms.push(format!("{}--b--\r\n", part(head, "b")).into_bytes());
     }
     let second = part("name=\"model\"", "b");
@@ -145,9 +165,16 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
         "Content-Transfer-Encoding: base64\r\n",
     ];
     for trick in tricks {
-        forms.extend((0..=good.len()).map(|at| [&good.as_bytes()[..at], trick.as_bytes(), &good.as_bytes()[at..]].concat()));
+        forms.extend(
+            (0..=good.len()).map(|at| {
+                [&good.as_bytes()[..at], trick.as_bytes(), &good.as_bytes()[at..]].concat()
+            }),
+        );
     }
-    json.into_iter().map(|body| ("application/json", body)).chain(forms.into_iter().map(|body| (FORM, body))).collect()
+    json.into_iter()
+        .map(|body| ("application/json", body))
+        .chain(forms.into_iter().map(|body| (FORM, body)))
+        .collect()
 }
 
 #[test]
@@ -165,7 +192,10 @@ fn where_two_readers_disagree_we_refuse() {
         let Some(ours) = ours(kind, body) else { continue };
         accepted += 1;
         let text = String::from_utf8_lossy(body);
-        assert!(found.iter().all(|other| *other == ours), "we read {ours}, the others {found:?}: {text:?}");
+        assert!(
+            found.iter().all(|other| *other == ours),
+            "we read {ours}, the others {found:?}: {text:?}"
+        );
     }
     // The bodies are worth something: some are read, and on many the others do disagree.
     assert!(accepted > 50 && split > 50, "{accepted} accepted, {split} read in two ways");

@@ -40,7 +40,11 @@ fn every_tool_of_a_request_needs_its_scope() {
         ("no list", "tool:add", "/chat", r#"{"tools":{"name":"add"}}"#, no(Reason::MalformedRequest, "tools")),
         ("what a model called before", "x", "/chat", r#"{"messages":[{"tool_calls":[{"function":{"name":"rm"}}]}]}"#, Ok(())),
     ]);
-    let answer = Bodies::new(POLICY).json("x", "/chat", r#"{"tools":[{"name":"add"},{"name":"rm"},{"name":"add"}]}"#);
+    let answer = Bodies::new(POLICY).json(
+        "x",
+        "/chat",
+        r#"{"tools":[{"name":"add"},{"name":"rm"},{"name":"add"}]}"#,
+    );
     assert!(answer.header("www-authenticate").unwrap().ends_with(", scope=\"tool:add tool:rm\""));
 }
 
@@ -136,7 +140,8 @@ fn mcp_headers_agree_with_the_body() {
     let ask = |headers: &[(&str, &str)], body: &str| {
         let mut all = vec![("content-type", "application/json")];
         all.extend(headers);
-        verdict(&gate.ask("mcp tool:add tool:rm", "/mcp", &all, body.as_bytes())).map_err(|(reason, _)| reason)
+        verdict(&gate.ask("mcp tool:add tool:rm", "/mcp", &all, body.as_bytes()))
+            .map_err(|(reason, _)| reason)
     };
     assert_eq!(ask(&[("mcp-method", "tools/call"), ("mcp-name", "add")], call), Ok(()));
     assert_eq!(ask(&[("mcp-name", "=?base64?YWRk?=")], call), Ok(()));
@@ -150,15 +155,23 @@ fn mcp_headers_agree_with_the_body() {
     ] {
         assert_eq!(ask(&headers, call), Err(Reason::MalformedRequest), "{headers:?}");
     }
-    assert_eq!(ask(&[("mcp-method", "tools/call")], &format!("[{call}]")), Err(Reason::MalformedRequest));
-    assert_eq!(ask(&[("mcp-name", "add")], r#"{"method":"tools/list"}"#), Err(Reason::MalformedRequest));
+    assert_eq!(
+        ask(&[("mcp-method", "tools/call")], &format!("[{call}]")),
+        Err(Reason::MalformedRequest)
+    );
+    assert_eq!(
+        ask(&[("mcp-name", "add")], r#"{"method":"tools/list"}"#),
+        Err(Reason::MalformedRequest)
+    );
 }
 
 #[test]
 fn challenges_name_the_metadata_and_the_scope() {
     let gate = Bodies::new(POLICY);
-    let denied = gate.json("mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
-    let metadata = "resource_metadata=\"https://api.example/.well-known/oauth-protected-resource/mcp\"";
+    let denied =
+        gate.json("mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
+    let metadata =
+        "resource_metadata=\"https://api.example/.well-known/oauth-protected-resource/mcp\"";
     assert_eq!(
         denied.header("www-authenticate").unwrap(),
         format!(
@@ -166,5 +179,8 @@ fn challenges_name_the_metadata_and_the_scope() {
         )
     );
     let nobody = gate.0.ask_with_body("POST", "/mcp", &[], tollgate_core::request::RawBody::None);
-    assert_eq!(nobody.header("www-authenticate").unwrap(), format!("Bearer realm=\"tollgate\", {metadata}, scope=\"mcp\""));
+    assert_eq!(
+        nobody.header("www-authenticate").unwrap(),
+        format!("Bearer realm=\"tollgate\", {metadata}, scope=\"mcp\"")
+    );
 }

@@ -40,7 +40,12 @@ fn media_type() -> Vec<Row> {
     vec![
         row("A01", "at+jwt", typed("at+jwt"), Ok(())),
         row("A01", "application/at+jwt", typed("application/at+jwt"), Ok(())),
-        row("A01", "at+jwt, and a parameter", typed("application/at+jwt; v=1"), Err(Reason::WrongTokenType)),
+        row(
+            "A01",
+            "at+jwt, and a parameter",
+            typed("application/at+jwt; v=1"),
+            Err(Reason::WrongTokenType),
+        ),
         row("A01", "another subtype", typed("application/at"), Err(Reason::WrongTokenType)),
     ]
 }
@@ -51,9 +56,13 @@ fn strict_profile() -> Table {
                   required_claims: [iat, jti, client_id] }";
     let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
     let ed = [format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())];
-    let gate = Gate::new(&format!("issuers: [{issuer}]\n{routes}"), &[("https://strict.example", &ed[..])]);
+    let gate = Gate::new(
+        &format!("issuers: [{issuer}]\n{routes}"),
+        &[("https://strict.example", &ed[..])],
+    );
     let strict = || Members::claims("https://strict.example").text("client_id", "cli");
-    let token = |claims: Members| signed(Signer::Ed, header().text("typ", "at+jwt").json(), claims.json());
+    let token =
+        |claims: Members| signed(Signer::Ed, header().text("typ", "at+jwt").json(), claims.json());
     let mut rows = vec![row("A02", "all of them", token(strict()), Ok(()))];
     for (name, absent, null) in [
         ("iss", Reason::UnknownIssuer, Reason::UnknownIssuer),
@@ -65,7 +74,12 @@ fn strict_profile() -> Table {
         ("jti", Reason::InvalidClaim, Reason::InvalidClaim),
     ] {
         rows.push(row("A02", format!("no {name}"), token(strict().without(name)), Err(absent)));
-        rows.push(row("A02", format!("{name} null"), token(strict().with(name, "null")), Err(null)));
+        rows.push(row(
+            "A02",
+            format!("{name} null"),
+            token(strict().with(name, "null")),
+            Err(null),
+        ));
     }
     for name in ["client_id", "jti", "sub"] {
         rows.push(row("A02", format!("{name} empty"), token(strict().text(name, "")), INVALID));
@@ -87,9 +101,24 @@ fn id_token() -> Vec<Row> {
     let wrong = Err(Reason::WrongAudience);
     vec![
         row("A03", "an ID token", token(id()), wrong),
-        row("A03", "an ID token with typ JWT", signed(Signer::Ed, header().text("typ", "JWT").json(), id().json()), wrong),
-        row("A03", "an ID token for two clients", token(id().with("aud", "[\"client-1\",\"client-2\"]")), wrong),
-        row("A03", "an ID token that names this service as azp", token(id().text("azp", "inference-api")), wrong),
+        row(
+            "A03",
+            "an ID token with typ JWT",
+            signed(Signer::Ed, header().text("typ", "JWT").json(), id().json()),
+            wrong,
+        ),
+        row(
+            "A03",
+            "an ID token for two clients",
+            token(id().with("aud", "[\"client-1\",\"client-2\"]")),
+            wrong,
+        ),
+        row(
+            "A03",
+            "an ID token that names this service as azp",
+            token(id().text("azp", "inference-api")),
+            wrong,
+        ),
     ]
 }
 
@@ -110,7 +139,10 @@ fn scope() -> Vec<Row> {
         ("scp", "[\"infer:text\"]"),
         ("scp", "\"a infer:text\""),
     ] {
-        rows.push(row("A04", format!("{name} {raw}"), token(claims().with(name, raw)), Ok(())).on("/v1/chat"));
+        rows.push(
+            row("A04", format!("{name} {raw}"), token(claims().with(name, raw)), Ok(()))
+                .on("/v1/chat"),
+        );
     }
     for raw in [
         "\"\"",
@@ -150,11 +182,20 @@ fn scope() -> Vec<Row> {
         "[\"infer\",\":text\"]",
         "null",
     ] {
-        rows.push(row("A04", format!("scope {raw}"), token(claims().with("scope", raw)), INSUFFICIENT).on("/v1/chat"));
+        rows.push(
+            row("A04", format!("scope {raw}"), token(claims().with("scope", raw)), INSUFFICIENT)
+                .on("/v1/chat"),
+        );
     }
     rows.push(row("A04", "no scope", token(claims()), INSUFFICIENT).on("/v1/chat"));
-    rows.push(row("A04", "Scope", token(claims().text("Scope", "infer:text")), INSUFFICIENT).on("/v1/chat"));
-    rows.push(row("A04", "a role is no scope", token(claims().text("roles", "infer:text")), INSUFFICIENT).on("/v1/chat"));
+    rows.push(
+        row("A04", "Scope", token(claims().text("Scope", "infer:text")), INSUFFICIENT)
+            .on("/v1/chat"),
+    );
+    rows.push(
+        row("A04", "a role is no scope", token(claims().text("roles", "infer:text")), INSUFFICIENT)
+            .on("/v1/chat"),
+    );
     // A control is in no scope and in no header (J17). A space is in no scope: of a list, one reader sees one word in it and
     // another two.
     for raw in [
@@ -167,7 +208,10 @@ fn scope() -> Vec<Row> {
         "[\"a\",\" infer:text\"]",
         "[\"infer:text \"]",
     ] {
-        rows.push(row("A04", format!("scope {raw}"), token(claims().with("scope", raw)), INVALID).on("/v1/chat"));
+        rows.push(
+            row("A04", format!("scope {raw}"), token(claims().with("scope", raw)), INVALID)
+                .on("/v1/chat"),
+        );
     }
     rows
 }
@@ -175,24 +219,47 @@ fn scope() -> Vec<Row> {
 /// A05: the status and the error code; what the header says in full is tested below.
 fn challenge() -> Vec<Row> {
     vec![
-        row("A05", "a good token without the scope: 403", token(claims()), INSUFFICIENT).on("/v1/chat"),
-        row("A05", "an expired token without the scope: 401", token(claims().with("exp", "1")), Err(Reason::Expired))
+        row("A05", "a good token without the scope: 403", token(claims()), INSUFFICIENT)
             .on("/v1/chat"),
+        row(
+            "A05",
+            "an expired token without the scope: 401",
+            token(claims().with("exp", "1")),
+            Err(Reason::Expired),
+        )
+        .on("/v1/chat"),
         raw("A05", "another scheme is no credential", "Basic dXNlcjpwYXNz", MISSING).on("/v1/chat"),
         raw("A05", "a scheme and no token", "Bearer ", MISSING).on("/v1/chat"),
         raw("A05", "a bare token", token(claims()), MISSING).on("/v1/chat"),
-        raw("A05", "two tokens", "Bearer a.b.c, Bearer d.e.f", Err(Reason::AmbiguousCredential)).on("/v1/chat"),
+        raw("A05", "two tokens", "Bearer a.b.c, Bearer d.e.f", Err(Reason::AmbiguousCredential))
+            .on("/v1/chat"),
     ]
 }
 
 /// A06: no key to decrypt with is configured anywhere.
 fn encryption() -> Vec<Row> {
-    let header = |typ: &str| format!(r#"{{"alg":"RSA-OAEP","enc":"A256GCM","typ":"{typ}","kid":"rsa"}}"#);
+    let header =
+        |typ: &str| format!(r#"{{"alg":"RSA-OAEP","enc":"A256GCM","typ":"{typ}","kid":"rsa"}}"#);
     let malformed = Err(Reason::MalformedToken);
     vec![
-        row("A06", "an encrypted access token", encrypted(&KEYS.rsa, &header("at+jwt"), &claims().json()), malformed),
-        row("A06", "one around a signed one", encrypted(&KEYS.rsa, &header("at+jwt"), &token(claims())), malformed),
-        row("A06", "one without typ", encrypted(&KEYS.rsa, r#"{"alg":"RSA-OAEP","enc":"A256GCM"}"#, &claims().json()), malformed),
+        row(
+            "A06",
+            "an encrypted access token",
+            encrypted(&KEYS.rsa, &header("at+jwt"), &claims().json()),
+            malformed,
+        ),
+        row(
+            "A06",
+            "one around a signed one",
+            encrypted(&KEYS.rsa, &header("at+jwt"), &token(claims())),
+            malformed,
+        ),
+        row(
+            "A06",
+            "one without typ",
+            encrypted(&KEYS.rsa, r#"{"alg":"RSA-OAEP","enc":"A256GCM"}"#, &claims().json()),
+            malformed,
+        ),
     ]
 }
 
@@ -200,11 +267,27 @@ fn encryption() -> Vec<Row> {
 fn place() -> Vec<Row> {
     let token = token(claims());
     let mut rows = vec![
-        row("A07", "in the header, whatever the query says", &token, Ok(())).on("/v1/models?access_token=x"),
-        row("A07", "a bad one in the header and a good one in the query", "a.b.c", Err(Reason::MalformedToken))
-            .on(format!("/v1/models?access_token={token}")),
+        row("A07", "in the header, whatever the query says", &token, Ok(()))
+            .on("/v1/models?access_token=x"),
+        row(
+            "A07",
+            "a bad one in the header and a good one in the query",
+            "a.b.c",
+            Err(Reason::MalformedToken),
+        )
+        .on(format!("/v1/models?access_token={token}")),
     ];
-    for name in ["access_token", "token", "key", "api_key", "bearer", "authorization", "Authorization", "id_token", "jwt"] {
+    for name in [
+        "access_token",
+        "token",
+        "key",
+        "api_key",
+        "bearer",
+        "authorization",
+        "Authorization",
+        "id_token",
+        "jwt",
+    ] {
         let path = format!("/v1/models?{name}={token}");
         rows.push(raw("A07", format!("in the query as {name}"), "", MISSING).on(path));
     }
@@ -222,14 +305,18 @@ fn a05_the_challenge_in_full() {
     let challenge = |headers: &[(&str, &[u8])]| {
         let answer = gate.ask("/v1/chat", headers);
         let Answer::Refused { answer: denied, .. } = &answer else { panic!("accepted") };
-        let all: Vec<_> = denied.headers.iter().filter(|(name, _)| *name == "www-authenticate").collect();
+        let all: Vec<_> =
+            denied.headers.iter().filter(|(name, _)| *name == "www-authenticate").collect();
         assert_eq!(all.len(), 1, "one challenge");
         (denied.status, answer.header("www-authenticate").unwrap().to_owned())
     };
     let bearer = |claims: Members| format!("Bearer {}", token(claims)).into_bytes();
     // RFC 6750 section 3.1: no error code where the request lacks any authentication information.
     assert_eq!(challenge(&[]), (401, "Bearer realm=\"tollgate\"".into()));
-    assert_eq!(challenge(&[("authorization", b"Basic dXNlcjpwYXNz")]), (401, "Bearer realm=\"tollgate\"".into()));
+    assert_eq!(
+        challenge(&[("authorization", b"Basic dXNlcjpwYXNz")]),
+        (401, "Bearer realm=\"tollgate\"".into())
+    );
     assert_eq!(
         challenge(&[("authorization", &bearer(claims().with("exp", "1")))]),
         (
@@ -240,7 +327,12 @@ fn a05_the_challenge_in_full() {
     );
     let (status, scoped) = challenge(&[("authorization", &bearer(claims()))]);
     assert_eq!(status, 403);
-    assert!(scoped.starts_with("Bearer realm=\"tollgate\", error=\"insufficient_scope\", error_description=\""), "{scoped}");
+    assert!(
+        scoped.starts_with(
+            "Bearer realm=\"tollgate\", error=\"insufficient_scope\", error_description=\""
+        ),
+        "{scoped}"
+    );
     assert!(scoped.ends_with(", scope=\"infer:text\""), "{scoped}");
     let two = bearer(claims());
     let (status, twice) = challenge(&[("authorization", &two), ("authorization", &two)]);
@@ -272,7 +364,11 @@ fn a07_a_token_in_another_header_or_in_the_body_is_none() {
         "x-goog-iap-jwt-assertion",
         "cf-access-jwt-assertion",
     ] {
-        for value in [value.clone(), token.clone().into_bytes(), format!("access_token={token}").into_bytes()] {
+        for value in [
+            value.clone(),
+            token.clone().into_bytes(),
+            format!("access_token={token}").into_bytes(),
+        ] {
             assert_eq!(gate.ask("/v1/chat", &[(name, &value)]).verdict(), MISSING, "{name}");
         }
     }
@@ -281,11 +377,18 @@ fn a07_a_token_in_another_header_or_in_the_body_is_none() {
         ("application/json", format!("{{\"access_token\":\"{token}\"}}")),
     ] {
         let headers = [("content-type", content_type.as_bytes())];
-        let answer = gate.ask_with_body("POST", "/v1/chat", &headers, RawBody::Whole(body.as_bytes()));
+        let answer =
+            gate.ask_with_body("POST", "/v1/chat", &headers, RawBody::Whole(body.as_bytes()));
         assert_eq!(answer.verdict(), MISSING, "{content_type}");
     }
     // The name is compared without case, the scheme as well (RFC 9110 sections 5.1 and 11.1).
-    for (name, scheme) in [("Authorization", "Bearer"), ("AUTHORIZATION", "bearer"), ("authorization", "BEARER")] {
-        assert_eq!(gate.ask("/v1/chat", &[(name, format!("{scheme} {token}").as_bytes())]).verdict(), Ok(()), "{name} {scheme}");
+    for (name, scheme) in
+        [("Authorization", "Bearer"), ("AUTHORIZATION", "bearer"), ("authorization", "BEARER")]
+    {
+        assert_eq!(
+            gate.ask("/v1/chat", &[(name, format!("{scheme} {token}").as_bytes())]).verdict(),
+            Ok(()),
+            "{name} {scheme}"
+        );
     }
 }

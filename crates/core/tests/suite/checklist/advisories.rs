@@ -39,17 +39,33 @@ fn cve_2015_9235_2022_29217_2023_48223_2026_34950_2026_39999_a_public_key_is_no_
     secrets.push(("the point of an Ed25519 key", point.to_vec()));
     assert!(secrets.len() >= 10);
     for (says, secret) in &secrets {
-        for (iss, kid) in
-            [("https://rsa.example", "rsa"), ("https://rsa.example", "noalg"), (MANY, "rsa"), (MANY, "noalg"), (MANY, "ed")]
-        {
+        for (iss, kid) in [
+            ("https://rsa.example", "rsa"),
+            ("https://rsa.example", "noalg"),
+            (MANY, "rsa"),
+            (MANY, "noalg"),
+            (MANY, "ed"),
+        ] {
             for alg in ["HS256", "HS384", "HS512"] {
-                let message = format!("{}.{}", b64(header(alg, kid).json()), b64(Members::claims(iss).json()));
+                let message = format!(
+                    "{}.{}",
+                    b64(header(alg, kid).json()),
+                    b64(Members::claims(iss).json())
+                );
                 let token = format!("{message}.{}", b64(hmac(secret, message.as_bytes())));
-                assert_eq!(verdict(&gate, &token), Err(Reason::AlgorithmNotAllowed), "{says}, {alg}, {kid} of {iss}");
+                assert_eq!(
+                    verdict(&gate, &token),
+                    Err(Reason::AlgorithmNotAllowed),
+                    "{says}, {alg}, {kid} of {iss}"
+                );
             }
         }
         // Nor where a secret is configured: that is another one.
-        let message = format!("{}.{}", b64(header("HS256", "rsa").json()), b64(Members::claims("https://secret.example").json()));
+        let message = format!(
+            "{}.{}",
+            b64(header("HS256", "rsa").json()),
+            b64(Members::claims("https://secret.example").json())
+        );
         let token = format!("{message}.{}", b64(hmac(secret, message.as_bytes())));
         assert_eq!(verdict(&gate, &token), Err(Reason::BadSignature), "{says}");
     }
@@ -70,7 +86,10 @@ fn cve_2026_22817_2026_44699_a_key_without_alg_does_not_leave_the_choice_to_the_
         let token = signed(signer, header(alg, "noalg").json(), claims().json());
         assert_eq!(verdict(&gate, &token), Err(Reason::AlgorithmNotAllowed), "{alg}");
     }
-    assert_eq!(verdict(&gate, &signed(Signer::Rs256, header("RS256", "noalg").json(), claims().json())), Ok(()));
+    assert_eq!(
+        verdict(&gate, &signed(Signer::Rs256, header("RS256", "noalg").json(), claims().json())),
+        Ok(())
+    );
 }
 
 /// The list was held against the header, and the signature verified with the algorithm of the JWK.
@@ -78,10 +97,15 @@ fn cve_2026_22817_2026_44699_a_key_without_alg_does_not_leave_the_choice_to_the_
 fn cve_2026_48523_the_listed_algorithm_is_the_one_that_verifies() {
     let gate = Gate::standard();
     // The header says RS256, which is listed; the key says PS256, and the signature is one.
-    let token = |iss: &str, signer| signed(signer, header("RS256", "pss").json(), Members::claims(iss).json());
+    let token = |iss: &str, signer| {
+        signed(signer, header("RS256", "pss").json(), Members::claims(iss).json())
+    };
     assert_eq!(verdict(&gate, &token(MANY, Signer::OtherPs256)), Err(Reason::AlgorithmNotAllowed));
     // Where PS256 is not listed at all, its key is no key.
-    assert_eq!(verdict(&gate, &token("https://rsa.example", Signer::Ps256)), Err(Reason::UnknownKey));
+    assert_eq!(
+        verdict(&gate, &token("https://rsa.example", Signer::Ps256)),
+        Err(Reason::UnknownKey)
+    );
 }
 
 #[test]
@@ -90,7 +114,11 @@ fn cve_2026_23993_an_unknown_algorithm_does_not_slip_through() {
     for alg in ["", "none", "NONE", "nOnE", "XX999", "HS1", "unknown", "null", "undefined"] {
         for signer in [Signer::Nobody, Signer::Ed] {
             let token = signed(signer, header(alg, "ed").json(), claims().json());
-            assert_eq!(verdict(&gate, &token), Err(Reason::AlgorithmNotAllowed), "{alg} {signer:?}");
+            assert_eq!(
+                verdict(&gate, &token),
+                Err(Reason::AlgorithmNotAllowed),
+                "{alg} {signer:?}"
+            );
         }
     }
 }
@@ -99,10 +127,19 @@ fn cve_2026_23993_an_unknown_algorithm_does_not_slip_through() {
 #[test]
 fn cve_2022_21449_zeros_are_no_signature() {
     let gate = Gate::standard();
-    for (alg, kid, length) in
-        [("ES256", "p256", 64), ("ES384", "p384", 96), ("EdDSA", "ed", 64), ("RS256", "rsa", 256), ("PS256", "pss", 256)]
-    {
-        let token = format!("{}.{}.{}", b64(header(alg, kid).json()), b64(claims().json()), b64(vec![0; length]));
+    for (alg, kid, length) in [
+        ("ES256", "p256", 64),
+        ("ES384", "p384", 96),
+        ("EdDSA", "ed", 64),
+        ("RS256", "rsa", 256),
+        ("PS256", "pss", 256),
+    ] {
+        let token = format!(
+            "{}.{}.{}",
+            b64(header(alg, kid).json()),
+            b64(claims().json()),
+            b64(vec![0; length])
+        );
         assert_eq!(verdict(&gate, &token), Err(Reason::BadSignature), "{alg}");
     }
 }
@@ -112,7 +149,11 @@ fn cve_2022_21449_zeros_are_no_signature() {
 fn cve_2018_0114_2026_27962_a_key_in_the_header_is_not_trusted() {
     let gate = Gate::standard();
     let jwk = format!("{{\"kid\":\"mine\",{}}}", KEYS.attacker.jwk());
-    for (kid, expected) in [(Some("ed"), Reason::BadSignature), (Some("mine"), Reason::UnknownKey), (None, Reason::UnknownKey)] {
+    for (kid, expected) in [
+        (Some("ed"), Reason::BadSignature),
+        (Some("mine"), Reason::UnknownKey),
+        (None, Reason::UnknownKey),
+    ] {
         let header = match kid {
             Some(kid) => header("EdDSA", kid),
             None => header("EdDSA", "").without("kid"),
@@ -136,8 +177,10 @@ fn jku_x5u_and_kid_are_no_locators() {
     ] {
         for signer in [Signer::Attacker, Signer::Hs256(b"")] {
             let alg = if matches!(signer, Signer::Attacker) { "EdDSA" } else { "HS256" };
-            let token = signed(signer, header(alg, "new").text(name, value).json(), claims().json());
-            let expected = if alg == "HS256" { Reason::AlgorithmNotAllowed } else { Reason::UnknownKey };
+            let token =
+                signed(signer, header(alg, "new").text(name, value).json(), claims().json());
+            let expected =
+                if alg == "HS256" { Reason::AlgorithmNotAllowed } else { Reason::UnknownKey };
             assert_eq!(verdict(&gate, &token), Err(expected), "{name} {value}");
             assert!(is_within(MOST, || verdict(&gate, &token)), "{name} {value}");
         }
@@ -155,8 +198,17 @@ fn cve_2023_51774_2026_29000_2026_49230_encryption_proves_nothing() {
             r#"{"alg":"RSA-OAEP","enc":"A256GCM","cty":"JWT","kid":"rsa"}"#,
             r#"{"alg":"RS256","enc":"A256GCM","kid":"rsa"}"#,
         ] {
-            for inner in [inner(r#"{"alg":"none"}"#), inner("{}"), inner(r#"{"alg":"RS256","kid":"rsa"}"#), claims().json()] {
-                assert_eq!(verdict(&gate, &encrypted(to, header, &inner)), Err(Reason::MalformedToken), "{header} {inner}");
+            for inner in [
+                inner(r#"{"alg":"none"}"#),
+                inner("{}"),
+                inner(r#"{"alg":"RS256","kid":"rsa"}"#),
+                claims().json(),
+            ] {
+                assert_eq!(
+                    verdict(&gate, &encrypted(to, header, &inner)),
+                    Err(Reason::MalformedToken),
+                    "{header} {inner}"
+                );
             }
         }
     }
@@ -167,8 +219,16 @@ fn cve_2023_51774_2026_29000_2026_49230_encryption_proves_nothing() {
 fn cve_2026_25537_a_time_of_the_wrong_type_is_not_absent() {
     let gate = Gate::standard();
     for (name, moment) in [("exp", NOW - 3600), ("nbf", NOW + 3600), ("iat", NOW + 3600)] {
-        for raw in [format!("\"{moment}\""), format!("[{moment}]"), "null".into(), "\"\"".into(), "true".into(), "{}".into()] {
-            let token = signed(Signer::Ed, header("EdDSA", "ed").json(), claims().with(name, &raw).json());
+        for raw in [
+            format!("\"{moment}\""),
+            format!("[{moment}]"),
+            "null".into(),
+            "\"\"".into(),
+            "true".into(),
+            "{}".into(),
+        ] {
+            let token =
+                signed(Signer::Ed, header("EdDSA", "ed").json(), claims().with(name, &raw).json());
             assert_eq!(verdict(&gate, &token), Err(Reason::InvalidClaim), "{name} {raw}");
         }
     }
@@ -185,7 +245,11 @@ fn cve_2025_59420_2026_32597_2026_35042_what_is_critical_is_not_ignored() {
         ("exp", "1", "[\"exp\"]"),
         ("x", "1", "[]"),
     ] {
-        let token = signed(Signer::Ed, header("EdDSA", "ed").with(name, value).with("crit", crit).json(), claims().json());
+        let token = signed(
+            Signer::Ed,
+            header("EdDSA", "ed").with(name, value).with("crit", crit).json(),
+            claims().json(),
+        );
         assert_eq!(verdict(&gate, &token), Err(Reason::MalformedToken), "{crit}");
     }
 }
@@ -195,9 +259,14 @@ fn cve_2025_59420_2026_32597_2026_35042_what_is_critical_is_not_ignored() {
 fn cve_2024_53861_a_part_of_an_issuer_is_no_issuer() {
     let gate = Gate::standard();
     for end in 0..MANY.len() {
-        let token = signed(Signer::Ed, header("EdDSA", "ed").json(), Members::claims(&MANY[..end]).json());
+        let token =
+            signed(Signer::Ed, header("EdDSA", "ed").json(), Members::claims(&MANY[..end]).json());
         assert_eq!(verdict(&gate, &token), Err(Reason::UnknownIssuer), "{}", &MANY[..end]);
-        let token = signed(Signer::Ed, header("EdDSA", "ed").json(), Members::claims(&MANY[end + 1..]).json());
+        let token = signed(
+            Signer::Ed,
+            header("EdDSA", "ed").json(),
+            Members::claims(&MANY[end + 1..]).json(),
+        );
         assert_eq!(verdict(&gate, &token), Err(Reason::UnknownIssuer), "{}", &MANY[end + 1..]);
     }
     let token = signed(Signer::Ed, header("EdDSA", "ed").json(), claims().json());
@@ -208,7 +277,8 @@ fn cve_2024_53861_a_part_of_an_issuer_is_no_issuer() {
 fn cve_2025_62610_a_token_for_another_service_is_refused() {
     let gate = Gate::standard();
     for aud in ["\"billing\"", "[\"billing\"]", "[]", "null"] {
-        let token = signed(Signer::Ed, header("EdDSA", "ed").json(), claims().with("aud", aud).json());
+        let token =
+            signed(Signer::Ed, header("EdDSA", "ed").json(), claims().with("aud", aud).json());
         assert_eq!(verdict(&gate, &token), Err(Reason::WrongAudience), "{aud}");
     }
 }
@@ -218,7 +288,12 @@ fn cve_2025_62610_a_token_for_another_service_is_refused() {
 fn cve_2025_22868_2025_27144_2025_30204_dots_cost_nothing() {
     let gate = Gate::standard();
     let good = signed(Signer::Ed, header("EdDSA", "ed").json(), claims().json());
-    for token in [".".repeat(8_000), format!("{good}{}", ".".repeat(8_000)), ".a".repeat(8_000), ".".repeat(1 << 20)] {
+    for token in [
+        ".".repeat(8_000),
+        format!("{good}{}", ".".repeat(8_000)),
+        ".a".repeat(8_000),
+        ".".repeat(1 << 20),
+    ] {
         assert_eq!(verdict(&gate, &token), Err(Reason::MalformedToken));
         assert!(is_within(MOST, || verdict(&gate, &token)), "{} bytes", token.len());
     }
@@ -244,9 +319,12 @@ fn cve_2024_28176_2024_28180_2026_34986_2026_39373_nothing_is_inflated() {
 
 /// Caches that answered for a token by a part of it, or without asking the rule again. A check here remembers nothing.
 #[test]
-fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_check_says_nothing_of_the_next() {
+fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_check_says_nothing_of_the_next()
+ {
     let gate = Gate::standard();
-    let token = |subject: &str| signed(Signer::Ed, header("EdDSA", "ed").json(), claims().text("sub", subject).json());
+    let token = |subject: &str| {
+        signed(Signer::Ed, header("EdDSA", "ed").json(), claims().text("sub", subject).json())
+    };
     let (first, second) = (token("user-1"), token("user-2"));
     assert_eq!(first[..40], second[..40], "the tokens start alike");
     assert_eq!(gate.principal(&first).subject(), "user-1");
@@ -254,8 +332,14 @@ fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_ch
     // The same header and payload with another signature, the same signature with another payload.
     let [head, payload, signature] = parts(&first);
     let [_, other_payload, other_signature] = parts(&second);
-    assert_eq!(verdict(&gate, &format!("{head}.{payload}.{other_signature}")), Err(Reason::BadSignature));
-    assert_eq!(verdict(&gate, &format!("{head}.{other_payload}.{signature}")), Err(Reason::BadSignature));
+    assert_eq!(
+        verdict(&gate, &format!("{head}.{payload}.{other_signature}")),
+        Err(Reason::BadSignature)
+    );
+    assert_eq!(
+        verdict(&gate, &format!("{head}.{other_payload}.{signature}")),
+        Err(Reason::BadSignature)
+    );
     assert_eq!(verdict(&gate, &format!("{head}.{payload}.")), Err(Reason::BadSignature));
     // The same token under another rule, under another issuer's configuration, and later.
     assert_eq!(gate.bearer("/v1/chat", &first).verdict(), Err(Reason::InsufficientScope));
@@ -263,7 +347,8 @@ fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_ch
         "issuers: [{{ issuer: {MANY}, audiences: [other-api], algorithms: [EdDSA], jwks: {{ file: /k }} }}]\n\
          routes: [{{ match: {{ paths: [/v1/models], methods: [GET] }}, scopes: [] }}]\n"
     );
-    let elsewhere = Gate::new(&elsewhere, &[(MANY, &[format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())])]);
+    let elsewhere =
+        Gate::new(&elsewhere, &[(MANY, &[format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())])]);
     assert_eq!(verdict(&elsewhere, &first), Err(Reason::WrongAudience));
     assert_eq!(verdict(&gate.later(629), &first), Ok(()), "exp is 600 s away, leeway 30 s");
     assert_eq!(verdict(&gate.later(630), &first), Err(Reason::Expired));

@@ -29,7 +29,9 @@ fn token(iss: &str, alg: &str, kid: &str, signer: Signer) -> String {
 
 /// J01: `https://rsa.example` lists RS256 only, and publishes keys of every kind.
 fn issuer_list() -> Vec<Row> {
-    let rsa = |says: &str, alg, kid, signer, expected| row("J01", says, token("https://rsa.example", alg, kid, signer), expected);
+    let rsa = |says: &str, alg, kid, signer, expected| {
+        row("J01", says, token("https://rsa.example", alg, kid, signer), expected)
+    };
     vec![
         rsa("the listed algorithm", "RS256", "rsa", Signer::Rs256, Ok(())),
         rsa("ES256 by a published key", "ES256", "p256", Signer::Es256, NOT_ALLOWED),
@@ -38,8 +40,20 @@ fn issuer_list() -> Vec<Row> {
         rsa("PS256 by the RS256 key", "PS256", "rsa", Signer::Ps256, NOT_ALLOWED),
         rsa("RS384 by the RS256 key", "RS384", "rsa", Signer::Rs384, NOT_ALLOWED),
         rsa("RS512 by the RS256 key", "RS512", "rsa", Signer::Rs512, NOT_ALLOWED),
-        rsa("ES384 under a name that is not published", "ES384", "p384", Signer::Es384, NOT_ALLOWED),
-        rsa("HS256 with the other issuer's secret", "HS256", "rsa", Signer::Hs256(SECRET), NOT_ALLOWED),
+        rsa(
+            "ES384 under a name that is not published",
+            "ES384",
+            "p384",
+            Signer::Es384,
+            NOT_ALLOWED,
+        ),
+        rsa(
+            "HS256 with the other issuer's secret",
+            "HS256",
+            "rsa",
+            Signer::Hs256(SECRET),
+            NOT_ALLOWED,
+        ),
     ]
 }
 
@@ -86,7 +100,8 @@ fn spelling() -> Vec<Row> {
     ] {
         for (signer, how) in [(Signer::Nobody, "unsigned"), (Signer::Rs256, "signed with RS256")] {
             let header = Members::header("", "rsa").with("alg", alg);
-            let token = signed(signer, header.json(), Members::claims("https://rsa.example").json());
+            let token =
+                signed(signer, header.json(), Members::claims("https://rsa.example").json());
             rows.push(row("J02", format!("alg {alg}, {how}"), token, NOT_ALLOWED));
         }
     }
@@ -106,32 +121,124 @@ fn spelling() -> Vec<Row> {
 
 /// J03 and J04, at an issuer that lists seven algorithms: a key still verifies with its own one only.
 fn key_binding() -> Vec<Row> {
-    let many =
-        |line, says: &str, alg, kid, signer, expected| row(line, says, token("https://many.example", alg, kid, signer), expected);
+    let many = |line, says: &str, alg, kid, signer, expected| {
+        row(line, says, token("https://many.example", alg, kid, signer), expected)
+    };
     vec![
         many("J03", "RS256 by its key", "RS256", "rsa", Signer::Rs256, Ok(())),
         many("J03", "PS256 by its key", "PS256", "pss", Signer::OtherPs256, Ok(())),
         many("J03", "ES256 by its key", "ES256", "p256", Signer::Es256, Ok(())),
         many("J03", "ES384 by its key", "ES384", "p384", Signer::Es384, Ok(())),
         many("J03", "EdDSA by its key", "EdDSA", "ed", Signer::Ed, Ok(())),
-        many("J03", "a key without alg takes the first of the list that fits", "RS256", "noalg", Signer::Rs256, Ok(())),
+        many(
+            "J03",
+            "a key without alg takes the first of the list that fits",
+            "RS256",
+            "noalg",
+            Signer::Rs256,
+            Ok(()),
+        ),
         many("J03", "and no other that would fit", "PS256", "noalg", Signer::Ps256, NOT_ALLOWED),
         many("J03", "nor a longer hash", "RS384", "noalg", Signer::Rs384, NOT_ALLOWED),
         many("J03", "RS384 on a key of RS256", "RS384", "rsa", Signer::Rs384, NOT_ALLOWED),
         many("J03", "RS512 on a key of RS256", "RS512", "rsa", Signer::Rs512, NOT_ALLOWED),
-        many("J03", "ES256 with the name of an RSA key", "ES256", "rsa", Signer::Es256, NOT_ALLOWED),
-        many("J03", "ES384 with the name of a P-256 key", "ES384", "p256", Signer::Es384, NOT_ALLOWED),
+        many(
+            "J03",
+            "ES256 with the name of an RSA key",
+            "ES256",
+            "rsa",
+            Signer::Es256,
+            NOT_ALLOWED,
+        ),
+        many(
+            "J03",
+            "ES384 with the name of a P-256 key",
+            "ES384",
+            "p256",
+            Signer::Es384,
+            NOT_ALLOWED,
+        ),
         many("J03", "EdDSA with the name of an EC key", "EdDSA", "p256", Signer::Ed, NOT_ALLOWED),
-        many("J03", "ES256 with the name of an Ed25519 key", "ES256", "ed", Signer::Es256, NOT_ALLOWED),
-        many("J04", "a PS256 signature on a key of RS256, said to be PS256", "PS256", "rsa", Signer::Ps256, NOT_ALLOWED),
-        many("J04", "a PS256 signature on a key of RS256, said to be RS256", "RS256", "rsa", Signer::Ps256, BAD_SIGNATURE),
-        many("J04", "an RS256 signature on a key of PS256, said to be RS256", "RS256", "pss", Signer::OtherRs256, NOT_ALLOWED),
-        many("J04", "an RS256 signature on a key of PS256, said to be PS256", "PS256", "pss", Signer::OtherRs256, BAD_SIGNATURE),
-        many("J04", "an RS384 signature said to be RS256", "RS256", "rsa", Signer::Rs384, BAD_SIGNATURE),
-        many("J04", "an RS512 signature said to be RS256", "RS256", "rsa", Signer::Rs512, BAD_SIGNATURE),
-        many("J04", "an ES384 signature said to be ES256", "ES256", "p256", Signer::Es384, BAD_SIGNATURE),
-        many("J04", "an EdDSA signature said to be ES256, of the same length", "ES256", "p256", Signer::Ed, BAD_SIGNATURE),
-        many("J04", "an ES256 signature said to be EdDSA, of the same length", "EdDSA", "ed", Signer::Es256, BAD_SIGNATURE),
+        many(
+            "J03",
+            "ES256 with the name of an Ed25519 key",
+            "ES256",
+            "ed",
+            Signer::Es256,
+            NOT_ALLOWED,
+        ),
+        many(
+            "J04",
+            "a PS256 signature on a key of RS256, said to be PS256",
+            "PS256",
+            "rsa",
+            Signer::Ps256,
+            NOT_ALLOWED,
+        ),
+        many(
+            "J04",
+            "a PS256 signature on a key of RS256, said to be RS256",
+            "RS256",
+            "rsa",
+            Signer::Ps256,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an RS256 signature on a key of PS256, said to be RS256",
+            "RS256",
+            "pss",
+            Signer::OtherRs256,
+            NOT_ALLOWED,
+        ),
+        many(
+            "J04",
+            "an RS256 signature on a key of PS256, said to be PS256",
+            "PS256",
+            "pss",
+            Signer::OtherRs256,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an RS384 signature said to be RS256",
+            "RS256",
+            "rsa",
+            Signer::Rs384,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an RS512 signature said to be RS256",
+            "RS256",
+            "rsa",
+            Signer::Rs512,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an ES384 signature said to be ES256",
+            "ES256",
+            "p256",
+            Signer::Es384,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an EdDSA signature said to be ES256, of the same length",
+            "ES256",
+            "p256",
+            Signer::Ed,
+            BAD_SIGNATURE,
+        ),
+        many(
+            "J04",
+            "an ES256 signature said to be EdDSA, of the same length",
+            "EdDSA",
+            "ed",
+            Signer::Es256,
+            BAD_SIGNATURE,
+        ),
     ]
 }
 
@@ -139,19 +246,38 @@ fn key_binding() -> Vec<Row> {
 fn symmetric() -> Vec<Row> {
     let secret = |says: &str, alg, signer, expected| {
         let header = Members::header(alg, "any").without("kid");
-        row("J23", says, signed(signer, header.json(), Members::claims("https://secret.example").json()), expected)
+        row(
+            "J23",
+            says,
+            signed(signer, header.json(), Members::claims("https://secret.example").json()),
+            expected,
+        )
     };
     let mut rows = vec![
         secret("HS256 where a secret is configured", "HS256", Signer::Hs256(SECRET), Ok(())),
-        secret("another secret", "HS256", Signer::Hs256(b"0123456789abcdef0123456789abcdeF"), BAD_SIGNATURE),
+        secret(
+            "another secret",
+            "HS256",
+            Signer::Hs256(b"0123456789abcdef0123456789abcdeF"),
+            BAD_SIGNATURE,
+        ),
         secret("the empty secret", "HS256", Signer::Hs256(b""), BAD_SIGNATURE),
         secret("a longer HMAC than listed", "HS384", Signer::Hs256(SECRET), NOT_ALLOWED),
         secret("RS256 at an issuer with a secret", "RS256", Signer::Rs256, NOT_ALLOWED),
         secret("EdDSA at an issuer with a secret", "EdDSA", Signer::Ed, NOT_ALLOWED),
     ];
-    for (iss, kid) in [("https://rsa.example", "rsa"), ("https://many.example", "ed"), ("https://lone.example", "ed")] {
+    for (iss, kid) in [
+        ("https://rsa.example", "rsa"),
+        ("https://many.example", "ed"),
+        ("https://lone.example", "ed"),
+    ] {
         let token = token(iss, "HS256", kid, Signer::Hs256(SECRET));
-        rows.push(row("J23", format!("HS256 at {iss}, with the secret of another issuer"), token, NOT_ALLOWED));
+        rows.push(row(
+            "J23",
+            format!("HS256 at {iss}, with the secret of another issuer"),
+            token,
+            NOT_ALLOWED,
+        ));
     }
     rows
 }
@@ -164,13 +290,25 @@ fn the_lines_hold() {
 #[test]
 fn j23_a_shared_secret_is_never_loaded_from_a_key_set() {
     use jsonwebtoken::Algorithm;
-    let oct = format!(r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"hs","k":"{}"}}]}}"#, crate::keys::b64(SECRET));
-    for algorithms in [&[Algorithm::RS256][..], &[Algorithm::HS256], &[Algorithm::RS256, Algorithm::HS256]] {
-        assert_eq!(KeySet::parse(oct.as_bytes(), algorithms).map(drop), Err(KeySetError::NoUsableKey(1)), "{algorithms:?}");
+    let oct = format!(
+        r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"hs","k":"{}"}}]}}"#,
+        crate::keys::b64(SECRET)
+    );
+    for algorithms in
+        [&[Algorithm::RS256][..], &[Algorithm::HS256], &[Algorithm::RS256, Algorithm::HS256]]
+    {
+        assert_eq!(
+            KeySet::parse(oct.as_bytes(), algorithms).map(drop),
+            Err(KeySetError::NoUsableKey(1)),
+            "{algorithms:?}"
+        );
     }
     // Nor does a public key become one: its JWK has no algorithm of a secret.
     let rsa = format!(r#"{{"keys":[{{"kid":"rsa","alg":"HS256",{}}}]}}"#, KEYS.rsa.jwk());
-    assert_eq!(KeySet::parse(rsa.as_bytes(), &[Algorithm::HS256]).map(drop), Err(KeySetError::NoUsableKey(1)));
+    assert_eq!(
+        KeySet::parse(rsa.as_bytes(), &[Algorithm::HS256]).map(drop),
+        Err(KeySetError::NoUsableKey(1))
+    );
 }
 
 #[test]
@@ -185,7 +323,10 @@ fn j23_symmetric_algorithms_are_refused_by_configuration() {
         ("algorithms: [RS256, HS256], jwks: { file: /k }", "HS256, HS384 and HS512 need `secret`"),
         (&format!("algorithms: [RS256], secret: {long}"), "with `secret`, only HS256"),
         (&format!("algorithms: [HS256, RS256], secret: {long}"), "with `secret`, only HS256"),
-        (&format!("algorithms: [HS256], secret: {long}, jwks: {{ file: /k }}"), "either `jwks` or `secret`"),
+        (
+            &format!("algorithms: [HS256], secret: {long}, jwks: {{ file: /k }}"),
+            "either `jwks` or `secret`",
+        ),
         ("algorithms: [none], jwks: { file: /k }", "unknown algorithm `none`"),
         ("algorithms: [], jwks: { file: /k }", "at least one algorithm"),
         ("algorithms: [RS256]", "the issuer has no keys"),
@@ -199,7 +340,10 @@ fn j23_symmetric_algorithms_are_refused_by_configuration() {
     for (algorithm, bytes) in [(HS256, 32), (HS384, 48), (HS512, 64)] {
         assert!(KeySet::from_secret(&Secret::new(vec![7; bytes]), &[algorithm]).is_ok());
         for short in [0, 1, bytes - 1] {
-            assert!(KeySet::from_secret(&Secret::new(vec![7; short]), &[algorithm]).is_err(), "{algorithm:?} {short}");
+            assert!(
+                KeySet::from_secret(&Secret::new(vec![7; short]), &[algorithm]).is_err(),
+                "{algorithm:?} {short}"
+            );
         }
     }
 }

@@ -26,7 +26,8 @@ fn claims() -> Members {
 }
 
 /// The claims that are copied. `scope` and `roles` hold several words, the others one.
-const COPIED: [&str; 8] = ["sub", "tenant_id", "client_id", "jti", "scope", "scopes", "scp", "roles"];
+const COPIED: [&str; 8] =
+    ["sub", "tenant_id", "client_id", "jti", "scope", "scopes", "scp", "roles"];
 
 fn controls() -> Vec<Row> {
     let mut rows = Vec::new();
@@ -42,10 +43,20 @@ fn controls() -> Vec<Row> {
             ("a\\u0085b", "C1: next line"),
             ("\\u0001", "C0"),
         ] {
-            rows.push(row("J17", format!("{name} with {says}"), token(claims().with(name, &format!("\"{bad}\""))), INVALID));
+            rows.push(row(
+                "J17",
+                format!("{name} with {says}"),
+                token(claims().with(name, &format!("\"{bad}\""))),
+                INVALID,
+            ));
             if matches!(name, "scope" | "scopes" | "scp" | "roles") {
                 let list = format!("[\"ok\",\"{bad}\"]");
-                rows.push(row("J17", format!("a list in {name} with {says}"), token(claims().with(name, &list)), INVALID));
+                rows.push(row(
+                    "J17",
+                    format!("a list in {name} with {says}"),
+                    token(claims().with(name, &list)),
+                    INVALID,
+                ));
             }
         }
         for good in [
@@ -59,7 +70,12 @@ fn controls() -> Vec<Row> {
             "a:b*?[c]",
         ] {
             // What is no control stays as it is: it is hashed into keys, escaped in logs and percent-encoded in headers.
-            rows.push(row("J17", format!("{name} {good}"), token(claims().with(name, &format!("\"{good}\""))), Ok(())));
+            rows.push(row(
+                "J17",
+                format!("{name} {good}"),
+                token(claims().with(name, &format!("\"{good}\""))),
+                Ok(()),
+            ));
         }
     }
     rows
@@ -69,7 +85,12 @@ fn types() -> Vec<Row> {
     let mut rows = Vec::new();
     for name in ["sub", "tenant_id", "client_id", "jti"] {
         for raw in ["0", "true", "[]", "[\"a\"]", "{}", "{\"a\":\"b\"}", "\"\""] {
-            rows.push(row("J17", format!("{name} {raw}"), token(claims().with(name, raw)), INVALID));
+            rows.push(row(
+                "J17",
+                format!("{name} {raw}"),
+                token(claims().with(name, raw)),
+                INVALID,
+            ));
         }
         // Null is the same as absent: sub must be there, the others need not.
         let expected = if name == "sub" { INVALID } else { Ok(()) };
@@ -77,8 +98,23 @@ fn types() -> Vec<Row> {
         rows.push(row("J17", format!("no {name}"), token(claims().without(name)), expected));
     }
     for name in ["scope", "scopes", "scp", "roles"] {
-        for raw in ["0", "true", "{}", "{\"a\":\"b\"}", "[5]", "[null]", "[[\"a\"]]", "[\"a\",{}]", "[\"a\",true]"] {
-            rows.push(row("J17", format!("{name} {raw}"), token(claims().with(name, raw)), INVALID));
+        for raw in [
+            "0",
+            "true",
+            "{}",
+            "{\"a\":\"b\"}",
+            "[5]",
+            "[null]",
+            "[[\"a\"]]",
+            "[\"a\",{}]",
+            "[\"a\",true]",
+        ] {
+            rows.push(row(
+                "J17",
+                format!("{name} {raw}"),
+                token(claims().with(name, raw)),
+                INVALID,
+            ));
         }
         for raw in ["null", "[]", "\"\"", "\"a\"", "[\"a\",\"b\"]"] {
             rows.push(row("J17", format!("{name} {raw}"), token(claims().with(name, raw)), Ok(())));
@@ -91,7 +127,12 @@ fn bounds() -> Vec<Row> {
     let mut rows = Vec::new();
     for name in ["sub", "tenant_id", "client_id", "jti"] {
         for (length, expected) in [(1, Ok(())), (256, Ok(())), (257, INVALID), (8_000, INVALID)] {
-            rows.push(row("J17", format!("{name} of {length} bytes"), token(claims().text(name, &"x".repeat(length))), expected));
+            rows.push(row(
+                "J17",
+                format!("{name} of {length} bytes"),
+                token(claims().text(name, &"x".repeat(length))),
+                expected,
+            ));
         }
     }
     rows
@@ -124,5 +165,8 @@ fn what_is_accepted_is_what_the_token_says() {
         ["s1", "s2", "s4", "s3"],
         "in the order of the configuration: scope, scopes, scp"
     );
-    assert_eq!(principal.revocation().jti_digest(), Some(&tollgate_core::revocation::sha256(b"id-1")));
+    assert_eq!(
+        principal.revocation().jti_digest(),
+        Some(&tollgate_core::revocation::sha256(b"id-1"))
+    );
 }

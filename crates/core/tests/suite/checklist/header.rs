@@ -49,23 +49,49 @@ fn crit() -> Vec<Row> {
         ("true", "a boolean"),
         ("0", "a number"),
     ] {
-        rows.push(row("J08", format!("crit is {says}"), token(&header().with("crit", crit).with("x", "1")), MALFORMED));
+        rows.push(row(
+            "J08",
+            format!("crit is {says}"),
+            token(&header().with("crit", crit).with("x", "1")),
+            MALFORMED,
+        ));
     }
-    rows.push(row("J08", "crit twice", token(&header().with("crit", "[]").twice("crit", "[\"exp\"]")), MALFORMED));
+    rows.push(row(
+        "J08",
+        "crit twice",
+        token(&header().with("crit", "[]").twice("crit", "[\"exp\"]")),
+        MALFORMED,
+    ));
     // RFC 7797: with b64 false the payload is signed as it is; a server that ignores it verifies other bytes than it reads.
     for (b64, crit) in [("false", "[\"b64\"]"), ("true", "[\"b64\"]"), ("\"false\"", "[\"b64\"]")] {
         let header = header().with("b64", b64).with("crit", crit);
         rows.push(row("J08", format!("b64 {b64}, critical"), token(&header), MALFORMED));
     }
-    rows.push(row("J08", "b64 false, not critical", token(&header().with("b64", "false")), MALFORMED));
-    rows.push(row("J08", "b64 true, not critical", token(&header().with("b64", "true")), MALFORMED));
-    rows.push(row("J08", "a member nobody knows, not critical", token(&header().with("x-policy", "{\"a\":[1]}")), Ok(())));
+    rows.push(row(
+        "J08",
+        "b64 false, not critical",
+        token(&header().with("b64", "false")),
+        MALFORMED,
+    ));
+    rows.push(row(
+        "J08",
+        "b64 true, not critical",
+        token(&header().with("b64", "true")),
+        MALFORMED,
+    ));
+    rows.push(row(
+        "J08",
+        "a member nobody knows, not critical",
+        token(&header().with("x-policy", "{\"a\":[1]}")),
+        Ok(()),
+    ));
     rows
 }
 
 /// J09: a key or the way to one, in the header: CVE-2018-0114 and CVE-2026-27962.
 fn embedded_keys() -> Vec<Row> {
-    let jwk = format!("{{{},\"alg\":\"EdDSA\",\"use\":\"sig\",\"kid\":\"ed\"}}", KEYS.attacker.jwk());
+    let jwk =
+        format!("{{{},\"alg\":\"EdDSA\",\"use\":\"sig\",\"kid\":\"ed\"}}", KEYS.attacker.jwk());
     let certificate = format!("[\"{}\"]", "MIIB".repeat(40));
     let url = "\"https://attacker.example/jwks.json\"";
     let thumbprint = format!("\"{}\"", b64([7; 32]));
@@ -83,12 +109,34 @@ fn embedded_keys() -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, value) in members {
         let with = |header: Members| header.with(name, value);
-        let attacked = |iss: &str, header: Members| signed(Signer::Attacker, with(header).json(), Members::claims(iss).json());
+        let attacked = |iss: &str, header: Members| {
+            signed(Signer::Attacker, with(header).json(), Members::claims(iss).json())
+        };
         let many = "https://many.example";
-        rows.push(row("J09", format!("{name} on a good token is not looked at"), token(&with(header())), Ok(())));
-        rows.push(row("J09", format!("{name} and a known kid"), attacked(many, header()), BAD_SIGNATURE));
-        rows.push(row("J09", format!("{name} and an unknown kid"), attacked(many, header().text("kid", "new")), UNKNOWN_KEY));
-        rows.push(row("J09", format!("{name} and no kid"), attacked(many, header().without("kid")), UNKNOWN_KEY));
+        rows.push(row(
+            "J09",
+            format!("{name} on a good token is not looked at"),
+            token(&with(header())),
+            Ok(()),
+        ));
+        rows.push(row(
+            "J09",
+            format!("{name} and a known kid"),
+            attacked(many, header()),
+            BAD_SIGNATURE,
+        ));
+        rows.push(row(
+            "J09",
+            format!("{name} and an unknown kid"),
+            attacked(many, header().text("kid", "new")),
+            UNKNOWN_KEY,
+        ));
+        rows.push(row(
+            "J09",
+            format!("{name} and no kid"),
+            attacked(many, header().without("kid")),
+            UNKNOWN_KEY,
+        ));
         rows.push(row(
             "J09",
             format!("{name} and no kid, where kid is optional"),
@@ -96,8 +144,15 @@ fn embedded_keys() -> Vec<Row> {
             BAD_SIGNATURE,
         ));
     }
-    for (name, value) in [("jwk", "5"), ("jwk", "\"x\""), ("x5c", "{}"), ("jku", "null"), ("x5u", "[]")] {
-        rows.push(row("J09", format!("{name} {value} is not looked at"), token(&header().with(name, value)), Ok(())));
+    for (name, value) in
+        [("jwk", "5"), ("jwk", "\"x\""), ("x5c", "{}"), ("jku", "null"), ("x5u", "[]")]
+    {
+        rows.push(row(
+            "J09",
+            format!("{name} {value} is not looked at"),
+            token(&header().with(name, value)),
+            Ok(()),
+        ));
     }
     rows
 }
@@ -106,7 +161,12 @@ fn embedded_keys() -> Vec<Row> {
 fn kid() -> Vec<Row> {
     let mut rows = vec![
         row("J10", "the name of a key", token(&header()), Ok(())),
-        row("J10", "the same name in other JSON letters", token(&header().with("kid", "\"\\u0065d\"")), Ok(())),
+        row(
+            "J10",
+            "the same name in other JSON letters",
+            token(&header().with("kid", "\"\\u0065d\"")),
+            Ok(()),
+        ),
         row("J10", "no name", token(&header().without("kid")), UNKNOWN_KEY),
     ];
     for kid in [
@@ -139,27 +199,58 @@ fn kid() -> Vec<Row> {
         "__proto__",
         "constructor",
     ] {
-        rows.push(row("J10", format!("kid {kid:?}"), token(&header().text("kid", kid)), UNKNOWN_KEY));
+        rows.push(row(
+            "J10",
+            format!("kid {kid:?}"),
+            token(&header().text("kid", kid)),
+            UNKNOWN_KEY,
+        ));
     }
     for kid in ["null", "0", "1.5", "true", "[\"ed\"]", "{\"kid\":\"ed\"}", "[]", "{}"] {
         rows.push(row("J10", format!("kid {kid}"), token(&header().with("kid", kid)), UNKNOWN_KEY));
     }
     for length in [257, 1_000, 9_216] {
-        rows.push(row("J10", format!("a kid of {length} bytes"), token(&header().text("kid", &"k".repeat(length))), UNKNOWN_KEY));
+        rows.push(row(
+            "J10",
+            format!("a kid of {length} bytes"),
+            token(&header().text("kid", &"k".repeat(length))),
+            UNKNOWN_KEY,
+        ));
     }
     // Where kid is optional it may be left out, not be wrong; and one of another issuer is unknown here.
-    let lone = |header: Members| signed(Signer::Ed, header.json(), Members::claims("https://lone.example").json());
+    let lone = |header: Members| {
+        signed(Signer::Ed, header.json(), Members::claims("https://lone.example").json())
+    };
     rows.push(row("J10", "no kid, where it is optional", lone(header().without("kid")), Ok(())));
     rows.push(row("J10", "a wrong kid, where it is optional", lone(header()), UNKNOWN_KEY));
-    rows.push(row("J10", "kid null, where it is optional", lone(header().with("kid", "null")), UNKNOWN_KEY));
-    rows.push(row("J10", "an empty kid, where it is optional", lone(header().text("kid", "")), UNKNOWN_KEY));
+    rows.push(row(
+        "J10",
+        "kid null, where it is optional",
+        lone(header().with("kid", "null")),
+        UNKNOWN_KEY,
+    ));
+    rows.push(row(
+        "J10",
+        "an empty kid, where it is optional",
+        lone(header().text("kid", "")),
+        UNKNOWN_KEY,
+    ));
     rows
 }
 
 /// J18: `typ` is compared without case (RFC 7515 section 4.1.9: a media type, `application/` may be left out).
 fn typ() -> Vec<Row> {
     let mut rows = vec![row("J18", "no typ", token(&header().without("typ")), Ok(()))];
-    for typ in ["JWT", "jwt", "Jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+JWT", "application/jwt"] {
+    for typ in [
+        "JWT",
+        "jwt",
+        "Jwt",
+        "at+jwt",
+        "AT+JWT",
+        "application/at+jwt",
+        "Application/AT+JWT",
+        "application/jwt",
+    ] {
         rows.push(row("J18", format!("typ {typ}"), token(&header().text("typ", typ)), Ok(())));
     }
     for typ in [
@@ -196,13 +287,23 @@ fn typ() -> Vec<Row> {
         "*",
         "J\u{17f}T",
     ] {
-        rows.push(row("J18", format!("typ {typ:?}"), token(&header().text("typ", typ)), WRONG_TYPE));
+        rows.push(row(
+            "J18",
+            format!("typ {typ:?}"),
+            token(&header().text("typ", typ)),
+            WRONG_TYPE,
+        ));
     }
     for typ in ["null", "true", "0", "[\"JWT\"]", "[]", "{\"JWT\":1}"] {
         rows.push(row("J18", format!("typ {typ}"), token(&header().with("typ", typ)), WRONG_TYPE));
     }
     for cty in ["\"JWT\"", "\"json\"", "null"] {
-        rows.push(row("J18", format!("cty {cty}: there is another token inside"), token(&header().with("cty", cty)), WRONG_TYPE));
+        rows.push(row(
+            "J18",
+            format!("cty {cty}: there is another token inside"),
+            token(&header().with("cty", cty)),
+            WRONG_TYPE,
+        ));
     }
     rows
 }
@@ -227,10 +328,30 @@ fn j09_and_j10_an_unknown_kid_is_worth_a_refresh_of_its_own_issuer_and_of_nothin
     assert_eq!(refresh(unknown(), "https://many.example"), Some(1));
     assert_eq!(refresh(unknown(), "https://lone.example"), Some(4));
     assert_eq!(refresh(unknown(), "https://attacker.example"), None, "no such issuer");
-    assert_eq!(refresh(header(), "https://many.example"), None, "a known key and a wrong signature");
-    assert_eq!(refresh(header().text("kid", "p256"), "https://many.example"), None, "a known key of another algorithm");
-    assert_eq!(refresh(header().without("kid"), "https://many.example"), None, "no name where one is required");
-    assert_eq!(refresh(unknown().text("alg", "none"), "https://many.example"), None, "no algorithm of the issuer");
+    assert_eq!(
+        refresh(header(), "https://many.example"),
+        None,
+        "a known key and a wrong signature"
+    );
+    assert_eq!(
+        refresh(header().text("kid", "p256"), "https://many.example"),
+        None,
+        "a known key of another algorithm"
+    );
+    assert_eq!(
+        refresh(header().without("kid"), "https://many.example"),
+        None,
+        "no name where one is required"
+    );
+    assert_eq!(
+        refresh(unknown().text("alg", "none"), "https://many.example"),
+        None,
+        "no algorithm of the issuer"
+    );
     assert_eq!(refresh(unknown().with("kid", "7"), "https://many.example"), None, "no name at all");
-    assert_eq!(refresh(unknown().text("kid", &"k".repeat(257)), "https://many.example"), None, "longer than any name");
+    assert_eq!(
+        refresh(unknown().text("kid", &"k".repeat(257)), "https://many.example"),
+        None,
+        "longer than any name"
+    );
 }

@@ -74,7 +74,12 @@ fn issuer() -> Vec<Row> {
         "{\"iss\":\"https://rsa.example\"}",
         "{\"https://rsa.example\":true}",
     ] {
-        rows.push(row("J11", format!("iss {iss}"), rsa(Members::claims("").with("iss", iss)), UNKNOWN_ISSUER));
+        rows.push(row(
+            "J11",
+            format!("iss {iss}"),
+            rsa(Members::claims("").with("iss", iss)),
+            UNKNOWN_ISSUER,
+        ));
     }
     rows.push(row("J11", "no iss", rsa(Members::claims("").without("iss")), UNKNOWN_ISSUER));
     let escaped = Members::claims("").with("iss", "\"https:\\/\\/rsa.ex\\u0061mple\"");
@@ -84,8 +89,9 @@ fn issuer() -> Vec<Row> {
 
 /// J11: the name of a key is a name within its issuer.
 fn keys_of_another_issuer() -> Vec<Row> {
-    let token =
-        |iss: &str, alg: &str, kid: &str, signer| signed(signer, Members::header(alg, kid).json(), Members::claims(iss).json());
+    let token = |iss: &str, alg: &str, kid: &str, signer| {
+        signed(signer, Members::header(alg, kid).json(), Members::claims(iss).json())
+    };
     let bad_signature = Err(Reason::BadSignature);
     vec![
         row(
@@ -121,7 +127,11 @@ fn keys_of_another_issuer() -> Vec<Row> {
         row(
             "J11",
             "no iss, signed with a trusted key",
-            signed(Signer::Ed, Members::header("EdDSA", "ed").json(), Members::claims("").without("iss").json()),
+            signed(
+                Signer::Ed,
+                Members::header("EdDSA", "ed").json(),
+                Members::claims("").without("iss").json(),
+            ),
             UNKNOWN_ISSUER,
         ),
     ]
@@ -190,8 +200,18 @@ fn audience() -> Vec<Row> {
     }
     let claims = || Members::claims("https://rsa.example");
     rows.push(row("J12", "no aud", rsa(claims().without("aud")), WRONG_AUDIENCE));
-    rows.push(row("J12", "no aud, but azp", rsa(claims().without("aud").text("azp", "inference-api")), WRONG_AUDIENCE));
-    rows.push(row("J12", "no aud, but Aud", rsa(claims().without("aud").text("Aud", "inference-api")), WRONG_AUDIENCE));
+    rows.push(row(
+        "J12",
+        "no aud, but azp",
+        rsa(claims().without("aud").text("azp", "inference-api")),
+        WRONG_AUDIENCE,
+    ));
+    rows.push(row(
+        "J12",
+        "no aud, but Aud",
+        rsa(claims().without("aud").text("Aud", "inference-api")),
+        WRONG_AUDIENCE,
+    ));
     rows.push(row(
         "J12",
         "no aud, but client_id",
@@ -200,7 +220,12 @@ fn audience() -> Vec<Row> {
     ));
     let crowd: Vec<String> = (0..300).map(|n| format!("\"service-{n}\"")).collect();
     rows.push(row("J12", "300 others", with(&format!("[{}]", crowd.join(","))), WRONG_AUDIENCE));
-    rows.push(row("J12", "300 others and ours", with(&format!("[{},\"inference-api\"]", crowd.join(","))), Ok(())));
+    rows.push(row(
+        "J12",
+        "300 others and ours",
+        with(&format!("[{},\"inference-api\"]", crowd.join(","))),
+        Ok(()),
+    ));
     rows
 }
 
@@ -212,20 +237,37 @@ fn without_issuer() -> Table {
     let named = "{ issuer: https://rsa.example, audiences: [inference-api], algorithms: [RS256], jwks: { file: /k } }";
     let ed = [format!("{{{}}}", KEYS.ed.jwk())];
     let rsa = [format!("{{\"kid\":\"rsa\",{}}}", KEYS.rsa.jwk())];
-    let gate = Gate::new(&format!("issuers: [{issuer}, {named}]\n{ROUTES}"), &[("", &ed[..]), ("https://rsa.example", &rsa[..])]);
-    let token = |signer, alg: &str, claims: Members| signed(signer, Members::header(alg, "rsa").json(), claims.json());
-    let bare = |claims: Members| signed(Signer::Ed, Members::header("EdDSA", "").without("kid").json(), claims.json());
+    let gate = Gate::new(
+        &format!("issuers: [{issuer}, {named}]\n{ROUTES}"),
+        &[("", &ed[..]), ("https://rsa.example", &rsa[..])],
+    );
+    let token = |signer, alg: &str, claims: Members| {
+        signed(signer, Members::header(alg, "rsa").json(), claims.json())
+    };
+    let bare = |claims: Members| {
+        signed(Signer::Ed, Members::header("EdDSA", "").without("kid").json(), claims.json())
+    };
     let claims = || Members::claims("").without("iss");
     let mut rows = vec![
         row("J11", "no iss, where that is an issuer", bare(claims()), Ok(())),
-        row("J11", "no iss and no aud, where any audience will do", bare(claims().without("aud")), Ok(())),
+        row(
+            "J11",
+            "no iss and no aud, where any audience will do",
+            bare(claims().without("aud")),
+            Ok(()),
+        ),
         row(
             "J11",
             "no iss, signed with the key of an issuer with a name",
             token(Signer::Rs256, "RS256", claims()),
             Err(Reason::AlgorithmNotAllowed),
         ),
-        row("J11", "the named issuer beside it", token(Signer::Rs256, "RS256", Members::claims("https://rsa.example")), Ok(())),
+        row(
+            "J11",
+            "the named issuer beside it",
+            token(Signer::Rs256, "RS256", Members::claims("https://rsa.example")),
+            Ok(()),
+        ),
         row(
             "J11",
             "the named issuer's iss, signed with the key for no iss",
@@ -249,8 +291,12 @@ fn other_audience_claims() -> Table {
     let issuer = "{ issuer: https://cognito.example, audiences: [client-1, client-2], audience_claim: client_id, \
                   algorithms: [EdDSA], jwks: { file: /k } }";
     let ed = [format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())];
-    let gate = Gate::new(&format!("issuers: [{issuer}]\n{ROUTES}"), &[("https://cognito.example", &ed[..])]);
-    let token = |claims: Members| signed(Signer::Ed, Members::header("EdDSA", "ed").json(), claims.json());
+    let gate = Gate::new(
+        &format!("issuers: [{issuer}]\n{ROUTES}"),
+        &[("https://cognito.example", &ed[..])],
+    );
+    let token =
+        |claims: Members| signed(Signer::Ed, Members::header("EdDSA", "ed").json(), claims.json());
     let claims = || Members::claims("https://cognito.example").without("aud");
     let rows = vec![
         row("J12", "the first of ours", token(claims().text("client_id", "client-1")), Ok(())),
@@ -259,7 +305,12 @@ fn other_audience_claims() -> Table {
         row("J12", "a part of both", token(claims().text("client_id", "client-")), WRONG_AUDIENCE),
         row("J12", "none", token(claims()), WRONG_AUDIENCE),
         row("J12", "in aud instead", token(claims().text("aud", "client-1")), WRONG_AUDIENCE),
-        row("J12", "in both, aud another", token(claims().text("aud", "x").text("client_id", "client-1")), Ok(())),
+        row(
+            "J12",
+            "in both, aud another",
+            token(claims().text("aud", "x").text("client_id", "client-1")),
+            Ok(()),
+        ),
     ];
     Table { gate, rows }
 }

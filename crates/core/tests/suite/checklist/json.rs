@@ -49,7 +49,12 @@ fn repeated() -> Vec<Row> {
     rows.push(row("J19", "typ twice", with_header(typ.json()), MALFORMED));
     let unknown = header().with("x", "1").twice("x", "1");
     rows.push(row("J19", "a member nobody knows, twice", with_header(unknown.json()), MALFORMED));
-    rows.push(row("J19", "twice inside jwk", with_header(header().with("jwk", "{\"kty\":1,\"kty\":2}").json()), MALFORMED));
+    rows.push(row(
+        "J19",
+        "twice inside jwk",
+        with_header(header().with("jwk", "{\"kty\":1,\"kty\":2}").json()),
+        MALFORMED,
+    ));
     for (name, raw, says) in [
         ("iss", "\"https://many.example\"", "iss twice, the same"),
         ("iss", "\"https://rsa.example\"", "iss twice"),
@@ -70,10 +75,20 @@ fn repeated() -> Vec<Row> {
         ("{\"roles\":[],\"b\":{\"roles\":[],\"roles\":[\"admin\"]}}", "two objects down"),
         ("{\"\":1,\"\":2}", "the empty name"),
     ] {
-        rows.push(row("J19", says, with_claims(claims().with("realm_access", value).json()), MALFORMED));
+        rows.push(row(
+            "J19",
+            says,
+            with_claims(claims().with("realm_access", value).json()),
+            MALFORMED,
+        ));
     }
     let cased = claims().text("Exp", "x").text("EXP", "y").text("Sub", "admin");
-    rows.push(row("J19", "names that differ in case are different names", with_claims(cased.json()), Ok(())));
+    rows.push(row(
+        "J19",
+        "names that differ in case are different names",
+        with_claims(cased.json()),
+        Ok(()),
+    ));
     let levels = claims().with("a", "{\"exp\":1}").with("b", "{\"exp\":2}");
     rows.push(row("J19", "one name in two objects", with_claims(levels.json()), Ok(())));
     rows
@@ -92,7 +107,10 @@ fn encoding() -> Vec<Row> {
         [before.as_bytes(), b",\"x\":\"", bytes, b"\"", after.as_bytes()].concat()
     };
     for (says, change) in [
-        ("a byte order mark", (|text| [b"\xef\xbb\xbf", text.as_bytes()].concat()) as fn(&str) -> Vec<u8>),
+        (
+            "a byte order mark",
+            (|text| [b"\xef\xbb\xbf", text.as_bytes()].concat()) as fn(&str) -> Vec<u8>,
+        ),
         ("UTF-16, little end first", |text| utf16(text, u16::to_le_bytes, false)),
         ("UTF-16, big end first", |text| utf16(text, u16::to_be_bytes, false)),
         ("UTF-16 with a mark, little end first", |text| utf16(text, u16::to_le_bytes, true)),
@@ -126,10 +144,25 @@ fn encoding() -> Vec<Row> {
     ] {
         rows.push(row("J20", says, with_claims(insert(bytes)), MALFORMED));
     }
-    rows.push(row("J20", "a lone surrogate in a name", with_claims(claims().with("\\ud800", "1").json()), MALFORMED));
-    rows.push(row("J20", "a lone surrogate in kid", with_header(header().with("kid", "\"\\ud800\"").json()), MALFORMED));
+    rows.push(row(
+        "J20",
+        "a lone surrogate in a name",
+        with_claims(claims().with("\\ud800", "1").json()),
+        MALFORMED,
+    ));
+    rows.push(row(
+        "J20",
+        "a lone surrogate in kid",
+        with_header(header().with("kid", "\"\\ud800\"").json()),
+        MALFORMED,
+    ));
     rows.push(row("J20", "a surrogate pair", with_claims(insert(b"\\ud83d\\ude00")), Ok(())));
-    rows.push(row("J20", "UTF-8 beyond ASCII", with_claims(insert("\u{e9}\u{4e2d}\u{1f600}".as_bytes())), Ok(())));
+    rows.push(row(
+        "J20",
+        "UTF-8 beyond ASCII",
+        with_claims(insert("\u{e9}\u{4e2d}\u{1f600}".as_bytes())),
+        Ok(()),
+    ));
     rows
 }
 
@@ -158,7 +191,8 @@ fn syntax() -> Vec<Row> {
         rows.push(row("J20", format!("header: {says}"), with_header(change(&head)), MALFORMED));
         rows.push(row("J20", format!("claims: {says}"), with_claims(change(&body)), MALFORMED));
     }
-    let spaced = |text: &str| format!(" \t\r\n{}\n ", text.replace(',', " ,\n\t").replace("\":", "\" : "));
+    let spaced =
+        |text: &str| format!(" \t\r\n{}\n ", text.replace(',', " ,\n\t").replace("\":", "\" : "));
     rows.push(row("J20", "white space of JSON in the header", with_header(spaced(&head)), Ok(())));
     rows.push(row("J20", "white space of JSON in the claims", with_claims(spaced(&body)), Ok(())));
     rows

@@ -23,8 +23,18 @@ pub fn tables() -> Vec<Table> {
     let mut tables = Vec::new();
     for (says, signer, alg, jwk) in bad_keys() {
         let rows = vec![
-            row("J07", format!("{says}: {jwk}"), token(signer, alg, "bad"), Err(Reason::UnknownKey)),
-            row("J07", format!("{says}: the key beside it"), token(Signer::Ed, "EdDSA", "good"), Ok(())),
+            row(
+                "J07",
+                format!("{says}: {jwk}"),
+                token(signer, alg, "bad"),
+                Err(Reason::UnknownKey),
+            ),
+            row(
+                "J07",
+                format!("{says}: the key beside it"),
+                token(Signer::Ed, "EdDSA", "good"),
+                Ok(()),
+            ),
         ];
         tables.push(Table { gate: gate(&[jwk, good()]), rows });
     }
@@ -61,8 +71,9 @@ fn bad_keys() -> Vec<Case> {
 /// key does not depend on the message, or on little of it. [`Signer::Neutral`] is the forgery for the neutral point.
 fn small_order() -> Vec<Case> {
     const OF_ORDER_8: [u8; 32] = [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05,
-        0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
     ];
     // The field's prime is 2^255 - 19; an encoding may hold up to 18 more.
     let near_prime = |last: u8| [&[last][..], &[0xff; 30], &[0x7f]].concat();
@@ -131,8 +142,18 @@ fn elliptic() -> Vec<Case> {
         es("the type in small letters", ec_jwk("P-256", x, y).replace("\"EC\"", "\"ec\"")),
         es("the type of a key pair of octets", ec_jwk("P-256", x, y).replace("\"EC\"", "\"OKP\"")),
         es("no type", ec_jwk("P-256", x, y).replace("\"kty\":\"EC\",", "")),
-        ("a P-384 point said to be on P-256", Signer::Es384, "ES384", bad(ec_jwk("P-256", x384, y384))),
-        ("a P-384 point cut to 32 bytes", Signer::Es384, "ES384", bad(ec_jwk("P-256", &x384[..32], &y384[..32]))),
+        (
+            "a P-384 point said to be on P-256",
+            Signer::Es384,
+            "ES384",
+            bad(ec_jwk("P-256", x384, y384)),
+        ),
+        (
+            "a P-384 point cut to 32 bytes",
+            Signer::Es384,
+            "ES384",
+            bad(ec_jwk("P-256", &x384[..32], &y384[..32])),
+        ),
         ed("an Ed25519 point of 31 bytes", okp("Ed25519", &point[..31])),
         ed("an Ed25519 point of 33 bytes", okp("Ed25519", &[point, &[0]].concat())),
         ed("no Ed25519 point", okp("Ed25519", b"")),
@@ -173,15 +194,24 @@ fn rsa() -> Vec<Case> {
         case("an exponent of 256 bytes", n, &[0xff; 256]),
         ("no e", Signer::Rs256, "RS256", bad(format!(r#""kty":"RSA","n":"{}""#, b64(n)))),
         ("no n", Signer::Rs256, "RS256", bad(r#""kty":"RSA","e":"AQAB""#)),
-        ("padding", Signer::Rs256, "RS256", bad(format!(r#""kty":"RSA","n":"{}==","e":"AQAB""#, b64(n)))),
+        (
+            "padding",
+            Signer::Rs256,
+            "RS256",
+            bad(format!(r#""kty":"RSA","n":"{}==","e":"AQAB""#, b64(n))),
+        ),
     ]
 }
 
 /// Keys that verify, and say that they are for something else.
 fn purpose() -> Vec<Case> {
     let keys = &*KEYS;
-    let rsa = |says, members: &str| (says, Signer::Rs256, "RS256", bad(format!("{},{members}", keys.rsa.jwk())));
-    let es = |says, members: &str| (says, Signer::Es256, "ES256", bad(format!("{},{members}", keys.p256.jwk())));
+    let rsa = |says, members: &str| {
+        (says, Signer::Rs256, "RS256", bad(format!("{},{members}", keys.rsa.jwk())))
+    };
+    let es = |says, members: &str| {
+        (says, Signer::Es256, "ES256", bad(format!("{},{members}", keys.p256.jwk())))
+    };
     vec![
         rsa("use is encryption", r#""use":"enc""#),
         rsa("use is something else", r#""use":"tls""#),
@@ -208,8 +238,18 @@ fn purpose() -> Vec<Case> {
         es("alg of the other curve", r#""alg":"ES384""#),
         es("alg of Edwards curves", r#""alg":"EdDSA""#),
         es("alg of RSA", r#""alg":"RS256""#),
-        ("a shared secret", Signer::Ed, "EdDSA", bad(format!(r#""kty":"oct","alg":"HS256","k":"{}""#, b64([7; 32])))),
-        ("a shared secret for EdDSA", Signer::Ed, "EdDSA", bad(format!(r#""kty":"oct","alg":"EdDSA","k":"{}""#, b64([7; 32])))),
+        (
+            "a shared secret",
+            Signer::Ed,
+            "EdDSA",
+            bad(format!(r#""kty":"oct","alg":"HS256","k":"{}""#, b64([7; 32]))),
+        ),
+        (
+            "a shared secret for EdDSA",
+            Signer::Ed,
+            "EdDSA",
+            bad(format!(r#""kty":"oct","alg":"EdDSA","k":"{}""#, b64([7; 32]))),
+        ),
         ("no object: a number", Signer::Ed, "EdDSA", "7".into()),
         ("no object: null", Signer::Ed, "EdDSA", "null".into()),
         ("no object: a list", Signer::Ed, "EdDSA", format!("[{}]", bad(keys.ed.jwk()))),
@@ -221,14 +261,21 @@ fn purpose() -> Vec<Case> {
 fn good_keys() -> Vec<Case> {
     let keys = &*KEYS;
     let n = keys.rsa.n.as_slice();
-    let zeros = |says, n: &[u8], e: &[u8]| (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{}}}", rsa_jwk(n, e)));
-    let rsa = |says, members: &str| (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{},{members}}}", keys.rsa.jwk()));
+    let zeros = |says, n: &[u8], e: &[u8]| {
+        (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{}}}", rsa_jwk(n, e)))
+    };
+    let rsa = |says, members: &str| {
+        (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{},{members}}}", keys.rsa.jwk()))
+    };
     vec![
         rsa("for signatures", r#""use":"sig""#),
         rsa("for verifying", r#""key_ops":["verify"]"#),
         rsa("for both", r#""key_ops":["sign","verify"]"#),
         rsa("with its alg", r#""alg":"RS256""#),
-        rsa("with a certificate and its thumbprint, which are not read", r#""x5c":["MIIB"],"x5t":"AAAA""#),
+        rsa(
+            "with a certificate and its thumbprint, which are not read",
+            r#""x5c":["MIIB"],"x5t":"AAAA""#,
+        ),
         rsa("with members nobody knows", r#""issuer":"x","ext":true,"nbf":0"#),
         // RFC 7518 section 6.3.1.1 forbids it and says that it happens.
         zeros("a zero before the modulus", &[&[0], n].concat(), &[1, 0, 1]),

@@ -13,14 +13,14 @@ const BAD: Result<(), Reason> = Err(Reason::BadSignature);
 
 /// The order of P-256's group (SEC 2, secp256r1), big end first.
 const N: [u8; 32] = [
-    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-    0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
 /// The order of Ed25519's group, 2^252 + 27742317777372353535851937790883648493 (RFC 8032 section 5.1), little end first.
 const L: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0x10,
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
 pub fn tables() -> Vec<Table> {
@@ -87,9 +87,24 @@ fn ecdsa() -> Vec<Row> {
         row("J22", "ES256: 63 bytes", with_signature(&message, &good[..63]), BAD),
         row("J22", "ES256: 65 bytes", with_signature(&message, &long), BAD),
         row("J22", "ES256: 32 bytes", with_signature(&message, r), BAD),
-        row("J22", "ES256: 96 bytes, as ES384 has", with_signature(&message, &[&good, r].concat()), BAD),
-        row("J22", "ES256: twice", with_signature(&message, &[good.as_slice(), &good].concat()), BAD),
-        row("J22", "ES256: wider halves with zeros", with_signature(&message, &[&[0], r, &[0], s].concat()), BAD),
+        row(
+            "J22",
+            "ES256: 96 bytes, as ES384 has",
+            with_signature(&message, &[&good, r].concat()),
+            BAD,
+        ),
+        row(
+            "J22",
+            "ES256: twice",
+            with_signature(&message, &[good.as_slice(), &good].concat()),
+            BAD,
+        ),
+        row(
+            "J22",
+            "ES256: wider halves with zeros",
+            with_signature(&message, &[&[0], r, &[0], s].concat()),
+            BAD,
+        ),
         row("J22", "ES256: DER", with_signature(&message, &der), BAD),
         row("J22", "ES256: DER in 64 bytes", with_signature(&message, &der64), BAD),
         row("J22", "ES256: no signature", with_signature(&message, b""), BAD),
@@ -108,7 +123,12 @@ fn ecdsa() -> Vec<Row> {
         ("r and s are all ones", &[0xff; 32], &[0xff; 32]),
         ("s is all ones", r, &[0xff; 32]),
     ] {
-        rows.push(row("J22", format!("ES256: {says}"), with_signature(&message, &[r, s].concat()), BAD));
+        rows.push(row(
+            "J22",
+            format!("ES256: {says}"),
+            with_signature(&message, &[r, s].concat()),
+            BAD,
+        ));
     }
     let message = self::message("ES384", "p384", "https://many.example");
     let good = KEYS.p384.sign(message.as_bytes());
@@ -119,7 +139,12 @@ fn ecdsa() -> Vec<Row> {
         ("r and s are 0", &[0; 96], BAD),
         ("all ones", &[0xff; 96], BAD),
     ] {
-        rows.push(row("J22", format!("ES384: {says}"), with_signature(&message, signature), expected));
+        rows.push(row(
+            "J22",
+            format!("ES384: {says}"),
+            with_signature(&message, signature),
+            expected,
+        ));
     }
     rows
 }
@@ -130,7 +155,9 @@ fn edwards() -> Vec<Row> {
     let (r, s) = good.split_at(32);
     let identity = [&[1][..], &[0; 31]].concat();
     let twice = plus_order(&plus_order(s));
-    let bad = |says: &str, signature: &[u8]| row("J22", format!("EdDSA: {says}"), with_signature(&message, signature), BAD);
+    let bad = |says: &str, signature: &[u8]| {
+        row("J22", format!("EdDSA: {says}"), with_signature(&message, signature), BAD)
+    };
     vec![
         row("J22", "EdDSA: 64 bytes", with_signature(&message, &good), Ok(())),
         bad("S + L, the same point (RFC 8032 section 5.1.7)", &[r, &plus_order(s)].concat()),
@@ -171,7 +198,9 @@ fn rsa() -> Vec<Row> {
     }
     let mut flipped = good.clone();
     flipped[0] ^= 0x80;
-    let bad = |says: &str, signature: &[u8]| row("J22", format!("RS256: {says}"), with_signature(&message, signature), BAD);
+    let bad = |says: &str, signature: &[u8]| {
+        row("J22", format!("RS256: {says}"), with_signature(&message, signature), BAD)
+    };
     vec![
         row("J22", "RS256: 256 bytes", with_signature(&message, &good), Ok(())),
         bad("255 bytes", &good[..255]),
@@ -190,20 +219,41 @@ fn rsa() -> Vec<Row> {
         bad("an ECDSA signature", &KEYS.p256.sign(message.as_bytes())),
         bad("of another key", &KEYS.rsa_other.sign(&RSA_PKCS1_SHA256, message.as_bytes())),
         bad("of another message", &KEYS.rsa.sign(&RSA_PKCS1_SHA256, b"x")),
-        bad("of the message's digest", &KEYS.rsa.sign(&RSA_PKCS1_SHA256, &tollgate_core::revocation::sha256(message.as_bytes()))),
+        bad(
+            "of the message's digest",
+            &KEYS
+                .rsa
+                .sign(&RSA_PKCS1_SHA256, &tollgate_core::revocation::sha256(message.as_bytes())),
+        ),
     ]
 }
 
 fn hmac_lengths() -> Vec<Row> {
     let header = Members::header("HS256", "").without("kid");
-    let message = format!("{}.{}", b64(header.json()), b64(Members::claims("https://secret.example").json()));
+    let message =
+        format!("{}.{}", b64(header.json()), b64(Members::claims("https://secret.example").json()));
     let good = hmac(SECRET, message.as_bytes());
     let mut rows = vec![row("J22", "HS256: 32 bytes", with_signature(&message, &good), Ok(()))];
     for length in [0, 1, 10, 16, 31] {
-        rows.push(row("J22", format!("HS256: the first {length} bytes"), with_signature(&message, &good[..length]), BAD));
+        rows.push(row(
+            "J22",
+            format!("HS256: the first {length} bytes"),
+            with_signature(&message, &good[..length]),
+            BAD,
+        ));
     }
-    rows.push(row("J22", "HS256: 33 bytes", with_signature(&message, &[good.as_slice(), &[0]].concat()), BAD));
-    rows.push(row("J22", "HS256: in hex", with_signature(&message, tollgate_core::revocation::hex(&good).as_bytes()), BAD));
+    rows.push(row(
+        "J22",
+        "HS256: 33 bytes",
+        with_signature(&message, &[good.as_slice(), &[0]].concat()),
+        BAD,
+    ));
+    rows.push(row(
+        "J22",
+        "HS256: in hex",
+        with_signature(&message, tollgate_core::revocation::hex(&good).as_bytes()),
+        BAD,
+    ));
     rows
 }
 
@@ -240,9 +290,15 @@ fn the_lines_hold() {
 #[test]
 fn j22_a_rewritten_signature_is_the_same_token_to_a_revocation() {
     let gate = Gate::standard();
-    let token = signed(Signer::Es256, Members::header("ES256", "p256").json(), Members::claims("https://many.example").json());
+    let token = signed(
+        Signer::Es256,
+        Members::header("ES256", "p256").json(),
+        Members::claims("https://many.example").json(),
+    );
     let [header, payload, signature] = parts(&token);
-    let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signature).unwrap();
+    let bytes =
+        base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signature)
+            .unwrap();
     let (r, s) = bytes.split_at(32);
     let rewritten = format!("{header}.{payload}.{}", b64([r, &negated(s)].concat()));
     assert_ne!(token, rewritten);

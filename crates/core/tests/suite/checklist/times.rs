@@ -55,16 +55,44 @@ fn types() -> Vec<Row> {
             rows.push(row(line, format!("{name} {raw}"), token(claims().with(name, raw)), INVALID));
         }
         // No JSON, or no number that a double can hold (RFC 8259 section 6).
-        for raw in
-            ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "0x65", "+1", "01", "1.", ".5", "1e", "1_000", "\u{661}", ""]
-        {
-            rows.push(row(line, format!("{name} {raw}"), token(claims().with(name, raw)), MALFORMED));
+        for raw in [
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1e999",
+            "-1e999",
+            "0x65",
+            "+1",
+            "01",
+            "1.",
+            ".5",
+            "1e",
+            "1_000",
+            "\u{661}",
+            "",
+        ] {
+            rows.push(row(
+                line,
+                format!("{name} {raw}"),
+                token(claims().with(name, raw)),
+                MALFORMED,
+            ));
         }
     }
     rows.push(row("J13", "no exp", token(claims().without("exp")), INVALID));
-    rows.push(row("J13", "no exp, but Exp", token(claims().without("exp").with("Exp", &at(60))), INVALID));
+    rows.push(row(
+        "J13",
+        "no exp, but Exp",
+        token(claims().without("exp").with("Exp", &at(60))),
+        INVALID,
+    ));
     rows.push(row("J15", "no nbf", token(claims().without("nbf")), Ok(())));
-    rows.push(row("J15", "no iat, which is required by default", token(claims().without("iat")), INVALID));
+    rows.push(row(
+        "J15",
+        "no iat, which is required by default",
+        token(claims().without("iat")),
+        INVALID,
+    ));
     rows
 }
 
@@ -91,7 +119,12 @@ fn extremes() -> Vec<Row> {
     ];
     for name in ["exp", "nbf", "iat"] {
         for raw in beyond {
-            rows.push(row("J14", format!("{name} {raw}"), token(claims().with(name, raw)), INVALID));
+            rows.push(row(
+                "J14",
+                format!("{name} {raw}"),
+                token(claims().with(name, raw)),
+                INVALID,
+            ));
         }
     }
     for raw in ["0", "-0", "0.0", "1e-300", "1", "5e-324"] {
@@ -104,9 +137,24 @@ fn extremes() -> Vec<Row> {
         token(claims().with("exp", "253402300799")),
         INVALID,
     ));
-    rows.push(row("J14", "nbf in the year 9999", token(claims().with("nbf", "253402300799")), NOT_YET));
-    rows.push(row("J14", "iat in the year 9999", token(claims().with("iat", "253402300799")), NOT_YET));
-    rows.push(row("J14", "iat 0: a life beyond every bound", token(claims().with("iat", "0")), INVALID));
+    rows.push(row(
+        "J14",
+        "nbf in the year 9999",
+        token(claims().with("nbf", "253402300799")),
+        NOT_YET,
+    ));
+    rows.push(row(
+        "J14",
+        "iat in the year 9999",
+        token(claims().with("iat", "253402300799")),
+        NOT_YET,
+    ));
+    rows.push(row(
+        "J14",
+        "iat 0: a life beyond every bound",
+        token(claims().with("iat", "0")),
+        INVALID,
+    ));
     rows.push(row(
         "J14",
         "all three at the end",
@@ -148,7 +196,12 @@ fn leeway() -> Vec<Row> {
         ("iat", format!("{}.123456789", NOW - 60), Ok(())),
         ("nbf", "1.7E+9".into(), Ok(())),
     ] {
-        rows.push(row("J16", format!("{name} {raw}, now {NOW}"), token(claims().with(name, &raw)), expected));
+        rows.push(row(
+            "J16",
+            format!("{name} {raw}, now {NOW}"),
+            token(claims().with(name, &raw)),
+            expected,
+        ));
     }
     rows
 }
@@ -156,7 +209,9 @@ fn leeway() -> Vec<Row> {
 /// The default `max_lifetime` of 24 h, which bounds `exp` from above.
 fn lifetime(iss: &str) -> Vec<Row> {
     let day = 86_400;
-    let life = |iat: i64, exp: i64| token(Members::claims(iss).with("iat", &at(iat)).with("exp", &at(exp)));
+    let life = |iat: i64, exp: i64| {
+        token(Members::claims(iss).with("iat", &at(iat)).with("exp", &at(exp)))
+    };
     vec![
         row("J16", "a life of 24 h", life(-60, day - 60), Ok(())),
         row("J16", "a life of 24 h and 1 s", life(-60, day - 59), INVALID),
@@ -175,13 +230,24 @@ fn gate(options: &str) -> Gate {
 }
 
 fn no_leeway() -> Table {
-    let with = |name: &str, raw: String| token(Members::claims("https://a.example").with(name, &raw));
+    let with =
+        |name: &str, raw: String| token(Members::claims("https://a.example").with(name, &raw));
     let rows = vec![
         row("J16", "leeway 0: exp is now", with("exp", at(0)), EXPIRED),
         row("J16", "leeway 0: exp was a second ago", with("exp", at(-1)), EXPIRED),
-        row("J16", "leeway 0: exp is a microsecond from now", with("exp", format!("{NOW}.000001")), Ok(())),
+        row(
+            "J16",
+            "leeway 0: exp is a microsecond from now",
+            with("exp", format!("{NOW}.000001")),
+            Ok(()),
+        ),
         row("J16", "leeway 0: nbf is now", with("nbf", at(0)), Ok(())),
-        row("J16", "leeway 0: nbf is a microsecond from now", with("nbf", format!("{NOW}.000001")), NOT_YET),
+        row(
+            "J16",
+            "leeway 0: nbf is a microsecond from now",
+            with("nbf", format!("{NOW}.000001")),
+            NOT_YET,
+        ),
         row("J16", "leeway 0: iat is now", with("iat", at(0)), Ok(())),
         row("J16", "leeway 0: iat is a second from now", with("iat", at(1)), NOT_YET),
     ];
@@ -190,12 +256,18 @@ fn no_leeway() -> Table {
 
 /// A maximum of ten minutes, and tokens without `iat`: their life counts from now.
 fn short_life() -> Table {
-    let bare = |exp: i64| token(Members::claims("https://a.example").without("iat").with("exp", &at(exp)));
+    let bare =
+        |exp: i64| token(Members::claims("https://a.example").without("iat").with("exp", &at(exp)));
     let rows = vec![
         row("J16", "no iat, ten minutes to go", bare(600), Ok(())),
         row("J16", "no iat, ten minutes and a second to go", bare(601), INVALID),
         row("J16", "no iat, expired", bare(-30), EXPIRED),
-        row("J13", "no iat, no exp", token(Members::claims("https://a.example").without("iat").without("exp")), INVALID),
+        row(
+            "J13",
+            "no iat, no exp",
+            token(Members::claims("https://a.example").without("iat").without("exp")),
+            INVALID,
+        ),
         row(
             "J15",
             "no iat is asked for, and one of the wrong type is refused",
@@ -214,11 +286,14 @@ fn the_lines_hold() {
 #[test]
 fn j16_the_leeway_is_bounded_by_the_configuration() {
     let policy = |leeway: &str| {
-        let issuer =
-            format!("{{ issuer: https://a.example, audiences: [x], algorithms: [EdDSA], jwks: {{ file: /k }}, {leeway} }}");
+        let issuer = format!(
+            "{{ issuer: https://a.example, audiences: [x], algorithms: [EdDSA], jwks: {{ file: /k }}, {leeway} }}"
+        );
         compile(&format!("issuers: [{issuer}]\nroutes: [{{ match: {{ paths: [/x], methods: [GET] }}, scopes: [] }}]\n")).map(drop)
     };
-    for good in ["leeway: 0s", "leeway: 60s", "leeway: 1m", "max_lifetime: 1ms", "max_lifetime: 31d"] {
+    for good in
+        ["leeway: 0s", "leeway: 60s", "leeway: 1m", "max_lifetime: 1ms", "max_lifetime: 31d"]
+    {
         assert_eq!(policy(good), Ok(()), "{good}");
     }
     for bad in [

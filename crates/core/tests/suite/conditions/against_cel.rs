@@ -36,7 +36,10 @@ fn text() -> BoxedStrategy<String> {
         "captures.team",
         "model",
     ]);
-    leaf.prop_recursive(2, 4, 2, |inner| (inner.clone(), inner).prop_map(|(a, b)| format!("({a} + {b})"))).boxed()
+    leaf.prop_recursive(2, 4, 2, |inner| {
+        (inner.clone(), inner).prop_map(|(a, b)| format!("({a} + {b})"))
+    })
+    .boxed()
 }
 
 fn list() -> BoxedStrategy<String> {
@@ -73,7 +76,8 @@ fn truth() -> BoxedStrategy<String> {
         (text(), relation, text()).prop_map(|(a, sign, b)| format!("{a} {sign} {b}")),
         (integer(), order, integer()).prop_map(|(a, sign, b)| format!("{a} {sign} {b}")),
         (text(), list()).prop_map(|(text, list)| format!("{text} in {list}")),
-        (text(), one_of(&["startsWith", "endsWith", "contains"]), text()).prop_map(|(a, method, b)| format!("{a}.{method}({b})")),
+        (text(), one_of(&["startsWith", "endsWith", "contains"]), text())
+            .prop_map(|(a, method, b)| format!("{a}.{method}({b})")),
         one_of(&[
             "has(principal.tenant)",
             "has(principal.client)",
@@ -85,15 +89,18 @@ fn truth() -> BoxedStrategy<String> {
             "'x-absent' in request.headers",
             "principal.claims.verified",
         ]),
-        (list(), one_of(&["exists", "all"]), text()).prop_map(|(list, each, text)| format!("{list}.{each}(x, x == {text})")),
-        (list(), one_of(&["exists", "all"]), list()).prop_map(|(list, each, other)| format!("{list}.{each}(x, x in {other})")),
+        (list(), one_of(&["exists", "all"]), text())
+            .prop_map(|(list, each, text)| format!("{list}.{each}(x, x == {text})")),
+        (list(), one_of(&["exists", "all"]), list())
+            .prop_map(|(list, each, other)| format!("{list}.{each}(x, x in {other})")),
     ];
     leaf.prop_recursive(4, 16, 3, |inner| {
         prop_oneof![
             inner.clone().prop_map(|a| format!("!({a})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} && {b})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
-            (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
         ]
     })
     .boxed()
@@ -122,12 +129,17 @@ struct Principal {
 fn context() -> Context<'static, 'static> {
     let mut context = Context::default();
     let headers = json!({ "x-team": "red", "x-model": "small" });
-    let request =
-        json!({ "method": "POST", "path": "/t/red/v1/chat", "segments": ["t", "red", "v1", "chat"], "headers": headers });
+    let request = json!({ "method": "POST", "path": "/t/red/v1/chat", "segments": ["t", "red", "v1", "chat"], "headers": headers });
     let org = json!({ "unit": "red", "path": ["a", "b"] });
-    let claims = Claims { department: "red", level: 3, verified: true, groups: ["red", "blue"], org };
-    let principal =
-        Principal { subject: "alice", tenant: "acme", roles: ["dev", "lead"], scopes: ["infer:text", "team:red"], claims };
+    let claims =
+        Claims { department: "red", level: 3, verified: true, groups: ["red", "blue"], org };
+    let principal = Principal {
+        subject: "alice",
+        tenant: "acme",
+        roles: ["dev", "lead"],
+        scopes: ["infer:text", "team:red"],
+        claims,
+    };
     context.add_variable("request", request).unwrap();
     context.add_variable("principal", principal).unwrap();
     context.add_variable("captures", json!({ "team": "red" })).unwrap();

@@ -52,7 +52,10 @@ fn what_is_wrong_is_told_with_its_line() {
         ("principal.roles.exists_one(r, true)", "only `has`, `all` and `exists`"),
         ("principal.roles.all(now, true)", "`now` already means something"),
         ("principal.roles.all(r, principal.roles.all(r, true))", "`r` already means something"),
-        ("principal.roles.all(a, principal.roles.all(b, principal.roles.all(c, true)))", "more than 2"),
+        (
+            "principal.roles.all(a, principal.roles.all(b, principal.roles.all(c, true)))",
+            "more than 2",
+        ),
         ("principal.subject.all(c, true)", "need a list, and this is text"),
         ("principal.roles.all(r, r)", "`all` needs a truth value, and this is text"),
         ("null == null", "`null` is not supported"),
@@ -71,7 +74,9 @@ fn what_is_wrong_is_told_with_its_line() {
     for (expression, expected) in rows {
         match compile(&policy(expression)) {
             Ok(_) => wrong.push(format!("{expression}: compiles")),
-            Err(errors) if errors.starts_with("line 12: routes[0].conditions[0]: ") && errors.contains(expected) => {}
+            Err(errors)
+                if errors.starts_with("line 12: routes[0].conditions[0]: ")
+                    && errors.contains(expected) => {}
             Err(errors) => wrong.push(format!("{expression}: {errors}")),
         }
     }
@@ -84,27 +89,43 @@ fn a_route_can_only_speak_of_what_it_has() {
     assert!(compile(public).unwrap_err().contains("the route is public: there is no `principal`"));
     let claims = "routes: [{ match: { paths: [/health] }, public: true, conditions: [\"'a' in principal.claims\"] }]";
     assert!(compile(claims).unwrap_err().contains("the route is public"));
-    let model =
-        format!("{ISSUER}routes: [{{ match: {{ methods: [GET], paths: [/x] }}, scopes: [], conditions: [\"model == 'a'\"] }}]");
+    let model = format!(
+        "{ISSUER}routes: [{{ match: {{ methods: [GET], paths: [/x] }}, scopes: [], conditions: [\"model == 'a'\"] }}]"
+    );
     assert!(compile(&model).unwrap_err().contains("the route has no `model`"));
     let preset = format!("{ISSUER}routes: [{{ preset: vllm, conditions: [\"model == 'a'\"] }}]");
     assert!(compile(&preset).unwrap_err().contains("the route has no `model`"));
-    let preset = format!("{ISSUER}routes: [{{ preset: vllm, conditions: [\"now.getHours() >= 8\"] }}]");
+    let preset =
+        format!("{ISSUER}routes: [{{ preset: vllm, conditions: [\"now.getHours() >= 8\"] }}]");
     assert!(compile(&preset).is_ok());
 }
 
 #[test]
 fn a_name_and_a_message_are_checked_and_the_place_is_told() {
     let with = |conditions: &str| {
-        format!("{ISSUER}routes:\n  - match: {{ methods: [GET], paths: [/x] }}\n    scopes: []\n    conditions:\n{conditions}")
+        format!(
+            "{ISSUER}routes:\n  - match: {{ methods: [GET], paths: [/x] }}\n    scopes: []\n    conditions:\n{conditions}"
+        )
     };
-    let two = with("      - { name: a, expression: 'true' }\n      - { name: a, expression: 'false' }\n");
-    assert!(compile(&two).unwrap_err().contains("line 13: routes[0].conditions[1].name: two conditions have this name"));
+    let two =
+        with("      - { name: a, expression: 'true' }\n      - { name: a, expression: 'false' }\n");
+    assert!(
+        compile(&two)
+            .unwrap_err()
+            .contains("line 13: routes[0].conditions[1].name: two conditions have this name")
+    );
     let empty = with("      - { name: '', expression: 'true', message: \"a\\nb\" }\n");
     let errors = compile(&empty).unwrap_err();
-    assert!(errors.contains("`name` is 1 to 256") && errors.contains("`message` is 1 to 256"), "{errors}");
+    assert!(
+        errors.contains("`name` is 1 to 256") && errors.contains("`message` is 1 to 256"),
+        "{errors}"
+    );
     let wrong = with("      - 'true'\n      - name: b\n        expression: nobody\n");
-    assert!(compile(&wrong).unwrap_err().contains("line 14: routes[0].conditions[1].expression: `nobody` is not known"));
+    assert!(
+        compile(&wrong)
+            .unwrap_err()
+            .contains("line 14: routes[0].conditions[1].expression: `nobody` is not known")
+    );
     assert!(compile(&with("      - { name: b }\n")).unwrap_err().contains("expression"));
     assert!(compile(&with("      - 5\n")).unwrap_err().contains("an expression, or"));
     let many = with(&"      - 'true'\n".repeat(17));
@@ -122,9 +143,14 @@ fn no_expression_of_any_shape_needs_a_large_stack() {
             }
         };
         for times in [1, 2, 10, 15, 30, 60, 120] {
-            for (open, close) in
-                [("!", ""), ("(", ")"), ("true && ", ""), ("true || ", ""), ("true ? true : ", ""), ("[1].all(x, ", ")")]
-            {
+            for (open, close) in [
+                ("!", ""),
+                ("(", ")"),
+                ("true && ", ""),
+                ("true || ", ""),
+                ("true ? true : ", ""),
+                ("[1].all(x, ", ")"),
+            ] {
                 run(format!("{}true{}", open.repeat(times), close.repeat(times)));
             }
             for chain in ["1 + ", "-"] {

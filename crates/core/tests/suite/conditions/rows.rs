@@ -12,7 +12,11 @@ fn hold(asked: &Asked, rows: &[(&str, &str)]) {
                 Err(cause) if cause.ends_with("is not true") => "false".to_owned(),
                 Err(cause) => cause.rsplit_once("no value: ").expect("no other cause").1.to_owned(),
             };
-            let fits = if *expected == "true" || *expected == "false" { found == *expected } else { found.contains(expected) };
+            let fits = if *expected == "true" || *expected == "false" {
+                found == *expected
+            } else {
+                found.contains(expected)
+            };
             (!fits).then(|| format!("{expression}: expected {expected}, came to {found}"))
         })
         .collect();
@@ -76,13 +80,22 @@ fn claims_are_taken_for_what_they_hold() {
             ("principal.claims.absent != 'red'", "`principal.claims.absent` is missing"),
             ("principal.claims.nothing == 'red'", "`principal.claims.nothing` is missing"),
             ("has(principal.claims.nothing) || has(principal.claims.absent)", "false"),
-            ("has(principal.claims.org.unit) && !has(principal.claims.org.head) && !has(principal.claims.absent.x)", "true"),
+            (
+                "has(principal.claims.org.unit) && !has(principal.claims.org.head) && !has(principal.claims.absent.x)",
+                "true",
+            ),
             ("has(principal.claims.department.x)", "not of the type"),
             ("'department' in principal.claims && !('absent' in principal.claims)", "true"),
-            ("principal.claims.level == 3 && principal.claims.level >= 2 && principal.claims.level + 1 == 4", "true"),
+            (
+                "principal.claims.level == 3 && principal.claims.level >= 2 && principal.claims.level + 1 == 4",
+                "true",
+            ),
             ("principal.claims.level == '3'", "not of the type"),
             ("principal.claims.level != '3'", "not of the type"),
-            ("principal.claims.share < 1 && principal.claims.share > 0 && principal.claims.share != 0", "true"),
+            (
+                "principal.claims.share < 1 && principal.claims.share > 0 && principal.claims.share != 0",
+                "true",
+            ),
             ("principal.claims.share + 1 > 0", "not of the type"),
             ("principal.claims.verified", "true"),
             ("principal.claims.verified == true && !!principal.claims.verified", "true"),
@@ -97,7 +110,10 @@ fn claims_are_taken_for_what_they_hold() {
             ("'blue' in principal.claims.mixed", "not of the type"),
             ("'unit' in principal.claims.org && !('head' in principal.claims.org)", "true"),
             ("'red' in principal.claims.department", "not of the type"),
-            ("principal.claims.org.unit == 'red' && principal.claims.org['path'][1] == 'b'", "true"),
+            (
+                "principal.claims.org.unit == 'red' && principal.claims.org['path'][1] == 'b'",
+                "true",
+            ),
             ("principal.claims.org.path[2] == 'b'", "no element 2"),
             ("principal.claims.groups[0] == 'red' && size(principal.claims.groups) == 2", "true"),
             ("principal.claims.groups == principal.claims.groups", "not of the type"),
@@ -127,19 +143,31 @@ fn operators_and_functions_are_those_of_cel() {
             ("1 % size('') == 1", "out of bounds"),
             ("'a' + 'b' == 'ab' && ('team:' + captures.team) in principal.scopes", "true"),
             ("'Alice' == 'alice'", "false"),
-            ("'abc'.startsWith('ab') && 'abc'.endsWith('bc') && 'abc'.contains('b') && ''.contains('')", "true"),
+            (
+                "'abc'.startsWith('ab') && 'abc'.endsWith('bc') && 'abc'.contains('b') && ''.contains('')",
+                "true",
+            ),
             ("size('\u{e9}\u{1f600}') == 2 && 'ab'.size() == 2 && ['a'].size() == 1", "true"),
-            ("principal.subject.matches('^al[a-i]ce$') && matches(principal.subject, 'lic')", "true"),
+            (
+                "principal.subject.matches('^al[a-i]ce$') && matches(principal.subject, 'lic')",
+                "true",
+            ),
             ("principal.subject.matches('^lic')", "false"),
             ("principal.subject.matches('^(?:bot|svc)-')", "false"),
-            ("principal.roles.exists(r, r == 'lead') && principal.roles.all(r, size(r) > 2)", "true"),
+            (
+                "principal.roles.exists(r, r == 'lead') && principal.roles.all(r, size(r) > 2)",
+                "true",
+            ),
             ("principal.roles.exists(r, principal.scopes.exists(s, s == 'team:' + r))", "false"),
             ("['a', 'b'].all(x, x in ['a', 'b', 'c'])", "true"),
             ("cidr('10.0.0.0/8').containsIP(request.address)", "true"),
             ("cidr('fd00::/8').containsIP(request.address)", "false"),
             ("cidr('10.0.0.0/8').containsIP(principal.subject)", "not of the type"),
             ("now.getDayOfWeek() == 2 && now.getHours() == 22 && now.getMinutes() == 13", "true"),
-            ("now.getHours('Europe/Berlin') == 23 && now.getHours('-03:30') == 18 && now.getDate('+02:00') == 15", "true"),
+            (
+                "now.getHours('Europe/Berlin') == 23 && now.getHours('-03:30') == 18 && now.getDate('+02:00') == 15",
+                "true",
+            ),
             ("now.getDayOfWeek() in [1, 2, 3, 4, 5]", "true"),
             ("now.getHours() * 60 + now.getMinutes() >= 22 * 60 + 13", "true"),
         ],
@@ -151,13 +179,28 @@ fn what_is_not_known_denies() {
     let asked = Asked { address: None, ..Asked::new() };
     hold(
         &asked,
-        &[("cidr('0.0.0.0/0').containsIP(request.address)", "`request.address` is missing"), ("has(request.address)", "false")],
+        &[
+            ("cidr('0.0.0.0/0').containsIP(request.address)", "`request.address` is missing"),
+            ("has(request.address)", "false"),
+        ],
     );
     let mut twice = Asked::new();
     twice.headers.push(("X-Team".into(), "blue".into()));
-    hold(&twice, &[("request.headers['x-team'] == 'red'", "more than once"), ("'x-team' in request.headers", "more than once")]);
+    hold(
+        &twice,
+        &[
+            ("request.headers['x-team'] == 'red'", "more than once"),
+            ("'x-team' in request.headers", "more than once"),
+        ],
+    );
     let mapped = Asked { address: Some("::ffff:10.1.2.3".parse().unwrap()), ..Asked::new() };
-    hold(&mapped, &[("request.address == '10.1.2.3' && cidr('10.0.0.0/8').containsIP(request.address)", "true")]);
+    hold(
+        &mapped,
+        &[(
+            "request.address == '10.1.2.3' && cidr('10.0.0.0/8').containsIP(request.address)",
+            "true",
+        )],
+    );
 }
 
 #[test]
@@ -169,7 +212,10 @@ fn a_request_cannot_make_a_condition_expensive() {
         &asked,
         &[
             ("principal.claims.groups.all(a, a == 'x')", "true"),
-            ("principal.claims.groups.all(a, principal.claims.groups.all(b, a == b))", "too many steps"),
+            (
+                "principal.claims.groups.all(a, principal.claims.groups.all(b, a == b))",
+                "too many steps",
+            ),
             ("principal.claims.groups.all(a, !('y' in principal.claims.groups))", "too many steps"),
         ],
     );

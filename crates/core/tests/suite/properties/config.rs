@@ -49,8 +49,11 @@ fn check(text: &str) -> Result<(), String> {
     if errors.is_empty() {
         return Err("refused without an error".into());
     }
-    let lines = u64::try_from(text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count()).unwrap();
-    match errors.iter().find(|error| error.message.is_empty() || error.line.is_some_and(|line| line == 0 || line > lines + 1)) {
+    let lines =
+        u64::try_from(text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count()).unwrap();
+    match errors.iter().find(|error| {
+        error.message.is_empty() || error.line.is_some_and(|line| line == 0 || line > lines + 1)
+    }) {
         Some(error) => Err(format!("{error} ({lines} lines)")),
         None => Ok(()),
     }
@@ -58,9 +61,10 @@ fn check(text: &str) -> Result<(), String> {
 
 fn soup() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        "issuers:", "routes:", "limits:", "match:", "paths:", "- ", "  ", "\n", "\n  ", "\n- ", ": ", "[", "]", "{", "}", ",",
-        "'", "\"", "#", "&a ", "*a", "!!str ", "|", ">", "---\n", "...", "? ", "\t", "/v1", "${A}", "${B}", "${", "$${", "null",
-        "~", "true", "yes", "1", "-1", "1e999", ".nan", "0x1", "\u{e9}", "\u{0}", "\u{feff}", "<<: ", "any", "[[[[",
+        "issuers:", "routes:", "limits:", "match:", "paths:", "- ", "  ", "\n", "\n  ", "\n- ",
+        ": ", "[", "]", "{", "}", ",", "'", "\"", "#", "&a ", "*a", "!!str ", "|", ">", "---\n",
+        "...", "? ", "\t", "/v1", "${A}", "${B}", "${", "$${", "null", "~", "true", "yes", "1",
+        "-1", "1e999", ".nan", "0x1", "\u{e9}", "\u{0}", "\u{feff}", "<<: ", "any", "[[[[",
     ]);
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }

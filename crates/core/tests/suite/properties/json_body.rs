@@ -3,7 +3,9 @@
 
 use std::{borrow::Cow, fmt};
 
-use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -74,10 +76,18 @@ fn agrees(body: &[u8]) -> Result<(), String> {
         Ok(Members(members)) => members,
         // A number that no double holds is JSON all the same; our reader reads no numbers.
         Err(error) if error.to_string().starts_with("number out of range") => return Ok(()),
-        Err(error) => return if ours == Err(Reason::MalformedRequest) { Ok(()) } else { Err(format!("{ours:?}, but {error}")) },
+        Err(error) => {
+            return if ours == Err(Reason::MalformedRequest) {
+                Ok(())
+            } else {
+                Err(format!("{ours:?}, but {error}"))
+            };
+        }
     };
-    let models: Vec<&Value> = members.iter().filter(|(key, _)| key == "model").map(|(_, value)| value).collect();
-    let repeated = (1..members.len()).any(|at| members[..at].iter().any(|(key, _)| *key == members[at].0));
+    let models: Vec<&Value> =
+        members.iter().filter(|(key, _)| key == "model").map(|(_, value)| value).collect();
+    let repeated =
+        (1..members.len()).any(|at| members[..at].iter().any(|(key, _)| *key == members[at].0));
     let case = members.iter().any(|(key, _)| key != "model" && key.eq_ignore_ascii_case("model"));
     let expected = match models.as_slice() {
         _ if repeated || case || members.len() > 256 => Err(Reason::MalformedRequest),
@@ -103,7 +113,14 @@ fn depth(value: &Value) -> usize {
 }
 
 fn key() -> impl Strategy<Value = String> {
-    let alike = prop::sample::select(vec!["Model", "MODEL", "mode\u{142}", "model ", "model\u{0}", "mod\u{e9}l"]);
+    let alike = prop::sample::select(vec![
+        "Model",
+        "MODEL",
+        "mode\u{142}",
+        "model ",
+        "model\u{0}",
+        "mod\u{e9}l",
+    ]);
     prop_oneof![
         4 => prop::sample::select(vec!["model", "messages", "n", "a", "session", ""]).prop_map(str::to_owned),
         1 => alike.prop_map(str::to_owned),
@@ -133,18 +150,19 @@ fn value() -> impl Strategy<Value = Value> {
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let name = prop_oneof![Just("qwen".to_owned()), any::<String>()];
     let model = prop_oneof![6 => name.prop_map(|name| Some(Value::from(name))), 1 => value().prop_map(Some), 1 => Just(None)];
-    let other =
-        prop_oneof![9 => prop::sample::select(vec!["messages", "n", "a", "session", ""]).prop_map(str::to_owned), 1 => key()];
-    (prop::collection::vec((other, value()), 0..5), model, 0..3u8).prop_map(|(members, model, style)| {
-        let mut object: Map<String, Value> = members.into_iter().collect();
-        object.extend(model.map(|model| ("model".to_owned(), model)));
-        let value = Value::Object(object);
-        match style {
-            0 => serde_json::to_vec(&value).unwrap(),
-            1 => serde_json::to_vec_pretty(&value).unwrap(),
-            _ => escaped(&value).into_bytes(),
-        }
-    })
+    let other = prop_oneof![9 => prop::sample::select(vec!["messages", "n", "a", "session", ""]).prop_map(str::to_owned), 1 => key()];
+    (prop::collection::vec((other, value()), 0..5), model, 0..3u8).prop_map(
+        |(members, model, style)| {
+            let mut object: Map<String, Value> = members.into_iter().collect();
+            object.extend(model.map(|model| ("model".to_owned(), model)));
+            let value = Value::Object(object);
+            match style {
+                0 => serde_json::to_vec(&value).unwrap(),
+                1 => serde_json::to_vec_pretty(&value).unwrap(),
+                _ => escaped(&value).into_bytes(),
+            }
+        },
+    )
 }
 
 /// JSON with every character of every string as `\uXXXX`.
@@ -155,9 +173,14 @@ fn escaped(value: &Value) -> String {
     };
     match value {
         Value::String(string) => text(string),
-        Value::Array(items) => format!("[{}]", items.iter().map(escaped).collect::<Vec<_>>().join(" , ")),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(escaped).collect::<Vec<_>>().join(" , "))
+        }
         Value::Object(members) => {
-            let members: Vec<String> = members.iter().map(|(key, value)| format!("{} :{}", text(key), escaped(value))).collect();
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{} :{}", text(key), escaped(value)))
+                .collect();
             format!("{{{}}}", members.join(","))
         }
         other => other.to_string(),
@@ -195,15 +218,17 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
     let between = prop_oneof![12 => Just(","), 1 => Just(""), 1 => Just(",,"), 1 => Just(" "), 1 => Just("}{")];
     let open = prop_oneof![12 => Just("{"), 1 => Just("["), 1 => Just("\u{feff}{"), 1 => Just(" \n{"), 1 => Just("")];
     let close = prop_oneof![12 => Just("}"), 1 => Just("]"), 1 => Just("} "), 1 => Just("}\0"), 1 => Just("}x"), 1 => Just("")];
-    (open, prop::collection::vec((member, between), 0..4), close).prop_map(|(open, members, close)| {
-        let mut text = open.to_owned();
-        for (at, (member, between)) in members.iter().enumerate() {
-            text.push_str(if at == 0 { "" } else { between });
-            text.push_str(member);
-        }
-        text.push_str(close);
-        text.into_bytes()
-    })
+    (open, prop::collection::vec((member, between), 0..4), close).prop_map(
+        |(open, members, close)| {
+            let mut text = open.to_owned();
+            for (at, (member, between)) in members.iter().enumerate() {
+                text.push_str(if at == 0 { "" } else { between });
+                text.push_str(member);
+            }
+            text.push_str(close);
+            text.into_bytes()
+        },
+    )
 }
 
 /// A byte that JSON is made of, or any.
@@ -273,7 +298,8 @@ proptest! {
 #[test]
 fn depth_is_bounded_below_serde_json_s() {
     for levels in [1, 62, 63, 64, 65, 120, 127, 128, 10_000] {
-        let body = format!("{{\"model\":\"m\",\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let body =
+            format!("{{\"model\":\"m\",\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         // The object is the first level.
         let expected = if levels < 64 { Ok("m".to_owned()) } else { Err(Reason::MalformedRequest) };
         assert_eq!(read(body.as_bytes(), "/model"), expected, "{levels}");

@@ -65,7 +65,10 @@ fn ways(routes: &[Written]) -> Vec<Way> {
 }
 
 fn names(path: &str) -> Vec<String> {
-    path.split('/').filter_map(|part| part.strip_prefix('{')).map(|part| part.trim_end_matches(['*', '}']).to_owned()).collect()
+    path.split('/')
+        .filter_map(|part| part.strip_prefix('{'))
+        .map(|part| part.trim_end_matches(['*', '}']).to_owned())
+        .collect()
 }
 
 fn shapes(path: &str) -> Vec<Vec<Part>> {
@@ -92,7 +95,8 @@ fn walk(parts: &[Part], path: &str) -> Option<Vec<String>> {
     let mut rest = path.strip_prefix('/');
     for part in parts {
         let text = rest?;
-        let (segment, tail) = text.split_once('/').map_or((text, None), |(segment, tail)| (segment, Some(tail)));
+        let (segment, tail) =
+            text.split_once('/').map_or((text, None), |(segment, tail)| (segment, Some(tail)));
         rest = tail;
         match part {
             Part::Literal(literal) if literal == segment => {}
@@ -128,17 +132,31 @@ fn best<'a>(ways: &'a [Way], host: &str, path: &str) -> Option<(Place<'a>, Vec<S
 
 type Met = (String, BTreeMap<String, String>);
 
-fn expected(ways: &[Way], host: &str, raw: &str, decoded: &str, method: &str) -> Result<Met, Reason> {
+fn expected(
+    ways: &[Way],
+    host: &str,
+    raw: &str,
+    decoded: &str,
+    method: &str,
+) -> Result<Met, Reason> {
     let decode = |text: &String| String::from_utf8(percent_decoded(text)).unwrap();
     let (place, values, plain) = match (best(ways, host, raw), best(ways, host, decoded)) {
         (None, None) => return Err(Reason::NoRoute),
         (Some((place, values)), Some((other, plain))) if place == other => (place, values, plain),
         _ => return Err(Reason::MalformedRequest),
     };
-    let way = ways.iter().find(|way| (way.host, way.parts.as_slice()) == place && way.method == method).ok_or(Reason::NoRoute)?;
-    let captures = |values: Vec<String>| way.names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
+    let way = ways
+        .iter()
+        .find(|way| (way.host, way.parts.as_slice()) == place && way.method == method)
+        .ok_or(Reason::NoRoute)?;
+    let captures =
+        |values: Vec<String>| way.names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
     let taken = captures(values.iter().map(decode).collect());
-    if taken == captures(plain) { Ok((way.route.to_string(), taken)) } else { Err(Reason::MalformedRequest) }
+    if taken == captures(plain) {
+        Ok((way.route.to_string(), taken))
+    } else {
+        Err(Reason::MalformedRequest)
+    }
 }
 
 fn percent_decoded(text: &str) -> Vec<u8> {
@@ -188,15 +206,16 @@ fn route() -> impl Strategy<Value = Written> {
         2 => prop::sample::subsequence(vec!["h.example", "*.example", "*.h.example", "x.h.example", "example"], 1..3),
     ];
     let methods = prop::sample::subsequence(vec!["GET", "HEAD", "POST", "DELETE"], 1..3);
-    (hosts, methods, prop::collection::vec(pattern(), 1..4)).prop_map(|(hosts, methods, paths)| Written { hosts, methods, paths })
+    (hosts, methods, prop::collection::vec(pattern(), 1..4))
+        .prop_map(|(hosts, methods, paths)| Written { hosts, methods, paths })
 }
 
 /// Some of the letters and slashes as `%XX`.
 fn path() -> impl Strategy<Value = String> {
     let segment = prop::sample::select(vec!["a", "a", "b", "ab", "c", "abc"]);
     let letter = prop_oneof![6 => Just(0u8), 1 => Just(1), 1 => Just(2)];
-    (prop::collection::vec(segment, 0..5), prop::bool::ANY, prop::collection::vec(letter, 24)).prop_map(
-        |(segments, slash, how)| {
+    (prop::collection::vec(segment, 0..5), prop::bool::ANY, prop::collection::vec(letter, 24))
+        .prop_map(|(segments, slash, how)| {
             let mut path = format!("/{}", segments.join("/"));
             if slash && path.len() > 1 {
                 path.push('/');
@@ -211,8 +230,7 @@ fn path() -> impl Strategy<Value = String> {
                 }
             }
             encoded
-        },
-    )
+        })
 }
 
 proptest! {

@@ -16,7 +16,11 @@ fn tokens() -> Vec<(&'static str, String)> {
             Some(kid) => Members::header(alg, kid),
             None => Members::header(alg, "").without("kid"),
         };
-        signed(signer, header.json(), Members::claims(iss).without("jti").text("scope", "infer:text").json())
+        signed(
+            signer,
+            header.json(),
+            Members::claims(iss).without("jti").text("scope", "infer:text").json(),
+        )
     };
     vec![
         ("EdDSA", token("https://many.example", "EdDSA", Some("ed"), Signer::Ed)),
@@ -41,7 +45,12 @@ fn every_changed_character_is_noticed() {
         // All 64 at every place of the quick ones, a few of the others.
         let step = if matches!(name, "EdDSA" | "HS256") { 1 } else { 13 };
         for at in 0..token.len() {
-            for with in ALPHABET.iter().skip(at % step).step_by(step).filter(|byte| **byte != token.as_bytes()[at]) {
+            for with in ALPHABET
+                .iter()
+                .skip(at % step)
+                .step_by(step)
+                .filter(|byte| **byte != token.as_bytes()[at])
+            {
                 let mut changed = token.clone().into_bytes();
                 changed[at] = *with;
                 let changed = String::from_utf8(changed).unwrap();
@@ -79,14 +88,23 @@ fn a_cut_filled_or_mixed_token_is_refused() {
         for at in 0..token.len() {
             assert!(!accepted(&gate, &token[..at]), "{name}: cut at {at}");
             assert!(!accepted(&gate, &token[at + 1..]), "{name}: without its first {at}");
-            assert!(!accepted(&gate, &format!("{}{}", &token[..at], &token[at + 1..])), "{name}: without {at}");
+            assert!(
+                !accepted(&gate, &format!("{}{}", &token[..at], &token[at + 1..])),
+                "{name}: without {at}"
+            );
             for with in ["A", "_", ".", "="] {
-                assert!(!accepted(&gate, &format!("{}{with}{}", &token[..at], &token[at..])), "{name}: `{with}` at {at}");
+                assert!(
+                    !accepted(&gate, &format!("{}{with}{}", &token[..at], &token[at..])),
+                    "{name}: `{with}` at {at}"
+                );
             }
             if at > 0 && token.as_bytes()[at] != token.as_bytes()[at - 1] {
                 let mut swapped = token.clone().into_bytes();
                 swapped.swap(at, at - 1);
-                assert!(!accepted(&gate, std::str::from_utf8(&swapped).unwrap()), "{name}: {at} and the one before");
+                assert!(
+                    !accepted(&gate, std::str::from_utf8(&swapped).unwrap()),
+                    "{name}: {at} and the one before"
+                );
             }
         }
         assert!(!accepted(&gate, &format!("{token}A")), "{name}: one more");
@@ -95,7 +113,8 @@ fn a_cut_filled_or_mixed_token_is_refused() {
     for (a, (_, header)) in tokens.iter().enumerate() {
         for (b, (_, payload)) in tokens.iter().enumerate() {
             for (c, (_, signature)) in tokens.iter().enumerate() {
-                let mixed = format!("{}.{}.{}", parts(header)[0], parts(payload)[1], parts(signature)[2]);
+                let mixed =
+                    format!("{}.{}.{}", parts(header)[0], parts(payload)[1], parts(signature)[2]);
                 // Two tokens of one issuer have the same claims, and with them the same payload.
                 let whole = a == c && parts(header)[1] == parts(payload)[1];
                 assert_eq!(accepted(&gate, &mixed), whole, "{a} {b} {c}");
@@ -171,5 +190,8 @@ static GATE: std::sync::LazyLock<Gate> = std::sync::LazyLock::new(Gate::standard
 
 /// Each token with its principal.
 static TOKENS: std::sync::LazyLock<Vec<(String, String)>> = std::sync::LazyLock::new(|| {
-    tokens().into_iter().map(|(_, token)| (token.clone(), format!("{:?}", GATE.principal(&token)))).collect()
+    tokens()
+        .into_iter()
+        .map(|(_, token)| (token.clone(), format!("{:?}", GATE.principal(&token))))
+        .collect()
 });
