@@ -30,7 +30,7 @@ use tollgate::store::{
     StoreConfig, open,
 };
 use tollgate_core::{
-    limit::Demands,
+    admission::Demands,
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -236,7 +236,7 @@ async fn millions(server: &Server, rounds: u64) {
                 for demands in checks.iter().cycle().take(100 * CREDENTIALS) {
                     assert!(matches!(
                         store.admit(demands).await,
-                        Ok(tollgate_core::limit::Answers::Counted(_))
+                        Ok(tollgate_core::admission::Answers::Counted(_))
                     ));
                 }
                 let spent = (on_core("/proc/thread-self/schedstat") - before) * 1000.0;

@@ -21,7 +21,7 @@ use http::{
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde_json::json;
-use tollgate_core::{limit::Outage, revocation::Target, secret::Secret, time::Span};
+use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time::Span};
 
 pub use self::auth::{MIN_TOKEN, check_token};
 use self::{

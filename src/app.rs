@@ -15,8 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    authn::{issuer::KeySource, jwks::KeySet},
-    decision::{Denial, Reason},
+    credential::jwt::{issuer::KeySource, key_set::KeySet},
+    denial::{Denial, Reason},
     policy::Policy,
     secret::Secret,
     time::Span,

@@ -14,9 +14,9 @@ mod spec;
 mod values;
 
 use tollgate_core::{
+    admission::Outage,
     check::{Prepared, prepare},
     decision::Outcome,
-    limit::Outage,
     revocation::Target,
     snapshot::Snapshot,
     time::Timestamp,

@@ -6,13 +6,14 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tollgate_core::{
-    authn::Credential,
+    admission::{Answers, Outage},
     check::{Pending, Prepared, prepare_watched, prepare_with},
+    credential::Credential,
     decision::{
-        Decision, Denial, Failure, Outcome, Reason,
+        Decision, Failure, Outcome,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
-    limit::{Answers, Outage},
+    denial::{Denial, Reason},
     request::{Headers, RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,

@@ -6,16 +6,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
-    authn::issuer::IssuerConfig,
-    authz::{
-        category::CategoryConfig,
-        model::{ModelConfig, TierConfig},
-    },
     config::{ConfigError, Document, Errors, Path},
+    credential::jwt::issuer::IssuerConfig,
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
     revocation::RevocationConfig,
     route::RouteEntry,
+    rule::{
+        category::CategoryConfig,
+        model::{ModelConfig, TierConfig},
+    },
     secret::SecretSource,
     time::Span,
 };

@@ -27,8 +27,8 @@ use std::{
 
 use tokio::task::AbortHandle;
 use tollgate_core::{
-    authn::{issuer::Issuer, jwks::KeySet},
     config::{Errors, Path},
+    credential::jwt::{issuer::Issuer, key_set::KeySet},
 };
 
 use self::{

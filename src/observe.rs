@@ -19,9 +19,9 @@ use std::{
 
 use http::HeaderMap;
 use tollgate_core::{
+    admission::Outage,
     check::Step,
     decision::{Decision, Outcome},
-    limit::Outage,
     request::{Headers, RawRequest},
     text::hex_128,
     time::Timestamp,
@@ -162,7 +162,7 @@ impl<'a> CheckRecord<'a> {
     }
 
     /// Whether the audit log has room for this check. Where it has none and the policy says `on_full: deny`, the check must be denied with
-    /// [`tollgate_core::decision::Reason::Overloaded`] before the store is asked.
+    /// [`tollgate_core::denial::Reason::Overloaded`] before the store is asked.
     pub fn has_room(&self) -> bool {
         self.has_room
     }

@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    limit::{Answers, Demands, Outage},
+    admission::{Answers, Demands, Outage},
     revocation::Target,
 };
 

@@ -26,9 +26,13 @@ use quick_cache::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
-    authn::{Credential, Principal, jwks::KeySet, jwt::Refused},
     check::{self, Verified},
     config::{Errors, Path},
+    credential::{
+        Credential,
+        jwt::{Refused, key_set::KeySet},
+    },
+    identity::Principal,
     snapshot::Snapshot,
     time::{Span, Timestamp},
 };

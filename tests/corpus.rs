@@ -5,7 +5,7 @@ mod grpc;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use tollgate::case::{Case, CaseFile, Observed, Verdict, check};
-use tollgate_core::{decision::Reason, snapshot::Snapshot};
+use tollgate_core::{denial::Reason, snapshot::Snapshot};
 
 /// A row with what it is asked against.
 pub(crate) struct Row {

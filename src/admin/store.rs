@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use tollgate_core::{limit::Outage, revocation::Target, time::Timestamp};
+use tollgate_core::{admission::Outage, revocation::Target, time::Timestamp};
 
 use super::{Listed, Page, Revocation, Revocations};
 use crate::store::{self, InvalidRevocation, PAGE_MAX, Store};

@@ -5,11 +5,11 @@ use std::{cell::RefCell, collections::HashMap, sync::Arc};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tollgate_core::{
-    authn::{
-        issuer::{Issuer, KeySource},
-        jwks::KeySet,
-    },
     config::{ConfigError, Document, Errors, Path},
+    credential::jwt::{
+        issuer::{Issuer, KeySource},
+        key_set::KeySet,
+    },
     policy::Policy,
     revocation::{Target, token_digest},
     secret::{Secret, SecretSource},

@@ -15,8 +15,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, EncodingKey, jwk::Jwk};
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    authn::issuer::{AlgorithmName, is_symmetric},
     config::{Errors, Path},
+    credential::jwt::issuer::{AlgorithmName, is_symmetric},
     secret::SecretSource,
 };
 

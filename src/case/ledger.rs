@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use tollgate_core::{
-    authn::Principal,
+    admission::{Answers, Demands, Outage},
     check::Pending,
     decision::Outcome,
-    limit::{Answers, BucketId, Charge, Demands, Outage, Verdict, reference},
+    identity::Principal,
+    limit::{BucketId, Charge, Verdict, reference},
     route::OnOutage,
     time::Timestamp,
 };

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value, json};
-use tollgate_core::{authn::issuer::AlgorithmName, time::Timestamp};
+use tollgate_core::{credential::jwt::issuer::AlgorithmName, time::Timestamp};
 
 use super::{
     keys::{Keys, SigningKey, pem},

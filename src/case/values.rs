@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Number, Value};
 use tollgate_core::{
-    limit::Outage,
+    admission::Outage,
     time::{Span, Timestamp},
 };
 

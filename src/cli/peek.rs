@@ -5,12 +5,11 @@ use std::cmp::Ordering;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use tollgate_core::{
-    authn::{
+    credential::{
         self,
-        issuer::Issuers,
-        jwt::{self, Check},
+        jwt::{self, Check, issuer::Issuers},
     },
-    decision::Reason,
+    denial::Reason,
     request::Headers,
     time::Timestamp,
 };
@@ -40,7 +39,7 @@ pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
     let value = format!("Bearer {token}");
     let mut headers = Headers::default();
     headers.push("authorization", value.as_bytes());
-    let credential = match authn::extract(&headers) {
+    let credential = match credential::extract(&headers) {
         Ok(credential) => credential,
         Err(denial) => return Some(denial.cause.into_owned()),
     };

@@ -26,7 +26,7 @@ use http::{Method, Request, header};
 use http_body::Body;
 use http_body_util::Full;
 use tollgate_core::{
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     time::Span,
 };
 

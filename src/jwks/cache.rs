@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tollgate_core::authn::jwks::MAX_BYTES;
+use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
 use super::file::{self, FileError};
 

@@ -27,7 +27,7 @@ use tokio::{
     sync::OnceCell,
 };
 use tokio_rustls::TlsConnector;
-use tollgate_core::authn::jwks::MAX_BYTES;
+use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
 use super::{
     file::{self, FileError},

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use thiserror::Error;
 use tollgate_core::{
-    authn::jwks::{KeySet, KeySetError, MAX_BYTES, Skipped},
+    credential::jwt::key_set::{KeySet, KeySetError, MAX_BYTES, Skipped},
     secret::Secret,
 };
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jsonwebtoken::Algorithm;
 use tollgate_core::{
-    authn::issuer::{Issuer, JwksConfig, KeySource},
+    credential::jwt::issuer::{Issuer, JwksConfig, KeySource},
     secret::{Secret, SecretSource},
 };
 

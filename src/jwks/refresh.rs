@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
-use tollgate_core::authn::jwks::{KeySet, Skipped};
+use tollgate_core::credential::jwt::key_set::{KeySet, Skipped};
 
 use super::{
     OnChange, Timing,

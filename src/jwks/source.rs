@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tokio::{sync::watch, time::Instant};
-use tollgate_core::authn::jwks::{KeySet, Skipped};
+use tollgate_core::credential::jwt::key_set::{KeySet, Skipped};
 
 use super::hints::Hints;
 

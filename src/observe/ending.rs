@@ -1,7 +1,8 @@
 //! How a check ended, as the two words that metrics and audit lines share.
 
 use tollgate_core::{
-    decision::{Decision, Outcome, Reason},
+    decision::{Decision, Outcome},
+    denial::Reason,
     route::OnOutage,
 };
 

@@ -15,9 +15,10 @@ use arc_swap::ArcSwap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
-    authn::Principal,
+    admission::Outage,
     config::{Errors, Path},
-    limit::{LimitStatus, Outage},
+    identity::Principal,
+    limit::LimitStatus,
     policy::Policy,
     time::Timestamp,
 };
@@ -299,7 +300,7 @@ impl Durations {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::{config::Document, decision::Reason, limit::Verdict, policy::PolicyConfig};
+    use tollgate_core::{config::Document, denial::Reason, limit::Verdict, policy::PolicyConfig};
 
     use super::*;
 

@@ -13,7 +13,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tollgate_core::authn::Principal;
+use tollgate_core::identity::Principal;
 
 /// Longest label, in bytes. A subject comes from a token and may be a kilobyte long.
 const MAX_LABEL: usize = 128;

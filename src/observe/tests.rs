@@ -8,11 +8,12 @@ use std::{
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate_core::{
-    authn::jwks::KeySet,
+    admission::Answers,
     check::{Prepared, prepare},
     config::{Document, Errors},
-    decision::{Denial, Reason},
-    limit::{Answers, Verdict},
+    credential::jwt::key_set::KeySet,
+    denial::{Denial, Reason},
+    limit::Verdict,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody},
     secret::Secret,

@@ -6,7 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate_core::{
-    limit::{Answers, Charge, Demands, Outage, Verdict},
+    admission::{Answers, Demands, Outage},
+    limit::{Charge, Verdict},
     time::Timestamp,
 };
 

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
-    limit::{Answers, Demands, Outage},
+    admission::{Answers, Demands, Outage},
     revocation::Target,
     time::Timestamp,
 };

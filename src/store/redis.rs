@@ -28,7 +28,7 @@ use futures_util::future::{BoxFuture, Either};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    limit::{Answers, Demands, Outage},
+    admission::{Answers, Demands, Outage},
     revocation::Target,
     time::Timestamp,
 };

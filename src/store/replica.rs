@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tollgate_core::{limit::Outage, revocation::Keys, time::Timestamp};
+use tollgate_core::{admission::Outage, revocation::Keys, time::Timestamp};
 
 use super::{
     Entry, Redis, Store as _,

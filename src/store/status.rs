@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tollgate_core::limit::Outage;
+use tollgate_core::admission::Outage;
 
 /// Whether a store is asked at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,11 @@ use std::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use tollgate_core::{
+    admission::Answers,
     check::{Prepared, prepare_with},
     config::Document,
-    decision::{Decision, Reason},
-    limit::Answers,
+    decision::Decision,
+    denial::Reason,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     revocation::Target,

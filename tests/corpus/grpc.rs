@@ -29,7 +29,7 @@ use tollgate::{
     store::{Admitted, Circuit, Page, Revocation, Status, Store},
 };
 use tollgate_core::{
-    limit::{Demands, Outage},
+    admission::{Demands, Outage},
     revocation::Target,
     route::OnOutage,
     snapshot::Snapshot,

@@ -1,6 +1,6 @@
 //! `docs/faq.md` says of every reason what happened and what to do.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{none, page};
 

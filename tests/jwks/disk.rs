@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tollgate_core::authn::issuer::Issuer;
+use tollgate_core::credential::jwt::issuer::Issuer;
 
 use super::{
     rig::{Rig, always, compile, eventually, issuer, jwks, keys_become, keys_end, kids},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tollgate_core::authn::jwks::{MAX_BYTES, MAX_KEYS};
+use tollgate_core::credential::jwt::key_set::{MAX_BYTES, MAX_KEYS};
 
 use super::{
     rig::{

@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use tollgate::jwks::{Engine, Source, Timing};
 use tollgate_core::{
-    authn::issuer::{Issuer, IssuerConfig, Issuers},
     config::{Errors, Path},
+    credential::jwt::issuer::{Issuer, IssuerConfig, Issuers},
 };
 
 /// Every wait ends by then; nothing here takes long unless it is broken.

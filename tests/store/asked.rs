@@ -6,10 +6,12 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate::store::Store;
 use tollgate_core::{
-    authn::{Principal, issuer::KeySource, jwks::KeySet},
+    admission::{Answers, Demands, Outage},
     check::{Prepared, prepare},
     config::{Document, Errors},
-    limit::{Answers, Charge, Demands, Outage, Verdict},
+    credential::jwt::{issuer::KeySource, key_set::KeySet},
+    identity::Principal,
+    limit::{Charge, Verdict},
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     secret::{Secret, SecretSource},

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{ACL_RULE, Memory, MemoryConfig, Redis, RedisConfig, Revocation, Store};
 use tollgate_core::{
-    limit::{Answers, Charge, Demands, Outage},
+    admission::{Answers, Demands, Outage},
+    limit::Charge,
     revocation::{Target, token_digest},
     secret::{Secret, SecretSource},
     time::{Span, Timestamp},

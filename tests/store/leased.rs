@@ -7,7 +7,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{self, RedisConfig, Revocation, Store, StoreConfig};
 use tollgate_core::{
-    limit::{Answers, Charge, Demands, Verdict, lease::Terms},
+    admission::{Answers, Demands},
+    limit::{Charge, Verdict, lease::Terms},
     revocation::Target,
     time::{Span, Timestamp},
 };

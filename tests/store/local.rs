@@ -9,8 +9,9 @@ use tollgate::store::{
     self, LocalConfig, LocalFallback, Opened, RedisConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    authn::Principal,
-    limit::{Answers, Outage, Verdict},
+    admission::{Answers, Outage},
+    identity::Principal,
+    limit::Verdict,
     revocation::Target,
     time::{Span, Timestamp},
 };

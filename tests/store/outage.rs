@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{Circuit, Redis, RedisConfig, Store};
 use tollgate_core::{
-    limit::{Answers, Outage},
+    admission::{Answers, Outage},
     time::Span,
 };
 

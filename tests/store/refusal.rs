@@ -8,7 +8,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{Redis, RedisConfig, Store};
 use tollgate_core::{
-    limit::{Charge, Outage},
+    admission::Outage,
+    limit::Charge,
     secret::{Secret, SecretSource},
 };
 

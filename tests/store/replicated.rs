@@ -11,8 +11,8 @@ use tollgate::store::{
     self, ACL_RULE, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    authn::Principal,
-    limit::{Answers, Demands},
+    admission::{Answers, Demands},
+    identity::Principal,
     revocation::Target,
     time::{Span, Timestamp},
 };

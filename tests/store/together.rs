@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tollgate::store::{Redis, Store as _};
-use tollgate_core::limit::{Answers, Charge, Outage, Verdict};
+use tollgate_core::{
+    admission::{Answers, Outage},
+    limit::{Charge, Verdict},
+};
 
 use super::{
     asked::{charge, charging, verdicts},

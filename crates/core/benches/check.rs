@@ -7,11 +7,13 @@ use std::{fmt::Write as _, sync::Arc};
 use divan::{AllocProfiler, Bencher, black_box};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use tollgate_core::{
-    authn::{Principal, jwks::KeySet},
+    admission::Answers,
     check::{Pending, Prepared, prepare, prepare_with},
     config::{Document, Errors},
+    credential::jwt::key_set::KeySet,
     decision::{Decision, answer},
-    limit::{Answers, Verdict},
+    identity::Principal,
+    limit::Verdict,
     policy::{Policy, PolicyConfig},
     request::{
         Headers, RawBody, RawRequest, Request,

@@ -12,9 +12,10 @@ use std::{hint::black_box, sync::Arc};
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tollgate_core::{
-    authn::{self, Principal, jwks::KeySet},
     check::{Prepared, prepare_with, verify},
     config::{Document, Errors},
+    credential::{self, jwt::key_set::KeySet},
+    identity::Principal,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     secret::Secret,

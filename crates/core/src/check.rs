@@ -3,17 +3,20 @@
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    authn::{
-        self, Credential, Principal,
+    admission::{Answers, Demands, Outage},
+    credential::{
+        self, Credential,
         jwt::{self, Refused},
     },
-    authz::{self, Asked, Permit},
     decision::{
-        Decision, Denial, Dialect, Evidence, Failure, Grant, Outcome, Reason,
+        Decision, Dialect, Evidence, Failure, Grant, Outcome,
         answer::{DECISION_ID, IDENTITY},
     },
-    limit::{Answers, Demands, LimitStatus, Outage, rate::Facts},
-    request::{RawRequest, Request, malformed},
+    denial::{Denial, Reason, malformed},
+    identity::Principal,
+    limit::{LimitStatus, rate::Facts},
+    permit::{self, Asked, Permit},
+    request::{RawRequest, Request},
     route::{OnOutage, Route},
     snapshot::Snapshot,
     time::{Span, Timestamp},
@@ -134,12 +137,12 @@ fn permit(
     passed(Step::Route);
     let asked = Asked { request: &request, captures: &captures, now };
     let permit = if route.public {
-        authz::open(route, asked)?
+        permit::open(route, asked)?
     } else {
         let principal = authenticate(&request, verify, evidence)?;
         let principal = &*evidence.principal.insert(principal);
         passed(Step::Authenticate);
-        authz::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
+        permit::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
     let facts = Facts {
@@ -161,7 +164,7 @@ fn authenticate(
     verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
 ) -> Result<Arc<Principal>, Denial> {
-    verify(authn::extract(&request.headers)?).map_err(|refused| {
+    verify(credential::extract(&request.headers)?).map_err(|refused| {
         evidence.failed_check = Some(refused.check);
         evidence.unknown_key = refused.unknown_key;
         *refused.denial

@@ -1,12 +1,16 @@
 //! What a check answers. There is no `Default` here: nothing that was skipped, cancelled or timed out can read as allow.
 
 pub mod answer;
-mod reason;
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-pub use self::reason::Reason;
-use crate::{authn::Principal, authz::Permit, limit::LimitStatus, route::Route, time::Span};
+use crate::{
+    denial::{Denial, Reason},
+    identity::Principal,
+    limit::LimitStatus,
+    permit::Permit,
+    route::Route,
+};
 
 /// The answer to one check.
 #[derive(Debug)]
@@ -33,65 +37,6 @@ impl Grant {
     /// What was authorized.
     pub fn permit(&self) -> &Permit {
         &self.permit
-    }
-}
-
-/// A refusal: its reason is for the client, its cause for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// The stable code, and with it the HTTP and gRPC status.
-    pub reason: Reason,
-    /// What exactly was wrong, for the audit line and `explain`. Never holds a secret.
-    pub cause: Cow<'static, str>,
-    /// The sentence for the client, where it can say more than the reason's own.
-    pub message: Option<String>,
-    /// The request's field at fault, OpenAI's `param`.
-    pub param: Option<String>,
-    /// The scopes that would have been needed (RFC 6750 section 3, attribute `scope`).
-    pub needed: Vec<String>,
-    /// When to come back.
-    pub retry_after: Option<Span>,
-}
-
-impl Denial {
-    /// A denial with the reason's standing text.
-    pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            cause: cause.into(),
-            message: None,
-            param: None,
-            needed: Vec::new(),
-            retry_after: None,
-        }
-    }
-
-    /// Says something more exact to the client.
-    #[must_use]
-    pub fn saying(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
-        self
-    }
-
-    /// Names the field at fault.
-    #[must_use]
-    pub fn about(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
-        self
-    }
-
-    /// Names the scopes that were missing.
-    #[must_use]
-    pub fn needing(mut self, scopes: impl IntoIterator<Item = String>) -> Self {
-        self.needed = scopes.into_iter().collect();
-        self
-    }
-
-    /// Says when to come back.
-    #[must_use]
-    pub fn after(mut self, span: Span) -> Self {
-        self.retry_after = Some(span);
-        self
     }
 }
 
@@ -129,11 +74,11 @@ pub struct Evidence {
     /// The shape of error bodies this client reads.
     pub dialect: Dialect,
     /// The check of the token that failed.
-    pub failed_check: Option<crate::authn::jwt::Check>,
+    pub failed_check: Option<crate::credential::jwt::Check>,
     /// The issuer (its index in the policy) whose key set does not know the token's key: worth a refresh.
     pub unknown_key: Option<usize>,
     /// The store could not be asked.
-    pub outage: Option<crate::limit::Outage>,
+    pub outage: Option<crate::admission::Outage>,
 }
 
 impl Evidence {

@@ -8,16 +8,22 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
-pub mod authn;
-pub mod authz;
+pub mod admission;
 pub mod check;
 pub mod config;
+pub mod credential;
 pub mod decision;
+pub mod denial;
+pub mod identity;
+mod json;
 pub mod limit;
+pub mod pattern;
+pub mod permit;
 pub mod policy;
 pub mod request;
 pub mod revocation;
 pub mod route;
+pub mod rule;
 pub mod secret;
 pub mod snapshot;
 pub mod text;

@@ -6,15 +6,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    authn::issuer::{IssuerConfig, Issuers},
-    authz::{
-        category::{Categories, CategoryConfig},
-        model::{ModelConfig, Models, TierConfig},
-    },
     config::{Errors, Path},
+    credential::jwt::issuer::{IssuerConfig, Issuers},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{Foreign, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
+    rule::{
+        category::{Categories, CategoryConfig},
+        model::{ModelConfig, Models, TierConfig},
+    },
     secret::SecretSource,
 };
 

@@ -15,7 +15,7 @@ pub use self::{
     host::Host,
     path::RequestPath,
 };
-use crate::decision::{Denial, Reason};
+use crate::denial::{Denial, malformed};
 
 /// A request as a front-end saw it: borrowed, nothing checked.
 #[derive(Debug)]
@@ -95,14 +95,10 @@ fn method(raw: &[u8]) -> Result<&str, Denial> {
     }
 }
 
-/// A 400 whose cause is for the operator and the client alike: it never holds the client's bytes.
-pub(crate) fn malformed(cause: &'static str) -> Denial {
-    Denial::new(Reason::MalformedRequest, cause).saying(format!("the request was refused: {cause}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::denial::Reason;
 
     fn raw(method: &'static str, scheme: &'static str) -> RawRequest<'static> {
         RawRequest {

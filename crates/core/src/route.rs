@@ -5,7 +5,6 @@
 //! denied, it never falls through to a wider route.
 
 mod compile;
-mod pattern;
 pub mod preset;
 mod table;
 
@@ -19,12 +18,12 @@ use serde::Deserialize;
 
 pub(crate) use self::compile::compile;
 use self::preset::PresetConfig;
-pub use self::{
-    pattern::{Captures, Pattern},
-    table::RouteTable,
-};
+pub use self::table::RouteTable;
 use crate::{
-    authz::{
+    denial::Denial,
+    limit::rate::RateLimit,
+    request::Request,
+    rule::{
         category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
         content::{Content, RaiseConfig},
@@ -33,9 +32,6 @@ use crate::{
         scope::ScopeRule,
         tool::McpConfig,
     },
-    decision::Denial,
-    limit::rate::RateLimit,
-    request::Request,
     secret::SecretSource,
 };
 

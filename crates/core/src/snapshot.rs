@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{authn::jwks::KeySet, policy::Policy, secret::Secret};
+use crate::{credential::jwt::key_set::KeySet, policy::Policy, secret::Secret};
 
 /// A policy with its keys.
 #[derive(Clone, Debug)]

@@ -4,9 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
 use tollgate_core::{
-    authn::{
+    credential::jwt::{
         issuer::{Issuer, JwksConfig, KeySource},
-        jwks::{KeySet, Skipped},
+        key_set::{KeySet, Skipped},
     },
     policy::Policy,
     secret::Secret,

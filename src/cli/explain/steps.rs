@@ -2,17 +2,21 @@
 
 use serde_json::{Value, json};
 use tollgate_core::{
-    authn::{self, Principal, jwt::Check},
-    authz::{
+    admission::{Demands, Outage},
+    check::{Prepared, prepare},
+    credential::{self, jwt::Check},
+    decision::{Decision, Evidence, Outcome},
+    denial::{Denial, Reason},
+    identity::Principal,
+    limit::Charge,
+    pattern::Captures,
+    request::Request as Parsed,
+    route::{OnOutage, Route},
+    rule::{
         condition::{Activation, Condition},
         model::ModelSource,
         scope::ScopeRule,
     },
-    check::{Prepared, prepare},
-    decision::{Decision, Denial, Evidence, Outcome, Reason},
-    limit::{Charge, Demands, Outage},
-    request::Request as Parsed,
-    route::{Captures, OnOutage, Route},
     time::{Span, Timestamp},
 };
 
@@ -198,7 +202,7 @@ impl Told<'_> {
             return Some(Stage::Transport);
         }
         let Ok((route, _)) = self.route(parsed) else { return Some(Stage::Route) };
-        if !route.public && authn::extract(&parsed.headers).is_err() {
+        if !route.public && credential::extract(&parsed.headers).is_err() {
             return Some(Stage::Credential);
         }
         if self.evidence.failed_check.is_some() {

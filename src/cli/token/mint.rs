@@ -12,7 +12,7 @@ use clap::Args;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    authn::issuer::{AlgorithmName, is_symmetric},
+    credential::jwt::issuer::{AlgorithmName, is_symmetric},
     revocation::hex,
     secret::Secret,
     time::{Span, Timestamp},
@@ -254,8 +254,11 @@ impl Kind {
             Self::Secret => {
                 let secret = argument::trimmed(file);
                 // The same bound that the gate holds its issuers to: a shorter secret would make tokens nobody accepts.
-                tollgate_core::authn::jwks::KeySet::from_secret(&Secret::new(secret), &[algorithm])
-                    .map_err(anyhow::Error::msg)?;
+                tollgate_core::credential::jwt::key_set::KeySet::from_secret(
+                    &Secret::new(secret),
+                    &[algorithm],
+                )
+                .map_err(anyhow::Error::msg)?;
                 return Ok(EncodingKey::from_secret(secret));
             }
         };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use tollgate_core::{
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     request::{Headers, RawBody, RawRequest},
 };
 

@@ -9,7 +9,7 @@ use http::{
     request::Parts,
 };
 use tollgate_core::{
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     request::{Headers, RawBody, RawRequest},
 };
 

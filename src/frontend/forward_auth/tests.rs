@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use http::{HeaderValue, Method, Request, request::Parts};
 use tollgate_core::{
     decision::{
-        Denial, Failure, Outcome, Reason,
+        Failure, Outcome,
         answer::{self, AllowedAnswer},
     },
+    denial::{Denial, Reason},
     limit::{LimitStatus, Verdict},
     request::{RawBody, RawRequest},
     secret::Secret,

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use tollgate_core::{
-    authn::Principal,
+    identity::Principal,
     text::{hex_128, is_printable_without},
 };
 

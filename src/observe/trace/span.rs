@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tollgate_core::{authn::Principal, check::Step, limit::Outage, route::Route, time::Timestamp};
+use tollgate_core::{
+    admission::Outage, check::Step, identity::Principal, route::Route, time::Timestamp,
+};
 
 use super::context::Parent;
 use crate::{

@@ -1,7 +1,7 @@
 use tollgate_core::{
+    admission::Outage,
     check::Step,
-    decision::Reason,
-    limit::Outage,
+    denial::Reason,
     time::{Span as Period, Timestamp},
 };
 

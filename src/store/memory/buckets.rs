@@ -8,8 +8,9 @@ mod table;
 use std::sync::{Mutex, PoisonError};
 
 use tollgate_core::{
+    admission::Outage,
     limit::{
-        Charge, Outage, Verdict,
+        Charge, Verdict,
         reference::{ask, untouched},
     },
     time::Timestamp,

@@ -8,7 +8,10 @@ use std::{
 use ::redis::Value;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tollgate_core::limit::{Answers, Charge, Demands, Outage, Verdict};
+use tollgate_core::{
+    admission::{Answers, Demands, Outage},
+    limit::{Charge, Verdict},
+};
 
 use super::{
     Redis,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ::redis::{RedisResult, aio::MultiplexedConnection};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
-use tollgate_core::limit::Outage;
+use tollgate_core::admission::Outage;
 
 use super::{
     link::Pulse,

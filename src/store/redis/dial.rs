@@ -21,7 +21,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    limit::{Charge, Demands, Outage},
+    admission::{Demands, Outage},
+    limit::Charge,
     secret::SecretSource,
 };
 

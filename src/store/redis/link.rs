@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_core::limit::Outage;
+use tollgate_core::admission::Outage;
 
 use super::{
     batch::Queue,

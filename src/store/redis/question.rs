@@ -3,7 +3,10 @@
 use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
-use tollgate_core::limit::{Answers, Demands, Verdict};
+use tollgate_core::{
+    admission::{Answers, Demands},
+    limit::Verdict,
+};
 
 use super::packed::Packed;
 

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
-use super::{Denial, Dialect, Evidence, Grant, Reason};
+use super::{Dialect, Evidence, Grant};
+use crate::denial::{Denial, Reason};
 use crate::{
-    authz::scope::ScopeRule, limit::LimitStatus, route::Route, secret::Secret, snapshot::Snapshot,
+    limit::LimitStatus, route::Route, rule::scope::ScopeRule, secret::Secret, snapshot::Snapshot,
     text::is_printable_without, time::Span,
 };
 

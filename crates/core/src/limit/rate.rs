@@ -10,9 +10,9 @@ use super::{
     lease::{LeaseConfig, Terms},
 };
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
+    identity::Principal,
     time::Span,
 };
 

@@ -13,8 +13,9 @@ pub use self::{
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };
-use super::{Headers, headers::Known, malformed};
-use crate::decision::{Denial, Reason};
+use super::{Headers, headers::Known};
+use crate::denial::malformed;
+use crate::denial::{Denial, Reason};
 
 /// The body as a front-end got it.
 #[derive(Clone, Copy, Debug)]

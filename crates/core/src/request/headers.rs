@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::malformed;
-use crate::decision::Denial;
+use crate::denial::Denial;
+use crate::denial::malformed;
 
 /// Every identity header starts like this, and no client may send one.
 pub const IDENTITY_PREFIX: &str = "x-tollgate-";

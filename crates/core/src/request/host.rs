@@ -1,8 +1,8 @@
 //! The host: compared in lower case, without port and trailing dot (CVE-2021-39155, CVE-2026-42273: case and port differed
 //! between the rule and the route).
 
-use super::malformed;
-use crate::decision::Denial;
+use crate::denial::Denial;
+use crate::denial::malformed;
 
 /// A normalised host name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
-use super::malformed;
-use crate::decision::Denial;
+use crate::denial::Denial;
+use crate::denial::malformed;
 
 /// A path that starts with `/` and has no ambiguous part.
 #[derive(Debug, PartialEq, Eq)]

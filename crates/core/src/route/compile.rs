@@ -4,19 +4,19 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Parts, Route, RouteConfig, RouteEntry, RouteTable,
-    pattern::Pattern,
     preset::{self, Preset, PresetConfig},
     table::HostPattern,
 };
+use crate::pattern::Pattern;
 use crate::{
-    authz::{
+    config::{Errors, Path},
+    limit::rate::RateLimit,
+    rule::{
         condition::{self, Condition},
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
     },
-    config::{Errors, Path},
-    limit::rate::RateLimit,
 };
 
 /// What the list `routes` comes to.

@@ -13,10 +13,10 @@ use thiserror::Error;
 
 pub(super) use self::expand::expand;
 pub use self::expand::{PresetConfig, PresetMatchConfig, PresetModelConfig};
-use super::pattern::Pattern;
+use crate::pattern::Pattern;
 use crate::{
-    authz::model::ModelSource,
     config::{ConfigError, Document},
+    rule::model::ModelSource,
 };
 
 /// Each preset's name and its text.

@@ -5,13 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::FixedState;
 
-use super::{
-    Route,
-    pattern::{Captures, Pattern, Segment},
-};
+use super::Route;
+use crate::pattern::{Captures, Pattern, Segment};
 use crate::{
-    decision::{Denial, Reason},
-    request::{Host, RequestPath, malformed, path::percent_decode},
+    denial::{Denial, Reason, malformed},
+    request::{Host, RequestPath, path::percent_decode},
 };
 
 /// A host in `match.hosts`.
@@ -283,8 +281,8 @@ impl Node {
 mod tests {
     use super::*;
     use crate::{
-        authz::{content::Content, scope::ScopeRule},
         route::OnOutage,
+        rule::{content::Content, scope::ScopeRule},
     };
 
     fn table(routes: &[(&str, &str, &[&str])]) -> RouteTable {

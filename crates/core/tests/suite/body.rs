@@ -8,7 +8,7 @@ mod models;
 mod readers;
 mod tools;
 
-use tollgate_core::{decision::Reason, request::RawBody};
+use tollgate_core::{denial::Reason, request::RawBody};
 
 use crate::{
     gate::{Answer, Gate, SECRET, compile},

@@ -1,7 +1,7 @@
 //! Prompt categories: what does not compile, how they get along with what else is read of a body, and what text is found.
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     body::{Bodies, errors, no},

@@ -7,9 +7,10 @@ mod rows;
 use std::{net::IpAddr, sync::Arc};
 
 use tollgate_core::{
-    authn::jwks::KeySet,
     check::{Prepared, prepare},
-    decision::{Decision, Reason},
+    credential::jwt::key_set::KeySet,
+    decision::Decision,
+    denial::Reason,
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     time::Timestamp,

@@ -7,17 +7,18 @@ use std::{
 };
 
 use tollgate_core::{
-    authn::{
-        Principal,
-        issuer::{AlgorithmName, KeySource},
-        jwks::KeySet,
-    },
     check::{Prepared, prepare},
     config::{Document, Errors},
+    credential::jwt::{
+        issuer::{AlgorithmName, KeySource},
+        key_set::KeySet,
+    },
     decision::{
-        Decision, Reason,
+        Decision,
         answer::{DeniedAnswer, denied},
     },
+    denial::Reason,
+    identity::Principal,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     secret::SecretSource,

@@ -2,7 +2,8 @@
 
 use tollgate_core::{
     check::{Prepared, prepare},
-    decision::{Decision, Reason},
+    decision::Decision,
+    denial::Reason,
     request::{Headers, RawBody, RawRequest},
     route::preset::{BodyKind, ModelPlace, Preset, names},
     snapshot::Snapshot,
@@ -23,7 +24,7 @@ issuers:
 
 fn snapshot(routes: &str) -> Snapshot {
     let policy = compile(&format!("{ISSUERS}{routes}")).unwrap_or_else(|errors| panic!("{errors}"));
-    let key = tollgate_core::authn::jwks::KeySet::from_secret(
+    let key = tollgate_core::credential::jwt::key_set::KeySet::from_secret(
         &tollgate_core::secret::Secret::new(SECRET),
         &policy.issuers.list()[0].algorithms,
     );
@@ -74,7 +75,8 @@ fn asked(
     };
     match prepare(snapshot, raw, Timestamp::from_secs(NOW)) {
         Prepared::Ask(pending) => {
-            let outcome = pending.conclude(Ok(tollgate_core::limit::Answers::Counted(Vec::new())));
+            let outcome =
+                pending.conclude(Ok(tollgate_core::admission::Answers::Counted(Vec::new())));
             Ok(outcome.evidence.route.unwrap().name.clone())
         }
         Prepared::Done(outcome) => match outcome.decision {

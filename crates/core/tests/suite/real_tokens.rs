@@ -1,7 +1,7 @@
 //! Tokens as issuers send them, each with the configuration it needs. The members are modelled on the vendors' own examples;
 //! the times are the test's, and so are the keys.
 
-use tollgate_core::{authn::Principal, revocation::sha256};
+use tollgate_core::{identity::Principal, revocation::sha256};
 
 use crate::{
     gate::Gate,

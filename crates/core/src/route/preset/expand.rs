@@ -7,7 +7,10 @@ use serde::Deserialize;
 
 use super::{AUDIO, BodyKind, MULTIMODAL, ModelPlace, Preset, PresetRoute};
 use crate::{
-    authz::{
+    config::{Errors, Path},
+    limit::rate::RateLimit,
+    route::{MatchConfig, OnOutage, RouteConfig},
+    rule::{
         category::CategoryRuleConfig,
         condition::ConditionConfig,
         content::RaiseConfig,
@@ -15,9 +18,6 @@ use crate::{
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
     },
-    config::{Errors, Path},
-    limit::rate::RateLimit,
-    route::{MatchConfig, OnOutage, RouteConfig},
     secret::SecretSource,
 };
 

@@ -1,6 +1,6 @@
 //! Content other than text needs more scopes.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{Bodies, no};
 

@@ -1,6 +1,6 @@
 //! Caps, and members that may or may not be there.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{Bodies, errors, no};
 

@@ -1,6 +1,6 @@
 //! Models and caps in forms.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{Bodies, errors, no, verdict};
 

@@ -1,6 +1,6 @@
 //! Aliases, tiers, adapters, defaults.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{Bodies, errors, no};
 

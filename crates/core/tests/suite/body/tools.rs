@@ -1,6 +1,6 @@
 //! Tools of chat requests, and MCP.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::{Bodies, no, verdict};
 

@@ -1,6 +1,6 @@
 //! A01 to A07: access tokens (RFC 9068) as bearer tokens (RFC 6750).
 
-use tollgate_core::{decision::Reason, request::RawBody};
+use tollgate_core::{denial::Reason, request::RawBody};
 
 use super::shape::encrypted;
 use crate::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use super::shape::encrypted;
 use crate::{

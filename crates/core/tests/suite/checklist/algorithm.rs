@@ -1,8 +1,8 @@
 //! J01 to J04 and J23: the algorithm comes from the configuration and the key, never from the token.
 
 use tollgate_core::{
-    authn::jwks::{KeySet, KeySetError},
-    decision::Reason,
+    credential::jwt::key_set::{KeySet, KeySetError},
+    denial::Reason,
     secret::Secret,
 };
 

@@ -1,6 +1,6 @@
 //! J17: a claim that becomes a header, a log field or a part of a key is printable and bounded.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, Table, row},

@@ -1,6 +1,6 @@
 //! J08 to J10 and J18: what else a header may say, and what it may not.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Answer, Gate, Row, Table, row},

@@ -1,6 +1,6 @@
 //! J11 and J12: whose token, and for whom. Both are compared byte for byte and as the type they must have.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, Table, row},

@@ -1,6 +1,6 @@
 //! J19 and J20: header and claims are one JSON object each, in UTF-8, and every reader reads the same.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Row, Table, row},

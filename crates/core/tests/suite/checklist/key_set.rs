@@ -1,6 +1,6 @@
 //! J07: a key that is not what it should be verifies nothing, and the keys beside it stay.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Table, row},

@@ -6,7 +6,7 @@ use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, RandomizedNonceKey},
     rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey},
 };
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Row, Table, raw, row},

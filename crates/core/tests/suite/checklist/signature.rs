@@ -1,7 +1,7 @@
 //! J22 and J24: a signature is exactly as long and as large as it must be, and it is looked at before any claim is.
 
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, SECRET, Table, row},

@@ -1,6 +1,6 @@
 //! J13 to J16: `exp`, `nbf` and `iat`.
 
-use tollgate_core::decision::Reason;
+use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, Table, compile, row},

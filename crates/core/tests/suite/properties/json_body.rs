@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 use tollgate_core::{
-    decision::Reason,
+    denial::Reason,
     request::{Headers, RawBody, RawRequest, Request, body::Plan},
 };
 

@@ -6,8 +6,8 @@ use proptest::prelude::{
     Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
 use tollgate_core::{
-    authn::extract,
-    decision::Reason,
+    credential::extract,
+    denial::Reason,
     request::{Headers, Host, RawBody, RawRequest, Request, RequestPath, body::Plan},
 };
 

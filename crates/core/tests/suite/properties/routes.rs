@@ -9,7 +9,7 @@ use proptest::prelude::{Just, Strategy, prop, prop_assert_eq, prop_oneof, propte
 use serde_json::json;
 use tollgate_core::{
     config::{Document, Errors},
-    decision::Reason,
+    denial::Reason,
     policy::{Policy, PolicyConfig},
     request::{Host, RequestPath},
 };

@@ -73,7 +73,7 @@ fn every_flipped_bit_of_a_signature_is_noticed() {
             let changed = format!("{header}.{payload}.{}", b64(flipped));
             assert_eq!(
                 gate.bearer("/v1/models", &changed).verdict(),
-                Err(tollgate_core::decision::Reason::BadSignature),
+                Err(tollgate_core::denial::Reason::BadSignature),
                 "{name}: bit {bit}"
             );
         }

@@ -358,7 +358,7 @@ impl Issuers {
     }
 
     /// The issuer of a token with this `iss` (`None`: without one).
-    pub(super) fn find(&self, iss: Option<&str>) -> Option<&Arc<Issuer>> {
+    pub(crate) fn find(&self, iss: Option<&str>) -> Option<&Arc<Issuer>> {
         if iss == Some("") {
             return None;
         }
@@ -428,7 +428,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         errors.push(&path.key("claims").key("scopes"), "list at least one claim that holds scopes");
     }
     if let Some(tenant) = &config.tenant
-        && super::jwt::identifier(tenant).is_err()
+        && super::identifier(tenant).is_err()
     {
         errors.push(&path.key("tenant"), "a tenant is 1 to 256 printable characters");
     }

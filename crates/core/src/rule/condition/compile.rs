@@ -578,7 +578,10 @@ impl Compiler<'_, '_> {
             (list, Kind::List(element)) => (list, *element),
             (list, Kind::Claim) => (list, Kind::Claim),
             (_, kind) => {
-                return Err(format!("`all` and `exists` need a list, and this is {}", kind.shown()));
+                return Err(format!(
+                    "`all` and `exists` need a list, and this is {}",
+                    kind.shown()
+                ));
             }
         };
         let (list, kind) = element;
@@ -636,7 +639,7 @@ fn header(name: &str) -> Result<String, String> {
 }
 
 /// Whether a header (lower case) holds a credential.
-pub(in crate::authz) fn is_credential(name: &str) -> bool {
+pub(in crate::rule) fn is_credential(name: &str) -> bool {
     ["authorization", "proxy-authorization", "cookie"].contains(&name)
 }
 

@@ -16,15 +16,14 @@ use super::{
     scope::is_scope,
 };
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason, malformed},
+    identity::Principal,
+    pattern::Captures,
     request::{
         Request,
         body::{Facts, Pointer},
-        malformed,
     },
-    route::Captures,
 };
 
 /// One entry of `models`.
@@ -344,9 +343,9 @@ impl Template {
 }
 
 /// The model a principal may use.
-pub(super) struct Chosen<'a> {
-    pub(super) name: Arc<str>,
-    pub(super) caps: Option<&'a Caps>,
+pub(crate) struct Chosen<'a> {
+    pub(crate) name: Arc<str>,
+    pub(crate) caps: Option<&'a Caps>,
 }
 
 impl ModelRule {
@@ -420,7 +419,7 @@ impl ModelRule {
     }
 
     /// The model and its adapters, if the principal may use all of them.
-    pub(super) fn check<'m>(
+    pub(crate) fn check<'m>(
         &self,
         principal: &Principal,
         models: &'m Models,

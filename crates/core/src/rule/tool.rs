@@ -6,13 +6,12 @@ use serde::Deserialize;
 
 use super::{model::is_template, scope::is_scope};
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason, malformed},
+    identity::Principal,
     request::{
         Headers,
         body::{Facts, Message},
-        malformed,
     },
 };
 

@@ -3,9 +3,9 @@
 use std::cell::OnceCell;
 
 use crate::{
-    authn::Principal,
+    identity::Principal,
+    pattern::Captures,
     request::{Request, path},
-    route::Captures,
     time::Timestamp,
 };
 

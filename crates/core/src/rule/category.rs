@@ -11,13 +11,12 @@ use serde::Deserialize;
 use self::patterns::Patterns;
 use super::{condition::is_credential, scope::ScopeRule};
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason, malformed},
+    identity::Principal,
     request::{
         Headers,
         body::{Facts, Pointer},
-        malformed,
     },
 };
 

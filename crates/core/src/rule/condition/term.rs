@@ -8,7 +8,7 @@ use regex::Regex;
 use thiserror::Error;
 
 use super::{activation::Activation, clock::Part, network::Network};
-use crate::{authn::Json, time::Timestamp};
+use crate::{json::Json, time::Timestamp};
 
 /// How many steps one condition may take. A term is one step, and so are some bytes of text that are looked at.
 const STEPS: usize = 50_000;

@@ -13,9 +13,9 @@ use super::{
     tool::{McpConfig, check_template, check_tools},
 };
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
+    identity::Principal,
     request::{
         Headers, Request,
         body::{Facts, FormPlan, Parts, Plan},
@@ -250,7 +250,7 @@ impl Content {
     ///
     /// # Errors
     /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `category_forbidden`, `body_too_large`, `malformed_request`.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         principal: &Principal,
         tier: Option<&Caps>,

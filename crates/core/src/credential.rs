@@ -2,16 +2,10 @@
 //!
 //! One kind of credential, one file; this one says where a credential is found and what a proven one looks like.
 
-pub mod issuer;
-pub mod jwks;
 pub mod jwt;
-mod principal;
-mod strict_json;
 
-pub use self::principal::Principal;
-pub(crate) use self::strict_json::Json;
 use crate::{
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     request::Headers,
 };
 

@@ -12,9 +12,9 @@ use serde::{
 };
 
 use crate::{
-    authn::Principal,
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
+    identity::Principal,
 };
 
 /// `scopes` of a route: a list, all of which are needed, or `{ any: [...] }`, one of which is.

@@ -26,7 +26,7 @@ use self::term::Term;
 pub use self::{activation::Activation, term::Trouble};
 use crate::{
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
 };
 
 /// How many conditions a route may have.
@@ -162,7 +162,7 @@ impl Condition {
     ///
     /// # Errors
     /// `condition_failed`.
-    pub(super) fn check(&self, activation: &Activation<'_>) -> Result<(), Denial> {
+    pub(crate) fn check(&self, activation: &Activation<'_>) -> Result<(), Denial> {
         let cause = match self.holds(activation) {
             Ok(true) => return Ok(()),
             Ok(false) => format!("the condition `{}` is not true", self.name),

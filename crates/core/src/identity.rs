@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Json, issuer::Issuer, jwks::KeySet};
+use crate::{
+    credential::jwt::{issuer::Issuer, key_set::KeySet},
+    json::Json,
+};
 use crate::{revocation, time::Timestamp};
 
 /// Proof of who asks. Made by [`super::jwt::verify`] and nothing else.
@@ -202,8 +205,8 @@ impl Principal {
 mod tests {
     use super::*;
     use crate::{
-        authn::issuer::Issuers,
         config::{Errors, Path},
+        credential::jwt::issuer::Issuers,
         revocation::{Keys, Names, issuer_digest},
         secret::Secret,
     };

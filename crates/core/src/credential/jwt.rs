@@ -4,22 +4,29 @@
 //! token says of itself chooses an algorithm or a key beyond the `kid` of the issuer's own set, and nothing acts on a claim
 //! before the signature is proven.
 
+pub mod issuer;
+pub mod key_set;
+
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 
 use super::{
-    Credential, Principal,
-    issuer::{AlgorithmName, Audiences, ClaimPath, Issuer, Issuers},
-    jwks::{Key, KeySet, MAX_KID},
-    principal::{Proof, Said},
-    strict_json::Json,
+    Credential,
+    jwt::{
+        issuer::{AlgorithmName, Audiences, ClaimPath, Issuer, Issuers},
+        key_set::{Key, KeySet, MAX_KID},
+    },
 };
 use crate::{
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     revocation::{self, Foreign, Names},
     time::Timestamp,
+};
+use crate::{
+    identity::{Principal, Proof, Said},
+    json::Json,
 };
 
 /// The checks a token goes through, in their order.
@@ -285,7 +292,7 @@ impl Header {
 /// The key by name, within the issuer's own set only; its own algorithm must be the header's.
 fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k Key, Denial> {
     let key = match (&header.kid, &issuer.source) {
-        (_, super::issuer::KeySource::Secret(_)) => set.only(header.algorithm),
+        (_, issuer::KeySource::Secret(_)) => set.only(header.algorithm),
         (Some(kid), _) => set.named(kid),
         (None, _) if issuer.kid_required => {
             return refuse(Reason::UnknownKey, "the token names no key (kid)");

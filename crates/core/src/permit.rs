@@ -1,21 +1,14 @@
 //! May they? A principal and a route become a [`Permit`], or a denial.
 
-pub mod category;
-pub mod condition;
-pub mod content;
-pub mod fields;
-pub mod model;
-pub mod scope;
-pub mod tool;
-
 use std::sync::Arc;
 
-use self::{condition::Activation, model::Models};
 use crate::{
-    authn::Principal,
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
+    identity::Principal,
+    pattern::Captures,
     request::Request,
-    route::{Captures, Route},
+    route::Route,
+    rule::{condition::Activation, model::Models},
     time::Timestamp,
 };
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     config::{Errors, Path},
-    decision::{Denial, Reason},
+    denial::{Denial, Reason},
     request::body::{Cap, Facts, Parts, Pointer},
 };
 

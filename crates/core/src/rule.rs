@@ -1,0 +1,9 @@
+//! The rules of a route: scopes, model, members, tools, content, categories, conditions.
+
+pub mod category;
+pub mod condition;
+pub mod content;
+pub mod fields;
+pub mod model;
+pub mod scope;
+pub mod tool;
