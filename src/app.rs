@@ -23,18 +23,19 @@ use tollgate_core::{
 };
 
 use crate::{
-    admin::{self, Admin, store::StoreRevocations},
-    check::{Answer, Checker, Clock},
-    config::{AdminListenConfig, File, Loaded},
-    frontend::{
-        envoy::{self, EnvoyAuthorization},
+    adapter::{
+        ext_authz::{self, EnvoyAuthorization},
         forward_auth::ForwardAuth,
         grpc,
         in_flight::{InFlight, Refusal},
     },
-    jwks::Engine,
+    admin::{self, Admin, store::StoreRevocations},
+    check::{Answer, Checker, Clock},
+    config::{AdminListenConfig, File, Loaded},
+    credential::jwks::Engine,
+    engine::{live::Live, readiness::Readiness, reload::Reloader},
+    health::{self, Ops},
     listener::{self, Address, Listener, ListenerConfig, Peer, Protocol, Tls},
-    live::Live,
     observe::{
         self, Observer,
         audit::Audit,
@@ -45,9 +46,6 @@ use crate::{
         metrics::Metrics,
         trace::Tracer,
     },
-    ops::{self, Ops},
-    ready::Readiness,
-    reload::Reloader,
     secrets,
     store::{self, Opened},
 };
@@ -199,7 +197,7 @@ impl App {
         ));
         let ops = servers.http(&file.listen.ops, move |request| {
             let handlers = Arc::clone(&handlers);
-            async move { ops::handle(&handlers, request).await }
+            async move { health::handle(&handlers, request).await }
         });
         let ops = ops.await?;
         let admin = match &file.listen.admin {
@@ -284,9 +282,9 @@ fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
 }
 
 /// What `/readyz` asks.
-fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> ops::Readiness + Send + Sync + 'static {
+fn missing(readiness: &Arc<Readiness>) -> impl Fn() -> health::Readiness + Send + Sync + 'static {
     let readiness = Arc::clone(readiness);
-    move || ops::Readiness { missing: readiness.missing() }
+    move || health::Readiness { missing: readiness.missing() }
 }
 
 /// What `/metrics` asks the other rooms.
@@ -421,7 +419,7 @@ fn refused(checker: &Checker, refusal: Refusal) -> grpc::Framed {
             .after(Span::from_secs(1)),
     };
     checker.refuse(denial, |answered| match answered.answer {
-        Answer::Deny(answer) => envoy::denied(&answer, &answered.metadata),
+        Answer::Deny(answer) => ext_authz::denied(&answer, &answered.metadata),
         // Not a message at all: the proxy takes it for a failed check.
         Answer::Allow(_) | Answer::Fail(_) => grpc::Framed::from(&[0xff][..]),
     })

@@ -21,7 +21,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    live::{Live, State},
+    engine::live::{Live, State},
     observe::{CheckRecord, Observer},
     store::{LocalFallback, Store},
 };

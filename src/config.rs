@@ -21,15 +21,14 @@ use tollgate_core::{
 };
 
 use crate::{
-    frontend::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
-    jwks,
+    adapter::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
+    credential::{jwks, token_cache::TokenCacheConfig},
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
     store::StoreConfig,
-    token_cache::TokenCacheConfig,
 };
 
-pub use crate::size::ByteSize;
+pub use crate::byte_size::ByteSize;
 
 /// A whole configuration file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

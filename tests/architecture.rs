@@ -2,41 +2,47 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// For each room of the root package: the rooms it may name. `frontend` and `store` never see each other, the core's
+/// For each room of the root package: the rooms it may name. `adapter` and `store` never see each other, the core's
 /// rooms are free to all.
-const MAY: [(&str, &[&str]); 19] = [
+const MAY: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
-    ("cli", &["admin", "app", "case", "check", "config", "observe", "secrets", "store"]),
+    ("cli", &["admin", "app", "check", "config", "observe", "policy_test", "secrets", "store"]),
     (
         "app",
         &[
-            "admin", "check", "config", "frontend", "jwks", "listener", "live", "observe", "ops",
-            "pb", "ready", "reload", "secrets", "store",
+            "adapter",
+            "admin",
+            "check",
+            "config",
+            "credential",
+            "engine",
+            "health",
+            "listener",
+            "observe",
+            "proto",
+            "secrets",
+            "store",
         ],
     ),
-    ("case", &["check"]),
-    ("config", &["frontend", "jwks", "listener", "observe", "size", "store", "token_cache"]),
-    ("reload", &["config", "jwks", "live", "observe", "secrets"]),
-    ("ready", &["live"]),
-    ("live", &["jwks", "token_cache"]),
-    ("check", &["live", "observe", "store"]),
-    ("frontend", &["check", "listener", "pb"]),
+    ("policy_test", &["check"]),
+    ("config", &["adapter", "byte_size", "credential", "listener", "observe", "store"]),
+    ("engine", &["config", "credential", "observe", "secrets"]),
+    ("check", &["engine", "observe", "store"]),
+    ("adapter", &["check", "listener", "proto"]),
     ("store", &["secrets"]),
-    ("jwks", &["secrets"]),
-    ("observe", &["pb", "secrets"]),
+    ("credential", &["byte_size", "secrets"]),
+    ("observe", &["proto", "secrets"]),
     ("admin", &["observe", "secrets", "store"]),
-    ("ops", &["live", "observe", "ready", "store"]),
+    ("health", &["engine", "observe", "store"]),
     ("listener", &[]),
     ("secrets", &[]),
-    ("size", &[]),
-    ("token_cache", &["size"]),
 ];
 
 /// Crates that stay inside one room.
 const ONLY_IN: [(&str, &[&str]); 4] = [
     ("redis::", &["store"]),
-    ("tonic::", &["frontend", "app"]),
-    ("prost_types::", &["frontend"]),
+    ("tonic::", &["adapter", "app"]),
+    ("prost_types::", &["adapter"]),
     ("prometheus_client::", &["observe"]),
 ];
 
@@ -117,7 +123,7 @@ fn rooms_import_only_what_they_may() {
     let mut wrong = Vec::new();
     for (path, text) in all("src") {
         let from = room(&path);
-        if matches!(from, "lib" | "pb") || path.ends_with("/tests.rs") {
+        if matches!(from, "lib" | "proto" | "byte_size") || path.ends_with("/tests.rs") {
             continue;
         }
         let Some(allowed) = may.get(from) else {
@@ -144,7 +150,7 @@ fn libraries_stay_in_their_rooms() {
             let named = code.match_indices(library).any(|(at, _)| {
                 !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric)
             });
-            if named && !rooms.contains(&room(&path)) && room(&path) != "pb" {
+            if named && !rooms.contains(&room(&path)) && room(&path) != "proto" {
                 wrong.push(format!("src/{path}: `{library}` belongs into {rooms:?}"));
             }
         }

@@ -4,7 +4,7 @@ mod grpc;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use tollgate::case::{Case, CaseFile, Observed, Verdict, check};
+use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, check};
 use tollgate_core::{denial::Reason, snapshot::Snapshot};
 
 /// A row with what it is asked against.

@@ -13,9 +13,9 @@ use tollgate_core::policy::Policy;
 use self::steps::{Explanation, Question};
 use super::{Output, argument, paint::Paint};
 use crate::{
-    case::{Body, Case, CaseFile, Ledger, Request},
     config,
     observe::now,
+    policy_test::{Body, Case, CaseFile, Ledger, Request},
 };
 
 const MORE: &str = "\

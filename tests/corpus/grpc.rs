@@ -17,15 +17,15 @@ use envoy_types::pb::envoy::{
 use futures_util::future::{BoxFuture, Either, ready};
 use prost::Message as _;
 use tollgate::{
-    case::{Body, Case, Ledger, Observed, Verdict, check},
+    adapter::{ext_authz::EnvoyAuthorization, grpc::Unary as _},
     check::Checker,
-    frontend::{envoy::EnvoyAuthorization, grpc::Unary as _},
-    live::Live,
+    engine::live::Live,
     observe::{
         Observer,
         audit::Audit,
         metrics::{Metrics, ObserveConfig},
     },
+    policy_test::{Body, Case, Ledger, Observed, Verdict, check},
     store::{Admitted, Circuit, Page, Revocation, Status, Store},
 };
 use tollgate_core::{
@@ -220,8 +220,11 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
             assert_eq!(status, if http == 401 { 16 } else { 7 }, "HTTP {http}");
             observed.status = Some(u16::try_from(http).unwrap());
             observed.body = serde_json::from_str(&denied.body).ok();
-            observed.reason =
-                observed.body.as_ref().and_then(tollgate::case::reason_of).map(str::to_owned);
+            observed.reason = observed
+                .body
+                .as_ref()
+                .and_then(tollgate::policy_test::reason_of)
+                .map(str::to_owned);
             observed.response = pairs(denied.headers);
         }
         HttpResponse::ErrorResponse(_) => panic!("error_response is not used"),

@@ -3,7 +3,7 @@
 use std::{os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tollgate::jwks::Source;
+use tollgate::credential::jwks::Source;
 
 use super::{
     rig::{

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::json;
-use tollgate::jwks::Timing;
+use tollgate::credential::jwks::Timing;
 
 use super::{
     rig::{
@@ -27,7 +27,7 @@ async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
     server.answer(Answer::Keys(&["a"]));
     let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "cool_down": "1h" })));
     keys_become(&source, &["a"]).await;
-    let storm = |source: Arc<tollgate::jwks::Source>| {
+    let storm = |source: Arc<tollgate::credential::jwks::Source>| {
         std::thread::spawn(move || {
             for _ in 0..100_000 {
                 source.unknown_key();

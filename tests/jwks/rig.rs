@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tollgate::jwks::{Engine, Source, Timing};
+use tollgate::credential::jwks::{Engine, Source, Timing};
 use tollgate_core::{
     config::{Errors, Path},
     credential::jwt::issuer::{Issuer, IssuerConfig, Issuers},

@@ -13,7 +13,7 @@ use prost::Message as _;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
-use tollgate::pb::opentelemetry::proto::collector::trace::v1::{
+use tollgate::proto::opentelemetry::proto::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 

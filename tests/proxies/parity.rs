@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use http_body_util::BodyExt as _;
 use tollgate::{
-    case::{Body, Case, Expectation, Observed, Verdict, check},
+    adapter::forward_auth::{ForwardAuthConfig, Reply, decode, encode, has_body},
     check::Answer,
-    frontend::forward_auth::{ForwardAuthConfig, Reply, decode, encode, has_body},
+    policy_test::{Body, Case, Expectation, Observed, Verdict, check},
 };
 use tollgate_core::{
     check::{Prepared, prepare},
@@ -132,13 +132,13 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
     Ok(Asked { config, parts, body })
 }
 
-fn repeats(request: &tollgate::case::Request) -> bool {
+fn repeats(request: &tollgate::policy_test::Request) -> bool {
     let names: Vec<String> =
         request.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name))
 }
 
-fn commas(request: &tollgate::case::Request) -> bool {
+fn commas(request: &tollgate::policy_test::Request) -> bool {
     request.headers.iter().any(|(_, value)| value.contains(&b','))
 }
 

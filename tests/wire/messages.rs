@@ -8,11 +8,11 @@ use envoy_types::pb::envoy::r#type::v3 as kind;
 use envoy_types::pb::google::protobuf::{Struct, Timestamp, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use prost::Message;
-use tollgate::frontend::envoy::Question;
-use tollgate::pb::envoy::config::core::v3 as our_core;
-use tollgate::pb::envoy::service::auth::v3 as ours;
-use tollgate::pb::envoy::r#type::v3 as our_kind;
-use tollgate::pb::google::rpc as our_rpc;
+use tollgate::adapter::ext_authz::Question;
+use tollgate::proto::envoy::config::core::v3 as our_core;
+use tollgate::proto::envoy::service::auth::v3 as ours;
+use tollgate::proto::envoy::r#type::v3 as our_kind;
+use tollgate::proto::google::rpc as our_rpc;
 use tollgate_core::request::RawBody;
 
 /// Bytes that no string can hold.

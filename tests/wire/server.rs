@@ -12,14 +12,14 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tollgate::frontend::envoy::Question;
-use tollgate::frontend::grpc::{self, Framed, Unary};
-use tollgate::frontend::in_flight::{InFlight, Refusal};
+use tollgate::adapter::ext_authz::Question;
+use tollgate::adapter::grpc::{self, Framed, Unary};
+use tollgate::adapter::in_flight::{InFlight, Refusal};
 use tollgate::listener::{
     Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve,
 };
-use tollgate::pb::envoy::service::auth::v3::CheckResponse;
-use tollgate::pb::google::rpc;
+use tollgate::proto::envoy::service::auth::v3::CheckResponse;
+use tollgate::proto::google::rpc;
 use tollgate_core::request::RawBody;
 
 /// Longer than anything here takes on a busy machine.

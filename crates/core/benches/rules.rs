@@ -114,7 +114,7 @@ fn main() {
                         address: None,
                         body: RawBody::Whole(body.as_bytes()),
                     };
-                    let verified = |credential: authn::Credential<'_>| match &who {
+                    let verified = |credential: credential::Credential<'_>| match &who {
                         Some(who) => Ok(Arc::clone(who)),
                         None => verify(&snapshot, credential, now),
                     };

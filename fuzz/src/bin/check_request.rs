@@ -3,20 +3,20 @@
 #![no_main]
 
 use bytes::Bytes;
-use frontend::envoy::question::{MAX_ENTRIES, Question};
+use adapter::ext_authz::question::{MAX_ENTRIES, Question};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tollgate_core::request::RawBody;
 
 /// The two files as they stand in the server, which is not compiled here.
 #[path = "."]
-mod frontend {
+mod adapter {
     #[allow(dead_code, reason = "the half that writes")]
-    #[path = "../../../src/frontend/wire.rs"]
+    #[path = "../../../src/adapter/wire.rs"]
     pub(crate) mod wire;
     #[path = "."]
-    pub(crate) mod envoy {
-        #[path = "../../../src/frontend/envoy/question.rs"]
+    pub(crate) mod ext_authz {
+        #[path = "../../../src/adapter/ext_authz/question.rs"]
         pub(crate) mod question;
     }
 }

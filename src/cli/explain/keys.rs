@@ -13,7 +13,7 @@ use tollgate_core::{
     snapshot::Snapshot,
 };
 
-use crate::{case::CaseFile, secrets};
+use crate::{policy_test::CaseFile, secrets};
 
 /// A policy with the keys that could be found.
 #[derive(Debug)]

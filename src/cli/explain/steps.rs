@@ -22,8 +22,8 @@ use tollgate_core::{
 
 use super::keys::Found;
 use crate::{
-    case::{self, Body, Case, Ledger, Observed, Request},
     cli::peek,
+    policy_test::{self, Body, Case, Ledger, Observed, Request},
 };
 
 /// What is explained.
@@ -132,7 +132,8 @@ impl Explanation {
     /// The same, as a case of a file.
     pub(super) fn of(mut self, case: &Case) -> Self {
         self.case = Some(case.name.clone());
-        self.expected = case.expect.as_ref().map(|expect| case::check(expect, &self.observed));
+        self.expected =
+            case.expect.as_ref().map(|expect| policy_test::check(expect, &self.observed));
         self
     }
 

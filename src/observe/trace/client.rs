@@ -28,7 +28,7 @@ use tollgate_core::secret::SecretSource;
 
 use super::config::{OtlpProtocol, Target, TracingConfig};
 use crate::{
-    pb::opentelemetry::proto::collector::trace::v1::{
+    proto::opentelemetry::proto::collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
     },
     secrets,

@@ -18,7 +18,7 @@ use super::{
     client::{Client, Failed},
     span::{self, Span},
 };
-use crate::pb::opentelemetry::proto::{
+use crate::proto::opentelemetry::proto::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{InstrumentationScope, KeyValue},
     resource::v1::Resource,

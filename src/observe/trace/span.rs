@@ -12,7 +12,7 @@ use tollgate_core::{
 use super::context::Parent;
 use crate::{
     observe::ending::Ending,
-    pb::opentelemetry::proto::{
+    proto::opentelemetry::proto::{
         common::v1::{AnyValue, KeyValue, any_value},
         trace::v1 as wire,
     },

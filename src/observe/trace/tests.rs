@@ -8,7 +8,7 @@ use tollgate_core::{
 use super::*;
 use crate::{
     observe::ending::{Basis, Ending},
-    pb::opentelemetry::proto::{common::v1::any_value::Value, trace::v1 as wire},
+    proto::opentelemetry::proto::{common::v1::any_value::Value, trace::v1 as wire},
 };
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -8,7 +8,7 @@ use tollgate_core::{
     request::{Headers, RawBody, RawRequest},
 };
 
-use crate::frontend::wire::{Value, fields, pair};
+use crate::adapter::wire::{Value, fields, pair};
 
 /// The most header lines and context extensions one message may hold, together. Envoy lets 100 headers through unless told
 /// otherwise. An empty header is two bytes on the wire and many more in memory.
@@ -176,8 +176,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        frontend::wire::Writer,
-        pb::envoy::{
+        adapter::wire::Writer,
+        proto::envoy::{
             config::core::v3::{
                 Address, HeaderMap, HeaderValue, SocketAddress, address::Address as Kind,
             },

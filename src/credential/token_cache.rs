@@ -37,7 +37,7 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use crate::size::ByteSize;
+use crate::byte_size::ByteSize;
 
 /// How long a token that was refused for good is remembered.
 pub const REFUSED_FOR: Span = Span::from_secs(10);

@@ -6,8 +6,8 @@
 use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
 
 use crate::{
+    adapter::{grpc::Framed, wire::Writer},
     check::Metadata,
-    frontend::{grpc::Framed, wire::Writer},
 };
 
 /// Fields of `CheckResponse`.
@@ -161,7 +161,7 @@ mod tests {
     use prost_types::{Struct, Value, value::Kind};
 
     use super::*;
-    use crate::pb::envoy::{
+    use crate::proto::envoy::{
         config::core::v3::{
             HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
         },
@@ -202,7 +202,7 @@ mod tests {
                 .map(|name| format!("x-tollgate-{name}"));
             let values = ["d", &subject, "t", "a b", "jwt", "m"];
             let expected = CheckResponse {
-                status: Some(crate::pb::google::rpc::Status::default()),
+                status: Some(crate::proto::google::rpc::Status::default()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
                     headers: names
                         .iter()

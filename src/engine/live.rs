@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tollgate_core::{policy::Policy, secret::Secret, snapshot::Snapshot};
 
-use crate::{
+use crate::credential::{
     jwks::Source,
     token_cache::{Lookups, TokenCache, TokenCacheConfig},
 };

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::live::Live;
+use crate::engine::live::Live;
 
 /// Answers `/readyz` and gRPC health.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use tollgate_core::{policy::Policy, secret::Secret};
 
 use crate::{
     config::{self, File, Loaded},
-    jwks::Engine,
-    live::Live,
+    credential::jwks::Engine,
+    engine::live::Live,
     observe::{self, Observer},
     secrets,
 };

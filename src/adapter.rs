@@ -1,6 +1,6 @@
 //! The doors: what proxies speak, turned into checks and back.
 
-pub mod envoy;
+pub mod ext_authz;
 pub mod forward_auth;
 pub mod grpc;
 pub mod in_flight;

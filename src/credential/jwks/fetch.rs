@@ -306,7 +306,7 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jwks::plan::Remote;
+    use crate::credential::jwks::plan::Remote;
 
     /// A literal is no name, so a rule that hangs on the resolver would not see it; the last three are names to us and
     /// addresses to the system's resolver.
