@@ -416,7 +416,7 @@ fn refused(checker: &Checker, refusal: Refusal) -> grpc::Framed {
             Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows")
         }
         Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
-            .after(Span::from_secs(1)),
+            .with_retry_after(Span::from_secs(1)),
     };
     checker.refuse(denial, |answered| match answered.answer {
         Answer::Deny(answer) => ext_authz::denied(&answer, &answered.metadata),

@@ -182,7 +182,7 @@ impl Checker {
                 Reason::Overloaded,
                 "the audit queue is full, and audit.on_full is deny",
             );
-            return refused(denial.after(Span::from_secs(1)));
+            return refused(denial.with_retry_after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));

@@ -112,7 +112,7 @@ fn why(unread: Unread) -> Denial {
         }
         Unread::Refused(Refusal::NoRoom) => {
             Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
-                .after(Span::from_secs(1))
+                .with_retry_after(Span::from_secs(1))
         }
         Unread::Broken => Denial::new(Reason::MalformedRequest, "the check's body did not arrive"),
     }

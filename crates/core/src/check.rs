@@ -239,9 +239,9 @@ fn within(limits: &[LimitStatus]) -> Result<(), Decision> {
     let denial = Denial::new(Reason::RateLimited, format!("limit `{}` is used up", worst.name));
     Err(Decision::Deny(match worst.retry_after() {
         Some(span) => denial
-            .saying(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span)))
-            .after(span),
-        None => denial.saying(format!("rate limit `{}` admits no requests", worst.name)),
+            .with_message(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span)))
+            .with_retry_after(span),
+        None => denial.with_message(format!("rate limit `{}` admits no requests", worst.name)),
     }))
 }
 
@@ -260,7 +260,7 @@ fn in_outage(policy: OnOutage, outage: Outage) -> Result<(), Decision> {
         OnOutage::Allow => Ok(()),
         OnOutage::Error => Err(Decision::Fail(Failure { reason: Reason::StoreUnavailable, cause })),
         OnOutage::Deny | OnOutage::Local => Err(Decision::Deny(
-            Denial::new(Reason::StoreUnavailable, cause).after(Span::from_secs(1)),
+            Denial::new(Reason::StoreUnavailable, cause).with_retry_after(Span::from_secs(1)),
         )),
     }
 }

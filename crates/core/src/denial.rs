@@ -39,28 +39,28 @@ impl Denial {
 
     /// Says something more exact to the client.
     #[must_use]
-    pub fn saying(mut self, message: impl Into<String>) -> Self {
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
         self
     }
 
     /// Names the field at fault.
     #[must_use]
-    pub fn about(mut self, param: impl Into<String>) -> Self {
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
 
     /// Names the scopes that were missing.
     #[must_use]
-    pub fn needing(mut self, scopes: impl IntoIterator<Item = String>) -> Self {
+    pub fn with_scopes(mut self, scopes: impl IntoIterator<Item = String>) -> Self {
         self.needed = scopes.into_iter().collect();
         self
     }
 
     /// Says when to come back.
     #[must_use]
-    pub fn after(mut self, span: Span) -> Self {
+    pub fn with_retry_after(mut self, span: Span) -> Self {
         self.retry_after = Some(span);
         self
     }
@@ -68,5 +68,6 @@ impl Denial {
 
 /// A 400 whose cause is for the operator and the client alike: it never holds the client's bytes.
 pub(crate) fn malformed(cause: &'static str) -> Denial {
-    Denial::new(Reason::MalformedRequest, cause).saying(format!("the request was refused: {cause}"))
+    Denial::new(Reason::MalformedRequest, cause)
+        .with_message(format!("the request was refused: {cause}"))
 }

@@ -344,7 +344,7 @@ fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
 }
 
 fn deny(reason: Reason, message: &str) -> Answer<'static> {
-    let denial = Denial::new(reason, "").saying(message).after(Span::from_secs(7));
+    let denial = Denial::new(reason, "").with_message(message).with_retry_after(Span::from_secs(7));
     let outcome = Outcome::refused(denial.clone());
     Answer::Deny(answer::denied(&denial, &outcome.evidence, "d1"))
 }

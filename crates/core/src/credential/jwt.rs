@@ -333,7 +333,7 @@ fn principal(
                 Reason::InvalidClaim,
                 format!("the required claim `{name}` is missing"),
             )
-            .saying(format!("the token lacks the claim `{name}`")));
+            .with_message(format!("the token lacks the claim `{name}`")));
         }
     }
     let subject = match text(

@@ -263,7 +263,8 @@ mod tests {
                 .contains("error=\"invalid_token\"")
         );
         let scoped = challenge(
-            Denial::new(Reason::InsufficientScope, "").needing(["a".to_owned(), "b".to_owned()]),
+            Denial::new(Reason::InsufficientScope, "")
+                .with_scopes(["a".to_owned(), "b".to_owned()]),
         )
         .unwrap();
         assert!(scoped.ends_with("scope=\"a b\"") && scoped.contains("insufficient_scope"));

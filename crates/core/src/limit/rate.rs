@@ -294,7 +294,7 @@ fn missing(by: By) -> Denial {
         Denial::new(reason, format!("a limit counts by {}, and the request has none", by.label()));
     match by {
         By::Client => {
-            denial.saying("the token names no client, and this endpoint is counted by client")
+            denial.with_message("the token names no client, and this endpoint is counted by client")
         }
         _ => denial,
     }

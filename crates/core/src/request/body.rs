@@ -158,9 +158,9 @@ fn unsupported(cause: &'static str) -> Denial {
 /// `malformed_request` for a body, naming the member at fault where there is one.
 fn refused(error: &str, param: Option<&str>) -> Denial {
     let denial = Denial::new(Reason::MalformedRequest, error.to_owned())
-        .saying(format!("the body was refused: {error}"));
+        .with_message(format!("the body was refused: {error}"));
     match param {
-        Some(param) => denial.about(param),
+        Some(param) => denial.with_param(param),
         None => denial,
     }
 }

@@ -268,7 +268,7 @@ impl CategoryRule {
         let known = std::str::from_utf8(name).ok().and_then(|name| categories.find(name));
         known.map(Some).ok_or_else(|| {
             forbidden("the declared category is none of the policy's")
-                .saying("the declared category is not known here")
+                .with_message("the declared category is not known here")
         })
     }
 
@@ -286,11 +286,14 @@ impl CategoryRule {
                 Reason::BodyTooLarge,
                 "the prompt is longer than `scan_bytes`, so it cannot be classified",
             )
-            .saying(format!("the text of a prompt may have at most {} bytes here", self.scan)));
+            .with_message(format!(
+                "the text of a prompt may have at most {} bytes here",
+                self.scan
+            )));
         }
         if prose.hidden {
             return Err(forbidden("a prompt in tokens or embeddings cannot be classified")
-                .saying("send the prompt as text"));
+                .with_message("send the prompt as text"));
         }
         let found = categories.patterns.find(&prose.text);
         Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
@@ -305,7 +308,7 @@ impl CategoryRule {
     ) -> Result<BTreeSet<usize>, Denial> {
         let declared = self.declared(categories, headers, facts)?;
         if declared.is_none() && self.required {
-            return Err(forbidden("the request declares no category").saying(self.how()));
+            return Err(forbidden("the request declares no category").with_message(self.how()));
         }
         let mut all = self.found(categories, facts)?;
         if let Some(declared) = declared
@@ -319,7 +322,7 @@ impl CategoryRule {
                 categories.name(declared),
                 found.join("`, `")
             );
-            return Err(forbidden(cause).saying("the prompt is not of the declared category"));
+            return Err(forbidden(cause).with_message("the prompt is not of the declared category"));
         }
         all.extend(declared);
         if all.is_empty() {
@@ -327,7 +330,7 @@ impl CategoryRule {
         }
         if all.is_empty() {
             return Err(forbidden("the prompt is in none of the categories")
-                .saying("this prompt is in no category that is open here"));
+                .with_message("this prompt is in no category that is open here"));
         }
         Ok(all)
     }
@@ -366,8 +369,10 @@ impl CategoryRule {
                 return Err(forbidden(format!(
                     "the prompt is in the category `{name}`, whose scope is missing"
                 ))
-                .saying(format!("prompts of the category `{name}` need {quantity} `{needed}`"))
-                .needing(missing.needed));
+                .with_message(format!(
+                    "prompts of the category `{name}` need {quantity} `{needed}`"
+                ))
+                .with_scopes(missing.needed));
             }
         }
         Ok(())
@@ -386,5 +391,5 @@ impl CategoryRule {
 }
 
 fn forbidden(cause: impl Into<std::borrow::Cow<'static, str>>) -> Denial {
-    Denial::new(Reason::CategoryForbidden, cause).about("category")
+    Denial::new(Reason::CategoryForbidden, cause).with_param("category")
 }

@@ -170,7 +170,7 @@ impl Condition {
         };
         let denial = Denial::new(Reason::ConditionFailed, cause);
         Err(match &self.message {
-            Some(message) => denial.saying(message),
+            Some(message) => denial.with_message(message),
             None => denial,
         })
     }

@@ -312,8 +312,8 @@ impl RaiseConfig {
             Reason::InsufficientScope,
             "the scope for content other than text is missing",
         )
-        .saying(format!("content other than text needs the scope `{first}` here"))
-        .about("messages")
-        .needing(missing))
+        .with_message(format!("content other than text needs the scope `{first}` here"))
+        .with_param("messages")
+        .with_scopes(missing))
     }
 }

@@ -125,7 +125,7 @@ impl Caps {
                 Reason::BodyTooLarge,
                 "the body is over the cap `input_bytes`",
             )
-            .saying(format!("the body may have at most {most} bytes here")));
+            .with_message(format!("the body may have at most {most} bytes here")));
         }
         let config = &self.config;
         for (cap, name, number) in &facts.caps {
@@ -138,7 +138,7 @@ impl Caps {
         }
         if config.require_max_tokens && !facts.caps.iter().any(|(cap, ..)| *cap == Cap::Tokens) {
             return Err(field_forbidden("the request names no `max_tokens`", "max_tokens")
-                .saying("this endpoint needs `max_tokens` in the request"));
+                .with_message("this endpoint needs `max_tokens` in the request"));
         }
         let Parts { images, audio, videos, files } = facts.parts;
         at_most("prompts", facts.prompts, config.prompts)?;
@@ -153,14 +153,14 @@ fn at_most(name: &str, number: u64, most: Option<u64>) -> Result<(), Denial> {
     match most {
         Some(most) if number > most => {
             Err(field_forbidden("a number in the body is over its cap", name)
-                .saying(format!("`{name}` may be at most {most} here")))
+                .with_message(format!("`{name}` may be at most {most} here")))
         }
         _ => Ok(()),
     }
 }
 
 fn field_forbidden(cause: &'static str, name: &str) -> Denial {
-    Denial::new(Reason::FieldForbidden, cause).about(name)
+    Denial::new(Reason::FieldForbidden, cause).with_param(name)
 }
 
 /// Compiled `fields`.
@@ -194,14 +194,14 @@ impl Fields {
                 "the body has a member that the route does not allow",
                 name,
             )
-            .saying(format!(
+            .with_message(format!(
                 "`{}` may not be sent here",
                 name.chars().take(64).collect::<String>()
             )));
         }
         if self.media == Media::Inline && facts.foreign {
             return Err(field_forbidden("a content part refers to a URL or a file", "url")
-                .saying("media may only be sent inline here, as `data:` URLs"));
+                .with_message("media may only be sent inline here, as `data:` URLs"));
         }
         Ok(())
     }

@@ -254,7 +254,9 @@ impl Models {
             if needed.len() == 1 { "the scope" } else { "one of the scopes" },
             needed.join("`, `")
         );
-        Err(forbidden("the scope of the model's tier is missing").saying(message).needing(needed))
+        Err(forbidden("the scope of the model's tier is missing")
+            .with_message(message)
+            .with_scopes(needed))
     }
 }
 
@@ -438,8 +440,8 @@ impl ModelRule {
                     Reason::ModelMissing,
                     "the request has nothing at the model's place",
                 )
-                .saying(format!("the request names no model; name it in {place} `{name}`"))
-                .about(name));
+                .with_message(format!("the request names no model; name it in {place} `{name}`"))
+                .with_param(name));
             }
         };
         checked(&sent)?;
@@ -467,7 +469,7 @@ impl ModelRule {
     ) -> Result<Chosen<'m>, Denial> {
         let Some(name) = models.name(sent) else {
             return Err(forbidden("no model of the policy is served under this name")
-                .saying("this model is not open here"));
+                .with_message("this model is not open here"));
         };
         if let Some(template) = &self.scope
             && !(principal.scopes().any(|scope| template.makes(scope, &name)) && is_scope(&name))
@@ -479,8 +481,8 @@ impl ModelRule {
             }
             if !principal.has_scope(&needed) {
                 return Err(forbidden("the scope for the model is missing")
-                    .saying(format!("this model needs the scope `{needed}`"))
-                    .needing([needed]));
+                    .with_message(format!("this model needs the scope `{needed}`"))
+                    .with_scopes([needed]));
             }
         }
         let caps = models.admit(&name, principal)?;
@@ -524,7 +526,7 @@ impl ModelRule {
 }
 
 fn forbidden(cause: &'static str) -> Denial {
-    Denial::new(Reason::ModelForbidden, cause).about("model")
+    Denial::new(Reason::ModelForbidden, cause).with_param("model")
 }
 
 /// Whether `text` is a scope with at most the place `hole` to be filled in.
@@ -537,7 +539,7 @@ fn checked(name: &str) -> Result<(), Denial> {
         name.bytes().all(|b| matches!(b, b' '..=b'~')) || !name.chars().any(char::is_control)
     };
     if name.is_empty() || name.len() > 256 || !printable(name) {
-        return Err(malformed("the model is not 1 to 256 printable characters").about("model"));
+        return Err(malformed("the model is not 1 to 256 printable characters").with_param("model"));
     }
     Ok(())
 }

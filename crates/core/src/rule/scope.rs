@@ -66,8 +66,8 @@ impl ScopeRule {
             Self::Any(_) => format!("this endpoint needs one of the scopes `{joined}`"),
         };
         Err(Denial::new(Reason::InsufficientScope, "a scope of the route is missing")
-            .saying(message)
-            .needing(needed.iter().cloned()))
+            .with_message(message)
+            .with_scopes(needed.iter().cloned()))
     }
 }
 

@@ -133,14 +133,14 @@ impl McpConfig {
                         Reason::ToolForbidden,
                         "the JSON-RPC method is not open on the route",
                     )
-                    .saying("this method is not open here")
-                    .about("method"))
+                    .with_message("this method is not open here")
+                    .with_param("method"))
                 };
             }
         };
         let Some(name) = name.as_deref() else {
             return Err(
-                malformed("a JSON-RPC message calls something without a name").about("params")
+                malformed("a JSON-RPC message calls something without a name").with_param("params")
             );
         };
         scope(template, name).map(Some)
@@ -195,9 +195,9 @@ fn missing(needed: Vec<String>) -> Denial {
         [scope] => format!("this tool needs the scope `{scope}`"),
         scopes => format!("these tools need the scopes `{}`", scopes.join("`, `")),
     };
-    forbidden().saying(message).needing(needed)
+    forbidden().with_message(message).with_scopes(needed)
 }
 
 fn forbidden() -> Denial {
-    Denial::new(Reason::ToolForbidden, "the scope for a tool is missing").about("tools")
+    Denial::new(Reason::ToolForbidden, "the scope for a tool is missing").with_param("tools")
 }

@@ -78,7 +78,7 @@ impl FormError {
 pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
     let unsupported = |cause| {
         Denial::new(Reason::UnsupportedMediaType, cause)
-            .saying("send the body as `multipart/form-data`")
+            .with_message("send the body as `multipart/form-data`")
     };
     let (media, parameter) = content_type.split_once(';').ok_or_else(|| {
         unsupported("the content type is not multipart/form-data with a boundary")
