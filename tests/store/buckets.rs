@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 use tollgate_core::{
     config::{Document, Errors, Path},
-    limit::rate::{Facts, LimitConfig, RateLimit},
+    limit::rate::{ChargeSubject, LimitConfig, RateLimit},
 };
 
 use super::asked::{NOW, principal};
@@ -37,7 +37,7 @@ fn those_of_one_limit_and_one_value_of_each_of_its_parts() {
             for (who, principal) in &both {
                 // Two tokens of one client, for one model, on one route.
                 let who = if ["client", "route", "model"].contains(&by) { "both" } else { who };
-                let facts = Facts {
+                let facts = ChargeSubject {
                     principal: Some(principal),
                     model: Some("a"),
                     route: "a",

@@ -14,7 +14,7 @@ use crate::{
     },
     denial::{Denial, Reason, malformed},
     identity::Principal,
-    limit::{LimitStatus, rate::Facts},
+    limit::{LimitStatus, rate::ChargeSubject},
     permit::{self, Asked, Permit},
     request::{RawRequest, Request},
     route::{OnOutage, Route},
@@ -145,7 +145,7 @@ fn permit(
         permit::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
     };
     passed(Step::Authorize);
-    let facts = Facts {
+    let facts = ChargeSubject {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),
         route: &route.name,

@@ -9,7 +9,7 @@ use crate::{
     config::{Errors, Path},
     credential::jwt::issuer::{IssuerConfig, Issuers},
     limit::rate::{self, LimitConfig, RateLimit},
-    revocation::{Foreign, RevocationConfig},
+    revocation::{ExternalDenylist, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
     rule::{
         category::{Categories, CategoryConfig},
@@ -60,7 +60,7 @@ pub struct Policy {
     /// The limits, by name.
     pub limits: Vec<Arc<RateLimit>>,
     /// Blacklists of other services.
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<ExternalDenylist>,
     /// Whether plain http is denied.
     pub require_https: bool,
     /// Upstream keys, in the order in which routes refer to them.
@@ -98,7 +98,8 @@ impl Policy {
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
         issuers.keep(parts.claims);
-        let foreign = Foreign::compile(&config.revocation, &root.key("revocation"), errors);
+        let foreign =
+            ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         errors.is_empty().then(|| Self {
@@ -123,14 +124,19 @@ impl Policy {
 }
 
 /// What only shows when sections are seen side by side.
-fn check_together(config: &PolicyConfig, foreign: &[Foreign], root: &Path, errors: &mut Errors) {
+fn check_together(
+    config: &PolicyConfig,
+    foreign: &[ExternalDenylist],
+    root: &Path,
+    errors: &mut Errors,
+) {
     if config.issuers.is_empty()
         && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
         let message = "the route needs a credential, and there are no `issuers` to verify one";
         errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
-    if foreign.iter().any(Foreign::needs_jti) {
+    if foreign.iter().any(ExternalDenylist::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {
             if !issuer.required_claims.iter().any(|claim| claim == "jti") {
                 let path = root.key("issuers").index(index);

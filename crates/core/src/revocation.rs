@@ -135,9 +135,9 @@ impl Target {
 
 /// A compiled `revocation.foreign` pattern.
 #[derive(Clone, Debug)]
-pub struct Foreign(String);
+pub struct ExternalDenylist(String);
 
-impl Foreign {
+impl ExternalDenylist {
     /// Compiles the patterns.
     pub fn compile(config: &RevocationConfig, path: &Path, errors: &mut Errors) -> Vec<Self> {
         let path = path.key("foreign");
@@ -246,7 +246,7 @@ mod tests {
         let compile = |pattern: &str| {
             let mut errors = Errors::default();
             let config = RevocationConfig { foreign: vec![pattern.to_owned()] };
-            let mut compiled = Foreign::compile(&config, &Path::root(), &mut errors);
+            let mut compiled = ExternalDenylist::compile(&config, &Path::root(), &mut errors);
             if errors.is_empty() { compiled.pop() } else { None }
         };
         let token = sha256(b"t");

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     denial::{Denial, Reason},
-    revocation::{self, Foreign, Names},
+    revocation::{self, ExternalDenylist, Names},
     time::Timestamp,
 };
 use crate::{
@@ -109,7 +109,7 @@ pub fn verify<'k>(
     credential: Credential<'_>,
     issuers: &Issuers,
     keys: impl Fn(usize) -> Option<&'k Arc<KeySet>>,
-    foreign: &[Foreign],
+    foreign: &[ExternalDenylist],
     now: Timestamp,
 ) -> Result<Arc<Principal>, Refused> {
     let mut progress = Progress { check: Check::Shape, issuer: None, unknown_key: None };
@@ -139,7 +139,7 @@ fn steps<'k>(
     credential: Credential<'_>,
     issuers: &Issuers,
     keys: impl Fn(usize) -> Option<&'k Arc<KeySet>>,
-    foreign: &[Foreign],
+    foreign: &[ExternalDenylist],
     now: Timestamp,
     progress: &mut Progress,
 ) -> Result<Arc<Principal>, Denial> {
@@ -324,7 +324,7 @@ fn principal(
     kept: &[Arc<str>],
     claims: &Json,
     times: &Times,
-    foreign: &[Foreign],
+    foreign: &[ExternalDenylist],
     proof: Proof,
 ) -> Result<Principal, Denial> {
     for name in &issuer.required_claims {
@@ -527,7 +527,7 @@ fn foreign_keys(
     token: &str,
     jti: Option<&str>,
     subject: &str,
-    foreign: &[Foreign],
+    foreign: &[ExternalDenylist],
 ) -> Result<Vec<String>, Denial> {
     if foreign.is_empty() {
         return Ok(Vec::new());

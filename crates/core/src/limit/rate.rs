@@ -163,7 +163,7 @@ impl Bucket {
 
 /// What a limit may count by, of one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct ChargeSubject<'a> {
     /// Who asks; `None` on a public route.
     pub principal: Option<&'a Principal>,
     /// The model's policy name.
@@ -242,7 +242,7 @@ impl RateLimit {
     ///
     /// # Errors
     /// A denial when the request lacks a part the limit counts by.
-    pub fn charge(&self, facts: &Facts<'_>) -> Result<Charge, Denial> {
+    pub fn charge(&self, facts: &ChargeSubject<'_>) -> Result<Charge, Denial> {
         let whose = self.of_all.with(self.whose(facts)?);
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
         let bucket = self
@@ -258,7 +258,7 @@ impl RateLimit {
     }
 
     /// Whose bucket it is: one part of the request's identity, or the digest of several, as a client may choose two of them.
-    fn whose(&self, facts: &Facts<'_>) -> Result<BucketId, Denial> {
+    fn whose(&self, facts: &ChargeSubject<'_>) -> Result<BucketId, Denial> {
         if let [by] = *self.by {
             return part(facts, by);
         }
@@ -271,7 +271,7 @@ impl RateLimit {
 }
 
 /// One part of the request's identity.
-fn part(facts: &Facts<'_>, by: By) -> Result<BucketId, Denial> {
+fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
     let keys = || facts.principal.map(Principal::revocation).ok_or_else(|| missing(by));
     Ok(match by {
         By::Subject => keys()?.subject().fingerprint().into(),
@@ -342,8 +342,8 @@ mod tests {
             .ok_or_else(|| format!("{errors:?}"))
     }
 
-    fn public(address: Option<&str>) -> Facts<'static> {
-        Facts {
+    fn public(address: Option<&str>) -> ChargeSubject<'static> {
+        ChargeSubject {
             principal: None,
             model: None,
             route: "/health",
