@@ -6,7 +6,14 @@ pub mod path;
 
 use std::sync::Arc;
 
-use tollgate_core::{credential::jwt::{issuer::KeySource, key_set::KeySet}, config::{Document, Errors}, policy::{Policy, PolicyConfig}, request::{Headers, RawBody, RawRequest}, secret::SecretSource, snapshot::Snapshot};
+use tollgate_core::{
+    config::{Document, Errors},
+    credential::jwt::{issuer::KeySource, key_set::KeySet},
+    policy::{Policy, PolicyConfig},
+    request::{Headers, RawBody, RawRequest},
+    secret::SecretSource,
+    snapshot::Snapshot,
+};
 
 /// Compiles a policy whose issuers have secrets.
 pub fn snapshot(policy: &str) -> Snapshot {

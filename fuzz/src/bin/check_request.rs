@@ -2,8 +2,8 @@
 //! what prost refuses because a field that is not read has another type or is not text.
 #![no_main]
 
-use bytes::Bytes;
 use adapter::ext_authz::question::{MAX_ENTRIES, Question};
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tollgate_core::request::RawBody;

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use tollgate_core::request::{
     Request,
-    body::{Facts, FormPlan},
+    body::{BodyFacts, FormPlan},
 };
 use tollgate_fuzz::{
     form::{Field, boundary, fields},
@@ -44,6 +44,6 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-fn read<'a>(content_type: &'a str, body: &'a [u8], plan: &FormPlan) -> Option<Facts<'a>> {
+fn read<'a>(content_type: &'a str, body: &'a [u8], plan: &FormPlan) -> Option<BodyFacts<'a>> {
     Request::parse(post(content_type, body)).ok()?.body.form(plan).ok()
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tollgate_core::request::{
     Request,
-    body::{Facts, Plan},
+    body::{BodyFacts, Plan},
 };
 use tollgate_fuzz::{
     json::{Reading, Tree},
@@ -59,11 +59,11 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-fn read<'a>(body: &'a [u8], plan: &Plan) -> Option<Facts<'a>> {
+fn read<'a>(body: &'a [u8], plan: &Plan) -> Option<BodyFacts<'a>> {
     Request::parse(post("application/json", body)).unwrap().body.json(plan).ok()
 }
 
-fn same_model(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
+fn same_model(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
     match (tree.get("model", reading), &facts.model) {
         (Some(Tree::Text(theirs)), Some(ours)) => assert_eq!(ours, theirs, "{reading:?}"),
         (None | Some(Tree::Word), None) => {}
@@ -71,7 +71,7 @@ fn same_model(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
     }
 }
 
-fn same_messages(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
+fn same_messages(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
     let messages = if facts.batch { tree.elements() } else { std::slice::from_ref(tree) };
     assert_eq!(messages.len(), facts.messages.len());
     for (theirs, ours) in messages.iter().zip(&facts.messages) {
@@ -90,7 +90,7 @@ fn same_messages(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
 }
 
 /// Whatever a server may find of what a rule is about, the reader has found.
-fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
+fn nothing_missed(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
     let at = |path: &[&str]| tree.at(path, reading);
     for path in [&["priority"][..], &["extra", "cache_salt"]] {
         assert!(at(path).is_none() || facts.forbidden.is_some(), "{reading:?} {path:?}");
@@ -171,7 +171,7 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &Facts<'_>) {
 }
 
 /// serde_json's writing of the same document.
-fn rewritten(body: &[u8], plan: &Plan, facts: &Facts<'_>) {
+fn rewritten(body: &[u8], plan: &Plan, facts: &BodyFacts<'_>) {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return };
     let written = serde_json::to_vec(&value).unwrap();
     let Some(again) = read(&written, plan) else {
@@ -183,7 +183,7 @@ fn rewritten(body: &[u8], plan: &Plan, facts: &Facts<'_>) {
         (again.prompts, again.parts, again.batch),
         (facts.prompts, facts.parts, facts.batch)
     );
-    let sorted = |facts: &Facts<'_>| {
+    let sorted = |facts: &BodyFacts<'_>| {
         let mut names: Vec<String> =
             facts.tools.iter().chain(&facts.adapters).map(|name| (**name).to_owned()).collect();
         names.extend(facts.caps.iter().map(|(_, name, number)| format!("{name} {number}")));

@@ -9,7 +9,7 @@ mod scan;
 
 pub use self::{
     content::Parts,
-    facts::{Facts, Message, Prose},
+    facts::{BodyFacts, Message, Prose},
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };
@@ -57,7 +57,7 @@ impl<'a> Body<'a> {
     /// # Errors
     /// `unsupported_media_type` for anything but JSON in UTF-8, `body_too_large` for a cut one, `body_unavailable` where
     /// the proxy did not send it, `malformed_request` for JSON that two readers could read differently.
-    pub fn json(&self, plan: &Plan) -> Result<Facts<'a>, Denial> {
+    pub fn json(&self, plan: &Plan) -> Result<BodyFacts<'a>, Denial> {
         self.is_json()?;
         json::read(self.bytes()?, plan).map_err(|error| refused(&error.to_string(), error.param()))
     }
@@ -66,7 +66,7 @@ impl<'a> Body<'a> {
     ///
     /// # Errors
     /// As for [`Body::json`].
-    pub fn form(&self, plan: &FormPlan) -> Result<Facts<'a>, Denial> {
+    pub fn form(&self, plan: &FormPlan) -> Result<BodyFacts<'a>, Denial> {
         let boundary = form::boundary(self.content_type()?)?;
         form::read(self.bytes()?, boundary, plan)
             .map_err(|error| refused(&error.to_string(), error.param()))

@@ -16,7 +16,7 @@ use crate::{
     identity::Principal,
     request::{
         Headers,
-        body::{Facts, Pointer},
+        body::{BodyFacts, Pointer},
     },
 };
 
@@ -251,7 +251,7 @@ impl CategoryRule {
         &self,
         categories: &Categories,
         headers: &Headers<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<Option<usize>, Denial> {
         let header = match &self.header {
             None => None,
@@ -276,7 +276,11 @@ impl CategoryRule {
     ///
     /// # Errors
     /// `body_too_large` and `category_forbidden` where not all of the prompt can be seen.
-    fn found(&self, categories: &Categories, facts: &Facts<'_>) -> Result<BTreeSet<usize>, Denial> {
+    fn found(
+        &self,
+        categories: &Categories,
+        facts: &BodyFacts<'_>,
+    ) -> Result<BTreeSet<usize>, Denial> {
         if !self.classify {
             return Ok(BTreeSet::new());
         }
@@ -304,7 +308,7 @@ impl CategoryRule {
         &self,
         categories: &Categories,
         headers: &Headers<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<BTreeSet<usize>, Denial> {
         let declared = self.declared(categories, headers, facts)?;
         if declared.is_none() && self.required {
@@ -355,7 +359,7 @@ impl CategoryRule {
         categories: &Categories,
         principal: &Principal,
         headers: &Headers<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<(), Denial> {
         for index in self.of(categories, headers, facts)? {
             let Some((name, scopes)) = categories.list.get(index) else { continue };
@@ -383,7 +387,7 @@ impl CategoryRule {
         &self,
         categories: &Categories,
         headers: &Headers<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Vec<String> {
         let all = self.of(categories, headers, facts).unwrap_or_default();
         all.into_iter().map(|index| categories.name(index).to_owned()).collect()

@@ -18,7 +18,7 @@ use crate::{
     identity::Principal,
     request::{
         Headers, Request,
-        body::{Facts, FormPlan, Parts, Plan},
+        body::{BodyFacts, FormPlan, Parts, Plan},
     },
 };
 
@@ -234,13 +234,13 @@ impl Content {
     ///
     /// # Errors
     /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
-    pub(crate) fn read<'a>(&self, request: &Request<'a>) -> Result<Facts<'a>, Denial> {
+    pub(crate) fn read<'a>(&self, request: &Request<'a>) -> Result<BodyFacts<'a>, Denial> {
         let body = &request.body;
         let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
         match &self.reading {
-            Reading::Nothing => Ok(Facts::default()),
-            Reading::Length => Ok(Facts { bytes: body.length()?, ..Facts::default() }),
-            Reading::Json(_) if bodiless && body.length()? == 0 => Ok(Facts::default()),
+            Reading::Nothing => Ok(BodyFacts::default()),
+            Reading::Length => Ok(BodyFacts { bytes: body.length()?, ..BodyFacts::default() }),
+            Reading::Json(_) if bodiless && body.length()? == 0 => Ok(BodyFacts::default()),
             Reading::Json(plan) => body.json(plan),
             Reading::Form(plan) => body.form(plan),
         }
@@ -255,7 +255,7 @@ impl Content {
         principal: &Principal,
         tier: Option<&Caps>,
         request: &Request<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<(), Denial> {
         if let Some(fields) = &self.fields {
             fields.check(facts)?;
@@ -279,7 +279,7 @@ impl Content {
     }
 
     /// The prompt categories that a request is in.
-    pub(crate) fn categories(&self, headers: &Headers<'_>, facts: &Facts<'_>) -> Vec<String> {
+    pub(crate) fn categories(&self, headers: &Headers<'_>, facts: &BodyFacts<'_>) -> Vec<String> {
         self.categories
             .as_ref()
             .map(|(rule, categories)| rule.names(categories, headers, facts))

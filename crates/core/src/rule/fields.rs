@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
-    request::body::{Cap, Facts, Parts, Pointer},
+    request::body::{BodyFacts, Cap, Parts, Pointer},
 };
 
 /// `caps` of a route or a tier: the most a request may ask for. What is over is refused with `field_forbidden`, naming the
@@ -117,7 +117,7 @@ impl Caps {
         self.config.input_bytes.map(NonZeroU64::get)
     }
 
-    pub(super) fn check(&self, facts: &Facts<'_>) -> Result<(), Denial> {
+    pub(super) fn check(&self, facts: &BodyFacts<'_>) -> Result<(), Denial> {
         if let Some(most) = self.input_bytes()
             && facts.bytes > most
         {
@@ -188,7 +188,7 @@ impl Fields {
         Self { deny, allow: config.allow.clone(), media: config.media }
     }
 
-    pub(super) fn check(&self, facts: &Facts<'_>) -> Result<(), Denial> {
+    pub(super) fn check(&self, facts: &BodyFacts<'_>) -> Result<(), Denial> {
         if let Some(name) = &facts.forbidden {
             return Err(field_forbidden(
                 "the body has a member that the route does not allow",

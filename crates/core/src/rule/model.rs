@@ -22,7 +22,7 @@ use crate::{
     pattern::Captures,
     request::{
         Request,
-        body::{Facts, Pointer},
+        body::{BodyFacts, Pointer},
     },
 };
 
@@ -427,7 +427,7 @@ impl ModelRule {
         models: &'m Models,
         request: &Request<'_>,
         captures: &Captures,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<Chosen<'m>, Denial> {
         let sent = match self
             .find(request, captures, facts)?
@@ -504,7 +504,7 @@ impl ModelRule {
         &'f self,
         request: &'f Request<'_>,
         captures: &'f Captures,
-        facts: &'f Facts<'_>,
+        facts: &'f BodyFacts<'_>,
     ) -> Result<Option<Cow<'f, str>>, Denial> {
         Ok(match &self.from {
             ModelSource::Body(_) | ModelSource::Form(_) => {

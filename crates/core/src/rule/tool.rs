@@ -11,7 +11,7 @@ use crate::{
     identity::Principal,
     request::{
         Headers,
-        body::{Facts, Message},
+        body::{BodyFacts, Message},
     },
 };
 
@@ -88,7 +88,7 @@ impl McpConfig {
         &self,
         principal: &Principal,
         headers: &Headers<'_>,
-        facts: &Facts<'_>,
+        facts: &BodyFacts<'_>,
     ) -> Result<(), Denial> {
         let (method, name) = (headers.one("mcp-method")?, headers.one("mcp-name")?);
         match facts.messages.as_slice() {
@@ -172,7 +172,7 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn check_tools(
     template: &str,
     principal: &Principal,
-    facts: &Facts<'_>,
+    facts: &BodyFacts<'_>,
 ) -> Result<(), Denial> {
     let mut needed = Vec::new();
     for name in &facts.tools {

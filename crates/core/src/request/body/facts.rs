@@ -6,7 +6,7 @@ use super::{content::Parts, plan::Cap};
 
 /// What a body says about what its route asked for. Strings are borrowed from the body unless they hold escapes.
 #[derive(Debug, Default)]
-pub struct Facts<'a> {
+pub struct BodyFacts<'a> {
     /// The length of the body in bytes.
     pub bytes: u64,
     /// The model.

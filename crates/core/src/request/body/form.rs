@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use memchr::memmem;
 use thiserror::Error;
 
-use super::{content::Kind, facts::Facts, json::integer, plan::cap_fields};
+use super::{content::Kind, facts::BodyFacts, json::integer, plan::cap_fields};
 use crate::denial::{Denial, Reason};
 
 /// How many parts a form may have.
@@ -108,12 +108,12 @@ pub(super) fn read<'a>(
     bytes: &'a [u8],
     boundary: &str,
     plan: &FormPlan,
-) -> Result<Facts<'a>, FormError> {
+) -> Result<BodyFacts<'a>, FormError> {
     let delimiter = format!("--{boundary}");
     let mut rest = bytes.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
     let finder = memmem::Finder::new(delimiter.as_bytes());
     let mut facts =
-        Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() };
+        BodyFacts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..BodyFacts::default() };
     let mut parts = 0;
     // `rest` stands behind a delimiter: either the end, or a part up to the next one.
     loop {
@@ -133,7 +133,7 @@ pub(super) fn read<'a>(
     }
 }
 
-fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut Facts<'a>) -> Result<(), FormError> {
+fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
     let split = memmem::find(head, b"\r\n\r\n").ok_or(FormError::Headers)?;
     let (head, value) =

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::{
     content::{Parts, is_foreign, kind},
-    facts::{Facts, Message},
+    facts::{BodyFacts, Message},
     plan::{Node, Plan, Rest, Said, Text, Want},
     scan::{NUMBER, RawString, Scanner},
 };
@@ -69,7 +69,7 @@ impl JsonError {
 }
 
 /// What `plan` asks of `bytes`.
-pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<Facts<'a>, JsonError> {
+pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, JsonError> {
     let mut reader = Reader {
         scanner: Scanner::new(bytes)?,
         plan,
@@ -77,7 +77,10 @@ pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<Facts<'a>, JsonEr
         typed: Parts::default(),
         keyed: Parts::default(),
         tool: (false, false),
-        facts: Facts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..Facts::default() },
+        facts: BodyFacts {
+            bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            ..BodyFacts::default()
+        },
     };
     reader.document()?;
     reader.facts.parts.add_larger(reader.typed, reader.keyed);
@@ -94,7 +97,7 @@ struct Reader<'a, 'p> {
     keyed: Parts,
     /// Of the innermost tool: whether it has a name, and whether its type stands for one.
     tool: (bool, bool),
-    facts: Facts<'a>,
+    facts: BodyFacts<'a>,
 }
 
 impl<'a, 'p> Reader<'a, 'p> {
