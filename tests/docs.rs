@@ -17,7 +17,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every page of the documentation, by its path from the root.
+/// Every page of the documentation: those in the root directory, `docs` and `deploy`, by path.
 fn pages() -> Vec<(String, String)> {
     fn below(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -29,8 +29,10 @@ fn pages() -> Vec<(String, String)> {
             }
         }
     }
+    let beside = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<PathBuf> =
-        ["README.md", "README.zh-CN.md", "ARCHITECTURE.md"].map(|name| root().join(name)).into();
+        beside.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
+    assert!(paths.len() >= 6, "pages in the root directory: {paths:?}");
     for directory in ["docs", "deploy"] {
         below(&root().join(directory), &mut paths);
     }
