@@ -30,7 +30,7 @@ use tollgate::store::{
     StoreConfig, open,
 };
 use tollgate_core::{
-    admission::Demands,
+    admission::AdmitRequest,
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -138,7 +138,7 @@ fn on_core(file: &str) -> f64 {
 
 struct Bench {
     store: Redis,
-    checks: Vec<Demands>,
+    checks: Vec<AdmitRequest>,
     bare: MultiplexedConnection,
     calls: Vec<Cmd>,
 }
@@ -150,7 +150,7 @@ impl Bench {
             ..RedisConfig::at(server.1.parse().unwrap())
         };
         let store = Redis::open(&config, CancellationToken::new()).unwrap();
-        let checks: Vec<Demands> = (0..CREDENTIALS).map(check).collect();
+        let checks: Vec<AdmitRequest> = (0..CREDENTIALS).map(check).collect();
         let bare = redis::Client::open(server.1.clone())
             .unwrap()
             .get_multiplexed_async_connection()
@@ -226,8 +226,8 @@ async fn millions(server: &Server, rounds: u64) {
     }
     let memories: Vec<Arc<dyn Store>> =
         [few, many].map(memory).into_iter().map(|store| Arc::new(store) as _).collect();
-    let checks: Vec<Demands> =
-        (0..CREDENTIALS).map(|n| Demands { charges: Vec::new(), ..check(n) }).collect();
+    let checks: Vec<AdmitRequest> =
+        (0..CREDENTIALS).map(|n| AdmitRequest { charges: Vec::new(), ..check(n) }).collect();
     for (name, stores) in [("copy of Redis'", &copies), ("in memory", &memories)] {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..rounds.max(5) {
@@ -236,7 +236,7 @@ async fn millions(server: &Server, rounds: u64) {
                 for demands in checks.iter().cycle().take(100 * CREDENTIALS) {
                     assert!(matches!(
                         store.admit(demands).await,
-                        Ok(tollgate_core::admission::Answers::Counted(_))
+                        Ok(tollgate_core::admission::AdmitResponse::Counted(_))
                     ));
                 }
                 let spent = (on_core("/proc/thread-self/schedstat") - before) * 1000.0;
@@ -284,7 +284,7 @@ fn resident() -> f64 {
 }
 
 /// A check with every kind of key a credential can have, and two limits that never fill up.
-fn check(n: usize) -> Demands {
+fn check(n: usize) -> AdmitRequest {
     let claims = json!({
         "jti": format!("j{n}"), "sub": format!("user-{n}"), "client_id": "app", "tenant_id": format!("t{}", n % 50), "iat": asked::NOW,
     });
@@ -299,9 +299,8 @@ fn check(n: usize) -> Demands {
 }
 
 /// The call that asks only this.
-fn call(hash: &str, demands: &Demands) -> Cmd {
-    let keys = Arc::clone(demands.principal.as_ref().unwrap());
-    let keys = keys.revocation();
+fn call(hash: &str, demands: &AdmitRequest) -> Cmd {
+    let keys = Arc::clone(demands.revocation.as_ref().unwrap());
     let revocations: Vec<String> = keys.exact().chain(keys.before()).map(|(_, key)| key).collect();
     let ours = revocations.len() + demands.charges.len();
     let mut cmd = redis::cmd("EVALSHA");

@@ -6,7 +6,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tollgate_core::{
-    admission::{Answers, Outage},
+    admission::{AdmitResponse, Outage},
     check::{Pending, Prepared, prepare_watched, prepare_with},
     credential::Credential,
     decision::{
@@ -201,22 +201,22 @@ impl Checker {
         &self,
         pending: &Pending,
         record: &mut CheckRecord<'_>,
-    ) -> Result<Answers, Outage> {
-        if pending.demands().is_empty() {
-            return Ok(Answers::Counted(Vec::new()));
+    ) -> Result<AdmitResponse, Outage> {
+        if pending.admit_request().is_empty() {
+            return Ok(AdmitResponse::Counted(Vec::new()));
         }
         if self.remote {
             record.asking();
         }
-        let answers = self.store.admit(pending.demands()).await;
+        let answers = self.store.admit(pending.admit_request()).await;
         record.told(answers.as_ref().err().copied());
         answers
     }
 
-    fn conclude(&self, pending: Pending, answers: Result<Answers, Outage>) -> Outcome {
+    fn conclude(&self, pending: Pending, answers: Result<AdmitResponse, Outage>) -> Outcome {
         match (answers, pending.on_outage(), &self.local) {
             (Err(outage), OnOutage::Local, Some(local)) => {
-                let answers = local.admit(pending.demands());
+                let answers = local.admit(pending.admit_request());
                 pending.conclude_locally(outage, answers)
             }
             (answers, _, _) => pending.conclude(answers),

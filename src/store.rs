@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     revocation::Target,
 };
 
@@ -40,7 +40,7 @@ use self::{redis::Replicated, replica::Replica};
 
 /// An answer that is there already, or on its way.
 pub type Admitted<'a> =
-    Either<Ready<Result<Answers, Outage>>, BoxFuture<'a, Result<Answers, Outage>>>;
+    Either<Ready<Result<AdmitResponse, Outage>>, BoxFuture<'a, Result<AdmitResponse, Outage>>>;
 
 /// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
 pub trait Store: Send + Sync {
@@ -48,7 +48,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be asked. What was charged then stays charged, and the question is not sent again.
-    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a>;
+    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a>;
 
     /// Adds a revocation, or strengthens one of the same target: neither its moment nor its end is moved back.
     ///

@@ -216,7 +216,7 @@ fn decisions_have_no_default() {
             "Grant",
             "Permit",
             "Principal",
-            "Answers",
+            "AdmitResponse",
             "Prepared",
             "Pending",
         ] {

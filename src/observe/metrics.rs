@@ -75,16 +75,6 @@ pub(super) const BUCKETS: [u64; 14] = [
     1_000_000,
 ];
 
-/// Every outage, for series that exist before they are counted.
-pub(super) const OUTAGES: [Outage; 6] = [
-    Outage::Deadline,
-    Outage::Unreachable,
-    Outage::Refused,
-    Outage::CircuitOpen,
-    Outage::Full,
-    Outage::Stale,
-];
-
 /// The counters of one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -92,7 +82,7 @@ pub struct Metrics {
     none: Arc<RouteCounters>,
     other: Arc<ModelCounters>,
     store: Durations,
-    outages: [AtomicU64; OUTAGES.len()],
+    outages: [AtomicU64; Outage::ALL.len()],
     reload: Reload,
     subjects: Option<Subjects>,
 }
@@ -224,7 +214,7 @@ impl Metrics {
             self.store.observe(took);
         }
         if let Some(outage) = check.outage
-            && let Some(count) = OUTAGES
+            && let Some(count) = Outage::ALL
                 .iter()
                 .position(|known| *known == outage)
                 .and_then(|at| self.outages.get(at))
@@ -252,7 +242,7 @@ impl Metrics {
 
     /// Outages with their counts.
     pub(super) fn outages(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        OUTAGES
+        Outage::ALL
             .iter()
             .zip(&self.outages)
             .map(|(outage, count)| (outage.label(), count.load(Relaxed)))

@@ -8,7 +8,7 @@ use std::{
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate_core::{
-    admission::Answers,
+    admission::AdmitResponse,
     check::{Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::key_set::KeySet,
@@ -118,7 +118,7 @@ limits:
         method: &str,
         path: &str,
         token: &str,
-        answers: Result<Answers, Outage>,
+        answers: Result<AdmitResponse, Outage>,
         end: impl FnOnce(CheckRecord<'_>),
     ) {
         let outcome;
@@ -181,8 +181,8 @@ const ROOM: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, re
 const NO_ROOM: Verdict =
     Verdict { admitted: false, remaining: 0, retry_after: 30_000_000, reset: 60_000_000 };
 
-fn counted(verdicts: &[Verdict]) -> Result<Answers, Outage> {
-    Ok(Answers::Counted(verdicts.to_vec()))
+fn counted(verdicts: &[Verdict]) -> Result<AdmitResponse, Outage> {
+    Ok(AdmitResponse::Counted(verdicts.to_vec()))
 }
 
 fn answered(record: CheckRecord<'_>) {
@@ -229,7 +229,7 @@ fn each_way_to_end_is_told_apart() {
     let alice = Bench::alice();
     let (chat, none) = ("/v1/chat/completions", || counted(&[]));
     bench.check("POST", chat, &alice, counted(&[NO_ROOM]), answered);
-    bench.check("POST", chat, &alice, Ok(Answers::Revoked("jti")), answered);
+    bench.check("POST", chat, &alice, Ok(AdmitResponse::Revoked("jti")), answered);
     bench.check("POST", chat, &alice, Err(Outage::Deadline), answered);
     bench.check("POST", chat, "", none(), answered);
     bench.check("POST", chat, "Bearer a.b", none(), answered);

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     check::Pending,
     decision::Outcome,
-    identity::Principal,
     limit::{BucketId, Charge, Verdict, reference},
+    revocation,
     route::OnOutage,
     time::Timestamp,
 };
@@ -52,15 +52,15 @@ impl Ledger {
         now: Timestamp,
         outage: Option<Outage>,
     ) -> Outcome {
-        let outage = outage.filter(|_| !pending.demands().is_empty());
+        let outage = outage.filter(|_| !pending.admit_request().is_empty());
         match outage {
             None => {
-                let answers = self.admit(pending.demands(), now);
+                let answers = self.admit(pending.admit_request(), now);
                 pending.conclude(Ok(answers))
             }
             Some(outage @ (Outage::Full | Outage::Stale)) => pending.conclude(Err(outage)),
             Some(outage) if pending.on_outage() == OnOutage::Local => {
-                let answers = self.admit(pending.demands(), now);
+                let answers = self.admit(pending.admit_request(), now);
                 pending.conclude_locally(outage, Ok(answers))
             }
             Some(outage) => pending.conclude(Err(outage)),
@@ -68,21 +68,22 @@ impl Ledger {
     }
 
     /// Answers one question, and counts.
-    pub fn admit(&mut self, demands: &Demands, now: Timestamp) -> Answers {
-        if let Some(by) = demands.principal.as_deref().and_then(|principal| self.revoked(principal))
-        {
-            return Answers::Revoked(by);
+    pub fn admit(&mut self, demands: &AdmitRequest, now: Timestamp) -> AdmitResponse {
+        if let Some(by) = demands.revocation.as_deref().and_then(|keys| self.revoked(keys)) {
+            return AdmitResponse::Revoked(by);
         }
         let asked: Vec<_> =
             demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
         if asked.iter().all(|(_, step)| step.verdict.admitted) {
             self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
-            return Answers::Counted(asked.into_iter().map(|(_, step)| step.verdict).collect());
+            return AdmitResponse::Counted(
+                asked.into_iter().map(|(_, step)| step.verdict).collect(),
+            );
         }
         let verdicts = asked.into_iter().map(|(charge, step)| {
             if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict }
         });
-        Answers::Counted(verdicts.collect())
+        AdmitResponse::Counted(verdicts.collect())
     }
 
     fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {
@@ -104,8 +105,7 @@ impl Ledger {
         )
     }
 
-    fn revoked(&self, principal: &Principal) -> Option<&'static str> {
-        let keys = principal.revocation();
+    fn revoked(&self, keys: &revocation::Keys) -> Option<&'static str> {
         let exact = keys.exact().find_map(|(_, key)| self.exact.get(&key).copied());
         let before = || {
             let revoked = |(_, key): (&str, String)| {

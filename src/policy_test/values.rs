@@ -98,19 +98,11 @@ pub(super) struct OutageWord(pub(super) Outage);
 
 impl<'de> Deserialize<'de> for OutageWord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const ALL: [Outage; 6] = [
-            Outage::Deadline,
-            Outage::Unreachable,
-            Outage::Refused,
-            Outage::CircuitOpen,
-            Outage::Full,
-            Outage::Stale,
-        ];
         let word = String::deserialize(deserializer)?;
-        ALL.into_iter().find(|outage| outage.label() == word).map(Self).ok_or_else(|| {
+        Outage::ALL.into_iter().find(|outage| outage.label() == word).map(Self).ok_or_else(|| {
             D::Error::custom(format!(
                 "unknown outage `{word}`; known: {}",
-                ALL.map(Outage::label).join(", ")
+                Outage::ALL.map(Outage::label).join(", ")
             ))
         })
     }

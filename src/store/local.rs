@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     limit::{Charge, Verdict},
     time::Timestamp,
 };
@@ -60,17 +60,16 @@ impl LocalFallback {
     /// # Errors
     /// [`Outage::Stale`] for a credential when the known revocations are too old, or were never read; [`Outage::Full`] as in the
     /// memory store; [`Outage::Refused`] where a blacklist of another service is asked for, which is not replicated.
-    pub fn admit(&self, demands: &Demands) -> Result<Answers, Outage> {
+    pub fn admit(&self, demands: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
-        if let Some(principal) = &demands.principal {
-            let keys = principal.revocation();
+        if let Some(keys) = &demands.revocation {
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
             let age = self.replica.age();
             // Before the age: a revocation that is known holds, however old the rest is.
             if let Some(kind) = self.replica.revokes(keys) {
-                return Ok(Answers::Revoked(kind));
+                return Ok(AdmitResponse::Revoked(kind));
             }
             if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);
@@ -79,14 +78,14 @@ impl LocalFallback {
         self.count(&demands.charges, now)
     }
 
-    fn count(&self, charges: &[Charge], now: Timestamp) -> Result<Answers, Outage> {
+    fn count(&self, charges: &[Charge], now: Timestamp) -> Result<AdmitResponse, Outage> {
         let shares: Vec<Charge> =
             charges.iter().map(|charge| share(charge, self.replicas)).collect();
         let mut verdicts = self.buckets.charge(&shares, now)?;
         for ((verdict, share), charge) in verdicts.iter_mut().zip(&shares).zip(charges) {
             patient(verdict, share, charge);
         }
-        Ok(Answers::Counted(verdicts))
+        Ok(AdmitResponse::Counted(verdicts))
     }
 
     /// How it does, for metrics.

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     revocation::Target,
     time::Timestamp,
 };
@@ -49,18 +49,21 @@ impl Memory {
     /// # Errors
     /// [`Outage::Full`] where a bucket is missing and there is no room for it; [`Outage::Refused`] where a blacklist of another
     /// service is asked for: it is in a Redis, not here.
-    pub fn admit_at(&self, demands: &Demands, now: Timestamp) -> Result<Answers, Outage> {
-        if let Some(principal) = &demands.principal {
-            let keys = principal.revocation();
+    pub fn admit_at(
+        &self,
+        demands: &AdmitRequest,
+        now: Timestamp,
+    ) -> Result<AdmitResponse, Outage> {
+        if let Some(keys) = &demands.revocation {
             // The configuration is refused before it comes to this. Unknown must not read as "not revoked".
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
             if let Some(kind) = self.revoked.revokes(keys, now) {
-                return Ok(Answers::Revoked(kind));
+                return Ok(AdmitResponse::Revoked(kind));
             }
         }
-        self.buckets.charge(&demands.charges, now).map(Answers::Counted)
+        self.buckets.charge(&demands.charges, now).map(AdmitResponse::Counted)
     }
 
     /// [`Store::revoke`] at a moment.
@@ -86,7 +89,7 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
+    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
         let answers = self.admit_at(demands, self.clock.now());
         Either::Left(future::ready(self.tally.note(answers)))
     }

@@ -28,7 +28,7 @@ use futures_util::future::{BoxFuture, Either};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     revocation::Target,
     time::Timestamp,
 };
@@ -121,14 +121,14 @@ impl Redis {
         })
     }
 
-    async fn ask(&self, demands: &Demands) -> Result<Answers, Outage> {
+    async fn ask(&self, demands: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let demands = match self.known(demands) {
-            Known::Revoked(kind) => return Ok(Answers::Revoked(kind)),
-            Known::Good => Demands { principal: None, charges: demands.charges.clone() },
+            Known::Revoked(kind) => return Ok(AdmitResponse::Revoked(kind)),
+            Known::Good => AdmitRequest { revocation: None, charges: demands.charges.clone() },
             Known::Nothing => demands.clone(),
         };
         if demands.is_empty() {
-            return Ok(Answers::Counted(Vec::new()));
+            return Ok(AdmitResponse::Counted(Vec::new()));
         }
         if demands.charges.iter().any(|charge| charge.lease.is_some()) {
             return self.ask_leased(demands).await;
@@ -146,13 +146,12 @@ impl Redis {
     }
 
     /// What is known of a credential without asking Redis.
-    fn known(&self, demands: &Demands) -> Known {
-        let (Some(Replicated { replica, max_staleness }), Some(principal)) =
-            (&self.replica, &demands.principal)
+    fn known(&self, demands: &AdmitRequest) -> Known {
+        let (Some(Replicated { replica, max_staleness }), Some(keys)) =
+            (&self.replica, &demands.revocation)
         else {
             return Known::Nothing;
         };
-        let keys = principal.revocation();
         // INVARIANT: looked at before it is looked up, so that what is found is no older than the bound. Blacklists of other
         // services are not replicated: the configuration is refused, and here they would be asked for.
         if replica.age().is_none_or(|age| age > *max_staleness) || !keys.foreign.is_empty() {
@@ -238,7 +237,7 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
 }
 
 impl Store for Redis {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
+    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
         Either::Right(Box::pin(async { self.tally.note(self.ask(demands).await) }))
     }
 

@@ -39,7 +39,7 @@ pub struct Status {
     /// Its circuit.
     pub circuit: Circuit,
     /// How many checks it failed since the start, by [`Outage::label`]; every label is there.
-    pub errors: [(&'static str, u64); OUTAGES.len()],
+    pub errors: [(&'static str, u64); Outage::ALL.len()],
     /// How often it was connected since the start; 0 in memory.
     pub connections: u64,
     /// What went wrong last, if anything did: why it is down, or was. For the operator: holds no secret.
@@ -74,24 +74,15 @@ pub struct ReplicaStatus {
     pub max_staleness: Duration,
 }
 
-const OUTAGES: [Outage; 6] = [
-    Outage::Deadline,
-    Outage::Unreachable,
-    Outage::Refused,
-    Outage::CircuitOpen,
-    Outage::Full,
-    Outage::Stale,
-];
-
 /// Counts outages.
 #[derive(Debug, Default)]
-pub(super) struct Tally([AtomicU64; OUTAGES.len()]);
+pub(super) struct Tally([AtomicU64; Outage::ALL.len()]);
 
 impl Tally {
     /// Counts what a check came to, and passes it on.
     pub(super) fn note<T>(&self, result: Result<T, Outage>) -> Result<T, Outage> {
         if let Err(outage) = &result {
-            for (known, count) in OUTAGES.iter().zip(&self.0) {
+            for (known, count) in Outage::ALL.iter().zip(&self.0) {
                 if known == outage {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
@@ -101,8 +92,8 @@ impl Tally {
     }
 
     /// The counts, by label.
-    pub(super) fn counts(&self) -> [(&'static str, u64); OUTAGES.len()] {
-        let mut counts = OUTAGES.map(|outage| (outage.label(), 0));
+    pub(super) fn counts(&self) -> [(&'static str, u64); Outage::ALL.len()] {
+        let mut counts = Outage::ALL.map(|outage| (outage.label(), 0));
         for ((_, count), known) in counts.iter_mut().zip(&self.0) {
             *count = known.load(Ordering::Relaxed);
         }
@@ -118,7 +109,7 @@ mod tests {
     fn outages_are_counted_by_label() {
         let tally = Tally::default();
         assert_eq!(tally.note(Ok(1)), Ok(1));
-        for outage in OUTAGES {
+        for outage in Outage::ALL {
             assert_eq!(tally.note::<()>(Err(outage)), Err(outage));
         }
         let _ = tally.note::<()>(Err(Outage::Refused));

@@ -29,7 +29,7 @@ use tollgate::{
     store::{Admitted, Circuit, Page, Revocation, Status, Store},
 };
 use tollgate_core::{
-    admission::{Demands, Outage},
+    admission::{AdmitRequest, Outage},
     revocation::Target,
     route::OnOutage,
     snapshot::Snapshot,
@@ -46,7 +46,7 @@ struct Stored {
 }
 
 impl Store for Stored {
-    fn admit<'a>(&'a self, demands: &'a Demands) -> Admitted<'a> {
+    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
         let answers = match self.outage {
             Some(outage) => Err(outage),
             None => Ok(self.ledger.lock().unwrap().admit(demands, self.now)),

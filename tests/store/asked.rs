@@ -6,7 +6,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate::store::Store;
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     check::{Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::{issuer::KeySource, key_set::KeySet},
@@ -68,19 +68,19 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
         body: RawBody::None,
     };
     match prepare(&snapshot, raw, Timestamp::from_secs(NOW)) {
-        Prepared::Ask(pending) => pending.demands().principal.clone().unwrap(),
+        Prepared::Ask(pending) => pending.principal().cloned().unwrap(),
         Prepared::Done(outcome) => panic!("{:?}", outcome.decision),
     }
 }
 
 /// A question about a principal.
-pub(super) fn about(principal: &Arc<Principal>) -> Demands {
-    Demands { principal: Some(Arc::clone(principal)), charges: Vec::new() }
+pub(super) fn about(principal: &Arc<Principal>) -> AdmitRequest {
+    AdmitRequest { revocation: Some(Arc::clone(principal.revocation())), charges: Vec::new() }
 }
 
 /// A question about charges.
-pub(super) fn charging(charges: &[Charge]) -> Demands {
-    Demands { principal: None, charges: charges.to_vec() }
+pub(super) fn charging(charges: &[Charge]) -> AdmitRequest {
+    AdmitRequest { revocation: None, charges: charges.to_vec() }
 }
 
 /// A charge of 1; `interval` in milliseconds.
@@ -98,7 +98,7 @@ pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
 /// The verdicts of a store that can be asked, and finds nothing revoked.
 pub(super) async fn verdicts(store: &dyn Store, charges: &[Charge]) -> Vec<Verdict> {
     match store.admit(&charging(charges)).await {
-        Ok(Answers::Counted(verdicts)) => verdicts,
+        Ok(AdmitResponse::Counted(verdicts)) => verdicts,
         other => panic!("{other:?}"),
     }
 }
@@ -109,8 +109,8 @@ pub(super) async fn revoked_by(
     principal: &Arc<Principal>,
 ) -> Result<Option<&'static str>, Outage> {
     store.admit(&about(principal)).await.map(|answers| match answers {
-        Answers::Revoked(kind) => Some(kind),
-        Answers::Counted(verdicts) => {
+        AdmitResponse::Revoked(kind) => Some(kind),
+        AdmitResponse::Counted(verdicts) => {
             assert_eq!(verdicts, []);
             None
         }

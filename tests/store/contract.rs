@@ -1,12 +1,12 @@
 //! What every store does: one suite for all of them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{ACL_RULE, Memory, MemoryConfig, Redis, RedisConfig, Revocation, Store};
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     limit::Charge,
     revocation::{Target, token_digest},
     secret::{Secret, SecretSource},
@@ -34,7 +34,7 @@ fn hour(target: Target, at: u64) -> Revocation {
 async fn holds(store: &dyn Store) {
     assert_eq!(
         store.admit(&charging(&[])).await,
-        Ok(Answers::Counted(Vec::new())),
+        Ok(AdmitResponse::Counted(Vec::new())),
         "nothing asked, nothing answered"
     );
     bursts_and_refills(store).await;
@@ -198,11 +198,13 @@ async fn moments(store: &dyn Store) {
 async fn a_revoked_request_is_not_counted(store: &dyn Store) {
     let jti = Target::Jti { issuer: ISSUER.into(), jti: "j1".into() };
     let charges = vec![charge("counted", 3_600_000, 5)];
-    let demands =
-        Demands { principal: Some(principal(full(&json!({})), &[])), charges: charges.clone() };
+    let demands = AdmitRequest {
+        revocation: Some(Arc::clone(principal(full(&json!({})), &[]).revocation())),
+        charges: charges.clone(),
+    };
     store.revoke(&hour(jti.clone(), NOW)).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("jti")));
+        assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("jti")));
     }
     assert_eq!(store.reinstate(&jti).await, Ok(true));
     assert_eq!(verdicts(store, &charges).await[0].remaining, 4);
@@ -311,16 +313,16 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
         assert_eq!(revoked_by(store, &ada).await, Ok(None), "{key}");
     }
     // Between charges and foreign keys, the script must not mix up which key it was.
-    let mut demands = Demands {
-        principal: Some(ada),
+    let mut demands = AdmitRequest {
+        revocation: Some(Arc::clone(ada.revocation())),
         charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)],
     };
     set(client, "SET", "gone/ada", "x");
-    assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("foreign")));
+    assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("foreign")));
     redis::cmd("DEL").arg("gone/ada").exec(client).unwrap();
     demands.charges.truncate(1);
     assert!(
-        matches!(store.admit(&demands).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 1)
+        matches!(store.admit(&demands).await, Ok(AdmitResponse::Counted(verdicts)) if verdicts[0].remaining == 1)
     );
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{self, RedisConfig, Revocation, Store, StoreConfig};
 use tollgate_core::{
-    admission::{Answers, Demands},
+    admission::{AdmitRequest, AdmitResponse},
     limit::{Charge, Verdict, lease::Terms},
     revocation::Target,
     time::{Span, Timestamp},
@@ -189,8 +189,11 @@ async fn a_revoked_request_spends_nothing() {
     other.revoke(&revocation).await.unwrap();
     let before = held(&*store);
     for _ in 0..5 {
-        let demands = Demands { principal: Some(Arc::clone(&ada)), charges: charges.clone() };
-        assert_eq!(store.admit(&demands).await, Ok(Answers::Revoked("subject")));
+        let demands = AdmitRequest {
+            revocation: Some(Arc::clone(ada.revocation())),
+            charges: charges.clone(),
+        };
+        assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("subject")));
     }
     assert_eq!(held(&*store), before);
 }
@@ -205,7 +208,7 @@ async fn what_is_held_outlives_redis_until_it_ends() {
     let mut admitted = 0;
     let answers = loop {
         match store.admit(&charging(&charges)).await {
-            Ok(Answers::Counted(said)) => {
+            Ok(AdmitResponse::Counted(said)) => {
                 assert!(said[0].admitted, "{said:?}");
                 admitted += 1;
             }

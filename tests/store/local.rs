@@ -9,7 +9,7 @@ use tollgate::store::{
     self, LocalConfig, LocalFallback, Opened, RedisConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    admission::{Answers, Outage},
+    admission::{AdmitResponse, Outage},
     identity::Principal,
     limit::Verdict,
     revocation::Target,
@@ -53,8 +53,8 @@ async fn revoke(store: &dyn Store, name: &str) {
 
 fn known(local: &LocalFallback, name: &str) -> bool {
     match local.admit(&about(&subject(name))) {
-        Ok(Answers::Revoked("subject")) => true,
-        Ok(Answers::Counted(_)) => false,
+        Ok(AdmitResponse::Revoked("subject")) => true,
+        Ok(AdmitResponse::Counted(_)) => false,
         other => panic!("{other:?}"),
     }
 }
@@ -144,7 +144,7 @@ async fn an_outage_is_bridged_until_what_is_known_is_too_old() {
     assert!(known(&local, "a"), "a known revocation holds, however old");
     let counted = local.admit(&charging(&[charge("public", 1000, 8)]));
     assert!(
-        matches!(counted, Ok(Answers::Counted(_))),
+        matches!(counted, Ok(AdmitResponse::Counted(_))),
         "no credential, nothing to be stale about: {counted:?}"
     );
 
@@ -166,7 +166,7 @@ async fn each_replica_admits_its_share() {
     let (_store, local) = opened("unix:///nowhere/redis.sock", Span::from_secs(60));
     let verdict = |burst: u64| -> Verdict {
         match local.admit(&charging(&[charge(&burst.to_string(), 3_600_000, burst)])) {
-            Ok(Answers::Counted(verdicts)) => verdicts[0],
+            Ok(AdmitResponse::Counted(verdicts)) => verdicts[0],
             other => panic!("{other:?}"),
         }
     };

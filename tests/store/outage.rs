@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{Circuit, Redis, RedisConfig, Store};
 use tollgate_core::{
-    admission::{Answers, Outage},
+    admission::{AdmitResponse, Outage},
     time::Span,
 };
 
@@ -33,7 +33,7 @@ fn hasty(url: &str) -> Redis {
 }
 
 /// One question, and how long it took.
-async fn timed(store: &Redis, key: &str) -> (Result<Answers, Outage>, Duration) {
+async fn timed(store: &Redis, key: &str) -> (Result<AdmitResponse, Outage>, Duration) {
     let started = Instant::now();
     let answer = store.admit(&charging(&[charge(key, 3_600_000, 1_000)])).await;
     (answer, started.elapsed())

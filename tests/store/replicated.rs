@@ -11,7 +11,7 @@ use tollgate::store::{
     self, ACL_RULE, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    admission::{Answers, Demands},
+    admission::{AdmitRequest, AdmitResponse},
     identity::Principal,
     revocation::Target,
     time::{Span, Timestamp},
@@ -79,10 +79,10 @@ async fn a_check_without_limits_makes_no_round_trip() {
 
     // With a limit Redis is asked for that alone; what is revoked is not counted.
     let counted =
-        |name| Demands { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
-    assert_eq!(store.admit(&counted("a")).await, Ok(Answers::Revoked("subject")));
+        |name| AdmitRequest { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
+    assert_eq!(store.admit(&counted("a")).await, Ok(AdmitResponse::Revoked("subject")));
     assert!(
-        matches!(store.admit(&counted("b")).await, Ok(Answers::Counted(verdicts)) if verdicts[0].remaining == 8)
+        matches!(store.admit(&counted("b")).await, Ok(AdmitResponse::Counted(verdicts)) if verdicts[0].remaining == 8)
     );
     assert_eq!(scripts(&server), before + 1);
 }

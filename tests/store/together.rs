@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tollgate::store::{Redis, Store as _};
 use tollgate_core::{
-    admission::{Answers, Outage},
+    admission::{AdmitResponse, Outage},
     limit::{Charge, Verdict},
 };
 
@@ -21,7 +21,7 @@ async fn all(store: &Arc<Redis>, checks: Vec<Vec<Charge>>) -> Vec<Result<Vec<Ver
         let store = Arc::clone(store);
         tokio::spawn(async move {
             match store.admit(&charging(&charges)).await {
-                Ok(Answers::Counted(verdicts)) => Ok(verdicts),
+                Ok(AdmitResponse::Counted(verdicts)) => Ok(verdicts),
                 Ok(other) => panic!("{other:?}"),
                 Err(outage) => Err(outage),
             }

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::Arc};
 use divan::{AllocProfiler, Bencher, black_box};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use tollgate_core::{
-    admission::Answers,
+    admission::AdmitResponse,
     check::{Pending, Prepared, prepare, prepare_with},
     config::{Document, Errors},
     credential::jwt::key_set::KeySet,
@@ -146,7 +146,7 @@ fn asked(prepared: Prepared) -> Pending {
 fn principal(snapshot: &Snapshot, token: &str) -> Arc<Principal> {
     let pending =
         asked(prepare(snapshot, request(token, RawBody::None), Timestamp::from_secs(NOW)));
-    pending.demands().principal.clone().expect("a principal")
+    pending.principal().cloned().expect("a principal")
 }
 
 /// A whole decision about a known token, from the raw request to the shaped answer.
@@ -159,7 +159,7 @@ fn hot(bencher: Bencher<'_, '_>, model: &str, routes: usize, body: RawBody<'_>) 
             Ok(Arc::clone(&known))
         }));
         let verdict = Verdict { admitted: true, remaining: 999_999, retry_after: 0, reset: 1 };
-        let outcome = pending.conclude(Ok(Answers::Counted(vec![verdict; 2])));
+        let outcome = pending.conclude(Ok(AdmitResponse::Counted(vec![verdict; 2])));
         let Decision::Allow(grant) = &outcome.decision else { panic!("{:?}", outcome.decision) };
         black_box(answer::allowed(
             grant,

@@ -119,7 +119,7 @@ fn main() {
                         None => verify(&snapshot, credential, now),
                     };
                     match black_box(prepare_with(&snapshot, raw, now, verified)) {
-                        Prepared::Ask(pending) => who = pending.demands().principal.clone(),
+                        Prepared::Ask(pending) => who = pending.principal().cloned(),
                         Prepared::Done(outcome) => unreachable!("{:?}", outcome.decision),
                     }
                 }

@@ -1,47 +1,53 @@
 //! Admission: what a check requests from the store, and what the store answers.
+//!
+//! The store's port. One check sends at most one [`AdmitRequest`], which a store decides in one
+//! atomic step. A store never sees an identity: a credential is known to it by its
+//! [`revocation::Keys`] only.
 
 use std::sync::Arc;
 
 use crate::{
-    identity::Principal,
     limit::{Charge, Verdict},
+    revocation,
 };
 
-/// What a check needs to know from the store: one round trip, one atomic step.
+/// What a check requests from the store: one round trip, one atomic step.
 #[derive(Clone, Debug)]
-pub struct Demands {
-    /// Ask whether this principal's credential was revoked.
-    pub principal: Option<Arc<Principal>>,
-    /// Take all of these, or none.
+pub struct AdmitRequest {
+    /// The keys under which the credential could be revoked; `None` where there is no credential.
+    pub revocation: Option<Arc<revocation::Keys>>,
+    /// The charges: all of them are taken, or none.
     pub charges: Vec<Charge>,
 }
 
-impl Demands {
-    /// Whether there is nothing to ask: the store is left alone.
+impl AdmitRequest {
+    /// Whether the store has nothing to decide, so that no request is sent.
     pub fn is_empty(&self) -> bool {
-        self.principal.is_none() && self.charges.is_empty()
+        self.revocation.is_none() && self.charges.is_empty()
     }
 }
 
-/// The store's answer to [`Demands`].
+/// The store's answer to an [`AdmitRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answers {
-    /// The credential was revoked, by this entry (`jti`, `subject`, `client`, `tenant`, `token` or `foreign`). Nothing was charged.
+pub enum AdmitResponse {
+    /// The credential is revoked, by an entry of this kind (`jti`, `subject`, `client`, `tenant`,
+    /// `token` or `foreign`). Nothing was charged.
     Revoked(&'static str),
-    /// One verdict for each charge, in order. Charged are all of them, or, where one is not admitted, none.
+    /// One verdict for each charge, in order. All of them were charged, or none where one was not
+    /// admitted.
     Counted(Vec<Verdict>),
 }
 
-/// The store could not be asked. Whether something was charged is not known.
+/// Why the store gave no answer. Whether something was charged is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// No answer within the deadline.
+    /// No answer arrived within the deadline.
     Deadline,
-    /// Not connected, or the connection broke.
+    /// There is no connection, or it broke.
     Unreachable,
-    /// It answered, but not what it should (read-only replica, out of memory, a script error).
+    /// The store answered with an error (read-only replica, out of memory, a script error).
     Refused,
-    /// The circuit is open: it failed a moment ago and is left alone.
+    /// The circuit is open: the store failed recently, and no request was sent.
     CircuitOpen,
     /// The memory store holds as many buckets as it may.
     Full,
@@ -50,7 +56,17 @@ pub enum Outage {
 }
 
 impl Outage {
-    /// The word in metrics and audit lines.
+    /// Every outage, in the order of declaration.
+    pub const ALL: [Self; 6] = [
+        Self::Deadline,
+        Self::Unreachable,
+        Self::Refused,
+        Self::CircuitOpen,
+        Self::Full,
+        Self::Stale,
+    ];
+
+    /// The label in metrics and audit lines.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Deadline => "deadline",
@@ -59,6 +75,18 @@ impl Outage {
             Self::CircuitOpen => "circuit_open",
             Self::Full => "full",
             Self::Stale => "stale",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outage_is_listed_at_its_own_place() {
+        for (at, outage) in Outage::ALL.into_iter().enumerate() {
+            assert_eq!(outage as usize, at, "{outage:?}");
         }
     }
 }

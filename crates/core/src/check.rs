@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     credential::{
         self, Credential,
         jwt::{self, Refused},
@@ -58,7 +58,7 @@ pub fn holds(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> bool
 #[derive(Debug)]
 pub struct Pending {
     permit: Permit,
-    demands: Demands,
+    demands: AdmitRequest,
     evidence: Evidence,
 }
 
@@ -114,7 +114,7 @@ fn permit(
     verify: impl FnOnce(Credential<'_>) -> Verified,
     evidence: &mut Evidence,
     passed: &mut impl FnMut(Step),
-) -> Result<(Permit, Demands), Denial> {
+) -> Result<(Permit, AdmitRequest), Denial> {
     let policy = &snapshot.policy;
     let request = Request::parse(raw)?;
     evidence.spoofed = request.headers.spoofed().map(Cow::into_owned).collect();
@@ -155,7 +155,10 @@ fn permit(
     for limit in &route.limits {
         charges.push(limit.charge(&facts)?);
     }
-    let demands = Demands { principal: permit.principal().cloned(), charges };
+    let demands = AdmitRequest {
+        revocation: permit.principal().map(|principal| Arc::clone(principal.revocation())),
+        charges,
+    };
     Ok((permit, demands))
 }
 
@@ -173,8 +176,13 @@ fn authenticate(
 
 impl Pending {
     /// What to ask the store.
-    pub fn demands(&self) -> &Demands {
+    pub fn admit_request(&self) -> &AdmitRequest {
         &self.demands
+    }
+
+    /// The holder of the credential; `None` on a public route.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.permit.principal()
     }
 
     /// The route that covers the request.
@@ -188,16 +196,20 @@ impl Pending {
     }
 
     /// As [`Pending::conclude`], for a check that was answered locally because the store could not be asked.
-    pub fn conclude_locally(mut self, outage: Outage, answers: Result<Answers, Outage>) -> Outcome {
+    pub fn conclude_locally(
+        mut self,
+        outage: Outage,
+        answers: Result<AdmitResponse, Outage>,
+    ) -> Outcome {
         self.evidence.outage = Some(outage);
         self.conclude(answers)
     }
 
     /// Steps 5 and 6: is the credential still good, is there room, and the answer.
-    pub fn conclude(self, answers: Result<Answers, Outage>) -> Outcome {
+    pub fn conclude(self, answers: Result<AdmitResponse, Outage>) -> Outcome {
         let Self { permit, demands, mut evidence } = self;
         let counted = match answers {
-            Ok(Answers::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
+            Ok(AdmitResponse::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
                 evidence.limits = demands
                     .charges
                     .into_iter()
@@ -206,11 +218,11 @@ impl Pending {
                     .collect();
                 within(&evidence.limits)
             }
-            Ok(Answers::Counted(_)) => Err(Decision::Deny(Denial::new(
+            Ok(AdmitResponse::Counted(_)) => Err(Decision::Deny(Denial::new(
                 Reason::Internal,
                 "the store answered another question",
             ))),
-            Ok(Answers::Revoked(by)) => {
+            Ok(AdmitResponse::Revoked(by)) => {
                 Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
             }
             Err(outage) => {
@@ -271,14 +283,7 @@ mod tests {
 
     #[test]
     fn the_failure_policy_allows_only_where_the_route_says_so() {
-        for outage in [
-            Outage::Deadline,
-            Outage::Unreachable,
-            Outage::Refused,
-            Outage::CircuitOpen,
-            Outage::Full,
-            Outage::Stale,
-        ] {
+        for outage in Outage::ALL {
             assert!(in_outage(OnOutage::Allow, outage).is_ok());
             assert!(matches!(in_outage(OnOutage::Error, outage), Err(Decision::Fail(_))));
             for policy in [OnOutage::Deny, OnOutage::Local] {

@@ -20,7 +20,7 @@ pub struct Principal {
     /// The claims that some condition of the policy looks at.
     claims: Box<[(Arc<str>, Json)]>,
     expires_at: u64,
-    revocation: revocation::Keys,
+    revocation: Arc<revocation::Keys>,
     proof: Proof,
 }
 
@@ -94,7 +94,7 @@ impl Principal {
             has_issued_at: said.has_issued_at,
             claims: said.claims,
             expires_at: said.expires_at,
-            revocation: said.revocation,
+            revocation: Arc::new(said.revocation),
             proof: said.proof,
         }
     }
@@ -189,15 +189,17 @@ impl Principal {
     }
 
     /// Where a store finds whether it was revoked.
-    pub fn revocation(&self) -> &revocation::Keys {
+    pub fn revocation(&self) -> &Arc<revocation::Keys> {
         &self.revocation
     }
 
     /// Bytes it takes, what it points to included and what it shares left out.
     pub fn size(&self) -> usize {
+        /// The revocation keys with their two reference counts.
+        const KEYS: usize = size_of::<revocation::Keys>() + 2 * size_of::<usize>();
         let foreign = self.revocation.foreign.iter().map(|key| size_of::<String>() + key.len());
         let claims = self.claims.iter().map(|(name, value)| size_of_val(name) + value.size());
-        size_of::<Self>() + self.text.len() + foreign.sum::<usize>() + claims.sum::<usize>()
+        size_of::<Self>() + KEYS + self.text.len() + foreign.sum::<usize>() + claims.sum::<usize>()
     }
 }
 

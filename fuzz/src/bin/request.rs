@@ -52,7 +52,7 @@ fuzz_target!(|head: &[u8]| {
     );
     headers(&request, &read);
     if let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1)) {
-        assert!(pending.route().public && pending.demands().principal.is_none());
+        assert!(pending.route().public && pending.principal().is_none());
         let path = resolved(str::from_utf8(request.target).unwrap());
         let below = |root: &str| {
             path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -59,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
         let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW)) else {
             continue;
         };
-        let principal = pending.demands().principal.clone().expect("a route that needs a token");
+        let principal = pending.principal().cloned().expect("a route that needs a token");
         let header = Tree::of_accepted(header).expect("numbers in range");
         let claims = Tree::of_accepted(claims).expect("numbers in range");
         assert!(header.is_unambiguous() && claims.is_unambiguous());

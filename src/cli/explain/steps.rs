@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tollgate_core::{
-    admission::{Demands, Outage},
+    admission::{AdmitRequest, Outage},
     check::{Prepared, prepare},
     credential::{self, jwt::Check},
     decision::{Decision, Evidence, Outcome},
@@ -161,7 +161,7 @@ pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation
         match prepare(snapshot, question.request.raw(), question.now) {
             Prepared::Done(outcome) => (outcome, None),
             Prepared::Ask(pending) => {
-                let demands = pending.demands().clone();
+                let demands = pending.admit_request().clone();
                 (store.conclude(pending, question.now, question.outage), Some(demands))
             }
         }
@@ -189,7 +189,7 @@ struct Told<'a> {
     question: &'a Question<'a>,
     evidence: &'a Evidence,
     parsed: Option<&'a Parsed<'a>>,
-    demands: Option<&'a Demands>,
+    demands: Option<&'a AdmitRequest>,
 }
 
 type Facts = Vec<(&'static str, Value)>;
@@ -441,8 +441,7 @@ impl Told<'_> {
     fn store(&self) -> Facts {
         let mut facts = Vec::new();
         let Some(demands) = self.demands else { return facts };
-        if let Some(principal) = &demands.principal {
-            let keys = principal.revocation();
+        if let Some(keys) = &demands.revocation {
             let ours = keys.exact().chain(keys.before()).map(|(_, key)| key);
             let listed: Vec<String> = ours.chain(keys.foreign.iter().cloned()).collect();
             facts.push(("revoked by", json!(listed)));
@@ -514,7 +513,7 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     facts
 }
 
-fn limit_facts(demands: &Demands) -> Facts {
+fn limit_facts(demands: &AdmitRequest) -> Facts {
     let told = |charge: &Charge| {
         let Charge { limit, bucket: _, interval, burst, cost, lease } = charge;
         let every = Span::from_micros(*interval);

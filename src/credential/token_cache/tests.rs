@@ -6,7 +6,7 @@ use std::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use tollgate_core::{
-    admission::Answers,
+    admission::AdmitResponse,
     check::{Prepared, prepare_with},
     config::Document,
     decision::Decision,
@@ -86,7 +86,7 @@ fn ask(
     }) {
         Prepared::Done(outcome) => outcome,
         Prepared::Ask(pending) => {
-            let answers: Result<Answers, _> = store.admit_at(pending.demands(), now);
+            let answers: Result<AdmitResponse, _> = store.admit_at(pending.admit_request(), now);
             pending.conclude(answers)
         }
     };

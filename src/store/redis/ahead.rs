@@ -9,7 +9,7 @@ use ::redis::Value;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    admission::{Answers, Demands, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     limit::{Charge, Verdict},
 };
 
@@ -27,14 +27,14 @@ const TOGETHER: usize = 500;
 
 impl Redis {
     /// Asks what cannot be answered here; nobody, if everything can.
-    pub(super) async fn ask_leased(&self, demands: Demands) -> Result<Answers, Outage> {
+    pub(super) async fn ask_leased(&self, demands: AdmitRequest) -> Result<AdmitResponse, Outage> {
         let parts = self.leases.take(&demands.charges);
         for (charge, part) in demands.charges.iter().zip(&parts) {
             if let Part::Taken(_, ahead @ 1..) = part {
                 self.ask_ahead(charge, *ahead);
             }
         }
-        let known = demands.principal.is_none()
+        let known = demands.revocation.is_none()
             && parts.iter().all(|part| matches!(part, Part::Taken(..) | Part::Refused(_)));
         let mut check = Check { leases: &self.leases, charges: &demands.charges, parts };
         if known {
@@ -53,9 +53,9 @@ impl Redis {
         let (leases, deadline, charge) = (Arc::clone(&self.leases), self.deadline, charge.clone());
         tokio::spawn(async move {
             let sent = leases.now();
-            let demands = Demands { principal: None, charges: vec![charge.clone()] };
+            let demands = AdmitRequest { revocation: None, charges: vec![charge.clone()] };
             match timeout(deadline, line.ask(Asked { demands, wants: vec![want] })).await {
-                Ok(Ok(Answered { answers: Answers::Counted(verdicts), taken })) => {
+                Ok(Ok(Answered { answers: AdmitResponse::Counted(verdicts), taken })) => {
                     match (&*verdicts, &*taken) {
                         ([said], [given]) if said.admitted => {
                             leases.given(charge.bucket, sent, (want, *given, 0), *said)
@@ -123,7 +123,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// All or nothing, of what is held.
-    fn answered_here(mut self) -> Answers {
+    fn answered_here(mut self) -> AdmitResponse {
         let parts = std::mem::take(&mut self.parts);
         let all = parts.iter().all(|part| matches!(part, Part::Taken(..)));
         let verdicts = self.charges.iter().zip(parts).filter_map(|(charge, part)| match part {
@@ -131,7 +131,7 @@ impl Check<'_> {
             Part::Refused(verdict) => Some(verdict),
             Part::Exact | Part::Asked(_) => None,
         });
-        Answers::Counted(verdicts.collect())
+        AdmitResponse::Counted(verdicts.collect())
     }
 
     /// Units that were taken are spent, or back.
@@ -150,14 +150,14 @@ impl Check<'_> {
         }
     }
 
-    fn question(&self, demands: &Demands) -> Asked {
+    fn question(&self, demands: &AdmitRequest) -> Asked {
         let asked = self.charges.iter().zip(&self.parts).filter_map(|(charge, part)| match part {
             Part::Exact => Some((Charge { lease: None, ..charge.clone() }, charge.cost)),
             Part::Asked(want) => Some((charge.clone(), *want)),
             Part::Taken(..) | Part::Refused(_) => None,
         });
         let (charges, wants) = asked.unzip();
-        Asked { demands: Demands { principal: demands.principal.clone(), charges }, wants }
+        Asked { demands: AdmitRequest { revocation: demands.revocation.clone(), charges }, wants }
     }
 
     /// Settles by what Redis said.
@@ -165,10 +165,10 @@ impl Check<'_> {
         mut self,
         sent: u64,
         answered: Result<Answered, Outage>,
-    ) -> Result<Answers, Outage> {
+    ) -> Result<AdmitResponse, Outage> {
         let Answered { answers, taken } = answered?;
         let parts = std::mem::take(&mut self.parts);
-        let Answers::Counted(said) = answers else {
+        let AdmitResponse::Counted(said) = answers else {
             // Nothing was charged.
             for (charge, part) in self.charges.iter().zip(parts) {
                 match part {
@@ -202,7 +202,7 @@ impl Check<'_> {
                 }
             })
         });
-        verdicts.collect::<Option<_>>().map(Answers::Counted).ok_or(Outage::Refused)
+        verdicts.collect::<Option<_>>().map(AdmitResponse::Counted).ok_or(Outage::Refused)
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    admission::{Demands, Outage},
+    admission::{AdmitRequest, Outage},
     limit::Charge,
     secret::SecretSource,
 };
@@ -193,7 +193,7 @@ impl Dialer {
             cost: 1,
             lease: None,
         };
-        let probe = Asked::exactly(Demands { principal: None, charges: vec![charge] });
+        let probe = Asked::exactly(AdmitRequest { revocation: None, charges: vec![charge] });
         let reply = self
             .scripts
             .admit

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use ::redis::{Cmd, RedisWrite, ToRedisArgs};
 use tollgate_core::{
-    admission::{Answers, Demands},
+    admission::{AdmitRequest, AdmitResponse},
     limit::Verdict,
 };
 
@@ -38,14 +38,14 @@ impl ToRedisArgs for Key<'_> {
 
 /// What one check asks.
 pub(in crate::store) struct Asked {
-    pub(in crate::store) demands: Demands,
+    pub(in crate::store) demands: AdmitRequest,
     /// For each charge how many units may be taken to be held; for those left out, no more than it costs.
     pub(in crate::store) wants: Vec<u64>,
 }
 
 impl Asked {
     /// A check that takes what it costs.
-    pub(in crate::store) fn exactly(demands: Demands) -> Self {
+    pub(in crate::store) fn exactly(demands: AdmitRequest) -> Self {
         Self { demands, wants: Vec::new() }
     }
 
@@ -59,14 +59,13 @@ impl Asked {
 /// What one check is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Answered {
-    pub(in crate::store) answers: Answers,
+    pub(in crate::store) answers: AdmitResponse,
     /// How many units each charge took, if all were admitted.
     pub(in crate::store) taken: Vec<u64>,
 }
 
-fn revocation(demands: &Demands) -> (usize, usize, usize) {
-    demands.principal.as_ref().map_or((0, 0, 0), |principal| {
-        let keys = principal.revocation();
+fn revocation(demands: &AdmitRequest) -> (usize, usize, usize) {
+    demands.revocation.as_ref().map_or((0, 0, 0), |keys| {
         (keys.exact_marks().count(), keys.before_marks().count(), keys.foreign.len())
     })
 }
@@ -76,7 +75,7 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
     let (mut ours, mut key) = (0, Vec::new());
     let mut numbers = Packed::with_capacity(16 * checks.len());
     for Asked { demands, wants } in checks.clone() {
-        let keys = demands.principal.as_ref().map(|principal| principal.revocation());
+        let keys = demands.revocation.as_ref();
         let (exact, before, foreign) = revocation(demands);
         for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
             key.clear();
@@ -98,8 +97,8 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
         }
         ours += exact + before + demands.charges.len();
     }
-    for principal in checks.clone().filter_map(|asked| asked.demands.principal.as_ref()) {
-        for key in &principal.revocation().foreign {
+    for keys in checks.clone().filter_map(|asked| asked.demands.revocation.as_ref()) {
+        for key in &keys.foreign {
             cmd.arg(key);
         }
     }
@@ -117,7 +116,7 @@ pub(super) enum Said {
 
 /// Reads the answer to the next check; `None` if it is none to this question.
 pub(super) fn next_answer(
-    demands: &Demands,
+    demands: &AdmitRequest,
     reply: &mut impl Iterator<Item = i64>,
 ) -> Option<Said> {
     match reply.next()? {
@@ -138,18 +137,18 @@ pub(super) fn next_answer(
             taken.push(u64::try_from(units).ok()?);
         }
     }
-    Some(Said::Answers(Answered { answers: Answers::Counted(verdicts), taken }))
+    Some(Said::Answers(Answered { answers: AdmitResponse::Counted(verdicts), taken }))
 }
 
 /// Which of the keys it was, counted from 0.
-fn revoked(demands: &Demands, index: usize) -> Option<Answers> {
-    let keys = demands.principal.as_ref()?.revocation();
+fn revoked(demands: &AdmitRequest, index: usize) -> Option<AdmitResponse> {
+    let keys = demands.revocation.as_ref()?;
     let ours = keys.exact_marks().chain(keys.before_marks()).map(|mark| mark.kind().label());
     let foreign_from =
         keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
     let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
-    kind.map(Answers::Revoked)
+    kind.map(AdmitResponse::Revoked)
 }
 
 fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
@@ -170,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn demands() -> Demands {
+    fn demands() -> AdmitRequest {
         let charge = |limit: &str, bucket: &str, lease| Charge {
             limit: limit.into(),
             bucket: bucket.into(),
@@ -180,8 +179,8 @@ mod tests {
             lease,
         };
         let terms = Terms { slice: 2, life: 9 };
-        Demands {
-            principal: None,
+        AdmitRequest {
+            revocation: None,
             charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],
         }
     }
@@ -190,8 +189,10 @@ mod tests {
     fn the_question_is_laid_out_as_the_script_reads_it() {
         let mut cmd = Cmd::new();
         let both = Asked { demands: demands(), wants: vec![1, 2] };
-        let one =
-            Asked::exactly(Demands { principal: None, charges: demands().charges[..1].to_vec() });
+        let one = Asked::exactly(AdmitRequest {
+            revocation: None,
+            charges: demands().charges[..1].to_vec(),
+        });
         assert_eq!((both.keys(), one.keys()), (2, 1));
         write(&mut cmd, [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
@@ -209,7 +210,8 @@ mod tests {
         let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
         let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
         let read = |reply: &[i64]| next_answer(&demands(), &mut reply.iter().copied());
-        let answered = Answered { answers: Answers::Counted(vec![full, room]), taken: vec![0, 2] };
+        let answered =
+            Answered { answers: AdmitResponse::Counted(vec![full, room]), taken: vec![0, 2] };
         assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(Said::Answers(answered)));
         assert_eq!(read(&[-1]), Some(Said::Unreadable));
         for bad in [

@@ -160,7 +160,7 @@ impl Gate {
         };
         let outcome = match prepare(&self.snapshot, request, Timestamp::from_secs(self.now)) {
             Prepared::Ask(pending) => {
-                return Answer::Accepted(pending.demands().principal.clone().unwrap());
+                return Answer::Accepted(pending.principal().cloned().unwrap());
             }
             Prepared::Done(outcome) => outcome,
         };

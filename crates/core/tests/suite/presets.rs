@@ -76,7 +76,7 @@ fn asked(
     match prepare(snapshot, raw, Timestamp::from_secs(NOW)) {
         Prepared::Ask(pending) => {
             let outcome =
-                pending.conclude(Ok(tollgate_core::admission::Answers::Counted(Vec::new())));
+                pending.conclude(Ok(tollgate_core::admission::AdmitResponse::Counted(Vec::new())));
             Ok(outcome.evidence.route.unwrap().name.clone())
         }
         Prepared::Done(outcome) => match outcome.decision {
