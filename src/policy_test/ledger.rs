@@ -87,7 +87,7 @@ impl Ledger {
     }
 
     fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {
-        reference::ask(
+        reference::try_take(
             self.arrival.get(&charge.bucket).copied(),
             now.micros(),
             charge.interval,
@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     fn untouched(&self, charge: &Charge, now: Timestamp) -> Verdict {
-        reference::untouched(
+        reference::peek(
             self.arrival.get(&charge.bucket).copied(),
             now.micros(),
             charge.interval,

@@ -13,7 +13,7 @@ use std::{
 
 use tollgate_core::limit::{
     BucketId, Charge, Verdict,
-    lease::{Lease, Take, Terms},
+    lease::{Lease, LeaseOutcome, LeaseTerms},
 };
 
 /// Parts with a lock each, held for one bucket at a time.
@@ -39,7 +39,7 @@ struct Held {
     limit: Arc<str>,
     /// Of the bucket the units were taken from: another one under the same key takes none of them.
     interval: u64,
-    terms: Terms,
+    terms: LeaseTerms,
 }
 
 /// What became of one charge of a check.
@@ -109,37 +109,37 @@ impl Leases {
             }
         };
         match held.lease.take(now, charge.cost, terms) {
-            Take::Taken(verdict, ahead) => Part::Taken(verdict, ahead),
-            Take::Refused(verdict) => Part::Refused(verdict),
-            Take::Ask(want) => Part::Asked(want),
+            LeaseOutcome::Taken(verdict, ahead) => Part::Taken(verdict, ahead),
+            LeaseOutcome::Refused(verdict) => Part::Refused(verdict),
+            LeaseOutcome::Request(want) => Part::Asked(want),
         }
     }
 
     /// A charge whose bucket has no room is to be asked for all the same.
     pub(super) fn ask_anyway(&self, charge: &Charge) -> Part {
-        self.with(charge.bucket, |held| held.lease.ask(charge.cost));
+        self.with(charge.bucket, |held| held.lease.request(charge.cost));
         Part::Asked(charge.cost)
     }
 
     /// Redis gave `given` of the `asked` units, `spent` of them to the check that asked at `sent`.
     pub(super) fn given(&self, bucket: BucketId, sent: u64, units: (u64, u64, u64), said: Verdict) {
-        self.with(bucket, |held| held.lease.given(sent, units, said, held.terms));
+        self.with(bucket, |held| held.lease.grant(sent, units, said, held.terms));
     }
 
     /// Redis had no room.
     pub(super) fn refused(&self, bucket: BucketId, asked: u64, said: Verdict) {
         let now = self.now();
-        self.with(bucket, |held| held.lease.refused(now, asked, said));
+        self.with(bucket, |held| held.lease.refuse(now, asked, said));
     }
 
     /// Nothing is known of `asked` units.
     pub(super) fn lost(&self, bucket: BucketId, asked: u64) {
-        self.with(bucket, |held| held.lease.lost(asked));
+        self.with(bucket, |held| held.lease.forget(asked));
     }
 
     /// A check that had taken its units was decided.
     pub(super) fn decided(&self, charge: &Charge, spent: bool) {
-        self.with(charge.bucket, |held| held.lease.decided(charge.cost, spent));
+        self.with(charge.bucket, |held| held.lease.settle(charge.cost, spent));
     }
 
     fn with(&self, bucket: BucketId, change: impl FnOnce(&mut Held)) {
@@ -165,7 +165,7 @@ impl Leases {
         for shard in &self.shards {
             let now = self.now();
             shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, held| {
-                let units = held.lease.expired(now, closed);
+                let units = held.lease.reclaim(now, closed);
                 if units > 0 {
                     back.push(Back {
                         key: bucket.key(&held.limit),

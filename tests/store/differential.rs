@@ -9,7 +9,7 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use redis::{Connection, RedisResult, Script};
 use tollgate::store::{ADMIT_BODY, GIVE_BACK_BODY};
-use tollgate_core::limit::reference::{ask, given, returned, untouched};
+use tollgate_core::limit::reference::{leasable, peek, tat_after_return, try_take};
 
 use super::server;
 
@@ -44,7 +44,7 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
     let steps: Vec<_> = charges
         .iter()
         .map(|(key, limit, cost, _)| {
-            ask(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)
+            try_take(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)
         })
         .collect();
     let room = steps.iter().all(|step| step.verdict.admitted);
@@ -52,13 +52,13 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
     for ((key, limit, cost, want), step) in charges.iter().zip(steps) {
         let tat = tats.get(key).copied();
         let (verdict, units) = if room {
-            let units = given(tat, now, limit.interval, limit.burst, (*cost, *want));
-            let step = ask(tat, now, limit.interval, limit.burst, units);
+            let units = leasable(tat, now, limit.interval, limit.burst, (*cost, *want));
+            let step = try_take(tat, now, limit.interval, limit.burst, units);
             assert!(step.verdict.admitted, "what is there can be taken");
             tats.insert(key.clone(), step.tat);
             (step.verdict, number(units))
         } else if step.verdict.admitted {
-            (untouched(tat, now, limit.interval, limit.burst), 1)
+            (peek(tat, now, limit.interval, limit.burst), 1)
         } else {
             (step.verdict, 0)
         };
@@ -158,7 +158,7 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
             let (key, limit) = limits.choose(&mut random).unwrap();
             let micros = limit.interval * random.random_range(1..=limit.burst.max(1));
             let _: () = back.key(key).arg(micros).arg(now).invoke(client).unwrap();
-            match returned(tats.get(key).copied(), now, micros) {
+            match tat_after_return(tats.get(key).copied(), now, micros) {
                 Some(tat) => drop(tats.insert(key.clone(), tat)),
                 None => drop(tats.remove(key)),
             }

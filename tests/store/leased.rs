@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate::store::{self, RedisConfig, Revocation, Store, StoreConfig};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse},
-    limit::{Charge, Verdict, lease::Terms},
+    limit::{Charge, Verdict, lease::LeaseTerms},
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -28,7 +28,7 @@ fn open(url: &str) -> Arc<dyn Store> {
 
 /// A charge leased by 10, kept for so many milliseconds.
 fn leased(key: &str, burst: u64, life: u64) -> Charge {
-    Charge { lease: Some(Terms { slice: 10, life: life * 1000 }), ..charge(key, HOUR, burst) }
+    Charge { lease: Some(LeaseTerms { slice: 10, life: life * 1000 }), ..charge(key, HOUR, burst) }
 }
 
 fn held(store: &dyn Store) -> u64 {

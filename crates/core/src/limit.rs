@@ -11,7 +11,7 @@ pub mod reference;
 use std::sync::Arc;
 
 pub use self::bucket::BucketId;
-use self::lease::Terms;
+use self::lease::LeaseTerms;
 use crate::time::Span;
 
 /// One charge: take `cost` from the bucket `key`.
@@ -28,7 +28,7 @@ pub struct Charge {
     /// Units taken, at least 1.
     pub cost: u64,
     /// Whether a replica may take units ahead of need, and on what terms. Without: the shared bucket is asked each time.
-    pub lease: Option<Terms>,
+    pub lease: Option<LeaseTerms>,
 }
 
 impl Charge {

@@ -11,7 +11,7 @@ use tollgate_core::{
     admission::Outage,
     limit::{
         Charge, Verdict,
-        reference::{ask, untouched},
+        reference::{peek, try_take},
     },
     time::Timestamp,
 };
@@ -48,14 +48,15 @@ impl Buckets {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.sweep(now, charges.len());
         let verdict = |charge: &Charge| {
-            ask(table.get(charge.bucket), now, charge.interval, charge.burst, charge.cost).verdict
+            try_take(table.get(charge.bucket), now, charge.interval, charge.burst, charge.cost)
+                .verdict
         };
         let mut verdicts: Vec<Verdict> = charges.iter().map(verdict).collect();
         if verdicts.iter().any(|verdict| !verdict.admitted) {
             for (charge, verdict) in
                 charges.iter().zip(&mut verdicts).filter(|(_, verdict)| verdict.admitted)
             {
-                *verdict = untouched(table.get(charge.bucket), now, charge.interval, charge.burst);
+                *verdict = peek(table.get(charge.bucket), now, charge.interval, charge.burst);
             }
             return Ok(verdicts);
         }

@@ -165,7 +165,7 @@ fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> 
 #[cfg(test)]
 mod tests {
     use ::redis::Arg;
-    use tollgate_core::limit::{Charge, lease::Terms};
+    use tollgate_core::limit::{Charge, lease::LeaseTerms};
 
     use super::*;
 
@@ -178,7 +178,7 @@ mod tests {
             cost: 1,
             lease,
         };
-        let terms = Terms { slice: 2, life: 9 };
+        let terms = LeaseTerms { slice: 2, life: 9 };
         AdmitRequest {
             revocation: None,
             charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],

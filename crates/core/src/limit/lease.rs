@@ -34,7 +34,7 @@ fn life() -> Span {
 
 /// The terms on which units of one bucket are leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseTerms {
     /// Most units a replica holds.
     pub slice: u64,
     /// Microseconds it keeps them.
@@ -43,7 +43,7 @@ pub struct Terms {
 
 impl LeaseConfig {
     /// The terms for a bucket that holds `burst` units, noting every error.
-    pub fn compile(&self, burst: u64, path: &Path, errors: &mut Errors) -> Terms {
+    pub fn compile(&self, burst: u64, path: &Path, errors: &mut Errors) -> LeaseTerms {
         if self.slice < 2 || self.slice > burst {
             let message = format!(
                 "must be 2 to the burst of the limit, which is {burst}; leave `lease` out to count exactly"
@@ -53,7 +53,7 @@ impl LeaseConfig {
         if self.life < Span::from_millis(100) || self.life > Span::from_secs(60) {
             errors.push(&path.key("life"), "must be 100ms to 60s");
         }
-        Terms { slice: self.slice, life: self.life.micros() }
+        LeaseTerms { slice: self.slice, life: self.life.micros() }
     }
 }
 
@@ -63,125 +63,132 @@ pub struct Lease {
     /// Held and unspent.
     units: u64,
     /// Taken by checks that are not decided yet, and may come back.
-    lent: u64,
+    reserved: u64,
     /// Asked for, and not answered.
-    asked: u64,
+    requested: u64,
     /// When what is held is no longer spent.
-    ends: u64,
+    expires_at: u64,
     /// Until when the shared bucket is known to have no room.
     refused_until: u64,
     /// What the shared bucket said last, when it was asked for it, and what that was: units left, and the moment it is full
     /// again.
-    looked: u64,
-    left: u64,
+    observed_at: u64,
+    observed_remaining: u64,
     full_at: u64,
 }
 
 /// What a lease says to a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
-    /// Units were held, and taken. So many should be asked for ahead of need, by [`Lease::ask`]; 0 for none.
+pub enum LeaseOutcome {
+    /// Units were held, and taken. So many should be asked for ahead of need, by [`Lease::request`]; 0 for none.
     Taken(Verdict, u64),
     /// There is no room, as the shared bucket said a moment ago.
     Refused(Verdict),
     /// The shared bucket has to be asked, for so many units: those of the check, and some to hold. Noted as asked.
-    Ask(u64),
+    Request(u64),
 }
 
 impl Lease {
     /// Takes `cost` units, if they are there.
-    pub fn take(&mut self, now: u64, cost: u64, terms: Terms) -> Take {
-        if now < self.ends && self.units >= cost {
+    pub fn take(&mut self, now: u64, cost: u64, terms: LeaseTerms) -> LeaseOutcome {
+        if now < self.expires_at && self.units >= cost {
             self.units -= cost;
-            self.lent += cost;
-            let low = self.asked == 0 && now >= self.refused_until && self.units <= terms.slice / 4;
+            self.reserved += cost;
+            let low =
+                self.requested == 0 && now >= self.refused_until && self.units <= terms.slice / 4;
             let ahead = if low { self.room(terms) } else { 0 };
-            self.asked += ahead;
-            return Take::Taken(self.verdict(now, true), ahead);
+            self.requested += ahead;
+            return LeaseOutcome::Taken(self.verdict(now, true), ahead);
         }
         if now < self.refused_until {
-            return Take::Refused(self.verdict(now, false));
+            return LeaseOutcome::Refused(self.verdict(now, false));
         }
         // The first question since long is for one check: a client that comes now and then leaves nothing to be given back.
-        let warm = now < self.ends;
-        let want = if warm && self.asked == 0 { self.room(terms).max(cost) } else { cost };
-        self.asked += want;
-        Take::Ask(want)
+        let warm = now < self.expires_at;
+        let want = if warm && self.requested == 0 { self.room(terms).max(cost) } else { cost };
+        self.requested += want;
+        LeaseOutcome::Request(want)
     }
 
     /// As [`take`](Self::take) where the shared bucket is asked whatever is known: for exactly what the check needs.
-    pub fn ask(&mut self, cost: u64) {
-        self.asked += cost;
+    pub fn request(&mut self, cost: u64) {
+        self.requested += cost;
     }
 
-    fn room(&self, terms: Terms) -> u64 {
-        terms.slice.saturating_sub(self.units + self.lent + self.asked)
+    fn room(&self, terms: LeaseTerms) -> u64 {
+        terms.slice.saturating_sub(self.units + self.reserved + self.requested)
     }
 
     /// The shared bucket gave `given` of `asked` units, of which `spent` are for the check that asked at `sent`.
-    pub fn given(
+    pub fn grant(
         &mut self,
         sent: u64,
         (asked, given, spent): (u64, u64, u64),
         said: Verdict,
-        terms: Terms,
+        terms: LeaseTerms,
     ) {
-        self.asked = self.asked.saturating_sub(asked);
+        self.requested = self.requested.saturating_sub(asked);
         self.units += given.saturating_sub(spent);
-        self.ends = self.ends.max(sent.saturating_add(terms.life));
-        self.look(sent, said);
+        self.expires_at = self.expires_at.max(sent.saturating_add(terms.life));
+        self.observe(sent, said);
         self.refused_until = 0;
     }
 
     /// The shared bucket had no room for `asked` units.
-    pub fn refused(&mut self, now: u64, asked: u64, said: Verdict) {
-        self.asked = self.asked.saturating_sub(asked);
-        self.look(now, said);
+    pub fn refuse(&mut self, now: u64, asked: u64, said: Verdict) {
+        self.requested = self.requested.saturating_sub(asked);
+        self.observe(now, said);
         self.refused_until = now.saturating_add(said.retry_after);
     }
 
-    fn look(&mut self, asked_at: u64, said: Verdict) {
+    fn observe(&mut self, asked_at: u64, said: Verdict) {
         // Answers may overtake each other.
-        if asked_at >= self.looked {
-            self.looked = asked_at;
-            self.left = said.remaining;
+        if asked_at >= self.observed_at {
+            self.observed_at = asked_at;
+            self.observed_remaining = said.remaining;
             self.full_at = asked_at.saturating_add(said.reset);
         }
     }
 
     /// Nothing is known of `asked` units, or they were not needed after all: whatever was given is lost.
-    pub fn lost(&mut self, asked: u64) {
-        self.asked = self.asked.saturating_sub(asked);
+    pub fn forget(&mut self, asked: u64) {
+        self.requested = self.requested.saturating_sub(asked);
     }
 
     /// A check that had taken `cost` units was decided: they are spent, or they are back.
-    pub fn decided(&mut self, cost: u64, spent: bool) {
-        self.lent = self.lent.saturating_sub(cost);
+    pub fn settle(&mut self, cost: u64, spent: bool) {
+        self.reserved = self.reserved.saturating_sub(cost);
         if !spent {
             self.units += cost;
         }
     }
 
     /// What is to be given back, if nobody may spend it any more; or, at the end, whatever is held.
-    pub fn expired(&mut self, now: u64, at_the_end: bool) -> u64 {
-        if now >= self.ends || at_the_end { std::mem::take(&mut self.units) } else { 0 }
+    pub fn reclaim(&mut self, now: u64, closing: bool) -> u64 {
+        if now >= self.expires_at || closing { std::mem::take(&mut self.units) } else { 0 }
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self, now: u64) -> bool {
-        now >= self.ends && now >= self.refused_until && self.units + self.lent + self.asked == 0
+        now >= self.expires_at
+            && now >= self.refused_until
+            && self.units + self.reserved + self.requested == 0
     }
 
     /// Held and unspent, whoever has it.
     pub fn held(&self) -> u64 {
-        self.units + self.lent
+        self.units + self.reserved
     }
 
     /// Where the bucket stands, as far as this replica knows: what it holds and what was left at the last look.
     pub fn verdict(&self, now: u64, admitted: bool) -> Verdict {
         Verdict {
             admitted,
-            remaining: if admitted { self.units.saturating_add(self.left) } else { 0 },
+            remaining: if admitted {
+                self.units.saturating_add(self.observed_remaining)
+            } else {
+                0
+            },
             retry_after: if admitted { 0 } else { self.refused_until.saturating_sub(now) },
             reset: self.full_at.saturating_sub(now),
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     BucketId, Charge,
-    lease::{LeaseConfig, Terms},
+    lease::{LeaseConfig, LeaseTerms},
 };
 use crate::{
     config::{Errors, Path},
@@ -28,7 +28,7 @@ pub struct LimitConfig {
     pub rate: Rate,
     /// Most at once from idle. Default: the N of `rate`. 0 admits none.
     pub burst: Option<u64>,
-    /// Other rates for principals with a role; the first entry whose role the principal has is used.
+    /// Other rates for principals with a role; the first entry bucket_id role the principal has is used.
     #[serde(default)]
     pub overrides: Vec<OverrideConfig>,
     /// Lets each replica take units ahead of need and spend them without asking Redis. The limit is then kept up to a stated
@@ -137,10 +137,10 @@ pub struct RateLimit {
     pub name: Arc<str>,
     by: Vec<By>,
     /// What all of its buckets have in common: its name, and what it counts by.
-    of_all: BucketId,
+    base_id: BucketId,
     bucket: Bucket,
     overrides: Vec<(String, Bucket)>,
-    lease: Option<Terms>,
+    lease: Option<LeaseTerms>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,11 +217,11 @@ impl RateLimit {
         let lease =
             config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
         let counted_by: Vec<&str> = config.by.iter().map(|by| by.label()).collect();
-        let of_all = BucketId::of(format!("{} by {}", config.name, counted_by.join(", ")));
+        let base_id = BucketId::of(format!("{} by {}", config.name, counted_by.join(", ")));
         Some(Self {
             name: config.name.as_str().into(),
             by: config.by.clone(),
-            of_all,
+            base_id,
             bucket,
             overrides,
             lease,
@@ -243,7 +243,7 @@ impl RateLimit {
     /// # Errors
     /// A denial when the request lacks a part the limit counts by.
     pub fn charge(&self, facts: &ChargeSubject<'_>) -> Result<Charge, Denial> {
-        let whose = self.of_all.with(self.whose(facts)?);
+        let bucket_id = self.base_id.with(self.bucket_id(facts)?);
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
         let bucket = self
             .overrides
@@ -251,14 +251,22 @@ impl RateLimit {
             .find(|(role, _)| held(role))
             .map_or(self.bucket, |(_, bucket)| *bucket);
         // A role's smaller bucket is leased in smaller slices, or not at all.
-        let lease = self.lease.map(|terms| Terms { slice: terms.slice.min(bucket.burst), ..terms });
+        let lease =
+            self.lease.map(|terms| LeaseTerms { slice: terms.slice.min(bucket.burst), ..terms });
         let lease = lease.filter(|terms| terms.slice >= 2);
         let Bucket { interval, burst } = bucket;
-        Ok(Charge { limit: Arc::clone(&self.name), bucket: whose, interval, burst, cost: 1, lease })
+        Ok(Charge {
+            limit: Arc::clone(&self.name),
+            bucket: bucket_id,
+            interval,
+            burst,
+            cost: 1,
+            lease,
+        })
     }
 
     /// Whose bucket it is: one part of the request's identity, or the digest of several, as a client may choose two of them.
-    fn whose(&self, facts: &ChargeSubject<'_>) -> Result<BucketId, Denial> {
+    fn bucket_id(&self, facts: &ChargeSubject<'_>) -> Result<BucketId, Denial> {
         if let [by] = *self.by {
             return part(facts, by);
         }
@@ -412,7 +420,7 @@ mod tests {
     fn a_lease_is_no_larger_than_the_bucket() {
         let charge = |yaml: &str| limit(yaml).unwrap().charge(&public(None)).unwrap();
         let leased = charge("{name: a, by: [route], rate: 60/1m, lease: {slice: 10}}");
-        assert_eq!(leased.lease, Some(Terms { slice: 10, life: 2_000_000 }));
+        assert_eq!(leased.lease, Some(LeaseTerms { slice: 10, life: 2_000_000 }));
         assert_eq!(
             charge("{name: a, by: [route], rate: 60/1m}").lease,
             None,

@@ -17,7 +17,7 @@ pub struct Step {
 }
 
 /// Asks a bucket for `cost` units. `tat` is what is stored (`None`: never charged, full); all times in microseconds.
-pub fn ask(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> Step {
+pub fn try_take(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> Step {
     let full = interval.saturating_mul(burst);
     let start = tat.unwrap_or(now).max(now);
     let next = start.saturating_add(interval.saturating_mul(cost));
@@ -43,7 +43,7 @@ pub fn ask(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> 
 
 /// How many units an admitted charge of `cost` takes when up to `want` are wanted to be held: half of what is there at most,
 /// so that others find some, too.
-pub fn given(
+pub fn leasable(
     tat: Option<u64>,
     now: u64,
     interval: u64,
@@ -57,12 +57,12 @@ pub fn given(
 }
 
 /// What is stored after units were given back that had moved the TAT by `micros`; `None` for a full bucket.
-pub fn returned(tat: Option<u64>, now: u64, micros: u64) -> Option<u64> {
+pub fn tat_after_return(tat: Option<u64>, now: u64, micros: u64) -> Option<u64> {
     tat.map(|tat| tat.saturating_sub(micros)).filter(|tat| *tat > now)
 }
 
 /// The verdict of a bucket that had room in a check that was refused for another one: nothing was taken.
-pub fn untouched(tat: Option<u64>, now: u64, interval: u64, burst: u64) -> Verdict {
+pub fn peek(tat: Option<u64>, now: u64, interval: u64, burst: u64) -> Verdict {
     let start = tat.unwrap_or(now).max(now);
     let latest = now.saturating_add(interval.saturating_mul(burst));
     Verdict {
@@ -86,23 +86,23 @@ mod tests {
         let now = 1_700_000_000 * SECOND;
         let mut tat = None;
         for left in [2, 1, 0] {
-            let step = ask(tat, now, SECOND, 3, 1);
+            let step = try_take(tat, now, SECOND, 3, 1);
             assert_eq!((step.verdict.admitted, step.verdict.remaining), (true, left));
             tat = Some(step.tat);
         }
-        let refused = ask(tat, now, SECOND, 3, 1);
+        let refused = try_take(tat, now, SECOND, 3, 1);
         assert_eq!(
             refused.verdict,
             Verdict { admitted: false, remaining: 0, retry_after: SECOND, reset: 3 * SECOND }
         );
         assert_eq!(refused.tat, tat.unwrap(), "a refusal takes nothing");
-        assert!(!ask(tat, now + SECOND - 1, SECOND, 3, 1).verdict.admitted);
-        assert!(ask(tat, now + SECOND, SECOND, 3, 1).verdict.admitted);
+        assert!(!try_take(tat, now + SECOND - 1, SECOND, 3, 1).verdict.admitted);
+        assert!(try_take(tat, now + SECOND, SECOND, 3, 1).verdict.admitted);
     }
 
     #[test]
     fn zero_admits_none_and_says_never() {
-        let step = ask(None, 5, SECOND, 0, 1);
+        let step = try_take(None, 5, SECOND, 0, 1);
         assert_eq!(
             step.verdict,
             Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 0 }
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_clock_that_steps_back_grants_nothing_new() {
         let tat = Some(10 * SECOND);
-        assert!(!ask(tat, 2 * SECOND, SECOND, 3, 1).verdict.admitted);
+        assert!(!try_take(tat, 2 * SECOND, SECOND, 3, 1).verdict.admitted);
     }
 
     proptest! {
@@ -126,7 +126,7 @@ mod tests {
             let (mut now, mut tat, mut passed) = (1_000_000u64, None, Vec::new());
             for gap in gaps {
                 now += gap;
-                let step = ask(tat, now, interval, burst, 1);
+                let step = try_take(tat, now, interval, burst, 1);
                 if step.verdict.admitted {
                     tat = Some(step.tat);
                     passed.push(now);
@@ -144,10 +144,10 @@ mod tests {
         fn retry_after_is_exact(ahead in 0u64..100_000_000, interval in 1u64..2_000_000, burst in 1u64..20) {
             let now = 1_000_000_000u64;
             let tat = Some(now + ahead);
-            let verdict = ask(tat, now, interval, burst, 1).verdict;
+            let verdict = try_take(tat, now, interval, burst, 1).verdict;
             if !verdict.admitted {
-                prop_assert!(ask(tat, now + verdict.retry_after, interval, burst, 1).verdict.admitted);
-                prop_assert!(!ask(tat, now + verdict.retry_after - 1, interval, burst, 1).verdict.admitted);
+                prop_assert!(try_take(tat, now + verdict.retry_after, interval, burst, 1).verdict.admitted);
+                prop_assert!(!try_take(tat, now + verdict.retry_after - 1, interval, burst, 1).verdict.admitted);
             }
         }
     }

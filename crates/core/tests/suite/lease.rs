@@ -5,8 +5,8 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use tollgate_core::limit::{
     Verdict,
-    lease::{Lease, Take, Terms},
-    reference::{ask, given, returned},
+    lease::{Lease, LeaseOutcome, LeaseTerms},
+    reference::{leasable, tat_after_return, try_take},
 };
 
 const RUNS: u64 = 400;
@@ -76,7 +76,7 @@ struct World {
     end: u64,
     interval: u64,
     burst: u64,
-    terms: Terms,
+    terms: LeaseTerms,
     replicas: Vec<Replica>,
     tat: Option<u64>,
     /// What an exact bucket would say that counted only what was admitted, and could not refuse.
@@ -97,7 +97,7 @@ impl World {
             [1000, 20_000, SECOND, 60 * SECOND][random.below(4) as usize] + random.below(1000);
         let burst = 2 + random.below(300);
         let slice = 2 + random.below(burst - 1);
-        let terms = Terms { slice, life: 100_000 + random.below(5 * SECOND) };
+        let terms = LeaseTerms { slice, life: 100_000 + random.below(5 * SECOND) };
         let replicas = (0..count).map(|_| {
             let from = random.below(20 * SECOND);
             let cut =
@@ -179,7 +179,7 @@ impl World {
             Event::Answer(question, answer) => self.answer(question, answer, seed),
             Event::Decided { replica, life, spent } => {
                 if self.replicas[replica].life == life {
-                    self.replicas[replica].lease.decided(1, spent);
+                    self.replicas[replica].lease.settle(1, spent);
                     if spent {
                         self.spend(seed);
                     }
@@ -187,7 +187,7 @@ impl World {
             }
             Event::Sweep(replica) => {
                 let now = self.local_now(replica);
-                let units = self.replicas[replica].lease.expired(now, false);
+                let units = self.replicas[replica].lease.reclaim(now, false);
                 if units > 0 {
                     if self.arrives(replica) {
                         let delay = self.random.below(20_000);
@@ -197,7 +197,7 @@ impl World {
                     }
                 }
             }
-            Event::Back { micros } => self.tat = returned(self.tat, self.now, micros),
+            Event::Back { micros } => self.tat = tat_after_return(self.tat, self.now, micros),
             Event::Crash(replica) => {
                 let crashed = &mut self.replicas[replica];
                 self.lost += crashed.lease.held();
@@ -219,25 +219,25 @@ impl World {
     fn request(&mut self, replica: usize, seed: u64) {
         let (now, life) = (self.local_now(replica), self.replicas[replica].life);
         match self.replicas[replica].lease.take(now, 1, self.terms) {
-            Take::Taken(verdict, ahead) => {
+            LeaseOutcome::Taken(verdict, ahead) => {
                 assert!(verdict.admitted, "{seed}");
                 self.local += 1;
                 if self.random.one_in(5) {
                     let (delay, spent) = (self.random.below(TIMEOUT), !self.random.one_in(3));
                     self.at(self.now + delay, Event::Decided { replica, life, spent });
                 } else {
-                    self.replicas[replica].lease.decided(1, true);
+                    self.replicas[replica].lease.settle(1, true);
                     self.spend(seed);
                 }
                 if ahead > 0 {
                     self.send(replica, ahead, 0);
                 }
             }
-            Take::Refused(verdict) => {
+            LeaseOutcome::Refused(verdict) => {
                 assert!(!verdict.admitted && verdict.retry_after > 0, "{seed}");
                 self.refuse(seed);
             }
-            Take::Ask(want) => self.send(replica, want, 1),
+            LeaseOutcome::Request(want) => self.send(replica, want, 1),
         }
         let held = self.replicas[replica].lease.held();
         assert!(held <= self.terms.slice, "seed {seed}: replica {replica} holds {held}");
@@ -260,11 +260,12 @@ impl World {
     }
 
     fn at_redis(&mut self, question: Question, seed: u64) {
-        let step = ask(self.tat, self.now, self.interval, self.burst, 1);
+        let step = try_take(self.tat, self.now, self.interval, self.burst, 1);
         let mut answer = (0, step.verdict);
         if step.verdict.admitted {
-            let units = given(self.tat, self.now, self.interval, self.burst, (1, question.asked));
-            let step = ask(self.tat, self.now, self.interval, self.burst, units);
+            let units =
+                leasable(self.tat, self.now, self.interval, self.burst, (1, question.asked));
+            let step = try_take(self.tat, self.now, self.interval, self.burst, units);
             assert!(step.verdict.admitted, "what is there can be taken");
             self.tat = Some(step.tat);
             answer = (units, step.verdict);
@@ -295,9 +296,9 @@ impl World {
         }
         let lease = &mut self.replicas[replica].lease;
         match answer {
-            None => lease.lost(asked),
+            None => lease.forget(asked),
             Some((0, [remaining, retry_after, reset])) => {
-                lease.refused(
+                lease.refuse(
                     now,
                     asked,
                     Verdict { admitted: false, remaining, retry_after, reset },
@@ -308,7 +309,7 @@ impl World {
             }
             Some((units, [remaining, retry_after, reset])) => {
                 let verdict = Verdict { admitted: true, remaining, retry_after, reset };
-                lease.given(sent, (asked, units, spent), verdict, self.terms);
+                lease.grant(sent, (asked, units, spent), verdict, self.terms);
             }
         }
     }
@@ -360,30 +361,30 @@ fn no_more_is_admitted_and_no_more_withheld_than_the_bounds_say() {
 
 #[test]
 fn a_busy_replica_asks_once_in_a_slice() {
-    let terms = Terms { slice: 100, life: 2 * SECOND };
+    let terms = LeaseTerms { slice: 100, life: 2 * SECOND };
     let (mut lease, mut tat, mut asked) = (Lease::default(), None, 0);
     for n in 0..10_000 {
         let now = SECOND + n * 1000;
         let mut redis = |want: u64| {
             asked += 1;
-            let units = given(tat, now, 100, 10_000, (1, want));
-            let step = ask(tat, now, 100, 10_000, units);
+            let units = leasable(tat, now, 100, 10_000, (1, want));
+            let step = try_take(tat, now, 100, 10_000, units);
             tat = Some(step.tat);
             (units, step.verdict)
         };
         match lease.take(now, 1, terms) {
-            Take::Taken(_, ahead) => {
-                lease.decided(1, true);
+            LeaseOutcome::Taken(_, ahead) => {
+                lease.settle(1, true);
                 if ahead > 0 {
                     let (units, verdict) = redis(ahead);
-                    lease.given(now, (ahead, units, 0), verdict, terms);
+                    lease.grant(now, (ahead, units, 0), verdict, terms);
                 }
             }
-            Take::Ask(want) => {
+            LeaseOutcome::Request(want) => {
                 let (units, verdict) = redis(want);
-                lease.given(now, (want, units, 1), verdict, terms);
+                lease.grant(now, (want, units, 1), verdict, terms);
             }
-            Take::Refused(_) => panic!("there is room"),
+            LeaseOutcome::Refused(_) => panic!("there is room"),
         }
     }
     assert!(asked <= 10_000 / 70, "{asked} questions for 10000 requests");
@@ -391,30 +392,36 @@ fn a_busy_replica_asks_once_in_a_slice() {
 
 #[test]
 fn what_is_held_is_given_back_when_nobody_asks_for_it() {
-    let terms = Terms { slice: 10, life: SECOND };
+    let terms = LeaseTerms { slice: 10, life: SECOND };
     let room = Verdict { admitted: true, remaining: 50, retry_after: 0, reset: 7 };
     let mut lease = Lease::default();
-    assert_eq!(lease.take(0, 1, terms), Take::Ask(1), "the first question is for one request");
-    lease.given(0, (1, 1, 1), room, terms);
-    assert_eq!(lease.take(1, 1, terms), Take::Ask(10));
-    lease.given(1, (10, 8, 1), room, terms);
-    assert_eq!(lease.held(), 7);
-    let Take::Taken(verdict, 0) = lease.take(2, 1, terms) else { panic!("there are units") };
-    assert_eq!(verdict, Verdict { admitted: true, remaining: 56, retry_after: 0, reset: 6 });
-    lease.decided(1, false);
     assert_eq!(
-        (lease.expired(SECOND, false), lease.held()),
+        lease.take(0, 1, terms),
+        LeaseOutcome::Request(1),
+        "the first question is for one request"
+    );
+    lease.grant(0, (1, 1, 1), room, terms);
+    assert_eq!(lease.take(1, 1, terms), LeaseOutcome::Request(10));
+    lease.grant(1, (10, 8, 1), room, terms);
+    assert_eq!(lease.held(), 7);
+    let LeaseOutcome::Taken(verdict, 0) = lease.take(2, 1, terms) else {
+        panic!("there are units")
+    };
+    assert_eq!(verdict, Verdict { admitted: true, remaining: 56, retry_after: 0, reset: 6 });
+    lease.settle(1, false);
+    assert_eq!(
+        (lease.reclaim(SECOND, false), lease.held()),
         (0, 7),
         "a refused check spent nothing"
     );
-    assert_eq!(lease.take(SECOND + 1, 1, terms), Take::Ask(1), "too old to be spent");
-    assert_eq!((lease.expired(SECOND + 1, false), lease.held()), (7, 0));
-    lease.refused(
+    assert_eq!(lease.take(SECOND + 1, 1, terms), LeaseOutcome::Request(1), "too old to be spent");
+    assert_eq!((lease.reclaim(SECOND + 1, false), lease.held()), (7, 0));
+    lease.refuse(
         SECOND + 2,
         1,
         Verdict { admitted: false, remaining: 0, retry_after: 500, reset: 900 },
     );
     let refused = Verdict { admitted: false, remaining: 0, retry_after: 499, reset: 899 };
-    assert_eq!(lease.take(SECOND + 3, 1, terms), Take::Refused(refused));
+    assert_eq!(lease.take(SECOND + 3, 1, terms), LeaseOutcome::Refused(refused));
     assert!(!lease.is_idle(SECOND + 3) && lease.is_idle(SECOND + 502));
 }
