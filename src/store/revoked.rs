@@ -11,7 +11,7 @@ use std::{
 };
 
 use tollgate_core::{
-    revocation::{Fingerprint, Keys, Kind, Mark},
+    revocation::{EntryKey, Fingerprint, Keys, Kind},
     time::{Span, Timestamp},
 };
 
@@ -88,16 +88,16 @@ impl Revoked {
         if self.len() == 0 {
             return None;
         }
-        let held = |mark: &Mark<'_>| self.get(*mark).filter(|held| held.ends() > now);
-        let exact = keys.exact_marks().find(|mark| held(mark).is_some());
+        let held = |mark: &EntryKey<'_>| self.get(*mark).filter(|held| held.ends() > now);
+        let exact = keys.exact_entries().find(|mark| held(mark).is_some());
         let before = || {
-            keys.before_marks()
+            keys.before_entries()
                 .find(|mark| held(mark).is_some_and(|held| keys.issued_at <= u64::from(held.at)))
         };
         exact.or_else(before).map(|mark| mark.kind().label())
     }
 
-    fn get(&self, mark: Mark<'_>) -> Option<Held> {
+    fn get(&self, mark: EntryKey<'_>) -> Option<Held> {
         if self.counts.get(mark.kind() as usize)?.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -151,7 +151,7 @@ impl Revoked {
 
     /// The number of entries of a kind.
     fn count(&self, fingerprint: Fingerprint) -> Option<&AtomicU64> {
-        self.counts.get(fingerprint.place_of_kind())
+        self.counts.get(fingerprint.kind_index())
     }
 
     /// Begins to read everything anew: what is not added before [`renewed`](Self::renewed) will go then, and holds until then.

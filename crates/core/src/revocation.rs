@@ -7,10 +7,10 @@ use aws_lc_rs::digest;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use self::fingerprint::half;
+pub(crate) use self::fingerprint::first_half;
 pub use self::{
     fingerprint::Fingerprint,
-    keys::{IssuerDigest, Keys, Mark, Names, issuer_digest},
+    keys::{EntryKey, IssuerDigest, Keys, Names, issuer_digest},
 };
 use crate::{
     config::{Errors, Path},
@@ -58,7 +58,7 @@ impl Kind {
     }
 
     /// Whether what is named is named within an issuer.
-    const fn is_of_issuer(self) -> bool {
+    const fn is_issuer_scoped(self) -> bool {
         matches!(self, Self::Jti | Self::Subject | Self::Client)
     }
 }

@@ -66,7 +66,7 @@ pub(in crate::store) struct Answered {
 
 fn revocation(demands: &AdmitRequest) -> (usize, usize, usize) {
     demands.revocation.as_ref().map_or((0, 0, 0), |keys| {
-        (keys.exact_marks().count(), keys.before_marks().count(), keys.foreign.len())
+        (keys.exact_entries().count(), keys.before_entries().count(), keys.foreign.len())
     })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn write<'a>(cmd: &mut Cmd, checks: impl ExactSizeIterator<Item = &'a
     for Asked { demands, wants } in checks.clone() {
         let keys = demands.revocation.as_ref();
         let (exact, before, foreign) = revocation(demands);
-        for mark in keys.iter().flat_map(|keys| keys.exact_marks().chain(keys.before_marks())) {
+        for mark in keys.iter().flat_map(|keys| keys.exact_entries().chain(keys.before_entries())) {
             key.clear();
             mark.write(&mut key);
             cmd.arg(Key::revoked(&key));
@@ -143,9 +143,9 @@ pub(super) fn next_answer(
 /// Which of the keys it was, counted from 0.
 fn revoked(demands: &AdmitRequest, index: usize) -> Option<AdmitResponse> {
     let keys = demands.revocation.as_ref()?;
-    let ours = keys.exact_marks().chain(keys.before_marks()).map(|mark| mark.kind().label());
+    let ours = keys.exact_entries().chain(keys.before_entries()).map(|mark| mark.kind().label());
     let foreign_from =
-        keys.exact_marks().count() + keys.before_marks().count() + demands.charges.len();
+        keys.exact_entries().count() + keys.before_entries().count() + demands.charges.len();
     let foreign = foreign_from..foreign_from + keys.foreign.len();
     let kind = { ours }.nth(index).or_else(|| foreign.contains(&index).then_some("foreign"));
     kind.map(AdmitResponse::Revoked)

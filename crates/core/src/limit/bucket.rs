@@ -1,7 +1,7 @@
 //! Which bucket a charge is taken from, in sixteen bytes.
 
 use crate::{
-    revocation::{Fingerprint, half, sha256},
+    revocation::{Fingerprint, first_half, sha256},
     text::hex_digits,
 };
 
@@ -13,7 +13,7 @@ pub struct BucketId([u64; 2]);
 impl BucketId {
     /// From what says all of it.
     pub fn of(name: impl AsRef<[u8]>) -> Self {
-        Self(half(&sha256(name.as_ref())))
+        Self(first_half(&sha256(name.as_ref())))
     }
 
     /// Of all buckets of a limit the one of a part of the request's identity. That the two are only folded is sound because a

@@ -17,11 +17,13 @@ impl Fingerprint {
         let (word, digests) = key.split_once(':')?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.label() == word)?;
         let (issuer, digest) = match digests.split_once(':') {
-            Some((issuer, digest)) if kind.is_of_issuer() => (hex_half(issuer)?, digest),
-            None if !kind.is_of_issuer() => ([0; 2], digests),
+            Some((issuer, digest)) if kind.is_issuer_scoped() => {
+                (first_half_of_hex(issuer)?, digest)
+            }
+            None if !kind.is_issuer_scoped() => ([0; 2], digests),
             _ => return None,
         };
-        Some(Self::new(kind, issuer, hex_half(digest)?))
+        Some(Self::new(kind, issuer, first_half_of_hex(digest)?))
     }
 
     /// From the first halves of the digests; zeros where the kind has no issuer.
@@ -37,20 +39,20 @@ impl Fingerprint {
     }
 
     /// The place of its kind in [`Kind::ALL`].
-    pub const fn place_of_kind(self) -> usize {
+    pub const fn kind_index(self) -> usize {
         let Self([_, second]) = self;
         (second & KIND) as usize
     }
 }
 
 /// The first sixteen bytes of a digest.
-pub(crate) fn half(digest: &[u8; 32]) -> [u64; 2] {
+pub(crate) fn first_half(digest: &[u8; 32]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *digest;
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
 }
 
-/// As [`half`], of a digest in hex.
-fn hex_half(digest: &str) -> Option<[u64; 2]> {
+/// As [`first_half`], of a digest in hex.
+fn first_half_of_hex(digest: &str) -> Option<[u64; 2]> {
     let quarter = |from: usize| u64::from_str_radix(digest.get(from..from + 16)?, 16).ok();
     Some([quarter(0)?, quarter(16)?])
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Fingerprint, Kind, fingerprint::half, hex, sha256};
+use super::{Fingerprint, Kind, fingerprint::first_half, hex, sha256};
 use crate::text::hex_digits;
 
 /// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
@@ -31,7 +31,7 @@ pub struct IssuerDigest {
 /// The digest of an `iss`.
 pub fn issuer_digest(issuer: &str) -> Arc<IssuerDigest> {
     let digest = sha256(issuer.as_bytes());
-    Arc::new(IssuerDigest { hex: hex(&digest), half: half(&digest) })
+    Arc::new(IssuerDigest { hex: hex(&digest), half: first_half(&digest) })
 }
 
 /// What a credential can be revoked by, before it is hashed.
@@ -75,55 +75,55 @@ impl Keys {
     /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`](super::Target::key) writes
     /// it.
     pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.exact_marks().map(|mark| (mark.kind.label(), mark.key()))
+        self.exact_entries().map(|mark| (mark.kind.label(), mark.key()))
     }
 
     /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
     /// [`Keys::exact`].
     pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.before_marks().map(|mark| (mark.kind.label(), mark.key()))
+        self.before_entries().map(|mark| (mark.kind.label(), mark.key()))
     }
 
     /// As [`Keys::exact`], before they are written out.
-    pub fn exact_marks(&self) -> impl Iterator<Item = Mark<'_>> {
-        std::iter::once(self.mark(Kind::Token, &self.token))
-            .chain(self.jti.as_ref().map(|jti| self.mark(Kind::Jti, jti)))
+    pub fn exact_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
+        std::iter::once(self.entry(Kind::Token, &self.token))
+            .chain(self.jti.as_ref().map(|jti| self.entry(Kind::Jti, jti)))
     }
 
     /// As [`Keys::before`], before they are written out.
-    pub fn before_marks(&self) -> impl Iterator<Item = Mark<'_>> {
+    pub fn before_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
         std::iter::once(self.subject()).chain(self.client()).chain(self.tenant())
     }
 
     /// Its subject.
-    pub fn subject(&self) -> Mark<'_> {
-        self.mark(Kind::Subject, &self.subject)
+    pub fn subject(&self) -> EntryKey<'_> {
+        self.entry(Kind::Subject, &self.subject)
     }
 
     /// Its client.
-    pub fn client(&self) -> Option<Mark<'_>> {
-        self.client.as_ref().map(|client| self.mark(Kind::Client, client))
+    pub fn client(&self) -> Option<EntryKey<'_>> {
+        self.client.as_ref().map(|client| self.entry(Kind::Client, client))
     }
 
     /// Its tenant.
-    pub fn tenant(&self) -> Option<Mark<'_>> {
-        self.tenant.as_ref().map(|tenant| self.mark(Kind::Tenant, tenant))
+    pub fn tenant(&self) -> Option<EntryKey<'_>> {
+        self.tenant.as_ref().map(|tenant| self.entry(Kind::Tenant, tenant))
     }
 
-    fn mark<'a>(&'a self, kind: Kind, digest: &'a [u8; 32]) -> Mark<'a> {
-        Mark { kind, issuer: &self.issuer, digest }
+    fn entry<'a>(&'a self, kind: Kind, digest: &'a [u8; 32]) -> EntryKey<'a> {
+        EntryKey { kind, issuer: &self.issuer, digest }
     }
 }
 
 /// One entry that would revoke a credential.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark<'a> {
+pub struct EntryKey<'a> {
     kind: Kind,
     issuer: &'a IssuerDigest,
     digest: &'a [u8; 32],
 }
 
-impl Mark<'_> {
+impl EntryKey<'_> {
     /// Its kind.
     pub const fn kind(self) -> Kind {
         self.kind
@@ -141,7 +141,7 @@ impl Mark<'_> {
     pub fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.kind.label().as_bytes());
         out.push(b':');
-        if self.kind.is_of_issuer() {
+        if self.kind.is_issuer_scoped() {
             out.extend_from_slice(self.issuer.hex.as_bytes());
             out.push(b':');
         }
@@ -150,8 +150,8 @@ impl Mark<'_> {
 
     /// The fingerprint of its key.
     pub fn fingerprint(self) -> Fingerprint {
-        let issuer = if self.kind.is_of_issuer() { self.issuer.half } else { [0; 2] };
-        Fingerprint::new(self.kind, issuer, half(self.digest))
+        let issuer = if self.kind.is_issuer_scoped() { self.issuer.half } else { [0; 2] };
+        Fingerprint::new(self.kind, issuer, first_half(self.digest))
     }
 }
 
@@ -185,11 +185,14 @@ mod tests {
         let bare =
             Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
         assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
-        let fingerprints = |marks: Vec<Mark<'_>>| {
+        let fingerprints = |marks: Vec<EntryKey<'_>>| {
             marks.into_iter().map(|mark| Some(mark.fingerprint())).collect::<Vec<_>>()
         };
         let of_keys: Vec<_> = listed.iter().map(|(_, key)| Fingerprint::of(key)).collect();
-        assert_eq!(fingerprints(keys.exact_marks().chain(keys.before_marks()).collect()), of_keys);
+        assert_eq!(
+            fingerprints(keys.exact_entries().chain(keys.before_entries()).collect()),
+            of_keys
+        );
         assert!(of_keys.iter().all(Option::is_some));
     }
 }
