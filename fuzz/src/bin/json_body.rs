@@ -167,7 +167,7 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
         "{reading:?}: {images}, {clips}, {:?}",
         facts.parts
     );
-    assert!(facts.foreign || !foreign, "{reading:?}: a reference");
+    assert!(facts.external_reference || !foreign, "{reading:?}: a reference");
 }
 
 /// serde_json's writing of the same document.

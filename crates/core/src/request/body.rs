@@ -9,7 +9,7 @@ mod scan;
 
 pub use self::{
     content::Parts,
-    facts::{BodyFacts, Message, Prose},
+    facts::{BodyFacts, Message, PromptText},
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };

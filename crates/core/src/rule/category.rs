@@ -284,8 +284,8 @@ impl CategoryRule {
         if !self.classify {
             return Ok(BTreeSet::new());
         }
-        let prose = &facts.prose;
-        if prose.cut {
+        let prompt = &facts.prompt_text;
+        if prompt.truncated {
             return Err(Denial::new(
                 Reason::BodyTooLarge,
                 "the prompt is longer than `scan_bytes`, so it cannot be classified",
@@ -295,11 +295,11 @@ impl CategoryRule {
                 self.scan
             )));
         }
-        if prose.hidden {
+        if prompt.opaque {
             return Err(forbidden("a prompt in tokens or embeddings cannot be classified")
                 .with_message("send the prompt as text"));
         }
-        let found = categories.patterns.find(&prose.text);
+        let found = categories.patterns.find(&prompt.text);
         Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
     }
 

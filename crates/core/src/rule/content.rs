@@ -178,7 +178,7 @@ impl Content {
                     "an MCP server gets no prompts; remove `categories.classify` or `mcp`".into()
                 );
             }
-            plan.prose(rule.scan)?;
+            plan.prompt_text(rule.scan)?;
         }
         Ok(Reading::Json(Box::new(plan)))
     }

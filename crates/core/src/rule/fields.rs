@@ -199,7 +199,7 @@ impl Fields {
                 name.chars().take(64).collect::<String>()
             )));
         }
-        if self.media == Media::Inline && facts.foreign {
+        if self.media == Media::Inline && facts.external_reference {
             return Err(field_forbidden("a content part refers to a URL or a file", "url")
                 .with_message("media may only be sent inline here, as `data:` URLs"));
         }

@@ -144,7 +144,7 @@ const PATH_MAX: usize = 4096;
 
 /// Whether a reference may make the server fetch a URL or open a file. `data:` URLs do not. Bare base64 is told from a
 /// path only by its length, so a short one counts as a path.
-pub(super) fn is_foreign(reference: &str) -> bool {
+pub(super) fn is_external(reference: &str) -> bool {
     let data = reference.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
     !data
         && (reference.len() <= PATH_MAX
@@ -168,10 +168,10 @@ mod tests {
             "",
             "iVBORw0KGgo=",
         ] {
-            assert!(is_foreign(reference), "{reference}");
+            assert!(is_external(reference), "{reference}");
         }
-        assert!(is_foreign(&format!("http://x/?{}", "a".repeat(PATH_MAX))));
-        assert!(!is_foreign("data:image/png;base64,AAAA") && !is_foreign("DATA:,x"));
-        assert!(!is_foreign(&"/9j/4AAQ".repeat(1000)), "bare base64 too long for a path");
+        assert!(is_external(&format!("http://x/?{}", "a".repeat(PATH_MAX))));
+        assert!(!is_external("data:image/png;base64,AAAA") && !is_external("DATA:,x"));
+        assert!(!is_external(&"/9j/4AAQ".repeat(1000)), "bare base64 too long for a path");
     }
 }

@@ -22,13 +22,13 @@ pub struct BodyFacts<'a> {
     /// Content parts.
     pub parts: Parts,
     /// Whether a part refers to a URL or a file that the server would fetch.
-    pub foreign: bool,
+    pub external_reference: bool,
     /// Names of tools, and types of tools that the server itself runs.
     pub tools: Vec<Cow<'a, str>>,
     /// The category that the body declares.
     pub category: Option<Cow<'a, str>>,
     /// The text of the prompt.
-    pub prose: Prose,
+    pub prompt_text: PromptText,
     /// JSON-RPC messages.
     pub messages: Vec<Message<'a>>,
     /// Whether the messages came as a list.
@@ -37,13 +37,13 @@ pub struct BodyFacts<'a> {
 
 /// The text of a prompt, with its parts one below the other.
 #[derive(Debug, Default)]
-pub struct Prose {
+pub struct PromptText {
     /// The text, as far as there is room for it.
     pub text: String,
     /// Whether there is more.
-    pub cut: bool,
+    pub truncated: bool,
     /// Whether some of the prompt is no text: tokens, or embeddings.
-    pub hidden: bool,
+    pub opaque: bool,
 }
 
 /// One JSON-RPC message. One without a method is an answer.

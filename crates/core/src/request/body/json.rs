@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 use super::{
-    content::{Parts, is_foreign, kind},
+    content::{Parts, is_external, kind},
     facts::{BodyFacts, Message},
-    plan::{Node, Plan, Rest, Said, Text, Want},
+    plan::{Expect, Node, Plan, Text, TextRole, Unnamed},
     scan::{NUMBER, RawString, Scanner},
 };
 
@@ -115,7 +115,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                         return Err(JsonError::NotAnObject);
                     }
                     self.message(root, 2)?;
-                    more = self.scanner.goes_on(b']')?;
+                    more = self.scanner.has_next(b']')?;
                 }
             }
             Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
@@ -140,21 +140,21 @@ impl<'a, 'p> Reader<'a, 'p> {
     /// Reads a value at a place. `key` is the member it is, or is in.
     fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
         let wrong = || JsonError::WrongType(key.to_owned());
-        if let Want::Field(name) = &node.want {
+        if let Expect::Field(name) = &node.expect {
             self.facts.forbidden.get_or_insert_with(|| name.clone());
             return self.skip(depth);
         }
-        let hides = |byte: Option<u8>| match node.said {
-            Said::Nothing => false,
+        let hides = |byte: Option<u8>| match node.text_role {
+            TextRole::None => false,
             // A number where text should be is a token.
-            Said::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
-            Said::Hidden => byte != Some(b'n'),
+            TextRole::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
+            TextRole::Opaque => byte != Some(b'n'),
         };
-        self.facts.prose.hidden |= hides(self.scanner.peek());
+        self.facts.prompt_text.opaque |= hides(self.scanner.peek());
         match self.scanner.peek() {
-            Some(b'{') => match &node.want {
-                Want::Text(_) | Want::Texts(_) | Want::Cap(..) | Want::List => Err(wrong()),
-                Want::Tool => {
+            Some(b'{') => match &node.expect {
+                Expect::Text(_) | Expect::Texts(_) | Expect::Cap(..) | Expect::List => Err(wrong()),
+                Expect::Tool => {
                     let outer = std::mem::take(&mut self.tool);
                     self.object(node, depth)?;
                     if self.tool == (false, false) {
@@ -163,17 +163,18 @@ impl<'a, 'p> Reader<'a, 'p> {
                     self.tool = outer;
                     Ok(())
                 }
-                Want::Media(kind) => {
+                Expect::Media(kind) => {
                     self.keyed.add(*kind, 1);
                     self.object(node, depth)
                 }
                 _ if node.reads_members() => self.object(node, depth),
                 _ => self.skip(depth),
             },
-            Some(b'[') => match &node.want {
-                Want::Text(_) | Want::Cap(..) | Want::Way { lists: false } | Want::Tool => {
-                    Err(wrong())
-                }
+            Some(b'[') => match &node.expect {
+                Expect::Text(_)
+                | Expect::Cap(..)
+                | Expect::Container { lists: false }
+                | Expect::Tool => Err(wrong()),
                 _ => self.list(node, key, depth),
             },
             Some(b'"') => {
@@ -183,9 +184,9 @@ impl<'a, 'p> Reader<'a, 'p> {
             }
             _ => {
                 let scalar = self.scanner.scalar()?;
-                match &node.want {
+                match &node.expect {
                     _ if scalar == "null" => {}
-                    Want::Cap(cap, name) => match integer(scalar) {
+                    Expect::Cap(cap, name) => match integer(scalar) {
                         Some(number) => {
                             match self.facts.caps.iter_mut().find(|(_, known, _)| known == name) {
                                 Some((_, _, largest)) => *largest = number.max(*largest),
@@ -194,7 +195,11 @@ impl<'a, 'p> Reader<'a, 'p> {
                         }
                         None => return Err(JsonError::NotAnInteger((*name).to_owned())),
                     },
-                    Want::Text(_) | Want::Texts(_) | Want::Way { .. } | Want::Tool | Want::List => {
+                    Expect::Text(_)
+                    | Expect::Texts(_)
+                    | Expect::Container { .. }
+                    | Expect::Tool
+                    | Expect::List => {
                         return Err(wrong());
                     }
                     _ => {}
@@ -206,64 +211,64 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// Takes a string at a place. The error: whether no string may stand here; otherwise it is too long.
     fn string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), bool> {
-        if node.said == Said::Text {
-            self.say(string)?;
+        if node.text_role == TextRole::Text {
+            self.add_prompt_text(string)?;
         }
-        match &node.want {
-            Want::Way { .. } | Want::Cap(..) | Want::Tool | Want::List => Err(true),
-            Want::Prompts => {
+        match &node.expect {
+            Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => Err(true),
+            Expect::Prompts => {
                 self.facts.prompts = self.facts.prompts.max(1);
                 Ok(())
             }
             // A type that long is none we know.
-            Want::Part if string.inner.len() <= LENGTH => {
+            Expect::Part if string.inner.len() <= LENGTH => {
                 if let Some(kind) = kind(&string.unescape().map_err(|_| true)?) {
                     self.typed.add(kind, 1);
                 }
                 Ok(())
             }
-            Want::Media(kind) => {
+            Expect::Media(kind) => {
                 self.keyed.add(*kind, 1);
-                self.refers(string)
+                self.add_reference(string)
             }
-            Want::Reference => self.refers(string),
-            Want::Text(text) | Want::Texts(text) => {
+            Expect::Reference => self.add_reference(string),
+            Expect::Text(text) | Expect::Texts(text) => {
                 if string.inner.len() > LENGTH {
                     return Err(false);
                 }
                 let value = string.unescape().map_err(|_| true)?;
-                self.hand_out(*text, value)
+                self.emit(*text, value)
             }
             _ => Ok(()),
         }
     }
 
     /// Adds a part of the prompt's text.
-    fn say(&mut self, string: &RawString<'a>) -> Result<(), bool> {
-        let prose = &mut self.facts.prose;
-        let room = self.plan.prose.saturating_sub(prose.text.len());
+    fn add_prompt_text(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+        let prompt = &mut self.facts.prompt_text;
+        let room = self.plan.prompt_text_limit.saturating_sub(prompt.text.len());
         // No escape stands for less than a sixth of its length: what is longer than that is not even decoded.
-        prose.cut |= string.inner.len() / 6 > room;
-        if prose.cut {
+        prompt.truncated |= string.inner.len() / 6 > room;
+        if prompt.truncated {
             return Ok(());
         }
         let text = string.unescape().map_err(|_| true)?;
-        prose.cut |= text.len() >= room;
-        if !prose.cut {
-            prose.text.push_str(&text);
-            prose.text.push('\n');
+        prompt.truncated |= text.len() >= room;
+        if !prompt.truncated {
+            prompt.text.push_str(&text);
+            prompt.text.push('\n');
         }
         Ok(())
     }
 
-    fn refers(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+    fn add_reference(&mut self, string: &RawString<'a>) -> Result<(), bool> {
         // Its beginning is all that matters; escapes there are nothing an honest client writes.
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
-        self.facts.foreign |= escaped || is_foreign(string.inner);
+        self.facts.external_reference |= escaped || is_external(string.inner);
         Ok(())
     }
 
-    fn hand_out(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), bool> {
+    fn emit(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), bool> {
         let message = self.facts.messages.last_mut();
         match text {
             Text::Model => self.facts.model = Some(value),
@@ -312,10 +317,10 @@ impl<'a, 'p> Reader<'a, 'p> {
             if open.len() >= KEYS {
                 return Err(JsonError::TooManyKeys);
             }
-            let place = match (member(node, &key)?, node.rest) {
-                (Some(place), _) | (None, Rest::Into(place)) => self.plan.node(place),
-                (None, Rest::Skip) => None,
-                (None, Rest::Report) => {
+            let place = match (member(node, &key)?, node.unnamed) {
+                (Some(place), _) | (None, Unnamed::Read(place)) => self.plan.node(place),
+                (None, Unnamed::Skip) => None,
+                (None, Unnamed::Forbid) => {
                     self.facts.forbidden.get_or_insert_with(|| key.clone().into_owned());
                     None
                 }
@@ -325,7 +330,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 None => self.skip(depth + 1)?,
             }
             self.seen.push(key);
-            if !self.scanner.goes_on(b'}')? {
+            if !self.scanner.has_next(b'}')? {
                 break;
             }
         }
@@ -340,8 +345,8 @@ impl<'a, 'p> Reader<'a, 'p> {
         if depth > DEPTH {
             return Err(JsonError::TooDeep);
         }
-        let element = match &node.want {
-            Want::Texts(_) | Want::Media(_) | Want::Reference => Some(node),
+        let element = match &node.expect {
+            Expect::Texts(_) | Expect::Media(_) | Expect::Reference => Some(node),
             _ => node.element.and_then(|place| self.plan.node(place)),
         };
         let mut prompts = 0;
@@ -358,9 +363,9 @@ impl<'a, 'p> Reader<'a, 'p> {
                 Some(element) => self.value(element, key, depth + 1)?,
                 None => self.skip(depth + 1)?,
             }
-            more = self.scanner.goes_on(b']')?;
+            more = self.scanner.has_next(b']')?;
         }
-        if node.want == Want::Prompts {
+        if node.expect == Expect::Prompts {
             self.facts.prompts = self.facts.prompts.max(prompts.max(1));
         }
         Ok(())
@@ -385,7 +390,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 self.scanner.space();
             }
             self.skip(depth + 1)?;
-            more = self.scanner.goes_on(close)?;
+            more = self.scanner.has_next(close)?;
         }
         Ok(())
     }

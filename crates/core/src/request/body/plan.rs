@@ -68,11 +68,11 @@ pub(super) enum Text {
 
 /// What a value must be, and what to note of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(super) enum Expect {
     /// Anything, nothing.
     Any,
     /// An object on the way to something; `lists`: or a list of such objects.
-    Way { lists: bool },
+    Container { lists: bool },
     /// A string or null.
     Text(Text),
     /// A string, null, or a list of strings and nulls.
@@ -97,46 +97,52 @@ pub(super) enum Want {
 
 /// Whether a place holds what a prompt says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    Nothing,
+pub(super) enum TextRole {
+    None,
     /// Strings here are its text.
     Text,
     /// Whatever is here stands for text that nobody can read.
-    Hidden,
+    Opaque,
 }
 
 /// What happens to members that the plan does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum Unnamed {
     Skip,
-    Into(usize),
+    Read(usize),
     /// Only named members are allowed: note the name.
-    Report,
+    Forbid,
 }
 
 /// One place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) want: Want,
+    pub(super) expect: Expect,
     pub(super) keys: Vec<(String, usize)>,
     pub(super) element: Option<usize>,
-    pub(super) rest: Rest,
-    pub(super) said: Said,
+    pub(super) unnamed: Unnamed,
+    pub(super) text_role: TextRole,
 }
 
 impl Node {
-    fn of(want: Want) -> Self {
-        Self { want, keys: Vec::new(), element: None, rest: Rest::Skip, said: Said::Nothing }
+    fn of(expect: Expect) -> Self {
+        Self {
+            expect,
+            keys: Vec::new(),
+            element: None,
+            unnamed: Unnamed::Skip,
+            text_role: TextRole::None,
+        }
     }
 
     /// Whether nothing below is looked at.
     fn is_plain(&self) -> bool {
-        self.want == Want::Any && !self.reads_members() && self.element.is_none()
+        self.expect == Expect::Any && !self.reads_members() && self.element.is_none()
     }
 
     /// Whether members of an object here are looked at.
     pub(super) fn reads_members(&self) -> bool {
-        !self.keys.is_empty() || self.rest != Rest::Skip
+        !self.keys.is_empty() || self.unnamed != Unnamed::Skip
     }
 }
 
@@ -147,7 +153,7 @@ pub struct Plan {
     /// JSON-RPC: the document is a message or a list of messages.
     pub(super) rpc: bool,
     /// How much text of the prompt is handed out.
-    pub(super) prose: usize,
+    pub(super) prompt_text_limit: usize,
     /// The place of everything that may hold content parts.
     region: Option<usize>,
 }
@@ -155,9 +161,9 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::of(Want::Way { lists: false })],
+            nodes: vec![Node::of(Expect::Container { lists: false })],
             rpc: false,
-            prose: 0,
+            prompt_text_limit: 0,
             region: None,
         }
     }
@@ -205,14 +211,14 @@ impl Plan {
     }
 
     /// The place `key` below `at`, made if it is not there.
-    fn below(&mut self, at: usize, key: &str, want: Want) -> usize {
+    fn below(&mut self, at: usize, key: &str, expect: Expect) -> usize {
         if let Some((_, known)) =
             self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key))
         {
             return *known;
         }
-        let lists = want == Want::Way { lists: true };
-        let new = self.add(Node::of(want));
+        let lists = expect == Expect::Container { lists: true };
+        let new = self.add(Node::of(expect));
         if lists && let Some(node) = self.nodes.get_mut(new) {
             node.element = Some(new);
         }
@@ -222,20 +228,24 @@ impl Plan {
         new
     }
 
-    /// Puts `want` at `pointer`.
-    fn put(&mut self, pointer: &Pointer, want: Want, lists: bool) -> Result<(), String> {
+    /// Puts `expect` at `pointer`.
+    fn put(&mut self, pointer: &Pointer, expect: Expect, lists: bool) -> Result<(), String> {
         let mut at = 0;
         let mut keys = pointer.0.iter();
         let last = keys.next_back().map_or("", String::as_str);
         for key in keys {
-            at = self.below(at, key, Want::Way { lists });
-            if !self.nodes.get(at).is_some_and(|node| matches!(node.want, Want::Way { .. })) {
+            at = self.below(at, key, Expect::Container { lists });
+            if !self
+                .nodes
+                .get(at)
+                .is_some_and(|node| matches!(node.expect, Expect::Container { .. }))
+            {
                 return Err(format!("`{key}` is read as a value of its own on this route"));
             }
         }
         let before = self.nodes.len();
-        let place = self.below(at, last, want.clone());
-        if place < before && self.nodes.get(place).is_some_and(|node| node.want != want) {
+        let place = self.below(at, last, expect.clone());
+        if place < before && self.nodes.get(place).is_some_and(|node| node.expect != expect) {
             return Err(format!("`{last}` is already read for something else on this route"));
         }
         Ok(())
@@ -246,7 +256,7 @@ impl Plan {
     /// # Errors
     /// A sentence when the place is taken, as for the other methods.
     pub fn model(&mut self, pointer: &Pointer) -> Result<(), String> {
-        self.put(pointer, Want::Text(Text::Model), false)
+        self.put(pointer, Expect::Text(Text::Model), false)
     }
 
     /// Hands out the strings at `pointer` as names of adapters.
@@ -254,7 +264,7 @@ impl Plan {
     /// # Errors
     /// See [`Plan::model`].
     pub fn adapter(&mut self, pointer: &Pointer) -> Result<(), String> {
-        self.put(pointer, Want::Texts(Text::Adapter), true)
+        self.put(pointer, Expect::Texts(Text::Adapter), true)
     }
 
     /// Hands out the string at `pointer` as the category of the prompt.
@@ -262,7 +272,7 @@ impl Plan {
     /// # Errors
     /// See [`Plan::model`].
     pub fn category(&mut self, pointer: &Pointer) -> Result<(), String> {
-        self.put(pointer, Want::Text(Text::Category), false)
+        self.put(pointer, Expect::Text(Text::Category), false)
     }
 
     /// Notes the largest of each number that [`Cap`] names, and how many prompts there are.
@@ -275,11 +285,11 @@ impl Plan {
         {
             for place in places {
                 let name = place.rsplit('/').next().unwrap_or(place);
-                self.put(&place.parse()?, Want::Cap(cap, name), true)?;
+                self.put(&place.parse()?, Expect::Cap(cap, name), true)?;
             }
         }
         for key in PROMPTS {
-            self.below(0, key, Want::Prompts);
+            self.below(0, key, Expect::Prompts);
         }
         Ok(())
     }
@@ -289,38 +299,38 @@ impl Plan {
     /// # Errors
     /// See [`Plan::model`].
     pub fn forbid(&mut self, pointer: &Pointer) -> Result<(), String> {
-        self.put(pointer, Want::Field(pointer.0.join(".")), true)
+        self.put(pointer, Expect::Field(pointer.0.join(".")), true)
     }
 
     /// Notes members of the document that are not in `names` and not read for anything else.
     pub fn only(&mut self, names: &[String]) {
         for name in names {
-            self.below(0, name, Want::Any);
+            self.below(0, name, Expect::Any);
         }
         if let Some(root) = self.nodes.first_mut() {
-            root.rest = Rest::Report;
+            root.unnamed = Unnamed::Forbid;
         }
     }
 
     /// Hands out the names of the tools that the request declares or chooses.
     pub fn tools(&mut self) {
-        let function = self.add(Node::of(Want::Any));
-        self.below(function, "name", Want::Text(Text::Tool));
-        let tool = self.add(Node::of(Want::Tool));
-        self.below(tool, "name", Want::Text(Text::Tool));
-        self.below(tool, "type", Want::Text(Text::ToolType));
+        let function = self.add(Node::of(Expect::Any));
+        self.below(function, "name", Expect::Text(Text::Tool));
+        let tool = self.add(Node::of(Expect::Tool));
+        self.below(tool, "name", Expect::Text(Text::Tool));
+        self.below(tool, "type", Expect::Text(Text::ToolType));
         if let Some(node) = self.nodes.get_mut(tool) {
             node.keys.push(("function".into(), function));
         }
-        let mut list = Node::of(Want::List);
+        let mut list = Node::of(Expect::List);
         list.element = Some(tool);
         let list = self.add(list);
-        let mut functions = Node::of(Want::List);
+        let mut functions = Node::of(Expect::List);
         functions.element = Some(function);
         let functions = self.add(functions);
-        let allowed = self.add(Node::of(Want::Any));
-        let choice = self.add(Node::of(Want::Any));
-        self.below(choice, "name", Want::Text(Text::Tool));
+        let allowed = self.add(Node::of(Expect::Any));
+        let choice = self.add(Node::of(Expect::Any));
+        self.below(choice, "name", Expect::Text(Text::Tool));
         for (at, key, place) in [
             (allowed, "tools", list),
             (choice, "tools", list),
@@ -344,29 +354,29 @@ impl Plan {
     /// See [`Plan::model`].
     pub fn rpc(&mut self) -> Result<(), String> {
         self.rpc = true;
-        self.put(&"/method".parse()?, Want::Text(Text::Method), false)?;
-        self.put(&"/params/name".parse()?, Want::Text(Text::Name), false)?;
-        self.put(&"/params/uri".parse()?, Want::Text(Text::Uri), false)
+        self.put(&"/method".parse()?, Expect::Text(Text::Method), false)?;
+        self.put(&"/params/name".parse()?, Expect::Text(Text::Name), false)?;
+        self.put(&"/params/uri".parse()?, Expect::Text(Text::Uri), false)
     }
 
     /// Hands out at most `most` bytes of the text of the prompt. To be called last, after [`Plan::content`].
     ///
     /// # Errors
     /// A sentence when a member that holds text is read for something else.
-    pub fn prose(&mut self, most: usize) -> Result<(), String> {
-        self.prose = most;
+    pub fn prompt_text(&mut self, most: usize) -> Result<(), String> {
+        self.prompt_text_limit = most;
         let mut node = self
             .region
             .and_then(|region| self.nodes.get(region))
             .cloned()
-            .unwrap_or_else(|| Node::of(Want::Any));
-        node.said = Said::Text;
+            .unwrap_or_else(|| Node::of(Expect::Any));
+        node.text_role = TextRole::Text;
         let text = self.add(node);
-        self.holds_text(text, text);
-        for (key, said) in content::TEXTS
+        self.mark_text_members(text, text);
+        for (key, role) in content::TEXTS
             .iter()
-            .map(|key| (*key, Said::Text))
-            .chain(content::UNREADABLE.map(|key| (key, Said::Hidden)))
+            .map(|key| (*key, TextRole::Text))
+            .chain(content::UNREADABLE.map(|key| (key, TextRole::Opaque)))
         {
             let root = self.nodes.first();
             let known = root
@@ -374,11 +384,11 @@ impl Plan {
                 .map(|(_, place)| *place);
             let Some(place) = known else {
                 // Where only named members are allowed, this one is not.
-                if root.is_some_and(|root| root.rest != Rest::Report) {
-                    let place = if said == Said::Text {
+                if root.is_some_and(|root| root.unnamed != Unnamed::Forbid) {
+                    let place = if role == TextRole::Text {
                         text
                     } else {
-                        self.add(Node { said, ..Node::of(Want::Any) })
+                        self.add(Node { text_role: role, ..Node::of(Expect::Any) })
                     };
                     if let Some(root) = self.nodes.first_mut() {
                         root.keys.push((key.to_owned(), place));
@@ -387,11 +397,11 @@ impl Plan {
                 continue;
             };
             match self.nodes.get_mut(place) {
-                Some(Node { want: Want::Field(_), .. }) => {}
-                Some(node) if matches!(node.want, Want::Any | Want::Prompts) => {
-                    node.said = said;
-                    if said == Said::Text {
-                        self.holds_text(place, text);
+                Some(Node { expect: Expect::Field(_), .. }) => {}
+                Some(node) if matches!(node.expect, Expect::Any | Expect::Prompts) => {
+                    node.text_role = role;
+                    if role == TextRole::Text {
+                        self.mark_text_members(place, text);
                     }
                 }
                 _ => {
@@ -405,7 +415,7 @@ impl Plan {
     }
 
     /// Elements and members of `place` that hold text are read as `text`.
-    fn holds_text(&mut self, place: usize, text: usize) {
+    fn mark_text_members(&mut self, place: usize, text: usize) {
         let Some(node) = self.nodes.get_mut(place) else { return };
         node.element = Some(text);
         for key in content::TEXT_KEYS {
@@ -423,14 +433,14 @@ impl Plan {
             .and_then(|root| root.keys.iter().find(|(key, _)| key == "metadata"))
             .map(|(_, at)| *at);
         let named: Vec<usize> = (0..self.nodes.len()).collect();
-        let region = self.add(Node::of(Want::Any));
-        let reference = self.add(Node::of(Want::Reference));
-        let skip = self.add(Node::of(Want::Any));
-        let part = self.add(Node::of(Want::Part));
+        let region = self.add(Node::of(Expect::Any));
+        let reference = self.add(Node::of(Expect::Reference));
+        let skip = self.add(Node::of(Expect::Any));
+        let part = self.add(Node::of(Expect::Part));
         let mut keys = vec![("type".to_owned(), part), ("url".to_owned(), reference)];
         keys.extend(content::SKIPPED.iter().map(|key| ((*key).to_owned(), skip)));
         for (key, kind) in content::KEYS {
-            let mut media = Node::of(Want::Media(kind));
+            let mut media = Node::of(Expect::Media(kind));
             media.keys = ["url", "path", "file_url"]
                 .iter()
                 .map(|key| ((*key).to_owned(), reference))
@@ -443,11 +453,11 @@ impl Plan {
         }
         self.region = Some(region);
         if let Some(node) = self.nodes.get_mut(region) {
-            node.rest = Rest::Into(region);
+            node.unnamed = Unnamed::Read(region);
             node.element = Some(region);
             node.keys.clone_from(&keys);
         }
-        let open = self.nodes.first().is_some_and(|root| root.rest != Rest::Report);
+        let open = self.nodes.first().is_some_and(|root| root.unnamed != Unnamed::Forbid);
         let schemas = content::SCHEMAS.iter().map(|key| ((*key).to_owned(), skip));
         let media = keys
             .iter()
@@ -474,12 +484,14 @@ impl Plan {
         }
         for at in named {
             let Some(node) = self.nodes.get_mut(at) else { continue };
-            match node.want {
-                Want::Way { .. } if node.rest == Rest::Skip && Some(at) != metadata => {
-                    node.rest = Rest::Into(region)
+            match node.expect {
+                Expect::Container { .. }
+                    if node.unnamed == Unnamed::Skip && Some(at) != metadata =>
+                {
+                    node.unnamed = Unnamed::Read(region)
                 }
-                Want::Prompts | Want::Any if node.keys.is_empty() && node.element.is_none() => {
-                    node.rest = Rest::Into(region);
+                Expect::Prompts | Expect::Any if node.keys.is_empty() && node.element.is_none() => {
+                    node.unnamed = Unnamed::Read(region);
                     node.element = Some(region);
                     node.keys.clone_from(&keys);
                 }

@@ -125,7 +125,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the list or object goes on (`,`) or ends (`close`).
-    pub(super) fn goes_on(&mut self, close: u8) -> Result<bool, JsonError> {
+    pub(super) fn has_next(&mut self, close: u8) -> Result<bool, JsonError> {
         self.space();
         let byte = self.peek();
         if byte != Some(b',') && byte != Some(close) {
