@@ -78,7 +78,7 @@ impl Pattern {
     }
 
     /// Whether both end at a same place of the table, whatever their captures are called: `/docs/*` ends at `/docs`, too.
-    pub(super) fn meets(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         let ends = other.ends();
         self.ends().iter().any(|end| ends.contains(end))
     }
@@ -186,7 +186,7 @@ mod tests {
             ("/v1/x", "/v1/x", true),
         ] {
             let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
-            assert_eq!((a.meets(&b), b.meets(&a)), (meet, meet), "{a:?} {b:?}");
+            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (meet, meet), "{a:?} {b:?}");
         }
     }
 

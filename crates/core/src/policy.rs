@@ -88,7 +88,7 @@ impl Policy {
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
         let categories =
             Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
-        let mut parts = route::Parts {
+        let mut parts = route::CompileContext {
             categories: &categories,
             models: &models,
             limits: &limits,

@@ -212,7 +212,7 @@ impl Route {
 }
 
 /// Everything routes refer to.
-pub(crate) struct Parts<'a> {
+pub(crate) struct CompileContext<'a> {
     pub(crate) models: &'a Models,
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
     /// Upstream keys found so far; a route that has one adds it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Parts, Route, RouteConfig, RouteEntry, RouteTable,
+    CompileContext, Route, RouteConfig, RouteEntry, RouteTable,
     preset::{self, Preset, PresetConfig},
     table::HostPattern,
 };
@@ -26,14 +26,14 @@ pub(crate) struct Compiled {
     pub(crate) names: Vec<String>,
     /// Headers that presets take from every request that passes.
     pub(crate) strip_headers: BTreeSet<String>,
-    /// For each entry with a route that reads the body: its place, and the name of the first such route.
+    /// For each entry with a route that reads the body: its entry, and the name of the first such route.
     pub(crate) body_routes: Vec<(Path, String)>,
 }
 
 /// Compiles the list `routes`, noting every error.
 pub(crate) fn compile(
     entries: &[RouteEntry],
-    parts: &mut Parts<'_>,
+    context: &mut CompileContext<'_>,
     path: &Path,
     errors: &mut Errors,
 ) -> Compiled {
@@ -47,12 +47,12 @@ pub(crate) fn compile(
         errors
             .push(path, "there are no routes, so every request would be denied; add at least one");
     }
-    let mut written = Vec::new();
+    let mut explicit = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         if let RouteEntry::Explicit(config) = entry {
             let path = path.index(index);
-            let places = insert(config, None, parts, &mut compiled, &path, errors);
-            written.extend(places.into_iter().map(|place| (place, path.key("match"))));
+            let entries = insert(config, None, context, &mut compiled, &path, errors);
+            explicit.extend(entries.into_iter().map(|entry| (entry, path.key("match"))));
         }
     }
     for (index, entry) in entries.iter().enumerate() {
@@ -65,10 +65,10 @@ pub(crate) fn compile(
                 continue;
             };
             compiled.strip_headers.extend(preset.strip_headers.iter().cloned());
-            for place in from_preset(config, &preset, parts, &mut compiled, &path, errors) {
+            for entry in from_preset(config, &preset, context, &mut compiled, &path, errors) {
                 // An override for all hosts would lose against a preset for some: the host is looked at first.
                 for (narrower, at) in
-                    written.iter().filter(|(written, _)| written.is_wider_than(&place))
+                    explicit.iter().filter(|(explicit, _)| explicit.is_wider_than(&entry))
                 {
                     let shown = narrower.methods.join("|");
                     errors.push_presuming(
@@ -84,16 +84,16 @@ pub(crate) fn compile(
 }
 
 /// Where a route stands in the table.
-struct Place {
+struct TableEntry {
     host: HostPattern,
     pattern: Pattern,
     methods: Vec<String>,
 }
 
-impl Place {
+impl TableEntry {
     fn is_wider_than(&self, other: &Self) -> bool {
         self.host.is_wider_than(&other.host)
-            && self.pattern.meets(&other.pattern)
+            && self.pattern.overlaps(&other.pattern)
             && self.methods.iter().any(|method| other.methods.contains(method))
     }
 }
@@ -101,17 +101,17 @@ impl Place {
 fn from_preset(
     config: &PresetConfig,
     preset: &Preset,
-    parts: &mut Parts<'_>,
+    context: &mut CompileContext<'_>,
     compiled: &mut Compiled,
     path: &Path,
     errors: &mut Errors,
-) -> Vec<Place> {
-    let limits = parts.limits;
+) -> Vec<TableEntry> {
+    let limits = context.limits;
     let routes =
         preset::expand(config, preset, |name| limits.get(name).map(Arc::as_ref), path, errors);
     routes
         .iter()
-        .flat_map(|route| insert(route, Some(&config.preset), parts, compiled, path, errors))
+        .flat_map(|route| insert(route, Some(&config.preset), context, compiled, path, errors))
         .collect()
 }
 
@@ -119,11 +119,11 @@ fn from_preset(
 fn insert(
     config: &RouteConfig,
     preset: Option<&str>,
-    parts: &mut Parts<'_>,
+    context: &mut CompileContext<'_>,
     compiled: &mut Compiled,
     path: &Path,
     errors: &mut Errors,
-) -> Vec<Place> {
+) -> Vec<TableEntry> {
     let at = path.key("match");
     let paths = if preset.is_some() { path.key("preset") } else { at.key("paths") };
     let patterns: Vec<(Path, Pattern)> = config
@@ -142,7 +142,7 @@ fn insert(
     let methods = methods(config, &at, errors);
     let hosts = hosts(config, &at, errors);
     let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
-    let route = Arc::new(route(config, preset.is_some(), parts, &captures, path, errors));
+    let route = Arc::new(route(config, preset.is_some(), context, &captures, path, errors));
     compiled.names.push(route.name.clone());
     if !route.public
         && route.content.reads_body()
@@ -150,7 +150,7 @@ fn insert(
     {
         compiled.body_routes.push((path.clone(), route.name.clone()));
     }
-    let mut places = Vec::new();
+    let mut entries = Vec::new();
     for (at, pattern) in patterns {
         let at = if preset.is_some() { path.key("preset") } else { at };
         for host in &hosts {
@@ -158,28 +158,27 @@ fn insert(
                 // Two routes are one where a host or a method of either was not read.
                 errors.push_presuming(&at, &[path.parent()], message);
             }
-            places.push(Place {
+            entries.push(TableEntry {
                 host: host.clone(),
                 pattern: pattern.clone(),
                 methods: methods.clone(),
             });
         }
     }
-    places
+    entries
 }
 
 fn route(
     config: &RouteConfig,
     from_preset: bool,
-    parts: &mut Parts<'_>,
+    context: &mut CompileContext<'_>,
     captures: &[Vec<String>],
     path: &Path,
     errors: &mut Errors,
 ) -> Route {
-    let model = config
-        .model
-        .as_ref()
-        .map(|model| ModelRule::compile(model, parts.models, captures, &path.key("model"), errors));
+    let model = config.model.as_ref().map(|model| {
+        ModelRule::compile(model, context.models, captures, &path.key("model"), errors)
+    });
     if config.public {
         for (key, set) in [
             ("scopes", config.scopes.is_some()),
@@ -212,13 +211,13 @@ fn route(
     }
     let sections = Sections {
         model: model.as_ref(),
-        models: parts.models,
+        models: context.models,
         caps: config.caps.as_ref(),
         fields: config.fields.as_ref(),
         raise: config.raise.as_ref(),
         tools: config.tools.as_ref(),
         mcp: config.mcp.as_ref(),
-        categories: config.categories.as_ref().map(|rule| (rule, parts.categories)),
+        categories: config.categories.as_ref().map(|rule| (rule, context.categories)),
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata
@@ -231,17 +230,17 @@ fn route(
     let conditions = Condition::compile(
         &config.conditions,
         has,
-        &mut parts.claims,
+        &mut context.claims,
         &path.key("conditions"),
         errors,
     );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     scopes.validate(&path.key("scopes"), errors);
-    let limits = limits(config, parts, path, errors);
+    let limits = limits(config, context, path, errors);
     let upstream_key = config.upstream_key.as_ref().map(|source| {
-        parts.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
-            parts.upstream_keys.push(source.clone());
-            parts.upstream_keys.len() - 1
+        context.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
+            context.upstream_keys.push(source.clone());
+            context.upstream_keys.len() - 1
         })
     });
     Route {
@@ -262,15 +261,15 @@ fn route(
 
 fn limits(
     config: &RouteConfig,
-    parts: &Parts<'_>,
+    context: &CompileContext<'_>,
     path: &Path,
     errors: &mut Errors,
 ) -> Vec<Arc<RateLimit>> {
     let mut limits: Vec<Arc<RateLimit>> = Vec::new();
     for (index, name) in config.limits.iter().enumerate() {
         let at = path.key("limits").index(index);
-        let Some(limit) = parts.limits.get(name) else {
-            let known: Vec<&str> = parts.limits.keys().map(String::as_str).collect();
+        let Some(limit) = context.limits.get(name) else {
+            let known: Vec<&str> = context.limits.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             // The limits stand beside the routes.
             let beside = path.parent().parent().key("limits");

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Each preset's name and its text.
-const TEXTS: [(&str, &str); 10] = [
+const SOURCES: [(&str, &str); 10] = [
     ("vllm", include_str!("presets/vllm.yaml")),
     ("sglang", include_str!("presets/sglang.yaml")),
     ("lmdeploy", include_str!("presets/lmdeploy.yaml")),
@@ -42,7 +42,7 @@ const AUDIO: &str = "infer:audio";
 
 /// The names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    TEXTS.iter().map(|(name, _)| *name)
+    SOURCES.iter().map(|(name, _)| *name)
 }
 
 /// An inference server's routes.
@@ -187,7 +187,7 @@ impl Preset {
     /// # Errors
     /// A name that is not one of [`names`].
     pub fn load(name: &str) -> Result<Self, PresetError> {
-        let Some((name, text)) = TEXTS.iter().find(|(known, _)| *known == name) else {
+        let Some((name, text)) = SOURCES.iter().find(|(known, _)| *known == name) else {
             return Err(PresetError::Unknown(
                 name.to_owned(),
                 names().collect::<Vec<_>>().join(", "),

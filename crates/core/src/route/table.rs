@@ -72,11 +72,11 @@ struct Node {
 /// What ends at a node: a route for each of a few methods.
 #[derive(Debug, Default)]
 struct Leaf {
-    methods: Vec<Ending>,
+    methods: Vec<MethodRoute>,
 }
 
 #[derive(Debug)]
-struct Ending {
+struct MethodRoute {
     method: String,
     route: Arc<Route>,
     /// The names of the captures on the way.
@@ -147,14 +147,14 @@ impl RouteTable {
         }
     }
 
-    fn lookup<'t, 'p>(&'t self, host: &Host, path: &'p str) -> Option<Found<'t, 'p>> {
+    fn lookup<'t, 'p>(&'t self, host: &Host, path: &'p str) -> Option<Match<'t, 'p>> {
         let host = host.as_str();
         let exact = self.exact.get(host).and_then(|node| node.walk(path));
         exact.or_else(|| self.lookup_below(host, path)).or_else(|| self.any.walk(path))
     }
 
     /// From the longest suffix to the shortest.
-    fn lookup_below<'t, 'p>(&'t self, host: &str, path: &'p str) -> Option<Found<'t, 'p>> {
+    fn lookup_below<'t, 'p>(&'t self, host: &str, path: &'p str) -> Option<Match<'t, 'p>> {
         if self.below.is_empty() {
             return None;
         }
@@ -172,19 +172,19 @@ fn percent_decoded(text: &str) -> String {
     percent_decode(text).unwrap_or_else(|| text.to_owned())
 }
 
-struct Found<'t, 'p> {
+struct Match<'t, 'p> {
     leaf: &'t Leaf,
     values: Vec<&'p str>,
 }
 
-impl<'t> Found<'t, '_> {
+impl<'t> Match<'t, '_> {
     fn route(
         &self,
         method: &str,
         decode: impl Fn(&str) -> String,
     ) -> Result<(&'t Arc<Route>, Captures), Denial> {
-        let Some(Ending { route, names, .. }) =
-            self.leaf.methods.iter().find(|ending| ending.method == method)
+        let Some(MethodRoute { route, names, .. }) =
+            self.leaf.methods.iter().find(|known| known.method == method)
         else {
             return Err(Denial::new(Reason::NoRoute, "the route does not list this method"));
         };
@@ -206,13 +206,13 @@ impl Leaf {
         names: &[String],
     ) -> Result<(), String> {
         for method in methods {
-            let ending = || Ending {
+            let new_entry = || MethodRoute {
                 method: method.clone(),
                 route: Arc::clone(route),
                 names: names.to_vec(),
             };
             let Some(known) = self.methods.iter_mut().find(|known| known.method == *method) else {
-                self.methods.push(ending());
+                self.methods.push(new_entry());
                 continue;
             };
             match (known.route.from_preset, route.from_preset) {
@@ -225,7 +225,7 @@ impl Leaf {
                 (false, false) => {
                     return Err(format!("another route has the same host and path for {method}"));
                 }
-                (true, false) => *known = ending(),
+                (true, false) => *known = new_entry(),
             }
         }
         Ok(())
@@ -233,10 +233,10 @@ impl Leaf {
 }
 
 impl Node {
-    fn walk<'t, 'p>(&'t self, path: &'p str) -> Option<Found<'t, 'p>> {
+    fn walk<'t, 'p>(&'t self, path: &'p str) -> Option<Match<'t, 'p>> {
         let mut values = Vec::new();
         let leaf = self.descend(path.strip_prefix('/')?, &mut values)?;
-        Some(Found { leaf, values })
+        Some(Match { leaf, values })
     }
 
     /// `rest` starts at a segment. Literal before capture before rest; what does not lead to a leaf is undone.
@@ -248,13 +248,15 @@ impl Node {
             None => (rest, None),
         };
         let before = values.len();
-        if let Some(leaf) = self.literals.get(segment).and_then(|node| node.beyond(tail, values)) {
+        if let Some(leaf) =
+            self.literals.get(segment).and_then(|node| node.after_segment(tail, values))
+        {
             return Some(leaf);
         }
         values.truncate(before);
         if let Some(node) = self.one.as_deref().filter(|_| !segment.is_empty()) {
             values.push(segment);
-            if let Some(leaf) = node.beyond(tail, values) {
+            if let Some(leaf) = node.after_segment(tail, values) {
                 return Some(leaf);
             }
             values.truncate(before);
@@ -265,7 +267,7 @@ impl Node {
     }
 
     /// What is left behind the segment that led here: another segment, or nothing.
-    fn beyond<'t, 'p>(
+    fn after_segment<'t, 'p>(
         &'t self,
         tail: Option<&'p str>,
         values: &mut Vec<&'p str>,

@@ -112,7 +112,7 @@ pub(in crate::route) fn expand<'a>(
     check(config, preset, path, errors);
     let mut expanded = Vec::new();
     for route in &preset.routes {
-        let Some(model) = served(route, preset, config) else { continue };
+        let Some(model) = model_rule(route, preset, config) else { continue };
         let renamed = |scope: &str| {
             config.rename_scopes.get(scope).cloned().unwrap_or_else(|| scope.to_owned())
         };
@@ -177,7 +177,7 @@ fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
 /// The model rule of a route, if it has one; `None` when the route is denied.
 // INVARIANT: with a scope for models, no route is served whose model is not checked against it.
 #[expect(clippy::option_option, reason = "denied, served without a model, served with one")]
-fn served(
+fn model_rule(
     route: &PresetRoute,
     preset: &Preset,
     config: &PresetConfig,
