@@ -23,7 +23,7 @@ use serde::{
 pub(crate) use self::compile::Route;
 pub(super) use self::compile::is_credential;
 use self::term::Term;
-pub use self::{activation::Activation, term::Trouble};
+pub use self::{activation::Activation, term::EvaluationError};
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
@@ -154,7 +154,7 @@ impl Condition {
     ///
     /// # Errors
     /// Why it is neither true nor false, which denies as well.
-    pub fn holds(&self, activation: &Activation<'_>) -> Result<bool, Trouble> {
+    pub fn holds(&self, activation: &Activation<'_>) -> Result<bool, EvaluationError> {
         term::holds(&self.term, activation)
     }
 
@@ -166,7 +166,7 @@ impl Condition {
         let cause = match self.holds(activation) {
             Ok(true) => return Ok(()),
             Ok(false) => format!("the condition `{}` is not true", self.name),
-            Err(trouble) => format!("the condition `{}` has no value: {trouble}", self.name),
+            Err(error) => format!("the condition `{}` has no value: {error}", self.name),
         };
         let denial = Denial::new(Reason::ConditionFailed, cause);
         Err(match &self.message {

@@ -345,7 +345,7 @@ impl Template {
 }
 
 /// The model a principal may use.
-pub(crate) struct Chosen<'a> {
+pub(crate) struct AdmittedModel<'a> {
     pub(crate) name: Arc<str>,
     pub(crate) caps: Option<&'a Caps>,
 }
@@ -428,7 +428,7 @@ impl ModelRule {
         request: &Request<'_>,
         captures: &Captures,
         facts: &BodyFacts<'_>,
-    ) -> Result<Chosen<'m>, Denial> {
+    ) -> Result<AdmittedModel<'m>, Denial> {
         let sent = match self
             .find(request, captures, facts)?
             .or(self.default.as_deref().map(Cow::Borrowed))
@@ -466,7 +466,7 @@ impl ModelRule {
         sent: &str,
         principal: &Principal,
         models: &'m Models,
-    ) -> Result<Chosen<'m>, Denial> {
+    ) -> Result<AdmittedModel<'m>, Denial> {
         let Some(name) = models.name(sent) else {
             return Err(forbidden("no model of the policy is served under this name")
                 .with_message("this model is not open here"));
@@ -486,7 +486,7 @@ impl ModelRule {
             }
         }
         let caps = models.admit(&name, principal)?;
-        Ok(Chosen { name, caps })
+        Ok(AdmittedModel { name, caps })
     }
 
     fn place(&self) -> (&'static str, &str) {

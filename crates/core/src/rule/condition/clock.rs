@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 /// Something that a clock or a calendar shows. Names and values are those of CEL: months and days of the month count from 0 (except
 /// `getDate`), days of the week from Sunday, which is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum DatePart {
     FullYear,
     Month,
     Date,
@@ -24,7 +24,7 @@ pub(super) enum Part {
     Seconds,
 }
 
-impl Part {
+impl DatePart {
     /// The part that a method of a timestamp is for.
     pub(super) fn of(method: &str) -> Option<Self> {
         Some(match method {
@@ -108,23 +108,23 @@ mod tests {
         let summer = timestamp("2026-06-21T22:30:05Z").unwrap();
         let winter = timestamp("2026-12-31T23:30:00Z").unwrap();
         let row = [
-            (Part::FullYear, "UTC", 2026, 2026),
-            (Part::Month, "UTC", 5, 11),
-            (Part::Date, "UTC", 21, 31),
-            (Part::DayOfMonth, "UTC", 20, 30),
-            (Part::DayOfWeek, "UTC", 0, 4),
-            (Part::DayOfYear, "UTC", 171, 364),
-            (Part::Hours, "UTC", 22, 23),
-            (Part::Minutes, "UTC", 30, 30),
-            (Part::Seconds, "UTC", 5, 0),
-            (Part::Hours, "Europe/Berlin", 0, 0),
-            (Part::DayOfWeek, "Europe/Berlin", 1, 5),
-            (Part::FullYear, "Europe/Berlin", 2026, 2027),
-            (Part::DayOfYear, "Europe/Berlin", 172, 0),
-            (Part::Hours, "+05:30", 4, 5),
-            (Part::Minutes, "+05:30", 0, 0),
-            (Part::Hours, "-08:00", 14, 15),
-            (Part::Hours, "02:00", 0, 1),
+            (DatePart::FullYear, "UTC", 2026, 2026),
+            (DatePart::Month, "UTC", 5, 11),
+            (DatePart::Date, "UTC", 21, 31),
+            (DatePart::DayOfMonth, "UTC", 20, 30),
+            (DatePart::DayOfWeek, "UTC", 0, 4),
+            (DatePart::DayOfYear, "UTC", 171, 364),
+            (DatePart::Hours, "UTC", 22, 23),
+            (DatePart::Minutes, "UTC", 30, 30),
+            (DatePart::Seconds, "UTC", 5, 0),
+            (DatePart::Hours, "Europe/Berlin", 0, 0),
+            (DatePart::DayOfWeek, "Europe/Berlin", 1, 5),
+            (DatePart::FullYear, "Europe/Berlin", 2026, 2027),
+            (DatePart::DayOfYear, "Europe/Berlin", 172, 0),
+            (DatePart::Hours, "+05:30", 4, 5),
+            (DatePart::Minutes, "+05:30", 0, 0),
+            (DatePart::Hours, "-08:00", 14, 15),
+            (DatePart::Hours, "02:00", 0, 1),
         ];
         for (part, name, in_summer, in_winter) in row {
             let zone = zone(name).unwrap();
@@ -140,7 +140,7 @@ mod tests {
     fn the_hour_that_comes_twice_and_the_one_that_never_comes() {
         // 2026-03-29 01:00 UTC: Berlin goes from 02:00 to 03:00. 2026-10-25 01:00 UTC: from 03:00 to 02:00.
         let berlin = zone("Europe/Berlin").unwrap();
-        let hours = |text: &str| Part::Hours.at(timestamp(text).unwrap(), &berlin).unwrap();
+        let hours = |text: &str| DatePart::Hours.at(timestamp(text).unwrap(), &berlin).unwrap();
         assert_eq!((hours("2026-03-29T00:59:59Z"), hours("2026-03-29T01:00:00Z")), (1, 3));
         assert_eq!((hours("2026-10-25T00:59:59Z"), hours("2026-10-25T01:00:00Z")), (2, 2));
     }
@@ -173,6 +173,6 @@ mod tests {
         ] {
             assert!(timestamp(text).is_err(), "{text}");
         }
-        assert_eq!(Part::Hours.at(Timestamp::from_micros(u64::MAX), &TimeZone::UTC), None);
+        assert_eq!(DatePart::Hours.at(Timestamp::from_micros(u64::MAX), &TimeZone::UTC), None);
     }
 }

@@ -10,9 +10,9 @@ use cel::{
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    clock::{self, Part},
+    clock::{self, DatePart},
     network::Network,
-    term::{Fact, Relation, Search, Sum, Term},
+    term::{Arithmetic, Relation, Search, Term, Variable},
 };
 
 /// How deep terms may nest.
@@ -24,18 +24,18 @@ const PATTERN: usize = 256 * 1024;
 
 /// The type of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+enum Type {
     Bool,
     Int,
     Text,
     Time,
-    List(Box<Kind>),
+    List(Box<Type>),
     /// Whatever a claim holds: its type shows when there is a token.
     Claim,
 }
 
-impl Kind {
-    fn shown(&self) -> String {
+impl Type {
+    fn description(&self) -> String {
         match self {
             Self::Bool => "a truth value".into(),
             Self::Int => "an integer".into(),
@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-type Typed = Result<(Term, Kind), String>;
+type TypedTerm = Result<(Term, Type), String>;
 
 /// What a route has, so that its expressions may speak of it.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,7 @@ pub(super) fn compile(
     claims: &mut BTreeSet<String>,
 ) -> Result<Term, String> {
     let mut compiler = Compiler { route, claims, locals: Vec::new(), depth: 0 };
-    compiler.of(expression, &Kind::Bool, "a condition")
+    compiler.expect(expression, &Type::Bool, "a condition")
 }
 
 /// A pattern for `matches`.
@@ -95,31 +95,35 @@ struct Compiler<'a, 'c> {
     route: Route<'a>,
     claims: &'c mut BTreeSet<String>,
     /// The variables of the loops that are open, innermost last.
-    locals: Vec<(String, Kind)>,
+    locals: Vec<(String, Type)>,
     depth: usize,
 }
 
 impl Compiler<'_, '_> {
     /// A term of a type. `what` is what needs it.
-    fn of(&mut self, expression: &IdedExpr, wanted: &Kind, what: &str) -> Result<Term, String> {
+    fn expect(&mut self, expression: &IdedExpr, wanted: &Type, what: &str) -> Result<Term, String> {
         let (term, kind) = self.typed(expression)?;
         if kind.fits(wanted) {
             Ok(term)
         } else {
-            Err(format!("{what} needs {}, and this is {}", wanted.shown(), kind.shown()))
+            Err(format!(
+                "{what} needs {}, and this is {}",
+                wanted.description(),
+                kind.description()
+            ))
         }
     }
 
-    fn boxed(
+    fn expect_boxed(
         &mut self,
         expression: &IdedExpr,
-        wanted: &Kind,
+        wanted: &Type,
         what: &str,
     ) -> Result<Box<Term>, String> {
-        self.of(expression, wanted, what).map(Box::new)
+        self.expect(expression, wanted, what).map(Box::new)
     }
 
-    fn typed(&mut self, expression: &IdedExpr) -> Typed {
+    fn typed(&mut self, expression: &IdedExpr) -> TypedTerm {
         self.depth += 1;
         if self.depth > DEPTH {
             return Err(format!(
@@ -134,7 +138,7 @@ impl Compiler<'_, '_> {
                 let mut kind = None;
                 for element in &list.elements {
                     let (term, found) = self.typed(element)?;
-                    if !matches!(found, Kind::Text | Kind::Int)
+                    if !matches!(found, Type::Text | Type::Int)
                         || kind.as_ref().is_some_and(|kind| *kind != found)
                     {
                         return Err("a list holds either texts or integers".into());
@@ -143,10 +147,10 @@ impl Compiler<'_, '_> {
                     items.push(term);
                 }
                 let kind = kind.ok_or("a list holds at least one element")?;
-                Ok((Term::List(items), Kind::List(Box::new(kind))))
+                Ok((Term::List(items), Type::List(Box::new(kind))))
             }
             Expr::Call(call) => self.call(call),
-            Expr::Comprehension(comprehension) => self.each(comprehension),
+            Expr::Comprehension(comprehension) => self.for_each(comprehension),
             Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {
                 Err("`{}` is not supported in a condition".into())
             }
@@ -186,7 +190,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn select(&mut self, expression: &Expr) -> Typed {
+    fn select(&mut self, expression: &Expr) -> TypedTerm {
         if let Expr::Select(select) = expression
             && select.test
         {
@@ -195,11 +199,11 @@ impl Compiler<'_, '_> {
         if let Expr::Ident(name) = expression
             && let Some(at) = self.locals.iter().position(|(local, _)| local == name)
         {
-            let kind = self.locals.get(at).map_or(Kind::Claim, |(_, kind)| kind.clone());
+            let kind = self.locals.get(at).map_or(Type::Claim, |(_, kind)| kind.clone());
             return Ok((Term::Local(at), kind));
         }
         match (self.names(expression), expression) {
-            (Some(names), _) => self.fact(&names),
+            (Some(names), _) => self.variable(&names),
             (None, Expr::Select(select)) => {
                 let (object, kind) = self.typed(&select.operand)?;
                 member(object, &kind, &select.field)
@@ -209,24 +213,24 @@ impl Compiler<'_, '_> {
     }
 
     /// The variable that names spell.
-    fn fact(&mut self, names: &[&str]) -> Typed {
+    fn variable(&mut self, names: &[&str]) -> TypedTerm {
         const REQUEST: &str = "method, host, path, segments, address, headers";
         const PRINCIPAL: &str = "issuer, subject, tenant, client, roles, scopes, claims";
-        let texts = || Kind::List(Box::new(Kind::Text));
-        let (fact, kind, rest) = match names {
+        let texts = || Type::List(Box::new(Type::Text));
+        let (variable, kind, rest) = match names {
             ["principal", ..] if self.route.public => {
                 return Err("the route is public: there is no `principal`".into());
             }
-            ["now", rest @ ..] => (Fact::Now, Kind::Time, rest),
+            ["now", rest @ ..] => (Variable::Now, Type::Time, rest),
             ["model", ..] if !self.route.model => return Err("the route has no `model`".into()),
-            ["model", rest @ ..] => (Fact::Model, Kind::Text, rest),
-            ["request", "method", rest @ ..] => (Fact::Method, Kind::Text, rest),
-            ["request", "host", rest @ ..] => (Fact::Host, Kind::Text, rest),
-            ["request", "path", rest @ ..] => (Fact::Path, Kind::Text, rest),
-            ["request", "segments", rest @ ..] => (Fact::Segments, texts(), rest),
-            ["request", "address", rest @ ..] => (Fact::Address, Kind::Text, rest),
+            ["model", rest @ ..] => (Variable::Model, Type::Text, rest),
+            ["request", "method", rest @ ..] => (Variable::Method, Type::Text, rest),
+            ["request", "host", rest @ ..] => (Variable::Host, Type::Text, rest),
+            ["request", "path", rest @ ..] => (Variable::Path, Type::Text, rest),
+            ["request", "segments", rest @ ..] => (Variable::Segments, texts(), rest),
+            ["request", "address", rest @ ..] => (Variable::Address, Type::Text, rest),
             ["request", "headers", name, rest @ ..] => {
-                (Fact::Header(header(name)?), Kind::Text, rest)
+                (Variable::Header(header(name)?), Type::Text, rest)
             }
             ["request", "headers"] => {
                 return Err("name one header: `request.headers[\"x-team\"]`".into());
@@ -234,15 +238,15 @@ impl Compiler<'_, '_> {
             ["request", name, ..] => {
                 return Err(format!("there is no `request.{name}`; a request has {REQUEST}"));
             }
-            ["principal", "issuer", rest @ ..] => (Fact::Issuer, Kind::Text, rest),
-            ["principal", "subject", rest @ ..] => (Fact::Subject, Kind::Text, rest),
-            ["principal", "tenant", rest @ ..] => (Fact::Tenant, Kind::Text, rest),
-            ["principal", "client", rest @ ..] => (Fact::Client, Kind::Text, rest),
-            ["principal", "roles", rest @ ..] => (Fact::Roles, texts(), rest),
-            ["principal", "scopes", rest @ ..] => (Fact::Scopes, texts(), rest),
+            ["principal", "issuer", rest @ ..] => (Variable::Issuer, Type::Text, rest),
+            ["principal", "subject", rest @ ..] => (Variable::Subject, Type::Text, rest),
+            ["principal", "tenant", rest @ ..] => (Variable::Tenant, Type::Text, rest),
+            ["principal", "client", rest @ ..] => (Variable::Client, Type::Text, rest),
+            ["principal", "roles", rest @ ..] => (Variable::Roles, texts(), rest),
+            ["principal", "scopes", rest @ ..] => (Variable::Scopes, texts(), rest),
             ["principal", "claims", name, rest @ ..] => {
                 self.claims.insert((*name).to_owned());
-                (Fact::Claim((*name).to_owned()), Kind::Claim, rest)
+                (Variable::Claim((*name).to_owned()), Type::Claim, rest)
             }
             ["principal", "claims"] => {
                 return Err("name one claim: `principal.claims.department`".into());
@@ -257,7 +261,7 @@ impl Compiler<'_, '_> {
                     .iter()
                     .all(|names| names.iter().any(|known| known == name)) =>
             {
-                (Fact::Capture((*name).to_owned()), Kind::Text, rest)
+                (Variable::Capture((*name).to_owned()), Type::Text, rest)
             }
             ["captures", name, ..] => {
                 return Err(format!("not every path of this route has a capture `{{{name}}}`"));
@@ -273,42 +277,46 @@ impl Compiler<'_, '_> {
             }
         };
         match rest {
-            [] => Ok((Term::Fact(fact), kind)),
-            rest if kind == Kind::Claim => {
+            [] => Ok((Term::Variable(variable), kind)),
+            rest if kind == Type::Claim => {
                 let inside =
                     |object, name: &&str| Term::Member(Box::new(object), (*name).to_owned());
-                Ok((rest.iter().fold(Term::Fact(fact), inside), kind))
+                Ok((rest.iter().fold(Term::Variable(variable), inside), kind))
             }
-            [name, ..] => Err(format!("{} has no member `{name}`", kind.shown())),
+            [name, ..] => Err(format!("{} has no member `{name}`", kind.description())),
         }
     }
 
-    fn has(&mut self, select: &SelectExpr) -> Typed {
+    fn has(&mut self, select: &SelectExpr) -> TypedTerm {
         let names = self.names(&select.operand.expr).map(|mut names| {
             names.push(&select.field);
             names
         });
         let (term, _) = match names {
-            Some(names) => self.fact(&names)?,
+            Some(names) => self.variable(&names)?,
             None => {
                 let (object, kind) = self.typed(&select.operand)?;
                 member(object, &kind, &select.field)?
             }
         };
-        let may_miss = matches!(
+        let may_be_absent = matches!(
             &term,
-            Term::Fact(
-                Fact::Tenant | Fact::Client | Fact::Address | Fact::Header(_) | Fact::Claim(_)
+            Term::Variable(
+                Variable::Tenant
+                    | Variable::Client
+                    | Variable::Address
+                    | Variable::Header(_)
+                    | Variable::Claim(_)
             ) | Term::Member(..)
         );
-        if may_miss {
-            Ok((Term::Has(Box::new(term)), Kind::Bool))
+        if may_be_absent {
+            Ok((Term::Has(Box::new(term)), Type::Bool))
         } else {
             Err(format!("`{}` is always there; remove `has`", select.field))
         }
     }
 
-    fn call(&mut self, call: &CallExpr) -> Typed {
+    fn call(&mut self, call: &CallExpr) -> TypedTerm {
         let name = call.func_name.as_str();
         // `f(a, b)` and `a.f(b)` are the same; the first has no target.
         let args: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
@@ -316,36 +324,36 @@ impl Compiler<'_, '_> {
         match (name, args.as_slice()) {
             (op::LOGICAL_AND, [left, right]) => Ok((
                 Term::And(
-                    self.boxed(left, &Kind::Bool, "`&&`")?,
-                    self.boxed(right, &Kind::Bool, "`&&`")?,
+                    self.expect_boxed(left, &Type::Bool, "`&&`")?,
+                    self.expect_boxed(right, &Type::Bool, "`&&`")?,
                 ),
-                Kind::Bool,
+                Type::Bool,
             )),
             (op::LOGICAL_OR, [left, right]) => Ok((
                 Term::Or(
-                    self.boxed(left, &Kind::Bool, "`||`")?,
-                    self.boxed(right, &Kind::Bool, "`||`")?,
+                    self.expect_boxed(left, &Type::Bool, "`||`")?,
+                    self.expect_boxed(right, &Type::Bool, "`||`")?,
                 ),
-                Kind::Bool,
+                Type::Bool,
             )),
             (op::LOGICAL_NOT, [inner]) => {
-                Ok((Term::Not(self.boxed(inner, &Kind::Bool, "`!`")?), Kind::Bool))
+                Ok((Term::Not(self.expect_boxed(inner, &Type::Bool, "`!`")?), Type::Bool))
             }
             (op::NEGATE, [inner]) => {
-                Ok((Term::Negative(self.boxed(inner, &Kind::Int, "`-`")?), Kind::Int))
+                Ok((Term::Negative(self.expect_boxed(inner, &Type::Int, "`-`")?), Type::Int))
             }
             (op::CONDITIONAL, [test, then, otherwise]) => {
-                let test = self.of(test, &Kind::Bool, "`?`")?;
+                let test = self.expect(test, &Type::Bool, "`?`")?;
                 let (then, kind) = self.typed(then)?;
                 let (otherwise, other) = self.typed(otherwise)?;
                 if !kind.fits(&other) {
                     return Err(format!(
                         "`?` needs the same on both sides, and has {} and {}",
-                        kind.shown(),
-                        other.shown()
+                        kind.description(),
+                        other.description()
                     ));
                 }
-                let kind = if kind == Kind::Claim { other } else { kind };
+                let kind = if kind == Type::Claim { other } else { kind };
                 Ok((Term::If(Box::new([test, then, otherwise])), kind))
             }
             (
@@ -359,7 +367,7 @@ impl Compiler<'_, '_> {
             ) => self.compare(name, left, right),
             (op::IN, [item, list]) => self.is_in(item, list),
             (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, [left, right]) => {
-                self.sum(name, left, right)
+                self.arithmetic(name, left, right)
             }
             (op::INDEX, [list, index]) => self.index(list, index),
             ("startsWith" | "endsWith" | "contains", [text, sought]) if method => {
@@ -368,43 +376,45 @@ impl Compiler<'_, '_> {
                     "endsWith" => Search::EndsWith,
                     _ => Search::Contains,
                 };
-                let text = self.boxed(text, &Kind::Text, &format!("`{name}`"))?;
+                let text = self.expect_boxed(text, &Type::Text, &format!("`{name}`"))?;
                 Ok((
                     Term::Search(
                         search,
                         text,
-                        self.boxed(sought, &Kind::Text, &format!("`{name}`"))?,
+                        self.expect_boxed(sought, &Type::Text, &format!("`{name}`"))?,
                     ),
-                    Kind::Bool,
+                    Type::Bool,
                 ))
             }
             ("matches", [text, sought]) => {
-                let pattern =
-                    pattern(words(sought).ok_or("the pattern of `matches` must be written out")?)?;
+                let pattern = pattern(
+                    string_literal(sought).ok_or("the pattern of `matches` must be written out")?,
+                )?;
                 Ok((
-                    Term::Matches(self.boxed(text, &Kind::Text, "`matches`")?, pattern),
-                    Kind::Bool,
+                    Term::Matches(self.expect_boxed(text, &Type::Text, "`matches`")?, pattern),
+                    Type::Bool,
                 ))
             }
             ("size", [inner]) => match self.typed(inner)? {
-                (term, Kind::Text | Kind::List(_) | Kind::Claim) => {
-                    Ok((Term::Size(Box::new(term)), Kind::Int))
+                (term, Type::Text | Type::List(_) | Type::Claim) => {
+                    Ok((Term::Size(Box::new(term)), Type::Int))
                 }
                 (_, kind) => {
-                    Err(format!("`size` needs text or a list, and this is {}", kind.shown()))
+                    Err(format!("`size` needs text or a list, and this is {}", kind.description()))
                 }
             },
             ("int", [moment]) if !method => {
-                Ok((Term::Seconds(self.boxed(moment, &Kind::Time, "`int`")?), Kind::Int))
+                Ok((Term::Seconds(self.expect_boxed(moment, &Type::Time, "`int`")?), Type::Int))
             }
             ("timestamp", [text]) if !method => {
-                let text = words(text).ok_or("the moment of `timestamp` must be written out")?;
-                Ok((Term::Time(clock::timestamp(text)?), Kind::Time))
+                let text =
+                    string_literal(text).ok_or("the moment of `timestamp` must be written out")?;
+                Ok((Term::Time(clock::timestamp(text)?), Type::Time))
             }
             ("containsIP", [network, address]) if method => {
                 let written = match &network.expr {
                     Expr::Call(call) if call.func_name == "cidr" && call.target.is_none() => {
-                        call.args.first().and_then(words)
+                        call.args.first().and_then(string_literal)
                     }
                     _ => None,
                 };
@@ -412,26 +422,37 @@ impl Compiler<'_, '_> {
                     written.ok_or("write `cidr(\"10.0.0.0/8\").containsIP(request.address)`")?,
                 )?;
                 Ok((
-                    Term::Within(network, self.boxed(address, &Kind::Text, "`containsIP`")?),
-                    Kind::Bool,
+                    Term::InNetwork(
+                        network,
+                        self.expect_boxed(address, &Type::Text, "`containsIP`")?,
+                    ),
+                    Type::Bool,
                 ))
             }
-            (name, [moment, zone @ ..]) if method && zone.len() < 2 && Part::of(name).is_some() => {
+            (name, [moment, zone @ ..])
+                if method && zone.len() < 2 && DatePart::of(name).is_some() =>
+            {
                 let zone = match zone {
-                    [zone] => clock::zone(words(zone).ok_or("the time zone must be written out")?)?,
+                    [zone] => clock::zone(
+                        string_literal(zone).ok_or("the time zone must be written out")?,
+                    )?,
                     _ => jiff::tz::TimeZone::UTC,
                 };
-                let part = Part::of(name).ok_or("this is no part of a timestamp")?;
+                let part = DatePart::of(name).ok_or("this is no part of a timestamp")?;
                 Ok((
-                    Term::Clock(part, self.boxed(moment, &Kind::Time, &format!("`{name}`"))?, zone),
-                    Kind::Int,
+                    Term::DatePart(
+                        part,
+                        self.expect_boxed(moment, &Type::Time, &format!("`{name}`"))?,
+                        zone,
+                    ),
+                    Type::Int,
                 ))
             }
             _ => Err(unknown(name)),
         }
     }
 
-    fn compare(&mut self, name: &str, left: &IdedExpr, right: &IdedExpr) -> Typed {
+    fn compare(&mut self, name: &str, left: &IdedExpr, right: &IdedExpr) -> TypedTerm {
         let relation = match name {
             op::EQUALS => Relation::Equal,
             op::NOT_EQUALS => Relation::NotEqual,
@@ -443,113 +464,116 @@ impl Compiler<'_, '_> {
         let ((left, kind), (right, other)) = (self.typed(left)?, self.typed(right)?);
         let sign = name.trim_matches('_');
         for kind in [&kind, &other] {
-            let ordered = matches!(kind, Kind::Int | Kind::Time | Kind::Claim);
+            let ordered = matches!(kind, Type::Int | Type::Time | Type::Claim);
             let equal = matches!(relation, Relation::Equal | Relation::NotEqual)
-                && matches!(kind, Kind::Bool | Kind::Text);
+                && matches!(kind, Type::Bool | Type::Text);
             if !ordered && !equal {
-                return Err(format!("`{sign}` does not compare {}", kind.shown()));
+                return Err(format!("`{sign}` does not compare {}", kind.description()));
             }
         }
         if !kind.fits(&other) {
             return Err(format!(
                 "`{sign}` compares {} with {}, which are never equal",
-                kind.shown(),
-                other.shown()
+                kind.description(),
+                other.description()
             ));
         }
-        Ok((Term::Compare(relation, Box::new(left), Box::new(right)), Kind::Bool))
+        Ok((Term::Compare(relation, Box::new(left), Box::new(right)), Type::Bool))
     }
 
-    fn is_in(&mut self, item: &IdedExpr, list: &IdedExpr) -> Typed {
+    fn is_in(&mut self, item: &IdedExpr, list: &IdedExpr) -> TypedTerm {
         // `"x-team" in request.headers` asks for the header.
         if self
             .names(&list.expr)
             .is_some_and(|names| matches!(names.as_slice(), ["request", "headers"]))
         {
-            let name = words(item).ok_or("the name of a header must be written out")?;
-            return Ok((Term::Has(Box::new(Term::Fact(Fact::Header(header(name)?)))), Kind::Bool));
+            let name = string_literal(item).ok_or("the name of a header must be written out")?;
+            return Ok((
+                Term::Has(Box::new(Term::Variable(Variable::Header(header(name)?)))),
+                Type::Bool,
+            ));
         }
         if self
             .names(&list.expr)
             .is_some_and(|names| matches!(names.as_slice(), ["principal", "claims"]))
         {
-            let (claim, _) = self.fact(&[
+            let (claim, _) = self.variable(&[
                 "principal",
                 "claims",
-                words(item).ok_or("the name of a claim must be written out")?,
+                string_literal(item).ok_or("the name of a claim must be written out")?,
             ])?;
-            return Ok((Term::Has(Box::new(claim)), Kind::Bool));
+            return Ok((Term::Has(Box::new(claim)), Type::Bool));
         }
         let ((item, kind), (list, listed)) = (self.typed(item)?, self.typed(list)?);
         let fits = match &listed {
-            Kind::Claim => matches!(kind, Kind::Text | Kind::Int | Kind::Claim),
-            Kind::List(element) => {
-                kind.fits(element) && matches!(kind, Kind::Text | Kind::Int | Kind::Claim)
+            Type::Claim => matches!(kind, Type::Text | Type::Int | Type::Claim),
+            Type::List(element) => {
+                kind.fits(element) && matches!(kind, Type::Text | Type::Int | Type::Claim)
             }
             _ => false,
         };
         if fits {
-            Ok((Term::In(Box::new(item), Box::new(list)), Kind::Bool))
+            Ok((Term::In(Box::new(item), Box::new(list)), Type::Bool))
         } else {
-            Err(format!("`in` looks for {} in {}", kind.shown(), listed.shown()))
+            Err(format!("`in` looks for {} in {}", kind.description(), listed.description()))
         }
     }
 
-    fn sum(&mut self, name: &str, left: &IdedExpr, right: &IdedExpr) -> Typed {
-        let sum = match name {
-            op::ADD => Sum::Add,
-            op::SUBSTRACT => Sum::Subtract,
-            op::MULTIPLY => Sum::Multiply,
-            op::DIVIDE => Sum::Divide,
-            _ => Sum::Remainder,
+    fn arithmetic(&mut self, name: &str, left: &IdedExpr, right: &IdedExpr) -> TypedTerm {
+        let operator = match name {
+            op::ADD => Arithmetic::Add,
+            op::SUBSTRACT => Arithmetic::Subtract,
+            op::MULTIPLY => Arithmetic::Multiply,
+            op::DIVIDE => Arithmetic::Divide,
+            _ => Arithmetic::Remainder,
         };
         let ((left, kind), (right, other)) = (self.typed(left)?, self.typed(right)?);
         let result = match (&kind, &other) {
-            (Kind::Text, Kind::Text | Kind::Claim) | (Kind::Claim, Kind::Text)
-                if sum == Sum::Add =>
+            (Type::Text, Type::Text | Type::Claim) | (Type::Claim, Type::Text)
+                if operator == Arithmetic::Add =>
             {
-                Kind::Text
+                Type::Text
             }
-            (Kind::Int, Kind::Int | Kind::Claim) | (Kind::Claim, Kind::Int) => Kind::Int,
-            (Kind::Claim, Kind::Claim) => Kind::Claim,
+            (Type::Int, Type::Int | Type::Claim) | (Type::Claim, Type::Int) => Type::Int,
+            (Type::Claim, Type::Claim) => Type::Claim,
             _ => {
                 return Err(format!(
                     "`{}` does not join {} and {}",
                     name.trim_matches('_'),
-                    kind.shown(),
-                    other.shown()
+                    kind.description(),
+                    other.description()
                 ));
             }
         };
-        Ok((Term::Sum(sum, Box::new(left), Box::new(right)), result))
+        Ok((Term::Arithmetic(operator, Box::new(left), Box::new(right)), result))
     }
 
-    fn index(&mut self, list: &IdedExpr, index: &IdedExpr) -> Typed {
+    fn index(&mut self, list: &IdedExpr, index: &IdedExpr) -> TypedTerm {
         let call = CallExpr {
             func_name: op::INDEX.to_owned(),
             target: None,
             args: vec![list.clone(), index.clone()],
         };
         if let Some(names) = self.names(&Expr::Call(call)) {
-            return self.fact(&names);
+            return self.variable(&names);
         }
         let (term, kind) = self.typed(list)?;
-        match (kind, words(index)) {
-            (Kind::Claim, Some(name)) => member(term, &Kind::Claim, name),
-            (Kind::Claim, None) => Ok((
-                Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?),
-                Kind::Claim,
+        match (kind, string_literal(index)) {
+            (Type::Claim, Some(name)) => member(term, &Type::Claim, name),
+            (Type::Claim, None) => Ok((
+                Term::Element(Box::new(term), self.expect_boxed(index, &Type::Int, "an index")?),
+                Type::Claim,
             )),
-            (Kind::List(element), None) => Ok((
-                Term::Element(Box::new(term), self.boxed(index, &Kind::Int, "an index")?),
+            (Type::List(element), None) => Ok((
+                Term::Element(Box::new(term), self.expect_boxed(index, &Type::Int, "an index")?),
                 *element,
             )),
-            (kind, _) => Err(format!("{} has no elements by that name", kind.shown())),
+            (kind, _) => Err(format!("{} has no elements by that name", kind.description())),
         }
     }
 
     /// `all` and `exists`, as the parser writes them out.
-    fn each(&mut self, loop_: &ComprehensionExpr) -> Typed {
+    fn for_each(&mut self, loop_: &ComprehensionExpr) -> TypedTerm {
         let all = match &loop_.accu_init.expr {
             Expr::Literal(LiteralValue::Boolean(all)) => *all.inner(),
             _ => return Err("of the macros, only `has`, `all` and `exists` are supported".into()),
@@ -575,28 +599,28 @@ impl Compiler<'_, '_> {
             return Err(format!("more than {LOOPS} of `all` and `exists` stand in one another"));
         }
         let element = match self.typed(&loop_.iter_range)? {
-            (list, Kind::List(element)) => (list, *element),
-            (list, Kind::Claim) => (list, Kind::Claim),
+            (list, Type::List(element)) => (list, *element),
+            (list, Type::Claim) => (list, Type::Claim),
             (_, kind) => {
                 return Err(format!(
                     "`all` and `exists` need a list, and this is {}",
-                    kind.shown()
+                    kind.description()
                 ));
             }
         };
         let (list, kind) = element;
         self.locals.push((variable.clone(), kind));
-        let body = self.of(body, &Kind::Bool, if all { "`all`" } else { "`exists`" });
+        let body = self.expect(body, &Type::Bool, if all { "`all`" } else { "`exists`" });
         self.locals.pop();
-        Ok((Term::Each(all, Box::new(list), Box::new(body?)), Kind::Bool))
+        Ok((Term::ForEach(all, Box::new(list), Box::new(body?)), Type::Bool))
     }
 }
 
-fn literal(literal: &LiteralValue) -> Typed {
+fn literal(literal: &LiteralValue) -> TypedTerm {
     match literal {
-        LiteralValue::Boolean(value) => Ok((Term::Bool(*value.inner()), Kind::Bool)),
-        LiteralValue::Int(value) => Ok((Term::Int(*value.inner()), Kind::Int)),
-        LiteralValue::String(value) => Ok((Term::Text(value.inner().to_owned()), Kind::Text)),
+        LiteralValue::Boolean(value) => Ok((Term::Bool(*value.inner()), Type::Bool)),
+        LiteralValue::Int(value) => Ok((Term::Int(*value.inner()), Type::Int)),
+        LiteralValue::String(value) => Ok((Term::Text(value.inner().to_owned()), Type::Text)),
         LiteralValue::Null => {
             Err("`null` is not supported; ask with `has` whether something is there".into())
         }
@@ -608,15 +632,15 @@ fn literal(literal: &LiteralValue) -> Typed {
 }
 
 /// A member of what a claim holds.
-fn member(object: Term, kind: &Kind, name: &str) -> Typed {
+fn member(object: Term, kind: &Type, name: &str) -> TypedTerm {
     match kind {
-        Kind::Claim => Ok((Term::Member(Box::new(object), name.to_owned()), Kind::Claim)),
-        _ => Err(format!("{} has no member `{name}`", kind.shown())),
+        Type::Claim => Ok((Term::Member(Box::new(object), name.to_owned()), Type::Claim)),
+        _ => Err(format!("{} has no member `{name}`", kind.description())),
     }
 }
 
 /// A text that is written out.
-fn words(expression: &IdedExpr) -> Option<&str> {
+fn string_literal(expression: &IdedExpr) -> Option<&str> {
     match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
         _ => None,

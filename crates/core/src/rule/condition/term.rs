@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use regex::Regex;
 use thiserror::Error;
 
-use super::{activation::Activation, clock::Part, network::Network};
+use super::{activation::Activation, clock::DatePart, network::Network};
 use crate::{json::Json, time::Timestamp};
 
 /// How many steps one condition may take. A term is one step, and so are some bytes of text that are looked at.
@@ -20,7 +20,7 @@ const TEXT: usize = 16 * 1024;
 
 /// Why a condition has no value. Whatever it is, the request is denied. Never holds what a claim or a header says.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Trouble {
+pub enum EvaluationError {
     /// Something that not every request or credential has.
     #[error("`{0}` is missing")]
     Missing(String),
@@ -41,9 +41,9 @@ pub enum Trouble {
     TooLong,
 }
 
-/// A fact that is looked up.
+/// A variable that is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fact {
+pub(super) enum Variable {
     Method,
     Host,
     Path,
@@ -75,7 +75,7 @@ pub(super) enum Relation {
 
 /// `+` and its kin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sum {
+pub(super) enum Arithmetic {
     Add,
     Subtract,
     Multiply,
@@ -99,7 +99,7 @@ pub(super) enum Term {
     Text(String),
     Time(Timestamp),
     List(Vec<Term>),
-    Fact(Fact),
+    Variable(Variable),
     /// A variable of `all` or `exists`, by how many are around it.
     Local(usize),
     Member(Box<Term>, String),
@@ -112,15 +112,15 @@ pub(super) enum Term {
     If(Box<[Term; 3]>),
     Compare(Relation, Box<Term>, Box<Term>),
     In(Box<Term>, Box<Term>),
-    Sum(Sum, Box<Term>, Box<Term>),
+    Arithmetic(Arithmetic, Box<Term>, Box<Term>),
     Search(Search, Box<Term>, Box<Term>),
     Matches(Box<Term>, Regex),
     Size(Box<Term>),
-    Clock(Part, Box<Term>, TimeZone),
+    DatePart(DatePart, Box<Term>, TimeZone),
     Seconds(Box<Term>),
-    Within(Network, Box<Term>),
+    InNetwork(Network, Box<Term>),
     /// `all` (true) or `exists` (false).
-    Each(bool, Box<Term>, Box<Term>),
+    ForEach(bool, Box<Term>, Box<Term>),
 }
 
 /// What a term comes to.
@@ -159,7 +159,7 @@ impl<'a> Value<'a> {
 }
 
 /// Whether the condition `term` holds.
-pub(super) fn holds(term: &Term, activation: &Activation<'_>) -> Result<bool, Trouble> {
+pub(super) fn holds(term: &Term, activation: &Activation<'_>) -> Result<bool, EvaluationError> {
     Evaluation { activation, locals: Vec::new(), steps: STEPS }.bool(term)
 }
 
@@ -170,40 +170,40 @@ struct Evaluation<'a> {
 }
 
 impl<'a> Evaluation<'a> {
-    fn spend(&mut self, steps: usize) -> Result<(), Trouble> {
-        self.steps = self.steps.checked_sub(steps).ok_or(Trouble::TooLong)?;
+    fn spend(&mut self, steps: usize) -> Result<(), EvaluationError> {
+        self.steps = self.steps.checked_sub(steps).ok_or(EvaluationError::TooLong)?;
         Ok(())
     }
 
-    fn bool(&mut self, term: &'a Term) -> Result<bool, Trouble> {
+    fn bool(&mut self, term: &'a Term) -> Result<bool, EvaluationError> {
         match self.value(term)? {
             Value::Bool(value) => Ok(value),
-            _ => Err(Trouble::WrongType),
+            _ => Err(EvaluationError::WrongType),
         }
     }
 
-    fn int(&mut self, term: &'a Term) -> Result<i64, Trouble> {
+    fn int(&mut self, term: &'a Term) -> Result<i64, EvaluationError> {
         match self.value(term)? {
             Value::Int(value) => Ok(value),
-            _ => Err(Trouble::WrongType),
+            _ => Err(EvaluationError::WrongType),
         }
     }
 
-    fn text(&mut self, term: &'a Term) -> Result<Cow<'a, str>, Trouble> {
+    fn text(&mut self, term: &'a Term) -> Result<Cow<'a, str>, EvaluationError> {
         match self.value(term)? {
             Value::Text(value) => Ok(value),
-            _ => Err(Trouble::WrongType),
+            _ => Err(EvaluationError::WrongType),
         }
     }
 
-    fn time(&mut self, term: &'a Term) -> Result<Timestamp, Trouble> {
+    fn time(&mut self, term: &'a Term) -> Result<Timestamp, EvaluationError> {
         match self.value(term)? {
             Value::Time(value) => Ok(value),
-            _ => Err(Trouble::WrongType),
+            _ => Err(EvaluationError::WrongType),
         }
     }
 
-    fn value(&mut self, term: &'a Term) -> Result<Value<'a>, Trouble> {
+    fn value(&mut self, term: &'a Term) -> Result<Value<'a>, EvaluationError> {
         self.spend(1)?;
         Ok(match term {
             Term::Bool(value) => Value::Bool(*value),
@@ -211,18 +211,20 @@ impl<'a> Evaluation<'a> {
             Term::Text(value) => Value::Text(Cow::Borrowed(value)),
             Term::Time(value) => Value::Time(*value),
             Term::List(items) => Value::Terms(items),
-            Term::Fact(fact) => return self.fact(fact),
-            Term::Local(index) => self.locals.get(*index).cloned().ok_or(Trouble::WrongType)?,
+            Term::Variable(variable) => return self.variable(variable),
+            Term::Local(index) => {
+                self.locals.get(*index).cloned().ok_or(EvaluationError::WrongType)?
+            }
             Term::Member(object, name) => return self.member(object, name),
             Term::Element(list, index) => return self.element(list, index),
             Term::Has(inner) => Value::Bool(match self.value(inner) {
                 Ok(_) => true,
-                Err(Trouble::Missing(_)) => false,
-                Err(trouble) => return Err(trouble),
+                Err(EvaluationError::Missing(_)) => false,
+                Err(error) => return Err(error),
             }),
             Term::Not(inner) => Value::Bool(!self.bool(inner)?),
             Term::Negative(inner) => {
-                Value::Int(self.int(inner)?.checked_neg().ok_or(Trouble::Number)?)
+                Value::Int(self.int(inner)?.checked_neg().ok_or(EvaluationError::Number)?)
             }
             // Unlike CEL, where `true || error` and `error || true` are both true, a side that was looked at and failed is an
             // error: with every error a denial, less is let through and nothing more.
@@ -238,7 +240,9 @@ impl<'a> Evaluation<'a> {
                 Value::Bool(self.compare(*relation, &left, &right)?)
             }
             Term::In(item, list) => Value::Bool(self.is_in(item, list)?),
-            Term::Sum(sum, left, right) => return self.sum(*sum, left, right),
+            Term::Arithmetic(operator, left, right) => {
+                return self.arithmetic(*operator, left, right);
+            }
             Term::Search(search, text, sought) => {
                 let (text, sought) = (self.text(text)?, self.text(sought)?);
                 self.spend(text.len() / COMPARED)?;
@@ -262,88 +266,93 @@ impl<'a> Evaluation<'a> {
                     Value::Json(Json::Map(members)) => members.len(),
                     list => length(&list)?,
                 };
-                Value::Int(i64::try_from(size).map_err(|_| Trouble::Number)?)
+                Value::Int(i64::try_from(size).map_err(|_| EvaluationError::Number)?)
             }
-            Term::Clock(part, moment, zone) => {
-                Value::Int(part.at(self.time(moment)?, zone).ok_or(Trouble::Number)?)
+            Term::DatePart(part, moment, zone) => {
+                Value::Int(part.at(self.time(moment)?, zone).ok_or(EvaluationError::Number)?)
             }
-            Term::Seconds(moment) => {
-                Value::Int(i64::try_from(self.time(moment)?.secs()).map_err(|_| Trouble::Number)?)
-            }
-            Term::Within(network, address) => {
+            Term::Seconds(moment) => Value::Int(
+                i64::try_from(self.time(moment)?.secs()).map_err(|_| EvaluationError::Number)?,
+            ),
+            Term::InNetwork(network, address) => {
                 let address: IpAddr =
-                    self.text(address)?.parse().map_err(|_| Trouble::WrongType)?;
+                    self.text(address)?.parse().map_err(|_| EvaluationError::WrongType)?;
                 Value::Bool(network.contains(address))
             }
-            Term::Each(all, list, body) => Value::Bool(self.each(*all, list, body)?),
+            Term::ForEach(all, list, body) => Value::Bool(self.for_each(*all, list, body)?),
         })
     }
 
-    fn fact(&self, fact: &Fact) -> Result<Value<'a>, Trouble> {
+    fn variable(&self, variable: &Variable) -> Result<Value<'a>, EvaluationError> {
         let Activation { request, captures, now, principal, model, .. } = self.activation;
         let text = |text: &'a str| Ok(Value::Text(Cow::Borrowed(text)));
-        let missing = |name: &str| Trouble::Missing(name.to_owned());
+        let missing = |name: &str| EvaluationError::Missing(name.to_owned());
         let who = principal.as_ref().ok_or_else(|| missing("principal"));
-        match fact {
-            Fact::Method => text(request.method),
-            Fact::Host => text(request.host.as_str()),
-            Fact::Path => text(request.path.decoded()),
-            Fact::Segments => Ok(Value::Texts(self.activation.segments())),
-            Fact::Address => {
+        match variable {
+            Variable::Method => text(request.method),
+            Variable::Host => text(request.host.as_str()),
+            Variable::Path => text(request.path.decoded()),
+            Variable::Segments => Ok(Value::Texts(self.activation.segments())),
+            Variable::Address => {
                 let address = request.address.ok_or_else(|| missing("request.address"))?;
                 Ok(Value::Text(Cow::Owned(address.to_canonical().to_string())))
             }
-            Fact::Header(name) => {
-                let value =
-                    request.headers.one(name).map_err(|_| Trouble::Repeated(name.clone()))?;
-                let value =
-                    value.ok_or_else(|| Trouble::Missing(format!("request.headers.{name}")))?;
-                text(std::str::from_utf8(value).map_err(|_| Trouble::WrongType)?)
+            Variable::Header(name) => {
+                let value = request
+                    .headers
+                    .one(name)
+                    .map_err(|_| EvaluationError::Repeated(name.clone()))?;
+                let value = value
+                    .ok_or_else(|| EvaluationError::Missing(format!("request.headers.{name}")))?;
+                text(std::str::from_utf8(value).map_err(|_| EvaluationError::WrongType)?)
             }
-            Fact::Issuer => text(who?.issuer()),
-            Fact::Subject => text(who?.subject()),
-            Fact::Tenant => text(who?.tenant().ok_or_else(|| missing("principal.tenant"))?),
-            Fact::Client => text(who?.client().ok_or_else(|| missing("principal.client"))?),
-            Fact::Roles => Ok(Value::Texts(self.activation.roles(who?))),
-            Fact::Scopes => Ok(Value::Texts(self.activation.scopes(who?))),
-            Fact::Claim(name) => {
+            Variable::Issuer => text(who?.issuer()),
+            Variable::Subject => text(who?.subject()),
+            Variable::Tenant => text(who?.tenant().ok_or_else(|| missing("principal.tenant"))?),
+            Variable::Client => text(who?.client().ok_or_else(|| missing("principal.client"))?),
+            Variable::Roles => Ok(Value::Texts(self.activation.roles(who?))),
+            Variable::Scopes => Ok(Value::Texts(self.activation.scopes(who?))),
+            Variable::Claim(name) => {
                 let claim = who?.claim(name).and_then(Value::of);
-                claim.ok_or_else(|| Trouble::Missing(format!("principal.claims.{name}")))
+                claim.ok_or_else(|| EvaluationError::Missing(format!("principal.claims.{name}")))
             }
-            Fact::Model => text(model.ok_or_else(|| missing("model"))?),
-            Fact::Capture(name) => text(
-                captures.get(name).ok_or_else(|| Trouble::Missing(format!("captures.{name}")))?,
+            Variable::Model => text(model.ok_or_else(|| missing("model"))?),
+            Variable::Capture(name) => text(
+                captures
+                    .get(name)
+                    .ok_or_else(|| EvaluationError::Missing(format!("captures.{name}")))?,
             ),
-            Fact::Now => Ok(Value::Time(*now)),
+            Variable::Now => Ok(Value::Time(*now)),
         }
     }
 
-    fn member(&mut self, object: &'a Term, name: &str) -> Result<Value<'a>, Trouble> {
+    fn member(&mut self, object: &'a Term, name: &str) -> Result<Value<'a>, EvaluationError> {
         match self.value(object)? {
-            Value::Json(json @ Json::Map(_)) => {
-                json.get(name).and_then(Value::of).ok_or_else(|| Trouble::Missing(name.to_owned()))
-            }
-            _ => Err(Trouble::WrongType),
+            Value::Json(json @ Json::Map(_)) => json
+                .get(name)
+                .and_then(Value::of)
+                .ok_or_else(|| EvaluationError::Missing(name.to_owned())),
+            _ => Err(EvaluationError::WrongType),
         }
     }
 
-    fn element(&mut self, list: &'a Term, index: &'a Term) -> Result<Value<'a>, Trouble> {
+    fn element(&mut self, list: &'a Term, index: &'a Term) -> Result<Value<'a>, EvaluationError> {
         let (list, index) = (self.value(list)?, self.int(index)?);
         length(&list)?;
-        let at = usize::try_from(index).map_err(|_| Trouble::NoElement(index))?;
-        self.item(&list, at)?.ok_or(Trouble::NoElement(index))
+        let at = usize::try_from(index).map_err(|_| EvaluationError::NoElement(index))?;
+        self.item(&list, at)?.ok_or(EvaluationError::NoElement(index))
     }
 
     /// The element `at` of a list; `None` behind its end.
-    fn item(&mut self, list: &Value<'a>, at: usize) -> Result<Option<Value<'a>>, Trouble> {
+    fn item(&mut self, list: &Value<'a>, at: usize) -> Result<Option<Value<'a>>, EvaluationError> {
         Ok(match list {
             Value::Texts(texts) => texts.get(at).map(|text| Value::Text(Cow::Borrowed(text))),
             Value::Terms(terms) => terms.get(at).map(|term| self.value(term)).transpose()?,
             Value::Json(Json::List(items)) => match items.get(at) {
                 None => None,
-                Some(item) => Some(Value::of(item).ok_or(Trouble::WrongType)?),
+                Some(item) => Some(Value::of(item).ok_or(EvaluationError::WrongType)?),
             },
-            _ => return Err(Trouble::WrongType),
+            _ => return Err(EvaluationError::WrongType),
         })
     }
 
@@ -352,7 +361,7 @@ impl<'a> Evaluation<'a> {
         relation: Relation,
         left: &Value<'_>,
         right: &Value<'_>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, EvaluationError> {
         #[expect(
             clippy::cast_precision_loss,
             reason = "as CEL compares an integer with a fraction"
@@ -371,7 +380,7 @@ impl<'a> Evaluation<'a> {
             }
             _ => None,
         };
-        let order = order.ok_or(Trouble::WrongType)?;
+        let order = order.ok_or(EvaluationError::WrongType)?;
         Ok(match relation {
             Relation::Equal => order == Ordering::Equal,
             Relation::NotEqual => order != Ordering::Equal,
@@ -383,7 +392,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Whether a list has an element, or an object of a claim a member.
-    fn is_in(&mut self, item: &'a Term, list: &'a Term) -> Result<bool, Trouble> {
+    fn is_in(&mut self, item: &'a Term, list: &'a Term) -> Result<bool, EvaluationError> {
         let (item, list) = (self.value(item)?, self.value(list)?);
         if let (Value::Text(name), Value::Json(json @ Json::Map(members))) = (&item, &list) {
             self.spend(members.len())?;
@@ -400,28 +409,38 @@ impl<'a> Evaluation<'a> {
         Ok(false)
     }
 
-    fn sum(&mut self, sum: Sum, left: &'a Term, right: &'a Term) -> Result<Value<'a>, Trouble> {
+    fn arithmetic(
+        &mut self,
+        operator: Arithmetic,
+        left: &'a Term,
+        right: &'a Term,
+    ) -> Result<Value<'a>, EvaluationError> {
         let result = match (self.value(left)?, self.value(right)?) {
-            (Value::Text(left), Value::Text(right)) if sum == Sum::Add => {
+            (Value::Text(left), Value::Text(right)) if operator == Arithmetic::Add => {
                 self.spend((left.len() + right.len()) / COMPARED)?;
                 if left.len() + right.len() > TEXT {
-                    return Err(Trouble::TooLong);
+                    return Err(EvaluationError::TooLong);
                 }
                 return Ok(Value::Text(Cow::Owned([left, right].concat())));
             }
-            (Value::Int(left), Value::Int(right)) => match sum {
-                Sum::Add => left.checked_add(right),
-                Sum::Subtract => left.checked_sub(right),
-                Sum::Multiply => left.checked_mul(right),
-                Sum::Divide => left.checked_div(right),
-                Sum::Remainder => left.checked_rem(right),
+            (Value::Int(left), Value::Int(right)) => match operator {
+                Arithmetic::Add => left.checked_add(right),
+                Arithmetic::Subtract => left.checked_sub(right),
+                Arithmetic::Multiply => left.checked_mul(right),
+                Arithmetic::Divide => left.checked_div(right),
+                Arithmetic::Remainder => left.checked_rem(right),
             },
-            _ => return Err(Trouble::WrongType),
+            _ => return Err(EvaluationError::WrongType),
         };
-        result.map(Value::Int).ok_or(Trouble::Number)
+        result.map(Value::Int).ok_or(EvaluationError::Number)
     }
 
-    fn each(&mut self, all: bool, list: &'a Term, body: &'a Term) -> Result<bool, Trouble> {
+    fn for_each(
+        &mut self,
+        all: bool,
+        list: &'a Term,
+        body: &'a Term,
+    ) -> Result<bool, EvaluationError> {
         let list = self.value(list)?;
         for at in 0..length(&list)? {
             let Some(item) = self.item(&list, at)? else { break };
@@ -437,11 +456,11 @@ impl<'a> Evaluation<'a> {
 }
 
 /// How many elements a list has.
-fn length(list: &Value<'_>) -> Result<usize, Trouble> {
+fn length(list: &Value<'_>) -> Result<usize, EvaluationError> {
     match list {
         Value::Texts(texts) => Ok(texts.len()),
         Value::Terms(terms) => Ok(terms.len()),
         Value::Json(Json::List(items)) => Ok(items.len()),
-        _ => Err(Trouble::WrongType),
+        _ => Err(EvaluationError::WrongType),
     }
 }
