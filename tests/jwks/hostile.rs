@@ -186,7 +186,7 @@ async fn one_bad_key_does_not_discard_the_set() {
         .status()
         .skipped
         .into_iter()
-        .map(|skip| (skip.kid.unwrap_or_default(), skip.why))
+        .map(|skip| (skip.kid.unwrap_or_default(), skip.reason))
         .collect();
     skipped.sort();
     assert_eq!(

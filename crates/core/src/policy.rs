@@ -97,7 +97,7 @@ impl Policy {
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
-        issuers.keep(parts.claims);
+        issuers.retain_claims(parts.claims);
         let foreign =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         check_together(config, &foreign, &root, errors);

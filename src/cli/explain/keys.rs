@@ -6,7 +6,7 @@ use anyhow::bail;
 use tollgate_core::{
     credential::jwt::{
         issuer::{Issuer, JwksConfig, KeySource},
-        key_set::{KeySet, Skipped},
+        key_set::{KeySet, SkippedKey},
     },
     policy::Policy,
     secret::Secret,
@@ -129,9 +129,9 @@ fn read(file: &str, issuer: &Issuer) -> Result<(KeySet, String), String> {
     Ok((set, format!("`{file}`{note}")))
 }
 
-fn told(Skipped { kid, why }: &Skipped) -> String {
+fn told(SkippedKey { kid, reason }: &SkippedKey) -> String {
     match kid {
-        Some(kid) => format!("`{kid}` ({why})"),
-        None => format!("a key without kid ({why})"),
+        Some(kid) => format!("`{kid}` ({reason})"),
+        None => format!("a key without kid ({reason})"),
     }
 }

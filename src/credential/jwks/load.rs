@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use thiserror::Error;
 use tollgate_core::{
-    credential::jwt::key_set::{KeySet, KeySetError, MAX_BYTES, Skipped},
+    credential::jwt::key_set::{KeySet, KeySetError, MAX_BYTES, SkippedKey},
     secret::Secret,
 };
 
@@ -64,7 +64,7 @@ impl From<GuardError> for LoadError {
 pub(super) struct Loaded {
     /// The very same `Arc` while the document is the same.
     pub(super) keys: Arc<KeySet>,
-    pub(super) skipped: Arc<[Skipped]>,
+    pub(super) skipped: Arc<[SkippedKey]>,
     /// How long the server says they are good.
     pub(super) fresh_for: Option<Duration>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Loaded {
 struct Last {
     digest: Vec<u8>,
     keys: Arc<KeySet>,
-    skipped: Arc<[Skipped]>,
+    skipped: Arc<[SkippedKey]>,
     validator: Option<Validator>,
     /// Kept where there is a cache file to write it to.
     document: Option<Bytes>,

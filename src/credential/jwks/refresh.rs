@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
-use tollgate_core::credential::jwt::key_set::{KeySet, Skipped};
+use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::{
     OnChange, Timing,
@@ -179,7 +179,7 @@ impl Refresher {
         }
     }
 
-    fn announce(&self, keys: &KeySet, skipped: &[Skipped], recalled: Option<Duration>) {
+    fn announce(&self, keys: &KeySet, skipped: &[SkippedKey], recalled: Option<Duration>) {
         let (issuer, kids) = (self.source.issuer(), keys.kids());
         let shown = kids.get(..MAX_LOGGED).unwrap_or(&kids);
         match recalled {
@@ -188,8 +188,8 @@ impl Refresher {
                 tracing::warn!(issuer, keys = keys.len(), kids = ?shown, ?age, "keys in use, from the cache file");
             }
         }
-        for Skipped { kid, why } in skipped.iter().take(MAX_LOGGED) {
-            tracing::warn!(issuer, kid = kid.as_deref(), "a key was left out: {why}");
+        for SkippedKey { kid, reason } in skipped.iter().take(MAX_LOGGED) {
+            tracing::warn!(issuer, kid = kid.as_deref(), "a key was left out: {reason}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tokio::{sync::watch, time::Instant};
-use tollgate_core::credential::jwt::key_set::{KeySet, Skipped};
+use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::hints::Hints;
 
@@ -26,7 +26,7 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) keys: Arc<KeySet>,
-    pub(super) skipped: Arc<[Skipped]>,
+    pub(super) skipped: Arc<[SkippedKey]>,
     /// When this was written down, and how old the keys were then.
     pub(super) noted: Instant,
     pub(super) age_then: Duration,
@@ -54,7 +54,7 @@ pub struct Status {
     /// The names of those that have one, sorted.
     pub kids: Vec<String>,
     /// Keys of the document in use that were left out, and why.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedKey>,
     /// Time since the last good fetch of the keys in use, the run that wrote the cache file included; `None` without keys.
     pub age: Option<Duration>,
     /// Whether the keys come from the cache file because the server has not answered yet.

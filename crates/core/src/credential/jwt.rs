@@ -188,7 +188,8 @@ fn steps<'k>(
     check_audience(issuer, &claims)?;
     progress.check = Check::Claims;
     let proof = Proof { keys: Arc::clone(set), since: now, until: times.until };
-    principal(token, issuer, issuers.kept(), &claims, &times, foreign, proof).map(Arc::new)
+    principal(token, issuer, issuers.retained_claims(), &claims, &times, foreign, proof)
+        .map(Arc::new)
 }
 
 /// `b64token` of RFC 6750 section 2.1.

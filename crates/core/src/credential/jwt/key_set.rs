@@ -57,11 +57,11 @@ pub struct KeySet {
 
 /// A key that was left out, and why: for the log and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedKey {
     /// Its `kid`, if it has a readable one.
     pub kid: Option<String>,
     /// Why it cannot be used.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 /// Why a document is no key set. The keys in use stay.
@@ -92,11 +92,11 @@ impl KeySet {
     /// Reads a key set for an issuer that may use `algorithms`.
     ///
     /// # Errors
-    /// A document that is no key set, or one without a usable key. Single bad keys are returned as [`Skipped`] instead.
+    /// A document that is no key set, or one without a usable key. Single bad keys are returned as [`SkippedKey`] instead.
     pub fn parse(
         document: &[u8],
         algorithms: &[Algorithm],
-    ) -> Result<(Self, Vec<Skipped>), KeySetError> {
+    ) -> Result<(Self, Vec<SkippedKey>), KeySetError> {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
@@ -128,7 +128,7 @@ impl KeySet {
                 Some(_) => {
                     // Two different keys of one name: neither can be told to be the right one.
                     set.named.remove(&kid);
-                    skipped.push(Skipped { kid: Some(kid), why: "its kid is used twice" });
+                    skipped.push(SkippedKey { kid: Some(kid), reason: "its kid is used twice" });
                 }
             }
         }
@@ -195,18 +195,21 @@ impl KeySet {
     }
 }
 
-fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), Skipped> {
-    let jwk: Jwk =
-        serde_json::from_str(raw).map_err(|_| Skipped { kid: None, why: "it is not a JWK" })?;
+fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), SkippedKey> {
+    let jwk: Jwk = serde_json::from_str(raw)
+        .map_err(|_| SkippedKey { kid: None, reason: "it is not a JWK" })?;
     let kid = jwk.common.key_id.clone();
     if kid.as_ref().is_some_and(|kid| {
         kid.is_empty() || kid.len() > MAX_KID || kid.chars().any(char::is_control)
     }) {
-        return Err(Skipped { kid: None, why: "its kid is empty, too long, or not printable" });
+        return Err(SkippedKey {
+            kid: None,
+            reason: "its kid is empty, too long, or not printable",
+        });
     }
     match usable(&jwk, raw, algorithms) {
         Ok(key) => Ok((kid, key)),
-        Err(why) => Err(Skipped { kid, why }),
+        Err(reason) => Err(SkippedKey { kid, reason }),
     }
 }
 
@@ -374,7 +377,7 @@ mod tests {
     ) -> Result<(KeySet, Vec<&'static str>), KeySetError> {
         let document = format!("{{\"keys\":[{}]}}", keys.join(","));
         KeySet::parse(document.as_bytes(), algorithms)
-            .map(|(set, skipped)| (set, skipped.into_iter().map(|skip| skip.why).collect()))
+            .map(|(set, skipped)| (set, skipped.into_iter().map(|skip| skip.reason).collect()))
     }
 
     fn jwk(kid: &str, members: &str) -> String {
