@@ -1,0 +1,57 @@
+"""The members that inference servers read from a request, taken from their published packages, and their classes.
+
+    python3 tools/members read [SERVER...]             writes tools/members/inventory/ from the packages of sources.py
+    python3 tools/members diff SERVER VERSION          what that version reads and the inventory does not have
+    python3 tools/members check                        holds the classification against the inventories
+    python3 tools/members show FILE                    the classes of one preset, by table
+
+Packages are downloaded with pip into .parts/members/ and parsed; nothing of them is imported or run.
+"""
+
+import collections
+import sys
+
+import classes
+import inventory
+from sources import DOCUMENTED, SERVERS
+
+
+def main(arguments):
+    command, *rest = arguments or ["help"]
+    if command == "read":
+        for name in rest or SERVERS:
+            known(name)
+            found = inventory.read(name)
+            inventory.FOLDER.mkdir(exist_ok=True)
+            inventory.path_of(name).write_text(found.text(name), encoding="utf-8")
+            print(f"{name}: {found.source}, {len(found.routes)} routes, {sum(map(len, found.routes.values()))} members")
+    elif command == "diff" and len(rest) == 2:
+        known(rest[0])
+        lines = inventory.difference(inventory.load(rest[0]), inventory.read(*rest))
+        print("\n".join(lines) or f"{rest[0]} {rest[1]} reads the members of the inventory")
+    elif command == "check" and not rest:
+        errors, counts = classes.check()
+        for error in errors:
+            print(f"members: {error}", file=sys.stderr)
+        for name, counted in counts.items():
+            kinds = collections.Counter(kind for _, _, _, kind in counted)
+            print(f"{name}: " + ", ".join(f"{kinds[kind]} {kind}" for kind in classes.CLASSES))
+        if errors:
+            sys.exit(f"members: {len(errors)} errors")
+    elif command == "show" and len(rest) == 1:
+        tables = classes.Tables()
+        for table in tables.files[rest[0]].tables:
+            for member, (spec, home, _) in sorted(tables.rows(table, rest[0]).items()):
+                print("\t".join([table, member, spec["class"], home]))
+    else:
+        sys.exit(__doc__)
+
+
+def known(name):
+    if name in DOCUMENTED:
+        sys.exit(f"members: the inventory of `{name}` is written by hand: {inventory.path_of(name)}")
+    if name not in SERVERS:
+        sys.exit(f"members: there is no server `{name}`; there are {', '.join(SERVERS)}")
+
+
+main(sys.argv[1:])
