@@ -1,9 +1,11 @@
-//! `listen.admin`: the API that changes something. Revocations, and nothing else.
+//! The admin API on `listen.admin`: adds, removes and lists revocations.
 //!
-//! `POST /v1/revocations` revokes, `DELETE /v1/revocations` takes it back, `GET /v1/revocations?limit=&cursor=` lists. What is revoked is
-//! named in a JSON body, for DELETE too: names of people and tokens do not belong into a URL, where logs keep them. Every call needs
-//! the bearer token, also on loopback, and every call leaves one audit line. No answer carries a CORS header, and a call that
-//! changes something must be `application/json`, which no page of another origin can send without asking first.
+//! `POST /v1/revocations` revokes, `DELETE /v1/revocations` removes a revocation, and
+//! `GET /v1/revocations?limit=&cursor=` lists. The target is named in a JSON body, for DELETE as
+//! well: names of people and tokens do not belong into a URL, which logs keep. Every call needs the
+//! bearer token, on loopback too, and writes one audit line. No answer has a CORS header, and a
+//! call that changes something must be `application/json`, which a page of another origin cannot
+//! send without a preflight request.
 
 mod answer;
 mod auth;
@@ -21,88 +23,65 @@ use http::{
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde_json::json;
-use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time::Span};
+use tollgate_core::{admission::Outage, revocation::Target, secret::Secret};
 
-pub use self::auth::{MIN_TOKEN, check_token};
+pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
     answer::{Refusal, ok},
     record::AdminRecord,
 };
-use crate::observe::{audit::Audit, now, rfc3339::Rfc3339};
+use crate::{
+    observe::{audit::Audit, now},
+    store::{Entry, Revocation},
+};
 
-/// Most bytes of a body.
+/// The largest accepted body, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
-/// How long a body may take to arrive.
+/// The time in which a body must arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The only path.
+/// The only path of the API.
 pub(crate) const PATH: &str = "/v1/revocations";
 
-/// What can be revoked through: the store, or for the command line an admin API.
+/// The operations on revocations, implemented by the store and, for the command line, by a client
+/// of this API.
 pub trait Revocations: Send + Sync {
-    /// Why it could not be done.
+    /// The reason why an operation failed.
     type Error: Error + Send + Sync + 'static;
 
-    /// Revokes. One that exists already is replaced.
+    /// Adds a revocation, or strengthens the one that exists for its target.
     fn revoke(
         &self,
         revocation: &Revocation,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Takes a revocation back. Says whether there was one.
+    /// Removes a revocation. Returns whether it existed.
     fn reinstate(&self, target: &Target) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
-    /// Lists revocations in no particular order: about `limit` of them, from where an earlier page's `next` says.
+    /// Lists at most `limit` revocations, after the first `offset`.
     fn list(
         &self,
+        offset: usize,
         limit: usize,
-        cursor: Option<&str>,
-    ) -> impl Future<Output = Result<Page, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<EntryPage, Self::Error>> + Send;
 }
 
-/// One revocation to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// What.
-    pub target: Target,
-    /// Seconds since 1970. For subject, client and tenant: what was issued at this moment or before is revoked. For single tokens: when
-    /// it was revoked, for the list.
-    pub at: u64,
-    /// How long the entry is kept. Afterwards the tokens it names must have expired by themselves.
-    pub ttl: Span,
-    /// Why, for whoever reads the list.
-    pub note: Option<String>,
-}
-
-/// One entry of the list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its key below `{tollgate}:revoked:`, [`Target::key`]: the kind, then hashes.
-    pub key: String,
-    /// [`Revocation::at`].
-    pub at: u64,
-    /// When the entry ends, in seconds since 1970.
-    pub expires: u64,
-    /// [`Revocation::note`].
-    pub note: Option<String>,
-}
-
-/// A part of the list.
+/// A page of the list of revocations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// The entries.
-    pub entries: Vec<Listed>,
-    /// Where the next page starts, in letters, digits and `-_.:`; `None` on the last one.
-    pub next: Option<String>,
+pub struct EntryPage {
+    /// The entries of this page.
+    pub entries: Vec<Entry>,
+    /// The offset of the next page; `None` on the last one.
+    pub next: Option<usize>,
 }
 
-/// The store could not be asked.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the store cannot be asked ({})", .0.label())]
+/// The store did not answer. A repeated call does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is not available ({})", .0.label())]
 pub struct StoreUnavailable(pub Outage);
 
-/// What the handler needs.
+/// The state of the admin API.
 pub struct Admin<R> {
     revocations: R,
     token: Box<dyn Fn() -> Option<Secret> + Send + Sync>,
@@ -116,8 +95,9 @@ impl<R> fmt::Debug for Admin<R> {
 }
 
 impl<R: Revocations> Admin<R> {
-    /// `token` gives the bearer token as it is now, so that it can be replaced in its file. While it gives none, or one that
-    /// [`check_token`] refuses, every call is refused.
+    /// Creates the state of an API over `revocations`. `token` returns the current bearer token,
+    /// which may be replaced in its file. While it returns none, or one that [`check_token`]
+    /// refuses, every call is refused.
     pub fn new(
         revocations: R,
         token: impl Fn() -> Option<Secret> + Send + Sync + 'static,
@@ -127,7 +107,7 @@ impl<R: Revocations> Admin<R> {
     }
 }
 
-/// Answers one call from `peer` (`None` on a Unix socket).
+/// Handles one call from `peer` (`None` on a Unix socket).
 pub async fn handle<R, B>(
     admin: &Admin<R>,
     peer: Option<IpAddr>,
@@ -161,7 +141,7 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    // The token comes first: who has none learns nothing, not even what is here.
+    // The token is checked first: without it a caller learns nothing, not even which paths exist.
     if !auth::is_authorized(request.headers(), (admin.token)().as_ref()) {
         return Err(Refusal::unauthorized());
     }
@@ -169,28 +149,28 @@ where
         return Err(Refusal::new(
             503,
             "overloaded",
-            "the audit log is full, and no call may go unrecorded; retry shortly",
+            "the audit queue is full, and every call must be recorded; retry shortly",
         ));
     }
     if request.uri().path() != PATH {
-        return Err(Refusal::new(404, "not_found", format!("there is only `{PATH}` here")));
+        return Err(Refusal::new(404, "not_found", format!("the only path is `{PATH}`")));
     }
     match *request.method() {
         Method::GET => {
             record.doing("list");
-            let (limit, cursor) = request::page(request.uri().query().unwrap_or_default())?;
+            let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
             let page =
-                admin.revocations.list(limit, cursor).await.map_err(|error| unavailable(&error))?;
-            Ok(ok(
-                &json!({ "revocations": page.entries.iter().map(request::listed).collect::<Vec<_>>(), "next": page.next }),
-            ))
+                admin.revocations.list(offset, limit).await.map_err(|error| unavailable(&error))?;
+            let entries: Vec<_> = page.entries.iter().map(request::listed).collect();
+            let next = page.next.map(|offset| offset.to_string());
+            Ok(ok(&json!({ "revocations": entries, "next": next })))
         }
         Method::POST => {
             record.doing("revoke");
             let revocation = request::revocation(&body(request).await?, now())?;
             record.revoking(&revocation);
             admin.revocations.revoke(&revocation).await.map_err(|error| unavailable(&error))?;
-            Ok(ok(&request::listed(&revocation.listed(now()))))
+            Ok(ok(&request::listed(&revocation.entry(now()))))
         }
         Method::DELETE => {
             record.doing("reinstate");
@@ -212,16 +192,16 @@ where
 }
 
 fn unavailable(error: &dyn Error) -> Refusal {
-    tracing::warn!(%error, "an admin call could not be carried out");
+    tracing::warn!("admin call failed: {error}");
     Refusal::new(
         503,
         "store_unavailable",
-        format!("{error}; nothing is known to have changed, so retry"),
+        format!("{error}; whether something changed is not known, and a retry does no harm"),
     )
     .retry_after(1)
 }
 
-/// The whole body of a call that changes something.
+/// Reads the whole body of a call that changes something.
 async fn body<B>(request: Request<B>) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Send,
@@ -244,32 +224,12 @@ where
             "body_too_large",
             format!("the body is larger than {} KiB", MAX_BODY >> 10),
         )),
-        Ok(Err(_)) => Err(Refusal::new(400, "invalid_request", "the body did not arrive whole")),
+        Ok(Err(_)) => Err(Refusal::new(400, "invalid_request", "the body is incomplete")),
         Err(_) => Err(Refusal::new(
             408,
             "timeout",
             format!("the body did not arrive within {}s", BODY_DEADLINE.as_secs()),
         )),
-    }
-}
-
-impl Revocation {
-    /// As it will stand in the list, made at `now`.
-    pub(crate) fn listed(&self, now: tollgate_core::time::Timestamp) -> Listed {
-        let expires = now.secs().saturating_add(self.ttl.micros().div_ceil(1_000_000));
-        Listed { key: self.target.key(), at: self.at, expires, note: self.note.clone() }
-    }
-}
-
-impl Listed {
-    /// The word for what is revoked, the first part of the key.
-    pub fn kind(&self) -> &str {
-        self.key.split(':').next().unwrap_or_default()
-    }
-
-    /// When the entry ends, as text.
-    pub fn expires_text(&self) -> Rfc3339 {
-        Rfc3339(tollgate_core::time::Timestamp::from_secs(self.expires))
     }
 }
 

@@ -131,7 +131,7 @@ impl App {
 
         check_secrets(&policy)?;
         let upstream_keys =
-            secrets::upstream_credentials(&policy.upstream_keys).map_err(anyhow::Error::msg)?;
+            secrets::upstream_credentials(&policy.upstream_keys)?;
         let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
         let observer = Observer::new(
             Arc::new(Metrics::new(&file.observe)),
@@ -269,7 +269,10 @@ fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
     for issuer in policy.issuers.list() {
         if let KeySource::Secret(source) = &issuer.source {
             let set = secrets::resolve(source)
-                .and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms));
+                .map_err(anyhow::Error::from)
+                .and_then(|secret| {
+                    KeySet::from_secret(&secret, &issuer.algorithms).map_err(anyhow::Error::msg)
+                });
             if let Err(error) = set {
                 bail!(
                     "issuer `{}`: {error}",
@@ -347,8 +350,8 @@ fn status(
 fn admin_token(
     config: &AdminListenConfig,
 ) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
-    let token = secrets::resolve(&config.token).and_then(|token| admin::check_token(&token));
-    token.map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))?;
+    let token = secrets::resolve(&config.token).context("listen.admin.token")?;
+    admin::check_token(&token).context("listen.admin.token")?;
     let source = config.token.clone();
     Ok(move || secrets::resolve(&source).ok())
 }

@@ -1,39 +1,55 @@
-//! Secrets from files.
+//! Secrets that are read from files.
 
-use std::path::Path;
+use std::{io, path::Path};
 
+use thiserror::Error;
 use tollgate_core::secret::{Secret, SecretSource};
 
-/// Longest secret read from a file, in bytes.
+/// The largest secret that is read from a file, in bytes.
 const MAX: u64 = 64 * 1024;
 
-/// The secret a source stands for, now. One trailing line break of a file is not part of it.
+/// The reason why a secret cannot be used.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("the secret file `{path}` cannot be read: {cause}")]
+    Unreadable {
+        /// The path of the file.
+        path: String,
+        /// The cause.
+        cause: io::Error,
+    },
+    /// The file is too large for a secret.
+    #[error("the secret file `{0}` is larger than 64 KiB")]
+    TooLarge(String),
+    /// The file contains nothing, or only a line break.
+    #[error("the secret file `{0}` is empty")]
+    Empty(String),
+    /// The secret contains a character that a header cannot carry.
+    #[error("an `upstream_key` contains a character that a header cannot carry")]
+    Unprintable,
+}
+
+/// Returns the current secret of a source. One trailing line break of a file is not part of it.
 ///
 /// # Errors
-/// Says which file cannot be read, or is empty, or is larger than 64 KiB.
-pub fn resolve(source: &SecretSource) -> Result<Secret, String> {
+/// The file cannot be read, is empty, or is larger than 64 KiB.
+pub fn resolve(source: &SecretSource) -> Result<Secret, SecretError> {
     let path = match source {
         SecretSource::Inline(secret) => return Ok(secret.clone()),
         SecretSource::File(path) => Path::new(path),
     };
-    let shown = path.display();
-    let size = std::fs::metadata(path)
-        .map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?
-        .len();
-    if size > MAX {
-        return Err(format!("the secret file `{shown}` is larger than 64 KiB"));
+    let shown = || path.display().to_string();
+    let unreadable = |cause| SecretError::Unreadable { path: shown(), cause };
+    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX {
+        return Err(SecretError::TooLarge(shown()));
     }
-    let mut bytes = std::fs::read(path)
-        .map_err(|error| format!("the secret file `{shown}` cannot be read: {error}"))?;
+    let mut bytes = std::fs::read(path).map_err(unreadable)?;
     trim_line_break(&mut bytes);
-    if bytes.is_empty() {
-        Err(format!("the secret file `{shown}` is empty"))
-    } else {
-        Ok(Secret::new(bytes))
-    }
+    if bytes.is_empty() { Err(SecretError::Empty(shown())) } else { Ok(Secret::new(bytes)) }
 }
 
-/// Takes one line break off the end: editors and `echo` put it there.
+/// Removes one line break from the end, which editors and `echo` add.
 pub fn trim_line_break(bytes: &mut Vec<u8>) {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -43,23 +59,19 @@ pub fn trim_line_break(bytes: &mut Vec<u8>) {
     }
 }
 
-/// The `Authorization` values of upstream keys.
+/// Returns the `Authorization` values of upstream keys.
 ///
 /// # Errors
-/// A key that cannot be read, or that cannot stand in a header.
-pub fn upstream_credentials(sources: &[SecretSource]) -> Result<Vec<Secret>, String> {
-    sources
-        .iter()
-        .map(|source| {
-            let secret = resolve(source)?;
-            if !secret.expose().iter().all(u8::is_ascii_graphic) {
-                return Err(
-                    "an `upstream_key` holds characters that cannot stand in a header".to_owned()
-                );
-            }
-            Ok(Secret::new([b"Bearer ".as_slice(), secret.expose()].concat()))
-        })
-        .collect()
+/// A key cannot be read, or a header cannot carry it.
+pub fn upstream_credentials(sources: &[SecretSource]) -> Result<Vec<Secret>, SecretError> {
+    let credential = |source| {
+        let secret = resolve(source)?;
+        if !secret.expose().iter().all(u8::is_ascii_graphic) {
+            return Err(SecretError::Unprintable);
+        }
+        Ok(Secret::new([b"Bearer ".as_slice(), secret.expose()].concat()))
+    };
+    sources.iter().map(credential).collect()
 }
 
 #[cfg(test)]
@@ -83,9 +95,9 @@ mod tests {
     fn a_file_that_is_not_there_or_empty_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key").display().to_string();
-        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().contains(&path));
+        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains(&path));
         std::fs::write(&path, "\n").unwrap();
-        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().contains("empty"));
+        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use self::{
         ACL_RULE, Redis,
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
-    revocation::{Entry, InvalidRevocation, Page, Revocation},
+    revocation::{Entry, InvalidRevocation, Page, Revocation, check_note},
     status::{Circuit, LeaseStatus, ReplicaStatus, Status},
 };
 use self::{redis::Replicated, replica::Replica};

@@ -1,4 +1,4 @@
-//! The API's answers: JSON, never cached.
+//! Responses of the API: JSON that must not be cached.
 
 use std::borrow::Cow;
 
@@ -14,11 +14,11 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
-/// A call that was not carried out, and what to do about it.
+/// The response to a call that was refused, with the remedy in its message.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
-    /// The stable word, in the answer and in the audit line.
+    /// The stable code, in the response and in the audit line.
     pub(super) code: &'static str,
     message: Cow<'static, str>,
     header: Option<(HeaderName, HeaderValue)>,
@@ -34,12 +34,12 @@ impl Refusal {
         Self { status, code, message: message.into(), header: None }
     }
 
-    /// 400: what was sent says nothing that can be done.
+    /// 400: the request is not valid.
     pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, "invalid_request", message)
     }
 
-    /// 401, the same whatever was wrong.
+    /// 401, the same for every kind of failed authentication.
     pub(super) fn unauthorized() -> Self {
         Self::new(401, "unauthorized", "send the admin token as `Authorization: Bearer <token>`")
             .with(WWW_AUTHENTICATE, "Bearer realm=\"tollgate-admin\"")
@@ -65,7 +65,7 @@ impl Refusal {
     }
 }
 
-/// 200 with a JSON body.
+/// Returns 200 with a JSON body.
 pub(super) fn ok(body: &impl Serialize) -> Response<Full<Bytes>> {
     let mut bytes = serde_json::to_vec(body).unwrap_or_default();
     bytes.push(b'\n');

@@ -2,31 +2,45 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::{HeaderMap, header::AUTHORIZATION};
+use thiserror::Error;
 use tollgate_core::{revocation::sha256, secret::Secret};
 
-/// Least bytes of the token: 128 bits written in hex. There is no limit on tries, so it must not be a word.
+/// The shortest accepted token, in bytes: 128 bits in hex. Attempts are not limited, so a token must
+/// not be a word.
 pub const MIN_TOKEN: usize = 32;
 
-/// Checks a token when the configuration is read.
+/// The reason why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WeakToken {
+    /// The token is too short to resist guessing.
+    #[error(
+        "the admin token has {0} bytes and needs {MIN_TOKEN}; make one with `openssl rand -hex 32`"
+    )]
+    Short(usize),
+    /// The token contains a character that a header cannot carry.
+    #[error(
+        "the admin token contains a space or a character outside of ASCII; make one with `openssl rand -hex 32`"
+    )]
+    Unprintable,
+}
+
+/// Checks the configured token.
 ///
 /// # Errors
-/// Says what to do about a token that is too short, or one that no header can carry.
-pub fn check_token(token: &Secret) -> Result<(), String> {
+/// The token is too short, or a header cannot carry it.
+pub fn check_token(token: &Secret) -> Result<(), WeakToken> {
     let token = token.expose();
     if token.len() < MIN_TOKEN {
-        return Err(format!(
-            "the admin token has {} bytes and needs {MIN_TOKEN}; make one with `openssl rand -hex 32`",
-            token.len()
-        ));
+        return Err(WeakToken::Short(token.len()));
     }
     if !token.iter().all(u8::is_ascii_graphic) {
-        return Err("the admin token holds a space or a character outside of ASCII; make one with `openssl rand -hex 32`".into());
+        return Err(WeakToken::Unprintable);
     }
     Ok(())
 }
 
-/// Whether the one `Authorization` header is `Bearer` and the token. The digests are compared, in constant time: the time says nothing
-/// about the token, its length included.
+/// Returns whether the request has exactly one `Authorization` header, `Bearer` and the token. The
+/// digests are compared, in constant time: the duration reveals neither the token nor its length.
 pub(super) fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };

@@ -1,5 +1,5 @@
-//! One audit line per call, written when the call ends, however it ends. It names what was revoked as the audit log names it elsewhere:
-//! a token id by its hash.
+//! The audit line of a call, written when the call ends in any way. Targets are named as in other
+//! audit lines: a token id by its hash.
 
 use std::{borrow::Cow, net::IpAddr, thread, time::Instant};
 
@@ -10,16 +10,18 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::Revocation;
-use crate::observe::{
-    audit::{
-        Audit, Place,
-        line::{TEXT, capped},
+use crate::{
+    observe::{
+        audit::{
+            Audit, Place,
+            line::{TEXT, capped},
+        },
+        rfc3339::Rfc3339,
     },
-    rfc3339::Rfc3339,
+    store::Revocation,
 };
 
-/// The record of one call.
+/// The record of one call; dropping it writes the audit line.
 pub(super) struct AdminRecord<'a> {
     audit: &'a Audit,
     place: Option<Place<'a>>,
@@ -31,7 +33,7 @@ pub(super) struct AdminRecord<'a> {
     path: String,
     action: Option<&'static str>,
     target: Option<Target>,
-    revocation: Option<(u64, u64, Option<String>)>,
+    revocation: Option<Revocation>,
     code: Option<&'static str>,
     status: Option<StatusCode>,
 }
@@ -101,7 +103,7 @@ impl<'a> AdminRecord<'a> {
         }
     }
 
-    /// Whether the audit log has room for this call.
+    /// Returns whether the audit queue has room for the line of this call.
     pub(super) fn has_room(&self) -> bool {
         self.has_room
     }
@@ -115,8 +117,8 @@ impl<'a> AdminRecord<'a> {
     }
 
     pub(super) fn revoking(&mut self, revocation: &Revocation) {
-        self.naming(&revocation.target);
-        self.revocation = Some((revocation.at, revocation.ttl.secs(), revocation.note.clone()));
+        self.naming(revocation.target());
+        self.revocation = Some(revocation.clone());
     }
 
     pub(super) fn refused(&mut self, code: &'static str) {
@@ -130,7 +132,7 @@ impl<'a> AdminRecord<'a> {
     fn result(&self) -> &'static str {
         match (self.code, self.status) {
             _ if thread::panicking() => "panic",
-            // What was asked of the store may have been done; the line says that nobody was told.
+            // The store may have changed, although the caller received no answer.
             (_, None) => "cancelled",
             (Some(code), _) => code,
             (None, _) => "ok",
@@ -168,10 +170,10 @@ impl Drop for AdminRecord<'_> {
             path: Cow::Borrowed(&self.path),
             action: self.action,
             target: self.target.as_ref().map(TargetLine::new),
-            revocation: self.revocation.as_ref().map(|(at, ttl_seconds, note)| RevocationLine {
-                at: *at,
-                ttl_seconds: *ttl_seconds,
-                note: note.as_ref().map(|note| capped(note.as_bytes(), TEXT)),
+            revocation: self.revocation.as_ref().map(|revocation| RevocationLine {
+                at: revocation.at().secs(),
+                ttl_seconds: revocation.ttl().secs(),
+                note: revocation.note().map(|note| capped(note.as_bytes(), TEXT)),
             }),
             result: self.result(),
             status: self.status.map(|status| status.as_u16()),

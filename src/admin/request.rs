@@ -1,39 +1,51 @@
-//! What a call says, read strictly: an unknown member, a second selector or a missing issuer is refused, because a revocation that names
-//! something else than was meant protects nobody.
+//! The bodies and queries of calls, read strictly: an unknown member, a second selector or a missing
+//! issuer is refused, because a revocation of the wrong target protects nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use thiserror::Error;
 use tollgate_core::{
     revocation::{Target, hex},
     time::{Span, Timestamp},
 };
 
-use super::{Listed, Revocation, answer::Refusal};
-use crate::observe::rfc3339::{self, Rfc3339};
+use super::answer::Refusal;
+use crate::{
+    observe::rfc3339::{self, Rfc3339},
+    store::{Entry, Revocation},
+};
 
-/// How long the revocation of one token is kept unless told otherwise: the longest life of a token unless `max_lifetime` says more.
+/// How long the revocation of one token is kept by default: the longest life of a token unless
+/// `max_lifetime` allows more.
 pub const TOKEN_TTL: Span = Span::from_secs(24 * 3600);
 
-/// How long the revocation of a subject, a client or a tenant is kept unless told otherwise: the longest life that `max_lifetime` may allow,
-/// 31 days, and an hour for clocks. Tokens issued before the revocation have all expired by then.
+/// How long the revocation of a subject, a client or a tenant is kept by default: the longest life
+/// that `max_lifetime` may allow, 31 days, and an hour for clocks. All tokens that were issued
+/// before the revocation have expired by then.
 pub const BEFORE_TTL: Span = Span::from_secs(31 * 86_400 + 3600);
 
-/// How far `at` may lie in the future, for clocks. Beyond it, tokens that are issued from now on would be revoked as well.
+/// The shortest accepted life of a revocation.
+pub const MIN_TTL: Span = Span::from_secs(1);
+
+/// How far `at` may be in the future, for clocks that differ. Beyond it, tokens that are not issued
+/// yet would be revoked as well.
 const MAX_AHEAD: Span = Span::from_secs(60);
 
-/// Most bytes of an issuer, a subject and the like.
+/// The longest issuer, subject and the like, in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// Most bytes of a note.
-pub const MAX_NOTE: usize = 256;
-
-/// Entries per page unless told otherwise, and at most.
+/// Entries per page: the default and the most.
 const LIMITS: (usize, usize) = (100, 1000);
 
-/// How long the revocation of `target` is kept unless told otherwise.
+/// Returns how long the revocation of `target` is kept by default.
 pub fn default_ttl(target: &Target) -> Span {
     if target.is_before() { BEFORE_TTL } else { TOKEN_TTL }
 }
+
+/// `at` is in the future.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("{} lies in the future, and would revoke tokens that are not issued yet", Rfc3339(self.0))]
+pub struct FutureMoment(Timestamp);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,21 +66,20 @@ pub(super) fn revocation(body: &[u8], now: Timestamp) -> Result<Revocation, Refu
     let call = read(body)?;
     let target = call.target()?;
     let at = match &call.at {
-        None => now.secs(),
+        None => now,
         Some(_) if !target.is_before() => {
             return Err(Refusal::invalid("`at` goes with `subject`, `client` and `tenant` only"));
         }
-        Some(text) => check_at(rfc3339::parse(text).map_err(Refusal::invalid)?, now)
-            .map_err(Refusal::invalid)?,
+        Some(text) => {
+            let at = rfc3339::parse(text).map_err(|error| Refusal::invalid(error.to_string()))?;
+            check_at(at, now).map_err(|error| Refusal::invalid(error.to_string()))?
+        }
     };
     let ttl = call.ttl.unwrap_or_else(|| default_ttl(&target));
-    if ttl < Span::from_secs(1) {
+    if ttl < MIN_TTL {
         return Err(Refusal::invalid("`ttl` must be 1s or more"));
     }
-    if let Some(note) = &call.note {
-        check_note(note).map_err(Refusal::invalid)?;
-    }
-    Ok(Revocation { target, at, ttl, note: call.note })
+    Revocation::new(target, at, ttl, call.note).map_err(|error| Refusal::invalid(error.to_string()))
 }
 
 /// Reads the body of `DELETE`.
@@ -76,7 +87,7 @@ pub(super) fn target(body: &[u8]) -> Result<Target, Refusal> {
     let call = read(body)?;
     if call.ttl.is_some() || call.at.is_some() || call.note.is_some() {
         return Err(Refusal::invalid(
-            "`ttl`, `at` and `note` have no meaning here; only name what to reinstate",
+            "`ttl`, `at` and `note` have no meaning here; only name the target",
         ));
     }
     call.target()
@@ -112,7 +123,7 @@ impl Call {
             )));
         }
         if selectors.into_iter().flatten().any(String::is_empty) {
-            return Err(Refusal::invalid("the value that names what to revoke is empty"));
+            return Err(Refusal::invalid("the value that names the target is empty"));
         }
         Ok(match self {
             Self { jti: Some(jti), .. } => Target::Jti { issuer: issuer()?, jti: jti.clone() },
@@ -154,33 +165,19 @@ fn digest(text: &str) -> Result<[u8; 32], Refusal> {
     Ok(digest)
 }
 
-/// Checks the moment until which tokens are revoked; gives it in seconds since 1970.
+/// Checks the moment until which tokens are revoked.
 ///
 /// # Errors
-/// It lies in the future.
-pub fn check_at(at: Timestamp, now: Timestamp) -> Result<u64, String> {
+/// The moment lies in the future.
+pub fn check_at(at: Timestamp, now: Timestamp) -> Result<Timestamp, FutureMoment> {
     if at.micros() > now.micros().saturating_add(MAX_AHEAD.micros()) {
-        return Err(format!(
-            "{} lies in the future, and would revoke tokens that are yet to be issued",
-            Rfc3339(at)
-        ));
+        return Err(FutureMoment(at));
     }
-    Ok(at.secs())
+    Ok(at)
 }
 
-/// Checks a note.
-///
-/// # Errors
-/// It is too long or holds control characters.
-pub fn check_note(note: &str) -> Result<(), String> {
-    if note.len() > MAX_NOTE || note.chars().any(char::is_control) {
-        return Err(format!("a note is one line of at most {MAX_NOTE} bytes"));
-    }
-    Ok(())
-}
-
-/// Reads the query of `GET`: `limit` and `cursor`.
-pub(super) fn page(query: &str) -> Result<(usize, Option<&str>), Refusal> {
+/// Reads the query of `GET`: the offset that `cursor` contains, and `limit`.
+pub(super) fn page(query: &str) -> Result<(usize, usize), Refusal> {
     let (mut limit, mut cursor) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -190,23 +187,22 @@ pub(super) fn page(query: &str) -> Result<(usize, Option<&str>), Refusal> {
                     Refusal::invalid(format!("`limit` is not between 1 and {}", LIMITS.1))
                 })?);
             }
-            // No character of a cursor is ever escaped in a query, so nothing needs to be decoded.
+            // Digits need no percent-encoding, so nothing has to be decoded. 32 bits are more than
+            // any list has entries, and every store accepts them as an offset.
             Some(("cursor", text)) if cursor.is_none() => {
-                let good = (1..=256).contains(&text.len())
-                    && text.bytes().all(|byte| {
-                        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':')
-                    });
-                cursor = Some(good.then_some(text).ok_or_else(|| {
+                let number = text.bytes().all(|byte| byte.is_ascii_digit());
+                let offset = number.then(|| text.parse::<u32>().ok()).flatten();
+                cursor = Some(offset.ok_or_else(|| {
                     Refusal::invalid("`cursor` is not the `next` of an earlier page")
                 })?);
             }
             _ => return Err(Refusal::invalid("the query takes `limit` and `cursor`, once each")),
         }
     }
-    Ok((limit.unwrap_or(LIMITS.0), cursor))
+    Ok((cursor.unwrap_or(0) as usize, limit.unwrap_or(LIMITS.0)))
 }
 
-/// The members that name `target` in a body, the inverse of what is read here.
+/// Returns the members that name `target` in a body: the inverse of what this module reads.
 pub fn selector(target: &Target) -> Map<String, Value> {
     let (name, value, issuer) = match target {
         Target::Jti { issuer, jti } => ("jti", jti.clone(), Some(issuer)),
@@ -219,7 +215,8 @@ pub fn selector(target: &Target) -> Map<String, Value> {
     [(name.to_owned(), Value::from(value))].into_iter().chain(issuer).collect()
 }
 
-/// One entry as the API writes it, and the command line reads it.
+/// One entry in JSON, with moments in seconds since 1970. Written by the API, read by the command
+/// line.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ListedJson {
     kind: String,
@@ -229,15 +226,15 @@ pub(crate) struct ListedJson {
     note: Option<String>,
 }
 
-/// An entry as JSON: moments in seconds since 1970.
-pub(crate) fn listed(entry: &Listed) -> ListedJson {
-    let Listed { key, at, expires, note } = entry.clone();
-    ListedJson { kind: entry.kind().to_owned(), key, at, expires, note }
+/// Converts an entry to its JSON form.
+pub(crate) fn listed(entry: &Entry) -> ListedJson {
+    let Entry { key, at, ends, note } = entry.clone();
+    ListedJson { kind: entry.kind().to_owned(), key, at: at.secs(), expires: ends.secs(), note }
 }
 
-impl From<ListedJson> for Listed {
+impl From<ListedJson> for Entry {
     fn from(json: ListedJson) -> Self {
         let ListedJson { kind: _, key, at, expires, note } = json;
-        Self { key, at, expires, note }
+        Self { key, at: Timestamp::from_secs(at), ends: Timestamp::from_secs(expires), note }
     }
 }

@@ -1,14 +1,13 @@
-//! The store as the admin API and the command line revoke through it.
+//! The store as the admin API and the command line use it.
 
 use std::sync::Arc;
 
-use thiserror::Error;
-use tollgate_core::{admission::Outage, revocation::Target, time::Timestamp};
+use tollgate_core::{admission::Outage, revocation::Target};
 
-use super::{Listed, Page, Revocation, Revocations};
-use crate::store::{self, InvalidRevocation, PAGE_MAX, Store};
+use super::{EntryPage, Revocations, StoreUnavailable};
+use crate::store::{PAGE_MAX, Revocation, Store};
 
-/// A store to revoke in.
+/// A store whose revocations can be changed.
 #[derive(Clone)]
 pub struct StoreRevocations(pub Arc<dyn Store>);
 
@@ -18,50 +17,27 @@ impl std::fmt::Debug for StoreRevocations {
     }
 }
 
-/// Why a revocation could not be made, taken back or listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum RevocationError {
-    /// The store cannot be asked; asking again does no harm.
-    #[error("the store cannot be asked ({})", .0.label())]
-    Outage(Outage),
-    /// It is none that can be made.
-    #[error(transparent)]
-    Invalid(#[from] InvalidRevocation),
-    /// A cursor that no page gave.
-    #[error("the cursor is none that a page gave")]
-    Cursor,
+impl From<Outage> for StoreUnavailable {
+    fn from(outage: Outage) -> Self {
+        Self(outage)
+    }
 }
 
 impl Revocations for StoreRevocations {
-    type Error = RevocationError;
+    type Error = StoreUnavailable;
 
-    async fn revoke(&self, revocation: &Revocation) -> Result<(), RevocationError> {
-        let Revocation { target, at, ttl, note } = revocation.clone();
-        let revocation = store::Revocation::new(target, Timestamp::from_secs(at), ttl, note)?;
-        self.0.revoke(&revocation).await.map_err(RevocationError::Outage)
+    async fn revoke(&self, revocation: &Revocation) -> Result<(), StoreUnavailable> {
+        Ok(self.0.revoke(revocation).await?)
     }
 
-    async fn reinstate(&self, target: &Target) -> Result<bool, RevocationError> {
-        self.0.reinstate(target).await.map_err(RevocationError::Outage)
+    async fn reinstate(&self, target: &Target) -> Result<bool, StoreUnavailable> {
+        Ok(self.0.reinstate(target).await?)
     }
 
-    async fn list(&self, limit: usize, cursor: Option<&str>) -> Result<Page, RevocationError> {
-        let offset: usize = cursor.unwrap_or("0").parse().map_err(|_| RevocationError::Cursor)?;
-        let limit = limit.clamp(1, PAGE_MAX);
-        let page = self.0.list(offset, limit).await.map_err(RevocationError::Outage)?;
+    async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
+        let page = self.0.list(offset, limit.clamp(1, PAGE_MAX)).await?;
         let seen = offset.saturating_add(page.entries.len());
-        let next =
-            (!page.entries.is_empty() && (seen as u64) < page.total).then(|| seen.to_string());
-        let entries = page
-            .entries
-            .into_iter()
-            .map(|entry| Listed {
-                key: entry.key,
-                at: entry.at.secs(),
-                expires: entry.ends.secs(),
-                note: entry.note,
-            })
-            .collect();
-        Ok(Page { entries, next })
+        let is_last = page.entries.is_empty() || seen as u64 >= page.total;
+        Ok(EntryPage { entries: page.entries, next: (!is_last).then_some(seen) })
     }
 }

@@ -1,4 +1,4 @@
-//! `tollgate revoke`: revoke a token, or everything issued so far to a subject, a client or a tenant; take it back; list.
+//! `tollgate revoke`: adds, removes and lists revocations.
 
 mod client;
 mod help;
@@ -14,6 +14,7 @@ use anyhow::bail;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 use serde_json::json;
+use thiserror::Error;
 use tollgate_core::{
     revocation::{Target, token_digest},
     secret::Secret,
@@ -24,16 +25,20 @@ use self::client::AdminClient;
 use super::{Output, argument};
 use crate::{
     admin::{
-        Listed, Revocation, Revocations,
-        request::{BEFORE_TTL, check_at, check_note, default_ttl, listed},
+        Revocations,
+        request::{BEFORE_TTL, MIN_TTL, check_at, default_ttl, listed},
     },
     observe::{
         now,
         rfc3339::{self, Rfc3339},
     },
+    store::{Entry, InvalidRevocation, Revocation, check_note},
 };
 
-/// Revoke credentials, take it back, list what is revoked.
+/// The number of entries that one call lists.
+const PAGE: usize = 1000;
+
+/// Revoke credentials, reinstate them, list revocations.
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
     #[command(subcommand)]
@@ -44,18 +49,19 @@ pub struct RevokeArgs {
 enum Action {
     /// Revoke a token, or everything issued until now to a subject, a client or a tenant.
     ///
-    /// It holds from the next check on, on every replica that uses the same store. Name the store with --redis, or a running
-    /// Tollgate with --admin and --token-file.
+    /// It applies from the next check on, on every replica that uses the same store. Name the store
+    /// with --redis, or a running Tollgate with --admin and --token-file.
     #[command(after_long_help = help::ADD)]
     Add(AddArgs),
-    /// List what is revoked.
+    /// List all revocations.
     ///
-    /// Names are kept as hashes, so the list shows kinds, moments and notes.
+    /// Names are stored as hashes, so the list shows kinds, moments and notes.
     #[command(after_long_help = help::LIST)]
     List(ListArgs),
-    /// Take a revocation back.
+    /// Remove a revocation.
     ///
-    /// Named as it was revoked. Tokens that were revoked otherwise, too, stay revoked.
+    /// Name the same target that was revoked. Tokens that another revocation applies to stay
+    /// revoked.
     #[command(after_long_help = help::REMOVE)]
     Remove(RemoveArgs),
 }
@@ -64,14 +70,15 @@ enum Action {
 struct AddArgs {
     #[command(flatten)]
     selector: Selector,
-    /// How long to keep it. Default 24h for a token (longer with --token, if the token lives longer), 31d and an hour for the others; a token that
-    /// outlives it is valid again.
+    /// How long to keep it. Default: 24h for a token (with --token, as long as the token lives, if
+    /// that is longer), 31d and an hour for the others. A token that lives longer is valid again.
     #[arg(long, value_name = "DURATION", value_parser = span)]
     ttl: Option<Span>,
-    /// For --subject, --client and --tenant: revoke what was issued until this moment, RFC 3339 or seconds since 1970. Default: now.
+    /// For --subject, --client and --tenant: revoke tokens issued until this moment, in RFC 3339 or
+    /// seconds since 1970. Default: now.
     #[arg(long, value_name = "TIME", value_parser = rfc3339::parse, conflicts_with_all = ["jti", "token"])]
     at: Option<Timestamp>,
-    /// Why, for whoever reads the list: one line.
+    /// The reason, one line, shown in the list.
     #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
     #[command(flatten)]
@@ -92,12 +99,12 @@ struct RemoveArgs {
     access: Access,
 }
 
-/// What to revoke.
+/// The target of a revocation.
 #[derive(Debug, Args)]
 struct Selector {
     #[command(flatten)]
     what: What,
-    /// The issuer, exactly as the tokens name it in `iss`; empty for tokens without one.
+    /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
     #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "token"], conflicts_with_all = ["tenant", "token"])]
     issuer: Option<String>,
 }
@@ -114,7 +121,7 @@ struct What {
     /// Every token of a client.
     #[arg(long, value_name = "CLIENT")]
     client: Option<String>,
-    /// Every token of a tenant, of whatever issuer.
+    /// Every token of a tenant, of any issuer.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
     /// One token itself: `-` reads it from standard input, `@FILE` from a file. Only its hash is sent.
@@ -122,7 +129,7 @@ struct What {
     token: Option<String>,
 }
 
-/// Where revocations are kept, and how to print.
+/// The place of the revocations, and the output format.
 #[derive(Debug, Args)]
 struct Access {
     #[command(flatten)]
@@ -138,8 +145,8 @@ struct Access {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct StoreArgs {
-    /// The Redis that Tollgate uses: `redis://`, `rediss://` or `redis+unix://`. `@FILE` reads the URL from a file, so that a password in
-    /// it is not seen in the list of processes.
+    /// The Redis that Tollgate uses: `redis://`, `rediss://` or `redis+unix://`. `@FILE` reads the
+    /// URL from a file, which keeps a password out of the list of processes.
     #[arg(long, value_name = "URL|@FILE")]
     redis: Option<String>,
     /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
@@ -147,22 +154,29 @@ struct StoreArgs {
     admin: Option<String>,
 }
 
-fn span(text: &str) -> Result<Span, String> {
-    match text.parse::<Span>()? {
-        span if span < Span::from_secs(1) => Err("a revocation must be kept for 1s or more".into()),
-        span => Ok(span),
-    }
+/// The reason why an option of the command line is not valid.
+#[derive(Debug, Error)]
+enum InvalidOption {
+    #[error("{0}")]
+    Duration(String),
+    #[error("a revocation must be kept for 1s or more")]
+    Short,
 }
 
-fn note(text: &str) -> Result<String, String> {
+fn span(text: &str) -> Result<Span, InvalidOption> {
+    let span: Span = text.parse().map_err(|error| InvalidOption::Duration(format!("{error}")))?;
+    if span < MIN_TTL { Err(InvalidOption::Short) } else { Ok(span) }
+}
+
+fn note(text: &str) -> Result<String, InvalidRevocation> {
     check_note(text).map(|()| text.to_owned())
 }
 
-/// Carries the command out and prints to `out`. `connect` opens the Redis store by its URL; it is an argument because the store's room is not
-/// this one.
+/// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an argument
+/// so that tests can replace it.
 ///
 /// # Errors
-/// The store or the admin API cannot be asked or refuses, or a file cannot be read.
+/// The store or the admin API does not answer or refuses, or a file cannot be read.
 pub async fn run<R, F>(
     args: RevokeArgs,
     out: &mut (dyn Write + Send),
@@ -200,24 +214,18 @@ async fn act<R: Revocations>(
         Action::Add(args) => {
             let revocation = revocation(args, now())?;
             store.revoke(&revocation).await?;
-            let entry = revocation.listed(now());
+            let entry = revocation.entry(now());
+            let (kind, until) = (entry.kind(), end(&entry));
             match args.access.output {
                 Output::Json => writeln!(out, "{}", json!(listed(&entry)))?,
-                Output::Text if revocation.target.is_before() => {
-                    let at = Rfc3339(Timestamp::from_secs(entry.at));
+                Output::Text if revocation.target().is_before() => {
+                    let at = Rfc3339(entry.at);
                     writeln!(
                         out,
-                        "revoked by {} what was issued until {at}, kept until {}",
-                        entry.kind(),
-                        entry.expires_text()
+                        "revoked by {kind} what was issued until {at}, kept until {until}"
                     )?;
                 }
-                Output::Text => writeln!(
-                    out,
-                    "revoked by {}, kept until {}",
-                    entry.kind(),
-                    entry.expires_text()
-                )?,
+                Output::Text => writeln!(out, "revoked by {kind}, kept until {until}")?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -254,30 +262,28 @@ async fn act<R: Revocations>(
     }
 }
 
-/// Every page, each entry once: a Redis that is resized while it is scanned may name one twice.
-async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Listed>> {
-    let mut entries: Vec<Listed> = Vec::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let page = store.list(1000, cursor.as_deref()).await?;
+/// Reads all pages, each entry once: an entry that is added meanwhile may shift another one into the
+/// next page.
+async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
+    let (mut entries, mut offset) = (Vec::new(), Some(0));
+    while let Some(from) = offset {
+        let page = store.list(from, PAGE).await?;
         entries.extend(page.entries);
-        match page.next {
-            Some(next) if cursor.as_deref() != Some(next.as_str()) => cursor = Some(next),
-            _ => break,
-        }
+        // A server that does not move on would be queried for ever.
+        offset = page.next.filter(|next| *next > from);
     }
-    entries.sort_by(|one, two| one.key.cmp(&two.key));
+    entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);
     Ok(entries)
 }
 
-fn print_list(entries: &[Listed], out: &mut dyn Write) -> io::Result<()> {
+fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
     if entries.is_empty() {
         return writeln!(out, "nothing is revoked");
     }
     for entry in entries {
-        let at = Rfc3339(Timestamp::from_secs(entry.at));
-        writeln!(out, "{}\n  at {at}, kept until {}", entry.key, entry.expires_text())?;
+        let at = Rfc3339(entry.at);
+        writeln!(out, "{}\n  at {at}, kept until {}", entry.key, end(entry))?;
         if let Some(note) = &entry.note {
             writeln!(out, "  {note}")?;
         }
@@ -285,19 +291,24 @@ fn print_list(entries: &[Listed], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+/// The end of an entry, in whole seconds.
+fn end(entry: &Entry) -> Rfc3339 {
+    Rfc3339(Timestamp::from_secs(entry.ends.secs()))
+}
+
 fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
     let (target, expires) = target(&args.selector)?;
-    let at = args.at.map_or(Ok(now.secs()), |at| check_at(at, now)).map_err(anyhow::Error::msg)?;
+    let at = args.at.map_or(Ok(now), |at| check_at(at, now))?;
     let ttl = args.ttl.unwrap_or_else(|| match expires {
-        // An hour for clocks and leeway.
+        // One hour more, for clocks that differ and for leeway.
         Some(expires) => Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600))
             .clamp(default_ttl(&target), BEFORE_TTL),
         None => default_ttl(&target),
     });
-    Ok(Revocation { target, at, ttl, note: args.note.clone() })
+    Ok(Revocation::new(target, at, ttl, args.note.clone())?)
 }
 
-/// What the flags name, and when it expires in seconds since 1970, if that can be told.
+/// Returns the target that the options name and, for a token, its expiry in seconds since 1970.
 fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
     let issuer = selector.issuer.clone().unwrap_or_default();
     let target = match &selector.what {
@@ -312,7 +323,7 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
                 .filter(|text| text.split('.').count() == 3);
             let Some(text) = text else {
                 bail!(
-                    "this is no JWT: it needs a header, a payload and a signature, with dots between"
+                    "this is not a JWT: it needs a header, a payload and a signature, separated by dots"
                 )
             };
             return Ok((Target::Token { sha256: token_digest(text) }, expiry(text)));
@@ -321,7 +332,7 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
     Ok((target, None))
 }
 
-/// The token's `exp`. Not verified: whoever may revoke may choose how long.
+/// Returns the token's `exp`, which is not verified: an operator who may revoke may choose any life.
 fn expiry(token: &str) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Claims {

@@ -122,7 +122,8 @@ impl Reloader {
         if fixed(&file) != self.fixed {
             return Err("listen, body, store, token_cache, audit, observe, log and drain_timeout only change with a restart; restart, or take the change back".into());
         }
-        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)?;
+        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
+            .map_err(|error| error.to_string())?;
         self.upstream_keys.clone_from(&upstream_keys);
         install(&self.live, &self.engine, &self.observer, policy, upstream_keys).await;
         Ok(())

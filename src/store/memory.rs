@@ -16,8 +16,8 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    Admitted, Circuit, Entry, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store,
-    revocation::Table, revoked::Revoked, status::Tally,
+    Admitted, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store,
+    revocation::RevocationTable, revoked::Revoked, status::Tally,
 };
 
 /// Buckets and revocations in memory.
@@ -27,7 +27,7 @@ pub struct Memory {
     /// What checks look at.
     revoked: Revoked,
     /// What operators look at, and what ends when.
-    revocations: Mutex<Table>,
+    revocations: Mutex<RevocationTable>,
     tally: Tally,
     clock: Clock,
 }
@@ -68,12 +68,7 @@ impl Memory {
 
     /// [`Store::revoke`] at a moment.
     pub fn revoke_at(&self, revocation: &Revocation, now: Timestamp) {
-        let entry = Entry {
-            key: revocation.target().key(),
-            at: revocation.at(),
-            ends: Timestamp::from_micros(now.micros().saturating_add(revocation.ttl().micros())),
-            note: revocation.note().map(str::to_owned),
-        };
+        let entry = revocation.entry(now);
         self.revocations(now, |table, revoked| {
             revoked.add(&entry.key, entry.at, entry.ends);
             table.add(entry);
@@ -81,7 +76,11 @@ impl Memory {
     }
 
     /// Changes the revocations, those that have ended left out.
-    fn revocations<T>(&self, now: Timestamp, change: impl FnOnce(&mut Table, &Revoked) -> T) -> T {
+    fn revocations<T>(
+        &self,
+        now: Timestamp,
+        change: impl FnOnce(&mut RevocationTable, &Revoked) -> T,
+    ) -> T {
         let mut table = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
         table.prune(now, |key| self.revoked.remove(key));
         change(&mut table, &self.revoked)

@@ -1,4 +1,4 @@
-//! Revocations as an operator gives and sees them, and the table that holds them in memory.
+//! Revocations as an operator adds and lists them, and the table of the store in memory.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,13 +11,13 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-/// Longest note, in bytes.
+/// The longest note, in bytes.
 const NOTE_MAX: usize = 256;
 
-/// Longest life of a revocation: ten years.
+/// The longest life of a revocation: ten years.
 const TTL_MAX: Span = Span::from_secs(3650 * 86_400);
 
-/// A revocation to add. Holds only values that every store takes.
+/// A revocation to add, with values that every store accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     target: Target,
@@ -26,25 +26,37 @@ pub struct Revocation {
     note: Option<String>,
 }
 
-/// Why something is no revocation.
+/// The reason why a revocation is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidRevocation {
-    /// It would end at once, or never.
+    /// The life is too short or too long.
     #[error(
-        "a revocation lasts 1ms to 3650d; give the remaining life of the longest-lived token it is for"
+        "`ttl` must be 1ms to 3650d; set it to the remaining life of the longest-lived token that is revoked"
     )]
     Ttl,
-    /// The note is no short line of text.
-    #[error("a note is 1 to {NOTE_MAX} bytes without control characters")]
+    /// The note is empty, too long or not one line.
+    #[error("a note is one line of 1 to {NOTE_MAX} bytes without control characters")]
     Note,
 }
 
+/// Checks the note of a revocation.
+///
+/// # Errors
+/// The note is empty, too long, or contains control characters.
+pub fn check_note(note: &str) -> Result<(), InvalidRevocation> {
+    if note.is_empty() || note.len() > NOTE_MAX || note.chars().any(char::is_control) {
+        return Err(InvalidRevocation::Note);
+    }
+    Ok(())
+}
+
 impl Revocation {
-    /// Revokes `target` for `ttl`. For a subject, client or tenant, `at` is the moment until which tokens were issued (whole
-    /// seconds, the unit of `iat`); for one token it only says when. `note` is for the operator.
+    /// Creates a revocation of `target` that is kept for `ttl`. For a subject, a client or a tenant,
+    /// tokens that were issued until `at` are revoked; for one token, `at` is only shown. `at` is cut
+    /// to whole seconds, the unit of `iat`. `note` is for the operator.
     ///
     /// # Errors
-    /// A life or a note out of bounds.
+    /// `ttl` or `note` is out of bounds.
     pub fn new(
         target: Target,
         at: Timestamp,
@@ -54,25 +66,21 @@ impl Revocation {
         if ttl < Span::from_millis(1) || ttl > TTL_MAX {
             return Err(InvalidRevocation::Ttl);
         }
-        if note.as_deref().is_some_and(|note| {
-            note.is_empty() || note.len() > NOTE_MAX || note.chars().any(char::is_control)
-        }) {
-            return Err(InvalidRevocation::Note);
-        }
-        Ok(Self { target, at, ttl, note })
+        note.as_deref().map_or(Ok(()), check_note)?;
+        Ok(Self { target, at: Timestamp::from_secs(at.secs()), ttl, note })
     }
 
-    /// What it revokes.
+    /// The credentials that are revoked.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The moment until which tokens were issued, or, for one token, of the revocation.
+    /// The moment until which tokens were issued or, for one token, of the revocation.
     pub fn at(&self) -> Timestamp {
         self.at
     }
 
-    /// How long it lasts.
+    /// The time for which the revocation is kept.
     pub fn ttl(&self) -> Span {
         self.ttl
     }
@@ -81,79 +89,89 @@ impl Revocation {
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
+
+    /// The entry of the list that this revocation becomes when it is added at `now`.
+    pub fn entry(&self, now: Timestamp) -> Entry {
+        Entry {
+            key: self.target.key(),
+            at: self.at,
+            ends: Timestamp::from_micros(now.micros().saturating_add(self.ttl.micros())),
+            note: self.note.clone(),
+        }
+    }
 }
 
-/// A revocation in force, as a list shows it. What it names was hashed and cannot be shown.
+/// A revocation in force, as it is listed. The names in it are hashed and cannot be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key below `{tollgate}:revoked:`, which starts with the kind: [`Target::key`].
     pub key: String,
-    /// See [`Revocation::at`]; whole seconds.
+    /// The moment of [`Revocation::at`], in whole seconds.
     pub at: Timestamp,
-    /// When it ends.
+    /// The moment when the revocation ends.
     pub ends: Timestamp,
     /// The operator's note.
     pub note: Option<String>,
 }
 
 impl Entry {
-    /// `jti`, `token`, `subject`, `client` or `tenant`.
+    /// The kind of target: `jti`, `token`, `subject`, `client` or `tenant`.
     pub fn kind(&self) -> &str {
         self.key.split(':').next().unwrap_or_default()
     }
 }
 
-/// A part of the list.
+/// A page of the list of revocations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The entries.
+    /// The entries of this page.
     pub entries: Vec<Entry>,
-    /// How many revocations are in force altogether.
+    /// The number of all revocations in force.
     pub total: u64,
 }
 
-/// Revocations in memory, as they are listed.
+/// All revocations of the store in memory, by key and by the moment they end.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    entries: HashMap<Arc<str>, Held>,
+pub(super) struct RevocationTable {
+    entries: HashMap<Arc<str>, Stored>,
     ends: BTreeSet<(Timestamp, Arc<str>)>,
 }
 
 #[derive(Debug)]
-struct Held {
-    /// In seconds.
+struct Stored {
+    /// The moment of the revocation, in seconds.
     at: u64,
     ends: Timestamp,
     note: Option<String>,
 }
 
-impl Table {
-    /// Adds an entry, or strengthens the one of this key.
+impl RevocationTable {
+    /// Adds an entry, or strengthens the one of the same key.
     pub(super) fn add(&mut self, entry: Entry) {
         let Entry { key, at, ends, note } = entry;
         let key: Arc<str> = key.into();
-        let mut held = Held { at: at.secs(), ends, note };
+        let mut stored = Stored { at: at.secs(), ends, note };
         if let Some(known) = self.take(&key) {
-            held.at = held.at.max(known.at);
-            held.ends = held.ends.max(known.ends);
-            held.note = held.note.or(known.note);
+            stored.at = stored.at.max(known.at);
+            stored.ends = stored.ends.max(known.ends);
+            stored.note = stored.note.or(known.note);
         }
-        self.ends.insert((held.ends, Arc::clone(&key)));
-        self.entries.insert(key, held);
+        self.ends.insert((stored.ends, Arc::clone(&key)));
+        self.entries.insert(key, stored);
     }
 
-    /// Removes the entry of a key. Answers whether it was in force.
+    /// Removes the entry of a key. Returns whether it was in force.
     pub(super) fn remove(&mut self, key: &str, now: Timestamp) -> bool {
-        self.take(key).is_some_and(|held| held.ends > now)
+        self.take(key).is_some_and(|stored| stored.ends > now)
     }
 
-    fn take(&mut self, key: &str) -> Option<Held> {
-        let (key, held) = self.entries.remove_entry(key)?;
-        self.ends.remove(&(held.ends, key));
-        Some(held)
+    fn take(&mut self, key: &str) -> Option<Stored> {
+        let (key, stored) = self.entries.remove_entry(key)?;
+        self.ends.remove(&(stored.ends, key));
+        Some(stored)
     }
 
-    /// Forgets what has ended, and says what.
+    /// Removes all entries that have ended, and passes their keys to `ended`.
     pub(super) fn prune(&mut self, now: Timestamp, mut ended: impl FnMut(&str)) {
         while let Some((ends, _)) = self.ends.first()
             && *ends <= now
@@ -164,20 +182,21 @@ impl Table {
         }
     }
 
-    /// How many entries are held.
+    /// The number of entries.
     pub(super) fn len(&self) -> u64 {
         self.entries.len() as u64
     }
 
-    /// A part of the list, by the moment the entries end. [`prune`](Self::prune) first.
+    /// Returns a page of the list, ordered by the moment the entries end. Call
+    /// [`prune`](Self::prune) first.
     pub(super) fn page(&self, offset: usize, limit: usize) -> Page {
         let entry = |(ends, key): &(Timestamp, Arc<str>)| {
-            let held = self.entries.get(key)?;
+            let stored = self.entries.get(key)?;
             Some(Entry {
                 key: key.to_string(),
-                at: Timestamp::from_secs(held.at),
+                at: Timestamp::from_secs(stored.at),
                 ends: *ends,
-                note: held.note.clone(),
+                note: stored.note.clone(),
             })
         };
         Page {
@@ -205,7 +224,7 @@ mod tests {
 
     #[test]
     fn revoking_again_never_weakens() {
-        let mut table = Table::default();
+        let mut table = RevocationTable::default();
         table.add(entry("a", 100, 1000));
         table.add(entry("a", 50, 500));
         assert_eq!(table.page(0, 10), Page { entries: vec![entry("a", 100, 1000)], total: 1 });
@@ -213,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_forgotten_and_pages_are_in_order() {
-        let mut table = Table::default();
+        let mut table = RevocationTable::default();
         for (name, ends) in [("a", 30), ("b", 10), ("c", 20), ("d", 40)] {
             table.add(entry(name, 1, ends));
         }

@@ -97,6 +97,7 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
     }
     let read = match &issuer.source {
         KeySource::Secret(source) => secrets::resolve(source)
+            .map_err(|error| error.to_string())
             .and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms))
             .map(|set| (set, "shared secret".to_owned())),
         KeySource::Jwks(JwksConfig { file: Some(file), .. }) => read(file, issuer),

@@ -1,4 +1,5 @@
-//! The admin API from the other side: one connection per call, over https, a Unix socket, or plain http on this machine.
+//! A client of the admin API: one connection per call, over https, a Unix socket, or plain http on
+//! this machine.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -18,55 +19,57 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tollgate_core::{revocation::Target, secret::Secret, time::Timestamp};
+use tollgate_core::{revocation::Target, secret::Secret};
 
 use crate::{
     admin::{
-        PATH, Page, Revocation, Revocations, check_token,
+        EntryPage, PATH, Revocations, WeakToken, check_token,
         request::{ListedJson, selector},
     },
     cli::tls,
     observe::rfc3339::Rfc3339,
+    store::Revocation,
 };
 
-/// How long one call may take.
+/// The time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Most bytes of an answer: a full page of entries with the longest notes is well below.
+/// The largest accepted response, in bytes: a full page of entries with the longest notes is well
+/// below.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// Why a call did not work.
+/// The reason why a call failed.
 #[derive(Debug, Error)]
 pub(super) enum ClientError {
-    /// The URL is not one that is called.
+    /// The URL has no accepted form.
     // The URL is not quoted: people write passwords into URLs.
     #[error(
         "the URL is not one of an admin API; write `https://host:port`, `unix:/path`, or `http://127.0.0.1:port`"
     )]
     Url,
-    /// Plain http to another machine.
+    /// The URL is plain http to another machine.
     #[error("`{0}` is not this machine, and the token would cross the network in clear; use https")]
     Clear(String),
-    /// The token cannot be one.
-    #[error("{0}")]
-    Token(String),
-    /// Nobody answered.
+    /// The token is not strong enough.
+    #[error(transparent)]
+    Token(#[from] WeakToken),
+    /// The API does not answer.
     #[error("the admin API cannot be reached: {0}")]
     Unreachable(String),
-    /// It answered, and refused.
+    /// The API refused the call.
     #[error("the admin API refused ({status}): {message}")]
     Refused {
-        /// HTTP status.
+        /// The HTTP status.
         status: u16,
-        /// What it says to do.
+        /// The message of the API, with the remedy.
         message: String,
     },
-    /// What answered is not the admin API.
-    #[error("what answered with status {0} is not the admin API of tollgate")]
+    /// The response is not one of the admin API.
+    #[error("the response (status {0}) is not one of the admin API of tollgate")]
     Strange(u16),
 }
 
-/// Where the API listens.
+/// The address of the API.
 #[derive(Debug, PartialEq, Eq)]
 enum Endpoint {
     Unix(PathBuf),
@@ -82,11 +85,11 @@ pub(super) struct AdminClient {
 
 impl AdminClient {
     pub(super) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
-        check_token(&token).map_err(ClientError::Token)?;
+        check_token(&token)?;
         Ok(Self { endpoint: Endpoint::parse(url)?, token })
     }
 
-    /// One call; the answer's status and JSON.
+    /// Makes one call. Returns the status and the JSON of the response.
     async fn call(
         &self,
         method: Method,
@@ -135,7 +138,8 @@ impl AdminClient {
     ) -> Result<(StatusCode, Value), ClientError> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-        // Ends when `sender` is dropped at the end of this call; what it says about that is of no interest.
+        // The connection ends when `sender` is dropped at the end of this call; its result adds
+        // nothing.
         tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -184,7 +188,7 @@ impl Endpoint {
         let bad = || ClientError::Url;
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(bad)?;
-        // The path is the API's own, and a user name would be a secret in a URL.
+        // The path is fixed, and a user name in a URL would be a secret.
         if !matches!(uri.path(), "" | "/")
             || uri.query().is_some()
             || authority.as_str().contains('@')
@@ -209,15 +213,12 @@ impl Revocations for AdminClient {
     type Error = ClientError;
 
     async fn revoke(&self, revocation: &Revocation) -> Result<(), ClientError> {
-        let mut body = selector(&revocation.target);
-        body.insert("ttl".into(), revocation.ttl.to_string().into());
-        if revocation.target.is_before() {
-            body.insert(
-                "at".into(),
-                Rfc3339(Timestamp::from_secs(revocation.at)).to_string().into(),
-            );
+        let mut body = selector(revocation.target());
+        body.insert("ttl".into(), revocation.ttl().to_string().into());
+        if revocation.target().is_before() {
+            body.insert("at".into(), Rfc3339(revocation.at()).to_string().into());
         }
-        body.extend(revocation.note.iter().map(|note| ("note".to_owned(), note.as_str().into())));
+        body.extend(revocation.note().map(|note| ("note".to_owned(), note.into())));
         match self.call(Method::POST, PATH.into(), Some(body.into())).await? {
             (StatusCode::OK, _) => Ok(()),
             (status, _) => Err(ClientError::Strange(status.as_u16())),
@@ -234,21 +235,18 @@ impl Revocations for AdminClient {
         }
     }
 
-    async fn list(&self, limit: usize, cursor: Option<&str>) -> Result<Page, ClientError> {
+    async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, ClientError> {
         #[derive(Deserialize)]
         struct Answer {
             revocations: Vec<ListedJson>,
             next: Option<String>,
         }
-        let cursor = cursor.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
-        let (status, json) =
-            self.call(Method::GET, format!("{PATH}?limit={limit}{cursor}"), None).await?;
-        let answer: Answer =
-            serde_json::from_value(json).map_err(|_| ClientError::Strange(status.as_u16()))?;
-        Ok(Page {
-            entries: answer.revocations.into_iter().map(Into::into).collect(),
-            next: answer.next,
-        })
+        let path = format!("{PATH}?limit={limit}&cursor={offset}");
+        let (status, json) = self.call(Method::GET, path, None).await?;
+        let strange = || ClientError::Strange(status.as_u16());
+        let answer: Answer = serde_json::from_value(json).map_err(|_| strange())?;
+        let next = answer.next.map(|next| next.parse().map_err(|_| strange())).transpose()?;
+        Ok(EntryPage { entries: answer.revocations.into_iter().map(Into::into).collect(), next })
     }
 }
 

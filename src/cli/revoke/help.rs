@@ -1,4 +1,4 @@
-//! What the help of each subcommand shows below its options.
+//! Examples and exit codes, shown by the help of each subcommand below its options.
 
 pub(super) const ADD: &str = "\
 Examples:
@@ -10,7 +10,7 @@ Examples:
 
 Exit codes:
   0  revoked, from the next check on
-  2  the store or the admin API cannot be asked or refuses, or usage";
+  2  the store or the admin API does not answer or refuses, or usage";
 
 pub(super) const LIST: &str = "\
 Examples:
@@ -19,8 +19,8 @@ Examples:
     | jq '.revocations[] | select(.kind == \"tenant\")'
 
 Exit codes:
-  0  printed, be it that nothing is revoked
-  2  the store or the admin API cannot be asked or refuses, or usage";
+  0  printed, also if nothing is revoked
+  2  the store or the admin API does not answer or refuses, or usage";
 
 pub(super) const REMOVE: &str = "\
 Examples:
@@ -29,6 +29,6 @@ Examples:
     --admin https://gate.example.com --token-file admin-token.txt
 
 Exit codes:
-  0  taken back
-  1  there was no such revocation
-  2  the store or the admin API cannot be asked or refuses, or usage";
+  0  removed
+  1  no such revocation exists
+  2  the store or the admin API does not answer or refuses, or usage";

@@ -1,4 +1,4 @@
-//! The Redis store, named by its URL.
+//! Opens the Redis store of a URL.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::{
     store::{Redis, RedisConfig},
 };
 
-/// A person waits, not a check.
+/// The deadline of a call, longer than that of a check: an operator waits.
 const DEADLINE: Span = Span::from_secs(1);
 
 /// Opens the store at `url`.
 ///
 /// # Errors
-/// Not a URL of a Redis.
+/// The text is not a Redis URL.
 pub(crate) async fn connect(url: Secret) -> anyhow::Result<StoreRevocations> {
     let url = std::str::from_utf8(url.expose())
         .map_err(|_| anyhow::anyhow!("the Redis URL is not text"))?;

@@ -120,7 +120,7 @@ async fn revoked_listed_and_reinstated_through_the_admin_api() {
     );
     let made = served.kept.only();
     assert_eq!(
-        (made.at, made.ttl, made.note.as_deref()),
+        (made.at().secs(), made.ttl(), made.note()),
         (1_767_323_045, BEFORE_TTL, Some("left"))
     );
 
@@ -165,7 +165,10 @@ async fn the_same_over_a_unix_socket_and_in_the_store() {
     let (text, good) = run_line(&line, &served.kept).await.unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     assert!(good && json["kind"] == "jti", "{text}");
-    assert_eq!(served.kept.only().target, Target::Jti { issuer: String::new(), jti: "t-1".into() });
+    assert_eq!(
+        served.kept.only().target(),
+        &Target::Jti { issuer: String::new(), jti: "t-1".into() }
+    );
 
     let (text, good) = run_line(
         &["remove", "--jti", "t-1", "--issuer", "", "--redis", "redis://there"],
@@ -199,14 +202,14 @@ async fn a_token_is_revoked_by_its_hash_for_as_long_as_it_lives() {
         for argument in [token.clone(), format!("@{}", served.file("jwt"))] {
             let (text, _) = served.run(&["add", "--token", &argument]).await.unwrap();
             let made = served.kept.only();
-            assert_eq!(made.target, Target::Token { sha256: token_digest(&token) });
-            assert!((least..=most).contains(&made.ttl.secs()), "{payload}: {}", made.ttl);
+            assert_eq!(made.target(), &Target::Token { sha256: token_digest(&token) });
+            assert!((least..=most).contains(&made.ttl().secs()), "{payload}: {}", made.ttl());
             assert!(!text.contains(&token));
             assert!(served.run(&["remove", "--token", &argument]).await.unwrap().1);
         }
     }
     let error = served.run(&["add", "--token", "no-jwt-but-secret"]).await.unwrap_err().to_string();
-    assert!(error.starts_with("this is no JWT") && !error.contains("secret"), "{error}");
+    assert!(error.starts_with("this is not a JWT") && !error.contains("secret"), "{error}");
 }
 
 #[tokio::test]
@@ -258,6 +261,7 @@ fn the_command_line_names_one_thing_and_one_place() {
         (&["add", "--tenant", "a", "--ttl", "soon"], false),
         (&["add", "--tenant", "a", "--at", "soon"], false),
         (&["add", "--tenant", "a", "--note", "two\nlines"], false),
+        (&["add", "--tenant", "a", "--note", ""], false),
         (&["remove", "--tenant", "a", "--ttl", "2h"], false),
         (&["list", "--admin", "http://127.0.0.1:1"], false),
         (&["list", "--token-file", "x"], false),

@@ -217,7 +217,7 @@ pub(super) fn outage(error: &RedisError) -> Outage {
 }
 
 fn login(source: &SecretSource) -> Result<String, String> {
-    let secret = secrets::resolve(source)?;
+    let secret = secrets::resolve(source).map_err(|error| error.to_string())?;
     std::str::from_utf8(secret.expose())
         .map(str::to_owned)
         .map_err(|_| "the password is not UTF-8".to_owned())
