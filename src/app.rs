@@ -39,10 +39,7 @@ use crate::{
     observe::{
         self, Observer,
         audit::Audit,
-        exposition::{
-            Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, Status, StoreStatus,
-            TokenStatus,
-        },
+        exposition::{InFlightStatus, JwksStatus, Status, TokenStatus},
         metrics::Metrics,
         trace::Tracer,
     },
@@ -130,8 +127,7 @@ impl App {
         let mut tasks = JoinSet::new();
 
         check_secrets(&policy)?;
-        let upstream_keys =
-            secrets::upstream_credentials(&policy.upstream_keys)?;
+        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)?;
         let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
         let observer = Observer::new(
             Arc::new(Metrics::new(&file.observe)),
@@ -268,11 +264,9 @@ impl App {
 fn check_secrets(policy: &Policy) -> anyhow::Result<()> {
     for issuer in policy.issuers.list() {
         if let KeySource::Secret(source) = &issuer.source {
-            let set = secrets::resolve(source)
-                .map_err(anyhow::Error::from)
-                .and_then(|secret| {
-                    KeySet::from_secret(&secret, &issuer.algorithms).map_err(anyhow::Error::msg)
-                });
+            let set = secrets::resolve(source).map_err(anyhow::Error::from).and_then(|secret| {
+                KeySet::from_secret(&secret, &issuer.algorithms).map_err(anyhow::Error::msg)
+            });
             if let Err(error) = set {
                 bail!(
                     "issuer `{}`: {error}",
@@ -309,34 +303,12 @@ fn status(
                 failed: status.fetches_failed,
             }
         });
-        let status = opened.store.status();
-        let circuit = match status.circuit {
-            store::Circuit::Closed => Circuit::Closed,
-            store::Circuit::Connecting => Circuit::HalfOpen,
-            store::Circuit::Open => Circuit::Open,
-        };
-        let local = opened.local.as_ref().map(|local| {
-            let store::LocalStatus { age, revocations, buckets } = local.status();
-            LocalStatus { age_seconds: age.map(|age| age.as_secs_f64()), revocations, buckets }
-        });
         let (entries, bytes) = state.tokens.held();
         Status {
             ready: readiness.missing().is_empty(),
             jwks: jwks.collect(),
-            store: Some(StoreStatus {
-                up: status.up,
-                circuit,
-                remote: status.kind != "memory",
-                connections: status.connections,
-                buckets: status.buckets,
-                revocations: status.revocations,
-                replica: status.replica.map(|replica| ReplicaStatus {
-                    age_seconds: replica.age.map(|age| age.as_secs_f64()),
-                    revocations: replica.revocations,
-                }),
-                leased_units: status.leases.map(|leases| leases.units),
-            }),
-            local,
+            store: Some(opened.store.status()),
+            local: opened.local.as_ref().map(|local| local.status()),
             tokens: TokenStatus { lookups: live.lookups().by_result(), entries, bytes },
             in_flight: InFlightStatus {
                 bytes: in_flight.taken() as u64,

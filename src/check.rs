@@ -88,7 +88,7 @@ impl Checker {
         clock: Clock,
         max_body: usize,
     ) -> Self {
-        let remote = store.status().kind != "memory";
+        let remote = store.status().remote;
         Self { live, store, remote, local, observer, clock, max_body }
     }
 

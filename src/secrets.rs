@@ -95,9 +95,13 @@ mod tests {
     fn a_file_that_is_not_there_or_empty_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key").display().to_string();
-        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains(&path));
+        assert!(
+            resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains(&path)
+        );
         std::fs::write(&path, "\n").unwrap();
-        assert!(resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains("empty"));
+        assert!(
+            resolve(&SecretSource::File(path.clone())).unwrap_err().to_string().contains("empty")
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
     revocation::{Entry, InvalidRevocation, Page, Revocation, check_note},
-    status::{Circuit, LeaseStatus, ReplicaStatus, Status},
+    status::{Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
 };
 use self::{redis::Replicated, replica::Replica};
 
@@ -74,8 +74,8 @@ pub trait Store: Send + Sync {
         Box::pin(std::future::ready(()))
     }
 
-    /// How it does, for metrics and readiness. Asks nobody.
-    fn status(&self) -> Status;
+    /// The status for metrics and readiness. Makes no call.
+    fn status(&self) -> StoreStatus;
 }
 
 /// Most entries in one [`Page`].

@@ -31,7 +31,7 @@ const MAY: [(&str, &[&str]); 15] = [
     ("adapter", &["check", "listener", "proto"]),
     ("store", &["secrets"]),
     ("credential", &["byte_size", "secrets"]),
-    ("observe", &["proto", "secrets"]),
+    ("observe", &["proto", "secrets", "store"]),
     ("admin", &["observe", "secrets", "store"]),
     ("health", &["engine", "observe", "store"]),
     ("listener", &[]),

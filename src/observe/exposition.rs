@@ -22,6 +22,7 @@ use super::{
     metrics::{BUCKETS, Durations, Metrics, NO_ROUTE},
     trace::Sent,
 };
+use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
 
 /// The content type of `exposition`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,17 +64,6 @@ pub struct InFlightStatus {
     pub limit: u64,
 }
 
-/// What counts in an outage (`store.redis.local`).
-#[derive(Clone, Copy, Debug)]
-pub struct LocalStatus {
-    /// How old the known revocations are, in seconds; `None` before they were first read.
-    pub age_seconds: Option<f64>,
-    /// How many are known.
-    pub revocations: u64,
-    /// How many buckets are held.
-    pub buckets: u64,
-}
-
 /// The queues of the room itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queues {
@@ -96,59 +86,6 @@ pub struct JwksStatus {
     pub ok: u64,
     /// Fetches that did not.
     pub failed: u64,
-}
-
-/// The store.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreStatus {
-    /// Whether the last question was answered. A store in memory is always up.
-    pub up: bool,
-    /// Its circuit breaker.
-    pub circuit: Circuit,
-    /// Whether it is on the other side of a socket.
-    pub remote: bool,
-    /// How often it was connected.
-    pub connections: u64,
-    /// Buckets held in this process; `None` where they are elsewhere.
-    pub buckets: Option<u64>,
-    /// Revocations held in this process; `None` where they are elsewhere.
-    pub revocations: Option<u64>,
-    /// The copy of its revocations that checks rely on, if there is one.
-    pub replica: Option<ReplicaStatus>,
-    /// Units of leased limits that are held here; `None` where there is nobody to lease from.
-    pub leased_units: Option<u64>,
-}
-
-/// A copy of the store's revocations (`store.redis.replicate_revocations`).
-#[derive(Clone, Copy, Debug)]
-pub struct ReplicaStatus {
-    /// How old it is, in seconds; `None` before it was first read.
-    pub age_seconds: Option<f64>,
-    /// How many revocations it holds.
-    pub revocations: u64,
-}
-
-/// A circuit breaker's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Circuit {
-    /// Questions are asked.
-    Closed,
-    /// One question is asked, to see.
-    HalfOpen,
-    /// None is asked.
-    Open,
-}
-
-impl Circuit {
-    const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
 }
 
 /// Everything as OpenMetrics 1.0 text.
@@ -263,7 +200,7 @@ impl Scrape {
         for (outage, count) in self.metrics.outages() {
             family.count(&[("outage", outage)], count)?;
         }
-        let Some(store) = self.status.store else { return Ok(()) };
+        let Some(store) = &self.status.store else { return Ok(()) };
         Family::gauge(
             encoder,
             "store_up",
@@ -302,17 +239,17 @@ impl Scrape {
             let help = "Revocations that the store in memory holds.";
             Family::gauge(encoder, "store_revocations", help, None)?.alone(revocations)?;
         }
-        if let Some(ReplicaStatus { age_seconds, revocations }) = store.replica {
-            if let Some(age) = age_seconds {
+        if let Some(ReplicaStatus { age, revocations, .. }) = store.replica {
+            if let Some(age) = age {
                 let help =
                     "Age of the copy of the store's revocations; absent before it was first read.";
                 Family::gauge(encoder, "store_replica_age", help, Some(&Unit::Seconds))?
-                    .alone(age)?;
+                    .alone(age.as_secs_f64())?;
             }
             let help = "Revocations in the copy.";
             Family::gauge(encoder, "store_replica_revocations", help, None)?.alone(revocations)?;
         }
-        if let Some(units) = store.leased_units {
+        if let Some(LeaseStatus { units, .. }) = store.leases {
             let help = "Units of leased limits that are held here, unspent.";
             Family::gauge(encoder, "store_leased_units", help, None)?.alone(units)?;
         }
@@ -321,10 +258,10 @@ impl Scrape {
 
     fn local(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(local) = self.status.local else { return Ok(()) };
-        if let Some(age) = local.age_seconds {
+        if let Some(age) = local.age {
             let help = "Age of the revocations that an outage would be answered with; absent before they were first read.";
             Family::gauge(encoder, "local_revocations_age", help, Some(&Unit::Seconds))?
-                .alone(age)?;
+                .alone(age.as_secs_f64())?;
         }
         let help = "Revocations that an outage would be answered with.";
         Family::gauge(encoder, "local_revocations", help, None)?.alone(local.revocations)?;

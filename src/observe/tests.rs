@@ -22,12 +22,11 @@ use tollgate_core::{
 
 use super::{
     audit::AuditConfig,
-    exposition::{
-        Circuit, InFlightStatus, JwksStatus, LocalStatus, ReplicaStatus, StoreStatus, TokenStatus,
-    },
+    exposition::{InFlightStatus, JwksStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
+use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
 
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
 const NOW: Timestamp = Timestamp::from_micros(1_795_318_921_000_042);
@@ -406,11 +405,20 @@ fn everything_counted_as_text() {
             connections: 3,
             buckets: Some(5),
             revocations: Some(6),
-            replica: Some(ReplicaStatus { age_seconds: Some(0.5), revocations: 11 }),
-            leased_units: Some(12),
+            last_error: None,
+            replica: Some(ReplicaStatus {
+                age: Some(Duration::from_millis(500)),
+                revocations: 11,
+                max_staleness: Duration::from_secs(5),
+            }),
+            leases: Some(LeaseStatus { buckets: 4, units: 12 }),
         }),
         ready: true,
-        local: Some(LocalStatus { age_seconds: Some(1.5), revocations: 7, buckets: 8 }),
+        local: Some(LocalStatus {
+            age: Some(Duration::from_millis(1500)),
+            revocations: 7,
+            buckets: 8,
+        }),
         in_flight: InFlightStatus { bytes: 9, limit: 10 },
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],

@@ -16,8 +16,8 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    Admitted, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Status, Store,
-    revocation::RevocationTable, revoked::Revoked, status::Tally,
+    Admitted, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Store, StoreStatus,
+    revocation::RevocationTable, revoked::Revoked,
 };
 
 /// Buckets and revocations in memory.
@@ -28,7 +28,6 @@ pub struct Memory {
     revoked: Revoked,
     /// What operators look at, and what ends when.
     revocations: Mutex<RevocationTable>,
-    tally: Tally,
     clock: Clock,
 }
 
@@ -39,7 +38,6 @@ impl Memory {
             buckets: Buckets::new(config.max_buckets),
             revoked: Revoked::default(),
             revocations: Mutex::default(),
-            tally: Tally::default(),
             clock: Clock::start(),
         }
     }
@@ -89,8 +87,7 @@ impl Memory {
 
 impl Store for Memory {
     fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
-        let answers = self.admit_at(demands, self.clock.now());
-        Either::Left(future::ready(self.tally.note(answers)))
+        Either::Left(future::ready(self.admit_at(demands, self.clock.now())))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -114,12 +111,11 @@ impl Store for Memory {
         Box::pin(future::ready(Ok(page)))
     }
 
-    fn status(&self) -> Status {
-        Status {
-            kind: "memory",
+    fn status(&self) -> StoreStatus {
+        StoreStatus {
+            remote: false,
             up: true,
             circuit: Circuit::Closed,
-            errors: self.tally.counts(),
             connections: 0,
             last_error: None,
             buckets: Some(self.buckets.len()),

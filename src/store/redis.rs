@@ -44,8 +44,8 @@ use self::{
     script::Scripts,
 };
 use super::{
-    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Status,
-    Store, StoreError, leases::Leases, replica::Replica, status::Tally,
+    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Store,
+    StoreError, StoreStatus, leases::Leases, replica::Replica,
 };
 
 /// Time for what an operator asks, and for one step of the replication: not on the path of a check.
@@ -71,7 +71,6 @@ pub struct Redis {
     deadline: Duration,
     replica: Option<Replicated>,
     leases: Arc<Leases>,
-    tally: Tally,
     /// Ends the connection with this value.
     _alive: DropGuard,
 }
@@ -116,7 +115,6 @@ impl Redis {
             deadline,
             replica,
             leases: Arc::default(),
-            tally: Tally::default(),
             _alive: alive.drop_guard(),
         })
     }
@@ -238,7 +236,7 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
 
 impl Store for Redis {
     fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
-        Either::Right(Box::pin(async { self.tally.note(self.ask(demands).await) }))
+        Either::Right(Box::pin(self.ask(demands)))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -273,14 +271,13 @@ impl Store for Redis {
         Box::pin(self.give_back(true))
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> StoreStatus {
         let (buckets, units) = self.leases.held();
         let circuit = self.link.circuit();
-        Status {
-            kind: "redis",
+        StoreStatus {
+            remote: true,
             up: circuit == super::Circuit::Closed,
             circuit,
-            errors: self.tally.counts(),
             connections: self.link.connections(),
             last_error: self.link.last_error(),
             buckets: None,

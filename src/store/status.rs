@@ -1,126 +1,73 @@
-//! How a store does.
+//! The status of a store, for metrics and readiness.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tollgate_core::admission::Outage;
-
-/// Whether a store is asked at all.
+/// The state of the circuit breaker of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
-    /// Questions are sent.
+    /// Requests are sent.
     Closed,
-    /// A connection is being made, and questions wait for it within their deadline.
-    Connecting,
-    /// Questions are answered with an outage at once, while one probe at a time looks whether the store is back.
+    /// A connection is being made; requests wait for it within their deadline.
+    HalfOpen,
+    /// Requests are answered with an outage at once, while one probe at a time tests whether the
+    /// store is back.
     Open,
 }
 
 impl Circuit {
-    /// The word in metrics.
+    /// Every state, in the order of declaration.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    /// The label in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Closed => "closed",
-            Self::Connecting => "connecting",
+            Self::HalfOpen => "half_open",
             Self::Open => "open",
         }
     }
 }
 
-/// What a store says of itself.
+/// The status of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// `memory` or `redis`.
-    pub kind: &'static str,
-    /// Whether it can be asked now.
+pub struct StoreStatus {
+    /// Whether the store is on the other side of a socket.
+    pub remote: bool,
+    /// Whether the store answers. A store in memory is always up.
     pub up: bool,
-    /// Its circuit.
+    /// The state of its circuit breaker.
     pub circuit: Circuit,
-    /// How many checks it failed since the start, by [`Outage::label`]; every label is there.
-    pub errors: [(&'static str, u64); Outage::ALL.len()],
-    /// How often it was connected since the start; 0 in memory.
+    /// The number of connections since the start; 0 in memory.
     pub connections: u64,
-    /// What went wrong last, if anything did: why it is down, or was. For the operator: holds no secret.
+    /// The last error, for the operator; it contains no secret.
     pub last_error: Option<String>,
-    /// Buckets held in this process; `None` where they are elsewhere.
+    /// The number of buckets in this process; `None` where the store is remote.
     pub buckets: Option<u64>,
-    /// Revocations held in this process; `None` where they are elsewhere.
+    /// The number of revocations in this process; `None` where the store is remote.
     pub revocations: Option<u64>,
-    /// The copy of Redis' revocations that checks rely on (`store.redis.replicate_revocations`); `None` without one.
+    /// The copy of Redis' revocations that checks rely on (`store.redis.replicate_revocations`);
+    /// `None` without one.
     pub replica: Option<ReplicaStatus>,
-    /// What this replica holds of leased limits; `None` where there are none.
+    /// The units of leased limits that this process holds; `None` in memory.
     pub leases: Option<LeaseStatus>,
 }
 
-/// What a replica holds of leased limits.
+/// The units of leased limits that this process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseStatus {
-    /// Buckets it knows something of.
+    /// The number of buckets with a lease.
     pub buckets: u64,
-    /// Units it holds, of all of them.
+    /// The unspent units of all of them.
     pub units: u64,
 }
 
-/// What a copy of the revocations says of itself.
+/// The copy of the revocations in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaStatus {
-    /// How many are known.
+    /// The number of revocations in the copy.
     pub revocations: u64,
-    /// How old they are; `None` before they were first read.
+    /// The age of the copy; `None` before it was first read.
     pub age: Option<Duration>,
-    /// How old they may be: beyond it each check asks Redis.
+    /// The greatest age at which checks rely on the copy; beyond it each check queries Redis.
     pub max_staleness: Duration,
-}
-
-/// Counts outages.
-#[derive(Debug, Default)]
-pub(super) struct Tally([AtomicU64; Outage::ALL.len()]);
-
-impl Tally {
-    /// Counts what a check came to, and passes it on.
-    pub(super) fn note<T>(&self, result: Result<T, Outage>) -> Result<T, Outage> {
-        if let Err(outage) = &result {
-            for (known, count) in Outage::ALL.iter().zip(&self.0) {
-                if known == outage {
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        result
-    }
-
-    /// The counts, by label.
-    pub(super) fn counts(&self) -> [(&'static str, u64); Outage::ALL.len()] {
-        let mut counts = Outage::ALL.map(|outage| (outage.label(), 0));
-        for ((_, count), known) in counts.iter_mut().zip(&self.0) {
-            *count = known.load(Ordering::Relaxed);
-        }
-        counts
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outages_are_counted_by_label() {
-        let tally = Tally::default();
-        assert_eq!(tally.note(Ok(1)), Ok(1));
-        for outage in Outage::ALL {
-            assert_eq!(tally.note::<()>(Err(outage)), Err(outage));
-        }
-        let _ = tally.note::<()>(Err(Outage::Refused));
-        let expected = [
-            ("deadline", 1),
-            ("unreachable", 1),
-            ("refused", 2),
-            ("circuit_open", 1),
-            ("full", 1),
-            ("stale", 1),
-        ];
-        assert_eq!(tally.counts(), expected);
-    }
 }

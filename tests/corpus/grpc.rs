@@ -26,7 +26,7 @@ use tollgate::{
         metrics::{Metrics, ObserveConfig},
     },
     policy_test::{Body, Case, Ledger, Observed, Verdict, check},
-    store::{Admitted, Circuit, Page, Revocation, Status, Store},
+    store::{Admitted, Circuit, Page, Revocation, Store, StoreStatus},
 };
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
@@ -66,12 +66,11 @@ impl Store for Stored {
         panic!("a check lists nothing")
     }
 
-    fn status(&self) -> Status {
-        Status {
-            kind: "memory",
+    fn status(&self) -> StoreStatus {
+        StoreStatus {
+            remote: false,
             up: true,
             circuit: Circuit::Closed,
-            errors: [("", 0); 6],
             connections: 0,
             last_error: None,
             buckets: None,

@@ -44,8 +44,7 @@ async fn holds(store: &dyn Store) {
     a_revoked_request_is_not_counted(store).await;
     revocations_end(store).await;
     lists(store).await;
-    let status = store.status();
-    assert!(status.up && status.errors.iter().all(|(_, count)| *count == 0), "{status:?}");
+    assert!(store.status().up, "{:?}", store.status());
 }
 
 async fn bursts_and_refills(store: &dyn Store) {
@@ -281,7 +280,6 @@ async fn memory() {
         Err(Outage::Refused),
         "a blacklist that cannot be read is not an empty one"
     );
-    assert_eq!(store.status().errors[2], ("refused", 1));
 }
 
 /// The suite, and what only a Redis has.

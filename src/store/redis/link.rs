@@ -101,7 +101,7 @@ impl Link {
 
     pub(super) fn circuit(&self) -> Circuit {
         match &*self.state.borrow() {
-            State::Connecting => Circuit::Connecting,
+            State::Connecting => Circuit::HalfOpen,
             State::Up(_) => Circuit::Closed,
             State::Open(_) => Circuit::Open,
         }
