@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("plain", "capped", "scoped", "denied")
 CAPS = ("max_tokens", "n", "best_of", "prompts", "images", "audio", "videos", "files")
 MEDIA = ("image", "audio", "video", "file")
-FLAGS = ("text", "skip", "refers", "inline", "hidden", "adapter")
+FLAGS = ("text", "skip", "refers", "inline", "hidden", "adapter", "unread")
 ROW = {*CLASSES, "why", "cap", "most", "scope", "open", "of", "values", "media", "names", "source", *FLAGS}
 NAMES = ("tool", "tool-type")
 BASES = ("openai", "anthropic")
@@ -251,6 +251,8 @@ def walk(tables, name, file, route, table, member, values):
             return
         spec, home, owner = rows[step]
         tables.used[(home, owner)].add(step)
+        if spec.get("unread") and name not in BASES:
+            file.error(f"{route}: it reads `{member}`, which `{home}/{owner}` marks `unread`; give it a row")
         last = index == len(steps) - 1
         if last and "values" in spec:
             allowed = tables.rows(spec["values"], home)
