@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tollgate_core::request::{Headers, RawBody, RawRequest};
+use tollgate_core::request::{Headers, ProxyBehavior, RawBody, RawRequest};
 
 /// A request as a proxy would report it.
 #[derive(Clone)]
@@ -46,10 +46,8 @@ impl std::fmt::Debug for Request {
 impl Request {
     /// What a front-end would hand to the core.
     pub fn raw(&self) -> RawRequest<'_> {
-        let mut headers = Headers::with_capacity(self.headers.len());
-        if self.joined {
-            headers.are_joined();
-        }
+        let proxy = ProxyBehavior { joins_repeats: self.joined, ..ProxyBehavior::default() };
+        let mut headers = Headers::with_capacity(self.headers.len()).with_proxy(proxy);
         for (name, value) in &self.headers {
             headers.push(name, value);
         }

@@ -123,7 +123,7 @@ fn permit(
         .extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
     // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
     let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
-    if request.headers.overwritten_only()
+    if !request.headers.proxy().can_remove
         && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
     {
         return Err(malformed("the request has a header that the proxy cannot take away"));

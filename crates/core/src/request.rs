@@ -8,10 +8,10 @@ pub mod path;
 
 use std::net::IpAddr;
 
-use self::headers::Known;
+use self::headers::KnownHeader;
 pub use self::{
     body::{Body, RawBody},
-    headers::Headers,
+    headers::{Headers, ProxyBehavior},
     host::Host,
     path::RequestPath,
 };
@@ -70,9 +70,9 @@ impl<'a> Request<'a> {
         let host = Host::parse(raw.host)?;
         let path = RequestPath::parse(raw.path)?;
         raw.headers.check()?;
-        raw.headers.agree(Known::Method, raw.method)?;
-        raw.headers.agree(Known::Path, raw.path)?;
-        raw.headers.agree(Known::Authority, raw.host)?;
+        raw.headers.require_equal(KnownHeader::Method, raw.method)?;
+        raw.headers.require_equal(KnownHeader::Path, raw.path)?;
+        raw.headers.require_equal(KnownHeader::Authority, raw.host)?;
         let body = Body::new(raw.body, &raw.headers);
         Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address, body })
     }

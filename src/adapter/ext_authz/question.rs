@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use tollgate_core::{
     denial::{Denial, Reason},
-    request::{Headers, RawBody, RawRequest},
+    request::{Headers, ProxyBehavior, RawBody, RawRequest},
 };
 
 use crate::adapter::wire::{Value, fields, pair};
@@ -65,7 +65,8 @@ impl Question {
             return Err(contradiction("the proxy sent the headers twice (headers and header_map)"));
         }
         if said.has_joined {
-            said.headers.are_joined();
+            let proxy = ProxyBehavior { joins_repeats: true, ..ProxyBehavior::default() };
+            said.headers = said.headers.with_proxy(proxy);
         }
         let body = match (said.raw, said.text) {
             ([], []) => RawBody::None,
@@ -233,7 +234,7 @@ mod tests {
         );
         assert_eq!(raw.headers.all("a").collect::<Vec<_>>(), [b"1,2"]);
         assert_eq!(raw.headers.all("b").collect::<Vec<_>>(), [b""]);
-        assert!(raw.headers.joined());
+        assert!(raw.headers.proxy().joins_repeats);
         assert_eq!(raw.address, Some("2001:db8::1".parse().unwrap()));
         assert!(matches!(raw.body, RawBody::Whole(b"{}")));
     }
@@ -252,7 +253,7 @@ mod tests {
         );
         let raw = question.read().unwrap();
         assert_eq!(raw.headers.all("a").collect::<Vec<_>>(), [&b"text"[..], b"\xff", b"raw"]);
-        assert!(!raw.headers.joined());
+        assert!(!raw.headers.proxy().joins_repeats);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use http::{
 };
 use tollgate_core::{
     denial::{Denial, Reason},
-    request::{Headers, RawBody, RawRequest},
+    request::{Headers, ProxyBehavior, RawBody, RawRequest},
 };
 
 use super::{
@@ -171,10 +171,11 @@ fn names_only_options(value: &[u8]) -> bool {
 fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
     let places =
         [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
-    let mut headers = Headers::with_capacity(all.len());
-    if row.joined {
-        headers.are_joined();
-    }
+    let proxy = ProxyBehavior {
+        joins_repeats: row.joined,
+        can_remove: matches!(row.absent, Absent::Listed(_)),
+    };
+    let mut headers = Headers::with_capacity(all.len()).with_proxy(proxy);
     for (name, value) in all {
         let name = name.as_str();
         let is_place =
@@ -182,9 +183,6 @@ fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
         if !HOP.contains(&name) && !is_place {
             headers.push(name, value.as_bytes());
         }
-    }
-    if !matches!(row.absent, Absent::Listed(_)) {
-        headers.overwrite_only();
     }
     headers
 }

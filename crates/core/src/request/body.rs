@@ -13,7 +13,7 @@ pub use self::{
     form::FormPlan,
     plan::{Cap, Plan, Pointer},
 };
-use super::{Headers, headers::Known};
+use super::{Headers, headers::KnownHeader};
 use crate::denial::malformed;
 use crate::denial::{Denial, Reason};
 
@@ -44,11 +44,15 @@ impl<'a> Body<'a> {
     /// `headers` are checked: none of those that are asked for here comes twice, but for Envoy's own.
     pub(super) fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
         Self {
-            raw: if headers.is_only(Known::PartialBody, b"false") { raw } else { RawBody::Partial },
-            media_type: headers.first(Known::ContentType),
-            encoding: headers.first(Known::ContentEncoding),
-            length: headers.first(Known::ContentLength),
-            chunked: headers.first(Known::TransferEncoding).is_some(),
+            raw: if headers.is_only(KnownHeader::PartialBody, b"false") {
+                raw
+            } else {
+                RawBody::Partial
+            },
+            media_type: headers.first(KnownHeader::ContentType),
+            encoding: headers.first(KnownHeader::ContentEncoding),
+            length: headers.first(KnownHeader::ContentLength),
+            chunked: headers.first(KnownHeader::TransferEncoding).is_some(),
         }
     }
 

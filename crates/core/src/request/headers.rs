@@ -1,194 +1,141 @@
-//! The headers as they came: repeated ones stay repeated, names are lower case.
+//! The headers as the proxy sent them: repeated ones stay repeated, names are matched in any case.
+
+mod known;
 
 use std::borrow::Cow;
 
-use crate::denial::Denial;
-use crate::denial::malformed;
+pub(super) use self::known::KnownHeader;
+use self::known::{KnownIndex, Occurrence};
+use crate::denial::{Denial, malformed};
 
-/// Every identity header starts like this, and no client may send one.
+/// The prefix of every identity header. A client's own headers with this prefix are removed.
 pub const IDENTITY_PREFIX: &str = "x-tollgate-";
 
-/// A list of headers, borrowed.
+/// The maximum number of headers of a request.
+const MAX_HEADERS: usize = 1000;
+
+/// Headers that servers interpret differently when they are repeated: a repetition is refused.
+const SINGLE: [KnownHeader; 5] = [
+    KnownHeader::ContentType,
+    KnownHeader::ContentLength,
+    KnownHeader::ContentEncoding,
+    KnownHeader::TransferEncoding,
+    KnownHeader::Host,
+];
+
+/// What the proxy in front does with headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyBehavior {
+    /// Repeated headers arrive joined with a comma (Envoy without `encode_raw_headers`), so a comma
+    /// may be a repetition.
+    pub joins_repeats: bool,
+    /// The proxy can remove headers by name. Without this it only overwrites the identity headers
+    /// that Tollgate sets.
+    pub can_remove: bool,
+}
+
+impl Default for ProxyBehavior {
+    /// Repeated headers arrive separately, and headers can be removed.
+    fn default() -> Self {
+        Self { joins_repeats: false, can_remove: true }
+    }
+}
+
+/// A list of headers, borrowed from the front-end.
 #[derive(Debug, Default)]
 pub struct Headers<'a> {
     /// Names and values.
     list: Vec<(&'a [u8], &'a [u8])>,
-    /// One more than the place where each of [`KNOWN`] comes first, or 0: what every check asks for is found without a search.
-    first: [u16; KNOWN.len()],
-    /// One bit for each of [`KNOWN`] that comes more than once.
-    repeated: u16,
-    joined: bool,
-    overwritten_only: bool,
+    known: KnownIndex,
+    proxy: ProxyBehavior,
 }
 
-/// A header that every check asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    ContentType,
-    ContentLength,
-    ContentEncoding,
-    TransferEncoding,
-    Host,
-    Authority,
-    Method,
-    Path,
-    Authorization,
-    PartialBody,
-}
-
-/// Their names, in their order.
-const KNOWN: [(Known, &str); 10] = [
-    (Known::ContentType, "content-type"),
-    (Known::ContentLength, "content-length"),
-    (Known::ContentEncoding, "content-encoding"),
-    (Known::TransferEncoding, "transfer-encoding"),
-    (Known::Host, "host"),
-    (Known::Authority, ":authority"),
-    (Known::Method, ":method"),
-    (Known::Path, ":path"),
-    (Known::Authorization, "authorization"),
-    (Known::PartialBody, "x-envoy-auth-partial-body"),
-];
-
-/// Headers whose repetition two servers read differently: the request is refused when one comes twice.
-const SINGLE: [Known; 5] = [
-    Known::ContentType,
-    Known::ContentLength,
-    Known::ContentEncoding,
-    Known::TransferEncoding,
-    Known::Host,
-];
-
-impl Known {
-    /// The header of this name, in any case. Its length and its first letter tell nearly every other name.
-    #[inline]
-    fn of(name: &[u8]) -> Option<Self> {
-        let known = match (name.len(), name.first()? | 0x20) {
-            (4, b'h') => Self::Host,
-            (5, b':') => Self::Path,
-            (7, b':') => Self::Method,
-            (10, b':') => Self::Authority,
-            (12, b'c') => Self::ContentType,
-            (13, b'a') => Self::Authorization,
-            (14, b'c') => Self::ContentLength,
-            (16, b'c') => Self::ContentEncoding,
-            (17, b't') => Self::TransferEncoding,
-            (25, b'x') => Self::PartialBody,
-            _ => return None,
-        };
-        is(name, known.name()).then_some(known)
-    }
-
-    fn name(self) -> &'static str {
-        KNOWN.get(self as usize).map_or("", |(_, name)| name)
-    }
-
-    fn bit(self) -> u16 {
-        1 << self as u16
-    }
-}
-
-/// Whether this is `name`, which is lower case: as HTTP/2 has names, so that the slower comparison is rare.
-fn is(header: &[u8], name: &str) -> bool {
+/// Whether a header's name is `name`, which is in lower case.
+fn names_equal(header: &[u8], name: &str) -> bool {
+    // Names arrive in lower case over HTTP/2, so the slower comparison is rare.
     header == name.as_bytes() || header.eq_ignore_ascii_case(name.as_bytes())
 }
 
 impl<'a> Headers<'a> {
-    /// An empty list with room.
+    /// Creates an empty list with room for `capacity` headers.
     pub fn with_capacity(capacity: usize) -> Self {
         Self { list: Vec::with_capacity(capacity), ..Self::default() }
     }
 
-    /// The front-end got same-name headers joined with a comma (Envoy without `encode_raw_headers`), so a comma may be a
-    /// repetition.
-    pub fn are_joined(&mut self) {
-        self.joined = true;
+    /// Sets what the proxy does with headers.
+    #[must_use]
+    pub fn with_proxy(self, proxy: ProxyBehavior) -> Self {
+        Self { proxy, ..self }
     }
 
-    /// The proxy that asks overwrites the identity headers that it knows by name, and can take nothing else away.
-    pub fn overwrite_only(&mut self) {
-        self.overwritten_only = true;
+    /// Returns what the proxy does with headers.
+    pub fn proxy(&self) -> ProxyBehavior {
+        self.proxy
     }
 
-    /// Whether a header that has to go stays: see [`Headers::overwrite_only`].
-    pub fn overwritten_only(&self) -> bool {
-        self.overwritten_only
-    }
-
-    /// Adds one header; `name` as the front-end got it.
+    /// Adds one header, named as the proxy sent it.
     pub fn push(&mut self, name: &'a str, value: &'a [u8]) {
         self.push_bytes(name.as_bytes(), value);
     }
 
-    /// As [`Headers::push`], for a name that is UTF-8 and was not read as such.
+    /// Adds one header whose name is UTF-8 in bytes.
     #[inline]
     pub fn push_bytes(&mut self, name: &'a [u8], value: &'a [u8]) {
+        self.known.record(name, self.list.len());
         self.list.push((name, value));
-        if let Some(known) = Known::of(name)
-            && let Some(first) = self.first.get_mut(known as usize)
-        {
-            if *first == 0 {
-                // A list that is longer is refused before anybody asks.
-                *first = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
-            } else {
-                self.repeated |= known.bit();
+    }
+
+    /// Returns the first value of a known header.
+    pub(super) fn first(&self, known: KnownHeader) -> Option<&'a [u8]> {
+        match self.known.get(known) {
+            Occurrence::Absent => None,
+            Occurrence::Once(position) | Occurrence::Repeated(position) => {
+                self.list.get(position).map(|(_, value)| *value)
             }
         }
     }
 
-    /// The first value of a known header.
-    pub(super) fn first(&self, known: Known) -> Option<&'a [u8]> {
-        let place = self.first.get(known as usize)?.checked_sub(1)?;
-        self.list.get(usize::from(place)).map(|(_, value)| *value)
-    }
-
-    /// Whether every value of a known header is this one.
-    pub(super) fn is_only(&self, known: Known, value: &[u8]) -> bool {
-        if self.repeated & known.bit() == 0 {
-            self.first(known).is_none_or(|first| first == value)
-        } else {
-            self.all(known.name()).all(|each| each == value)
+    /// Whether every value of a known header equals `value`.
+    pub(super) fn is_only(&self, known: KnownHeader, value: &[u8]) -> bool {
+        match self.known.get(known) {
+            Occurrence::Absent => true,
+            Occurrence::Once(_) => self.first(known) == Some(value),
+            Occurrence::Repeated(_) => self.all(known.name()).all(|each| each == value),
         }
     }
 
-    /// Every value of `name` (lower case).
+    /// Returns every value of `name`, which is in lower case.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let within = match Known::of(name.as_bytes()) {
-            Some(known) => match self.first.get(known as usize).map(|first| usize::from(*first)) {
-                None | Some(0) => None,
-                Some(first) if self.repeated & known.bit() == 0 => self.list.get(first - 1..first),
-                Some(first) => self.list.get(first - 1..),
-            },
+        let searched = match KnownHeader::of(name.as_bytes()).map(|known| self.known.get(known)) {
             None => Some(self.list.as_slice()),
+            Some(Occurrence::Absent) => None,
+            Some(Occurrence::Once(position)) => self.list.get(position..=position),
+            Some(Occurrence::Repeated(position)) => self.list.get(position..),
         };
-        within
+        searched
             .unwrap_or_default()
             .iter()
-            .filter(move |(header, _)| is(header, name))
+            .filter(move |(header, _)| names_equal(header, name))
             .map(|(_, value)| *value)
     }
 
-    /// The only value of `name`.
+    /// Returns the only value of `name`.
     ///
     /// # Errors
-    /// `malformed_request` when it comes twice, or holds a comma where that may mean twice.
+    /// `malformed_request` if the header is repeated, or has a comma where that may be a repetition.
     pub fn one(&self, name: &str) -> Result<Option<&'a [u8]>, Denial> {
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some()
-            || (self.joined && first.is_some_and(|value| value.contains(&b',')))
+            || (self.proxy.joins_repeats && first.is_some_and(|value| value.contains(&b',')))
         {
             return Err(malformed("a header that decides is repeated"));
         }
         Ok(first)
     }
 
-    /// Whether same-name headers were joined with a comma before we saw them.
-    pub fn joined(&self) -> bool {
-        self.joined
-    }
-
-    /// Names that read as an identity header in some server: the prefix in any case, with `_` or other punctuation for `-`.
+    /// Returns the names that some server reads as an identity header: the prefix in any case, with
+    /// `_` or other punctuation in place of `-`.
     pub fn spoofed(&self) -> impl Iterator<Item = Cow<'a, str>> {
         self.list
             .iter()
@@ -197,12 +144,13 @@ impl<'a> Headers<'a> {
             .map(String::from_utf8_lossy)
     }
 
-    /// Names that read as one of `names` in some server: in any case, with `_` or other punctuation for `-`.
+    /// Returns the names that some server reads as one of `names`: in any case, with `_` or other
+    /// punctuation in place of `-`.
     pub fn spelled_like<'n>(
         &self,
         names: impl Iterator<Item = &'n String> + Clone,
     ) -> impl Iterator<Item = Cow<'a, str>> {
-        // Most headers are as long as none of them.
+        // A set of lengths modulo 64 rules out most headers.
         let lengths = names.clone().fold(0_u64, |lengths, name| lengths | 1 << (name.len() & 63));
         let like = move |header: &&[u8]| {
             lengths >> (header.len() & 63) & 1 == 1
@@ -211,14 +159,15 @@ impl<'a> Headers<'a> {
         self.list.iter().map(|(name, _)| *name).filter(like).map(String::from_utf8_lossy)
     }
 
-    /// Refuses what no later step may have to think about.
+    /// Refuses lists that are too long and repeated headers that servers interpret differently.
     pub(super) fn check(&self) -> Result<(), Denial> {
-        if self.list.len() > 1000 {
+        if self.list.len() > MAX_HEADERS {
             return Err(malformed("there are more than 1000 headers"));
         }
-        let repeated = |known: Known| {
-            self.repeated & known.bit() != 0
-                || (self.joined && self.first(known).is_some_and(|value| value.contains(&b',')))
+        let repeated = |known: KnownHeader| {
+            matches!(self.known.get(known), Occurrence::Repeated(_))
+                || (self.proxy.joins_repeats
+                    && self.first(known).is_some_and(|value| value.contains(&b',')))
         };
         if SINGLE.into_iter().any(repeated) {
             Err(malformed("a header that decides is repeated"))
@@ -227,8 +176,8 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// A pseudo header, where the proxy sends them along, says the same as the request's own field (Envoy sends both).
-    pub(super) fn agree(&self, known: Known, field: &[u8]) -> Result<(), Denial> {
+    /// Refuses a pseudo-header that differs from the request's own field (Envoy sends both).
+    pub(super) fn require_equal(&self, known: KnownHeader, field: &[u8]) -> Result<(), Denial> {
         if self.is_only(known, field) {
             Ok(())
         } else {
@@ -238,13 +187,13 @@ impl<'a> Headers<'a> {
 }
 
 fn is_identity(name: &[u8]) -> bool {
-    // The third letter tells nearly every other name.
+    // The third letter rules out nearly every other name.
     matches!(name, [b'x' | b'X', _, b't' | b'T', ..])
         && name.len() >= IDENTITY_PREFIX.len()
         && reads_as(name, IDENTITY_PREFIX)
 }
 
-/// Whether `name` starts as `wanted` does, or the other way round, for a server to which all punctuation is one.
+/// Whether one name is a prefix of the other for a server that treats all punctuation alike.
 fn reads_as(name: &[u8], wanted: &str) -> bool {
     let plain = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
     name.iter().zip(wanted.as_bytes()).all(|(have, want)| plain(*have) == plain(*want))
@@ -255,34 +204,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_found_as_everything_else() {
-        for (at, (known, name)) in KNOWN.into_iter().enumerate() {
-            assert_eq!((known as usize, known.name()), (at, name));
-            assert_eq!(Known::of(name.as_bytes()), Some(known));
-            assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), Some(known));
-            assert_eq!(
-                Known::of(name.replace('-', "_").replace(':', ";").as_bytes()),
-                (name == "host" || name == "authorization").then_some(known)
-            );
-            let upper = name.to_ascii_uppercase();
-            let list = [("a", "0"), (name, "1"), ("b", "2"), (&upper, "3"), ("c", "4")];
-            let headers = headers(&list, false);
-            assert_eq!(headers.all(name).collect::<Vec<_>>(), [b"1", b"3"], "{name}");
-            assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"2"]);
-            assert_eq!(
-                (headers.first(known), headers.is_only(known, b"1")),
-                (Some(&b"1"[..]), false)
-            );
-            assert_eq!(Headers::default().all(name).count(), 0);
-            assert!(Headers::default().is_only(known, b""));
-        }
+    fn known_headers_are_read_like_all_others() {
+        let upper = "Content-TYPE";
+        let list = [("a", "0"), ("content-type", "1"), ("b", "2"), (upper, "3"), ("c", "4")];
+        let headers = headers(&list, false);
+        let known = KnownHeader::ContentType;
+        assert_eq!(headers.all("content-type").collect::<Vec<_>>(), [b"1", b"3"]);
+        assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"2"]);
+        assert_eq!((headers.first(known), headers.is_only(known, b"1")), (Some(&b"1"[..]), false));
+        assert_eq!(Headers::default().all("content-type").count(), 0);
+        assert!(Headers::default().is_only(known, b""));
     }
 
     fn headers<'a>(list: &[(&'a str, &'a str)], joined: bool) -> Headers<'a> {
-        let mut headers = Headers::with_capacity(list.len());
-        if joined {
-            headers.are_joined();
-        }
+        let proxy = ProxyBehavior { joins_repeats: joined, ..ProxyBehavior::default() };
+        let mut headers = Headers::with_capacity(list.len()).with_proxy(proxy);
         for (name, value) in list {
             headers.push(name, value.as_bytes());
         }

@@ -8,7 +8,9 @@ use proptest::prelude::{
 use tollgate_core::{
     credential::extract,
     denial::Reason,
-    request::{Headers, Host, RawBody, RawRequest, Request, RequestPath, body::Plan},
+    request::{
+        Headers, Host, ProxyBehavior, RawBody, RawRequest, Request, RequestPath, body::Plan,
+    },
 };
 
 use super::cases;
@@ -111,10 +113,8 @@ proptest! {
         list in prop::collection::vec((header_name(), header_value()), 0..8),
         joined in any::<bool>(),
     ) {
-        let mut headers = Headers::with_capacity(list.len());
-        if joined {
-            headers.are_joined();
-        }
+        let proxy = ProxyBehavior { joins_repeats: joined, ..ProxyBehavior::default() };
+        let mut headers = Headers::with_capacity(list.len()).with_proxy(proxy);
         for (name, value) in &list {
             headers.push(name, value);
         }
