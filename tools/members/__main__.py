@@ -4,16 +4,22 @@
     python3 tools/members diff SERVER VERSION          what that version reads and the inventory does not have
     python3 tools/members check                        holds the classification against the inventories
     python3 tools/members show FILE                    the classes of one preset, by table
+    python3 tools/members judge PRESET PATH < BODY     each member of a JSON body that is not plain
 
 Packages are downloaded with pip into .parts/members/ and parsed; nothing of them is imported or run.
 """
 
 import collections
+import json
+import pathlib
 import sys
 
 import classes
 import inventory
+import verdict
 from sources import DOCUMENTED, SERVERS
+
+BODIES = pathlib.Path(__file__).resolve().parent / "bodies.json"
 
 
 def main(arguments):
@@ -31,11 +37,14 @@ def main(arguments):
         print("\n".join(lines) or f"{rest[0]} {rest[1]} reads the members of the inventory")
     elif command == "check" and not rest:
         errors, counts = classes.check()
+        wrong, verdicts = verdict.bodies(classes.Tables(), BODIES)
+        errors += wrong
         for error in errors:
             print(f"members: {error}", file=sys.stderr)
         for name, counted in counts.items():
             kinds = collections.Counter(kind for _, _, _, kind in counted)
             print(f"{name}: " + ", ".join(f"{kinds[kind]} {kind}" for kind in classes.CLASSES))
+        print(f"{verdicts} verdicts on bodies.json")
         if errors:
             sys.exit(f"members: {len(errors)} errors")
     elif command == "show" and len(rest) == 1:
@@ -43,6 +52,9 @@ def main(arguments):
         for table in tables.files[rest[0]].tables:
             for member, (spec, home, _) in sorted(tables.rows(table, rest[0]).items()):
                 print("\t".join([table, member, spec["class"], home]))
+    elif command == "judge" and len(rest) == 2:
+        for where, kind, detail in verdict.judge(classes.Tables(), *rest, json.load(sys.stdin)):
+            print(f"{kind}\t{where}\t{detail}".rstrip())
     else:
         sys.exit(__doc__)
 

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import re
 
 import inventory
 import plain_yaml
@@ -13,6 +14,7 @@ MEDIA = ("image", "audio", "video", "file")
 FLAGS = ("text", "skip", "refers", "inline", "hidden", "adapter", "unread")
 ROW = {*CLASSES, "why", "cap", "most", "scope", "open", "of", "values", "media", "names", "source", *FLAGS}
 NAMES = ("tool", "tool-type")
+BODIES = ("POST", "PUT", "PATCH")
 BASES = ("openai", "anthropic")
 # Scopes that admit a whole body: it belongs to who may do that, so its members have no class.
 WHOLE = ("admin:",)
@@ -184,29 +186,31 @@ def check_routes(tables, name, file, facts):
     counted = collections.Counter()
     classified = {}
     for row in file.routes:
-        if set(row) - {"paths", "json", "form", "query", "raw"} or not row.get("paths"):
+        methods = tuple(row.get("methods") or BODIES)
+        if set(row) - {"paths", "methods", "json", "form", "query", "prefix"} or not row.get("paths"):
             file.error(f"routes: a row has `paths` and some of `json`, `form`, `query`: {row}")
         for path in row.get("paths") or []:
-            if path in classified:
-                file.error(f"routes: `{path}` is listed twice")
-            classified[path] = row
+            for method in methods:
+                if (method, path) in classified:
+                    file.error(f"routes: `{method} {path}` is listed twice")
+                classified[(method, path)] = row
             for place in ("json", "form", "query"):
                 if place in row:
                     tables.find(row[place], name)
     if name not in BASES:
-        wanted = preset_paths(name)
-        for path in sorted(wanted - set(classified)):
+        wanted, every = preset_routes(name)
+        listed = {path for method, path in classified if method in BODIES}
+        for path in sorted(wanted - listed):
             file.error(f"routes: the preset's `{path}` reads a body, and has no row")
-        for path in sorted(set(classified) - wanted):
-            file.error(f"routes: the preset has no route `{path}` that reads a body of clients")
-    seen = set()
+        for path in sorted((listed - wanted) | {path for _, path in classified} - every):
+            file.error(f"routes: the preset has no such route `{path}` that reads a body of clients")
+    known = {(method, shape(listed)): row for (method, listed), row in classified.items()}
     for source in facts:
         for route, members in source.routes.items():
             methods, _, path = route.rpartition(" ")
-            row = classified.get(path)
-            if path == "*" or row is None or not ({"POST", "PUT", "PATCH"} & set(methods.split())):
+            row = next((known[(m, shape(path))] for m in methods.split() if (m, shape(path)) in known), None)
+            if path == "*" or row is None:
                 continue
-            seen.add(path)
             for (place, member), (_, values) in sorted(members.items()):
                 if place == "header" or member.split(".")[-1] == "*":
                     continue
@@ -219,6 +223,11 @@ def check_routes(tables, name, file, facts):
             if place in row:
                 count(tables, row[place], name, counted, set())
     return counted
+
+
+def shape(path):
+    """A path without the names of its variable parts, which presets choose themselves."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
 
 
 def count(tables, table, file, counted, done):
@@ -275,15 +284,14 @@ def check_headers(name, file, facts):
             file.error(f"headers: no inventory has `{header}`; remove it, or mark its row `source: documentation`")
 
 
-def preset_paths(name):
-    """Paths of a preset whose routes read a body of clients."""
+def preset_routes(name):
+    """Paths of a preset whose routes read a body of clients, and all paths that are no one's but clients'."""
     document = plain_yaml.load(folder() / f"{name}.yaml")
-    paths = set()
+    bodies, every = set(), set()
     for route in document["routes"]:
-        scopes = route.get("scopes") or []
-        if route["body"] in ("none", "websocket") or route.get("public") or not {"POST", "PUT", "PATCH"} & set(route["methods"]):
+        if any(scope.startswith(WHOLE) for scope in route.get("scopes") or []):
             continue
-        if any(scope.startswith(WHOLE) for scope in scopes):
-            continue
-        paths.update(route["paths"])
-    return paths
+        every.update(route["paths"])
+        if route["body"] not in ("none", "websocket") and not route.get("public") and set(BODIES) & set(route["methods"]):
+            bodies.update(route["paths"])
+    return bodies, every

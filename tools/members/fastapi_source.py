@@ -62,7 +62,7 @@ def read_route(source, module, path, function):
     defaults = dict(zip([a.arg for a in function.args.args][::-1], function.args.defaults[::-1]))
     defaults |= {a.arg: d for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults) if d is not None}
     for argument in function.args.args + function.args.kwonlyargs:
-        if argument.arg in {"self", "cls"} or ("{" + argument.arg) in path:
+        if argument.arg in {"self", "cls"} or re.search(r"\{" + argument.arg + r"[:}]", path):
             continue
         text = ast.unparse(argument.annotation) if argument.annotation else ""
         default = defaults.get(argument.arg)
