@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::{
-    config::{ConfigError, Document, Errors, Path},
+    config::{ConfigError, Document, Errors, Partial, Path},
     credential::jwt::issuer::IssuerConfig,
     limit::rate::LimitConfig,
     policy::{Policy, PolicyConfig},
@@ -213,7 +213,7 @@ impl fmt::Display for Located<'_> {
         if !error.path.is_empty() {
             write!(f, "{}: ", error.path)?;
         }
-        f.write_str(&error.message)
+        f.write_str(&error.message())
     }
 }
 
@@ -238,8 +238,8 @@ pub fn compile(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Vec<ConfigError>> {
     let document = Document::parse(text, env)?;
-    let (file, mut unread, gaps) = document.read_around::<File>();
-    let Some(file) = file else { return Err(document.locate(unread)) };
+    let Partial { value, errors: mut unread, omitted } = document.read_part::<File>(&[]);
+    let Some(file) = value else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
     if let Err(error) =
@@ -263,7 +263,7 @@ pub fn compile(
     match policy {
         Some(policy) if errors.is_empty() && unread.is_empty() => Ok(Loaded { file, policy }),
         _ => {
-            unread.extend(gaps.real(errors));
+            unread.extend(omitted.without_consequences(errors));
             Err(document.locate(unread))
         }
     }

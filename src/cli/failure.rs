@@ -62,7 +62,7 @@ fn shape(message: &str, places: &[Value]) -> Value {
 /// What is wrong with a configuration file, one object for each mistake.
 pub(super) fn places(error: &LoadError) -> Vec<Value> {
     let LoadError::Wrong { path: file, errors } = error else { return Vec::new() };
-    let place = |error: &tollgate_core::config::ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message });
+    let place = |error: &tollgate_core::config::ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
     errors.iter().map(place).collect()
 }
 

@@ -75,7 +75,7 @@ impl Init {
         // Names that stand for nothing are not looked up: what was given is meant literally, and is written so.
         if let Err(errors) = config::compile(&text, &|_| None) {
             let lines: Vec<String> =
-                errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect();
+                errors.iter().map(|error| format!("{}: {}", error.path, error.message())).collect();
             bail!(
                 "nothing was written, because it would not pass check-config: {}",
                 lines.join("; ")

@@ -65,7 +65,7 @@ impl CaseFile {
             }
         }
         let lines = (0..spec.cases.len())
-            .map(|index| line(&document, &root.key("cases").index(index)))
+            .map(|index| document.line(&root.key("cases").index(index)))
             .collect();
         let file = Self { spec, policy, keys, lines };
         for (index, spec) in file.spec.cases.iter().enumerate() {
@@ -243,13 +243,6 @@ fn inline(source: &SecretSource) -> Result<&Secret, String> {
             Err(format!("the secret lies in the file `{path}`, which a case does not read"))
         }
     }
-}
-
-/// The line of a place in a document.
-fn line(document: &Document, path: &Path) -> Option<u64> {
-    let mut errors = Errors::default();
-    errors.push(path, "");
-    document.locate(errors).first().and_then(|error| error.line)
 }
 
 /// What `${NAME_SECRET}` stands for: random text, the same wherever the file has the name.

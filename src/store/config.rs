@@ -265,7 +265,7 @@ mod tests {
         };
         read().map_or_else(
             |errors| {
-                errors.iter().map(|error| format!("{}: {}", error.path, error.message)).collect()
+                errors.iter().map(|error| format!("{}: {}", error.path, error.message())).collect()
             },
             |()| Vec::new(),
         )

@@ -10,16 +10,21 @@ mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{EnumAccess, VariantAccess as _, Visitor},
+};
 
 pub(crate) use self::compile::compile;
 use self::preset::PresetConfig;
 pub use self::table::RouteTable;
 use crate::{
+    config::variant_by_key,
     denial::Denial,
     limit::rate::RateLimit,
     request::Request,
@@ -36,16 +41,44 @@ use crate::{
 };
 
 /// One entry of `routes`: with `preset`, all routes of an inference server; with `match`, one route.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename = "told by its key")]
-#[schemars(rename = "RouteEntry", untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum RouteEntry {
     /// The routes of an inference server.
-    #[serde(rename = "preset")]
     Preset(Box<PresetConfig>),
     /// One route.
-    #[serde(rename = "match")]
     Explicit(Box<RouteConfig>),
+}
+
+impl<'de> Deserialize<'de> for RouteEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        variant_by_key(deserializer, &["preset", "match"], RouteEntryVisitor)
+    }
+}
+
+/// Reads the map as the type that its key names.
+struct RouteEntryVisitor;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RouteEntryKind {
+    Preset,
+    Match,
+}
+
+impl<'de> Visitor<'de> for RouteEntryVisitor {
+    type Value = RouteEntry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a route with `match`, or a preset with `preset`")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<RouteEntry, A::Error> {
+        match access.variant()? {
+            (RouteEntryKind::Preset, map) => map.newtype_variant().map(RouteEntry::Preset),
+            (RouteEntryKind::Match, map) => map.newtype_variant().map(RouteEntry::Explicit),
+        }
+    }
 }
 
 impl RouteEntry {

@@ -1,15 +1,31 @@
 //! `${NAME}` in strings: expanded after parsing, so a value can never become YAML, and in quoted strings too.
 
+use thiserror::Error;
+
 use super::{
     Errors, Path,
     tree::{Node, Value},
 };
 
+/// The reason why a string cannot be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ExpandError {
+    /// A `${` without its end.
+    #[error("`${{` without a closing `}}`; a literal `${{` is written `$${{`")]
+    Unclosed,
+    /// Text between the braces that is not `[A-Za-z_][A-Za-z0-9_]*`.
+    #[error("`${{{0}}}` is not a variable name; a literal `${{` is written `$${{`")]
+    NotAName(String),
+    /// A variable that is not set, or is empty, and has no default.
+    #[error("environment variable `{0}` is not set; set it, or write `${{{0}:-default}}`")]
+    NotSet(String),
+}
+
 /// Expands `${NAME}`, `${NAME:-default}` and the escape `$${` (a literal `${`) in one string.
 ///
 /// # Errors
-/// A name that stands for nothing and has no default, a name that is not `[A-Za-z_][A-Za-z0-9_]*`, an unclosed `${`.
-pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+/// A variable that is not set and has no default, a name that is not `[A-Za-z_][A-Za-z0-9_]*`, an unclosed `${`.
+pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
@@ -20,24 +36,16 @@ pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
             continue;
         }
         out.push_str(before);
-        let (inner, tail) = after
-            .split_once('}')
-            .ok_or("`${` without a closing `}`; a literal `${` is written `$${`")?;
+        let (inner, tail) = after.split_once('}').ok_or(ExpandError::Unclosed)?;
         let (name, default) =
             inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
         if !is_name(name) {
-            return Err(format!(
-                "`${{{name}}}` is not a variable name; a literal `${{` is written `$${{`"
-            ));
+            return Err(ExpandError::NotAName(name.to_owned()));
         }
         match (env(name).filter(|value| !value.is_empty()), default) {
             (Some(value), _) => out.push_str(&value),
             (None, Some(default)) => out.push_str(default),
-            (None, None) => {
-                return Err(format!(
-                    "environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
-                ));
-            }
+            (None, None) => return Err(ExpandError::NotSet(name.to_owned())),
         }
         rest = tail;
     }
@@ -103,14 +111,31 @@ mod tests {
             ("cost: $5", "cost: $5"),
             ("${YAML}", "x: {y: z}\nw: 1"),
         ] {
-            assert_eq!(expand(text, &env).as_deref(), Ok(expected), "{text}");
+            assert_eq!(expand(text, &env), Ok(expected.to_owned()), "{text}");
         }
     }
 
     #[test]
-    fn what_stands_for_nothing_is_an_error() {
-        for text in ["${NONE}", "${EMPTY}", "${A", "${}", "${1A}", "${A B}", "${:-x}"] {
-            assert!(expand(text, &env).is_err(), "{text}");
+    fn an_error_names_the_variable_and_the_remedy() {
+        let not_a_name = |name: &str| ExpandError::NotAName(name.into());
+        for (text, error) in [
+            ("${NONE}", ExpandError::NotSet("NONE".into())),
+            ("${EMPTY}", ExpandError::NotSet("EMPTY".into())),
+            ("${A", ExpandError::Unclosed),
+            ("${}", not_a_name("")),
+            ("${1A}", not_a_name("1A")),
+            ("${A B}", not_a_name("A B")),
+            ("${:-x}", not_a_name("")),
+        ] {
+            assert_eq!(expand(text, &env), Err(error), "{text}");
         }
+        assert_eq!(
+            ExpandError::NotSet("A".into()).to_string(),
+            "environment variable `A` is not set; set it, or write `${A:-default}`"
+        );
+        assert_eq!(
+            ExpandError::Unclosed.to_string(),
+            "`${` without a closing `}`; a literal `${` is written `$${`"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! YAML as a tree that remembers where each value stands.
+//! YAML as a tree with the line of each value.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use serde::{
 };
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
-use super::{ConfigError, Step};
+use super::{ConfigError, ConfigErrorKind, path::Step};
 
-/// A value and its line, from 1 (0: not known).
+/// A value and its line, from 1 (0: unknown).
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) value: Value,
     pub(super) line: u64,
 }
 
-/// What YAML's core schema knows.
+/// A value of YAML's core schema.
 #[derive(Debug)]
 pub(super) enum Value {
     Null,
@@ -42,7 +42,7 @@ impl Node {
     }
 }
 
-/// Reads one document. An empty one is an empty map, so that its errors are about what is missing.
+/// Reads one document. An empty one is an empty map, so that its errors name the missing keys.
 pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -55,13 +55,14 @@ pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
             node => Ok(node),
         },
         Err(error) => {
-            // The snippet would show lines of the file, and a line may hold a secret.
+            // The snippet shows lines of the file, and a line may contain a secret.
             let error = error.without_snippet();
             let line = error.location().map(|location| location.line());
             Err(ConfigError {
                 line,
                 path: String::new(),
-                message: format!("not valid YAML: {error}"),
+                kind: ConfigErrorKind::Syntax(error.to_string()),
+                remedy: None,
             })
         }
     }

@@ -14,10 +14,7 @@ use thiserror::Error;
 pub(super) use self::expand::expand;
 pub use self::expand::{PresetConfig, PresetMatchConfig, PresetModelConfig};
 use crate::pattern::Pattern;
-use crate::{
-    config::{ConfigError, Document},
-    rule::model::ModelSource,
-};
+use crate::{config::Document, rule::model::ModelSource};
 
 /// Each preset's name and its text.
 const SOURCES: [(&str, &str); 10] = [
@@ -178,7 +175,7 @@ pub enum PresetError {
     Unknown(String, String),
     /// Its data are wrong, which a test keeps from happening.
     #[error("the preset `{0}` cannot be read: {1}")]
-    Broken(&'static str, ConfigError),
+    Broken(&'static str, String),
 }
 
 impl Preset {
@@ -195,9 +192,8 @@ impl Preset {
         };
         let read = Document::parse(text, &|_| None).and_then(|document| document.read());
         read.map_err(|errors| {
-            let nothing =
-                ConfigError { line: None, path: String::new(), message: "for no reason".into() };
-            PresetError::Broken(name, errors.into_iter().next().unwrap_or(nothing))
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            PresetError::Broken(name, lines.join("; "))
         })
     }
 

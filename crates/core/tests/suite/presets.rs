@@ -290,7 +290,7 @@ fn what_is_wrong_with_an_entry_is_said() {
     let limits = "limits: [ { name: by-model, by: [subject, model], rate: 1/1m }, { name: by-subject, by: [subject], rate: 1/1m } ]\n";
     for (routes, part) in [
         ("routes: [{ preset: vlm }]", "there is no preset `vlm`; known: vllm, sglang"),
-        ("routes: [{ scopes: [] }]", "one of the keys `preset`, `match` is needed here"),
+        ("routes: [{ scopes: [] }]", "missing key `preset` or `match`"),
         ("routes: [{ preset: vllm, match: { paths: [/x] } }]", "unknown key `paths`"),
         ("routes: [{ preset: vllm, public: true }]", "unknown key `public`"),
         (

@@ -52,7 +52,7 @@ fn check(text: &str) -> Result<(), String> {
     let lines =
         u64::try_from(text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count()).unwrap();
     match errors.iter().find(|error| {
-        error.message.is_empty() || error.line.is_some_and(|line| line == 0 || line > lines + 1)
+        error.message().is_empty() || error.line.is_some_and(|line| line == 0 || line > lines + 1)
     }) {
         Some(error) => Err(format!("{error} ({lines} lines)")),
         None => Ok(()),
