@@ -279,6 +279,11 @@ def check_headers(name, file, facts):
     known = {member for source in facts for rows in source.routes.values() for place, member in rows if place == "header"}
     for header in sorted(known - set(file.headers)):
         file.error(f"headers: the server reads `{header}`, and it has no row")
+    if name not in BASES:
+        stripped = plain_yaml.load(folder() / f"{name}.yaml").get("strip_headers") or []
+        for header in stripped:
+            if file.headers.get(header, {}).get("class") != "removed":
+                file.error(f"headers: the preset strips `{header}`, which is not `removed` here")
     for header, row in file.headers.items():
         if header not in known and row.get("source") != "documentation":
             file.error(f"headers: no inventory has `{header}`; remove it, or mark its row `source: documentation`")
