@@ -1,7 +1,6 @@
-//! The doors: what proxies speak, turned into checks and back.
+//! Protocol adapters: what a proxy sends becomes a check, and the answer becomes what it expects.
 
 pub mod ext_authz;
 pub mod forward_auth;
-pub mod grpc;
+pub mod grpc_health;
 pub mod in_flight;
-mod wire;

@@ -16,21 +16,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     credential::jwt::{issuer::KeySource, key_set::KeySet},
-    denial::{Denial, Reason},
     policy::Policy,
     secret::Secret,
-    time::Span,
 };
+use tollgate_grpc_unary::Services;
 
 use crate::{
     adapter::{
-        ext_authz::{self, EnvoyAuthorization},
+        ext_authz::{CHECK_PATH, EnvoyAuthorization},
         forward_auth::ForwardAuth,
-        grpc,
-        in_flight::{InFlight, Refusal},
+        grpc_health,
+        in_flight::InFlight,
     },
     admin::{self, Admin, store::StoreRevocations},
-    check::{Answer, Checker, Clock},
+    check::{Checker, Clock},
     config::{AdminListenConfig, File, Loaded},
     credential::jwks::Engine,
     engine::{live::Live, readiness::Readiness, reload::Reloader},
@@ -166,10 +165,7 @@ impl App {
         let looked = Arc::new(Notify::new());
         let drain = file.drain_timeout.std();
         let mut servers = Servers { tasks: &mut tasks, stop: &stop, looked: &looked, drain };
-        let refusals = Arc::clone(&checker);
-        let (max, max_in_flight) = (file.body.max.0 as u64, file.body.max_in_flight.0 as u64);
-        let in_flight =
-            InFlight::new(max, max_in_flight, move |refusal| refused(&refusals, refusal))?;
+        let in_flight = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64)?;
         let grpc =
             servers.grpc(&file.listen.grpc, &in_flight, Arc::clone(&checker), &readiness).await?;
         let mut http = Vec::with_capacity(file.listen.http.len());
@@ -343,13 +339,15 @@ impl Servers<'_> {
         checker: Arc<Checker>,
         readiness: &Arc<Readiness>,
     ) -> anyhow::Result<Address> {
-        let (health, health_server) = grpc::health();
+        let (health, health_server) = grpc_health::health();
         self.tasks.spawn(keep_health(health, Arc::clone(readiness), self.stop.clone()));
         let listener = Listener::bind(config, Protocol::Grpc).await?;
         let address = self.watch_certificates(&listener);
-        let services =
-            grpc::Services::new(EnvoyAuthorization::new(checker), in_flight.clone(), health_server);
-        self.tasks.spawn(grpc::serve(listener, services, self.stop.clone(), self.drain));
+        let services = Services::new()
+            .unary(CHECK_PATH, EnvoyAuthorization::new(checker, in_flight.clone()))
+            .generated(health_server);
+        let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
+        self.tasks.spawn(serving);
         Ok(address)
     }
 
@@ -382,22 +380,6 @@ impl Servers<'_> {
         }
         listener.address().clone()
     }
-}
-
-/// What the body bound answers with: the same shape as every denial, and a record of its own.
-fn refused(checker: &Checker, refusal: Refusal) -> grpc::Framed {
-    let denial = match refusal {
-        Refusal::TooLarge => {
-            Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows")
-        }
-        Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
-            .with_retry_after(Span::from_secs(1)),
-    };
-    checker.refuse(denial, |answered| match answered.answer {
-        Answer::Deny(answer) => ext_authz::denied(&answer, &answered.metadata),
-        // Not a message at all: the proxy takes it for a failed check.
-        Answer::Allow(_) | Answer::Fail(_) => grpc::Framed::from(&[0xff][..]),
-    })
 }
 
 async fn keep_certificates(tls: Tls, looked: Arc<Notify>, stop: CancellationToken) {

@@ -242,9 +242,7 @@ pub fn compile(
     let Some(file) = value else { return Err(document.locate(unread)) };
     let mut errors = Errors::default();
     let root = Path::root();
-    if let Err(error) =
-        InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64, |_| b""[..].into())
-    {
+    if let Err(error) = InFlight::new(file.body.max.0 as u64, file.body.max_in_flight.0 as u64) {
         errors.push(&root.key("body"), error.to_string());
     }
     file.audit.check(&root.key("audit"), &mut errors);

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! ListenerConfig -> Listener::bind -> serve: accept -> TLS handshake -> HTTP -> service
-//! ListenerConfig -> Listener::bind -> serve_calls: accept -> TLS handshake -> HTTP/2 -> call
+//! ListenerConfig -> Listener::bind -> serve_grpc: accept -> TLS handshake -> HTTP/2 -> call
 //! ```
 //!
-//! Every limit is here, in `http` or in `http2`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
+//! Every limit is here, in `http` or in `tollgate_grpc_unary`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
 //! library's default, several of which mean no limit.
 
 mod accept;
 mod address;
 mod config;
+mod grpc;
 mod http;
-mod http2;
 mod serve;
 mod stream;
 mod tls;
@@ -23,8 +23,8 @@ use std::time::Duration;
 pub use accept::{BindError, Listener};
 pub use address::{Address, AddressError};
 pub use config::{ListenerConfig, ModeError, SocketMode, TlsConfig};
+pub use grpc::serve_grpc;
 pub use http::serve;
-pub use http2::serve_calls;
 pub use serve::BoxError;
 pub use stream::Peer;
 pub use tls::{Tls, TlsError};

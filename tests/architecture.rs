@@ -193,6 +193,14 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn the_transport_contains_no_policy() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/grpc-unary/Cargo.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    let dependencies = manifest.split_once("[dependencies]").unwrap().1;
+    assert!(!dependencies.contains("tollgate"), "crates/grpc-unary depends on a crate of Tollgate");
+}
+
+#[test]
 fn allow_is_made_in_one_place() {
     let made = |below: &str, needle: &str| -> Vec<String> {
         all(below)

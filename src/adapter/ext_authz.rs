@@ -1,32 +1,67 @@
 //! Envoy's external authorization over gRPC: `envoy.service.auth.v3.Authorization`.
 //!
-//! [`Question`] is a `CheckRequest` that becomes the core's [`tollgate_core::request::RawRequest`]; `reply` makes a `CheckResponse` of an
-//! answer.
+//! `check_request` maps a `CheckRequest` to the core's [`RawRequest`](tollgate_core::request::RawRequest),
+//! `check_response` maps an answer to a `CheckResponse`. The transport is [`tollgate_grpc_unary`].
 
-mod question;
-mod reply;
+mod check_request;
+mod check_response;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
-use tonic::{Status, server::NamedService};
+use tollgate_core::{
+    denial::{Denial, Reason},
+    time::Span,
+};
+use tollgate_grpc_unary::{FramedMessage, RequestBody, Status, UnaryMethod};
+use tonic::server::NamedService;
 
-pub use self::question::{MAX_ENTRIES, Question};
-pub(crate) use self::reply::denied;
-use super::grpc::{Framed, Unary};
+pub use self::check_request::{MAX_ENTRIES, read_check_request};
+use super::in_flight::{InFlight, MessageError, Refusal};
 use crate::check::{Answer, Answered, Checker};
 
-/// The service.
+/// The path of the method `Check`.
+pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// The method `Check`.
 #[derive(Clone, Debug)]
 pub struct EnvoyAuthorization {
     checker: Arc<Checker>,
+    budget: InFlight,
 }
 
 impl EnvoyAuthorization {
-    /// Serves `checker`'s decisions.
-    pub fn new(checker: Arc<Checker>) -> Self {
-        Self { checker }
+    /// Answers with the decisions of `checker`. Messages are charged to `budget`.
+    pub fn new(checker: Arc<Checker>, budget: InFlight) -> Self {
+        Self { checker, budget }
+    }
+
+    /// Answers one `CheckRequest` with a `CheckResponse`. `headers` are those of the call.
+    ///
+    /// A message that cannot be read is denied and is never an error: a proxy with
+    /// `failure_mode_allow` forwards requests whose check failed, so a client must not be able to
+    /// cause a failed check.
+    ///
+    /// # Errors
+    /// `unavailable` where the route hands an outage to the proxy.
+    pub async fn check(
+        &self,
+        headers: &HeaderMap,
+        message: &[u8],
+    ) -> Result<FramedMessage, Status> {
+        self.checker.check(Some(headers), || read_check_request(message), encode).await
+    }
+
+    /// The denial for a message that is not read.
+    fn refuse(&self, refusal: Refusal) -> Result<FramedMessage, Status> {
+        let denial = match refusal {
+            Refusal::TooLarge => {
+                Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows")
+            }
+            Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
+                .with_retry_after(Span::from_secs(1)),
+        };
+        self.checker.refuse(denial, encode)
     }
 }
 
@@ -34,21 +69,25 @@ impl NamedService for EnvoyAuthorization {
     const NAME: &'static str = "envoy.service.auth.v3.Authorization";
 }
 
-/// What is read of a message is read where it lies, by [`Question::read`]. A message that cannot be read is denied and never an
-/// error: a proxy with `failure_mode_allow` lets failed checks pass, so a client must not be able to cause one with what it sends.
-impl Unary for EnvoyAuthorization {
-    const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
-
-    async fn answer(&self, head: &HeaderMap, message: &Bytes) -> Result<Framed, Status> {
-        let question = Question(message.clone());
-        self.checker.check(Some(head), || question.read(), encode).await
+impl UnaryMethod for EnvoyAuthorization {
+    async fn call(
+        &self,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<FramedMessage, Status> {
+        match self.budget.read_message(body).await {
+            // The message is charged until there is an answer, or until the call is dropped.
+            Ok(message) => self.check(headers, message.bytes()).await,
+            Err(MessageError::Refused(refusal)) => self.refuse(refusal),
+            Err(MessageError::Failed(status)) => Err(status),
+        }
     }
 }
 
-fn encode(answered: Answered<'_>) -> Result<Framed, Status> {
+fn encode(answered: Answered<'_>) -> Result<FramedMessage, Status> {
     match &answered.answer {
-        Answer::Allow(answer) => Ok(reply::allowed(answer, &answered.metadata)),
-        Answer::Deny(answer) => Ok(denied(answer, &answered.metadata)),
+        Answer::Allow(answer) => Ok(check_response::allowed(answer, &answered.metadata)),
+        Answer::Deny(answer) => Ok(check_response::denied(answer, &answered.metadata)),
         Answer::Fail(failure) => Err(Status::unavailable(failure.cause.clone())),
     }
 }

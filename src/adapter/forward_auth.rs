@@ -36,7 +36,7 @@ pub use self::{
     dialect::Dialect,
     encode::{Reply, encode},
 };
-use super::in_flight::{InFlight, Refusal, Unread};
+use super::in_flight::{BodyError, InFlight, Refusal};
 use crate::{
     check::{Answered, Checker},
     listener::Peer,
@@ -76,7 +76,7 @@ impl ForwardAuth {
         }
         let (parts, body) = request.into_parts();
         let has_body = has_body(config, &parts.method);
-        let held = if has_body { budget.collect(body).await } else { budget.hold() };
+        let held = if has_body { budget.read_body(body).await } else { budget.charge_call() };
         // Only a credential that was judged is sent on: the core refuses a second one.
         let credential = parts.headers.get(header::AUTHORIZATION);
         let encode = |answered: Answered<'_>| encode(config.dialect, answered.answer, credential);
@@ -105,15 +105,17 @@ impl ForwardAuth {
     }
 }
 
-fn why(unread: Unread) -> Denial {
+fn why(unread: BodyError) -> Denial {
     match unread {
-        Unread::Refused(Refusal::TooLarge) => {
+        BodyError::Refused(Refusal::TooLarge) => {
             Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")
         }
-        Unread::Refused(Refusal::NoRoom) => {
+        BodyError::Refused(Refusal::NoRoom) => {
             Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
                 .with_retry_after(Span::from_secs(1))
         }
-        Unread::Broken => Denial::new(Reason::MalformedRequest, "the check's body did not arrive"),
+        BodyError::Incomplete => {
+            Denial::new(Reason::MalformedRequest, "the check's body did not arrive")
+        }
     }
 }

@@ -1,44 +1,49 @@
 //! The sum of the messages in flight, bounded before any of them is buffered or decoded.
 //!
-//! A gRPC message says how long it is in its first five bytes. [`InFlight::message`] reads those five, and takes that many bytes
-//! from a budget, or refuses at once without reading on. The bytes go back when the call ends, however it ends.
+//! A gRPC message announces its length in its first five bytes. [`InFlight::read_message`] reads
+//! those, reserves that many bytes of a budget, and refuses at once when there is no room. The bytes
+//! are returned when the call ends, however it ends.
 //!
-//! What a process may use for checks, with the defaults (a message limit of 16 MiB and 128 MiB in flight):
+//! The memory that a process uses for checks, with the defaults (a message limit of 16 MiB and
+//! 128 MiB in flight):
 //!
-//! - the budget: 128 MiB, three quarters for messages, one quarter for what every call costs besides;
-//! - frames that HTTP/2 received and nobody read yet: at most one connection window (512 KiB, see `listener::http2`) for each of
-//!   at most 512 connections, 256 MiB if every one of them is filled;
-//! - decoded headers beyond what a call is charged: at most 256 entries of some 200 bytes (see `envoy::question`) in each of the 1024
-//!   calls that the second part of the budget allows, 51 MiB if every one is filled.
+//! - the budget: 128 MiB, three quarters for messages, one quarter for the fixed cost of each call;
+//! - frames that HTTP/2 received and that are not read yet: at most one connection window (512 KiB,
+//!   see [`Http2Limits`](tollgate_grpc_unary::Http2Limits)) for each of at most 512 connections,
+//!   256 MiB if each is filled;
+//! - decoded headers beyond what a call is charged: at most 256 entries of some 200 bytes (see
+//!   `ext_authz::MAX_ENTRIES`) in each of the 1024 calls that the second part of the budget allows,
+//!   51 MiB if each is filled.
 //!
-//! The last two need peers that speak HTTP/2 to Tollgate themselves, and are the reason why its port is not for clients.
+//! The last two need peers that speak HTTP/2 to Tollgate directly, which is the reason why its port
+//! is not for clients.
 
-mod held;
+mod body;
 mod message;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
 
-pub use held::{Held, Unread};
+pub use self::{
+    body::{BodyError, ChargedBytes},
+    message::MessageError,
+};
 
-use super::grpc::Framed;
-
-/// Bytes a message may have beyond the body it carries: method, path, headers, certificate.
+/// Bytes that a message may have beyond the body it carries: method, path, headers, certificate.
 pub const ALLOWANCE: u64 = 256 << 10;
 
-/// What every call is charged: its task, its HTTP/2 headers, its decoded headers, and a message of up to this many bytes.
+/// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a message
+/// of up to this size.
 pub const CALL: u32 = 32 << 10;
 
-/// How long a message may take to arrive. The proxy holds all of it before it asks, so this only ends broken peers.
+/// The time for a message to arrive. The proxy has all of it before it calls, so this limit ends
+/// broken peers only.
 pub const ARRIVAL: Duration = Duration::from_secs(10);
 
-/// Why a call was answered before its message was read.
+/// The reason why a call is answered before its message is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The message is longer than the body limit and [`ALLOWANCE`] permit.
@@ -62,35 +67,30 @@ pub enum LimitError {
         /// The smallest sum that fits it.
         least: u64,
     },
-    /// Beyond what a length prefix can say, or a semaphore can count.
+    /// More than a length prefix can announce, or a semaphore can count.
     #[error("`{0}` must be less than 4 GiB")]
     TooMuch(&'static str),
 }
 
-/// The budget, shared by every connection of a process. Clones share it.
+/// The budget of all connections of a process. Clones share it.
 #[derive(Clone)]
 pub struct InFlight {
-    /// A part of its own for what every call is charged, so that a few large bodies cannot keep small checks out.
+    /// A separate part for the fixed cost of each call, so that a few large bodies cannot keep small
+    /// checks out.
     calls: Arc<Semaphore>,
     messages: Arc<Semaphore>,
     total: usize,
     max_message: u32,
     arrival: Duration,
-    answer: Arc<dyn Fn(Refusal) -> Framed + Send + Sync>,
 }
 
 impl InFlight {
-    /// A budget of `max_in_flight` bytes for messages that carry at most `max_body` bytes of body.
-    ///
-    /// `answer` gives the response message for a refusal; it decides what a refusal looks like, and may count it.
+    /// Returns a budget of `max_in_flight` bytes for messages that carry at most `max_body` bytes of
+    /// body.
     ///
     /// # Errors
     /// When the two limits do not fit each other.
-    pub fn new(
-        max_body: u64,
-        max_in_flight: u64,
-        answer: impl Fn(Refusal) -> Framed + Send + Sync + 'static,
-    ) -> Result<Self, LimitError> {
+    pub fn new(max_body: u64, max_in_flight: u64) -> Result<Self, LimitError> {
         let narrow = |value, name| u32::try_from(value).map_err(|_| LimitError::TooMuch(name));
         let max_message = narrow(max_body.saturating_add(ALLOWANCE), "body.max")?;
         let total = narrow(max_in_flight, "body.max_in_flight")?;
@@ -109,7 +109,6 @@ impl InFlight {
             total: total as usize,
             max_message,
             arrival: ARRIVAL,
-            answer: Arc::new(answer),
         })
     }
 
@@ -119,19 +118,19 @@ impl InFlight {
         Self { arrival, ..self }
     }
 
-    /// The longest message that passes, in bytes.
+    /// The length of the longest message that is accepted, in bytes.
     #[must_use]
     pub fn max_message(&self) -> usize {
         self.max_message as usize
     }
 
-    /// Bytes taken at this moment.
+    /// The number of bytes in use.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.total - self.calls.available_permits() - self.messages.available_permits()
     }
 
-    /// Bytes there are: `body.max_in_flight`.
+    /// The size of the budget in bytes: `body.max_in_flight`.
     #[must_use]
     pub fn total(&self) -> usize {
         self.total
@@ -148,38 +147,8 @@ impl fmt::Debug for InFlight {
     }
 }
 
-/// Why there is no message.
-#[derive(Debug)]
-pub enum Stopped {
-    /// There is no room for it.
-    Refused(Refusal),
-    /// The peer broke off, stalled, or sent something else: a failure of the call, not an answer to a question.
-    Broken(Status),
-}
-
-impl Stopped {
-    /// What the peer is told. A refusal is a success of gRPC's: the denial is in the message.
-    ///
-    /// The rest of the request is dropped with its stream: after a whole response HTTP/2 resets it with NO_ERROR (RFC 9113,
-    /// section 8.1), and the peer stops sending.
-    ///
-    /// # Errors
-    /// The status of the failed call.
-    pub fn answer(self, budget: &InFlight) -> Result<Framed, Status> {
-        match self {
-            Self::Refused(refusal) => Ok((budget.answer)(refusal)),
-            Self::Broken(status) => Err(status),
-        }
-    }
-}
-
-impl From<Status> for Stopped {
-    fn from(status: Status) -> Self {
-        Self::Broken(status)
-    }
-}
-
-/// Bytes that are there now. Nobody queues for them: a queue would be the memory this is meant to bound.
-fn take(budget: &Arc<Semaphore>, bytes: u32) -> Result<OwnedSemaphorePermit, Stopped> {
-    Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| Stopped::Refused(Refusal::NoRoom))
+/// Reserves bytes that are free now. Calls do not queue for bytes: a queue would be the memory that
+/// the budget bounds.
+fn reserve(budget: &Arc<Semaphore>, bytes: u32) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| Refusal::NoRoom)
 }

@@ -9,11 +9,11 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio_util::sync::CancellationToken;
+use tollgate_grpc_unary::{CoalescedWrites, Http2Limits};
 
 use super::accept::Listener;
-use super::http2;
 use super::serve::{self, BoxError, Life, Speak};
-use super::stream::{Gathering, Peer};
+use super::stream::{Peer, Stream};
 
 /// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check. More than Envoy (60
 /// KiB) and nginx (32 KiB) pass on: what they let in is to be judged, cookies included, and not to fail.
@@ -53,7 +53,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    async fn speak(self, stream: Gathering, peer: Peer, life: Life) -> Result<(), BoxError> {
+    async fn speak(self, stream: Stream, peer: Peer, life: Life) -> Result<(), BoxError> {
         let counted = life.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.asked();
@@ -61,8 +61,9 @@ where
             self.0.call(request)
         });
         let builder = builder();
-        let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = std::pin::pin!(
+            builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service)
+        );
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = life.over() => connection.as_mut().graceful_shutdown(),
@@ -80,16 +81,17 @@ fn builder() -> Builder<TokioExecutor> {
         .header_read_timeout(HTTP1_NEXT)
         .max_headers(HTTP1_LINES)
         .max_buf_size(HTTP_HEADERS as usize);
+    let limits = Http2Limits::default();
     builder
         .http2()
         .timer(TokioTimer::new())
-        .initial_stream_window_size(http2::STREAM_WINDOW)
-        .initial_connection_window_size(http2::CONNECTION_WINDOW)
-        .max_concurrent_streams(http2::STREAMS)
-        .max_pending_accept_reset_streams(http2::PENDING_RESETS)
-        .max_local_error_reset_streams(http2::ERROR_RESETS)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_concurrent_streams(limits.concurrent_streams)
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(limits.error_resets)
         .max_header_list_size(HTTP_HEADERS)
-        .keep_alive_interval(http2::PING_EVERY)
-        .keep_alive_timeout(http2::PING_WITHIN);
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout);
     builder
 }

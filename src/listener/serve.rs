@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::Limits;
 use super::accept::{Accepted, Listener};
-use super::stream::{Gathering, Peer, Stream};
+use super::stream::{Peer, Stream};
 use super::tls::Tls;
 
 /// Any error, as hyper and tower take it.
@@ -26,7 +26,7 @@ pub(super) trait Speak: Clone + Send + 'static {
     /// Speaks until the peer or `life` ends the connection.
     fn speak(
         self,
-        stream: Gathering,
+        stream: Stream,
         peer: Peer,
         life: Life,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
@@ -70,7 +70,7 @@ async fn connection(accepted: Accepted, tls: Option<Tls>, speaker: impl Speak, l
             Err(error) => return debug!(?peer, %error, "no TLS handshake"),
         },
     };
-    if let Err(error) = speaker.speak(Gathering(stream), peer, life).await {
+    if let Err(error) = speaker.speak(stream, peer, life).await {
         debug!(?peer, error, "a connection failed");
     }
     drop(place);

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::{
 use futures_util::future::{BoxFuture, Either, ready};
 use prost::Message as _;
 use tollgate::{
-    adapter::{ext_authz::EnvoyAuthorization, grpc::Unary as _},
+    adapter::{ext_authz::EnvoyAuthorization, in_flight::InFlight},
     check::Checker,
     engine::live::Live,
     observe::{
@@ -155,7 +155,7 @@ async fn call(
     service: &EnvoyAuthorization,
     message: &CheckRequest,
 ) -> Result<CheckResponse, tonic::Status> {
-    let answer = service.answer(&http::HeaderMap::new(), &message.encode_to_vec().into()).await?;
+    let answer = service.check(&http::HeaderMap::new(), &message.encode_to_vec()).await?;
     Ok(CheckResponse::decode(answer.message()).unwrap())
 }
 
@@ -259,7 +259,9 @@ async fn every_row_comes_out_the_same_through_grpc() {
             Arc::new(move || now),
             16 << 20,
         );
-        let answer = call(&EnvoyAuthorization::new(Arc::new(checker)), &message(&row.case)).await;
+        let budget = InFlight::new(16 << 20, 32 << 20).unwrap();
+        let service = EnvoyAuthorization::new(Arc::new(checker), budget);
+        let answer = call(&service, &message(&row.case)).await;
         asked += 1;
         if let Err(difference) = check(expect, &observed(answer)) {
             failures.push(format!("{}\n    {difference}", row.place()));

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::r#type::v3 as kind;
 use envoy_types::pb::google::protobuf::{Struct, Timestamp, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use prost::Message;
-use tollgate::adapter::ext_authz::Question;
+use tollgate::adapter::ext_authz::read_check_request;
 use tollgate::proto::envoy::config::core::v3 as our_core;
 use tollgate::proto::envoy::service::auth::v3 as ours;
 use tollgate::proto::envoy::r#type::v3 as our_kind;
@@ -341,9 +341,9 @@ fn bodies_are_not_copied() {
         let http =
             request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
         (http.body, http.raw_body) = (body, raw_body);
-        let message = bytes::Bytes::from(request.encode_to_vec());
-        let question = Question(message.clone());
-        let RawBody::Whole(body) = question.read().unwrap().body else { panic!("a body") };
+        let message = request.encode_to_vec();
+        let raw = read_check_request(&message).unwrap();
+        let RawBody::Whole(body) = raw.body else { panic!("a body") };
         assert_eq!(body.len(), 1000);
         assert!(message.as_ptr_range().contains(&body.as_ptr()));
     }

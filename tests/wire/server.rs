@@ -12,15 +12,16 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tollgate::adapter::ext_authz::Question;
-use tollgate::adapter::grpc::{self, Framed, Unary};
-use tollgate::adapter::in_flight::{InFlight, Refusal};
+use tollgate::adapter::ext_authz::{CHECK_PATH, read_check_request};
+use tollgate::adapter::grpc_health::health;
+use tollgate::adapter::in_flight::{InFlight, MessageError, Refusal};
 use tollgate::listener::{
-    Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve,
+    Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve, serve_grpc,
 };
 use tollgate::proto::envoy::service::auth::v3::CheckResponse;
 use tollgate::proto::google::rpc;
 use tollgate_core::request::RawBody;
+use tollgate_grpc_unary::{FramedMessage, RequestBody, Services, Status, UnaryMethod};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -62,9 +63,10 @@ impl Wanted {
     /// The gRPC services.
     pub(crate) async fn grpc(self, checks: Checks, budget: InFlight) -> Running {
         let listener = self.bind(Protocol::Grpc).await;
-        let (_, health) = grpc::health();
-        let services = grpc::Services::new(checks, budget, health);
-        run(listener, |listener, stop| grpc::serve(listener, services, stop, self.drain))
+        let (_, health) = health();
+        let services =
+            Services::new().unary(CHECK_PATH, ChargedChecks { checks, budget }).generated(health);
+        run(listener, |listener, stop| serve_grpc(listener, services, stop, self.drain))
     }
 
     /// An HTTP service that says who asked.
@@ -106,12 +108,9 @@ pub(crate) struct Gate {
     pub(crate) open: Notify,
 }
 
-impl Unary for Checks {
-    const PATH: &'static str = "/envoy.service.auth.v3.Authorization/Check";
-
-    async fn answer(&self, _: &HeaderMap, message: &Bytes) -> Result<Framed, tonic::Status> {
-        let question = Question(message.clone());
-        let body = question.read().ok().map(|raw| match raw.body {
+impl Checks {
+    async fn answer(&self, message: &Bytes) -> FramedMessage {
+        let body = read_check_request(message).ok().map(|raw| match raw.body {
             RawBody::Whole(bytes) => bytes.len(),
             _ => 0,
         });
@@ -123,29 +122,38 @@ impl Unary for Checks {
             gate.entered.notify_one();
             gate.open.notified().await;
         }
-        let message = match body {
-            Some(length) => length.to_string(),
-            None => "empty".to_owned(),
-        };
-        Ok(verdict(0, &message).encode_to_vec()[..].into())
+        match body {
+            Some(length) => verdict(0, &length.to_string()),
+            None => verdict(0, "empty"),
+        }
     }
 }
 
-pub(crate) fn verdict(code: i32, message: &str) -> CheckResponse {
-    CheckResponse {
+/// Checks whose messages are charged to a budget, and whose refusals name their reason.
+struct ChargedChecks {
+    checks: Checks,
+    budget: InFlight,
+}
+
+impl UnaryMethod for ChargedChecks {
+    async fn call(&self, _: &HeaderMap, body: &mut RequestBody) -> Result<FramedMessage, Status> {
+        match self.budget.read_message(body).await {
+            Ok(message) => Ok(self.checks.answer(message.bytes()).await),
+            Err(MessageError::Refused(Refusal::TooLarge)) => Ok(verdict(7, "too large")),
+            Err(MessageError::Refused(Refusal::NoRoom)) => Ok(verdict(7, "no room")),
+            Err(MessageError::Failed(status)) => Err(status),
+        }
+    }
+}
+
+fn verdict(code: i32, message: &str) -> FramedMessage {
+    let response = CheckResponse {
         status: Some(rpc::Status { code, message: message.into() }),
         ..Default::default()
-    }
+    };
+    response.encode_to_vec()[..].into()
 }
 
-/// A budget whose refusals say what they are.
 pub(crate) fn budget(max_body: u64, max_in_flight: u64) -> InFlight {
-    InFlight::new(max_body, max_in_flight, |refusal| {
-        let text = match refusal {
-            Refusal::TooLarge => "too large",
-            Refusal::NoRoom => "no room",
-        };
-        verdict(7, text).encode_to_vec()[..].into()
-    })
-    .unwrap()
+    InFlight::new(max_body, max_in_flight).unwrap()
 }

@@ -2,24 +2,15 @@
 //! what prost refuses because a field that is not read has another type or is not text.
 #![no_main]
 
-use adapter::ext_authz::question::{MAX_ENTRIES, Question};
+use check_request::{MAX_ENTRIES, read_check_request};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tollgate_core::request::RawBody;
 
-/// The two files as they stand in the server, which is not compiled here.
-#[path = "."]
-mod adapter {
-    #[allow(dead_code, reason = "the half that writes")]
-    #[path = "../../../src/adapter/wire.rs"]
-    pub(crate) mod wire;
-    #[path = "."]
-    pub(crate) mod ext_authz {
-        #[path = "../../../src/adapter/ext_authz/question.rs"]
-        pub(crate) mod question;
-    }
-}
+/// The file of the server, which is not compiled here.
+#[path = "../../../src/adapter/ext_authz/check_request.rs"]
+mod check_request;
 
 /// What is read of the messages, with the numbers of `proto/`.
 #[derive(Clone, PartialEq, Message)]
@@ -108,11 +99,10 @@ struct Header {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let question = Question(Bytes::copy_from_slice(input));
-    let ours = question.read();
+    let ours = read_check_request(input);
     let decoded = CheckRequest::decode(input).ok();
     // Without what neither reads: prost passes over a group there, and the other refuses every message with one.
-    let plain = decoded.as_ref().map(|message| Question(message.encode_to_vec().into()));
+    let plain = decoded.as_ref().map(Message::encode_to_vec);
     let theirs = decoded.and_then(|message| {
         let Attributes { source, request, context_extensions } = message.attributes?;
         let address = source
@@ -133,7 +123,7 @@ fuzz_target!(|input: &[u8]| {
                 other => panic!("{other:?}"),
             };
             assert_eq!(body, [&theirs.body[..], &theirs.raw_body].concat());
-            assert_eq!(ours.headers.joined(), !theirs.headers.is_empty());
+            assert_eq!(ours.headers.proxy().joins_repeats, !theirs.headers.is_empty());
             for header in theirs.header_map.iter().flat_map(|map| &map.headers) {
                 let value =
                     if header.raw_value.is_empty() { &header.value } else { &header.raw_value };
@@ -157,7 +147,7 @@ fuzz_target!(|input: &[u8]| {
             let twice = (lines > 0 && !theirs.headers.is_empty())
                 || (!theirs.body.is_empty() && !theirs.raw_body.is_empty());
             let much = lines + theirs.headers.len() + extensions > MAX_ENTRIES;
-            assert!(twice || much || plain.is_some_and(|plain| plain.read().is_ok()), "{denial:?}");
+            assert!(twice || much || plain.is_some_and(|plain| read_check_request(&plain).is_ok()), "{denial:?}");
         }
         (Ok(_) | Err(_), None) => {}
     }

@@ -6,21 +6,17 @@ use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tollgate_grpc_unary::{RequestBody, Status};
 use tonic::body::Body;
 
-use super::{CALL, Held, InFlight, LimitError, Refusal, Stopped};
+use super::{CALL, ChargedBytes, InFlight, LimitError, MessageError, Refusal};
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Messages of at most 1.25 MiB; 3 MiB for them and 1 MiB, which is 32 calls, besides.
 fn budget() -> InFlight {
-    InFlight::new(MIB, 4 * MIB, |refusal| match refusal {
-        Refusal::TooLarge => b"too large"[..].into(),
-        Refusal::NoRoom => b"no room"[..].into(),
-    })
-    .unwrap()
+    InFlight::new(MIB, 4 * MIB).unwrap()
 }
 
 /// A message of `length` bytes behind its prefix.
@@ -41,25 +37,24 @@ fn whole(message: Bytes) -> Body {
     Body::new(http_body_util::Full::new(message))
 }
 
-async fn read(budget: &InFlight, mut body: Body) -> Result<Held, Stopped> {
-    budget.message(&mut body).await
+async fn read(budget: &InFlight, body: Body) -> Result<ChargedBytes, MessageError> {
+    budget.read_message(&mut RequestBody::new(body)).await
 }
 
-/// What the peer is told: how much was read, the refusal, or the status of a failed call.
-async fn told(budget: &InFlight, body: Body) -> String {
+/// The result as text: the length that was read, the refusal, or the status of a failed call.
+async fn result(budget: &InFlight, body: Body) -> String {
     match read(budget, body).await {
-        Ok(held) => held.bytes().len().to_string(),
-        Err(stopped) => match stopped.answer(budget) {
-            Ok(refusal) => String::from_utf8(refusal.message().into()).unwrap(),
-            Err(status) => format!("{:?}", status.code()),
-        },
+        Ok(charged) => charged.bytes().len().to_string(),
+        Err(MessageError::Refused(Refusal::TooLarge)) => "too large".to_owned(),
+        Err(MessageError::Refused(Refusal::NoRoom)) => "no room".to_owned(),
+        Err(MessageError::Failed(status)) => format!("{:?}", status.code()),
     }
 }
 
 /// Reads while the test sends.
 fn reading(budget: &InFlight, body: Body) -> tokio::task::JoinHandle<String> {
     let budget = budget.clone();
-    tokio::spawn(async move { told(&budget, body).await })
+    tokio::spawn(async move { result(&budget, body).await })
 }
 
 /// Waits until `budget` holds `expected` bytes.
@@ -78,22 +73,21 @@ async fn messages_up_to_the_limit_pass_whole() {
     let budget = budget();
     for length in [0, 1, CALL, CALL + 1, 1_310_720] {
         let message = framed(length);
-        let held = read(&budget, whole(message.clone())).await.unwrap();
-        assert_eq!(held.bytes(), &message[5..]);
-        assert_eq!(held.bytes().as_ptr(), message[5..].as_ptr(), "one frame is not copied");
+        let charged = read(&budget, whole(message.clone())).await.unwrap();
+        assert_eq!(charged.bytes(), &message[5..]);
+        assert_eq!(charged.bytes().as_ptr(), message[5..].as_ptr(), "one frame is not copied");
         assert_eq!(budget.taken(), length.max(CALL) as usize);
-        drop(held);
+        drop(charged);
         assert_eq!(budget.taken(), 0);
     }
     assert_eq!(budget.max_message(), 1_310_720);
 }
 
 #[tokio::test]
-async fn a_message_in_pieces_is_put_together() {
+async fn a_message_in_pieces_is_joined() {
     let budget = budget();
-    let (frames, mut body) = body();
-    let call =
-        tokio::spawn(async move { budget.message(&mut body).await.unwrap().bytes().clone() });
+    let (frames, body) = body();
+    let call = tokio::spawn(async move { read(&budget, body).await.unwrap().bytes().clone() });
     let message = framed(40_000);
     for piece in
         [&message[..1], &message[1..1], &message[1..4], &message[4..20_000], &message[20_000..]]
@@ -105,7 +99,7 @@ async fn a_message_in_pieces_is_put_together() {
 }
 
 #[tokio::test]
-async fn what_is_not_one_message_is_a_failed_call() {
+async fn a_body_that_is_not_one_message_is_a_failed_call() {
     let rows: [(&str, &[u8], &str); 6] = [
         ("nothing", b"", "Internal"),
         ("a flag", b"\0", "Internal"),
@@ -116,7 +110,7 @@ async fn what_is_not_one_message_is_a_failed_call() {
     ];
     let budget = budget();
     for (name, bytes, code) in rows {
-        assert_eq!(told(&budget, whole(Bytes::from_static(bytes))).await, code, "{name}");
+        assert_eq!(result(&budget, whole(Bytes::from_static(bytes))).await, code, "{name}");
         assert_eq!(budget.taken(), 0, "{name}");
     }
     for last in ["in the next frame", "after a message in two frames"] {
@@ -151,31 +145,31 @@ async fn a_message_beyond_the_limit_is_refused_by_its_prefix_alone() {
         let call = reading(&budget, body);
         frames.send(Ok(Frame::data(Bytes::copy_from_slice(&length.to_be_bytes())))).await.unwrap();
         assert_eq!(call.await.unwrap(), "too large");
-        assert!(frames.is_closed(), "it is not read on");
+        assert!(frames.is_closed(), "nothing more is read");
         assert_eq!(budget.taken(), 0);
     }
 }
 
 #[tokio::test]
-async fn the_sum_is_bounded_and_small_calls_have_a_part_of_their_own() {
+async fn the_sum_is_bounded_and_small_calls_have_a_separate_part() {
     let budget = budget();
     let message = |length| read(&budget, whole(framed(length)));
 
     let large = [message(MIB as u32).await, message(MIB as u32).await, message(MIB as u32).await];
     assert!(large.iter().all(Result::is_ok));
     assert_eq!(budget.taken() as u64, 3 * MIB);
-    assert_eq!(told(&budget, whole(framed(192 << 10))).await, "no room");
+    assert_eq!(result(&budget, whole(framed(192 << 10))).await, "no room");
 
     let mut small = Vec::new();
     for _ in 3..32 {
         small.push(message(CALL).await.unwrap());
     }
     assert_eq!(budget.taken() as u64, 4 * MIB - 3 * u64::from(CALL));
-    assert_eq!(told(&budget, whole(framed(0))).await, "no room", "32 calls are the most");
+    assert_eq!(result(&budget, whole(framed(0))).await, "no room", "32 calls are the most");
 
     drop((large, small));
     assert_eq!(budget.taken(), 0);
-    assert_eq!(told(&budget, whole(framed(MIB as u32))).await, MIB.to_string());
+    assert_eq!(result(&budget, whole(framed(MIB as u32))).await, MIB.to_string());
 }
 
 #[tokio::test]
@@ -184,7 +178,7 @@ async fn a_message_that_does_not_arrive_ends_and_frees_its_bytes() {
     let budget = budget().with_arrival(Duration::from_millis(50));
 
     let (silent, none) = body();
-    assert_eq!(told(&budget, none).await, "DeadlineExceeded", "no prefix");
+    assert_eq!(result(&budget, none).await, "DeadlineExceeded", "no prefix");
     drop(silent);
 
     let (stalled, part) = body();
@@ -196,11 +190,11 @@ async fn a_message_that_does_not_arrive_ends_and_frees_its_bytes() {
 
     let (endless, all) = body();
     endless.send(Ok(Frame::data(framed(0)))).await.unwrap();
-    assert_eq!(told(&budget, all).await, "DeadlineExceeded", "all of it, but no end");
+    assert_eq!(result(&budget, all).await, "DeadlineExceeded", "all of it, but no end");
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_gives_back_what_it_had() {
+async fn a_cancelled_call_returns_its_bytes() {
     let budget = budget();
     let (frames, body) = body();
     frames.send(Ok(Frame::data(framed(MIB as u32).slice(..1000)))).await.unwrap();
@@ -214,12 +208,12 @@ async fn a_call_that_is_cancelled_gives_back_what_it_had() {
 async fn a_broken_stream_is_a_failed_call() {
     let (frames, body) = body();
     frames.send(Err(Status::data_loss("gone"))).await.unwrap();
-    assert_eq!(told(&budget(), body).await, "DataLoss");
+    assert_eq!(result(&budget(), body).await, "DataLoss");
 }
 
 #[test]
 fn limits_that_contradict_each_other_are_refused() {
-    let new = |body, sum| InFlight::new(body, sum, |_| b""[..].into()).map(drop);
+    let new = |body, sum| InFlight::new(body, sum).map(drop);
     let least = 22_719_146;
     assert_eq!(new(16 * MIB, least), Ok(()));
     assert_eq!(

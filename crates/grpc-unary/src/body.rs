@@ -1,0 +1,160 @@
+//! The request body of one call, and the message in it.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use h2::RecvStream;
+use http_body::{Body, Frame};
+use tonic::Status;
+
+/// gRPC puts a flag (compressed or not) and a length of four bytes in front of each message.
+const PREFIX_BYTES: usize = 5;
+
+/// The bytes that a peer sends for one call.
+#[derive(Debug)]
+pub struct RequestBody<B = H2Body>(B);
+
+/// A request body as h2 receives it.
+#[derive(Debug)]
+pub struct H2Body(RecvStream);
+
+impl RequestBody {
+    pub(crate) fn of_stream(stream: RecvStream) -> Self {
+        Self(H2Body(stream))
+    }
+}
+
+impl<B> RequestBody<B>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+{
+    /// Wraps any body, for callers and tests that have no h2 stream.
+    pub fn new(body: B) -> Self {
+        Self(body)
+    }
+
+    /// Reads the prefix of the message, and nothing behind the frame in which it ends.
+    ///
+    /// The length is known before the message is buffered, so that a caller can reserve memory for
+    /// it or refuse it.
+    ///
+    /// # Errors
+    /// `internal` when the body ends before a whole prefix, or when the message is compressed. The
+    /// status of the stream when the peer resets it.
+    pub async fn length_prefix(&mut self) -> Result<LengthPrefix<'_, B>, Status> {
+        let mut received = Bytes::new();
+        while received.len() < PREFIX_BYTES {
+            let frame = self.next_data().await?;
+            let frame = frame.ok_or_else(|| Status::internal("the call has no message"))?;
+            received = if received.is_empty() { frame } else { [received, frame].concat().into() };
+        }
+        if received.get_u8() != 0 {
+            return Err(Status::internal(
+                "the message is compressed, or its flag is not one of gRPC",
+            ));
+        }
+        let length = received.get_u32();
+        Ok(LengthPrefix { body: self, length, received })
+    }
+
+    /// The next data, or `None` at the end. Trailers of a request have no meaning and end it.
+    async fn next_data(&mut self) -> Result<Option<Bytes>, Status> {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.0).poll_frame(cx)).await {
+            let Ok(data) = frame?.into_data() else { break };
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A message of which only the length is read.
+#[derive(Debug)]
+pub struct LengthPrefix<'b, B = H2Body> {
+    body: &'b mut RequestBody<B>,
+    length: u32,
+    received: Bytes,
+}
+
+impl<B> LengthPrefix<'_, B>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+{
+    /// The number of bytes that the message has.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Reads the message. A message in one frame is not copied; one in several frames is copied
+    /// into a buffer that is allocated once.
+    ///
+    /// # Errors
+    /// `internal` when the body ends too early, `invalid_argument` when it has more bytes than the
+    /// prefix announced, the status of the stream when the peer resets it.
+    pub async fn message(self) -> Result<Bytes, Status> {
+        let Self { body, length, mut received } = self;
+        let length = length as usize;
+        let mut joined = BytesMut::new();
+        while received.len().max(joined.len()) < length {
+            let frame = body.next_data().await?;
+            let frame =
+                frame.ok_or_else(|| Status::internal("the message is shorter than announced"))?;
+            if joined.is_empty() {
+                joined.reserve(length.max(received.len() + frame.len()));
+                joined.extend_from_slice(&received);
+            }
+            joined.extend_from_slice(&frame);
+        }
+        if !joined.is_empty() {
+            received = joined.freeze();
+        }
+        if received.len() > length || body.next_data().await?.is_some() {
+            return Err(Status::invalid_argument("the message is longer than announced"));
+        }
+        Ok(received)
+    }
+}
+
+impl Body for H2Body {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = match ready!(self.0.poll_data(cx)) {
+            Some(data) => data.map(|data| {
+                // The peer may send as much again. This fails only for a stream that has ended;
+                // h2 returns its part to the connection when the stream is dropped.
+                if !self.0.is_end_stream() {
+                    let _ = self.0.flow_control().release_capacity(data.len());
+                }
+                Frame::data(data)
+            }),
+            None => match ready!(self.0.poll_trailers(cx)) {
+                Ok(Some(trailers)) => Ok(Frame::trailers(trailers)),
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => Err(error),
+            },
+        };
+        Poll::Ready(Some(frame.map_err(|error| Status::from_error(error.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
+impl RequestBody {
+    /// The body for a server that tonic generates.
+    pub(crate) fn into_tonic(self) -> tonic::body::Body {
+        tonic::body::Body::new(self.0)
+    }
+}

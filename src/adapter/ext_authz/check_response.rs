@@ -1,0 +1,191 @@
+//! Writes a `CheckResponse` directly from the answer.
+//!
+//! INVARIANT: a `CheckResponse` without a status means *allow* to Envoy. A message is created by
+//! [`allowed`] or [`denied`] only, and both write a status first.
+
+use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
+use tollgate_grpc_unary::{FramedMessage, wire::MessageWriter};
+
+use crate::check::Metadata;
+
+/// Fields of `CheckResponse`.
+const STATUS: u8 = 1;
+const DENIED_RESPONSE: u8 = 2;
+const OK_RESPONSE: u8 = 3;
+const DYNAMIC_METADATA: u8 = 4;
+/// Fields of `google.rpc.Status`, the first one also of `envoy.type.v3.HttpStatus`.
+const CODE: u8 = 1;
+const MESSAGE: u8 = 2;
+/// Fields of `DeniedHttpResponse`.
+const HTTP_STATUS: u8 = 1;
+const BODY: u8 = 3;
+/// Fields of `OkHttpResponse`, the first one also of `DeniedHttpResponse`.
+const HEADERS: u8 = 2;
+const HEADERS_TO_REMOVE: u8 = 5;
+const RESPONSE_HEADERS_TO_ADD: u8 = 6;
+/// Fields of `HeaderValueOption`.
+const HEADER: u8 = 1;
+const APPEND_ACTION: u8 = 3;
+/// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`. With Envoy's zero value, which appends, a value
+/// that the client forged would be kept beside the written one.
+const OVERWRITE: u16 = 2;
+/// Fields of `HeaderValue`, and of an entry of `google.protobuf.Struct.fields`.
+const KEY: u8 = 1;
+const VALUE: u8 = 2;
+/// Field of `google.protobuf.Struct`.
+const ENTRY: u8 = 1;
+/// Field of `google.protobuf.Value`.
+const STRING: u8 = 3;
+
+/// The initial size of the buffer, enough for nearly every answer.
+const BUFFER_BYTES: usize = 1024;
+
+/// The answer to a check that is allowed.
+pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> FramedMessage {
+    let mut writer = MessageWriter::new(FramedMessage::buffer(BUFFER_BYTES));
+    // An empty google.rpc.Status: code 0, OK.
+    writer.message(STATUS, |_| {});
+    writer.message(OK_RESPONSE, |ok| {
+        answer.set(&mut HeaderOptions { writer: ok, field: HEADERS });
+        if let Some(secret) = answer.upstream_credential {
+            write_header(ok, HEADERS, "authorization", |value| {
+                value.extend_from_slice(secret.expose());
+            });
+        }
+        for name in answer.removed() {
+            ok.bytes(HEADERS_TO_REMOVE, name.as_bytes());
+        }
+        answer.response(&mut HeaderOptions { writer: ok, field: RESPONSE_HEADERS_TO_ADD });
+    });
+    write_metadata(&mut writer, metadata);
+    FramedMessage::new(writer.finish())
+}
+
+/// The answer to a check that is denied.
+pub(super) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> FramedMessage {
+    let mut writer = MessageWriter::new(FramedMessage::buffer(BUFFER_BYTES));
+    writer.message(STATUS, |status| {
+        status.number(CODE, answer.reason.grpc());
+        status.bytes(MESSAGE, answer.reason.code().as_bytes());
+    });
+    writer.message(DENIED_RESPONSE, |denied| {
+        denied.message(HTTP_STATUS, |status| status.number(CODE, answer.status));
+        for (name, value) in answer.headers.iter() {
+            write_header(denied, HEADERS, name, |text| text.extend_from_slice(value.as_bytes()));
+        }
+        denied.bytes(BODY, answer.body.as_bytes());
+    });
+    write_metadata(&mut writer, metadata);
+    FramedMessage::new(writer.finish())
+}
+
+/// Writes each header as a `HeaderValueOption`.
+struct HeaderOptions<'w> {
+    writer: &'w mut MessageWriter,
+    field: u8,
+}
+
+impl HeaderSink for HeaderOptions<'_> {
+    fn header(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        write_header(self.writer, self.field, name, write);
+    }
+}
+
+/// Writes `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }`.
+fn write_header(
+    writer: &mut MessageWriter,
+    field: u8,
+    name: &'static str,
+    value: impl FnOnce(&mut Vec<u8>),
+) {
+    writer.message(field, |option| {
+        option.message(HEADER, |header| {
+            header.bytes(KEY, name.as_bytes());
+            header.bytes_with(VALUE, value);
+        });
+        option.number(APPEND_ACTION, OVERWRITE);
+    });
+}
+
+/// Writes a `google.protobuf.Struct` of strings.
+fn write_metadata(writer: &mut MessageWriter, metadata: &Metadata<'_>) {
+    writer.message(DYNAMIC_METADATA, |fields| {
+        for (name, value) in metadata.iter() {
+            fields.message(ENTRY, |entry| {
+                entry.bytes(KEY, name.as_bytes());
+                entry.message(VALUE, |wrapped| wrapped.bytes(STRING, value.as_bytes()));
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prost::Message as _;
+    use prost_types::{Struct, Value, value::Kind};
+
+    use super::*;
+    use crate::proto::envoy::{
+        config::core::v3::{
+            HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+        },
+        service::auth::v3::{CheckResponse, OkHttpResponse, check_response::HttpResponse},
+    };
+
+    fn overwrite(name: &str, value: &str) -> HeaderValueOption {
+        HeaderValueOption {
+            header: Some(HeaderValue {
+                key: name.into(),
+                value: value.into(),
+                raw_value: Vec::new(),
+            }),
+            append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+            ..HeaderValueOption::default()
+        }
+    }
+
+    /// Around every length at which one of the nested lengths needs another byte.
+    #[test]
+    fn values_of_any_length_are_written_as_the_generated_types_write_them() {
+        for length in (1..160).chain(16_300..16_400) {
+            let subject = "s".repeat(length);
+            let strip = BTreeSet::new();
+            let answer = AllowedAnswer {
+                decision_id: "d",
+                identity: [Some(&subject), Some("t"), Some("a b"), Some("jwt"), Some("m")],
+                limits: &[],
+                upstream_credential: None,
+                forward_credential: false,
+                strip: &strip,
+                spoofed: &[],
+            };
+            let mut known = [("", None); 6];
+            known[0] = ("subject", Some(subject.as_str()));
+            let metadata = Metadata(known);
+            let names = ["decision-id", "subject", "tenant", "scopes", "credential", "model"]
+                .map(|name| format!("x-tollgate-{name}"));
+            let values = ["d", &subject, "t", "a b", "jwt", "m"];
+            let expected = CheckResponse {
+                status: Some(crate::proto::google::rpc::Status::default()),
+                http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+                    headers: names
+                        .iter()
+                        .zip(values)
+                        .map(|(name, value)| overwrite(name, value))
+                        .collect(),
+                    headers_to_remove: vec!["authorization".into()],
+                    response_headers_to_add: vec![overwrite("x-tollgate-decision-id", "d")],
+                })),
+                dynamic_metadata: Some(Struct {
+                    fields: BTreeMap::from([(
+                        "subject".to_owned(),
+                        Value { kind: Some(Kind::StringValue(subject.clone())) },
+                    )]),
+                }),
+            };
+            assert_eq!(allowed(&answer, &metadata).message(), expected.encode_to_vec(), "{length}");
+        }
+    }
+}

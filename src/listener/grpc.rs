@@ -1,0 +1,37 @@
+//! gRPC on a listener: HTTP/2 only, by [`tollgate_grpc_unary`].
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tollgate_grpc_unary::{Http2Limits, Services, serve_connection};
+
+use super::{
+    accept::Listener,
+    serve::{self, BoxError, Life, Speak},
+    stream::{Peer, Stream},
+};
+
+/// Answers the calls of every connection of `listener` until `stop` fires, then stops listening, lets
+/// open calls end, and after `drain` closes the remaining connections.
+///
+/// `grpc-timeout` is not enforced here: a caller that sets it resets the stream when the time is
+/// over, which drops the call.
+pub async fn serve_grpc(
+    listener: Listener,
+    services: Services,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    serve::serve(listener, Grpc(Arc::new(services)), stop, drain).await;
+}
+
+/// Answers calls by a table of services.
+#[derive(Clone)]
+struct Grpc(Arc<Services>);
+
+impl Speak for Grpc {
+    async fn speak(self, stream: Stream, _: Peer, life: Life) -> Result<(), BoxError> {
+        let limits = Http2Limits::default();
+        Ok(serve_connection(stream, &self.0, &limits, || life.asked(), life.over()).await?)
+    }
+}
