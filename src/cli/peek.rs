@@ -97,14 +97,11 @@ fn shortened(secs: u64) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tollgate_testkit::unsigned as token;
 
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
-
-    fn token(header: &str, claims: &str) -> String {
-        format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
-    }
 
     #[test]
     fn header_and_claims_are_decoded_and_nothing_else_is() {

@@ -5,7 +5,6 @@ use std::{
     sync::Mutex,
 };
 
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::AdmitResponse,
@@ -19,6 +18,7 @@ use tollgate_core::{
     secret::Secret,
     snapshot::Snapshot,
 };
+use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use super::{
     audit::AuditConfig,
@@ -93,15 +93,8 @@ limits:
     }
 
     fn token(claims: &Value) -> String {
-        format!(
-            "Bearer {}",
-            jsonwebtoken::encode(
-                &Header::default(),
-                claims,
-                &EncodingKey::from_secret(SECRET.as_bytes())
-            )
-            .unwrap()
-        )
+        let token = Token::new(Algorithm::Hs256).claims(claims.clone());
+        format!("Bearer {}", token.sign(&KeyPair::secret(SECRET)).unwrap())
     }
 
     fn alice() -> String {

@@ -1,14 +1,13 @@
 //! Tokens of a case file: made, signed, and broken on purpose.
 
-use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value, json};
-use tollgate_core::{credential::jwt::issuer::AlgorithmName, time::Timestamp};
+use tollgate_core::time::Timestamp;
+use tollgate_testkit::{Algorithm, TokenParts, base64url, hmac_sha256, merged, pem, signed};
 
 use super::{
-    keys::{Keys, SigningKey, pem},
-    spec::{SignWord, Tamper, TokenSpec, merged},
+    keys::{Keys, SigningKey},
+    spec::{SignWord, Tamper, TokenSpec},
     values::{Bytes, Offset},
 };
 
@@ -34,7 +33,7 @@ pub(super) fn mint(
     let key = keys.get(name)?;
     let algorithm = match &spec.alg {
         None => key.algorithm,
-        Some(name) => AlgorithmName::parse(name)
+        Some(name) => Algorithm::parse(name)
             .ok_or_else(|| format!("unknown algorithm `{name}` to sign with"))?,
     };
     let header = match &spec.header_text {
@@ -46,17 +45,8 @@ pub(super) fn mint(
         (None, Some(text)) => with_moments(text, now)?.into_bytes(),
         (None, None) => Value::Object(claims(spec, now)?).to_string().into_bytes(),
     };
-    let signed = format!("{}.{}", encode(header.as_bytes()), encode(&payload));
-    let signature = match spec.sign.unwrap_or(SignWord::Key) {
-        SignWord::Key => sign(&signed, key, algorithm)?,
-        SignWord::HmacPublicPem => {
-            hmac_sha256(pem("PUBLIC KEY", &key.pair.public).as_bytes(), &signed)
-        }
-        SignWord::HmacPublicDer => hmac_sha256(&key.pair.public, &signed),
-        SignWord::HmacEmpty => hmac_sha256(b"", &signed),
-        SignWord::Empty => String::new(),
-    };
-    tampered(format!("{signed}.{signature}"), spec, Some((key, algorithm)), now).map(Some)
+    let token = signed(&header, &payload, |message| signature(spec, key, algorithm, message))?;
+    tampered(token, spec, Some((key, algorithm)), now).map(Some)
 }
 
 /// The issuer that the token of a case names, for revocations that do not say one.
@@ -71,11 +61,8 @@ fn header(
     algorithm: Algorithm,
     keys: &Keys,
 ) -> Result<Map<String, Value>, String> {
-    let name = AlgorithmName::ALL
-        .iter()
-        .find(|(_, known)| *known == algorithm)
-        .map_or("", |(name, _)| name);
-    let Value::Object(own) = json!({ "alg": name, "kid": key.kid, "typ": "JWT" }) else {
+    let Value::Object(own) = json!({ "alg": algorithm.name(), "kid": key.kid, "typ": "JWT" })
+    else {
         return Ok(Map::new());
     };
     let mut header = merged(&own, &spec.header);
@@ -129,17 +116,26 @@ fn with_moments(text: &str, now: Timestamp) -> Result<String, String> {
     Ok(out)
 }
 
-fn encode(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+fn signature(
+    spec: &TokenSpec,
+    key: &SigningKey,
+    algorithm: Algorithm,
+    message: &[u8],
+) -> Result<Vec<u8>, String> {
+    let spki = || key.pair.to_spki().map_err(|error| error.to_string());
+    Ok(match spec.sign.unwrap_or(SignWord::Key) {
+        SignWord::Key => sign(message, key, algorithm)?,
+        SignWord::HmacPublicPem => {
+            hmac_sha256(pem::encode("PUBLIC KEY", &spki()?).as_bytes(), message)
+        }
+        SignWord::HmacPublicDer => hmac_sha256(&spki()?, message),
+        SignWord::HmacEmpty => hmac_sha256(b"", message),
+        SignWord::Empty => Vec::new(),
+    })
 }
 
-fn sign(message: &str, key: &SigningKey, algorithm: Algorithm) -> Result<String, String> {
-    jsonwebtoken::crypto::sign(message.as_bytes(), &key.pair.private, algorithm)
-        .map_err(|_| format!("the key `{}` cannot sign with {algorithm:?}", key.kid))
-}
-
-fn hmac_sha256(secret: &[u8], message: &str) -> String {
-    encode(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message.as_bytes()).as_ref())
+fn sign(message: &[u8], key: &SigningKey, algorithm: Algorithm) -> Result<Vec<u8>, String> {
+    key.pair.sign(algorithm, message).map_err(|error| format!("the key `{}`: {error}", key.kid))
 }
 
 fn tampered(
@@ -161,28 +157,23 @@ fn apply(
     key: Option<(&SigningKey, Algorithm)>,
     now: Timestamp,
 ) -> Option<Result<String, String>> {
-    let (signed, signature) = token.rsplit_once('.')?;
-    let (header, payload) = signed.split_once('.')?;
-    let bytes = || URL_SAFE_NO_PAD.decode(signature).ok();
+    let parts = TokenParts::of(token)?;
+    let TokenParts { header, payload, signature } = parts;
     let object = |part: &str| {
         serde_json::from_slice::<Map<String, Value>>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
     };
     let swapped = |base: Map<String, Value>, own: &Map<String, Value>| {
-        encode(Value::Object(merged(&base, own)).to_string().as_bytes())
+        base64url(Value::Object(merged(&base, own)).to_string())
     };
     Some(Ok(match tamper {
-        Tamper::FlipSignature => {
-            let mut bytes = bytes()?;
-            *bytes.first_mut()? ^= 1;
-            format!("{signed}.{}", encode(&bytes))
-        }
-        Tamper::ZeroSignature => format!("{signed}.{}", encode(&vec![0; bytes()?.len()])),
+        Tamper::FlipSignature => parts.forged()?,
+        Tamper::ZeroSignature => parts.with_signature(&vec![0; parts.signature_bytes()?.len()]),
         Tamper::ShortenSignature => {
-            let mut bytes = bytes()?;
+            let mut bytes = parts.signature_bytes()?;
             bytes.pop()?;
-            format!("{signed}.{}", encode(&bytes))
+            parts.with_signature(&bytes)
         }
-        Tamper::DropSignature => signed.to_owned(),
+        Tamper::DropSignature => format!("{header}.{payload}"),
         Tamper::PadSignature => format!("{token}="),
         Tamper::StrayBits => {
             format!("{}{}", token.get(..token.len() - 1)?, stray(token.chars().next_back()?)?)
@@ -198,14 +189,8 @@ fn apply(
             let (key, algorithm) = key?;
             let mut outer = object(header)?;
             outer.insert("cty".into(), json!("JWT"));
-            let signed = format!(
-                "{}.{}",
-                encode(Value::Object(outer).to_string().as_bytes()),
-                encode(token.as_bytes())
-            );
-            return Some(
-                sign(&signed, key, algorithm).map(|signature| format!("{signed}.{signature}")),
-            );
+            let outer = Value::Object(outer).to_string();
+            return Some(signed(outer, token, |message| sign(message, key, algorithm)));
         }
         Tamper::Append { text, times } => format!("{token}{}", text.repeat(*times)),
     }))

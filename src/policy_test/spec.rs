@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tollgate_core::{policy::PolicyConfig, secret::SecretSource};
+use tollgate_testkit::merged;
 
 use super::{
     expect::Expectation,
@@ -241,11 +242,6 @@ impl TokenSpec {
             authorization: self.authorization.clone().or_else(|| base.authorization.clone()),
         }
     }
-}
-
-/// `base` with the members of `own` added or replaced.
-pub(super) fn merged(base: &Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
-    base.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// How a token is signed.

@@ -9,127 +9,60 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::{
-    hmac,
-    rand::SystemRandom,
-    rsa::KeySize,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-        RSA_PKCS1_SHA256, RsaKeyPair,
-    },
-};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use tollgate_testkit::{Algorithm, KeyPair, KeyType, Token, TokenParts, jwk_set};
 
 use super::{
     SCOPES,
     http::{Answer, Reply, Server},
 };
 
-/// A signing key.
+/// A signing key and its name in the key set.
 #[derive(Clone)]
 pub(crate) struct Key {
     kid: String,
-    pair: Arc<Pair>,
-}
-
-enum Pair {
-    Rsa(RsaKeyPair),
-    Ec(EcdsaKeyPair),
-    Ed(Ed25519KeyPair),
-    Secret(Vec<u8>),
+    pair: Arc<KeyPair>,
 }
 
 impl Key {
-    /// RS256, 2048 bits: one for all tests, because making one takes a while.
+    /// RS256, 2048 bits: one for all tests, because RSA keys take long to make.
     pub(crate) fn rsa(kid: &str) -> Self {
-        static PAIR: OnceLock<Arc<Pair>> = OnceLock::new();
-        let pair = PAIR
-            .get_or_init(|| Arc::new(Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())));
+        static PAIR: OnceLock<Arc<KeyPair>> = OnceLock::new();
+        let pair = PAIR.get_or_init(|| Arc::new(KeyPair::generate(KeyType::Rsa).unwrap()));
         Self { kid: kid.to_owned(), pair: Arc::clone(pair) }
     }
 
     /// ES256.
     pub(crate) fn ec(kid: &str) -> Self {
-        Self::of(kid, Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()))
+        Self::new(kid, KeyPair::generate(KeyType::P256).unwrap())
     }
 
     /// EdDSA, Ed25519.
     pub(crate) fn ed(kid: &str) -> Self {
-        Self::of(kid, Pair::Ed(Ed25519KeyPair::generate().unwrap()))
+        Self::new(kid, KeyPair::generate(KeyType::Ed25519).unwrap())
     }
 
     /// HS256.
     pub(crate) fn secret(secret: &str) -> Self {
-        Self::of("", Pair::Secret(secret.as_bytes().to_vec()))
+        Self::new("", KeyPair::secret(secret))
     }
 
-    fn of(kid: &str, pair: Pair) -> Self {
+    fn new(kid: &str, pair: KeyPair) -> Self {
         Self { kid: kid.to_owned(), pair: Arc::new(pair) }
     }
 
-    fn algorithm(&self) -> &'static str {
-        match &*self.pair {
-            Pair::Rsa(_) => "RS256",
-            Pair::Ec(_) => "ES256",
-            Pair::Ed(_) => "EdDSA",
-            Pair::Secret(_) => "HS256",
-        }
+    fn algorithm(&self) -> Algorithm {
+        self.pair.key_type().usual_algorithm()
     }
 
     /// The public half (RFC 7517).
     pub(crate) fn jwk(&self) -> Value {
-        let mut jwk = match &*self.pair {
-            Pair::Rsa(pair) => {
-                let public = pair.public_key();
-                let (n, e) = (public.modulus(), public.exponent());
-                json!({ "kty": "RSA", "n": text(n.big_endian_without_leading_zero()), "e": text(e.big_endian_without_leading_zero()) })
-            }
-            Pair::Ec(pair) => {
-                let point = &pair.public_key().as_ref()[1..];
-                json!({ "kty": "EC", "crv": "P-256", "x": text(&point[..32]), "y": text(&point[32..]) })
-            }
-            Pair::Ed(pair) => {
-                json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) })
-            }
-            Pair::Secret(_) => panic!("a shared secret is not published"),
-        };
-        jwk["kid"] = json!(self.kid);
-        jwk["alg"] = json!(self.algorithm());
-        jwk["use"] = json!("sig");
-        jwk
+        self.pair.jwk(&self.kid, self.algorithm()).unwrap()
     }
 
-    /// The private half of an EC key as PEM, for `tollgate token mint`.
+    /// The private half as PEM, for `tollgate token mint`.
     pub(crate) fn pem(&self) -> String {
-        let Pair::Ec(pair) = &*self.pair else { panic!("an EC key") };
-        pem(pair.to_pkcs8v1().unwrap().as_ref())
-    }
-
-    fn sign(&self, signed: &[u8]) -> Vec<u8> {
-        let random = SystemRandom::new();
-        match &*self.pair {
-            Pair::Rsa(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature).unwrap();
-                signature
-            }
-            Pair::Ec(pair) => pair.sign(&random, signed).unwrap().as_ref().to_vec(),
-            Pair::Ed(pair) => pair.sign(signed).as_ref().to_vec(),
-            Pair::Secret(secret) => {
-                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed).as_ref().to_vec()
-            }
-        }
-    }
-
-    /// A token of exactly these members.
-    pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
-        let signed = format!(
-            "{}.{}",
-            text(header.to_string().as_bytes()),
-            text(claims.to_string().as_bytes())
-        );
-        format!("{signed}.{}", text(&self.sign(signed.as_bytes())))
+        self.pair.to_pem().unwrap()
     }
 }
 
@@ -160,26 +93,31 @@ impl Issuer {
         std::fs::write(dir.join("jwks.json"), self.jwks()).unwrap();
     }
 
-    /// A good token, with some claims changed; `null` takes one away.
+    /// A good token with these claims changed; `null` removes one.
     pub(crate) fn token(&self, claims: Value) -> String {
         self.token_with(json!({}), claims)
     }
 
-    /// The same with members of the header changed.
+    /// A good token with these members of the header and these claims changed.
     pub(crate) fn token_with(&self, header: Value, claims: Value) -> String {
         let now = now();
-        let standard = json!({
+        let usual = json!({
             "iss": self.name, "aud": "inference-api", "sub": "alice", "iat": now, "exp": now + 600,
             "jti": format!("{:016x}", rand::random::<u64>()), "scope": SCOPES,
         });
-        let names = json!({ "alg": self.key.algorithm(), "kid": self.key.kid, "typ": "JWT" });
-        self.key.token(&changed(names, header), &changed(standard, claims))
+        Token::new(self.key.algorithm())
+            .kid(&self.key.kid)
+            .header(header)
+            .claims(usual)
+            .claims(claims)
+            .sign(&self.key.pair)
+            .unwrap()
     }
 }
 
 /// A key set of these keys.
 pub(crate) fn jwks(keys: &[&Key]) -> String {
-    json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string()
+    jwk_set(keys.iter().map(|key| key.jwk())).to_string()
 }
 
 /// Seconds since 1970.
@@ -187,36 +125,9 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The same token with another signature: one byte of it changed.
+/// The same token with another signature: one bit of it changed.
 pub(crate) fn forged(token: &str) -> String {
-    let (signed, signature) = token.rsplit_once('.').unwrap();
-    let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
-    bytes[0] ^= 1;
-    format!("{signed}.{}", text(&bytes))
-}
-
-fn changed(base: Value, changes: Value) -> Value {
-    let (Value::Object(mut base), Value::Object(changes)) = (base, changes) else {
-        panic!("two objects")
-    };
-    for (name, value) in changes {
-        match value {
-            Value::Null => drop(base.remove(&name)),
-            value => drop(base.insert(name, value)),
-        }
-    }
-    Value::Object(Map::from_iter(base))
-}
-
-fn text(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn pem(der: &[u8]) -> String {
-    let body = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+    TokenParts::of(token).and_then(|parts| parts.forged()).unwrap()
 }
 
 /// What a key server does when it is asked.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate::store::Store;
 use tollgate_core::{
@@ -18,6 +17,7 @@ use tollgate_core::{
     snapshot::Snapshot,
     time::Timestamp,
 };
+use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 pub(super) const ISSUER: &str = "https://idp.example.com";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -35,8 +35,8 @@ pub(super) fn principal(claims: Value, foreign: &[&str]) -> Arc<Principal> {
 pub(super) fn token(mut claims: Value) -> (String, Value) {
     claims["iss"] = json!(ISSUER);
     claims["exp"] = json!(NOW + 600);
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    (jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap(), claims)
+    let token = Token::new(Algorithm::Hs256).claims(claims.clone()).sign(&KeyPair::secret(SECRET));
+    (token.unwrap(), claims)
 }
 
 /// The principal of a token.

@@ -12,10 +12,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::{
-    keys::{Algorithm, Signer},
-    process, tokens,
-};
+use crate::{keys::Algorithm, process, tokens};
 
 /// Verify the signatures of a file of tokens, the key parsed once.
 #[derive(Debug, Args)]
@@ -30,11 +27,12 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let public = Signer::read(&self.keys, self.algorithm)?.public();
+        let key = self.algorithm.read_key(&self.keys)?;
+        let public = key.public();
         let key = match self.algorithm {
-            Algorithm::Rs256 => ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &public)?,
-            Algorithm::Es256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &public)?,
-            Algorithm::EdDsa => ParsedPublicKey::new(&ED25519, &public)?,
+            Algorithm::Rs256 => ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public)?,
+            Algorithm::Es256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public)?,
+            Algorithm::EdDsa => ParsedPublicKey::new(&ED25519, public)?,
         };
         let tokens = tokens::read(&self.tokens)?;
         let parts = tokens

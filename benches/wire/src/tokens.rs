@@ -1,4 +1,5 @@
-//! Real tokens, one subject each, all of one length: such as an identity provider makes, and 803 bytes long with RS256.
+//! Tokens as an identity provider makes them: one subject each, all of one length (803 bytes with
+//! RS256).
 
 use std::{
     fs,
@@ -8,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
 use serde_json::json;
+use tollgate_testkit::Token;
 
-use crate::keys::{Algorithm, Signer};
+use crate::keys::Algorithm;
 
-/// How long they are good: below Tollgate's `max_lifetime` of a day.
+/// The lifetime of the tokens: below Tollgate's `max_lifetime` of a day.
 const HOURS: u64 = 20;
 
-/// Sign tokens.
+/// Signs tokens.
 #[derive(Debug, Args)]
 pub(crate) struct Mint {
     /// The directory of the keys.
@@ -29,19 +30,16 @@ pub(crate) struct Mint {
     count: usize,
     #[arg(long, default_value = "https://auth.example.com")]
     issuer: String,
-    /// The file they are written to.
+    /// The file that they are written to.
     #[arg(long)]
     to: PathBuf,
 }
 
 impl Mint {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let signer = Signer::read(&self.keys, self.algorithm)?;
+        let key = self.algorithm.read_key(&self.keys)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let header =
-            json!({ "alg": self.algorithm.name(), "kid": self.algorithm.kid(), "typ": "JWT" })
-                .to_string();
-        let header = URL_SAFE_NO_PAD.encode(header);
+        let token = Token::new(self.algorithm.jws()).kid(self.algorithm.kid());
         let mut text = Vec::new();
         for number in 0..self.count {
             // The width keeps all of one length.
@@ -57,9 +55,7 @@ impl Mint {
                 "azp": "web-console",
                 "name": "Ada Lovelace", "locale": "en-GB",
             });
-            let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-            let signature = URL_SAFE_NO_PAD.encode(signer.sign(signed.as_bytes())?);
-            writeln!(text, "{signed}.{signature}")?;
+            writeln!(text, "{}", token.clone().claims(claims).sign(&key)?)?;
         }
         fs::write(&self.to, text)?;
         Ok(())

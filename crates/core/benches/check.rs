@@ -5,7 +5,6 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use divan::{AllocProfiler, Bencher, black_box};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use tollgate_core::{
     admission::AdmitResponse,
     check::{Pending, Prepared, prepare, prepare_with},
@@ -23,6 +22,7 @@ use tollgate_core::{
     snapshot::Snapshot,
     time::Timestamp,
 };
+use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -74,8 +74,8 @@ fn token() -> String {
         "iss": "https://auth.example.com", "aud": "inference-api", "sub": "user-00000001", "iat": NOW, "exp": NOW + 3600,
         "jti": "5f3a1c62-9d0e-4b7a-8c11-000000000001", "tenant_id": "tenant-0001", "scope": "infer:text model:qwen:inference",
     });
-    let header = Header::new(Algorithm::HS256);
-    format!("Bearer {}", encode(&header, &claims, &EncodingKey::from_secret(SECRET)).unwrap())
+    let token = Token::new(Algorithm::Hs256).claims(claims).sign(&KeyPair::secret(SECRET));
+    format!("Bearer {}", token.unwrap())
 }
 
 /// A chat of four kilobytes.

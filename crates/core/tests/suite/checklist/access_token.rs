@@ -5,7 +5,7 @@ use tollgate_core::{denial::Reason, request::RawBody};
 use super::shape::encrypted;
 use crate::{
     gate::{Answer, Gate, Row, Table, raw, row},
-    keys::{KEYS, Signer},
+    keys::{KEYS, Signer, jwk_members},
     token::{Members, NOW, signed},
 };
 
@@ -55,7 +55,7 @@ fn strict_profile() -> Table {
     let issuer = "{ issuer: https://strict.example, audiences: [inference-api], algorithms: [EdDSA], jwks: { file: /k }, \
                   required_claims: [iat, jti, client_id] }";
     let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
-    let ed = [format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())];
+    let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
     let gate = Gate::new(
         &format!("issuers: [{issuer}]\n{routes}"),
         &[("https://strict.example", &ed[..])],

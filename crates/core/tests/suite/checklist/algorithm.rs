@@ -8,7 +8,7 @@ use tollgate_core::{
 
 use crate::{
     gate::{Row, SECRET, Table, compile, row},
-    keys::{KEYS, Signer},
+    keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };
 
@@ -98,7 +98,8 @@ fn spelling() -> Vec<Row> {
         "\"HS1\"",
         "\"XX999\"",
     ] {
-        for (signer, how) in [(Signer::Nobody, "unsigned"), (Signer::Rs256, "signed with RS256")] {
+        for (signer, how) in [(Signer::Unsigned, "unsigned"), (Signer::Rs256, "signed with RS256")]
+        {
             let header = Members::header("", "rsa").with("alg", alg);
             let token =
                 signed(signer, header.json(), Members::claims("https://rsa.example").json());
@@ -292,7 +293,7 @@ fn j23_a_shared_secret_is_never_loaded_from_a_key_set() {
     use jsonwebtoken::Algorithm;
     let oct = format!(
         r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"hs","k":"{}"}}]}}"#,
-        crate::keys::b64(SECRET)
+        tollgate_testkit::base64url(SECRET)
     );
     for algorithms in
         [&[Algorithm::RS256][..], &[Algorithm::HS256], &[Algorithm::RS256, Algorithm::HS256]]
@@ -304,7 +305,7 @@ fn j23_a_shared_secret_is_never_loaded_from_a_key_set() {
         );
     }
     // Nor does a public key become one: its JWK has no algorithm of a secret.
-    let rsa = format!(r#"{{"keys":[{{"kid":"rsa","alg":"HS256",{}}}]}}"#, KEYS.rsa.jwk());
+    let rsa = format!(r#"{{"keys":[{{"kid":"rsa","alg":"HS256",{}}}]}}"#, jwk_members(&KEYS.rsa));
     assert_eq!(
         KeySet::parse(rsa.as_bytes(), &[Algorithm::HS256]).map(drop),
         Err(KeySetError::NoUsableKey(1))

@@ -1,10 +1,11 @@
 //! J08 to J10 and J18: what else a header may say, and what it may not.
 
 use tollgate_core::denial::Reason;
+use tollgate_testkit::base64url;
 
 use crate::{
     gate::{Answer, Gate, Row, Table, row},
-    keys::{KEYS, Signer, b64},
+    keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };
 
@@ -90,11 +91,13 @@ fn crit() -> Vec<Row> {
 
 /// J09: a key or the way to one, in the header: CVE-2018-0114 and CVE-2026-27962.
 fn embedded_keys() -> Vec<Row> {
-    let jwk =
-        format!("{{{},\"alg\":\"EdDSA\",\"use\":\"sig\",\"kid\":\"ed\"}}", KEYS.attacker.jwk());
+    let jwk = format!(
+        "{{{},\"alg\":\"EdDSA\",\"use\":\"sig\",\"kid\":\"ed\"}}",
+        jwk_members(&KEYS.attacker)
+    );
     let certificate = format!("[\"{}\"]", "MIIB".repeat(40));
     let url = "\"https://attacker.example/jwks.json\"";
-    let thumbprint = format!("\"{}\"", b64([7; 32]));
+    let thumbprint = format!("\"{}\"", base64url([7; 32]));
     let members = [
         ("jwk", jwk.as_str()),
         ("jku", url),

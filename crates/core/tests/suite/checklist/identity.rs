@@ -4,7 +4,7 @@ use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, Table, row},
-    keys::{KEYS, Signer},
+    keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };
 
@@ -235,8 +235,8 @@ const ROUTES: &str = "routes: [{ match: { paths: [/v1/models], methods: [GET] },
 fn without_issuer() -> Table {
     let issuer = "{ issuer: absent, audiences: any, algorithms: [EdDSA], kid: optional, jwks: { file: /k } }";
     let named = "{ issuer: https://rsa.example, audiences: [inference-api], algorithms: [RS256], jwks: { file: /k } }";
-    let ed = [format!("{{{}}}", KEYS.ed.jwk())];
-    let rsa = [format!("{{\"kid\":\"rsa\",{}}}", KEYS.rsa.jwk())];
+    let ed = [format!("{{{}}}", jwk_members(&KEYS.ed))];
+    let rsa = [format!("{{\"kid\":\"rsa\",{}}}", jwk_members(&KEYS.rsa))];
     let gate = Gate::new(
         &format!("issuers: [{issuer}, {named}]\n{ROUTES}"),
         &[("", &ed[..]), ("https://rsa.example", &rsa[..])],
@@ -290,7 +290,7 @@ fn without_issuer() -> Table {
 fn other_audience_claims() -> Table {
     let issuer = "{ issuer: https://cognito.example, audiences: [client-1, client-2], audience_claim: client_id, \
                   algorithms: [EdDSA], jwks: { file: /k } }";
-    let ed = [format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())];
+    let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
     let gate = Gate::new(
         &format!("issuers: [{issuer}]\n{ROUTES}"),
         &[("https://cognito.example", &ed[..])],

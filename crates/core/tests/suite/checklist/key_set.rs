@@ -1,10 +1,11 @@
 //! J07: a key that is not what it should be verifies nothing, and the keys beside it stay.
 
 use tollgate_core::denial::Reason;
+use tollgate_testkit::base64url;
 
 use crate::{
     gate::{Gate, Table, row},
-    keys::{KEYS, Signer, b64, ec_jwk, rsa_jwk},
+    keys::{KEYS, Signer, coordinates, ec_jwk, jwk_members, modulus, rsa_jwk},
     token::{Members, signed},
 };
 
@@ -50,7 +51,7 @@ fn gate(keys: &[String]) -> Gate {
 }
 
 fn good() -> String {
-    format!(r#"{{"kid":"good",{}}}"#, KEYS.ed.jwk())
+    format!(r#"{{"kid":"good",{}}}"#, jwk_members(&KEYS.ed))
 }
 
 fn token(signer: Signer, alg: &str, kid: &str) -> String {
@@ -101,7 +102,7 @@ fn small_order() -> Vec<Case> {
     for (says, mut point) in points {
         for sign in [0, 0x80] {
             point[31] = point[31] & 0x7f | sign;
-            let jwk = format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, b64(&point));
+            let jwk = format!(r#""kty":"OKP","crv":"Ed25519","x":"{}""#, base64url(&point));
             cases.push((says, Signer::Neutral, "EdDSA", bad(jwk)));
         }
     }
@@ -114,14 +115,15 @@ fn bad(members: impl AsRef<str>) -> String {
 
 fn elliptic() -> Vec<Case> {
     let keys = &*KEYS;
-    let (x, y) = (keys.p256.x.as_slice(), keys.p256.y.as_slice());
-    let (x384, y384) = (keys.p384.x.as_slice(), keys.p384.y.as_slice());
+    let (x, y) = coordinates(&keys.p256);
+    let (x384, y384) = coordinates(&keys.p384);
     let mut flipped = y.to_vec();
     flipped[31] ^= 1;
     let es = |says, jwk: String| (says, Signer::Es256, "ES256", bad(jwk));
     let ed = |says, jwk: String| (says, Signer::Ed, "EdDSA", bad(jwk));
-    let okp = |curve: &str, x: &[u8]| format!(r#""kty":"OKP","crv":"{curve}","x":"{}""#, b64(x));
-    let point = keys.ed.point();
+    let okp =
+        |curve: &str, x: &[u8]| format!(r#""kty":"OKP","crv":"{curve}","x":"{}""#, base64url(x));
+    let point = keys.ed.public();
     vec![
         es("off the curve", ec_jwk("P-256", x, &flipped)),
         es("the coordinates the wrong way round", ec_jwk("P-256", y, x)),
@@ -131,8 +133,8 @@ fn elliptic() -> Vec<Case> {
         es("a coordinate with a zero before it", ec_jwk("P-256", &[&[0], x].concat(), y)),
         es("no coordinates", ec_jwk("P-256", b"", b"")),
         es("a compressed point for x", ec_jwk("P-256", &[&[2], x].concat(), b"")),
-        es("no y", format!(r#""kty":"EC","crv":"P-256","x":"{}""#, b64(x))),
-        es("a number for x", format!(r#""kty":"EC","crv":"P-256","x":7,"y":"{}""#, b64(y))),
+        es("no y", format!(r#""kty":"EC","crv":"P-256","x":"{}""#, base64url(x))),
+        es("a number for x", format!(r#""kty":"EC","crv":"P-256","x":7,"y":"{}""#, base64url(y))),
         es("padding", ec_jwk("P-256", x, y).replacen("\",\"y\"", "=\",\"y\"", 1)),
         es("a P-256 point said to be on P-384", ec_jwk("P-384", x, y)),
         es("another curve", ec_jwk("secp256k1", x, y)),
@@ -164,7 +166,8 @@ fn elliptic() -> Vec<Case> {
 }
 
 fn rsa() -> Vec<Case> {
-    let n = KEYS.rsa.n.as_slice();
+    let n = modulus(&KEYS.rsa);
+    let n = n.as_slice();
     let three = [1, 0, 1];
     let mut even = n.to_vec();
     even[255] &= 0xfe;
@@ -192,13 +195,13 @@ fn rsa() -> Vec<Case> {
         case("exponent 65536", n, &[1, 0, 0]),
         case("an exponent of 34 bits", n, &[2, 0, 0, 0, 1]),
         case("an exponent of 256 bytes", n, &[0xff; 256]),
-        ("no e", Signer::Rs256, "RS256", bad(format!(r#""kty":"RSA","n":"{}""#, b64(n)))),
+        ("no e", Signer::Rs256, "RS256", bad(format!(r#""kty":"RSA","n":"{}""#, base64url(n)))),
         ("no n", Signer::Rs256, "RS256", bad(r#""kty":"RSA","e":"AQAB""#)),
         (
             "padding",
             Signer::Rs256,
             "RS256",
-            bad(format!(r#""kty":"RSA","n":"{}==","e":"AQAB""#, b64(n))),
+            bad(format!(r#""kty":"RSA","n":"{}==","e":"AQAB""#, base64url(n))),
         ),
     ]
 }
@@ -207,10 +210,10 @@ fn rsa() -> Vec<Case> {
 fn purpose() -> Vec<Case> {
     let keys = &*KEYS;
     let rsa = |says, members: &str| {
-        (says, Signer::Rs256, "RS256", bad(format!("{},{members}", keys.rsa.jwk())))
+        (says, Signer::Rs256, "RS256", bad(format!("{},{members}", jwk_members(&keys.rsa))))
     };
     let es = |says, members: &str| {
-        (says, Signer::Es256, "ES256", bad(format!("{},{members}", keys.p256.jwk())))
+        (says, Signer::Es256, "ES256", bad(format!("{},{members}", jwk_members(&keys.p256))))
     };
     vec![
         rsa("use is encryption", r#""use":"enc""#),
@@ -242,30 +245,41 @@ fn purpose() -> Vec<Case> {
             "a shared secret",
             Signer::Ed,
             "EdDSA",
-            bad(format!(r#""kty":"oct","alg":"HS256","k":"{}""#, b64([7; 32]))),
+            bad(format!(r#""kty":"oct","alg":"HS256","k":"{}""#, base64url([7; 32]))),
         ),
         (
             "a shared secret for EdDSA",
             Signer::Ed,
             "EdDSA",
-            bad(format!(r#""kty":"oct","alg":"EdDSA","k":"{}""#, b64([7; 32]))),
+            bad(format!(r#""kty":"oct","alg":"EdDSA","k":"{}""#, base64url([7; 32]))),
         ),
         ("no object: a number", Signer::Ed, "EdDSA", "7".into()),
         ("no object: null", Signer::Ed, "EdDSA", "null".into()),
-        ("no object: a list", Signer::Ed, "EdDSA", format!("[{}]", bad(keys.ed.jwk()))),
-        ("a number for kid", Signer::Ed, "EdDSA", format!("{{\"kid\":7,{}}}", keys.ed.jwk())),
+        ("no object: a list", Signer::Ed, "EdDSA", format!("[{}]", bad(jwk_members(&keys.ed)))),
+        (
+            "a number for kid",
+            Signer::Ed,
+            "EdDSA",
+            format!("{{\"kid\":7,{}}}", jwk_members(&keys.ed)),
+        ),
     ]
 }
 
 /// Members that change nothing.
 fn good_keys() -> Vec<Case> {
     let keys = &*KEYS;
-    let n = keys.rsa.n.as_slice();
+    let n = modulus(&keys.rsa);
+    let n = n.as_slice();
     let zeros = |says, n: &[u8], e: &[u8]| {
         (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{}}}", rsa_jwk(n, e)))
     };
     let rsa = |says, members: &str| {
-        (says, Signer::Rs256, "RS256", format!("{{\"kid\":\"key\",{},{members}}}", keys.rsa.jwk()))
+        (
+            says,
+            Signer::Rs256,
+            "RS256",
+            format!("{{\"kid\":\"key\",{},{members}}}", jwk_members(&keys.rsa)),
+        )
     };
     vec![
         rsa("for signatures", r#""use":"sig""#),

@@ -7,10 +7,11 @@ use aws_lc_rs::{
     rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey},
 };
 use tollgate_core::denial::Reason;
+use tollgate_testkit::{KeyPair, TokenParts, base64url};
 
 use crate::{
     gate::{Row, Table, raw, row},
-    keys::{KEYS, Rsa, Signer, b64},
+    keys::{KEYS, Signer},
     token::{Members, parts, signed, with_stray_bit},
 };
 
@@ -38,25 +39,28 @@ fn good() -> String {
 }
 
 /// A token encrypted to an RSA key (RFC 7516), whose plain text is `inner`: one that decrypts, if anything here decrypted.
-pub fn encrypted(to: &Rsa, header: &str, inner: &str) -> String {
+pub fn encrypted(to: &KeyPair, header: &str, inner: &str) -> String {
     let content_key = [7; 32];
-    let public =
-        OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&to.spki()).unwrap()).unwrap();
+    let public = OaepPublicEncryptingKey::new(
+        PublicEncryptingKey::from_der(&to.to_spki().unwrap()).unwrap(),
+    )
+    .unwrap();
     let mut wrapped = vec![0; public.ciphertext_size()];
     let wrapped = public.encrypt(&OAEP_SHA1_MGF1SHA1, &content_key, &mut wrapped, None).unwrap();
-    let protected = b64(header);
+    let protected = base64url(header);
     let mut text = inner.as_bytes().to_vec();
     let key = RandomizedNonceKey::new(&AES_256_GCM, &content_key).unwrap();
     let nonce = key.seal_in_place_append_tag(Aad::from(protected.as_bytes()), &mut text).unwrap();
     let (text, tag) = text.split_at(text.len() - 16);
-    [protected, b64(wrapped), b64(nonce.as_ref()), b64(text), b64(tag)].join(".")
+    [protected, base64url(wrapped), base64url(nonce.as_ref()), base64url(text), base64url(tag)]
+        .join(".")
 }
 
 fn segments() -> Vec<Row> {
     let good = good();
-    let [header_part, payload, signature] = parts(&good);
+    let TokenParts { header: header_part, payload, signature } = parts(&good);
     let jwe = r#"{"alg":"RSA-OAEP","enc":"A256GCM","cty":"JWT","kid":"rsa"}"#;
-    let unsigned = format!("{}.{}.", b64(r#"{"alg":"none"}"#), b64(claims().json()));
+    let unsigned = format!("{}.{}.", base64url(r#"{"alg":"none"}"#), base64url(claims().json()));
     let mut rows = vec![
         row("J05", "three parts", &good, Ok(())),
         row("J05", "one part", header_part, MALFORMED),
@@ -133,7 +137,7 @@ fn segments() -> Vec<Row> {
         ),
     ] {
         rows.push(row("J05", says, &json, Err(Reason::AmbiguousCredential)));
-        rows.push(row("J05", format!("{says}, in base64url"), b64(&json), MALFORMED));
+        rows.push(row("J05", format!("{says}, in base64url"), base64url(&json), MALFORMED));
     }
     rows.push(row("J05", "JSON without a comma", format!("{{{protected}}}"), MALFORMED));
     rows
@@ -143,7 +147,7 @@ fn alphabet() -> Vec<Row> {
     // Spaces behind the object make every part end inside a group, so that it has stray bits.
     let pad = |json: String| if json.len().is_multiple_of(3) { format!("{json} ") } else { json };
     let token = signed(Signer::Ed, pad(header().json()), pad(claims().json()));
-    let [header_part, payload, signature] = parts(&token);
+    let TokenParts { header: header_part, payload, signature } = parts(&token);
     let join =
         |header: &str, payload: &str, signature: &str| format!("{header}.{payload}.{signature}");
     let rsa = signed(
@@ -151,7 +155,8 @@ fn alphabet() -> Vec<Row> {
         Members::header("RS256", "rsa").json(),
         Members::claims("https://rsa.example").json(),
     );
-    let [rsa_header, rsa_payload, rsa_signature] = parts(&rsa);
+    let TokenParts { header: rsa_header, payload: rsa_payload, signature: rsa_signature } =
+        parts(&rsa);
     let mut rows = vec![
         row("J06", "as it is", &token, Ok(())),
         row(
@@ -222,7 +227,7 @@ fn alphabet() -> Vec<Row> {
         raw("J06", "no blank", format!("Bearer{token}"), Err(Reason::MissingCredential)),
     ];
     let spoiled = |part: usize, with: &str| {
-        let mut list = parts(&token).map(str::to_owned);
+        let mut list = token.split('.').map(str::to_owned).collect::<Vec<_>>();
         list[part].push_str(with);
         list.join(".")
     };
@@ -239,9 +244,9 @@ fn alphabet() -> Vec<Row> {
     // The other alphabet for the same bytes: `-` and `_` as `+` and `/`.
     let both = (0..1000)
         .map(|n| signed(Signer::Ed, header().json(), claims().text("n", &n.to_string()).json()))
-        .find(|token| parts(token)[2].contains(['-', '_']))
+        .find(|token| parts(token).signature.contains(['-', '_']))
         .unwrap();
-    let [header_part, payload, signature] = parts(&both);
+    let TokenParts { header: header_part, payload, signature } = parts(&both);
     let standard = join(header_part, payload, &signature.replace('-', "+").replace('_', "/"));
     rows.push(row(
         "J06",
@@ -384,7 +389,7 @@ fn encryption_members() -> Vec<Row> {
         ),
         ("a deflated payload", r#"{"alg":"dir","enc":"A128GCM","zip":"DEF"}"#),
     ] {
-        let five = format!("{}.AAAA.AAAA.AAAA.AAAA", b64(header));
+        let five = format!("{}.AAAA.AAAA.AAAA.AAAA", base64url(header));
         rows.push(row("J25", format!("{says}, encrypted"), five, MALFORMED).within(MOST));
         let three = signed(Signer::Ed, header, claims().json());
         rows.push(row("J25", format!("{says}, in three parts"), three, MALFORMED).within(MOST));

@@ -1,11 +1,11 @@
 //! J22 and J24: a signature is exactly as long and as large as it must be, and it is looked at before any claim is.
 
-use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use tollgate_core::denial::Reason;
+use tollgate_testkit::{TokenParts, base64url, der_integers, hmac_sha256};
 
 use crate::{
     gate::{Gate, Row, SECRET, Table, row},
-    keys::{KEYS, Signer, b64, hmac, integers},
+    keys::{KEYS, Signer, modulus},
     token::{Members, NOW, parts, signed},
 };
 
@@ -33,11 +33,15 @@ pub fn tables() -> Vec<Table> {
 }
 
 fn message(alg: &str, kid: &str, iss: &str) -> String {
-    format!("{}.{}", b64(Members::header(alg, kid).json()), b64(Members::claims(iss).json()))
+    format!(
+        "{}.{}",
+        base64url(Members::header(alg, kid).json()),
+        base64url(Members::claims(iss).json())
+    )
 }
 
 fn with_signature(message: &str, signature: &[u8]) -> String {
-    format!("{message}.{}", b64(signature))
+    format!("{message}.{}", base64url(signature))
 }
 
 /// `n - s`, big end first.
@@ -66,12 +70,15 @@ fn plus_order(s: &[u8]) -> Vec<u8> {
 
 fn ecdsa() -> Vec<Row> {
     let message = message("ES256", "p256", "https://many.example");
-    let good = KEYS.p256.sign(message.as_bytes());
+    let good = Signer::Es256.sign(message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
     let one = [&zero[..31], &[1]].concat();
-    let der = KEYS.p256.sign_der(message.as_bytes());
-    assert!(integers(&der).iter().all(|integer| integer.len() <= 32), "the DER signature is one");
+    let der = KEYS.p256.sign_der(message.as_bytes()).unwrap();
+    assert!(
+        der_integers(&der).is_some_and(|(r, s)| r.len() <= 32 && s.len() <= 32),
+        "the DER signature is one"
+    );
     // A DER signature cut or filled to 64 bytes is none either.
     let mut der64 = der.clone();
     der64.resize(64, 0);
@@ -131,7 +138,7 @@ fn ecdsa() -> Vec<Row> {
         ));
     }
     let message = self::message("ES384", "p384", "https://many.example");
-    let good = KEYS.p384.sign(message.as_bytes());
+    let good = Signer::Es384.sign(message.as_bytes());
     for (says, signature, expected) in [
         ("96 bytes", &good[..], Ok(())),
         ("95 bytes", &good[..95], BAD),
@@ -151,7 +158,7 @@ fn ecdsa() -> Vec<Row> {
 
 fn edwards() -> Vec<Row> {
     let message = message("EdDSA", "ed", "https://many.example");
-    let good = KEYS.ed.sign(message.as_bytes());
+    let good = Signer::Ed.sign(message.as_bytes());
     let (r, s) = good.split_at(32);
     let identity = [&[1][..], &[0; 31]].concat();
     let twice = plus_order(&plus_order(s));
@@ -175,15 +182,16 @@ fn edwards() -> Vec<Row> {
         bad("96 bytes", &[good.as_slice(), r].concat()),
         bad("no signature", b""),
         bad("zeros", &[0; 64]),
-        bad("of another key", &KEYS.attacker.sign(message.as_bytes())),
-        bad("of another message", &KEYS.ed.sign(b"x")),
+        bad("of another key", &Signer::Attacker.sign(message.as_bytes())),
+        bad("of another message", &Signer::Ed.sign(b"x")),
     ]
 }
 
 fn rsa() -> Vec<Row> {
     let message = message("RS256", "rsa", "https://rsa.example");
-    let good = KEYS.rsa.sign(&RSA_PKCS1_SHA256, message.as_bytes());
-    let n = KEYS.rsa.n.as_slice();
+    let good = Signer::Rs256.sign(message.as_bytes());
+    let n = modulus(&KEYS.rsa);
+    let n = n.as_slice();
     let mut one = vec![0; 256];
     one[255] = 1;
     // n is odd, so that one less changes its last bit only, and one more carries.
@@ -216,23 +224,24 @@ fn rsa() -> Vec<Row> {
         bad("n + 1", &above),
         bad("all ones", &[0xff; 256]),
         bad("the highest bit changed", &flipped),
-        bad("an ECDSA signature", &KEYS.p256.sign(message.as_bytes())),
-        bad("of another key", &KEYS.rsa_other.sign(&RSA_PKCS1_SHA256, message.as_bytes())),
-        bad("of another message", &KEYS.rsa.sign(&RSA_PKCS1_SHA256, b"x")),
+        bad("an ECDSA signature", &Signer::Es256.sign(message.as_bytes())),
+        bad("of another key", &Signer::OtherRs256.sign(message.as_bytes())),
+        bad("of another message", &Signer::Rs256.sign(b"x")),
         bad(
             "of the message's digest",
-            &KEYS
-                .rsa
-                .sign(&RSA_PKCS1_SHA256, &tollgate_core::revocation::sha256(message.as_bytes())),
+            &Signer::Rs256.sign(&tollgate_core::revocation::sha256(message.as_bytes())),
         ),
     ]
 }
 
 fn hmac_lengths() -> Vec<Row> {
     let header = Members::header("HS256", "").without("kid");
-    let message =
-        format!("{}.{}", b64(header.json()), b64(Members::claims("https://secret.example").json()));
-    let good = hmac(SECRET, message.as_bytes());
+    let message = format!(
+        "{}.{}",
+        base64url(header.json()),
+        base64url(Members::claims("https://secret.example").json())
+    );
+    let good = hmac_sha256(SECRET, message.as_bytes());
     let mut rows = vec![row("J22", "HS256: 32 bytes", with_signature(&message, &good), Ok(()))];
     for length in [0, 1, 10, 16, 31] {
         rows.push(row(
@@ -276,7 +285,7 @@ fn before_claims() -> Vec<Row> {
     ] {
         let token = signed(Signer::Attacker, Members::header("EdDSA", "ed").json(), claims.json());
         rows.push(row("J24", format!("{says}, signed by somebody else"), token, BAD));
-        let token = signed(Signer::Nobody, Members::header("EdDSA", "ed").json(), claims.json());
+        let token = signed(Signer::Unsigned, Members::header("EdDSA", "ed").json(), claims.json());
         rows.push(row("J24", format!("{says}, not signed"), token, BAD));
     }
     rows
@@ -295,12 +304,12 @@ fn j22_a_rewritten_signature_is_the_same_token_to_a_revocation() {
         Members::header("ES256", "p256").json(),
         Members::claims("https://many.example").json(),
     );
-    let [header, payload, signature] = parts(&token);
+    let TokenParts { header, payload, signature } = parts(&token);
     let bytes =
         base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signature)
             .unwrap();
     let (r, s) = bytes.split_at(32);
-    let rewritten = format!("{header}.{payload}.{}", b64([r, &negated(s)].concat()));
+    let rewritten = format!("{header}.{payload}.{}", base64url([r, &negated(s)].concat()));
     assert_ne!(token, rewritten);
     let (first, second) = (gate.principal(&token), gate.principal(&rewritten));
     assert_eq!(first.revocation(), second.revocation());

@@ -4,7 +4,7 @@ use tollgate_core::denial::Reason;
 
 use crate::{
     gate::{Gate, Row, Table, compile, row},
-    keys::{KEYS, Signer},
+    keys::{KEYS, Signer, jwk_members},
     token::{Members, NOW, signed},
 };
 
@@ -221,7 +221,7 @@ fn lifetime(iss: &str) -> Vec<Row> {
 }
 
 fn gate(options: &str) -> Gate {
-    let ed = [format!("{{\"kid\":\"ed\",{}}}", KEYS.ed.jwk())];
+    let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
     let issuer = format!(
         "{{ issuer: https://a.example, audiences: [inference-api], algorithms: [EdDSA], jwks: {{ file: /k }}, {options} }}"
     );
