@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::task::AbortHandle;
+use tokio::{sync::watch, task::AbortHandle};
 use tollgate_core::{
     config::{Errors, Path},
     credential::jwt::{issuer::Issuer, key_set::KeySet},
@@ -41,12 +41,10 @@ pub use self::{
     timing::Timing,
 };
 
-/// Called when [`Source::current`] of some source may have changed. Runs on the source's task: it must not block.
-pub type OnChange = Arc<dyn Fn() + Send + Sync>;
-
-/// One source per issuer. Dropping it stops them all.
-pub struct Engine {
-    on_change: OnChange,
+/// One key source per issuer. Dropping it stops them all.
+pub struct KeySources {
+    /// Counts changes of the keys of any source.
+    changes: watch::Sender<u64>,
     timing: Timing,
     running: Mutex<Vec<Running>>,
 }
@@ -63,15 +61,22 @@ impl Drop for Running {
     }
 }
 
-impl Engine {
-    /// An engine without sources.
-    pub fn new(on_change: OnChange) -> Self {
-        Self::with_timing(on_change, Timing::default())
+impl Default for KeySources {
+    fn default() -> Self {
+        Self::with_timing(Timing::default())
+    }
+}
+
+impl KeySources {
+    /// Creates an empty set of sources with these bounds.
+    pub fn with_timing(timing: Timing) -> Self {
+        Self { changes: watch::Sender::new(0), timing, running: Mutex::default() }
     }
 
-    /// The same with other bounds.
-    pub fn with_timing(on_change: OnChange, timing: Timing) -> Self {
-        Self { on_change, timing, running: Mutex::default() }
+    /// Counts how often [`Source::current`] of any source has changed. The count rises after the
+    /// keys are in use.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Runs one source for each of these issuers and stops all others. The sources come in the order of the issuers.
@@ -116,12 +121,8 @@ impl Engine {
         if let Some(held) = old.and_then(|old| old.source.fresh()) {
             source.inherit(&held, plan.pace.max_stale);
         }
-        let refresher = Refresher::new(
-            Arc::clone(&source),
-            plan.clone(),
-            self.timing,
-            Arc::clone(&self.on_change),
-        );
+        let refresher =
+            Refresher::new(Arc::clone(&source), plan.clone(), self.timing, self.changes.clone());
         let task = tokio::spawn(refresher.run()).abort_handle();
         Running { plan, source, task }
     }
@@ -147,8 +148,8 @@ pub fn check(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
     }
 }
 
-impl fmt::Debug for Engine {
+impl fmt::Debug for KeySources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("sources", &self.sources()).finish_non_exhaustive()
+        f.debug_struct("KeySources").field("sources", &self.sources()).finish_non_exhaustive()
     }
 }

@@ -49,7 +49,7 @@ async fn a_cold_start_serves_from_disk_while_the_server_is_down() {
     assert_eq!(std::fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o600);
     age_by(&cache, 3600);
     let (rig, source) = Rig::one(&config(&server, &cache, json!({})));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     let status = source.status();
     assert_eq!(kids(&source).unwrap(), ["a"]);
     assert!(
@@ -82,7 +82,7 @@ async fn the_disk_is_not_asked_while_the_server_answers() {
         || kids(&source).is_none_or(|kids| kids == ["b"]),
         "a key that the server has taken away must not come back",
     );
-    tokio::join!(watch, rig.engine.tried());
+    tokio::join!(watch, rig.sources.tried());
     assert_eq!(kids(&source).unwrap(), ["b"]);
 }
 
@@ -135,7 +135,7 @@ async fn a_file_that_is_old_broken_or_not_ours_is_ignored() {
         damage();
         let rig = Rig::new();
         let source = rig.apply(&[issuer]).remove(0);
-        rig.engine.tried().await;
+        rig.sources.tried().await;
         assert_eq!(source.current().is_some(), used, "{what}: {:?}", source.status());
     }
 }
@@ -147,10 +147,10 @@ async fn keys_from_disk_end_when_their_time_is_over() {
     let (server, cache) = after_a_good_run(directory.path()).await;
     age_by(&cache, 3600 - 5);
     let (rig, source) = Rig::one(&config(&server, &cache, json!({ "max_stale": "1h" })));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     assert_eq!(kids(&source).unwrap(), ["a"]);
     keys_end(&source).await;
-    eventually(|| rig.changes() == 2, || "the end is told".into()).await;
+    rig.changes_become(2).await;
 }
 
 /// A disk that cannot be written is a pity, not a reason to refuse tokens.

@@ -27,7 +27,7 @@ async fn a_key_file_is_read_again_when_it_changes_and_kept_when_it_is_bad() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.json");
     let (rig, source) = Rig::one(&json!({ "file": path }));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     assert!(
         source.current().is_none()
             && source.status().last_error.unwrap().contains("cannot be read")
@@ -91,7 +91,7 @@ async fn keys_of_a_file_that_is_gone_end_after_max_stale() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_in_the_configuration_is_there_and_stays() {
     let (rig, source) = start(hmac(&"s".repeat(32)));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     let status = source.status();
     assert_eq!((status.keys, status.next_refresh, status.last_error), (1, None, None));
     source.unknown_key();
@@ -103,7 +103,7 @@ async fn a_secret_in_the_configuration_is_there_and_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_too_short_is_no_key_and_is_not_told() {
     let (rig, source) = start(hmac("hunter2hunter2"));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     let error = source.status().last_error.unwrap();
     assert!(
         source.current().is_none() && error.contains("112 bits") && !error.contains("hunter2"),
@@ -117,7 +117,7 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
     let path = directory.path().join("secret");
     std::fs::write(&path, "a".repeat(31) + "\n").unwrap();
     let (rig, source) = start(hmac(&format!("file:{}", path.display())));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     assert!(
         source.status().last_error.unwrap().contains("248 bits"),
         "the line break does not count"
@@ -133,7 +133,7 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
     std::fs::write(&path, "b".repeat(32)).unwrap();
     eventually(|| !Arc::ptr_eq(&first, &source.current().unwrap()), || "the new secret".into())
         .await;
-    assert_eq!(rig.changes(), 2);
+    rig.changes_become(2).await;
     successes(&source, 3).await;
     assert_eq!(rig.changes(), 2, "the same content is no change");
 }
@@ -143,7 +143,7 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
 async fn what_is_not_a_regular_file_is_not_read() {
     for path in ["/dev/zero", "/"] {
         let (rig, source) = Rig::one(&json!({ "file": path }));
-        tokio::time::timeout(Duration::from_secs(30), rig.engine.tried()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), rig.sources.tried()).await.unwrap();
         assert!(source.status().last_error.unwrap().contains("is not a regular file"), "{path}");
     }
 }

@@ -32,7 +32,7 @@ async fn a_fourth_redirect_is_too_much() {
     }
     server.script("/4", [Answer::Keys(&["a"])]);
     let (rig, source) = Rig::one(&jwks(&server.url(), json!({})));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     assert_eq!(source.status().last_error.unwrap(), "more than 3 redirects");
     assert!(server.requests().iter().all(|request| request.path != "/4"));
 }
@@ -62,7 +62,7 @@ async fn a_redirect_leads_nowhere_the_operator_did_not_name() {
     ] {
         server.answer(redirect(location.clone()));
         let (rig, source) = Rig::one(&jwks(&server.url(), json!({})));
-        rig.engine.tried().await;
+        rig.sources.tried().await;
         let error = source.status().last_error.unwrap();
         assert!(error.contains(told), "{location}: {error}");
         assert!(source.current().is_none(), "{location}");

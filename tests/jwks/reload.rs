@@ -79,7 +79,7 @@ async fn a_change_of_trust_starts_without_keys() {
         assert!(!status.tried || status.fetches_ok + status.fetches_failed > 0, "{what}");
         assert!(status.tried || after.current().is_none(), "{what}");
         assert_eq!(kids(&before).unwrap(), ["a"], "{what}: a snapshot in use keeps what it has");
-        rig.engine.tried().await;
+        rig.sources.tried().await;
     }
 }
 
@@ -112,7 +112,7 @@ async fn sources_come_in_the_order_of_the_issuers() {
         .map(|name| issuer(name, &jwks(&server.url(), json!({ "refresh": "1h" }))));
     let rig = Rig::new();
     rig.apply(&[Arc::clone(&one), Arc::clone(&two), Arc::clone(&three)]);
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     let names: Vec<_> = rig
         .apply(&[three, one, two])
         .iter()
@@ -120,6 +120,6 @@ async fn sources_come_in_the_order_of_the_issuers() {
         .collect();
     assert_eq!(names, ["https://3.example", "https://1.example", "https://2.example"]);
     assert_eq!(server.hits(), 3);
-    let shown = format!("{:?}", rig.engine);
+    let shown = format!("{:?}", rig.sources);
     assert!(shown.contains("https://2.example"), "{shown}");
 }

@@ -1,15 +1,13 @@
-//! An engine at a pace that tests can wait for, and ways to wait.
+//! Key sources at a pace that tests can wait for, and ways to wait.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use tollgate::credential::jwks::{Engine, Source, Timing};
+use tokio::{sync::watch, time::MissedTickBehavior};
+use tollgate::credential::jwks::{KeySources, Source, Timing};
 use tollgate_core::{
     config::{Errors, Path},
     credential::jwt::issuer::{Issuer, IssuerConfig, Issuers},
@@ -28,10 +26,10 @@ pub(crate) const FAST: Timing = Timing {
     warn_every: Duration::ZERO,
 };
 
-/// An engine and how often it said that something changed.
+/// Key sources and the count of their changes.
 pub(crate) struct Rig {
-    pub(crate) engine: Engine,
-    changes: Arc<AtomicUsize>,
+    pub(crate) sources: KeySources,
+    changes: watch::Receiver<u64>,
 }
 
 impl Rig {
@@ -40,12 +38,8 @@ impl Rig {
     }
 
     pub(crate) fn with(timing: Timing) -> Self {
-        let changes = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&changes);
-        let on_change = Arc::new(move || {
-            counted.fetch_add(1, Ordering::SeqCst);
-        });
-        Self { engine: Engine::with_timing(on_change, timing), changes }
+        let sources = KeySources::with_timing(timing);
+        Self { changes: sources.changes(), sources }
     }
 
     /// A rig with one issuer whose keys come from `jwks`.
@@ -56,11 +50,22 @@ impl Rig {
     }
 
     pub(crate) fn apply(&self, issuers: &[Arc<Issuer>]) -> Vec<Arc<Source>> {
-        self.engine.apply(issuers)
+        self.sources.apply(issuers)
     }
 
-    pub(crate) fn changes(&self) -> usize {
-        self.changes.load(Ordering::SeqCst)
+    /// The changes counted so far. The count rises after the keys are in use, so a test that has
+    /// only seen the keys waits with [`Self::changes_become`].
+    pub(crate) fn changes(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
+    /// Waits until exactly so many changes were counted.
+    pub(crate) async fn changes_become(&self, expected: u64) {
+        eventually(
+            || self.changes() == expected,
+            || format!("{expected} changes, not {}", self.changes()),
+        )
+        .await;
     }
 }
 
@@ -135,17 +140,26 @@ pub(crate) async fn successes(source: &Source, more: u64) {
 /// Waits until the condition holds.
 pub(crate) async fn eventually(condition: impl Fn() -> bool, what: impl Fn() -> String) {
     let start = Instant::now();
+    let mut poll = poll();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "waited in vain for {}", what());
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        poll.tick().await;
     }
 }
 
-/// Watches that the condition holds all the while.
+/// Checks for the whole span that the condition holds.
 pub(crate) async fn always(span: Duration, condition: impl Fn() -> bool, what: &str) {
     let start = Instant::now();
+    let mut poll = poll();
     while start.elapsed() < span {
         assert!(condition(), "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        poll.tick().await;
     }
+}
+
+/// The rhythm in which conditions are looked at.
+pub(crate) fn poll() -> tokio::time::Interval {
+    let mut poll = tokio::time::interval(Duration::from_millis(2));
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    poll
 }

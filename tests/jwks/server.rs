@@ -208,10 +208,11 @@ impl<'a> Open<'a> {
             Answer::Hang => gone(&mut stream).await,
             Answer::Trickle => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?;
+                let mut pace = tokio::time::interval(Duration::from_millis(20));
                 loop {
+                    pace.tick().await;
                     stream.write_all(b" ").await?;
                     stream.flush().await?;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
             Answer::Endless => {

@@ -86,7 +86,7 @@ async fn a_server_is_believed_by_its_authority_and_its_name() {
         ),
     ] {
         let (rig, source) = Rig::one(&jwks);
-        rig.engine.tried().await;
+        rig.sources.tried().await;
         let status = source.status();
         match expected {
             Ok(()) => assert_eq!(status.kids, ["a"], "{what}: {status:?}"),
@@ -112,7 +112,7 @@ async fn authorities_change_without_a_restart() {
     let server = KeyServer::start_tls(ca.acceptor(&["localhost"])).await;
     server.answer(Answer::Keys(&["a"]));
     let (rig, source) = Rig::one(&https(&server, "localhost", Some(&path)));
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     assert!(source.current().is_none());
     std::fs::write(&path, &ca.pem).unwrap();
     keys_become(&source, &["a"]).await;
@@ -131,7 +131,7 @@ async fn https_does_not_lead_to_plain_http() {
     let mut jwks = https(&server, "127.0.0.1", Some(&path));
     jwks["allowed_hosts"] = json!([plain.address.to_string()]);
     let (rig, source) = Rig::one(&jwks);
-    rig.engine.tried().await;
+    rig.sources.tried().await;
     let error = source.status().last_error.unwrap();
     assert!(error.contains("is plain http"), "{error}");
     assert_eq!(plain.hits(), 0);

@@ -2,11 +2,11 @@
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::{
-    OnChange, Timing,
+    Timing,
     load::{LoadError, Loaded, Loader},
     plan::{Origin, Plan},
     source::{Held, Source},
@@ -21,7 +21,7 @@ pub(super) struct Refresher {
     source: Arc<Source>,
     plan: Arc<Plan>,
     timing: Timing,
-    on_change: OnChange,
+    changes: watch::Sender<u64>,
     loader: Loader,
     /// Failures since the last success.
     failures: u32,
@@ -37,7 +37,7 @@ impl Refresher {
         source: Arc<Source>,
         plan: Plan,
         timing: Timing,
-        on_change: OnChange,
+        changes: watch::Sender<u64>,
     ) -> Self {
         let plan = Arc::new(plan);
         let loader = Loader::new(Arc::clone(&plan));
@@ -46,7 +46,7 @@ impl Refresher {
             source,
             plan,
             timing,
-            on_change,
+            changes,
             loader,
             failures: 0,
             usual,
@@ -60,7 +60,7 @@ impl Refresher {
         loop {
             let turn = self.source.hints.begin();
             self.source.note_begin();
-            let loaded = until_stale(&self.source, &self.on_change, self.loader.load()).await;
+            let loaded = until_stale(&self.source, &self.changes, self.loader.load()).await;
             let wait = match loaded {
                 Ok(loaded) => {
                     let wait = self.succeeded(loaded);
@@ -86,7 +86,7 @@ impl Refresher {
                     () = self.source.hints.taken() => {}
                 }
             };
-            until_stale(&self.source, &self.on_change, waiting).await;
+            until_stale(&self.source, &self.changes, waiting).await;
         }
     }
 
@@ -175,7 +175,7 @@ impl Refresher {
         };
         if self.source.hold(held) {
             self.announce(&keys, &skipped, recalled);
-            (self.on_change)();
+            note_change(&self.changes);
         }
     }
 
@@ -205,7 +205,7 @@ impl Refresher {
 /// `future`, and meanwhile an eye on the age of the keys: a fetch that hangs must not keep old keys alive.
 async fn until_stale<T>(
     source: &Source,
-    on_change: &OnChange,
+    changes: &watch::Sender<u64>,
     future: impl Future<Output = T>,
 ) -> T {
     let expiry = async {
@@ -215,7 +215,7 @@ async fn until_stale<T>(
             issuer = source.issuer(),
             "the keys are older than `max_stale`; the issuer's tokens are refused"
         );
-        on_change();
+        note_change(changes);
         std::future::pending::<Infallible>().await
     };
     tokio::select! {
@@ -224,6 +224,10 @@ async fn until_stale<T>(
         value = future => value,
         never = expiry => match never {},
     }
+}
+
+fn note_change(changes: &watch::Sender<u64>) {
+    changes.send_modify(|count| *count += 1);
 }
 
 /// Sleeps for ever without a moment.
