@@ -1,5 +1,296 @@
-//! The sidecar without its sockets: the policy and keys in force, their reload, and readiness.
+//! The sidecar without its sockets: configuration in, decisions out.
+//!
+//! [`Engine`] owns everything a check needs: the policy in force and its reload, the key sources,
+//! the store, the token cache, metrics, audit log and spans. It opens no listener, handles no
+//! signal and installs no global hook: the gRPC and HTTP servers of [`crate::app`] are shells
+//! around it, and a program that has no socket can use it the same way.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use std::sync::Arc;
+//!
+//! use tollgate::{
+//!     config,
+//!     engine::{Engine, check::Answer},
+//!     observe,
+//! };
+//! use tollgate_core::request::{Headers, RawBody, RawRequest};
+//!
+//! let text = "
+//! audit: { to: none }
+//! routes: [{ match: { methods: [GET], paths: [/health] }, public: true }]
+//! ";
+//! let loaded = config::compile(text, &|_| None).expect("a valid configuration");
+//! let engine = Engine::start(loaded, Arc::new(observe::now))?;
+//!
+//! let allows = async |path: &'static str| {
+//!     let request = RawRequest {
+//!         method: b"GET",
+//!         scheme: b"https",
+//!         host: b"api.example.com",
+//!         path: path.as_bytes(),
+//!         headers: Headers::default(),
+//!         address: None,
+//!         body: RawBody::None,
+//!     };
+//!     let answer = engine.checker().check(None, || Ok(request), |checked| {
+//!         matches!(checked.answer, Answer::Allow(_))
+//!     });
+//!     answer.await
+//! };
+//! assert!(allows("/health").await);
+//! assert!(!allows("/v1/models").await);
+//!
+//! engine.close().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
 
+pub mod check;
 pub mod live;
 pub mod readiness;
 pub mod reload;
+mod status;
+pub mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch as channel},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tollgate_core::{
+    credential::jwt::{issuer::KeySource, key_set::KeySet},
+    policy::Policy,
+};
+
+use self::{
+    check::{Checker, Clock},
+    live::Live,
+    readiness::Readiness,
+    reload::{ReloadError, Reloader},
+    watch::Watch,
+};
+use crate::{
+    config::Loaded,
+    credential::jwks::KeySources,
+    observe::{
+        self, Observer,
+        audit::{Audit, AuditError},
+        metrics::Metrics,
+        trace::{TraceError, Tracer},
+    },
+    secrets::{self, SecretError},
+    store::{self, Opened, StoreError},
+};
+
+/// How long the store may take to return leased units. Units that are not returned expire.
+const RETURN_LEASES: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
+
+/// How long the audit log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// Decides checks under a configuration that can be reloaded, until it is closed.
+///
+/// An engine that is dropped without [`Engine::close`] stops its background tasks at once, and
+/// loses audit lines and spans that are not written yet.
+pub struct Engine {
+    checker: Arc<Checker>,
+    readiness: Arc<Readiness>,
+    live: Arc<Live>,
+    observer: Arc<Observer>,
+    store: Opened,
+    reloader: Arc<AsyncMutex<Reloader>>,
+    tasks: Mutex<JoinSet<()>>,
+    /// Stops the background work of the store.
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// The reason why an engine does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An issuer's shared secret is missing or cannot be used.
+    #[error("issuer `{issuer}`: {cause}")]
+    IssuerSecret {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// What is wrong with the secret.
+        cause: String,
+    },
+    /// An upstream key is missing or cannot be used.
+    #[error("upstream_key: {0}")]
+    UpstreamKey(#[source] SecretError),
+    /// A file that `observe.tracing` names is missing or cannot be used.
+    #[error(transparent)]
+    Tracing(#[from] TraceError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A file that `store` names is missing or cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Starts an engine for a compiled configuration; `clock` is the time that checks are decided
+    /// at. Call it inside a Tokio runtime.
+    ///
+    /// It waits for neither key servers nor the store: until the first keys are there, checks that
+    /// need them are denied with 503 `not_ready`. [`Engine::readiness`] lists what is missing.
+    ///
+    /// # Errors
+    /// Returns [`StartError`] for a secret, a certificate or an audit file that cannot be used.
+    pub fn start(loaded: Loaded, clock: Clock) -> Result<Self, StartError> {
+        let Loaded { file, policy } = loaded;
+        check_issuer_secrets(&policy)?;
+        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
+            .map_err(StartError::UpstreamKey)?;
+        let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
+        let metrics = Arc::new(Metrics::new(&file.observe));
+        let audit = Arc::new(Audit::start(&file.audit)?);
+        let observer = Arc::new(Observer::new(metrics, audit).traced(tracer));
+        observer.metrics().add_policy(&policy);
+        observer.metrics().reloaded(observe::now(), true);
+        let stop = CancellationToken::new();
+        let store = store::open(&file.store, stop.clone())?;
+
+        let key_sources = Arc::new(KeySources::default());
+        // Subscribed before the first fetch starts, so that no change is missed.
+        let key_changes = key_sources.changes();
+        let sources = key_sources.apply(policy.issuers.list());
+        let live = Live::new(Arc::new(policy), sources, upstream_keys, file.token_cache);
+        let live = Arc::new(live);
+        let checker = Arc::new(Checker::new(
+            Arc::clone(&live),
+            Arc::clone(&store.store),
+            store.local.clone(),
+            Arc::clone(&observer),
+            clock,
+            file.body.max.0,
+        ));
+        let reloader = Reloader::new(&file, Arc::clone(&live), key_sources, Arc::clone(&observer));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
+        Ok(Self {
+            checker,
+            readiness: Arc::new(Readiness::new(Arc::clone(&live))),
+            live,
+            observer,
+            store,
+            reloader: Arc::new(AsyncMutex::new(reloader)),
+            tasks: Mutex::new(tasks),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+
+    /// The checker, which decides requests.
+    pub fn checker(&self) -> &Arc<Checker> {
+        &self.checker
+    }
+
+    /// Whether requests may be sent here, and what is missing otherwise.
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
+    }
+
+    /// Metrics, audit log and spans.
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// The store of limits and revocations.
+    pub fn store(&self) -> &Arc<dyn store::Store> {
+        &self.store.store
+    }
+
+    /// Puts another configuration in force, after its issuers' keys were fetched or ten seconds
+    /// have passed. Checks go on meanwhile, under the previous one.
+    ///
+    /// # Errors
+    /// Returns [`ReloadError`] where the configuration cannot be put in force. The previous one
+    /// stays in force then.
+    pub async fn reload(&self, loaded: Loaded) -> Result<(), ReloadError> {
+        let mut reloader = self.reloader.lock().await;
+        let result = reloader.apply(loaded).await;
+        reloader.report(&result);
+        result
+    }
+
+    /// Reloads the file at `path` whenever its content changes, until the engine is closed. The
+    /// file must be the one that the engine was started with.
+    pub fn watch(&self, path: PathBuf) -> Watch {
+        let (watch, task) = watch::start(path, Arc::clone(&self.reloader));
+        self.tasks().spawn(task);
+        watch
+    }
+
+    /// Ends the engine: it is not ready any more, leased units are returned, waiting spans and
+    /// audit lines are written. A shell ends its servers first. Each step has a bound in time;
+    /// what is not done by then is logged.
+    pub async fn close(&self) {
+        self.readiness.drain();
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        tasks.shutdown().await;
+        if timeout(RETURN_LEASES, self.store.store.close()).await.is_err() {
+            tracing::warn!("some leased units were not returned to the store; they expire");
+        }
+        self.stop.cancel();
+        if let Some(tracer) = self.observer.tracer()
+            && !tracer.close(LAST_SPANS).await
+        {
+            tracing::warn!("some spans were not exported");
+        }
+        let observer = Arc::clone(&self.observer);
+        // On a blocking thread: closing waits for the thread that writes.
+        let closing = tokio::task::spawn_blocking(move || observer.audit().close(LAST_LINES));
+        if !closing.await.unwrap_or(false) {
+            tracing::warn!("some audit lines were not written");
+        }
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("missing", &self.readiness.missing()).finish_non_exhaustive()
+    }
+}
+
+/// Puts the keys of the sources in force whenever they change.
+async fn take_over_keys(live: Arc<Live>, mut changes: channel::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        live.refresh_keys();
+    }
+}
+
+/// Reads the shared secrets at the start: a missing or short one is an error, not an issuer whose
+/// tokens are all denied.
+fn check_issuer_secrets(policy: &Policy) -> Result<(), StartError> {
+    for issuer in policy.issuers.list() {
+        let KeySource::Secret(source) = &issuer.source else { continue };
+        let wrong = |cause: &dyn std::fmt::Display| StartError::IssuerSecret {
+            issuer: if issuer.name.is_empty() { "absent".into() } else { issuer.name.to_string() },
+            cause: cause.to_string(),
+        };
+        let secret = secrets::resolve(source).map_err(|error| wrong(&error))?;
+        KeySet::from_secret(&secret, &issuer.algorithms).map_err(|error| wrong(&error))?;
+    }
+    Ok(())
+}

@@ -1,4 +1,5 @@
-//! `listen.ops`: `/healthz`, `/readyz`, `/metrics`. Nothing secret, nothing that changes anything, nothing of the request in an answer.
+//! `listen.ops`: `/healthz`, `/readyz` and `/metrics`. Answers hold no secret and nothing of the
+//! request, and no request changes anything.
 
 use std::{fmt, sync::Arc};
 
@@ -18,46 +19,34 @@ use crate::observe::{
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// What must be there before traffic comes, and is not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// One phrase each, such as `keys of any issuer`. Empty: ready.
-    pub missing: Vec<String>,
-}
-
-impl Readiness {
-    /// Whether nothing is missing.
-    pub fn is_ready(&self) -> bool {
-        self.missing.is_empty()
-    }
-}
-
-/// What the handlers ask.
-pub struct Ops {
+/// The data of the handlers.
+pub struct Health {
     observer: Arc<Observer>,
-    readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    missing: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     status: Box<dyn Fn() -> Status + Send + Sync>,
 }
 
-impl fmt::Debug for Ops {
+impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ops").field("readiness", &(self.readiness)()).finish_non_exhaustive()
+        f.debug_struct("Health").field("missing", &(self.missing)()).finish_non_exhaustive()
     }
 }
 
-impl Ops {
-    /// `readiness` and `status` are called for each request and must not block.
+impl Health {
+    /// Creates the handlers. `missing` returns what is missing before requests may be sent here,
+    /// one phrase each, and nothing when it is ready. Both functions are called for each request
+    /// and must not block.
     pub fn new(
         observer: Arc<Observer>,
-        readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+        missing: impl Fn() -> Vec<String> + Send + Sync + 'static,
         status: impl Fn() -> Status + Send + Sync + 'static,
     ) -> Self {
-        Self { observer, readiness: Box::new(readiness), status: Box::new(status) }
+        Self { observer, missing: Box::new(missing), status: Box::new(status) }
     }
 }
 
-/// Answers one request; the body is not looked at.
-pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> {
+/// Answers one request, without reading its body.
+pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.uri().path(), request.method()) {
         ("/healthz" | "/readyz" | "/metrics", method)
             if method != Method::GET && method != Method::HEAD =>
@@ -68,8 +57,8 @@ pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> 
             return response;
         }
         ("/healthz", _) => (StatusCode::OK, TEXT, "ok\n".to_owned()),
-        ("/readyz", _) => readyz(&(ops.readiness)()),
-        ("/metrics", _) => match metrics(ops).await {
+        ("/readyz", _) => readyz(&(health.missing)()),
+        ("/metrics", _) => match metrics(health).await {
             Some(text) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
             None => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -88,16 +77,17 @@ pub async fn handle<B>(ops: &Ops, request: Request<B>) -> Response<Full<Bytes>> 
     response
 }
 
-/// Off the runtime: thousands of routes are milliseconds of text, and checks do not wait for it.
-async fn metrics(ops: &Ops) -> Option<String> {
-    let (observer, status) = (Arc::clone(&ops.observer), (ops.status)());
+/// Writes the metrics on a blocking thread: thousands of routes are milliseconds of text, which
+/// must not delay checks.
+async fn metrics(health: &Health) -> Option<String> {
+    let (observer, status) = (Arc::clone(&health.observer), (health.status)());
     tokio::task::spawn_blocking(move || observer.exposition(status).ok()).await.ok().flatten()
 }
 
-fn readyz(readiness: &Readiness) -> (StatusCode, &'static str, String) {
-    let ready = readiness.is_ready();
+fn readyz(missing: &[String]) -> (StatusCode, &'static str, String) {
+    let ready = missing.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, JSON, format!("{}\n", json!({ "ready": ready, "missing": readiness.missing })))
+    (status, JSON, format!("{}\n", json!({ "ready": ready, "missing": missing })))
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
@@ -120,22 +110,18 @@ mod tests {
         metrics::{Metrics, ObserveConfig},
     };
 
-    fn ops(missing: &[&str]) -> Ops {
+    fn health(missing: &[&str]) -> Health {
         let observer = Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),
             Arc::new(Audit::off()),
         );
         let missing: Vec<String> = missing.iter().map(|text| (*text).to_owned()).collect();
-        Ops::new(
-            Arc::new(observer),
-            move || Readiness { missing: missing.clone() },
-            Status::default,
-        )
+        Health::new(Arc::new(observer), move || missing.clone(), Status::default)
     }
 
-    async fn ask(ops: &Ops, method: &str, path: &str) -> (u16, String, String) {
+    async fn get(health: &Health, method: &str, path: &str) -> (u16, String, String) {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let response = handle(ops, request).await;
+        let response = handle(health, request).await;
         let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -144,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_answers_are_constant() {
-        let ops = ops(&[]);
+        let health = health(&[]);
         let nothing_else = "only /healthz, /readyz and /metrics are here\n";
         for (method, path, status, kind, body) in [
             ("GET", "/healthz", 200, TEXT, "ok\n"),
@@ -163,7 +149,7 @@ mod tests {
             // A URI may not hold `<`; the test writes it as a client would.
             let path = path.replace('<', "%3C").replace('>', "%3E");
             assert_eq!(
-                ask(&ops, method, &path).await,
+                get(&health, method, &path).await,
                 (status, kind.to_owned(), body.to_owned()),
                 "{method} {path}"
             );
@@ -172,19 +158,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missing_is_named() {
-        let ops = ops(&["keys of any issuer"]);
+        let health = health(&["keys of any issuer"]);
         let expected = (
             503,
             JSON.to_owned(),
             "{\"missing\":[\"keys of any issuer\"],\"ready\":false}\n".to_owned(),
         );
-        assert_eq!(ask(&ops, "GET", "/readyz").await, expected);
-        assert_eq!(ask(&ops, "GET", "/healthz").await.0, 200, "not ready is not dead");
+        assert_eq!(get(&health, "GET", "/readyz").await, expected);
+        assert_eq!(get(&health, "GET", "/healthz").await.0, 200, "not ready is not dead");
     }
 
     #[tokio::test]
     async fn metrics_are_open_metrics_text() {
-        let (status, kind, body) = ask(&ops(&[]), "GET", "/metrics").await;
+        let (status, kind, body) = get(&health(&[]), "GET", "/metrics").await;
         assert_eq!(
             (status, kind.as_str()),
             (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -195,6 +181,6 @@ mod tests {
     #[tokio::test]
     async fn head_says_how_long_the_body_would_be() {
         let request = Request::builder().method("HEAD").uri("/healthz").body(()).unwrap();
-        assert_eq!(handle(&ops(&[]), request).await.headers()[CONTENT_LENGTH], "3");
+        assert_eq!(handle(&health(&[]), request).await.headers()[CONTENT_LENGTH], "3");
     }
 }

@@ -10,7 +10,6 @@ pub mod adapter;
 pub mod admin;
 pub mod app;
 pub mod byte_size;
-pub mod check;
 pub mod cli;
 pub mod config;
 pub mod credential;

@@ -1,44 +1,39 @@
-//! Who may import whom (ARCHITECTURE.md, "Who may import whom"), held against the `use` lines and paths of the sources.
+//! Which module may import which, held against the `use` lines and paths of the sources.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    iter::Peekable,
+    path::Path,
+    str::Chars,
+};
 
-/// For each room of the root package: the rooms it may name. `adapter` and `store` never see each other, the core's
-/// rooms are free to all.
-const MAY: [(&str, &[&str]); 15] = [
+/// For each module of the root package, the modules it may import. A file belongs to the longest
+/// name here that its module path begins with. Each permission is used, and there is no cycle. The
+/// core may be imported by all.
+const MAY: [(&str, &[&str]); 19] = [
     ("main", &["cli"]),
-    ("cli", &["admin", "app", "check", "config", "observe", "policy_test", "secrets", "store"]),
-    (
-        "app",
-        &[
-            "adapter",
-            "admin",
-            "check",
-            "config",
-            "credential",
-            "engine",
-            "health",
-            "listener",
-            "observe",
-            "proto",
-            "secrets",
-            "store",
-        ],
-    ),
-    ("policy_test", &["check"]),
-    ("config", &["adapter", "byte_size", "credential", "listener", "observe", "store"]),
-    ("engine", &["config", "credential", "observe", "secrets"]),
-    ("check", &["engine", "observe", "store"]),
-    ("adapter", &["check", "listener", "proto"]),
-    ("store", &["secrets"]),
-    ("credential", &["byte_size", "secrets"]),
-    ("observe", &["proto", "secrets", "store"]),
-    ("admin", &["observe", "secrets", "store"]),
-    ("health", &["engine", "observe", "store"]),
+    ("cli", &[]),
+    ("app", &[]),
+    ("health", &[]),
+    ("engine", &[]),
+    ("config", &[]),
+    ("adapter", &[]),
+    ("engine::check", &[]),
+    ("engine::live", &[]),
+    ("admin", &[]),
+    ("policy_test", &[]),
+    ("credential", &[]),
+    ("observe", &[]),
+    ("store", &[]),
     ("listener", &[]),
     ("secrets", &[]),
+    ("byte_size", &[]),
+    ("proto", &[]),
+    ("lib", &[]),
 ];
 
-/// Crates that stay inside one room.
+/// Libraries that are used by these modules only.
 const ONLY_IN: [(&str, &[&str]); 4] = [
     ("redis::", &["store"]),
     ("tonic::", &["adapter", "app"]),
@@ -70,8 +65,8 @@ fn all(below: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The room a file of `src` belongs to: its first path component.
-fn room(path: &str) -> &str {
+/// The top-level module that a file of `src` belongs to.
+fn top_level(path: &str) -> &str {
     path.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
@@ -85,73 +80,147 @@ fn code(text: &str) -> String {
         .join("\n")
 }
 
-/// Rooms named by `crate::room` or `crate::{room::..., room::...}`.
-fn named(code: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        match rest.strip_prefix('{') {
-            None => rooms.push(word(rest)),
-            Some(list) => {
-                let mut depth = 0usize;
-                let mut item = String::new();
-                for c in list.chars() {
-                    match c {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => rooms.push(word(std::mem::take(&mut item).trim())),
-                        _ if depth == 0 => item.push(c),
-                        _ => {}
-                    }
-                }
-                rooms.push(word(item.trim()));
-            }
-        }
-    }
-    rooms.retain(|room| !room.is_empty());
-    rooms
+/// The module path of a source: `engine/check.rs` is `engine::check`.
+fn module(path: &str) -> String {
+    path.trim_end_matches(".rs").replace('/', "::")
 }
 
-fn word(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+/// The row of [`MAY`] that a module path belongs to.
+fn row(path: &str) -> Option<&'static str> {
+    let is_below = |name: &str| {
+        path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    MAY.iter().map(|(name, _)| *name).filter(|name| is_below(name)).max_by_key(|name| name.len())
+}
+
+/// Every path that a source names by `crate::` or `super::`, from the root of the crate.
+fn named(module: &str, code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        tree(&mut code[at + "crate::".len()..].chars().peekable(), "", &mut found);
+    }
+    for (at, _) in code.match_indices("super::") {
+        if code[..at].ends_with("super::") || code[..at].ends_with(char::is_alphanumeric) {
+            continue;
+        }
+        let rest = code[at..].trim_start_matches("super::");
+        let ups = (code.len() - at - rest.len()) / "super::".len();
+        let parts: Vec<&str> = module.split("::").collect();
+        let above = parts[..parts.len().saturating_sub(ups)].join("::");
+        tree(&mut rest.chars().peekable(), &above, &mut found);
+    }
+    if module == "main" {
+        for (at, _) in code.match_indices("tollgate::") {
+            tree(&mut code[at + "tollgate::".len()..].chars().peekable(), "", &mut found);
+        }
+    }
+    found
+}
+
+/// Reads one `use` tree (`a::{b, c::D as E}`) and notes every path in it.
+fn tree(text: &mut Peekable<Chars<'_>>, above: &str, found: &mut Vec<String>) {
+    let space =
+        |text: &mut Peekable<Chars<'_>>| while text.next_if(|c| c.is_whitespace()).is_some() {};
+    let mut path = above.to_owned();
+    loop {
+        space(text);
+        if text.next_if_eq(&'{').is_some() {
+            loop {
+                space(text);
+                match text.peek() {
+                    Some('}') => {
+                        text.next();
+                        break;
+                    }
+                    Some(',') => {
+                        text.next();
+                    }
+                    Some(_) => tree(text, &path, found),
+                    None => break,
+                }
+            }
+            return;
+        }
+        let mut word = String::new();
+        while let Some(c) = text.next_if(|c| c.is_alphanumeric() || *c == '_') {
+            word.push(c);
+        }
+        if word.is_empty() {
+            // A macro's `$name` or a glob: it belongs to what is above it.
+            text.next();
+            return found.push(path);
+        }
+        if word == "self" {
+            return found.push(path);
+        }
+        path = if path.is_empty() { word } else { format!("{path}::{word}") };
+        if text.next_if_eq(&':').is_none() {
+            found.push(path);
+            // `as Name`
+            while text.next_if(|c| c.is_alphanumeric() || *c == '_' || *c == ' ').is_some() {}
+            return;
+        }
+        text.next_if_eq(&':');
+    }
 }
 
 #[test]
-fn rooms_import_only_what_they_may() {
-    let may: BTreeMap<_, _> = MAY.into_iter().collect();
+fn modules_import_only_what_they_may_and_may_only_what_they_import() {
+    let may: BTreeMap<_, BTreeSet<_>> =
+        MAY.into_iter().map(|(name, allowed)| (name, allowed.iter().copied().collect())).collect();
+    let mut used: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (path, text) in all("src") {
-        let from = room(&path);
-        if matches!(from, "lib" | "proto" | "byte_size") || path.ends_with("/tests.rs") {
+        if path.ends_with("tests.rs") {
             continue;
         }
-        let Some(allowed) = may.get(from) else {
+        let module = module(&path);
+        let Some(from) = row(&module) else {
             wrong.push(format!(
-                "src/{path}: the room `{from}` is not in the table of tests/architecture.rs"
+                "src/{path} belongs to no row of the table in tests/architecture.rs"
             ));
             continue;
         };
-        for to in named(&code(&text)) {
-            if to != from && !allowed.contains(&to.as_str()) {
-                wrong.push(format!("src/{path}: `{from}` may not import `{to}`"));
+        for name in named(&module, &code(&text)) {
+            let Some(to) = row(&name).filter(|to| *to != from) else { continue };
+            used.entry(from).or_default().insert(to);
+            if !may[from].contains(to) {
+                wrong.push(format!("src/{path}: `{from}` may not import `{to}` (`{name}`)"));
             }
+        }
+    }
+    for (from, allowed) in &may {
+        let used = used.remove(from).unwrap_or_default();
+        for unused in allowed.difference(&used) {
+            wrong.push(format!("`{from}` does not import `{unused}`: remove it from the table"));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// Every row only imports rows that come after it, so there is no cycle.
 #[test]
-fn libraries_stay_in_their_rooms() {
+fn the_table_is_a_list_of_layers() {
+    for (at, (from, allowed)) in MAY.iter().enumerate() {
+        for to in *allowed {
+            let below = MAY.iter().position(|(name, _)| name == to);
+            assert!(below.is_some_and(|below| below > at), "`{from}` imports `{to}`");
+        }
+    }
+}
+
+#[test]
+fn libraries_stay_in_their_modules() {
     let mut wrong = Vec::new();
     for (path, text) in all("src") {
         let code = code(&text);
-        for (library, rooms) in ONLY_IN {
+        for (library, modules) in ONLY_IN {
             let named = code.match_indices(library).any(|(at, _)| {
                 !code[..at].ends_with("::") && !code[..at].ends_with(char::is_alphanumeric)
             });
-            if named && !rooms.contains(&room(&path)) && room(&path) != "proto" {
-                wrong.push(format!("src/{path}: `{library}` belongs into {rooms:?}"));
+            let module = top_level(&path);
+            if named && module != "proto" && !modules.contains(&module) {
+                wrong.push(format!("src/{path}: `{library}` belongs into {modules:?}"));
             }
         }
     }

@@ -13,6 +13,7 @@ mod corpus;
 mod deploy;
 mod docs;
 mod e2e;
+mod engine;
 mod jwks;
 mod observe;
 mod presets;

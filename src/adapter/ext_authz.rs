@@ -18,7 +18,7 @@ use tonic::server::NamedService;
 
 pub use self::check_request::{MAX_ENTRIES, read_check_request};
 use super::in_flight::{InFlight, MessageError, Refusal};
-use crate::check::{Answer, Answered, Checker};
+use crate::engine::check::{Answer, CheckAnswer, Checker};
 
 /// The path of the method `Check`.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -84,7 +84,7 @@ impl UnaryMethod for EnvoyAuthorization {
     }
 }
 
-fn encode(answered: Answered<'_>) -> Result<FramedMessage, Status> {
+fn encode(answered: CheckAnswer<'_>) -> Result<FramedMessage, Status> {
     match &answered.answer {
         Answer::Allow(answer) => Ok(check_response::allowed(answer, &answered.metadata)),
         Answer::Deny(answer) => Ok(check_response::denied(answer, &answered.metadata)),

@@ -38,7 +38,7 @@ pub use self::{
 };
 use super::in_flight::{BodyError, InFlight, Refusal};
 use crate::{
-    check::{Answered, Checker},
+    engine::check::{CheckAnswer, Checker},
     listener::Peer,
 };
 
@@ -79,7 +79,8 @@ impl ForwardAuth {
         let held = if has_body { budget.read_body(body).await } else { budget.charge_call() };
         // Only a credential that was judged is sent on: the core refuses a second one.
         let credential = parts.headers.get(header::AUTHORIZATION);
-        let encode = |answered: Answered<'_>| encode(config.dialect, answered.answer, credential);
+        let encode =
+            |answered: CheckAnswer<'_>| encode(config.dialect, answered.answer, credential);
         let mut reply = match &held {
             Ok(held) => {
                 let read = || decode(config, &parts, has_body.then(|| &**held.bytes()));

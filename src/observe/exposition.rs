@@ -4,6 +4,7 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -39,7 +40,7 @@ pub struct Status {
     /// What counts in an outage, if anything does.
     pub local: Option<LocalStatus>,
     /// The budget for messages.
-    pub in_flight: InFlightStatus,
+    pub in_flight: Option<InFlightStatus>,
     /// The tokens that were verified before.
     pub tokens: TokenStatus,
 }
@@ -80,8 +81,8 @@ pub struct JwksStatus {
     pub issuer: String,
     /// How many keys may be used.
     pub keys: u64,
-    /// Seconds since the last good fetch; `None` before there was one.
-    pub age_seconds: Option<f64>,
+    /// Time since the last good fetch; `None` before there was one.
+    pub age: Option<Duration>,
     /// Fetches that brought a good set.
     pub ok: u64,
     /// Fetches that did not.
@@ -184,7 +185,7 @@ impl Scrape {
     }
 
     fn in_flight(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let InFlightStatus { bytes, limit } = self.status.in_flight;
+        let Some(InFlightStatus { bytes, limit }) = self.status.in_flight else { return Ok(()) };
         let help = "What the messages of checks in flight hold.";
         Family::gauge(encoder, "in_flight", help, Some(&Unit::Bytes))?.alone(bytes)?;
         let help = "What they may hold together, body.max_in_flight; beyond it checks are refused as overloaded.";
@@ -279,8 +280,9 @@ impl Scrape {
         let help = "Time since an issuer's keys were last fetched; absent before they were.";
         let mut family = Family::gauge(encoder, "jwks_age", help, Some(&Unit::Seconds))?;
         for issuer in jwks {
-            if let Some(age) = issuer.age_seconds {
-                family.value(&[("issuer", issuer.issuer.as_str())], age)?;
+            if let Some(age) = issuer.age {
+                let labels = [("issuer", issuer.issuer.as_str())];
+                family.value(&labels, age.as_secs_f64())?;
             }
         }
         let mut family =

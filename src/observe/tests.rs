@@ -379,17 +379,11 @@ fn everything_counted_as_text() {
             JwksStatus {
                 issuer: "https://a.example.com".into(),
                 keys: 2,
-                age_seconds: Some(12.5),
+                age: Some(Duration::from_millis(12_500)),
                 ok: 3,
                 failed: 1,
             },
-            JwksStatus {
-                issuer: "quote\"d\\\n".into(),
-                keys: 0,
-                age_seconds: None,
-                ok: 0,
-                failed: 7,
-            },
+            JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age: None, ok: 0, failed: 7 },
         ],
         store: Some(StoreStatus {
             up: false,
@@ -412,7 +406,7 @@ fn everything_counted_as_text() {
             revocations: 7,
             buckets: 8,
         }),
-        in_flight: InFlightStatus { bytes: 9, limit: 10 },
+        in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
             entries: 1,

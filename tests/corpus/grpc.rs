@@ -18,8 +18,7 @@ use futures_util::future::{BoxFuture, Either, ready};
 use prost::Message as _;
 use tollgate::{
     adapter::{ext_authz::EnvoyAuthorization, in_flight::InFlight},
-    check::Checker,
-    engine::live::Live,
+    engine::{check::Checker, live::Live},
     observe::{
         Observer,
         audit::Audit,

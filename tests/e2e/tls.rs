@@ -112,7 +112,7 @@ fn both_sides_prove_who_they_are_and_certificates_are_replaced_while_they_run() 
     next.issue(dir, "new", "tollgate.test");
     std::fs::copy(dir.join("new.pem"), dir.join("server.pem")).unwrap();
     until("the reload that fails", || {
-        tollgate.process.err().contains("certificates were not read again").then_some(())
+        tollgate.process.err().contains("certificate reload failed").then_some(())
     });
     assert_eq!(ask(&start("ours", Some("proxy"))), (200, 1), "the old pair");
 

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use http_body_util::BodyExt as _;
 use tollgate::{
     adapter::forward_auth::{ForwardAuthConfig, Reply, decode, encode, has_body},
-    check::Answer,
+    engine::check::Answer,
     policy_test::{Body, Case, Expectation, Observed, Verdict, check},
 };
 use tollgate_core::{

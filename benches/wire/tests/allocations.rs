@@ -38,7 +38,7 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let app = App::start(loaded, Arc::new(observe::now)).await.unwrap();
-            while !app.readiness.missing().is_empty() {
+            while !app.engine().readiness().missing().is_empty() {
                 tokio::task::yield_now().await;
             }
             ready.send(()).unwrap();

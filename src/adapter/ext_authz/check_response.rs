@@ -6,7 +6,7 @@
 use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
 use tollgate_grpc_unary::{FramedMessage, wire::MessageWriter};
 
-use crate::check::Metadata;
+use crate::engine::check::Metadata;
 
 /// Fields of `CheckResponse`.
 const STATUS: u8 = 1;

@@ -10,7 +10,7 @@ use tollgate_core::decision::{
 };
 
 use super::dialect::{Absent, BODY, Dialect, Row, STATUS, Statuses};
-use crate::check::Answer;
+use crate::engine::check::Answer;
 
 /// What is sent to the proxy.
 pub type Reply = Response<Full<Bytes>>;

@@ -16,7 +16,7 @@ use tollgate_core::{
 };
 
 use super::{Dialect, ForwardAuthConfig, Reply, decode, encode, has_body};
-use crate::check::Answer;
+use crate::engine::check::Answer;
 
 const ALL: [&str; 5] = ["nginx", "traefik", "caddy", "haproxy", "envoy_http"];
 

@@ -20,8 +20,8 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
+use super::live::{Live, State};
 use crate::{
-    engine::live::{Live, State},
     observe::{CheckRecord, Observer},
     store::{LocalFallback, Store},
 };
@@ -43,7 +43,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a front-end encodes.
 #[derive(Debug)]
-pub struct Answered<'a> {
+pub struct CheckAnswer<'a> {
     /// The answer.
     pub answer: Answer<'a>,
     /// What the proxy may log and later filters may read.
@@ -100,7 +100,7 @@ impl Checker {
         &'a self,
         call: Option<&HeaderMap>,
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
-        encode: impl Fn(Answered<'_>) -> T,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
@@ -112,7 +112,7 @@ impl Checker {
     }
 
     /// Answers what a front-end did not even read.
-    pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(Answered<'_>) -> T) -> T {
+    pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(CheckAnswer<'_>) -> T) -> T {
         let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
         record.trace(None, &Headers::default());
@@ -123,7 +123,7 @@ impl Checker {
         &'a self,
         call: Option<&HeaderMap>,
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
-        encode: impl Fn(Answered<'_>) -> T,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         // Before the record, which refers to it to the end.
         let outcome;
@@ -146,7 +146,7 @@ impl Checker {
         outcome: &'a Outcome,
         state: &State,
         mut record: CheckRecord<'a>,
-        encode: impl Fn(Answered<'_>) -> T,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         record.decided(outcome);
         if let Some(source) =
@@ -224,7 +224,11 @@ impl Checker {
     }
 }
 
-fn shape<'a>(outcome: &'a Outcome, snapshot: &'a Snapshot, decision_id: &'a str) -> Answered<'a> {
+fn shape<'a>(
+    outcome: &'a Outcome,
+    snapshot: &'a Snapshot,
+    decision_id: &'a str,
+) -> CheckAnswer<'a> {
     let evidence = &outcome.evidence;
     let principal = evidence.principal.as_ref();
     let (answer, reason) = match &outcome.decision {
@@ -244,5 +248,5 @@ fn shape<'a>(outcome: &'a Outcome, snapshot: &'a Snapshot, decision_id: &'a str)
         ("model", evidence.model.as_deref()),
         ("reason", reason.map(Reason::code)),
     ]);
-    Answered { answer, metadata }
+    CheckAnswer { answer, metadata }
 }
