@@ -13,7 +13,7 @@ use std::{
 
 use tollgate_core::limit::{
     BucketId, Charge, Verdict,
-    lease::{Lease, LeaseOutcome, LeaseTerms},
+    lease::{Lease, LeaseGrant, LeaseOutcome, LeaseTerms},
 };
 
 /// Parts with a lock each, held for one bucket at a time.
@@ -122,7 +122,7 @@ impl Leases {
     }
 
     /// Redis gave `given` of the `asked` units, `spent` of them to the check that asked at `sent`.
-    pub(super) fn given(&self, bucket: BucketId, sent: u64, units: (u64, u64, u64), said: Verdict) {
+    pub(super) fn given(&self, bucket: BucketId, sent: u64, units: LeaseGrant, said: Verdict) {
         self.with(bucket, |held| held.lease.grant(sent, units, said, held.terms));
     }
 

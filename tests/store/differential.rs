@@ -9,7 +9,7 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use redis::{Connection, RedisResult, Script};
 use tollgate::store::{ADMIT_BODY, GIVE_BACK_BODY};
-use tollgate_core::limit::reference::{leasable, peek, tat_after_return, try_take};
+use tollgate_core::limit::reference::{LeaseRequest, leasable, peek, tat_after_return, try_take};
 
 use super::server;
 
@@ -52,7 +52,13 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
     for ((key, limit, cost, want), step) in charges.iter().zip(steps) {
         let tat = tats.get(key).copied();
         let (verdict, units) = if room {
-            let units = leasable(tat, now, limit.interval, limit.burst, (*cost, *want));
+            let units = leasable(
+                tat,
+                now,
+                limit.interval,
+                limit.burst,
+                LeaseRequest { cost: *cost, want: *want },
+            );
             let step = try_take(tat, now, limit.interval, limit.burst, units);
             assert!(step.verdict.admitted, "what is there can be taken");
             tats.insert(key.clone(), step.tat);

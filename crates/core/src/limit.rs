@@ -1,7 +1,7 @@
-//! Limits: what a check asks of the store, and what the store answers.
+//! Limits: how many requests a client may send.
 //!
-//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the executable model that the
-//! memory store runs and that the Lua script is held against.
+//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the
+//! executable model of a bucket: the memory store runs it, and the Lua script is tested against it.
 
 mod bucket;
 pub mod lease;
@@ -14,53 +14,54 @@ pub use self::bucket::BucketId;
 use self::lease::LeaseTerms;
 use crate::time::Span;
 
-/// One charge: take `cost` from the bucket `key`.
+/// One charge of a check: take `cost` units from a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// The limit's name, for headers, metrics and the audit line.
     pub limit: Arc<str>,
-    /// The bucket.
+    /// The bucket that is charged.
     pub bucket: BucketId,
-    /// Microseconds one unit takes to come back, at least 1.
+    /// Microseconds in which one unit is refilled, at least 1.
     pub interval: u64,
-    /// How many units a full bucket holds; 0 admits nothing.
+    /// Units in a full bucket; 0 admits nothing.
     pub burst: u64,
-    /// Units taken, at least 1.
+    /// Units to take, at least 1.
     pub cost: u64,
-    /// Whether a replica may take units ahead of need, and on what terms. Without: the shared bucket is asked each time.
+    /// The terms on which a replica may take units ahead of need. `None`: the shared bucket is
+    /// queried for every check.
     pub lease: Option<LeaseTerms>,
 }
 
 impl Charge {
-    /// The bucket's key in a store that has others beside it: see [`BucketId::key`].
+    /// Returns the bucket's key in a store that also holds other keys: see [`BucketId::key`].
     pub fn key(&self) -> String {
         self.bucket.key(&self.limit)
     }
 }
 
-/// Where one bucket stands after the question.
+/// The result of one charge and the state of its bucket afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether this bucket had room.
+    /// Whether the bucket had enough units.
     pub admitted: bool,
-    /// Whole units that could be taken right now.
+    /// Whole units that could be taken now.
     pub remaining: u64,
-    /// Microseconds until the same charge would be admitted; 0 when it was. `u64::MAX`: never.
+    /// Microseconds until the same charge would be admitted; 0 if it was. `u64::MAX`: never.
     pub retry_after: u64,
     /// Microseconds until the bucket is full again.
     pub reset: u64,
 }
 
-/// A bucket's state as the client is told it.
+/// A bucket's state as it is reported to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStatus {
     /// The limit's name.
     pub name: Arc<str>,
     /// Units in a full bucket.
     pub limit: u64,
-    /// Microseconds a full bucket takes to fill.
+    /// Microseconds in which an empty bucket is refilled.
     pub window: u64,
-    /// Where it stands.
+    /// The result of the charge.
     pub verdict: Verdict,
 }
 
@@ -74,7 +75,7 @@ impl LimitStatus {
         }
     }
 
-    /// How long until the same request would be admitted; `None` when it never would.
+    /// Returns the time until the same request would be admitted; `None` if it never would.
     pub fn retry_after(&self) -> Option<Span> {
         Some(self.verdict.retry_after).filter(|micros| *micros != u64::MAX).map(Span::from_micros)
     }

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    limit::{Charge, Verdict},
+    limit::{Charge, Verdict, lease::LeaseGrant},
 };
 
 use super::{
@@ -58,7 +58,9 @@ impl Redis {
                 Ok(Ok(Answered { answers: AdmitResponse::Counted(verdicts), taken })) => {
                     match (&*verdicts, &*taken) {
                         ([said], [given]) if said.admitted => {
-                            leases.given(charge.bucket, sent, (want, *given, 0), *said)
+                            let grant =
+                                LeaseGrant { requested: want, granted: *given, consumed: 0 };
+                            leases.given(charge.bucket, sent, grant, *said)
                         }
                         ([said], _) => leases.refused(charge.bucket, want, *said),
                         _ => leases.lost(charge.bucket, want),
@@ -191,7 +193,7 @@ impl Check<'_> {
                         (true, _) => self.leases.given(
                             charge.bucket,
                             sent,
-                            (asked, given, charge.cost),
+                            LeaseGrant { requested: asked, granted: given, consumed: charge.cost },
                             verdict,
                         ),
                         (false, true) => self.leases.lost(charge.bucket, asked),

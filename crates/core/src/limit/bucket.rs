@@ -1,48 +1,53 @@
-//! Which bucket a charge is taken from, in sixteen bytes.
+//! The identity of a bucket in sixteen bytes.
 
 use crate::{
     revocation::{Fingerprint, first_half, sha256},
-    text::hex_digits,
+    text::{hex_digits, push_hex},
 };
 
-/// A bucket: of which limit, and whose. Nothing a client controls stands in it in clear, and to find a second client of the same
-/// bucket takes 2^125 hashes.
+/// The identity of a bucket: a digest of the limit and of what the bucket is counted by.
+///
+/// It contains no text that a client controls. Finding a second client that shares a bucket takes
+/// 2^125 hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BucketId([u64; 2]);
 
 impl BucketId {
-    /// From what says all of it.
+    /// Hashes a name that identifies the bucket completely.
     pub fn of(name: impl AsRef<[u8]>) -> Self {
         Self(first_half(&sha256(name.as_ref())))
     }
 
-    /// Of all buckets of a limit the one of a part of the request's identity. That the two are only folded is sound because a
-    /// client chooses one of them at most.
+    /// Combines the identity of a limit with that of one part of a request.
+    ///
+    /// XOR is sound here because a client chooses at most one of the two operands.
     pub(super) const fn with(self, part: Self) -> Self {
         let (Self([first, second]), Self([high, low])) = (self, part);
         Self([first ^ high, second ^ low])
     }
 
-    /// Its two halves, each as good as random to whoever cannot choose a name.
+    /// Returns the two halves. Each is uniformly distributed unless the name can be chosen.
     pub const fn halves(self) -> [u64; 2] {
         self.0
     }
 
-    /// Its bytes.
+    /// Returns the sixteen bytes, most significant first.
     pub(super) const fn bytes(self) -> [u8; 16] {
         let [high, low] = self.0;
         ((high as u128) << 64 | low as u128).to_be_bytes()
     }
 
-    /// Its key in a store that has others beside it: `rate:<limit>:` and its bytes in hex.
+    /// Returns the key in a store that also holds other keys: `rate:<limit>:` and the bytes in hex.
     pub fn key(self, limit: &str) -> String {
-        let mut key = Vec::with_capacity("rate::".len() + limit.len() + 32);
-        self.write_key(limit, &mut key);
-        // A name and hex, which are text.
-        String::from_utf8(key).unwrap_or_default()
+        let mut key = String::with_capacity("rate::".len() + limit.len() + 32);
+        key.push_str("rate:");
+        key.push_str(limit);
+        key.push(':');
+        push_hex(&mut key, &self.bytes());
+        key
     }
 
-    /// Appends its [`key`](Self::key).
+    /// Appends the [`key`](Self::key) to a buffer.
     pub fn write_key(self, limit: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"rate:");
         out.extend_from_slice(limit.as_bytes());
@@ -60,5 +65,19 @@ impl From<Fingerprint> for BucketId {
 impl From<&str> for BucketId {
     fn from(text: &str) -> Self {
         Self::of(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_key_are_equal() {
+        let bucket = BucketId::of("a bucket");
+        let mut written = Vec::new();
+        bucket.write_key("per-minute", &mut written);
+        assert_eq!(bucket.key("per-minute").as_bytes(), written);
+        assert!(bucket.key("per-minute").starts_with("rate:per-minute:"));
     }
 }

@@ -1,10 +1,14 @@
-//! Leased units: a replica takes some units of a bucket ahead of need, and spends them without asking anybody.
+//! Leased units: a replica takes units of a bucket ahead of need and spends them without querying
+//! the store.
 //!
-//! Every unit is charged in the shared bucket before a replica holds it, so what `R` replicas admit in any span of time `t` is
-//! at most `burst + rate * t + R * slice`: what the bucket gave in that time, and what they held when it began. Crashed
-//! replicas and lost answers only take units away. The price is that a client may be refused while replicas hold units that
-//! nobody asks them for: no more than `R * slice`, and no longer than `life` after a replica was last given some.
-//! `tests/suite/lease.rs` holds both against simulated replicas.
+//! Every unit is charged in the shared bucket before a replica holds it. In any span of time `t`,
+//! `R` replicas therefore admit at most `burst + rate * t + R * slice`: the units that the bucket
+//! granted in that time, and those held when it began. A crashed replica or a lost answer only
+//! removes units.
+//!
+//! The price: a client may be refused while replicas hold unused units, at most `R * slice` of
+//! them, and at most for `life` after a replica's last grant. `tests/suite/leases.rs` tests both
+//! bounds with simulated replicas.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -19,11 +23,12 @@ use crate::{
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseConfig {
-    /// Most units of one bucket that a replica holds unspent, 2 to `burst`. With R replicas a client gets at most R times so
-    /// many requests more than `rate` and `burst` say, in any span of time.
+    /// The maximum number of unspent units of one bucket that a replica holds, 2 to `burst`. With R
+    /// replicas, a client is admitted at most R times this number of requests more than `rate` and
+    /// `burst` allow, in any span of time.
     pub slice: u64,
-    /// How long a replica keeps units that nobody asks it for, 100ms to 60s. A client may be refused for so long while other
-    /// replicas hold units of its bucket. Default 2s.
+    /// How long a replica keeps unspent units, 100ms to 60s. A client may be refused for this long
+    /// while other replicas hold units of its bucket. Default 2s.
     #[serde(default = "life")]
     pub life: Span,
 }
@@ -35,14 +40,14 @@ fn life() -> Span {
 /// The terms on which units of one bucket are leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
-    /// Most units a replica holds.
+    /// The maximum number of units that a replica holds.
     pub slice: u64,
-    /// Microseconds it keeps them.
+    /// Microseconds for which a replica keeps them.
     pub life: u64,
 }
 
 impl LeaseConfig {
-    /// The terms for a bucket that holds `burst` units, noting every error.
+    /// Compiles the terms for a bucket of `burst` units and records every error.
     pub fn compile(&self, burst: u64, path: &Path, errors: &mut Errors) -> LeaseTerms {
         if self.slice < 2 || self.slice > burst {
             let message = format!(
@@ -57,39 +62,54 @@ impl LeaseConfig {
     }
 }
 
-/// What one replica holds of one bucket. All times in microseconds, of a clock of the replica's own that never steps.
+/// The units of one bucket that a replica holds. All times are microseconds of the replica's own
+/// monotonic clock.
 #[derive(Clone, Debug, Default)]
 pub struct Lease {
-    /// Held and unspent.
+    /// Units held and unspent.
     units: u64,
-    /// Taken by checks that are not decided yet, and may come back.
+    /// Units taken by undecided checks, which may return them.
     reserved: u64,
-    /// Asked for, and not answered.
+    /// Units requested from the shared bucket and not answered yet.
     requested: u64,
-    /// When what is held is no longer spent.
+    /// The time at which the units expire.
     expires_at: u64,
-    /// Until when the shared bucket is known to have no room.
+    /// The time until which the shared bucket is known to be empty.
     refused_until: u64,
-    /// What the shared bucket said last, when it was asked for it, and what that was: units left, and the moment it is full
-    /// again.
+    /// When the last observation of the shared bucket was requested.
     observed_at: u64,
+    /// Units that remained in the shared bucket at the last observation.
     observed_remaining: u64,
+    /// When the shared bucket is full again, as of the last observation.
     full_at: u64,
 }
 
-/// What a lease says to a check.
+/// The result of [`Lease::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseOutcome {
-    /// Units were held, and taken. So many should be asked for ahead of need, by [`Lease::request`]; 0 for none.
+    /// The replica held the units and took them. The number is how many units to request ahead of
+    /// need, recorded as requested; 0 for none.
     Taken(Verdict, u64),
-    /// There is no room, as the shared bucket said a moment ago.
+    /// The shared bucket is known to be empty.
     Refused(Verdict),
-    /// The shared bucket has to be asked, for so many units: those of the check, and some to hold. Noted as asked.
+    /// This number of units must be requested from the shared bucket: those of the check, and some
+    /// to hold. It is recorded as requested.
     Request(u64),
 }
 
+/// The shared bucket's answer to a request for units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseGrant {
+    /// Units that were requested.
+    pub requested: u64,
+    /// Units that the shared bucket granted.
+    pub granted: u64,
+    /// Granted units that the requesting check consumes.
+    pub consumed: u64,
+}
+
 impl Lease {
-    /// Takes `cost` units, if they are there.
+    /// Takes `cost` units if the replica holds them.
     pub fn take(&mut self, now: u64, cost: u64, terms: LeaseTerms) -> LeaseOutcome {
         if now < self.expires_at && self.units >= cost {
             self.units -= cost;
@@ -103,14 +123,15 @@ impl Lease {
         if now < self.refused_until {
             return LeaseOutcome::Refused(self.verdict(now, false));
         }
-        // The first question since long is for one check: a client that comes now and then leaves nothing to be given back.
+        // After a pause, units are requested for one check only: a client that sends a request now
+        // and then leaves no units to return.
         let warm = now < self.expires_at;
         let want = if warm && self.requested == 0 { self.room(terms).max(cost) } else { cost };
         self.requested += want;
         LeaseOutcome::Request(want)
     }
 
-    /// As [`take`](Self::take) where the shared bucket is asked whatever is known: for exactly what the check needs.
+    /// Records a request for exactly the `cost` of a check, regardless of what is held.
     pub fn request(&mut self, cost: u64) {
         self.requested += cost;
     }
@@ -119,43 +140,38 @@ impl Lease {
         terms.slice.saturating_sub(self.units + self.reserved + self.requested)
     }
 
-    /// The shared bucket gave `given` of `asked` units, of which `spent` are for the check that asked at `sent`.
-    pub fn grant(
-        &mut self,
-        sent: u64,
-        (asked, given, spent): (u64, u64, u64),
-        said: Verdict,
-        terms: LeaseTerms,
-    ) {
-        self.requested = self.requested.saturating_sub(asked);
-        self.units += given.saturating_sub(spent);
+    /// Adds units that the shared bucket granted to a request sent at `sent`.
+    pub fn grant(&mut self, sent: u64, grant: LeaseGrant, verdict: Verdict, terms: LeaseTerms) {
+        self.requested = self.requested.saturating_sub(grant.requested);
+        self.units += grant.granted.saturating_sub(grant.consumed);
         self.expires_at = self.expires_at.max(sent.saturating_add(terms.life));
-        self.observe(sent, said);
+        self.observe(sent, verdict);
         self.refused_until = 0;
     }
 
-    /// The shared bucket had no room for `asked` units.
-    pub fn refuse(&mut self, now: u64, asked: u64, said: Verdict) {
-        self.requested = self.requested.saturating_sub(asked);
-        self.observe(now, said);
-        self.refused_until = now.saturating_add(said.retry_after);
+    /// Records that the shared bucket refused `requested` units.
+    pub fn refuse(&mut self, now: u64, requested: u64, verdict: Verdict) {
+        self.requested = self.requested.saturating_sub(requested);
+        self.observe(now, verdict);
+        self.refused_until = now.saturating_add(verdict.retry_after);
     }
 
-    fn observe(&mut self, asked_at: u64, said: Verdict) {
-        // Answers may overtake each other.
-        if asked_at >= self.observed_at {
-            self.observed_at = asked_at;
-            self.observed_remaining = said.remaining;
-            self.full_at = asked_at.saturating_add(said.reset);
+    fn observe(&mut self, requested_at: u64, verdict: Verdict) {
+        // Answers may arrive out of order.
+        if requested_at >= self.observed_at {
+            self.observed_at = requested_at;
+            self.observed_remaining = verdict.remaining;
+            self.full_at = requested_at.saturating_add(verdict.reset);
         }
     }
 
-    /// Nothing is known of `asked` units, or they were not needed after all: whatever was given is lost.
-    pub fn forget(&mut self, asked: u64) {
-        self.requested = self.requested.saturating_sub(asked);
+    /// Gives up `requested` units that were not needed, or whose answer did not arrive. Units that
+    /// the shared bucket granted are lost.
+    pub fn forget(&mut self, requested: u64) {
+        self.requested = self.requested.saturating_sub(requested);
     }
 
-    /// A check that had taken `cost` units was decided: they are spent, or they are back.
+    /// Settles a check that took `cost` units: they are spent, or held again.
     pub fn settle(&mut self, cost: u64, spent: bool) {
         self.reserved = self.reserved.saturating_sub(cost);
         if !spent {
@@ -163,24 +179,25 @@ impl Lease {
         }
     }
 
-    /// What is to be given back, if nobody may spend it any more; or, at the end, whatever is held.
+    /// Removes and returns the units that have expired; on shutdown (`closing`), all units.
     pub fn reclaim(&mut self, now: u64, closing: bool) -> u64 {
         if now >= self.expires_at || closing { std::mem::take(&mut self.units) } else { 0 }
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether the lease holds no information and can be dropped.
     pub fn is_idle(&self, now: u64) -> bool {
         now >= self.expires_at
             && now >= self.refused_until
             && self.units + self.reserved + self.requested == 0
     }
 
-    /// Held and unspent, whoever has it.
+    /// Returns the number of units that are held or reserved.
     pub fn held(&self) -> u64 {
         self.units + self.reserved
     }
 
-    /// Where the bucket stands, as far as this replica knows: what it holds and what was left at the last look.
+    /// Returns the bucket's state as far as this replica knows it: the units it holds and those
+    /// that remained at the last observation.
     pub fn verdict(&self, now: u64, admitted: bool) -> Verdict {
         Verdict {
             admitted,

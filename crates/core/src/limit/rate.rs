@@ -1,9 +1,10 @@
-//! Rate limits: `N/duration` with a burst, counted by parts of the request's identity.
+//! Rate limits: `N/duration` with a burst, counted by attributes of the request.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
+use thiserror::Error;
 
 use super::{
     BucketId, Charge,
@@ -13,42 +14,47 @@ use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
     identity::Principal,
-    time::Span,
+    time::{Span, SpanError},
 };
 
 /// One entry of `limits`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitConfig {
-    /// The name routes refer to; it appears in headers, metrics and keys. Letters, digits, `-`, `_` and `.`.
+    /// The name that routes refer to. It appears in headers, metrics and keys. 1 to 64 letters,
+    /// digits, `-`, `_` and `.`.
     pub name: String,
-    /// What one bucket belongs to. A request that lacks one of the parts is denied, never let through uncounted.
+    /// The attributes that a bucket is counted by. A request that lacks one of them is denied,
+    /// never admitted uncounted.
     pub by: Vec<By>,
-    /// `N/duration`: N requests come back in this time.
+    /// `N/duration`: N requests are refilled in this time.
     pub rate: Rate,
-    /// Most at once from idle. Default: the N of `rate`. 0 admits none.
+    /// The maximum number of requests at once after a pause. Default: the N of `rate`. 0 admits
+    /// none.
     pub burst: Option<u64>,
-    /// Other rates for principals with a role; the first entry bucket_id role the principal has is used.
+    /// Other rates for principals with a role. The first entry whose role the principal has is
+    /// used.
     #[serde(default)]
     pub overrides: Vec<OverrideConfig>,
-    /// Lets each replica take units ahead of need and spend them without asking Redis. The limit is then kept up to a stated
-    /// bound. Needs `store.redis`. Default: off, the limit is exact.
+    /// Lets each replica take units ahead of need and spend them without querying Redis. The limit
+    /// is then approximate, within a stated bound. Requires `store.redis`. Default: off, the limit
+    /// is exact.
     pub lease: Option<LeaseConfig>,
 }
 
-/// Another rate for a role.
+/// A rate for principals with a role.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OverrideConfig {
-    /// The role, as the credential's roles claim spells it.
+    /// The role, as in the credential's roles claim.
     pub role: String,
-    /// The rate for it.
+    /// The rate for this role.
     pub rate: Rate,
-    /// Its burst. Default: the N of this `rate`.
+    /// The burst for this role. Default: the N of this `rate`.
     pub burst: Option<u64>,
 }
 
-/// A part of a request's identity that a bucket can belong to.
+/// An attribute of a request that a limit can count by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -58,11 +64,11 @@ pub enum By {
     Tenant,
     /// Issuer and client id of the credential.
     Client,
-    /// The model, by its policy name.
+    /// The model, by its name in the policy.
     Model,
-    /// The route.
+    /// The route of the request.
     Route,
-    /// The client's address as the proxy reports it; IPv6 counted by /64.
+    /// The client's address as reported by the proxy. IPv6 is counted by /64.
     Address,
 }
 
@@ -79,30 +85,60 @@ impl By {
     }
 }
 
-/// `N/duration`.
+/// A number of requests in a duration, written as `N/duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     count: u64,
     per: Span,
 }
 
-impl FromStr for Rate {
-    type Err = String;
+/// A text that is not a [`Rate`], or a rate that a bucket cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RateError {
+    /// The text is not a number, a slash and a duration.
+    #[error("`{0}` is not a rate; write a number and a duration, such as `60/1m`")]
+    Malformed(String),
+    /// The part after the slash is not a duration.
+    #[error("`{rate}` is not a rate; {error}")]
+    Duration {
+        /// The whole text.
+        rate: String,
+        /// The error in the duration.
+        error: SpanError,
+    },
+    /// The duration is zero or too long.
+    #[error("`{0}`: the time of a rate lies between 1ms and 366d")]
+    Period(String),
+    /// The rate exceeds the resolution of the clock.
+    #[error("`{0}` is more than one in a microsecond")]
+    TooFast(String),
+    /// A full bucket takes too long to fill.
+    #[error("a burst of {burst} at `{rate}` takes more than 366d to fill")]
+    Burst {
+        /// The rate at which the bucket fills.
+        rate: Rate,
+        /// Units in a full bucket.
+        burst: u64,
+    },
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        const HELP: &str = "write a number and a duration, such as `60/1m`";
-        let (count, per) =
-            text.split_once('/').ok_or_else(|| format!("`{text}` is not a rate; {HELP}"))?;
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let malformed = || RateError::Malformed(text.to_owned());
+        let (count, per) = text.split_once('/').ok_or_else(malformed)?;
         if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(format!("`{text}` is not a rate; {HELP}"));
+            return Err(malformed());
         }
-        let count: u64 = count.parse().map_err(|_| format!("`{text}` is not a rate; {HELP}"))?;
-        let per: Span = per.parse().map_err(|error| format!("`{text}` is not a rate; {error}"))?;
+        let count: u64 = count.parse().map_err(|_| malformed())?;
+        let per: Span =
+            per.parse().map_err(|error| RateError::Duration { rate: text.to_owned(), error })?;
         if per.micros() == 0 || per > Span::from_secs(366 * 86_400) {
-            return Err(format!("`{text}`: the time of a rate lies between 1ms and 366d"));
+            return Err(RateError::Period(text.to_owned()));
         }
         if count > per.micros() {
-            return Err(format!("`{text}` is more than one in a microsecond"));
+            return Err(RateError::TooFast(text.to_owned()));
         }
         Ok(Self { count, per })
     }
@@ -133,16 +169,17 @@ impl JsonSchema for Rate {
 /// A compiled rate limit.
 #[derive(Clone, Debug)]
 pub struct RateLimit {
-    /// Its name.
+    /// The limit's name.
     pub name: Arc<str>,
     by: Vec<By>,
-    /// What all of its buckets have in common: its name, and what it counts by.
+    /// The part of the identity that all its buckets share: the name, and what it counts by.
     base_id: BucketId,
     bucket: Bucket,
     overrides: Vec<(String, Bucket)>,
     lease: Option<LeaseTerms>,
 }
 
+/// The size and the refill interval of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     interval: u64,
@@ -150,23 +187,24 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket of a rate. The interval is rounded up to a whole microsecond: never faster than written.
-    fn compile(rate: Rate, burst: Option<u64>) -> Result<Self, String> {
+    /// Compiles a rate. The interval is rounded up to a whole microsecond, so that the bucket never
+    /// fills faster than the rate.
+    fn compile(rate: Rate, burst: Option<u64>) -> Result<Self, RateError> {
         let burst = if rate.count == 0 { 0 } else { burst.unwrap_or(rate.count) };
         let interval = rate.per.micros().div_ceil(rate.count.max(1));
         match interval.checked_mul(burst) {
             Some(full) if full <= 366 * 86_400 * 1_000_000 => Ok(Self { interval, burst }),
-            _ => Err(format!("a burst of {burst} at `{rate}` takes more than 366d to fill")),
+            _ => Err(RateError::Burst { rate, burst }),
         }
     }
 }
 
-/// What a limit may count by, of one request.
+/// The attributes of one request that limits count by.
 #[derive(Clone, Copy, Debug)]
 pub struct ChargeSubject<'a> {
-    /// Who asks; `None` on a public route.
+    /// The principal; `None` on a public route.
     pub principal: Option<&'a Principal>,
-    /// The model's policy name.
+    /// The model's name in the policy.
     pub model: Option<&'a str>,
     /// The route's name.
     pub route: &'a str,
@@ -175,7 +213,28 @@ pub struct ChargeSubject<'a> {
 }
 
 impl RateLimit {
-    /// Compiles one entry of `limits`, noting every error.
+    /// Compiles one entry of `limits` and records every error.
+    ///
+    /// ```
+    /// use tollgate_core::{
+    ///     config::{Document, Errors, Path},
+    ///     limit::rate::{ChargeSubject, RateLimit},
+    /// };
+    ///
+    /// let document = Document::parse("{name: per-address, by: [address], rate: 60/1m}", &|_| None)
+    ///     .expect("the text is YAML");
+    /// let config = document.read().expect("the text is a limit");
+    /// let mut errors = Errors::default();
+    /// let limit = RateLimit::compile(&config, &Path::root(), &mut errors).expect("no errors");
+    /// let subject = ChargeSubject {
+    ///     principal: None,
+    ///     model: None,
+    ///     route: "/health",
+    ///     address: Some([192, 0, 2, 1].into()),
+    /// };
+    /// let charge = limit.charge(&subject).expect("the address is known");
+    /// assert_eq!((charge.burst, charge.interval), (60, 1_000_000));
+    /// ```
     pub fn compile(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<Self> {
         let named = config
             .name
@@ -228,20 +287,20 @@ impl RateLimit {
         })
     }
 
-    /// Whether it counts by something only a credential has.
+    /// Whether the limit counts by an attribute of the credential.
     pub fn needs_principal(&self) -> bool {
         self.by.iter().any(|by| matches!(by, By::Subject | By::Tenant | By::Client))
     }
 
-    /// Whether it counts by the model.
+    /// Whether the limit counts by the model.
     pub fn needs_model(&self) -> bool {
         self.by.contains(&By::Model)
     }
 
-    /// The charge for one request.
+    /// Returns the charge for one request.
     ///
     /// # Errors
-    /// A denial when the request lacks a part the limit counts by.
+    /// A denial if the request lacks an attribute that the limit counts by.
     pub fn charge(&self, facts: &ChargeSubject<'_>) -> Result<Charge, Denial> {
         let bucket_id = self.base_id.with(self.bucket_id(facts)?);
         let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
@@ -250,7 +309,7 @@ impl RateLimit {
             .iter()
             .find(|(role, _)| held(role))
             .map_or(self.bucket, |(_, bucket)| *bucket);
-        // A role's smaller bucket is leased in smaller slices, or not at all.
+        // A role with a smaller bucket leases smaller slices, or none.
         let lease =
             self.lease.map(|terms| LeaseTerms { slice: terms.slice.min(bucket.burst), ..terms });
         let lease = lease.filter(|terms| terms.slice >= 2);
@@ -265,7 +324,8 @@ impl RateLimit {
         })
     }
 
-    /// Whose bucket it is: one part of the request's identity, or the digest of several, as a client may choose two of them.
+    /// Returns the identity of the bucket within the limit: that of the one attribute, or the
+    /// digest of several, because a client may choose two of them.
     fn bucket_id(&self, facts: &ChargeSubject<'_>) -> Result<BucketId, Denial> {
         if let [by] = *self.by {
             return part(facts, by);
@@ -278,7 +338,7 @@ impl RateLimit {
     }
 }
 
-/// One part of the request's identity.
+/// Returns the identity of one attribute of the request.
 fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
     let keys = || facts.principal.map(Principal::revocation).ok_or_else(|| missing(by));
     Ok(match by {
@@ -308,7 +368,8 @@ fn missing(by: By) -> Denial {
     }
 }
 
-/// The address a bucket belongs to: an IPv4 address whole, an IPv6 address by its /64, which is what one client can roam in.
+/// Returns the network that a bucket is counted by: the IPv4 address, or the /64 of an IPv6
+/// address, within which one client can choose its address.
 fn network(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_string(),
@@ -319,7 +380,7 @@ fn network(address: IpAddr) -> String {
     }
 }
 
-/// Compiles the list `limits`; names must be unique.
+/// Compiles the list `limits`, whose names must be unique, and records every error.
 pub fn compile(
     configs: &[LimitConfig],
     path: &Path,

@@ -1,22 +1,23 @@
 //! The bucket, as an executable specification: GCRA in integers.
 //!
-//! A bucket is one number, its *theoretical arrival time* (TAT): the moment at which it would be full again. A charge of
-//! `cost` units moves it by `cost * interval`; it is admitted when the bucket would be full again no later than
-//! `burst * interval` from now. (ITU-T I.371, virtual scheduling algorithm, with the limit stated as a burst.)
-//! Microseconds everywhere: they stay below 2^53, so Lua's doubles count the same.
+//! A bucket is one number, its *theoretical arrival time* (TAT): the time at which it is full
+//! again. A charge of `cost` units moves it by `cost * interval`. The charge is admitted if the
+//! bucket is full again no later than `burst * interval` from now. (ITU-T I.371, virtual scheduling
+//! algorithm, with the limit stated as a burst.) All times are microseconds: they are below 2^53,
+//! so Lua's doubles represent them exactly.
 
 use super::Verdict;
 
-/// The outcome of one bucket's question.
+/// The outcome of one charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What to answer if the charge is taken (or refused).
+    /// The answer if the charge is taken or refused.
     pub verdict: Verdict,
-    /// The TAT to store if every charge of the check is admitted.
+    /// The TAT to store if all charges of the check are admitted.
     pub tat: u64,
 }
 
-/// Asks a bucket for `cost` units. `tat` is what is stored (`None`: never charged, full); all times in microseconds.
+/// Tries to take `cost` units from a bucket. `tat` is the stored value; `None` is a full bucket.
 pub fn try_take(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64) -> Step {
     let full = interval.saturating_mul(burst);
     let start = tat.unwrap_or(now).max(now);
@@ -41,27 +42,38 @@ pub fn try_take(tat: Option<u64>, now: u64, interval: u64, burst: u64, cost: u64
     Step { verdict, tat: start }
 }
 
-/// How many units an admitted charge of `cost` takes when up to `want` are wanted to be held: half of what is there at most,
-/// so that others find some, too.
+/// A request for units ahead of need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// Units that the check itself costs.
+    pub cost: u64,
+    /// Units that the replica requests, those of the check included.
+    pub want: u64,
+}
+
+/// Returns how many units an admitted lease request takes: at most half of those available, so that
+/// other replicas are granted some, too, and at least the cost of the check.
 pub fn leasable(
     tat: Option<u64>,
     now: u64,
     interval: u64,
     burst: u64,
-    (cost, want): (u64, u64),
+    LeaseRequest { cost, want }: LeaseRequest,
 ) -> u64 {
     let start = tat.unwrap_or(now).max(now);
-    let there =
+    let available =
         now.saturating_add(interval.saturating_mul(burst)).saturating_sub(start) / interval.max(1);
-    want.min(there.div_ceil(2)).max(cost)
+    want.min(available.div_ceil(2)).max(cost)
 }
 
-/// What is stored after units were given back that had moved the TAT by `micros`; `None` for a full bucket.
+/// Returns the TAT after the return of units that had moved it by `micros`; `None` is a full
+/// bucket.
 pub fn tat_after_return(tat: Option<u64>, now: u64, micros: u64) -> Option<u64> {
     tat.map(|tat| tat.saturating_sub(micros)).filter(|tat| *tat > now)
 }
 
-/// The verdict of a bucket that had room in a check that was refused for another one: nothing was taken.
+/// Returns the verdict of a bucket that had enough units when another bucket refused the check: no
+/// units are taken.
 pub fn peek(tat: Option<u64>, now: u64, interval: u64, burst: u64) -> Verdict {
     let start = tat.unwrap_or(now).max(now);
     let latest = now.saturating_add(interval.saturating_mul(burst));

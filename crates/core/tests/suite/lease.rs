@@ -5,8 +5,8 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use tollgate_core::limit::{
     Verdict,
-    lease::{Lease, LeaseOutcome, LeaseTerms},
-    reference::{leasable, tat_after_return, try_take},
+    lease::{Lease, LeaseGrant, LeaseOutcome, LeaseTerms},
+    reference::{LeaseRequest, leasable, tat_after_return, try_take},
 };
 
 const RUNS: u64 = 400;
@@ -263,8 +263,13 @@ impl World {
         let step = try_take(self.tat, self.now, self.interval, self.burst, 1);
         let mut answer = (0, step.verdict);
         if step.verdict.admitted {
-            let units =
-                leasable(self.tat, self.now, self.interval, self.burst, (1, question.asked));
+            let units = leasable(
+                self.tat,
+                self.now,
+                self.interval,
+                self.burst,
+                LeaseRequest { cost: 1, want: question.asked },
+            );
             let step = try_take(self.tat, self.now, self.interval, self.burst, units);
             assert!(step.verdict.admitted, "what is there can be taken");
             self.tat = Some(step.tat);
@@ -309,7 +314,12 @@ impl World {
             }
             Some((units, [remaining, retry_after, reset])) => {
                 let verdict = Verdict { admitted: true, remaining, retry_after, reset };
-                lease.grant(sent, (asked, units, spent), verdict, self.terms);
+                lease.grant(
+                    sent,
+                    LeaseGrant { requested: asked, granted: units, consumed: spent },
+                    verdict,
+                    self.terms,
+                );
             }
         }
     }
@@ -367,7 +377,7 @@ fn a_busy_replica_asks_once_in_a_slice() {
         let now = SECOND + n * 1000;
         let mut redis = |want: u64| {
             asked += 1;
-            let units = leasable(tat, now, 100, 10_000, (1, want));
+            let units = leasable(tat, now, 100, 10_000, LeaseRequest { cost: 1, want });
             let step = try_take(tat, now, 100, 10_000, units);
             tat = Some(step.tat);
             (units, step.verdict)
@@ -377,12 +387,22 @@ fn a_busy_replica_asks_once_in_a_slice() {
                 lease.settle(1, true);
                 if ahead > 0 {
                     let (units, verdict) = redis(ahead);
-                    lease.grant(now, (ahead, units, 0), verdict, terms);
+                    lease.grant(
+                        now,
+                        LeaseGrant { requested: ahead, granted: units, consumed: 0 },
+                        verdict,
+                        terms,
+                    );
                 }
             }
             LeaseOutcome::Request(want) => {
                 let (units, verdict) = redis(want);
-                lease.grant(now, (want, units, 1), verdict, terms);
+                lease.grant(
+                    now,
+                    LeaseGrant { requested: want, granted: units, consumed: 1 },
+                    verdict,
+                    terms,
+                );
             }
             LeaseOutcome::Refused(_) => panic!("there is room"),
         }
@@ -400,9 +420,9 @@ fn what_is_held_is_given_back_when_nobody_asks_for_it() {
         LeaseOutcome::Request(1),
         "the first question is for one request"
     );
-    lease.grant(0, (1, 1, 1), room, terms);
+    lease.grant(0, LeaseGrant { requested: 1, granted: 1, consumed: 1 }, room, terms);
     assert_eq!(lease.take(1, 1, terms), LeaseOutcome::Request(10));
-    lease.grant(1, (10, 8, 1), room, terms);
+    lease.grant(1, LeaseGrant { requested: 10, granted: 8, consumed: 1 }, room, terms);
     assert_eq!(lease.held(), 7);
     let LeaseOutcome::Taken(verdict, 0) = lease.take(2, 1, terms) else {
         panic!("there are units")
