@@ -6,7 +6,8 @@ use std::{borrow::Cow, net::IpAddr, thread, time::Instant};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use tollgate_core::{
-    revocation::{Target, hex, sha256},
+    revocation::{Target, sha256},
+    text::hex,
     time::Timestamp,
 };
 

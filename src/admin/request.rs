@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tollgate_core::{
-    revocation::{Target, hex},
+    revocation::Target,
+    text::hex,
     time::{Span, Timestamp},
 };
 

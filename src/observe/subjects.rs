@@ -134,7 +134,7 @@ fn label(text: &str) -> String {
     if text.len() <= MAX_LABEL {
         return text.to_owned();
     }
-    let hash = tollgate_core::revocation::hex(
+    let hash = tollgate_core::text::hex(
         tollgate_core::revocation::sha256(text.as_bytes()).get(..8).unwrap_or_default(),
     );
     let mut end = MAX_LABEL - hash.len() - 1;

@@ -1,5 +1,7 @@
-//! JSON of a token's header and claims, with every repeated member refused (RFC 7515 section 4 and RFC 7519 section 4
-//! allow the last one to win; two readers then see two tokens).
+//! The JSON of a token's header and claims. Repeated members are refused.
+//!
+//! RFC 7515 section 4 and RFC 7519 section 4 allow a reader to take the last of them, so two
+//! readers could see two different tokens.
 
 use std::fmt;
 
@@ -20,14 +22,15 @@ pub(crate) enum Json {
 }
 
 impl Json {
-    /// Reads an object.
+    /// Reads an object; `None` for anything else.
     pub(super) fn object(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
-        // serde_json skips white space only, so a byte order mark is a syntax error; depth is bounded at 128.
+        // serde_json skips white space only, so a byte order mark is a syntax error. It limits the
+        // depth to 128.
         serde_json::from_str::<Self>(text).ok().filter(|json| matches!(json, Self::Map(_)))
     }
 
-    /// The member `name` of an object.
+    /// Returns the member `name` of an object.
     pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(members) => {
@@ -37,7 +40,7 @@ impl Json {
         }
     }
 
-    /// Bytes it takes, what it points to included.
+    /// Returns the size in memory in bytes, heap included.
     pub(super) fn size(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -51,7 +54,7 @@ impl Json {
             }
     }
 
-    /// A string.
+    /// Returns the text of a string.
     pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -62,13 +65,14 @@ impl Json {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Strict)
+        deserializer.deserialize_any(StrictVisitor)
     }
 }
 
-struct Strict;
+/// Reads a value and refuses repeated members.
+struct StrictVisitor;
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for StrictVisitor {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,9 @@
 //! Tollgate's decision: who may use an inference endpoint, and how much of it.
 //!
-//! This crate takes values and returns values. It reads no clock, no environment, no file and no
-//! socket, takes no lock and writes no log: `now` is an argument, an outage of the store is an
-//! argument. [`check::prepare`] and [`check::Pending::conclude`] are the whole product on one screen.
+//! This crate takes values and returns values. It reads no clock, environment, file or socket,
+//! takes no lock and writes no log: the current time and an outage of the store are arguments. A
+//! check is [`check::prepare`], one query of the store by the caller, and
+//! [`check::Pending::conclude`].
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// A path pattern as written in `match.paths`.
+use thiserror::Error;
+
+/// A path pattern of `match.paths`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     pub(super) segments: Vec<Segment>,
@@ -11,34 +13,81 @@ pub struct Pattern {
 /// One segment of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// These bytes.
+    /// A segment of exactly these bytes.
     Literal(String),
-    /// One segment that is not empty.
+    /// `{x}`: any segment that is not empty.
     One(String),
-    /// Everything that is left, at least one character. Only at the end.
+    /// `{x*}`: the rest of the path, at least one character. Only allowed at the end.
     Rest(String),
-    /// `/*`: what came before, and everything below. Only at the end.
+    /// `/*`: the path before it and everything below. Only allowed at the end.
     Below,
 }
 
+/// A text that is not a path pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PatternError {
+    /// The text is not an absolute path.
+    #[error("`{0}` does not start with `/`")]
+    NotAbsolute(String),
+    /// `{x*}` or `*` is followed by another segment.
+    #[error("`{segment}` in `{pattern}` can only be the last segment")]
+    NotLast {
+        /// The segment that must be the last one.
+        segment: String,
+        /// The whole text.
+        pattern: String,
+    },
+    /// The text contains `//`.
+    #[error("`{0}` has an empty segment (`//`)")]
+    EmptySegment(String),
+    /// Two captures have the same name.
+    #[error("`{0}` names a capture twice")]
+    RepeatedCapture(String),
+    /// A segment in braces is not a capture.
+    #[error(
+        "`{0}` is not a capture; write `{{name}}` or `{{name*}}`, with letters, digits and `_`"
+    )]
+    Capture(String),
+    /// A segment contains characters that have a meaning of their own.
+    #[error(
+        "`{0}` is not a path segment; a pattern has no `* {{ }} % ? # \\ ;` inside a segment and no \
+         dot segments"
+    )]
+    Segment(String),
+}
+
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
+    ///
+    /// ```
+    /// use tollgate_core::pattern::Pattern;
+    ///
+    /// let pattern = Pattern::parse("/v1/models/{model*}")?;
+    /// assert_eq!(pattern.names(), ["model"]);
+    /// // Ranks of the literal segments; the rest adds none.
+    /// assert_eq!(pattern.covers("/v1/models/Qwen/Qwen2"), Some(vec![2, 2]));
+    /// assert_eq!(pattern.covers("/v1/models"), None);
+    /// # Ok::<(), tollgate_core::pattern::PatternError>(())
+    /// ```
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// The first part of the text that is not allowed in a pattern.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
         let rest =
-            text.strip_prefix('/').ok_or_else(|| format!("`{text}` does not start with `/`"))?;
+            text.strip_prefix('/').ok_or_else(|| PatternError::NotAbsolute(text.to_owned()))?;
         let mut segments = Vec::new();
         let mut parts = rest.split('/').peekable();
         while let Some(part) = parts.next() {
             let last = parts.peek().is_none();
             let segment = segment(part)?;
             if !last && matches!(segment, Segment::Rest(_) | Segment::Below) {
-                return Err(format!("`{part}` in `{text}` can only be the last segment"));
+                return Err(PatternError::NotLast {
+                    segment: part.to_owned(),
+                    pattern: text.to_owned(),
+                });
             }
             if !last && segment == Segment::Literal(String::new()) {
-                return Err(format!("`{text}` has an empty segment (`//`)"));
+                return Err(PatternError::EmptySegment(text.to_owned()));
             }
             segments.push(segment);
         }
@@ -49,13 +98,14 @@ impl Pattern {
             .enumerate()
             .any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name))
         {
-            return Err(format!("`{text}` names a capture twice"));
+            return Err(PatternError::RepeatedCapture(text.to_owned()));
         }
         Ok(pattern)
     }
 
-    /// Whether `path` is covered, and how closely: one rank for each segment, literals highest. Of several patterns that
-    /// cover a path, the one with the greatest ranks is the best match.
+    /// Returns how closely the pattern covers `path`: one rank for each segment, literals highest.
+    ///
+    /// Of several patterns that cover a path, the one with the greatest ranks is the best match.
     pub fn covers(&self, path: &str) -> Option<Vec<u8>> {
         let mut rest = Some(path.strip_prefix('/')?);
         let mut ranks = Vec::with_capacity(self.segments.len());
@@ -77,13 +127,14 @@ impl Pattern {
         rest.is_none().then_some(ranks)
     }
 
-    /// Whether both end at a same place of the table, whatever their captures are called: `/docs/*` ends at `/docs`, too.
+    /// Whether both patterns end at a common node of the route table, regardless of the names of
+    /// their captures. `/docs/*` also ends at `/docs`.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let ends = other.ends();
         self.ends().iter().any(|end| ends.contains(end))
     }
 
-    /// The places of the table at which it ends, without names.
+    /// Returns the nodes of the route table at which the pattern ends, without names.
     fn ends(&self) -> Vec<Vec<Segment>> {
         let nameless = |segment: &Segment| match segment {
             Segment::Literal(text) => Segment::Literal(text.clone()),
@@ -97,7 +148,7 @@ impl Pattern {
         vec![above, slash, end]
     }
 
-    /// The names of its captures.
+    /// Returns the names of the captures.
     pub fn names(&self) -> Vec<String> {
         self.segments
             .iter()
@@ -109,16 +160,14 @@ impl Pattern {
     }
 }
 
-fn segment(part: &str) -> Result<Segment, String> {
+fn segment(part: &str) -> Result<Segment, PatternError> {
     if part == "*" {
         return Ok(Segment::Below);
     }
     if let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
         let (name, rest) = inner.strip_suffix('*').map_or((inner, false), |name| (name, true));
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return Err(format!(
-                "`{part}` is not a capture; write `{{name}}` or `{{name*}}`, with letters, digits and `_`"
-            ));
+            return Err(PatternError::Capture(part.to_owned()));
         }
         return Ok(if rest {
             Segment::Rest(name.to_owned())
@@ -132,19 +181,17 @@ fn segment(part: &str) -> Result<Segment, String> {
                 && !matches!(b, b'{' | b'}' | b'*' | b'%' | b'?' | b'#' | b'\\' | b';')
         })
     {
-        return Err(format!(
-            "`{part}` is not a path segment; a pattern has no `* {{ }} % ? # \\ ;` inside a segment and no dot segments"
-        ));
+        return Err(PatternError::Segment(part.to_owned()));
     }
     Ok(Segment::Literal(part.to_owned()))
 }
 
-/// What the captures of a route matched, decoded.
+/// The values of the captures of a path, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captures(pub(super) BTreeMap<String, String>);
 
 impl Captures {
-    /// The value of one.
+    /// Returns the value of the capture `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -175,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_meet() {
-        for (a, b, meet) in [
+    fn patterns_overlap_or_not() {
+        for (a, b, expected) in [
             ("/docs", "/docs/*", true),
             ("/docs/", "/docs/*", true),
             ("/docs/{x*}", "/docs/*", true),
@@ -186,12 +233,12 @@ mod tests {
             ("/v1/x", "/v1/x", true),
         ] {
             let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
-            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (meet, meet), "{a:?} {b:?}");
+            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (expected, expected), "{a:?} {b:?}");
         }
     }
 
     #[test]
-    fn what_is_covered_and_how_closely() {
+    fn paths_are_covered_with_ranks() {
         for (pattern, path, ranks) in [
             ("/v1/models", "/v1/models", Some(vec![2, 2])),
             ("/v1/models", "/v1/models/", None),
@@ -212,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_mean_something_else_is_refused() {
+    fn ambiguous_patterns_are_refused() {
         for text in [
             "", "v1", "//", "/a//b", "/a/*/b", "/{x*}/b", "/a*", "/{}", "/{*}", "/{a-b}", "/a{x}",
             "/..", "/a/./b", "/a?b", "/a#b", "/a%2fb", "/a;b", "/a b", "/\u{e9}", "/{x}/{x}",

@@ -1,4 +1,4 @@
-//! Revocation: what can be revoked, and under which key a store finds it.
+//! Revocation: what can be revoked, and the keys under which a store lists it.
 
 mod fingerprint;
 mod keys;
@@ -14,39 +14,40 @@ pub use self::{
 };
 use crate::{
     config::{Errors, Path},
-    text::hex_digits,
+    text::hex,
 };
 
 /// The section `revocation`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationConfig {
-    /// Keys of a blacklist that another service keeps in the same Redis: a credential is revoked while the key exists.
-    /// `{jti}`, `{sub}` and `{token_sha256}` are filled in. Needs a single Redis (no cluster); default: none.
+    /// Keys of a denylist that another service maintains in the same Redis. A credential is revoked
+    /// while the key exists. `{jti}`, `{sub}` and `{token_sha256}` are replaced by the token's
+    /// values. Requires a single Redis (no cluster). Default: none.
     #[serde(default)]
     pub foreign: Vec<String>,
 }
 
-/// A kind of revocation.
+/// The kind of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// See [`Target::Jti`].
+    /// A revocation of one token by its id: [`Target::Jti`].
     Jti,
-    /// See [`Target::Token`].
+    /// A revocation of one token by its digest: [`Target::Token`].
     Token,
-    /// See [`Target::Subject`].
+    /// A revocation of a subject: [`Target::Subject`].
     Subject,
-    /// See [`Target::Client`].
+    /// A revocation of a client: [`Target::Client`].
     Client,
-    /// See [`Target::Tenant`].
+    /// A revocation of a tenant: [`Target::Tenant`].
     Tenant,
 }
 
 impl Kind {
-    /// All kinds.
+    /// Every kind, in the order of the enum.
     pub const ALL: [Self; 5] = [Self::Jti, Self::Token, Self::Subject, Self::Client, Self::Tenant];
 
-    /// Its word, with which its keys begin: `jti`, `token`, `subject`, `client`, `tenant`.
+    /// Returns the prefix of the kind's keys: `jti`, `token`, `subject`, `client`, `tenant`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Jti => "jti",
@@ -57,13 +58,13 @@ impl Kind {
         }
     }
 
-    /// Whether what is named is named within an issuer.
+    /// Whether names of this kind are unique within an issuer only.
     const fn is_issuer_scoped(self) -> bool {
         matches!(self, Self::Jti | Self::Subject | Self::Client)
     }
 }
 
-/// What a revocation names.
+/// The target of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// One token, by issuer and token id.
@@ -73,34 +74,35 @@ pub enum Target {
         /// The token's `jti`.
         jti: String,
     },
-    /// Every token of a subject issued until the revocation's moment.
+    /// Every token of a subject issued up to the time of the revocation.
     Subject {
         /// The tokens' `iss`.
         issuer: String,
-        /// The subject.
+        /// The tokens' subject.
         subject: String,
     },
-    /// Every token of a client issued until the revocation's moment.
+    /// Every token of a client issued up to the time of the revocation.
     Client {
         /// The tokens' `iss`.
         issuer: String,
         /// The client id.
         client: String,
     },
-    /// Every token of a tenant, of whatever issuer, issued until the revocation's moment.
+    /// Every token of a tenant, of any issuer, issued up to the time of the revocation.
     Tenant {
-        /// The tenant.
+        /// The tenant's name.
         tenant: String,
     },
-    /// One token, by [`token_digest`]: for tokens without `jti`.
+    /// One token by its [`token_digest`], for tokens without `jti`.
     Token {
-        /// The digest.
+        /// The digest of the token.
         sha256: [u8; 32],
     },
 }
 
 impl Target {
-    /// The key below `{tollgate}:revoked:`. Everything a client or an issuer controls is hashed.
+    /// Returns the key below `{tollgate}:revoked:`. Text that a client or an issuer controls is
+    /// hashed.
     pub fn key(&self) -> String {
         match self {
             Self::Jti { issuer, jti } => format!("jti:{}:{}", sha256_hex(issuer), sha256_hex(jti)),
@@ -115,12 +117,12 @@ impl Target {
         }
     }
 
-    /// Whether the entry revokes what was issued until a moment (and not one token for good).
+    /// Whether the entry revokes all tokens issued up to a time, rather than one token for good.
     pub const fn is_before(&self) -> bool {
         matches!(self, Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. })
     }
 
-    /// The word for the kind: see [`Kind::label`].
+    /// Returns the label of the kind: see [`Kind::label`].
     pub const fn kind(&self) -> &'static str {
         let kind = match self {
             Self::Jti { .. } => Kind::Jti,
@@ -138,7 +140,7 @@ impl Target {
 pub struct ExternalDenylist(String);
 
 impl ExternalDenylist {
-    /// Compiles the patterns.
+    /// Compiles the patterns and records every error.
     pub fn compile(config: &RevocationConfig, path: &Path, errors: &mut Errors) -> Vec<Self> {
         let path = path.key("foreign");
         let mut patterns = Vec::new();
@@ -157,14 +159,14 @@ impl ExternalDenylist {
         patterns
     }
 
-    /// Whether the pattern needs the token's `jti`.
+    /// Whether the pattern contains the token's `jti`.
     pub fn needs_jti(&self) -> bool {
         self.0.contains("{jti}")
     }
 
-    /// The key for one credential; `None` when it has no `jti` and the pattern needs one.
+    /// Returns the key for one credential; `None` if it has no `jti` and the pattern contains one.
     pub fn key(&self, jti: Option<&str>, subject: &str, token: &[u8; 32]) -> Option<String> {
-        // One pass over the pattern: what is filled in is never itself searched for placeholders.
+        // One pass over the pattern: inserted values are not searched for placeholders.
         let mut key = String::new();
         let mut rest = self.0.as_str();
         while let Some(open) = rest.find('{') {
@@ -183,33 +185,16 @@ impl ExternalDenylist {
     }
 }
 
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    push_hex(&mut text, bytes);
-    text
-}
-
-/// Appends lower-case hex.
-pub fn push_hex(text: &mut String, bytes: &[u8]) {
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    for digits in chunks.iter().map(hex_digits) {
-        // Digits are ASCII, so this does not fail, here and below.
-        text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
-    }
-    for digits in rest.iter().map(|byte| hex_digits(&[*byte])) {
-        text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
-    }
-}
-
-/// SHA-256 of some bytes.
+/// Returns the SHA-256 digest of bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out
 }
 
-/// The digest a token is revoked by: SHA-256 of its signed part (header and payload), which no one can rewrite.
+/// Returns the digest that a token is revoked by: SHA-256 of its signed part (header and payload).
+///
+/// The signature is left out because an ECDSA signature can be rewritten into another valid one.
 pub fn token_digest(token: &str) -> [u8; 32] {
     sha256(token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes())
 }
@@ -233,8 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn hex_is_the_usual_one() {
-        assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
+    fn digests_are_sha_256() {
         assert_eq!(
             hex(&sha256(b"abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -242,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_patterns_are_filled_in_once() {
+    fn placeholders_are_replaced_once() {
         let compile = |pattern: &str| {
             let mut errors = Errors::default();
             let config = RevocationConfig { foreign: vec![pattern.to_owned()] };

@@ -1,4 +1,4 @@
-//! Secrets are types that cannot print.
+//! Secrets: types that cannot be printed.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Visitor};
 use zeroize::Zeroizing;
 
-/// Secret bytes: no `Display`, a `Debug` that shows nothing, wiped when dropped.
+/// Secret bytes: without `Display`, with a `Debug` that shows nothing, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes over.
+    /// Takes ownership of the bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes, for the one place that needs them.
+    /// Returns the bytes, for the one place that needs them.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -28,31 +28,35 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret comes from: `file:/path` as the whole value, or the value itself.
+/// The source of a secret: `file:/path` as the whole value, or the value itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// Read from this path at start and again when the file changes. One trailing line break is not part of the secret.
+    /// A file, read at the start and again when it changes. One trailing line break is not part of
+    /// the secret.
     File(String),
-    /// Written in the configuration, or brought in with `${NAME}`.
+    /// A value in the configuration, or one inserted with `${NAME}`.
     Inline(Secret),
 }
 
 impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(SourceVisitor)
     }
 }
 
-/// Reads a secret. Serde's own error about a number where text is due would show the number.
-struct Text;
+/// Reads a [`SecretSource`].
+///
+/// Serde's own error for a number in place of text would contain the number, so every other type
+/// has a method of its own here.
+struct SourceVisitor;
 
-impl Text {
+impl SourceVisitor {
     fn not_text<T, E: serde::de::Error>() -> Result<T, E> {
         Err(E::custom("a secret is text; put it in quotes"))
     }
 }
 
-impl Visitor<'_> for Text {
+impl Visitor<'_> for SourceVisitor {
     type Value = SecretSource;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,10 +1,14 @@
-//! What text is made of. A dozen short texts are looked at per check, so they are not looked at byte by byte.
+//! Character classes and hex digits.
+//!
+//! A check examines a dozen short texts, so [`is_printable_without`] tests eight bytes at a time.
+//! It earns the row `hot_without_a_body` of `benches/check.rs`; the test below compares it with a
+//! test of single bytes.
 
-/// Whether `bytes` is printable ASCII (space to `~`) without either of two characters.
+/// Whether `bytes` is printable ASCII (space to `~`) that contains neither of two characters.
 pub fn is_printable_without(bytes: &[u8], except: [u8; 2]) -> bool {
     let (words, _) = bytes.as_chunks::<8>();
     match bytes.last_chunk::<8>() {
-        // The last eight bytes once more, instead of what is left one by one.
+        // The last eight bytes overlap the last word, which saves a loop over single bytes.
         Some(last) => {
             is_plain_word(*last, except) && words.iter().all(|word| is_plain_word(*word, except))
         }
@@ -12,7 +16,10 @@ pub fn is_printable_without(bytes: &[u8], except: [u8; 2]) -> bool {
     }
 }
 
-/// The high bit of each byte says that it is none of ours, after "Bit Twiddling Hacks" (S. E. Anderson), `hasless` and `haszero`.
+/// Whether each byte of a word is in the class.
+///
+/// The high bit of each byte of the result marks a byte that is not (S. E. Anderson, "Bit Twiddling
+/// Hacks", `hasless` and `haszero`).
 fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let word = u64::from_ne_bytes(word);
@@ -21,17 +28,40 @@ fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
     (word | below(word, b' ') | is(0x7f) | is(one) | is(other)) & (ONES << 7) == 0
 }
 
-/// 128 bits in lower-case hex.
+/// Returns 128 bits in lower-case hex.
 pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
     let mut digits = [0; 32];
     digits.copy_from_slice(hex_digits(&bytes).as_flattened());
     digits
 }
 
-/// Two digits for each byte, in lower case.
+/// Returns two hex digits for each byte, in lower case.
 pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
     let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
+}
+
+/// Returns bytes in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    push_hex(&mut text, bytes);
+    text
+}
+
+/// Appends bytes in lower-case hex.
+pub fn push_hex(text: &mut String, bytes: &[u8]) {
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    for chunk in chunks {
+        text.push_str(digits_as_str(hex_digits(chunk).as_flattened()));
+    }
+    for byte in rest {
+        text.push_str(digits_as_str(hex_digits(&[*byte]).as_flattened()));
+    }
+}
+
+#[expect(clippy::expect_used, reason = "hex digits are ASCII, so they are UTF-8")]
+fn digits_as_str(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).expect("hex digits are UTF-8")
 }
 
 #[cfg(test)]
@@ -44,10 +74,14 @@ mod tests {
             &hex_128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes()),
             b"0123456789abcdeffedcba9876543210"
         );
+        assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
+        let bytes: Vec<u8> = (0..=40).collect();
+        let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex(&bytes), expected);
     }
 
     #[test]
-    fn every_byte_is_told_apart_wherever_it_stands() {
+    fn every_byte_is_classified_at_every_position() {
         for byte in 0..=u8::MAX {
             let expected = matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
             for length in 1..=20 {

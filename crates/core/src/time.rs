@@ -1,38 +1,39 @@
-//! Moments and spans. The core never reads a clock: a [`Timestamp`] is always an argument.
+//! Timestamps and durations. The core never reads a clock: a [`Timestamp`] is always an argument.
 
 use std::{fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
+use thiserror::Error;
 
 const MICROS: u64 = 1_000_000;
 
-/// A moment, in microseconds since the Unix epoch.
+/// A point in time, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// From microseconds since the Unix epoch.
+    /// Creates a timestamp from microseconds since the Unix epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// From whole seconds since the Unix epoch.
+    /// Creates a timestamp from whole seconds since the Unix epoch.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(MICROS))
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns microseconds since the Unix epoch.
     pub const fn micros(self) -> u64 {
         self.0
     }
 
-    /// Whole seconds since the Unix epoch, rounded down.
+    /// Returns whole seconds since the Unix epoch, rounded down.
     pub const fn secs(self) -> u64 {
         self.0 / MICROS
     }
 
-    /// The same moment as seconds with a fraction, the unit of a JWT's NumericDate (RFC 7519 section 2).
+    /// Returns seconds with a fraction, the unit of a JWT's NumericDate (RFC 7519 section 2).
     #[expect(
         clippy::cast_precision_loss,
         reason = "microseconds since 1970 stay exact in an f64 until the year 2255"
@@ -42,37 +43,37 @@ impl Timestamp {
     }
 }
 
-/// A length of time as the configuration writes it: an integer and `ms`, `s`, `m`, `h` or `d`.
+/// A duration, written in the configuration as an integer and `ms`, `s`, `m`, `h` or `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
 
 impl Span {
-    /// From microseconds.
+    /// Creates a duration from microseconds.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// From milliseconds.
+    /// Creates a duration from milliseconds.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1000))
     }
 
-    /// From seconds.
+    /// Creates a duration from seconds.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(MICROS))
     }
 
-    /// In microseconds.
+    /// Returns microseconds, without rounding.
     pub const fn micros(self) -> u64 {
         self.0
     }
 
-    /// In whole seconds, rounded down.
+    /// Returns whole seconds, rounded down.
     pub const fn secs(self) -> u64 {
         self.0 / MICROS
     }
 
-    /// In seconds, with a fraction.
+    /// Returns seconds with a fraction.
     #[expect(
         clippy::cast_precision_loss,
         reason = "spans are bounded by `FromStr` to a hundred years"
@@ -81,38 +82,50 @@ impl Span {
         self.0 as f64 / MICROS as f64
     }
 
-    /// As the standard library's type.
+    /// Converts to the standard library's type.
     pub const fn std(self) -> std::time::Duration {
         std::time::Duration::from_micros(self.0)
     }
 }
 
+/// A text that is not a [`Span`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SpanError {
+    /// The text is not an integer with a unit.
+    #[error(
+        "`{0}` is not a duration; write an integer and `ms`, `s`, `m`, `h` or `d`, such as `30s`"
+    )]
+    Malformed(String),
+    /// The duration exceeds the maximum.
+    #[error("`{0}` is longer than a hundred years")]
+    TooLong(String),
+}
+
 impl FromStr for Span {
-    type Err = String;
+    type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const HELP: &str = "write an integer and `ms`, `s`, `m`, `h` or `d`, such as `30s`";
+        let malformed = || SpanError::Malformed(text.to_owned());
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
-        let number: u64 =
-            number.parse().map_err(|_| format!("`{text}` is not a duration; {HELP}"))?;
+        let number: u64 = number.parse().map_err(|_| malformed())?;
         let unit = match unit {
             "ms" => 1000,
             "s" => MICROS,
             "m" => 60 * MICROS,
             "h" => 3600 * MICROS,
             "d" => 86_400 * MICROS,
-            _ => return Err(format!("`{text}` is not a duration; {HELP}")),
+            _ => return Err(malformed()),
         };
         match number.checked_mul(unit) {
             Some(micros) if micros <= 36_500 * 86_400 * MICROS => Ok(Self(micros)),
-            _ => Err(format!("`{text}` is longer than a hundred years")),
+            _ => Err(SpanError::TooLong(text.to_owned())),
         }
     }
 }
 
 impl fmt::Display for Span {
-    /// In the largest unit that is exact: `90s`, `2h`, `1500ms`.
+    /// Writes the duration in the largest exact unit: `90s`, `2h`, `1500ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, name) in [
             (86_400 * MICROS, "d"),
@@ -164,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_and_says_how_to_write_it() {
+    fn malformed_durations_are_refused() {
         for text in [
             "",
             "5",

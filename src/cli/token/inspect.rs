@@ -5,10 +5,7 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tollgate_core::{
-    revocation::{hex, token_digest},
-    time::Timestamp,
-};
+use tollgate_core::{revocation::token_digest, text::hex, time::Timestamp};
 
 use crate::{
     cli::{Output, argument, peek},

@@ -8,9 +8,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use tollgate_core::{
     credential::jwt::{issuer::AlgorithmName, key_set::KeySet},
-    revocation::hex,
     secret::Secret,
-    time::{Span, Timestamp},
+    text::hex,
+    time::{Span, SpanError, Timestamp},
 };
 use tollgate_testkit::{Algorithm, KeyPair, signed};
 
@@ -83,7 +83,7 @@ impl FromStr for Ttl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (past, span) = text.strip_prefix('-').map_or((false, text), |span| (true, span));
-        Ok(Self { past, span: span.parse()? })
+        Ok(Self { past, span: span.parse().map_err(|error: SpanError| error.to_string())? })
     }
 }
 

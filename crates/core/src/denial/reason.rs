@@ -1,17 +1,17 @@
-//! Every reason a request can be refused for, and the one table that says what each means to whom.
+//! The reasons for denials, and the table of their codes, statuses and texts.
 
-/// A stable reason: the client's `code`, the metric label and the audit field are the same word.
+/// A stable reason. The client's `code`, the metric label and the audit field are the same word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// No credential on a route that needs one.
+    /// The request has no credential, and the route requires one.
     MissingCredential,
-    /// More than one credential, or one that can be read in two ways.
+    /// The request has several credentials, or one that can be read in two ways.
     AmbiguousCredential,
-    /// Not a JWT that can be read.
+    /// The token is not a well-formed JWT.
     MalformedToken,
-    /// The token's algorithm is not one its issuer may use.
+    /// The issuer may not use the token's algorithm.
     AlgorithmNotAllowed,
-    /// No issuer of the configuration has this `iss`.
+    /// No configured issuer has this `iss`.
     UnknownIssuer,
     /// The issuer has no key with this `kid`.
     UnknownKey,
@@ -19,59 +19,59 @@ pub enum Reason {
     BadSignature,
     /// `exp` has passed.
     Expired,
-    /// `nbf` or `iat` lies in the future.
+    /// `nbf` or `iat` is in the future.
     NotYetValid,
     /// `aud` does not name this service.
     WrongAudience,
-    /// `typ` is not that of an access token.
+    /// `typ` is not the type of an access token.
     WrongTokenType,
-    /// A claim is missing, of the wrong type, or out of bounds.
+    /// A claim is missing, has the wrong type, or is out of bounds.
     InvalidClaim,
     /// The credential was revoked.
     Revoked,
-    /// No rule covers the request.
+    /// No route covers the request.
     NoRoute,
     /// The credential lacks a scope.
     InsufficientScope,
     /// The credential may not use this model.
     ModelForbidden,
-    /// The body says something that the route does not allow, or asks for more than it does.
+    /// The body contains a member that the route does not allow, or exceeds a cap.
     FieldForbidden,
     /// The credential may not use this tool.
     ToolForbidden,
-    /// The credential may not use prompts of this category, or the prompt is in none.
+    /// The credential may not use prompts of this category, or the prompt has no category.
     CategoryForbidden,
     /// A condition of the route is not true.
     ConditionFailed,
     /// A limit counts by tenant, and the credential has none.
     TenantMismatch,
-    /// A limit counts by address, and the proxy gave none.
+    /// A limit counts by address, and the proxy reported none.
     AddressForbidden,
     /// The request did not come over https.
     InsecureTransport,
-    /// The rule needs the body, and the proxy did not send it.
+    /// The route requires the body, and the proxy did not send it.
     BodyUnavailable,
-    /// The request can be read in two ways, or not at all.
+    /// The request is ambiguous or cannot be read.
     MalformedRequest,
-    /// The body names no model.
+    /// The request names no model.
     ModelMissing,
-    /// The body is larger than allowed, or was cut.
+    /// The body is larger than allowed, or was truncated.
     BodyTooLarge,
-    /// The body is not of a type the rule can read.
+    /// The route cannot read a body of this type.
     UnsupportedMediaType,
     /// A rate limit is used up.
     RateLimited,
-    /// The store could not be asked.
+    /// The store did not answer.
     StoreUnavailable,
-    /// Too much is in flight.
+    /// Too many requests are in flight.
     Overloaded,
-    /// Keys or policy are not there yet.
+    /// Keys or policy are not loaded yet.
     NotReady,
-    /// A fault of ours.
+    /// Tollgate failed to decide.
     Internal,
 }
 
-/// What a reason means to HTTP, to gRPC, to a label and to a person.
+/// The row of a reason in the table.
 struct Meaning {
     code: &'static str,
     http: u16,
@@ -79,7 +79,7 @@ struct Meaning {
 }
 
 impl Reason {
-    /// Every reason, for metrics that must exist before they are counted and for the documentation.
+    /// Every reason, for metrics that are registered in advance and for the documentation.
     pub const ALL: [Self; 33] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
@@ -227,18 +227,20 @@ impl Reason {
         }
     }
 
-    /// The stable word: `code` in error bodies, `reason` in metrics and audit lines.
+    /// Returns the stable word: `code` in error bodies, `reason` in metrics and audit lines.
     pub const fn code(self) -> &'static str {
         self.meaning().code
     }
 
-    /// The HTTP status the client gets.
+    /// Returns the HTTP status of the response.
     pub const fn http(self) -> u16 {
         self.meaning().http
     }
 
-    /// The gRPC code of the `CheckResponse`: 16 (UNAUTHENTICATED) for 401, else 7 (PERMISSION_DENIED). Never another one:
-    /// some Envoy versions take any other code for a failure of the check.
+    /// Returns the gRPC code of the `CheckResponse`: 16 (UNAUTHENTICATED) for 401, else 7
+    /// (PERMISSION_DENIED).
+    ///
+    /// Some Envoy versions treat every other code as a failure of the check.
     pub const fn grpc(self) -> u16 {
         match self.http() {
             401 => 16,
@@ -246,12 +248,12 @@ impl Reason {
         }
     }
 
-    /// One sentence for the client.
+    /// Returns the sentence for the client.
     pub const fn text(self) -> &'static str {
         self.meaning().text
     }
 
-    /// OpenAI's `error.type` for the status.
+    /// Returns OpenAI's `error.type` for the status.
     pub const fn openai_type(self) -> &'static str {
         match self.http() {
             401 => "authentication_error",
@@ -262,7 +264,7 @@ impl Reason {
         }
     }
 
-    /// Anthropic's `error.type` for the status.
+    /// Returns Anthropic's `error.type` for the status.
     pub const fn anthropic_type(self) -> &'static str {
         match self.http() {
             401 => "authentication_error",

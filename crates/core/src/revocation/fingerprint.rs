@@ -1,18 +1,19 @@
-//! A key of a revocation in sixteen bytes, for tables of millions.
+//! Revocation keys in sixteen bytes, for tables of millions of entries.
 
 use super::Kind;
 
-/// A key of a revocation: the first halves of the digests in it, folded, and its kind. To find a second name within an issuer whose
-/// key has the same one takes 2^125 hashes.
+/// A compact revocation key: the first halves of its digests, combined, and its kind.
+///
+/// Finding a second name within an issuer with the same fingerprint takes 2^125 hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u64; 2]);
 
-/// The lowest bits of the second half say what kind it is of.
+/// The lowest bits of the second half encode the kind.
 const KIND: u64 = 7;
 
 impl Fingerprint {
-    /// The fingerprint of a key as [`Target::key`](super::Target::key) writes it; `None` for other text, which revokes no
-    /// credential.
+    /// Returns the fingerprint of a key in the format of [`Target::key`](super::Target::key);
+    /// `None` for other text, which revokes no credential.
     pub fn of(key: &str) -> Option<Self> {
         let (word, digests) = key.split_once(':')?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.label() == word)?;
@@ -26,32 +27,33 @@ impl Fingerprint {
         Some(Self::new(kind, issuer, first_half_of_hex(digest)?))
     }
 
-    /// From the first halves of the digests; zeros where the kind has no issuer.
+    /// Combines the first halves of the digests; the issuer is zero where the kind has none.
     pub(super) const fn new(kind: Kind, issuer: [u64; 2], digest: [u64; 2]) -> Self {
         let ([i0, i1], [d0, d1]) = (issuer, digest);
-        // Turned, so that an issuer and a subject of one name do not make each other vanish.
+        // Rotated before XOR, so that equal digests of issuer and subject do not cancel.
         Self([i0.rotate_left(23) ^ d0, (i1.rotate_left(41) ^ d1) & !KIND | kind as u64])
     }
 
-    /// Its two halves; but for three bits each as good as random to whoever cannot choose the name.
+    /// Returns the two halves. Except for three bits, each is uniformly distributed unless the name
+    /// can be chosen.
     pub const fn halves(self) -> [u64; 2] {
         self.0
     }
 
-    /// The place of its kind in [`Kind::ALL`].
+    /// Returns the index of the kind in [`Kind::ALL`].
     pub const fn kind_index(self) -> usize {
         let Self([_, second]) = self;
         (second & KIND) as usize
     }
 }
 
-/// The first sixteen bytes of a digest.
+/// Returns the first sixteen bytes of a digest.
 pub(crate) fn first_half(digest: &[u8; 32]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *digest;
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
 }
 
-/// As [`first_half`], of a digest in hex.
+/// Returns the [`first_half`] of a digest in hex.
 fn first_half_of_hex(digest: &str) -> Option<[u64; 2]> {
     let quarter = |from: usize| u64::from_str_radix(digest.get(from..from + 16)?, 16).ok();
     Some([quarter(0)?, quarter(16)?])
@@ -63,7 +65,7 @@ mod tests {
     use crate::revocation::{Target, sha256};
 
     #[test]
-    fn fingerprints_tell_keys_apart() {
+    fn fingerprints_of_different_keys_differ() {
         let mut seen = std::collections::HashSet::new();
         let parts = ["", "a", "b", "https://a"];
         for (one, other) in parts

@@ -1,12 +1,14 @@
-//! The keys under which a credential could be revoked.
+//! The keys under which a credential can be revoked.
 
 use std::sync::Arc;
 
-use super::{Fingerprint, Kind, fingerprint::first_half, hex, sha256};
-use crate::text::hex_digits;
+use super::{Fingerprint, Kind, fingerprint::first_half, sha256};
+use crate::text::{hex, hex_digits, push_hex};
 
-/// The keys under which one credential could be revoked: digests, computed once, when it is verified, and written out where a
-/// store asks for them.
+/// The keys under which one credential can be revoked.
+///
+/// The digests are computed once, when the credential is verified. A store writes out the keys that
+/// it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     issuer: Arc<IssuerDigest>,
@@ -15,44 +17,45 @@ pub struct Keys {
     subject: [u8; 32],
     client: Option<[u8; 32]>,
     tenant: Option<[u8; 32]>,
-    /// The credential's `iat` in whole seconds; 0 when it has none, so that every T revokes it.
+    /// The credential's `iat` in whole seconds. 0 if it has none, so that every revocation time
+    /// revokes it.
     pub issued_at: u64,
-    /// Whole keys of other services' blacklists.
+    /// Complete keys of other services' denylists.
     pub foreign: Vec<String>,
 }
 
-/// SHA-256 of an `iss`, one for all tokens of an issuer: as it stands in keys, and its first half.
+/// SHA-256 of an `iss`, shared by all tokens of an issuer: in hex, and its first half.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IssuerDigest {
     hex: String,
     half: [u64; 2],
 }
 
-/// The digest of an `iss`.
+/// Returns the digest of an `iss`.
 pub fn issuer_digest(issuer: &str) -> Arc<IssuerDigest> {
     let digest = sha256(issuer.as_bytes());
     Arc::new(IssuerDigest { hex: hex(&digest), half: first_half(&digest) })
 }
 
-/// What a credential can be revoked by, before it is hashed.
+/// The names by which a credential can be revoked, before they are hashed.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
-    /// [`issuer_digest`] of its issuer.
+    /// The [`issuer_digest`] of its issuer.
     pub issuer: &'a Arc<IssuerDigest>,
-    /// Its [`token_digest`](super::token_digest).
+    /// The [`token_digest`](super::token_digest) of the token.
     pub token: [u8; 32],
-    /// Its `jti`.
+    /// The token's `jti`.
     pub jti: Option<&'a str>,
-    /// Its subject.
+    /// The subject's name.
     pub subject: &'a str,
-    /// Its client.
+    /// The client's id.
     pub client: Option<&'a str>,
-    /// Its tenant.
+    /// The tenant's name.
     pub tenant: Option<&'a str>,
 }
 
 impl Keys {
-    /// The keys of a credential issued at `issued_at` (seconds; 0 when it does not say).
+    /// Computes the keys of a credential issued at `issued_at` (seconds; 0 if unknown).
     pub fn new(names: Names<'_>, issued_at: u64, foreign: Vec<String>) -> Self {
         let digest = |text: &str| sha256(text.as_bytes());
         Self {
@@ -67,45 +70,45 @@ impl Keys {
         }
     }
 
-    /// SHA-256 of the credential's `jti`.
+    /// Returns SHA-256 of the credential's `jti`.
     pub fn jti_digest(&self) -> Option<&[u8; 32]> {
         self.jti.as_ref()
     }
 
-    /// Entries that revoke by existing: kind and key below `{tollgate}:revoked:`, as [`Target::key`](super::Target::key) writes
-    /// it.
+    /// Returns the entries that revoke by their existence: kind and key below
+    /// `{tollgate}:revoked:`, in the format of [`Target::key`](super::Target::key).
     pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.exact_entries().map(|mark| (mark.kind.label(), mark.key()))
     }
 
-    /// Entries that hold a moment T in seconds and revoke what was issued at T or before: kind and key, as for
-    /// [`Keys::exact`].
+    /// Returns the entries that contain a time T in seconds and revoke credentials issued at or
+    /// before T: kind and key, as for [`Keys::exact`].
     pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.before_entries().map(|mark| (mark.kind.label(), mark.key()))
     }
 
-    /// As [`Keys::exact`], before they are written out.
+    /// Returns the entries of [`Keys::exact`] without writing out their keys.
     pub fn exact_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
         std::iter::once(self.entry(Kind::Token, &self.token))
             .chain(self.jti.as_ref().map(|jti| self.entry(Kind::Jti, jti)))
     }
 
-    /// As [`Keys::before`], before they are written out.
+    /// Returns the entries of [`Keys::before`] without writing out their keys.
     pub fn before_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
         std::iter::once(self.subject()).chain(self.client()).chain(self.tenant())
     }
 
-    /// Its subject.
+    /// Returns the entry of the subject.
     pub fn subject(&self) -> EntryKey<'_> {
         self.entry(Kind::Subject, &self.subject)
     }
 
-    /// Its client.
+    /// Returns the entry of the client.
     pub fn client(&self) -> Option<EntryKey<'_>> {
         self.client.as_ref().map(|client| self.entry(Kind::Client, client))
     }
 
-    /// Its tenant.
+    /// Returns the entry of the tenant.
     pub fn tenant(&self) -> Option<EntryKey<'_>> {
         self.tenant.as_ref().map(|tenant| self.entry(Kind::Tenant, tenant))
     }
@@ -115,7 +118,7 @@ impl Keys {
     }
 }
 
-/// One entry that would revoke a credential.
+/// The key of one entry that revokes a credential, not written out yet.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKey<'a> {
     kind: Kind,
@@ -124,20 +127,25 @@ pub struct EntryKey<'a> {
 }
 
 impl EntryKey<'_> {
-    /// Its kind.
+    /// Returns the kind of the entry.
     pub const fn kind(self) -> Kind {
         self.kind
     }
 
-    /// Its key, as [`Target::key`](super::Target::key) writes it.
+    /// Returns the key in the format of [`Target::key`](super::Target::key).
     pub fn key(self) -> String {
-        let mut key = Vec::with_capacity(8 + 2 * 65);
-        self.write(&mut key);
-        // Words and hex, which are text.
-        String::from_utf8(key).unwrap_or_default()
+        let mut key = String::with_capacity(8 + 2 * 65);
+        key.push_str(self.kind.label());
+        key.push(':');
+        if self.kind.is_issuer_scoped() {
+            key.push_str(&self.issuer.hex);
+            key.push(':');
+        }
+        push_hex(&mut key, self.digest);
+        key
     }
 
-    /// Appends its key.
+    /// Appends the [`key`](Self::key) to a buffer.
     pub fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.kind.label().as_bytes());
         out.push(b':');
@@ -148,7 +156,7 @@ impl EntryKey<'_> {
         out.extend_from_slice(hex_digits(self.digest).as_flattened());
     }
 
-    /// The fingerprint of its key.
+    /// Returns the fingerprint of the key.
     pub fn fingerprint(self) -> Fingerprint {
         let issuer = if self.kind.is_issuer_scoped() { self.issuer.half } else { [0; 2] };
         Fingerprint::new(self.kind, issuer, first_half(self.digest))
@@ -161,7 +169,7 @@ mod tests {
     use crate::revocation::Target;
 
     #[test]
-    fn a_credential_and_a_target_meet_under_the_same_keys() {
+    fn a_credential_and_a_target_have_the_same_keys() {
         let names = Names {
             issuer: &issuer_digest("i"),
             token: [7; 32],
@@ -194,5 +202,10 @@ mod tests {
             of_keys
         );
         assert!(of_keys.iter().all(Option::is_some));
+        for entry in keys.exact_entries().chain(keys.before_entries()) {
+            let mut written = Vec::new();
+            entry.write(&mut written);
+            assert_eq!(entry.key().as_bytes(), written, "both forms of a key are equal");
+        }
     }
 }

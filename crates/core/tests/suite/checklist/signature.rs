@@ -260,7 +260,7 @@ fn hmac_lengths() -> Vec<Row> {
     rows.push(row(
         "J22",
         "HS256: in hex",
-        with_signature(&message, tollgate_core::revocation::hex(&good).as_bytes()),
+        with_signature(&message, tollgate_core::text::hex(&good).as_bytes()),
         BAD,
     ));
     rows
