@@ -1,22 +1,22 @@
 //! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. What counts is what the upstream got.
 
-mod ahead;
 mod allow;
-mod bodies;
 mod cli;
+mod cli_output;
 mod denials;
 mod drain;
-mod failure;
-mod keys;
-mod manners;
+mod key_rotation;
+mod large_bodies;
 mod mcp;
-mod oldest;
-mod openai;
-mod outage;
-mod paths;
-mod python_reader;
+mod oldest_envoy;
+mod openai_client;
+mod python_upstream;
+mod redis_outage;
 mod reload;
+mod replicated_revocations_and_leases;
+mod request_normalization;
 mod revocation;
-mod secrets;
+mod secret_leaks;
 mod tls;
+mod tollgate_outage;
 mod two_models;

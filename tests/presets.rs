@@ -1,7 +1,7 @@
 //! Presets from outside: the page that is made from them, the example files, and `audit-upstream` against a live server.
 
-mod audit;
-mod page;
+mod audit_upstream;
+mod docs_page;
 
 use std::{path::PathBuf, process::Command};
 

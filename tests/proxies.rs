@@ -5,7 +5,7 @@
 macro_rules! through_every_proxy {
     ($check:ident) => {
         mod $check {
-            use crate::proxies::gate::Kind;
+            use crate::proxies::proxy_rig::Kind;
 
             #[test]
             fn nginx() {
@@ -53,8 +53,8 @@ mod attacks;
 mod body;
 mod denials;
 mod doctor;
-pub(crate) mod gate;
 mod nginx;
 mod parity;
 mod paths;
+pub(crate) mod proxy_rig;
 mod refusal;

@@ -1,7 +1,8 @@
-//! Real parts for the end-to-end tests: Tollgate's binary, Envoy with the shipped config, Redis, an upstream and key servers.
+//! Real parts for the end-to-end tests: Tollgate's binary, Envoy with the shipped configuration,
+//! Redis, an upstream and key servers.
 //!
-//! Everything listens on loopback or on Unix sockets in a temporary directory, keeps its log there, and ends with the value
-//! that stands for it. A test that fails shows the logs of its parts.
+//! Every part listens on loopback or on a Unix socket in a temporary directory, writes its log
+//! there, and is ended when its value is dropped. A test that fails prints the logs of its parts.
 
 pub(crate) mod envoy;
 pub(crate) mod grpc;
@@ -14,11 +15,13 @@ pub(crate) mod tollgate;
 pub(crate) mod upstream;
 
 use std::{
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use tempfile::TempDir;
+pub(crate) use tollgate_testkit::wait::{SOON, until, within};
 
 use self::{
     envoy::Envoy,
@@ -28,28 +31,6 @@ use self::{
     upstream::Upstream,
 };
 
-/// How long a condition may take to come true on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// Polls until `condition` gives something.
-pub(crate) fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
-    within(SOON, condition).unwrap_or_else(|| panic!("not within {} s: {what}", SOON.as_secs()))
-}
-
-/// Polls for this long at most.
-pub(crate) fn within<T>(span: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + span;
-    loop {
-        if let Some(found) = condition() {
-            return Some(found);
-        }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// A program that `tools/parts` sets up.
 pub(crate) fn part(program: &str, part: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts/bin").join(program);
@@ -57,7 +38,30 @@ pub(crate) fn part(program: &str, part: &str) -> PathBuf {
     path
 }
 
-/// The policy most tests start from. `${DIR}` is the rig's directory.
+/// Replaces a text that a shipped file contains exactly once outside of comments.
+pub(crate) fn replace_once(config: String, old: &str, new: &str) -> String {
+    let uncommented = |line: &&str| !line.trim_start().starts_with('#');
+    let count =
+        config.split_inclusive('\n').filter(uncommented).collect::<String>().matches(old).count();
+    assert_eq!(count, 1, "the shipped file should have `{old}` exactly once");
+    config.replace(old, new)
+}
+
+/// A free port, for a server that cannot report which port the system chose. It is below the range
+/// of outgoing connections, so that none of them takes it before the server does.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let start = u16::try_from(std::process::id() % 9000).unwrap();
+        let port = 18_000 + start.wrapping_add(step) % 12_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The policy that most tests start from. `${DIR}` is the rig's directory.
 pub(crate) const POLICY: &str = r#"
 issuers:
   - issuer: https://auth.example.com
@@ -80,15 +84,15 @@ routes:
     public: true
 "#;
 
-/// The scopes that open everything in [`POLICY`].
+/// The scopes that every route of [`POLICY`] asks for, for the model `qwen`.
 pub(crate) const SCOPES: &str = "infer:text model:qwen:inference";
 
-/// A body that asks for the model of [`SCOPES`].
+/// A body whose model is that of [`SCOPES`].
 pub(crate) const CHAT: &str = r#"{"model":"qwen","messages":[{"role":"user","content":"hi"}]}"#;
 
-/// Upstream, Tollgate and Envoy in front of them, with one issuer whose keys are in a file.
+/// An upstream, Tollgate and Envoy, with one issuer whose keys are in a file.
 pub(crate) struct Rig {
-    // Ended in this order: the proxy first, the directory with the logs last.
+    // Dropped in this order: the proxy first, the directory with the logs last.
     pub(crate) envoy: Envoy,
     pub(crate) tollgate: Tollgate,
     pub(crate) upstream: Upstream,
@@ -97,17 +101,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// With the shipped Envoy configuration.
+    /// Starts them with the shipped Envoy configuration.
     pub(crate) fn start(config: &str) -> Self {
         Self::with(config, |envoy| envoy)
     }
 
-    /// With an edited one.
+    /// Starts them with an edited Envoy configuration.
     pub(crate) fn with(config: &str, edit: impl FnOnce(String) -> String) -> Self {
         Self::on(envoy::CURRENT, config, edit)
     }
 
-    /// With a version of Envoy.
+    /// Starts them with a version of Envoy and an edited configuration.
     pub(crate) fn on(version: &str, config: &str, edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
@@ -118,7 +122,7 @@ impl Rig {
         Self { envoy, tollgate, upstream, issuer, dir }
     }
 
-    /// A token with [`SCOPES`] and these claims besides.
+    /// A token with [`SCOPES`] and these claims.
     pub(crate) fn token(&self, claims: serde_json::Value) -> String {
         self.issuer.token(claims)
     }

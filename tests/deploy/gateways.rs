@@ -4,11 +4,9 @@
 use serde_json::{Value, json};
 
 use super::{documents, read, validate_envoy};
-use crate::{
-    proxies::gate::{replace, tollgate_port},
-    rig::{
-        CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, tollgate::Tollgate,
-    },
+use crate::rig::{
+    CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, replace_once,
+    tollgate::Tollgate,
 };
 
 /// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
@@ -114,9 +112,9 @@ fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
 #[test]
 fn bodies_as_text_and_joined_headers_are_judged_the_same() {
     let rig = Rig::with(POLICY, |config| {
-        let config = replace(config, "pack_as_bytes: true", "pack_as_bytes: false");
-        let config = replace(config, "encode_raw_headers: true", "encode_raw_headers: false");
-        replace(config, "validate_mutations: true", "validate_mutations: false")
+        let config = replace_once(config, "pack_as_bytes: true", "pack_as_bytes: false");
+        let config = replace_once(config, "encode_raw_headers: true", "encode_raw_headers: false");
+        replace_once(config, "validate_mutations: true", "validate_mutations: false")
     });
     let token = rig.token(json!({}));
     assert_eq!(rig.chat(&token).status, 200);
@@ -165,7 +163,7 @@ fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
         let check = said.iter().fold(check, |check, (name, value)| {
             check.header(&format!("X-Forwarded-{name}"), value)
         });
-        check.send(tollgate_port(&tollgate))
+        check.send(tollgate.http_port())
     };
     let allowed = check(CHAT);
     assert_eq!((allowed.status, allowed.one("x-tollgate-subject")), (200, Some("alice")));

@@ -5,12 +5,9 @@ use std::{fmt::Write as _, process::Command};
 use serde_json::Value;
 
 use super::{documents, only, read};
-use crate::{
-    proxies::gate::{free_port, tollgate_port},
-    rig::{
-        http::Request, issuer::Issuer, part, process::Process, tollgate::Tollgate,
-        upstream::Upstream,
-    },
+use crate::rig::{
+    free_port, http::Request, issuer::Issuer, part, process::Process, tollgate::Tollgate,
+    upstream::Upstream,
 };
 
 const POLICY: &str = r#"
@@ -110,7 +107,7 @@ fn the_annotations_make_nginx_ask_what_tollgate_understands() {
         named
     );
 
-    let server = controller(ingress, map, port, tollgate_port(&tollgate), upstream.port);
+    let server = controller(ingress, map, port, tollgate.http_port(), upstream.port);
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|of| format!("{of}_temp_path {here}/{of};"))
         .join(" ");

@@ -155,7 +155,7 @@ fn a_field_that_a_custom_resource_does_not_have_is_found() {
         ("deploy/gateway-api/gateway.yaml", "protocol: HTTPS", "protocoll: HTTPS"),
         ("deploy/ingress-nginx/ingress.yaml", "pathType: Prefix", "pathtype: Prefix"),
     ] {
-        let (_dir, path) = super::written(&crate::proxies::gate::replace(read(path), good, bad));
+        let (_dir, path) = super::written(&crate::rig::replace_once(read(path), good, bad));
         let refused =
             std::panic::catch_unwind(|| validate_manifests(&["kubernetes", "1.37"], &[path]))
                 .is_err();

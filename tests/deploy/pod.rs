@@ -11,10 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{at, documents, only, strings, template, written};
-use crate::{
-    proxies::gate::free_port,
-    rig::{http::Request, issuer::Issuer, part, process::Process},
-};
+use crate::rig::{free_port, http::Request, issuer::Issuer, part, process::Process};
 
 /// What the kubelet does, as far as these containers see it.
 struct Kubelet<'p> {
@@ -154,11 +151,11 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         at(".parts/models/smollm2.gguf").exists(),
         "the model is missing: run `tools/parts model`"
     );
-    let [model, gate, admin, ops] = [(); 4].map(|()| free_port());
+    let [model, envoy, admin, ops] = [(); 4].map(|()| free_port());
     let values = json!({
         "bind": "127.0.0.1",
         "ops": { "port": ops },
-        "envoy": { "port": gate, "adminPort": admin, "concurrency": 1 },
+        "envoy": { "port": envoy, "adminPort": admin, "concurrency": 1 },
         "inference": {
             "image": "llama",
             // Stands in for the server's image; the rest is as for any other.
@@ -221,7 +218,7 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         r#"{"model":"smollm2","messages":[{"role":"user","content":"Hello"}],"max_tokens":8}"#;
     let ask = Request::post("/v1/chat/completions", body);
     let token = issuer.token(json!({ "scope": "infer:text model:smollm2:inference" }));
-    let answer = ask.clone().bearer(&token).send(gate);
+    let answer = ask.clone().bearer(&token).send(envoy);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(
         answer.json()["choices"][0]["message"]["content"]
@@ -230,10 +227,10 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         "{}",
         answer.text()
     );
-    assert_eq!(ask.send(gate).verdict(), (401, "missing_credential".to_owned()));
+    assert_eq!(ask.send(envoy).verdict(), (401, "missing_credential".to_owned()));
     let poor = issuer.token(json!({ "scope": "infer:text" }));
     assert_eq!(
-        Request::post("/v1/chat/completions", body).bearer(&poor).send(gate).verdict(),
+        Request::post("/v1/chat/completions", body).bearer(&poor).send(envoy).verdict(),
         (403, "model_forbidden".to_owned())
     );
 
@@ -241,7 +238,7 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
     let test = &only(&rendered, "Pod")["spec"]["containers"][0];
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     doctor.args(strings(&test["args"]).iter().map(|argument| {
-        argument.replace("http://gate-tollgate:80", &format!("http://127.0.0.1:{gate}"))
+        argument.replace("http://gate-tollgate:80", &format!("http://127.0.0.1:{envoy}"))
     }));
     let output = doctor.output().unwrap();
     assert!(

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use crate::rig::{
     CHAT, POLICY, Rig, SCOPES,
-    envoy::{CURRENT, replace},
+    envoy::CURRENT,
     http::{Reply, Request},
     issuer::{Issuer, Key, forged, now},
-    until,
+    replace_once, until,
 };
 
 /// Each answer says what it is, in a form that clients of the endpoint read.
@@ -323,8 +323,8 @@ fn what_is_counted_by_address_needs_one() {
 fn a_body_beyond_the_proxy_s_own_limit_is_cut_nowhere() {
     // Half a body can hide the second `model`: Envoy may not send one, and if it is told to, Tollgate refuses it.
     let rig = Rig::with(POLICY, |config| {
-        let config = replace(config, "max_request_bytes: 16777216", "max_request_bytes: 64");
-        replace(config, "allow_partial_message: false", "allow_partial_message: true")
+        let config = replace_once(config, "max_request_bytes: 16777216", "max_request_bytes: 64");
+        replace_once(config, "allow_partial_message: false", "allow_partial_message: true")
     });
     let body = format!(r#"{{"model":"qwen","padding":"{}","model":"big-70b"}}"#, "x".repeat(200));
     let reply =

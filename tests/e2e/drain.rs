@@ -1,15 +1,20 @@
-//! The end of a process: readiness first, then no new work, and nothing in flight is lost.
+//! The shutdown of a process: readiness turns off first, then no new connection is accepted, and
+//! checks in flight are answered.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::rig::{
-    POLICY, Rig, chat, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until,
+    POLICY, Rig, SOON, chat, grpc::Peer, http::Request, issuer::Issuer, tollgate::Tollgate, until,
 };
 
-/// How long connections stay welcome after the signal, so that load balancers notice that readiness is off.
+/// The time between the signal and the closing of the listeners, in which load balancers notice that
+/// readiness is off.
 const NOTICE: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,67 +34,64 @@ async fn checks_in_flight_are_answered_before_the_process_ends() {
         assert_eq!(peer.begin(&Request::get("/health")).await.finish().await.0, 200);
     }
 
-    let told = Instant::now();
     rig.tollgate.process.signal(Signal::SIGTERM);
+    // Readiness is off while connections are still accepted.
     let reply = until("readiness off", || {
         Request::get("/readyz").try_send(ops).filter(|reply| reply.status == 503)
     });
     assert!(reply.text().contains("shutting down"), "{}", reply.text());
-    assert!(told.elapsed() < NOTICE, "{:?}", told.elapsed());
-    until("the door to close", || Request::get("/readyz").try_send(ops).is_none().then_some(()));
+    until("closed listeners", || Request::get("/readyz").try_send(ops).is_none().then_some(()));
 
-    // Now they come to their end, and have their answers.
+    // The checks are sent to their end, and are answered.
     for half in halves {
         assert_eq!(half.finish().await, (200, String::new()));
     }
     drop(peers);
-    assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());
-    // What was decided is written down.
+    assert!(rig.tollgate.process.ended(SOON).success());
+    // Every decision has its audit line.
     assert_eq!(rig.tollgate.audit().iter().filter(|line| line["decision"] == "allow").count(), 16);
-    // Nobody there: no access.
+    // Without Tollgate there is no access.
     assert_eq!((rig.chat(&token).status, rig.upstream.taken().len()), (503, 0));
 }
 
-/// Between the signal and the end, load balancers still send; what they send is served.
+/// Load balancers send requests until they notice the signal; these requests are served.
 #[test]
-fn load_is_served_until_it_is_turned_away_at_the_door() {
+fn requests_are_served_until_the_listener_closes() {
     let mut rig = Rig::start(POLICY);
     let token = rig.token(json!({}));
-    let (port, started) = (rig.envoy.port, Instant::now());
-    let load: Vec<_> = (0..3)
-        .map(|_| {
-            let request = chat(&token);
-            std::thread::spawn(move || {
-                let mut answers = Vec::new();
-                while started.elapsed() < Duration::from_millis(900) {
-                    let status = request.send(port).status;
-                    answers.push((status, Instant::now()));
+    let (port, answers) = (rig.envoy.port, Mutex::new(Vec::new()));
+    let signalled = std::thread::scope(|scope| {
+        for _ in 0..3 {
+            // Each client sends until its first refusal.
+            scope.spawn(|| {
+                let mut status = 200;
+                while status == 200 {
+                    status = chat(&token).send(port).status;
+                    answers.lock().unwrap().push((status, Instant::now()));
                 }
-                answers
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(300));
-    let told = Instant::now();
-    rig.tollgate.process.signal(Signal::SIGTERM);
-    let answers: Vec<(u16, Instant)> =
-        load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-    let (during, after): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|(_, at)| *at < told + NOTICE);
-    assert!(during.len() > 20 && during.iter().all(|(status, _)| *status == 200), "{during:?}");
-    assert!(after.iter().all(|(status, _)| [200, 503].contains(status)), "{after:?}");
-    assert!(rig.tollgate.process.ended(Duration::from_secs(10)).success());
+            });
+        }
+        until("some answers", || (answers.lock().unwrap().len() > 20).then_some(()));
+        let signalled = Instant::now();
+        rig.tollgate.process.signal(Signal::SIGTERM);
+        signalled
+    });
+    for (status, at) in answers.into_inner().unwrap() {
+        let expected: &[u16] = if at < signalled + NOTICE { &[200] } else { &[200, 503] };
+        assert!(expected.contains(&status), "{status} after {:?}", at - signalled);
+    }
+    assert!(rig.tollgate.process.ended(SOON).success());
 }
 
-/// A peer that never ends its call does not keep the process.
+/// A peer that never ends its call does not keep the process running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_end_is_ended_by_the_deadline() {
+async fn the_drain_timeout_ends_calls_that_do_not_end() {
     let dir = tempfile::tempdir().unwrap();
     Issuer::new("https://auth.example.com").publish(dir.path());
     let mut tollgate = Tollgate::start(dir.path(), &format!("{POLICY}drain_timeout: 1s\n"));
     let mut peer = Peer::connect(dir.path()).await;
     let half = peer.begin(&Request::get("/health")).await;
     tollgate.process.signal(Signal::SIGTERM);
-    tollgate.process.ended(Duration::from_secs(8));
+    tollgate.process.ended(SOON);
     drop(half);
 }

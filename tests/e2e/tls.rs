@@ -7,9 +7,10 @@ use serde_json::json;
 
 use crate::rig::{
     POLICY,
-    envoy::{CURRENT, Envoy, replace},
+    envoy::{CURRENT, Envoy},
     http::Request,
     issuer::Issuer,
+    replace_once,
     tollgate::Tollgate,
     until,
     upstream::Upstream,
@@ -60,7 +61,7 @@ fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> Str
           common_tls_context: {{ {own}validation_context: {{ trusted_ca: {trusted}, match_typed_subject_alt_names: {names} }} }}
 "#
     );
-    move |config| replace(config, "      connect_timeout: 0.25s\n", &socket)
+    move |config| replace_once(config, "      connect_timeout: 0.25s\n", &socket)
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::openai;
+use super::openai_client;
 use crate::rig::{
     envoy::{Envoy, failure_mode_allow},
     http::{Reply, Request},
@@ -185,7 +185,7 @@ fn two_real_servers_are_chosen_by_the_model_that_was_decided_on() {
         { "name": "streamed", "do": "stream", "token": token, "model": "small" },
         { "name": "other", "do": "chat", "token": token, "model": "org/large" },
     ]);
-    let seen = openai::call(rig.envoy.port, &calls);
+    let seen = openai_client::call(rig.envoy.port, &calls);
     for name in ["whole", "streamed"] {
         assert!(seen[name]["text"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {seen}");
     }

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 
 use crate::rig::{
     POLICY, Rig, SOON,
-    envoy::replace,
     http::{Answer, Reply, Request, Server},
     part,
     process::Process,
-    until, within,
+    replace_once, until, within,
 };
 
 /// Lines that together have every field, and the Tollgate that wrote them.
 fn lines() -> (Rig, Vec<Value>) {
-    let policy = replace(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
+    let policy =
+        replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
     let rig = Rig::start(&policy);
     assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({ "scope": "other" }))).status, 403);
@@ -120,14 +120,14 @@ fn the_collector_takes_every_line_to_loki_s_door() {
     // As JSON, which this test reads; and the collector's own metrics have a fixed port.
     let endpoint =
         format!("http://127.0.0.1:{}/otlp\n    encoding: json\n    compression: none", loki.port);
-    let config = replace(shipped, "http://loki:3100/otlp", &endpoint);
-    let config = replace(
+    let config = replace_once(shipped, "http://loki:3100/otlp", &endpoint);
+    let config = replace_once(
         config,
         "[/var/log/tollgate/audit.log]",
         &format!("[{}]", dir.join("audit.log").display()),
     );
     let config =
-        replace(config, "service:\n", "service:\n  telemetry: { metrics: { level: none } }\n");
+        replace_once(config, "service:\n", "service:\n  telemetry: { metrics: { level: none } }\n");
     let path = dir.join("collector.yaml");
     std::fs::write(&path, config).unwrap();
     let mut command = Command::new(part("otelcol", "otelcol"));

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, net::TcpStream, path::Path, process::Command};
 
-use crate::{
-    proxies::gate::free_port,
-    rig::{part, process::Process, until},
-};
+use crate::rig::{free_port, part, process::Process, until};
 
 /// A running collector.
 pub(crate) struct Collector {

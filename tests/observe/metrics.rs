@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 use crate::rig::{
     POLICY, chat,
-    envoy::replace,
     grpc::Peer,
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
     redis::Redis,
+    replace_once,
     tollgate::Tollgate,
 };
 
@@ -37,7 +37,7 @@ impl Everything {
             "    scopes: [infer:text]\n",
             "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n",
         );
-        let store = replace(
+        let store = replace_once(
             redis.store().to_owned(),
             " } }\n",
             ", local: { replicas: 1 }, replicate_revocations: {} } }\n",

@@ -11,10 +11,7 @@ use serde_json::{Value, json};
 use tollgate_core::config::Document;
 
 use super::metrics::Everything;
-use crate::{
-    proxies::gate::free_port,
-    rig::{chat, http::Request, part, process::Process, until, within},
-};
+use crate::rig::{chat, free_port, http::Request, part, process::Process, until, within};
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)

@@ -4,11 +4,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::collector::{Collector, Span};
-use crate::{
-    proxies::gate::free_port,
-    rig::{
-        POLICY, Rig, chat, envoy::replace, http::Request, issuer::Issuer, tollgate::Tollgate, until,
-    },
+use crate::rig::{
+    POLICY, Rig, chat, free_port, http::Request, issuer::Issuer, replace_once, tollgate::Tollgate,
+    until,
 };
 
 /// What a client that traces sends.
@@ -35,25 +33,25 @@ fn tracing_envoy(config: String, collector: u16) -> String {
     let blocks = documented("Tracing");
     let [tollgate, manager, cluster] = blocks.as_slice() else { panic!("{blocks:?}") };
     assert!(tollgate.contains("tracing:"));
-    let manager = replace(manager.clone(), "value: 10", "value: 100");
-    let cluster = replace(
+    let manager = replace_once(manager.clone(), "value: 10", "value: 100");
+    let cluster = replace_once(
         cluster.clone(),
         "address: otel-collector, port_value: 4317",
         &format!("address: 127.0.0.1, port_value: {collector}"),
     );
-    let config = replace(
+    let config = replace_once(
         config,
         "stat_prefix: ingress\n",
         &format!("stat_prefix: ingress\n{}", indented(&manager, 16)),
     );
-    replace(config, "  clusters:\n", &format!("  clusters:\n{}", indented(&cluster, 4)))
+    replace_once(config, "  clusters:\n", &format!("  clusters:\n{}", indented(&cluster, 4)))
 }
 
 /// The section of docs/observability.md, with another address.
 fn tollgate(collector: u16) -> String {
     let block = documented("Tracing").remove(0);
     let block =
-        replace(block, "http://otel-collector:4317", &format!("http://127.0.0.1:{collector}"));
+        replace_once(block, "http://otel-collector:4317", &format!("http://127.0.0.1:{collector}"));
     block.replace("${POD_NAME}", "pod-7")
 }
 

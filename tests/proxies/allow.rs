@@ -3,10 +3,11 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
+    sync::{Mutex, mpsc},
     time::Duration,
 };
 
-use super::gate::{Gate, Kind};
+use super::proxy_rig::{Kind, ProxyRig};
 use crate::rig::http::{Answer, Reply, Request, Server};
 
 /// The identity headers of a request that reached the upstream, without those that are empty.
@@ -30,11 +31,11 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn the_upstream_learns_who_asks(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.issuer.token(serde_json::json!({ "sub": "auth0|caf\u{e9}", "scope": "a b" }));
-    let reply = gate.send(&Request::get("/v1/models").bearer(&token));
+    let rig = ProxyRig::start(kind);
+    let token = rig.issuer.token(serde_json::json!({ "sub": "auth0|caf\u{e9}", "scope": "a b" }));
+    let reply = rig.send(&Request::get("/v1/models").bearer(&token));
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let seen = gate.upstream.only();
+    let seen = rig.upstream.only();
     let expected = [
         ("x-tollgate-credential", "jwt"),
         ("x-tollgate-scopes", "a b"),
@@ -48,23 +49,23 @@ fn the_upstream_learns_who_asks(kind: Kind) {
     );
 
     // The same request on a public route: nobody asks.
-    assert_eq!(gate.send(&Request::get("/public/x").bearer(&token)).status, 200);
-    assert_eq!(identity(&gate.upstream.only()), []);
+    assert_eq!(rig.send(&Request::get("/public/x").bearer(&token)).status, 200);
+    assert_eq!(identity(&rig.upstream.only()), []);
 }
 through_every_proxy!(the_upstream_learns_who_asks);
 
 fn credentials_go_where_the_route_says(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
     for (path, expected) in [
         ("/v1/forwarded", format!("Bearer {token}")),
         ("/v1/keyed", "Bearer upstream-key-0123456789".into()),
     ] {
-        assert_eq!(gate.send(&Request::get(path).bearer(&token)).status, 200, "{path}");
-        assert_eq!(gate.upstream.only().all("authorization"), [expected.as_str()], "{path}");
+        assert_eq!(rig.send(&Request::get(path).bearer(&token)).status, 200, "{path}");
+        assert_eq!(rig.upstream.only().all("authorization"), [expected.as_str()], "{path}");
     }
     // The answer of Tollgate's that carries them is not the client's.
-    let reply = gate.send(&Request::get("/v1/keyed").bearer(&token));
+    let reply = rig.send(&Request::get("/v1/keyed").bearer(&token));
     assert!(
         reply.headers.iter().all(|(_, value)| !value.contains("upstream-key")),
         "{:?}",
@@ -74,42 +75,43 @@ fn credentials_go_where_the_route_says(kind: Kind) {
 through_every_proxy!(credentials_go_where_the_route_says);
 
 fn the_client_s_address_is_known(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     // Whatever it says itself.
     let request = Request::get("/v1/addressed")
-        .bearer(&gate.token())
+        .bearer(&rig.token())
         .header("X-Real-IP", "nonsense")
         .header("X-Forwarded-For", "nonsense");
-    let reply = gate.send(&request);
+    let reply = rig.send(&request);
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 through_every_proxy!(the_client_s_address_is_known);
 
 fn streams_are_not_held_back(kind: Kind) {
-    // Six tenths of a second from the first event to the last.
-    let upstream = Server::start(|request| match request.path.as_str() {
+    let (events, stream) = mpsc::channel();
+    let stream = Mutex::new(Some(stream));
+    let upstream = Server::start(move |request| match request.path.as_str() {
         "/health" => Answer::Whole(Reply::new(200, "")),
-        _ => Answer::Events(
-            ["first", "second", "third", "last"].map(str::to_owned).to_vec(),
-            Duration::from_millis(200),
-        ),
+        _ => Answer::Events(stream.lock().unwrap().take().unwrap()),
     });
-    let gate = Gate::before(kind, upstream.port);
+    let rig = ProxyRig::before(kind, upstream.port);
     let text = format!(
         "POST /v1/upload HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {}\r\n\
          Content-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}",
-        gate.token()
+        rig.token()
     );
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gate.port)).unwrap();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
+    // The last event is sent only after the first one has arrived through the proxy.
+    events.send("first".to_owned()).unwrap();
     let (mut arrived, mut piece) = (String::new(), [0; 4096]);
     while !arrived.contains("data: first") {
         let read = stream.read(&mut piece).unwrap();
         assert_ne!(read, 0, "{arrived}");
         arrived.push_str(&String::from_utf8_lossy(&piece[..read]));
     }
-    assert!(!arrived.contains("data: last"), "everything came at once:\n{arrived}");
+    events.send("last".to_owned()).unwrap();
+    drop(events);
     stream.read_to_string(&mut arrived).unwrap();
     assert!(arrived.contains("data: last"), "{arrived}");
 }

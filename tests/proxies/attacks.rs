@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     allow::identity,
-    gate::{Gate, Kind, POLICY},
+    proxy_rig::{Kind, POLICY, ProxyRig},
 };
 use crate::rig::http::{Request, exchange};
 
@@ -29,14 +29,14 @@ const SPELLINGS: [&str; 12] = [
 ];
 
 fn forged_identity_never_arrives(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     let honest = [
         ("x-tollgate-credential", "jwt"),
         ("x-tollgate-scopes", "s"),
         ("x-tollgate-subject", "alice"),
     ];
     let honest = honest.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let token = gate.issuer.token(serde_json::json!({ "scope": "s" }));
+    let token = rig.issuer.token(serde_json::json!({ "scope": "s" }));
     for name in SPELLINGS {
         for path in ["/v1/models", "/public/x"] {
             // Once, twice, and beside the real thing.
@@ -45,10 +45,10 @@ fn forged_identity_never_arrives(kind: Kind) {
                 if let Some(more) = more {
                     request = request.header(more, "forged");
                 }
-                let reply = request.try_send(gate.port);
+                let reply = request.try_send(rig.port);
                 let status = reply.as_ref().map_or(0, |reply| reply.status);
                 assert!([0, 200, 400].contains(&status), "{name}: {reply:?}");
-                for seen in gate.upstream.taken() {
+                for seen in rig.upstream.taken() {
                     assert_eq!(
                         identity(&seen),
                         if path == "/v1/models" { &honest[..] } else { &[] },
@@ -62,38 +62,38 @@ fn forged_identity_never_arrives(kind: Kind) {
             }
         }
     }
-    let decision = gate.send(
+    let decision = rig.send(
         &Request::get("/v1/models").bearer(&token).header("X-Tollgate-Decision-Id", "forged"),
     );
     assert_eq!(decision.status, 200);
-    assert!(gate.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
+    assert!(rig.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
 }
 through_every_proxy!(forged_identity_never_arrives);
 
 /// vLLM's `X-Amzn-SageMaker-Adapter-Identifier` replaces the model of the body. Its preset has it taken away; a proxy that cannot
 /// be told to take headers away must not let the request through.
 fn headers_that_choose_a_model_never_arrive(kind: Kind) {
-    let gate = Gate::with(kind, &format!("{POLICY}  - preset: vllm\n"), |config| config);
-    let token = gate.token();
+    let rig = ProxyRig::with(kind, &format!("{POLICY}  - preset: vllm\n"), |config| config);
+    let token = rig.token();
     for name in [
         "X-Amzn-SageMaker-Adapter-Identifier",
         "x-amzn-sagemaker-adapter-identifier",
         "X_Amzn_SageMaker_Adapter_Identifier",
     ] {
         let reply =
-            Request::get("/v1/models").bearer(&token).header(name, "forged").try_send(gate.port);
+            Request::get("/v1/models").bearer(&token).header(name, "forged").try_send(rig.port);
         let status = reply.as_ref().map_or(0, |reply| reply.status);
         assert!([0, 200, 400].contains(&status), "{name}: {reply:?}");
-        for seen in gate.upstream.taken() {
+        for seen in rig.upstream.taken() {
             assert!(seen.headers.iter().all(|(_, value)| value != "forged"), "{name}: {seen:?}");
         }
     }
-    assert_eq!(gate.send(&Request::get("/v1/models").bearer(&token)).status, 200);
+    assert_eq!(rig.send(&Request::get("/v1/models").bearer(&token)).status, 200);
 }
 through_every_proxy!(headers_that_choose_a_model_never_arrive);
 
 fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     let parts = [
         ("Method", "GET"),
         ("Uri", "/health"),
@@ -117,10 +117,10 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
         }
     }
     let refused = |request: &Request, what: &str| {
-        let reply = request.try_send(gate.port);
+        let reply = request.try_send(rig.port);
         let status = reply.as_ref().map_or(0, |reply| reply.status);
         assert!([0, 400, 401, 403].contains(&status), "{what}: {reply:?}");
-        assert_eq!(gate.upstream.taken().len(), 0, "{what}");
+        assert_eq!(rig.upstream.taken().len(), 0, "{what}");
     };
     for (name, value) in &names {
         refused(&Request::get("/v1/models").header(name, value), name);
@@ -143,8 +143,8 @@ through_every_proxy!(a_client_cannot_say_what_it_asks_for);
 
 /// R22: CVE-2021-32813, CVE-2024-45410, CVE-2025-48865.
 fn connection_does_not_take_identity_away(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
     for option in [
         "X-Tollgate-Subject",
         "x-tollgate-subject, X-Tollgate-Tenant",
@@ -160,8 +160,8 @@ fn connection_does_not_take_identity_away(kind: Kind) {
         let text = format!(
             "GET /v1/models HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {token}\r\nConnection: close, {option}\r\n\r\n"
         );
-        let reply = exchange(gate.port, text.as_bytes(), true);
-        for seen in gate.upstream.taken() {
+        let reply = exchange(rig.port, text.as_bytes(), true);
+        for seen in rig.upstream.taken() {
             assert_eq!(seen.all("x-tollgate-subject"), ["alice"], "{option}: {seen:?}");
         }
         let status = reply.map_or(0, |reply| reply.status);
@@ -171,16 +171,16 @@ fn connection_does_not_take_identity_away(kind: Kind) {
 through_every_proxy!(connection_does_not_take_identity_away);
 
 fn two_credentials_are_none(kind: Kind) {
-    let gate = Gate::start(kind);
-    let (good, other) = (gate.token(), gate.issuer.token(serde_json::json!({ "sub": "mallory" })));
+    let rig = ProxyRig::start(kind);
+    let (good, other) = (rig.token(), rig.issuer.token(serde_json::json!({ "sub": "mallory" })));
     for (first, second) in [(&good, &other), (&other, &good), (&good, &good)] {
-        let reply = Request::get("/v1/models").bearer(first).bearer(second).try_send(gate.port);
+        let reply = Request::get("/v1/models").bearer(first).bearer(second).try_send(rig.port);
         let status = reply.as_ref().map_or(0, |reply| reply.status);
         assert!([0, 400, 401].contains(&status), "{reply:?}");
         let joined = Request::get("/v1/models")
             .header("Authorization", &format!("Bearer {first}, Bearer {second}"));
-        assert_eq!(gate.send(&joined).verdict().0, 401);
-        assert_eq!(gate.upstream.taken().len(), 0);
+        assert_eq!(rig.send(&joined).verdict().0, 401);
+        assert_eq!(rig.upstream.taken().len(), 0);
     }
 }
 through_every_proxy!(two_credentials_are_none);
@@ -188,14 +188,14 @@ through_every_proxy!(two_credentials_are_none);
 /// R23, CVE-2026-88004: names that were taken from the headers came back as trailers.
 fn trailers_carry_no_identity(kind: Kind) {
     let (port, arrived) = recorder();
-    let gate = Gate::before(kind, port);
+    let rig = ProxyRig::before(kind, port);
     let text = format!(
         "POST /v1/upload HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {}\r\nTE: trailers\r\n\
          Trailer: X-Tollgate-Tenant, X-Forwarded-Uri\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
          5\r\nhello\r\n0\r\nX-Tollgate-Tenant: forged\r\nX-Tollgate-Subject: forged\r\nX_Tollgate_Subject: forged\r\n\r\n",
-        gate.token()
+        rig.token()
     );
-    let reply = exchange(gate.port, text.as_bytes(), true);
+    let reply = exchange(rig.port, text.as_bytes(), true);
     let status = reply.as_ref().map_or(0, |reply| reply.status);
     assert!([0, 200, 400, 411].contains(&status), "{reply:?}");
     let upload = arrived.try_iter().find(|bytes| bytes.starts_with("POST /v1/upload"));

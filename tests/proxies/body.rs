@@ -1,23 +1,23 @@
 //! Bodies: the rule that reads one, through proxies that send it and through those that do not.
 
-use super::gate::{Gate, Kind};
+use super::proxy_rig::{Kind, ProxyRig};
 use crate::rig::http::Request;
 
 const PATH: &str = "/v1/chat/completions";
 
 fn the_model_is_read_from_the_body(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
-    let ask = |body: &[u8]| gate.send(&Request::post(PATH, body).bearer(&token));
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
+    let ask = |body: &[u8]| rig.send(&Request::post(PATH, body).bearer(&token));
     let good = br#"{"model":"qwen","messages":[]}"#;
     if !kind.sends_bodies() {
         assert_eq!(ask(good).verdict(), (403, "body_unavailable".into()));
-        assert_eq!(gate.upstream.taken().len(), 0);
+        assert_eq!(rig.upstream.taken().len(), 0);
         return;
     }
     let reply = ask(good);
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let seen = gate.upstream.only();
+    let seen = rig.upstream.only();
     assert_eq!((seen.all("x-tollgate-model"), &*seen.body), (vec!["qwen"], &good[..]));
     for (body, status, code) in [
         (&br#"{"model":"big-70b"}"#[..], 403, "model_forbidden"),
@@ -37,7 +37,7 @@ fn the_model_is_read_from_the_body(kind: Kind) {
         );
     }
     let typed = |content_type: &str| {
-        gate.send(
+        rig.send(
             &Request::new("POST", PATH)
                 .header("Content-Type", content_type)
                 .bearer(&token)
@@ -57,23 +57,23 @@ fn the_model_is_read_from_the_body(kind: Kind) {
         );
     }
     let zipped = Request::post(PATH, &good[..]).bearer(&token).header("Content-Encoding", "gzip");
-    assert_eq!(gate.send(&zipped).verdict(), (415, "unsupported_media_type".into()));
-    assert_eq!(gate.upstream.taken().len(), 0);
+    assert_eq!(rig.send(&zipped).verdict(), (415, "unsupported_media_type".into()));
+    assert_eq!(rig.upstream.taken().len(), 0);
 }
 through_every_proxy!(the_model_is_read_from_the_body);
 
 fn chunked_bodies_are_judged_whole_or_not_at_all(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     let send = |chunks: &[&str]| {
         let mut text = format!(
             "POST {PATH} HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-            gate.token()
+            rig.token()
         );
         for chunk in chunks {
             text.push_str(&format!("{:x}\r\n{chunk}\r\n", chunk.len()));
         }
         text.push_str("0\r\n\r\n");
-        crate::rig::http::exchange(gate.port, text.as_bytes(), true).unwrap()
+        crate::rig::http::exchange(rig.port, text.as_bytes(), true).unwrap()
     };
     let reply = send(&["{\"model\":", "\"qwen\"}"]);
     let expected = match kind {
@@ -92,20 +92,20 @@ fn chunked_bodies_are_judged_whole_or_not_at_all(kind: Kind) {
 through_every_proxy!(chunked_bodies_are_judged_whole_or_not_at_all);
 
 fn bodies_have_a_limit(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
     let body = |size: usize| format!("{{\"model\":\"qwen\",\"x\":\"{}\"}}", "x".repeat(size));
     if kind.sends_bodies() {
         // `body.max` is 256 KiB here.
-        assert_eq!(gate.send(&Request::post(PATH, body(200 << 10)).bearer(&token)).status, 200);
-        assert_eq!(gate.upstream.only().body.len(), body(200 << 10).len());
+        assert_eq!(rig.send(&Request::post(PATH, body(200 << 10)).bearer(&token)).status, 200);
+        assert_eq!(rig.upstream.only().body.len(), body(200 << 10).len());
         assert_eq!(
-            gate.send(&Request::post(PATH, body(300 << 10)).bearer(&token)).verdict(),
+            rig.send(&Request::post(PATH, body(300 << 10)).bearer(&token)).verdict(),
             (413, "body_too_large".into())
         );
     }
     // The proxy's own limit.
-    let reply = gate.send(&Request::post(PATH, body(17 << 20)).bearer(&token));
+    let reply = rig.send(&Request::post(PATH, body(17 << 20)).bearer(&token));
     match kind {
         Kind::Nginx | Kind::NewNginx | Kind::Njs => {
             assert_eq!(reply.verdict(), (413, "body_too_large".into()))
@@ -115,18 +115,18 @@ fn bodies_have_a_limit(kind: Kind) {
         Kind::Traefik => assert_eq!(reply.status, 401),
         Kind::Caddy => assert_eq!(reply.verdict(), (403, "body_unavailable".into())),
     }
-    assert_eq!(gate.upstream.taken().len(), 0);
+    assert_eq!(rig.upstream.taken().len(), 0);
 }
 through_every_proxy!(bodies_have_a_limit);
 
 fn uploads_pass_where_no_rule_reads_them(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     let upload: Vec<u8> = (0..200_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     let request = Request::new("POST", "/v1/upload")
         .header("Content-Type", "multipart/form-data; boundary=x")
-        .bearer(&gate.token());
-    let reply = gate.send(&request.body(upload.clone()));
+        .bearer(&rig.token());
+    let reply = rig.send(&request.body(upload.clone()));
     assert_eq!(reply.status, 200, "{}", reply.text());
-    assert!(gate.upstream.only().body == upload, "the upload did not arrive as it was sent");
+    assert!(rig.upstream.only().body == upload, "the upload did not arrive as it was sent");
 }
 through_every_proxy!(uploads_pass_where_no_rule_reads_them);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::gate::{Gate, Kind, POLICY};
+use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::{Reply, Request};
 
 /// The client got Tollgate's own answer.
@@ -27,18 +27,18 @@ fn is_whole(reply: &Reply, status: u16, code: &str) {
 }
 
 fn refusals_are_the_client_s(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
 
-    let reply = gate.send(&Request::get("/v1/models"));
+    let reply = rig.send(&Request::get("/v1/models"));
     is_whole(&reply, 401, "missing_credential");
     assert_eq!(reply.one("www-authenticate"), Some("Bearer realm=\"tollgate\""));
 
-    let reply = gate.send(&Request::get("/v1/models").bearer(&crate::rig::issuer::forged(&token)));
+    let reply = rig.send(&Request::get("/v1/models").bearer(&crate::rig::issuer::forged(&token)));
     is_whole(&reply, 401, "bad_signature");
     assert!(reply.one("www-authenticate").unwrap().contains("error=\"invalid_token\""));
 
-    let reply = gate.send(&Request::get("/v1/admin").bearer(&token));
+    let reply = rig.send(&Request::get("/v1/admin").bearer(&token));
     is_whole(&reply, 403, "insufficient_scope");
     assert!(
         reply.one("www-authenticate").unwrap().contains("scope=\"admin\""),
@@ -46,21 +46,21 @@ fn refusals_are_the_client_s(kind: Kind) {
         reply.headers
     );
 
-    is_whole(&gate.send(&Request::get("/nowhere").bearer(&token)), 403, "no_route");
+    is_whole(&rig.send(&Request::get("/nowhere").bearer(&token)), 403, "no_route");
 
     // A route decoded, none as it stands.
-    is_whole(&gate.send(&Request::get("/v1%2fmodels").bearer(&token)), 400, "malformed_request");
+    is_whole(&rig.send(&Request::get("/v1%2fmodels").bearer(&token)), 400, "malformed_request");
 
-    assert_eq!(gate.upstream.taken().len(), 0);
+    assert_eq!(rig.upstream.taken().len(), 0);
 }
 through_every_proxy!(refusals_are_the_client_s);
 
 fn limits_are_the_client_s(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
-    let first = gate.send(&Request::get("/v1/limited").bearer(&token));
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
+    let first = rig.send(&Request::get("/v1/limited").bearer(&token));
     assert_eq!(first.status, 200);
-    let reply = gate.send(&Request::get("/v1/limited").bearer(&token));
+    let reply = rig.send(&Request::get("/v1/limited").bearer(&token));
     is_whole(&reply, 429, "rate_limited");
     let seconds: u64 = reply.one("retry-after").unwrap().parse().unwrap();
     assert!((3500..=3600).contains(&seconds), "{seconds}");
@@ -81,25 +81,25 @@ fn an_outage_is_the_client_s(kind: Kind) {
         .replace("    limits: [tight]\n", "    limits: [tight]\n    on_outage: deny\n")
         + "  - match: { methods: [GET], paths: [/v1/failing] }\n    scopes: []\n    limits: [tight]\n    on_outage: error\n"
         + "store: { redis: { url: \"redis://127.0.0.1:1\" } }\n";
-    let gate = Gate::with(kind, &policy, |config| config);
-    let token = gate.token();
-    let reply = gate.send(&Request::get("/v1/limited").bearer(&token));
+    let rig = ProxyRig::with(kind, &policy, |config| config);
+    let token = rig.token();
+    let reply = rig.send(&Request::get("/v1/limited").bearer(&token));
     // Envoy takes a 5xx for a failed check, so its clients get the nearest status that is none.
     is_whole(&reply, if kind == Kind::EnvoyHttp { 429 } else { 503 }, "store_unavailable");
     assert_eq!(reply.one("retry-after"), Some("1"));
-    let reply = gate.send(&Request::get("/v1/failing").bearer(&token));
+    let reply = rig.send(&Request::get("/v1/failing").bearer(&token));
     assert_eq!(reply.status, 503, "{}", reply.text());
-    assert_eq!(gate.upstream.taken().len(), 0);
+    assert_eq!(rig.upstream.taken().len(), 0);
 }
 through_every_proxy!(an_outage_is_the_client_s);
 
 fn without_tollgate_nothing_passes(kind: Kind) {
-    let mut gate = Gate::start(kind);
-    gate.tollgate.process.kill();
-    let token = gate.token();
+    let mut rig = ProxyRig::start(kind);
+    rig.tollgate.process.kill();
+    let token = rig.token();
     for path in ["/v1/models", "/health", "/public/x"] {
         let reply =
-            gate.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
+            rig.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
         assert!([500, 502, 503].contains(&reply.status), "{path}: {}", reply.status);
         // Those whose configuration can say so tell the client to come back.
         if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::Haproxy) {
@@ -107,6 +107,6 @@ fn without_tollgate_nothing_passes(kind: Kind) {
             assert_eq!(reply.json()["error"]["code"], json!("unavailable"));
         }
     }
-    assert_eq!(gate.upstream.taken().len(), 0);
+    assert_eq!(rig.upstream.taken().len(), 0);
 }
 through_every_proxy!(without_tollgate_nothing_passes);

@@ -4,8 +4,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::gate::{Gate, Kind, POLICY, replace};
+use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::{Answer, Reply, Server};
+use crate::rig::replace_once;
 
 /// An upstream that shows the headers it got, and knows no path it would not answer.
 fn mirror() -> Server {
@@ -16,14 +17,14 @@ fn mirror() -> Server {
     })
 }
 
-fn gate(kind: Kind, edit: impl FnOnce(String) -> String) -> Gate {
-    Gate::build(kind, POLICY, Some(mirror().port), edit)
+fn rig(kind: Kind, edit: impl FnOnce(String) -> String) -> ProxyRig {
+    ProxyRig::build(kind, POLICY, Some(mirror().port), edit)
 }
 
 /// Exit code and report.
-fn doctor(gate: &Gate, more: &[&str]) -> (Option<i32>, Value) {
-    let url = format!("http://127.0.0.1:{}", gate.port);
-    let token = gate.token();
+fn doctor(rig: &ProxyRig, more: &[&str]) -> (Option<i32>, Value) {
+    let url = format!("http://127.0.0.1:{}", rig.port);
+    let token = rig.token();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args([
         "doctor",
@@ -56,8 +57,8 @@ fn with(report: &Value, verdict: &str) -> Vec<String> {
 }
 
 fn a_shipped_configuration_is_sound(kind: Kind) {
-    let gate = gate(kind, |config| config);
-    let (code, report) = doctor(&gate, &["--body-limit", "16MiB"]);
+    let rig = rig(kind, |config| config);
+    let (code, report) = doctor(&rig, &["--body-limit", "16MiB"]);
     assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
     assert_eq!(with(&report, "skipped"), [""; 0], "{report:#}");
     assert!(with(&report, "ok").len() >= 11, "{report:#}");
@@ -103,7 +104,7 @@ fn mistakes_are_found() {
             "a prefix goes around Tollgate",
             Kind::Nginx,
             Box::new(|config| {
-                replace(
+                replace_once(
                     config,
                     "location / {",
                     "location ~ models$ { proxy_pass http://inference; }\n        location / {",
@@ -116,7 +117,7 @@ fn mistakes_are_found() {
             "only known paths are checked",
             Kind::Nginx,
             Box::new(|config| {
-                replace(
+                replace_once(
                     config,
                     "location / {",
                     "location / { proxy_pass http://inference; }\n        location /v1/ {",
@@ -129,9 +130,9 @@ fn mistakes_are_found() {
             "a public prefix is matched before the path is normalised",
             Kind::EnvoyHttp,
             Box::new(|config| {
-                let config = replace(config, "normalize_path: true", "normalize_path: false");
+                let config = replace_once(config, "normalize_path: true", "normalize_path: false");
                 let open = "- match: { prefix: /health }\n                          route: { cluster: inference }\n                          typed_per_filter_config:\n                            envoy.filters.http.ext_authz:\n                              \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute\n                              disabled: true\n                        - match: { prefix: / }";
-                replace(config, "- match: { prefix: / }", open)
+                replace_once(config, "- match: { prefix: / }", open)
             }),
             "leak",
             "no_path_shadows_a_protected_one",
@@ -140,17 +141,17 @@ fn mistakes_are_found() {
             "forged identity is neither removed nor overwritten",
             Kind::EnvoyHttp,
             Box::new(|config| {
-                let config = replace(
+                let config = replace_once(
                     config,
                     "key_matcher: { prefix: \"x-tollgate-\", ignore_case: true }",
                     "key_matcher: { prefix: \"x-nobody-sends-this-\" }",
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "patterns: [{ safe_regex: { regex: \".*\" } }]",
                     "patterns: [{ exact: authorization }, { prefix: x-forwarded- }]",
                 );
-                replace(
+                replace_once(
                     config,
                     "headers_with_underscores_action: REJECT_REQUEST",
                     "headers_with_underscores_action: ALLOW",
@@ -163,15 +164,15 @@ fn mistakes_are_found() {
             "bodies have no limit",
             Kind::Nginx,
             Box::new(|config| {
-                replace(config, "client_max_body_size 16m", "client_max_body_size 0")
+                replace_once(config, "client_max_body_size 16m", "client_max_body_size 0")
             }),
             "leak",
             "large_bodies_are_refused",
         ),
     ];
     for (what, kind, edit, verdict, name) in rows {
-        let gate = gate(kind, edit);
-        let (code, report) = doctor(&gate, &["--body-limit", "16MiB", "--post", "/v1/upload"]);
+        let rig = rig(kind, edit);
+        let (code, report) = doctor(&rig, &["--body-limit", "16MiB", "--post", "/v1/upload"]);
         assert!(with(&report, verdict).contains(&name.to_owned()), "{what}: {report:#}");
         assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "{what}");
         let probe = report["probes"]
@@ -186,8 +187,8 @@ fn mistakes_are_found() {
 
 #[test]
 fn what_cannot_be_tried_is_said() {
-    let gate = gate(Kind::Nginx, |config| config);
-    let url = format!("http://127.0.0.1:{}", gate.port);
+    let rig = rig(Kind::Nginx, |config| config);
+    let url = format!("http://127.0.0.1:{}", rig.port);
     let output =
         Command::new(env!("CARGO_BIN_EXE_tollgate")).args(["doctor", &url]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

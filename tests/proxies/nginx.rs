@@ -11,8 +11,9 @@ use std::{
     },
 };
 
-use super::gate::{Gate, Kind, POLICY, replace};
+use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::Request;
+use crate::rig::replace_once;
 
 /// Counts the connections that go through it to a Unix socket.
 fn relay(to: PathBuf) -> (u16, Arc<AtomicUsize>) {
@@ -38,20 +39,20 @@ fn copy(mut from: impl io::Read, mut to: impl io::Write) {
 
 fn connections_are_kept(kind: Kind) {
     let mut opened = None;
-    let gate = Gate::with(kind, POLICY, |config| {
+    let rig = ProxyRig::with(kind, POLICY, |config| {
         let socket =
             config.split_once("server unix:").unwrap().1.split_once(';').unwrap().0.to_owned();
         let (port, count) = relay(PathBuf::from(&socket));
         opened = Some(count);
-        replace(config, &format!("server unix:{socket}"), &format!("server 127.0.0.1:{port}"))
+        replace_once(config, &format!("server unix:{socket}"), &format!("server 127.0.0.1:{port}"))
     });
-    let token = gate.token();
+    let token = rig.token();
     let opened = opened.unwrap();
     for _ in 0..20 {
-        assert_eq!(gate.send(&Request::get("/v1/models").bearer(&token)).status, 200);
+        assert_eq!(rig.send(&Request::get("/v1/models").bearer(&token)).status, 200);
         // A denial keeps the connection as well, and so does a request with a body.
-        assert_eq!(gate.send(&Request::get("/nowhere").bearer(&token)).status, 403);
-        assert_eq!(gate.send(&Request::post("/v1/upload", "{}").bearer(&token)).status, 200);
+        assert_eq!(rig.send(&Request::get("/nowhere").bearer(&token)).status, 403);
+        assert_eq!(rig.send(&Request::post("/v1/upload", "{}").bearer(&token)).status, 200);
     }
     assert!(
         opened.load(Ordering::SeqCst) <= 2,
@@ -74,23 +75,19 @@ fn njs_keeps_its_connections_to_tollgate() {
 #[test]
 fn an_internal_redirect_is_judged_by_the_client_s_path() {
     for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
-        let gate = Gate::with(kind, POLICY, |config| {
+        let rig = ProxyRig::with(kind, POLICY, |config| {
             let more = "location /alias/ { rewrite ^/alias/(.*)$ /$1 last; }\n\
                         location /fallback/ { error_page 404 = /v1/models; return 404; }\n\
                         location /try/ { try_files /does-not-exist @moved; }\n\
                         location @moved { rewrite ^ /v1/models last; }\n        location / {";
-            replace(config, "location / {", more)
+            replace_once(config, "location / {", more)
         });
-        let token = gate.token();
+        let token = rig.token();
         for path in ["/alias/v1/models", "/fallback/x", "/try/x"] {
-            assert_eq!(gate.send(&Request::get(path)).status, 403, "{kind:?} {path}");
-            assert_eq!(
-                gate.send(&Request::get(path).bearer(&token)).status,
-                403,
-                "{kind:?} {path}"
-            );
+            assert_eq!(rig.send(&Request::get(path)).status, 403, "{kind:?} {path}");
+            assert_eq!(rig.send(&Request::get(path).bearer(&token)).status, 403, "{kind:?} {path}");
         }
-        assert_eq!(gate.upstream.taken().len(), 0, "{kind:?}");
+        assert_eq!(rig.upstream.taken().len(), 0, "{kind:?}");
     }
 }
 
@@ -98,21 +95,21 @@ fn an_internal_redirect_is_judged_by_the_client_s_path() {
 #[test]
 fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
     for kind in [Kind::Nginx, Kind::Njs] {
-        let gate = Gate::with(kind, POLICY, |config| {
+        let rig = ProxyRig::with(kind, POLICY, |config| {
             let mirror = "location = /mirror { internal; proxy_pass http://inference/copy-of$request_uri; }\n\
                           location / {\n            mirror /mirror;";
-            replace(config, "location / {", mirror)
+            replace_once(config, "location / {", mirror)
         });
-        let token = gate.token();
-        assert_eq!(gate.send(&Request::get("/v1/models")).status, 401, "{kind:?}");
+        let token = rig.token();
+        assert_eq!(rig.send(&Request::get("/v1/models")).status, 401, "{kind:?}");
         assert_eq!(
-            gate.send(&Request::get("/v1/models?allowed").bearer(&token)).status,
+            rig.send(&Request::get("/v1/models?allowed").bearer(&token)).status,
             200,
             "{kind:?}"
         );
         let mut seen = Vec::new();
         crate::rig::until("the copy of the allowed request", || {
-            seen.extend(gate.upstream.taken().into_iter().map(|request| request.path));
+            seen.extend(rig.upstream.taken().into_iter().map(|request| request.path));
             seen.iter().any(|path| path == "/copy-of/v1/models?allowed").then_some(())
         });
         assert!(!seen.iter().any(|path| path.ends_with("/v1/models")), "{kind:?}: {seen:?}");
@@ -122,29 +119,29 @@ fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
 #[test]
 fn the_check_location_is_not_for_clients() {
     for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
-        let gate = Gate::start(kind);
+        let rig = ProxyRig::start(kind);
         for path in ["/_tollgate", "/_tollgate?x", "/%5ftollgate", "//_tollgate", "/x/../_tollgate"]
         {
             let request = Request::get(path)
                 .header("X-Original-URI", "/health")
                 .header("X-Original-Method", "GET")
-                .bearer(&gate.token());
-            let reply = gate.send(&request);
+                .bearer(&rig.token());
+            let reply = rig.send(&request);
             assert!([400, 403, 404].contains(&reply.status), "{kind:?} {path}: {}", reply.status);
         }
-        assert_eq!(gate.upstream.taken().len(), 0);
+        assert_eq!(rig.upstream.taken().len(), 0);
     }
 }
 
 /// A log full of errors would hide the real ones.
 #[test]
 fn denials_are_no_errors_in_nginx_s_log() {
-    let gate = Gate::start(Kind::Nginx);
-    let token = gate.token();
+    let rig = ProxyRig::start(Kind::Nginx);
+    let token = rig.token();
     for path in ["/v1/limited", "/v1/limited", "/v1/limited", "/nowhere", "/v1/mod%2fels"] {
-        gate.send(&Request::get(path).bearer(&token));
+        rig.send(&Request::get(path).bearer(&token));
     }
-    let log = gate.log();
+    let log = rig.log();
     assert!(!log.contains("[error]"), "{log}");
 }
 
@@ -159,8 +156,8 @@ fn an_upstream_s_403_is_not_taken_for_tollgate_s() {
                     .header("content-type", "text/plain"),
             )
         });
-        let gate = Gate::before(kind, upstream.port);
-        let reply = gate.send(&Request::get("/v1/models").bearer(&gate.token()));
+        let rig = ProxyRig::before(kind, upstream.port);
+        let reply = rig.send(&Request::get("/v1/models").bearer(&rig.token()));
         assert_eq!(
             (reply.status, reply.text()),
             (403, "the upstream says no".to_owned()),

@@ -1,6 +1,6 @@
 //! Paths: no spelling of a target opens what its plain spelling would not, whatever the proxy and the upstream make of it.
 
-use super::gate::{Gate, Kind};
+use super::proxy_rig::{Kind, ProxyRig};
 use crate::rig::http::{Request, exchange};
 
 /// Whether some server reads this path as public: nothing decoded, decoded once, decoded twice; dot segments resolved or not.
@@ -94,12 +94,12 @@ const TRICKS: [&str; 42] = [
 ];
 
 fn no_spelling_opens_a_path(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     for path in TRICKS {
         for method in ["GET", "HEAD", "POST"] {
             let status =
-                Request::new(method, path).try_send(gate.port).map_or(0, |reply| reply.status);
-            for seen in gate.upstream.taken() {
+                Request::new(method, path).try_send(rig.port).map_or(0, |reply| reply.status);
+            for seen in rig.upstream.taken() {
                 assert!(
                     is_public(&seen.path),
                     "{method} {path} arrived as {}, which some servers read as protected",
@@ -117,15 +117,15 @@ through_every_proxy!(no_spelling_opens_a_path);
 
 /// What was judged is what is forwarded: a model's name in the path, encoded or not.
 fn the_judged_path_is_the_forwarded_one(kind: Kind) {
-    let gate = Gate::start(kind);
-    let token = gate.token();
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
     for (path, model) in [
         ("/v1/models/qwen", "qwen"),
         ("/v1/models/qwen?x=/../..", "qwen"),
         ("/v1/models/%71wen", "qwen"),
     ] {
-        let reply = gate.send(&Request::get(path).bearer(&token));
-        for seen in gate.upstream.taken() {
+        let reply = rig.send(&Request::get(path).bearer(&token));
+        for seen in rig.upstream.taken() {
             assert_eq!(reply.status, 200, "{path}");
             assert_eq!(seen.all("x-tollgate-model"), [model], "{path}");
             assert_eq!(
@@ -135,17 +135,17 @@ fn the_judged_path_is_the_forwarded_one(kind: Kind) {
             );
         }
     }
-    let reply = gate.send(&Request::get("/v1/models/other").bearer(&token));
+    let reply = rig.send(&Request::get("/v1/models/other").bearer(&token));
     assert_eq!(reply.verdict(), (403, "model_forbidden".into()));
 }
 through_every_proxy!(the_judged_path_is_the_forwarded_one);
 
 /// The host that decides is the host the upstream gets; LiteLLM's CVE-2026-49468 is its cousin.
 fn the_judged_host_is_the_forwarded_one(kind: Kind) {
-    let gate = Gate::start(kind);
+    let rig = ProxyRig::start(kind);
     let public = "GET /v1/models HTTP/1.1\r\nHost: status.example.com\r\nConnection: close\r\n\r\n";
-    assert_eq!(exchange(gate.port, public.as_bytes(), true).unwrap().status, 200);
-    gate.upstream.taken();
+    assert_eq!(exchange(rig.port, public.as_bytes(), true).unwrap().status, 200);
+    rig.upstream.taken();
     for text in [
         "GET http://status.example.com/v1/models HTTP/1.1\r\nHost: api.example.com\r\n",
         "GET http://api.example.com/v1/models HTTP/1.1\r\nHost: status.example.com\r\n",
@@ -158,10 +158,9 @@ fn the_judged_host_is_the_forwarded_one(kind: Kind) {
         "GET status.example.com/v1/models HTTP/1.1\r\nHost: api.example.com\r\n",
         "GET http://status.example.com@api.example.com/v1/models HTTP/1.1\r\nHost: api.example.com\r\n",
     ] {
-        let reply =
-            exchange(gate.port, format!("{text}Connection: close\r\n\r\n").as_bytes(), true);
+        let reply = exchange(rig.port, format!("{text}Connection: close\r\n\r\n").as_bytes(), true);
         let status = reply.map_or(0, |reply| reply.status);
-        for seen in gate.upstream.taken() {
+        for seen in rig.upstream.taken() {
             let hosts: Vec<String> =
                 seen.all("host").iter().map(|host| host.to_ascii_lowercase()).collect();
             let plain =

@@ -1,7 +1,8 @@
 //! What is refused before the first check: routes that a listener could never serve. And who is refused before every check.
 
-use super::gate::{POLICY, free_port, tollgate_port};
+use super::proxy_rig::POLICY;
 use crate::rig::{
+    free_port,
     http::Request,
     issuer::Issuer,
     tollgate::{Tollgate, run},
@@ -72,7 +73,7 @@ fn a_check_from_a_stranger_is_refused_and_told_nothing() {
         // Being believed is not a matter of what one says.
         .header("X-Real-IP", "192.0.2.7")
         .header("X-Forwarded-For", "192.0.2.7");
-    let reply = check.send(tollgate_port(&tollgate));
+    let reply = check.send(tollgate.http_port());
     assert_eq!((reply.status, reply.body.len()), (403, 0));
     assert!(
         reply.headers.iter().all(|(name, _)| !name.starts_with("x-tollgate")),
@@ -90,7 +91,7 @@ fn the_listener_speaks_http_1_and_2_and_answers_health_checkers_like_anyone() {
         dir.path(),
         &with("{ address: \"127.0.0.1:0\", dialect: nginx, body: deny }"),
     );
-    let port = tollgate_port(&tollgate);
+    let port = tollgate.http_port();
     // R24, CVE-2026-34457: no path and no user agent is special.
     for path in ["/", "/healthz", "/ping", "/check"] {
         for agent in ["kube-probe/1.34", "GoogleHC/1.0", "ELB-HealthChecker/2.0"] {

@@ -6,6 +6,7 @@ use super::{
     http::{Reply, Request},
     part,
     process::Process,
+    replace_once,
 };
 
 /// The version Tollgate is made for.
@@ -38,7 +39,7 @@ impl Envoy {
     ) -> Self {
         let config = edit(include_str!("../../deploy/envoy/envoy.yaml").to_owned());
         let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
-        Self::run(dir, version, replace(config, UPSTREAM, &upstream))
+        Self::run(dir, version, replace_once(config, UPSTREAM, &upstream))
     }
 
     /// Starts it with `deploy/envoy/models.yaml` in front of the servers of `small` and of `large`.
@@ -52,7 +53,7 @@ impl Envoy {
         let config =
             [(8001, small), (8002, large)].into_iter().fold(config, |config, (shipped, port)| {
                 let address = |port: u16| format!("address: 127.0.0.1, port_value: {port} }}");
-                replace(config, &address(shipped), &address(port))
+                replace_once(config, &address(shipped), &address(port))
             });
         Self::run(dir, CURRENT, config)
     }
@@ -65,9 +66,12 @@ impl Envoy {
         );
         let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
         let free = "address: 127.0.0.1, port_value: 0";
-        let config = replace(replace(config, INGRESS, free), ADMIN, free);
-        let config =
-            if config.contains(TOLLGATE) { replace(config, TOLLGATE, &socket) } else { config };
+        let config = replace_once(replace_once(config, INGRESS, free), ADMIN, free);
+        let config = if config.contains(TOLLGATE) {
+            replace_once(config, TOLLGATE, &socket)
+        } else {
+            config
+        };
 
         // Two of them may share a directory.
         let name = (1..)
@@ -112,25 +116,19 @@ impl Envoy {
     }
 }
 
-/// Replaces what stands in the file exactly once.
-pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
-    assert_eq!(config.matches(old).count(), 1, "the file should have `{old}` exactly once");
-    config.replace(old, new)
-}
-
 /// The failure policy of the proxy: a failed check lets the request through.
 pub(crate) fn failure_mode_allow(config: String) -> String {
-    replace(config, "failure_mode_allow: false", "failure_mode_allow: true")
+    replace_once(config, "failure_mode_allow: false", "failure_mode_allow: true")
 }
 
 /// Without the settings that keep identity headers from ever reaching Tollgate.
 pub(crate) fn careless(config: String) -> String {
-    let config = replace(
+    let config = replace_once(
         config,
         "headers_with_underscores_action: REJECT_REQUEST",
         "headers_with_underscores_action: ALLOW",
     );
-    replace(
+    replace_once(
         config,
         "key_matcher: { prefix: \"x-tollgate-\"",
         "key_matcher: { prefix: \"x-nobody-sends-this-\"",

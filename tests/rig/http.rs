@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -215,23 +215,24 @@ fn body(
     Some(body)
 }
 
-/// A server on loopback that answers with what a function says.
+/// A server on loopback whose answers come from a function.
 pub(crate) struct Server {
     pub(crate) port: u16,
 }
 
-/// What a handler has to say.
+/// The answer of a handler.
 pub(crate) enum Answer {
     /// A whole response.
     Whole(Reply),
-    /// Server-sent events, one after the other with a pause between them.
-    Events(Vec<String>, Duration),
-    /// Nothing at all, until the peer gives up.
+    /// Server-sent events: each is sent when it is received here, and the response ends when the
+    /// sender is dropped.
+    Events(mpsc::Receiver<String>),
+    /// No response: the connection stays open until the peer closes it.
     Silence,
 }
 
 impl Server {
-    /// Serves until the process ends; nothing of it outlives that.
+    /// Serves until the process ends.
     pub(crate) fn start(handler: impl Fn(Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -270,13 +271,12 @@ fn serve(stream: &TcpStream, handler: &dyn Fn(Request) -> Answer) -> Option<()> 
                 text.push_str("\r\n");
                 writer.write_all(&[text.as_bytes(), &reply.body].concat()).ok()?;
             }
-            Answer::Events(events, pause) => {
+            Answer::Events(events) => {
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
                 writer.write_all(head.as_bytes()).ok()?;
                 for event in events {
                     let data = format!("data: {event}\n\n");
                     writer.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).ok()?;
-                    std::thread::sleep(pause);
                 }
                 writer.write_all(b"0\r\n\r\n").ok()?;
             }

@@ -50,6 +50,15 @@ impl Tollgate {
         Self { process, ops, admin, config: path }
     }
 
+    /// The port of its only HTTP listener.
+    pub(crate) fn http_port(&self) -> u16 {
+        let log = self.process.err();
+        let line = log.lines().find(|line| line.contains("listening")).unwrap();
+        let list = line.split_once("http=").or_else(|| line.split_once("\"http\":")).unwrap().1;
+        let digits = list.split_once("127.0.0.1:").unwrap().1;
+        digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    }
+
     pub(crate) fn ready(&self) -> Reply {
         Request::get("/readyz").send(self.ops)
     }

@@ -1,16 +1,13 @@
-//! The inference server's place: answers everything, and tells what reached it.
+//! A server in the place of the inference server: it answers every request and records it.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, mpsc};
 
 use super::http::{Answer, Reply, Request, Server};
 
 /// The events of a streamed answer.
 pub(crate) const EVENTS: usize = 4;
 
-/// An upstream that records what it gets.
+/// An upstream that records its requests.
 pub(crate) struct Upstream {
     pub(crate) port: u16,
     seen: Arc<Mutex<Vec<Request>>>,
@@ -20,9 +17,11 @@ impl Upstream {
     pub(crate) fn start() -> Self {
         Self::answering(|request| {
             if String::from_utf8_lossy(&request.body).contains("\"stream\":true") {
-                let events =
-                    (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]).collect();
-                return Answer::Events(events, Duration::from_millis(30));
+                let (events, stream) = mpsc::channel();
+                for event in (0..EVENTS).map(|n| n.to_string()).chain(["[DONE]".to_owned()]) {
+                    events.send(event).unwrap();
+                }
+                return Answer::Events(stream);
             }
             Answer::Whole(
                 Reply::new(200, r#"{"ok":true}"#).header("content-type", "application/json"),
@@ -30,7 +29,7 @@ impl Upstream {
         })
     }
 
-    /// In front of a real server: records what it gets, and passes it on.
+    /// Starts one in front of a real server: it records the requests and forwards them.
     pub(crate) fn before(port: u16) -> Self {
         Self::answering(move |request| {
             let framing = ["content-length", "transfer-encoding", "connection"];
@@ -54,12 +53,12 @@ impl Upstream {
         Self { port: server.port, seen }
     }
 
-    /// What arrived since the last look.
+    /// The requests that arrived since the last call.
     pub(crate) fn taken(&self) -> Vec<Request> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 
-    /// The one request that arrived since the last look.
+    /// The one request that arrived since the last call.
     pub(crate) fn only(&self) -> Request {
         let mut taken = self.taken();
         assert_eq!(taken.len(), 1, "{taken:?}");

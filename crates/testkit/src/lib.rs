@@ -1,4 +1,5 @@
-//! Key pairs and signed tokens: the one key maker and token minter of the project.
+//! Key pairs and signed tokens: the one key maker and token minter of the project. And [`wait`],
+//! with which tests wait for a condition.
 //!
 //! Tests, benchmarks, `tollgate token` and policy test cases make their keys and tokens here. The
 //! sidecar verifies tokens with other code (`tollgate-core`), so that a fault of one side shows.
@@ -22,6 +23,7 @@ mod algorithm;
 mod key;
 pub mod pem;
 mod token;
+pub mod wait;
 
 pub use self::{
     algorithm::Algorithm,

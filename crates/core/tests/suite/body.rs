@@ -11,7 +11,7 @@ mod tools;
 use tollgate_core::{denial::Reason, request::RawBody};
 
 use crate::{
-    gate::{Answer, Gate, SECRET, compile},
+    harness::{Answer, Harness, SECRET, compile},
     keys::Signer,
     token::{Members, signed},
 };
@@ -22,14 +22,14 @@ issuers:
 ";
 
 /// A policy of routes, and whatever else is given, with one issuer.
-pub struct Bodies(Gate);
+pub struct Bodies(Harness);
 
 /// What is sent: the scopes of the token, the path, the body; then what must come of it: the reason and OpenAI's `param`.
 pub type Row<'a> = (&'a str, &'a str, &'a str, &'a str, Result<(), (Reason, Option<&'a str>)>);
 
 impl Bodies {
     pub fn new(policy: &str) -> Self {
-        Self(Gate::new(&format!("{ISSUER}{policy}"), &[]))
+        Self(Harness::new(&format!("{ISSUER}{policy}"), &[]))
     }
 
     fn ask(&self, scopes: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {

@@ -14,7 +14,7 @@ mod times;
 
 use std::collections::BTreeMap;
 
-use crate::gate::Table;
+use crate::harness::Table;
 
 fn tables() -> Vec<Table> {
     [

@@ -17,7 +17,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    gate::{SECRET, compile},
+    harness::{SECRET, compile},
     keys::Signer,
     token::{Members, NOW, signed},
 };

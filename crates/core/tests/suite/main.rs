@@ -16,7 +16,7 @@ mod body;
 mod categories;
 mod checklist;
 mod conditions;
-mod gate;
+mod harness;
 mod keys;
 mod lease;
 mod presets;

@@ -12,7 +12,7 @@ use tollgate_core::{
 
 use crate::{
     body::{Bodies, verdict},
-    gate::{SECRET, compile},
+    harness::{SECRET, compile},
     keys::Signer,
     token::{Members, NOW, signed},
 };

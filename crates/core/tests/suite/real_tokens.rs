@@ -4,7 +4,7 @@
 use tollgate_core::{identity::Principal, revocation::sha256};
 
 use crate::{
-    gate::Gate,
+    harness::Harness,
     keys::{KEYS, Signer, jwk_members},
     token::{NOW, signed},
 };
@@ -21,13 +21,13 @@ struct Kind {
 }
 
 impl Kind {
-    fn gate(&self) -> Gate {
+    fn harness(&self) -> Harness {
         let jwk =
             [format!(r#"{{"kid":"k1","use":"sig","alg":"RS256",{}}}"#, jwk_members(&KEYS.rsa))];
         let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
         let key_sets: Vec<(&str, &[String])> =
             self.key_set.into_iter().map(|name| (name, &jwk[..])).collect();
-        Gate::new(&format!("issuers:\n  - {}\n{routes}", self.issuer), &key_sets)
+        Harness::new(&format!("issuers:\n  - {}\n{routes}", self.issuer), &key_sets)
     }
 
     fn token(&self) -> String {
@@ -39,7 +39,7 @@ impl Kind {
     }
 
     fn principal(&self) -> std::sync::Arc<Principal> {
-        self.gate().principal(&self.token())
+        self.harness().principal(&self.token())
     }
 }
 

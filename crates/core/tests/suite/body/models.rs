@@ -124,8 +124,8 @@ fn tiers_open_models_and_cap_them() {
             forbidden,
         ),
     ]);
-    let gate = Bodies::new(POLICY);
-    let challenge = gate.json("x", "/plain", r#"{"model":"Qwen/Large"}"#);
+    let harness = Bodies::new(POLICY);
+    let challenge = harness.json("x", "/plain", r#"{"model":"Qwen/Large"}"#);
     assert!(
         challenge
             .header("www-authenticate")

@@ -135,12 +135,12 @@ fn mcp_calls_need_the_scope_of_what_they_call() {
 
 #[test]
 fn mcp_headers_agree_with_the_body() {
-    let gate = Bodies::new(POLICY);
+    let harness = Bodies::new(POLICY);
     let call = r#"{"method":"tools/call","params":{"name":"add"}}"#;
     let ask = |headers: &[(&str, &str)], body: &str| {
         let mut all = vec![("content-type", "application/json")];
         all.extend(headers);
-        verdict(&gate.ask("mcp tool:add tool:rm", "/mcp", &all, body.as_bytes()))
+        verdict(&harness.ask("mcp tool:add tool:rm", "/mcp", &all, body.as_bytes()))
             .map_err(|(reason, _)| reason)
     };
     assert_eq!(ask(&[("mcp-method", "tools/call"), ("mcp-name", "add")], call), Ok(()));
@@ -167,9 +167,9 @@ fn mcp_headers_agree_with_the_body() {
 
 #[test]
 fn challenges_name_the_metadata_and_the_scope() {
-    let gate = Bodies::new(POLICY);
+    let harness = Bodies::new(POLICY);
     let denied =
-        gate.json("mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
+        harness.json("mcp tool:add", "/mcp", r#"{"method":"tools/call","params":{"name":"rm"}}"#);
     let metadata =
         "resource_metadata=\"https://api.example/.well-known/oauth-protected-resource/mcp\"";
     assert_eq!(
@@ -178,7 +178,8 @@ fn challenges_name_the_metadata_and_the_scope() {
             "Bearer realm=\"tollgate\", {metadata}, error=\"insufficient_scope\", error_description=\"the credential may not use this tool\", scope=\"tool:rm\""
         )
     );
-    let nobody = gate.0.ask_with_body("POST", "/mcp", &[], tollgate_core::request::RawBody::None);
+    let nobody =
+        harness.0.ask_with_body("POST", "/mcp", &[], tollgate_core::request::RawBody::None);
     assert_eq!(
         nobody.header("www-authenticate").unwrap(),
         format!("Bearer realm=\"tollgate\", {metadata}, scope=\"mcp\"")

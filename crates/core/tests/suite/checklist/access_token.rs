@@ -4,7 +4,7 @@ use tollgate_core::{denial::Reason, request::RawBody};
 
 use super::shape::encrypted;
 use crate::{
-    gate::{Answer, Gate, Row, Table, raw, row},
+    harness::{Answer, Harness, Row, Table, raw, row},
     keys::{KEYS, Signer, jwk_members},
     token::{Members, NOW, signed},
 };
@@ -56,7 +56,7 @@ fn strict_profile() -> Table {
                   required_claims: [iat, jti, client_id] }";
     let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
     let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
-    let gate = Gate::new(
+    let harness = Harness::new(
         &format!("issuers: [{issuer}]\n{routes}"),
         &[("https://strict.example", &ed[..])],
     );
@@ -84,7 +84,7 @@ fn strict_profile() -> Table {
     for name in ["client_id", "jti", "sub"] {
         rows.push(row("A02", format!("{name} empty"), token(strict().text(name, "")), INVALID));
     }
-    Table { gate, rows }
+    Table { harness, rows }
 }
 
 /// A03: an ID token is for the client (OpenID Connect Core section 2), not for this service.
@@ -301,9 +301,9 @@ fn the_lines_hold() {
 
 #[test]
 fn a05_the_challenge_in_full() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     let challenge = |headers: &[(&str, &[u8])]| {
-        let answer = gate.ask("/v1/chat", headers);
+        let answer = harness.ask("/v1/chat", headers);
         let Answer::Refused { answer: denied, .. } = &answer else { panic!("accepted") };
         let all: Vec<_> =
             denied.headers.iter().filter(|(name, _)| *name == "www-authenticate").collect();
@@ -342,10 +342,10 @@ fn a05_the_challenge_in_full() {
 
 #[test]
 fn a07_a_token_in_another_header_or_in_the_body_is_none() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     let token = token(claims().text("scope", "infer:text"));
     let value = format!("Bearer {token}").into_bytes();
-    assert_eq!(gate.ask("/v1/chat", &[("authorization", &value)]).verdict(), Ok(()));
+    assert_eq!(harness.ask("/v1/chat", &[("authorization", &value)]).verdict(), Ok(()));
     for name in [
         "cookie",
         "proxy-authorization",
@@ -369,7 +369,7 @@ fn a07_a_token_in_another_header_or_in_the_body_is_none() {
             token.clone().into_bytes(),
             format!("access_token={token}").into_bytes(),
         ] {
-            assert_eq!(gate.ask("/v1/chat", &[(name, &value)]).verdict(), MISSING, "{name}");
+            assert_eq!(harness.ask("/v1/chat", &[(name, &value)]).verdict(), MISSING, "{name}");
         }
     }
     for (content_type, body) in [
@@ -378,7 +378,7 @@ fn a07_a_token_in_another_header_or_in_the_body_is_none() {
     ] {
         let headers = [("content-type", content_type.as_bytes())];
         let answer =
-            gate.ask_with_body("POST", "/v1/chat", &headers, RawBody::Whole(body.as_bytes()));
+            harness.ask_with_body("POST", "/v1/chat", &headers, RawBody::Whole(body.as_bytes()));
         assert_eq!(answer.verdict(), MISSING, "{content_type}");
     }
     // The name is compared without case, the scheme as well (RFC 9110 sections 5.1 and 11.1).
@@ -386,7 +386,7 @@ fn a07_a_token_in_another_header_or_in_the_body_is_none() {
         [("Authorization", "Bearer"), ("AUTHORIZATION", "bearer"), ("authorization", "BEARER")]
     {
         assert_eq!(
-            gate.ask("/v1/chat", &[(name, format!("{scheme} {token}").as_bytes())]).verdict(),
+            harness.ask("/v1/chat", &[(name, format!("{scheme} {token}").as_bytes())]).verdict(),
             Ok(()),
             "{name} {scheme}"
         );

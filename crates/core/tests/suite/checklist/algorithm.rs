@@ -7,7 +7,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    gate::{Row, SECRET, Table, compile, row},
+    harness::{Row, SECRET, Table, compile, row},
     keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };

@@ -3,7 +3,7 @@
 use tollgate_core::denial::Reason;
 
 use crate::{
-    gate::{Gate, Row, Table, row},
+    harness::{Harness, Row, Table, row},
     keys::Signer,
     token::{Members, signed},
 };
@@ -145,7 +145,7 @@ fn the_lines_hold() {
 
 #[test]
 fn what_is_accepted_is_what_the_token_says() {
-    let principal = Gate::standard().principal(&token(
+    let principal = Harness::standard().principal(&token(
         claims()
             .text("sub", "auth0|1")
             .text("tenant_id", "acme")

@@ -4,7 +4,7 @@ use tollgate_core::denial::Reason;
 use tollgate_testkit::base64url;
 
 use crate::{
-    gate::{Answer, Gate, Row, Table, row},
+    harness::{Answer, Harness, Row, Table, row},
     keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };
@@ -318,11 +318,11 @@ fn the_lines_hold() {
 
 #[test]
 fn j09_and_j10_an_unknown_kid_is_worth_a_refresh_of_its_own_issuer_and_of_nothing_else() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     let refresh = |header: Members, iss: &str| {
         let header = header.with("jku", "\"https://attacker.example/jwks.json\"");
         let token = signed(Signer::Attacker, header.json(), Members::claims(iss).json());
-        match gate.bearer("/v1/models", &token) {
+        match harness.bearer("/v1/models", &token) {
             Answer::Accepted(_) => panic!("accepted"),
             Answer::Refused { unknown_key, .. } => unknown_key,
         }

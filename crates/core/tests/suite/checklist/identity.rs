@@ -3,7 +3,7 @@
 use tollgate_core::denial::Reason;
 
 use crate::{
-    gate::{Gate, Row, Table, row},
+    harness::{Harness, Row, Table, row},
     keys::{KEYS, Signer, jwk_members},
     token::{Members, signed},
 };
@@ -237,7 +237,7 @@ fn without_issuer() -> Table {
     let named = "{ issuer: https://rsa.example, audiences: [inference-api], algorithms: [RS256], jwks: { file: /k } }";
     let ed = [format!("{{{}}}", jwk_members(&KEYS.ed))];
     let rsa = [format!("{{\"kid\":\"rsa\",{}}}", jwk_members(&KEYS.rsa))];
-    let gate = Gate::new(
+    let harness = Harness::new(
         &format!("issuers: [{issuer}, {named}]\n{ROUTES}"),
         &[("", &ed[..]), ("https://rsa.example", &rsa[..])],
     );
@@ -283,7 +283,7 @@ fn without_issuer() -> Table {
             UNKNOWN_ISSUER,
         ));
     }
-    Table { gate, rows }
+    Table { harness, rows }
 }
 
 /// J12 where the audience stands elsewhere (`audience_claim`), and where several names are ours.
@@ -291,7 +291,7 @@ fn other_audience_claims() -> Table {
     let issuer = "{ issuer: https://cognito.example, audiences: [client-1, client-2], audience_claim: client_id, \
                   algorithms: [EdDSA], jwks: { file: /k } }";
     let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
-    let gate = Gate::new(
+    let harness = Harness::new(
         &format!("issuers: [{issuer}]\n{ROUTES}"),
         &[("https://cognito.example", &ed[..])],
     );
@@ -312,7 +312,7 @@ fn other_audience_claims() -> Table {
             Ok(()),
         ),
     ];
-    Table { gate, rows }
+    Table { harness, rows }
 }
 
 #[test]

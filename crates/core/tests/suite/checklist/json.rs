@@ -3,7 +3,7 @@
 use tollgate_core::denial::Reason;
 
 use crate::{
-    gate::{Row, Table, row},
+    harness::{Row, Table, row},
     keys::Signer,
     token::{Members, signed},
 };

@@ -4,7 +4,7 @@ use tollgate_core::denial::Reason;
 use tollgate_testkit::base64url;
 
 use crate::{
-    gate::{Gate, Table, row},
+    harness::{Harness, Table, row},
     keys::{KEYS, Signer, coordinates, ec_jwk, jwk_members, modulus, rsa_jwk},
     token::{Members, signed},
 };
@@ -37,17 +37,17 @@ pub fn tables() -> Vec<Table> {
                 Ok(()),
             ),
         ];
-        tables.push(Table { gate: gate(&[jwk, good()]), rows });
+        tables.push(Table { harness: harness(&[jwk, good()]), rows });
     }
     for (says, signer, alg, jwk) in good_keys() {
         let rows = vec![row("J07", format!("{says}: {jwk}"), token(signer, alg, "key"), Ok(()))];
-        tables.push(Table { gate: gate(&[jwk]), rows });
+        tables.push(Table { harness: harness(&[jwk]), rows });
     }
     tables
 }
 
-fn gate(keys: &[String]) -> Gate {
-    Gate::new(POLICY, &[("https://a.example", keys)])
+fn harness(keys: &[String]) -> Harness {
+    Harness::new(POLICY, &[("https://a.example", keys)])
 }
 
 fn good() -> String {

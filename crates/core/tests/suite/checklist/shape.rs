@@ -10,7 +10,7 @@ use tollgate_core::denial::Reason;
 use tollgate_testkit::{KeyPair, TokenParts, base64url};
 
 use crate::{
-    gate::{Row, Table, raw, row},
+    harness::{Row, Table, raw, row},
     keys::{KEYS, Signer},
     token::{Members, parts, signed, with_stray_bit},
 };

@@ -4,7 +4,7 @@ use tollgate_core::denial::Reason;
 use tollgate_testkit::{TokenParts, base64url, der_integers, hmac_sha256};
 
 use crate::{
-    gate::{Gate, Row, SECRET, Table, row},
+    harness::{Harness, Row, SECRET, Table, row},
     keys::{KEYS, Signer, modulus},
     token::{Members, NOW, parts, signed},
 };
@@ -298,7 +298,7 @@ fn the_lines_hold() {
 
 #[test]
 fn j22_a_rewritten_signature_is_the_same_token_to_a_revocation() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     let token = signed(
         Signer::Es256,
         Members::header("ES256", "p256").json(),
@@ -311,6 +311,6 @@ fn j22_a_rewritten_signature_is_the_same_token_to_a_revocation() {
     let (r, s) = bytes.split_at(32);
     let rewritten = format!("{header}.{payload}.{}", base64url([r, &negated(s)].concat()));
     assert_ne!(token, rewritten);
-    let (first, second) = (gate.principal(&token), gate.principal(&rewritten));
+    let (first, second) = (harness.principal(&token), harness.principal(&rewritten));
     assert_eq!(first.revocation(), second.revocation());
 }

@@ -3,7 +3,7 @@
 use tollgate_core::denial::Reason;
 
 use crate::{
-    gate::{Gate, Row, Table, compile, row},
+    harness::{Harness, Row, Table, compile, row},
     keys::{KEYS, Signer, jwk_members},
     token::{Members, NOW, signed},
 };
@@ -220,13 +220,13 @@ fn lifetime(iss: &str) -> Vec<Row> {
     ]
 }
 
-fn gate(options: &str) -> Gate {
+fn harness(options: &str) -> Harness {
     let ed = [format!("{{\"kid\":\"ed\",{}}}", jwk_members(&KEYS.ed))];
     let issuer = format!(
         "{{ issuer: https://a.example, audiences: [inference-api], algorithms: [EdDSA], jwks: {{ file: /k }}, {options} }}"
     );
     let routes = "routes: [{ match: { paths: [/v1/models], methods: [GET] }, scopes: [] }]\n";
-    Gate::new(&format!("issuers: [{issuer}]\n{routes}"), &[("https://a.example", &ed[..])])
+    Harness::new(&format!("issuers: [{issuer}]\n{routes}"), &[("https://a.example", &ed[..])])
 }
 
 fn no_leeway() -> Table {
@@ -251,7 +251,7 @@ fn no_leeway() -> Table {
         row("J16", "leeway 0: iat is now", with("iat", at(0)), Ok(())),
         row("J16", "leeway 0: iat is a second from now", with("iat", at(1)), NOT_YET),
     ];
-    Table { gate: gate("leeway: 0s"), rows }
+    Table { harness: harness("leeway: 0s"), rows }
 }
 
 /// A maximum of ten minutes, and tokens without `iat`: their life counts from now.
@@ -275,7 +275,7 @@ fn short_life() -> Table {
             INVALID,
         ),
     ];
-    Table { gate: gate("max_lifetime: 10m, required_claims: []"), rows }
+    Table { harness: harness("max_lifetime: 10m, required_claims: []"), rows }
 }
 
 #[test]

@@ -154,7 +154,7 @@ proptest! {
     fn the_interpreter_says_the_same(expression in truth()) {
         let asked = Asked::new();
         // What is wrong with some of them is told when they are read; what is too deep as well.
-        if crate::gate::compile(&super::policy(&expression)).is_err() {
+        if crate::harness::compile(&super::policy(&expression)).is_err() {
             return Ok(());
         }
         let ours = match asked.of(&expression) {

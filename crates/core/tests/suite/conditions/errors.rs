@@ -1,7 +1,7 @@
 //! What is wrong with an expression is told when the file is read, with its place.
 
 use super::{Asked, ISSUER, policy};
-use crate::gate::compile;
+use crate::harness::compile;
 
 #[test]
 fn what_is_wrong_is_told_with_its_line() {

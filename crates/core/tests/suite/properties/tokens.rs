@@ -4,7 +4,7 @@ use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::cases;
 use crate::{
-    gate::{Answer, Gate, SECRET},
+    harness::{Answer, Harness, SECRET},
     keys::Signer,
     token::{Members, parts, signed},
 };
@@ -32,17 +32,17 @@ fn tokens() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn accepted(gate: &Gate, token: &str) -> bool {
-    gate.bearer("/v1/models", token).verdict().is_ok()
+fn accepted(harness: &Harness, token: &str) -> bool {
+    harness.bearer("/v1/models", token).verdict().is_ok()
 }
 
 const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
 
 #[test]
 fn every_changed_character_is_noticed() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     for (name, token) in tokens() {
-        assert!(accepted(&gate, &token), "{name}");
+        assert!(accepted(&harness, &token), "{name}");
         // All 64 at every place of the quick ones, a few of the others.
         let step = if matches!(name, "EdDSA" | "HS256") { 1 } else { 13 };
         for at in 0..token.len() {
@@ -55,7 +55,7 @@ fn every_changed_character_is_noticed() {
                 let mut changed = token.clone().into_bytes();
                 changed[at] = *with;
                 let changed = String::from_utf8(changed).unwrap();
-                assert!(!accepted(&gate, &changed), "{name}: {:?} at {at}", char::from(*with));
+                assert!(!accepted(&harness, &changed), "{name}: {:?} at {at}", char::from(*with));
             }
         }
     }
@@ -64,7 +64,7 @@ fn every_changed_character_is_noticed() {
 #[test]
 fn every_flipped_bit_of_a_signature_is_noticed() {
     use base64::Engine as _;
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     for (name, token) in tokens() {
         let TokenParts { header, payload, signature } = parts(&token);
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap();
@@ -73,7 +73,7 @@ fn every_flipped_bit_of_a_signature_is_noticed() {
             flipped[bit / 8] ^= 1 << (bit % 8);
             let changed = format!("{header}.{payload}.{}", base64url(flipped));
             assert_eq!(
-                gate.bearer("/v1/models", &changed).verdict(),
+                harness.bearer("/v1/models", &changed).verdict(),
                 Err(tollgate_core::denial::Reason::BadSignature),
                 "{name}: bit {bit}"
             );
@@ -83,19 +83,19 @@ fn every_flipped_bit_of_a_signature_is_noticed() {
 
 #[test]
 fn a_cut_filled_or_mixed_token_is_refused() {
-    let gate = Gate::standard();
+    let harness = Harness::standard();
     let tokens = tokens();
     for (name, token) in &tokens {
         for at in 0..token.len() {
-            assert!(!accepted(&gate, &token[..at]), "{name}: cut at {at}");
-            assert!(!accepted(&gate, &token[at + 1..]), "{name}: without its first {at}");
+            assert!(!accepted(&harness, &token[..at]), "{name}: cut at {at}");
+            assert!(!accepted(&harness, &token[at + 1..]), "{name}: without its first {at}");
             assert!(
-                !accepted(&gate, &format!("{}{}", &token[..at], &token[at + 1..])),
+                !accepted(&harness, &format!("{}{}", &token[..at], &token[at + 1..])),
                 "{name}: without {at}"
             );
             for with in ["A", "_", ".", "="] {
                 assert!(
-                    !accepted(&gate, &format!("{}{with}{}", &token[..at], &token[at..])),
+                    !accepted(&harness, &format!("{}{with}{}", &token[..at], &token[at..])),
                     "{name}: `{with}` at {at}"
                 );
             }
@@ -103,12 +103,12 @@ fn a_cut_filled_or_mixed_token_is_refused() {
                 let mut swapped = token.clone().into_bytes();
                 swapped.swap(at, at - 1);
                 assert!(
-                    !accepted(&gate, std::str::from_utf8(&swapped).unwrap()),
+                    !accepted(&harness, std::str::from_utf8(&swapped).unwrap()),
                     "{name}: {at} and the one before"
                 );
             }
         }
-        assert!(!accepted(&gate, &format!("{token}A")), "{name}: one more");
+        assert!(!accepted(&harness, &format!("{token}A")), "{name}: one more");
     }
     // Header, payload and signature of different tokens: only those that belong together.
     for (a, (_, header)) in tokens.iter().enumerate() {
@@ -122,7 +122,7 @@ fn a_cut_filled_or_mixed_token_is_refused() {
                 );
                 // Two tokens of one issuer have the same claims, and with them the same payload.
                 let whole = a == c && parts(header).payload == parts(payload).payload;
-                assert_eq!(accepted(&gate, &mixed), whole, "{a} {b} {c}");
+                assert_eq!(accepted(&harness, &mixed), whole, "{a} {b} {c}");
             }
         }
     }
@@ -137,14 +137,14 @@ proptest! {
         which in any::<prop::sample::Index>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
     ) {
-        let gate = &*GATE;
+        let harness = &*GATE;
         let (token, principal) = &TOKENS[which.index(TOKENS.len())];
         let mut value = format!("Bearer {token}").into_bytes();
         for (at, byte) in changes {
             let at = at.index(value.len());
             value[at] = byte;
         }
-        if let Answer::Accepted(changed) = gate.ask("/v1/models", &[("authorization", &value)]) {
+        if let Answer::Accepted(changed) = harness.ask("/v1/models", &[("authorization", &value)]) {
             prop_assert_eq!(format!("{:?}", changed), principal.clone());
             prop_assert!(value.ends_with(token.as_bytes()), "only the scheme's case may have changed");
         }
@@ -191,7 +191,7 @@ proptest! {
     }
 }
 
-static GATE: std::sync::LazyLock<Gate> = std::sync::LazyLock::new(Gate::standard);
+static GATE: std::sync::LazyLock<Harness> = std::sync::LazyLock::new(Harness::standard);
 
 /// Each token with its principal.
 static TOKENS: std::sync::LazyLock<Vec<(String, String)>> = std::sync::LazyLock::new(|| {

@@ -1,6 +1,6 @@
 //! What Envoy decides by itself can differ between versions: the same on the oldest one that is supported.
 
-use super::{allow, denials, failure, paths};
+use super::{allow, denials, redis_outage, request_normalization, tollgate_outage};
 use crate::rig::envoy::OLDEST;
 
 #[test]
@@ -15,14 +15,14 @@ fn the_oldest_envoy_passes_the_same_and_nothing_else() {
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_oldest_envoy_reads_requests_the_same_way() {
-    paths::paths(OLDEST);
-    paths::hosts_and_headers(OLDEST);
-    paths::bodies(OLDEST);
+    request_normalization::paths(OLDEST);
+    request_normalization::hosts_and_headers(OLDEST);
+    request_normalization::bodies(OLDEST);
 }
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_oldest_envoy_fails_the_same_way() {
-    failure::store(OLDEST);
-    failure::tollgate(OLDEST);
+    redis_outage::failure_policies(OLDEST);
+    tollgate_outage::failure_policies(OLDEST);
 }

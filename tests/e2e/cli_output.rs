@@ -102,7 +102,7 @@ fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
         (&["explain", "--config", "wrong.yaml", "--path", "/"], "does not start with `/`"),
         (&["presets", "show", "vlm"], "known: vllm"),
         (&["token", "inspect", "@missing.txt"], "cannot read `missing.txt`"),
-        (&["revoke", "list", "--redis", "redis://127.0.0.1:1"], "cannot be asked"),
+        (&["revoke", "list", "--redis", "redis://127.0.0.1:1"], "is not available"),
         (&["doctor", "http://127.0.0.1:1"], "cannot be reached"),
         (&["audit-upstream", "http://127.0.0.1:1", "--preset", "vllm"], "cannot be asked"),
         (&["check-config"], "required arguments were not provided"),

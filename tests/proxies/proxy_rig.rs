@@ -1,24 +1,21 @@
 //! Tollgate and one proxy, with the configuration from `deploy/`, in which only addresses and paths are replaced.
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-    process::Command,
-    sync::atomic::{AtomicU16, Ordering},
-};
+use std::{path::Path, process::Command};
 
 use tempfile::TempDir;
 
 use crate::rig::{
+    free_port,
     http::{Reply, Request},
     issuer::Issuer,
     part,
     process::Process,
+    replace_once,
     tollgate::Tollgate,
     upstream::Upstream,
 };
 
-/// What the proxies are tested with. `${DIR}` is the gate's directory.
+/// What the proxies are tested with. `${DIR}` is the rig's directory.
 pub(crate) const POLICY: &str = r#"
 issuers:
   - issuer: https://auth.example.com
@@ -112,7 +109,7 @@ impl Kind {
 }
 
 /// A proxy that asks a Tollgate, and what they need.
-pub(crate) struct Gate {
+pub(crate) struct ProxyRig {
     // Ended in this order: the proxy first, the directory with the logs last.
     proxy: Process,
     pub(crate) port: u16,
@@ -123,7 +120,7 @@ pub(crate) struct Gate {
     dir: TempDir,
 }
 
-impl Gate {
+impl ProxyRig {
     pub(crate) fn start(kind: Kind) -> Self {
         Self::with(kind, POLICY, |config| config)
     }
@@ -149,7 +146,7 @@ impl Gate {
         issuer.publish(dir.path());
         let upstream = Upstream::start();
         let tollgate = Tollgate::start(dir.path(), &format!("{}{policy}", listen(kind)));
-        let asked = if kind.asks_over_tcp() { tollgate_port(&tollgate) } else { 0 };
+        let asked = if kind.asks_over_tcp() { tollgate.http_port() } else { 0 };
         let port = free_port();
         let parts =
             Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
@@ -187,28 +184,6 @@ fn listen(kind: Kind) -> String {
     )
 }
 
-/// The port of its one HTTP listener.
-pub(crate) fn tollgate_port(tollgate: &Tollgate) -> u16 {
-    let log = tollgate.process.err();
-    let line = log.lines().find(|line| line.contains("listening")).unwrap();
-    let list = line.split_once("http=").or_else(|| line.split_once("\"http\":")).unwrap().1;
-    let digits = list.split_once("127.0.0.1:").unwrap().1;
-    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
-}
-
-/// A port that no outgoing connection can take meanwhile: below the range the system hands out.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let start = u16::try_from(std::process::id() % 9000).unwrap();
-        let port = 18_000 + start.wrapping_add(step) % 12_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 struct Parts<'a> {
     dir: &'a Path,
     port: u16,
@@ -235,21 +210,22 @@ impl Parts<'_> {
             Kind::Nginx | Kind::NewNginx | Kind::Njs => {
                 let name =
                     if kind == Kind::Njs { "nginx/njs.conf" } else { "nginx/auth_request.conf" };
-                let mut config = replace(read(name), "0.0.0.0:8080;", &format!("{listen};"));
-                config = replace(
+                let mut config = replace_once(read(name), "0.0.0.0:8080;", &format!("{listen};"));
+                config = replace_once(
                     config,
                     "server unix:/run/tollgate/nginx.sock",
                     &format!("server {socket}"),
                 );
-                config = replace(config, "server 127.0.0.1:8000", &format!("server {upstream}"));
-                config = replace(
+                config =
+                    replace_once(config, "server 127.0.0.1:8000", &format!("server {upstream}"));
+                config = replace_once(
                     config,
                     "pid /run/nginx-tollgate.pid",
                     &format!("pid {here}/nginx.pid"),
                 );
-                config = replace(config, "worker_processes auto", "worker_processes 1");
+                config = replace_once(config, "worker_processes auto", "worker_processes 1");
                 if kind == Kind::Njs {
-                    config = replace(
+                    config = replace_once(
                         config,
                         "js_path /etc/nginx/tollgate",
                         &format!("js_path {}/nginx", shipped.display()),
@@ -262,8 +238,10 @@ impl Parts<'_> {
                     "http {{\n    access_log {here}/access.log;\n    {}",
                     temporary.join(" ")
                 );
-                let path =
-                    write("nginx.conf", edit(replace(config, "\nhttp {", &format!("\n{http}"))));
+                let path = write(
+                    "nginx.conf",
+                    edit(replace_once(config, "\nhttp {", &format!("\n{http}"))),
+                );
                 command = Command::new(if kind == Kind::Nginx {
                     part("nginx", "nginx")
                 } else {
@@ -276,23 +254,23 @@ impl Parts<'_> {
                     .arg(path);
             }
             Kind::Traefik => {
-                let config = replace(
+                let config = replace_once(
                     read("traefik/tollgate.yaml"),
                     "\"http://127.0.0.1:9001/check\"",
                     &format!("\"{url}\""),
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "{ url: \"http://127.0.0.1:8000\" }",
                     &format!("{{ url: \"http://{upstream}\" }}"),
                 );
                 let routes = write("traefik-routes.yaml", edit(config));
-                let config = replace(
+                let config = replace_once(
                     read("traefik/traefik.yaml"),
                     "\"0.0.0.0:8080\"",
                     &format!("\"{listen}\""),
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "filename: /etc/traefik/tollgate.yaml",
                     &format!("filename: {}", routes.display()),
@@ -301,17 +279,17 @@ impl Parts<'_> {
                 command.arg(format!("--configfile={}", write("traefik.yaml", config).display()));
             }
             Kind::Caddy => {
-                let config = replace(
+                let config = replace_once(
                     read("caddy/Caddyfile"),
                     "http://:8080 {",
                     &format!("http://:{port} {{\n\tbind 127.0.0.1"),
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "forward_auth unix//run/tollgate/caddy.sock",
                     &format!("forward_auth unix/{here}/http.sock"),
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "reverse_proxy 127.0.0.1:8000",
                     &format!("reverse_proxy {upstream}"),
@@ -323,20 +301,23 @@ impl Parts<'_> {
                 command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
             }
             Kind::Haproxy => {
-                let config = replace(
+                let config = replace_once(
                     read("haproxy/haproxy.cfg"),
                     "bind 0.0.0.0:8080",
                     &format!("bind {listen}"),
                 );
-                let config =
-                    replace(config, "str(http://127.0.0.1:9001/check)", &format!("str({url})"));
-                let config = replace(
+                let config = replace_once(
+                    config,
+                    "str(http://127.0.0.1:9001/check)",
+                    &format!("str({url})"),
+                );
+                let config = replace_once(
                     config,
                     "server inference 127.0.0.1:8000",
                     &format!("server inference {upstream}"),
                 );
                 let lua = shipped.join("haproxy/tollgate.lua");
-                let config = replace(
+                let config = replace_once(
                     config,
                     "lua-load /etc/haproxy/tollgate.lua",
                     &format!("lua-load {}", lua.display()),
@@ -346,18 +327,19 @@ impl Parts<'_> {
             }
             Kind::EnvoyHttp => {
                 let address = |port: u16| format!("address: 127.0.0.1, port_value: {port}");
-                let config = replace(
+                let config = replace_once(
                     read("envoy/envoy-http.yaml"),
                     "address: 0.0.0.0, port_value: 8080",
                     &address(port),
                 );
-                let config = replace(config, "address: 127.0.0.1, port_value: 9901", &address(0));
-                let config = replace(
+                let config =
+                    replace_once(config, "address: 127.0.0.1, port_value: 9901", &address(0));
+                let config = replace_once(
                     config,
                     "address: 127.0.0.1, port_value: 8000",
                     &address(self.upstream),
                 );
-                let config = replace(
+                let config = replace_once(
                     config,
                     "path: /run/tollgate/envoy.sock",
                     &format!("path: \"{here}/http.sock\""),
@@ -375,13 +357,4 @@ impl Parts<'_> {
         }
         Process::start(dir, "proxy", &mut command)
     }
-}
-
-/// Replaces what stands in a shipped file, outside of comments, exactly once.
-pub(crate) fn replace(config: String, old: &str, new: &str) -> String {
-    let uncommented = |line: &&str| !line.trim_start().starts_with('#');
-    let count =
-        config.split_inclusive('\n').filter(uncommented).collect::<String>().matches(old).count();
-    assert_eq!(count, 1, "the shipped file should have `{old}` exactly once");
-    config.replace(old, new)
 }

@@ -50,7 +50,7 @@ routes:
 ";
 
 /// A policy and its keys, and the moment of its checks.
-pub struct Gate {
+pub struct Harness {
     snapshot: Snapshot,
     now: u64,
 }
@@ -70,8 +70,8 @@ pub enum Answer {
     },
 }
 
-impl Gate {
-    /// The gate of most rows.
+impl Harness {
+    /// The harness of most rows.
     pub fn standard() -> Self {
         let keys = &*KEYS;
         Self::new(
@@ -110,7 +110,7 @@ impl Gate {
         )
     }
 
-    /// A gate of its own: a policy in YAML, and for each issuer with a key set its JWKs.
+    /// A harness of its own: a policy in YAML, and for each issuer with a key set its JWKs.
     pub fn new(policy: &str, key_sets: &[(&str, &[String])]) -> Self {
         let policy = Arc::new(compile(policy).unwrap());
         let key_sets: HashMap<&str, &[String]> = key_sets.iter().copied().collect();
@@ -133,7 +133,7 @@ impl Gate {
         Self { snapshot: Snapshot { policy, keys, upstream_keys: Vec::new() }, now: NOW }
     }
 
-    /// The same gate, so many seconds later.
+    /// The same harness, so many seconds later.
     pub fn later(&self, seconds: u64) -> Self {
         Self { snapshot: self.snapshot.clone(), now: self.now + seconds }
     }
@@ -280,18 +280,18 @@ impl Row {
     }
 }
 
-/// Rows and the gate they are asked of.
+/// Rows and the harness they are asked of.
 pub struct Table {
-    /// The gate.
-    pub gate: Gate,
+    /// The harness.
+    pub harness: Harness,
     /// The rows.
     pub rows: Vec<Row>,
 }
 
 impl Table {
-    /// Rows for the standard gate.
+    /// Rows for the standard harness.
     pub fn standard(rows: Vec<Row>) -> Self {
-        Self { gate: Gate::standard(), rows }
+        Self { harness: Harness::standard(), rows }
     }
 
     /// Asks every row, and names all that came out otherwise.
@@ -307,7 +307,7 @@ impl Table {
     }
 
     fn wrong(&self, row: &Row) -> Option<String> {
-        let ask = || self.gate.ask(&row.path, &[("authorization", &row.authorization)]);
+        let ask = || self.harness.ask(&row.path, &[("authorization", &row.authorization)]);
         let answer = ask();
         let complaint = if answer.verdict() != row.expected {
             format!("expected {:?}, came to {:?}", row.expected, answer.verdict())

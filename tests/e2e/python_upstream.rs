@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::paths::PATHS;
+use super::request_normalization::PATHS;
 use crate::rig::{
     envoy::{CURRENT, Envoy, careless},
     http::{Reply, Request, exchange},

@@ -1,4 +1,4 @@
-//! `docs/presets.md` is made from the presets. `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::page` writes it.
+//! `docs/presets.md` is made from the presets. `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::docs_page` writes it.
 
 use std::fmt::Write as _;
 
@@ -74,6 +74,6 @@ fn the_page_is_what_the_presets_say() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == page(),
-        "docs/presets.md is not what the presets say; run `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::page`"
+        "docs/presets.md is not what the presets say; run `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::docs_page`"
     );
 }
