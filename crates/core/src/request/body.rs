@@ -4,6 +4,7 @@ mod content;
 mod facts;
 mod form;
 mod json;
+pub mod members;
 mod plan;
 mod scan;
 

@@ -5,6 +5,7 @@
 //! for everybody, and `infer:alias` is a second way to what another route does.
 
 mod expand;
+pub mod members;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
