@@ -20,7 +20,6 @@ use std::{
 use http::HeaderMap;
 use tollgate_core::{
     admission::Outage,
-    check::Step,
     decision::{Decision, Outcome},
     request::{Headers, RawRequest},
     text::hex_128,
@@ -185,9 +184,9 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
-    /// What to tell of each step, if the check is traced.
-    pub fn steps(&mut self) -> Option<impl FnMut(Step)> {
-        self.trace.as_mut().map(|trace| |step| trace.passed(step))
+    /// The span of this check, if it is traced.
+    pub(crate) fn trace_in_progress(&mut self) -> Option<&mut Trace> {
+        self.trace.as_deref_mut()
     }
 
     /// Notes that a store elsewhere is being asked.

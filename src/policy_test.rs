@@ -15,7 +15,7 @@ mod values;
 
 use tollgate_core::{
     admission::Outage,
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     decision::Outcome,
     revocation::Target,
     snapshot::Snapshot,
@@ -80,9 +80,11 @@ pub enum Revoked {
 impl Case {
     /// Asks the core: first what came before, then the case itself.
     pub fn decide(&self, snapshot: &Snapshot) -> Outcome {
-        match prepare(snapshot, self.request.raw(), self.now) {
-            Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => self.store(snapshot).conclude(pending, self.now, self.outage),
+        match prepare(snapshot, self.request.raw(), self.now, &mut NoHooks) {
+            Prepared::Decided(outcome) => outcome,
+            Prepared::Pending(pending) => {
+                self.store(snapshot).conclude(pending, self.now, self.outage)
+            }
         }
     }
 
@@ -91,7 +93,8 @@ impl Case {
         let mut ledger = Ledger::new(&self.revoked);
         for earlier in &self.earlier {
             for _ in 0..earlier.times {
-                if let Prepared::Ask(pending) = prepare(snapshot, earlier.request.raw(), earlier.at)
+                if let Prepared::Pending(pending) =
+                    prepare(snapshot, earlier.request.raw(), earlier.at, &mut NoHooks)
                 {
                     // That it was counted is what matters here, not its answer.
                     drop(ledger.conclude(pending, earlier.at, None));

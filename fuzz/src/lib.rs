@@ -10,7 +10,7 @@ use tollgate_core::{
     config::{Document, Errors},
     credential::jwt::{issuer::KeySource, key_set::KeySet},
     policy::{Policy, PolicyConfig},
-    request::{Headers, RawBody, RawRequest},
+    request::{Body, Headers, RawBody, RawRequest, Request},
     secret::SecretSource,
     snapshot::Snapshot,
 };
@@ -45,4 +45,10 @@ pub fn post<'a>(content_type: &'a str, body: &'a [u8]) -> RawRequest<'a> {
         address: None,
         body: RawBody::Whole(body),
     }
+}
+
+/// The body of a request whose head can be read.
+pub fn body_of(raw: RawRequest<'_>) -> Option<Body<'_>> {
+    let (head, body) = raw.split();
+    Request::parse(head).ok().map(|request| Body::new(body, &request.headers))
 }

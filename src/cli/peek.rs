@@ -5,12 +5,14 @@ use std::cmp::Ordering;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use tollgate_core::{
+    authenticate,
     credential::{
-        self,
-        jwt::{self, Check, issuer::Issuers},
+        Credential,
+        jwt::{self, issuer::Issuers},
     },
     denial::Reason,
     request::Headers,
+    stage::Check,
     time::Timestamp,
 };
 
@@ -39,15 +41,16 @@ pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
     let value = format!("Bearer {token}");
     let mut headers = Headers::default();
     headers.push("authorization", value.as_bytes());
-    let credential = match credential::extract(&headers) {
-        Ok(credential) => credential,
+    let token_sent = match authenticate::extract(&headers) {
+        Ok(Credential::Jwt(token)) => token,
         Err(denial) => return Some(denial.cause.into_owned()),
     };
-    // Nobody is trusted here, so that a token that can be read at all gets as far as its issuer.
-    let refused = jwt::verify(credential, &Issuers::default(), |_| None, &[], now).err()?;
-    let nobody = refused.check == Check::Issuer && refused.denial.reason == Reason::UnknownIssuer;
+    // No issuer is trusted here, so that a readable token gets as far as the check of its issuer.
+    let rejection = jwt::verify(token_sent, &Issuers::default(), |_| None, &[], now).err()?;
+    let readable =
+        rejection.check == Check::Issuer && rejection.denial.reason == Reason::UnknownIssuer;
     let named = peek(token).is_some_and(|peek| peek.claims.get("iss").is_none_or(Value::is_string));
-    (!nobody || !named).then(|| refused.denial.cause.into_owned())
+    (!readable || !named).then(|| rejection.denial.cause.into_owned())
 }
 
 /// A NumericDate as people read it, with its distance from `now`.

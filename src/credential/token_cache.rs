@@ -1,14 +1,16 @@
-//! Tokens that were verified before: the signature of a token is checked once, not with every request that carries it.
+//! A cache of verified tokens: the signature of a token is checked once, not with every request.
 //!
-//! The cache stands around [`check::verify`] and nothing else. Every rule of a route, and the store with its revocations and
-//! limits, is asked on a hit as on a miss.
+//! The cache is in front of [`authenticate::verify`] and of nothing else. Every rule of a route, the
+//! revocations and the limits apply on a hit as on a miss.
 //!
-//! - A token is known by a keyed hash of all its bytes (`Tags`); the token itself is not kept.
-//! - What is remembered holds for one policy (each has a cache of its own), for the very key set that verified it, and until
-//!   the token expires.
-//! - Tokens that were refused for good are remembered too, for [`REFUSED_FOR`] and in a room of their own, so that a flood of
-//!   bad signatures neither costs a verification each nor pushes good tokens out.
-//! - A burst of one new token verifies it once: the others wait for that one result, which takes microseconds.
+//! - The key of an entry is a keyed hash of all bytes of the token (`Tags`); the token itself is not
+//!   kept.
+//! - An entry is valid for one policy (each policy has its own cache), for the keys that verified the
+//!   token, and until the token expires.
+//! - Tokens that were rejected for good are kept too, for [`REFUSED_FOR`] and in a cache of their own,
+//!   so that a flood of bad signatures neither costs a verification each nor evicts good tokens.
+//! - A burst of one new token verifies it once: the other checks wait for that one result, which
+//!   takes microseconds.
 
 use std::{
     fmt,
@@ -26,12 +28,9 @@ use quick_cache::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
-    check::{self, Verified},
+    authenticate::{self, Verified},
     config::{Errors, Path},
-    credential::{
-        Credential,
-        jwt::{Refused, key_set::KeySet},
-    },
+    credential::{Credential, Rejection},
     identity::Principal,
     snapshot::Snapshot,
     time::{Span, Timestamp},
@@ -98,13 +97,13 @@ impl Lookups {
 
 /// The tokens known under one policy.
 pub struct TokenCache {
-    rooms: Option<Rooms>,
+    caches: Option<Caches>,
     lookups: Arc<Lookups>,
 }
 
-struct Rooms {
+struct Caches {
     good: Cache<Tag, Arc<Principal>, Size>,
-    bad: Cache<Tag, Arc<Bad>, Size>,
+    rejected: Cache<Tag, Arc<Rejected>, Size>,
     tags: Tags,
 }
 
@@ -126,37 +125,21 @@ impl Tags {
     }
 
     fn of(&self, credential: Credential<'_>) -> Tag {
-        self.0.clone().hash128(credential.expose())
+        self.0.clone().hash128(authenticate::cache_key(&credential))
     }
 }
 
-/// A token that was refused for good.
-struct Bad {
-    refused: Refused,
-    /// The issuer, by its index in the policy.
-    issuer: usize,
-    /// The key set that was used: held here, so that its address is no other's.
-    keys: Arc<KeySet>,
+/// A credential that was rejected for good.
+struct Rejected {
+    rejection: Rejection,
     at: Timestamp,
 }
 
-impl Bad {
-    fn new(refused: &Refused, snapshot: &Snapshot, at: Timestamp) -> Option<Self> {
-        let issuer = refused.settled?;
-        Some(Self {
-            refused: refused.clone(),
-            issuer,
-            keys: Arc::clone(snapshot.keys.get(issuer)?.as_ref()?),
-            at,
-        })
-    }
-
-    /// Whether the same question gets the same answer: the issuer's key set is the very one that was used, and the clock has not
-    /// gone back.
-    fn holds(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        let current = snapshot.keys.get(self.issuer).and_then(Option::as_ref);
+impl Rejected {
+    /// Whether the rejection is still recent and final, and the clock has not gone back.
+    fn is_valid_at(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let recent = now.micros().saturating_sub(self.at.micros()) < REFUSED_FOR.micros();
-        self.at <= now && recent && current.is_some_and(|current| Arc::ptr_eq(current, &self.keys))
+        self.at <= now && recent && authenticate::is_settled(snapshot, &self.rejection)
     }
 }
 
@@ -170,11 +153,11 @@ impl Weighter<Tag, Arc<Principal>> for Size {
     }
 }
 
-impl Weighter<Tag, Arc<Bad>> for Size {
-    fn weight(&self, _: &Tag, bad: &Arc<Bad>) -> u64 {
-        let denial = &bad.refused.denial;
+impl Weighter<Tag, Arc<Rejected>> for Size {
+    fn weight(&self, _: &Tag, rejected: &Arc<Rejected>) -> u64 {
+        let denial = &rejected.rejection.denial;
         (OVERHEAD
-            + size_of::<Bad>()
+            + size_of::<Rejected>()
             + denial.cause.len()
             + denial.message.as_deref().map_or(0, str::len)) as u64
     }
@@ -184,94 +167,98 @@ impl TokenCache {
     /// An empty cache. `lookups` counts on from the cache before it.
     pub fn new(config: &TokenCacheConfig, lookups: Arc<Lookups>) -> Self {
         let max = config.max.0 as u64;
-        let rooms = (max > 0).then(|| {
+        let caches = (max > 0).then(|| {
             // A guess that only sizes tables: what bounds the cache is the weight.
             let entries = |bytes: u64| usize::try_from(bytes / 512).unwrap_or(usize::MAX);
-            Rooms {
+            Caches {
                 good: Cache::with_weighter(entries(max), max, Size),
-                bad: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
+                rejected: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
                 tags: Tags::new(),
             }
         });
-        Self { rooms, lookups }
+        Self { caches, lookups }
     }
 
     /// A cache that remembers nothing.
     pub fn off() -> Self {
-        Self { rooms: None, lookups: Arc::default() }
+        Self { caches: None, lookups: Arc::default() }
     }
 
-    /// [`check::verify`], unless the answer is known. `snapshot` is the one this cache belongs to.
+    /// [`authenticate::verify`], unless the answer is known. `snapshot` is the one this cache belongs to.
     ///
     /// # Errors
-    /// As [`check::verify`].
+    /// As [`authenticate::verify`].
     pub fn verify(
         &self,
         snapshot: &Snapshot,
         credential: Credential<'_>,
         now: Timestamp,
     ) -> Verified {
-        let Some(rooms) = &self.rooms else {
-            return check::verify(snapshot, credential, now);
+        let Some(caches) = &self.caches else {
+            return authenticate::verify(snapshot, credential, now);
         };
-        let tag = rooms.tags.of(credential);
-        if let Some(known) = rooms.good.get(&tag).filter(|known| check::holds(snapshot, known, now))
+        let tag = caches.tags.of(credential);
+        if let Some(known) =
+            caches.good.get(&tag).filter(|known| authenticate::is_current(snapshot, known, now))
         {
             self.lookups.hit.fetch_add(1, Relaxed);
             return Ok(known);
         }
-        if let Some(bad) = rooms.bad(tag, snapshot, now) {
+        if let Some(rejection) = caches.rejection(tag, snapshot, now) {
             self.lookups.negative.fetch_add(1, Relaxed);
-            return Err(bad);
+            return Err(rejection);
         }
-        // What no longer holds makes room first: whoever finds it gone is the one who verifies.
-        rooms.good.remove_if(&tag, |known| !check::holds(snapshot, known, now));
-        match rooms.good.get_value_or_guard(&tag, None) {
-            GuardResult::Value(known) if check::holds(snapshot, &known, now) => {
+        // An entry that is not current is removed first: the check that finds it gone verifies.
+        caches.good.remove_if(&tag, |known| !authenticate::is_current(snapshot, known, now));
+        match caches.good.get_value_or_guard(&tag, None) {
+            GuardResult::Value(known) if authenticate::is_current(snapshot, &known, now) => {
                 self.lookups.hit.fetch_add(1, Relaxed);
                 Ok(known)
             }
             GuardResult::Guard(place) => {
-                // Somebody who verified it while this one waited may have refused it.
-                if let Some(bad) = rooms.bad(tag, snapshot, now) {
+                // Another check may have rejected it while this one waited.
+                if let Some(rejection) = caches.rejection(tag, snapshot, now) {
                     self.lookups.negative.fetch_add(1, Relaxed);
-                    return Err(bad);
+                    return Err(rejection);
                 }
                 self.lookups.miss.fetch_add(1, Relaxed);
-                let verified = check::verify(snapshot, credential, now);
+                let verified = authenticate::verify(snapshot, credential, now);
                 match &verified {
                     Ok(principal) => {
-                        // An error says that the place is gone, which costs a verification later and nothing else.
+                        // An error means that the place is gone, which costs a verification later.
                         let _ = place.insert(Arc::clone(principal));
                     }
-                    Err(refused) => {
-                        // Before the place is given up, so that whoever waits for it finds the refusal.
-                        if let Some(bad) = Bad::new(refused, snapshot, now) {
-                            rooms.bad.insert(tag, Arc::new(bad));
+                    Err(rejection) => {
+                        // Before the place is given up, so that a check that waits for it finds
+                        // the rejection.
+                        if rejection.settled.is_some() {
+                            let rejected = Rejected { rejection: rejection.clone(), at: now };
+                            caches.rejected.insert(tag, Arc::new(rejected));
                         }
                     }
                 }
                 verified
             }
-            // Found under other keys a moment ago, by a check with another snapshot.
+            // Verified with other keys a moment ago, by a check with another snapshot.
             GuardResult::Value(_) | GuardResult::Timeout => {
                 self.lookups.miss.fetch_add(1, Relaxed);
-                check::verify(snapshot, credential, now)
+                authenticate::verify(snapshot, credential, now)
             }
         }
     }
 
     /// How many good tokens are remembered, and the bytes that all take.
     pub fn held(&self) -> (u64, u64) {
-        self.rooms.as_ref().map_or((0, 0), |rooms| {
-            (rooms.good.len() as u64, rooms.good.weight() + rooms.bad.weight())
+        self.caches.as_ref().map_or((0, 0), |caches| {
+            (caches.good.len() as u64, caches.good.weight() + caches.rejected.weight())
         })
     }
 }
 
-impl Rooms {
-    fn bad(&self, tag: Tag, snapshot: &Snapshot, now: Timestamp) -> Option<Refused> {
-        self.bad.get(&tag).filter(|bad| bad.holds(snapshot, now)).map(|bad| bad.refused.clone())
+impl Caches {
+    fn rejection(&self, tag: Tag, snapshot: &Snapshot, now: Timestamp) -> Option<Rejection> {
+        let rejected = self.rejected.get(&tag)?;
+        rejected.is_valid_at(snapshot, now).then(|| rejected.rejection.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! One check at the edge: snapshot, [`prepare_with`], one question to the store, [`conclude`](Pending::conclude), the shaped answer,
+//! One check at the edge: snapshot, [`prepare`], one question to the store, [`conclude`](Pending::conclude), the shaped answer,
 //! one record.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -7,7 +7,8 @@ use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tollgate_core::{
     admission::{AdmitResponse, Outage},
-    check::{Pending, Prepared, prepare_watched, prepare_with},
+    authenticate::Verified,
+    check::{CheckHooks, Pending, Prepared, prepare},
     credential::Credential,
     decision::{
         Decision, Failure, Outcome,
@@ -17,12 +18,14 @@ use tollgate_core::{
     request::{Headers, RawBody, RawRequest},
     route::OnOutage,
     snapshot::Snapshot,
+    stage::Stage,
     time::{Span, Timestamp},
 };
 
 use super::live::{Live, State};
 use crate::{
-    observe::{CheckRecord, Observer},
+    credential::token_cache::TokenCache,
+    observe::{CheckRecord, Observer, trace::Trace},
     store::{LocalFallback, Store},
 };
 
@@ -130,8 +133,8 @@ impl Checker {
         let mut record = self.observer.begin((self.clock)());
         let state = self.live.load();
         let pending = match self.prepare(&state, call, read, &mut record) {
-            Prepared::Ask(pending) => pending,
-            Prepared::Done(done) => {
+            Prepared::Pending(pending) => pending,
+            Prepared::Decided(done) => {
                 outcome = done;
                 return self.answer(&outcome, &state, record, encode);
             }
@@ -149,8 +152,7 @@ impl Checker {
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         record.decided(outcome);
-        if let Some(source) =
-            outcome.evidence.unknown_key.and_then(|issuer| state.sources.get(issuer))
+        if let Some(source) = outcome.evidence.refresh.and_then(|issuer| state.sources.get(issuer))
         {
             source.unknown_key();
         }
@@ -167,7 +169,7 @@ impl Checker {
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         record: &mut CheckRecord<'r>,
     ) -> Prepared {
-        let refused = |denial| Prepared::Done(Outcome::refused(denial));
+        let refused = |denial| Prepared::Decided(Outcome::refused(denial));
         let raw = match read() {
             Ok(raw) => raw,
             Err(denial) => {
@@ -188,12 +190,8 @@ impl Checker {
             return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
-        let State { snapshot, tokens, .. } = state;
-        let verify = |token: Credential<'_>| tokens.verify(snapshot, token, now);
-        match record.steps() {
-            None => prepare_with(snapshot, raw, now, verify),
-            Some(passed) => prepare_watched(snapshot, raw, now, verify, passed),
-        }
+        let mut hooks = Hooks { tokens: &state.tokens, trace: record.trace_in_progress() };
+        prepare(&state.snapshot, raw, now, &mut hooks)
     }
 
     /// One round trip at most; none when there is nothing to ask.
@@ -220,6 +218,29 @@ impl Checker {
                 pending.conclude_locally(outage, answers)
             }
             (answers, _, _) => pending.conclude(answers),
+        }
+    }
+}
+
+/// The hooks of a check in the sidecar: verified tokens are cached, and stages are traced.
+struct Hooks<'h> {
+    tokens: &'h TokenCache,
+    trace: Option<&'h mut Trace>,
+}
+
+impl CheckHooks for Hooks<'_> {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        self.tokens.verify(snapshot, credential, now)
+    }
+
+    fn passed(&mut self, stage: Stage) {
+        if let Some(trace) = &mut self.trace {
+            trace.passed(stage);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::AdmitResponse,
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::key_set::KeySet,
     denial::{Denial, Reason},
@@ -129,9 +129,9 @@ limits:
             body: RawBody::None,
         };
         record.asked(&raw);
-        outcome = match prepare(&self.snapshot, raw, NOW) {
-            Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => pending.conclude(answers),
+        outcome = match prepare(&self.snapshot, raw, NOW, &mut NoHooks) {
+            Prepared::Decided(outcome) => outcome,
+            Prepared::Pending(pending) => pending.conclude(answers),
         };
         record.decided(&outcome);
         end(record);

@@ -133,7 +133,7 @@ impl StoreConfig {
     /// Holds the section against itself and against the policy (`None` where that has errors of its own), noting every error.
     pub fn validate(&self, policy: Option<&Policy>, path: &Path, errors: &mut Errors) {
         let uses_local = policy.is_some_and(|policy| policy.uses_local);
-        let foreign = policy.is_some_and(|policy| !policy.foreign.is_empty());
+        let foreign = policy.is_some_and(|policy| !policy.denylists.is_empty());
         match self {
             Self::Memory(config) => {
                 check_buckets(config.max_buckets, &path.key("memory"), errors);

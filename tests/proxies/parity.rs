@@ -11,7 +11,7 @@ use tollgate::{
     policy_test::{Body, Case, Expectation, Observed, Verdict, check},
 };
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     decision::{
         Decision, Outcome,
         answer::{DECISION_ID, IDENTITY, allowed, denied},
@@ -147,9 +147,11 @@ fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> Reply {
     let body = has_body(&asked.config, &asked.parts.method).then_some(&*asked.body);
     let outcome = match decode(&asked.config, &asked.parts, body) {
         Err(denial) => Outcome::refused(denial),
-        Ok(raw) => match prepare(snapshot, raw, case.now) {
-            Prepared::Done(outcome) => outcome,
-            Prepared::Ask(pending) => case.store(snapshot).conclude(pending, case.now, case.outage),
+        Ok(raw) => match prepare(snapshot, raw, case.now, &mut NoHooks) {
+            Prepared::Decided(outcome) => outcome,
+            Prepared::Pending(pending) => {
+                case.store(snapshot).conclude(pending, case.now, case.outage)
+            }
         },
     };
     let id = "decision-1";

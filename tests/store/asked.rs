@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tollgate::store::Store;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::{issuer::KeySource, key_set::KeySet},
     identity::Principal,
@@ -67,9 +67,9 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
         address: None,
         body: RawBody::None,
     };
-    match prepare(&snapshot, raw, Timestamp::from_secs(NOW)) {
-        Prepared::Ask(pending) => pending.principal().cloned().unwrap(),
-        Prepared::Done(outcome) => panic!("{:?}", outcome.decision),
+    match prepare(&snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {
+        Prepared::Pending(pending) => pending.principal().cloned().unwrap(),
+        Prepared::Decided(outcome) => panic!("{:?}", outcome.decision),
     }
 }
 

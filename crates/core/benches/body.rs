@@ -11,12 +11,12 @@
 use std::{fmt::Write, hint::black_box};
 
 use tollgate_core::request::{
-    Headers, RawBody, RawRequest, Request,
+    Body, Headers, RawBody, RawRequest, Request,
     body::{FormPlan, Plan},
 };
 
 /// Makes a body of about so many bytes.
-type Body = fn(usize) -> String;
+type MakeBody = fn(usize) -> String;
 
 const RUNS: usize = 15;
 /// How many bytes one run reads.
@@ -49,11 +49,11 @@ fn tokens(bytes: usize) -> String {
     format!(r#"{{"model":"m","prompt":[{}1]}}"#, "15496,".repeat(bytes / 6))
 }
 
-fn request<'a>(content_type: &'a str, body: &'a [u8]) -> Request<'a> {
+fn body_of<'a>(content_type: &'a str, body: &'a [u8]) -> Body<'a> {
     let mut headers = Headers::default();
     headers.push("content-type", content_type.as_bytes());
     let body = RawBody::Whole(body);
-    Request::parse(RawRequest {
+    let raw = RawRequest {
         method: b"POST",
         scheme: b"https",
         host: b"h",
@@ -61,8 +61,9 @@ fn request<'a>(content_type: &'a str, body: &'a [u8]) -> Request<'a> {
         headers,
         address: None,
         body,
-    })
-    .unwrap()
+    };
+    let (head, body) = raw.split();
+    Body::new(body, &Request::parse(head).unwrap().headers)
 }
 
 /// Nanoseconds this thread has run.
@@ -103,7 +104,7 @@ fn main() {
     everything.tools();
     everything.forbid(&"/priority".parse().unwrap()).unwrap();
     everything.content();
-    let bodies: [(&str, Body, &Plan); 5] = [
+    let bodies: [(&str, MakeBody, &Plan); 5] = [
         ("chat, model", chat, &model),
         ("chat, all rules", chat, &everything),
         ("image, model", image, &model),
@@ -113,8 +114,8 @@ fn main() {
     for (name, body, plan) in bodies {
         for size in [4 << 10, 1 << 20, 32 << 20] {
             let body = body(size);
-            let request = request("application/json", body.as_bytes());
-            measure(name, body.len(), || drop(black_box(request.body.json(plan)).unwrap()));
+            let read = body_of("application/json", body.as_bytes());
+            measure(name, body.len(), || drop(black_box(read.json(plan)).unwrap()));
         }
     }
     let plan = FormPlan { model: Some("model".into()), ..FormPlan::default() };
@@ -123,9 +124,9 @@ fn main() {
             "--b0undary\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{}\r\n--b0undary\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--b0undary--\r\n",
             "\u{1}RIFF\r\n-".repeat(size / 8)
         );
-        let request = request("multipart/form-data; boundary=b0undary", body.as_bytes());
+        let read = body_of("multipart/form-data; boundary=b0undary", body.as_bytes());
         measure("form with a file, model", body.len(), || {
-            drop(black_box(request.body.form(&plan)).unwrap())
+            drop(black_box(read.form(&plan)).unwrap())
         });
     }
 }

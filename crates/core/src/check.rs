@@ -1,151 +1,381 @@
-//! One check, from a raw request to an outcome: [`prepare`], one question to the store, [`Pending::conclude`].
+//! One check, from a raw request to an outcome: [`prepare`], at most one request to the store,
+//! [`Pending::conclude`].
+//!
+//! The order of the stages ([`Stage`]) is the one in which a client learns least: an ambiguous
+//! request is refused before a route is known, a route before a credential is read, a credential
+//! before its scopes, and the body is only read for a principal who may use the route.
 
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    credential::{
-        self, Credential,
-        jwt::{self, Refused},
-    },
+    authenticate::{self, Verified},
+    credential::Credential,
     decision::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome,
         answer::{DECISION_ID, IDENTITY},
     },
     denial::{Denial, Reason, malformed},
+    details::{Details, NormalizedRequest},
     identity::Principal,
-    limit::{LimitStatus, rate::ChargeSubject},
-    permit::{self, Asked, Permit},
-    request::{RawRequest, Request},
+    limit::{Charge, LimitStatus, rate::ChargeSubject},
+    pattern::Captures,
+    permit::{self, Permit, Progress, RequestContext, RoutePermit},
+    request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
+    rule::model::Models,
     snapshot::Snapshot,
+    stage::{Check, Stage},
     time::{Span, Timestamp},
 };
 
-/// What [`prepare`] came to.
+/// The places of a check where its caller takes part.
+pub trait CheckHooks {
+    /// Verifies a credential. A caller that caches results looks there first.
+    ///
+    /// # Errors
+    /// As [`authenticate::verify`].
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        authenticate::verify(snapshot, credential, now)
+    }
+
+    /// Observes that a part of the check is passed. The core has no clock; a caller that measures
+    /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
+    /// credential ([`Check::Claims`]) and [`Stage::Content`].
+    fn passed(&mut self, _stage: Stage) {}
+
+    /// Where details are recorded; by default they are not.
+    fn details(&mut self) -> Option<&mut Details> {
+        None
+    }
+}
+
+/// Hooks of a caller that takes no part.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHooks;
+
+impl CheckHooks for NoHooks {}
+
+/// A check after everything that needs no store.
 #[derive(Debug)]
 pub enum Prepared {
     /// Decided without the store: a denial.
-    Done(Outcome),
-    /// To be decided by the store's answer.
-    Ask(Pending),
+    Decided(Outcome),
+    /// The store decides.
+    Pending(Pending),
 }
 
-/// Who asks, or why nobody knows.
-pub type Verified = Result<Arc<Principal>, Refused>;
-
-/// Who asks? Against the policy and the keys of `snapshot`, at `now`.
-///
-/// # Errors
-/// See [`jwt::verify`].
-pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
-    let policy = &snapshot.policy;
-    jwt::verify(
-        credential,
-        &policy.issuers,
-        |issuer| snapshot.key_set(issuer),
-        &policy.foreign,
-        now,
-    )
+/// A check after everything that needs no body.
+#[derive(Debug)]
+pub enum PreparedHead<'a> {
+    /// The body is not needed.
+    Complete(Prepared),
+    /// The body is needed.
+    NeedsBody(CheckedHead<'a>),
 }
 
-/// Whether [`verify`] would say the same again of the credential of a principal whom it made, under the same policy.
-pub fn holds(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> bool {
-    principal.holds(snapshot.key_set(principal.issuer_index()), now)
+/// A check of which the body is still missing. Dropping it decides nothing and allows nothing.
+#[derive(Debug)]
+pub struct CheckedHead<'a> {
+    request: Request<'a>,
+    captures: Captures,
+    access: Access,
+    models: &'a Models,
+    now: Timestamp,
+    evidence: Evidence,
+}
+
+/// The way in which a request may use its route.
+#[derive(Debug)]
+enum Access {
+    Public(Arc<Route>),
+    Scoped(RoutePermit),
 }
 
 /// A check that waits for the store. Dropping it decides nothing and allows nothing.
 #[derive(Debug)]
 pub struct Pending {
     permit: Permit,
-    demands: AdmitRequest,
+    admit_request: AdmitRequest,
     evidence: Evidence,
 }
 
-/// A step that [`prepare_watched`] has passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The request is read and not ambiguous.
-    Parse,
-    /// A route covers it.
-    Route,
-    /// The credential is good. Not on public routes.
-    Authenticate,
-    /// Its holder may use the route so, the body included.
-    Authorize,
-}
-
-/// Steps 1 to 4: what is asked, which rule covers it, who asks, may they. The order is the one in which a client learns
-/// least: an ambiguous request is refused before a route is known, a route before a credential is looked at, a
-/// credential before its scopes, and the body is only read for somebody who may use the route.
-pub fn prepare(snapshot: &Snapshot, raw: RawRequest<'_>, now: Timestamp) -> Prepared {
-    prepare_with(snapshot, raw, now, |credential| verify(snapshot, credential, now))
-}
-
-/// As [`prepare`], with somebody who may remember what [`verify`] said of a credential.
-pub fn prepare_with(
+/// Prepares a check: everything up to the request to the store.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use tollgate_core::{
+///     admission::AdmitResponse,
+///     check::{NoHooks, Prepared, prepare},
+///     config::{Document, Errors},
+///     decision::Decision,
+///     policy::{Policy, PolicyConfig},
+///     request::{Headers, RawBody, RawRequest},
+///     snapshot::Snapshot,
+///     time::Timestamp,
+/// };
+///
+/// const FILE: &str = "routes: [{ match: { paths: [/health] }, public: true }]";
+/// let document = Document::parse(FILE, &|_| None).unwrap();
+/// let config: PolicyConfig = document.read().unwrap();
+/// let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+/// let snapshot = Snapshot::without_keys(Arc::new(policy));
+///
+/// let raw = RawRequest {
+///     method: b"GET",
+///     scheme: b"https",
+///     host: b"api.example.com",
+///     path: b"/health",
+///     headers: Headers::default(),
+///     address: None,
+///     body: RawBody::None,
+/// };
+/// let now = Timestamp::from_secs(1_800_000_000);
+/// let outcome = match prepare(&snapshot, raw, now, &mut NoHooks) {
+///     Prepared::Decided(outcome) => outcome,
+///     // The route is public and has no limits, so that there is nothing to request.
+///     Prepared::Pending(pending) => {
+///         assert!(pending.admit_request().is_empty());
+///         pending.conclude(Ok(AdmitResponse::Counted(Vec::new())))
+///     }
+/// };
+/// assert!(matches!(outcome.decision, Decision::Allow(_)));
+/// ```
+pub fn prepare(
     snapshot: &Snapshot,
     raw: RawRequest<'_>,
     now: Timestamp,
-    verify: impl FnOnce(Credential<'_>) -> Verified,
+    hooks: &mut impl CheckHooks,
 ) -> Prepared {
-    prepare_watched(snapshot, raw, now, verify, |_| {})
-}
-
-/// As [`prepare_with`], and tells `passed` of each step, for whoever measures: there is no clock here.
-pub fn prepare_watched(
-    snapshot: &Snapshot,
-    raw: RawRequest<'_>,
-    now: Timestamp,
-    verify: impl FnOnce(Credential<'_>) -> Verified,
-    mut passed: impl FnMut(Step),
-) -> Prepared {
-    let mut evidence = Evidence::none(Dialect::of_target(raw.path));
-    match permit(snapshot, raw, now, verify, &mut evidence, &mut passed) {
-        Ok((permit, demands)) => Prepared::Ask(Pending { permit, demands, evidence }),
-        Err(denial) => Prepared::Done(Outcome { decision: Decision::Deny(denial), evidence }),
+    let (head, body) = raw.split();
+    match check_head(snapshot, head, now, hooks) {
+        Ok(head) => head.with_body(body, hooks),
+        Err(outcome) => Prepared::Decided(outcome),
     }
 }
 
-fn permit(
-    snapshot: &Snapshot,
-    raw: RawRequest<'_>,
+/// Prepares a check before the body has arrived. Where the body is not needed, this is the whole
+/// of [`prepare`]; otherwise [`CheckedHead::with_body`] continues with it.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use tollgate_core::{
+///     check::{NoHooks, Prepared, PreparedHead, prepare_head},
+///     config::{Document, Errors},
+///     decision::Decision,
+///     denial::Reason,
+///     policy::{Policy, PolicyConfig},
+///     request::{Headers, RawBody, RawHead},
+///     snapshot::Snapshot,
+///     time::Timestamp,
+/// };
+///
+/// # let header = "eyJhbGciOiJIUzI1NiJ9";
+/// # let claims = "eyJpc3MiOiJpIiwic3ViIjoiYWxpY2UiLCJleHAiOjE4MDAwMDA2MDB9";
+/// # let signature = "RGJEl_ZRmYbBRT87RgWFjBASN-hB-Fd2Ex4Uzw3Rv-E";
+/// const FILE: &str = "
+/// issuers:
+///   - issuer: i
+///     audiences: any
+///     algorithms: [HS256]
+///     secret: 0123456789abcdef0123456789abcdef
+///     required_claims: []
+/// routes:
+///   - { match: { methods: [POST], paths: [/v1/chat] }, scopes: [], model: { from: body } }
+/// ";
+/// let document = Document::parse(FILE, &|_| None).unwrap();
+/// let config: PolicyConfig = document.read().unwrap();
+/// let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+/// let snapshot = Snapshot::without_keys(Arc::new(policy));
+/// # let keys = tollgate_core::credential::jwt::key_set::KeySet::from_secret(
+/// #     &tollgate_core::secret::Secret::new("0123456789abcdef0123456789abcdef"),
+/// #     &snapshot.policy.issuers.list()[0].algorithms,
+/// # );
+/// # let snapshot = Snapshot { keys: vec![Some(Arc::new(keys.unwrap()))], ..snapshot };
+/// # let authorization = format!("Bearer {header}.{claims}.{signature}");
+///
+/// let mut headers = Headers::default();
+/// headers.push("content-type", b"application/json");
+/// headers.push("authorization", authorization.as_bytes());
+/// let head = RawHead {
+///     method: b"POST",
+///     scheme: b"https",
+///     host: b"api.example.com",
+///     path: b"/v1/chat",
+///     headers,
+///     address: None,
+/// };
+/// let now = Timestamp::from_secs(1_800_000_000);
+/// let prepared = match prepare_head(&snapshot, head, now, &mut NoHooks) {
+///     PreparedHead::Complete(prepared) => prepared,
+///     // The headers are good, and the model is in the body: wait for it.
+///     PreparedHead::NeedsBody(head) => {
+///         assert_eq!(head.route().name, "/v1/chat");
+///         head.with_body(RawBody::Whole(b"{\"prompt\":\"hi\"}"), &mut NoHooks)
+///     }
+/// };
+/// let Prepared::Decided(outcome) = prepared else { panic!("the body names no model") };
+/// assert!(matches!(
+///     outcome.decision,
+///     Decision::Deny(denial) if denial.reason == Reason::ModelMissing
+/// ));
+/// ```
+pub fn prepare_head<'a>(
+    snapshot: &'a Snapshot,
+    head: RawHead<'a>,
     now: Timestamp,
-    verify: impl FnOnce(Credential<'_>) -> Verified,
+    hooks: &mut impl CheckHooks,
+) -> PreparedHead<'a> {
+    match check_head(snapshot, head, now, hooks) {
+        Ok(head) if head.route().reads_body() => PreparedHead::NeedsBody(head),
+        Ok(head) => PreparedHead::Complete(head.with_body(RawBody::None, hooks)),
+        Err(outcome) => PreparedHead::Complete(Prepared::Decided(outcome)),
+    }
+}
+
+/// The stages that need no body: request, transport, route, credential, scopes.
+fn check_head<'a>(
+    snapshot: &'a Snapshot,
+    head: RawHead<'a>,
+    now: Timestamp,
+    hooks: &mut impl CheckHooks,
+) -> Result<CheckedHead<'a>, Outcome> {
+    let mut evidence = Evidence::new(Dialect::of_target(head.path));
+    match enter(snapshot, head, now, hooks, &mut evidence) {
+        Ok((request, captures, access)) => {
+            let models = &snapshot.policy.models;
+            Ok(CheckedHead { request, captures, access, models, now, evidence })
+        }
+        Err(denial) => Err(Outcome { decision: Decision::Deny(denial), evidence }),
+    }
+}
+
+fn enter<'a>(
+    snapshot: &'a Snapshot,
+    head: RawHead<'a>,
+    now: Timestamp,
+    hooks: &mut impl CheckHooks,
     evidence: &mut Evidence,
-    passed: &mut impl FnMut(Step),
-) -> Result<(Permit, AdmitRequest), Denial> {
+) -> Result<(Request<'a>, Captures, Access), Denial> {
     let policy = &snapshot.policy;
-    let request = Request::parse(raw)?;
+    let request = Request::parse(head)?;
+    if let Some(details) = hooks.details() {
+        details.request = Some(normalized(&request));
+    }
     evidence.spoofed = request.headers.spoofed().map(Cow::into_owned).collect();
     evidence
         .spoofed
         .extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
-    // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so one that would stay is refused.
+    // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so
+    // one that would stay is refused.
     let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
     if !request.headers.proxy().can_remove
         && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
     {
         return Err(malformed("the request has a header that the proxy cannot take away"));
     }
+    evidence.stage = Stage::Transport;
     if policy.require_https && !request.secure {
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }
-    passed(Step::Parse);
+    hooks.passed(Stage::Transport);
+    evidence.stage = Stage::Route;
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(route));
-    passed(Step::Route);
-    let asked = Asked { request: &request, captures: &captures, now };
-    let permit = if route.public {
-        permit::open(route, asked)?
-    } else {
-        let principal = authenticate(&request, verify, evidence)?;
-        let principal = &*evidence.principal.insert(principal);
-        passed(Step::Authenticate);
-        permit::authorize(route, principal, &policy.models, asked, &mut evidence.model)?
+    hooks.passed(Stage::Route);
+    if route.public {
+        let access = Access::Public(Arc::clone(route));
+        return Ok((request, captures, access));
+    }
+    evidence.stage = Stage::Credential;
+    let credential = authenticate::extract(&request.headers)?;
+    let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
+        evidence.stage = Stage::Verification(rejection.check);
+        evidence.refresh = rejection.refresh;
+        *rejection.denial
+    })?;
+    let principal = &*evidence.principal.insert(principal);
+    hooks.passed(Stage::Verification(Check::Claims));
+    evidence.stage = Stage::Scopes;
+    let permit = permit::check_scopes(route, principal)?;
+    Ok((request, captures, Access::Scoped(permit)))
+}
+
+fn normalized(request: &Request<'_>) -> NormalizedRequest {
+    let path = &request.path;
+    NormalizedRequest {
+        method: request.method.to_owned(),
+        host: request.host.as_str().to_owned(),
+        path: path.raw().to_owned(),
+        decoded_path: path.is_encoded().then(|| path.decoded().to_owned()),
+        secure: request.secure,
+        spoofed: request.headers.spoofed().map(Cow::into_owned).collect(),
+    }
+}
+
+impl CheckedHead<'_> {
+    /// The route that covers the request.
+    pub fn route(&self) -> &Route {
+        match &self.access {
+            Access::Public(route) => route,
+            Access::Scoped(permit) => permit.route(),
+        }
+    }
+
+    /// Continues with the body: model, conditions, content, and what to count by. A route that
+    /// needs no body does not read it.
+    pub fn with_body(self, body: RawBody<'_>, hooks: &mut impl CheckHooks) -> Prepared {
+        let Self { request, captures, access, models, now, mut evidence } = self;
+        let context = RequestContext { request: &request, captures: &captures, now };
+        let body = Body::new(body, &request.headers);
+        match authorize(access, models, context, &body, &mut evidence, hooks) {
+            Ok((permit, admit_request)) => {
+                Prepared::Pending(Pending { permit, admit_request, evidence })
+            }
+            Err(denial) => {
+                Prepared::Decided(Outcome { decision: Decision::Deny(denial), evidence })
+            }
+        }
+    }
+}
+
+fn authorize(
+    access: Access,
+    models: &Models,
+    context: RequestContext<'_>,
+    body: &Body<'_>,
+    evidence: &mut Evidence,
+    hooks: &mut impl CheckHooks,
+) -> Result<(Permit, AdmitRequest), Denial> {
+    let mut progress = Progress {
+        stage: &mut evidence.stage,
+        model: &mut evidence.model,
+        details: hooks.details(),
     };
-    passed(Step::Authorize);
-    let facts = ChargeSubject {
+    let permit = match access {
+        Access::Public(route) => permit::permit_public(route, context, &mut progress)?,
+        Access::Scoped(permit) => permit.authorize(models, context, body, &mut progress)?,
+    };
+    hooks.passed(Stage::Content);
+    evidence.stage = Stage::Limits;
+    let charges = charges(&permit, context.request)?;
+    let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
+    Ok((permit, AdmitRequest { revocation, charges }))
+}
+
+/// One charge for each limit of the route.
+fn charges(permit: &Permit, request: &Request<'_>) -> Result<Vec<Charge>, Denial> {
+    let route = permit.route();
+    let subject = ChargeSubject {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),
         route: &route.name,
@@ -153,31 +383,15 @@ fn permit(
     };
     let mut charges = Vec::with_capacity(route.limits.len());
     for limit in &route.limits {
-        charges.push(limit.charge(&facts)?);
+        charges.push(limit.charge(&subject)?);
     }
-    let demands = AdmitRequest {
-        revocation: permit.principal().map(|principal| Arc::clone(principal.revocation())),
-        charges,
-    };
-    Ok((permit, demands))
-}
-
-fn authenticate(
-    request: &Request<'_>,
-    verify: impl FnOnce(Credential<'_>) -> Verified,
-    evidence: &mut Evidence,
-) -> Result<Arc<Principal>, Denial> {
-    verify(credential::extract(&request.headers)?).map_err(|refused| {
-        evidence.failed_check = Some(refused.check);
-        evidence.unknown_key = refused.unknown_key;
-        *refused.denial
-    })
+    Ok(charges)
 }
 
 impl Pending {
-    /// What to ask the store.
+    /// The request to the store.
     pub fn admit_request(&self) -> &AdmitRequest {
-        &self.demands
+        &self.admit_request
     }
 
     /// The holder of the credential; `None` on a public route.
@@ -190,37 +404,95 @@ impl Pending {
         self.permit.route()
     }
 
-    /// What the route does when the store cannot be asked.
+    /// What the route does in an outage of the store.
     pub fn on_outage(&self) -> OnOutage {
         self.permit.route().on_outage
     }
 
-    /// As [`Pending::conclude`], for a check that was answered locally because the store could not be asked.
+    /// As [`Pending::conclude`], for a check that was counted locally in an outage of the store.
     pub fn conclude_locally(
         mut self,
         outage: Outage,
-        answers: Result<AdmitResponse, Outage>,
+        response: Result<AdmitResponse, Outage>,
     ) -> Outcome {
         self.evidence.outage = Some(outage);
-        self.conclude(answers)
+        self.conclude(response)
     }
 
-    /// Steps 5 and 6: is the credential still good, is there room, and the answer.
-    pub fn conclude(self, answers: Result<AdmitResponse, Outage>) -> Outcome {
-        let Self { permit, demands, mut evidence } = self;
-        let counted = match answers {
-            Ok(AdmitResponse::Counted(verdicts)) if verdicts.len() == demands.charges.len() => {
-                evidence.limits = demands
+    /// Decides with the response of the store: whether the credential is revoked, and whether every
+    /// limit has room.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use tollgate_core::{
+    /// #     check::{NoHooks, Pending, Prepared, prepare},
+    /// #     config::{Document, Errors},
+    /// #     policy::{Policy, PolicyConfig},
+    /// #     request::{Headers, RawBody, RawRequest},
+    /// #     snapshot::Snapshot,
+    /// #     time::Timestamp,
+    /// # };
+    /// use tollgate_core::{
+    ///     admission::{AdmitResponse, Outage},
+    ///     decision::Decision,
+    ///     denial::Reason,
+    ///     limit::Verdict,
+    /// };
+    ///
+    /// # const FILE: &str = "
+    /// # routes: [{ match: { paths: [/health] }, public: true, limits: [all] }]
+    /// # limits: [{ name: all, by: [route], rate: 1/1m }]
+    /// # ";
+    /// # let document = Document::parse(FILE, &|_| None).unwrap();
+    /// # let config: PolicyConfig = document.read().unwrap();
+    /// # let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+    /// # let snapshot = Snapshot::without_keys(Arc::new(policy));
+    /// # let pending = || {
+    /// #     let raw = RawRequest {
+    /// #         method: b"GET",
+    /// #         scheme: b"https",
+    /// #         host: b"api.example.com",
+    /// #         path: b"/health",
+    /// #         headers: Headers::default(),
+    /// #         address: None,
+    /// #         body: RawBody::None,
+    /// #     };
+    /// #     match prepare(&snapshot, raw, Timestamp::from_secs(1), &mut NoHooks) {
+    /// #         Prepared::Pending(pending) => pending,
+    /// #         Prepared::Decided(outcome) => panic!("{:?}", outcome.decision),
+    /// #     }
+    /// # };
+    /// // One limit, and the store has room: the only way to an allowed request.
+    /// let room = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 60_000_000 };
+    /// let outcome = pending().conclude(Ok(AdmitResponse::Counted(vec![room])));
+    /// assert!(matches!(outcome.decision, Decision::Allow(_)));
+    ///
+    /// // No response: the failure policy of the route decides, by default with a denial.
+    /// let outcome = pending().conclude(Err(Outage::Deadline));
+    /// assert!(matches!(
+    ///     outcome.decision,
+    ///     Decision::Deny(denial) if denial.reason == Reason::StoreUnavailable
+    /// ));
+    /// ```
+    pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
+        let Self { permit, admit_request, mut evidence } = self;
+        evidence.stage = Stage::Store;
+        let counted = match response {
+            Ok(AdmitResponse::Counted(verdicts))
+                if verdicts.len() == admit_request.charges.len() =>
+            {
+                evidence.limits = admit_request
                     .charges
                     .into_iter()
                     .zip(verdicts)
                     .map(|(charge, verdict)| LimitStatus::of(charge, verdict))
                     .collect();
-                within(&evidence.limits)
+                check_limits(&evidence.limits)
             }
             Ok(AdmitResponse::Counted(_)) => Err(Decision::Deny(Denial::new(
                 Reason::Internal,
-                "the store answered another question",
+                "the response of the store belongs to another request",
             ))),
             Ok(AdmitResponse::Revoked(by)) => {
                 Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
@@ -239,8 +511,8 @@ impl Pending {
     }
 }
 
-/// Every limit has room; or the denial of the one that takes longest to have it.
-fn within(limits: &[LimitStatus]) -> Result<(), Decision> {
+/// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
+fn check_limits(limits: &[LimitStatus]) -> Result<(), Decision> {
     let Some(worst) = limits
         .iter()
         .filter(|status| !status.verdict.admitted)
@@ -251,13 +523,18 @@ fn within(limits: &[LimitStatus]) -> Result<(), Decision> {
     let denial = Denial::new(Reason::RateLimited, format!("limit `{}` is used up", worst.name));
     Err(Decision::Deny(match worst.retry_after() {
         Some(span) => denial
-            .with_message(format!("rate limit `{}` reached; retry in {}", worst.name, shown(span)))
+            .with_message(format!(
+                "rate limit `{}` reached; retry in {}",
+                worst.name,
+                rounded_up(span)
+            ))
             .with_retry_after(span),
         None => denial.with_message(format!("rate limit `{}` admits no requests", worst.name)),
     }))
 }
 
-fn shown(span: Span) -> String {
+/// A span for a client, rounded up.
+fn rounded_up(span: Span) -> String {
     if span < Span::from_secs(1) {
         format!("{}ms", span.micros().div_ceil(1000))
     } else {
@@ -265,7 +542,7 @@ fn shown(span: Span) -> String {
     }
 }
 
-/// The failure policy, as data. `Local` arrives here when even the local count could not be used.
+/// The failure policy, as data. `Local` gets here where the local count is out as well.
 fn in_outage(policy: OnOutage, outage: Outage) -> Result<(), Decision> {
     let cause = format!("the store cannot be asked ({})", outage.label());
     match policy {

@@ -1,26 +1,28 @@
-//! Who asks? A credential becomes a [`Principal`], or a denial.
-//!
-//! One kind of credential, one file; this one says where a credential is found and what a proven one looks like.
+//! Credentials as clients send them: one variant of [`Credential`] for each kind, one file for
+//! each variant.
 
 pub mod jwt;
+mod rejection;
+#[cfg(test)]
+pub mod test_kind;
 
+pub use self::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason},
     request::Headers,
 };
 
-/// Longest credential that is looked at, in bytes: everything below is bounded by it.
+/// The longest credential that is read, in bytes: all work on a credential is bounded by it.
 pub const MAX_CREDENTIAL: usize = 16 * 1024;
 
-/// A credential as the client sent it. It cannot print.
+/// A credential as the client sent it. It cannot be printed.
 #[derive(Clone, Copy)]
-pub struct Credential<'a>(&'a [u8]);
-
-impl Credential<'_> {
-    /// Its bytes, to be hashed: whatever is kept of a credential is kept as a digest.
-    pub fn expose(&self) -> &[u8] {
-        self.0
-    }
+pub enum Credential<'a> {
+    /// A signed JWT.
+    Jwt(jwt::Token<'a>),
+    /// The kind that only unit tests have.
+    #[cfg(test)]
+    Test(test_kind::Key<'a>),
 }
 
 impl std::fmt::Debug for Credential<'_> {
@@ -29,17 +31,16 @@ impl std::fmt::Debug for Credential<'_> {
     }
 }
 
-/// Finds the one credential of a request: `Authorization: Bearer` (RFC 6750 section 2.1), and nowhere else.
+/// The value of `Authorization: Bearer` (RFC 6750 section 2.1).
 ///
 /// # Errors
-/// `missing_credential` where there is none or one of another scheme; `ambiguous_credential` where there are two, or where
-/// a comma may mean two (CVE-2021-32777); `malformed_token` where it is too long or not text. Its alphabet is the verification's
-/// to check, so that a token that is known needs not be read.
-pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
+/// `missing_credential` where there is none or one of another scheme; `ambiguous_credential` where
+/// there are two, or where a comma may mean two (CVE-2021-32777); `malformed_token` where it is too
+/// long. Verification checks its alphabet, so that a cached token is not read.
+pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
+    let missing = |cause| Err(Denial::new(Reason::MissingCredential, cause));
     let mut values = headers.all("authorization");
-    let Some(value) = values.next() else {
-        return Err(Denial::new(Reason::MissingCredential, "no Authorization header"));
-    };
+    let Some(value) = values.next() else { return missing("no Authorization header") };
     if values.next().is_some() || memchr::memchr(b',', value).is_some() {
         return Err(Denial::new(
             Reason::AmbiguousCredential,
@@ -55,26 +56,17 @@ pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
     let Some((scheme, rest)) =
         value.iter().position(|byte| *byte == b' ').and_then(|space| value.split_at_checked(space))
     else {
-        return Err(Denial::new(
-            Reason::MissingCredential,
-            "the Authorization header has no scheme and token",
-        ));
+        return missing("the Authorization header has no scheme and token");
     };
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Err(Denial::new(
-            Reason::MissingCredential,
-            "the Authorization scheme is not Bearer",
-        ));
+        return missing("the Authorization scheme is not Bearer");
     }
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     let token = rest.get(spaces..).unwrap_or_default();
     if token.is_empty() {
-        return Err(Denial::new(
-            Reason::MissingCredential,
-            "the Authorization header has no token",
-        ));
+        return missing("the Authorization header has no token");
     }
-    Ok(Credential(token))
+    Ok(token)
 }
 
 #[cfg(test)]
@@ -86,8 +78,8 @@ mod tests {
         for value in values {
             headers.push("authorization", value.as_bytes());
         }
-        extract(&headers)
-            .map(|Credential(token)| String::from_utf8(token.to_vec()).unwrap())
+        bearer(&headers)
+            .map(|token| String::from_utf8(token.to_vec()).unwrap())
             .map_err(|denial| denial.reason)
     }
 
@@ -119,6 +111,6 @@ mod tests {
 
     #[test]
     fn a_credential_cannot_print() {
-        assert_eq!(format!("{:?}", Credential(b"secret")), "[credential]");
+        assert_eq!(format!("{:?}", Credential::Jwt(jwt::Token::new(b"secret"))), "[credential]");
     }
 }

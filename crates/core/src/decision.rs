@@ -1,15 +1,18 @@
-//! What a check answers. There is no `Default` here: nothing that was skipped, cancelled or timed out can read as allow.
+//! The result of a check. No type here has a `Default`: a step that was skipped, cancelled or timed
+//! out leaves nothing that reads as allow.
 
 pub mod answer;
 
 use std::sync::Arc;
 
 use crate::{
+    admission::Outage,
     denial::{Denial, Reason},
     identity::Principal,
     limit::LimitStatus,
     permit::Permit,
     route::Route,
+    stage::Stage,
 };
 
 /// The answer to one check.
@@ -17,13 +20,14 @@ use crate::{
 pub enum Decision {
     /// Forward the request, with identity headers set.
     Allow(Grant),
-    /// Refuse the request, with a reason the client sees.
+    /// Refuse the request, with a reason that the client sees.
     Deny(Denial),
-    /// The check itself failed and the route says that the proxy decides (`on_outage: error`).
+    /// The check itself failed, and the route leaves the decision to the proxy
+    /// (`on_outage: error`).
     Fail(Failure),
 }
 
-/// Proof that a request may pass. Only [`crate::check::Pending::conclude`] makes one.
+/// Proof that a request may pass. Only `Pending::conclude` makes one.
 #[derive(Debug)]
 pub struct Grant {
     permit: Permit,
@@ -34,78 +38,81 @@ impl Grant {
         Self { permit }
     }
 
-    /// What was authorized.
+    /// The permit that it rests on.
     pub fn permit(&self) -> &Permit {
         &self.permit
     }
 }
 
-/// Why no decision could be made.
+/// The reason why no decision was possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The reason it would have been denied with.
+    /// The reason of the denial that it replaces.
     pub reason: Reason,
-    /// What happened, for the operator.
+    /// The cause, for the operator.
     pub cause: String,
 }
 
-/// A decision and what is known about how it came to be.
+/// A decision with its evidence.
 #[derive(Debug)]
 pub struct Outcome {
     /// The answer.
     pub decision: Decision,
-    /// What the answer rests on, for the audit line, the metrics and the headers.
+    /// The facts that the answer rests on, for the audit line, the metrics and the headers.
     pub evidence: Evidence,
 }
 
-/// What a check learned on its way.
+/// The facts of a check, recorded while it runs: all that spans, metrics, audit lines and `explain`
+/// report.
 #[derive(Debug)]
 pub struct Evidence {
-    /// The rule that covers the request.
+    /// The stage that decided: the one that refused the request, or the last one.
+    pub stage: Stage,
+    /// The route that covers the request.
     pub route: Option<Arc<Route>>,
-    /// Who asked, once that is proven.
+    /// The holder of the credential, once it is verified.
     pub principal: Option<Arc<Principal>>,
-    /// The model asked for, by its policy name.
+    /// The model of the request, by its policy name.
     pub model: Option<Arc<str>>,
-    /// Where each limit of the route stands.
+    /// The state of each limit of the route.
     pub limits: Vec<LimitStatus>,
-    /// Headers of the client that spell an identity header in another way, or one that no server may get: to be removed.
+    /// Headers of the client to be removed: other spellings of an identity header, and those that
+    /// no server may get.
     pub spoofed: Vec<String>,
-    /// The shape of error bodies this client reads.
+    /// The form of error bodies that the client reads.
     pub dialect: Dialect,
-    /// The check of the token that failed.
-    pub failed_check: Option<crate::credential::jwt::Check>,
-    /// The issuer (its index in the policy) whose key set does not know the token's key: worth a refresh.
-    pub unknown_key: Option<usize>,
-    /// The store could not be asked.
-    pub outage: Option<crate::admission::Outage>,
+    /// The source of keys that does not know the key of the credential, by its index in the policy:
+    /// a refresh may help.
+    pub refresh: Option<usize>,
+    /// The outage of the store.
+    pub outage: Option<Outage>,
 }
 
 impl Evidence {
-    /// Nothing known yet.
-    pub(crate) fn none(dialect: Dialect) -> Self {
+    /// The evidence of a check that begins.
+    pub(crate) fn new(dialect: Dialect) -> Self {
         Self {
+            stage: Stage::Request,
             route: None,
             principal: None,
             model: None,
             limits: Vec::new(),
             spoofed: Vec::new(),
             dialect,
-            failed_check: None,
-            unknown_key: None,
+            refresh: None,
             outage: None,
         }
     }
 }
 
 impl Outcome {
-    /// A denial for what stopped a check before it began: no room, not ready, a panic.
+    /// A denial before the check began: no room, not ready, a panic.
     pub fn refused(denial: Denial) -> Self {
-        Self { decision: Decision::Deny(denial), evidence: Evidence::none(Dialect::OpenAi) }
+        Self { decision: Decision::Deny(denial), evidence: Evidence::new(Dialect::OpenAi) }
     }
 }
 
-/// The shape of an error body.
+/// The form of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `{"error":{"message","type","param","code"}}`
@@ -115,8 +122,8 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of an endpoint, by `:path` as it was sent: a request is answered in its client's dialect even when it is
-    /// refused before anything else of it is read.
+    /// The dialect of an endpoint, by `:path` as it was sent: a request that is refused before
+    /// anything else is read still gets the dialect of its client.
     pub fn of_target(target: &[u8]) -> Self {
         let below = |rest: &[u8]| matches!(rest, [] | [b'/' | b'?' | b'#', ..]);
         let anthropic = target.strip_prefix(b"/v1/messages").is_some_and(below)

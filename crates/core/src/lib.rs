@@ -10,11 +10,13 @@
 )]
 
 pub mod admission;
+pub mod authenticate;
 pub mod check;
 pub mod config;
 pub mod credential;
 pub mod decision;
 pub mod denial;
+pub mod details;
 pub mod identity;
 mod json;
 pub mod limit;
@@ -27,5 +29,6 @@ pub mod route;
 pub mod rule;
 pub mod secret;
 pub mod snapshot;
+pub mod stage;
 pub mod text;
 pub mod time;

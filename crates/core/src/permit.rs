@@ -1,18 +1,21 @@
-//! May they? A principal and a route become a [`Permit`], or a denial.
+//! Authorization: a principal and a route become a [`Permit`], or a denial.
 
 use std::sync::Arc;
 
 use crate::{
     denial::{Denial, Reason},
+    details::{ConditionResult, Details},
     identity::Principal,
     pattern::Captures,
-    request::Request,
+    request::{Body, Request},
     route::Route,
     rule::{condition::Activation, model::Models},
+    stage::Stage,
     time::Timestamp,
 };
 
-/// Proof that a request is covered by a rule and meets it. Made by [`authorize`] and [`open`] only.
+/// Proof that a request is covered by a route and meets its rules. Made by [`permit_public`] and
+/// [`RoutePermit::authorize`] only.
 #[derive(Clone, Debug)]
 pub struct Permit {
     route: Arc<Route>,
@@ -21,12 +24,12 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The rule.
+    /// The route.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    /// Who asks; `None` on a public route.
+    /// The holder of the credential; `None` on a public route.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
     }
@@ -37,69 +40,123 @@ impl Permit {
     }
 }
 
-/// What is asked, and when.
+/// Proof that a principal has the scopes of a route. Made by [`check_scopes`] only.
+#[derive(Clone, Debug)]
+pub struct RoutePermit {
+    route: Arc<Route>,
+    principal: Arc<Principal>,
+}
+
+/// What the rules of a route read, beside the principal and the body.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RequestContext<'a> {
     /// The request.
     pub request: &'a Request<'a>,
-    /// What the captures of its route matched.
+    /// The captures of the route's path.
     pub captures: &'a Captures,
     /// The moment of the check.
     pub now: Timestamp,
 }
 
-/// The permit of a public route, which asks nobody who they are.
+/// What authorization records while it runs: a denial leaves it as far as it came.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// The stage in progress.
+    pub stage: &'a mut Stage,
+    /// The model, as soon as the principal may use it.
+    pub model: &'a mut Option<Arc<str>>,
+    /// The details, where they are requested.
+    pub details: Option<&'a mut Details>,
+}
+
+/// Checks what needs neither credential nor body on a public route: its conditions.
 ///
 /// # Errors
 /// `condition_failed`.
-pub fn open(route: &Arc<Route>, asked: Asked<'_>) -> Result<Permit, Denial> {
+pub fn permit_public(
+    route: Arc<Route>,
+    context: RequestContext<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Permit, Denial> {
     if !route.public {
         return Err(Denial::new(Reason::MissingCredential, "the route is not public"));
     }
-    conditions(route, asked, None, None)?;
-    Ok(Permit { route: Arc::clone(route), principal: None, model: None })
+    check_conditions(&route, context, None, None, progress)?;
+    Ok(Permit { route, principal: None, model: None })
 }
 
-/// Checks scopes, reads what the route needs of the body, then checks the model, the conditions, and the rest of the body. The
-/// model is told as soon as the principal may use it, whatever comes after.
+/// Checks the scopes of the route itself.
 ///
 /// # Errors
-/// `insufficient_scope`, `model_forbidden`, `condition_failed`, `field_forbidden`, `tool_forbidden`, `category_forbidden`, and what
-/// reading the body may find wrong with it.
-pub fn authorize(
-    route: &Arc<Route>,
-    principal: &Arc<Principal>,
-    models: &Models,
-    asked: Asked<'_>,
-    told: &mut Option<Arc<str>>,
-) -> Result<Permit, Denial> {
-    let Asked { request, captures, .. } = asked;
+/// `insufficient_scope`.
+pub fn check_scopes(route: &Arc<Route>, principal: &Arc<Principal>) -> Result<RoutePermit, Denial> {
     route.scopes.check(principal)?;
-    let facts = route.content.read(request)?;
-    let (model, tier) = match &route.model {
-        None => (None, None),
-        Some(rule) => {
-            let chosen = rule.check(principal, models, request, captures, &facts)?;
-            (Some(chosen.name), chosen.caps)
-        }
-    };
-    told.clone_from(&model);
-    conditions(route, asked, Some(principal), model.as_deref())?;
-    route.content.check(principal, tier, request, &facts)?;
-    Ok(Permit { route: Arc::clone(route), principal: Some(Arc::clone(principal)), model })
+    Ok(RoutePermit { route: Arc::clone(route), principal: Arc::clone(principal) })
 }
 
-/// All conditions of the route, in the order of the file.
-fn conditions(
+impl RoutePermit {
+    /// The route.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// Reads what the route needs of the body, then checks the model, the conditions, and the rest
+    /// of the body.
+    ///
+    /// # Errors
+    /// `model_missing`, `model_forbidden`, `condition_failed`, `field_forbidden`,
+    /// `insufficient_scope`, `tool_forbidden`, `category_forbidden`, and what may be wrong with the
+    /// body.
+    pub fn authorize(
+        self,
+        models: &Models,
+        context: RequestContext<'_>,
+        body: &Body<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Permit, Denial> {
+        let Self { route, principal } = self;
+        let RequestContext { request, captures, .. } = context;
+        *progress.stage = Stage::Body;
+        let facts = route.content.read(request.method, body)?;
+        *progress.stage = Stage::Model;
+        let (model, tier) = match &route.model {
+            None => (None, None),
+            Some(rule) => {
+                let chosen = rule.check(&principal, models, request, captures, &facts)?;
+                (Some(chosen.name), chosen.caps)
+            }
+        };
+        progress.model.clone_from(&model);
+        check_conditions(&route, context, Some(&principal), model.as_deref(), progress)?;
+        *progress.stage = Stage::Content;
+        if let Some(details) = &mut progress.details {
+            details.categories = route.content.categories(&request.headers, &facts);
+        }
+        route.content.check(&principal, tier, request, &facts)?;
+        Ok(Permit { route, principal: Some(principal), model })
+    }
+}
+
+/// Checks all conditions of the route, in the order of the file.
+fn check_conditions(
     route: &Route,
-    asked: Asked<'_>,
+    context: RequestContext<'_>,
     principal: Option<&Principal>,
     model: Option<&str>,
+    progress: &mut Progress<'_>,
 ) -> Result<(), Denial> {
+    *progress.stage = Stage::Conditions;
     if route.conditions.is_empty() {
         return Ok(());
     }
-    let Asked { request, captures, now } = asked;
+    let RequestContext { request, captures, now } = context;
     let activation = Activation::new(request, captures, now, principal, model);
+    if let Some(details) = &mut progress.details {
+        let results = route.conditions.iter().map(|condition| ConditionResult {
+            name: condition.name().to_owned(),
+            value: condition.holds(&activation).map_err(|error| error.to_string()),
+        });
+        details.conditions = results.collect();
+    }
     route.conditions.iter().try_for_each(|condition| condition.check(&activation))
 }

@@ -1,4 +1,4 @@
-//! The policy: everything a decision is made from, compiled once and never changed.
+//! The policy: the configuration that decisions are made from, compiled once and never changed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -59,28 +59,48 @@ pub struct Policy {
     pub routes: RouteTable,
     /// The limits, by name.
     pub limits: Vec<Arc<RateLimit>>,
-    /// Blacklists of other services.
-    pub foreign: Vec<ExternalDenylist>,
+    /// The denylists of other services (`revocation.foreign`).
+    pub denylists: Vec<ExternalDenylist>,
     /// Whether plain http is denied.
     pub require_https: bool,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
     /// Names of all routes, for metrics.
     pub route_names: Vec<String>,
-    /// Headers that choose a model or change how a body is read, which no server may get from a client: those of the presets
-    /// in use, taken from every request that passes. Lower case.
+    /// Headers that choose a model or change how a body is read: those of the presets in use. They
+    /// are removed from every request that passes. Lower case.
     pub strip_headers: BTreeSet<String>,
-    /// For each entry of `routes` with a route that reads the body, and so denies every request whose body does not come: its
-    /// place, and the name of the first such route.
+    /// The entries of `routes` with a route that needs the body, and so denies every request without
+    /// it: the place of the entry, and the name of its first such route.
     pub body_routes: Vec<(Path, String)>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
-    /// The place of the first limit that replicas may take ahead of need, if there is one.
+    /// The place of the first limit with a lease.
     pub leased: Option<Path>,
 }
 
 impl Policy {
-    /// Compiles the sections, noting every error. `None` when there were any.
+    /// Compiles the sections and collects every error; `None` where there are any.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate_core::{
+    ///     config::{Document, Errors},
+    ///     policy::{Policy, PolicyConfig},
+    /// };
+    ///
+    /// let file = "
+    /// routes:
+    ///   - { match: { paths: [/health] }, public: true }
+    ///   - { match: { methods: [POST], paths: [/v1/chat/completions] }, scopes: [infer:text] }
+    /// ";
+    /// let document = Document::parse(file, &|_| None).unwrap();
+    /// let config: PolicyConfig = document.read().unwrap();
+    /// let mut errors = Errors::default();
+    /// // The second route needs a credential, and no issuer can verify one.
+    /// assert!(Policy::compile(&config, &mut errors).is_none());
+    /// assert!(!errors.is_empty());
+    /// ```
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
         let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
@@ -98,16 +118,16 @@ impl Policy {
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
         issuers.retain_claims(parts.claims);
-        let foreign =
+        let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
-        check_together(config, &foreign, &root, errors);
+        check_across(config, &denylists, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         errors.is_empty().then(|| Self {
             issuers,
             models,
             routes: compiled.table,
             limits: limits.into_values().collect(),
-            foreign,
+            denylists,
             require_https: config.require_https,
             upstream_keys,
             route_names: compiled.names,
@@ -123,10 +143,10 @@ impl Policy {
     }
 }
 
-/// What only shows when sections are seen side by side.
-fn check_together(
+/// Checks what takes more than one section.
+fn check_across(
     config: &PolicyConfig,
-    foreign: &[ExternalDenylist],
+    denylists: &[ExternalDenylist],
     root: &Path,
     errors: &mut Errors,
 ) {
@@ -136,7 +156,7 @@ fn check_together(
         let message = "the route needs a credential, and there are no `issuers` to verify one";
         errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
-    if foreign.iter().any(ExternalDenylist::needs_jti) {
+    if denylists.iter().any(ExternalDenylist::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {
             if !issuer.required_claims.iter().any(|claim| claim == "jti") {
                 let path = root.key("issuers").index(index);
@@ -144,7 +164,7 @@ fn check_together(
             }
         }
     }
-    if !foreign.is_empty()
+    if !denylists.is_empty()
         && let Some(index) =
             config.routes.iter().position(|route| route.on_outage() == OnOutage::Local)
     {

@@ -36,7 +36,32 @@ pub struct RawRequest<'a> {
     pub body: RawBody<'a>,
 }
 
-/// A request that can be read in one way only.
+/// A [`RawRequest`] without its body, which a front-end may have earlier.
+#[derive(Debug)]
+pub struct RawHead<'a> {
+    /// The method as sent.
+    pub method: &'a [u8],
+    /// The scheme the client used, as the proxy reports it; empty when unknown.
+    pub scheme: &'a [u8],
+    /// `:authority` or `Host`.
+    pub host: &'a [u8],
+    /// `:path`, with the query.
+    pub path: &'a [u8],
+    /// Every header, repeated ones repeated.
+    pub headers: Headers<'a>,
+    /// The client's address as the proxy reports it.
+    pub address: Option<IpAddr>,
+}
+
+impl<'a> RawRequest<'a> {
+    /// The head and the body.
+    pub fn split(self) -> (RawHead<'a>, RawBody<'a>) {
+        let Self { method, scheme, host, path, headers, address, body } = self;
+        (RawHead { method, scheme, host, path, headers, address }, body)
+    }
+}
+
+/// The head of a request that can be read in one way only.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The method: upper-case letters.
@@ -51,16 +76,14 @@ pub struct Request<'a> {
     pub headers: Headers<'a>,
     /// The client's address.
     pub address: Option<IpAddr>,
-    /// The body, not read yet.
-    pub body: Body<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a raw request.
+    /// Reads the head of a request.
     ///
     /// # Errors
     /// `malformed_request` for anything ambiguous: see the rooms [`path`], [`host`] and [`headers`].
-    pub fn parse(raw: RawRequest<'a>) -> Result<Self, Denial> {
+    pub fn parse(raw: RawHead<'a>) -> Result<Self, Denial> {
         let method = method(raw.method)?;
         let secure = match raw.scheme {
             b"https" | b"wss" => true,
@@ -73,8 +96,7 @@ impl<'a> Request<'a> {
         raw.headers.require_equal(KnownHeader::Method, raw.method)?;
         raw.headers.require_equal(KnownHeader::Path, raw.path)?;
         raw.headers.require_equal(KnownHeader::Authority, raw.host)?;
-        let body = Body::new(raw.body, &raw.headers);
-        Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address, body })
+        Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address })
     }
 }
 
@@ -100,15 +122,14 @@ mod tests {
     use super::*;
     use crate::denial::Reason;
 
-    fn raw(method: &'static str, scheme: &'static str) -> RawRequest<'static> {
-        RawRequest {
+    fn raw(method: &'static str, scheme: &'static str) -> RawHead<'static> {
+        RawHead {
             method: method.as_bytes(),
             scheme: scheme.as_bytes(),
             host: b"api.example.com",
             path: b"/v1/models",
             headers: Headers::default(),
             address: None,
-            body: RawBody::None,
         }
     }
 

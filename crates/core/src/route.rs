@@ -25,9 +25,7 @@ use self::preset::PresetConfig;
 pub use self::table::RouteTable;
 use crate::{
     config::variant_by_key,
-    denial::Denial,
     limit::rate::RateLimit,
-    request::Request,
     rule::{
         category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
@@ -225,22 +223,6 @@ impl Route {
     /// Whether it looks at the body of a request.
     pub fn reads_body(&self) -> bool {
         self.content.reads_body()
-    }
-
-    /// The prompt categories that a request is in, for people; none where the route does not look, or nobody can tell.
-    pub fn categories(&self, request: &Request<'_>) -> Vec<String> {
-        self.content
-            .read(request)
-            .map(|facts| self.content.categories(&request.headers, &facts))
-            .unwrap_or_default()
-    }
-
-    /// Reads the body of a request, as a check does it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read_body(&self, request: &Request<'_>) -> Result<(), Denial> {
-        self.content.read(request).map(drop)
     }
 }
 

@@ -1,4 +1,5 @@
-//! What one check sees: a policy and the keys that belong to it. Swapped whole, loaded once per check.
+//! The policy and the keys that one check uses. They are swapped together, and loaded once per
+//! check.
 
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use crate::{credential::jwt::key_set::KeySet, policy::Policy, secret::Secret};
 pub struct Snapshot {
     /// The policy.
     pub policy: Arc<Policy>,
-    /// For each issuer, by its index: its keys, or `None` while there are none that may be used.
+    /// The keys of each issuer, by its index in the policy; `None` while there are none that may be
+    /// used.
     pub keys: Vec<Option<Arc<KeySet>>>,
-    /// For each of the policy's upstream keys: the ready `Authorization` value.
+    /// For each of the policy's upstream keys: the value of `Authorization`.
     pub upstream_keys: Vec<Secret>,
 }
 

@@ -28,6 +28,12 @@ fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
     (word | below(word, b' ') | is(0x7f) | is(one) | is(other)) & (ONES << 7) == 0
 }
 
+/// Whether a text can be an identifier: 1 to 256 bytes without control characters, so that no line
+/// feed gets into a header, a log or a key.
+pub fn is_identifier(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 /// Returns 128 bits in lower-case hex.
 pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
     let mut digits = [0; 32];
@@ -78,6 +84,16 @@ mod tests {
         let bytes: Vec<u8> = (0..=40).collect();
         let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex(&bytes), expected);
+    }
+
+    #[test]
+    fn an_identifier_has_a_length_and_no_control_characters() {
+        for text in ["a", "auth0|1", "caf\u{e9}", " ", &"a".repeat(256)] {
+            assert!(is_identifier(text), "{text:?}");
+        }
+        for text in ["", "a\n", "\u{0}", "a\u{85}", &"a".repeat(257)] {
+            assert!(!is_identifier(text), "{text:?}");
+        }
     }
 
     #[test]

@@ -3,11 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate_core::request::{
-    Request,
-    body::{BodyFacts, FormPlan},
-};
+use tollgate_core::request::body::{BodyFacts, FormPlan};
 use tollgate_fuzz::{
+    body_of,
     form::{Field, boundary, fields},
     post,
 };
@@ -45,5 +43,5 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn read<'a>(content_type: &'a str, body: &'a [u8], plan: &FormPlan) -> Option<BodyFacts<'a>> {
-    Request::parse(post(content_type, body)).ok()?.body.form(plan).ok()
+    body_of(post(content_type, body))?.form(plan).ok()
 }

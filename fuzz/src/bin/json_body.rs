@@ -5,11 +5,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tollgate_core::request::{
-    Request,
-    body::{BodyFacts, Plan},
-};
+use tollgate_core::request::body::{BodyFacts, Plan};
 use tollgate_fuzz::{
+    body_of,
     json::{Reading, Tree},
     post,
 };
@@ -60,7 +58,7 @@ fuzz_target!(|body: &[u8]| {
 });
 
 fn read<'a>(body: &'a [u8], plan: &Plan) -> Option<BodyFacts<'a>> {
-    Request::parse(post("application/json", body)).unwrap().body.json(plan).ok()
+    body_of(post("application/json", body)).unwrap().json(plan).ok()
 }
 
 fn same_model(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     time::Timestamp,
@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
             address: None,
             body: RawBody::None,
         };
-        let Prepared::Ask(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW)) else {
+        let Prepared::Pending(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW), &mut NoHooks) else {
             continue;
         };
         let principal = pending.principal().cloned().expect("a route that needs a token");

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     decision::Decision,
     request::{Headers, RawBody, RawRequest},
     route::preset::{Danger, Preset},
@@ -250,11 +250,11 @@ fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Tim
             address: Some(IpAddr::from([192, 0, 2, 1])),
             body: RawBody::None,
         };
-        match prepare(snapshot, raw, now) {
-            Prepared::Ask(pending) => {
+        match prepare(snapshot, raw, now, &mut NoHooks) {
+            Prepared::Pending(pending) => {
                 return Answer::Open { route: pending.route().name.clone(), host: host.clone() };
             }
-            Prepared::Done(outcome) => {
+            Prepared::Decided(outcome) => {
                 if let (Decision::Deny(denial), Answer::Denied("no_route")) =
                     (outcome.decision, &denied)
                 {

@@ -1,22 +1,18 @@
-//! The steps of a decision, with what each of them saw. The decision itself is the core's own: nothing is decided here.
+//! The steps of a decision, printed from what the core recorded: its evidence and its details. No step
+//! is repeated here.
 
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
-    check::{Prepared, prepare},
-    credential::{self, jwt::Check},
+    check::{CheckHooks, Prepared, prepare},
     decision::{Decision, Evidence, Outcome},
     denial::{Denial, Reason},
+    details::{ConditionResult, Details},
     identity::Principal,
     limit::Charge,
-    pattern::Captures,
-    request::Request as Parsed,
     route::{OnOutage, Route},
-    rule::{
-        condition::{Activation, Condition},
-        model::ModelSource,
-        scope::ScopeRule,
-    },
+    rule::{model::ModelSource, scope::ScopeRule},
+    stage::{Check, Stage},
     time::{Span, Timestamp},
 };
 
@@ -55,57 +51,6 @@ pub(super) struct Step {
     pub(super) stage: Stage,
     pub(super) state: State,
     pub(super) facts: Vec<(&'static str, Value)>,
-}
-
-/// The steps in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
-    Request,
-    Transport,
-    Route,
-    Credential,
-    Token,
-    Scopes,
-    Body,
-    Model,
-    Conditions,
-    Content,
-    Limits,
-    Store,
-}
-
-impl Stage {
-    const ALL: [Self; 12] = [
-        Self::Request,
-        Self::Transport,
-        Self::Route,
-        Self::Credential,
-        Self::Token,
-        Self::Scopes,
-        Self::Body,
-        Self::Model,
-        Self::Conditions,
-        Self::Content,
-        Self::Limits,
-        Self::Store,
-    ];
-
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Transport => "transport",
-            Self::Route => "route",
-            Self::Credential => "credential",
-            Self::Token => "token",
-            Self::Scopes => "scopes",
-            Self::Body => "body",
-            Self::Model => "model",
-            Self::Conditions => "conditions",
-            Self::Content => "content",
-            Self::Limits => "limits",
-            Self::Store => "store",
-        }
-    }
 }
 
 /// How a step went.
@@ -148,118 +93,94 @@ impl Explanation {
     }
 }
 
-/// Decides, and tells each step.
+/// Hooks that ask the core for details.
+#[derive(Default)]
+struct Recorder(Details);
+
+impl CheckHooks for Recorder {
+    fn details(&mut self) -> Option<&mut Details> {
+        Some(&mut self.0)
+    }
+}
+
+/// Decides, and lists the steps.
 pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation {
     let snapshot = &question.found.snapshot;
     let too_large = matches!((&question.request.body, question.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
-    let (outcome, demands) = if too_large {
+    let mut recorder = Recorder::default();
+    let (outcome, admit_request) = if too_large {
         (
             Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")),
             None,
         )
     } else {
-        match prepare(snapshot, question.request.raw(), question.now) {
-            Prepared::Done(outcome) => (outcome, None),
-            Prepared::Ask(pending) => {
-                let demands = pending.admit_request().clone();
-                (store.conclude(pending, question.now, question.outage), Some(demands))
+        match prepare(snapshot, question.request.raw(), question.now, &mut recorder) {
+            Prepared::Decided(outcome) => (outcome, None),
+            Prepared::Pending(pending) => {
+                let admit_request = pending.admit_request().clone();
+                (store.conclude(pending, question.now, question.outage), Some(admit_request))
             }
         }
     };
-    let parsed = Parsed::parse(question.request.raw()).ok().filter(|_| !too_large);
-    let told = Told {
+    let record = Record {
         question,
         evidence: &outcome.evidence,
-        parsed: parsed.as_ref(),
-        demands: demands.as_ref(),
+        details: &recorder.0,
+        admit_request: admit_request.as_ref(),
     };
-    let failed = told.failed(&outcome);
-    let elsewhere = told
+    let failed =
+        (!matches!(outcome.decision, Decision::Allow(_))).then_some(outcome.evidence.stage);
+    let elsewhere = record
         .issuer()
         .and_then(|index| question.found.sources.get(index))
         .is_some_and(|source| source.elsewhere);
-    let unknown = elsewhere && outcome.evidence.failed_check == Some(Check::Key);
-    let steps = Stage::ALL.into_iter().map(|stage| told.step(stage, failed)).collect();
+    let unknown = elsewhere && failed == Some(Stage::Verification(Check::Key));
+    // The checks of a credential are one step.
+    let stages = Stage::ALL
+        .into_iter()
+        .filter(|stage| !matches!(stage, Stage::Verification(check) if *check != Check::Shape));
+    let steps = stages.map(|stage| record.step(stage, failed)).collect();
     let observed = Observed::of(&outcome, snapshot, "explain");
     Explanation { case: None, now: question.now, steps, outcome, observed, expected: None, unknown }
 }
 
-/// Everything a step may be told from.
-struct Told<'a> {
+/// What a step is described from.
+struct Record<'a> {
     question: &'a Question<'a>,
     evidence: &'a Evidence,
-    parsed: Option<&'a Parsed<'a>>,
-    demands: Option<&'a AdmitRequest>,
+    details: &'a Details,
+    admit_request: Option<&'a AdmitRequest>,
 }
 
 type Facts = Vec<(&'static str, Value)>;
 
-impl Told<'_> {
-    /// The step that denied, if one did. Each is asked again in the order of the check; none of them remembers anything.
-    fn failed(&self, outcome: &Outcome) -> Option<Stage> {
-        let policy = &self.question.found.snapshot.policy;
-        let Some(parsed) = self.parsed else { return Some(Stage::Request) };
-        if policy.require_https && !parsed.secure {
-            return Some(Stage::Transport);
-        }
-        let Ok((route, _)) = self.route(parsed) else { return Some(Stage::Route) };
-        if !route.public && credential::extract(&parsed.headers).is_err() {
-            return Some(Stage::Credential);
-        }
-        if self.evidence.failed_check.is_some() {
-            return Some(Stage::Token);
-        }
-        if self
-            .evidence
-            .principal
-            .as_ref()
-            .is_some_and(|principal| route.scopes.check(principal).is_err())
-        {
-            return Some(Stage::Scopes);
-        }
-        if !route.public && route.read_body(parsed).is_err() {
-            return Some(Stage::Body);
-        }
-        if let (None, Decision::Deny(denial)) = (self.demands, &outcome.decision) {
-            let without_model = route.model.is_some() && self.evidence.model.is_none();
-            return Some(match denial.reason {
-                Reason::ConditionFailed => Stage::Conditions,
-                _ if without_model => Stage::Model,
-                // A limit counts by something that the request or its credential does not have.
-                Reason::TenantMismatch
-                | Reason::AddressForbidden
-                | Reason::ModelMissing
-                | Reason::InvalidClaim => Stage::Limits,
-                _ => Stage::Content,
-            });
-        }
-        (!matches!(outcome.decision, Decision::Allow(_))).then_some(Stage::Store)
+/// How a stage went, where `failed` is the one that refused the request.
+fn state(stage: Stage, failed: Option<Stage>, needed: bool) -> State {
+    match failed {
+        Some(failed) if failed == stage => State::Failed,
+        Some(failed) if failed < stage => State::NotReached,
+        _ if needed => State::Passed,
+        _ => State::NotNeeded,
     }
+}
 
-    fn route(&self, parsed: &Parsed<'_>) -> Result<(&Route, Captures), Denial> {
-        let routes = &self.question.found.snapshot.policy.routes;
-        let (route, captures) = routes.find(&parsed.host, &parsed.path, parsed.method)?;
-        Ok((route, captures))
-    }
-
+impl Record<'_> {
     fn step(&self, stage: Stage, failed: Option<Stage>) -> Step {
         let public = self.evidence.route.as_ref().is_some_and(|route| route.public);
         let route = self.evidence.route.as_deref();
         let needed = match stage {
             Stage::Request | Stage::Route => true,
             Stage::Transport => self.question.found.snapshot.policy.require_https,
-            Stage::Credential | Stage::Token | Stage::Scopes => !public,
+            Stage::Credential | Stage::Verification(_) | Stage::Scopes => !public,
             Stage::Model => route.is_some_and(|route| route.model.is_some()),
             Stage::Conditions => route.is_some_and(|route| !route.conditions.is_empty()),
             Stage::Body | Stage::Content => route.is_some_and(Route::reads_body),
             Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
-            Stage::Store => self.demands.is_some_and(|demands| !demands.is_empty()),
+            Stage::Store => self.admit_request.is_some_and(|request| !request.is_empty()),
         };
-        let state = match failed {
-            Some(failed) if failed == stage => State::Failed,
-            Some(failed) if failed < stage => State::NotReached,
-            _ if needed => State::Passed,
-            _ => State::NotNeeded,
+        let state = match (stage, failed) {
+            (Stage::Verification(_), Some(Stage::Verification(_))) => State::Failed,
+            _ => state(stage, failed, needed),
         };
         let facts = match (stage, state) {
             (Stage::Request, _) => self.request(),
@@ -267,13 +188,13 @@ impl Told<'_> {
             (Stage::Transport, _) => vec![("scheme", json!(self.question.request.scheme))],
             (Stage::Route, _) => route.map(route_facts).unwrap_or_default(),
             (Stage::Credential, _) => self.credential(),
-            (Stage::Token, _) => self.token(),
+            (Stage::Verification(_), _) => self.token(failed),
             (Stage::Scopes, _) => self.scopes(),
             (Stage::Model, _) => self.model(),
             (Stage::Conditions, _) => self.conditions(),
             (Stage::Body, _) => Vec::new(),
             (Stage::Content, _) => self.content(),
-            (Stage::Limits, _) => self.demands.map(limit_facts).unwrap_or_default(),
+            (Stage::Limits, _) => self.admit_request.map(limit_facts).unwrap_or_default(),
             (Stage::Store, _) => self.store(),
         };
         Step { stage, state, facts }
@@ -286,19 +207,18 @@ impl Told<'_> {
             ("host", json!(raw.host)),
             ("path", json!(raw.path)),
         ];
-        if let Some(parsed) = self.parsed {
+        if let Some(request) = &self.details.request {
             facts = vec![
-                ("method", json!(parsed.method)),
-                ("host", json!(parsed.host.as_str())),
-                ("path", json!(parsed.path.raw())),
+                ("method", json!(request.method)),
+                ("host", json!(request.host)),
+                ("path", json!(request.path)),
             ];
-            if parsed.path.is_encoded() {
-                facts.push(("decoded path", json!(parsed.path.decoded())));
+            if let Some(decoded) = &request.decoded_path {
+                facts.push(("decoded path", json!(decoded)));
             }
-            facts.push(("https", json!(parsed.secure)));
-            let spoofed: Vec<_> = parsed.headers.spoofed().collect();
-            if !spoofed.is_empty() {
-                facts.push(("identity headers of the client", json!(spoofed)));
+            facts.push(("https", json!(request.secure)));
+            if !request.spoofed.is_empty() {
+                facts.push(("identity headers of the client", json!(request.spoofed)));
             }
         }
         facts.extend(raw.address.map(|address| ("address", json!(address.to_string()))));
@@ -313,10 +233,12 @@ impl Told<'_> {
         facts
     }
 
-    /// The token as it was sent, where there is one.
+    /// The token of the only `Authorization` header, proven or not.
     fn sent(&self) -> Option<&str> {
-        let mut values = self.parsed?.headers.all("authorization");
-        let text = std::str::from_utf8(values.next()?).ok()?;
+        let headers = &self.question.request.headers;
+        let mut values =
+            headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let text = std::str::from_utf8(&values.next()?.1).ok()?;
         text.split_once(' ')
             .map(|(_, token)| token.trim_start())
             .filter(|_| values.next().is_none())
@@ -343,7 +265,7 @@ impl Told<'_> {
             .position(|issuer| *issuer.name == *iss)
     }
 
-    fn token(&self) -> Facts {
+    fn token(&self, failed: Option<Stage>) -> Facts {
         let Found { snapshot, sources } = self.question.found;
         let peek = self.sent().and_then(peek::peek);
         let mut facts = peek.as_ref().map(|peek| said(peek, self.question.now)).unwrap_or_default();
@@ -368,7 +290,15 @@ impl Told<'_> {
         }
         facts.push((
             "checks",
-            Value::Array(Check::ALL.iter().map(|check| self.check(*check)).collect()),
+            Stage::ALL
+                .into_iter()
+                .filter_map(|stage| match stage {
+                    Stage::Verification(check) => {
+                        Some(json!([check.label(), state(stage, failed, true).label()]))
+                    }
+                    _ => None,
+                })
+                .collect(),
         ));
         if let Some(principal) = &self.evidence.principal {
             let jti =
@@ -376,15 +306,6 @@ impl Told<'_> {
             facts.extend(principal_facts(principal, jti));
         }
         facts
-    }
-
-    fn check(&self, check: Check) -> Value {
-        let state = match self.evidence.failed_check {
-            Some(failed) if failed == check => State::Failed,
-            Some(failed) if failed < check => State::NotReached,
-            _ => State::Passed,
-        };
-        json!([check.label(), state.label()])
     }
 
     fn scopes(&self) -> Facts {
@@ -410,38 +331,27 @@ impl Told<'_> {
         facts
     }
 
-    /// Each condition with what it comes to, those behind the one that denied as well.
+    /// Each condition with its value, those after the one that denied as well.
     fn conditions(&self) -> Facts {
-        let Some((parsed, (route, captures))) =
-            self.parsed.and_then(|parsed| Some((parsed, self.route(parsed).ok()?)))
-        else {
-            return Vec::new();
+        let shown = |result: &ConditionResult| {
+            let value = match &result.value {
+                Ok(value) => value.to_string(),
+                Err(reason) => format!("no value: {reason}"),
+            };
+            ("condition", json!(format!("`{}`: {value}", result.name)))
         };
-        let (principal, model) =
-            (self.evidence.principal.as_deref(), self.evidence.model.as_deref());
-        let activation = Activation::new(parsed, &captures, self.question.now, principal, model);
-        let told = |condition: &Condition| {
-            let value = condition.holds(&activation);
-            let value = value
-                .map_or_else(|trouble| format!("no value: {trouble}"), |value| value.to_string());
-            ("condition", json!(format!("`{}`: {value}", condition.name())))
-        };
-        route.conditions.iter().map(told).collect()
+        self.details.conditions.iter().map(shown).collect()
     }
 
     fn content(&self) -> Facts {
-        let route = self.evidence.route.as_deref();
-        let categories = route
-            .zip(self.parsed)
-            .map(|(route, parsed)| route.categories(parsed))
-            .unwrap_or_default();
+        let categories = &self.details.categories;
         if categories.is_empty() { Vec::new() } else { vec![("categories", json!(categories))] }
     }
 
     fn store(&self) -> Facts {
         let mut facts = Vec::new();
-        let Some(demands) = self.demands else { return facts };
-        if let Some(keys) = &demands.revocation {
+        let Some(admit_request) = self.admit_request else { return facts };
+        if let Some(keys) = &admit_request.revocation {
             let ours = keys.exact().chain(keys.before()).map(|(_, key)| key);
             let listed: Vec<String> = ours.chain(keys.foreign.iter().cloned()).collect();
             facts.push(("revoked by", json!(listed)));
@@ -513,8 +423,8 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     facts
 }
 
-fn limit_facts(demands: &AdmitRequest) -> Facts {
-    let told = |charge: &Charge| {
+fn limit_facts(admit_request: &AdmitRequest) -> Facts {
+    let shown = |charge: &Charge| {
         let Charge { limit, bucket: _, interval, burst, cost, lease } = charge;
         let every = Span::from_micros(*interval);
         let lease =
@@ -524,7 +434,7 @@ fn limit_facts(demands: &AdmitRequest) -> Facts {
             charge.key()
         ))
     };
-    demands.charges.iter().map(|charge| ("charge", told(charge))).collect()
+    admit_request.charges.iter().map(|charge| ("charge", shown(charge))).collect()
 }
 
 /// Where a request names its model, as the configuration has it.

@@ -6,8 +6,9 @@ use std::{
 use serde_json::json;
 use tollgate_core::{
     admission::AdmitResponse,
-    check::{Prepared, prepare_with},
+    check::{CheckHooks, Prepared, prepare},
     config::Document,
+    credential::jwt::key_set::KeySet,
     decision::Decision,
     denial::Reason,
     policy::{Policy, PolicyConfig},
@@ -66,6 +67,20 @@ fn after(secs: u64) -> Timestamp {
     Timestamp::from_secs(NOW.secs() + secs)
 }
 
+/// Hooks that verify through a cache.
+struct Cached<'a>(&'a TokenCache);
+
+impl CheckHooks for Cached<'_> {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        self.0.verify(snapshot, credential, now)
+    }
+}
+
 /// The answer to a request for `path`: with a store in which only what `store` holds is revoked.
 fn ask(
     cache: &TokenCache,
@@ -87,11 +102,9 @@ fn ask(
         address: None,
         body: RawBody::None,
     };
-    let outcome = match prepare_with(snapshot, raw, now, |credential| {
-        cache.verify(snapshot, credential, now)
-    }) {
-        Prepared::Done(outcome) => outcome,
-        Prepared::Ask(pending) => {
+    let outcome = match prepare(snapshot, raw, now, &mut Cached(cache)) {
+        Prepared::Decided(outcome) => outcome,
+        Prepared::Pending(pending) => {
             let answers: Result<AdmitResponse, _> = store.admit_at(pending.admit_request(), now);
             pending.conclude(answers)
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tollgate_core::{
-    admission::Outage, check::Step, identity::Principal, route::Route, time::Timestamp,
+    admission::Outage, identity::Principal, route::Route, stage::Stage, time::Timestamp,
 };
 
 use super::context::Parent;
@@ -81,15 +81,23 @@ impl Trace {
         }
     }
 
-    /// Notes that a step was passed.
-    pub(crate) fn passed(&mut self, step: Step) {
-        let name = match step {
-            Step::Parse => "parse",
-            Step::Route => "route",
-            Step::Authenticate => "authenticate",
-            Step::Authorize => "authorize",
+    /// Records that a stage was passed. The stages that end a part of the check are events.
+    pub(crate) fn passed(&mut self, stage: Stage) {
+        let event = match stage {
+            Stage::Transport => "parse",
+            Stage::Route => "route",
+            Stage::Verification(_) => "authenticate",
+            Stage::Content => "authorize",
+            Stage::Request
+            | Stage::Credential
+            | Stage::Scopes
+            | Stage::Body
+            | Stage::Model
+            | Stage::Conditions
+            | Stage::Limits
+            | Stage::Store => return,
         };
-        self.steps.push((name, self.started.elapsed()));
+        self.steps.push((event, self.started.elapsed()));
     }
 
     /// Notes that a store elsewhere is being asked.

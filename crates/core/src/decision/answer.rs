@@ -143,7 +143,7 @@ pub fn allowed<'a>(
             // Without scopes the header is removed, not set: not every proxy hands an empty value on, and one that drops
             // the setting would let the client's own through.
             let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
-            (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind()))
+            (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind().label()))
         }
         None => (None, None, None, None),
     };

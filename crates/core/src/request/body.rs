@@ -42,8 +42,9 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// `headers` are checked: none of those that are asked for here comes twice, but for Envoy's own.
-    pub(super) fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
+    /// A body with the headers of its request ([`super::Request`]): none of those that are read here
+    /// is repeated, except Envoy's own.
+    pub fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
         Self {
             raw: if headers.is_only(KnownHeader::PartialBody, b"false") {
                 raw

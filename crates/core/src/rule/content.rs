@@ -18,7 +18,7 @@ use crate::{
     identity::Principal,
     request::{
         Headers, Request,
-        body::{BodyFacts, FormPlan, Parts, Plan},
+        body::{Body, BodyFacts, FormPlan, Parts, Plan},
     },
 };
 
@@ -234,9 +234,8 @@ impl Content {
     ///
     /// # Errors
     /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
-    pub(crate) fn read<'a>(&self, request: &Request<'a>) -> Result<BodyFacts<'a>, Denial> {
-        let body = &request.body;
-        let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
+    pub(crate) fn read<'a>(&self, method: &str, body: &Body<'a>) -> Result<BodyFacts<'a>, Denial> {
+        let bodiless = !matches!(method, "POST" | "PUT" | "PATCH") && !self.needed;
         match &self.reading {
             Reading::Nothing => Ok(BodyFacts::default()),
             Reading::Length => Ok(BodyFacts { bytes: body.length()?, ..BodyFacts::default() }),

@@ -7,7 +7,7 @@ mod rows;
 use std::{net::IpAddr, sync::Arc};
 
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     credential::jwt::key_set::KeySet,
     decision::Decision,
     denial::Reason,
@@ -104,9 +104,9 @@ impl Asked {
             address: self.address,
             body: RawBody::None,
         };
-        match prepare(&snapshot, raw, Timestamp::from_secs(self.now)) {
-            Prepared::Ask(_) => Ok(()),
-            Prepared::Done(outcome) => match outcome.decision {
+        match prepare(&snapshot, raw, Timestamp::from_secs(self.now), &mut NoHooks) {
+            Prepared::Pending(_) => Ok(()),
+            Prepared::Decided(outcome) => match outcome.decision {
                 Decision::Deny(denial) if denial.reason == Reason::ConditionFailed => {
                     Err(denial.cause.into_owned())
                 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::{
         issuer::{AlgorithmName, KeySource},
@@ -66,7 +66,7 @@ pub enum Answer {
         /// The response.
         answer: DeniedAnswer,
         /// The issuer whose keys are worth a refresh.
-        unknown_key: Option<usize>,
+        refresh: Option<usize>,
     },
 }
 
@@ -164,12 +164,13 @@ impl Harness {
             address: None,
             body,
         };
-        let outcome = match prepare(&self.snapshot, request, Timestamp::from_secs(self.now)) {
-            Prepared::Ask(pending) => {
-                return Answer::Accepted(pending.principal().cloned().unwrap());
-            }
-            Prepared::Done(outcome) => outcome,
-        };
+        let outcome =
+            match prepare(&self.snapshot, request, Timestamp::from_secs(self.now), &mut NoHooks) {
+                Prepared::Pending(pending) => {
+                    return Answer::Accepted(pending.principal().cloned().unwrap());
+                }
+                Prepared::Decided(outcome) => outcome,
+            };
         let Decision::Deny(denial) = outcome.decision else {
             panic!("nothing but a denial is decided without the store")
         };
@@ -180,7 +181,7 @@ impl Harness {
         Answer::Refused {
             reason: denial.reason,
             answer: denied(&denial, &outcome.evidence, "decision-1"),
-            unknown_key: outcome.evidence.unknown_key,
+            refresh: outcome.evidence.refresh,
         }
     }
 

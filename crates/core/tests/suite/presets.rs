@@ -1,7 +1,7 @@
 //! Presets as tables of decisions: what is listed needs what it says, what is not listed is denied.
 
 use tollgate_core::{
-    check::{Prepared, prepare},
+    check::{NoHooks, Prepared, prepare},
     decision::Decision,
     denial::Reason,
     request::{Headers, RawBody, RawRequest},
@@ -73,13 +73,13 @@ fn asked(
         address: None,
         body: if bytes.is_empty() { RawBody::None } else { RawBody::Whole(bytes) },
     };
-    match prepare(snapshot, raw, Timestamp::from_secs(NOW)) {
-        Prepared::Ask(pending) => {
+    match prepare(snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {
+        Prepared::Pending(pending) => {
             let outcome =
                 pending.conclude(Ok(tollgate_core::admission::AdmitResponse::Counted(Vec::new())));
             Ok(outcome.evidence.route.unwrap().name.clone())
         }
-        Prepared::Done(outcome) => match outcome.decision {
+        Prepared::Decided(outcome) => match outcome.decision {
             Decision::Deny(denial) => Err(denial.reason),
             _ => panic!("nothing else is decided without the store"),
         },
@@ -349,9 +349,9 @@ fn what_a_body_may_not_say() {
             address: None,
             body: RawBody::Whole(json.as_bytes()),
         };
-        match prepare(&snapshot, raw, Timestamp::from_secs(NOW)) {
-            Prepared::Ask(_) => Ok(()),
-            Prepared::Done(outcome) => match outcome.decision {
+        match prepare(&snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {
+            Prepared::Pending(_) => Ok(()),
+            Prepared::Decided(outcome) => match outcome.decision {
                 Decision::Deny(denial) => Err(denial.reason),
                 _ => panic!("nothing else is decided without the store"),
             },

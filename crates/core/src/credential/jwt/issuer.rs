@@ -13,6 +13,7 @@ use crate::{
     config::{Errors, Path},
     revocation,
     secret::SecretSource,
+    text::is_identifier,
     time::Span,
 };
 
@@ -148,7 +149,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         errors.push(&path.key("claims").key("scopes"), "list at least one claim that holds scopes");
     }
     if let Some(tenant) = &config.tenant
-        && super::identifier(tenant).is_err()
+        && !is_identifier(tenant)
     {
         errors.push(&path.key("tenant"), "a tenant is 1 to 256 printable characters");
     }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::issuer::{AlgorithmName, is_symmetric};
-use crate::secret::Secret;
+use crate::{identity::Generation, secret::Secret};
 
 /// Most bytes of a key set document.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -51,6 +51,7 @@ impl std::fmt::Debug for Key {
 /// The keys of one issuer.
 #[derive(Debug, Default)]
 pub struct KeySet {
+    generation: Generation,
     named: HashMap<String, Key>,
     unnamed: Vec<Key>,
 }
@@ -163,6 +164,11 @@ impl KeySet {
             });
         }
         Ok(set)
+    }
+
+    /// The marker of this set: what it verified holds a clone.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
     }
 
     /// How many keys it holds.

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tollgate_core::request::{
-    Headers, RawBody, RawRequest, Request,
+    Body, Headers, RawBody, RawRequest, Request,
     body::{FormPlan, Plan},
 };
 
@@ -57,13 +57,14 @@ fn ours(kind: &str, body: &[u8]) -> Option<Value> {
         address: None,
         body,
     };
-    let request = Request::parse(raw).unwrap();
+    let (head, body) = raw.split();
+    let body = Body::new(body, &Request::parse(head).unwrap().headers);
     let facts = if kind == "application/json" {
         let mut plan = Plan::default();
         plan.model(&"/model".parse().unwrap()).unwrap();
-        request.body.json(&plan)
+        body.json(&plan)
     } else {
-        request.body.form(&FormPlan { model: Some("model".into()), ..FormPlan::default() })
+        body.form(&FormPlan { model: Some("model".into()), ..FormPlan::default() })
     };
     facts.ok().map(|facts| json!(facts.model))
 }

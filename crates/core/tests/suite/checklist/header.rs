@@ -324,7 +324,7 @@ fn j09_and_j10_an_unknown_kid_is_worth_a_refresh_of_its_own_issuer_and_of_nothin
         let token = signed(Signer::Attacker, header.json(), Members::claims(iss).json());
         match harness.bearer("/v1/models", &token) {
             Answer::Accepted(_) => panic!("accepted"),
-            Answer::Refused { unknown_key, .. } => unknown_key,
+            Answer::Refused { refresh, .. } => refresh,
         }
     };
     let unknown = || header().text("kid", "new");

@@ -13,7 +13,7 @@ use serde::{
 use serde_json::{Map, Value};
 use tollgate_core::{
     denial::Reason,
-    request::{Headers, RawBody, RawRequest, Request, body::Plan},
+    request::{Body, Headers, RawBody, RawRequest, Request, body::Plan},
 };
 
 use super::cases;
@@ -31,10 +31,12 @@ fn read(body: &[u8], pointer: &str) -> Result<String, Reason> {
         address: None,
         body: RawBody::Whole(body),
     };
-    let request = Request::parse(raw).map_err(|denial| denial.reason)?;
+    let (head, body) = raw.split();
+    let request = Request::parse(head).map_err(|denial| denial.reason)?;
+    let body = Body::new(body, &request.headers);
     let mut plan = Plan::default();
     plan.model(&pointer.parse().unwrap()).unwrap();
-    let facts = request.body.json(&plan).map_err(|denial| denial.reason)?;
+    let facts = body.json(&plan).map_err(|denial| denial.reason)?;
     facts.model.map(Cow::into_owned).ok_or(Reason::ModelMissing)
 }
 

@@ -6,10 +6,10 @@ use proptest::prelude::{
     Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
 use tollgate_core::{
-    credential::extract,
+    authenticate::extract,
     denial::Reason,
     request::{
-        Headers, Host, ProxyBehavior, RawBody, RawRequest, Request, RequestPath, body::Plan,
+        Body, Headers, Host, ProxyBehavior, RawBody, RawRequest, Request, RequestPath, body::Plan,
     },
 };
 
@@ -160,10 +160,12 @@ proptest! {
             }
             let body = RawBody::Whole(&body);
             let raw = RawRequest { method: &method, scheme: &scheme, host: &host, path: &path, headers, address: None, body };
-            Request::parse(raw).map_err(|denial| denial.reason).map(|request| {
+            let (head, body) = raw.split();
+            Request::parse(head).map_err(|denial| denial.reason).map(|request| {
                 let mut plan = Plan::default();
                 plan.model(&"/model".parse().unwrap()).unwrap();
-                let model = request.body.json(&plan).map(|facts| facts.model.map(Cow::into_owned));
+                let body = Body::new(body, &request.headers);
+                let model = body.json(&plan).map(|facts| facts.model.map(Cow::into_owned));
                 let Request { method, secure, host, path, .. } = request;
                 (method.to_owned(), secure, host, path.decoded().to_owned(), model)
             })

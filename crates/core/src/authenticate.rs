@@ -1,0 +1,123 @@
+//! The one place that knows every kind of credential: extraction, verification, caching.
+//!
+//! A new kind is one file in `credential/`, a variant of [`Credential`] and of [`CredentialKind`],
+//! and one line in each function below. Everything else takes a [`Principal`] of any kind: its
+//! label, its revocation keys, its scopes.
+
+use std::sync::Arc;
+
+#[cfg(test)]
+use crate::credential::test_kind;
+use crate::{
+    credential::{self, Credential, Rejection, jwt},
+    denial::Denial,
+    identity::{CredentialKind, Generation, KeyVersion, Principal},
+    request::Headers,
+    snapshot::Snapshot,
+    time::Timestamp,
+};
+
+/// The result of a verification.
+pub type Verified = Result<Arc<Principal>, Rejection>;
+
+/// Finds the one credential of a request.
+///
+/// # Errors
+/// `missing_credential`, `ambiguous_credential` and `malformed_token`.
+pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
+    #[cfg(test)]
+    if let Some(key) = test_kind::Key::extract(headers) {
+        return Ok(Credential::Test(key));
+    }
+    credential::bearer(headers).map(jwt::Token::new).map(Credential::Jwt)
+}
+
+/// Verifies a credential against the policy and the keys of `snapshot`, at `now`.
+///
+/// # Errors
+/// A rejection by the first check that failed.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use tollgate_core::{
+///     authenticate::{extract, is_settled, verify},
+///     config::{Document, Errors},
+///     denial::Reason,
+///     policy::{Policy, PolicyConfig},
+///     request::Headers,
+///     snapshot::Snapshot,
+///     stage::Check,
+///     time::Timestamp,
+/// };
+///
+/// let file = "routes: [{ match: { paths: [/health] }, public: true }]";
+/// let document = Document::parse(file, &|_| None).unwrap();
+/// let config: PolicyConfig = document.read().unwrap();
+/// let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+/// let snapshot = Snapshot::without_keys(Arc::new(policy));
+///
+/// let mut headers = Headers::default();
+/// headers.push("authorization", b"Bearer not.a.token");
+/// let credential = extract(&headers).unwrap();
+/// let rejection = verify(&snapshot, credential, Timestamp::from_secs(1)).unwrap_err();
+/// assert_eq!(rejection.denial.reason, Reason::MalformedToken);
+/// assert_eq!(rejection.check, Check::Header);
+/// // The rejection took no signature, so there is no need to remember it.
+/// assert!(!is_settled(&snapshot, &rejection));
+/// ```
+pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
+    let policy = &snapshot.policy;
+    match credential {
+        Credential::Jwt(token) => jwt::verify(
+            token,
+            &policy.issuers,
+            |issuer| snapshot.key_set(issuer),
+            &policy.denylists,
+            now,
+        ),
+        #[cfg(test)]
+        Credential::Test(key) => key.verify(now),
+    }
+}
+
+/// The bytes that identify a credential in a cache of verified ones: two credentials with the same
+/// bytes have the same result. A cache keeps a keyed hash of them, never the bytes.
+pub fn cache_key<'a>(credential: &Credential<'a>) -> &'a [u8] {
+    match credential {
+        Credential::Jwt(token) => token.bytes(),
+        #[cfg(test)]
+        Credential::Test(key) => key.bytes(),
+    }
+}
+
+/// Whether [`verify`] would accept the credential of a principal at `now` with the same result, as
+/// long as the policy is the one that it was verified under.
+pub fn is_current(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> bool {
+    let validity = principal.validity();
+    validity.is_valid_at(now) && has_keys(snapshot, principal.kind(), &validity.keys)
+}
+
+/// Whether [`verify`] would reject the credential again for the same reason, at any later moment,
+/// as long as the policy is the one that it was rejected under.
+pub fn is_settled(snapshot: &Snapshot, rejection: &Rejection) -> bool {
+    rejection.settled.as_ref().is_some_and(|keys| has_keys(snapshot, rejection.kind, keys))
+}
+
+/// Whether the keys of `snapshot` are those that a verification used.
+fn has_keys(snapshot: &Snapshot, kind: CredentialKind, keys: &KeyVersion) -> bool {
+    generation(snapshot, kind, keys.source).is_some_and(|current| *current == keys.generation)
+}
+
+/// The generation of a source of keys; `None` while it has no keys that may be used.
+fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Option<&Generation> {
+    match kind {
+        CredentialKind::Jwt => snapshot.key_set(source).map(|keys| keys.generation()),
+        #[cfg(test)]
+        CredentialKind::Test => Some(test_kind::generation()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

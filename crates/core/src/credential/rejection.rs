@@ -1,0 +1,25 @@
+//! The result of a verification that failed.
+
+use crate::{
+    denial::Denial,
+    identity::{CredentialKind, KeyVersion},
+    stage::Check,
+};
+
+/// A credential that was not accepted.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// The kind of the credential.
+    pub kind: CredentialKind,
+    /// The denial.
+    pub denial: Box<Denial>,
+    /// The check that failed; those before it passed.
+    pub check: Check,
+    /// The source whose keys do not include the key of the credential, by its index in the
+    /// policy: a refresh of the keys may help.
+    pub refresh: Option<usize>,
+    /// The keys with which the rejection is final: at any later moment the result is the same, as
+    /// long as the policy and the keys are. `None` where time or other keys may change it, or
+    /// where the rejection took no work.
+    pub settled: Option<KeyVersion>,
+}
