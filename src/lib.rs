@@ -9,11 +9,13 @@
 pub mod adapter;
 pub mod admin;
 pub mod app;
+pub mod bounded_file;
 pub mod byte_size;
 pub mod cli;
 pub mod config;
 pub mod credential;
 pub mod engine;
+mod error_text;
 pub mod health;
 pub mod listener;
 pub mod observe;
@@ -22,3 +24,4 @@ pub mod policy_test;
 pub mod proto;
 pub mod secrets;
 pub mod store;
+pub mod tls_roots;

@@ -11,7 +11,6 @@
 
 mod cache;
 mod fetch;
-mod file;
 mod guard;
 mod hints;
 mod load;

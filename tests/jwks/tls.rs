@@ -75,10 +75,14 @@ async fn a_server_is_believed_by_its_authority_and_its_name() {
         (
             "another authority",
             https(&server, "localhost", Some(&wrong)),
-            Err("invalid peer certificate"),
+            Err("not signed by the key of a trusted authority"),
         ),
         ("only the system's authorities", https(&server, "localhost", None), Err("")),
-        ("another name", https(&elsewhere, "localhost", Some(&good)), Err("not valid for name")),
+        (
+            "another name",
+            https(&elsewhere, "localhost", Some(&good)),
+            Err("not valid for `localhost`, only for idp.example"),
+        ),
         (
             "no file of authorities",
             https(&server, "localhost", Some(Path::new("/no/such/file"))),

@@ -1,17 +1,22 @@
 //! One span per check, in a real collector.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::collector::{Collector, Span};
 use crate::rig::{
-    POLICY, Rig, chat, free_port, http::Request, issuer::Issuer, replace_once, tollgate::Tollgate,
-    until,
+    POLICY, Rig, SOON, chat, free_port, http::Request, issuer::Issuer, replace_once,
+    tollgate::Tollgate, until, within,
 };
 
 /// What a client that traces sends.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// The longest pause between two exports of the same spans.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The blocks of YAML below a heading of docs/observability.md.
 fn documented(heading: &str) -> Vec<String> {
@@ -143,6 +148,16 @@ fn steps_end_where_a_check_was_refused() {
     }
 }
 
+/// Spans by what became of them, from the metrics: exported, and dropped because the queue was full
+/// or an export was given up.
+fn counted(tollgate: &Tollgate) -> (usize, usize) {
+    let spans = |name, labels: &[&str]| tollgate.metric(name, labels) as usize;
+    (
+        spans("tollgate_trace_spans_exported_total", &[]),
+        spans("tollgate_trace_spans_dropped_total", &[]),
+    )
+}
+
 #[test]
 fn a_collector_that_is_away_is_a_counter_and_one_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,29 +167,39 @@ fn a_collector_that_is_away_is_a_counter_and_one_line() {
         "{POLICY}observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{grpc}', queue: 2 }} }}\n"
     ));
     // More than may wait: the rest is dropped, and every check is answered.
-    let mut asked = 0;
+    let mut sent = 0;
     until("a full queue", || {
-        asked += 1;
+        sent += 1;
         assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);
         (rig.tollgate.metric("tollgate_trace_spans_dropped_total", &["cause=\"full\""]) > 0.0)
             .then_some(())
     });
-    let told = |tollgate: &Tollgate, text: &str| {
+    let lines = |tollgate: &Tollgate, text: &str| {
         tollgate.process.err().lines().filter(|line| line.contains(text)).count()
     };
-    assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
-
-    let collector = Collector::at(dir.path(), grpc, http);
-    until("the end of the outage", || {
-        (told(&rig.tollgate, "spans are exported again") == 1).then_some(())
+    until("the line that names the failure", || {
+        (lines(&rig.tollgate, "span export failed") == 1).then_some(())
     });
-    assert_eq!(told(&rig.tollgate, "spans cannot be exported"), 1);
-    let seen = collector.spans().len();
-    assert!(seen >= 1, "what waited arrives");
 
-    // And what is on its way at the end, too.
+    // The pause between two attempts is half a minute at most.
+    let collector = Collector::at(dir.path(), grpc, http);
+    within(LONGEST_PAUSE + SOON, || {
+        (lines(&rig.tollgate, "span export works again") == 1).then_some(())
+    })
+    .expect("the end of the outage");
+    assert_eq!(lines(&rig.tollgate, "span export failed"), 1);
+    // Every span is exported or counted as dropped, and the collector prints all that it took. It
+    // answers an export before it prints.
+    until("the fate of every span", || {
+        let (exported, dropped) = counted(&rig.tollgate);
+        (exported + dropped == sent && exported > 0).then_some(())
+    });
+    let exported = counted(&rig.tollgate).0;
+    until("the spans that waited", || (collector.spans().len() == exported).then_some(()));
+
+    // A span that is on its way at the end is exported, too.
     assert_eq!(rig.envoy.send(&Request::get("/public/last")).status, 200);
     rig.tollgate.process.signal(Signal::SIGTERM);
-    assert!(rig.tollgate.process.ended(crate::rig::SOON).success());
-    until("the last span", || (collector.spans().len() > seen).then_some(()));
+    assert!(rig.tollgate.process.ended(SOON).success());
+    until("the last span", || (collector.spans().len() == exported + 1).then_some(()));
 }

@@ -1,19 +1,20 @@
 //! One document from the server under audit: one connection, one GET, bounded in bytes and in time, redirects not followed.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Uri, header::HOST};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
+
+use crate::{cli::tls, error_text::describe};
 
 /// How long the whole exchange may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -107,15 +108,7 @@ async fn connect(url: &Url) -> Result<Bytes, FetchError> {
     if !url.tls {
         return exchange(stream, url).await;
     }
-    let mut roots = RootCertStore::empty();
-    // `SSL_CERT_FILE` names others.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unreachable)?;
-    let connector =
-        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let connector = tls::connector().map_err(unreachable)?;
     let name = ServerName::try_from(url.host.clone()).map_err(unreachable)?;
     exchange(connector.connect(name, stream).await.map_err(unreachable)?, url).await
 }
@@ -151,8 +144,8 @@ async fn exchange(
     })
 }
 
-fn unreachable(error: impl fmt::Display) -> FetchError {
-    FetchError::Unreachable(error.to_string())
+fn unreachable(error: impl Error + 'static) -> FetchError {
+    FetchError::Unreachable(describe(&error))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use http::Uri;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use crate::cli::tls;
+use crate::{cli::tls, error_text::describe};
 
 /// How long one exchange may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -87,9 +87,10 @@ impl Target {
             }
             let name = ServerName::try_from(self.bare().to_owned())
                 .context("the host is no name for a certificate")?;
-            Ok(Either::Right(
-                tls::connector()?.connect(name, stream).await.context("no TLS with the proxy")?,
-            ))
+            let stream = tls::connector()?.connect(name, stream).await;
+            let stream =
+                stream.map_err(|error| anyhow!("no TLS with the proxy: {}", describe(&error)))?;
+            Ok(Either::Right(stream))
         };
         let slow = || format!("no connection to the proxy within {} s", DEADLINE.as_secs());
         let stream = timeout(DEADLINE, connect).await.with_context(slow)??;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
-use super::file::{self, FileError};
+use crate::bounded_file::{self, FileError};
 
 /// Most bytes of a cache file: a document of the largest size with every character escaped, and the rest.
 const MAX_FILE: usize = 2 * MAX_BYTES + 16 * 1024;
@@ -86,7 +86,7 @@ pub(super) async fn recall(
         }
         _ => {}
     }
-    let content = file::read(path, MAX_FILE).await?;
+    let content = bounded_file::read(path, MAX_FILE).await?;
     let entry: Entry = serde_json::from_slice(&content).map_err(|_| CacheError::Damaged)?;
     if entry.issuer != place.issuer || entry.url != place.url {
         return Err(CacheError::Foreign);

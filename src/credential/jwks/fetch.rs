@@ -16,10 +16,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header, response::Parts};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,9 +27,12 @@ use tokio_rustls::TlsConnector;
 use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
 use super::{
-    file::{self, FileError},
     guard::{Guard, GuardError, Reach, Target},
     timing,
+};
+use crate::{
+    error_text::describe,
+    tls_roots::{self, RootsError},
 };
 
 /// Most redirects followed for one document.
@@ -41,8 +41,6 @@ const MAX_REDIRECTS: usize = 3;
 const MAX_ADDRESSES: usize = 8;
 /// Most bytes of an answer's head.
 const MAX_HEAD: usize = 64 * 1024;
-/// Most bytes of a file with certificate authorities.
-const MAX_CA: usize = 4 << 20;
 
 /// Why there is no document.
 #[derive(Debug, Error)]
@@ -50,9 +48,12 @@ pub(super) enum FetchError {
     /// The guard says no.
     #[error(transparent)]
     Guard(#[from] GuardError),
-    /// No certificate authority to trust.
+    /// There is no certificate authority to trust.
     #[error("no certificate authority to trust: {0}")]
-    Authorities(String),
+    Authorities(#[from] RootsError),
+    /// A panic ended the reading of the authorities.
+    #[error("the certificate authorities could not be read")]
+    Interrupted,
     /// The name has no address.
     #[error("`{0}` cannot be resolved: {1}")]
     Resolve(Target, String),
@@ -163,8 +164,9 @@ impl<'a> Client<'a> {
             .map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
         let stream = self.dial(target, reach).await?;
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
-        let stream =
-            connecting.await.map_err(|error| FetchError::Connect(target.clone(), chain(&error)))?;
+        let stream = connecting
+            .await
+            .map_err(|error| FetchError::Connect(target.clone(), describe(&error)))?;
         send(target, stream, request).await
     }
 
@@ -217,7 +219,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let broken =
-        |error: &(dyn StdError + 'static)| FetchError::Exchange(target.clone(), chain(error));
+        |error: &(dyn StdError + 'static)| FetchError::Exchange(target.clone(), describe(error));
     let opening =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = opening.map_err(|error| broken(&error))?;
@@ -246,61 +248,10 @@ where
     }
 }
 
-/// TLS with the authorities of `ca`, or the system's.
+/// Reads the authorities of `ca`, or the system's, on a blocking thread.
 async fn tls(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, FetchError> {
-    let loading = tokio::task::spawn_blocking(move || {
-        let roots = match &ca {
-            Some(path) => roots_of(path)?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| FetchError::Authorities(error.to_string()))?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-    });
-    loading.await.unwrap_or_else(|join| Err(FetchError::Authorities(join.to_string())))
-}
-
-fn roots_of(path: &Path) -> Result<RootCertStore, FetchError> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        FetchError::Authorities(format!("`{}`: {why}", path.display()))
-    };
-    let pem = file::read_now(path, MAX_CA)
-        .map_err(|error: FileError| FetchError::Authorities(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
-    }
-    if roots.is_empty() { Err(wrong(&"there is no certificate in it")) } else { Ok(roots) }
-}
-
-fn system_roots() -> Result<RootCertStore, FetchError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    // A system's store holds certificates that are too odd to parse; what matters is that some are good.
-    let (_good, _odd) = roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        return Err(FetchError::Authorities(
-            "the system has none; install ca-certificates, or set `jwks.ca`".to_owned(),
-        ));
-    }
-    Ok(roots)
-}
-
-/// An error with its causes: those of a connection say little without the last of them.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
+    let loading = tokio::task::spawn_blocking(move || tls_roots::client_config(ca.as_deref()));
+    Ok(Arc::new(loading.await.map_err(|_| FetchError::Interrupted)??))
 }
 
 #[cfg(test)]
@@ -345,23 +296,5 @@ mod tests {
         }
         let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
         assert!(accepted.is_err(), "nobody connected");
-    }
-
-    #[tokio::test]
-    async fn authorities_are_needed_and_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        for content in [
-            None,
-            Some(""),
-            Some("not PEM"),
-            Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
-        ] {
-            if let Some(content) = content {
-                std::fs::write(&path, content).unwrap();
-            }
-            let error = tls(Some(path.clone())).await.unwrap_err().to_string();
-            assert!(error.contains("ca.pem"), "{content:?}: {error}");
-        }
     }
 }

@@ -11,12 +11,14 @@ use tollgate_core::{
     secret::Secret,
 };
 
-use crate::secrets::trim_line_break;
+use crate::{
+    bounded_file::{self, FileError},
+    secrets::trim_line_break,
+};
 
 use super::{
     cache::{self, CacheError},
     fetch::{Answer, Client, FetchError, Validator},
-    file::{self, FileError},
     guard::{Guard, GuardError, Target},
     plan::{Origin, Plan, Remote},
 };
@@ -113,11 +115,11 @@ impl Loader {
                     .map_err(|_| LoadError::Timeout(within))?
             }
             Origin::File(path) => {
-                let content = file::read(path, MAX_BYTES).await?;
+                let content = bounded_file::read(path, MAX_BYTES).await?;
                 self.take_document(content.into(), None, None).await
             }
             Origin::SecretFile(path) => {
-                let mut content = file::read(path, MAX_SECRET).await?;
+                let mut content = bounded_file::read(path, MAX_SECRET).await?;
                 trim_line_break(&mut content);
                 self.take_secret(&Secret::new(content))
             }

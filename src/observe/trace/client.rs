@@ -13,11 +13,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,10 +24,11 @@ use tollgate_core::secret::SecretSource;
 
 use super::config::{OtlpProtocol, Target, TracingConfig};
 use crate::{
+    error_text::describe,
     proto::opentelemetry::proto::collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
     },
-    secrets,
+    secrets, tls_roots,
 };
 
 /// The method of the gRPC service.
@@ -131,7 +128,7 @@ impl Client {
             _ => self.connect().await.map_err(Failed::for_now)?,
         };
         let response = connection.sender.send(request).await;
-        let response = response.map_err(|error| Failed::for_now(chain(&error)))?;
+        let response = response.map_err(|error| Failed::for_now(describe(&error)))?;
         let answered = match self.protocol {
             OtlpProtocol::Grpc => grpc_answer(response).await,
             OtlpProtocol::Http => http_answer(response).await,
@@ -203,7 +200,7 @@ impl Client {
     async fn connect(&self) -> Result<Connection, String> {
         let Target { host, port, .. } = &self.target;
         let wrong = |error: &(dyn StdError + 'static)| {
-            format!("no connection to `{host}:{port}`: {}", chain(error))
+            format!("no connection to `{host}:{port}`: {}", describe(error))
         };
         // The name is looked up each time: a collector moves.
         let tcp =
@@ -265,7 +262,7 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
     let body = Limited::new(body, MOST)
         .collect()
         .await
-        .map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+        .map_err(|error| Failed::for_now(describe(error.as_ref())))?;
     let trailers = body.trailers().cloned().unwrap_or_default();
     let said = |name| {
         head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok())
@@ -291,7 +288,7 @@ async fn http_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
     let body = Limited::new(body, MOST)
         .collect()
         .await
-        .map_err(|error| Failed::for_now(chain(error.as_ref())))?;
+        .map_err(|error| Failed::for_now(describe(error.as_ref())))?;
     if !head.status.is_success() {
         return Err(by_status(head.status, &head.headers));
     }
@@ -324,51 +321,11 @@ fn connector(
     ca: Option<&Path>,
     protocol: OtlpProtocol,
 ) -> Result<(TlsConnector, ServerName<'static>), String> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let wrong = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
-            let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                roots
-                    .add(certificate.map_err(|error| wrong(&error))?)
-                    .map_err(|error| wrong(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong(&"there is no certificate in it"));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err("this system has no certificate authorities; set `tls_ca`".to_owned());
-            }
-        }
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = tls_roots::client_config(ca).map_err(|error| error.to_string())?;
     if protocol == OtlpProtocol::Grpc {
         config.alpn_protocols = vec![b"h2".to_vec()];
     }
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
     Ok((TlsConnector::from(Arc::new(config)), name))
-}
-
-/// An error with its causes: those of a connection say little without the last of them.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

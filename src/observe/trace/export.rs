@@ -178,14 +178,14 @@ impl Exporter {
     fn failed(&mut self, why: &str) {
         if !self.failing {
             self.failing = true;
-            tracing::warn!("spans cannot be exported, checks go on: {why}");
+            tracing::warn!("span export failed, spans are dropped once the queue is full: {why}");
         }
     }
 
     fn worked(&mut self) {
         if self.failing {
             self.failing = false;
-            tracing::info!("spans are exported again");
+            tracing::info!("span export works again");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Making a connection that is known to work: socket, TLS, login, and one real question.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use ::redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError,
@@ -8,11 +8,7 @@ use ::redis::{
     cmd,
     io::tcp::socket2::{SockRef, TcpKeepalive},
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -31,8 +27,10 @@ use super::{
     script::Scripts,
 };
 use crate::{
+    error_text::describe,
     secrets,
     store::{RedisConfig, StoreError, config::Place},
+    tls_roots,
 };
 
 /// A peer that stopped answering at the level of TCP is noticed after this long, whatever is on the way to it.
@@ -122,7 +120,7 @@ impl Dialer {
     pub(super) async fn dial(&self) -> Result<(MultiplexedConnection, Driver), Fault> {
         let stream = self.stream().await.map_err(|error| Fault {
             outage: Outage::Unreachable,
-            text: format!("cannot connect to `{}`: {error}", self.place),
+            text: format!("cannot connect to `{}`: {}", self.place, describe(&error)),
         })?;
         // Each question has a deadline of its own; a second clock below it would only cost.
         let config =
@@ -224,38 +222,7 @@ fn login(source: &SecretSource) -> Result<String, String> {
 }
 
 fn connector(host: &str, ca: Option<&str>) -> Result<(TlsConnector, ServerName<'static>), String> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let pem =
-                std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let added =
-                    certificate.map_err(|error| error.to_string()).and_then(|certificate| {
-                        roots.add(certificate).map_err(|error| error.to_string())
-                    });
-                added.map_err(|error| {
-                    format!("`{path}` holds something that is no certificate: {error}")
-                })?;
-            }
-            if roots.is_empty() {
-                return Err(format!("`{path}` holds no certificate in PEM"));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(
-                    "this system has no certificate authorities; name a PEM file here".to_owned()
-                );
-            }
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = tls_roots::client_config(ca.map(Path::new)).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
     Ok((TlsConnector::from(Arc::new(config)), name))

@@ -1,4 +1,4 @@
-//! Files of bounded size, read off the request path.
+//! Regular files of bounded size: reading a device or a pipe might never end.
 
 use std::{
     io::Read,
@@ -7,21 +7,21 @@ use std::{
 
 use thiserror::Error;
 
-/// Why a file was not read.
+/// The reason why a file is not read.
 #[derive(Debug, Error)]
-pub(super) enum FileError {
-    /// Not there, or not ours to read.
+pub enum FileError {
+    /// The file is missing, or the system refuses access.
     #[error("`{path}` cannot be read: {error}", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// A directory, a pipe or a device: reading it might never end.
+    /// The path leads to a directory, a pipe or a device.
     #[error("`{path}` is not a regular file", path = .0.display())]
     Irregular(PathBuf),
-    /// More than the bound.
+    /// The file is larger than the bound.
     #[error("`{path}` is larger than {max} bytes", path = path.display())]
     TooLarge {
         /// The file.
@@ -31,23 +31,24 @@ pub(super) enum FileError {
     },
 }
 
-/// The content of a file of at most `max` bytes. Symbolic links are followed: that is how a ConfigMap changes.
+/// Reads a file of at most `max` bytes on a blocking thread. Symbolic links are followed: a
+/// ConfigMap changes by one.
 ///
 /// # Errors
 /// See [`FileError`].
-pub(super) async fn read(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+pub(crate) async fn read(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     let owned = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read_now(&owned, max)).await;
+    let reading = tokio::task::spawn_blocking(move || read_blocking(&owned, max)).await;
     reading.unwrap_or_else(|join| {
         Err(FileError::Unreadable { path: path.to_owned(), error: std::io::Error::other(join) })
     })
 }
 
-/// The same, for callers that may block.
+/// Reads a file of at most `max` bytes on the calling thread.
 ///
 /// # Errors
 /// See [`FileError`].
-pub(super) fn read_now(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_blocking(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     let unreadable = |error| FileError::Unreadable { path: path.to_owned(), error };
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(FileError::Irregular(path.to_owned()));
