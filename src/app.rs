@@ -93,8 +93,9 @@ impl App {
     /// The errors of [`Engine::start`], an admin token that is missing or too weak, and an address
     /// that cannot be bound.
     pub async fn start(loaded: Loaded, clock: Clock) -> anyhow::Result<Self> {
-        let (listen, body) = (loaded.file.listen.clone(), loaded.file.body);
-        let drain = loaded.file.drain_timeout.std();
+        let server = &loaded.file.server;
+        let (listen, body) = (server.listen.clone(), server.body);
+        let drain = server.drain_timeout.std();
         let engine = Arc::new(Engine::start(loaded, clock)?);
         let (max, max_in_flight) = (body.max.0 as u64, body.max_in_flight.0 as u64);
         let in_flight = InFlight::new(max, max_in_flight)?;

@@ -81,7 +81,7 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    config::Loaded,
+    config::{File, Loaded},
     credential::jwks::KeySources,
     observe::{
         self, Observer,
@@ -154,24 +154,24 @@ impl Engine {
     /// # Errors
     /// Returns [`StartError`] for a secret, a certificate or an audit file that cannot be used.
     pub fn start(loaded: Loaded, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { file, policy } = loaded;
+        let Loaded { file: File { server, .. }, policy } = loaded;
         check_issuer_secrets(&policy)?;
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
             .map_err(StartError::UpstreamKey)?;
-        let tracer = file.observe.tracing.as_ref().map(Tracer::start).transpose()?;
-        let metrics = Arc::new(Metrics::new(&file.observe));
-        let audit = Arc::new(Audit::start(&file.audit)?);
+        let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
+        let metrics = Arc::new(Metrics::new(&server.observe));
+        let audit = Arc::new(Audit::start(&server.audit)?);
         let observer = Arc::new(Observer::new(metrics, audit).traced(tracer));
         observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
         let stop = CancellationToken::new();
-        let store = store::open(&file.store, stop.clone())?;
+        let store = store::open(&server.store, stop.clone())?;
 
         let key_sources = Arc::new(KeySources::default());
         // Subscribed before the first fetch starts, so that no change is missed.
         let key_changes = key_sources.changes();
         let sources = key_sources.apply(policy.issuers.list());
-        let live = Live::new(Arc::new(policy), sources, upstream_keys, file.token_cache);
+        let live = Live::new(Arc::new(policy), sources, upstream_keys, server.token_cache);
         let live = Arc::new(live);
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
@@ -179,9 +179,9 @@ impl Engine {
             store.local.clone(),
             Arc::clone(&observer),
             clock,
-            file.body.max.0,
+            server.body.max.0,
         ));
-        let reloader = Reloader::new(&file, Arc::clone(&live), key_sources, Arc::clone(&observer));
+        let reloader = Reloader::new(server, Arc::clone(&live), key_sources, Arc::clone(&observer));
         let mut tasks = JoinSet::new();
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
         Ok(Self {

@@ -8,6 +8,7 @@ mod configuration;
 mod kinds;
 mod links;
 mod reasons;
+mod restart;
 mod session;
 mod translation;
 

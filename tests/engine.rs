@@ -98,7 +98,9 @@ async fn it_allows_denies_and_reloads_without_a_socket() {
     // A change that needs a restart is refused whole.
     let moved = format!("{POLICY}drain_timeout: 1s\n");
     let refused = engine.reload(load(dir.path(), &moved)).await;
-    assert!(matches!(refused, Err(ReloadError::NeedsRestart)), "{refused:?}");
+    let Err(error @ ReloadError::NeedsRestart(_)) = refused else { panic!("{refused:?}") };
+    let expected = "drain_timeout changed, which needs a restart; restart, or undo the change";
+    assert_eq!(error.to_string(), expected);
     assert_eq!(decide(&engine, "/elsewhere", Some(&good)).await, "allow");
     engine.close().await;
 }

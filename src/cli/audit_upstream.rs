@@ -98,7 +98,7 @@ impl AuditUpstream {
     fn policy(&self) -> anyhow::Result<(Policy, Vec<RouteEntry>)> {
         if let Some(file) = &self.config {
             let loaded = config::load(file)?;
-            return Ok((loaded.policy, loaded.file.routes));
+            return Ok((loaded.policy, loaded.file.policy.routes));
         }
         let name = self.preset.as_deref().unwrap_or_default();
         // The name goes into the text below, so it has to be one of ours.

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Output, failure, paint::Paint};
-use crate::config::{self, LoadError};
+use crate::config::{self, LoadError, Located};
 
 const MORE: &str = "\
 Examples:
@@ -14,21 +14,25 @@ Examples:
   tollgate check-config tollgate.yaml --output json | jq -r '.errors[] | \"\\(.line) \\(.message)\"'
 
 Exit codes:
-  0  nothing is wrong
-  1  something is, and is listed
+  0  no errors
+  1  errors, which are listed
   2  the file cannot be read";
 
-/// Report everything that is wrong with a configuration file.
+/// Report every error of a configuration file.
 ///
-/// Everything at once: file, line, place, and what to do. What hangs on a part that cannot be read is looked at when it can be.
-/// Names such as `${NAME}` are taken from the environment; secrets and key files are not read, `serve` does that at its start.
+/// Each error has its file, line and key, and a remedy. Variables such as `${NAME}` are taken from the environment. Files that
+/// the configuration names (secrets, key sets, certificates) are opened: a missing one is a warning, because a file is often
+/// checked on another machine than the one that serves it, and an error with `--require-files`.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct CheckConfig {
     /// The configuration file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// How to report.
+    /// Count a file that the configuration names and that cannot be read as an error.
+    #[arg(long)]
+    require_files: bool,
+    /// The format of the report.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -39,30 +43,90 @@ impl CheckConfig {
     /// # Errors
     /// A file that cannot be read.
     pub fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
-        let shown = self.file.display();
-        let wrong = match config::load(&self.file) {
-            Ok(_) => None,
+        let (mut errors, mut warnings) = match config::load_with_files(&self.file) {
+            Ok((_, unreadable)) => (Vec::new(), unreadable),
+            Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new()),
             Err(error @ LoadError::Read { .. }) => return Err(error.into()),
-            Err(error @ LoadError::Wrong { .. }) => Some(error),
         };
-        match (self.output, &wrong) {
-            (Output::Text, None) => writeln!(out, "{shown}: {}", paint.good("ok"))?,
-            (Output::Text, Some(error)) => {
-                for line in error.to_string().lines() {
+        if self.require_files {
+            errors.append(&mut warnings);
+        }
+        let path = self.file.display().to_string();
+        match self.output {
+            Output::Text => {
+                for (label, error) in errors
+                    .iter()
+                    .map(|error| ("", error))
+                    .chain(warnings.iter().map(|warning| ("warning: ", warning)))
+                {
                     // The place first, as compilers write it, so that editors find it.
-                    let (place, rest) = line.split_once(": ").unwrap_or((line, ""));
-                    writeln!(out, "{}: {rest}", paint.bad(place))?;
+                    let line = Located { path: &path, error }.to_string();
+                    let (place, rest) = line.split_once(": ").unwrap_or((&line, ""));
+                    writeln!(out, "{}: {label}{rest}", paint.bad(place))?;
+                }
+                if errors.is_empty() {
+                    writeln!(out, "{path}: {}", paint.good("ok"))?;
                 }
             }
-            (Output::Json, _) => {
-                let errors = wrong.as_ref().map(failure::places).unwrap_or_default();
-                writeln!(
-                    out,
-                    "{}",
-                    json!({ "file": shown.to_string(), "ok": wrong.is_none(), "errors": errors })
-                )?;
+            Output::Json => {
+                let report = json!({
+                    "file": path,
+                    "ok": errors.is_empty(),
+                    "errors": failure::places(&path, &errors),
+                    "warnings": failure::places(&path, &warnings),
+                });
+                writeln!(out, "{report}")?;
             }
         }
-        Ok(if wrong.is_none() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(text: &str, require_files: bool, output: Output) -> (String, ExitCode) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tollgate.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut out = Vec::new();
+        let check = CheckConfig { file, require_files, output };
+        let code = check.run(&mut out, Paint::default()).unwrap();
+        let printed = String::from_utf8(out).unwrap();
+        (printed.replace(&format!("{}/", directory.path().display()), ""), code)
+    }
+
+    const WITH_FILE: &str = "issuers:
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: \"file:/no/secret\" }
+routes:
+  - { match: { methods: [GET], paths: [/a] }, scopes: [] }
+";
+
+    #[test]
+    fn a_missing_file_is_a_warning_or_an_error() {
+        let place = "tollgate.yaml:2: ";
+        let message = "issuers[0].secret: the file `/no/secret` does not exist on this machine\n";
+        assert_eq!(
+            run(WITH_FILE, false, Output::Text),
+            (format!("{place}warning: {message}tollgate.yaml: ok\n"), ExitCode::SUCCESS)
+        );
+        assert_eq!(
+            run(WITH_FILE, true, Output::Text),
+            (format!("{place}{message}"), ExitCode::from(1))
+        );
+    }
+
+    #[test]
+    fn the_json_report_has_errors_and_warnings() {
+        let report = |text, require_files| {
+            let (printed, _) = run(text, require_files, Output::Json);
+            let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+            let count = |key: &str| report[key].as_array().unwrap().len();
+            (report["ok"].as_bool().unwrap(), count("errors"), count("warnings"))
+        };
+        assert_eq!(report(WITH_FILE, false), (true, 0, 1));
+        assert_eq!(report(WITH_FILE, true), (false, 1, 0));
+        assert_eq!(report("routes: 5", false), (false, 1, 0));
     }
 }

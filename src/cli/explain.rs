@@ -103,7 +103,7 @@ impl Explain {
     fn explained(&self, page: &mut Page<'_>) -> anyhow::Result<End> {
         let loaded = self.config.as_deref().map(config::load).transpose()?;
         let (policy, max_body) = match loaded {
-            Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.body.max.0)),
+            Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.server.body.max.0)),
             None => (None, None),
         };
         match &self.case {

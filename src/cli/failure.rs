@@ -5,6 +5,7 @@ use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
+use tollgate_core::config::ConfigError;
 
 use super::paint::Paint;
 use crate::config::LoadError;
@@ -43,7 +44,10 @@ pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(closed) {
         // Whoever read the answer has seen enough: `| head`.
     } else if json {
-        let places = error.downcast_ref::<LoadError>().map(places).unwrap_or_default();
+        let places = match error.downcast_ref::<LoadError>() {
+            Some(LoadError::Invalid { path, errors }) => places(path, errors),
+            _ => Vec::new(),
+        };
         eprintln!("{}", shape(&format!("{error:#}"), &places));
     } else {
         eprintln!("{} {error:#}", Paint::stderr().bad("error:"));
@@ -59,10 +63,9 @@ fn shape(message: &str, places: &[Value]) -> Value {
     }
 }
 
-/// What is wrong with a configuration file, one object for each mistake.
-pub(super) fn places(error: &LoadError) -> Vec<Value> {
-    let LoadError::Wrong { path: file, errors } = error else { return Vec::new() };
-    let place = |error: &tollgate_core::config::ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
+/// Errors of a configuration file, one object each.
+pub(super) fn places(file: &str, errors: &[ConfigError]) -> Vec<Value> {
+    let place = |error: &ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
     errors.iter().map(place).collect()
 }
 

@@ -193,11 +193,11 @@ mod tests {
         .unwrap();
         let file = config::compile(&text, &|_| panic!("a name was looked up")).unwrap().file;
         assert_eq!(
-            serde_json::to_value(format!("{:?}", file.issuers[0].audiences)).unwrap(),
+            serde_json::to_value(format!("{:?}", file.policy.issuers[0].audiences)).unwrap(),
             r#"OneOf(["a\"b: ${HOME}"])"#
         );
         assert_eq!(
-            file.issuers[0].jwks.as_ref().unwrap().url.as_deref(),
+            file.policy.issuers[0].jwks.as_ref().unwrap().url.as_deref(),
             Some("https://keys.example.com/jwks")
         );
     }

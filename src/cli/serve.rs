@@ -34,7 +34,7 @@ impl Serve {
     /// Whatever stops the start.
     pub fn run(self) -> anyhow::Result<()> {
         let loaded = config::load(&self.config)?;
-        log::init(loaded.file.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
+        log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
         let runtime = runtime()?;
         runtime.block_on(app::serve(self.config, loaded))
     }

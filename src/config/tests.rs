@@ -8,7 +8,7 @@ fn errors(text: &str) -> Vec<String> {
 fn the_smallest_file_is_a_public_route() {
     let loaded =
         compile("routes: [{ match: { paths: [/health] }, public: true }]", &|_| None).unwrap();
-    assert_eq!(loaded.file.body.max, ByteSize(16 << 20));
+    assert_eq!(loaded.file.server.body.max, ByteSize(16 << 20));
 }
 
 #[test]
@@ -91,7 +91,8 @@ fn entry(path: &str) -> String {
 #[test]
 fn one_mistake_is_one_mistake() {
     assert_eq!(errors_of(FULL), [""; 0]);
-    let full: serde_json::Value = Document::parse(FULL, &|_| None).unwrap().read().unwrap();
+    let full: serde_json::Value =
+        tollgate_core::config::Document::parse(FULL, &|_| None).unwrap().read().unwrap();
     let mut all = Vec::new();
     places(&full, "", &mut all);
     assert!(all.len() > 100, "{}", all.len());

@@ -49,7 +49,7 @@ const REFUSED_BYTES: u64 = 1 << 20;
 const OVERHEAD: usize = 96;
 
 /// The section `token_cache`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCacheConfig {
     /// The most that remembered tokens may take. A token that was verified is not verified again until it expires, its issuer's

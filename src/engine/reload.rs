@@ -7,7 +7,7 @@ use tollgate_core::{policy::Policy, secret::Secret};
 
 use super::live::Live;
 use crate::{
-    config::{File, LoadError, Loaded},
+    config::{LoadError, Loaded, ServerConfig},
     credential::jwks::KeySources,
     observe::{self, Observer},
     secrets::{self, SecretError},
@@ -22,11 +22,9 @@ pub enum ReloadError {
     /// The file cannot be read, or is wrong.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A section differs that only a restart changes.
-    #[error(
-        "listen, body, store, token_cache, audit, observe, log and drain_timeout only change with a restart; restart, or take the change back"
-    )]
-    NeedsRestart,
+    /// These sections differ, which only a restart changes.
+    #[error("{} changed, which needs a restart; restart, or undo the change", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
     /// An upstream key is missing or cannot be used.
     #[error("upstream_key: {0}")]
     UpstreamKey(#[source] SecretError),
@@ -41,27 +39,28 @@ pub(super) struct Reloader {
     key_sources: Arc<KeySources>,
     observer: Arc<Observer>,
     /// The sections in force that only a restart changes.
-    fixed: String,
+    server: ServerConfig,
     upstream_keys: Vec<Secret>,
 }
 
 impl Reloader {
-    /// Creates a reloader for an engine that was started with `file`.
+    /// Creates a reloader for an engine that was started with `server`.
     pub(super) fn new(
-        file: &File,
+        server: ServerConfig,
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
     ) -> Self {
         let upstream_keys = live.load().snapshot.upstream_keys.clone();
-        Self { live, key_sources, observer, fixed: fixed(file), upstream_keys }
+        Self { live, key_sources, observer, server, upstream_keys }
     }
 
     /// Puts a configuration in force.
     pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<(), ReloadError> {
         let Loaded { file, policy } = loaded;
-        if fixed(&file) != self.fixed {
-            return Err(ReloadError::NeedsRestart);
+        let changed = file.server.changed_sections(&self.server);
+        if !changed.is_empty() {
+            return Err(ReloadError::NeedsRestart(changed));
         }
         let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
             .map_err(ReloadError::UpstreamKey)?;
@@ -116,11 +115,4 @@ impl Reloader {
         }
         self.live.replace(Arc::new(policy), sources, upstream_keys);
     }
-}
-
-/// The sections that only a restart changes, in a form that can be compared. Secrets do not print,
-/// so a changed inline secret of these sections goes unnoticed until the restart it needs anyway.
-fn fixed(file: &File) -> String {
-    let File { listen, body, drain_timeout, store, token_cache, audit, observe, log, .. } = file;
-    format!("{:?}", (listen, body, drain_timeout, store, token_cache, audit, observe, log))
 }

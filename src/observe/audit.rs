@@ -37,7 +37,7 @@ use self::{file::LogFile, queue::Queue, writer::Sink};
 const LINE: usize = 768;
 
 /// The section `audit`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditConfig {
     /// `stdout`, `file:/path`, or `none`. A file is appended to, made with mode 0640, and opened anew when its path leads to another file,

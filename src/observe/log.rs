@@ -18,7 +18,7 @@ use tracing_subscriber::{
 pub const LEVEL_VARIABLE: &str = "TOLLGATE_LOG";
 
 /// The section `log`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// `error`, `warn`, `info` or `debug`; the environment variable `TOLLGATE_LOG` goes before it. Default `info`: a line

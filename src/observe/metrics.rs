@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The section `observe`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObserveConfig {
     /// Spans for an OpenTelemetry collector. Default: none.

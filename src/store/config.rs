@@ -15,7 +15,7 @@ pub(super) use self::url::Place;
 pub use self::url::RedisUrl;
 
 /// Where limits are counted and revocations are kept.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StoreConfig {
     /// In this process: right for one replica. A restart refills every bucket and forgets every revocation.
@@ -31,7 +31,7 @@ impl Default for StoreConfig {
 }
 
 /// `store.memory`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// Most buckets held at once, 1 to 100000000. A request that needs one more is an outage (`full`), never a reason to
@@ -49,7 +49,7 @@ impl Default for MemoryConfig {
 ///
 /// Redis 6.2 or newer, one server (or what a Sentinel or a cloud puts in front), `maxmemory-policy noeviction`: an evicted
 /// revocation revokes nothing.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     /// `redis://host:port/db`, `rediss://…` for TLS, or `unix:///path?db=0`. A user and a password may stand in it
@@ -77,7 +77,7 @@ fn deadline() -> Span {
 }
 
 /// `store.redis.replicate_revocations`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicateConfig {
     /// How long after a revocation a check may still pass, 1s to 1h. Changes are pushed and usually hold within milliseconds;
@@ -99,7 +99,7 @@ fn check_staleness() -> Span {
 }
 
 /// `store.redis.local`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalConfig {
     /// How many replicas share a limit, 1 to 10000. Each admits this part of its rate and of its burst, rounded down: a burst

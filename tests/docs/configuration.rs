@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value};
+use tollgate::config::FOREIGN_KEYS;
 
 use super::{page, root};
 use crate::rig::tollgate::run;
@@ -214,6 +215,13 @@ fn written() -> String {
     written.push_str("\n## Values\n\n| | |\n|---|---|\n");
     for (name, description) in &made.values {
         writeln!(written, "| {} | {description} |", name.to_lowercase()).unwrap();
+    }
+    written.push_str(
+        "\n## Keys of other gateways\n\nThese keys do not exist here, and `check-config` says what takes their \
+         place.\n\n| key | here |\n|---|---|\n",
+    );
+    for (keys, here) in FOREIGN_KEYS {
+        writeln!(written, "| `{}` | {here} |", keys.join("`, `")).unwrap();
     }
     written
 }

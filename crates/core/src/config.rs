@@ -31,7 +31,7 @@ use serde::{Deserializer, de::DeserializeOwned, de::Visitor};
 
 pub use self::{
     env::{ExpandError, expand},
-    error::{ConfigError, ConfigErrorKind, Errors, Found},
+    error::{ConfigError, ConfigErrorKind, Errors, Found, Place},
     omitted::OmittedPaths,
     path::Path,
     recover::{Partial, keys_of},
@@ -103,11 +103,11 @@ impl Document {
 
     /// Adds to errors their lines: of the place itself, or of the nearest place above it that is in the file.
     pub fn locate(&self, errors: Errors) -> Vec<ConfigError> {
-        let locate = |Entry { path, kind, remedy, .. }: Entry| ConfigError {
-            line: self.line(&path),
-            path: path.to_string(),
-            kind,
-            remedy,
+        let locate = |Entry { path, mut kind, remedy, .. }: Entry| {
+            if let ConfigErrorKind::Duplicate { first, .. } = &mut kind {
+                first.line = self.line(&first.path);
+            }
+            ConfigError { line: self.line(&path), path: path.to_string(), kind, remedy }
         };
         let mut located: Vec<ConfigError> = errors.0.into_iter().map(locate).collect();
         located.sort_by_key(|error| error.line);

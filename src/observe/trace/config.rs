@@ -12,7 +12,7 @@ use tollgate_core::{
 };
 
 /// Spans for an OpenTelemetry collector: one for each check that is sampled. Left out: none, and nothing is spent on them.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TracingConfig {
     /// The collector: `http://host:port` or `https://host:port`. With `protocol: http`, a path may follow, and `/v1/traces` is added

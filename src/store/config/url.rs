@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use tollgate_core::secret::Secret;
 
 /// A Redis URL, taken apart.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     place: Place,
     db: i64,

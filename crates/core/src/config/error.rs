@@ -47,6 +47,9 @@ pub enum ConfigErrorKind {
     /// The text is not YAML, or is YAML that two parsers could read differently.
     #[error("not valid YAML: {0}")]
     Syntax(String),
+    /// A document without any value.
+    #[error("the file is empty")]
+    Empty,
     /// A required key is missing.
     #[error("missing key `{0}`")]
     MissingKey(&'static str),
@@ -80,6 +83,14 @@ pub enum ConfigErrorKind {
         /// The words that the key can have.
         known: &'static [&'static str],
     },
+    /// A second entry for what another entry already has.
+    #[error("{what} is already at {first}")]
+    Duplicate {
+        /// What both entries are for.
+        what: String,
+        /// The place of the first entry.
+        first: Place,
+    },
     /// A value that its section refuses. The text contains the remedy.
     #[error("{0}")]
     Invalid(String),
@@ -94,6 +105,24 @@ impl From<String> for ConfigErrorKind {
 impl From<&str> for ConfigErrorKind {
     fn from(message: &str) -> Self {
         Self::Invalid(message.to_owned())
+    }
+}
+
+/// Another place of the file that an error names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The place as keys and indexes.
+    pub path: Path,
+    /// Its line, once the document has added it.
+    pub line: Option<u64>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "`{}` (line {line})", self.path),
+            None => write!(f, "`{}`", self.path),
+        }
     }
 }
 
@@ -190,6 +219,18 @@ pub(super) struct Entry {
     pub(super) presumes: Vec<Path>,
 }
 
+impl Entry {
+    /// The same error with every place changed by `to`.
+    pub(super) fn moved(mut self, to: impl Fn(&Path) -> Path) -> Self {
+        self.path = to(&self.path);
+        self.presumes = self.presumes.iter().map(&to).collect();
+        if let ConfigErrorKind::Duplicate { first, .. } = &mut self.kind {
+            first.path = to(&first.path);
+        }
+        self
+    }
+}
+
 impl Errors {
     /// Adds one error at `path`.
     pub fn push(&mut self, path: &Path, kind: impl Into<ConfigErrorKind>) {
@@ -208,6 +249,25 @@ impl Errors {
             path: path.clone(),
             kind: kind.into(),
             remedy: None,
+            presumes: presumes.to_vec(),
+        });
+    }
+
+    /// Adds the error that the value at `path` repeats `what` of the entry at `first`. `remedy` is what to do about it. The
+    /// error depends on the values at `presumes`.
+    pub fn push_duplicate(
+        &mut self,
+        path: &Path,
+        presumes: &[Path],
+        what: String,
+        first: &Path,
+        remedy: &str,
+    ) {
+        let first = Place { path: first.clone(), line: None };
+        self.0.push(Entry {
+            path: path.clone(),
+            kind: ConfigErrorKind::Duplicate { what, first },
+            remedy: Some(remedy.to_owned()),
             presumes: presumes.to_vec(),
         });
     }
@@ -235,12 +295,7 @@ impl Errors {
     /// The same errors in a document that contains their section below `key`.
     #[must_use]
     pub fn under(self, key: &str) -> Self {
-        let below = |entry: Entry| Entry {
-            path: entry.path.below(key),
-            presumes: entry.presumes.iter().map(|path| path.below(key)).collect(),
-            ..entry
-        };
-        Self(self.0.into_iter().map(below).collect())
+        Self(self.0.into_iter().map(|entry| entry.moved(|path| path.below(key))).collect())
     }
 }
 

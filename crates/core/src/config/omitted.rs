@@ -48,11 +48,7 @@ impl OmittedPaths {
     /// file.
     #[must_use]
     pub fn without_consequences(&self, errors: Errors) -> Errors {
-        let written = errors.0.into_iter().map(|entry| Entry {
-            path: self.written(&entry.path),
-            presumes: entry.presumes.iter().map(|path| self.written(path)).collect(),
-            ..entry
-        });
+        let written = errors.0.into_iter().map(|entry| entry.moved(|path| self.written(path)));
         Errors(written.filter(|entry| !self.may_explain(entry)).collect())
     }
 

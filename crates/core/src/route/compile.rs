@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     CompileContext, Route, RouteConfig, RouteEntry, RouteTable,
     preset::{self, Preset, PresetConfig},
-    table::HostPattern,
+    table::{DuplicateRoute, HostPattern},
 };
 use crate::pattern::Pattern;
 use crate::{
@@ -28,6 +28,16 @@ pub(crate) struct Compiled {
     pub(crate) strip_headers: BTreeSet<String>,
     /// For each entry with a route that reads the body: its entry, and the name of the first such route.
     pub(crate) body_routes: Vec<(Path, String)>,
+    /// Each route, and the entry of the file that it comes from.
+    entries: Vec<(Arc<Route>, Path)>,
+}
+
+impl Compiled {
+    /// The entry of the file that a route comes from.
+    fn entry_of(&self, route: &Arc<Route>) -> Option<&Path> {
+        let entry = self.entries.iter().find(|(known, _)| Arc::ptr_eq(known, route));
+        entry.map(|(_, path)| path)
+    }
 }
 
 /// Compiles the list `routes`, noting every error.
@@ -42,6 +52,7 @@ pub(crate) fn compile(
         names: Vec::new(),
         strip_headers: BTreeSet::new(),
         body_routes: Vec::new(),
+        entries: Vec::new(),
     };
     if entries.is_empty() {
         errors
@@ -144,6 +155,7 @@ fn insert(
     let captures: Vec<Vec<String>> = patterns.iter().map(|(_, pattern)| pattern.names()).collect();
     let route = Arc::new(route(config, preset.is_some(), context, &captures, path, errors));
     compiled.names.push(route.name.clone());
+    compiled.entries.push((Arc::clone(&route), path.clone()));
     if !route.public
         && route.content.reads_body()
         && compiled.body_routes.last().is_none_or(|(known, _)| known != path)
@@ -154,9 +166,17 @@ fn insert(
     for (at, pattern) in patterns {
         let at = if preset.is_some() { path.key("preset") } else { at };
         for host in &hosts {
-            if let Err(message) = compiled.table.insert(host, &pattern, &methods, &route) {
-                // Two routes are one where a host or a method of either was not read.
-                errors.push_presuming(&at, &[path.parent()], message);
+            if let Err(duplicate) = compiled.table.insert(host, &pattern, &methods, &route) {
+                let DuplicateRoute { method, first } = duplicate;
+                let first = compiled.entry_of(&first).unwrap_or(path);
+                let remedy = match preset {
+                    Some(_) => "give each preset its own `match.hosts`",
+                    None => "remove one of the two, or give each its own `match.hosts`",
+                };
+                // Two routes are the same where a host or a method of either was omitted.
+                let presumes = [path.parent()];
+                let what = format!("a route for {method} with this host and path");
+                errors.push_duplicate(&at, &presumes, what, first, remedy);
             }
             entries.push(TableEntry {
                 host: host.clone(),

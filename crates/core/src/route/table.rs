@@ -83,6 +83,15 @@ struct MethodRoute {
     names: Vec<String>,
 }
 
+/// The error of a route whose place in the table is taken.
+#[derive(Debug)]
+pub(super) struct DuplicateRoute {
+    /// The first method that both routes have.
+    pub(super) method: String,
+    /// The route in its place.
+    pub(super) first: Arc<Route>,
+}
+
 impl RouteTable {
     pub(super) fn insert(
         &mut self,
@@ -90,7 +99,7 @@ impl RouteTable {
         pattern: &Pattern,
         methods: &[String],
         route: &Arc<Route>,
-    ) -> Result<(), String> {
+    ) -> Result<(), DuplicateRoute> {
         let mut node = match host {
             HostPattern::Any => &mut self.any,
             HostPattern::Below(suffix) => self.below.entry(suffix.clone()).or_default(),
@@ -204,7 +213,7 @@ impl Leaf {
         methods: &[String],
         route: &Arc<Route>,
         names: &[String],
-    ) -> Result<(), String> {
+    ) -> Result<(), DuplicateRoute> {
         for method in methods {
             let new_entry = || MethodRoute {
                 method: method.clone(),
@@ -217,13 +226,11 @@ impl Leaf {
             };
             match (known.route.from_preset, route.from_preset) {
                 (false, true) => {}
-                (true, true) => {
-                    return Err(format!(
-                        "two presets have the same host and path for {method}; give each its `match.hosts`"
-                    ));
-                }
-                (false, false) => {
-                    return Err(format!("another route has the same host and path for {method}"));
+                (true, true) | (false, false) => {
+                    return Err(DuplicateRoute {
+                        method: method.clone(),
+                        first: Arc::clone(&known.route),
+                    });
                 }
                 (true, false) => *known = new_entry(),
             }

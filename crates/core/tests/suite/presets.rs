@@ -309,7 +309,7 @@ fn what_is_wrong_with_an_entry_is_said() {
         ("routes: [{ preset: vllm, limits: [nope] }]", "there is no limit `nope`"),
         (
             "routes: [{ preset: vllm }, { preset: sglang }]",
-            "two presets have the same host and path for POST",
+            "a route for POST with this host and path is already at `routes[0]` (line 5); give each preset its own `match.hosts`",
         ),
         (
             "routes: [{ preset: vllm, match: { hosts: [a.example] } }, { match: { paths: [/docs] }, public: true }]",

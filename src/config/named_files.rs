@@ -1,0 +1,189 @@
+//! The files that a configuration names: secrets, key sets, certificates and authorities.
+
+use std::{fs, io, path::Path as FilePath};
+
+use tollgate_core::{
+    config::{Errors, Path},
+    policy::PolicyConfig,
+    route::RouteEntry,
+    secret::SecretSource,
+};
+
+use super::{File, ServerConfig};
+use crate::{listener::TlsConfig, store::StoreConfig};
+
+/// Opens every file that the sections name. Returns an error for each that cannot be read.
+pub(super) fn unreadable(file: &File) -> Errors {
+    let mut check = Check { errors: Errors::default() };
+    check.server(&file.server);
+    check.policy(&file.policy);
+    check.errors
+}
+
+struct Check {
+    errors: Errors,
+}
+
+impl Check {
+    fn server(&mut self, server: &ServerConfig) {
+        let listen = Path::root().key("listen");
+        self.tls(server.listen.grpc.tls.as_ref(), &listen.key("grpc"));
+        self.tls(server.listen.ops.tls.as_ref(), &listen.key("ops"));
+        for (index, http) in server.listen.http.iter().enumerate() {
+            self.tls(http.tls.as_ref(), &listen.key("http").index(index));
+        }
+        if let Some(admin) = &server.listen.admin {
+            self.tls(admin.tls.as_ref(), &listen.key("admin"));
+            self.secret(Some(&admin.token), &listen.key("admin").key("token"));
+        }
+        if let StoreConfig::Redis(redis) = &server.store {
+            let path = Path::root().key("store").key("redis");
+            self.secret(redis.password.as_ref(), &path.key("password"));
+            self.file(redis.tls_ca.as_ref(), &path.key("tls_ca"));
+        }
+        if let Some(tracing) = &server.observe.tracing {
+            let path = Path::root().key("observe").key("tracing");
+            for (name, value) in &tracing.headers {
+                self.secret(Some(value), &path.key("headers").key(name));
+            }
+            self.file(tracing.tls_ca.as_ref(), &path.key("tls_ca"));
+        }
+    }
+
+    fn policy(&mut self, policy: &PolicyConfig) {
+        for (index, issuer) in policy.issuers.iter().enumerate() {
+            let path = Path::root().key("issuers").index(index);
+            self.secret(issuer.secret.as_ref(), &path.key("secret"));
+            if let Some(jwks) = &issuer.jwks {
+                self.file(jwks.file.as_ref(), &path.key("jwks").key("file"));
+                self.file(jwks.ca.as_ref(), &path.key("jwks").key("ca"));
+            }
+        }
+        for (index, route) in policy.routes.iter().enumerate() {
+            let path = Path::root().key("routes").index(index).key("upstream_key");
+            let key = match route {
+                RouteEntry::Preset(preset) => &preset.upstream_key,
+                RouteEntry::Explicit(route) => &route.upstream_key,
+            };
+            self.secret(key.as_ref(), &path);
+        }
+    }
+
+    fn tls(&mut self, tls: Option<&TlsConfig>, listener: &Path) {
+        let Some(tls) = tls else { return };
+        let path = listener.key("tls");
+        self.file(Some(&tls.cert), &path.key("cert"));
+        self.file(Some(&tls.key), &path.key("key"));
+        self.file(tls.client_ca.as_ref(), &path.key("client_ca"));
+    }
+
+    fn secret(&mut self, secret: Option<&SecretSource>, path: &Path) {
+        if let Some(SecretSource::File(file)) = secret {
+            self.file(Some(file), path);
+        }
+    }
+
+    fn file(&mut self, file: Option<&impl AsRef<FilePath>>, path: &Path) {
+        let Some(file) = file.map(AsRef::as_ref) else { return };
+        if let Err(why) = open(file) {
+            self.errors.push(path, format!("the file `{}` {why}", file.display()));
+        }
+    }
+}
+
+/// Opens a file for reading; the error is the end of a sentence about the file.
+fn open(file: &FilePath) -> Result<(), Unreadable> {
+    let opened = fs::File::open(file)?;
+    if opened.metadata()?.is_dir() { Err(Unreadable::Directory) } else { Ok(()) }
+}
+
+/// The reason why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("does not exist on this machine")]
+    Missing,
+    #[error("cannot be read by this user")]
+    Forbidden,
+    #[error("is a directory")]
+    Directory,
+    #[error("cannot be read: {0}")]
+    Other(io::Error),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::PermissionDenied => Self::Forbidden,
+            _ => Self::Other(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::compile;
+
+    #[test]
+    fn every_kind_of_file_is_opened() {
+        let text = r#"
+listen:
+  grpc: { address: "127.0.0.1:0", tls: { cert: /no/grpc.pem, key: /no/grpc.key, client_ca: /no/grpc-ca.pem } }
+  ops: { address: "127.0.0.1:0", tls: { cert: /no/ops.pem, key: /no/ops.key } }
+  http: [{ address: "127.0.0.1:0", dialect: nginx, body: deny, tls: { cert: /no/http.pem, key: /no/http.key } }]
+  admin: { address: "127.0.0.1:0", token: "file:/no/token", tls: { cert: /no/admin.pem, key: /no/admin.key } }
+store: { redis: { url: "rediss://r", password: "file:/no/password", tls_ca: /no/redis-ca.pem } }
+observe:
+  tracing: { endpoint: "https://c:4317", tls_ca: /no/trace-ca.pem, headers: { authorization: "file:/no/trace" } }
+issuers:
+  - { issuer: "https://a", audiences: [x], algorithms: [RS256], jwks: { file: /no/jwks.json } }
+  - { issuer: "https://b", audiences: [x], algorithms: [RS256], jwks: { url: "https://b/jwks", ca: /no/ca.pem, cache_file: /no/cache } }
+  - { issuer: "https://c", audiences: [x], algorithms: [HS256], secret: "file:/no/secret" }
+routes:
+  - { match: { methods: [GET], paths: [/a] }, scopes: [], upstream_key: "file:/no/route" }
+  - { preset: vllm, upstream_key: "file:/no/preset" }
+audit: { to: "file:/no/audit" }
+"#;
+        let loaded = compile(text, &|_| None).unwrap();
+        let document = tollgate_core::config::Document::parse(text, &|_| None).unwrap();
+        let found: Vec<String> = document
+            .locate(unreadable(&loaded.file))
+            .iter()
+            .map(|error| error.to_string().replace("the file `/no/", "`"))
+            .collect();
+        let is_missing = |line: &&str| format!("{line} does not exist on this machine");
+        let expected = [
+            "line 3: listen.grpc.tls.cert: `grpc.pem`",
+            "line 3: listen.grpc.tls.key: `grpc.key`",
+            "line 3: listen.grpc.tls.client_ca: `grpc-ca.pem`",
+            "line 4: listen.ops.tls.cert: `ops.pem`",
+            "line 4: listen.ops.tls.key: `ops.key`",
+            "line 5: listen.http[0].tls.cert: `http.pem`",
+            "line 5: listen.http[0].tls.key: `http.key`",
+            "line 6: listen.admin.tls.cert: `admin.pem`",
+            "line 6: listen.admin.tls.key: `admin.key`",
+            "line 6: listen.admin.token: `token`",
+            "line 7: store.redis.password: `password`",
+            "line 7: store.redis.tls_ca: `redis-ca.pem`",
+            "line 9: observe.tracing.headers.authorization: `trace`",
+            "line 9: observe.tracing.tls_ca: `trace-ca.pem`",
+            "line 11: issuers[0].jwks.file: `jwks.json`",
+            "line 12: issuers[1].jwks.ca: `ca.pem`",
+            "line 13: issuers[2].secret: `secret`",
+            "line 15: routes[0].upstream_key: `route`",
+            "line 16: routes[1].upstream_key: `preset`",
+        ];
+        assert_eq!(found, expected.iter().map(is_missing).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_directory_is_not_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(open(directory.path()).unwrap_err().to_string(), "is a directory");
+        let file = directory.path().join("key");
+        assert!(open(&file).is_err());
+        fs::write(&file, "x").unwrap();
+        assert!(open(&file).is_ok());
+    }
+}

@@ -1,0 +1,224 @@
+//! The sections of the file that belong to the sidecar. They change only with a restart.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+use tollgate_core::{
+    config::{Errors, Path},
+    policy::Policy,
+    secret::SecretSource,
+    time::Span,
+};
+
+use crate::{
+    adapter::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
+    byte_size::ByteSize,
+    credential::token_cache::TokenCacheConfig,
+    listener::{Address, ListenerConfig, SocketMode, TlsConfig},
+    observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
+    store::StoreConfig,
+};
+
+/// The sections of the sidecar: addresses, store, observation.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Where Tollgate listens.
+    #[serde(default)]
+    pub listen: ListenConfig,
+    /// How much of request bodies is held at once.
+    #[serde(default)]
+    pub body: BodyConfig,
+    /// How long open checks may take to finish at shutdown. Default 20s: below the 30s Kubernetes gives by default.
+    #[serde(default = "drain_timeout")]
+    pub drain_timeout: Span,
+    /// Where limits are counted and revocations kept. Default: in memory, which is right for one replica.
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// The audit lines.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// What the metrics tell apart.
+    #[serde(default)]
+    pub observe: ObserveConfig,
+    /// The log of the process itself.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Tokens that were verified before.
+    #[serde(default)]
+    pub token_cache: TokenCacheConfig,
+}
+
+fn drain_timeout() -> Span {
+    Span::from_secs(20)
+}
+
+impl ServerConfig {
+    /// Adds the errors of every section. `policy` is `None` where it has errors of its own.
+    pub(super) fn check(&self, policy: Option<&Policy>, errors: &mut Errors) {
+        let root = Path::root();
+        self.body.check(&root.key("body"), errors);
+        self.audit.check(&root.key("audit"), errors);
+        self.observe.check(&root.key("observe"), errors);
+        self.token_cache.check(&root.key("token_cache"), errors);
+        let body_routes = policy.map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
+        for (index, listener) in self.listen.http.iter().enumerate() {
+            let path = root.key("listen").key("http").index(index);
+            listener.validate(body_routes, &path, errors);
+        }
+        self.store.validate(policy, &root.key("store"), errors);
+    }
+
+    /// The names of the sections that differ from `other`.
+    pub fn changed_sections(&self, other: &Self) -> Vec<&'static str> {
+        let changed = self.compared(other).into_iter().filter(|(_, equal)| !equal);
+        changed.map(|(name, _)| name).collect()
+    }
+
+    /// Each section's name, and whether it equals that of `other`.
+    fn compared(&self, other: &Self) -> [(&'static str, bool); 8] {
+        // Every field by name: a new section does not compile until it is compared.
+        let Self { listen, body, drain_timeout, store, audit, observe, log, token_cache } = self;
+        [
+            ("listen", *listen == other.listen),
+            ("body", *body == other.body),
+            ("drain_timeout", *drain_timeout == other.drain_timeout),
+            ("store", *store == other.store),
+            ("audit", *audit == other.audit),
+            ("observe", *observe == other.observe),
+            ("log", *log == other.log),
+            ("token_cache", *token_cache == other.token_cache),
+        ]
+    }
+}
+
+/// `listen`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
+    pub grpc: ListenerConfig,
+    /// Proxies that ask over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
+    pub http: Vec<ForwardAuthConfig>,
+    /// `/healthz`, `/readyz` and `/metrics`: nothing secret, nothing mutable. Default `127.0.0.1:9002`.
+    pub ops: ListenerConfig,
+    /// The API that changes things. Default: off.
+    pub admin: Option<AdminListenConfig>,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let loopback = |port: u16| {
+            ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
+        };
+        Self { grpc: loopback(9000), http: Vec::new(), ops: loopback(9002), admin: None }
+    }
+}
+
+/// `listen.admin`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminListenConfig {
+    /// `host:port` or `unix:/path`.
+    #[schemars(with = "String")]
+    #[serde(deserialize_with = "address")]
+    pub address: Address,
+    /// Permissions of a Unix socket. Default `0660`.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, deserialize_with = "mode")]
+    pub mode: SocketMode,
+    /// TLS; the bearer token is a secret on the wire.
+    pub tls: Option<TlsConfig>,
+    /// The bearer token every call needs, on loopback too.
+    pub token: SecretSource,
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketMode, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+impl AdminListenConfig {
+    /// The listener without its token.
+    pub fn listener(&self) -> ListenerConfig {
+        ListenerConfig { address: self.address.clone(), mode: self.mode, tls: self.tls.clone() }
+    }
+}
+
+/// `body`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BodyConfig {
+    /// The largest request body; above it 413 `body_too_large`. Default 16MiB: images come in bodies. Not above what the proxy sends.
+    pub max: ByteSize,
+    /// The most that all checks in flight may hold; above it 503 `overloaded`, before a message is read. Default 128MiB.
+    pub max_in_flight: ByteSize,
+}
+
+impl Default for BodyConfig {
+    fn default() -> Self {
+        Self { max: ByteSize(16 << 20), max_in_flight: ByteSize(128 << 20) }
+    }
+}
+
+impl BodyConfig {
+    fn check(self, path: &Path, errors: &mut Errors) {
+        let (max, max_in_flight) = (self.max.0 as u64, self.max_in_flight.0 as u64);
+        if let Err(error) = InFlight::new(max, max_in_flight) {
+            errors.push(path, error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::config::keys_of;
+
+    use super::*;
+    use crate::config::compile;
+
+    fn server(sections: &str) -> ServerConfig {
+        let text = format!("routes: [{{ match: {{ paths: [/a] }}, public: true }}]\n{sections}");
+        compile(&text, &|_| None).unwrap().file.server
+    }
+
+    #[test]
+    fn every_section_is_compared_under_its_name() {
+        let (one, other) = (server(""), server(""));
+        let names: Vec<&str> = one.compared(&other).iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, keys_of::<ServerConfig>());
+    }
+
+    #[test]
+    fn a_changed_section_is_found_by_value() {
+        for (before, after, section) in [
+            ("", "", None),
+            ("", "listen: { ops: '127.0.0.1:9003' }", Some("listen")),
+            ("", "body: { max: 1MiB }", Some("body")),
+            ("", "drain_timeout: 1s", Some("drain_timeout")),
+            ("", "store: { memory: { max_buckets: 5 } }", Some("store")),
+            ("", "audit: { to: none }", Some("audit")),
+            ("", "observe: { tracing: { endpoint: 'http://c:4317' } }", Some("observe")),
+            ("", "log: { level: debug }", Some("log")),
+            ("", "token_cache: { max: 1MiB }", Some("token_cache")),
+            // The same value in other words.
+            ("", "drain_timeout: 20000ms", None),
+            // A secret is compared and not printed.
+            (
+                "store: { redis: { url: 'redis://r', password: hunter2 } }",
+                "store: { redis: { url: 'redis://r', password: hunter3 } }",
+                Some("store"),
+            ),
+            (
+                "store: { redis: { url: 'redis://:hunter2@r' } }",
+                "store: { redis: { url: 'redis://:hunter3@r' } }",
+                Some("store"),
+            ),
+        ] {
+            let changed = server(after).changed_sections(&server(before));
+            assert_eq!(changed, Vec::from_iter(section), "{before} -> {after}");
+        }
+    }
+}
