@@ -24,11 +24,13 @@ mod read_error;
 mod recover;
 mod spelling;
 mod tree;
+mod variant;
 
 use std::collections::HashSet;
 
-use serde::{Deserializer, de::DeserializeOwned, de::Visitor};
+use serde::de::DeserializeOwned;
 
+pub(crate) use self::variant::variant_by_key;
 pub use self::{
     env::{ExpandError, expand},
     error::{ConfigError, ConfigErrorKind, Errors, Found, Place},
@@ -40,22 +42,6 @@ use self::{
     error::Entry,
     tree::{Node, Value},
 };
-
-/// The name under which [`variant_by_key`] reaches the deserializer of a [`Document`]. Serde has no other channel for it.
-const VARIANT_BY_KEY: &str = "variant by key";
-
-/// Deserialises an enum whose variant is the first of `variants` that is a key of the map. The variant's value is the
-/// whole map, that key included.
-///
-/// # Errors
-/// A value that is not a map, a map with none of the keys, or an error of the visitor.
-pub(crate) fn variant_by_key<'de, D: Deserializer<'de>, V: Visitor<'de>>(
-    deserializer: D,
-    variants: &'static [&'static str],
-    visitor: V,
-) -> Result<V::Value, D::Error> {
-    deserializer.deserialize_enum(VARIANT_BY_KEY, variants, visitor)
-}
 
 /// A parsed file: its values and their lines.
 #[derive(Debug)]

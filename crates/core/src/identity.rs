@@ -4,8 +4,7 @@ mod packed;
 
 use std::sync::Arc;
 
-use thiserror::Error;
-
+pub use self::packed::IdentityError;
 use self::packed::{PackedTexts, Texts};
 use crate::{json::Json, revocation, time::Timestamp};
 
@@ -125,23 +124,6 @@ pub struct Identity<'a> {
     pub issued_at: Option<u64>,
     /// When it expires, in whole seconds since 1970, rounded down.
     pub expires_at: u64,
-}
-
-/// An identity that cannot be kept as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum IdentityError {
-    /// A text is present and empty.
-    #[error("the {0} is empty")]
-    Empty(&'static str),
-    /// A scope holds white space, which separates scopes (RFC 6749 section 3.3).
-    #[error("a scope holds white space")]
-    Scope,
-    /// A role holds a line feed.
-    #[error("a role holds a line feed")]
-    Role,
-    /// The texts take more than 4 GiB.
-    #[error("the identity is too long")]
-    TooLong,
 }
 
 /// Proof of identity: the holder of a credential that was verified.

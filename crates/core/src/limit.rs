@@ -7,11 +7,12 @@ mod bucket;
 pub mod lease;
 pub mod rate;
 pub mod reference;
+mod verdict;
 
 use std::sync::Arc;
 
-pub use self::bucket::BucketId;
 use self::lease::LeaseTerms;
+pub use self::{bucket::BucketId, verdict::Verdict};
 use crate::time::Span;
 
 /// One charge of a check: take `cost` units from a bucket.
@@ -37,19 +38,6 @@ impl Charge {
     pub fn key(&self) -> String {
         self.bucket.key(&self.limit)
     }
-}
-
-/// The result of one charge and the state of its bucket afterwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether the bucket had enough units.
-    pub admitted: bool,
-    /// Whole units that could be taken now.
-    pub remaining: u64,
-    /// Microseconds until the same charge would be admitted; 0 if it was. `u64::MAX`: never.
-    pub retry_after: u64,
-    /// Microseconds until the bucket is full again.
-    pub reset: u64,
 }
 
 /// A bucket's state as it is reported to the client.

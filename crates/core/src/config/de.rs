@@ -8,10 +8,11 @@ use serde::{Deserializer, de::Visitor, forward_to_deserialize_any};
 
 use self::access::{Entries, Items, Variant};
 use super::{
-    ConfigErrorKind, Found, OmittedPaths, Path, VARIANT_BY_KEY,
+    ConfigErrorKind, Found, OmittedPaths, Path,
     error::{Alternatives, Words},
     read_error::{ReadError, found, wrong_type},
     tree::{Node, Value},
+    variant::VARIANT_BY_KEY,
 };
 
 /// A key that its map does not have.

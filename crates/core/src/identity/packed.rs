@@ -3,7 +3,24 @@
 //! A token cache keeps identities by the hundred thousand: "Memory of remembered tokens" in
 //! `docs/benchmarks.md`. The plain form is [`Texts`]; the test holds both against each other.
 
-use super::IdentityError;
+use thiserror::Error;
+
+/// An identity that cannot be kept as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// A text is present and empty.
+    #[error("the {0} is empty")]
+    Empty(&'static str),
+    /// A scope holds white space, which separates scopes (RFC 6749 section 3.3).
+    #[error("a scope holds white space")]
+    Scope,
+    /// A role holds a line feed.
+    #[error("a role holds a line feed")]
+    Role,
+    /// The texts take more than 4 GiB.
+    #[error("the identity is too long")]
+    TooLong,
+}
 
 /// The texts of an identity, in plain form.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,12 @@
 //! The members of requests that a preset's server reads, each with a class: `presets/members/*.yaml`.
 
+mod catalog;
 mod compile;
 mod table;
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::sync::LazyLock;
 
-use thiserror::Error;
-
-use crate::request::body::members::{TableId, Tables};
+pub use self::catalog::{Catalog, MemberFile, MemberHeader, MemberRoute, MembersError};
 
 /// Each file's name and its text: the public APIs that presets start from, then the presets.
 const SOURCES: [(&str, &str); 12] = [
@@ -29,66 +28,6 @@ const SOURCES: [(&str, &str); 12] = [
 static CATALOG: LazyLock<Result<Catalog, MembersError>> =
     LazyLock::new(|| compile::compile(&SOURCES));
 
-/// Why the tables cannot be used, which a test keeps from happening.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum MembersError {
-    /// A file is not of the form that it must have.
-    #[error("members/{0}.yaml cannot be read: {1}")]
-    Unreadable(String, String),
-    /// A table or a row contradicts itself or others.
-    #[error("members/{0}.yaml: {1}")]
-    Wrong(String, String),
-    /// There is no file of the name.
-    #[error("there is no file members/{0}.yaml")]
-    Missing(String),
-}
-
-/// All tables, and the routes of each file that use them.
-#[derive(Debug)]
-pub struct Catalog {
-    tables: Tables,
-    /// The tables of each file, in its order, by their full names.
-    names: BTreeMap<String, TableId>,
-    files: BTreeMap<String, MemberFile>,
-}
-
-/// What a file says of the routes and headers of its server.
-#[derive(Debug)]
-pub struct MemberFile {
-    /// Its routes.
-    pub routes: Vec<MemberRoute>,
-    /// Its headers.
-    pub headers: Vec<MemberHeader>,
-}
-
-/// Routes whose requests have the same tables. A place without a table has no member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberRoute {
-    /// Their paths, as the preset lists them.
-    pub paths: Vec<String>,
-    /// Their methods.
-    pub methods: Vec<String>,
-    /// The table of the JSON body.
-    pub json: Option<TableId>,
-    /// The table of the form's fields.
-    pub form: Option<TableId>,
-    /// The table of the query's parameters.
-    pub query: Option<TableId>,
-    /// The header with the length of the JSON at the beginning of the body.
-    pub prefix: Option<String>,
-}
-
-/// Headers that a server reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberHeader {
-    /// Their names.
-    pub names: Vec<String>,
-    /// Whether they are removed from every request that passes.
-    pub removed: bool,
-    /// The reason, one sentence.
-    pub why: String,
-}
-
 impl Catalog {
     /// The tables that the program contains.
     ///
@@ -96,45 +35,6 @@ impl Catalog {
     /// A file that cannot be used, which a test keeps from happening.
     pub fn load() -> Result<&'static Self, MembersError> {
         CATALOG.as_ref().map_err(Clone::clone)
-    }
-
-    /// All tables.
-    pub fn tables(&self) -> &Tables {
-        &self.tables
-    }
-
-    /// The tables of one file by name, in alphabetical order.
-    pub fn tables_of<'c>(&'c self, file: &'c str) -> impl Iterator<Item = TableId> + 'c {
-        self.names
-            .iter()
-            .filter(move |(name, _)| name.split_once('/').is_some_and(|(home, _)| home == file))
-            .map(|(_, id)| *id)
-    }
-
-    /// One file.
-    ///
-    /// # Errors
-    /// A name without a file.
-    pub fn file(&self, name: &str) -> Result<&MemberFile, MembersError> {
-        self.files.get(name).ok_or_else(|| MembersError::Missing(name.to_owned()))
-    }
-}
-
-impl MemberFile {
-    /// The tables of a method and a path as the preset lists it.
-    pub fn find(&self, method: &str, path: &str) -> Option<&MemberRoute> {
-        self.routes.iter().find(|route| {
-            route.methods.iter().any(|known| known == method)
-                && route.paths.iter().any(|known| known == path)
-        })
-    }
-
-    /// Headers that are removed from every request that passes.
-    pub fn removed_headers(&self) -> impl Iterator<Item = &str> {
-        self.headers
-            .iter()
-            .filter(|header| header.removed)
-            .flat_map(|header| header.names.iter().map(String::as_str))
     }
 }
 

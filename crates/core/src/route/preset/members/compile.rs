@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Catalog, MemberFile, MemberHeader, MemberRoute, MembersError,
+    catalog::{Catalog, MemberFile, MemberHeader, MemberRoute, MembersError},
     table::{FileConfig, HeaderRow, NamesRow, RouteRow, Row, TableConfig, UnknownRow},
 };
 use crate::{

@@ -1,0 +1,14 @@
+//! The result of one charge.
+
+/// The result of one charge and the state of its bucket afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the bucket had enough units.
+    pub admitted: bool,
+    /// Whole units that could be taken now.
+    pub remaining: u64,
+    /// Microseconds until the same charge would be admitted; 0 if it was. `u64::MAX`: never.
+    pub retry_after: u64,
+    /// Microseconds until the bucket is full again.
+    pub reset: u64,
+}
