@@ -53,29 +53,29 @@ impl Protocol {
 pub struct Limits {
     /// Connections at a time; one more is closed at once, so that its proxy fails over instead of waiting. A proxy opens one for
     /// each of its worker threads.
-    pub connections: usize,
+    pub max_connections: usize,
     /// TLS handshakes at a time; others wait within their `handshake`. Each costs a signature, about a millisecond of a core.
-    pub handshakes: usize,
+    pub max_handshakes: usize,
     /// How long a TLS handshake may take.
-    pub handshake: Duration,
+    pub handshake_timeout: Duration,
     /// How long a new connection may wait with its first request: one that never asks holds a place for nothing.
-    pub first_request: Duration,
+    pub first_request_timeout: Duration,
     /// How long a connection may stay without a new request, roughly: it is looked at once per such time.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// After this a connection is asked to end, without losing a call, so that a client whose certificate or authority was
     /// withdrawn comes back for a new handshake.
-    pub age: Duration,
+    pub max_age: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
-            handshakes: 64,
-            handshake: Duration::from_secs(10),
-            first_request: Duration::from_secs(30),
-            idle: Duration::from_secs(600),
-            age: Duration::from_secs(3600),
+            max_connections: 512,
+            max_handshakes: 64,
+            handshake_timeout: Duration::from_secs(10),
+            first_request_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(600),
+            max_age: Duration::from_secs(3600),
         }
     }
 }

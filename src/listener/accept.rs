@@ -53,8 +53,8 @@ pub struct Listener {
     address: Address,
     pub(super) tls: Option<Tls>,
     pub(super) limits: Limits,
-    places: Arc<Semaphore>,
-    turned_away: AtomicU64,
+    permits: Arc<Semaphore>,
+    rejected: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ enum Source {
 pub(super) struct Accepted {
     pub(super) socket: Socket,
     pub(super) peer: Peer,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl Listener {
@@ -102,9 +102,9 @@ impl Listener {
             source,
             address,
             tls,
-            places: Arc::new(Semaphore::new(limits.connections)),
+            permits: Arc::new(Semaphore::new(limits.max_connections)),
             limits,
-            turned_away: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
         })
     }
 
@@ -125,13 +125,13 @@ impl Listener {
         let mut pause = PAUSE.0;
         loop {
             match self.source.accept().await {
-                Ok((socket, peer)) => match Arc::clone(&self.places).try_acquire_owned() {
-                    Ok(place) => {
-                        return Accepted { socket, peer, place };
+                Ok((socket, peer)) => match Arc::clone(&self.permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        return Accepted { socket, peer, permit };
                     }
-                    Err(_) => self.turn_away(),
+                    Err(_) => self.reject(),
                 },
-                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
                     // The connection stays in the queue, so trying again at once would burn a core for nothing.
                     warn!(address = %self.address, %error, "cannot accept connections");
@@ -142,11 +142,11 @@ impl Listener {
         }
     }
 
-    fn turn_away(&self) {
-        let count = self.turned_away.fetch_add(1, Ordering::Relaxed) + 1;
+    fn reject(&self) {
+        let count = self.rejected.fetch_add(1, Ordering::Relaxed) + 1;
         // Told ever more rarely: whoever causes this would fill the log too.
         if count.is_power_of_two() {
-            let limit = self.limits.connections;
+            let limit = self.limits.max_connections;
             warn!(address = %self.address, limit, count, "closed a connection: the limit is reached");
         }
     }
@@ -171,7 +171,7 @@ impl Source {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                tune(&stream);
+                configure(&stream);
                 Ok((Either::Left(stream), Peer::Tcp(peer)))
             }
             Self::Unix(listener, _) => {
@@ -184,13 +184,13 @@ impl Source {
 
 /// Answers are small and leave at once; a peer that vanished is noticed. A socket that refuses either is already closed, which
 /// the first read will say.
-fn tune(stream: &TcpStream) {
+fn configure(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
 }
 
 /// Errors of a connection that ended before it was accepted; `accept(2)` hands them on.
-fn is_of_the_peer(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused

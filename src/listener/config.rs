@@ -81,16 +81,16 @@ impl ListenerConfig {
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "only its schema is used: see the visitor below")]
-enum Spelling {
+enum ListenerForm {
     /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
     Address(String),
-    Table(Table),
+    ListenerTable(ListenerTable),
 }
 
 /// A listener with more than an address.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct ListenerTable {
     /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
     address: String,
     /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660", owner and group: a proxy that runs as another
@@ -108,7 +108,7 @@ impl JsonSchema for ListenerConfig {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        Spelling::json_schema(generator)
+        ListenerForm::json_schema(generator)
     }
 }
 
@@ -133,7 +133,8 @@ impl<'de> Visitor<'de> for ListenerVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerConfig, A::Error> {
-        let Table { address, mode, tls } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        let ListenerTable { address, mode, tls } =
+            ListenerTable::deserialize(MapAccessDeserializer::new(map))?;
         let address = address.parse().map_err(A::Error::custom)?;
         let mode = match (mode, &address) {
             (None, _) => SocketMode::default(),

@@ -7,7 +7,7 @@ use tollgate_grpc_unary::{Http2Limits, Services, serve_connection};
 
 use super::{
     accept::Listener,
-    serve::{self, BoxError, Life, Speak},
+    serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
 };
 
@@ -29,9 +29,21 @@ pub async fn serve_grpc(
 #[derive(Clone)]
 struct Grpc(Arc<Services>);
 
-impl Speak for Grpc {
-    async fn speak(self, stream: Stream, _: Peer, life: Life) -> Result<(), BoxError> {
+impl ConnectionHandler for Grpc {
+    async fn handle(
+        self,
+        stream: Stream,
+        _: Peer,
+        lifetime: ConnectionLifetime,
+    ) -> Result<(), BoxError> {
         let limits = Http2Limits::default();
-        Ok(serve_connection(stream, &self.0, &limits, || life.asked(), life.over()).await?)
+        Ok(serve_connection(
+            stream,
+            &self.0,
+            &limits,
+            || lifetime.record_request(),
+            lifetime.expired(),
+        )
+        .await?)
     }
 }

@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::{CoalescedWrites, Http2Limits};
 
 use super::accept::Listener;
-use super::serve::{self, BoxError, Life, Speak};
+use super::serve::{self, BoxError, ConnectionHandler, ConnectionLifetime};
 use super::stream::{Peer, Stream};
 
 /// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check. More than Envoy (60
 /// KiB) and nginx (32 KiB) pass on: what they let in is to be judged, cookies included, and not to fail.
-const HTTP_HEADERS: u32 = 128 << 10;
-const HTTP1_LINES: usize = 200;
+const HEADER_BYTES: u32 = 128 << 10;
+const HTTP1_HEADER_LINES: usize = 200;
 
 /// How long an HTTP/1 connection may take to its next complete header block, idle time included. Above the 60 seconds for which
 /// nginx keeps idle connections to an upstream, so that the side that sends is the side that closes and no request is lost.
-const HTTP1_NEXT: Duration = Duration::from_secs(65);
+const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Serves `service` on every connection of `listener` until `stop` fires, then stops listening, lets the calls in progress end,
 /// and after `drain` closes what is left.
@@ -44,7 +44,7 @@ where
 #[derive(Clone)]
 struct Http<S>(S);
 
-impl<S, B> Speak for Http<S>
+impl<S, B> ConnectionHandler for Http<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -53,10 +53,15 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    async fn speak(self, stream: Stream, peer: Peer, life: Life) -> Result<(), BoxError> {
-        let counted = life.clone();
+    async fn handle(
+        self,
+        stream: Stream,
+        peer: Peer,
+        lifetime: ConnectionLifetime,
+    ) -> Result<(), BoxError> {
+        let counted = lifetime.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
-            counted.asked();
+            counted.record_request();
             request.extensions_mut().insert(peer);
             self.0.call(request)
         });
@@ -66,10 +71,10 @@ where
         );
         tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = life.over() => connection.as_mut().graceful_shutdown(),
+            () = lifetime.expired() => connection.as_mut().graceful_shutdown(),
         }
         // hyper cannot end a connection gracefully whose HTTP/2 preface has not come, and it may never.
-        life.last_call(connection).await
+        lifetime.drain(connection).await
     }
 }
 
@@ -78,9 +83,9 @@ fn builder() -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HTTP1_NEXT)
-        .max_headers(HTTP1_LINES)
-        .max_buf_size(HTTP_HEADERS as usize);
+        .header_read_timeout(HTTP1_HEADER_TIMEOUT)
+        .max_headers(HTTP1_HEADER_LINES)
+        .max_buf_size(HEADER_BYTES as usize);
     let limits = Http2Limits::default();
     builder
         .http2()
@@ -90,7 +95,7 @@ fn builder() -> Builder<TokioExecutor> {
         .max_concurrent_streams(limits.concurrent_streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.error_resets)
-        .max_header_list_size(HTTP_HEADERS)
+        .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(limits.ping_interval)
         .keep_alive_timeout(limits.ping_timeout);
     builder

@@ -19,16 +19,16 @@ use super::tls::Tls;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a connection that never asked anything may take to notice that it is over.
-const LAST_CALL: Duration = Duration::from_secs(1);
+const UNUSED_DRAIN: Duration = Duration::from_secs(1);
 
 /// What is spoken on the connections of a listener.
-pub(super) trait Speak: Clone + Send + 'static {
+pub(super) trait ConnectionHandler: Clone + Send + 'static {
     /// Speaks until the peer or `life` ends the connection.
-    fn speak(
+    fn handle(
         self,
         stream: Stream,
         peer: Peer,
-        life: Life,
+        lifetime: ConnectionLifetime,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
@@ -36,7 +36,7 @@ pub(super) trait Speak: Clone + Send + 'static {
 /// `drain` closes what is left.
 pub(super) async fn serve(
     listener: Listener,
-    speaker: impl Speak,
+    handler: impl ConnectionHandler,
     stop: CancellationToken,
     drain: Duration,
 ) {
@@ -48,8 +48,8 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
-                let life = Life { limits: listener.limits.clone(), stop: stop.clone(), requests: Arc::default() };
-                connections.spawn(connection(accepted, listener.tls.clone(), speaker.clone(), life));
+                let lifetime = ConnectionLifetime { limits: listener.limits.clone(), stop: stop.clone(), requests: Arc::default() };
+                connections.spawn(connection(accepted, listener.tls.clone(), handler.clone(), lifetime));
             }
         }
     }
@@ -61,8 +61,13 @@ pub(super) async fn serve(
     }
 }
 
-async fn connection(accepted: Accepted, tls: Option<Tls>, speaker: impl Speak, life: Life) {
-    let Accepted { socket, peer, place } = accepted;
+async fn connection(
+    accepted: Accepted,
+    tls: Option<Tls>,
+    handler: impl ConnectionHandler,
+    lifetime: ConnectionLifetime,
+) {
+    let Accepted { socket, peer, permit } = accepted;
     let stream: Stream = match tls {
         None => Either::Left(socket),
         Some(tls) => match tls.accept(socket).await {
@@ -70,54 +75,54 @@ async fn connection(accepted: Accepted, tls: Option<Tls>, speaker: impl Speak, l
             Err(error) => return debug!(?peer, %error, "no TLS handshake"),
         },
     };
-    if let Err(error) = speaker.speak(stream, peer, life).await {
+    if let Err(error) = handler.handle(stream, peer, lifetime).await {
         debug!(?peer, error, "a connection failed");
     }
-    drop(place);
+    drop(permit);
 }
 
 /// How long a connection may live.
 #[derive(Clone)]
-pub(super) struct Life {
+pub(super) struct ConnectionLifetime {
     limits: Limits,
     stop: CancellationToken,
     requests: Arc<AtomicU64>,
 }
 
-impl Life {
+impl ConnectionLifetime {
     /// A request came.
-    pub(super) fn asked(&self) {
+    pub(super) fn record_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for the `rest` of a connection that was asked to end. Where no request ever came there may be nobody to notice.
-    pub(super) async fn last_call(
+    pub(super) async fn drain(
         &self,
         rest: impl Future<Output = Result<(), BoxError>>,
     ) -> Result<(), BoxError> {
         match self.requests.load(Ordering::Relaxed) {
-            0 => timeout(LAST_CALL, rest).await.unwrap_or(Ok(())),
+            0 => timeout(UNUSED_DRAIN, rest).await.unwrap_or(Ok(())),
             _ => rest.await,
         }
     }
 
     /// Comes when the connection should take no further requests: the server stops, or it is old, idle, or was never used.
-    pub(super) async fn over(&self) {
-        let Limits { first_request, idle, age, .. } = self.limits;
+    pub(super) async fn expired(&self) {
+        let Limits { first_request_timeout, idle_timeout, max_age, .. } = self.limits;
         let idle = async {
             let mut seen = 0;
-            sleep(first_request).await;
+            sleep(first_request_timeout).await;
             loop {
                 match self.requests.load(Ordering::Relaxed) {
                     now if now == seen => break,
                     now => seen = now,
                 }
-                sleep(idle).await;
+                sleep(idle_timeout).await;
             }
         };
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = sleep(age) => {}
+            () = sleep(max_age) => {}
             () = idle => {}
         }
     }

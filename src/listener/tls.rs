@@ -67,7 +67,7 @@ pub struct Tls {
     alpn: &'static [&'static [u8]],
     current: Arc<ArcSwap<ServerConfig>>,
     handshakes: Arc<Semaphore>,
-    within: Duration,
+    handshake_timeout: Duration,
 }
 
 impl Tls {
@@ -80,8 +80,8 @@ impl Tls {
             current: Arc::new(ArcSwap::from_pointee(server_config(config, alpn)?)),
             config: Arc::new(config.clone()),
             alpn,
-            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
-            within: limits.handshake,
+            handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
+            handshake_timeout: limits.handshake_timeout,
         })
     }
 
@@ -106,8 +106,8 @@ impl Tls {
 
     /// Shakes hands, or waits for a turn to, for as long as a handshake may take.
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
-        timeout(self.within, async {
-            let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
+        timeout(self.handshake_timeout, async {
+            let _permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
             TlsAcceptor::from(self.current.load_full()).accept(socket).await
         })
         .await?

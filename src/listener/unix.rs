@@ -14,7 +14,7 @@ const BACKLOG: u32 = 1024;
 
 /// Listens on `path`. A socket file that a dead process left behind is replaced; anything else in its place is an error.
 pub(super) async fn bind(path: &Path, mode: SocketMode) -> io::Result<(UnixListener, SocketFile)> {
-    make_way(path).await?;
+    remove_stale_socket(path).await?;
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
     let file = SocketFile::new(path)?;
@@ -23,7 +23,7 @@ pub(super) async fn bind(path: &Path, mode: SocketMode) -> io::Result<(UnixListe
     Ok((socket.listen(BACKLOG)?, file))
 }
 
-async fn make_way(path: &Path) -> io::Result<()> {
+async fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -79,7 +79,7 @@ async fn header_blocks_are_bounded() {
 
 #[tokio::test]
 async fn a_connection_that_never_asks_is_closed() {
-    let limits = Limits { first_request: Duration::from_millis(50), ..Default::default() };
+    let limits = Limits { first_request_timeout: Duration::from_millis(50), ..Default::default() };
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let rows: [(&str, &[u8]); 4] = [
         ("silent", b""),
@@ -113,8 +113,11 @@ async fn a_connection_that_never_asks_is_closed() {
 async fn a_connection_ends_when_it_is_idle_and_when_it_is_old() {
     let short = Duration::from_millis(50);
     let rows = [
-        ("idle", Limits { first_request: short, idle: short, ..Default::default() }),
-        ("old", Limits { age: short, ..Default::default() }),
+        (
+            "idle",
+            Limits { first_request_timeout: short, idle_timeout: short, ..Default::default() },
+        ),
+        ("old", Limits { max_age: short, ..Default::default() }),
     ];
     for (name, limits) in rows {
         let server = Wanted { limits, ..Default::default() }.http().await;
@@ -126,7 +129,7 @@ async fn a_connection_ends_when_it_is_idle_and_when_it_is_old() {
 
 #[tokio::test]
 async fn a_connection_beyond_the_limit_is_closed_at_once() {
-    let limits = Limits { connections: 2, ..Default::default() };
+    let limits = Limits { max_connections: 2, ..Default::default() };
     let server = Wanted { limits, ..Default::default() }.http().await;
     let (mut first, mut second) = (tcp(&server).await, tcp(&server).await);
     assert!(ask(&mut first, GET).await.contains("200"));

@@ -210,8 +210,11 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
 async fn a_handshake_that_stalls_ends_and_holds_up_no_other() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
-    let limits =
-        Limits { handshakes: 1, handshake: Duration::from_millis(300), ..Default::default() };
+    let limits = Limits {
+        max_handshakes: 1,
+        handshake_timeout: Duration::from_millis(300),
+        ..Default::default()
+    };
     let server = Wanted { limits, ..files.wanted() }.http().await;
     let Address::Tcp(address) = server.address else {
         panic!("a TCP listener");
