@@ -1,9 +1,10 @@
-//! The wire: messages, listeners, and the bound on what is in flight.
+//! The transport: gRPC calls, messages, listeners, and the bound on messages in flight.
 
-mod calls;
-mod client;
-mod http;
-mod memory;
-mod messages;
-mod server;
+mod against_tonic;
+mod clients;
+mod envoy_messages;
+mod grpc_calls;
+mod http_and_limits;
+mod message_memory;
+mod servers;
 mod tls;

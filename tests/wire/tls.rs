@@ -19,8 +19,8 @@ use tollgate::listener::{
     Address, BindError, Limits, Listener, ListenerConfig, Protocol, TlsConfig,
 };
 
-use super::client::{CHECK, call, http2, message};
-use super::server::{Checks, Running, SOON, Wanted, budget};
+use super::clients::{CHECK, call, http2, message};
+use super::servers::{Checks, Running, SOON, Wanted, budget};
 
 /// A certification authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -150,7 +150,7 @@ async fn what_is_spoken_is_agreed_on_in_the_handshake() {
 
     let mut client = http2(connect(&grpc, &authority, None, &[b"h2"]).await.unwrap()).await;
     let answer = call(&mut client, CHECK, message(100_000)).await.unwrap();
-    assert!(matches!(answer, super::client::Answer::Verdict(0, _)), "{answer:?}");
+    assert!(matches!(answer, super::clients::Answer::Verdict(0, _)), "{answer:?}");
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tollgate::listener::Address;
 
-use super::client::{Answer, CHECK, call, connect, http2, message};
-use super::server::{Checks, Gate, SOON, Wanted, budget};
+use super::clients::{Answer, CHECK, call, connect, http2, message};
+use super::servers::{Checks, Gate, SOON, Wanted, budget};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: u64 = 40;
@@ -71,7 +71,7 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     let path = dir.path().join("authz.sock");
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "wire::memory::bounded", "--ignored", "--nocapture"])
+        .args(["--exact", "wire::message_memory::bounded", "--ignored", "--nocapture"])
         .env("TOLLGATE_TEST_SOCKET", &path)
         .stdout(Stdio::null());
     let child = Child::spawn(command, &path).await;

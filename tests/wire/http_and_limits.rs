@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tollgate::listener::{Address, BindError, Limits, Listener, ListenerConfig, Protocol};
 
-use super::client::{connect, http2};
-use super::memory::Child;
-use super::server::{Running, SOON, Wanted};
+use super::clients::{connect, http2};
+use super::message_memory::Child;
+use super::servers::{Running, SOON, Wanted};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -92,7 +92,7 @@ async fn a_connection_that_never_asks_is_closed() {
         let server = match protocol {
             Protocol::Http => wanted.http().await,
             Protocol::Grpc => {
-                wanted.grpc(Default::default(), super::server::budget(1 << 20, 4 << 20)).await
+                wanted.grpc(Default::default(), super::servers::budget(1 << 20, 4 << 20)).await
             }
         };
         let mut streams = Vec::new();
@@ -181,7 +181,7 @@ async fn running_out_of_file_descriptors_is_survived() {
     command
         .args([
             "-c",
-            "ulimit -n 40 && exec \"$0\" --exact wire::http::few_files --ignored --nocapture",
+            "ulimit -n 40 && exec \"$0\" --exact wire::http_and_limits::few_files --ignored --nocapture",
         ])
         .arg(this)
         .env("TOLLGATE_TEST_SOCKET", &path)
@@ -212,6 +212,6 @@ async fn few_files() {
     // Without it nobody is the parent: all ignored tests are being run.
     let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.http().await;
-    super::memory::parent_is_gone().await;
+    super::message_memory::parent_is_gone().await;
     server.stop.cancel();
 }

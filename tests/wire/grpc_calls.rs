@@ -12,8 +12,8 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::{Answer, CHECK, call, connect, framed, http2, message};
-use super::server::{Checks, Gate, Running, SOON, Wanted, budget};
+use super::clients::{Answer, CHECK, call, connect, framed, http2, message};
+use super::servers::{Checks, Gate, Running, SOON, Wanted, budget};
 
 const MIB: u64 = 1 << 20;
 
