@@ -102,21 +102,22 @@ impl App {
         let mut servers = Servers::new(drain);
         let grpc = servers.grpc(&listen.grpc, &in_flight, &engine).await?;
         let mut http = Vec::with_capacity(listen.http.len());
-        for config in &listen.http {
+        for (index, config) in listen.http.iter().enumerate() {
             let checker = Arc::clone(engine.checker());
             let front = ForwardAuth::new(config.clone(), checker, in_flight.clone());
             let handler = move |request| {
                 let front = front.clone();
                 async move { front.answer(request).await }
             };
-            http.push(servers.http(&config.listener(), handler).await?);
+            let key = format!("listen.http[{index}]");
+            http.push(servers.http(&key, &config.listener(), handler).await?);
         }
         let health = Arc::new(health_of(&engine, in_flight));
         let handler = move |request| {
             let health = Arc::clone(&health);
             async move { health::handle(&health, request).await }
         };
-        let ops = servers.http(&listen.ops, handler).await?;
+        let ops = servers.http("listen.ops", &listen.ops, handler).await?;
         let admin = match &listen.admin {
             Some(config) => Some(serve_admin(&mut servers, config, &engine).await?),
             None => None,
@@ -179,7 +180,7 @@ async fn serve_admin(
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
         async move { admin::handle(&handlers, peer, request).await }
     };
-    servers.http(&config.listener(), handler).await
+    servers.http("listen.admin", &config.listener(), handler).await
 }
 
 /// Returns a function that reads the admin token, which is called for each request.

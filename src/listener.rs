@@ -1,16 +1,21 @@
-//! Where connections come from: TCP or Unix sockets, with or without TLS, each with its limits, and served until told to stop.
+//! Listeners: TCP or Unix sockets, with or without TLS, served until they are stopped.
 //!
 //! ```text
 //! ListenerConfig -> Listener::bind -> serve: accept -> TLS handshake -> HTTP -> service
-//! ListenerConfig -> Listener::bind -> serve_grpc: accept -> TLS handshake -> HTTP/2 -> call
+//! ListenerConfig -> Listener::bind -> serve_grpc: accept -> TLS handshake -> HTTP/2 -> method
 //! ```
 //!
-//! Every limit is here, in `http` or in `tollgate_grpc_unary`: connections, handshakes, idle time, age, headers, streams, windows. None is left to a
-//! library's default, several of which mean no limit.
+//! Every limit is set, here, in `http` or in [`Http2Limits`](tollgate_grpc_unary::Http2Limits):
+//! connections, handshakes, idle time, age, headers, streams, windows. Several defaults of the
+//! libraries mean no limit.
+//!
+//! Nothing here installs a signal handler or any other global state: a caller stops a listener with
+//! the token it passes.
 
 mod accept;
 mod address;
 mod config;
+mod error;
 mod grpc;
 mod http;
 mod serve;
@@ -20,26 +25,29 @@ mod unix;
 
 use std::time::Duration;
 
-pub use accept::{BindError, Listener};
-pub use address::{Address, AddressError};
-pub use config::{ListenerConfig, ModeError, SocketMode, TlsConfig};
-pub use grpc::serve_grpc;
-pub use http::serve;
-pub use serve::BoxError;
-pub use stream::Peer;
-pub use tls::{Tls, TlsError};
+pub use self::{
+    accept::Listener,
+    address::{Address, AddressError},
+    config::{ListenerConfig, ModeError, SocketMode, TlsConfig},
+    error::{BindError, SocketError},
+    grpc::serve_grpc,
+    http::serve,
+    serve::BoxError,
+    stream::Peer,
+    tls::{Tls, TlsError, TlsProblem},
+};
 
-/// What is spoken on a listener.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/2 only.
     Grpc,
-    /// HTTP/1.1, and HTTP/2 for those who begin with it.
+    /// HTTP/1.1, and HTTP/2 for clients that begin with it.
     Http,
 }
 
 impl Protocol {
-    /// What TLS offers, most wanted first.
+    /// The protocols that TLS offers, in order of preference.
     fn alpn(self) -> &'static [&'static [u8]] {
         match self {
             Self::Grpc => &[b"h2"],
@@ -48,22 +56,24 @@ impl Protocol {
     }
 }
 
-/// What a listener bears. The defaults suit a sidecar and a gateway with some hundred proxies.
+/// The limits of a listener. The defaults suit a sidecar, and a gateway with some hundred proxies.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at a time; one more is closed at once, so that its proxy fails over instead of waiting. A proxy opens one for
-    /// each of its worker threads.
+    /// Connections at a time. Further ones are closed at once, so that the proxy fails over instead
+    /// of waiting. A proxy opens one connection for each of its worker threads.
     pub max_connections: usize,
-    /// TLS handshakes at a time; others wait within their `handshake`. Each costs a signature, about a millisecond of a core.
+    /// TLS handshakes at a time. Further ones wait within `handshake_timeout`. Each costs a
+    /// signature, about a millisecond of a core.
     pub max_handshakes: usize,
-    /// How long a TLS handshake may take.
+    /// The time for a TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a new connection may wait with its first request: one that never asks holds a place for nothing.
+    /// The time for the first request of a connection. A connection without one uses a place.
     pub first_request_timeout: Duration,
-    /// How long a connection may stay without a new request, roughly: it is looked at once per such time.
+    /// The time without a new request after which a connection ends. It is checked once per such
+    /// time, so that a connection may stay up to twice as long.
     pub idle_timeout: Duration,
-    /// After this a connection is asked to end, without losing a call, so that a client whose certificate or authority was
-    /// withdrawn comes back for a new handshake.
+    /// The age at which a connection ends, without losing a call, so that a client whose
+    /// certificate or authority was withdrawn needs a new handshake.
     pub max_age: Duration,
 }
 

@@ -1,8 +1,8 @@
 //! The sum of the messages in flight, bounded before any of them is buffered or decoded.
 //!
 //! A gRPC message announces its length in its first five bytes. [`InFlight::read_message`] reads
-//! those, reserves that many bytes of a budget, and refuses at once when there is no room. The bytes
-//! are returned when the call ends, however it ends.
+//! those, reserves that many bytes of a budget, and refuses at once when there is no room. The
+//! bytes are returned when the call ends, however it ends.
 //!
 //! The memory that a process uses for checks, with the defaults (a message limit of 16 MiB and
 //! 128 MiB in flight):
@@ -35,8 +35,8 @@ pub use self::{
 /// Bytes that a message may have beyond the body it carries: method, path, headers, certificate.
 pub const ALLOWANCE: u64 = 256 << 10;
 
-/// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a message
-/// of up to this size.
+/// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a
+/// message of up to this size.
 pub const CALL: u32 = 32 << 10;
 
 /// The time for a message to arrive. The proxy has all of it before it calls, so this limit ends
@@ -75,8 +75,8 @@ pub enum LimitError {
 /// The budget of all connections of a process. Clones share it.
 #[derive(Clone)]
 pub struct InFlight {
-    /// A separate part for the fixed cost of each call, so that a few large bodies cannot keep small
-    /// checks out.
+    /// A separate part for the fixed cost of each call, so that a few large bodies cannot keep
+    /// small checks out.
     calls: Arc<Semaphore>,
     messages: Arc<Semaphore>,
     total: usize,
@@ -85,8 +85,8 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Returns a budget of `max_in_flight` bytes for messages that carry at most `max_body` bytes of
-    /// body.
+    /// Returns a budget of `max_in_flight` bytes for messages that carry at most `max_body` bytes
+    /// of body.
     ///
     /// # Errors
     /// When the two limits do not fit each other.

@@ -51,7 +51,7 @@ impl Servers {
         let (health, health_server) = grpc_health::health();
         let readiness = Arc::clone(engine.readiness());
         self.tasks.spawn(follow_readiness(health, readiness, self.stop.clone()));
-        let listener = Listener::bind(config, Protocol::Grpc).await?;
+        let listener = Listener::bind("listen.grpc", config, Protocol::Grpc).await?;
         let address = self.keep_certificates(&listener);
         let checker = Arc::clone(engine.checker());
         let services = Services::new()
@@ -62,9 +62,10 @@ impl Servers {
         Ok(address)
     }
 
-    /// Serves HTTP with `handler`.
+    /// Serves HTTP with `handler`. `key` is the listener's place in the file.
     pub(super) async fn http<H, F, B>(
         &mut self,
+        key: &str,
         config: &ListenerConfig,
         handler: H,
     ) -> anyhow::Result<Address>
@@ -74,7 +75,7 @@ impl Servers {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<listener::BoxError>,
     {
-        let listener = Listener::bind(config, Protocol::Http).await?;
+        let listener = Listener::bind(key, config, Protocol::Http).await?;
         let address = self.keep_certificates(&listener);
         let service = tower::service_fn(move |request| {
             let response = handler(request);

@@ -1,52 +1,43 @@
-//! Binding, and accepting without ever spinning or running out.
+//! Binds a socket and accepts its connections.
 
-use std::io::{self, ErrorKind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 use tokio_util::either::Either;
 use tracing::warn;
 
-use super::address::Address;
-use super::config::ListenerConfig;
-use super::stream::{Peer, Socket};
-use super::tls::{Tls, TlsError};
-use super::unix::{self, SocketFile};
-use super::{Limits, Protocol};
+use super::{
+    Limits, Protocol,
+    address::Address,
+    config::ListenerConfig,
+    error::BindError,
+    stream::{Peer, Socket},
+    tls::Tls,
+    unix::{self, SocketFile},
+};
 
-/// When the system asks a silent TCP peer whether it is still there.
+/// The time after which the system probes a silent TCP peer.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The first and the longest pause after an error that is nobody's connection, such as too many open files.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// The first and the longest pause after an error that no single connection caused, such as too
+/// many open files.
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A listener that cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken, or not ours.
-    #[error("cannot listen on `{address}`: {error}")]
-    Address {
-        /// The address as configured.
-        address: Address,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Its TLS files do not load.
-    #[error("cannot serve TLS on `{address}`: {error}")]
-    Tls {
-        /// The address as configured.
-        address: Address,
-        /// Which file, and why.
-        error: TlsError,
-    },
-}
-
-/// A bound socket, ready for [`serve`](super::serve). Dropping it stops listening and removes its Unix socket.
+/// A bound socket, ready for [`serve`](super::serve) or [`serve_grpc`](super::serve_grpc). Dropping
+/// it stops listening and removes its Unix socket.
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
@@ -63,7 +54,7 @@ enum Source {
     Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
-/// An accepted connection and its place among those that are allowed.
+/// An accepted connection, and its permit among the connections that are allowed.
 pub(super) struct Accepted {
     pub(super) socket: Socket,
     pub(super) peer: Peer,
@@ -71,33 +62,35 @@ pub(super) struct Accepted {
 }
 
 impl Listener {
-    /// Binds, and loads the TLS files, with the limits a listener has by default.
+    /// Binds a socket and loads its TLS files, with the default limits. `key` is the listener's
+    /// place in the file, such as `listen.grpc`, for error messages.
     ///
     /// # Errors
-    /// When the address cannot be listened on, or the TLS files do not load.
-    pub async fn bind(config: &ListenerConfig, protocol: Protocol) -> Result<Self, BindError> {
-        Self::bind_with(config, protocol, Limits::default()).await
+    /// When the address cannot be listened on, or the TLS files cannot be used.
+    pub async fn bind(
+        key: &str,
+        config: &ListenerConfig,
+        protocol: Protocol,
+    ) -> Result<Self, BindError> {
+        Self::bind_with(key, config, protocol, Limits::default()).await
     }
 
-    /// Binds with other limits.
+    /// Binds a socket with other limits.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
     pub async fn bind_with(
+        key: &str,
         config: &ListenerConfig,
         protocol: Protocol,
         limits: Limits,
     ) -> Result<Self, BindError> {
-        // The files first: they are the likelier mistake, and cost nothing to undo.
         let tls = config
             .tls
             .as_ref()
-            .map(|tls| Tls::load(tls, protocol.alpn(), &limits))
-            .transpose()
-            .map_err(|error| BindError::Tls { address: config.address.clone(), error })?;
-        let (source, address) = Source::open(config)
-            .await
-            .map_err(|error| BindError::Address { address: config.address.clone(), error })?;
+            .map(|tls| Tls::load(key, tls, protocol.alpn(), &limits))
+            .transpose()?;
+        let (source, address) = Source::open(key, config).await?;
         Ok(Self {
             source,
             address,
@@ -108,35 +101,34 @@ impl Listener {
         })
     }
 
-    /// Where it really listens: the port is the one the system chose when the configuration says 0.
+    /// The address that is listened on. Its port is the one that the system chose when the
+    /// configuration has port 0.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The handle that reloads its certificates.
+    /// The handle that reloads the certificates.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    /// The next connection there is a place for.
+    /// Returns the next connection within the limit. Connections beyond it are closed.
     pub(super) async fn accept(&self) -> Accepted {
-        let mut pause = PAUSE.0;
+        let mut backoff = MIN_BACKOFF;
         loop {
             match self.source.accept().await {
                 Ok((socket, peer)) => match Arc::clone(&self.permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        return Accepted { socket, peer, permit };
-                    }
+                    Ok(permit) => return Accepted { socket, peer, permit },
                     Err(_) => self.reject(),
                 },
                 Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
-                    // The connection stays in the queue, so trying again at once would burn a core for nothing.
+                    // The connection is still queued: without a pause this loop would use a core.
                     warn!(address = %self.address, %error, "cannot accept connections");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
             }
         }
@@ -144,7 +136,7 @@ impl Listener {
 
     fn reject(&self) {
         let count = self.rejected.fetch_add(1, Ordering::Relaxed) + 1;
-        // Told ever more rarely: whoever causes this would fill the log too.
+        // Logged at powers of two, so that peers cannot fill the log.
         if count.is_power_of_two() {
             let limit = self.limits.max_connections;
             warn!(address = %self.address, limit, count, "closed a connection: the limit is reached");
@@ -153,15 +145,18 @@ impl Listener {
 }
 
 impl Source {
-    async fn open(config: &ListenerConfig) -> io::Result<(Self, Address)> {
+    async fn open(key: &str, config: &ListenerConfig) -> Result<(Self, Address), BindError> {
         match &config.address {
             Address::Tcp(address) => {
-                let listener = TcpListener::bind(address).await?;
-                let address = Address::Tcp(listener.local_addr()?);
-                Ok((Self::Tcp(listener), address))
+                let failed = |error| BindError::of_tcp(key, *address, error);
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = Address::Tcp(listener.local_addr().map_err(failed)?);
+                Ok((Self::Tcp(listener), bound))
             }
             Address::Unix(path) => {
-                let (listener, file) = unix::bind(path, config.mode).await?;
+                let (listener, file) = unix::bind(path, config.mode)
+                    .await
+                    .map_err(|error| BindError::Unix { key: key.to_owned(), error })?;
                 Ok((Self::Unix(listener, file), config.address.clone()))
             }
         }
@@ -182,17 +177,60 @@ impl Source {
     }
 }
 
-/// Answers are small and leave at once; a peer that vanished is noticed. A socket that refuses either is already closed, which
-/// the first read will say.
+/// Sends small answers at once and detects vanished peers. Both calls fail only on a closed socket,
+/// which the first read reports.
 fn configure(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
 }
 
-/// Errors of a connection that ended before it was accepted; `accept(2)` hands them on.
+/// Whether the connection ended before it was accepted, which `accept(2)` reports as an error.
 fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message of a listener that cannot be opened.
+    async fn message(address: &str) -> String {
+        let config = ListenerConfig::new(address.parse().unwrap());
+        let opened = Listener::bind("listen.http[0]", &config, Protocol::Http).await;
+        opened.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn messages_name_key_cause_and_remedy() {
+        let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let used = used.local_addr().map(|address| (used, address)).unwrap();
+        assert_eq!(
+            message(&used.1.to_string()).await,
+            format!(
+                "listen.http[0].address: {} is already in use by another process; choose another \
+                 port or stop that process",
+                used.1
+            )
+        );
+        assert_eq!(
+            message("192.0.2.1:9000").await,
+            "listen.http[0].address: this machine has no network interface with the address of \
+             192.0.2.1:9000; choose 127.0.0.1, 0.0.0.0 or an address of an interface"
+        );
+        assert_eq!(
+            message("unix:/does/not/exist/authz.sock").await,
+            "listen.http[0].address: the directory `/does/not/exist` does not exist; create it: \
+             mkdir -p /does/not/exist"
+        );
+        let address = "127.0.0.1:80".parse().unwrap();
+        let refused = io::Error::from(ErrorKind::PermissionDenied);
+        assert_eq!(
+            BindError::of_tcp("listen.grpc", address, refused).to_string(),
+            "listen.grpc.address: no permission to listen on 127.0.0.1:80; choose a port from 1024 \
+             on, or give the process the capability CAP_NET_BIND_SERVICE"
+        );
+    }
 }

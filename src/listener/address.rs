@@ -1,14 +1,16 @@
-//! The address of a listener, as one writes it.
+//! The address of a listener, as it is written in the file.
 
-use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// The longest path that fits in a socket address on Linux, without its closing NUL (`unix(7)`).
 const MAX_PATH: usize = 107;
 
-/// Where to listen.
+/// The address of a TCP or Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// `127.0.0.1:9000`, `[::]:9000` or `localhost:9000`. Port 0 lets the system choose.
@@ -17,19 +19,19 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Text that is no address of a listener.
+/// Text that is not the address of a listener.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
-    /// Neither form.
+    /// Text in neither form.
     #[error(
-        "`{0}` is not an address to listen on: write an IP address and a port such as `127.0.0.1:9000`, `[::1]:9000` or \
-         `0.0.0.0:9000`, or `unix:` and an absolute path"
+        "`{0}` is not an address to listen on: write an IP address and a port such as \
+         `127.0.0.1:9000`, `[::1]:9000` or `0.0.0.0:9000`, or `unix:` and an absolute path"
     )]
     Unknown(String),
-    /// A path that depends on the directory one is in.
+    /// A path that depends on the working directory.
     #[error("`{0}` needs an absolute path after `unix:`")]
     RelativePath(String),
-    /// A path the system cannot bind.
+    /// A path that the system cannot bind.
     #[error("the path in `{0}` is longer than the {MAX_PATH} bytes a Unix socket may have")]
     LongPath(String),
 }
@@ -47,7 +49,7 @@ impl FromStr for Address {
                 path => Ok(Self::Unix(path.to_owned())),
             };
         }
-        // No other name is looked up: what a listener is bound to must not depend on who answers for DNS.
+        // No other name is resolved: the address of a listener must not depend on DNS.
         let address = match text.strip_prefix("localhost:").map(str::parse) {
             Some(Ok(port)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             _ => text.parse().ok(),
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_back_as_written() {
+    fn addresses_are_displayed_as_written() {
         for text in ["127.0.0.1:9000", "[::]:0", "0.0.0.0:65535", "unix:/run/tollgate/authz.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn any_other_text_is_refused() {
         let long = format!("unix:/{}", "x".repeat(MAX_PATH));
         let rows = [
             ("", "nothing"),

@@ -1,25 +1,23 @@
-//! A listener in the configuration file: an address, or a table with more to say.
+//! A listener in the configuration file: an address, or a table with more settings.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::address::Address;
 
-/// Where to listen, and how. In a file either an address alone or `{ address, mode, tls }`.
+/// The settings of a listener. In a file either an address alone or `{ address, mode, tls }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// TCP or Unix socket.
     pub address: Address,
     /// Permissions of the Unix socket.
     pub mode: SocketMode,
-    /// TLS, when it is wanted.
+    /// TLS, or none.
     pub tls: Option<TlsConfig>,
 }
 
@@ -42,14 +40,14 @@ pub struct TlsConfig {
 pub struct SocketMode(pub u32);
 
 impl Default for SocketMode {
-    /// `0660`: owner and group may connect. A proxy that runs as another user shares the group (in a pod: `fsGroup`); everyone
-    /// else on the machine has no business with the gate.
+    /// Returns `0660`: owner and group may connect. A proxy that runs as another user needs the group
+    /// (in a pod: `fsGroup`).
     fn default() -> Self {
         Self(0o660)
     }
 }
 
-/// Text that is no permission.
+/// Text that is not the permissions of a file.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a permission: write three octal digits after a zero, such as \"0660\"")]
 pub struct ModeError(String);
@@ -77,7 +75,7 @@ impl ListenerConfig {
     }
 }
 
-/// The two spellings in a file.
+/// The two forms in a file.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "only its schema is used: see the visitor below")]
@@ -87,7 +85,7 @@ enum ListenerForm {
     ListenerTable(ListenerTable),
 }
 
-/// A listener with more than an address.
+/// A listener with more settings than an address.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListenerTable {
@@ -158,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_string_and_a_table_say_the_same() {
+    fn a_string_and_a_table_mean_the_same() {
         let plain = read(r#""unix:/run/authz.sock""#).unwrap();
         assert_eq!(plain, read(r#"{"address": "unix:/run/authz.sock"}"#).unwrap());
         assert_eq!(plain.mode, SocketMode(0o660));
     }
 
     #[test]
-    fn a_table_says_more() {
+    fn a_table_has_more_settings() {
         let full =
             read(r#"{"address": "unix:/x", "mode": "0600", "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}}"#)
                 .unwrap();
@@ -198,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_knows_both_spellings() {
+    fn the_schema_contains_both_forms() {
         let schema = serde_json::to_string(&schemars::schema_for!(ListenerConfig)).unwrap();
         for part in ["anyOf", "\"type\":\"string\"", "client_ca", "additionalProperties\":false"] {
             assert!(schema.contains(part), "`{part}` is missing in {schema}");

@@ -11,8 +11,8 @@ use super::{
     stream::{Peer, Stream},
 };
 
-/// Answers the calls of every connection of `listener` until `stop` fires, then stops listening, lets
-/// open calls end, and after `drain` closes the remaining connections.
+/// Answers the calls of every connection of `listener` until `stop` fires, then stops listening,
+/// lets open calls end, and after `drain` closes the remaining connections.
 ///
 /// `grpc-timeout` is not enforced here: a caller that sets it resets the stream when the time is
 /// over, which drops the call.

@@ -1,31 +1,39 @@
-//! HTTP/1.1 and HTTP/2 with every limit set, by hyper.
+//! HTTP/1.1 and HTTP/2 on a listener, by hyper, with every limit set.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
 use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::{CoalescedWrites, Http2Limits};
 
-use super::accept::Listener;
-use super::serve::{self, BoxError, ConnectionHandler, ConnectionLifetime};
-use super::stream::{Peer, Stream};
+use super::{
+    accept::Listener,
+    serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
+    stream::{Peer, Stream},
+};
 
-/// Bytes of one request's headers, and lines of them in HTTP/1, where the client's travel with the check. More than Envoy (60
-/// KiB) and nginx (32 KiB) pass on: what they let in is to be judged, cookies included, and not to fail.
+/// Bytes of the headers of one request, and lines of them in HTTP/1. They include the client's
+/// headers. More than Envoy (60 KiB) and nginx (32 KiB) accept, so that a request that they accept
+/// is decided, cookies included, and its check does not fail.
 const HEADER_BYTES: u32 = 128 << 10;
 const HTTP1_HEADER_LINES: usize = 200;
 
-/// How long an HTTP/1 connection may take to its next complete header block, idle time included. Above the 60 seconds for which
-/// nginx keeps idle connections to an upstream, so that the side that sends is the side that closes and no request is lost.
+/// The time until the next complete header block of an HTTP/1 connection, idle time included. It is
+/// longer than the 60 seconds for which nginx keeps idle connections to an upstream, so that the
+/// side that sends requests closes the connection and no request is lost.
 const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(65);
 
-/// Serves `service` on every connection of `listener` until `stop` fires, then stops listening, lets the calls in progress end,
-/// and after `drain` closes what is left.
+/// Serves `service` on every connection of `listener` until `stop` fires, then stops listening,
+/// lets open calls end, and after `drain` closes the remaining connections.
 ///
 /// Each request has the [`Peer`] in its extensions.
 pub async fn serve<S, B>(listener: Listener, service: S, stop: CancellationToken, drain: Duration)
@@ -40,7 +48,7 @@ where
     serve::serve(listener, Http(service), stop, drain).await;
 }
 
-/// A service of hyper's.
+/// Answers requests by a service of hyper.
 #[derive(Clone)]
 struct Http<S>(S);
 
@@ -66,14 +74,14 @@ where
             self.0.call(request)
         });
         let builder = builder();
-        let mut connection = std::pin::pin!(
-            builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service)
-        );
+        let mut connection =
+            pin!(builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service));
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = lifetime.expired() => connection.as_mut().graceful_shutdown(),
         }
-        // hyper cannot end a connection gracefully whose HTTP/2 preface has not come, and it may never.
+        // hyper cannot end a connection gracefully before the HTTP/2 preface, which may never
+        // arrive.
         lifetime.drain(connection).await
     }
 }

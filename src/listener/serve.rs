@@ -1,29 +1,34 @@
-//! Serving a listener, from its first connection to the last call of its drain.
+//! Serves a listener, from its first connection to the last call of its drain.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::{either::Either, sync::CancellationToken};
+use tollgate_grpc_unary::Http2Limits;
 use tracing::{debug, warn};
 
-use super::Limits;
-use super::accept::{Accepted, Listener};
-use super::stream::{Peer, Stream};
-use super::tls::Tls;
+use super::{
+    Limits,
+    accept::{Accepted, Listener},
+    stream::{Peer, Stream},
+    tls::Tls,
+};
 
-/// Any error, as hyper and tower take it.
+/// Any error, as hyper and tower return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection that never asked anything may take to notice that it is over.
-const UNUSED_DRAIN: Duration = Duration::from_secs(1);
-
-/// What is spoken on the connections of a listener.
+/// The protocol on the connections of a listener.
 pub(super) trait ConnectionHandler: Clone + Send + 'static {
-    /// Speaks until the peer or `life` ends the connection.
+    /// Serves one connection until the peer closes it or its `lifetime` ends.
     fn handle(
         self,
         stream: Stream,
@@ -32,15 +37,15 @@ pub(super) trait ConnectionHandler: Clone + Send + 'static {
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
-/// Speaks on every connection of `listener` until `stop` fires, then stops listening, lets the calls in progress end, and after
-/// `drain` closes what is left.
+/// Serves every connection of `listener` until `stop` fires, then stops listening, lets open calls
+/// end, and after `drain` closes the remaining connections.
 pub(super) async fn serve(
     listener: Listener,
     handler: impl ConnectionHandler,
     stop: CancellationToken,
     drain: Duration,
 ) {
-    // Dropped with the future of this function: no connection outlives it.
+    // Dropped with the future of this function, so that no connection outlives it.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -48,8 +53,13 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
-                let lifetime = ConnectionLifetime { limits: listener.limits.clone(), stop: stop.clone(), requests: Arc::default() };
-                connections.spawn(connection(accepted, listener.tls.clone(), handler.clone(), lifetime));
+                let lifetime = ConnectionLifetime {
+                    limits: listener.limits.clone(),
+                    stop: stop.clone(),
+                    requests: Arc::default(),
+                };
+                let tls = listener.tls.clone();
+                connections.spawn(connection(accepted, tls, handler.clone(), lifetime));
             }
         }
     }
@@ -57,7 +67,8 @@ pub(super) async fn serve(
     drop(listener);
     let drained = timeout(drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
-        warn!(%address, connections = connections.len(), "closed connections that did not end in time");
+        let connections = connections.len();
+        warn!(%address, connections, "closed connections that did not end within drain_timeout");
     }
 }
 
@@ -72,16 +83,16 @@ async fn connection(
         None => Either::Left(socket),
         Some(tls) => match tls.accept(socket).await {
             Ok(stream) => Either::Right(Box::new(stream)),
-            Err(error) => return debug!(?peer, %error, "no TLS handshake"),
+            Err(error) => return debug!(?peer, %error, "TLS handshake failed"),
         },
     };
     if let Err(error) = handler.handle(stream, peer, lifetime).await {
-        debug!(?peer, error, "a connection failed");
+        debug!(?peer, error, "connection failed");
     }
     drop(permit);
 }
 
-/// How long a connection may live.
+/// Decides when a connection takes no further requests.
 #[derive(Clone)]
 pub(super) struct ConnectionLifetime {
     limits: Limits,
@@ -90,23 +101,25 @@ pub(super) struct ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
-    /// A request came.
+    /// Counts a request.
     pub(super) fn record_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for the `rest` of a connection that was asked to end. Where no request ever came there may be nobody to notice.
+    /// Waits until the open calls of a connection end. On a connection without any request the wait
+    /// is short: its peer may be gone without a trace.
     pub(super) async fn drain(
         &self,
         rest: impl Future<Output = Result<(), BoxError>>,
     ) -> Result<(), BoxError> {
         match self.requests.load(Ordering::Relaxed) {
-            0 => timeout(UNUSED_DRAIN, rest).await.unwrap_or(Ok(())),
+            0 => timeout(Http2Limits::default().unused_drain, rest).await.unwrap_or(Ok(())),
             _ => rest.await,
         }
     }
 
-    /// Comes when the connection should take no further requests: the server stops, or it is old, idle, or was never used.
+    /// Completes when the connection should take no further requests: the server stops, or the
+    /// connection is old, idle or was never used.
     pub(super) async fn expired(&self) {
         let Limits { first_request_timeout, idle_timeout, max_age, .. } = self.limits;
         let idle = async {

@@ -1,29 +1,29 @@
-//! A connection: one type for TCP and Unix sockets, plain and TLS.
+//! The stream of a connection: one type for TCP and Unix sockets, plain and TLS.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-/// What was accepted.
+/// An accepted socket.
 pub(super) type Socket = Either<TcpStream, UnixStream>;
 
-/// What HTTP is spoken on.
+/// A stream for HTTP.
 pub(super) type Stream = Either<Socket, Box<TlsStream<Socket>>>;
 
-/// Who is at the other end of a connection. Each request carries it in its extensions.
+/// The other end of a connection. Each HTTP request has it in its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// A process on this machine that the mode of the Unix socket let in.
+    /// A process on this machine that the permissions of the Unix socket admit.
     Unix,
 }
 
 impl Peer {
-    /// The address, where there is one.
-    pub fn ip(&self) -> Option<std::net::IpAddr> {
+    /// The IP address of a TCP peer.
+    pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),
             Self::Unix => None,

@@ -1,110 +1,87 @@
-//! TLS and mTLS on a listener, with certificates that change while it runs.
+//! TLS and mTLS on a listener, with certificates that can be reloaded.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+mod error;
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, crypto};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use rustls::{
+    RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
+    crypto,
+    pki_types::{
+        CertificateDer, PrivateKeyDer, UnixTime,
+        pem::{self, PemObject},
+    },
+    server::{ParsedCertificate, WebPkiClientVerifier},
+};
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::warn;
 
-use super::Limits;
-use super::config::TlsConfig;
-use super::stream::Socket;
+pub use self::error::{TlsError, TlsProblem};
+use super::{Limits, config::TlsConfig, stream::Socket};
 
-/// Why a set of TLS files is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file that is not there, or not PEM, or holds nothing of the kind it is for.
-    #[error("cannot read {what} from `{path}`: {error}")]
-    File {
-        /// What was looked for.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What went wrong.
-        error: pem::Error,
-    },
-    /// An authority that cannot be used as one.
-    #[error("cannot use the authorities in `{path}`: {error}")]
-    Authorities {
-        /// The file of `client_ca`.
-        path: PathBuf,
-        /// What went wrong.
-        error: rustls::Error,
-    },
-    /// Authorities nobody can be verified against.
-    #[error("cannot verify clients with the authorities in `{path}`: {error}")]
-    Verifier {
-        /// The file of `client_ca`.
-        path: PathBuf,
-        /// What went wrong.
-        error: VerifierBuilderError,
-    },
-    /// A certificate and a key that do not go together, or a kind of key that is not served.
-    #[error("cannot serve `{cert}` with the key in `{key}`: {error}")]
-    Pair {
-        /// The file of `cert`.
-        cert: PathBuf,
-        /// The file of `key`.
-        key: PathBuf,
-        /// What went wrong.
-        error: rustls::Error,
-    },
-}
-
-/// The TLS side of a listener. Clones share the certificates; keep one to reload them.
+/// The TLS side of a listener. Clones share the certificates; a clone reloads them for all.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    config: Arc<TlsConfig>,
-    alpn: &'static [&'static [u8]],
+    files: Arc<TlsFiles>,
     current: Arc<ArcSwap<ServerConfig>>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
 }
 
+/// Where the certificates are, and what is negotiated with them.
+#[derive(Debug)]
+struct TlsFiles {
+    /// The key of the listener in the configuration.
+    key: String,
+    config: TlsConfig,
+    alpn: &'static [&'static [u8]],
+}
+
 impl Tls {
     pub(super) fn load(
+        key: &str,
         config: &TlsConfig,
         alpn: &'static [&'static [u8]],
         limits: &Limits,
     ) -> Result<Self, TlsError> {
+        let files = TlsFiles { key: key.to_owned(), config: config.clone(), alpn };
         Ok(Self {
-            current: Arc::new(ArcSwap::from_pointee(server_config(config, alpn)?)),
-            config: Arc::new(config.clone()),
-            alpn,
+            current: Arc::new(ArcSwap::from_pointee(files.load()?)),
+            files: Arc::new(files),
             handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
             handshake_timeout: limits.handshake_timeout,
         })
     }
 
-    /// The files to watch.
+    /// The paths of the files.
     #[must_use]
     pub fn files(&self) -> &TlsConfig {
-        &self.config
+        &self.files.config
     }
 
-    /// Reads the files again, for connections from now on. Blocks while it reads.
+    /// Reads the files again, for new connections. Blocks while it reads.
     ///
-    /// Sessions are not resumed across this, so a client that the new authorities do not know is not let in by an old handshake;
-    /// its open connections end at the latest with their `age`.
+    /// Sessions are not resumed across a reload, so that an earlier handshake does not admit a
+    /// client that the new authorities do not know. Its open connections end at the latest with
+    /// their maximum age.
     ///
     /// # Errors
-    /// When they do not load; then the ones in use stay in use. Files that are replaced one after the other give that for a
-    /// moment: call again when the next one changes.
+    /// When the files cannot be used; the previous certificates stay in use. Files that are
+    /// replaced one after the other cause this for a moment.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(server_config(&self.config, self.alpn)?));
+        self.current.store(Arc::new(self.files.load()?));
         Ok(())
     }
 
-    /// Shakes hands, or waits for a turn to, for as long as a handshake may take.
+    /// Performs a handshake within its timeout, which includes the wait for a permit.
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         timeout(self.handshake_timeout, async {
             let _permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
@@ -114,53 +91,115 @@ impl Tls {
     }
 }
 
-fn server_config(config: &TlsConfig, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
-    let TlsConfig { cert, key, client_ca } = config;
-    let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-    let pair = |error| TlsError::Pair { cert: cert.clone(), key: key.clone(), error };
+impl TlsFiles {
+    fn load(&self) -> Result<ServerConfig, TlsError> {
+        let TlsConfig { cert, key, client_ca } = &self.config;
+        let in_pair =
+            |error| self.error("key", TlsProblem::of_pair(cert.clone(), key.clone(), error));
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(in_pair)?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(self.authorities(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| {
+                    self.error("client_ca", TlsProblem::Verifier { path: path.clone(), error })
+                })?)
+            }
+        };
+        let chain = self.certificates("cert", cert)?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+            self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
+        })?;
+        self.warn_if_expired(&chain);
+        let mut server = builder.with_single_cert(chain, private).map_err(in_pair)?;
+        server.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(server)
+    }
 
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(pair)?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let roots = Arc::new(authorities(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .build()
-                .map_err(|error| TlsError::Verifier { path: path.clone(), error })?;
-            builder.with_client_cert_verifier(verifier)
+    fn certificates(
+        &self,
+        field: &str,
+        path: &Path,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let wrong =
+            |error| self.error(field, TlsProblem::of_pem(path.to_owned(), "certificate", error));
+        let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+            .map_err(wrong)?
+            .collect::<Result<_, _>>()
+            .map_err(wrong)?;
+        if chain.is_empty() {
+            return Err(wrong(pem::Error::NoItemsFound));
         }
-    };
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| file("a private key", key, error))?;
-    let mut server = builder.with_single_cert(certificates(cert)?, private).map_err(pair)?;
-    server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(server)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |error| file("certificates", path, error);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(wrong)?
-        .collect::<Result<_, _>>()
-        .map_err(wrong)?;
-    if chain.is_empty() {
-        return Err(wrong(pem::Error::NoItemsFound));
+        Ok(chain)
     }
-    Ok(chain)
-}
 
-fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsError::Authorities { path: path.to_owned(), error })?;
+    fn authorities(&self, path: &Path) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates("client_ca", path)? {
+            roots.add(certificate).map_err(|error| {
+                self.error("client_ca", TlsProblem::Authority { path: path.to_owned(), error })
+            })?;
+        }
+        Ok(roots)
     }
-    Ok(roots)
+
+    /// Logs an expired certificate. It is served all the same: some clients do not verify it, and
+    /// for them a listener with it is better than none.
+    fn warn_if_expired(&self, chain: &[CertificateDer<'_>]) {
+        if let Some(age) = chain.first().and_then(|certificate| expired_since(certificate)) {
+            warn!(
+                "{}.tls.cert: the certificate in `{}` expired {} hours ago: clients that verify it \
+                 refuse to connect; replace the file",
+                self.key,
+                self.config.cert.display(),
+                age.as_secs() / 3600
+            );
+        }
+    }
+
+    fn error(&self, field: &str, problem: TlsProblem) -> TlsError {
+        TlsError { key: format!("{}.tls.{field}", self.key), problem }
+    }
 }
 
-fn file(what: &'static str, path: &Path, error: pem::Error) -> TlsError {
-    TlsError::File { what, path: path.to_owned(), error }
+/// The time since a certificate expired, or `None` when it did not.
+fn expired_since(certificate: &CertificateDer<'_>) -> Option<Duration> {
+    let now = UnixTime::since_unix_epoch(
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+    );
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    // Without any authority the chain is never valid; the period of the certificate is checked
+    // before its issuer is looked for.
+    let roots = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, &[]) {
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext {
+            time,
+            not_after,
+        })) => Some(Duration::from_secs(time.as_secs().saturating_sub(not_after.as_secs()))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn an_expired_certificate_is_recognized() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["tollgate.test".to_owned()]).unwrap();
+        let valid = params.clone().self_signed(&key).unwrap();
+        assert_eq!(expired_since(valid.der()), None);
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        let expired = params.self_signed(&key).unwrap();
+        let age = expired_since(expired.der()).unwrap();
+        assert!(age > Duration::from_secs(6 * 365 * 86_400), "{age:?}");
+    }
 }

@@ -1,49 +1,71 @@
-//! Unix sockets: the file behind them, its permissions, and its end.
+//! Unix sockets: their file, its permissions and its removal.
 
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use super::config::SocketMode;
+use super::{config::SocketMode, error::SocketError};
 
-/// Connections the system keeps for us while we are busy.
+/// Connections that the system queues until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Listens on `path`. A socket file that a dead process left behind is replaced; anything else in its place is an error.
-pub(super) async fn bind(path: &Path, mode: SocketMode) -> io::Result<(UnixListener, SocketFile)> {
+/// Listens on `path`. The stale socket of a process that ended is replaced.
+pub(super) async fn bind(
+    path: &Path,
+    mode: SocketMode,
+) -> Result<(UnixListener, SocketFile), SocketError> {
     remove_stale_socket(path).await?;
+    create(path, mode).map_err(|error| {
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        match error.kind() {
+            ErrorKind::NotFound => SocketError::NoDirectory { directory },
+            ErrorKind::PermissionDenied => {
+                SocketError::NotPermitted { path: path.to_owned(), directory }
+            }
+            ErrorKind::AddrInUse => SocketError::InUse { path: path.to_owned() },
+            _ => SocketError::System { path: path.to_owned(), error },
+        }
+    })
+}
+
+fn create(path: &Path, mode: SocketMode) -> io::Result<(UnixListener, SocketFile)> {
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
     let file = SocketFile::new(path)?;
-    // Before listen(), so that nobody connects under whatever the umask gave.
+    // Before listen(), so that no client connects under the permissions of the umask.
     fs::set_permissions(path, Permissions::from_mode(mode.0))?;
     Ok((socket.listen(BACKLOG)?, file))
 }
 
-async fn remove_stale_socket(path: &Path) -> io::Result<()> {
+async fn remove_stale_socket(path: &Path) -> Result<(), SocketError> {
+    let owned = || path.to_owned();
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        // Creating the socket reports the precise cause.
+        Err(_) => return Ok(()),
     };
     if !kind.is_socket() {
-        return Err(io::Error::new(
-            ErrorKind::AlreadyExists,
-            "the path exists and is not a socket",
-        ));
+        return Err(SocketError::NotASocket { path: owned() });
     }
     match UnixStream::connect(path).await {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // A full backlog: somebody listens, and is busy.
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it")),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| SocketError::Stale { path: owned(), error })
+        }
+        // `WouldBlock` is the full backlog of a busy listener.
+        Ok(_) => Err(SocketError::InUse { path: owned() }),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(SocketError::InUse { path: owned() })
+        }
+        Err(error) => Err(SocketError::System { path: owned(), error }),
     }
 }
 
-/// The file of a bound socket, removed with this value unless another has taken its place by then.
+/// The file of a bound socket. Dropping it removes the file, unless another socket has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -59,13 +81,13 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // Failing leaves a stale socket, which the next start replaces.
+            // A failure leaves a stale socket, which the next start replaces.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Device and inode.
+/// The device and inode of a file.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -79,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_has_its_mode_and_goes_with_the_listener() {
+    async fn the_file_has_its_mode_and_is_removed_with_the_listener() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("authz.sock");
         for mode in [0o660, 0o600, 0o666] {
@@ -96,26 +118,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("authz.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "a listener of std leaves its file behind");
+        assert!(path.exists(), "a listener of std does not remove its file");
 
         let (_listener, _file) = bind(&path, SocketMode::default()).await.unwrap();
         let error = bind(&path, SocketMode::default()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`{}` is already in use by another process; choose another path or stop that process",
+                path.display()
+            )
+        );
         UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]
-    async fn what_is_not_a_socket_is_left_alone() {
+    async fn a_path_that_is_not_a_socket_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.txt");
         fs::write(&path, "mine").unwrap();
         let error = bind(&path, SocketMode::default()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert!(matches!(error, SocketError::NotASocket { .. }), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 
     #[tokio::test]
-    async fn a_socket_that_took_our_place_is_not_removed() {
+    async fn a_missing_directory_is_named_with_the_command_that_creates_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("run/tollgate");
+        let error = bind(&missing.join("authz.sock"), SocketMode::default()).await.unwrap_err();
+        let missing = missing.display();
+        assert_eq!(
+            error.to_string(),
+            format!("the directory `{missing}` does not exist; create it: mkdir -p {missing}")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_directory_in_which_nothing_can_be_created_is_named() {
+        // Not even root creates a file there.
+        let error = bind(Path::new("/proc/authz.sock"), SocketMode::default()).await.unwrap_err();
+        assert!(error.to_string().contains("/proc"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_replaced_ours_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("authz.sock");
         let (_ours, file) = bind(&path, SocketMode::default()).await.unwrap();

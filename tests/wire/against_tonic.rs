@@ -49,8 +49,8 @@ async fn client(address: &Address) -> Client {
     client
 }
 
-/// The parts of an answer that a gRPC client reads: status and content type of HTTP, status of gRPC,
-/// and the text of the verdict.
+/// The parts of an answer that a gRPC client reads: status and content type of HTTP, status of
+/// gRPC, and the text of the verdict.
 #[derive(Debug, PartialEq)]
 struct Answer {
     http: u16,

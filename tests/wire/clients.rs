@@ -1,4 +1,5 @@
-//! Clients: one that speaks gRPC as bytes, so that it can also speak it wrongly, and one generated from Envoy's own files.
+//! Clients: one that speaks gRPC as bytes, so that it can also speak it wrongly, and one generated
+//! from Envoy's own files.
 
 use std::pin::Pin;
 

@@ -1,4 +1,5 @@
-//! Our messages against the crate `envoy-types`, which is generated from Envoy's own files: same bytes, both ways.
+//! Our messages against the crate `envoy-types`, which is generated from Envoy's own files: same
+//! bytes, both ways.
 
 use std::collections::HashMap;
 
@@ -329,7 +330,8 @@ fn the_statuses_have_the_numbers_of_http() {
     }
 }
 
-/// What makes a body of 16 MiB cost 16 MiB: it is a slice of the message, in whichever of the two fields it comes.
+/// What makes a body of 16 MiB cost 16 MiB: it is a slice of the message, in whichever of the two
+/// fields it comes.
 #[test]
 fn bodies_are_not_copied() {
     let mut request = request();

@@ -126,7 +126,8 @@ fn headers(count: usize) -> Vec<u8> {
     auth::CheckRequest { attributes: Some(attributes) }.encode_to_vec()
 }
 
-/// Calls in one batch, some of which wait for the rest of their message, and one that panics among them.
+/// Calls in one batch, some of which wait for the rest of their message, and one that panics among
+/// them.
 async fn together() {
     let checks = Checks { panics_at: Some(13), ..Checks::default() };
     let server = Wanted::default().grpc(checks, budget(MIB, 64 * MIB)).await;
@@ -163,8 +164,9 @@ async fn calls_that_come_together_are_answered_on_several_cores() {
     together().await;
 }
 
-/// A refusal resets its stream while the peer is still sending. h2 can take what arrives afterwards for errors of the peer, and
-/// ends a connection after 1024 of them, with the checks of everybody else on it.
+/// A refusal resets its stream while the peer is still sending. h2 can take what arrives afterwards
+/// for errors of the peer, and ends a connection after 1024 of them, with the checks of everybody
+/// else on it.
 #[tokio::test]
 async fn refusals_leave_the_connection_and_the_checks_on_it_alone() {
     let (checks, gate) = gated();

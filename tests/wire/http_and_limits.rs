@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tollgate::listener::{Address, BindError, Limits, Listener, ListenerConfig, Protocol};
+use tollgate::listener::{Address, Limits, Protocol};
 
 use super::clients::{connect, http2};
 use super::message_memory::Child;
@@ -159,19 +159,8 @@ async fn a_silent_connection_does_not_hold_up_the_end() {
     assert!(closes(&mut used).await);
 }
 
-#[tokio::test]
-async fn an_address_in_use_is_an_error_that_names_it() {
-    let server = Wanted::default().http().await;
-    let config = ListenerConfig::new(server.address.clone());
-    let error = Listener::bind(&config, Protocol::Http).await.unwrap_err();
-    assert!(matches!(error, BindError::Address { .. }));
-    assert!(
-        error.to_string().starts_with(&format!("cannot listen on `{}`: ", server.address)),
-        "{error}"
-    );
-}
-
-/// The system has no file descriptor left for the next connection: that must cost neither a core nor the server.
+/// The system has no file descriptor left for the next connection: that must cost neither a core
+/// nor the server.
 #[tokio::test]
 async fn running_out_of_file_descriptors_is_survived() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! What many clients with large messages cost a server that bounds them: measured in a process of its own, without the clients.
+//! What many clients with large messages cost a server that bounds them: measured in a process of
+//! its own, without the clients.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -16,7 +17,8 @@ const CLIENTS: u64 = 40;
 const BODY: u64 = 16 * MIB;
 const IN_FLIGHT: u64 = 32 * MIB;
 
-/// A copy of this test binary that runs one ignored test, a server on a Unix socket, until it is dropped.
+/// A copy of this test binary that runs one ignored test, a server on a Unix socket, until it is
+/// dropped.
 pub(crate) struct Child(std::process::Child);
 
 impl Child {
@@ -63,8 +65,9 @@ pub(crate) async fn parent_is_gone() {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
-/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in, the rest are told that
-/// there is no room, and the server's memory grows by the budget and by one HTTP/2 window for each connection, not by 640 MiB.
+/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in,
+/// the rest are told that there is no room, and the server's memory grows by the budget and by one
+/// HTTP/2 window for each connection, not by 640 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     let dir = tempfile::tempdir().unwrap();

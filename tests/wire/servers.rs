@@ -57,7 +57,7 @@ impl Wanted {
     async fn bind(&self, protocol: Protocol) -> Listener {
         let mut config = ListenerConfig::new(self.address.clone());
         config.tls = self.tls.clone();
-        Listener::bind_with(&config, protocol, self.limits.clone()).await.unwrap()
+        Listener::bind_with("listen.test", &config, protocol, self.limits.clone()).await.unwrap()
     }
 
     /// The gRPC services.

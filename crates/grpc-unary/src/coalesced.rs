@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 ///
 /// Where a stream supports vectored writes, h2 writes every DATA frame above 256 bytes by itself,
 /// which is one system call for each response. Where it does not (the default of
-/// [`AsyncWrite::is_write_vectored`]), h2 copies frames below 1 KiB into one buffer and writes that.
+/// [`AsyncWrite::is_write_vectored`]), h2 copies frames below 1 KiB into one buffer and writes
+/// that.
 #[derive(Debug)]
 pub struct CoalescedWrites<S>(S);
 

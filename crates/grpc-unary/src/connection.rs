@@ -96,8 +96,9 @@ pub enum ConnectionError {
     PeerLost,
 }
 
-/// Answers the calls of one connection until the peer closes it, or until `shutdown` completes: then
-/// no further calls are accepted and the open ones are answered. `on_call` runs once for each call.
+/// Answers the calls of one connection until the peer closes it, or until `shutdown` completes:
+/// then no further calls are accepted and the open ones are answered. `on_call` runs once for each
+/// call.
 ///
 /// Dropping the future drops the connection and its calls.
 ///

@@ -1,9 +1,9 @@
 //! The wire format of protocol buffers, as far as checks need it: fields are read in place, and
 //! messages are written once, front to back.
 //!
-//! Benchmark row: "Tollgate, public route" in `docs/benchmarks.md`. The simple form is the code that
-//! prost generates, which decodes a message into owned maps and strings; that costs more than the
-//! decision about it. Both directions are tested against it.
+//! Benchmark row: "Tollgate, public route" in `docs/benchmarks.md`. The simple form is the code
+//! that prost generates, which decodes a message into owned maps and strings; that costs more than
+//! the decision about it. Both directions are tested against it.
 
 mod reader;
 mod writer;

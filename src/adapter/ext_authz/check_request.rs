@@ -1,5 +1,5 @@
-//! Reads a `CheckRequest` in place: the parts that are used are borrowed from the message, the other
-//! fields are skipped.
+//! Reads a `CheckRequest` in place: the parts that are used are borrowed from the message, the
+//! other fields are skipped.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,9 @@ use tollgate_core::{
 };
 use tollgate_grpc_unary::wire::{Fields, Malformed, two_short_fields};
 
-/// The largest number of header lines and context extensions of one message, together. Envoy accepts
-/// 100 headers by default. An empty header has two bytes on the wire and many more in memory.
+/// The largest number of header lines and context extensions of one message, together. Envoy
+/// accepts 100 headers by default. An empty header has two bytes on the wire and many more in
+/// memory.
 pub const MAX_ENTRIES: usize = 256;
 
 /// The fields of one header. An entry of the map `headers` has no [`RAW`] value, and Envoy joins
@@ -46,9 +47,9 @@ impl From<Malformed> for CheckRequestError {
 /// Reads the request to decide about.
 ///
 /// # Errors
-/// `malformed_request` for a message that cannot be read, has more than [`MAX_ENTRIES`], or contains
-/// headers or body twice. This is a denial and not a failed check: the client may have caused it,
-/// and a proxy with `failure_mode_allow` forwards requests whose check failed.
+/// `malformed_request` for a message that cannot be read, has more than [`MAX_ENTRIES`], or
+/// contains headers or body twice. This is a denial and not a failed check: the client may have
+/// caused it, and a proxy with `failure_mode_allow` forwards requests whose check failed.
 pub fn read_check_request(message: &[u8]) -> Result<RawRequest<'_>, Denial> {
     CheckRequest::read(message)
         .and_then(CheckRequest::into_raw_request)
@@ -153,8 +154,8 @@ impl<'a> CheckRequest<'a> {
         Ok(())
     }
 
-    /// Reads one header: an entry of the map `headers`, or a line of `header_map`, whose value is in
-    /// [`RAW`] or, when that is empty, in [`TEXT`].
+    /// Reads one header: an entry of the map `headers`, or a line of `header_map`, whose value is
+    /// in [`RAW`] or, when that is empty, in [`TEXT`].
     fn read_header(&mut self, entry: &'a [u8], field: u8) -> Result<(), CheckRequestError> {
         let (name, value) = match two_short_fields(entry, NAME, field) {
             Some(header) => header,

@@ -91,7 +91,8 @@ impl HeaderSink for HeaderOptions<'_> {
     }
 }
 
-/// Writes `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }`.
+/// Writes `HeaderValueOption { header: { key, value }, append_action: OVERWRITE_IF_EXISTS_OR_ADD
+/// }`.
 fn write_header(
     writer: &mut MessageWriter,
     field: u8,

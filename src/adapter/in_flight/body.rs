@@ -1,5 +1,5 @@
-//! Bytes that are charged to the budget, and how bodies of checks over plain HTTP are charged, whose
-//! length may be announced or not.
+//! Bytes that are charged to the budget, and how bodies of checks over plain HTTP are charged,
+//! whose length may be announced or not.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body;
@@ -76,8 +76,8 @@ impl InFlight {
         if announced > max {
             return Err(Refusal::TooLarge.into());
         }
-        // The announced length is charged at once, so that of two bodies of which only one fits, not
-        // both get half.
+        // The announced length is charged at once, so that of two bodies of which only one fits,
+        // not both get half.
         charged.grow(self, announced)?;
         let mut parts = BytesMut::new();
         while let Some(frame) = body.frame().await {

@@ -2,8 +2,8 @@
 
 use super::LENGTH_DELIMITED;
 
-/// Appends the fields of a message to a buffer. Messages nest: each is written into the same buffer,
-/// and its length is put in front of it afterwards, so that nothing is measured first.
+/// Appends the fields of a message to a buffer. Messages nest: each is written into the same
+/// buffer, and its length is put in front of it afterwards, so that nothing is measured first.
 ///
 /// Field numbers are below 16.
 ///

@@ -1,0 +1,135 @@
+//! TLS files that cannot be used: key, cause and remedy in words.
+
+use std::{io, path::PathBuf};
+
+use rustls::{InconsistentKeys, pki_types::pem, server::VerifierBuilderError};
+
+/// TLS files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct TlsError {
+    /// The key in the file, such as `listen.grpc.tls.cert`.
+    pub(super) key: String,
+    /// The cause.
+    #[source]
+    pub(super) problem: TlsProblem,
+}
+
+impl TlsError {
+    /// The cause.
+    #[must_use]
+    pub fn problem(&self) -> &TlsProblem {
+        &self.problem
+    }
+}
+
+/// The reason why TLS files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsProblem {
+    /// The file does not exist.
+    #[error("the file `{}` does not exist", .path.display())]
+    Missing {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// The file is not readable for this process.
+    #[error("no permission to read `{}`; the user of this process needs it", .path.display())]
+    NotPermitted {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// Any other failure to read the file.
+    #[error("cannot read `{}`: {error}", .path.display())]
+    NotReadable {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error of the system.
+        error: io::Error,
+    },
+    /// The file has no PEM section of the right kind.
+    #[error(
+        "`{}` contains no {expected} in PEM, which begins with a line such as -----BEGIN {}-----",
+        .path.display(), .expected.to_uppercase()
+    )]
+    NotPem {
+        /// The path of the file.
+        path: PathBuf,
+        /// What the file should contain.
+        expected: &'static str,
+    },
+    /// The PEM in the file is damaged.
+    #[error("the PEM in `{}` is damaged: {cause}", .path.display())]
+    DamagedPem {
+        /// The path of the file.
+        path: PathBuf,
+        /// The damage.
+        cause: &'static str,
+    },
+    /// The private key belongs to another certificate.
+    #[error(
+        "the private key in `{}` does not belong to the certificate in `{}`; replace both files \
+         together", .key.display(), .cert.display()
+    )]
+    Mismatch {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the private key.
+        key: PathBuf,
+    },
+    /// The certificate or its key cannot be served.
+    #[error("cannot serve `{}` with the key in `{}`: {error}", .cert.display(), .key.display())]
+    Pair {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the private key.
+        key: PathBuf,
+        /// The error of rustls.
+        error: rustls::Error,
+    },
+    /// A certificate that cannot be used as an authority.
+    #[error("`{}` contains a certificate that cannot be used as an authority: {error}", .path.display())]
+    Authority {
+        /// The file of `client_ca`.
+        path: PathBuf,
+        /// The error of rustls.
+        error: rustls::Error,
+    },
+    /// Authorities that cannot verify clients.
+    #[error("cannot verify clients with the authorities in `{}`: {error}", .path.display())]
+    Verifier {
+        /// The file of `client_ca`.
+        path: PathBuf,
+        /// The error of rustls.
+        error: VerifierBuilderError,
+    },
+}
+
+impl TlsProblem {
+    pub(super) fn of_pem(path: PathBuf, expected: &'static str, error: pem::Error) -> Self {
+        let cause = match error {
+            pem::Error::Io(error) => {
+                return match error.kind() {
+                    io::ErrorKind::NotFound => Self::Missing { path },
+                    io::ErrorKind::PermissionDenied => Self::NotPermitted { path },
+                    _ => Self::NotReadable { path, error },
+                };
+            }
+            pem::Error::NoItemsFound => return Self::NotPem { path, expected },
+            pem::Error::MissingSectionEnd { .. } => "a section has no -----END line",
+            pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line is not well-formed",
+            pem::Error::Base64Decode(_) => "a section is not base64",
+            pem::Error::SectionTooLarge => "a section is too large",
+            _ => "it cannot be parsed",
+        };
+        Self::DamagedPem { path, cause }
+    }
+
+    pub(super) fn of_pair(cert: PathBuf, key: PathBuf, error: rustls::Error) -> Self {
+        match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                Self::Mismatch { cert, key }
+            }
+            error => Self::Pair { cert, key, error },
+        }
+    }
+}
