@@ -10,9 +10,9 @@
     reason = "a benchmark"
 )]
 
-#[path = "../tests/store/asked.rs"]
+#[path = "../tests/store/requests.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
-mod asked;
+mod requests;
 
 use std::{
     fmt::Write as _,
@@ -267,12 +267,12 @@ fn memory(count: u64) -> Memory {
         let target = Target::Jti { issuer: "issuer".into(), jti: n.to_string() };
         let revocation = Revocation::new(
             target,
-            Timestamp::from_secs(asked::NOW),
+            Timestamp::from_secs(requests::NOW),
             Span::from_secs(86_400),
             None,
         )
         .unwrap();
-        store.revoke_at(&revocation, Timestamp::from_secs(asked::NOW));
+        store.revoke_at(&revocation, Timestamp::from_secs(requests::NOW));
     }
     store
 }
@@ -286,13 +286,13 @@ fn resident() -> f64 {
 /// A check with every kind of key a credential can have, and two limits that never fill up.
 fn check(n: usize) -> AdmitRequest {
     let claims = json!({
-        "jti": format!("j{n}"), "sub": format!("user-{n}"), "client_id": "app", "tenant_id": format!("t{}", n % 50), "iat": asked::NOW,
+        "jti": format!("j{n}"), "sub": format!("user-{n}"), "client_id": "app", "tenant_id": format!("t{}", n % 50), "iat": requests::NOW,
     });
-    let mut demands = asked::about(&asked::principal(claims, &[]));
+    let mut demands = requests::about(&requests::principal(claims, &[]));
     let wide = |key: String| tollgate_core::limit::Charge {
         interval: 1,
         burst: 1_000_000_000,
-        ..asked::charge(&key, 1, 1)
+        ..requests::charge(&key, 1, 1)
     };
     demands.charges = vec![wide(format!("s{n:064}")), wide(format!("t{:064}", n % 50))];
     demands

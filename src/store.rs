@@ -1,18 +1,19 @@
-//! Where limits are counted and revocations are kept: one port, [`Store`], in memory or in Redis.
+//! Stores, which count limits and keep revocations: one port, [`Store`], in memory and in Redis.
 //!
-//! A check asks once ([`Store::admit`]): is the credential revoked, and has every bucket room, all or nothing. What the
-//! stores count is the core's model, [`tollgate_core::limit::reference`]; what is left to decide when a store cannot be
-//! asked is the route's, and [`LocalFallback`] is what one of the choices uses.
+//! A check makes one call ([`Store::admit`]): is the credential revoked, and does every bucket have
+//! room? The stores implement the model of the core, [`tollgate_core::limit::reference`]. When a
+//! store does not answer, the route's `on_outage` decides; [`LocalFallback`] implements one of its
+//! values.
 
 mod config;
 mod leases;
 mod local;
 mod memory;
-mod prehashed;
 mod redis;
 mod replica;
 mod revocation;
-mod revoked;
+mod revocation_map;
+mod sharded_map;
 mod status;
 
 use std::sync::Arc;
@@ -26,50 +27,83 @@ use tollgate_core::{
 };
 
 pub use self::{
-    config::{LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig},
+    config::{
+        InvalidUrl, LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig,
+    },
     local::{LocalFallback, LocalStatus},
     memory::Memory,
     redis::{
-        ACL_RULE, Redis,
+        ACL_RULE, PasswordError, Redis,
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
     revocation::{Entry, InvalidRevocation, Page, Revocation, check_note},
     status::{Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
 };
-use self::{redis::Replicated, replica::Replica};
+use self::{redis::Replication, replica::Replica};
+use crate::tls_roots::RootsError;
 
-/// An answer that is there already, or on its way.
-pub type Admitted<'a> =
+/// The response to a check: ready in memory, a future in Redis.
+pub type AdmitFuture<'a> =
     Either<Ready<Result<AdmitResponse, Outage>>, BoxFuture<'a, Result<AdmitResponse, Outage>>>;
 
-/// The one port. A future that is dropped leaves nothing half done; whether its question was answered is then not known.
+/// A store. A future that is dropped leaves no change half done; whether the change was made is then
+/// not known.
+///
+/// ```
+/// use tollgate::store::{Memory, MemoryConfig, Store};
+/// use tollgate_core::{
+///     admission::{AdmitRequest, AdmitResponse},
+///     limit::Charge,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store: Box<dyn Store> = Box::new(Memory::new(&MemoryConfig::default()));
+/// // Two units, one of which comes back each second.
+/// let charge = Charge {
+///     limit: "per-subject".into(),
+///     bucket: "alice".into(),
+///     interval: 1_000_000,
+///     burst: 2,
+///     cost: 1,
+///     lease: None,
+/// };
+/// let request = AdmitRequest { revocation: None, charges: vec![charge] };
+/// for admitted in [true, true, false] {
+///     let Ok(AdmitResponse::Counted(verdicts)) = store.admit(&request).await else { panic!() };
+///     assert_eq!(verdicts[0].admitted, admitted);
+/// }
+/// # }
+/// ```
 pub trait Store: Send + Sync {
-    /// Asks all that one check needs to know: one round trip at most, one atomic step, an answer within the deadline.
+    /// Decides one check: one round trip at most, one atomic step, within the deadline.
     ///
     /// # Errors
-    /// The store cannot be asked. What was charged then stays charged, and the question is not sent again.
-    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a>;
+    /// The store does not answer. What was charged stays charged, and the request is not sent again.
+    fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a>;
 
-    /// Adds a revocation, or strengthens one of the same target: neither its moment nor its end is moved back.
+    /// Adds a revocation, or strengthens the one of the same target: neither its moment nor its end
+    /// is moved back.
     ///
     /// # Errors
-    /// The store cannot be asked. Revoking again does no harm.
+    /// The store does not answer. Revoking again does no harm.
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>>;
 
-    /// Takes a revocation back. Answers whether there was one.
+    /// Removes a revocation. Returns whether it existed.
     ///
     /// # Errors
-    /// The store cannot be asked.
+    /// The store does not answer.
     fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>>;
 
-    /// The revocations in force, by the moment they end: `limit` of them (1000 at most) after the first `offset`. An entry that
-    /// comes or goes between two pages may shift the others by one.
+    /// Lists the revocations in force, by the moment they end: `limit` of them (1000 at most) after
+    /// the first `offset`. An entry that is added or ends between two pages may shift the others by
+    /// one.
     ///
     /// # Errors
-    /// The store cannot be asked.
+    /// The store does not answer.
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
 
-    /// Gives back what was taken ahead of need, at the end, when checks are over.
+    /// Returns all leased units, when the process ends and checks are over.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -78,14 +112,14 @@ pub trait Store: Send + Sync {
     fn status(&self) -> StoreStatus;
 }
 
-/// Most entries in one [`Page`].
+/// The most entries in one [`Page`].
 pub const PAGE_MAX: usize = 1000;
 
-/// A store that is ready to be asked; Redis may still be on its way.
+/// An opened store. Redis may not be connected yet.
 pub struct Opened {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// What counts in an outage, if `store.redis.local` is set.
+    /// The fallback for outages, if `store.redis.local` is set.
     pub local: Option<Arc<LocalFallback>>,
 }
 
@@ -95,22 +129,26 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// Why a store could not be opened: something of this machine is missing. Redis being down is no such reason.
+/// The reason why a store cannot be opened: a file of this machine. A Redis that is down is none.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The password is not there.
+    /// The password cannot be read.
     #[error("store.redis.password: {0}")]
-    Password(String),
-    /// The certificate authorities are not there.
+    Password(PasswordError),
+    /// The certificate authorities cannot be read.
     #[error("store.redis.tls_ca: {0}")]
-    Authorities(String),
+    Authorities(RootsError),
+    /// The host of the URL cannot be the name in a certificate.
+    #[error("store.redis.url: `{0}` cannot be the name in a certificate")]
+    ServerName(String),
 }
 
-/// Opens the store of a validated section. Never waits for Redis: a store that is down answers with an outage, and comes back
-/// by itself. `stop` ends what runs in the background. Call it inside a Tokio runtime.
+/// Opens the store of a validated section, without waiting for Redis: a store that is down answers
+/// with an outage, and reconnects by itself. `stop` ends the background tasks. Call it inside a Tokio
+/// runtime.
 ///
 /// # Errors
-/// A file the section names cannot be read or is not what it should be.
+/// A file that the section names cannot be read, or has no valid content.
 pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, StoreError> {
     match config {
         StoreConfig::Memory(config) => {
@@ -123,17 +161,18 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
                 .into_iter()
                 .chain(replicate.map(ReplicateConfig::refresh))
                 .min();
-            let copy = Arc::new(Replica::new());
-            let replicated = replicate.map(|replicate| Replicated {
-                replica: Arc::clone(&copy),
+            let replica = Arc::new(Replica::new());
+            let replication = replicate.map(|replicate| Replication {
+                replica: Arc::clone(&replica),
                 max_staleness: replicate.max_staleness.std(),
             });
-            let store = Arc::new(Redis::with(config, replicated, stop.clone())?);
+            let store = Arc::new(Redis::with_replication(config, replication, stop.clone())?);
             if let Some(refresh) = refresh {
-                replica::follow(Arc::downgrade(&store), Arc::clone(&copy), refresh, stop.clone());
+                let source = Arc::downgrade(&store);
+                replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
             }
-            redis::keep(Arc::downgrade(&store), stop);
-            let local = local.map(|local| Arc::new(LocalFallback::new(local, copy)));
+            redis::spawn_give_back(Arc::downgrade(&store), stop);
+            let local = local.map(|local| Arc::new(LocalFallback::new(local, replica)));
             Ok(Opened { store, local })
         }
     }

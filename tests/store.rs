@@ -1,14 +1,16 @@
-//! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed, read-only, out of memory.
+//! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed,
+//! read-only, out of memory, and shared with the previous version of Tollgate.
 
-mod asked;
-mod buckets;
+mod batches;
+mod bucket_keys;
 mod contract;
+mod counting_proxy;
 mod differential;
-mod leased;
-mod local;
-mod outage;
-mod proxy;
-mod refusal;
-mod replicated;
-mod server;
-mod together;
+mod format;
+mod leases;
+mod local_fallback;
+mod outages;
+mod redis_server;
+mod refusals;
+mod replication;
+mod requests;

@@ -11,8 +11,8 @@ use tollgate_core::{
     time::Span,
 };
 
-pub(super) use self::url::Place;
-pub use self::url::RedisUrl;
+pub(super) use self::url::Address;
+pub use self::url::{InvalidUrl, RedisUrl};
 
 /// Where limits are counted and revocations are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -1,5 +1,5 @@
-//! The units this replica holds ahead of need, bucket by bucket: [`tollgate_core::limit::lease`] says what may be done with them,
-//! this keeps them and knows which check has which.
+//! The leased units of this replica, by bucket. [`tollgate_core::limit::lease`] has the rules of one
+//! lease; this table has all leases, and the units that checks in progress have taken.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -16,50 +16,54 @@ use tollgate_core::limit::{
     lease::{Lease, LeaseGrant, LeaseOutcome, LeaseTerms},
 };
 
-/// Parts with a lock each, held for one bucket at a time.
+use super::LeaseStatus;
+
+/// The number of shards. Each has a lock, which is held for one bucket at a time.
 const SHARDS: usize = 64;
 
-/// Most buckets that units are held of, 150 bytes each; more are asked for each time.
+/// The most buckets with a lease, 150 bytes each; further ones are counted exactly.
 const MOST: u64 = 100_000;
 
-/// Leases by bucket.
+/// All leases of this replica.
 #[derive(Debug)]
 pub(super) struct Leases {
-    shards: Box<[Mutex<HashMap<BucketId, Held>>]>,
+    shards: Box<[Mutex<HashMap<BucketId, BucketLease>>]>,
     hasher: RandomState,
     count: AtomicU64,
-    /// Nothing is taken ahead of need any more.
+    /// Whether no more units are leased.
     closed: AtomicBool,
     started: Instant,
 }
 
 #[derive(Debug)]
-struct Held {
+struct BucketLease {
     lease: Lease,
     limit: Arc<str>,
-    /// Of the bucket the units were taken from: another one under the same key takes none of them.
+    /// The interval of the bucket that the units were taken from. A bucket with another interval
+    /// under the same key takes none of them.
     interval: u64,
     terms: LeaseTerms,
 }
 
-/// What became of one charge of a check.
+/// How one charge of a check is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Nothing is held of this bucket: Redis is asked for what the charge costs.
+pub(super) enum ChargeStep {
+    /// There is no lease: Redis charges what the check costs.
     Exact,
-    /// Redis is asked for so many units, noted in the lease.
-    Asked(u64),
-    /// Units were held and taken; so many more should be asked for, and are noted.
+    /// Redis is requested to grant this many units.
+    Requested(u64),
+    /// Leased units were taken. The number is how many more to request ahead of need; they are
+    /// noted as requested.
     Taken(Verdict, u64),
-    /// There is no room, as Redis said a moment ago.
+    /// Redis had no room a short time ago.
     Refused(Verdict),
 }
 
-/// The units of some bucket to be given back.
+/// Units of one bucket that go back to Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Back {
+pub(super) struct ReturnedUnits {
     pub(super) key: String,
-    /// By how much they moved the bucket's TAT, in microseconds.
+    /// By how much the units moved the TAT of the bucket, in microseconds.
     pub(super) micros: u64,
 }
 
@@ -76,30 +80,30 @@ impl Default for Leases {
 }
 
 impl Leases {
-    /// Now, in microseconds of a clock that never steps.
+    /// The present moment, in microseconds of a clock that never steps.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Looks for each charge.
-    pub(super) fn take(&self, charges: &[Charge]) -> Vec<Part> {
+    /// Takes leased units for each charge, where there are some.
+    pub(super) fn take(&self, charges: &[Charge]) -> Vec<ChargeStep> {
         let now = self.now();
         charges.iter().map(|charge| self.take_one(charge, now)).collect()
     }
 
-    fn take_one(&self, charge: &Charge, now: u64) -> Part {
+    fn take_one(&self, charge: &Charge, now: u64) -> ChargeStep {
         let Some(terms) = charge.lease.filter(|_| !self.closed.load(Ordering::Relaxed)) else {
-            return Part::Exact;
+            return ChargeStep::Exact;
         };
-        let Some(shard) = self.shard(charge.bucket) else { return Part::Exact };
+        let Some(shard) = self.shard(charge.bucket) else { return ChargeStep::Exact };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = match shard.get_mut(&charge.bucket) {
-            Some(held) if held.interval == charge.interval && held.terms == terms => held,
-            Some(_) => return Part::Exact,
-            None if self.count.load(Ordering::Relaxed) >= MOST => return Part::Exact,
+        let entry = match shard.get_mut(&charge.bucket) {
+            Some(entry) if entry.interval == charge.interval && entry.terms == terms => entry,
+            Some(_) => return ChargeStep::Exact,
+            None if self.count.load(Ordering::Relaxed) >= MOST => return ChargeStep::Exact,
             None => {
                 self.count.fetch_add(1, Ordering::Relaxed);
-                let new = Held {
+                let new = BucketLease {
                     lease: Lease::default(),
                     limit: Arc::clone(&charge.limit),
                     interval: charge.interval,
@@ -108,88 +112,94 @@ impl Leases {
                 shard.entry(charge.bucket).or_insert(new)
             }
         };
-        match held.lease.take(now, charge.cost, terms) {
-            LeaseOutcome::Taken(verdict, ahead) => Part::Taken(verdict, ahead),
-            LeaseOutcome::Refused(verdict) => Part::Refused(verdict),
-            LeaseOutcome::Request(want) => Part::Asked(want),
+        match entry.lease.take(now, charge.cost, terms) {
+            LeaseOutcome::Taken(verdict, ahead) => ChargeStep::Taken(verdict, ahead),
+            LeaseOutcome::Refused(verdict) => ChargeStep::Refused(verdict),
+            LeaseOutcome::Request(want) => ChargeStep::Requested(want),
         }
     }
 
-    /// A charge whose bucket has no room is to be asked for all the same.
-    pub(super) fn ask_anyway(&self, charge: &Charge) -> Part {
-        self.with(charge.bucket, |held| held.lease.request(charge.cost));
-        Part::Asked(charge.cost)
+    /// Notes that Redis is queried for a charge although it had no room a short time ago.
+    pub(super) fn request_anyway(&self, charge: &Charge) -> ChargeStep {
+        self.with(charge.bucket, |entry| entry.lease.request(charge.cost));
+        ChargeStep::Requested(charge.cost)
     }
 
-    /// Redis gave `given` of the `asked` units, `spent` of them to the check that asked at `sent`.
-    pub(super) fn given(&self, bucket: BucketId, sent: u64, units: LeaseGrant, said: Verdict) {
-        self.with(bucket, |held| held.lease.grant(sent, units, said, held.terms));
+    /// Notes units that Redis granted to a request sent at `sent`.
+    pub(super) fn grant(&self, bucket: BucketId, sent: u64, grant: LeaseGrant, verdict: Verdict) {
+        self.with(bucket, |entry| entry.lease.grant(sent, grant, verdict, entry.terms));
     }
 
-    /// Redis had no room.
-    pub(super) fn refused(&self, bucket: BucketId, asked: u64, said: Verdict) {
+    /// Notes that Redis had no room for `requested` units.
+    pub(super) fn refuse(&self, bucket: BucketId, requested: u64, verdict: Verdict) {
         let now = self.now();
-        self.with(bucket, |held| held.lease.refuse(now, asked, said));
+        self.with(bucket, |entry| entry.lease.refuse(now, requested, verdict));
     }
 
-    /// Nothing is known of `asked` units.
-    pub(super) fn lost(&self, bucket: BucketId, asked: u64) {
-        self.with(bucket, |held| held.lease.forget(asked));
+    /// Notes that `requested` units were not granted, or that the answer is lost.
+    pub(super) fn forget(&self, bucket: BucketId, requested: u64) {
+        self.with(bucket, |entry| entry.lease.forget(requested));
     }
 
-    /// A check that had taken its units was decided.
-    pub(super) fn decided(&self, charge: &Charge, spent: bool) {
-        self.with(charge.bucket, |held| held.lease.settle(charge.cost, spent));
+    /// Ends the reservation of the units that a check took: they are spent, or available again.
+    pub(super) fn settle(&self, charge: &Charge, spent: bool) {
+        self.with(charge.bucket, |entry| entry.lease.settle(charge.cost, spent));
     }
 
-    fn with(&self, bucket: BucketId, change: impl FnOnce(&mut Held)) {
+    fn with(&self, bucket: BucketId, change: impl FnOnce(&mut BucketLease)) {
         if let Some(shard) = self.shard(bucket)
-            && let Some(held) =
+            && let Some(entry) =
                 shard.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bucket)
         {
-            change(held);
+            change(entry);
         }
     }
 
-    fn shard(&self, bucket: BucketId) -> Option<&Mutex<HashMap<BucketId, Held>>> {
+    fn shard(&self, bucket: BucketId) -> Option<&Mutex<HashMap<BucketId, BucketLease>>> {
         let place = self.hasher.hash_one(bucket) % SHARDS as u64;
         self.shards.get(usize::try_from(place).ok()?)
     }
 
-    /// What nobody may spend any more; with `closed` whatever is held, and nothing is taken ahead of need from now on.
-    pub(super) async fn expired(&self, closed: bool) -> Vec<Back> {
-        if closed {
+    /// Removes the units whose lease has expired and returns them; with `closing`, all units, and
+    /// no more are leased from then on.
+    pub(super) async fn reclaim(&self, closing: bool) -> Vec<ReturnedUnits> {
+        if closing {
             self.closed.store(true, Ordering::Relaxed);
         }
-        let mut back = Vec::new();
+        let mut returned = Vec::new();
         for shard in &self.shards {
             let now = self.now();
-            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, held| {
-                let units = held.lease.reclaim(now, closed);
+            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, entry| {
+                let units = entry.lease.reclaim(now, closing);
                 if units > 0 {
-                    back.push(Back {
-                        key: bucket.key(&held.limit),
-                        micros: units.saturating_mul(held.interval),
+                    returned.push(ReturnedUnits {
+                        key: bucket.key(&entry.limit),
+                        micros: units.saturating_mul(entry.interval),
                     });
                 }
-                let idle = held.lease.is_idle(now);
+                let idle = entry.lease.is_idle(now);
                 if idle {
                     self.count.fetch_sub(1, Ordering::Relaxed);
                 }
                 !idle
             });
-            // Checks on this thread come in between.
+            // Other tasks of this thread run between two shards.
             tokio::task::yield_now().await;
         }
-        back
+        returned
     }
 
-    /// Of how many buckets something is known, and how many units are held.
-    pub(super) fn held(&self) -> (u64, u64) {
+    /// Whether no bucket has a lease.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// The number of buckets with a lease, and of their units.
+    pub(super) fn status(&self) -> LeaseStatus {
         let units = self.shards.iter().map(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().map(|held| held.lease.held()).sum::<u64>()
+            shard.values().map(|entry| entry.lease.held()).sum::<u64>()
         });
-        (self.count.load(Ordering::Relaxed), units.sum())
+        LeaseStatus { buckets: self.count.load(Ordering::Relaxed), units: units.sum() }
     }
 }

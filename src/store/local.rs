@@ -1,7 +1,8 @@
-//! `on_outage: local`: a bounded count while Redis cannot be asked.
+//! `on_outage: local`: bounded counts and known revocations while Redis does not answer.
 //!
-//! Each replica admits its share of each limit, and knows the revocations as they last were in Redis, up to a stated age. A
-//! client can so get, in an outage, no more than its limit again: each replica starts with a full share.
+//! Each replica admits its share of every limit, and applies the revocations that it last read from
+//! Redis, up to a configured age. Each replica begins with a full share, so that a client can get its
+//! limit once more in an outage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,14 +27,14 @@ pub struct LocalFallback {
     replica: Arc<Replica>,
 }
 
-/// What a [`LocalFallback`] says of itself.
+/// The status of a [`LocalFallback`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalStatus {
-    /// How old the known revocations are; `None` before they were first read.
+    /// The age of the known revocations; `None` before they were first read.
     pub age: Option<Duration>,
-    /// How many are known.
+    /// The number of known revocations.
     pub revocations: u64,
-    /// How many buckets are held.
+    /// The number of buckets.
     pub buckets: u64,
 }
 
@@ -44,7 +45,7 @@ impl std::fmt::Debug for LocalFallback {
 }
 
 impl LocalFallback {
-    /// Counts by itself, and relies on a replica that somebody keeps in step.
+    /// Creates a fallback without counts. The caller keeps the replica up to date.
     pub(super) fn new(config: &LocalConfig, replica: Arc<Replica>) -> Self {
         Self {
             replicas: config.replicas,
@@ -55,27 +56,28 @@ impl LocalFallback {
         }
     }
 
-    /// Answers in place of Redis.
+    /// Decides a check in place of Redis.
     ///
     /// # Errors
-    /// [`Outage::Stale`] for a credential when the known revocations are too old, or were never read; [`Outage::Full`] as in the
-    /// memory store; [`Outage::Refused`] where a blacklist of another service is asked for, which is not replicated.
-    pub fn admit(&self, demands: &AdmitRequest) -> Result<AdmitResponse, Outage> {
+    /// [`Outage::Stale`] for a credential if the known revocations are too old, or were never read;
+    /// [`Outage::Full`] as in the memory store; [`Outage::Refused`] for an external denylist, which
+    /// is not replicated.
+    pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
-        if let Some(keys) = &demands.revocation {
+        if let Some(keys) = &request.revocation {
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
             let age = self.replica.age();
-            // Before the age: a revocation that is known holds, however old the rest is.
-            if let Some(kind) = self.replica.revokes(keys) {
+            // Before the age is checked: a known revocation applies at any age.
+            if let Some(kind) = self.replica.revoked_by(keys) {
                 return Ok(AdmitResponse::Revoked(kind));
             }
             if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);
             }
         }
-        self.count(&demands.charges, now)
+        self.count(&request.charges, now)
     }
 
     fn count(&self, charges: &[Charge], now: Timestamp) -> Result<AdmitResponse, Outage> {
@@ -83,12 +85,12 @@ impl LocalFallback {
             charges.iter().map(|charge| share(charge, self.replicas)).collect();
         let mut verdicts = self.buckets.charge(&shares, now)?;
         for ((verdict, share), charge) in verdicts.iter_mut().zip(&shares).zip(charges) {
-            patient(verdict, share, charge);
+            limit_retry_after(verdict, share, charge);
         }
         Ok(AdmitResponse::Counted(verdicts))
     }
 
-    /// How it does, for metrics.
+    /// The status for metrics.
     pub fn status(&self) -> LocalStatus {
         LocalStatus {
             age: self.replica.age(),
@@ -98,7 +100,8 @@ impl LocalFallback {
     }
 }
 
-/// The part of a charge's bucket that is this replica's: it fills so many times slower, and holds so many times less.
+/// The share of one replica in a charge's bucket, which fills more slowly and is smaller by the number
+/// of replicas.
 fn share(charge: &Charge, replicas: u64) -> Charge {
     Charge {
         interval: charge.interval.saturating_mul(replicas),
@@ -107,8 +110,9 @@ fn share(charge: &Charge, replicas: u64) -> Charge {
     }
 }
 
-/// A share too small for the charge never has room, but the limit itself does, once Redis is back: not "never".
-fn patient(verdict: &mut Verdict, share: &Charge, charge: &Charge) {
+/// A share that is too small for the charge never has room, but the limit has, once Redis is back:
+/// the client may retry.
+fn limit_retry_after(verdict: &mut Verdict, share: &Charge, charge: &Charge) {
     if verdict.retry_after == u64::MAX && charge.cost <= charge.burst {
         verdict.retry_after = share.interval;
     }
@@ -138,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_nothing_is_refused_for_now_and_a_limit_of_nothing_for_good() {
+    fn an_empty_share_is_refused_for_now_and_an_empty_limit_for_ever() {
         let refused = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 0 };
         for (burst, expected) in [(3, 4000), (0, u64::MAX)] {
             let (whole, mut verdict) = (charge(1000, burst), refused);
-            patient(&mut verdict, &share(&whole, 4), &whole);
+            limit_retry_after(&mut verdict, &share(&whole, 4), &whole);
             assert_eq!(verdict.retry_after, expected);
         }
     }

@@ -1,4 +1,4 @@
-//! The store of a single replica: buckets and revocations in this process, gone with it.
+//! The store of a single replica: buckets and revocations in memory, lost when the process ends.
 
 mod buckets;
 
@@ -16,18 +16,18 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    Admitted, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Store, StoreStatus,
-    revocation::RevocationTable, revoked::Revoked,
+    AdmitFuture, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Store, StoreStatus,
+    revocation::RevocationTable, revocation_map::RevocationMap,
 };
 
 /// Buckets and revocations in memory.
 #[derive(Debug)]
 pub struct Memory {
     buckets: Buckets,
-    /// What checks look at.
-    revoked: Revoked,
-    /// What operators look at, and what ends when.
-    revocations: Mutex<RevocationTable>,
+    /// The revocations as checks look them up.
+    map: RevocationMap,
+    /// The revocations as they are listed, by the moment they end.
+    table: Mutex<RevocationTable>,
     clock: Clock,
 }
 
@@ -36,58 +36,58 @@ impl Memory {
     pub fn new(config: &MemoryConfig) -> Self {
         Self {
             buckets: Buckets::new(config.max_buckets),
-            revoked: Revoked::default(),
-            revocations: Mutex::default(),
+            map: RevocationMap::default(),
+            table: Mutex::default(),
             clock: Clock::start(),
         }
     }
 
-    /// [`Store::admit`] at a moment.
+    /// Decides a check at a given moment: [`Store::admit`].
     ///
     /// # Errors
-    /// [`Outage::Full`] where a bucket is missing and there is no room for it; [`Outage::Refused`] where a blacklist of another
-    /// service is asked for: it is in a Redis, not here.
+    /// [`Outage::Full`] if there is no room for a new bucket; [`Outage::Refused`] for an external
+    /// denylist, which is in a Redis.
     pub fn admit_at(
         &self,
-        demands: &AdmitRequest,
+        request: &AdmitRequest,
         now: Timestamp,
     ) -> Result<AdmitResponse, Outage> {
-        if let Some(keys) = &demands.revocation {
-            // The configuration is refused before it comes to this. Unknown must not read as "not revoked".
+        if let Some(keys) = &request.revocation {
+            // Such a configuration is refused at the start. Unknown must not mean "not revoked".
             if !keys.foreign.is_empty() {
                 return Err(Outage::Refused);
             }
-            if let Some(kind) = self.revoked.revokes(keys, now) {
+            if let Some(kind) = self.map.revoked_by(keys, now) {
                 return Ok(AdmitResponse::Revoked(kind));
             }
         }
-        self.buckets.charge(&demands.charges, now).map(AdmitResponse::Counted)
+        self.buckets.charge(&request.charges, now).map(AdmitResponse::Counted)
     }
 
-    /// [`Store::revoke`] at a moment.
+    /// Adds a revocation at a given moment: [`Store::revoke`].
     pub fn revoke_at(&self, revocation: &Revocation, now: Timestamp) {
         let entry = revocation.entry(now);
-        self.revocations(now, |table, revoked| {
-            revoked.add(&entry.key, entry.at, entry.ends);
+        self.with_revocations(now, |table, map| {
+            map.add(&entry.key, entry.at, entry.ends);
             table.add(entry);
         });
     }
 
-    /// Changes the revocations, those that have ended left out.
-    fn revocations<T>(
+    /// Changes the revocations, after those that have ended are removed.
+    fn with_revocations<T>(
         &self,
         now: Timestamp,
-        change: impl FnOnce(&mut RevocationTable, &Revoked) -> T,
+        change: impl FnOnce(&mut RevocationTable, &RevocationMap) -> T,
     ) -> T {
-        let mut table = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
-        table.prune(now, |key| self.revoked.remove(key));
-        change(&mut table, &self.revoked)
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.prune(now, |key| self.map.remove(key));
+        change(&mut table, &self.map)
     }
 }
 
 impl Store for Memory {
-    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
-        Either::Left(future::ready(self.admit_at(demands, self.clock.now())))
+    fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a> {
+        Either::Left(future::ready(self.admit_at(request, self.clock.now())))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -98,16 +98,16 @@ impl Store for Memory {
     fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
         let now = self.clock.now();
         let key = target.key();
-        let existed = self.revocations(now, |table, revoked| {
-            revoked.remove(&key);
+        let existed = self.with_revocations(now, |table, map| {
+            map.remove(&key);
             table.remove(&key, now)
         });
         Box::pin(future::ready(Ok(existed)))
     }
 
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
-        let page =
-            self.revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
+        let page = self
+            .with_revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
         Box::pin(future::ready(Ok(page)))
     }
 
@@ -119,17 +119,15 @@ impl Store for Memory {
             connections: 0,
             last_error: None,
             buckets: Some(self.buckets.len()),
-            revocations: Some(
-                self.revocations.lock().unwrap_or_else(PoisonError::into_inner).len(),
-            ),
+            revocations: Some(self.table.lock().unwrap_or_else(PoisonError::into_inner).len()),
             replica: None,
             leases: None,
         }
     }
 }
 
-/// The wall clock at the start, and from there a clock that never steps: a corrected system clock neither refills a bucket nor
-/// locks anybody out.
+/// A clock that begins at the wall clock and never steps: a corrected system clock neither refills a
+/// bucket nor keeps one empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     wall: u64,

@@ -1,29 +1,22 @@
-//! The store all replicas share.
+//! The store that all replicas share, in Redis.
 //!
-//! A check is answered by an atomic script, which answers all checks that came while the last call was under way, each for
-//! itself. What cannot be answered within the deadline is an outage, and is not asked again: what was sent may have charged.
-//!
-//! | key | type | what |
-//! |---|---|---|
-//! | `{tollgate}:rate:…` | string | a bucket: its TAT in microseconds; ends a second after it is full |
-//! | `{tollgate}:revoked:…` | string | a revocation: its moment in seconds; ends with the tokens it is for |
-//! | `{tollgate}:revocations` | sorted set | all of them, by the moment they end |
-//! | `{tollgate}:revocations:notes` | hash | their notes |
-//! | `{tollgate}:revocations:changes` | stream | the last ten thousand changes, for replication |
-//! | `{tollgate}:probe` | string | the bucket of the question that tries a new connection |
+//! An atomic script decides checks: all checks that arrived during the last call, each
+//! independently. A check that is not answered within the deadline is an outage and is not sent
+//! again: it may have been charged. [`keys`] names the keys and the format of the data, and
+//! docs/operations.md describes them.
 
-mod ahead;
-mod batch;
-mod changes;
-mod dial;
-mod link;
-mod packed;
-mod question;
+mod admit_call;
+mod connection;
+mod error;
+mod keys;
+mod leasing;
+mod packed_list;
+mod replication;
 pub(super) mod script;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use ::redis::{RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
+use ::redis::{RedisResult, Value, aio::MultiplexedConnection, pipe};
 use futures_util::future::{BoxFuture, Either};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -33,52 +26,46 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(super) use self::{
-    ahead::keep,
-    changes::{Change, Cursor, Ear},
-};
+pub use self::error::PasswordError;
 use self::{
-    dial::Dialer,
-    link::{Line, Link},
-    question::{Answered, Asked, Key},
+    admit_call::{ScriptRequest, ScriptResponse},
+    connection::{CircuitBreaker, Connection, Dialer},
+    keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
     script::Scripts,
 };
+pub(super) use self::{
+    leasing::spawn_give_back,
+    replication::{Change, ChangeSubscription, Cursor},
+};
 use super::{
-    Admitted, Entry, LeaseStatus, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Store,
+    AdmitFuture, Circuit, Entry, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Store,
     StoreError, StoreStatus, leases::Leases, replica::Replica,
 };
 
-/// Time for what an operator asks, and for one step of the replication: not on the path of a check.
-const UNHURRIED: Duration = Duration::from_secs(2);
+/// The time limit of a call that is not a check: those of operators, and the steps of replication.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the ACL user needs, besides a password: `ACL SETUSER tollgate on >… ` and this. `revocation.foreign` needs its own keys
-/// besides, and another database than 0 `+select`.
+/// The permissions of the ACL user: `ACL SETUSER tollgate on >PASSWORD` and this rule.
+/// `revocation.foreign` needs its own keys in addition, and another database than 0 `+select`.
 pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
     +zrangebyscore +zscan +hset +hdel +hmget +xadd +xrange +xrevrange +xread +info";
 
-/// The revocations, by the moment they end, in milliseconds.
-const INDEX: &str = "{tollgate}:revocations";
-/// The notes of those that have one.
-const NOTES: &str = "{tollgate}:revocations:notes";
-/// What was added and removed lately, for replication.
-const CHANGES: &str = "{tollgate}:revocations:changes";
-
-/// A Redis, and the connection to it.
+/// A store in Redis.
 pub struct Redis {
-    link: Link,
+    breaker: CircuitBreaker,
     dialer: Arc<Dialer>,
     scripts: Arc<Scripts>,
     deadline: Duration,
-    replica: Option<Replicated>,
+    replication: Option<Replication>,
     leases: Arc<Leases>,
-    /// Ends the connection with this value.
+    /// Ends the connection when it is dropped.
     _alive: DropGuard,
 }
 
-/// Revocations in memory that checks may rely on.
-pub(super) struct Replicated {
+/// A copy of the revocations that checks rely on.
+pub(super) struct Replication {
     pub(super) replica: Arc<Replica>,
-    /// How old they may be.
+    /// The greatest age at which checks rely on it.
     pub(super) max_staleness: Duration,
 }
 
@@ -89,100 +76,115 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Begins to connect, in the background, until `stop`. Call it inside a Tokio runtime.
+    /// Opens a store without replication. It connects in the background, until `stop`. Call it
+    /// inside a Tokio runtime.
     ///
     /// # Errors
-    /// A password file or certificate authorities that cannot be read.
+    /// A password file or the certificate authorities cannot be read.
     pub fn open(config: &RedisConfig, stop: CancellationToken) -> Result<Self, StoreError> {
-        Self::with(config, None, stop)
+        Self::with_replication(config, None, stop)
     }
 
-    /// As [`Redis::open`], where somebody keeps the replica in step.
-    pub(super) fn with(
+    /// Opens a store as [`Redis::open`]. The caller keeps the replica up to date.
+    pub(super) fn with_replication(
         config: &RedisConfig,
-        replica: Option<Replicated>,
+        replication: Option<Replication>,
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
         let alive = stop.child_token();
         let deadline = config.deadline.std();
         let scripts = Arc::new(Scripts::new());
         let dialer = Arc::new(Dialer::new(config, Arc::clone(&scripts))?);
-        let link = Link::start(Arc::clone(&dialer), Arc::clone(&scripts), deadline, alive.clone());
+        let breaker = CircuitBreaker::start(
+            Arc::clone(&dialer),
+            Arc::clone(&scripts),
+            deadline,
+            alive.clone(),
+        );
         Ok(Self {
-            link,
+            breaker,
             dialer,
             scripts,
             deadline,
-            replica,
+            replication,
             leases: Arc::default(),
             _alive: alive.drop_guard(),
         })
     }
 
-    async fn ask(&self, demands: &AdmitRequest) -> Result<AdmitResponse, Outage> {
-        let demands = match self.known(demands) {
-            Known::Revoked(kind) => return Ok(AdmitResponse::Revoked(kind)),
-            Known::Good => AdmitRequest { revocation: None, charges: demands.charges.clone() },
-            Known::Nothing => demands.clone(),
+    async fn decide(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
+        let request = match self.look_up(request) {
+            Lookup::Revoked(kind) => return Ok(AdmitResponse::Revoked(kind)),
+            Lookup::NotRevoked => {
+                AdmitRequest { revocation: None, charges: request.charges.clone() }
+            }
+            Lookup::Unknown => request.clone(),
         };
-        if demands.is_empty() {
+        if request.is_empty() {
             return Ok(AdmitResponse::Counted(Vec::new()));
         }
-        if demands.charges.iter().any(|charge| charge.lease.is_some()) {
-            return self.ask_leased(demands).await;
+        if request.charges.iter().any(|charge| charge.lease.is_some()) {
+            return self.decide_leased(request).await;
         }
-        self.send(Asked::exactly(demands)).await.map(|answered| answered.answers)
+        self.send(ScriptRequest::exact(request)).await.map(|response| response.response)
     }
 
-    /// The one round trip.
-    async fn send(&self, asked: Asked) -> Result<Answered, Outage> {
+    /// Makes the one round trip of a check.
+    async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
         let until = Instant::now() + self.deadline;
-        let line = self.line(until).await?;
-        timeout_at(until, line.ask(asked))
+        let connection = self.connection(until).await?;
+        timeout_at(until, connection.admit(request))
             .await
-            .unwrap_or_else(|_elapsed| Err(line.pulse().silent()))
+            .unwrap_or_else(|_elapsed| Err(connection.failures().record_timeout()))
     }
 
-    /// What is known of a credential without asking Redis.
-    fn known(&self, demands: &AdmitRequest) -> Known {
-        let (Some(Replicated { replica, max_staleness }), Some(keys)) =
-            (&self.replica, &demands.revocation)
+    /// Looks up a credential in the replicated revocations.
+    fn look_up(&self, request: &AdmitRequest) -> Lookup {
+        let (Some(Replication { replica, max_staleness }), Some(keys)) =
+            (&self.replication, &request.revocation)
         else {
-            return Known::Nothing;
+            return Lookup::Unknown;
         };
-        // INVARIANT: looked at before it is looked up, so that what is found is no older than the bound. Blacklists of other
-        // services are not replicated: the configuration is refused, and here they would be asked for.
+        // INVARIANT: the age is read before the revocations, so that they are not older than the
+        // bound. External denylists are not replicated: the configuration is refused, and here
+        // they would be queried in Redis.
         if replica.age().is_none_or(|age| age > *max_staleness) || !keys.foreign.is_empty() {
-            return Known::Nothing;
+            return Lookup::Unknown;
         }
-        replica.revokes(keys).map_or(Known::Good, Known::Revoked)
+        replica.revoked_by(keys).map_or(Lookup::NotRevoked, Lookup::Revoked)
     }
 
-    async fn line(&self, until: Instant) -> Result<Arc<Line>, Outage> {
-        match self.link.ready() {
-            Some(line) => Ok(line),
-            None => timeout_at(until, self.link.line()).await.unwrap_or(Err(Outage::Deadline)),
+    async fn connection(&self, until: Instant) -> Result<Arc<Connection>, Outage> {
+        match self.breaker.connection() {
+            Some(connection) => Ok(connection),
+            None => timeout_at(until, self.breaker.wait_for_connection())
+                .await
+                .unwrap_or(Err(Outage::Deadline)),
         }
     }
 
-    /// Asks something that is not a check. A refusal says nothing of checks (a user may be allowed only those), so only silence
-    /// counts against the line.
-    async fn unhurried<T, F, A>(&self, question: F) -> Result<T, Outage>
+    /// Makes a call that is not a check. An error does not count against the connection, as a user
+    /// may be allowed to make checks only; a timeout does.
+    async fn call<T, F, A>(&self, call: F) -> Result<T, Outage>
     where
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = RedisResult<T>>,
     {
-        let until = Instant::now() + UNHURRIED;
-        let line = self.line(until).await?;
-        match timeout_at(until, question(line.connection())).await {
-            Ok(answer) => answer.map_err(|error| line.pulse().refused(&error)),
-            Err(_elapsed) => Err(line.pulse().silent()),
+        let until = Instant::now() + CALL_DEADLINE;
+        let connection = self.connection(until).await?;
+        match timeout_at(until, call(connection.redis())).await {
+            Ok(answer) => answer.map_err(|error| connection.failures().record_other_error(&error)),
+            Err(_elapsed) => Err(connection.failures().record_timeout()),
         }
     }
 
     async fn page(&self, offset: usize, limit: usize) -> Result<Page, Outage> {
-        let listed = self.unhurried(move |mut connection| async move {
-            let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut connection).await?;
+        self.call(move |mut connection| async move {
+            let mut clock = pipe();
+            clock.cmd("GET").arg(FORMAT_KEY).cmd("TIME");
+            let (format, (seconds, micros)): (Option<String>, (u64, u64)) =
+                clock.query_async(&mut connection).await?;
+            check_format(format)?;
             let after = format!("({}", seconds * 1000 + micros / 1000);
             let mut listing = pipe();
             listing.cmd("ZCOUNT").arg(INDEX).arg(&after).arg("+inf");
@@ -205,25 +207,28 @@ impl Redis {
             let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) =
                 details.query_async(&mut connection).await?;
             let rows = ends.into_iter().zip(moments).zip(notes);
-            // One without a moment has just ended.
+            // An entry without a moment has just ended.
             let entries = rows
                 .filter_map(|(((key, ends), at), note)| Some(entry(key, at?, ends, note)))
                 .collect();
             Ok(Page { entries, total })
-        });
-        listed.await
+        })
+        .await
     }
 }
 
-/// What a replica says of a credential.
-enum Known {
+/// The result of a look-up in the replicated revocations.
+enum Lookup {
+    /// The credential is revoked by an entry of this kind.
     Revoked(&'static str),
-    Good,
-    /// Too old, or none.
-    Nothing,
+    /// The credential is not revoked.
+    NotRevoked,
+    /// There is no copy, or it is too old.
+    Unknown,
 }
 
-/// An entry from Redis' numbers: a moment in seconds and an end in milliseconds, which an f64 holds exactly.
+/// An entry of the list, from a moment in seconds and an end in milliseconds, which an f64 holds
+/// exactly.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -235,15 +240,15 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
 }
 
 impl Store for Redis {
-    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
-        Either::Right(Box::pin(self.ask(demands)))
+    fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a> {
+        Either::Right(Box::pin(self.decide(request)))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
-        Box::pin(self.unhurried(move |mut connection| async move {
+        Box::pin(self.call(move |mut connection| async move {
             let member = revocation.target().key();
-            let reply = self.scripts.revoke.run(&mut connection, 4, |cmd| {
-                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES);
+            let reply = self.scripts.revoke.run(&mut connection, 5, |cmd| {
+                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(FORMAT_KEY);
                 cmd.arg(&member)
                     .arg(revocation.at().secs())
                     .arg(revocation.ttl().micros().div_ceil(1000));
@@ -254,10 +259,11 @@ impl Store for Redis {
     }
 
     fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
-        Box::pin(self.unhurried(move |mut connection| async move {
+        Box::pin(self.call(move |mut connection| async move {
             let member = target.key();
-            let reply = self.scripts.reinstate.run(&mut connection, 4, |cmd| {
-                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(&member);
+            let reply = self.scripts.reinstate.run(&mut connection, 5, |cmd| {
+                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(FORMAT_KEY);
+                cmd.arg(&member);
             });
             reply.await
         }))
@@ -272,24 +278,23 @@ impl Store for Redis {
     }
 
     fn status(&self) -> StoreStatus {
-        let (buckets, units) = self.leases.held();
-        let circuit = self.link.circuit();
+        let circuit = self.breaker.circuit();
         StoreStatus {
             remote: true,
-            up: circuit == super::Circuit::Closed,
+            up: circuit == Circuit::Closed,
             circuit,
-            connections: self.link.connections(),
-            last_error: self.link.last_error(),
+            connections: self.breaker.connections(),
+            last_error: self.breaker.last_error(),
             buckets: None,
             revocations: None,
-            replica: self.replica.as_ref().map(|Replicated { replica, max_staleness }| {
+            replica: self.replication.as_ref().map(|Replication { replica, max_staleness }| {
                 ReplicaStatus {
                     revocations: replica.len(),
                     age: replica.age(),
                     max_staleness: *max_staleness,
                 }
             }),
-            leases: Some(LeaseStatus { buckets, units }),
+            leases: Some(self.leases.status()),
         }
     }
 }

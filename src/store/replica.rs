@@ -1,8 +1,9 @@
-//! The revocations of Redis, in memory: read as a whole once, and then followed.
+//! A copy of the revocations in Redis: read once as a whole, and then kept up to date.
 //!
-//! Every change is an entry of a stream in Redis. A connection of its own waits there, so that a change is read when it is made;
-//! what was read is confirmed by asking whether anything came after it. While the entry read last is still in the stream,
-//! nothing in between was missed; when it is not, or Redis was emptied, all is read again.
+//! Every change is an entry of a stream in Redis. A connection of its own waits there, so that a
+//! change is read as soon as it is made. The copy is confirmed when Redis has no more changes than
+//! those that were read. While the entry that was read last is still in the stream, no change was
+//! missed; when it is not, or Redis was emptied, everything is read again.
 
 use std::{
     sync::{
@@ -18,170 +19,177 @@ use tollgate_core::{admission::Outage, revocation::Keys, time::Timestamp};
 use super::{
     Entry, Redis, Store as _,
     memory::Clock,
-    redis::{Change, Cursor, Ear},
-    revoked::{LATER, Revoked},
+    redis::{Change, ChangeSubscription, Cursor},
+    revocation_map::{END_MARGIN, RevocationMap},
 };
 
-/// How often what has ended is dropped.
+/// The interval at which ended revocations are removed.
 const PRUNE: Duration = Duration::from_secs(60);
 
-/// The revocations, as they were in Redis.
+/// A copy of the revocations in Redis.
 #[derive(Debug)]
 pub(super) struct Replica {
-    revoked: Revoked,
+    revocations: RevocationMap,
     clock: Clock,
     started: Instant,
-    /// When Redis was last asked for changes and had no more, in microseconds since `started`; 0 before it ever answered.
+    /// The moment of the last query to which Redis had no more changes, in microseconds since
+    /// `started`; 0 before the first one.
     confirmed: AtomicU64,
 }
 
 impl Replica {
     pub(super) fn new() -> Self {
         Self {
-            revoked: Revoked::default(),
+            revocations: RevocationMap::default(),
             clock: Clock::start(),
             started: Instant::now(),
             confirmed: AtomicU64::new(0),
         }
     }
 
-    /// Which kind of entry revokes a credential, as far as is known. Blacklists of other services are not.
-    pub(super) fn revokes(&self, keys: &Keys) -> Option<&'static str> {
-        self.revoked.revokes(keys, self.clock.now())
+    /// Returns the kind of entry that revokes a credential, according to the copy. External
+    /// denylists are not part of it.
+    pub(super) fn revoked_by(&self, keys: &Keys) -> Option<&'static str> {
+        self.revocations.revoked_by(keys, self.clock.now())
     }
 
-    /// How old what is known may be; `None` before it was first read.
+    /// The greatest possible age of the copy; `None` before it was first read.
     pub(super) fn age(&self) -> Option<Duration> {
         let confirmed =
             Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
     }
 
-    /// How many are known.
+    /// The number of revocations.
     pub(super) fn len(&self) -> u64 {
-        self.revoked.len()
+        self.revocations.len()
     }
 
     fn add(&self, entry: &Entry) {
-        let ends = Timestamp::from_micros(entry.ends.micros().saturating_add(LATER.micros()));
-        self.revoked.add(&entry.key, entry.at, ends);
+        let ends = entry.ends.micros().saturating_add(END_MARGIN.micros());
+        self.revocations.add(&entry.key, entry.at, Timestamp::from_micros(ends));
     }
 
-    fn confirm(&self, asked: Instant) {
-        let micros = asked.saturating_duration_since(self.started).as_micros();
+    fn confirm(&self, queried: Instant) {
+        let micros = queried.saturating_duration_since(self.started).as_micros();
         self.confirmed.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Release);
     }
 }
 
-/// Follows the revocations of `source` until it is dropped, or `stop`. Asks at least every `refresh`.
-pub(super) fn follow(
+/// Starts the task that keeps `replica` up to date with `source`, until `source` is dropped or
+/// `stop`. Redis is queried at least every `refresh`.
+pub(super) fn spawn_follower(
     source: Weak<Redis>,
     replica: Arc<Replica>,
     refresh: Duration,
     stop: CancellationToken,
 ) {
-    let following = Following {
+    let follower = Follower {
         source,
         replica,
         refresh,
         cursor: None,
-        ear: Listening::No,
+        subscription: Subscription::Inactive,
         pruned: Instant::now(),
     };
-    tokio::spawn(async move { stop.run_until_cancelled(following.run()).await });
+    tokio::spawn(async move { stop.run_until_cancelled(follower.run()).await });
 }
 
-struct Following {
+struct Follower {
     source: Weak<Redis>,
     replica: Arc<Replica>,
     refresh: Duration,
     cursor: Option<Cursor>,
-    ear: Listening,
+    subscription: Subscription,
     pruned: Instant,
 }
 
-enum Listening {
-    Yes(Ear),
-    No,
-    /// This user may not.
-    Never,
+enum Subscription {
+    Active(ChangeSubscription),
+    Inactive,
+    /// The user lacks the permission to wait for changes.
+    Forbidden,
 }
 
-impl Following {
+impl Follower {
     async fn run(mut self) {
         let mut failing = false;
         while let Some(source) = self.source.upgrade() {
-            let outcome = self.read(&source).await;
-            if let Err(outage) = outcome
+            let result = self.read(&source).await;
+            if let Err(outage) = result
                 && !failing
             {
                 let error = source.status().last_error.unwrap_or_default();
                 tracing::warn!(
-                    "revocations are not followed, and age: {} ({error})",
+                    "store.redis: the copy of the revocations is not refreshed ({}): {error}",
                     outage.label()
                 );
             }
-            failing = outcome.is_err();
+            failing = result.is_err();
             if self.pruned.elapsed() > PRUNE {
-                self.replica.revoked.prune(self.replica.clock.now()).await;
+                self.replica.revocations.prune(self.replica.clock.now()).await;
                 self.pruned = Instant::now();
             }
-            // Not in step with other replicas.
+            // Random, so that replicas do not query Redis at the same moments.
             let pause = self.refresh.mul_f64(rand::random_range(0.9..=1.0));
-            if matches!(self.ear, Listening::No) && !failing {
-                self.ear = source.listen().await.map_or(Listening::No, Listening::Yes);
+            if matches!(self.subscription, Subscription::Inactive) && !failing {
+                let subscription = source.subscribe().await;
+                self.subscription =
+                    subscription.map_or(Subscription::Inactive, Subscription::Active);
             }
             drop(source);
-            if failing || !self.heard(pause).await {
+            if failing || !self.wait_for_change(pause).await {
                 tokio::time::sleep(pause).await;
             }
         }
     }
 
-    /// Reads until nothing is left to be read.
+    /// Reads until Redis has no more changes.
     async fn read(&mut self, source: &Redis) -> Result<(), Outage> {
         loop {
             let Some(cursor) = &self.cursor else {
-                self.replica.revoked.renew().await;
                 let replica = &self.replica;
+                replica.revocations.begin_reload().await;
                 self.cursor = Some(source.revocations(|entry| replica.add(&entry)).await?);
-                self.replica.revoked.renewed(self.replica.clock.now()).await;
+                replica.revocations.finish_reload(replica.clock.now()).await;
                 continue;
             };
-            // From before the question: what it says may be that old.
-            let asked = Instant::now();
-            let Some(news) = source.changes(cursor).await? else {
+            // Taken before the query: a change may be made while the answer is on its way.
+            let queried = Instant::now();
+            let Some(batch) = source.changes(cursor).await? else {
                 self.cursor = None;
                 continue;
             };
-            for change in &news.changes {
+            for change in &batch.changes {
                 match change {
                     Change::Add(entry) => self.replica.add(entry),
-                    Change::Remove(key) => self.replica.revoked.remove(key),
+                    Change::Remove(key) => self.replica.revocations.remove(key),
                 }
             }
-            self.cursor = Some(news.read);
-            if news.complete {
-                self.replica.confirm(asked);
+            self.cursor = Some(batch.cursor);
+            if batch.complete {
+                self.replica.confirm(queried);
                 return Ok(());
             }
         }
     }
 
-    /// Waits for a change, `most` at most. Answers whether it could.
-    async fn heard(&mut self, most: Duration) -> bool {
-        let (Listening::Yes(ear), Some(cursor)) = (&mut self.ear, &self.cursor) else {
+    /// Waits for a change, for `most` at most. Returns whether it could wait.
+    async fn wait_for_change(&mut self, most: Duration) -> bool {
+        let (Subscription::Active(subscription), Some(cursor)) =
+            (&mut self.subscription, &self.cursor)
+        else {
             return false;
         };
-        match ear.wait(cursor, most).await {
+        match subscription.wait_for_change(cursor, most).await {
             Ok(()) => return true,
             Err(Outage::Refused) => {
                 tracing::warn!(
-                    "revocations are asked for every {most:?} instead of pushed: redis refuses XREAD"
+                    "store.redis: changes of revocations are polled every {most:?} instead of pushed, because redis refuses XREAD; grant `+xread` to the ACL user"
                 );
-                self.ear = Listening::Never;
+                self.subscription = Subscription::Forbidden;
             }
-            Err(_) => self.ear = Listening::No,
+            Err(_) => self.subscription = Subscription::Inactive,
         }
         false
     }

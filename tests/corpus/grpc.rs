@@ -25,7 +25,7 @@ use tollgate::{
         metrics::{Metrics, ObserveConfig},
     },
     policy_test::{Body, Case, Ledger, Observed, Verdict, check},
-    store::{Admitted, Circuit, Page, Revocation, Store, StoreStatus},
+    store::{AdmitFuture, Circuit, Page, Revocation, Store, StoreStatus},
 };
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
@@ -45,7 +45,7 @@ struct Stored {
 }
 
 impl Store for Stored {
-    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> Admitted<'a> {
+    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> AdmitFuture<'a> {
         let answers = match self.outage {
             Some(outage) => Err(outage),
             None => Ok(self.ledger.lock().unwrap().admit(demands, self.now)),
@@ -86,7 +86,9 @@ fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
     let local =
         outcome.evidence.route.as_ref().is_some_and(|route| route.on_outage == OnOutage::Local);
     if case.outage.is_some() && local {
-        return Some("the local count is the store's own: tests/store/local.rs, tests/e2e");
+        return Some(
+            "the local count is the store's own: tests/store/local_fallback.rs, tests/e2e",
+        );
     }
     if case.request.joined
         && case.request.headers.iter().any(|(_, value)| std::str::from_utf8(value).is_err())

@@ -1,4 +1,4 @@
-//! What every store does: one suite for all of them.
+//! The contract of every store: one suite for all of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +14,10 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{
+    redis_server::{self, section},
+    requests::{
         ISSUER, NOW, charge, charging, principal, revoked_by, token, until, verdicts, verified,
     },
-    server::{self, section},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -326,13 +326,13 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
 
 #[tokio::test]
 async fn redis_on_a_unix_socket() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     redis_holds(&section(&server.unix()), server.client()).await;
 }
 
 #[tokio::test]
 async fn redis_on_tcp_in_another_database() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let client =
         redis::Client::open(format!("{}?db=3", server.unix())).unwrap().get_connection().unwrap();
     redis_holds(&section(&format!("redis://localhost:{}/3", server.port())), client).await;
@@ -343,7 +343,7 @@ async fn redis_on_tcp_in_another_database() {
 #[tokio::test]
 async fn redis_with_a_user_that_may_do_only_this() {
     let user = format!("--user tollgate on >s3cret ~blacklist:* ~gone/* ~t:* {ACL_RULE}");
-    let server = server::start(&user.split_whitespace().collect::<Vec<_>>());
+    let server = redis_server::start(&user.split_whitespace().collect::<Vec<_>>());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     std::fs::write(&file, "s3cret\n").unwrap();
@@ -364,7 +364,7 @@ async fn redis_with_a_user_that_may_do_only_this() {
 #[tokio::test]
 async fn redis_with_tls_and_a_password() {
     let directory = tempfile::tempdir().unwrap();
-    let authority = server::certificates(directory.path());
+    let authority = redis_server::certificates(directory.path());
     let options = [
         "--tls-cert-file",
         "{dir}/cert.pem",
@@ -377,7 +377,7 @@ async fn redis_with_tls_and_a_password() {
         "--requirepass",
         "s3cret",
     ];
-    let server = server::start_in(directory, &options);
+    let server = redis_server::start_in(directory, &options);
     let mut client = redis::Client::open(format!("{}?pass=s3cret", server.unix()))
         .unwrap()
         .get_connection()
@@ -396,7 +396,7 @@ async fn redis_with_tls_and_a_password() {
 
     // Authorities that did not sign this certificate: no connection, whatever else is right.
     let other = tempfile::tempdir().unwrap();
-    let stranger = server::certificates(other.path());
+    let stranger = redis_server::certificates(other.path());
     let distrusting = Redis::open(
         &RedisConfig { tls_ca: Some(stranger), ..config.clone() },
         CancellationToken::new(),

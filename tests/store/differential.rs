@@ -1,5 +1,5 @@
-//! The script of checks against the core's reference model: random histories of calls with one check and with many, the same
-//! moments, the same answers.
+//! The script of checks against the core's reference model: random histories of calls with one check
+//! and with many, with the same moments and the same answers.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use redis::{Connection, RedisResult, Script};
 use tollgate::store::{ADMIT_BODY, GIVE_BACK_BODY};
 use tollgate_core::limit::reference::{LeaseRequest, leasable, peek, tat_after_return, try_take};
 
-use super::server;
+use super::redis_server;
 
 const HISTORIES: u64 = 300;
 const STEPS: usize = 40;
@@ -38,7 +38,7 @@ struct Limit {
     burst: u64,
 }
 
-/// What the reference says, in the script's numbers.
+/// The answer of the reference model, in the script's numbers.
 fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<i64> {
     let number = |value: u64| if value == u64::MAX { -1 } else { i64::try_from(value).unwrap() };
     let steps: Vec<_> = charges
@@ -163,7 +163,7 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         if random.random_ratio(1, 3) {
             let (key, limit) = limits.choose(&mut random).unwrap();
             let micros = limit.interval * random.random_range(1..=limit.burst.max(1));
-            let _: () = back.key(key).arg(micros).arg(now).invoke(client).unwrap();
+            let _: () = back.key(key).key("format").arg(micros).arg(now).invoke(client).unwrap();
             match tat_after_return(tats.get(key).copied(), now, micros) {
                 Some(tat) => drop(tats.insert(key.clone(), tat)),
                 None => drop(tats.remove(key)),
@@ -183,7 +183,7 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
 
 #[test]
 fn the_script_counts_as_the_reference_does() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     let told =
         (0..HISTORIES).filter(|seed| history(&mut client, &script, *seed).is_some()).count() as u64;
@@ -195,7 +195,7 @@ fn the_script_counts_as_the_reference_does() {
 
 #[test]
 fn the_order_of_questions_is_revocation_then_room() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     // Between two others that nothing revokes, so that no check can be taken for its neighbour.
     let mut ask = |issued_at: u64| -> Vec<i64> {
@@ -238,7 +238,7 @@ fn the_order_of_questions_is_revocation_then_room() {
 
 #[test]
 fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     let mut other = server.client();
     let good = ["1000", "5", "1", "1"];
@@ -281,7 +281,7 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
 
 #[test]
 fn a_call_that_is_none_is_an_error_and_charges_nothing() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     for call in [
         ["x", "1", "0", "0", "1"],
@@ -300,7 +300,7 @@ fn a_call_that_is_none_is_an_error_and_charges_nothing() {
 
 #[test]
 fn idle_buckets_vanish() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     for (key, interval, least, most) in
         [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)]

@@ -20,7 +20,7 @@ const DEADLINE: Span = Span::from_secs(1);
 pub(crate) async fn connect(url: Secret) -> anyhow::Result<StoreRevocations> {
     let url = std::str::from_utf8(url.expose())
         .map_err(|_| anyhow::anyhow!("the Redis URL is not text"))?;
-    let url = url.parse().map_err(anyhow::Error::msg)?;
+    let url = url.parse()?;
     let config = RedisConfig { deadline: DEADLINE, ..RedisConfig::at(url) };
     Ok(StoreRevocations(Arc::new(Redis::open(&config, CancellationToken::new())?)))
 }

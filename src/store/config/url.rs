@@ -1,34 +1,35 @@
-//! Where Redis is. A URL may hold a password, so its text is read once and never shown.
+//! The URL of Redis. It may contain a password, so its text is parsed once and never shown.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo as _, parse_redis_url};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
+use thiserror::Error;
 use tollgate_core::secret::Secret;
 
-/// A Redis URL, taken apart.
+/// A parsed Redis URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    place: Place,
+    address: Address,
     db: i64,
     username: Option<String>,
     password: Option<Secret>,
 }
 
-/// What to connect to.
+/// The address of a Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Place {
-    /// A host, by name or address, and a port.
+pub(in crate::store) enum Address {
+    /// A host, by name or IP address, and a port.
     Tcp { host: String, port: u16, tls: bool },
-    /// A socket of this machine.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl RedisUrl {
-    /// What to connect to.
-    pub(in crate::store) fn place(&self) -> &Place {
-        &self.place
+    /// The address.
+    pub(in crate::store) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The number of the database.
@@ -36,23 +37,23 @@ impl RedisUrl {
         self.db
     }
 
-    /// The user it names.
+    /// The user name in the URL.
     pub(in crate::store) fn username(&self) -> Option<&str> {
         self.username.as_deref()
     }
 
-    /// The password it holds.
+    /// The password in the URL.
     pub(in crate::store) fn password(&self) -> Option<&Secret> {
         self.password.as_ref()
     }
 
-    /// Whether it asks for TLS.
+    /// Whether the URL requires TLS.
     pub(in crate::store) fn tls(&self) -> bool {
-        matches!(self.place, Place::Tcp { tls: true, .. })
+        matches!(self.address, Address::Tcp { tls: true, .. })
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -63,55 +64,56 @@ impl fmt::Display for Place {
 }
 
 impl fmt::Debug for RedisUrl {
-    /// Without user and password.
+    /// Shows neither user nor password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisUrl")
-            .field("place", &self.place)
+            .field("address", &self.address)
             .field("db", &self.db)
             .finish_non_exhaustive()
     }
 }
 
-impl FromStr for RedisUrl {
-    type Err = String;
+/// The reason why a text is not the URL of a Redis. It does not contain the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{0}; write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`")]
+pub struct InvalidUrl(&'static str);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        const HELP: &str =
-            "write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`";
-        let not = |why: &str| format!("{why}; {HELP}");
-        let url = parse_redis_url(text).ok_or_else(|| not("this is not the URL of a Redis"))?;
+impl FromStr for RedisUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        const OTHER: InvalidUrl = InvalidUrl("this is not the URL of a Redis");
+        let url = parse_redis_url(text).ok_or(OTHER)?;
         if url.fragment().is_some() {
-            return Err(not("nothing is known that follows a `#`, and TLS is never unverified"));
+            return Err(InvalidUrl("the URL has a part after `#`, and TLS is always verified"));
         }
         let unix = url.scheme().ends_with("unix");
         let mut known = if unix { vec!["db", "user", "pass"] } else { Vec::new() };
         for (key, _) in url.query_pairs() {
             let Some(at) = known.iter().position(|known| *known == key) else {
-                return Err(not(
-                    "the query of the URL holds something that is not known, or twice",
-                ));
+                return Err(InvalidUrl("the query of the URL has an unknown or repeated key"));
             };
             known.swap_remove(at);
         }
-        // The library's message could hold a part of the URL.
-        let info = url.into_connection_info().map_err(|_| not("this is not the URL of a Redis"))?;
-        let place = match info.addr().clone() {
-            ConnectionAddr::Tcp(host, port) => Place::Tcp { host, port, tls: false },
-            ConnectionAddr::TcpTls { host, port, .. } => Place::Tcp { host, port, tls: true },
-            ConnectionAddr::Unix(path) => Place::Unix(path),
-            _ => return Err(not("this is not the URL of a Redis")),
+        // The library's message could contain a part of the URL.
+        let info = url.into_connection_info().map_err(|_| OTHER)?;
+        let address = match info.addr().clone() {
+            ConnectionAddr::Tcp(host, port) => Address::Tcp { host, port, tls: false },
+            ConnectionAddr::TcpTls { host, port, .. } => Address::Tcp { host, port, tls: true },
+            ConnectionAddr::Unix(path) => Address::Unix(path),
+            _ => return Err(OTHER),
         };
         let settings = info.redis_settings();
         let db = settings.db();
         if !(0..=1_000_000).contains(&db) {
-            return Err(not("the number of the database is not 0 or more"));
+            return Err(InvalidUrl("the number of the database must be 0 to 1000000"));
         }
         let username = settings.username().map(str::to_owned);
         let password = settings.password().map(Secret::new);
         if username.is_some() && password.is_none() {
-            return Err(not("a user without a password cannot log in"));
+            return Err(InvalidUrl("a user without a password cannot log in"));
         }
-        Ok(Self { place, db, username, password })
+        Ok(Self { address, db, username, password })
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
         ] {
             let url: RedisUrl = text.parse().unwrap();
             assert_eq!(
-                (url.place().to_string().as_str(), url.tls(), url.db(), url.username()),
+                (url.address().to_string().as_str(), url.tls(), url.db(), url.username()),
                 (shown, tls, db, user),
                 "{text}"
             );
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_without_showing_it() {
+    fn an_invalid_url_is_refused_without_showing_it() {
         for text in [
             "hunter2",
             "http://:hunter2@redis",
@@ -182,7 +184,8 @@ mod tests {
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err();
             assert!(
-                error.contains("redis://host:port") && !error.contains("hunter2"),
+                error.to_string().contains("redis://host:port")
+                    && !error.to_string().contains("hunter2"),
                 "{text}: {error}"
             );
         }
@@ -193,7 +196,7 @@ mod tests {
         let url: RedisUrl = "redis://user:hunter2@redis/1".parse().unwrap();
         assert_eq!(
             format!("{url:?}"),
-            r#"RedisUrl { place: Tcp { host: "redis", port: 6379, tls: false }, db: 1, .. }"#
+            r#"RedisUrl { address: Tcp { host: "redis", port: 6379, tls: false }, db: 1, .. }"#
         );
     }
 }

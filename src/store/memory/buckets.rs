@@ -1,7 +1,7 @@
-//! Buckets in memory: the reference model over a table that holds no bucket longer than it means something.
+//! Buckets in memory: the reference model over a table.
 //!
-//! A bucket whose TAT has passed is full, and a full bucket is the same as none, so it may be dropped. One that is still
-//! draining is never dropped: whoever could push it out would have refilled it.
+//! A bucket whose TAT has passed is full, which is the same as a missing one, so it may be removed. A
+//! bucket that is not full is never removed: a client that could displace it would have refilled it.
 
 mod table;
 
@@ -16,26 +16,31 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use self::table::Table;
+use self::table::BucketTable;
 
-/// All buckets, behind one lock: a check of two charges holds it for a tenth of a microsecond. The rest of a check costs a hundred
-/// times that, so the lock is not what cores wait for.
+/// All buckets, behind one lock. A check with two charges holds it for a tenth of a microsecond and
+/// takes a hundred times that in all, so that cores do not wait for the lock.
 #[derive(Debug)]
 pub(in crate::store) struct Buckets {
     most: usize,
-    table: Mutex<Table>,
+    table: Mutex<BucketTable>,
 }
 
 impl Buckets {
     pub(in crate::store) fn new(most: u64) -> Self {
-        Self { most: usize::try_from(most).unwrap_or(usize::MAX), table: Mutex::new(Table::new()) }
+        Self {
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+            table: Mutex::new(BucketTable::new()),
+        }
     }
 
+    /// The number of buckets.
     pub(in crate::store) fn len(&self) -> u64 {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
 
-    /// Takes all charges, or none. Their keys differ: the core refuses a route that lists a limit twice.
+    /// Takes all charges, or none. Their keys differ, as the core refuses a route that lists a limit
+    /// twice.
     pub(in crate::store) fn charge(
         &self,
         charges: &[Charge],
@@ -61,7 +66,7 @@ impl Buckets {
             return Ok(verdicts);
         }
         if table.len() + charges.len() > self.most {
-            // A full bucket that is held may be dropped to make room, and then is a new one.
+            // A stored bucket that is full may be removed to make room, and is then a new one.
             let is_new = |charge: &&Charge| table.get(charge.bucket).is_none_or(|tat| tat <= now);
             let new = charges.iter().filter(is_new).count();
             if !table.make_room(now, new, self.most) {
@@ -69,7 +74,7 @@ impl Buckets {
             }
         }
         for (charge, verdict) in charges.iter().zip(&verdicts) {
-            // Full again `reset` from now: that is the TAT.
+            // The bucket is full again after `reset`: that moment is its TAT.
             table.set(charge.bucket, now + verdict.reset);
         }
         Ok(verdicts)
@@ -132,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_is_full_again_finds_its_place_in_a_full_table() {
+    fn a_bucket_that_is_full_again_fits_into_a_full_table() {
         let buckets = Buckets::new(2);
         let both = [charge("a", SECOND, 2), charge("b", SECOND, 2)];
         for now in [1, 2, SECOND + 1, 9 * SECOND, 20 * SECOND] {
             assert!(buckets.charge(&both, at(now)).is_ok(), "{now}");
             assert_eq!(buckets.len(), 2);
         }
-        // Only `b` is full: its place is there for itself, or for one other.
+        // Only `b` is full: there is room for itself, or for one other.
         buckets.charge(&both[..1], at(21 * SECOND)).unwrap();
         for (key, expected) in [("b", true), ("c", false)] {
             let two = [charge("a", SECOND, 5), charge(key, SECOND, 2)];
@@ -149,19 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_holds_no_bucket() {
+    fn a_refusal_stores_no_bucket() {
         let buckets = Buckets::new(10);
         assert!(!buckets.charge(&[charge("a", SECOND, 0)], at(1)).unwrap()[0].admitted);
         assert_eq!(buckets.len(), 0);
     }
 
     #[test]
-    fn full_buckets_are_dropped_as_others_are_charged() {
+    fn full_buckets_are_removed_as_others_are_charged() {
         let buckets = Buckets::new(100_000);
         for n in 0..10_000 {
             buckets.charge(&[charge(&format!("k{n}"), SECOND, 5)], at(n)).unwrap();
         }
-        // Half of them are charged again, so that their place in the queue is out of date.
+        // Half of them are charged again, so that they are full later.
         for n in 0..5_000 {
             buckets.charge(&[charge(&format!("k{n}"), SECOND, 5)], at(20_000)).unwrap();
         }

@@ -1,23 +1,24 @@
-//! The scripts, and how one is run: by its hash, and by its text where the server does not have it.
+//! The Lua scripts, and how one is run: by its hash, or by its text if the server does not have it.
+//!
+//! A script is known to Redis by the hash of its text, so that the scripts of two versions of
+//! Tollgate exist side by side. What they share is the data, whose format every script checks
+//! first (`preamble.lua`, [`FORMAT`](super::keys::FORMAT)).
 
 use ::redis::{
     Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd,
 };
 
-/// The body of the script of checks. It takes `now`, in microseconds, from the text in front of it: tests set it, and hold the
-/// body against the reference model.
-pub const ADMIT_BODY: &str = include_str!("../admit.lua");
+/// The body of the script that decides checks. It takes `now`, in microseconds, from the text in
+/// front of it: tests set it, and hold the body against the reference model.
+pub const ADMIT_BODY: &str = include_str!("../scripts/admit.lua");
 
-/// The body of the script that gives units back, likewise.
-pub const GIVE_BACK_BODY: &str = include_str!("../give_back.lua");
+/// The body of the script that returns leased units, likewise.
+pub const GIVE_BACK_BODY: &str = include_str!("../scripts/give_back.lua");
 
-/// Time comes from Redis, so that replicas with different clocks count alike.
-macro_rules! with_time {
+/// A script: the check of the format, the time, and a body.
+macro_rules! script {
     ($file:literal) => {
-        concat!(
-            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n",
-            include_str!($file)
-        )
+        concat!(include_str!("../scripts/preamble.lua"), include_str!($file))
     };
 }
 
@@ -32,15 +33,15 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            admit: Script::new(with_time!("../admit.lua")),
-            give_back: Script::new(with_time!("../give_back.lua")),
-            revoke: Script::new(include_str!("../revoke.lua")),
-            reinstate: Script::new(include_str!("../reinstate.lua")),
+            admit: Script::new(script!("../scripts/admit.lua")),
+            give_back: Script::new(script!("../scripts/give_back.lua")),
+            revoke: Script::new(script!("../scripts/revoke.lua")),
+            reinstate: Script::new(script!("../scripts/reinstate.lua")),
         }
     }
 }
 
-/// A script and its hash.
+/// The text of a script and its hash.
 pub(super) struct Script {
     text: &'static str,
     sha1: String,
@@ -51,17 +52,20 @@ impl Script {
         Self { text, sha1: ::redis::Script::new(text).get_hash().to_owned() }
     }
 
-    /// Runs it; `fill` writes the `keys` keys and then the arguments.
+    /// Runs the script. `fill` writes the keys, of which there are `keys` and the last is the
+    /// format marker, and then the arguments.
     ///
-    /// A server that was restarted, flushed or newly promoted does not know the hash, and has then done nothing, so the text can
-    /// be sent. Not SCRIPT LOAD: that would be one more call that may fail.
+    /// A server that was restarted, flushed or newly promoted does not know the hash, and has then
+    /// changed nothing, so that the text can be sent. SCRIPT LOAD would be one more call that may
+    /// fail.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
         keys: usize,
         fill: impl Fn(&mut Cmd) + Send + Sync,
     ) -> RedisResult<T> {
-        // A key of a revocation is the longest we have: 165 bytes. One vector, made once, is cheaper than one that grows.
+        // The longest key is that of a revocation, 165 bytes. One allocation of the right size
+        // costs less than a vector that grows.
         let mut call = Cmd::with_capacity(keys + 8, 192 * (keys + 1));
         call.arg("EVALSHA").arg(&self.sha1).arg(keys);
         fill(&mut call);

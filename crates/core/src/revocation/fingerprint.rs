@@ -40,6 +40,11 @@ impl Fingerprint {
         self.0
     }
 
+    /// Returns the fingerprint with these [`halves`](Self::halves).
+    pub const fn from_halves(halves: [u64; 2]) -> Self {
+        Self(halves)
+    }
+
     /// Returns the index of the kind in [`Kind::ALL`].
     pub const fn kind_index(self) -> usize {
         let Self([_, second]) = self;

@@ -1,4 +1,4 @@
-//! `on_outage: local`: shares of limits, and revocations as they last were.
+//! `on_outage: local`: shares of limits, and the revocations that were last read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{ISSUER, NOW, about, charge, charging, principal, until},
-    server::{self, Server, section},
+    redis_server::{self, Server, section},
+    requests::{ISSUER, NOW, about, charge, charging, principal, until},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -75,7 +75,7 @@ fn client(server: &Server) -> Connection {
 
 #[tokio::test]
 async fn revocations_are_followed() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (store, _) = opened(&server.unix(), Span::from_secs(60));
     revoke(&*store, "a").await;
     revoke(&*store, "b").await;
@@ -105,7 +105,7 @@ async fn revocations_are_followed() {
 
 #[tokio::test]
 async fn many_revocations_are_read_in_parts() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let (store, _) = opened(&server.unix(), Span::from_secs(60));
     let names: Vec<String> = (0..1700).map(|n| format!("s{n}")).collect();
     for name in &names {
@@ -127,7 +127,7 @@ async fn many_revocations_are_read_in_parts() {
 
 #[tokio::test]
 async fn an_outage_is_bridged_until_what_is_known_is_too_old() {
-    let mut server = server::start(&[]);
+    let mut server = redis_server::start(&[]);
     let (store, local) = opened(&server.unix(), Span::from_secs(2));
     revoke(&*store, "a").await;
     replicated(&local, &["a"], &["b"]).await;

@@ -1,4 +1,4 @@
-//! What the tests ask of a store: principals proven from real tokens, as a store only ever sees those, and charges.
+//! Requests of checks: revocation keys of principals that were verified from real tokens, and charges.
 
 use std::sync::Arc;
 
@@ -73,12 +73,12 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
     }
 }
 
-/// A question about a principal.
+/// A request that looks up the revocations of a principal.
 pub(super) fn about(principal: &Arc<Principal>) -> AdmitRequest {
     AdmitRequest { revocation: Some(Arc::clone(principal.revocation())), charges: Vec::new() }
 }
 
-/// A question about charges.
+/// A request that takes charges.
 pub(super) fn charging(charges: &[Charge]) -> AdmitRequest {
     AdmitRequest { revocation: None, charges: charges.to_vec() }
 }
@@ -95,7 +95,7 @@ pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
     }
 }
 
-/// The verdicts of a store that can be asked, and finds nothing revoked.
+/// The verdicts of a store that answers.
 pub(super) async fn verdicts(store: &dyn Store, charges: &[Charge]) -> Vec<Verdict> {
     match store.admit(&charging(charges)).await {
         Ok(AdmitResponse::Counted(verdicts)) => verdicts,
@@ -103,7 +103,7 @@ pub(super) async fn verdicts(store: &dyn Store, charges: &[Charge]) -> Vec<Verdi
     }
 }
 
-/// What revokes a principal, if anything.
+/// The kind of revocation that applies to a principal, if any.
 pub(super) async fn revoked_by(
     store: &dyn Store,
     principal: &Arc<Principal>,
@@ -117,7 +117,7 @@ pub(super) async fn revoked_by(
     })
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 pub(super) async fn until(
     what: &str,
     within: std::time::Duration,

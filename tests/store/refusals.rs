@@ -1,4 +1,4 @@
-//! A Redis that answers, but not what it should.
+//! A Redis that answers with errors: read-only, out of memory, wrong login, not a Redis.
 
 use serde_json::json;
 use tokio::{
@@ -14,8 +14,8 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{NOW, about, charge, charging, principal, until, verdicts},
-    server::{self, section},
+    redis_server::{self, section},
+    requests::{NOW, about, charge, charging, principal, until, verdicts},
 };
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(20);
@@ -35,8 +35,8 @@ async fn back(store: &Redis) {
 
 #[tokio::test]
 async fn scripts_are_sent_again_to_a_server_that_lost_them() {
-    let server = server::start(&[]);
-    let store = server::open(&server.unix());
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 999);
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.client()).unwrap();
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 998, "charged once");
@@ -46,13 +46,13 @@ async fn scripts_are_sent_again_to_a_server_that_lost_them() {
 
 #[tokio::test]
 async fn a_replica_refuses_and_a_promoted_one_serves() {
-    let primary = server::start(&[]);
-    let replica = server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
-    let store = server::open(&replica.unix());
+    let primary = redis_server::start(&[]);
+    let replica = redis_server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
+    let store = redis_server::open(&replica.unix());
     assert_eq!(asked(&store).await, Some(Outage::Refused));
     until("the replica is in step", SOON, async || {
         let _ = asked(&store).await;
-        store.status().last_error.is_some_and(|error| error.contains("read only replica"))
+        store.status().last_error.is_some_and(|error| error.contains("read-only replica"))
     })
     .await;
     redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut replica.client()).unwrap();
@@ -75,8 +75,8 @@ async fn a_replica_refuses_and_a_promoted_one_serves() {
 
 #[tokio::test]
 async fn out_of_memory_charges_nothing() {
-    let server = server::start(&[]);
-    let store = server::open(&server.unix());
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 999);
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).exec(&mut server.client()).unwrap();
     for _ in 0..5 {
@@ -91,8 +91,9 @@ async fn out_of_memory_charges_nothing() {
 }
 
 #[tokio::test]
-async fn a_wrong_login_is_told_without_the_password() {
-    let server = server::start(&["--user", "tollgate", "on", ">right-password", "~*", "+@all"]);
+async fn a_wrong_login_is_reported_without_the_password() {
+    let server =
+        redis_server::start(&["--user", "tollgate", "on", ">right-password", "~*", "+@all"]);
     let url = format!("redis://127.0.0.1:{}", server.port());
     let refused = async |config: RedisConfig, part: &str| {
         let store = Redis::open(&config, CancellationToken::new()).unwrap();
@@ -112,12 +113,20 @@ async fn a_wrong_login_is_told_without_the_password() {
     // A user that may log in, and may not do what a check does.
     let client = &mut server.client();
     redis::cmd("ACL").arg(&["SETUSER", "reader", "on", ">p", "~*", "+@read"]).exec(client).unwrap();
-    refused(section(&url.replace("redis://", "redis://reader:p@")), "no permissions").await;
+    refused(
+        section(&url.replace("redis://", "redis://reader:p@")),
+        "the ACL user lacks a permission",
+    )
+    .await;
     redis::cmd("ACL")
         .arg(&["SETUSER", "narrow", "on", ">p", "~other:*", "+@all"])
         .exec(client)
         .unwrap();
-    refused(section(&url.replace("redis://", "redis://narrow:p@")), "no permissions").await;
+    refused(
+        section(&url.replace("redis://", "redis://narrow:p@")),
+        "the ACL user lacks a permission",
+    )
+    .await;
     redis::cmd("ACL").arg(&["SETUSER", "default", ">other"]).exec(client).unwrap();
     redis::cmd("ACL").arg(&["SETUSER", "default", "resetpass", ">other"]).exec(client).unwrap();
     refused(section(&url), "NOAUTH").await;
@@ -128,7 +137,7 @@ async fn a_changed_password_is_read_from_its_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     std::fs::write(&file, "old").unwrap();
-    let server = server::start(&["--requirepass", "old"]);
+    let server = redis_server::start(&["--requirepass", "old"]);
     let config = RedisConfig {
         password: Some(SecretSource::File(file.display().to_string())),
         ..section(&server.unix())
@@ -155,9 +164,9 @@ async fn a_changed_password_is_read_from_its_file() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_none_is_refused_and_others_are_not() {
-    let server = server::start(&[]);
-    let store = server::open(&server.unix());
+async fn a_bucket_that_is_not_a_number_is_refused_and_others_are_not() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
     redis::cmd("SET")
         .arg(format!("{{tollgate}}:{}", charge("k", 1, 1).key()))
         .arg("somebody else's")
@@ -177,7 +186,7 @@ async fn a_bucket_that_is_none_is_refused_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn what_is_no_redis_is_refused_in_time() {
+async fn a_server_that_is_not_redis_is_refused_in_time() {
     for answer in [
         "HTTP/1.1 400 Bad Request\r\n\r\n",
         "*1\r\n$-5\r\n",
@@ -197,7 +206,7 @@ async fn what_is_no_redis_is_refused_in_time() {
                 let _ = client.write_all(answer.as_bytes()).await;
             }
         });
-        let store = server::open(&format!("redis://127.0.0.1:{port}"));
+        let store = redis_server::open(&format!("redis://127.0.0.1:{port}"));
         let started = std::time::Instant::now();
         for _ in 0..3 {
             let outage = asked(&store).await;
@@ -213,7 +222,7 @@ async fn what_is_no_redis_is_refused_in_time() {
 }
 
 #[tokio::test]
-async fn what_this_machine_lacks_stops_the_start() {
+async fn a_missing_file_stops_the_start() {
     let url = "rediss://127.0.0.1:1";
     let opened = |config: RedisConfig| {
         Redis::open(&config, CancellationToken::new()).map(drop).unwrap_err().to_string()

@@ -1,6 +1,6 @@
--- Takes a revocation back. Gives 1 when there was one.
+-- Removes a revocation. Returns 1 if it existed.
 --
--- KEYS  the revocation, the index, the notes, the changes (see revoke.lua)
+-- KEYS  the revocation, the index, the notes, the changes (see revoke.lua), the format marker
 -- ARGV  member
 local existed = redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])

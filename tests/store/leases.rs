@@ -1,5 +1,5 @@
-//! Leased limits against a real Redis: what is held is spent without asking, what is not needed goes back, and a check is all or
-//! nothing whatever its limits are.
+//! Leased limits against a real Redis: leased units are spent without a call, unused ones go back, and a
+//! check is all or nothing with any mix of limits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +14,20 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{ISSUER, NOW, charge, charging, principal, until, verdicts},
-    server::{self, Server, section},
+    redis_server::{self, Server, section},
+    requests::{ISSUER, NOW, charge, charging, principal, until, verdicts},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 const HOUR: u64 = 3_600_000;
 
+/// A store with a deadline that a busy machine keeps. A request whose answer comes later loses its
+/// units, as documented, and a test that counts units would fail.
 fn open(url: &str) -> Arc<dyn Store> {
-    let config = RedisConfig { deadline: Span::from_millis(300), ..section(url) };
+    open_with(section(url))
+}
+
+fn open_with(config: RedisConfig) -> Arc<dyn Store> {
     store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap().store
 }
 
@@ -40,17 +45,17 @@ async fn left(other: &dyn Store, key: &str, burst: u64) -> u64 {
     verdicts(other, &[Charge { cost: burst + 1, ..charge(key, HOUR, burst) }]).await[0].remaining
 }
 
-/// How many scripts the server ran.
+/// The number of scripts that the server ran.
 fn scripts(server: &Server) -> u64 {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.client()).unwrap();
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
-/// Asks until so many units are held.
+/// Sends checks until some units are leased. Returns how many.
 async fn warm(store: &dyn Store, charge: &Charge) -> u64 {
     let mut asked = 0;
-    until("units are held", SOON, async || {
+    until("units are leased", SOON, async || {
         asked += 1;
         verdicts(store, std::slice::from_ref(charge)).await;
         held(store) >= 5
@@ -60,9 +65,9 @@ async fn warm(store: &dyn Store, charge: &Charge) -> u64 {
 }
 
 #[tokio::test]
-async fn what_is_held_is_spent_without_asking() {
-    let server = server::start(&[]);
-    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+async fn leased_units_are_spent_without_a_call() {
+    let server = redis_server::start(&[]);
+    let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let (charges, before) = ([leased("k", 10_000, 60_000)], scripts(&server));
     for n in 0..1000 {
         let verdict = verdicts(&*store, &charges).await[0];
@@ -80,7 +85,7 @@ async fn what_is_held_is_spent_without_asking() {
 
 #[tokio::test]
 async fn all_units_are_admitted_and_no_more() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let replicas: Vec<_> = (0..4).map(|_| open(&server.unix())).collect();
     let charges = [leased("k", 100, 500)];
     let mut admitted = 0;
@@ -108,9 +113,9 @@ async fn all_units_are_admitted_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_not_needed_goes_back() {
-    let server = server::start(&[]);
-    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+async fn unused_units_go_back() {
+    let server = redis_server::start(&[]);
+    let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     // When nobody asks for it any more.
     let idle = leased("idle", 1000, 300);
     let asked = warm(&*store, &idle).await;
@@ -122,7 +127,7 @@ async fn what_is_not_needed_goes_back() {
     // At the end.
     let kept = leased("kept", 1000, 60_000);
     let asked = warm(&*store, &kept).await;
-    until("no question is under way", SOON, async || {
+    until("no call is in progress", SOON, async || {
         left(&other, "kept", 1000).await + asked + held(&*store) == 1000
     })
     .await;
@@ -135,11 +140,11 @@ async fn what_is_not_needed_goes_back() {
 
 #[tokio::test]
 async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
-    let server = server::start(&[]);
-    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    let server = redis_server::start(&[]);
+    let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let wide = leased("wide", 1000, 60_000);
     let asked = warm(&*store, &wide).await;
-    until("no question is under way", SOON, async || {
+    until("no call is in progress", SOON, async || {
         left(&other, "wide", 1000).await + asked + held(&*store) == 1000
     })
     .await;
@@ -152,7 +157,7 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
     assert!(
         held(&*store) <= 10 && left(&other, "wide", 1000).await + asked + 2 + held(&*store) <= 1000
     );
-    until("no question is under way", SOON, async || {
+    until("no call is in progress", SOON, async || {
         left(&other, "wide", 1000).await + asked + 2 + held(&*store) == 1000
     })
     .await;
@@ -174,11 +179,11 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
 
 #[tokio::test]
 async fn a_revoked_request_spends_nothing() {
-    let server = server::start(&[]);
-    let (store, other) = (open(&server.unix()), server::open(&server.unix()));
+    let server = redis_server::start(&[]);
+    let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let charges = vec![leased("k", 1000, 60_000)];
     let asked = warm(&*store, &charges[0]).await;
-    until("no question is under way", SOON, async || {
+    until("no call is in progress", SOON, async || {
         left(&other, "k", 1000).await + asked + held(&*store) == 1000
     })
     .await;
@@ -199,9 +204,10 @@ async fn a_revoked_request_spends_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_held_outlives_redis_until_it_ends() {
-    let server = server::start(&[]);
-    let store = open(&server.unix());
+async fn leased_units_outlive_redis_until_they_expire() {
+    let server = redis_server::start(&[]);
+    let config = RedisConfig { deadline: Span::from_millis(300), ..section(&server.unix()) };
+    let store = open_with(config);
     let charges = [leased("k", 1000, 1500)];
     warm(&*store, &charges[0]).await;
     server.freeze();
@@ -223,8 +229,8 @@ async fn what_is_held_outlives_redis_until_it_ends() {
 }
 
 #[tokio::test]
-async fn another_bucket_under_the_same_key_takes_none_of_it() {
-    let server = server::start(&[]);
+async fn another_bucket_under_the_same_key_takes_none_of_them() {
+    let server = redis_server::start(&[]);
     let store = open(&server.unix());
     let charge = leased("k", 1000, 60_000);
     warm(&*store, &charge).await;

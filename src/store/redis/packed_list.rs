@@ -1,24 +1,26 @@
-//! Lists of whole numbers as Redis' Lua takes and gives them whole (`cmsgpack`): MessagePack.
+//! Lists of whole numbers in MessagePack, which Redis' Lua reads and writes (`cmsgpack`).
 //!
-//! A number that is an argument or an answer of its own costs more here and in Redis than the rest of what is done with it.
+//! A number that is an argument or a reply of its own costs more, here and in Redis, than everything
+//! else that is done with it.
 
 use std::io::Write as _;
 
 use ::redis::{RedisWrite, ToRedisArgs};
 
-/// A list on its way to a script, which has it by `cmsgpack.unpack`.
+/// A list that a script reads with `cmsgpack.unpack`.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(super) struct PackedList {
     count: u32,
     numbers: Vec<u8>,
 }
 
-impl Packed {
-    /// An empty list with room for so many.
+impl PackedList {
+    /// An empty list with room for `numbers` numbers.
     pub(super) fn with_capacity(numbers: usize) -> Self {
         Self { count: 0, numbers: Vec::with_capacity(9 * numbers) }
     }
 
+    /// Appends a number.
     pub(super) fn push(&mut self, number: u64) {
         self.count += 1;
         match u8::try_from(number) {
@@ -30,29 +32,30 @@ impl Packed {
         }
     }
 
-    /// How many of something there are.
+    /// Appends a count.
     pub(super) fn push_count(&mut self, count: usize) {
         self.push(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }
 
-impl ToRedisArgs for Packed {
+impl ToRedisArgs for PackedList {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         let Self { count, numbers } = self;
         let mut arg = out.writer_for_next_arg();
         for part in [&[0xdd], &count.to_be_bytes()[..], numbers] {
-            // Into memory, which does not fail.
+            // Writing into memory does not fail.
             let _written = arg.write_all(part);
         }
     }
 }
 
-/// The numbers of a list that a script gave by `cmsgpack.pack`. They end early where something else stands.
-pub(super) struct Numbers<'a>(&'a [u8]);
+/// The numbers of a list that a script wrote with `cmsgpack.pack`. They end early at a value that is
+/// not a number.
+pub(super) struct PackedNumbers<'a>(&'a [u8]);
 
-impl<'a> Numbers<'a> {
-    /// None where it is no list.
-    pub(super) fn of(reply: &'a [u8]) -> Self {
+impl<'a> PackedNumbers<'a> {
+    /// The numbers of `reply`; there are none if it is not a list.
+    pub(super) fn new(reply: &'a [u8]) -> Self {
         let head = match reply.first() {
             Some(0x90..=0x9f) => 1,
             Some(0xdc) => 3,
@@ -63,7 +66,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-impl Iterator for Numbers<'_> {
+impl Iterator for PackedNumbers<'_> {
     type Item = i64;
 
     fn next(&mut self) -> Option<i64> {
@@ -92,8 +95,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_written_as_its_readers_take_it() {
-        let mut list = Packed::default();
+    fn a_list_is_written_in_messagepack() {
+        let mut list = PackedList::default();
         for number in [0, 127, 128, u64::MAX] {
             list.push(number);
         }
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_lua_writes_it() {
-        let read = |reply: &[u8]| Numbers::of(reply).collect::<Vec<_>>();
+        let read = |reply: &[u8]| PackedNumbers::new(reply).collect::<Vec<_>>();
         let numbers = [
             &[0, 127, 0xff][..],
             &[0xcc, 200],

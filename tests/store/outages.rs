@@ -1,5 +1,5 @@
-//! Redis slow, frozen, killed and not yet there: no answer after the deadline, no storm of connections, no charge sent twice,
-//! and back by itself.
+//! Redis slow, frozen, killed and not yet started: no answer after the deadline, few connections, no
+//! charge sent twice, and recovery without a restart.
 
 use std::{
     sync::{
@@ -17,14 +17,14 @@ use tollgate_core::{
 };
 
 use super::{
-    asked::{charge, charging, until, verdicts},
-    proxy::Proxy,
-    server::{self, section},
+    counting_proxy::CountingProxy,
+    redis_server::{self, section},
+    requests::{charge, charging, until, verdicts},
 };
 
 const DEADLINE: Duration = Duration::from_millis(100);
-/// What a busy machine may add to a deadline.
-const SLACK: Duration = Duration::from_millis(400);
+/// The time that a busy machine may add to a deadline.
+const SLACK: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(20);
 
 fn hasty(url: &str) -> Redis {
@@ -32,7 +32,7 @@ fn hasty(url: &str) -> Redis {
     Redis::open(&config, CancellationToken::new()).unwrap()
 }
 
-/// One question, and how long it took.
+/// The answer to one check, and its duration.
 async fn timed(store: &Redis, key: &str) -> (Result<AdmitResponse, Outage>, Duration) {
     let started = Instant::now();
     let answer = store.admit(&charging(&[charge(key, 3_600_000, 1_000)])).await;
@@ -40,12 +40,12 @@ async fn timed(store: &Redis, key: &str) -> (Result<AdmitResponse, Outage>, Dura
 }
 
 async fn back(store: &Redis) {
-    until("Redis is asked again", SOON, async || timed(store, "back").await.0.is_ok()).await;
+    until("Redis answers", SOON, async || timed(store, "back").await.0.is_ok()).await;
 }
 
 #[tokio::test]
-async fn redis_may_come_later() {
-    let mut server = server::start(&[]);
+async fn redis_may_start_later() {
+    let mut server = redis_server::start(&[]);
     server.kill();
     let store = hasty(&format!("redis://127.0.0.1:{}", server.port()));
     assert_eq!(store.status().circuit, Circuit::HalfOpen);
@@ -58,7 +58,11 @@ async fn redis_may_come_later() {
     assert_eq!((status.up, status.circuit), (false, Circuit::Open));
     let error = status.last_error.unwrap();
     assert!(
-        error.contains(&format!("127.0.0.1:{}", server.port())) && error.contains("refused"),
+        error
+            == format!(
+                "cannot connect to 127.0.0.1:{}: the connection is refused; no server listens there",
+                server.port()
+            ),
         "{error}"
     );
     server.restart();
@@ -68,8 +72,8 @@ async fn redis_may_come_later() {
 
 #[tokio::test]
 async fn frozen_and_thawed() {
-    let server = server::start(&[]);
-    let proxy = Proxy::start(server.port()).await;
+    let server = redis_server::start(&[]);
+    let proxy = CountingProxy::start(server.port()).await;
     let store = hasty(&format!("redis://127.0.0.1:{}", proxy.port));
     let left = [charge("k", 3_600_000, 1_000)];
     assert_eq!(verdicts(&store, &left).await[0].remaining, 999);
@@ -110,7 +114,7 @@ async fn frozen_and_thawed() {
 
 #[tokio::test]
 async fn a_call_that_timed_out_is_charged_once() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let store = hasty(&server.unix());
     let left = [charge("k", 3_600_000, 1_000)];
     assert_eq!(verdicts(&store, &left).await[0].remaining, 999);
@@ -127,7 +131,7 @@ async fn a_call_that_timed_out_is_charged_once() {
     assert_eq!(store.status().connections, 1);
 }
 
-/// Callers that ask all the time, and what they saw.
+/// Callers that send checks all the time, and what they saw.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -184,8 +188,8 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load_and_started_again() {
-    let mut server = server::start(&[]);
-    let proxy = Proxy::start(server.port()).await;
+    let mut server = redis_server::start(&[]);
+    let proxy = CountingProxy::start(server.port()).await;
     let store = Arc::new(hasty(&format!("redis://127.0.0.1:{}", proxy.port)));
     back(&store).await;
     assert_eq!(proxy.accepted(), 1);
@@ -213,7 +217,7 @@ async fn killed_under_load_and_started_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_under_load() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let store = Arc::new(hasty(&server.unix()));
     back(&store).await;
     let load = Load::start(&store, 64);
@@ -230,9 +234,9 @@ async fn frozen_under_load() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_is_made_again_before_anybody_notices() {
-    let server = server::start(&[]);
-    let store = server::open(&format!("redis://127.0.0.1:{}", server.port()));
+async fn a_cut_connection_is_made_again_before_a_check_fails() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&format!("redis://127.0.0.1:{}", server.port()));
     assert!(timed(&store, "k").await.0.is_ok());
     let killed: u64 = redis::cmd("CLIENT")
         .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
@@ -247,7 +251,7 @@ async fn a_cut_connection_is_made_again_before_anybody_notices() {
 
 #[tokio::test]
 async fn a_stopped_store_connects_no_more() {
-    let server = server::start(&[]);
+    let server = redis_server::start(&[]);
     let stop = CancellationToken::new();
     let store = Redis::open(&section(&server.unix()), stop.clone()).unwrap();
     assert!(timed(&store, "k").await.0.is_ok());

@@ -1,4 +1,4 @@
-//! Which charges meet in one bucket.
+//! Which charges share a bucket.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use tollgate_core::{
     limit::rate::{ChargeSubject, LimitConfig, RateLimit},
 };
 
-use super::asked::{NOW, principal};
+use super::requests::{NOW, principal};
 
 fn limit(name: &str, by: &str) -> RateLimit {
     let text = format!("{{ name: {name}, by: [{by}], rate: 1/1s }}");

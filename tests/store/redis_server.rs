@@ -1,4 +1,4 @@
-//! Real Redis servers, each with a directory of its own, ended with the value.
+//! Real Redis servers, each with a directory of its own, ended when the value is dropped.
 
 use std::{
     net::TcpListener,
@@ -25,7 +25,7 @@ pub(super) struct Server {
     options: Vec<String>,
 }
 
-/// How a server is started: `{dir}` stands for its directory.
+/// Starts a server with these options, in which `{dir}` is replaced by its directory.
 pub(super) fn start(options: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     start_in(directory, options)
@@ -37,7 +37,7 @@ pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
         .iter()
         .map(|option| option.replace("{dir}", &directory.path().display().to_string()))
         .collect();
-    // Redis cannot be asked for a free port. One that was free a moment ago may be taken by now: then another.
+    // Redis cannot choose a free port itself. If the chosen one is taken meanwhile, another is tried.
     for _ in 0..20 {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         if let Some(child) = spawn(directory.path(), port, &options) {
@@ -89,7 +89,7 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
             eprintln!("{}", std::fs::read_to_string(directory.join("log")).unwrap());
             return None;
         }
-        // Ready for connections on every listener, whoever may log in.
+        // The log line does not depend on who may log in.
         if std::fs::read_to_string(directory.join("log"))
             .unwrap()
             .contains("The server is now ready to accept connections at")
@@ -161,9 +161,10 @@ impl Drop for Server {
     }
 }
 
-/// The section of a Redis at `url`, with a deadline that a busy machine keeps.
+/// The section of a Redis at `url`, with a deadline that a busy machine keeps: longer than the
+/// configuration allows.
 pub(super) fn section(url: &str) -> RedisConfig {
-    RedisConfig { deadline: Span::from_secs(1), ..RedisConfig::at(url.parse().unwrap()) }
+    RedisConfig { deadline: Span::from_secs(10), ..RedisConfig::at(url.parse().unwrap()) }
 }
 
 /// A store at `url`.

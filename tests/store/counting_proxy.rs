@@ -1,4 +1,4 @@
-//! A TCP proxy that counts connections: what a Redis that is down would see.
+//! A TCP proxy that counts connections: those that a Redis that is down would see.
 
 use std::sync::{
     Arc,
@@ -11,13 +11,13 @@ use tokio::{
 };
 
 /// A proxy in front of a port of this machine.
-pub(super) struct Proxy {
+pub(super) struct CountingProxy {
     pub(super) port: u16,
     accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
-impl Proxy {
+impl CountingProxy {
     pub(super) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -37,13 +37,13 @@ impl Proxy {
         Self { port, accepted, task }
     }
 
-    /// How many connections came so far.
+    /// The number of connections so far.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Proxy {
+impl Drop for CountingProxy {
     fn drop(&mut self) {
         self.task.abort();
     }

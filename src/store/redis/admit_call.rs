@@ -1,0 +1,230 @@
+//! The call of `admit.lua`: how the requests of checks are written, and how its reply is read.
+
+use ::redis::Cmd;
+use tollgate_core::{
+    admission::{AdmitRequest, AdmitResponse},
+    limit::Verdict,
+};
+
+use super::{
+    keys::{FORMAT_KEY, Key},
+    packed_list::PackedList,
+};
+
+/// The request of one check.
+pub(in crate::store) struct ScriptRequest {
+    pub(in crate::store) request: AdmitRequest,
+    /// For each charge, how many units may be taken for a lease; a charge without an entry takes
+    /// what it costs.
+    pub(in crate::store) wants: Vec<u64>,
+}
+
+impl ScriptRequest {
+    /// A check that takes what it costs.
+    pub(in crate::store) fn exact(request: AdmitRequest) -> Self {
+        Self { request, wants: Vec::new() }
+    }
+
+    /// The number of its keys.
+    pub(super) fn keys(&self) -> usize {
+        let RevocationCounts { exact, before, external } = RevocationCounts::of(&self.request);
+        exact + before + external + self.request.charges.len()
+    }
+}
+
+/// The response to one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct ScriptResponse {
+    pub(in crate::store) response: AdmitResponse,
+    /// How many units each charge took, if all were admitted.
+    pub(in crate::store) taken: Vec<u64>,
+}
+
+/// How many keys of each kind a credential can be revoked by.
+struct RevocationCounts {
+    exact: usize,
+    before: usize,
+    external: usize,
+}
+
+impl RevocationCounts {
+    fn of(request: &AdmitRequest) -> Self {
+        let (exact, before, external) = request.revocation.as_ref().map_or((0, 0, 0), |keys| {
+            (keys.exact_entries().count(), keys.before_entries().count(), keys.foreign.len())
+        });
+        Self { exact, before, external }
+    }
+}
+
+/// The number of keys of a call: those of its checks, and the format marker.
+pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest>) -> usize {
+    checks.map(ScriptRequest::keys).sum::<usize>() + 1
+}
+
+/// Writes the keys and the numbers of some checks, in the order that `admit.lua` describes.
+pub(super) fn write<'a>(
+    cmd: &mut Cmd,
+    checks: impl ExactSizeIterator<Item = &'a ScriptRequest> + Clone,
+) {
+    let (mut own, mut key) = (0, Vec::new());
+    let mut numbers = PackedList::with_capacity(16 * checks.len());
+    for ScriptRequest { request, wants } in checks.clone() {
+        let revocation = request.revocation.as_ref();
+        let RevocationCounts { exact, before, external } = RevocationCounts::of(request);
+        let entries =
+            revocation.iter().flat_map(|keys| keys.exact_entries().chain(keys.before_entries()));
+        for entry in entries {
+            key.clear();
+            entry.write(&mut key);
+            cmd.arg(Key::revoked(&key));
+        }
+        for count in [exact, before, request.charges.len(), external] {
+            numbers.push_count(count);
+        }
+        numbers.push(revocation.map_or(0, |keys| keys.issued_at));
+        for (n, charge) in request.charges.iter().enumerate() {
+            key.clear();
+            charge.bucket.write_key(&charge.limit, &mut key);
+            cmd.arg(Key::bucket(&key));
+            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
+            for number in [charge.interval, charge.burst, charge.cost, want] {
+                numbers.push(number);
+            }
+        }
+        own += exact + before + request.charges.len();
+    }
+    for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
+        for key in &keys.foreign {
+            cmd.arg(key);
+        }
+    }
+    cmd.arg(FORMAT_KEY).arg(checks.len()).arg(own).arg(numbers);
+}
+
+/// The reply of the script to one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CheckReply {
+    /// The check was decided.
+    Response(ScriptResponse),
+    /// A stored value that the check needs is not a number.
+    Malformed,
+}
+
+/// Reads the reply to the next check; `None` if it does not fit the request.
+pub(super) fn next_reply(
+    request: &AdmitRequest,
+    reply: &mut impl Iterator<Item = i64>,
+) -> Option<CheckReply> {
+    match reply.next()? {
+        0 => {}
+        -1 => return Some(CheckReply::Malformed),
+        place => {
+            let response = revoked(request, usize::try_from(place).ok()?.checked_sub(1)?)?;
+            return Some(CheckReply::Response(ScriptResponse { response, taken: Vec::new() }));
+        }
+    }
+    let count = request.charges.len();
+    let (mut verdicts, mut taken) = (Vec::with_capacity(count), Vec::new());
+    for charge in &request.charges {
+        let units = reply.next()?;
+        verdicts.push(verdict([units, reply.next()?, reply.next()?, reply.next()?])?);
+        if charge.lease.is_some() {
+            taken.resize(verdicts.len() - 1, 0);
+            taken.push(u64::try_from(units).ok()?);
+        }
+    }
+    let response = AdmitResponse::Counted(verdicts);
+    Some(CheckReply::Response(ScriptResponse { response, taken }))
+}
+
+/// The response to a check whose credential the key at `index`, counted from 0, revokes.
+fn revoked(request: &AdmitRequest, index: usize) -> Option<AdmitResponse> {
+    let keys = request.revocation.as_ref()?;
+    let RevocationCounts { exact, before, external } = RevocationCounts::of(request);
+    let own = keys.exact_entries().chain(keys.before_entries()).map(|entry| entry.kind().label());
+    let first_external = exact + before + request.charges.len();
+    let is_external = (first_external..first_external + external).contains(&index);
+    let kind = { own }.nth(index).or_else(|| is_external.then_some("foreign"));
+    kind.map(AdmitResponse::Revoked)
+}
+
+fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
+    let admitted = u64::try_from(units).ok()? > 0;
+    let retry_after = if retry_after == -1 { u64::MAX } else { u64::try_from(retry_after).ok()? };
+    Some(Verdict {
+        admitted,
+        remaining: u64::try_from(remaining).ok()?,
+        retry_after,
+        reset: u64::try_from(reset).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::Arg;
+    use tollgate_core::limit::{Charge, lease::LeaseTerms};
+
+    use super::*;
+
+    fn request() -> AdmitRequest {
+        let charge = |limit: &str, bucket: &str, lease| Charge {
+            limit: limit.into(),
+            bucket: bucket.into(),
+            interval: 7,
+            burst: 3,
+            cost: 1,
+            lease,
+        };
+        let terms = LeaseTerms { slice: 2, life: 9 };
+        AdmitRequest {
+            revocation: None,
+            charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],
+        }
+    }
+
+    #[test]
+    fn a_call_has_the_order_that_the_script_reads() {
+        let mut cmd = Cmd::new();
+        let both = ScriptRequest { request: request(), wants: vec![1, 2] };
+        let one = ScriptRequest::exact(AdmitRequest {
+            revocation: None,
+            charges: request().charges[..1].to_vec(),
+        });
+        assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 4));
+        write(&mut cmd, [both, one].iter());
+        let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
+        let words: Vec<&[u8]> = words.collect();
+        // The first half of the SHA-256 of `a`, and of `b`.
+        let a = "{tollgate}:rate:l:ca978112ca1bbdcafac231b39a23dc4d";
+        let b = "{tollgate}:rate:m:3e23e8160039594a33894f6564e1b134";
+        assert_eq!(words[..6], [a, b, a, "{tollgate}:format", "2", "3"].map(str::as_bytes));
+        let list = [0, 0, 2, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2, 0, 0, 1, 0, 0, 7, 3, 1, 1];
+        assert_eq!(words[6..], [[&[0xdd, 0, 0, 0, 22][..], &list].concat()]);
+    }
+
+    #[test]
+    fn a_reply_to_another_request_is_none() {
+        let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
+        let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
+        let read = |reply: &[i64]| next_reply(&request(), &mut reply.iter().copied());
+        let response = ScriptResponse {
+            response: AdmitResponse::Counted(vec![full, room]),
+            taken: vec![0, 2],
+        };
+        assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(CheckReply::Response(response)));
+        assert_eq!(read(&[-1]), Some(CheckReply::Malformed));
+        for bad in [
+            &[][..],
+            &[0],
+            &[1],
+            &[-2],
+            &[0, 1, 2, 0, 7],
+            &[0, 1, 2, 0, 7, 1, 2, 0],
+            &[0, -1, 2, 0, 7, 1, 2, 0, 7],
+            &[0, 1, -2, 0, 7, 1, 2, 0, 7],
+            &[0, 1, 2, -2, 7, 1, 2, 0, 7],
+        ] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+}

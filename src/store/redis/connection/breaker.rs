@@ -1,0 +1,191 @@
+//! The circuit breaker: it owns the one connection, and decides whether checks are sent on it.
+//!
+//! One task connects, so that a thousand checks that find no connection make one attempt. While a
+//! lost connection is made again for the first time, requests wait for it within their deadline
+//! (half-open). When that fails, or when too many answers in a row have failed, the circuit opens:
+//! requests are answered with an outage at once, and the task alone tries on, with growing pauses,
+//! until a new connection has answered a real request.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tollgate_core::admission::Outage;
+
+use super::{Connection, backoff::Backoff, dialer::Dialer, failures::ErrorLog};
+use crate::store::{
+    Circuit,
+    redis::{error::ConnectionError, script::Scripts},
+};
+
+/// The time limit of one attempt to connect.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// A connection that lasted this long was stable: the next pause is the shortest one again.
+const STABLE: Duration = Duration::from_secs(2);
+
+/// The state of the circuit, and the connection.
+pub(in crate::store::redis) struct CircuitBreaker {
+    state: watch::Receiver<State>,
+    log: Arc<ErrorLog>,
+}
+
+#[derive(Clone)]
+enum State {
+    HalfOpen,
+    Closed(Arc<Connection>),
+    /// The circuit is open, because of this outage.
+    Open(Outage),
+}
+
+impl CircuitBreaker {
+    /// Starts to connect, in the background, until `stop`.
+    pub(in crate::store::redis) fn start(
+        dialer: Arc<Dialer>,
+        scripts: Arc<Scripts>,
+        deadline: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        let (state, watched) = watch::channel(State::HalfOpen);
+        let log = Arc::new(ErrorLog::new(Arc::clone(dialer.address())));
+        let supervisor = Supervisor { dialer, scripts, deadline, state, log: Arc::clone(&log) };
+        tokio::spawn(async move { stop.run_until_cancelled(supervisor.run()).await });
+        Self { state: watched, log }
+    }
+
+    /// The connection, if the circuit is closed.
+    pub(in crate::store::redis) fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.state.borrow() {
+            State::Closed(connection) => Some(Arc::clone(connection)),
+            State::HalfOpen | State::Open(_) => None,
+        }
+    }
+
+    /// Waits for the connection while the circuit is half-open. The caller bounds the wait.
+    pub(in crate::store::redis) async fn wait_for_connection(
+        &self,
+    ) -> Result<Arc<Connection>, Outage> {
+        if let State::Open(_) = &*self.state.borrow() {
+            return Err(Outage::CircuitOpen);
+        }
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| !matches!(state, State::HalfOpen)).await;
+        match settled.as_deref() {
+            Ok(State::Closed(connection)) => Ok(Arc::clone(connection)),
+            Ok(State::Open(outage)) => Err(*outage),
+            // The process is shutting down.
+            Ok(State::HalfOpen) | Err(_) => Err(Outage::Unreachable),
+        }
+    }
+
+    /// The state for the status of the store.
+    pub(in crate::store::redis) fn circuit(&self) -> Circuit {
+        match &*self.state.borrow() {
+            State::HalfOpen => Circuit::HalfOpen,
+            State::Closed(_) => Circuit::Closed,
+            State::Open(_) => Circuit::Open,
+        }
+    }
+
+    /// The number of connections since the start.
+    pub(in crate::store::redis) fn connections(&self) -> u64 {
+        self.log.connections()
+    }
+
+    /// The last error.
+    pub(in crate::store::redis) fn last_error(&self) -> Option<String> {
+        self.log.last_error()
+    }
+}
+
+/// The task that keeps the connection.
+struct Supervisor {
+    dialer: Arc<Dialer>,
+    scripts: Arc<Scripts>,
+    deadline: Duration,
+    state: watch::Sender<State>,
+    log: Arc<ErrorLog>,
+}
+
+impl Supervisor {
+    async fn run(self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let connection = self.connect(&mut backoff).await;
+            let since = Instant::now();
+            self.log.connected();
+            self.state.send_replace(State::Closed(Arc::clone(&connection)));
+            tracing::info!("store.redis: connected to {}", self.log.address);
+            let tripped = tokio::select! {
+                () = connection.driver.ended() => None,
+                error = connection.failures.tripped() => Some(error),
+            };
+            drop(connection);
+            if since.elapsed() >= STABLE {
+                backoff = Backoff::new();
+            }
+            let closed = || ConnectionError::Closed { address: Arc::clone(&self.log.address) };
+            match tripped {
+                // Redis is often back at once (a restart, an idle connection that was cut), so
+                // requests may wait for one attempt.
+                None if backoff.is_fresh() => {
+                    backoff.next();
+                    self.state.send_replace(State::HalfOpen);
+                    self.report(&closed(), true);
+                }
+                None => self.open(&closed(), &mut backoff, true).await,
+                Some(error) => self.open(&error, &mut backoff, true).await,
+            }
+        }
+    }
+
+    /// Tries until there is a connection.
+    async fn connect(&self, backoff: &mut Backoff) -> Arc<Connection> {
+        loop {
+            let attempt = timeout(CONNECT, self.dialer.dial());
+            tokio::pin!(attempt);
+            let dialled = tokio::select! {
+                dialled = &mut attempt => dialled,
+                () = sleep(self.deadline) => {
+                    // Requests that waited have given up by now, and no other one need wait.
+                    self.state.send_if_modified(|state| {
+                        let waiting = matches!(state, State::HalfOpen);
+                        if waiting {
+                            *state = State::Open(Outage::Deadline);
+                        }
+                        waiting
+                    });
+                    attempt.await
+                }
+            };
+            let error = match dialled {
+                Ok(Ok((redis, driver))) => {
+                    let (scripts, log) = (Arc::clone(&self.scripts), Arc::clone(&self.log));
+                    return Arc::new(Connection::new(redis, driver, scripts, log));
+                }
+                Ok(Err(error)) => error,
+                Err(_elapsed) => {
+                    ConnectionError::ConnectTimeout { address: Arc::clone(&self.log.address) }
+                }
+            };
+            self.open(&error, backoff, false).await;
+        }
+    }
+
+    /// Opens the circuit, or keeps it open, for one pause.
+    async fn open(&self, error: &ConnectionError, backoff: &mut Backoff, was_closed: bool) {
+        self.state.send_replace(State::Open(error.outage()));
+        self.report(error, was_closed);
+        sleep(backoff.next()).await;
+    }
+
+    /// Logs an error, once until it changes.
+    fn report(&self, error: &ConnectionError, was_closed: bool) {
+        if self.log.record(error) || was_closed {
+            tracing::warn!("store.redis: {error}");
+        }
+    }
+}

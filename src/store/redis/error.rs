@@ -1,0 +1,185 @@
+//! The reasons why Redis cannot be used, in words for the operator. None of them contains a secret.
+
+use std::{io, sync::Arc};
+
+use ::redis::{ErrorKind, RedisError};
+use thiserror::Error;
+use tollgate_core::admission::Outage;
+
+use super::keys::{FORMAT, FORMAT_ERROR};
+use crate::{error_text::describe, secrets::SecretError};
+
+/// The reason why there is no connection, or why a call failed.
+#[derive(Clone, Debug, Error)]
+pub(super) enum ConnectionError {
+    /// There is no connection.
+    #[error("cannot connect to {address}: {cause}")]
+    Connect { address: Arc<str>, cause: String },
+    /// The server does not complete a new connection in time.
+    #[error("cannot connect to {address}: no answer within 1s")]
+    ConnectTimeout { address: Arc<str> },
+    /// The connection ended.
+    #[error("the connection to {address} was closed")]
+    Closed { address: Arc<str> },
+    /// The server does not answer in time.
+    #[error("{address} did not answer within the deadline")]
+    Timeout { address: Arc<str> },
+    /// The server answers with an error.
+    #[error("{address} refuses: {cause}")]
+    Refused { address: Arc<str>, cause: String },
+    /// A stored value has no meaning for Tollgate.
+    #[error("{address} has a bucket or a revocation whose value is not a number")]
+    Malformed { address: Arc<str> },
+    /// The password cannot be read.
+    #[error("store.redis.password: {0}")]
+    Password(Arc<PasswordError>),
+}
+
+/// The reason why the password cannot be used.
+#[derive(Debug, Error)]
+pub enum PasswordError {
+    /// The file cannot be read, is empty or too large.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The password is not text.
+    #[error("the password is not UTF-8")]
+    Encoding,
+}
+
+impl ConnectionError {
+    /// The error of a socket that could not be opened.
+    pub(super) fn connect(address: &Arc<str>, error: &io::Error) -> Self {
+        Self::Connect { address: Arc::clone(address), cause: socket_cause(error) }
+    }
+
+    /// The error of a host name that does not resolve.
+    pub(super) fn unresolved(address: &Arc<str>) -> Self {
+        let cause = "the name does not resolve".to_owned();
+        Self::Connect { address: Arc::clone(address), cause }
+    }
+
+    /// The error of a call.
+    pub(super) fn call(address: &Arc<str>, error: &RedisError) -> Self {
+        let address = Arc::clone(address);
+        match outage(error) {
+            Outage::Unreachable => Self::Closed { address },
+            _ => Self::Refused { address, cause: refusal(error) },
+        }
+    }
+
+    /// The outage that checks see.
+    pub(super) fn outage(&self) -> Outage {
+        match self {
+            Self::Connect { .. } | Self::Closed { .. } => Outage::Unreachable,
+            Self::ConnectTimeout { .. } | Self::Timeout { .. } => Outage::Deadline,
+            Self::Refused { .. } | Self::Malformed { .. } | Self::Password(_) => Outage::Refused,
+        }
+    }
+}
+
+/// Returns the outage of an error: the connection failed, or the server answered.
+pub(super) fn outage(error: &RedisError) -> Outage {
+    if error.kind() == ErrorKind::Io { Outage::Unreachable } else { Outage::Refused }
+}
+
+/// The answer of a server in words, with the code that Redis documents.
+fn refusal(error: &RedisError) -> String {
+    let detail = error.detail().unwrap_or_default().trim_end_matches('.');
+    match error.code() {
+        Some(FORMAT_ERROR) => format!(
+            "its data have format {detail}, which a newer version of tollgate wrote, and this version reads format {FORMAT}; run that version (docs/operations.md, Versions side by side)"
+        ),
+        Some("WRONGPASS") => "the username or the password is wrong (WRONGPASS)".to_owned(),
+        Some("NOAUTH") => "it requires a password; set `store.redis.password` (NOAUTH)".to_owned(),
+        Some("NOPERM") => format!("the ACL user lacks a permission: {detail} (NOPERM)"),
+        Some("READONLY") => "it is a read-only replica (READONLY)".to_owned(),
+        Some("OOM") => "its memory is full; raise `maxmemory` (OOM)".to_owned(),
+        Some("LOADING") => "it is loading its data (LOADING)".to_owned(),
+        Some("MISCONF") => "it cannot write to its disk (MISCONF)".to_owned(),
+        Some(code @ ("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT")) => {
+            format!("it is a Redis Cluster, which is not supported ({code})")
+        }
+        Some(code) if detail.is_empty() => format!("it answers {code}"),
+        Some(code) => format!("{detail} ({code})"),
+        None => match error.kind() {
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+                "its answer is not one of Redis".to_owned()
+            }
+            _ => error.to_string(),
+        },
+    }
+}
+
+fn socket_cause(error: &io::Error) -> String {
+    let words = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "the connection is refused; no server listens there",
+        io::ErrorKind::NotFound => "the socket does not exist",
+        io::ErrorKind::PermissionDenied => "permission denied",
+        io::ErrorKind::TimedOut => "no answer",
+        io::ErrorKind::HostUnreachable => "the host is unreachable",
+        io::ErrorKind::NetworkUnreachable => "the network is unreachable",
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection"
+        }
+        // Errors of TLS, and rare ones.
+        _ => return describe(error),
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::make_extension_error;
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_words_with_a_remedy() {
+        let address = Arc::from("redis:6379");
+        for (code, detail, expected) in [
+            (
+                FORMAT_ERROR,
+                "2",
+                "redis:6379 refuses: its data have format 2, which a newer version of tollgate wrote, and this version reads format 1; run that version (docs/operations.md, Versions side by side)",
+            ),
+            (
+                "OOM",
+                "command not allowed when used memory > 'maxmemory'.",
+                "redis:6379 refuses: its memory is full; raise `maxmemory` (OOM)",
+            ),
+            ("BUSY", "Redis is busy.", "redis:6379 refuses: Redis is busy (BUSY)"),
+        ] {
+            let error = make_extension_error(code.to_owned(), Some(detail.to_owned()));
+            let error = ConnectionError::call(&address, &error);
+            assert_eq!((error.to_string().as_str(), error.outage()), (expected, Outage::Refused));
+        }
+    }
+
+    #[test]
+    fn errors_of_sockets_are_words() {
+        let address = Arc::from("redis:6379");
+        let tls = |error: CertificateError| io::Error::other(rustls::Error::from(error));
+        for (error, expected) in [
+            (
+                io::ErrorKind::ConnectionRefused.into(),
+                "cannot connect to redis:6379: the connection is refused; no server listens there",
+            ),
+            (io::Error::from_raw_os_error(13), "cannot connect to redis:6379: permission denied"),
+            (
+                tls(CertificateError::UnknownIssuer),
+                "cannot connect to redis:6379: the certificate is signed by an authority that is not trusted",
+            ),
+            (
+                tls(CertificateError::Expired),
+                "cannot connect to redis:6379: the certificate has expired",
+            ),
+        ] {
+            let error = ConnectionError::connect(&address, &error);
+            assert_eq!(
+                (error.to_string().as_str(), error.outage()),
+                (expected, Outage::Unreachable)
+            );
+        }
+    }
+}

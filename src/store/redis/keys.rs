@@ -1,0 +1,89 @@
+//! The names of keys in Redis, and the format of the data under them.
+
+use std::io::Write as _;
+
+use ::redis::{RedisError, RedisWrite, ToRedisArgs, make_extension_error};
+
+/// The format of the data that this version reads and writes. A new kind of key does not change
+/// it; a new meaning of an existing key does. See docs/operations.md, "Versions side by side".
+pub(super) const FORMAT: &str = "1";
+
+/// The format marker: the format of the data. Without it the format is 1.
+pub(super) const FORMAT_KEY: &str = "{tollgate}:format";
+
+/// The error code of data in another format, as `preamble.lua` returns it.
+pub(super) const FORMAT_ERROR: &str = "TOLLGATEFORMAT";
+
+/// All revocations by the moment they end, in milliseconds.
+pub(super) const INDEX: &str = "{tollgate}:revocations";
+
+/// The notes of revocations that have one.
+pub(super) const NOTES: &str = "{tollgate}:revocations:notes";
+
+/// The latest additions and removals of revocations, for replication.
+pub(super) const CHANGES: &str = "{tollgate}:revocations:changes";
+
+/// Checks a format marker that was read without a script.
+///
+/// # Errors
+/// A newer version wrote the data, and this version would misread them.
+pub(super) fn check_format(marker: Option<String>) -> Result<(), RedisError> {
+    match marker {
+        Some(format) if format != FORMAT => {
+            Err(make_extension_error(FORMAT_ERROR.to_owned(), Some(format)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A key below a prefix, written without concatenating them first.
+pub(super) struct Key<'a>(&'static str, &'a [u8]);
+
+impl<'a> Key<'a> {
+    /// The key of a revocation.
+    pub(super) fn revoked(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:revoked:", key.as_ref())
+    }
+
+    /// The key of a bucket.
+    pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:", key.as_ref())
+    }
+}
+
+impl ToRedisArgs for Key<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let Self(prefix, key) = self;
+        let mut arg = out.writer_for_next_arg();
+        for part in [prefix.as_bytes(), key] {
+            // Writing into memory does not fail.
+            let _written = arg.write_all(part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_and_this_module_name_the_same_format() {
+        let preamble = include_str!("../scripts/preamble.lua");
+        assert!(preamble.contains(&format!("format ~= '{FORMAT}'")));
+        assert!(preamble.contains(&format!("error_reply('{FORMAT_ERROR} ' .. format)")));
+        assert!(
+            include_str!("../scripts/revoke.lua")
+                .contains(&format!("redis.call('SET', KEYS[5], '{FORMAT}')"))
+        );
+    }
+
+    #[test]
+    fn data_of_another_format_are_refused() {
+        assert!(check_format(None).is_ok());
+        assert!(check_format(Some(FORMAT.to_owned())).is_ok());
+        for other in ["2", "0", "", "1 ", "x"] {
+            let error = check_format(Some(other.to_owned())).unwrap_err();
+            assert_eq!(error.code(), Some(FORMAT_ERROR), "{other}");
+        }
+    }
+}

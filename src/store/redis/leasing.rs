@@ -1,0 +1,229 @@
+//! Checks whose limits are leased: leased units are spent here, and only the rest is sent to Redis.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use ::redis::Value;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{
+    admission::{AdmitRequest, AdmitResponse, Outage},
+    limit::{Charge, Verdict, lease::LeaseGrant},
+};
+
+use super::{
+    Redis,
+    admit_call::{ScriptRequest, ScriptResponse},
+    keys::{FORMAT_KEY, Key},
+};
+use crate::store::leases::{ChargeStep, Leases, ReturnedUnits};
+
+/// The interval at which expired units are returned.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// The most buckets in one call that returns units.
+const CHUNK: usize = 500;
+
+impl Redis {
+    /// Decides a check with leased limits, without a call if the leases suffice.
+    pub(super) async fn decide_leased(
+        &self,
+        request: AdmitRequest,
+    ) -> Result<AdmitResponse, Outage> {
+        let steps = self.leases.take(&request.charges);
+        for (charge, step) in request.charges.iter().zip(&steps) {
+            if let ChargeStep::Taken(_, ahead @ 1..) = step {
+                self.request_ahead(charge, *ahead);
+            }
+        }
+        let is_known =
+            |step: &ChargeStep| matches!(step, ChargeStep::Taken(..) | ChargeStep::Refused(_));
+        let known = request.revocation.is_none() && steps.iter().all(is_known);
+        let mut check = LeasedCheck { leases: &self.leases, charges: &request.charges, steps };
+        if known {
+            return Ok(check.decide_here());
+        }
+        check.request_refused();
+        let script_request = check.script_request(&request);
+        let sent = self.leases.now();
+        let response = self.send(script_request).await;
+        check.conclude(sent, response)
+    }
+
+    /// Requests units ahead of need, while the units of the lease are spent.
+    fn request_ahead(&self, charge: &Charge, want: u64) {
+        let Some(connection) = self.breaker.connection() else {
+            return self.leases.forget(charge.bucket, want);
+        };
+        let (leases, deadline, charge) = (Arc::clone(&self.leases), self.deadline, charge.clone());
+        tokio::spawn(async move {
+            let sent = leases.now();
+            let request = AdmitRequest { revocation: None, charges: vec![charge.clone()] };
+            let request = ScriptRequest { request, wants: vec![want] };
+            let Ok(answer) = timeout(deadline, connection.admit(request)).await else {
+                connection.failures().record_timeout();
+                return leases.forget(charge.bucket, want);
+            };
+            match answer {
+                Ok(ScriptResponse { response: AdmitResponse::Counted(verdicts), taken }) => {
+                    match (&*verdicts, &*taken) {
+                        ([verdict], [granted]) if verdict.admitted => {
+                            let grant =
+                                LeaseGrant { requested: want, granted: *granted, consumed: 0 };
+                            leases.grant(charge.bucket, sent, grant, *verdict);
+                        }
+                        ([verdict], _) => leases.refuse(charge.bucket, want, *verdict),
+                        _ => leases.forget(charge.bucket, want),
+                    }
+                }
+                _ => leases.forget(charge.bucket, want),
+            }
+        });
+    }
+
+    /// Returns expired units to Redis; with `closing`, all of them.
+    pub(super) async fn give_back(&self, closing: bool) {
+        let returned = self.leases.reclaim(closing).await;
+        for chunk in returned.chunks(CHUNK) {
+            // Units that cannot be returned come back with time, as the bucket fills.
+            let _lost = self.give_back_chunk(chunk).await;
+        }
+    }
+
+    async fn give_back_chunk(&self, chunk: &[ReturnedUnits]) -> Result<(), Outage> {
+        self.call(|mut connection| async move {
+            let reply = self.scripts.give_back.run(&mut connection, chunk.len() + 1, |cmd| {
+                for ReturnedUnits { key, .. } in chunk {
+                    cmd.arg(Key::bucket(key));
+                }
+                cmd.arg(FORMAT_KEY);
+                for ReturnedUnits { micros, .. } in chunk {
+                    cmd.arg(*micros);
+                }
+            });
+            reply.await.map(|_: Value| ())
+        })
+        .await
+    }
+}
+
+/// Starts the task that returns expired units, until `stop` or until the store is dropped.
+pub(in crate::store) fn spawn_give_back(store: Weak<Redis>, stop: CancellationToken) {
+    tokio::spawn(async move {
+        stop.run_until_cancelled(async {
+            while let Some(store) = store.upgrade() {
+                if !store.leases.is_empty() {
+                    store.give_back(false).await;
+                }
+                drop(store);
+                sleep(SWEEP).await;
+            }
+        })
+        .await
+    });
+}
+
+/// The charges of one check and their steps. If it is dropped undecided, its units are spent: Redis
+/// may have charged what was requested.
+struct LeasedCheck<'a> {
+    leases: &'a Leases,
+    charges: &'a [Charge],
+    steps: Vec<ChargeStep>,
+}
+
+impl LeasedCheck<'_> {
+    /// Decides the check without Redis: all of its units are spent, or none.
+    fn decide_here(mut self) -> AdmitResponse {
+        let steps = std::mem::take(&mut self.steps);
+        let all = steps.iter().all(|step| matches!(step, ChargeStep::Taken(..)));
+        let verdicts = self.charges.iter().zip(steps).filter_map(|(charge, step)| match step {
+            ChargeStep::Taken(verdict, _) => Some(self.settle(charge, verdict, all)),
+            ChargeStep::Refused(verdict) => Some(verdict),
+            ChargeStep::Exact | ChargeStep::Requested(_) => None,
+        });
+        AdmitResponse::Counted(verdicts.collect())
+    }
+
+    /// Settles units that were taken: they are spent, or available again.
+    fn settle(&self, charge: &Charge, verdict: Verdict, spent: bool) -> Verdict {
+        self.leases.settle(charge, spent);
+        let returned = if spent { 0 } else { charge.cost };
+        Verdict { remaining: (verdict.remaining + returned).min(charge.burst), ..verdict }
+    }
+
+    /// As Redis is called anyway, it decides on the buckets that had no room a short time ago, too.
+    fn request_refused(&mut self) {
+        for (charge, step) in self.charges.iter().zip(&mut self.steps) {
+            if let ChargeStep::Refused(_) = step {
+                *step = self.leases.request_anyway(charge);
+            }
+        }
+    }
+
+    /// The part of the check that Redis decides.
+    fn script_request(&self, request: &AdmitRequest) -> ScriptRequest {
+        let parts = self.charges.iter().zip(&self.steps).filter_map(|(charge, step)| match step {
+            ChargeStep::Exact => Some((Charge { lease: None, ..charge.clone() }, charge.cost)),
+            ChargeStep::Requested(want) => Some((charge.clone(), *want)),
+            ChargeStep::Taken(..) | ChargeStep::Refused(_) => None,
+        });
+        let (charges, wants) = parts.unzip();
+        let request = AdmitRequest { revocation: request.revocation.clone(), charges };
+        ScriptRequest { request, wants }
+    }
+
+    /// Settles the check with the answer of Redis.
+    fn conclude(
+        mut self,
+        sent: u64,
+        response: Result<ScriptResponse, Outage>,
+    ) -> Result<AdmitResponse, Outage> {
+        let ScriptResponse { response, taken } = response?;
+        let steps = std::mem::take(&mut self.steps);
+        let AdmitResponse::Counted(counted) = response else {
+            // The credential is revoked, and nothing was charged.
+            for (charge, step) in self.charges.iter().zip(steps) {
+                match step {
+                    ChargeStep::Requested(want) => self.leases.forget(charge.bucket, want),
+                    ChargeStep::Taken(..) => self.leases.settle(charge, false),
+                    ChargeStep::Exact | ChargeStep::Refused(_) => {}
+                }
+            }
+            return Ok(response);
+        };
+        let all = counted.iter().all(|verdict| verdict.admitted);
+        let mut counted = counted.into_iter().zip(taken.into_iter().chain(std::iter::repeat(0)));
+        let verdicts = self.charges.iter().zip(steps).map(|(charge, step)| {
+            Some(match step {
+                ChargeStep::Taken(verdict, _) => self.settle(charge, verdict, all),
+                ChargeStep::Exact | ChargeStep::Refused(_) => counted.next()?.0,
+                ChargeStep::Requested(requested) => {
+                    let (verdict, granted) = counted.next()?;
+                    let grant = LeaseGrant { requested, granted, consumed: charge.cost };
+                    match (all, verdict.admitted) {
+                        (true, _) => self.leases.grant(charge.bucket, sent, grant, verdict),
+                        (false, true) => self.leases.forget(charge.bucket, requested),
+                        (false, false) => self.leases.refuse(charge.bucket, requested, verdict),
+                    }
+                    let leased = if all { granted.saturating_sub(charge.cost) } else { 0 };
+                    Verdict { remaining: verdict.remaining.saturating_add(leased), ..verdict }
+                }
+            })
+        });
+        verdicts.collect::<Option<_>>().map(AdmitResponse::Counted).ok_or(Outage::Refused)
+    }
+}
+
+impl Drop for LeasedCheck<'_> {
+    fn drop(&mut self) {
+        for (charge, step) in self.charges.iter().zip(&self.steps) {
+            match step {
+                ChargeStep::Requested(want) => self.leases.forget(charge.bucket, *want),
+                ChargeStep::Taken(..) => self.leases.settle(charge, true),
+                ChargeStep::Exact | ChargeStep::Refused(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Reading the revocations: all of them once, and then each change.
+//!
+//! Every change is an entry of a stream that keeps the last ten thousand. While the entry that was
+//! read last is still in the stream, no later one was missed. When it is not (more changes than
+//! that, or an emptied Redis), everything is read again.
+
+use std::time::Duration;
+
+use ::redis::{Value, aio::MultiplexedConnection, cmd, pipe};
+use tokio::time::timeout;
+use tollgate_core::admission::Outage;
+
+use super::{
+    CALL_DEADLINE, Redis,
+    connection::Driver,
+    entry,
+    error::outage,
+    keys::{CHANGES, FORMAT_KEY, INDEX, Key, check_format},
+};
+use crate::store::Entry;
+
+/// The most changes, or entries, in one reply: a longer one would delay checks.
+const BATCH: usize = 500;
+
+/// The entry of the stream that was read last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Cursor(Option<String>);
+
+/// One change of the revocations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Change {
+    /// This entry was added or strengthened.
+    Add(Entry),
+    /// The entry of this key was removed.
+    Remove(String),
+}
+
+/// Some changes, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct ChangeBatch {
+    /// The cursor after these changes.
+    pub(in crate::store) cursor: Cursor,
+    pub(in crate::store) changes: Vec<Change>,
+    /// Whether Redis had no more changes.
+    pub(in crate::store) complete: bool,
+}
+
+/// A connection on which Redis announces changes.
+pub(in crate::store) struct ChangeSubscription {
+    connection: MultiplexedConnection,
+    /// Closes the socket when it is dropped.
+    _driver: Driver,
+}
+
+impl ChangeSubscription {
+    /// Waits for a change after `cursor`, for `most` at most.
+    ///
+    /// # Errors
+    /// The connection is lost, or the user lacks the permission to wait.
+    pub(in crate::store) async fn wait_for_change(
+        &mut self,
+        cursor: &Cursor,
+        most: Duration,
+    ) -> Result<(), Outage> {
+        let block = u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1);
+        let mut read = cmd("XREAD");
+        read.arg("BLOCK").arg(block).arg("COUNT").arg(1);
+        read.arg("STREAMS").arg(CHANGES).arg(cursor.0.as_deref().unwrap_or("0"));
+        match timeout(most + CALL_DEADLINE, read.query_async(&mut self.connection)).await {
+            Ok(answer) => answer.map(|_: Value| ()).map_err(|error| outage(&error)),
+            Err(_elapsed) => Err(Outage::Deadline),
+        }
+    }
+}
+
+type Row = (String, Vec<String>);
+
+impl Redis {
+    /// Opens a subscription; `None` when a connection cannot be made now.
+    pub(in crate::store) async fn subscribe(&self) -> Option<ChangeSubscription> {
+        let (connection, driver) = timeout(CALL_DEADLINE, self.dialer.dial()).await.ok()?.ok()?;
+        Some(ChangeSubscription { connection, _driver: driver })
+    }
+
+    /// Reads all revocations. An entry that changes meanwhile may be read in either form, or twice:
+    /// its change comes after the returned cursor.
+    pub(in crate::store) async fn revocations(
+        &self,
+        mut add: impl FnMut(Entry),
+    ) -> Result<Cursor, Outage> {
+        let newest: Vec<Row> = self
+            .call(|mut connection| async move {
+                let mut last = cmd("XREVRANGE");
+                last.arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1);
+                last.query_async(&mut connection).await
+            })
+            .await?;
+        let mut from = 0_u64;
+        loop {
+            let (next, page) = self.scan(from).await?;
+            page.into_iter().for_each(&mut add);
+            match next {
+                0 => return Ok(Cursor(newest.into_iter().next().map(|(id, _)| id))),
+                next => from = next,
+            }
+        }
+    }
+
+    async fn scan(&self, from: u64) -> Result<(u64, Vec<Entry>), Outage> {
+        self.call(|mut connection| async move {
+            let mut scan = pipe();
+            scan.cmd("GET").arg(FORMAT_KEY);
+            scan.cmd("ZSCAN").arg(INDEX).arg(from).arg("COUNT").arg(BATCH);
+            let (format, (next, ends)): (Option<String>, (u64, Vec<(String, f64)>)) =
+                scan.query_async(&mut connection).await?;
+            check_format(format)?;
+            if ends.is_empty() {
+                return Ok((next, Vec::new()));
+            }
+            let mut details = cmd("MGET");
+            for (key, _) in &ends {
+                details.arg(Key::revoked(key));
+            }
+            let moments: Vec<Option<u64>> = details.query_async(&mut connection).await?;
+            // An entry without a moment has just ended.
+            let entries = ends.into_iter().zip(moments);
+            let entries = entries.filter_map(|((key, ends), at)| Some(entry(key, at?, ends, None)));
+            Ok((next, entries.collect()))
+        })
+        .await
+    }
+
+    /// Reads the changes after `cursor`, one batch, in order; `None` if the stream no longer has
+    /// all of them.
+    pub(in crate::store) async fn changes(
+        &self,
+        cursor: &Cursor,
+    ) -> Result<Option<ChangeBatch>, Outage> {
+        let from = cursor.0.as_deref().unwrap_or("-");
+        let rows: Vec<Row> = self
+            .call(|mut connection| async move {
+                let mut range = pipe();
+                range.cmd("GET").arg(FORMAT_KEY);
+                range.cmd("XRANGE").arg(CHANGES).arg(from).arg("+").arg("COUNT").arg(BATCH);
+                let (format, rows): (Option<String>, Vec<Row>) =
+                    range.query_async(&mut connection).await?;
+                check_format(format)?;
+                Ok(rows)
+            })
+            .await?;
+        let complete = rows.len() < BATCH;
+        let mut rows = rows.into_iter();
+        let last_read = rows.next().map(|(id, _)| id);
+        if last_read != cursor.0 {
+            return Ok(None);
+        }
+        let mut cursor = cursor.clone();
+        let mut changes = Vec::new();
+        for (id, fields) in rows {
+            let Some(change) = parse_change(&fields) else { return Ok(None) };
+            changes.push(change);
+            cursor = Cursor(Some(id));
+        }
+        Ok(Some(ChangeBatch { cursor, changes, complete }))
+    }
+}
+
+/// Parses a change as `revoke.lua` and `reinstate.lua` write it.
+fn parse_change(fields: &[String]) -> Option<Change> {
+    match fields {
+        [sign, key, ..] if sign == "-" => Some(Change::Remove(key.clone())),
+        [sign, key, _, at, _, ends] if sign == "+" => {
+            Some(Change::Add(entry(key.clone(), at.parse().ok()?, ends.parse().ok()?, None)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,105 @@
+-- Decides some checks, one after the other, in one atomic step. For each check: is the credential revoked, and does
+-- every bucket have room? All of its charges are taken, or none, independently of the other checks.
+-- `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
+--
+-- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all checks, each check's
+--       F keys of external denylists; the last key is the format marker
+-- ARGV  the number of checks, the number of keys that belong to Tollgate, and a packed list (MessagePack: one argument
+--       costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, and interval, burst,
+--       cost and want of each bucket
+-- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F (nothing is charged); -1 if a stored
+--       or given value is not a number (nothing is charged); otherwise 0 and for each bucket: the number of units taken (if
+--       the check was not admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never),
+--       reset. An admitted charge takes cost, or up to want units for a lease, but then no more than half of the room. The
+--       value of a bucket is its TAT in microseconds: crates/core/src/limit/reference.rs.
+
+-- Lua looks up a global by its name at each use; a local costs less.
+local tonumber, floor, ceil, max = tonumber, math.floor, math.ceil, math.max
+
+-- Integers only: below 2^53 Lua's doubles count exactly. Everything is written at the end, so an error changes nothing.
+local function integer(value)
+  local number = tonumber(value)
+  if number and number >= 0 and number < 9007199254740992 and number % 1 == 0 then return number end
+end
+
+local checks, own, numbers = tonumber(ARGV[1]), tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
+local stored = own > 0 and redis.call('MGET', unpack(KEYS, 1, own)) or {}
+-- The TATs of the buckets that earlier checks of this call charged, and those buckets in their order.
+local tats, written = {}, {}
+local answer, size = {}, 0
+local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
+local key, external, arg = 0, own, 0
+
+for _ = 1, checks do
+  local exact, before, buckets = numbers[arg + 1], numbers[arg + 2], numbers[arg + 3]
+  local others, issued_at = numbers[arg + 4], integer(numbers[arg + 5])
+  arg = arg + 5
+  local code, base, room = issued_at and 0 or -1, key + exact + before, true
+
+  for i = 1, exact do
+    if code == 0 and stored[key + i] then code = i end
+  end
+  for i = exact + 1, exact + before do
+    local found = code == 0 and stored[key + i]
+    if found then
+      local at = integer(found)
+      if not at then code = -1 elseif issued_at <= at then code = i end
+    end
+  end
+  for i = 1, others do
+    -- The key of another service may be of any type.
+    if code == 0 and redis.call('EXISTS', KEYS[external + i]) == 1 then code = exact + before + buckets + i end
+  end
+
+  for i = 1, buckets do
+    if code == 0 then
+      local n = arg + 4 * i
+      local interval, burst, cost, want = integer(numbers[n - 3]), integer(numbers[n - 2]), integer(numbers[n - 1]), integer(numbers[n])
+      local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
+      if interval and burst and cost and want and tat then
+        local start = max(tat, now)
+        local next, latest = integer(start + interval * cost), integer(now + interval * burst)
+        if not (next and latest) then code = -1 end
+        starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
+        room = code == 0 and room and next <= latest
+        if room and want > cost then
+          local units = floor((latest - start) / max(interval, 1))
+          takes[i] = max(cost, math.min(want, ceil(units / 2)))
+          nexts[i] = start + interval * takes[i]
+        end
+      else
+        code = -1
+      end
+    end
+  end
+
+  size = size + 1
+  answer[size] = code
+  if code == 0 then
+    for i = 1, buckets do
+      local next, latest = nexts[i], latests[i]
+      local admitted = next <= latest
+      -- If another bucket has no room, this one keeps its TAT.
+      local tat = room and next or starts[i]
+      answer[size + 1] = admitted and (room and takes[i] or 1) or 0
+      answer[size + 2] = floor(max(latest - tat, 0) / max(intervals[i], 1))
+      answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
+      answer[size + 4] = tat - now
+      size = size + 4
+      if room then
+        local bucket = KEYS[base + i]
+        if not tats[bucket] then written[#written + 1] = bucket end
+        tats[bucket] = next
+      end
+    end
+  end
+  key, external, arg = base + buckets, external + others, arg + 4 * buckets
+end
+
+for i = 1, #written do
+  local tat = tats[written[i]]
+  -- The key expires a second after the bucket is full again: a full bucket and a missing one are the same.
+  local ttl = ceil((tat - now) / 1000) + 1000
+  redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
+end
+return cmsgpack.pack(answer)
