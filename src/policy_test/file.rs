@@ -81,13 +81,14 @@ impl CaseFile {
         self.policy.as_ref()
     }
 
-    /// The key set that an issuer of the policy publishes (`issuer` as the policy spells it), as JSON; `None` when no key
-    /// of the file names it.
+    /// The key set that an issuer of the policy publishes (`issuer` as the policy spells it), as
+    /// JSON; `None` when no key of the file names it.
     pub fn jwks(&self, issuer: &str) -> Option<String> {
         self.keys.jwks(issuer).map(|jwks| jwks.to_string())
     }
 
-    /// The file's policy with its keys. An issuer whose set holds no usable key has none, as after a failed fetch.
+    /// The file's policy with its keys. An issuer whose set holds no usable key has none, as after
+    /// a failed fetch.
     ///
     /// # Errors
     /// There is no policy, or a secret of it lies in a file or is too short.
@@ -110,9 +111,9 @@ impl CaseFile {
     /// A shared secret that lies in a file or is too short.
     pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, String> {
         match &issuer.source {
-            KeySource::Secret(source) => {
-                KeySet::from_secret(inline(source)?, &issuer.algorithms).map(Some)
-            }
+            KeySource::Secret(source) => KeySet::from_secret(inline(source)?, &issuer.algorithms)
+                .map(Some)
+                .map_err(|error| error.to_string()),
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))
                 .and_then(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms).ok())

@@ -1,5 +1,6 @@
-//! The only normaliser: what is being asked, read once, the same for matching, limits, audit and the upstream.
-//! What two parsers could read differently is refused with `malformed_request`, never guessed.
+//! The only normaliser of requests: matching, limits, audit and answers use its result.
+//!
+//! A request that two parsers could read differently is refused with `malformed_request`.
 
 pub mod body;
 pub mod headers;
@@ -17,72 +18,93 @@ pub use self::{
 };
 use crate::denial::{Denial, malformed};
 
-/// A request as a front-end saw it: borrowed, nothing checked.
+/// A request as the front-end received it: borrowed and not validated.
 #[derive(Debug)]
 pub struct RawRequest<'a> {
-    /// The method as sent.
+    /// The method, as the client sent it.
     pub method: &'a [u8],
-    /// The scheme the client used, as the proxy reports it; empty when unknown.
+    /// The scheme of the client's request, as reported by the proxy; empty if unknown.
     pub scheme: &'a [u8],
-    /// `:authority` or `Host`.
+    /// The value of `:authority` or `Host`.
     pub host: &'a [u8],
-    /// `:path`, with the query.
+    /// The value of `:path`, query included.
     pub path: &'a [u8],
-    /// Every header, repeated ones repeated.
+    /// All headers; repeated ones occur repeatedly.
     pub headers: Headers<'a>,
-    /// The client's address as the proxy reports it.
+    /// The client's address, as reported by the proxy.
     pub address: Option<IpAddr>,
-    /// The body.
+    /// The body, if there is one.
     pub body: RawBody<'a>,
 }
 
-/// A [`RawRequest`] without its body, which a front-end may have earlier.
+/// A [`RawRequest`] without its body, which a front-end may receive later.
 #[derive(Debug)]
 pub struct RawHead<'a> {
-    /// The method as sent.
+    /// The method, as the client sent it.
     pub method: &'a [u8],
-    /// The scheme the client used, as the proxy reports it; empty when unknown.
+    /// The scheme of the client's request, as reported by the proxy; empty if unknown.
     pub scheme: &'a [u8],
-    /// `:authority` or `Host`.
+    /// The value of `:authority` or `Host`.
     pub host: &'a [u8],
-    /// `:path`, with the query.
+    /// The value of `:path`, query included.
     pub path: &'a [u8],
-    /// Every header, repeated ones repeated.
+    /// All headers; repeated ones occur repeatedly.
     pub headers: Headers<'a>,
-    /// The client's address as the proxy reports it.
+    /// The client's address, as reported by the proxy.
     pub address: Option<IpAddr>,
 }
 
 impl<'a> RawRequest<'a> {
-    /// The head and the body.
+    /// Splits the request into head and body.
     pub fn split(self) -> (RawHead<'a>, RawBody<'a>) {
         let Self { method, scheme, host, path, headers, address, body } = self;
         (RawHead { method, scheme, host, path, headers, address }, body)
     }
 }
 
-/// The head of a request that can be read in one way only.
+/// The head of a request that can be read in exactly one way.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The method: upper-case letters.
+    /// The method, in upper-case letters.
     pub method: &'a str,
-    /// Whether the client came over https.
+    /// Whether the client used https.
     pub secure: bool,
-    /// The host, lower case, without port and trailing dot.
+    /// The host in lower case, without port and trailing dot.
     pub host: Host,
-    /// The path, raw and once decoded.
+    /// The path, raw and decoded once.
     pub path: RequestPath<'a>,
-    /// The headers.
+    /// The headers of the request.
     pub headers: Headers<'a>,
-    /// The client's address.
+    /// The client's address, if known.
     pub address: Option<IpAddr>,
 }
 
 impl<'a> Request<'a> {
-    /// Reads the head of a request.
+    /// Validates and normalises the head of a request.
+    ///
+    /// ```
+    /// use tollgate_core::{
+    ///     denial::Reason,
+    ///     request::{Headers, RawHead, Request},
+    /// };
+    ///
+    /// let raw = |path| RawHead {
+    ///     method: b"GET",
+    ///     scheme: b"https",
+    ///     host: b"API.example.com:443",
+    ///     path,
+    ///     headers: Headers::default(),
+    ///     address: None,
+    /// };
+    /// let request = Request::parse(raw(b"/v1/models")).expect("the request is unambiguous");
+    /// assert_eq!(request.host.as_str(), "api.example.com");
+    ///
+    /// let denial = Request::parse(raw(b"/v1/../admin")).expect_err("dot segments are ambiguous");
+    /// assert_eq!(denial.reason, Reason::MalformedRequest);
+    /// ```
     ///
     /// # Errors
-    /// `malformed_request` for anything ambiguous: see the rooms [`path`], [`host`] and [`headers`].
+    /// `malformed_request` for every ambiguity: see [`path`], [`host`] and [`headers`].
     pub fn parse(raw: RawHead<'a>) -> Result<Self, Denial> {
         let method = method(raw.method)?;
         let secure = match raw.scheme {
@@ -100,8 +122,10 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A method is a token of upper-case letters (RFC 9110 section 9.1: methods are case-sensitive; all registered ones that
-/// an inference server knows are upper case).
+/// Reads a method, a token of upper-case letters.
+///
+/// Methods are case-sensitive (RFC 9110 section 9.1). All methods that inference servers use are in
+/// upper case.
 fn method(raw: &[u8]) -> Result<&str, Denial> {
     match raw {
         b"GET" => return Ok("GET"),

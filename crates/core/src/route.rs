@@ -1,8 +1,8 @@
-//! Which rule covers it? Routes, and the table that finds the one for a host, a path and a method.
+//! Routes, and the table that finds the route for a host, a path and a method.
 //!
-//! **Best match**: host (exact, then the longest `*.suffix`, then any), then the path segment by segment (literal, then
-//! `{x}`, then `{x*}`). The best path decides before the method does: a method that the best route does not list is
-//! denied, it never falls through to a wider route.
+//! **Best match**: first the host (exact, then the longest `*.suffix`, then any), then the path
+//! segment by segment (literal, then `{x}`, then `{x*}`). The best path decides before the method:
+//! a method that the best route does not list is denied and never falls through to a wider route.
 
 mod compile;
 mod entry;
@@ -37,82 +37,89 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
-    /// What the route covers.
+    /// The requests that the route covers.
     #[serde(rename = "match")]
     pub matches: MatchConfig,
     /// The name in metrics and audit lines. Default: the first path.
     pub name: Option<String>,
-    /// Needs no credential. Default false.
+    /// Whether the route requires no credential. Default false.
     #[serde(default)]
     pub public: bool,
-    /// The scopes a credential needs: all of a list, or one of `{ any: [...] }`. `[]` admits any valid credential; required
-    /// unless the route is public, so that nothing is open by omission.
+    /// The scopes that a credential requires: all of a list, or one of `{ any: [...] }`. `[]`
+    /// admits every valid credential. Required unless the route is public, so that no route is open
+    /// by omission.
     pub scopes: Option<ScopeRule>,
-    /// Where the model is named and which scope it needs. Left out: the route has no model.
+    /// Where the model is named and which scope it requires. Default: the route has no model.
     pub model: Option<ModelRuleConfig>,
-    /// The most a request may ask for. The caps of the model's tier hold besides.
+    /// Upper limits for one request, in addition to the caps of the model's tier.
     pub caps: Option<CapsConfig>,
-    /// Members that the body may or may not have.
+    /// Allowed and forbidden members of the body.
     pub fields: Option<FieldsConfig>,
-    /// Scopes needed for content other than text.
+    /// Scopes required for content other than text.
     pub raise: Option<RaiseConfig>,
-    /// The scope for each tool that a request declares or chooses (`tools`, `functions`, `tool_choice`), such as
-    /// `tool:{name}`. A tool that the server runs itself is named by its type. Left out: tools are not looked at.
+    /// The scope for each tool that a request declares or chooses (`tools`, `functions`,
+    /// `tool_choice`), such as `tool:{name}`. The name of a tool that the server runs itself is its
+    /// type. Default: tools are not checked.
     pub tools: Option<String>,
-    /// Expressions in CEL over the request, the principal and the model, all of which must be true. One that has no value, as a
-    /// claim is missing or of another type, denies as well.
+    /// Expressions in CEL over the request, the principal and the model, all of which must be true.
+    /// An expression without a value, because a claim is missing or has another type, denies as
+    /// well.
     #[serde(default)]
     pub conditions: Vec<ConditionConfig>,
-    /// What the prompt may be about: the categories that a request declares or that patterns find in its text. Left out: prompts
-    /// are not looked at.
+    /// The permitted categories of prompts, which a request declares or patterns find in its text.
+    /// Default: prompts are not classified.
     pub categories: Option<CategoryRuleConfig>,
-    /// The body is JSON-RPC for an MCP server.
+    /// Rules for a body that is JSON-RPC for an MCP server.
     pub mcp: Option<McpConfig>,
-    /// Where clients find the authorization server: sent as `resource_metadata` with every challenge (RFC 9728 section 5.1).
+    /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
+    /// with every challenge (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
-    /// Names of `limits` that count requests of this route.
+    /// The names of the `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
-    /// What happens when the store cannot be asked. Default `deny`.
+    /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// Send the client's credential on to the upstream. Default false: an inference server has no use for it.
+    /// Forward the client's credential to the upstream. Default false: an inference server does not
+    /// use it.
     #[serde(default)]
     pub forward_credential: bool,
-    /// The upstream's own key, sent as `Authorization: Bearer` in place of the client's. Not sent on public routes.
+    /// The upstream's own key, sent as `Authorization: Bearer` in place of the client's credential.
+    /// Not sent on public routes.
     pub upstream_key: Option<SecretSource>,
 }
 
 impl RouteConfig {
-    /// The name in metrics and audit lines.
+    /// Returns the name in metrics and audit lines.
     pub fn name(&self) -> &str {
         self.name.as_ref().or_else(|| self.matches.paths.first()).map_or("", String::as_str)
     }
 }
 
-/// What a route covers.
+/// The requests that a route covers.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MatchConfig {
-    /// Host names, or `*.example.com` for every name below. Default: any host.
+    /// Host names, or `*.example.com` for every subdomain. Default: any host.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Methods. GET includes HEAD. Default: GET on public routes; otherwise they must be listed.
+    /// Methods. GET includes HEAD. Default: GET on public routes; required on all others.
     pub methods: Option<Vec<String>>,
-    /// Paths: exact; a trailing `/*` covers the path itself and all below; `{x}` one segment; `{x*}` the rest.
+    /// Paths. `{x}` covers one segment, `{x*}` the rest of the path, and a trailing `/*` the path
+    /// before it and everything below.
     pub paths: Vec<String>,
 }
 
-/// `on_outage`: what a route does when the store cannot be asked.
+/// `on_outage`: the behaviour of a route if the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnOutage {
-    /// 503 `store_unavailable`, with Retry-After.
+    /// Deny with 503 `store_unavailable` and Retry-After.
     #[default]
     Deny,
     /// Fail the check, so that the proxy's `failure_mode_allow` and `status_on_error` decide.
     Error,
-    /// Let the request through, uncounted and with revocation unchecked.
+    /// Admit the request, without counting it and without checking revocation.
     Allow,
     /// Count in memory with this replica's share of each limit, and use the last known revocations.
     Local,
@@ -121,46 +128,46 @@ pub enum OnOutage {
 /// A compiled route.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name.
+    /// The name in metrics and audit lines.
     pub name: String,
-    /// Whether it needs no credential.
+    /// Whether the route requires no credential.
     pub public: bool,
-    /// The scopes it needs.
+    /// The scopes that it requires.
     pub scopes: ScopeRule,
-    /// Its model rule.
+    /// The rule for the model.
     pub model: Option<ModelRule>,
-    /// What must be true besides.
+    /// The conditions, all of which must be true.
     pub conditions: Vec<Condition>,
-    /// What it asks of the body.
+    /// The rules for the body.
     pub(crate) content: Content,
-    /// `resource_metadata` of its challenges.
+    /// The `resource_metadata` of its challenges.
     pub resource_metadata: Option<String>,
-    /// The limits that count it.
+    /// The limits that count its requests.
     pub limits: Vec<Arc<RateLimit>>,
-    /// What it does in an outage.
+    /// The behaviour in an outage of the store.
     pub on_outage: OnOutage,
-    /// Whether the client's credential goes on.
+    /// Whether the client's credential is forwarded.
     pub forward_credential: bool,
-    /// Index of its upstream key among the policy's.
+    /// The index of its upstream key in the policy's list.
     pub upstream_key: Option<usize>,
-    /// Whether it comes from a preset, so that a route written out beats it.
+    /// Whether the route is part of a preset. An explicit route takes precedence over it.
     pub from_preset: bool,
 }
 
 impl Route {
-    /// Whether it looks at the body of a request.
+    /// Whether the route reads the body of a request.
     pub fn reads_body(&self) -> bool {
         self.content.reads_body()
     }
 }
 
-/// Everything routes refer to.
+/// The compiled sections that routes refer to, and what compiling them collects.
 pub(crate) struct CompileContext<'a> {
     pub(crate) models: &'a Models,
     pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
-    /// Upstream keys found so far; a route that has one adds it.
+    /// The upstream keys of the routes compiled so far.
     pub(crate) upstream_keys: Vec<SecretSource>,
     pub(crate) categories: &'a Arc<Categories>,
-    /// Claims that conditions look at, found so far.
+    /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
 }

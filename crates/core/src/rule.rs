@@ -1,4 +1,5 @@
-//! The rules of a route: scopes, model, members, tools, content, categories, conditions.
+//! The rules of a route: scopes, model, members of the body, tools, content, categories,
+//! conditions.
 
 pub mod category;
 pub mod condition;

@@ -1,5 +1,6 @@
-//! The JSON reader, with every rule a route can have. What it accepts is JSON; whichever of several members of one name a server
-//! takes, it finds nothing that the reader has not found; and the same document in another writing is read the same.
+//! The JSON reader, with every rule a route can have. What it accepts is JSON; whichever of several
+//! members of one name a server takes, it finds nothing that the reader has not found; and the same
+//! document in another writing is read the same.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -114,7 +115,7 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
             Some(Tree::Whole(number)) => {
                 let name = path.last().unwrap();
                 assert!(
-                    facts.caps.iter().any(|(_, known, most)| known == name && most >= number),
+                    facts.caps.iter().any(|cap| cap.name == *name && cap.value >= *number),
                     "{reading:?} {path:?}"
                 );
             }
@@ -184,7 +185,7 @@ fn rewritten(body: &[u8], plan: &Plan, facts: &BodyFacts<'_>) {
     let sorted = |facts: &BodyFacts<'_>| {
         let mut names: Vec<String> =
             facts.tools.iter().chain(&facts.adapters).map(|name| (**name).to_owned()).collect();
-        names.extend(facts.caps.iter().map(|(_, name, number)| format!("{name} {number}")));
+        names.extend(facts.caps.iter().map(|cap| format!("{} {}", cap.name, cap.value)));
         names.extend(facts.messages.iter().map(|message| format!("{message:?}")));
         names.sort();
         names

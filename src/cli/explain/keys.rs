@@ -1,4 +1,5 @@
-//! The keys an explanation can use: what lies in files, what a case brings, what is given with `--jwks`. Nothing is fetched.
+//! The keys an explanation can use: what lies in files, what a case brings, what is given with
+//! `--jwks`. Nothing is fetched.
 
 use std::{path::Path, sync::Arc};
 
@@ -31,7 +32,8 @@ pub(super) struct Source {
     pub(super) elsewhere: bool,
 }
 
-/// Finds the keys of every issuer. A case with a policy of its own (`complete`) brings all the keys there are.
+/// Finds the keys of every issuer. A case with a policy of its own (`complete`) brings all the keys
+/// there are.
 ///
 /// # Errors
 /// A file given with `--jwks` that cannot be used.
@@ -59,7 +61,8 @@ pub(super) fn find(
         sources.push(Source { note, elsewhere: slot.is_none() && fetched && !complete });
     }
     for source in &policy.upstream_keys {
-        // A key that cannot be read here keeps its place, so that the answer has its header. Its value is not shown.
+        // A key that cannot be read here keeps its place, so that the answer has its header. Its
+        // value is not shown.
         let key = secrets::upstream_credentials(std::slice::from_ref(source))
             .ok()
             .and_then(|mut keys| keys.pop());
@@ -98,7 +101,9 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
     let read = match &issuer.source {
         KeySource::Secret(source) => secrets::resolve(source)
             .map_err(|error| error.to_string())
-            .and_then(|secret| KeySet::from_secret(&secret, &issuer.algorithms))
+            .and_then(|secret| {
+                KeySet::from_secret(&secret, &issuer.algorithms).map_err(|error| error.to_string())
+            })
             .map(|set| (set, "shared secret".to_owned())),
         KeySource::Jwks(JwksConfig { file: Some(file), .. }) => read(file, issuer),
         KeySource::Jwks(JwksConfig { url: Some(url), .. }) => Err(fetched(url)),

@@ -49,7 +49,7 @@ pub(super) enum LoadError {
     WrongIssuer(String),
     /// The secret cannot be used.
     #[error("{0}")]
-    Secret(String),
+    Secret(KeySetError),
     /// The parser failed. It must not take the source with it.
     #[error("the document could not be examined")]
     Examination,
@@ -127,8 +127,8 @@ impl Loader {
         }
     }
 
-    /// The document is asked for anew at each refresh, the discovery document too: it is small, and a key set that moves is
-    /// followed as fast as one that changes.
+    /// The document is asked for anew at each refresh, the discovery document too: it is small, and
+    /// a key set that moves is followed as fast as one that changes.
     async fn fetch(&mut self, remote: &Remote) -> Result<Loaded, LoadError> {
         let guard = Guard::new(remote)?;
         let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
@@ -182,7 +182,8 @@ impl Loader {
         Ok(Some((loaded, age)))
     }
 
-    /// Writes the last good set to disk, as good from now on. `None` where there is nothing to write, or nowhere.
+    /// Writes the last good set to disk, as good from now on. `None` where there is nothing to
+    /// write, or nowhere.
     pub(super) fn remember(
         &self,
     ) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
@@ -211,7 +212,8 @@ impl Loader {
             last.validator = validator;
             return Ok(last.loaded(fresh_for));
         }
-        // Away from the threads that answer checks: a full set of bad keys takes tens of milliseconds to refuse.
+        // Away from the threads that answer checks: a full set of bad keys takes tens of
+        // milliseconds to refuse.
         let algorithms = self.plan.trust.algorithms.clone();
         let examined = content.clone();
         let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));

@@ -1,4 +1,4 @@
-//! The body: read only where a rule needs it, and only if every server behind would read the same.
+//! The body, read only where a rule needs it, and only if all servers read it alike.
 
 mod content;
 mod facts;
@@ -10,28 +10,27 @@ mod scan;
 
 pub use self::{
     content::Parts,
-    facts::{BodyFacts, Message, PromptText},
+    facts::{BodyFacts, CappedNumber, Message, PromptText},
     form::FormPlan,
-    plan::{Cap, Plan, Pointer},
+    plan::{Cap, Plan, PlanError, Pointer, PointerError},
 };
 use super::{Headers, headers::KnownHeader};
-use crate::denial::malformed;
-use crate::denial::{Denial, Reason};
+use crate::denial::{Denial, Reason, malformed};
 
-/// The body as a front-end got it.
+/// The body as the front-end received it.
 #[derive(Clone, Copy, Debug)]
 pub enum RawBody<'a> {
-    /// None came: there is none, or the proxy was not told to send it.
+    /// No body arrived: there is none, or the proxy is not configured to send it.
     None,
-    /// None can come: the proxy does not send bodies the way it asks.
+    /// No body can arrive: the proxy does not send bodies over this protocol.
     Unavailable,
-    /// All of it.
+    /// The complete body.
     Whole(&'a [u8]),
-    /// A part: the proxy cut it at its limit.
+    /// A part of the body, which the proxy truncated at its limit.
     Partial,
 }
 
-/// A body with the headers that say how to read it.
+/// A body with the headers that describe it.
 #[derive(Debug)]
 pub struct Body<'a> {
     raw: RawBody<'a>,
@@ -42,8 +41,8 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// A body with the headers of its request ([`super::Request`]): none of those that are read here
-    /// is repeated, except Envoy's own.
+    /// Creates the body of a request whose `headers` are checked: except for Envoy's own, none of
+    /// the headers read here is repeated.
     pub fn new(raw: RawBody<'a>, headers: &Headers<'a>) -> Self {
         Self {
             raw: if headers.is_only(KnownHeader::PartialBody, b"false") {
@@ -58,17 +57,18 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Reads a JSON body for what `plan` asks.
+    /// Reads from a JSON body what `plan` selects.
     ///
     /// # Errors
-    /// `unsupported_media_type` for anything but JSON in UTF-8, `body_too_large` for a cut one, `body_unavailable` where
-    /// the proxy did not send it, `malformed_request` for JSON that two readers could read differently.
+    /// `unsupported_media_type` for anything but JSON in UTF-8, `body_too_large` for a truncated
+    /// body, `body_unavailable` if the proxy did not send it, `malformed_request` for JSON that two
+    /// readers could read differently.
     pub fn json(&self, plan: &Plan) -> Result<BodyFacts<'a>, Denial> {
         self.is_json()?;
         json::read(self.bytes()?, plan).map_err(|error| refused(&error.to_string(), error.param()))
     }
 
-    /// Reads a `multipart/form-data` body (RFC 7578) for what `plan` asks.
+    /// Reads from a `multipart/form-data` body (RFC 7578) what `plan` selects.
     ///
     /// # Errors
     /// As for [`Body::json`].
@@ -78,7 +78,7 @@ impl<'a> Body<'a> {
             .map_err(|error| refused(&error.to_string(), error.param()))
     }
 
-    /// The length of the body, whatever it holds.
+    /// Returns the length of the body, regardless of its type.
     ///
     /// # Errors
     /// `body_too_large` and `body_unavailable` as for [`Body::json`].
@@ -86,7 +86,7 @@ impl<'a> Body<'a> {
         Ok(u64::try_from(self.bytes()?.len()).unwrap_or(u64::MAX))
     }
 
-    /// The one content type of a body that is not encoded.
+    /// Returns the content type of a body that is not encoded.
     fn content_type(&self) -> Result<&'a str, Denial> {
         if self.encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body has a content encoding"));
@@ -161,7 +161,7 @@ fn unsupported(cause: &'static str) -> Denial {
     Denial::new(Reason::UnsupportedMediaType, cause)
 }
 
-/// `malformed_request` for a body, naming the member at fault where there is one.
+/// Creates a `malformed_request` for a body that names the member at fault, if there is one.
 fn refused(error: &str, param: Option<&str>) -> Denial {
     let denial = Denial::new(Reason::MalformedRequest, error.to_owned())
         .with_message(format!("the body was refused: {error}"));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_absent_body_is_never_taken_for_a_whole_one() {
+    fn a_truncated_or_absent_body_is_never_taken_for_a_complete_one() {
         let json = ("content-type", "application/json");
         let body = br#"{"model":"m"}"#;
         assert_eq!(

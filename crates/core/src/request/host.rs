@@ -1,19 +1,20 @@
-//! The host: compared in lower case, without port and trailing dot (CVE-2021-39155, CVE-2026-42273: case and port differed
-//! between the rule and the route).
+//! The host, compared in lower case, without port and trailing dot.
+//!
+//! CVE-2021-39155 and CVE-2026-42273: case and port differed between the rule and the route.
 
-use crate::denial::Denial;
-use crate::denial::malformed;
+use crate::denial::{Denial, malformed};
 
 /// A normalised host name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host(String);
 
 impl Host {
-    /// Reads `:authority` or `Host`.
+    /// Parses the value of `:authority` or `Host`.
     ///
     /// # Errors
-    /// `malformed_request` for an empty host, user information, anything but letters, digits, `-`, `_` and `.` (or a
-    /// bracketed IPv6 address), empty labels, a port that is no number.
+    /// `malformed_request` for an empty host, user information, characters other than letters,
+    /// digits, `-`, `_` and `.` (or a bracketed IPv6 address), empty labels, and a port that is not
+    /// a number.
     pub fn parse(raw: &[u8]) -> Result<Self, Denial> {
         let text = std::str::from_utf8(raw).map_err(|_| malformed("the host is not ASCII"))?;
         if text.len() > 255 {
@@ -49,13 +50,13 @@ impl Host {
         Ok(Self(name))
     }
 
-    /// The normalised text.
+    /// Returns the normalised text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The length of what `text` begins with that is labels, each with a dot after it or the end.
+/// Returns the length of the longest prefix of `text` that consists of labels separated by dots.
 fn name_length(text: &[u8]) -> usize {
     let mut in_label = false;
     let ends = |byte: &u8| {
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_could_be_read_in_two_ways_are_refused() {
+    fn ambiguous_hosts_are_refused() {
         for raw in [
             "",
             ".",

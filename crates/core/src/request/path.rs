@@ -1,16 +1,17 @@
-//! The path: kept raw and once decoded, so that a rule can be found for both and any difference be refused.
+//! The path, both raw and decoded once, so that routes are looked up for both and a difference is
+//! refused.
 //!
-//! A sidecar cannot know whether the upstream matches raw bytes (llama.cpp decodes `%2f`, Starlette decodes the whole path,
-//! Triton matches raw). So whatever one of them could read as another path is a 400: dot segments, `//`, `\`, `;`, NUL,
-//! fragments, double encoding, broken or non-printable encodings (CVE-2019-9901, CVE-2021-29492, CVE-2021-31920,
-//! CVE-2021-39156, CVE-2026-26205, CVE-2026-42272, CVE-2026-42274).
+//! A sidecar cannot know how the upstream matches paths: llama.cpp decodes `%2f`, Starlette decodes
+//! the whole path, Triton matches raw bytes. A path that one of them could read as another path is
+//! a 400: dot segments, `//`, `\`, `;`, NUL, fragments, double encoding, and broken or
+//! non-printable encodings (CVE-2019-9901, CVE-2021-29492, CVE-2021-31920, CVE-2021-39156,
+//! CVE-2026-26205, CVE-2026-42272, CVE-2026-42274).
 
 use std::borrow::Cow;
 
-use crate::denial::Denial;
-use crate::denial::malformed;
+use crate::denial::{Denial, malformed};
 
-/// A path that starts with `/` and has no ambiguous part.
+/// A path that starts with `/` and contains nothing ambiguous.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestPath<'a> {
     raw: &'a str,
@@ -19,17 +20,18 @@ pub struct RequestPath<'a> {
 }
 
 impl<'a> RequestPath<'a> {
-    /// Splits `:path` at the first `?` and reads the path. The query takes no part in matching.
+    /// Splits `:path` at the first `?` and parses the path. Matching ignores the query.
     ///
     /// # Errors
-    /// `malformed_request`, see above.
+    /// `malformed_request`, see the module's documentation.
     pub fn parse(target: &'a [u8]) -> Result<Self, Denial> {
         if target.len() > 8192 {
             return Err(malformed("the path is longer than 8192 bytes"));
         }
         let target = std::str::from_utf8(target)
             .map_err(|_| malformed("the path holds bytes that must be percent-encoded"))?;
-        // Nearly every path is its own only reading: nothing in it is encoded, and no segment is empty or begins with a dot.
+        // Nearly every path is plain: nothing is encoded, and no segment is empty or begins with a
+        // dot.
         let (mut plain, mut begins) = (true, false);
         let end = target.bytes().position(|byte| {
             match byte {
@@ -68,7 +70,7 @@ impl<'a> RequestPath<'a> {
             if text.contains(['\\', ';']) {
                 return Err(malformed("the path holds `\\` or `;`"));
             }
-            // Trimmed: some servers and file systems drop space around a name.
+            // Trimmed, because some servers and file systems ignore space around a name.
             if text.split('/').any(|segment| matches!(segment.trim(), "." | "..")) {
                 return Err(malformed("the path holds a dot segment"));
             }
@@ -76,25 +78,25 @@ impl<'a> RequestPath<'a> {
         Ok(Self { raw, decoded, query })
     }
 
-    /// The path as sent, without the query.
+    /// Returns the path as sent, without the query.
     pub fn raw(&self) -> &'a str {
         self.raw
     }
 
-    /// The path with every `%XX` decoded once.
+    /// Returns the path with every `%XX` decoded once.
     pub fn decoded(&self) -> &str {
         &self.decoded
     }
 
-    /// Whether raw and decoded differ.
+    /// Whether the raw and the decoded path differ.
     pub fn is_encoded(&self) -> bool {
         matches!(self.decoded, Cow::Owned(_))
     }
 
-    /// The value of one query parameter, decoded once (`+` is a space, as HTML forms have it).
+    /// Returns the value of one query parameter, decoded once (`+` is a space, as in HTML forms).
     ///
     /// # Errors
-    /// `malformed_request` when the parameter is repeated or its encoding is broken.
+    /// `malformed_request` if the parameter is repeated or its encoding is broken.
     pub fn query_value(&self, name: &str) -> Result<Option<String>, Denial> {
         let mut found = None;
         for pair in self.query.unwrap_or_default().split('&') {
@@ -110,7 +112,7 @@ impl<'a> RequestPath<'a> {
     }
 }
 
-/// Printable, and not the beginning of a fragment.
+/// Whether a byte is printable and does not begin a fragment.
 fn is_visible(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
@@ -120,7 +122,7 @@ fn form_decode(text: &str) -> Result<String, Denial> {
         .ok_or_else(|| malformed("the query holds a broken percent-encoding"))
 }
 
-/// Decodes once; what decodes to a character with a meaning of its own in a URL is refused.
+/// Decodes a path once. Refuses encoded characters that have a meaning of their own in a URL.
 fn decode(raw: &str) -> Result<Cow<'_, str>, Denial> {
     if !raw.contains('%') {
         return Ok(Cow::Borrowed(raw));
@@ -135,7 +137,7 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, Denial> {
     Ok(Cow::Owned(decoded))
 }
 
-/// `%XX` to bytes; `None` when a `%` is not followed by two hex digits or the bytes are not UTF-8.
+/// Decodes `%XX`; `None` if a `%` is not followed by two hex digits or the bytes are not UTF-8.
 pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

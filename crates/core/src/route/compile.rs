@@ -1,4 +1,5 @@
-//! The list `routes` becomes a table: explicit entries first, then what presets bring and no explicit entry has.
+//! Compiles the list `routes` to a table: explicit entries first, then the routes of presets that
+//! no explicit entry replaces.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,10 +8,10 @@ use super::{
     preset::{self, Preset, PresetConfig},
     table::{DuplicateRoute, HostPattern},
 };
-use crate::pattern::Pattern;
 use crate::{
     config::{Errors, Path},
     limit::rate::RateLimit,
+    pattern::Pattern,
     rule::{
         condition::{self, Condition},
         content::{Content, Sections},
@@ -19,14 +20,15 @@ use crate::{
     },
 };
 
-/// What the list `routes` comes to.
+/// The result of compiling the list `routes`.
 pub(crate) struct Compiled {
     pub(crate) table: RouteTable,
     /// The name of each route.
     pub(crate) names: Vec<String>,
-    /// Headers that presets take from every request that passes.
+    /// Headers that presets remove from every admitted request.
     pub(crate) strip_headers: BTreeSet<String>,
-    /// For each entry with a route that reads the body: its entry, and the name of the first such route.
+    /// For each entry with a route that reads the body: its entry, and the name of the first such
+    /// route.
     pub(crate) body_routes: Vec<(Path, String)>,
     /// Each route, and the entry of the file that it comes from.
     entries: Vec<(Arc<Route>, Path)>,
@@ -40,7 +42,7 @@ impl Compiled {
     }
 }
 
-/// Compiles the list `routes`, noting every error.
+/// Compiles the list `routes` and records every error.
 pub(crate) fn compile(
     entries: &[RouteEntry],
     context: &mut CompileContext<'_>,
@@ -69,15 +71,14 @@ pub(crate) fn compile(
     for (index, entry) in entries.iter().enumerate() {
         if let RouteEntry::Preset(config) = entry {
             let path = path.index(index);
-            let Some(preset) = errors.take(
-                &path.key("preset"),
-                Preset::load(&config.preset).map_err(|error| error.to_string()),
-            ) else {
+            let Some(preset) = errors.take(&path.key("preset"), Preset::load(&config.preset))
+            else {
                 continue;
             };
             compiled.strip_headers.extend(preset.strip_headers.iter().cloned());
             for entry in from_preset(config, &preset, context, &mut compiled, &path, errors) {
-                // An override for all hosts would lose against a preset for some: the host is looked at first.
+                // An override for all hosts loses against a preset for some: the host decides
+                // first.
                 for (narrower, at) in
                     explicit.iter().filter(|(explicit, _)| explicit.is_wider_than(&entry))
                 {
@@ -94,7 +95,7 @@ pub(crate) fn compile(
     compiled
 }
 
-/// Where a route stands in the table.
+/// The position of a route in the table.
 struct TableEntry {
     host: HostPattern,
     pattern: Pattern,
@@ -126,7 +127,8 @@ fn from_preset(
         .collect()
 }
 
-/// Compiles one route into the table. `preset` is the one it comes from: its paths are not in the file.
+/// Compiles one route into the table. `preset` is the preset that contains the route, whose paths
+/// are not in the file.
 fn insert(
     config: &RouteConfig,
     preset: Option<&str>,
@@ -255,7 +257,7 @@ fn route(
         errors,
     );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
-    scopes.validate(&path.key("scopes"), errors);
+    let scopes = scopes.compile(&path.key("scopes"), errors);
     let limits = limits(config, context, path, errors);
     let upstream_key = config.upstream_key.as_ref().map(|source| {
         context.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
@@ -291,11 +293,10 @@ fn limits(
         let Some(limit) = context.limits.get(name) else {
             let known: Vec<&str> = context.limits.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            // The limits stand beside the routes.
-            let beside = path.parent().parent().key("limits");
+            let limits_path = path.parent().parent().key("limits");
             errors.push_presuming(
                 &at,
-                &[beside],
+                &[limits_path],
                 format!("there is no limit `{name}`; known: {known}"),
             );
             continue;

@@ -1,8 +1,10 @@
-//! Presets: the routes of an inference server, with what each one needs. What a preset does not list is denied.
+//! Presets: the routes of an inference server, with the scopes that each one requires. A request
+//! that a preset does not list is denied.
 //!
-//! The data stands in `presets/*.yaml`, read with the same strict reader as the configuration file. Scopes: `infer:*` costs
-//! GPU time, `tokenize` CPU time, `models:read`, `metrics:read` and `docs:read` show something, `admin:*` changes the server
-//! for everybody, and `infer:alias` is a second way to what another route does.
+//! The data is in `presets/*.yaml` and is read with the same strict reader as the configuration
+//! file. Scopes: `infer:*` uses GPU time, `tokenize` CPU time, `models:read`, `metrics:read` and
+//! `docs:read` reveal information, `admin:*` changes the server for all users, and `infer:alias` is
+//! a second path to another route's function.
 
 mod expand;
 pub mod members;
@@ -14,10 +16,13 @@ use thiserror::Error;
 
 pub(super) use self::expand::expand;
 pub use self::expand::{PresetConfig, PresetMatchConfig, PresetModelConfig};
-use crate::pattern::Pattern;
-use crate::{config::Document, rule::model::ModelSource};
+use crate::{
+    config::Document,
+    pattern::Pattern,
+    rule::model::{ModelSource, ModelSourceError},
+};
 
-/// Each preset's name and its text.
+/// The name and the text of each preset.
 const SOURCES: [(&str, &str); 10] = [
     ("vllm", include_str!("presets/vllm.yaml")),
     ("sglang", include_str!("presets/sglang.yaml")),
@@ -31,88 +36,90 @@ const SOURCES: [(&str, &str); 10] = [
     ("ray-serve", include_str!("presets/ray-serve.yaml")),
 ];
 
-/// The scope of routes that take text.
+/// The scope of routes that accept text.
 const TEXT: &str = "infer:text";
-/// The scope they need besides for images, videos and files.
+/// The additional scope for images, videos and files.
 const MULTIMODAL: &str = "infer:multimodal";
-/// The scope they need besides for audio.
+/// The additional scope for audio.
 const AUDIO: &str = "infer:audio";
 
-/// The names of all presets.
+/// Returns the names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|(name, _)| *name)
 }
 
-/// An inference server's routes.
+/// The routes of an inference server.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preset {
-    /// Its name in `preset:`.
+    /// The name for `preset:`.
     pub name: String,
-    /// The server, for people.
+    /// The server's full name.
     pub server: String,
-    /// Which version of the server the routes were read from.
+    /// The version of the server from which the routes were read.
     pub read_from: String,
-    /// Counts the changes of this list.
+    /// The revision of this list.
     pub revision: u32,
-    /// Where the server listens unless told otherwise.
+    /// The server's default port.
     pub port: u16,
-    /// What the server's own authentication does and does not cover.
+    /// What the server's own authentication covers, and what it does not.
     pub own_auth: String,
-    /// Headers that choose a model or change how a body is read: taken from every request that passes.
+    /// Headers that choose a model or change how a body is read. They are removed from every
+    /// admitted request.
     pub strip_headers: Vec<String>,
-    /// Members of a JSON body that belong to the operator, denied on every `infer:*` route.
+    /// Members of a JSON body that are reserved to the operator and denied on every `infer:*`
+    /// route.
     #[serde(default)]
     pub deny_fields: Vec<String>,
-    /// The same, for members that go with a closed group and are open where it is.
+    /// Members that are denied unless the closed group is open, by group.
     #[serde(default)]
     pub closed_fields: BTreeMap<String, Vec<String>>,
-    /// What stands between model and LoRA adapter in a name.
+    /// The separator between model and LoRA adapter in a name.
     pub adapter_separator: Option<char>,
-    /// Members of a JSON body that name LoRA adapters.
+    /// The members of a JSON body that name LoRA adapters.
     #[serde(default)]
     pub adapter_fields: Vec<String>,
-    /// The routes.
+    /// The routes of the server.
     pub routes: Vec<PresetRoute>,
 }
 
-/// Routes of a preset that need the same.
+/// Routes of a preset with the same requirements.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PresetRoute {
-    /// Their methods. GET includes HEAD.
+    /// The methods. GET includes HEAD.
     pub methods: Vec<String>,
-    /// Their paths, as in `match.paths`.
+    /// The paths, as in `match.paths`.
     pub paths: Vec<String>,
-    /// Needs no credential.
+    /// Whether the routes require no credential.
     #[serde(default)]
     pub public: bool,
-    /// The scopes they need, all of them.
+    /// The scopes that the routes require, all of them.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// Where a request names its model.
     pub model: ModelPlace,
-    /// What the body is.
+    /// The type of the body.
     pub body: BodyKind,
-    /// Whether the answer may be a stream.
+    /// Whether the response may be a stream.
     #[serde(default)]
     pub streaming: bool,
-    /// Denied unless this word stands in `open`.
+    /// The closed group: the routes are denied unless `open` lists it.
     pub closed: Option<String>,
-    /// What somebody does with the route who should not have it.
+    /// The harm that an unauthorised client can do with the route.
     pub risk: String,
 }
 
-/// Where a preset's route names its model.
+/// Where a route of a preset names its model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelPlace {
-    /// Where `model.from` of a route can say, too.
+    /// A location that `model.from` of a route can express.
     Source(ModelSource, String),
-    /// Nowhere: the server has one model.
+    /// No location: the server has one model.
     Fixed,
-    /// Where no check can see or compare it.
+    /// A location that a check cannot read or compare.
     Hidden,
-    /// Nowhere: the route uses no model.
+    /// No location: the route uses no model.
     None,
 }
 
@@ -128,9 +135,9 @@ impl fmt::Display for ModelPlace {
 }
 
 impl FromStr for ModelPlace {
-    type Err = String;
+    type Err = ModelSourceError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ModelSourceError> {
         match text {
             "none" => Ok(Self::None),
             "fixed" => Ok(Self::Fixed),
@@ -152,38 +159,38 @@ impl Serialize for ModelPlace {
     }
 }
 
-/// What the body of a route is.
+/// The type of a route's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyKind {
-    /// None, or one that means nothing.
+    /// No body, or one that is ignored.
     None,
-    /// JSON.
+    /// A JSON document.
     Json,
-    /// `multipart/form-data`.
+    /// A form, `multipart/form-data`.
     Multipart,
     /// Messages after an upgrade.
     Websocket,
-    /// Nothing a decision needs.
+    /// A body that decisions do not depend on.
     Any,
 }
 
-/// Why there is no preset of a name.
+/// A preset that cannot be loaded.
 #[derive(Debug, Error)]
 pub enum PresetError {
-    /// The name is none of ours.
+    /// No preset has this name.
     #[error("there is no preset `{0}`; known: {1}")]
     Unknown(String, String),
-    /// Its data are wrong, which a test keeps from happening.
+    /// The preset's data is invalid. A test loads every preset.
     #[error("the preset `{0}` cannot be read: {1}")]
     Broken(&'static str, String),
 }
 
 impl Preset {
-    /// Reads the preset `name`.
+    /// Loads the preset `name`.
     ///
     /// # Errors
-    /// A name that is not one of [`names`].
+    /// The name is not one of [`names`].
     pub fn load(name: &str) -> Result<Self, PresetError> {
         let Some((name, text)) = SOURCES.iter().find(|(known, _)| *known == name) else {
             return Err(PresetError::Unknown(
@@ -198,7 +205,7 @@ impl Preset {
         })
     }
 
-    /// The route that covers a method and a path, whether it is closed or not, and the path as it is listed.
+    /// Returns the route that covers a method and a path, closed or not, and the path as listed.
     pub fn find(&self, method: &str, path: &str) -> Option<(&PresetRoute, &str)> {
         let covering = self
             .routes
@@ -213,12 +220,12 @@ impl Preset {
         best.map(|(_, route, listed)| (route, listed))
     }
 
-    /// The words that `open` may hold.
+    /// Returns the closed groups, which `open` may list.
     pub fn closed(&self) -> Vec<&str> {
         distinct(self.routes.iter().filter_map(|route| route.closed.as_deref()))
     }
 
-    /// The scopes its routes ask for.
+    /// Returns the scopes that the routes require.
     pub fn scopes(&self) -> Vec<&str> {
         let raised = [MULTIMODAL, AUDIO]
             .into_iter()
@@ -243,22 +250,23 @@ fn distinct<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 impl PresetRoute {
-    /// Whether a method is covered.
+    /// Whether the routes cover a method.
     pub fn has_method(&self, method: &str) -> bool {
         self.methods.iter().any(|listed| listed == method || (listed == "GET" && method == "HEAD"))
     }
 
-    /// Whether its JSON body asks the GPU for something, so that content and fields of the body matter.
+    /// Whether the JSON body starts work on the GPU, so that content and members of the body are
+    /// checked.
     pub fn is_inference(&self) -> bool {
         self.body == BodyKind::Json && self.scopes.iter().any(|scope| scope.starts_with("infer:"))
     }
 
-    /// Whether content other than text needs a scope more.
+    /// Whether content other than text requires an additional scope.
     pub fn is_raised(&self) -> bool {
         self.is_inference() && self.scopes.iter().any(|scope| scope == TEXT)
     }
 
-    /// What it means when the route is open to anybody.
+    /// Returns the danger of the route if it is open to every client.
     pub fn danger(&self) -> Danger {
         let shows = |scope: &str| scope.ends_with(":read");
         if self.public {
@@ -274,15 +282,15 @@ impl PresetRoute {
     }
 }
 
-/// What a route means in the hands of anybody.
+/// The danger of a route that is open to every client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Danger {
-    /// Nothing: it is meant to be open.
+    /// No danger: the route is meant to be open.
     None,
-    /// It shows something, and changes and costs nothing.
+    /// The route reveals information, but changes and costs nothing.
     Leak,
-    /// It costs, changes or reveals what belongs to others.
+    /// The route uses resources, changes the server, or reveals data of other users.
     Serious,
 }
 
@@ -291,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_read_and_says_what_each_route_needs() {
+    fn every_preset_is_valid_and_complete() {
         for name in names() {
             let preset = Preset::load(name).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(preset.name, name);
@@ -344,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_the_known_ones() {
+    fn the_error_for_an_unknown_name_lists_the_known_ones() {
         let error = Preset::load("vlm").unwrap_err().to_string();
         assert!(error.contains("`vlm`") && error.contains("vllm, sglang"), "{error}");
     }
@@ -364,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dangerous() {
+    fn routes_have_a_danger() {
         let vllm = Preset::load("vllm").unwrap();
         let danger = |method: &str, path: &str| vllm.find(method, path).unwrap().0.danger();
         assert_eq!(danger("GET", "/health"), Danger::None);

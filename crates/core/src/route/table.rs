@@ -1,44 +1,62 @@
-//! The route table: one trie of segments per host pattern, so that finding a route costs the length of the path and not
-//! the number of routes.
+//! The route table: one trie of segments per host pattern.
+//!
+//! Finding a route takes time proportional to the length of the path, not to the number of routes.
 
 use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::FixedState;
+use thiserror::Error;
 
 use super::Route;
-use crate::pattern::{Captures, Pattern, Segment};
 use crate::{
     denial::{Denial, Reason, malformed},
+    pattern::{Captures, Pattern, Segment},
     request::{Host, RequestPath, path::percent_decode},
 };
 
 /// A host in `match.hosts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HostPattern {
-    /// No hosts listed.
+    /// Any host: no hosts are listed.
     Any,
-    /// `*.suffix`: every name below, at whatever depth, as Envoy's domains have it.
+    /// `*.suffix`: every subdomain, at any depth, as in Envoy's domains.
     Below(String),
-    /// This one.
+    /// Exactly this host.
     Exact(String),
 }
 
+/// A text that is not a [`HostPattern`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum HostPatternError {
+    /// The text is not a host name.
+    #[error("`{0}` is not a host name or `*.` and a host name")]
+    Malformed(String),
+    /// The host is not written in the form in which hosts are compared.
+    #[error("write `{text}` as `{normal}`: hosts are compared in lower case and without port")]
+    NotNormal {
+        /// The text in the file.
+        text: String,
+        /// The form in which hosts are compared.
+        normal: String,
+    },
+}
+
 impl HostPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, HostPatternError> {
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         let host = Host::parse(name.as_bytes())
-            .map_err(|_| format!("`{text}` is not a host name or `*.` and a host name"))?;
+            .map_err(|_| HostPatternError::Malformed(text.to_owned()))?;
         if host.as_str() != name {
-            return Err(format!(
-                "write `{text}` as `{}{}`: hosts are compared in lower case and without port",
-                if below { "*." } else { "" },
-                host.as_str()
-            ));
+            let prefix = if below { "*." } else { "" };
+            return Err(HostPatternError::NotNormal {
+                text: text.to_owned(),
+                normal: format!("{prefix}{}", host.as_str()),
+            });
         }
         Ok(if below { Self::Below(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
-    /// Whether every host of `other` is one of this pattern's, and there are more.
+    /// Whether this pattern covers every host of `other` and additional ones.
     pub(super) fn is_wider_than(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, Self::Below(_) | Self::Exact(_)) => true,
@@ -50,10 +68,10 @@ impl HostPattern {
     }
 }
 
-/// By names that the policy has. Clients only look up, so that no hash needs to withstand them.
+/// A map by names of the policy. Clients only look up names, so hash flooding is no concern.
 type ByName<T> = HashMap<String, T, FixedState>;
 
-/// Every route, to be found by host, path and method.
+/// All routes, found by host, path and method.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     exact: ByName<Node>,
@@ -69,7 +87,7 @@ struct Node {
     end: Option<Leaf>,
 }
 
-/// What ends at a node: a route for each of a few methods.
+/// The routes that end at a node, by method.
 #[derive(Debug, Default)]
 struct Leaf {
     methods: Vec<MethodRoute>,
@@ -79,7 +97,7 @@ struct Leaf {
 struct MethodRoute {
     method: String,
     route: Arc<Route>,
-    /// The names of the captures on the way.
+    /// The names of the captures on the path to the node.
     names: Vec<String>,
 }
 
@@ -128,11 +146,33 @@ impl RouteTable {
         node.end.get_or_insert_default().add(methods, route, &names)
     }
 
-    /// The route that covers a request.
+    /// Returns the route that covers a request, and the values of its captures.
+    ///
+    /// ```
+    /// use tollgate_core::{
+    ///     config::{Document, Errors},
+    ///     denial::Reason,
+    ///     policy::{Policy, PolicyConfig},
+    ///     request::{Host, RequestPath},
+    /// };
+    ///
+    /// let text = "routes: [{ match: { paths: [/health, '/files/{name}'] }, public: true }]";
+    /// let config: PolicyConfig =
+    ///     Document::parse(text, &|_| None).and_then(|document| document.read()).expect("a policy");
+    /// let policy = Policy::compile(&config, &mut Errors::default()).expect("no errors");
+    ///
+    /// let host = Host::parse(b"api.example.com").expect("a host");
+    /// let path = RequestPath::parse(b"/files/a%20b").expect("a path");
+    /// let (_, captures) = policy.routes.find(&host, &path, "GET").expect("a route");
+    /// assert_eq!(captures.get("name"), Some("a b"));
+    ///
+    /// let denial = policy.routes.find(&host, &path, "DELETE").expect_err("GET only");
+    /// assert_eq!(denial.reason, Reason::NoRoute);
+    /// ```
     ///
     /// # Errors
-    /// `no_route`; `malformed_request` where the raw and the decoded path would meet different routes, or captures of
-    /// different values, or only one of them a route.
+    /// `no_route`; `malformed_request` if the raw and the decoded path have different routes,
+    /// captures of different values, or if only one of them has a route.
     pub fn find(
         &self,
         host: &Host,
@@ -143,7 +183,8 @@ impl RouteTable {
         if !path.is_encoded() {
             return raw.ok_or_else(no_route)?.route(method, str::to_owned);
         }
-        // Raw bytes decide for literals; a capture may hold an encoded character if nothing else changes by decoding it.
+        // The raw path decides for literals. A capture may contain an encoded character if decoding
+        // it changes nothing else.
         let ambiguous = || malformed("the path means different things encoded and decoded");
         match (raw, self.lookup(host, path.decoded())) {
             (None, None) => Err(no_route()),
@@ -162,7 +203,7 @@ impl RouteTable {
         exact.or_else(|| self.lookup_below(host, path)).or_else(|| self.any.walk(path))
     }
 
-    /// From the longest suffix to the shortest.
+    /// Looks up the suffixes of a host, the longest first.
     fn lookup_below<'t, 'p>(&'t self, host: &str, path: &'p str) -> Option<Match<'t, 'p>> {
         if self.below.is_empty() {
             return None;
@@ -176,7 +217,7 @@ fn no_route() -> Denial {
     Denial::new(Reason::NoRoute, "no route has this host and path")
 }
 
-/// `find` has decoded the whole path before, so a part of it cannot fail to decode.
+/// Decodes a part of a path that `find` has decoded as a whole, so it cannot fail.
 fn percent_decoded(text: &str) -> String {
     percent_decode(text).unwrap_or_else(|| text.to_owned())
 }
@@ -207,7 +248,8 @@ impl<'t> Match<'t, '_> {
 }
 
 impl Leaf {
-    /// An explicit route beats one of a preset with the same host, path and method, in whichever order they come.
+    /// Adds a route. An explicit route takes precedence over one of a preset with the same host,
+    /// path and method, regardless of their order.
     fn add(
         &mut self,
         methods: &[String],
@@ -246,7 +288,8 @@ impl Node {
         Some(Match { leaf, values })
     }
 
-    /// `rest` starts at a segment. Literal before capture before rest; what does not lead to a leaf is undone.
+    /// Finds the leaf for `rest`, which starts at a segment: literals first, then captures, then
+    /// the rest. Values captured on the way to a dead end are removed.
     fn descend<'t, 'p>(&'t self, rest: &'p str, values: &mut Vec<&'p str>) -> Option<&'t Leaf> {
         let (segment, tail) = match memchr::memchr(b'/', rest.as_bytes())
             .and_then(|slash| rest.split_at_checked(slash))
@@ -273,7 +316,7 @@ impl Node {
         Some(leaf)
     }
 
-    /// What is left behind the segment that led here: another segment, or nothing.
+    /// Continues after the segment that led to this node, with another segment or at the end.
     fn after_segment<'t, 'p>(
         &'t self,
         tail: Option<&'p str>,

@@ -1,5 +1,8 @@
-//! Prompt categories: what a request says it is for, what the operator's patterns find in its text, and the scopes for either. A
-//! control of intent, not a firewall: whoever words a prompt differently is not found.
+//! Prompt categories: the category that a request declares, those that the operator's patterns find
+//! in its text, and the scopes they require.
+//!
+//! This controls the intended use of a service. It is not a firewall: a reworded prompt is not
+//! found.
 
 mod patterns;
 
@@ -8,7 +11,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::patterns::Patterns;
+use self::patterns::{Patterns, PatternsError};
 use super::{condition::is_credential, scope::ScopeRule};
 use crate::{
     config::{Errors, Path},
@@ -20,50 +23,56 @@ use crate::{
     },
 };
 
-/// How many patterns a policy may have, and how long one may be, in bytes.
+/// The maximum number of patterns of a policy.
 const PATTERNS: usize = 256;
+/// The maximum length of a pattern in bytes.
 const LENGTH: usize = 1024;
-/// How much text is looked at unless a route says otherwise, and at most, in bytes.
+/// The default of `scan_bytes`.
 const SCAN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(256 * 1024 - 1);
+/// The maximum of `scan_bytes`.
 const SCAN_MOST: usize = 16 * 1024 * 1024;
 
-/// One entry of `categories`: prompts that need scopes of their own.
+/// One entry of `categories`: prompts that require scopes of their own.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CategoryConfig {
-    /// The name, as requests declare it.
+    /// The name that requests declare.
     pub name: String,
-    /// The scopes that a credential needs for such a prompt, besides those of the route: all of a list, or one of
-    /// `{ any: [...] }`. `[]` opens the category to everybody who has the route.
+    /// The scopes that a credential requires for such a prompt, besides those of the route: all of
+    /// a list, or one of `{ any: [...] }`. `[]` admits every credential that may use the route.
     pub scopes: ScopeRule,
-    /// Patterns that find such a prompt by its text, in the syntax of the `regex` crate: anywhere in the text, with regard to case
-    /// unless the pattern starts with `(?i)`. Default: none, so that the category can only be declared.
+    /// Patterns that find such a prompt by its text, in the syntax of the `regex` crate. They match
+    /// anywhere in the text, and case-sensitively unless the pattern starts with `(?i)`. Default:
+    /// none, so that the category can only be declared.
     #[serde(default)]
     pub patterns: Vec<String>,
 }
 
-/// `categories` of a route. Off where it is left out.
+/// `categories` of a route. Disabled if it is left out.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CategoryRuleConfig {
-    /// Where a request declares its category. Left out: what it declares is not looked at.
+    /// Where a request declares its category. Default: declarations are ignored.
     pub declared: Option<DeclaredConfig>,
-    /// Whether the text of the prompt is run through the patterns of all categories. Default false.
+    /// Whether the patterns of all categories are matched against the text of the prompt. Default
+    /// false.
     #[serde(default)]
     pub classify: bool,
-    /// The most text that is looked at, in bytes of UTF-8 after JSON's escapes, up to 16777216. A request with more is refused with
-    /// `body_too_large`: nobody could tell what the rest says. Default 262144.
+    /// The maximum size of the text that is classified, in bytes of UTF-8 after decoding JSON's
+    /// escapes, up to 16777216. A request with more text is refused with `body_too_large`, because
+    /// the rest would not be classified. Default 262144.
     #[serde(default = "scan")]
     pub scan_bytes: NonZeroUsize,
-    /// The category of a prompt that is in none. Left out: such a request is refused.
+    /// The category of a prompt without one. Default: such a request is refused.
     pub default: Option<String>,
-    /// Refuse a request whose declared category is not among those that the patterns find, where they find any. Default false:
-    /// it needs the scopes of both.
+    /// Refuse a request whose declared category is not among those that the patterns find, if they
+    /// find any. Default false: it requires the scopes of both.
     #[serde(default)]
     pub must_agree: bool,
 }
 
-/// `categories.declared`: one place or both; a request that names two categories is refused.
+/// `categories.declared`: a header, a member, or both. A request that declares two different
+/// categories is refused.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeclaredConfig {
@@ -89,12 +98,12 @@ fn yes() -> bool {
 pub struct Categories {
     list: Vec<(String, ScopeRule)>,
     patterns: Patterns,
-    /// For each pattern, its category.
+    /// The index of the category of each pattern.
     owners: Vec<usize>,
 }
 
 impl Categories {
-    /// Compiles the list `categories`, noting every error.
+    /// Compiles the list `categories` and records every error.
     pub fn compile(configs: &[CategoryConfig], path: &Path, errors: &mut Errors) -> Self {
         let mut categories = Self::default();
         let mut patterns: Vec<&str> = Vec::new();
@@ -113,17 +122,15 @@ impl Categories {
                 errors
                     .push(&path.key("name"), format!("two categories are named `{}`", config.name));
             }
-            config.scopes.validate(&path.key("scopes"), errors);
+            let scopes = config.scopes.compile(&path.key("scopes"), errors);
             for (at, pattern) in config.patterns.iter().enumerate() {
                 let at = path.key("patterns").index(at);
-                // One by one first, so that an error has its place.
+                // Each pattern is compiled alone first, so that an error has its path.
                 let alone = if pattern.is_empty() || pattern.len() > LENGTH {
-                    Err(format!("a pattern is 1 to {LENGTH} bytes long"))
+                    Err(PatternsError::Length(LENGTH))
                 } else {
                     Patterns::compile(&[pattern]).and_then(|alone| match alone.find("").next() {
-                        Some(_) => {
-                            Err(format!("`{pattern}` finds the empty text, and so every prompt"))
-                        }
+                        Some(_) => Err(PatternsError::MatchesEmpty(pattern.clone())),
                         None => Ok(()),
                     })
                 };
@@ -132,7 +139,7 @@ impl Categories {
                     categories.owners.push(index);
                 }
             }
-            categories.list.push((config.name.clone(), config.scopes.clone()));
+            categories.list.push((config.name.clone(), scopes));
         }
         if patterns.len() > PATTERNS {
             errors.push(
@@ -217,10 +224,7 @@ impl CategoryRule {
             );
         }
         if config.scan_bytes.get() > SCAN_MOST {
-            errors.push(
-                &path.key("scan_bytes"),
-                format!("at most {SCAN_MOST} bytes can be looked at"),
-            );
+            errors.push(&path.key("scan_bytes"), format!("must be at most {SCAN_MOST}"));
         }
         let default = config.default.as_ref().and_then(|name| {
             let known = categories
@@ -246,7 +250,7 @@ impl CategoryRule {
         }
     }
 
-    /// The category that a request declares, by its index.
+    /// Returns the index of the category that a request declares.
     fn declared(
         &self,
         categories: &Categories,
@@ -272,10 +276,10 @@ impl CategoryRule {
         })
     }
 
-    /// The categories that patterns find.
+    /// Returns the categories that the patterns find.
     ///
     /// # Errors
-    /// `body_too_large` and `category_forbidden` where not all of the prompt can be seen.
+    /// `body_too_large` and `category_forbidden` if not all of the prompt can be read.
     fn found(
         &self,
         categories: &Categories,
@@ -303,7 +307,7 @@ impl CategoryRule {
         Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
     }
 
-    /// The categories that a request is in, or why it may not pass.
+    /// Returns the categories of a request.
     fn of(
         &self,
         categories: &Categories,
@@ -312,7 +316,9 @@ impl CategoryRule {
     ) -> Result<BTreeSet<usize>, Denial> {
         let declared = self.declared(categories, headers, facts)?;
         if declared.is_none() && self.required {
-            return Err(forbidden("the request declares no category").with_message(self.how()));
+            return Err(
+                forbidden("the request declares no category").with_message(self.how_to_declare())
+            );
         }
         let mut all = self.found(categories, facts)?;
         if let Some(declared) = declared
@@ -339,7 +345,7 @@ impl CategoryRule {
         Ok(all)
     }
 
-    fn how(&self) -> String {
+    fn how_to_declare(&self) -> String {
         let places: Vec<String> = [
             self.header.as_ref().map(|name| format!("the header `{name}`")),
             self.field.as_ref().map(|pointer| format!("`{pointer}` of the body")),
@@ -350,10 +356,11 @@ impl CategoryRule {
         format!("declare the category of the prompt in {}", places.join(" or "))
     }
 
-    /// Checks the scopes of each category that a request is in.
+    /// Checks the scopes of every category of a request.
     ///
     /// # Errors
-    /// `category_forbidden`, `body_too_large`, and `malformed_request` where two places declare different categories.
+    /// `category_forbidden`, `body_too_large`, and `malformed_request` if header and body declare
+    /// different categories.
     pub(super) fn check(
         &self,
         categories: &Categories,
@@ -382,7 +389,7 @@ impl CategoryRule {
         Ok(())
     }
 
-    /// The names of the categories that a request is in, for people.
+    /// Returns the names of a request's categories, for display.
     pub(super) fn names(
         &self,
         categories: &Categories,

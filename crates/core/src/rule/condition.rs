@@ -1,13 +1,15 @@
-//! Conditions: expressions in CEL (the Common Expression Language) that must all be true for a request to pass.
+//! Conditions: expressions in CEL (the Common Expression Language), all of which must be true for a
+//! request to be admitted.
 //!
-//! An expression is parsed, checked and compiled when the file is read; a name, a function or a type that is wrong stops the start.
-//! What a request makes of it is decided by our own walk over the compiled terms, not by the crate's interpreter: that has no
-//! bound on its steps, compiles patterns each time, and takes a comparison of different types for `false` where it should
-//! say that something is wrong.
+//! An expression is parsed, checked and compiled when the file is read; a wrong name, function or
+//! type stops the start. Compiled terms are evaluated by this module instead of the `cel` crate's
+//! interpreter, which has no limit on its steps, compiles patterns on every evaluation, and returns
+//! `false` for a comparison of different types instead of an error.
 
 mod activation;
 mod clock;
 mod compile;
+mod error;
 mod network;
 mod parse;
 mod term;
@@ -29,8 +31,8 @@ use crate::{
     denial::{Denial, Reason},
 };
 
-/// How many conditions a route may have.
-const MOST: usize = 16;
+/// The maximum number of conditions of a route.
+const MAX_CONDITIONS: usize = 16;
 
 /// One of `conditions`: an expression, or `{ name, expression, message }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,8 @@ pub struct ConditionConfig {
     pub name: Option<String>,
     /// The expression, in CEL.
     pub expression: String,
-    /// What the client is told when it is not true. Default: the standing sentence of `condition_failed`.
+    /// The message for the client if the condition is not met. Default: the text of
+    /// `condition_failed`.
     pub message: Option<String>,
 }
 
@@ -52,8 +55,8 @@ impl<'de> Deserialize<'de> for ConditionConfig {
             expression: String,
             message: Option<String>,
         }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
+        struct ConditionVisitor;
+        impl<'de> Visitor<'de> for ConditionVisitor {
             type Value = ConditionConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an expression, or `{ name, expression, message }`")
@@ -67,7 +70,7 @@ impl<'de> Deserialize<'de> for ConditionConfig {
                 Ok(ConditionConfig { name, expression, message })
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(ConditionVisitor)
     }
 }
 
@@ -86,7 +89,7 @@ impl JsonSchema for ConditionConfig {
                 "properties": {
                     "name": { "type": "string", "description": "The name in audit lines and `explain`. Default: the expression." },
                     "expression": { "type": "string", "maxLength": parse::LENGTH, "description": expression },
-                    "message": { "type": "string", "description": "What the client is told when it is not true. Default: a standing sentence." }
+                    "message": { "type": "string", "description": "The message for the client if the condition is not met. Default: a general sentence." }
                 },
                 "required": ["expression"],
                 "additionalProperties": false
@@ -104,7 +107,8 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Compiles `conditions` of a route, noting every error. The claims that they look at are added to `claims`.
+    /// Compiles `conditions` of a route and records every error. Adds the claims that they read to
+    /// `claims`.
     pub(crate) fn compile(
         configs: &[ConditionConfig],
         route: Route<'_>,
@@ -112,11 +116,11 @@ impl Condition {
         path: &Path,
         errors: &mut Errors,
     ) -> Vec<Self> {
-        if configs.len() > MOST {
-            errors.push(path, format!("a route has at most {MOST} conditions"));
+        if configs.len() > MAX_CONDITIONS {
+            errors.push(path, format!("a route has at most {MAX_CONDITIONS} conditions"));
         }
         let mut conditions = Vec::with_capacity(configs.len());
-        for (index, config) in configs.iter().take(MOST).enumerate() {
+        for (index, config) in configs.iter().take(MAX_CONDITIONS).enumerate() {
             let path = path.index(index);
             let printable = |text: &String| {
                 (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
@@ -145,23 +149,23 @@ impl Condition {
         conditions
     }
 
-    /// The name, or the expression.
+    /// Returns the name, or the expression if it has none.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is true.
+    /// Evaluates the condition.
     ///
     /// # Errors
-    /// Why it is neither true nor false, which denies as well.
+    /// The reason why it is neither true nor false, which denies as well.
     pub fn holds(&self, activation: &Activation<'_>) -> Result<bool, EvaluationError> {
         term::holds(&self.term, activation)
     }
 
-    /// Refuses what does not meet it.
+    /// Checks that the condition is true.
     ///
     /// # Errors
-    /// `condition_failed`.
+    /// `condition_failed` if it is false or has no value.
     pub(crate) fn check(&self, activation: &Activation<'_>) -> Result<(), Denial> {
         let cause = match self.holds(activation) {
             Ok(true) => return Ok(()),

@@ -1,16 +1,17 @@
-//! What a route needs of its body: one reading, compiled, and the rules that rest on it.
+//! The rules of a route that depend on the body, and the single pass over the body that they share.
 
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use thiserror::Error;
 
 use super::{
     category::{Categories, CategoryRule, CategoryRuleConfig},
     fields::{Caps, CapsConfig, Fields, FieldsConfig, Media},
     model::{ModelRule, ModelSource, Models},
     scope::is_scope,
-    tool::{McpConfig, check_template, check_tools},
+    tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
     config::{Errors, Path},
@@ -18,22 +19,23 @@ use crate::{
     identity::Principal,
     request::{
         Headers, Request,
-        body::{Body, BodyFacts, FormPlan, Parts, Plan},
+        body::{Body, BodyFacts, FormPlan, Parts, Plan, PlanError},
     },
 };
 
-/// `raise` of a route: scopes that a request needs besides the route's when its body holds more than text. What is left out
-/// is not raised.
+/// `raise` of a route: scopes that a request requires besides the route's if its body contains more
+/// than text. Content whose key is left out requires no additional scope.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RaiseConfig {
-    /// For images, videos and files, such as `infer:multimodal`; also for audio where `audio` is left out.
+    /// The scope for images, videos and files, such as `infer:multimodal`; also for audio if
+    /// `audio` is left out.
     pub multimodal: Option<String>,
-    /// For audio, such as `infer:audio`.
+    /// The scope for audio, such as `infer:audio`.
     pub audio: Option<String>,
 }
 
-/// The keys of a route that speak of its body.
+/// The keys of a route that concern its body.
 pub(crate) struct Sections<'a> {
     pub(crate) model: Option<&'a ModelRule>,
     pub(crate) models: &'a Models,
@@ -45,23 +47,34 @@ pub(crate) struct Sections<'a> {
     pub(crate) categories: Option<(&'a CategoryRuleConfig, &'a Arc<Categories>)>,
 }
 
-/// How the body is read.
+/// How the body of a request is read.
 #[derive(Debug, Default)]
 enum Reading {
-    /// Not at all.
+    /// The body is not read.
     #[default]
     Nothing,
-    /// Its length.
+    /// Only the length of the body is read.
     Length,
     Json(Box<Plan>),
     Form(FormPlan),
 }
 
-/// What a route asks of a body; by default nothing.
+/// A conflict between the keys of a route that read its body.
+#[derive(Debug, Error)]
+enum ReadingError {
+    /// The plan for the JSON body has a conflict.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Prompts are classified on a route for JSON-RPC.
+    #[error("an MCP server gets no prompts; remove `categories.classify` or `mcp`")]
+    McpPrompts,
+}
+
+/// The compiled rules of a route for its body; by default none.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
     reading: Reading,
-    /// Whether there must be a body whatever the method.
+    /// Whether a body is required regardless of the method.
     needed: bool,
     caps: Option<Caps>,
     fields: Option<Fields>,
@@ -72,20 +85,15 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Compiles the keys of a route, noting every error.
+    /// Compiles the keys of a route and records every error.
     pub(crate) fn compile(sections: &Sections<'_>, path: &Path, errors: &mut Errors) -> Self {
         let caps = sections.caps.map(|caps| Caps::compile(caps, &path.key("caps"), errors));
         let fields =
             sections.fields.map(|fields| Fields::compile(fields, &path.key("fields"), errors));
-        if let Some(raise) = sections.raise {
-            raise.check(&path.key("raise"), errors);
-        }
-        if let Some(template) = sections.tools {
-            check_template(template, &path.key("tools"), errors);
-        }
-        if let Some(mcp) = sections.mcp {
-            mcp.check(&path.key("mcp"), errors);
-        }
+        let raise = sections.raise.map(|raise| raise.compile(&path.key("raise"), errors));
+        let tools =
+            sections.tools.map(|template| compile_template(template, &path.key("tools"), errors));
+        let mcp = sections.mcp.map(|mcp| mcp.compile(&path.key("mcp"), errors));
         let categories = sections.categories.map(|(config, categories)| {
             (
                 CategoryRule::compile(config, categories, &path.key("categories"), errors),
@@ -100,17 +108,17 @@ impl Content {
             ),
             caps,
             fields,
-            raise: sections.raise.cloned(),
-            tools: sections.tools.cloned(),
-            mcp: sections.mcp.cloned(),
+            raise,
+            tools,
+            mcp,
             categories,
         };
         content.reading = match sections.model.map(|rule| &rule.from) {
             Some(ModelSource::Form(name)) => content.form(name, sections.models, path, errors),
             _ => match content.json(sections) {
                 Ok(reading) => reading,
-                Err(message) => {
-                    errors.push(path, message);
+                Err(error) => {
+                    errors.push(path, error.to_string());
                     Reading::Nothing
                 }
             },
@@ -118,7 +126,7 @@ impl Content {
         content
     }
 
-    fn json(&self, sections: &Sections<'_>) -> Result<Reading, String> {
+    fn json(&self, sections: &Sections<'_>) -> Result<Reading, ReadingError> {
         let tiers = sections.model.is_some();
         let caps = self.caps.as_ref().is_some_and(Caps::need_json)
             || (tiers && sections.models.need_body());
@@ -174,9 +182,7 @@ impl Content {
         }
         if let Some(rule) = categories.filter(|rule| rule.classify) {
             if self.mcp.is_some() {
-                return Err(
-                    "an MCP server gets no prompts; remove `categories.classify` or `mcp`".into()
-                );
+                return Err(ReadingError::McpPrompts);
             }
             plan.prompt_text(rule.scan)?;
         }
@@ -205,7 +211,7 @@ impl Content {
         if let Some(cap) = self.caps.as_ref().and_then(Caps::json_only) {
             errors.push(
                 &path.key("caps").key(cap),
-                format!("the route reads a form, where `{cap}` cannot be told; of media, a form knows `files`"),
+                format!("the route reads a form, where `{cap}` cannot be counted; use `files`"),
             );
         }
         let fields = self.fields.clone().unwrap_or_default();
@@ -225,7 +231,7 @@ impl Content {
         })
     }
 
-    /// Whether the body is looked at. Where it cannot come, the route's requests are denied.
+    /// Whether the body is read. If it cannot be sent, the route's requests are denied.
     pub(crate) fn reads_body(&self) -> bool {
         !matches!(self.reading, Reading::Nothing)
     }
@@ -233,7 +239,7 @@ impl Content {
     /// Reads the body of a request.
     ///
     /// # Errors
-    /// What [`crate::request::Body::json`] and [`crate::request::Body::form`] may find.
+    /// The errors of [`crate::request::Body::json`] and [`crate::request::Body::form`].
     pub(crate) fn read<'a>(&self, method: &str, body: &Body<'a>) -> Result<BodyFacts<'a>, Denial> {
         let bodiless = !matches!(method, "POST" | "PUT" | "PATCH") && !self.needed;
         match &self.reading {
@@ -245,10 +251,11 @@ impl Content {
         }
     }
 
-    /// Checks what was read.
+    /// Checks the facts read from the body.
     ///
     /// # Errors
-    /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `category_forbidden`, `body_too_large`, `malformed_request`.
+    /// `field_forbidden`, `insufficient_scope`, `tool_forbidden`, `category_forbidden`,
+    /// `body_too_large`, `malformed_request`.
     pub(crate) fn check(
         &self,
         principal: &Principal,
@@ -277,7 +284,7 @@ impl Content {
         Ok(())
     }
 
-    /// The prompt categories that a request is in.
+    /// Returns the prompt categories of a request.
     pub(crate) fn categories(&self, headers: &Headers<'_>, facts: &BodyFacts<'_>) -> Vec<String> {
         self.categories
             .as_ref()
@@ -287,7 +294,8 @@ impl Content {
 }
 
 impl RaiseConfig {
-    fn check(&self, path: &Path, errors: &mut Errors) {
+    /// Compiles the rule, which is its own configuration, and records every error.
+    fn compile(&self, path: &Path, errors: &mut Errors) -> Self {
         for (key, scope) in [("multimodal", &self.multimodal), ("audio", &self.audio)] {
             if scope.as_ref().is_some_and(|scope| !is_scope(scope)) {
                 errors.push(&path.key(key), "write one scope, such as `infer:multimodal`");
@@ -296,6 +304,7 @@ impl RaiseConfig {
         if self.multimodal.is_none() && self.audio.is_none() {
             errors.push(path, "set `multimodal` or `audio`, or remove `raise`");
         }
+        self.clone()
     }
 
     fn authorize(&self, principal: &Principal, parts: Parts) -> Result<(), Denial> {

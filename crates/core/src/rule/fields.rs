@@ -1,4 +1,4 @@
-//! Members of the body: how much a request may ask for, and what it may not say at all.
+//! Members of the body: caps on what a request costs, and forbidden members.
 
 use std::num::NonZeroU64;
 
@@ -8,36 +8,39 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
-    request::body::{BodyFacts, Cap, Parts, Pointer},
+    request::body::{BodyFacts, Cap, CappedNumber, Parts, Pointer},
 };
 
-/// `caps` of a route or a tier: the most a request may ask for. What is over is refused with `field_forbidden`, naming the
-/// member; what is no plain integer with `malformed_request`. A proxy's ext_authz cannot change a body, so nothing is lowered.
+/// `caps` of a route or a tier: upper limits for one request. A larger number is refused with
+/// `field_forbidden`, naming the member; a number that is not a plain integer with
+/// `malformed_request`. A proxy's ext_authz cannot change a body, so no number is lowered.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CapsConfig {
-    /// Tokens to generate: `max_tokens`, `max_completion_tokens`, `max_output_tokens`, `max_new_tokens` (also in
-    /// `sampling_params` and `parameters`), `n_predict`, `num_predict`; each of them that is there.
+    /// Tokens to generate: each of `max_tokens`, `max_completion_tokens`, `max_output_tokens`,
+    /// `max_new_tokens` (also in `sampling_params` and `parameters`), `n_predict` and `num_predict`
+    /// that the request contains.
     pub max_tokens: Option<u64>,
-    /// Refuse requests that name none of those. Default false: the server's own default then holds, which for vLLM is the
-    /// rest of the context.
+    /// Refuse requests that contain none of these members. Default false: the server's own default
+    /// then applies, which for vLLM is the rest of the context.
     #[serde(default)]
     pub require_max_tokens: bool,
-    /// Answers to one request (`n`).
+    /// The number of answers to one request (`n`).
     pub n: Option<u64>,
-    /// Answers to choose from (`best_of`).
+    /// The number of answers to choose from (`best_of`).
     pub best_of: Option<u64>,
-    /// Prompts in one request: elements of `prompt`, `input`, `inputs`, `text`, `texts`, `input_ids`, `documents` or `queries`.
+    /// Prompts in one request: elements of `prompt`, `input`, `inputs`, `text`, `texts`,
+    /// `input_ids`, `documents` or `queries`.
     pub prompts: Option<u64>,
-    /// Bytes of the body. What is over is refused with `body_too_large`.
+    /// The size of the body in bytes. A larger body is refused with `body_too_large`.
     pub input_bytes: Option<NonZeroU64>,
-    /// Images.
+    /// The number of images.
     pub images: Option<u64>,
-    /// Audio clips.
+    /// The number of audio clips.
     pub audio: Option<u64>,
-    /// Videos.
+    /// The number of videos.
     pub videos: Option<u64>,
-    /// Files and documents; in a form, every file.
+    /// The number of files and documents; in a form, of all files.
     pub files: Option<u64>,
 }
 
@@ -45,28 +48,30 @@ pub struct CapsConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldsConfig {
-    /// Members that may not be there, whatever their value: `priority`, or `/sampling_params/custom_params` for one further down.
+    /// Forbidden members, regardless of their value: `priority`, or
+    /// `/sampling_params/custom_params` for a nested one.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// The only members of the document that may be there. Left out: any.
+    /// The only allowed members of the document. Default: every member.
     pub allow: Option<Vec<String>>,
-    /// What content parts may refer to. Default `any`.
+    /// The references that content parts may contain. Default `any`.
     #[serde(default)]
     pub media: Media,
 }
 
-/// `fields.media`: what content parts may refer to.
+/// `fields.media`: the references that content parts may contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Media {
-    /// Anything that the server is willing to fetch or open.
+    /// Every reference that the server fetches or opens.
     #[default]
     Any,
-    /// `data:` URLs and bare base64 of more than 4096 bytes only: no URL, no file, nothing that may be a path.
+    /// Only `data:` URLs and bare base64 of more than 4096 bytes: no URL, no file, nothing that may
+    /// be a path.
     Inline,
 }
 
-/// Compiled caps.
+/// The compiled `caps` of a route or a tier.
 #[derive(Clone, Debug)]
 pub struct Caps {
     config: CapsConfig,
@@ -87,14 +92,15 @@ impl Caps {
         caps
     }
 
-    /// Whether anything but the length matters.
+    /// Whether a cap other than the length of the body is set.
     pub(super) fn need_json(&self) -> bool {
         let config = &self.config;
         [config.max_tokens, config.n, config.best_of, config.prompts].iter().any(Option::is_some)
             || self.need_content()
     }
 
-    /// The first cap that only a JSON body shows: in a form, media of every kind are files.
+    /// Returns the first cap that applies to JSON bodies only: in a form, media of every kind are
+    /// files.
     pub(super) fn json_only(&self) -> Option<&'static str> {
         let Self { config } = self;
         let kinds = [
@@ -106,13 +112,13 @@ impl Caps {
         kinds.into_iter().find(|(_, cap)| cap.is_some()).map(|(name, _)| name)
     }
 
-    /// Whether content parts matter.
+    /// Whether a cap on content parts is set.
     pub(super) fn need_content(&self) -> bool {
         let config = &self.config;
         [config.images, config.audio, config.videos, config.files].iter().any(Option::is_some)
     }
 
-    /// The largest body.
+    /// Returns the maximum size of the body.
     pub(super) fn input_bytes(&self) -> Option<u64> {
         self.config.input_bytes.map(NonZeroU64::get)
     }
@@ -128,15 +134,15 @@ impl Caps {
             .with_message(format!("the body may have at most {most} bytes here")));
         }
         let config = &self.config;
-        for (cap, name, number) in &facts.caps {
+        for CappedNumber { cap, name, value } in &facts.caps {
             let most = match cap {
                 Cap::Tokens => config.max_tokens,
                 Cap::Choices => config.n,
                 Cap::BestOf => config.best_of,
             };
-            at_most(name, *number, most)?;
+            at_most(name, *value, most)?;
         }
-        if config.require_max_tokens && !facts.caps.iter().any(|(cap, ..)| *cap == Cap::Tokens) {
+        if config.require_max_tokens && !facts.caps.iter().any(|number| number.cap == Cap::Tokens) {
             return Err(field_forbidden("the request names no `max_tokens`", "max_tokens")
                 .with_message("this endpoint needs `max_tokens` in the request"));
         }
@@ -163,7 +169,7 @@ fn field_forbidden(cause: &'static str, name: &str) -> Denial {
     Denial::new(Reason::FieldForbidden, cause).with_param(name)
 }
 
-/// Compiled `fields`.
+/// The compiled `fields` of a route.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields {
     pub(super) deny: Vec<Pointer>,

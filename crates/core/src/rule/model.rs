@@ -1,4 +1,5 @@
-//! Models: where a request names one, which name it has in the policy, and the scope that opens it.
+//! Models: where a request names its model, the model's name in the policy, and the scope it
+//! requires.
 
 use std::{
     borrow::Cow,
@@ -10,6 +11,7 @@ use std::{
 use foldhash::fast::FixedState;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
+use thiserror::Error;
 
 use super::{
     fields::{Caps, CapsConfig},
@@ -22,7 +24,7 @@ use crate::{
     pattern::Captures,
     request::{
         Request,
-        body::{BodyFacts, Pointer},
+        body::{BodyFacts, Pointer, PointerError},
     },
 };
 
@@ -32,28 +34,30 @@ use crate::{
 pub struct ModelConfig {
     /// The name in scopes, headers, metrics and limits.
     pub name: String,
-    /// The names under which the upstream serves it, as clients send them. Default: the name itself.
+    /// The names under which the upstream serves the model, as clients send them. Default: the name
+    /// itself.
     pub serves: Option<Vec<String>>,
-    /// More names that clients may send for it, where the upstream or the router in front of it knows them. They are
-    /// resolved first: scopes, tiers and limits see the name of this entry.
+    /// More names that clients may send for the model, if the upstream or the router in front of it
+    /// accepts them. They are resolved first: scopes, tiers and limits use the name of this entry.
     #[serde(default)]
     pub aliases: Vec<String>,
 }
 
-/// One entry of `tiers`: models that need one scope more, and what its holders may ask of them.
+/// One entry of `tiers`: models that require an additional scope, and the caps for requests to
+/// them.
 ///
-/// A model in no tier needs none. A model in several is open to whoever has the scope of one; the first of those in the
-/// file decides with its caps, so the largest tier comes first.
+/// A model in no tier requires no additional scope. A model in several tiers requires the scope of
+/// one of them; the first of those in the file determines the caps, so list the largest tier first.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierConfig {
-    /// The name, for messages.
+    /// The name in messages.
     pub name: String,
-    /// Names of `models`.
+    /// The names of the tier's `models`.
     pub models: Vec<String>,
-    /// The scope that opens them, such as `tier:premium`.
+    /// The scope that the models require, such as `tier:premium`.
     pub scope: String,
-    /// The most a request for one of them may ask for, besides the caps of its route.
+    /// The caps for requests to these models, in addition to the caps of the route.
     pub caps: Option<CapsConfig>,
 }
 
@@ -61,14 +65,16 @@ pub struct TierConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRuleConfig {
-    /// Where the request names its model: `body` (short for `body:/model`), `form:NAME`, `path:NAME`, `query:NAME`, `header:NAME`,
-    /// or `fixed:NAME`.
+    /// Where the request names its model: `body` (short for `body:/model`), `form:NAME`,
+    /// `path:NAME`, `query:NAME`, `header:NAME`, or `fixed:NAME`.
     pub from: ModelSource,
-    /// The model the upstream takes when a request names none. Left out: such a request is refused with `model_missing`.
+    /// The model that the upstream uses if a request names none. Without it, such a request is
+    /// denied with `model_missing`.
     pub default: Option<String>,
-    /// LoRA adapters, each of which is a model with a name and a scope of its own.
+    /// LoRA adapters. Each is treated as a model with a name and a scope of its own.
     pub adapters: Option<AdaptersConfig>,
-    /// The scope a credential needs, with `{model}` for the model's name: `model:{model}:inference`. Left out: no scope of its own.
+    /// The scope that a credential requires, with `{model}` for the model's name:
+    /// `model:{model}:inference`. Without it, no scope for the model is required.
     pub scope: Option<String>,
 }
 
@@ -76,10 +82,11 @@ pub struct ModelRuleConfig {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptersConfig {
-    /// What stands between base and adapter in a model's name (`:` for SGLang, at its first place). A name that `models`
-    /// lists as a whole is not split.
+    /// The separator between base and adapter in a model's name (`:` for SGLang; the first one
+    /// counts). A name that `models` lists completely is not split.
     pub separator: Option<char>,
-    /// Members of the JSON body that name adapters, such as `/lora_path`: a string, a list of strings, or null.
+    /// Members of the JSON body that name adapters, such as `/lora_path`: a string, a list of
+    /// strings, or null.
     #[serde(default)]
     pub fields: Vec<String>,
 }
@@ -95,29 +102,41 @@ pub enum ModelSource {
     Path(String),
     /// A query parameter.
     Query(String),
-    /// A header.
+    /// The value of a header.
     Header(String),
-    /// Always this one, whatever the request says.
+    /// This model, regardless of the request.
     Fixed(String),
 }
 
-impl FromStr for ModelSource {
-    type Err = String;
+/// A text that is not a [`ModelSource`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ModelSourceError {
+    /// The text names no known location.
+    #[error(
+        "`{0}` is no place for a model; write `body`, `body:/pointer`, `form:NAME`, `path:NAME`, \
+         `query:NAME`, `header:NAME` or `fixed:NAME`"
+    )]
+    Unknown(String),
+    /// The location in the body is malformed.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for ModelSource {
+    type Err = ModelSourceError;
+
+    fn from_str(text: &str) -> Result<Self, ModelSourceError> {
         let (kind, rest) =
             text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
         match (kind, rest.filter(|rest| !rest.is_empty())) {
-            ("body", None) if rest.is_none() => "/model".parse().map(Self::Body),
-            ("body", Some(pointer)) => pointer.parse().map(Self::Body),
+            ("body", None) if rest.is_none() => Ok(Self::Body("/model".parse()?)),
+            ("body", Some(pointer)) => Ok(Self::Body(pointer.parse()?)),
             ("form", Some(name)) => Ok(Self::Form(name.to_owned())),
             ("path", Some(name)) => Ok(Self::Path(name.to_owned())),
             ("query", Some(name)) => Ok(Self::Query(name.to_owned())),
             ("header", Some(name)) => Ok(Self::Header(name.to_ascii_lowercase())),
             ("fixed", Some(name)) => Ok(Self::Fixed(name.to_owned())),
-            _ => Err(format!(
-                "`{text}` is no place for a model; write `body`, `body:/pointer`, `form:NAME`, `path:NAME`, `query:NAME`, `header:NAME` or `fixed:NAME`"
-            )),
+            _ => Err(ModelSourceError::Unknown(text.to_owned())),
         }
     }
 }
@@ -138,10 +157,10 @@ impl JsonSchema for ModelSource {
     }
 }
 
-/// The models of the policy. With none, a model's name is what the client sends.
+/// The models of the policy. If it lists none, a model's name is the one that the client sends.
 #[derive(Debug, Default)]
 pub struct Models {
-    /// Names of the policy. Clients only look up, so that no hash needs to withstand them.
+    /// The names of the policy. Clients only look up names, so hash flooding is no concern.
     by_served: HashMap<String, Arc<str>, FixedState>,
     tiers: Vec<Tier>,
 }
@@ -154,12 +173,12 @@ struct Tier {
 }
 
 impl Models {
-    /// Every name of the list `models`; one may come more than once.
+    /// Returns every name of the list `models`; a name may be repeated.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_served.values().map(AsRef::as_ref)
     }
 
-    /// Compiles the lists `models` and `tiers`, noting every error.
+    /// Compiles the lists `models` and `tiers` and records every error.
     pub fn compile(
         configs: &[ModelConfig],
         tiers: &[TierConfig],
@@ -174,7 +193,7 @@ impl Models {
                 errors.push(
                     &path.key("name"),
                     format!(
-                        "`{}` is not a model name; names stand in scopes and have no spaces, quotes or backslashes",
+                        "`{}` is not a model name; names are used in scopes and have no spaces, quotes or backslashes",
                         config.name
                     ),
                 );
@@ -212,7 +231,8 @@ impl Models {
         Self { by_served, tiers }
     }
 
-    /// The policy name of what a client sent; `None` when no model of the policy is served under it.
+    /// Returns the policy's name for a name that a client sent; `None` if the policy serves no such
+    /// model.
     fn name(&self, sent: &str) -> Option<Arc<str>> {
         if self.by_served.is_empty() {
             Some(sent.into())
@@ -221,22 +241,23 @@ impl Models {
         }
     }
 
-    /// Whether some tier has caps that only a body shows.
+    /// Whether a tier has caps that require reading the body.
     pub(super) fn need_body(&self) -> bool {
         self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_json)
     }
 
-    /// Whether some tier caps content parts.
+    /// Whether a tier caps content parts.
     pub(super) fn need_content(&self) -> bool {
         self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_content)
     }
 
-    /// Whether some tier has caps at all.
+    /// Whether a tier has caps.
     pub(super) fn have_caps(&self) -> bool {
         self.tiers.iter().any(|tier| tier.caps.is_some())
     }
 
-    /// The caps of the tier by which a principal may use a model; `None` for a model in no tier, or a tier without caps.
+    /// Returns the caps of the tier that permits a principal to use a model; `None` for a model in
+    /// no tier, or a tier without caps.
     fn admit(&self, name: &str, principal: &Principal) -> Result<Option<&Caps>, Denial> {
         let mut tiers = self.tiers.iter().filter(|tier| tier.models.contains(name)).peekable();
         if tiers.peek().is_none() {
@@ -287,9 +308,8 @@ fn compile_tiers(
         for (at, name) in config.models.iter().enumerate() {
             if !models.iter().any(|model| model.name == *name) {
                 let message = format!("there is no model named `{name}` among the `models`");
-                // The models stand beside the tiers.
-                let beside = path.parent().parent().key("models");
-                errors.push_presuming(&path.key("models").index(at), &[beside], message);
+                let models = path.parent().parent().key("models");
+                errors.push_presuming(&path.key("models").index(at), &[models], message);
             }
         }
         let caps = config.caps.as_ref().map(|caps| Caps::compile(caps, &path.key("caps"), errors));
@@ -302,28 +322,29 @@ fn compile_tiers(
     tiers
 }
 
-/// The list `models`, which stands beside the list of routes that `path`, a route's `model`, is in.
-fn beside(path: &Path) -> Path {
+/// Returns the path of the list `models` in the document that contains `path`, the `model` of a
+/// route.
+fn models_path(path: &Path) -> Path {
     path.parent().parent().parent().key("models")
 }
 
 /// A compiled `model` of a route.
 #[derive(Debug)]
 pub struct ModelRule {
-    /// Where the model is.
+    /// Where a request names its model.
     pub from: ModelSource,
     scope: Option<Template>,
     default: Option<String>,
     separator: Option<char>,
-    /// Where adapters are.
+    /// Members of the body that name adapters.
     pub(super) adapters: Vec<Pointer>,
 }
 
-/// A scope with `{model}` in it.
+/// A scope that contains `{model}`.
 #[derive(Debug)]
 struct Template {
     text: String,
-    /// What stands before, between and behind the model's name.
+    /// The text before, between and after the occurrences of the model's name.
     parts: Vec<String>,
 }
 
@@ -332,8 +353,8 @@ impl Template {
         Self { text: text.to_owned(), parts: text.split("{model}").map(str::to_owned).collect() }
     }
 
-    /// Whether it makes this scope of this name, found without writing it out.
-    fn makes(&self, scope: &str, name: &str) -> bool {
+    /// Whether the template with `name` equals `scope`, compared without building the text.
+    fn matches(&self, scope: &str, name: &str) -> bool {
         let mut rest = Some(scope);
         for (index, part) in self.parts.iter().enumerate() {
             rest =
@@ -344,14 +365,17 @@ impl Template {
     }
 }
 
-/// The model a principal may use.
+/// A model that the principal may use, and the caps of its tier.
 pub(crate) struct AdmittedModel<'a> {
     pub(crate) name: Arc<str>,
     pub(crate) caps: Option<&'a Caps>,
 }
 
 impl ModelRule {
-    /// Compiles the rule; `captures` are the names in the route's paths, which must each have the one that `path:` names.
+    /// Compiles the rule and records every error.
+    ///
+    /// `captures` lists the names in each of the route's paths. Every path must have the capture
+    /// that `path:` names.
     pub fn compile(
         config: &ModelRuleConfig,
         models: &Models,
@@ -374,14 +398,14 @@ impl ModelRule {
             }
             ModelSource::Fixed(name) if models.name(name).is_none() => {
                 let message = format!("`{name}` is served by none of the `models`");
-                errors.push_presuming(&path.key("from"), &[beside(path)], message);
+                errors.push_presuming(&path.key("from"), &[models_path(path)], message);
             }
             _ => {}
         }
         if let Some(name) = &config.default {
             if models.name(name).is_none() || checked(name).is_err() {
                 let message = format!("`{name}` is served by none of the `models`");
-                errors.push_presuming(&path.key("default"), &[beside(path)], message);
+                errors.push_presuming(&path.key("default"), &[models_path(path)], message);
             }
             if matches!(config.from, ModelSource::Fixed(_) | ModelSource::Path(_)) {
                 errors.push(
@@ -415,12 +439,12 @@ impl ModelRule {
         }
     }
 
-    /// The scope a credential needs, with `{model}` for the model's name.
+    /// Returns the scope that a credential requires, with `{model}` for the model's name.
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_ref().map(|template| template.text.as_str())
     }
 
-    /// The model and its adapters, if the principal may use all of them.
+    /// Returns the request's model if the principal may use it and all its adapters.
     pub(crate) fn check<'m>(
         &self,
         principal: &Principal,
@@ -460,7 +484,7 @@ impl ModelRule {
         Ok(chosen)
     }
 
-    /// One name: known, in a tier of the principal, with its scope.
+    /// Checks one name: it must be known, and the principal must have its scope and that of a tier.
     fn admit<'m>(
         &self,
         sent: &str,
@@ -472,9 +496,9 @@ impl ModelRule {
                 .with_message("this model is not open here"));
         };
         if let Some(template) = &self.scope
-            && !(principal.scopes().any(|scope| template.makes(scope, &name)) && is_scope(&name))
+            && !(principal.scopes().any(|scope| template.matches(scope, &name)) && is_scope(&name))
         {
-            // A name that cannot stand in a scope names no scope anyone has; said here, so that no space can make two of one.
+            // A name with characters that scopes exclude would split into several scopes.
             let needed = template.text.replace("{model}", &name);
             if !is_scope(&needed) {
                 return Err(forbidden("the scope for the model is missing"));
@@ -529,7 +553,7 @@ fn forbidden(cause: &'static str) -> Denial {
     Denial::new(Reason::ModelForbidden, cause).with_param("model")
 }
 
-/// Whether `text` is a scope with at most the place `hole` to be filled in.
+/// Whether `text` is a scope in which at most the placeholder `hole` is to be replaced.
 pub(super) fn is_template(text: &str, hole: &str) -> bool {
     is_scope(&text.replace(hole, "x")) && !text.replace(hole, "").contains(['{', '}'])
 }

@@ -17,18 +17,20 @@ use crate::{
     identity::Principal,
 };
 
-/// `scopes` of a route: a list, all of which are needed, or `{ any: [...] }`, one of which is.
+/// `scopes` of a route: a list, all of which are required, or `{ any: [...] }`, one of which is
+/// required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScopeRule {
-    /// All of them. An empty list: any valid credential.
+    /// All scopes are required. An empty list admits every valid credential.
     All(Vec<String>),
-    /// At least one of them.
+    /// At least one of the scopes is required.
     Any(Vec<String>),
 }
 
 impl ScopeRule {
-    /// Checks the words of the rule, noting every error.
-    pub fn validate(&self, path: &Path, errors: &mut Errors) {
+    /// Compiles the rule, which is its own configuration, and records every error.
+    #[must_use]
+    pub fn compile(&self, path: &Path, errors: &mut Errors) -> Self {
         let (scopes, path) = match self {
             Self::All(scopes) => (scopes, path.clone()),
             Self::Any(scopes) => (scopes, path.key("any")),
@@ -46,12 +48,13 @@ impl ScopeRule {
                 );
             }
         }
+        self.clone()
     }
 
-    /// Whether a principal has what the rule asks.
+    /// Checks that a principal has the required scopes.
     ///
     /// # Errors
-    /// `insufficient_scope`, naming what would be needed.
+    /// `insufficient_scope`, with the required scopes.
     pub fn check(&self, principal: &Principal) -> Result<(), Denial> {
         let (enough, needed) = match self {
             Self::All(scopes) => (scopes.iter().all(|scope| principal.has_scope(scope)), scopes),
@@ -71,7 +74,7 @@ impl ScopeRule {
     }
 }
 
-/// `scope-token` of RFC 6749 section 3.3.
+/// Whether a text is a `scope-token` of RFC 6749 section 3.3.
 pub(super) fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }

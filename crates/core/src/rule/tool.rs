@@ -1,4 +1,5 @@
-//! Tools: the functions that a request declares or chooses, and what a JSON-RPC message to an MCP server calls.
+//! Tools: the functions that a request declares or chooses, and the calls of JSON-RPC messages to
+//! an MCP server.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schemars::JsonSchema;
@@ -15,8 +16,8 @@ use crate::{
     },
 };
 
-/// `mcp` of a route: its body is JSON-RPC for an MCP server (Model Context Protocol). The body is the truth; `Mcp-Method` and
-/// `Mcp-Name`, where they are sent, must say the same.
+/// `mcp` of a route: its body is JSON-RPC for an MCP server (Model Context Protocol). The body
+/// decides; the headers `Mcp-Method` and `Mcp-Name`, if they are sent, must equal it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct McpConfig {
@@ -26,11 +27,12 @@ pub struct McpConfig {
     /// The scope for `prompts/get`, with `{name}` for the prompt's name. Default `tool:{name}`.
     #[serde(default = "tool_name")]
     pub prompts: String,
-    /// The scope for `resources/read`, `resources/subscribe` and `resources/unsubscribe`, with `{name}` for the URI. Default
-    /// `tool:{name}`.
+    /// The scope for `resources/read`, `resources/subscribe` and `resources/unsubscribe`, with
+    /// `{name}` for the URI. Default `tool:{name}`.
     #[serde(default = "tool_name")]
     pub resources: String,
-    /// Methods that need no scope besides the route's; `notifications/*` covers all below. Any other is refused.
+    /// Methods that require no scope besides the route's; `notifications/*` covers all methods with
+    /// this prefix. Every other method is refused.
     #[serde(default = "open_methods")]
     pub methods: Vec<String>,
 }
@@ -56,22 +58,24 @@ fn open_methods() -> Vec<String> {
     .to_vec()
 }
 
-/// Checks a template such as `tool:{name}`.
-pub(super) fn check_template(template: &str, path: &Path, errors: &mut Errors) {
+/// Compiles a template such as `tool:{name}` and records an error.
+pub(super) fn compile_template(template: &str, path: &Path, errors: &mut Errors) -> String {
     if !is_template(template, "{name}") || !template.contains("{name}") {
         errors.push(
             path,
             format!("`{template}` is not a scope for tools; write one word with `{{name}}`, such as `tool:{{name}}`"),
         );
     }
+    template.to_owned()
 }
 
 impl McpConfig {
-    pub(super) fn check(&self, path: &Path, errors: &mut Errors) {
+    /// Compiles the rule, which is its own configuration, and records every error.
+    pub(super) fn compile(&self, path: &Path, errors: &mut Errors) -> Self {
         for (key, template) in
             [("tools", &self.tools), ("prompts", &self.prompts), ("resources", &self.resources)]
         {
-            check_template(template, &path.key(key), errors);
+            compile_template(template, &path.key(key), errors);
         }
         for (index, method) in self.methods.iter().enumerate() {
             if ["tools/call", "prompts/get", "resources/read"].contains(&method.as_str()) {
@@ -81,9 +85,10 @@ impl McpConfig {
                 );
             }
         }
+        self.clone()
     }
 
-    /// Checks every message.
+    /// Checks the scopes of every message.
     pub(super) fn authorize(
         &self,
         principal: &Principal,
@@ -92,7 +97,7 @@ impl McpConfig {
     ) -> Result<(), Denial> {
         let (method, name) = (headers.one("mcp-method")?, headers.one("mcp-name")?);
         match facts.messages.as_slice() {
-            [message] if !facts.batch => agree(message, method, name)?,
+            [message] if !facts.batch => check_headers(message, method, name)?,
             _ if method.is_some() || name.is_some() => {
                 return Err(malformed("a list of messages has a header that names one method"));
             }
@@ -110,9 +115,9 @@ impl McpConfig {
         if needed.is_empty() { Ok(()) } else { Err(missing(needed)) }
     }
 
-    /// The scope for one message, where it needs one.
+    /// Returns the scope that one message requires, if any.
     fn needed(&self, message: &Message<'_>) -> Result<Option<String>, Denial> {
-        // A message without a method answers one of the server's.
+        // A message without a method is a response to a message of the server.
         let Some(method) = message.method.as_deref() else { return Ok(None) };
         let (template, name) = match method {
             "tools/call" => (&self.tools, &message.name),
@@ -147,28 +152,32 @@ impl McpConfig {
     }
 }
 
-/// The headers of one message say what its body says.
-fn agree(message: &Message<'_>, method: Option<&[u8]>, name: Option<&[u8]>) -> Result<(), Denial> {
-    let says = |header: Option<&[u8]>, body: Option<&str>| match header {
+/// Checks that the headers of one message equal its body.
+fn check_headers(
+    message: &Message<'_>,
+    method: Option<&[u8]>,
+    name: Option<&[u8]>,
+) -> Result<(), Denial> {
+    let equal = |header: Option<&[u8]>, body: Option<&str>| match header {
         None => true,
         Some(value) => body.is_some_and(|body| {
             value == body.as_bytes() || decoded(value).is_some_and(|text| text == body.as_bytes())
         }),
     };
     let named = message.name.as_deref().or(message.uri.as_deref());
-    if says(method, message.method.as_deref()) && says(name, named) {
+    if equal(method, message.method.as_deref()) && equal(name, named) {
         Ok(())
     } else {
         Err(malformed("the headers Mcp-Method and Mcp-Name contradict the body"))
     }
 }
 
-/// How MCP writes a name that is no header value: `=?base64?...?=`.
+/// Decodes MCP's encoding of names that are not header values: `=?base64?...?=`.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     STANDARD.decode(value.strip_prefix(b"=?base64?")?.strip_suffix(b"?=")?).ok()
 }
 
-/// The tools of a chat request.
+/// Checks the scopes of the tools of a chat request.
 pub(super) fn check_tools(
     template: &str,
     principal: &Principal,
@@ -184,7 +193,7 @@ pub(super) fn check_tools(
     if needed.is_empty() { Ok(()) } else { Err(missing(needed)) }
 }
 
-/// The scope for a name; a name that cannot stand in a scope names none that anyone has.
+/// Returns the scope for a name. A name with characters that scopes exclude is refused.
 fn scope(template: &str, name: &str) -> Result<String, Denial> {
     let scope = template.replace("{name}", name);
     if is_scope(&scope) && !name.is_empty() { Ok(scope) } else { Err(forbidden()) }

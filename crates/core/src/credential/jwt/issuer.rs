@@ -1,4 +1,4 @@
-//! Trusted issuers: what a token must look like to be theirs.
+//! Trusted issuers and the requirements on their tokens.
 
 mod config;
 
@@ -17,7 +17,7 @@ use crate::{
     time::Span,
 };
 
-/// Whether an algorithm needs a shared secret.
+/// Whether an algorithm uses a shared secret.
 pub fn is_symmetric(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
@@ -27,16 +27,16 @@ pub fn is_symmetric(algorithm: Algorithm) -> bool {
 pub struct Issuer {
     /// The exact `iss`; empty for `absent`.
     pub name: Arc<str>,
-    /// Its index in the policy.
+    /// The index of the issuer in the policy.
     pub(crate) index: usize,
-    /// [`revocation::issuer_digest`] of the name.
+    /// The [`revocation::issuer_digest`] of the name.
     pub(super) digest: Arc<revocation::IssuerDigest>,
-    /// Its audiences.
+    /// The accepted audiences.
     pub(super) audiences: Audiences,
     pub(super) audience_claim: String,
-    /// Its algorithms.
+    /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// Where its keys come from.
+    /// The source of its keys.
     pub source: KeySource,
     pub(super) kid_required: bool,
     pub(super) required_claims: Vec<String>,
@@ -46,16 +46,16 @@ pub struct Issuer {
     pub(super) tenant: Option<String>,
 }
 
-/// Where keys come from.
+/// The source of an issuer's keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// A key set.
+    /// A published key set.
     Jwks(JwksConfig),
     /// A shared secret.
     Secret(SecretSource),
 }
 
-/// Every trusted issuer. A token's `iss` chooses one, before any key is looked at.
+/// All trusted issuers. A token's `iss` selects one before any key is read.
 #[derive(Debug, Default)]
 pub struct Issuers {
     list: Vec<Arc<Issuer>>,
@@ -64,7 +64,7 @@ pub struct Issuers {
 }
 
 impl Issuers {
-    /// Compiles the list `issuers`, noting every error.
+    /// Compiles the list `issuers` and records every error.
     pub fn compile(configs: &[IssuerConfig], path: &Path, errors: &mut Errors) -> Self {
         let mut issuers = Self::default();
         for (index, config) in configs.iter().enumerate() {
@@ -78,7 +78,7 @@ impl Issuers {
         issuers
     }
 
-    /// The issuer of a token with this `iss` (`None`: without one).
+    /// Returns the issuer of a token with this `iss`; `None` is a token without `iss`.
     pub(crate) fn find(&self, iss: Option<&str>) -> Option<&Arc<Issuer>> {
         if iss == Some("") {
             return None;
@@ -86,17 +86,17 @@ impl Issuers {
         self.list.get(*self.by_name.get(iss.unwrap_or_default())?)
     }
 
-    /// Keeps these claims of every token, besides those that have a meaning of their own.
+    /// Sets the claims that are retained of every token, besides those with a meaning of their own.
     pub(crate) fn retain_claims(&mut self, claims: impl IntoIterator<Item = String>) {
         self.retained_claims = claims.into_iter().map(Arc::from).collect();
     }
 
-    /// The claims that are kept of every token.
+    /// Returns the claims that are retained of every token.
     pub(super) fn retained_claims(&self) -> &[Arc<str>] {
         &self.retained_claims
     }
 
-    /// All of them, in the order of the file.
+    /// Returns all issuers in the order of the file.
     pub fn list(&self) -> &[Arc<Issuer>] {
         &self.list
     }
@@ -128,7 +128,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
     if config.leeway > Span::from_secs(60) {
         errors.push(
             &path.key("leeway"),
-            format!("`{}` is more than 60s; mend the clock instead", config.leeway),
+            format!("`{}` is more than 60s; fix the clock skew instead", config.leeway),
         );
     }
     if config.max_lifetime > Span::from_secs(31 * 86_400) || config.max_lifetime.micros() == 0 {
@@ -225,7 +225,8 @@ fn source(
     KeySource::Jwks(jwks.clone())
 }
 
-/// The messages do not quote the address: some people write a password into one. `jwks` is where `insecure_http` stands.
+/// Checks an address. The messages do not quote it, because it may contain a password. `jwks` is
+/// the path of the map with `insecure_http`.
 fn check_url(url: &str, insecure: bool, path: &Path, jwks: &Path, errors: &mut Errors) {
     let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => rest,

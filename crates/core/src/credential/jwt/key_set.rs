@@ -1,6 +1,7 @@
-//! Key sets (RFC 7517): which keys can verify, each bound to one algorithm.
+//! Key sets (RFC 7517): the keys that verify tokens, each bound to one algorithm.
 //!
-//! One bad key does not discard the set; it is skipped and reported. A shared secret (`oct`) is never taken from a key set.
+//! An invalid key does not invalidate the set; it is skipped and reported. A shared secret (`oct`)
+//! is never taken from a key set.
 
 use std::collections::HashMap;
 
@@ -17,24 +18,24 @@ use thiserror::Error;
 use super::issuer::{AlgorithmName, is_symmetric};
 use crate::{identity::Generation, secret::Secret};
 
-/// Most bytes of a key set document.
+/// The maximum size of a key set document in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
-/// Most keys in one set.
+/// The maximum number of keys in a set.
 pub const MAX_KEYS: usize = 256;
-/// Longest `kid`, in bytes.
+/// The maximum length of a `kid` in bytes.
 pub(super) const MAX_KID: usize = 256;
 
-/// One key that verifies with exactly one algorithm.
+/// A key that verifies with exactly one algorithm.
 pub struct Key {
     pub(super) algorithm: Algorithm,
     key: DecodingKey,
 }
 
 impl Key {
-    /// Whether `signature`, in base64url as a token holds it (RFC 7515 section 3.1), is one of this key over `message`, by
-    /// the key's own algorithm.
+    /// Whether `signature` is a signature of this key over `message` by the key's own algorithm.
+    /// The signature is in base64url, as in a token (RFC 7515 section 3.1).
     pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        // `Ok(false)` is a wrong signature, `Err` one that cannot be read: neither is a right one.
+        // `Ok(false)` is a wrong signature, `Err` a malformed one.
         matches!(
             jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm),
             Ok(true)
@@ -56,33 +57,47 @@ pub struct KeySet {
     unnamed: Vec<Key>,
 }
 
-/// A key that was left out, and why: for the log and the metrics.
+/// A key that was skipped, for the log and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedKey {
-    /// Its `kid`, if it has a readable one.
+    /// The `kid`, if it can be read.
     pub kid: Option<String>,
-    /// Why it cannot be used.
+    /// The reason why the key cannot be used.
     pub reason: &'static str,
 }
 
-/// Why a document is no key set. The keys in use stay.
+/// A document or a secret that provides no keys. The keys in use stay in use.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeySetError {
-    /// Not JSON of the shape `{"keys": [...]}`: an HTML page, for example.
+    /// The document is not of the form `{"keys": [...]}`, but an HTML page, for example.
     #[error("not a JSON Web Key Set")]
     NotAKeySet,
-    /// More than [`MAX_BYTES`].
+    /// The document is larger than [`MAX_BYTES`].
     #[error("larger than 1 MiB")]
     TooLarge,
-    /// More than [`MAX_KEYS`].
+    /// The document has more than [`MAX_KEYS`] keys.
     #[error("more than {MAX_KEYS} keys")]
     TooManyKeys,
-    /// No key that this issuer may use. An empty set is a mistake of the server more often than a wish to lock everybody out.
+    /// The document has no key that this issuer may use. An empty set is more often a mistake of
+    /// the server than the intention to refuse all tokens.
     #[error("no key that this issuer may use ({0} skipped)")]
     NoUsableKey(usize),
+    /// A shared secret is shorter than the hash of an algorithm (RFC 7518 section 3.2).
+    #[error(
+        "the secret has {bits} bits, and {algorithm:?} needs {required} or more; make one with \
+         `openssl rand -base64 48`"
+    )]
+    ShortSecret {
+        /// The length of the secret in bits.
+        bits: usize,
+        /// The algorithm that requires a longer secret.
+        algorithm: Algorithm,
+        /// The minimum length in bits.
+        required: usize,
+    },
 }
 
-/// A JWK's members that jsonwebtoken's type does not hold apart.
+/// A key set whose keys are kept as text, because jsonwebtoken's type for a JWK loses members.
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
@@ -90,10 +105,11 @@ struct Document<'a> {
 }
 
 impl KeySet {
-    /// Reads a key set for an issuer that may use `algorithms`.
+    /// Parses a key set for an issuer that may use `algorithms`.
     ///
     /// # Errors
-    /// A document that is no key set, or one without a usable key. Single bad keys are returned as [`SkippedKey`] instead.
+    /// The document is not a key set, or has no usable key. Single invalid keys are returned as
+    /// [`SkippedKey`] instead.
     pub fn parse(
         document: &[u8],
         algorithms: &[Algorithm],
@@ -127,7 +143,7 @@ impl KeySet {
                 }
                 Some(earlier) if earlier == raw.get() => {}
                 Some(_) => {
-                    // Two different keys of one name: neither can be told to be the right one.
+                    // Two different keys have the same name, so it is unknown which one is meant.
                     set.named.remove(&kid);
                     skipped.push(SkippedKey { kid: Some(kid), reason: "its kid is used twice" });
                 }
@@ -140,23 +156,21 @@ impl KeySet {
         }
     }
 
-    /// The set of an issuer with a shared secret: one unnamed key per algorithm.
+    /// Creates the set of an issuer with a shared secret: one unnamed key per algorithm.
     ///
     /// # Errors
-    /// A secret shorter than the hash of an algorithm (RFC 7518 section 3.2).
-    pub fn from_secret(secret: &Secret, algorithms: &[Algorithm]) -> Result<Self, String> {
+    /// [`KeySetError::ShortSecret`].
+    pub fn from_secret(secret: &Secret, algorithms: &[Algorithm]) -> Result<Self, KeySetError> {
         let mut set = Self::default();
         for algorithm in algorithms.iter().filter(|algorithm| is_symmetric(**algorithm)) {
-            let bits = match algorithm {
+            let required = match algorithm {
                 Algorithm::HS384 => 384,
                 Algorithm::HS512 => 512,
                 _ => 256,
             };
-            if secret.expose().len() * 8 < bits {
-                return Err(format!(
-                    "the secret has {} bits, and {algorithm:?} needs {bits} or more; make one with `openssl rand -base64 48`",
-                    secret.expose().len() * 8
-                ));
+            let bits = secret.expose().len() * 8;
+            if bits < required {
+                return Err(KeySetError::ShortSecret { bits, algorithm: *algorithm, required });
             }
             set.unnamed.push(Key {
                 algorithm: *algorithm,
@@ -166,34 +180,34 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The marker of this set: what it verified holds a clone.
+    /// Returns the marker of this set. Principals that it verified contain a clone.
     pub fn generation(&self) -> &Generation {
         &self.generation
     }
 
-    /// How many keys it holds.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.named.len() + self.unnamed.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the set has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The names of its keys, sorted.
+    /// Returns the names of the keys, sorted.
     pub fn kids(&self) -> Vec<&str> {
         let mut kids: Vec<&str> = self.named.keys().map(String::as_str).collect();
         kids.sort_unstable();
         kids
     }
 
-    /// The key of this name.
+    /// Returns the key named `kid`.
     pub fn named(&self, kid: &str) -> Option<&Key> {
         self.named.get(kid)
     }
 
-    /// The only key that verifies with `algorithm`.
+    /// Returns the key that verifies with `algorithm`, if there is exactly one.
     pub(super) fn only(&self, algorithm: Algorithm) -> Option<&Key> {
         let mut fitting =
             self.named.values().chain(&self.unnamed).filter(|key| key.algorithm == algorithm);
@@ -219,7 +233,7 @@ fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), Sk
     }
 }
 
-/// jsonwebtoken's `from_jwk` checks neither use, operations, curve nor the key itself; this does.
+/// Checks use, operations, curve and the key itself, which jsonwebtoken's `from_jwk` does not.
 fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'static str> {
     if matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature) {
         return Err("its use is not sig");
@@ -264,7 +278,8 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
         }
         _ => return Err("its type or curve is not supported"),
     };
-    // The key's own `alg` binds it; without one, the first algorithm of the issuer's list that fits its type does.
+    // The key is bound to its own `alg`, or else to the issuer's first algorithm that fits its
+    // type.
     let algorithm = match alg_member(raw)? {
         Some(named) => AlgorithmName::parse(&named)
             .filter(|algorithm| fitting.contains(algorithm))
@@ -281,7 +296,8 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, &'stati
     Ok(Key { algorithm, key })
 }
 
-/// The `alg` member as written: a name jsonwebtoken does not know must not read as "no alg".
+/// Returns the member `alg` as written, so that a name unknown to jsonwebtoken is not read as "no
+/// alg".
 fn alg_member(raw: &str) -> Result<Option<String>, &'static str> {
     #[derive(Deserialize)]
     struct Alg {
@@ -294,8 +310,10 @@ fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
 }
 
-/// Zeros before a number, which some servers write although RFC 7518 section 6.3.1.1 forbids it, are taken off: the crypto
-/// library refuses them, and only when a signature is verified.
+/// Reads an RSA key.
+///
+/// Leading zeros, which some servers write although RFC 7518 section 6.3.1.1 forbids them, are
+/// removed: the crypto library refuses them, and only when a signature is verified.
 fn rsa(n: &str, e: &str) -> Result<DecodingKey, &'static str> {
     let (n, e) = (decode(n)?, decode(e)?);
     let (n, e) = (without_zeros(&n), without_zeros(&e));
@@ -335,8 +353,10 @@ fn point(
         .map_err(|_| "its point is not on the curve")
 }
 
-/// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8, and the encodings of 0 and
-/// 1 that are not reduced. With such a key a signature hardly depends on the message: for the neutral point, S = 0 and the
+/// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8,
+/// and the encodings of 0 and 1 that are not reduced.
+///
+/// With such a key a signature hardly depends on the message: for the neutral point, S = 0 and the
 /// neutral point as R verify every message (RFC 8032 section 5.1.7).
 const SMALL_ORDER: [[u8; 32]; 7] = {
     const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
@@ -413,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_key_is_skipped_and_the_others_stay() {
+    fn an_invalid_key_is_skipped_and_the_others_are_kept() {
         // J07, J23, K05, K06 and CVE-2026-22817's class.
         let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
         let off_curve = P256.replace("x_FEz", "x_FEy");
@@ -465,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_set_is_refused() {
+    fn invalid_key_sets_are_refused() {
         let error = |document: &str| {
             KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).map(drop).unwrap_err()
         };
@@ -487,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_as_long_as_the_hash() {
+    fn secrets_shorter_than_the_hash_are_refused() {
         assert!(KeySet::from_secret(&Secret::new([7; 31]), &[Algorithm::HS256]).is_err());
         assert_eq!(
             KeySet::from_secret(&Secret::new([7; 32]), &[Algorithm::HS256]).unwrap().len(),

@@ -1,9 +1,10 @@
-//! Content parts: how servers name images, audio, video and files in a JSON body.
+//! Content parts: the names of images, audio, video and files in a JSON body.
 //!
-//! vLLM takes a part by its `type`, and without one by its key; SGLang's `/generate` and Ollama take lists beside the text.
-//! So both are looked for, at any depth of everything that can hold content.
+//! vLLM recognises a part by its `type`, and without a type by its key; SGLang's `/generate` and
+//! Ollama take lists beside the text. Both are searched for, at any depth of everything that can
+//! hold content.
 
-/// What a part is.
+/// The kind of a content part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Image,
@@ -12,16 +13,16 @@ pub(super) enum Kind {
     File,
 }
 
-/// How many parts of each kind a body has.
+/// The number of content parts of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Images.
+    /// The number of images.
     pub images: u64,
-    /// Audio clips.
+    /// The number of audio clips.
     pub audio: u64,
-    /// Videos.
+    /// The number of videos.
     pub videos: u64,
-    /// Files and documents.
+    /// The number of files and documents.
     pub files: u64,
 }
 
@@ -36,7 +37,8 @@ impl Parts {
         *counter = counter.saturating_add(count);
     }
 
-    /// An object that says by its type and by its key that it is an image is one image.
+    /// Adds the larger of two counts for each kind: an object that is an image by its type and by
+    /// its key is one image.
     pub(super) fn add_larger(&mut self, a: Self, b: Self) {
         self.images = self.images.saturating_add(a.images.max(b.images));
         self.audio = self.audio.saturating_add(a.audio.max(b.audio));
@@ -45,7 +47,7 @@ impl Parts {
     }
 }
 
-/// The kind of a part by its `type`, compared without case.
+/// Returns the kind of a part by its `type`, compared without case.
 pub(super) fn kind(part_type: &str) -> Option<Kind> {
     const TYPES: [(&str, Kind); 14] = [
         ("image_url", Kind::Image),
@@ -71,7 +73,7 @@ pub(super) fn kind(part_type: &str) -> Option<Kind> {
         .or(document)
 }
 
-/// Members that hold a medium, a reference to one, or a list of either.
+/// Members that contain media, a reference to media, or a list of either.
 pub(super) const KEYS: [(&str, Kind); 18] = [
     ("image_url", Kind::Image),
     ("input_image", Kind::Image),
@@ -93,11 +95,11 @@ pub(super) const KEYS: [(&str, Kind); 18] = [
     ("file_url", Kind::File),
 ];
 
-/// Members of content that hold what a model said or what a tool is given, not parts.
+/// Members of content that contain output of a model or arguments of a tool instead of parts.
 pub(super) const SKIPPED: [&str; 6] =
     ["input", "arguments", "annotations", "parameters", "logprobs", "tool_calls"];
 
-/// Members of the document that hold what a prompt says.
+/// Members of the document that contain the text of a prompt.
 pub(super) const TEXTS: [&str; 13] = [
     "messages",
     "prompt",
@@ -114,14 +116,14 @@ pub(super) const TEXTS: [&str; 13] = [
     "suffix",
 ];
 
-/// Members of those, and of their parts, that hold text or parts with text.
+/// Members of [`TEXTS`] and of their parts that contain text or parts with text.
 pub(super) const TEXT_KEYS: [&str; 4] = ["content", "text", "output", "prompt_string"];
 
-/// Members of the document that stand for text and cannot be read: tokens, and embeddings.
+/// Members of the document that replace text by tokens or embeddings.
 pub(super) const UNREADABLE: [&str; 5] =
     ["input_ids", "prompt_token_ids", "token_ids", "prompt_embeds", "input_embeds"];
 
-/// Members of the document that hold schemas and settings, not parts.
+/// Members of the document that contain schemas and settings instead of parts.
 pub(super) const SCHEMAS: [&str; 14] = [
     "tools",
     "functions",
@@ -139,11 +141,12 @@ pub(super) const SCHEMAS: [&str; 14] = [
     "options",
 ];
 
-/// The longest path a server would open.
+/// The length of the longest path that a server opens.
 const PATH_MAX: usize = 4096;
 
-/// Whether a reference may make the server fetch a URL or open a file. `data:` URLs do not. Bare base64 is told from a
-/// path only by its length, so a short one counts as a path.
+/// Whether a reference may make the server fetch a URL or open a file. `data:` URLs do not.
+///
+/// Bare base64 differs from a path only by its length, so a short one counts as a path.
 pub(super) fn is_external(reference: &str) -> bool {
     let data = reference.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
     !data
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_inline_data_is_not_foreign() {
+    fn only_inline_data_is_not_external() {
         for reference in [
             "http://169.254.169.254/",
             "HTTPS://x",

@@ -1,58 +1,70 @@
-//! What was read from a body.
+//! The facts that are read from a body.
 
 use std::borrow::Cow;
 
 use super::{content::Parts, plan::Cap};
 
-/// What a body says about what its route asked for. Strings are borrowed from the body unless they hold escapes.
+/// The facts that a plan selects from a body. Strings are borrowed from the body unless they
+/// contain escapes.
 #[derive(Debug, Default)]
 pub struct BodyFacts<'a> {
     /// The length of the body in bytes.
     pub bytes: u64,
-    /// The model.
+    /// The name of the model.
     pub model: Option<Cow<'a, str>>,
-    /// Names of adapters.
+    /// The names of adapters.
     pub adapters: Vec<Cow<'a, str>>,
-    /// The largest number under each name of a [`Cap`]: the cap, the name, the number.
-    pub caps: Vec<(Cap, &'static str, u64)>,
-    /// How many prompts there are in the longest list of them.
+    /// The largest number under each name of a [`Cap`].
+    pub caps: Vec<CappedNumber>,
+    /// The number of prompts in the longest list of prompts.
     pub prompts: u64,
     /// The first member that the route forbids.
     pub forbidden: Option<String>,
-    /// Content parts.
+    /// The number of content parts of each kind.
     pub parts: Parts,
     /// Whether a part refers to a URL or a file that the server would fetch.
     pub external_reference: bool,
-    /// Names of tools, and types of tools that the server itself runs.
+    /// The names of tools, and the types of tools that the server runs itself.
     pub tools: Vec<Cow<'a, str>>,
     /// The category that the body declares.
     pub category: Option<Cow<'a, str>>,
-    /// The text of the prompt.
+    /// The text of the prompt, if it is classified.
     pub prompt_text: PromptText,
-    /// JSON-RPC messages.
+    /// The JSON-RPC messages.
     pub messages: Vec<Message<'a>>,
-    /// Whether the messages came as a list.
+    /// Whether the messages are sent as a list.
     pub batch: bool,
 }
 
-/// The text of a prompt, with its parts one below the other.
+/// A number of the body that a [`Cap`] limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CappedNumber {
+    /// The cap that limits it.
+    pub cap: Cap,
+    /// The name of the member.
+    pub name: &'static str,
+    /// The value of the number.
+    pub value: u64,
+}
+
+/// The text of a prompt; its parts are separated by line breaks.
 #[derive(Debug, Default)]
 pub struct PromptText {
-    /// The text, as far as there is room for it.
+    /// The text, up to the limit of the plan.
     pub text: String,
-    /// Whether there is more.
+    /// Whether the prompt exceeds the limit.
     pub truncated: bool,
-    /// Whether some of the prompt is no text: tokens, or embeddings.
+    /// Whether a part of the prompt is not text but tokens or embeddings.
     pub opaque: bool,
 }
 
-/// One JSON-RPC message. One without a method is an answer.
+/// One JSON-RPC message. A message without a method is a response.
 #[derive(Debug, Default)]
 pub struct Message<'a> {
-    /// `method`.
+    /// The member `method`.
     pub method: Option<Cow<'a, str>>,
-    /// `params.name`.
+    /// The member `params.name`.
     pub name: Option<Cow<'a, str>>,
-    /// `params.uri`.
+    /// The member `params.uri`.
     pub uri: Option<Cow<'a, str>>,
 }

@@ -1,43 +1,50 @@
-//! `multipart/form-data` (RFC 7578), read so that python-multipart, Go's mime/multipart and the others find the same fields.
+//! `multipart/form-data` (RFC 7578), read so that python-multipart, Go's mime/multipart and other
+//! parsers find the same fields.
 //!
-//! The grammar is the one that every client library writes: no preamble, no epilogue, CRLF, quoted names. Files are moved
-//! past, never copied. Whatever is lenient in one of the parsers is refused: bare line feeds, unquoted or encoded names,
-//! folded headers, transfer encodings, nested multipart, a boundary inside a part.
+//! The grammar is the one that client libraries generate: no preamble, no epilogue, CRLF, quoted
+//! names. Files are skipped, never copied. Input that only lenient parsers accept is refused: bare
+//! line feeds, unquoted or encoded names, folded headers, transfer encodings, nested multipart, a
+//! boundary inside a part.
 
 use std::borrow::Cow;
 
 use memchr::memmem;
 use thiserror::Error;
 
-use super::{content::Kind, facts::BodyFacts, json::integer, plan::cap_fields};
+use super::{
+    content::Kind,
+    facts::{BodyFacts, CappedNumber},
+    json::integer,
+    plan::cap_fields,
+};
 use crate::denial::{Denial, Reason};
 
-/// How many parts a form may have.
+/// The maximum number of parts of a form.
 const PARTS: usize = 256;
-/// How long the headers of one part may be, in bytes.
+/// The maximum length of the headers of one part, in bytes.
 const HEADERS: usize = 4096;
-/// How long the model may be, in bytes.
+/// The maximum length of the model's name, in bytes.
 const VALUE: usize = 4096;
 
-/// What a route needs of a form.
+/// The plan for reading a form.
 #[derive(Clone, Debug, Default)]
 pub struct FormPlan {
-    /// The field that names the model.
+    /// The name of the field with the model.
     pub model: Option<String>,
-    /// Fields that may not be there.
+    /// Fields that are forbidden.
     pub forbidden: Vec<String>,
-    /// The only fields that may be there.
+    /// The only fields that are allowed.
     pub only: Option<Vec<String>>,
-    /// Whether numbers that bound what a request costs are noted, and files counted.
+    /// Whether numbers that limit the cost of a request are recorded, and files counted.
     pub caps: bool,
 }
 
-/// Why a form is refused.
+/// A form that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum FormError {
     #[error("it does not start with its boundary")]
     NoBoundary,
-    #[error("its boundary stands where no part starts or ends")]
+    #[error("its boundary occurs where no part starts or ends")]
     StrayBoundary,
     #[error("it has no end")]
     NoEnd,
@@ -45,9 +52,9 @@ pub(super) enum FormError {
     Epilogue,
     #[error("it has more than {PARTS} parts")]
     TooManyParts,
-    #[error("the headers of a part are not what RFC 7578 has, or can be read in two ways")]
+    #[error("the headers of a part do not conform to RFC 7578, or can be read in two ways")]
     Headers,
-    #[error("`{0}` comes twice")]
+    #[error("`{0}` is repeated")]
     Repeated(String),
     #[error("a field differs from `{0}` only in case or space")]
     Variant(String),
@@ -60,7 +67,7 @@ pub(super) enum FormError {
 }
 
 impl FormError {
-    /// The field at fault.
+    /// Returns the field at fault.
     pub(super) fn param(&self) -> Option<&str> {
         match self {
             Self::Repeated(name)
@@ -73,8 +80,10 @@ impl FormError {
     }
 }
 
-/// The boundary of a content type. Letters, digits, `-` and `_` are what clients choose; quoting, case and spaces of anything
-/// else are read differently.
+/// Returns the boundary of a content type.
+///
+/// Clients choose letters, digits, `-` and `_`. Parsers differ on quoting, case and spaces of other
+/// characters.
 pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
     let unsupported = |cause| {
         Denial::new(Reason::UnsupportedMediaType, cause)
@@ -103,7 +112,7 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
-/// What `plan` asks of `bytes`.
+/// Reads from a body what `plan` selects.
 pub(super) fn read<'a>(
     bytes: &'a [u8],
     boundary: &str,
@@ -115,7 +124,7 @@ pub(super) fn read<'a>(
     let mut facts =
         BodyFacts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..BodyFacts::default() };
     let mut parts = 0;
-    // `rest` stands behind a delimiter: either the end, or a part up to the next one.
+    // `rest` begins after a delimiter: it is the end, or a part up to the next delimiter.
     loop {
         if let Some(end) = rest.strip_prefix(b"--") {
             return if matches!(end, b"" | b"\r\n") { Ok(facts) } else { Err(FormError::Epilogue) };
@@ -149,7 +158,7 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
             return Err(FormError::Variant(wanted.to_owned()));
         }
     }
-    // RFC 7578 section 4.6: it would change how every other field is read.
+    // RFC 7578 section 4.6: the field changes how all others are decoded.
     if name == "_charset_" {
         return Err(FormError::Headers);
     }
@@ -159,18 +168,15 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     if plan.caps
         && let Some((cap, known)) = cap_fields().find(|(_, known)| *known == name)
     {
-        // Which of two a server takes is its own affair.
-        if facts.caps.iter().any(|(_, noted, _)| *noted == known) {
+        // Servers differ on which of two fields they take.
+        if facts.caps.iter().any(|number| number.name == known) {
             return Err(FormError::Repeated(name.to_owned()));
         }
         let number = Some(value)
             .filter(|_| text && !file)
             .and_then(|value| integer(std::str::from_utf8(value).ok()?));
-        facts.caps.push((
-            cap,
-            known,
-            number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?,
-        ));
+        let value = number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?;
+        facts.caps.push(CappedNumber { cap, name: known, value });
     }
     if plan.model.as_deref() == Some(name) {
         if facts.model.is_some() {
@@ -195,7 +201,7 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
 struct Headers<'a> {
     name: &'a str,
     file: bool,
-    /// Whether the part is plain text in UTF-8, as far as its headers say.
+    /// Whether the part is plain text in UTF-8, according to its headers.
     text: bool,
 }
 
@@ -236,7 +242,7 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, FormError> {
     Ok(Headers { name, file, text })
 }
 
-/// `form-data; name="x"; filename="y"`: the name, and whether it is a file.
+/// Reads `form-data; name="x"; filename="y"`: the name, and whether the part is a file.
 fn parse_disposition(value: &str) -> Option<(&str, bool)> {
     let kind = value.get(.."form-data".len())?;
     let mut rest = value.get(kind.len()..).filter(|_| kind.eq_ignore_ascii_case("form-data"))?;
@@ -251,7 +257,8 @@ fn parse_disposition(value: &str) -> Option<(&str, bool)> {
         if text.contains('\\') {
             return None;
         }
-        // Browsers write `"` as %22; whether a server turns it back is its own affair, in a name it must not matter.
+        // Browsers write `"` as %22, and servers differ on decoding it, so a name must not contain
+        // it.
         let slot = match key {
             "name" if !text.contains('%') => &mut name,
             "filename" => &mut file,
@@ -404,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_outside_the_plan_are_noted() {
+    fn fields_outside_the_plan_are_recorded() {
         let facts =
             |body: &str, plan: &FormPlan| read(body.as_bytes(), "b", plan).unwrap().forbidden;
         let stream = format!("{MODEL}{}--b--", part("name=\"stream\"", "true"));

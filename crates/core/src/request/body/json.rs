@@ -1,8 +1,10 @@
-//! The reader: one pass over a JSON body, driven by a [`Plan`], and proof that every reader would find the same.
+//! The reader of JSON bodies: one pass, driven by a [`Plan`], that refuses what two readers could
+//! read differently.
 //!
-//! The whole body is checked against RFC 8259 without building a tree. In every object that the plan reads, a repeated key
-//! is refused (Python keeps the last, others the first), and so is a key that differs from a wanted one only in case (Go's
-//! `encoding/json` folds case). Keys are compared after unescaping. Nothing is kept but what the plan asks for.
+//! The whole body is checked against RFC 8259 without building a tree. In every object that the
+//! plan reads, a repeated key is refused (Python takes the last, others the first), and so is a key
+//! that differs from a selected one only in case (Go's `encoding/json` folds case). Keys are
+//! compared after unescaping. Only the values that the plan selects are kept.
 
 use std::borrow::Cow;
 
@@ -10,23 +12,23 @@ use thiserror::Error;
 
 use super::{
     content::{Parts, is_external, kind},
-    facts::{BodyFacts, Message},
+    facts::{BodyFacts, CappedNumber, Message},
     plan::{Expect, Node, Plan, Text, TextRole, Unnamed},
     scan::{NUMBER, RawString, Scanner},
 };
 
-/// How deep values may nest.
+/// The maximum depth of values.
 const DEPTH: usize = 64;
-/// How many keys an object that is read may have.
+/// The maximum number of keys of an object that is read.
 const KEYS: usize = 256;
-/// How long a key or a string that is handed out may be, in bytes as written.
+/// The maximum length of a key or a selected string, in bytes as written.
 const LENGTH: usize = 4096;
-/// How many strings of a kind are handed out.
+/// The maximum number of selected strings of a kind.
 const STRINGS: usize = 256;
-/// The largest integer that every reader of JSON holds exactly (RFC 8259 section 6).
+/// The largest integer that every JSON reader represents exactly (RFC 8259 section 6).
 const INTEGER: u64 = (1 << 53) - 1;
 
-/// Why a body is refused.
+/// A JSON body that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum JsonError {
     #[error("it is not JSON in UTF-8 (byte {0})")]
@@ -56,7 +58,7 @@ pub(super) enum JsonError {
 }
 
 impl JsonError {
-    /// The member at fault.
+    /// Returns the member at fault.
     pub(super) fn param(&self) -> Option<&str> {
         match self {
             Self::CaseVariant(name) | Self::WrongType(name) | Self::NotAnInteger(name) => {
@@ -68,7 +70,7 @@ impl JsonError {
     }
 }
 
-/// What `plan` asks of `bytes`.
+/// Reads from a body what `plan` selects.
 pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, JsonError> {
     let mut reader = Reader {
         scanner: Scanner::new(bytes)?,
@@ -76,7 +78,7 @@ pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Js
         seen: Vec::with_capacity(32),
         typed: Parts::default(),
         keyed: Parts::default(),
-        tool: (false, false),
+        tool: ToolState::default(),
         facts: BodyFacts {
             bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             ..BodyFacts::default()
@@ -87,16 +89,26 @@ pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Js
     Ok(reader.facts)
 }
 
+/// What is known of a tool while its object is read.
+#[derive(Debug, Default)]
+struct ToolState {
+    /// The tool has a name.
+    is_named: bool,
+    /// The type of the tool identifies it, as for tools that the server runs itself.
+    has_own_type: bool,
+}
+
 struct Reader<'a, 'p> {
     scanner: Scanner<'a>,
     plan: &'p Plan,
-    /// Keys of the objects that are open, innermost last.
+    /// Keys of the open objects, innermost last.
     seen: Vec<Cow<'a, str>>,
-    /// Parts of the innermost object, by its type and by its keys.
+    /// Parts of the innermost object, recognised by its type.
     typed: Parts,
+    /// Parts of the innermost object, recognised by its keys.
     keyed: Parts,
-    /// Of the innermost tool: whether it has a name, and whether its type stands for one.
-    tool: (bool, bool),
+    /// The innermost tool.
+    tool: ToolState,
     facts: BodyFacts<'a>,
 }
 
@@ -137,27 +149,27 @@ impl<'a, 'p> Reader<'a, 'p> {
         self.object(root, depth)
     }
 
-    /// Reads a value at a place. `key` is the member it is, or is in.
+    /// Reads a value with its node. `key` is the member that is or contains the value.
     fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
         let wrong = || JsonError::WrongType(key.to_owned());
         if let Expect::Field(name) = &node.expect {
             self.facts.forbidden.get_or_insert_with(|| name.clone());
             return self.skip(depth);
         }
-        let hides = |byte: Option<u8>| match node.text_role {
+        let is_opaque = |byte: Option<u8>| match node.text_role {
             TextRole::None => false,
-            // A number where text should be is a token.
+            // A number in place of text is a token.
             TextRole::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
             TextRole::Opaque => byte != Some(b'n'),
         };
-        self.facts.prompt_text.opaque |= hides(self.scanner.peek());
+        self.facts.prompt_text.opaque |= is_opaque(self.scanner.peek());
         match self.scanner.peek() {
             Some(b'{') => match &node.expect {
                 Expect::Text(_) | Expect::Texts(_) | Expect::Cap(..) | Expect::List => Err(wrong()),
                 Expect::Tool => {
                     let outer = std::mem::take(&mut self.tool);
                     self.object(node, depth)?;
-                    if self.tool == (false, false) {
+                    if !self.tool.is_named && !self.tool.has_own_type {
                         return Err(JsonError::NamelessTool);
                     }
                     self.tool = outer;
@@ -179,8 +191,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             },
             Some(b'"') => {
                 let string = self.scanner.string()?;
-                self.string(node, &string)
-                    .map_err(|wrong_type| if wrong_type { wrong() } else { JsonError::TooLong })
+                self.string(node, key, &string)
             }
             _ => {
                 let scalar = self.scanner.scalar()?;
@@ -188,9 +199,13 @@ impl<'a, 'p> Reader<'a, 'p> {
                     _ if scalar == "null" => {}
                     Expect::Cap(cap, name) => match integer(scalar) {
                         Some(number) => {
-                            match self.facts.caps.iter_mut().find(|(_, known, _)| known == name) {
-                                Some((_, _, largest)) => *largest = number.max(*largest),
-                                None => self.facts.caps.push((*cap, name, number)),
+                            match self.facts.caps.iter_mut().find(|known| known.name == *name) {
+                                Some(known) => known.value = known.value.max(number),
+                                None => self.facts.caps.push(CappedNumber {
+                                    cap: *cap,
+                                    name,
+                                    value: number,
+                                }),
                             }
                         }
                         None => return Err(JsonError::NotAnInteger((*name).to_owned())),
@@ -209,34 +224,40 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
-    /// Takes a string at a place. The error: whether no string may stand here; otherwise it is too long.
-    fn string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), bool> {
+    /// Records a string at a node.
+    fn string(&mut self, node: &Node, key: &str, string: &RawString<'a>) -> Result<(), JsonError> {
         if node.text_role == TextRole::Text {
             self.add_prompt_text(string)?;
         }
         match &node.expect {
-            Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => Err(true),
+            Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => {
+                Err(JsonError::WrongType(key.to_owned()))
+            }
             Expect::Prompts => {
                 self.facts.prompts = self.facts.prompts.max(1);
                 Ok(())
             }
-            // A type that long is none we know.
+            // No known type is longer.
             Expect::Part if string.inner.len() <= LENGTH => {
-                if let Some(kind) = kind(&string.unescape().map_err(|_| true)?) {
+                if let Some(kind) = kind(&string.unescape()?) {
                     self.typed.add(kind, 1);
                 }
                 Ok(())
             }
             Expect::Media(kind) => {
                 self.keyed.add(*kind, 1);
-                self.add_reference(string)
+                self.add_reference(string);
+                Ok(())
             }
-            Expect::Reference => self.add_reference(string),
+            Expect::Reference => {
+                self.add_reference(string);
+                Ok(())
+            }
             Expect::Text(text) | Expect::Texts(text) => {
                 if string.inner.len() > LENGTH {
-                    return Err(false);
+                    return Err(JsonError::TooLong);
                 }
-                let value = string.unescape().map_err(|_| true)?;
+                let value = string.unescape()?;
                 self.emit(*text, value)
             }
             _ => Ok(()),
@@ -244,15 +265,15 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Adds a part of the prompt's text.
-    fn add_prompt_text(&mut self, string: &RawString<'a>) -> Result<(), bool> {
+    fn add_prompt_text(&mut self, string: &RawString<'a>) -> Result<(), JsonError> {
         let prompt = &mut self.facts.prompt_text;
         let room = self.plan.prompt_text_limit.saturating_sub(prompt.text.len());
-        // No escape stands for less than a sixth of its length: what is longer than that is not even decoded.
+        // An escape decodes to at least a sixth of its length, so a longer string is not decoded.
         prompt.truncated |= string.inner.len() / 6 > room;
         if prompt.truncated {
             return Ok(());
         }
-        let text = string.unescape().map_err(|_| true)?;
+        let text = string.unescape()?;
         prompt.truncated |= text.len() >= room;
         if !prompt.truncated {
             prompt.text.push_str(&text);
@@ -261,26 +282,26 @@ impl<'a, 'p> Reader<'a, 'p> {
         Ok(())
     }
 
-    fn add_reference(&mut self, string: &RawString<'a>) -> Result<(), bool> {
-        // Its beginning is all that matters; escapes there are nothing an honest client writes.
+    fn add_reference(&mut self, string: &RawString<'a>) {
+        // The beginning decides. Clients have no reason to escape it.
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
         self.facts.external_reference |= escaped || is_external(string.inner);
-        Ok(())
     }
 
-    fn emit(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), bool> {
+    /// Records a selected string.
+    fn emit(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), JsonError> {
         let message = self.facts.messages.last_mut();
         match text {
             Text::Model => self.facts.model = Some(value),
             Text::Category => self.facts.category = Some(value),
             Text::Adapter => self.facts.adapters.push(value),
             Text::Tool => {
-                self.tool.0 = true;
+                self.tool.is_named = true;
                 self.facts.tools.push(value);
             }
             Text::ToolType if matches!(&*value, "function" | "custom") => {}
             Text::ToolType => {
-                self.tool.1 = true;
+                self.tool.has_own_type = true;
                 self.facts.tools.push(value);
             }
             Text::Method => drop(message.map(|message| message.method = Some(value))),
@@ -288,13 +309,13 @@ impl<'a, 'p> Reader<'a, 'p> {
             Text::Uri => drop(message.map(|message| message.uri = Some(value))),
         }
         if self.facts.tools.len() > STRINGS || self.facts.adapters.len() > STRINGS {
-            Err(false)
+            Err(JsonError::TooMany)
         } else {
             Ok(())
         }
     }
 
-    /// Reads an object whose keys matter.
+    /// Reads an object whose members are read.
     fn object(&mut self, node: &'p Node, depth: usize) -> Result<(), JsonError> {
         if depth > DEPTH {
             return Err(JsonError::TooDeep);
@@ -340,7 +361,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         Ok(())
     }
 
-    /// Reads a list whose elements may matter.
+    /// Reads a list whose elements may be read.
     fn list(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
         if depth > DEPTH {
             return Err(JsonError::TooDeep);
@@ -353,7 +374,8 @@ impl<'a, 'p> Reader<'a, 'p> {
         let mut more = !self.scanner.opens_empty(b']');
         while more {
             self.scanner.space();
-            // A list of numbers is one prompt in tokens; a list of objects under `input` is one conversation.
+            // A list of numbers is one prompt in tokens; a list of objects in `input` is one
+            // conversation.
             prompts += match self.scanner.peek() {
                 Some(b'"' | b'[') => 1,
                 Some(b'{') => u64::from(key != "input"),
@@ -371,7 +393,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         Ok(())
     }
 
-    /// Checks a value of any kind and moves past it.
+    /// Checks and skips a value of any type.
     fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
         let close = match self.scanner.peek() {
             Some(b'"') => return self.scanner.skip_string().map(drop),
@@ -396,14 +418,16 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 }
 
-/// An integer as every reader takes it: digits only, no sign, no fraction, no exponent.
+/// Parses an integer that every reader reads alike: digits only, no sign, fraction or exponent.
 pub(super) fn integer(scalar: &str) -> Option<u64> {
     let digits = scalar.bytes().all(|byte| byte.is_ascii_digit());
     scalar.parse().ok().filter(|number| digits && *number <= INTEGER)
 }
 
-/// The place of the member `key`. Refused is a key that Go takes for another that is wanted: it folds ASCII case, and the two
-/// other letters that fold into ASCII (long s and the Kelvin sign).
+/// Returns the node of the member `key`.
+///
+/// Refuses a key that Go reads as another, selected one: Go folds ASCII case, and the two other
+/// letters that fold into ASCII (long s and the Kelvin sign).
 fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
     let folded = |c: char| match c {
         '\u{17f}' => 's',
@@ -443,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn the_string_is_found_wherever_it_stands() {
+    fn the_string_is_found_at_every_position() {
         for body in [
             r#"{"model":"m"}"#,
             r#" { "messages" : [ { "model" : "x", "n" : -1.5e+3 } , [] , {} ] , "model" : "m" } "#,

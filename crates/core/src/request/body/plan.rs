@@ -1,24 +1,53 @@
-//! What a route needs of a JSON body, compiled once: a graph of places, and what to note there.
+//! The plan for reading a JSON body: a graph of nodes, compiled once, and what to record at each.
 
 use std::{fmt, str::FromStr};
 
+use thiserror::Error;
+
 use super::content::{self, Kind};
 
-/// A place in a JSON document: keys of nested objects, written `/model` or `/session/model` (RFC 6901, objects only).
+/// The location of a member in a JSON document: the keys of nested objects, written `/model` or
+/// `/session/model` (RFC 6901, objects only).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Vec<String>);
 
-impl FromStr for Pointer {
-    type Err = String;
+/// A text that is not a [`Pointer`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PointerError {
+    /// The text does not start with `/`.
+    #[error("`{0}` is not a JSON pointer; write `/model`")]
+    NoSlash(String),
+    /// The text has no key, an empty key, or too many keys.
+    #[error("`{0}` is not a JSON pointer of 1 to 8 keys; write `/model`")]
+    Keys(String),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text
-            .strip_prefix('/')
-            .ok_or_else(|| format!("`{text}` is not a JSON pointer; write `/model`"))?;
+/// A conflict between the members that a [`Plan`] selects.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// A member that contains a selected member is selected itself.
+    #[error("`{0}` is read as a value of its own on this route")]
+    NotAContainer(String),
+    /// A member is selected for two purposes.
+    #[error("`{0}` is already read for something else on this route")]
+    Taken(String),
+    /// A member that contains text of the prompt is selected for another purpose.
+    #[error("`{0}` holds text of the prompt, and is read for something else on this route")]
+    PromptTaken(String),
+    /// A location is malformed.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
+}
+
+impl FromStr for Pointer {
+    type Err = PointerError;
+
+    fn from_str(text: &str) -> Result<Self, PointerError> {
+        let rest = text.strip_prefix('/').ok_or_else(|| PointerError::NoSlash(text.to_owned()))?;
         let keys: Vec<String> =
             rest.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
         if keys.iter().any(String::is_empty) || keys.len() > 8 {
-            return Err(format!("`{text}` is not a JSON pointer of 1 to 8 keys; write `/model`"));
+            return Err(PointerError::Keys(text.to_owned()));
         }
         Ok(Self(keys))
     }
@@ -33,45 +62,45 @@ impl fmt::Display for Pointer {
 }
 
 impl Pointer {
-    /// The last key.
+    /// Returns the last key.
     pub fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)
     }
 }
 
-/// A number in the body that bounds what a request costs.
+/// The kind of a number that limits what a request costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cap {
-    /// Tokens to generate, under any of its names.
+    /// The number of tokens to generate, under any of its names.
     Tokens,
-    /// Answers to return (`n`).
+    /// The number of answers to return (`n`).
     Choices,
-    /// Answers to generate and choose from (`best_of`).
+    /// The number of answers to generate and choose from (`best_of`).
     BestOf,
 }
 
-/// A string that is handed out.
+/// The purpose of a string that the plan selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Text {
     Model,
     Adapter,
     Category,
-    /// A tool's name.
+    /// The name of a tool.
     Tool,
-    /// A tool's type.
+    /// The type of a tool.
     ToolType,
-    /// JSON-RPC.
+    /// The method of a JSON-RPC message.
     Method,
     Name,
     Uri,
 }
 
-/// What a value must be, and what to note of it.
+/// The expected type of a value, and what to record of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
-    /// Anything, nothing.
+    /// Any value; nothing is recorded.
     Any,
-    /// An object on the way to something; `lists`: or a list of such objects.
+    /// An object that contains selected members; with `lists`, or a list of such objects.
     Container { lists: bool },
     /// A string or null.
     Text(Text),
@@ -79,42 +108,44 @@ pub(super) enum Expect {
     Texts(Text),
     /// An integer or null.
     Cap(Cap, &'static str),
-    /// It is forbidden: note that it is there.
+    /// A forbidden member, whose presence is recorded.
     Field(String),
-    /// A prompt, or a list of them.
+    /// A prompt, or a list of prompts.
     Prompts,
     /// A list or null.
     List,
-    /// One tool.
+    /// The declaration of one tool.
     Tool,
     /// The type of a content part.
     Part,
-    /// A medium, or a list of them: strings are references.
+    /// A media object, or a list of them; strings are references.
     Media(Kind),
-    /// A string that is fetched or opened by the server.
+    /// A string that names what the server fetches or opens.
     Reference,
 }
 
-/// Whether a place holds what a prompt says.
+/// The role of a node in the text of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextRole {
     None,
-    /// Strings here are its text.
+    /// Strings at the node are text of the prompt.
     Text,
-    /// Whatever is here stands for text that nobody can read.
+    /// Any value at the node replaces text and cannot be read.
     Opaque,
 }
 
-/// What happens to members that the plan does not name.
+/// What happens to members that the node does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unnamed {
+    /// They are skipped.
     Skip,
+    /// They are read with the node of this index.
     Read(usize),
-    /// Only named members are allowed: note the name.
+    /// They are forbidden, and the name of the first is recorded.
     Forbid,
 }
 
-/// One place.
+/// A node of the graph: a value of the document.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) expect: Expect,
@@ -135,26 +166,26 @@ impl Node {
         }
     }
 
-    /// Whether nothing below is looked at.
+    /// Whether nothing at or below the node is read.
     fn is_plain(&self) -> bool {
         self.expect == Expect::Any && !self.reads_members() && self.element.is_none()
     }
 
-    /// Whether members of an object here are looked at.
+    /// Whether the members of an object at the node are read.
     pub(super) fn reads_members(&self) -> bool {
         !self.keys.is_empty() || self.unnamed != Unnamed::Skip
     }
 }
 
-/// The compiled graph. Its first place is the document.
+/// The compiled graph. Its first node is the document.
 #[derive(Clone, Debug)]
 pub struct Plan {
     nodes: Vec<Node>,
     /// JSON-RPC: the document is a message or a list of messages.
     pub(super) rpc: bool,
-    /// How much text of the prompt is handed out.
+    /// The maximum number of bytes of prompt text to collect.
     pub(super) prompt_text_limit: usize,
-    /// The place of everything that may hold content parts.
+    /// The node of all values that may contain content parts.
     region: Option<usize>,
 }
 
@@ -169,7 +200,8 @@ impl Default for Plan {
     }
 }
 
-/// Names under which servers take the number of tokens to generate: OpenAI, its Responses API, SGLang and TGI, llama.cpp, Ollama.
+/// The members that set the number of tokens to generate, as named by OpenAI, its Responses API,
+/// SGLang, TGI, llama.cpp and Ollama.
 const TOKENS: [&str; 11] = [
     "/max_tokens",
     "/max_completion_tokens",
@@ -185,11 +217,12 @@ const TOKENS: [&str; 11] = [
 ];
 const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
 const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
-/// Members that hold a prompt or a list of them.
+/// The members that contain a prompt or a list of prompts.
 const PROMPTS: [&str; 8] =
     ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
 
-/// The numbers that [`Plan::caps`] looks at and that stand at the top of a document: a form has them as fields.
+/// Returns the numbers of [`Plan::caps`] that are at the top of a document: a form has them as
+/// fields.
 pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
     [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
         .into_iter()
@@ -210,7 +243,7 @@ impl Plan {
         self.nodes.len() - 1
     }
 
-    /// The place `key` below `at`, made if it is not there.
+    /// Returns the node of the member `key` of the node `at`, created if it does not exist.
     fn below(&mut self, at: usize, key: &str, expect: Expect) -> usize {
         if let Some((_, known)) =
             self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key))
@@ -228,8 +261,8 @@ impl Plan {
         new
     }
 
-    /// Puts `expect` at `pointer`.
-    fn put(&mut self, pointer: &Pointer, expect: Expect, lists: bool) -> Result<(), String> {
+    /// Expects a value at `pointer`.
+    fn put(&mut self, pointer: &Pointer, expect: Expect, lists: bool) -> Result<(), PlanError> {
         let mut at = 0;
         let mut keys = pointer.0.iter();
         let last = keys.next_back().map_or("", String::as_str);
@@ -240,46 +273,46 @@ impl Plan {
                 .get(at)
                 .is_some_and(|node| matches!(node.expect, Expect::Container { .. }))
             {
-                return Err(format!("`{key}` is read as a value of its own on this route"));
+                return Err(PlanError::NotAContainer(key.clone()));
             }
         }
         let before = self.nodes.len();
         let place = self.below(at, last, expect.clone());
         if place < before && self.nodes.get(place).is_some_and(|node| node.expect != expect) {
-            return Err(format!("`{last}` is already read for something else on this route"));
+            return Err(PlanError::Taken(last.to_owned()));
         }
         Ok(())
     }
 
-    /// Hands out the string at `pointer` as the model.
+    /// Reads the string at `pointer` as the name of the model.
     ///
     /// # Errors
-    /// A sentence when the place is taken, as for the other methods.
-    pub fn model(&mut self, pointer: &Pointer) -> Result<(), String> {
+    /// A conflict with another selected member, as for the other methods.
+    pub fn model(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
         self.put(pointer, Expect::Text(Text::Model), false)
     }
 
-    /// Hands out the strings at `pointer` as names of adapters.
+    /// Reads the strings at `pointer` as names of adapters.
     ///
     /// # Errors
     /// See [`Plan::model`].
-    pub fn adapter(&mut self, pointer: &Pointer) -> Result<(), String> {
+    pub fn adapter(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
         self.put(pointer, Expect::Texts(Text::Adapter), true)
     }
 
-    /// Hands out the string at `pointer` as the category of the prompt.
+    /// Reads the string at `pointer` as the category of the prompt.
     ///
     /// # Errors
     /// See [`Plan::model`].
-    pub fn category(&mut self, pointer: &Pointer) -> Result<(), String> {
+    pub fn category(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
         self.put(pointer, Expect::Text(Text::Category), false)
     }
 
-    /// Notes the largest of each number that [`Cap`] names, and how many prompts there are.
+    /// Records the largest number for each name of a [`Cap`], and the number of prompts.
     ///
     /// # Errors
     /// See [`Plan::model`].
-    pub fn caps(&mut self) -> Result<(), String> {
+    pub fn caps(&mut self) -> Result<(), PlanError> {
         for (cap, places) in
             [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
         {
@@ -294,15 +327,15 @@ impl Plan {
         Ok(())
     }
 
-    /// Notes that there is something at `pointer`.
+    /// Records whether there is a value at `pointer`.
     ///
     /// # Errors
     /// See [`Plan::model`].
-    pub fn forbid(&mut self, pointer: &Pointer) -> Result<(), String> {
+    pub fn forbid(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
         self.put(pointer, Expect::Field(pointer.0.join(".")), true)
     }
 
-    /// Notes members of the document that are not in `names` and not read for anything else.
+    /// Records members of the document that are not in `names` and not selected otherwise.
     pub fn only(&mut self, names: &[String]) {
         for name in names {
             self.below(0, name, Expect::Any);
@@ -312,7 +345,7 @@ impl Plan {
         }
     }
 
-    /// Hands out the names of the tools that the request declares or chooses.
+    /// Reads the names of the tools that the request declares or chooses.
     pub fn tools(&mut self) {
         let function = self.add(Node::of(Expect::Any));
         self.below(function, "name", Expect::Text(Text::Tool));
@@ -348,23 +381,24 @@ impl Plan {
         }
     }
 
-    /// Reads the document as JSON-RPC: methods, and `name` and `uri` of their parameters.
+    /// Reads the document as JSON-RPC: the methods, and `name` and `uri` of their parameters.
     ///
     /// # Errors
     /// See [`Plan::model`].
-    pub fn rpc(&mut self) -> Result<(), String> {
+    pub fn rpc(&mut self) -> Result<(), PlanError> {
         self.rpc = true;
         self.put(&"/method".parse()?, Expect::Text(Text::Method), false)?;
         self.put(&"/params/name".parse()?, Expect::Text(Text::Name), false)?;
         self.put(&"/params/uri".parse()?, Expect::Text(Text::Uri), false)
     }
 
-    /// Hands out at most `most` bytes of the text of the prompt. To be called last, after [`Plan::content`].
+    /// Collects at most `limit` bytes of the text of the prompt. Must be called last, after
+    /// [`Plan::content`].
     ///
     /// # Errors
-    /// A sentence when a member that holds text is read for something else.
-    pub fn prompt_text(&mut self, most: usize) -> Result<(), String> {
-        self.prompt_text_limit = most;
+    /// A member that contains text and is selected for another purpose.
+    pub fn prompt_text(&mut self, limit: usize) -> Result<(), PlanError> {
+        self.prompt_text_limit = limit;
         let mut node = self
             .region
             .and_then(|region| self.nodes.get(region))
@@ -383,7 +417,7 @@ impl Plan {
                 .and_then(|root| root.keys.iter().find(|(name, _)| name == key))
                 .map(|(_, place)| *place);
             let Some(place) = known else {
-                // Where only named members are allowed, this one is not.
+                // Where only named members are allowed, this one is forbidden.
                 if root.is_some_and(|root| root.unnamed != Unnamed::Forbid) {
                     let place = if role == TextRole::Text {
                         text
@@ -405,16 +439,14 @@ impl Plan {
                     }
                 }
                 _ => {
-                    return Err(format!(
-                        "`{key}` holds text of the prompt, and is read for something else on this route"
-                    ));
+                    return Err(PlanError::PromptTaken(key.to_owned()));
                 }
             }
         }
         Ok(())
     }
 
-    /// Elements and members of `place` that hold text are read as `text`.
+    /// Reads elements and members of the node `place` that contain text with the node `text`.
     fn mark_text_members(&mut self, place: usize, text: usize) {
         let Some(node) = self.nodes.get_mut(place) else { return };
         node.element = Some(text);
@@ -424,8 +456,8 @@ impl Plan {
         }
     }
 
-    /// Counts content parts by kind, and looks at what they refer to. To be called after the others: everything the plan does
-    /// not name is searched.
+    /// Counts content parts by kind and inspects their references. Must be called after the other
+    /// methods: every member that the plan does not name is searched.
     pub fn content(&mut self) {
         let metadata = self
             .nodes

@@ -1,10 +1,13 @@
-//! The bytes of JSON: strings, numbers and words, each checked against RFC 8259 and moved past.
+//! A scanner for the tokens of JSON: strings, numbers and words, each checked against RFC 8259.
+//!
+//! Strings are skipped in blocks of bytes. That earns the row `json_body` of `benches/check.rs`;
+//! the tests compare it with a search for single bytes and with `serde_json`.
 
 use std::borrow::Cow;
 
 use super::json::JsonError;
 
-/// A place in a text.
+/// A position in the text of a body.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
     text: &'a str,
@@ -12,14 +15,14 @@ pub(super) struct Scanner<'a> {
     at: usize,
 }
 
-/// A string as it stands between its quotes.
+/// The text between the quotes of a string.
 pub(super) struct RawString<'a> {
     pub(super) inner: &'a str,
     escaped: bool,
 }
 
 impl<'a> RawString<'a> {
-    /// The string itself; its escapes are known to be good.
+    /// Decodes the escapes, which are known to be valid.
     pub(super) fn unescape(&self) -> Result<Cow<'a, str>, JsonError> {
         if !self.escaped {
             return Ok(Cow::Borrowed(self.inner));
@@ -30,22 +33,26 @@ impl<'a> RawString<'a> {
     }
 }
 
-/// How long a number may be, in bytes. The longest that a 64-bit float needs is 24; servers that read integers of any length need
-/// quadratic time for them.
+/// The maximum length of a number in bytes.
+///
+/// A 64-bit float needs 24 at most. Servers that read integers of any length need quadratic time.
 pub(super) const NUMBER: usize = 128;
 
-/// How many bytes of a long run are looked at together; the compiler makes vector instructions of it.
+/// The number of bytes that are tested together; the compiler generates vector instructions for
+/// them.
 const BLOCK: usize = 32;
 
-/// Not 0 for a byte that ends a run. A number, not a boolean: of many the compiler makes fewer instructions.
+/// Returns 0 for a byte that does not end a run.
+///
+/// A number instead of a boolean: the compiler generates fewer instructions for many of them.
 fn ends_run(byte: u8) -> u8 {
     u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
 }
 
-/// How many of eight bytes come before the first that ends a run: 8 where none does.
+/// Returns how many of eight bytes precede the first one that ends a run: 8 if none does.
 ///
-/// Each term sets the high bit of the first byte it is about, and of none before it: a borrow of the subtraction goes to the
-/// bytes after it only.
+/// Each term sets the high bit of the first byte that it matches, and of no byte before it: a
+/// borrow of the subtraction only affects the bytes after it.
 fn before_end(word: [u8; 8]) -> usize {
     const EACH: u64 = u64::from_le_bytes([1; 8]);
     let word = u64::from_le_bytes(word);
@@ -55,7 +62,8 @@ fn before_end(word: [u8; 8]) -> usize {
     (ends.trailing_zeros() / 8) as usize
 }
 
-/// The length of the run of bytes that stand for themselves in a string: keys are short, so eight are looked at before many.
+/// Returns the length of the run of bytes that represent themselves in a string. Keys are short, so
+/// eight bytes are tested before larger blocks.
 fn plain(rest: &[u8]) -> usize {
     if let Some(first) = rest.first_chunk() {
         let length = before_end(*first);
@@ -81,7 +89,7 @@ fn plain(rest: &[u8]) -> usize {
 }
 
 impl<'a> Scanner<'a> {
-    /// Starts at the beginning of a body, which must be UTF-8 as a whole.
+    /// Creates a scanner at the beginning of a body, all of which must be UTF-8.
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, JsonError> {
         let text =
             std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
@@ -115,7 +123,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Whether an opened list or object is empty; then it is closed here.
+    /// Enters a list or an object. If it is empty, leaves it again and returns true.
     pub(super) fn opens_empty(&mut self, close: u8) -> bool {
         self.at += 1;
         self.space();
@@ -124,7 +132,7 @@ impl<'a> Scanner<'a> {
         empty
     }
 
-    /// Whether the list or object goes on (`,`) or ends (`close`).
+    /// Whether the list or the object has another element (`,`) or ends (`close`).
     pub(super) fn has_next(&mut self, close: u8) -> Result<bool, JsonError> {
         self.space();
         let byte = self.peek();
@@ -135,7 +143,7 @@ impl<'a> Scanner<'a> {
         Ok(byte == Some(b','))
     }
 
-    /// A key and its colon, up to the value.
+    /// Reads a key and its colon, up to the value.
     pub(super) fn key(&mut self) -> Result<RawString<'a>, JsonError> {
         self.space();
         let key = self.string()?;
@@ -143,7 +151,7 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    /// As [`Scanner::key`], where nobody asks what it is.
+    /// Skips a key and its colon, up to the value.
     pub(super) fn skip_key(&mut self) -> Result<(), JsonError> {
         self.space();
         self.skip_string()?;
@@ -157,7 +165,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// A string from quote to quote.
+    /// Reads a string from quote to quote.
     pub(super) fn string(&mut self) -> Result<RawString<'a>, JsonError> {
         let start = self.at + 1;
         let escaped = self.skip_string()?;
@@ -165,7 +173,8 @@ impl<'a> Scanner<'a> {
         Ok(RawString { inner, escaped })
     }
 
-    /// Checks a string: no control characters, known escapes, whole surrogate pairs. Answers whether it has escapes.
+    /// Skips a string and returns whether it has escapes. Refuses control characters, unknown
+    /// escapes and unpaired surrogates.
     pub(super) fn skip_string(&mut self) -> Result<bool, JsonError> {
         self.expect(b'"')?;
         let mut escaped = false;
@@ -204,7 +213,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// `uXXXX`.
+    /// Reads `uXXXX` of an escape.
     fn unit(&mut self) -> Result<u32, JsonError> {
         self.expect(b'u')?;
         let mut unit = 0;
@@ -219,7 +228,7 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// `true`, `false`, `null` or a number, as written.
+    /// Reads `true`, `false`, `null` or a number, as written.
     pub(super) fn scalar(&mut self) -> Result<&'a str, JsonError> {
         let start = self.at;
         match self.peek() {
@@ -243,7 +252,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// RFC 8259 section 6.
+    /// Skips a number (RFC 8259 section 6).
     fn number(&mut self) -> Result<(), JsonError> {
         if self.peek() == Some(b'-') {
             self.at += 1;

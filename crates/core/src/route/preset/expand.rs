@@ -1,4 +1,5 @@
-//! A `preset:` entry of the file as ordinary routes: one for each path, with the entry's limits, scopes and keys.
+//! Expands a `preset:` entry to ordinary routes: one for each path, with the entry's limits, scopes
+//! and keys.
 
 use std::collections::BTreeMap;
 
@@ -21,59 +22,67 @@ use crate::{
     secret::SecretSource,
 };
 
-/// An entry of `routes` that stands for all routes of an inference server.
+/// An entry of `routes` that expands to all routes of an inference server.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PresetConfig {
-    /// The preset: `tollgate presets list` names them, `tollgate presets show NAME` lists what each route needs. What it does
-    /// not list is denied. A `match` entry with the same hosts, path and method beats it.
+    /// The name of the preset. `tollgate presets list` lists the names, `tollgate presets show
+    /// NAME` the requirements of each route. A request that the preset does not list is denied. A
+    /// `match` entry with the same hosts, path and method takes precedence.
     pub preset: String,
-    /// Where the server is.
+    /// The hosts of the server.
     #[serde(rename = "match", default)]
     pub matches: PresetMatchConfig,
-    /// Groups of routes that are denied unless they are named here, such as `stored-responses`. Default: none.
+    /// Closed groups of routes to open, such as `stored-responses`. Default: none.
     #[serde(default)]
     pub open: Vec<String>,
-    /// Scopes that each of its routes needs besides its own. Default: none.
+    /// Scopes that each of its routes requires besides its own. Default: none.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Other names for the preset's scopes, such as `{ "infer:text": chat }`. Default: the preset's own.
+    /// Other names for the preset's scopes, such as `{ "infer:text": chat }`. Default: the preset's
+    /// names.
     #[serde(default)]
     pub rename_scopes: BTreeMap<String, String>,
-    /// Rights to single models. Left out: whoever may use a route may use every model it reaches.
+    /// Scopes for single models. Default: a client that may use a route may use every model it
+    /// reaches.
     pub model: Option<PresetModelConfig>,
-    /// Members of the body that the preset denies on `infer:*` routes and that clients may send all the same. Default: none.
+    /// Members of the body that the preset denies on `infer:*` routes and that clients may send
+    /// nevertheless. Default: none.
     #[serde(default)]
     pub allow_fields: Vec<String>,
-    /// What content parts of a body may refer to. Default `inline`: a server that fetches URLs for its clients reaches what they
-    /// cannot, and some read `file://` paths.
+    /// The references that content parts of a body may contain. Default `inline`: a server that
+    /// fetches URLs for its clients reaches hosts that they cannot, and some servers read `file://`
+    /// paths.
     #[serde(default = "inline")]
     pub media: Media,
-    /// Expressions in CEL that must all be true on each of its routes that is not public. They cannot speak of `model`: not every
-    /// route has one.
+    /// Expressions in CEL that must all be true on each of its routes that is not public. They
+    /// cannot use `model`, because not every route has one.
     #[serde(default)]
     pub conditions: Vec<ConditionConfig>,
-    /// The scope for each tool that a request to an `infer:*` route with a JSON body declares or chooses, such as `tool:{name}`.
-    /// Left out: tools are not looked at.
+    /// The scope for each tool that a request to an `infer:*` route with a JSON body declares or
+    /// chooses, such as `tool:{name}`. Default: tools are not checked.
     pub tools: Option<String>,
-    /// Where clients find the authorization server: sent as `resource_metadata` with every challenge of routes that are not public
-    /// (RFC 9728 section 5.1).
+    /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
+    /// with every challenge of routes that are not public (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
-    /// What prompts may be about on `infer:*` routes with a JSON body. Left out: prompts are not looked at.
+    /// The permitted categories of prompts on `infer:*` routes with a JSON body. Default: prompts
+    /// are not classified.
     pub categories: Option<CategoryRuleConfig>,
-    /// The most a request to an `infer:*` route with a JSON body may ask for.
+    /// Upper limits for one request to an `infer:*` route with a JSON body.
     pub caps: Option<CapsConfig>,
-    /// Names of `limits` that count requests of its routes; public routes are not counted, and a limit by model counts routes
-    /// that name one.
+    /// The names of the `limits` that count requests of its routes. Public routes are not counted,
+    /// and a limit by model counts routes with a model only.
     #[serde(default)]
     pub limits: Vec<String>,
-    /// What happens when the store cannot be asked. Default `deny`.
+    /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// Send the client's credential on to the upstream. Default false: an inference server has no use for it.
+    /// Forward the client's credential to the upstream. Default false: an inference server does not
+    /// use it.
     #[serde(default)]
     pub forward_credential: bool,
-    /// The upstream's own key, sent as `Authorization: Bearer` in place of the client's. Not sent on public routes.
+    /// The upstream's own key, sent as `Authorization: Bearer` in place of the client's credential.
+    /// Not sent on public routes.
     pub upstream_key: Option<SecretSource>,
 }
 
@@ -81,27 +90,27 @@ fn inline() -> Media {
     Media::Inline
 }
 
-/// `match` beside `preset`.
+/// `match` of an entry with `preset`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PresetMatchConfig {
-    /// Host names, or `*.example.com` for every name below. Default: any host.
+    /// Host names, or `*.example.com` for every subdomain. Default: any host.
     #[serde(default)]
     pub hosts: Vec<String>,
 }
 
-/// `model` beside `preset`.
+/// `model` of an entry with `preset`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PresetModelConfig {
-    /// The scope a credential needs for a model, with `{model}` for its name: `model:{model}:inference`. Where a route's model
-    /// cannot be seen, the route is then denied.
+    /// The scope that a credential requires for a model, with `{model}` for its name:
+    /// `model:{model}:inference`. With this key, a route whose model cannot be read is denied.
     pub scope: Option<String>,
-    /// The model the server takes when a request names none.
+    /// The model that the server uses if a request names none.
     pub default: Option<String>,
 }
 
-/// The routes of an entry. What is wrong with it is noted at `path`; limits are looked up by `limit`.
+/// Returns the routes of an entry and records its errors at `path`. `limit` looks up limits.
 pub(in crate::route) fn expand<'a>(
     config: &PresetConfig,
     preset: &Preset,
@@ -109,7 +118,7 @@ pub(in crate::route) fn expand<'a>(
     path: &Path,
     errors: &mut Errors,
 ) -> Vec<RouteConfig> {
-    check(config, preset, path, errors);
+    check_keys(config, preset, path, errors);
     let mut expanded = Vec::new();
     for route in &preset.routes {
         let Some(model) = model_rule(route, preset, config) else { continue };
@@ -118,7 +127,7 @@ pub(in crate::route) fn expand<'a>(
         };
         for listed in &route.paths {
             let limits = config.limits.iter().filter(|name| {
-                // A name that is not known stays, to be told so with the others.
+                // An unknown name is kept, so that it is reported with the other errors.
                 !route.public
                     && (model.is_some() || !limit(name).is_some_and(RateLimit::needs_model))
             });
@@ -159,7 +168,7 @@ pub(in crate::route) fn expand<'a>(
     expanded
 }
 
-/// What the body of an inference request may not say.
+/// Returns the rules for the members of an inference request's body.
 fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
     let closed = preset
         .closed_fields
@@ -174,7 +183,7 @@ fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
     FieldsConfig { deny: denied.cloned().collect(), allow: None, media: config.media }
 }
 
-/// The model rule of a route, if it has one; `None` when the route is denied.
+/// Returns the model rule of a route, if it has one; `None` if the route is denied.
 // INVARIANT: with a scope for models, no route is served whose model is not checked against it.
 #[expect(clippy::option_option, reason = "denied, served without a model, served with one")]
 fn model_rule(
@@ -192,7 +201,7 @@ fn model_rule(
     let adapters = Some(AdaptersConfig { separator: preset.adapter_separator, fields });
     match &route.model {
         ModelPlace::None => Some(None),
-        // A model in the path is always there.
+        // A path always names its model.
         ModelPlace::Source(from @ ModelSource::Path(_), _) => {
             Some(Some(ModelRuleConfig { from: from.clone(), default: None, adapters, scope }))
         }
@@ -212,7 +221,8 @@ fn model_rule(
     }
 }
 
-fn check(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Errors) {
+/// Checks that the keys of an entry name groups, members and scopes of the preset.
+fn check_keys(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Errors) {
     let known =
         |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
     let scope = config.model.as_ref().and_then(|model| model.scope.as_ref());

@@ -1,29 +1,54 @@
-//! Patterns that are run together over a text, each as often as it takes to know whether it is found anywhere.
+//! A set of patterns that are matched together against a text.
 //!
-//! This is `regex::RegexSet`, but for one thing: word boundaries are ASCII. The lazy automaton that makes sets fast gives up at the
-//! first byte beyond ASCII where a Unicode boundary is asked for, and what it falls back to takes fifty times as long, which
-//! any client could have by writing `é`.
+//! The set behaves like `regex::RegexSet`, except that word boundaries are ASCII. The lazy
+//! automaton that makes sets fast gives up at the first byte beyond ASCII if a pattern has a
+//! Unicode boundary. Its fallback takes fifty times as long, and any client could cause it by
+//! writing `é`.
 
 use regex_automata::{Input, MatchKind, PatternSet, meta};
 use regex_syntax::hir::{Capture, Hir, HirKind, Literal, Look, Repetition};
+use thiserror::Error;
 
-/// What the compiled patterns may take, in bytes, and what is set aside to run them.
+/// The maximum size in bytes of the compiled patterns, and of the cache for matching them.
 const COMPILED: usize = 1024 * 1024;
-/// How deep groups may nest.
+/// The maximum depth of groups.
 const NEST: u32 = 32;
 
-/// Compiled patterns.
+/// Patterns that cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum PatternsError {
+    /// A pattern is empty or too long.
+    #[error("a pattern is 1 to {0} bytes long")]
+    Length(usize),
+    /// A pattern matches the empty text.
+    #[error("`{0}` finds the empty text, and so every prompt")]
+    MatchesEmpty(String),
+    /// A pattern is malformed.
+    #[error("`{pattern}` is no pattern: {cause}")]
+    Syntax { pattern: String, cause: String },
+    /// A pattern exceeds the size limit.
+    #[error("`{0}` is no pattern: compiled, it would take more than {COMPILED} bytes")]
+    TooLarge(String),
+    /// All patterns together exceed the size limit.
+    #[error("together, the patterns would take more than {COMPILED} bytes")]
+    SetTooLarge,
+    /// The automaton cannot be built.
+    #[error("the patterns cannot be compiled: {0}")]
+    Build(String),
+}
+
+/// A compiled set of patterns.
 #[derive(Debug, Default)]
 pub(super) struct Patterns(Option<meta::Regex>);
 
 impl Patterns {
-    /// Compiles patterns in the syntax of the `regex` crate. The error is one line.
-    pub(super) fn compile(patterns: &[&str]) -> Result<Self, String> {
+    /// Compiles patterns in the syntax of the `regex` crate.
+    pub(super) fn compile(patterns: &[&str]) -> Result<Self, PatternsError> {
         if patterns.is_empty() {
             return Ok(Self(None));
         }
         let parsed = patterns.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-        // All matches, or the first pattern that is found would hide the others.
+        // All matches are reported; by default the first one hides the others.
         let config = meta::Config::new()
             .match_kind(MatchKind::All)
             .nfa_size_limit(Some(COMPILED))
@@ -31,20 +56,18 @@ impl Patterns {
             .utf8_empty(false);
         let built = meta::Builder::new().configure(config).build_many_from_hir(&parsed);
         built.map(|regex| Self(Some(regex))).map_err(|error| match (error.size_limit(), patterns) {
-            (Some(_), [text]) => format!(
-                "`{text}` is no pattern: compiled, it would take more than {COMPILED} bytes"
-            ),
-            (Some(_), _) => format!("together, the patterns would take more than {COMPILED} bytes"),
-            (None, _) => format!("the patterns cannot be compiled: {error}"),
+            (Some(_), [text]) => PatternsError::TooLarge((*text).to_owned()),
+            (Some(_), _) => PatternsError::SetTooLarge,
+            (None, _) => PatternsError::Build(error.to_string()),
         })
     }
 
-    /// Whether there are none.
+    /// Whether the set has no patterns.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The places of those that are found in a text. Linear time.
+    /// Returns the indexes of the patterns that match anywhere in a text, in linear time.
     pub(super) fn find(&self, text: &str) -> impl Iterator<Item = usize> {
         let found = self.0.as_ref().map(|regex| {
             let mut found = PatternSet::new(regex.pattern_len());
@@ -57,15 +80,15 @@ impl Patterns {
     }
 }
 
-fn parse(text: &str) -> Result<Hir, String> {
+fn parse(text: &str) -> Result<Hir, PatternsError> {
     let parsed = regex_syntax::ParserBuilder::new().nest_limit(NEST).build().parse(text);
     parsed.map(ascii_boundaries).map_err(|error| {
-        let what = match &error {
+        let cause = match &error {
             regex_syntax::Error::Parse(error) => error.kind().to_string(),
             regex_syntax::Error::Translate(error) => error.kind().to_string(),
             _ => error.to_string(),
         };
-        format!("`{text}` is no pattern: {what}")
+        PatternsError::Syntax { pattern: text.to_owned(), cause }
     })
 }
 
@@ -104,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_found_is_what_the_regex_crate_finds() {
+    fn matches_equal_those_of_the_regex_crate() {
         let patterns = [
             r"(?i)\bwrite (a|some) code\b",
             r"(?m)^#include <",
@@ -161,14 +184,20 @@ mod tests {
 
     #[test]
     fn patterns_that_are_too_large_are_refused() {
-        assert!(Patterns::compile(&[r"\w{500}{50}"]).unwrap_err().contains("would take more"));
+        assert!(
+            Patterns::compile(&[r"\w{500}{50}"])
+                .unwrap_err()
+                .to_string()
+                .contains("would take more")
+        );
         let many: Vec<String> = (0..100).map(|n| format!(r"\w{{40}}{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(Patterns::compile(&many).unwrap_err().contains("together"));
+        assert!(Patterns::compile(&many).unwrap_err().to_string().contains("together"));
         assert!(Patterns::compile(&["(".repeat(40).as_str()]).is_err());
         assert!(
             Patterns::compile(&[format!("{}a{}", "(".repeat(40), ")".repeat(40)).as_str()])
                 .unwrap_err()
+                .to_string()
                 .contains("nest")
         );
     }

@@ -1,4 +1,4 @@
-//! The facts that the variables of an expression stand for.
+//! The values of the variables of an expression.
 
 use std::cell::OnceCell;
 
@@ -9,18 +9,18 @@ use crate::{
     time::Timestamp,
 };
 
-/// What one request gives an expression to look at.
+/// The values that one request provides to expressions.
 #[derive(Debug)]
 pub struct Activation<'a> {
-    /// `request`.
+    /// The variable `request`.
     pub(super) request: &'a Request<'a>,
-    /// `captures`.
+    /// The variable `captures`.
     pub(super) captures: &'a Captures,
-    /// `now`.
+    /// The variable `now`.
     pub(super) now: Timestamp,
-    /// `principal`; none on public routes.
+    /// The variable `principal`; `None` on public routes.
     pub(super) principal: Option<&'a Principal>,
-    /// `model`, by its name in the policy; none on routes without one.
+    /// The variable `model`, the name in the policy; `None` on routes without a model.
     pub(super) model: Option<&'a str>,
     segments: OnceCell<Vec<String>>,
     roles: OnceCell<Vec<String>>,
@@ -28,7 +28,7 @@ pub struct Activation<'a> {
 }
 
 impl<'a> Activation<'a> {
-    /// What is known when a route's conditions are asked.
+    /// Creates the values for the conditions of a route.
     pub fn new(
         request: &'a Request<'a>,
         captures: &'a Captures,
@@ -48,21 +48,22 @@ impl<'a> Activation<'a> {
         }
     }
 
-    /// The roles of somebody who asks.
-    pub(super) fn roles(&self, who: &Principal) -> &[String] {
-        self.roles.get_or_init(|| who.roles().map(str::to_owned).collect())
+    /// Returns the roles of the principal.
+    pub(super) fn roles(&self, principal: &Principal) -> &[String] {
+        self.roles.get_or_init(|| principal.roles().map(str::to_owned).collect())
     }
 
-    /// The scopes of somebody who asks.
-    pub(super) fn scopes(&self, who: &Principal) -> &[String] {
-        self.scopes.get_or_init(|| who.scopes().map(str::to_owned).collect())
+    /// Returns the scopes of the principal.
+    pub(super) fn scopes(&self, principal: &Principal) -> &[String] {
+        self.scopes.get_or_init(|| principal.scopes().map(str::to_owned).collect())
     }
 
-    /// The path between its slashes, each segment decoded by itself, so that an encoded slash stays within one.
+    /// Returns the segments of the path. Each is decoded separately, so that an encoded slash does
+    /// not split a segment.
     pub(super) fn segments(&self) -> &[String] {
         self.segments.get_or_init(|| {
             let segments = self.request.path.raw().split('/').skip(1);
-            // The whole path has been decoded before, so what is left as it is cannot be.
+            // The path has been decoded before, so no segment fails to decode.
             segments
                 .map(|segment| path::percent_decode(segment).unwrap_or_else(|| segment.to_owned()))
                 .collect()

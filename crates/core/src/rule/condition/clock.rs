@@ -1,5 +1,5 @@
-//! What a clock on the wall says at a moment: the accessors of CEL's timestamps, in UTC, at a fixed offset, or in a time zone of the
-//! IANA database, a copy of which is part of the program.
+//! The date and time accessors of CEL's timestamps, in UTC, at a fixed offset, or in a time zone of
+//! the IANA database. The program contains a copy of the database.
 
 use jiff::{
     Timestamp as Moment,
@@ -7,10 +7,12 @@ use jiff::{
     tz::{Offset, TimeZone},
 };
 
+use thiserror::Error;
+
 use crate::time::Timestamp;
 
-/// Something that a clock or a calendar shows. Names and values are those of CEL: months and days of the month count from 0 (except
-/// `getDate`), days of the week from Sunday, which is 0.
+/// A part of a date or a time. Names and values are those of CEL: months and days of the month
+/// count from 0 (except `getDate`), days of the week from Sunday, which is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DatePart {
     FullYear,
@@ -25,7 +27,7 @@ pub(super) enum DatePart {
 }
 
 impl DatePart {
-    /// The part that a method of a timestamp is for.
+    /// Returns the part that a method of a timestamp reads.
     pub(super) fn of(method: &str) -> Option<Self> {
         Some(match method {
             "getFullYear" => Self::FullYear,
@@ -41,7 +43,7 @@ impl DatePart {
         })
     }
 
-    /// What the clock shows; `None` for a moment beyond the calendar (the year 9999).
+    /// Returns the part at a point in time; `None` after the year 9999.
     pub(super) fn at(self, moment: Timestamp, zone: &TimeZone) -> Option<i64> {
         let seconds = i64::try_from(moment.secs()).ok()?;
         let clock: DateTime = zone.to_datetime(Moment::from_second(seconds).ok()?);
@@ -59,13 +61,24 @@ impl DatePart {
     }
 }
 
-/// Reads a zone: `UTC`, `+02:00` (CEL also writes `02:00`), or a name such as `Europe/Berlin`.
-pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
-    let unknown = || {
-        format!(
-            "`{text}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as `Europe/Berlin`"
-        )
-    };
+/// A text that is not a time zone or a timestamp.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum ClockError {
+    /// The text is not a time zone.
+    #[error(
+        "`{0}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as \
+         `Europe/Berlin`"
+    )]
+    Zone(String),
+    /// The text is not a timestamp since 1970.
+    #[error("`{0}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`")]
+    Timestamp(String),
+}
+
+/// Parses a time zone: `UTC`, `+02:00` (CEL also allows `02:00`), or a name such as
+/// `Europe/Berlin`.
+pub(super) fn zone(text: &str) -> Result<TimeZone, ClockError> {
+    let unknown = || ClockError::Zone(text.to_owned());
     let (sign, digits) = match text.split_at_checked(1) {
         Some(("+", rest)) => (1, rest),
         Some(("-", rest)) => (-1, rest),
@@ -89,13 +102,11 @@ pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
     TimeZone::tzif(name, data).map_err(|_| unknown())
 }
 
-/// Reads a timestamp of RFC 3339.
-pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
+/// Parses a timestamp of RFC 3339.
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, ClockError> {
     let moment =
         text.parse::<Moment>().ok().and_then(|moment| u64::try_from(moment.as_microsecond()).ok());
-    moment.map(Timestamp::from_micros).ok_or_else(|| {
-        format!("`{text}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`")
-    })
+    moment.map(Timestamp::from_micros).ok_or_else(|| ClockError::Timestamp(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -103,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_shows_what_people_read_off_it() {
+    fn parts_are_those_of_the_local_time() {
         // 2026-06-21 was a Sunday; Berlin is two hours ahead of UTC in summer and one in winter.
         let summer = timestamp("2026-06-21T22:30:05Z").unwrap();
         let winter = timestamp("2026-12-31T23:30:00Z").unwrap();
@@ -137,8 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn the_hour_that_comes_twice_and_the_one_that_never_comes() {
-        // 2026-03-29 01:00 UTC: Berlin goes from 02:00 to 03:00. 2026-10-25 01:00 UTC: from 03:00 to 02:00.
+    fn hours_are_skipped_and_repeated_when_the_clock_changes() {
+        // 2026-03-29 01:00 UTC: Berlin goes from 02:00 to 03:00. 2026-10-25 01:00 UTC: from 03:00
+        // to 02:00.
         let berlin = zone("Europe/Berlin").unwrap();
         let hours = |text: &str| DatePart::Hours.at(timestamp(text).unwrap(), &berlin).unwrap();
         assert_eq!((hours("2026-03-29T00:59:59Z"), hours("2026-03-29T01:00:00Z")), (1, 3));

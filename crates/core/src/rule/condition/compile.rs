@@ -1,5 +1,7 @@
-//! An expression becomes a [`Term`]: every name is looked up and every type is checked when the file is read. What is left for the
-//! moment of a request is what only a request knows: whether a claim is there, and of which type.
+//! Compiles an expression to a [`Term`].
+//!
+//! Every name is looked up and every type is checked when the file is read. Only what a request
+//! determines is left for the evaluation: whether a claim exists, and its type.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +13,16 @@ use regex::{Regex, RegexBuilder};
 
 use super::{
     clock::{self, DatePart},
+    error::ConditionError,
     network::Network,
     term::{Arithmetic, Relation, Search, Term, Variable},
 };
 
-/// How deep terms may nest.
+/// The maximum depth of terms.
 const DEPTH: usize = 32;
-/// How many `all` and `exists` may stand in one another.
+/// The maximum depth of nested `all` and `exists`.
 const LOOPS: usize = 2;
-/// What a compiled pattern may take, in bytes, and what is set aside to run it.
+/// The maximum size in bytes of a compiled pattern, and of the cache for matching it.
 const PATTERN: usize = 256 * 1024;
 
 /// The type of a term.
@@ -30,7 +33,7 @@ enum Type {
     Text,
     Time,
     List(Box<Type>),
-    /// Whatever a claim holds: its type shows when there is a token.
+    /// The value of a claim, whose type depends on the token.
     Claim,
 }
 
@@ -48,43 +51,43 @@ impl Type {
         }
     }
 
-    /// Whether a value of this type may stand where one of the other is needed.
+    /// Whether a value of this type is allowed where one of the other is expected.
     fn fits(&self, other: &Self) -> bool {
         *self == Self::Claim || *other == Self::Claim || self == other
     }
 }
 
-type TypedTerm = Result<(Term, Type), String>;
+type TypedTerm = Result<(Term, Type), ConditionError>;
 
-/// What a route has, so that its expressions may speak of it.
+/// The properties of a route that determine which variables its expressions may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route<'a> {
-    /// Whether it asks for no credential.
+    /// Whether the route requires no credential.
     pub(crate) public: bool,
-    /// Whether it has a model.
+    /// Whether the route has a model.
     pub(crate) model: bool,
-    /// The captures of each of its paths.
+    /// The names of the captures of each path.
     pub(crate) captures: &'a [Vec<String>],
 }
 
-/// Compiles an expression. The names of the claims that it looks at are added to `claims`.
+/// Compiles an expression. Adds the names of the claims that it reads to `claims`.
 pub(super) fn compile(
     expression: &IdedExpr,
     route: Route<'_>,
     claims: &mut BTreeSet<String>,
-) -> Result<Term, String> {
+) -> Result<Term, ConditionError> {
     let mut compiler = Compiler { route, claims, locals: Vec::new(), depth: 0 };
     compiler.expect(expression, &Type::Bool, "a condition")
 }
 
-/// A pattern for `matches`.
-fn pattern(text: &str) -> Result<Regex, String> {
+/// Compiles a pattern for `matches`.
+fn pattern(text: &str) -> Result<Regex, ConditionError> {
     let built =
         RegexBuilder::new(text).size_limit(PATTERN).dfa_size_limit(PATTERN).nest_limit(32).build();
-    built.map_err(|error| not_a_pattern(text, &error))
+    built.map_err(|error| not_a_pattern(text, &error).into())
 }
 
-/// What is wrong with a pattern, on one line.
+/// Returns the error in a pattern on one line.
 fn not_a_pattern(text: &str, error: &regex::Error) -> String {
     let error = error.to_string();
     let last = error.lines().last().unwrap_or_default();
@@ -94,14 +97,19 @@ fn not_a_pattern(text: &str, error: &regex::Error) -> String {
 struct Compiler<'a, 'c> {
     route: Route<'a>,
     claims: &'c mut BTreeSet<String>,
-    /// The variables of the loops that are open, innermost last.
+    /// The variables of the enclosing loops, innermost last.
     locals: Vec<(String, Type)>,
     depth: usize,
 }
 
 impl Compiler<'_, '_> {
-    /// A term of a type. `what` is what needs it.
-    fn expect(&mut self, expression: &IdedExpr, wanted: &Type, what: &str) -> Result<Term, String> {
+    /// Compiles an expression of the type `wanted`, which `what` requires.
+    fn expect(
+        &mut self,
+        expression: &IdedExpr,
+        wanted: &Type,
+        what: &str,
+    ) -> Result<Term, ConditionError> {
         let (term, kind) = self.typed(expression)?;
         if kind.fits(wanted) {
             Ok(term)
@@ -110,7 +118,8 @@ impl Compiler<'_, '_> {
                 "{what} needs {}, and this is {}",
                 wanted.description(),
                 kind.description()
-            ))
+            )
+            .into())
         }
     }
 
@@ -119,7 +128,7 @@ impl Compiler<'_, '_> {
         expression: &IdedExpr,
         wanted: &Type,
         what: &str,
-    ) -> Result<Box<Term>, String> {
+    ) -> Result<Box<Term>, ConditionError> {
         self.expect(expression, wanted, what).map(Box::new)
     }
 
@@ -128,7 +137,8 @@ impl Compiler<'_, '_> {
         if self.depth > DEPTH {
             return Err(format!(
                 "the expression nests more than {DEPTH} levels; make several conditions of it"
-            ));
+            )
+            .into());
         }
         let typed = match &expression.expr {
             Expr::Literal(literal) => self::literal(literal),
@@ -159,7 +169,7 @@ impl Compiler<'_, '_> {
         typed
     }
 
-    /// The names that an expression spells from a variable on: `principal.claims["a"].b`.
+    /// Returns the path of names that an expression consists of, such as `principal.claims["a"].b`.
     fn names<'e>(&self, expression: &'e Expr) -> Option<Vec<&'e str>> {
         let mut names = Vec::new();
         let mut at = expression;
@@ -212,7 +222,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The variable that names spell.
+    /// Compiles the variable that a path of names denotes.
     fn variable(&mut self, names: &[&str]) -> TypedTerm {
         const REQUEST: &str = "method, host, path, segments, address, headers";
         const PRINCIPAL: &str = "issuer, subject, tenant, client, roles, scopes, claims";
@@ -236,7 +246,7 @@ impl Compiler<'_, '_> {
                 return Err("name one header: `request.headers[\"x-team\"]`".into());
             }
             ["request", name, ..] => {
-                return Err(format!("there is no `request.{name}`; a request has {REQUEST}"));
+                return Err(format!("there is no `request.{name}`; a request has {REQUEST}").into());
             }
             ["principal", "issuer", rest @ ..] => (Variable::Issuer, Type::Text, rest),
             ["principal", "subject", rest @ ..] => (Variable::Subject, Type::Text, rest),
@@ -252,7 +262,9 @@ impl Compiler<'_, '_> {
                 return Err("name one claim: `principal.claims.department`".into());
             }
             ["principal", name, ..] => {
-                return Err(format!("there is no `principal.{name}`; a principal has {PRINCIPAL}"));
+                return Err(
+                    format!("there is no `principal.{name}`; a principal has {PRINCIPAL}").into()
+                );
             }
             ["captures", name, rest @ ..]
                 if self
@@ -264,16 +276,21 @@ impl Compiler<'_, '_> {
                 (Variable::Capture((*name).to_owned()), Type::Text, rest)
             }
             ["captures", name, ..] => {
-                return Err(format!("not every path of this route has a capture `{{{name}}}`"));
+                return Err(
+                    format!("not every path of this route has a capture `{{{name}}}`").into()
+                );
             }
             ["request" | "principal" | "captures"] => {
-                return Err(format!("`{}` has no value of its own; name a member", names.concat()));
+                return Err(
+                    format!("`{}` has no value of its own; name a member", names.concat()).into()
+                );
             }
             _ => {
                 let name = names.first().copied().unwrap_or_default();
                 return Err(format!(
                     "`{name}` is not known; there are request, principal, model, captures and now"
-                ));
+                )
+                .into());
             }
         };
         match rest {
@@ -283,7 +300,7 @@ impl Compiler<'_, '_> {
                     |object, name: &&str| Term::Member(Box::new(object), (*name).to_owned());
                 Ok((rest.iter().fold(Term::Variable(variable), inside), kind))
             }
-            [name, ..] => Err(format!("{} has no member `{name}`", kind.description())),
+            [name, ..] => Err(format!("{} has no member `{name}`", kind.description()).into()),
         }
     }
 
@@ -312,13 +329,13 @@ impl Compiler<'_, '_> {
         if may_be_absent {
             Ok((Term::Has(Box::new(term)), Type::Bool))
         } else {
-            Err(format!("`{}` is always there; remove `has`", select.field))
+            Err(format!("`{}` is always there; remove `has`", select.field).into())
         }
     }
 
     fn call(&mut self, call: &CallExpr) -> TypedTerm {
         let name = call.func_name.as_str();
-        // `f(a, b)` and `a.f(b)` are the same; the first has no target.
+        // `f(a, b)` and `a.f(b)` are equal; the first has no target.
         let args: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
         let method = call.target.is_some();
         match (name, args.as_slice()) {
@@ -351,7 +368,8 @@ impl Compiler<'_, '_> {
                         "`?` needs the same on both sides, and has {} and {}",
                         kind.description(),
                         other.description()
-                    ));
+                    )
+                    .into());
                 }
                 let kind = if kind == Type::Claim { other } else { kind };
                 Ok((Term::If(Box::new([test, then, otherwise])), kind))
@@ -400,7 +418,8 @@ impl Compiler<'_, '_> {
                     Ok((Term::Size(Box::new(term)), Type::Int))
                 }
                 (_, kind) => {
-                    Err(format!("`size` needs text or a list, and this is {}", kind.description()))
+                    Err(format!("`size` needs text or a list, and this is {}", kind.description())
+                        .into())
                 }
             },
             ("int", [moment]) if !method => {
@@ -448,7 +467,7 @@ impl Compiler<'_, '_> {
                     Type::Int,
                 ))
             }
-            _ => Err(unknown(name)),
+            _ => Err(unknown(name).into()),
         }
     }
 
@@ -468,7 +487,7 @@ impl Compiler<'_, '_> {
             let equal = matches!(relation, Relation::Equal | Relation::NotEqual)
                 && matches!(kind, Type::Bool | Type::Text);
             if !ordered && !equal {
-                return Err(format!("`{sign}` does not compare {}", kind.description()));
+                return Err(format!("`{sign}` does not compare {}", kind.description()).into());
             }
         }
         if !kind.fits(&other) {
@@ -476,13 +495,14 @@ impl Compiler<'_, '_> {
                 "`{sign}` compares {} with {}, which are never equal",
                 kind.description(),
                 other.description()
-            ));
+            )
+            .into());
         }
         Ok((Term::Compare(relation, Box::new(left), Box::new(right)), Type::Bool))
     }
 
     fn is_in(&mut self, item: &IdedExpr, list: &IdedExpr) -> TypedTerm {
-        // `"x-team" in request.headers` asks for the header.
+        // `"x-team" in request.headers` tests for the header.
         if self
             .names(&list.expr)
             .is_some_and(|names| matches!(names.as_slice(), ["request", "headers"]))
@@ -515,7 +535,7 @@ impl Compiler<'_, '_> {
         if fits {
             Ok((Term::In(Box::new(item), Box::new(list)), Type::Bool))
         } else {
-            Err(format!("`in` looks for {} in {}", kind.description(), listed.description()))
+            Err(format!("`in` looks for {} in {}", kind.description(), listed.description()).into())
         }
     }
 
@@ -542,7 +562,8 @@ impl Compiler<'_, '_> {
                     name.trim_matches('_'),
                     kind.description(),
                     other.description()
-                ));
+                )
+                .into());
             }
         };
         Ok((Term::Arithmetic(operator, Box::new(left), Box::new(right)), result))
@@ -568,11 +589,11 @@ impl Compiler<'_, '_> {
                 Term::Element(Box::new(term), self.expect_boxed(index, &Type::Int, "an index")?),
                 *element,
             )),
-            (kind, _) => Err(format!("{} has no elements by that name", kind.description())),
+            (kind, _) => Err(format!("{} has no elements by that name", kind.description()).into()),
         }
     }
 
-    /// `all` and `exists`, as the parser writes them out.
+    /// Compiles `all` and `exists`, as expanded by the parser.
     fn for_each(&mut self, loop_: &ComprehensionExpr) -> TypedTerm {
         let all = match &loop_.accu_init.expr {
             Expr::Literal(LiteralValue::Boolean(all)) => *all.inner(),
@@ -593,10 +614,10 @@ impl Compiler<'_, '_> {
         if ["request", "principal", "captures", "model", "now"].contains(&variable.as_str())
             || self.locals.iter().any(|(local, _)| local == variable)
         {
-            return Err(format!("`{variable}` already means something; choose another name"));
+            return Err(format!("`{variable}` already means something; choose another name").into());
         }
         if self.locals.len() >= LOOPS {
-            return Err(format!("more than {LOOPS} of `all` and `exists` stand in one another"));
+            return Err(format!("more than {LOOPS} of `all` and `exists` are nested").into());
         }
         let element = match self.typed(&loop_.iter_range)? {
             (list, Type::List(element)) => (list, *element),
@@ -605,7 +626,8 @@ impl Compiler<'_, '_> {
                 return Err(format!(
                     "`all` and `exists` need a list, and this is {}",
                     kind.description()
-                ));
+                )
+                .into());
             }
         };
         let (list, kind) = element;
@@ -631,15 +653,15 @@ fn literal(literal: &LiteralValue) -> TypedTerm {
     }
 }
 
-/// A member of what a claim holds.
+/// Compiles the member of a claim's value.
 fn member(object: Term, kind: &Type, name: &str) -> TypedTerm {
     match kind {
         Type::Claim => Ok((Term::Member(Box::new(object), name.to_owned()), Type::Claim)),
-        _ => Err(format!("{} has no member `{name}`", kind.description())),
+        _ => Err(format!("{} has no member `{name}`", kind.description()).into()),
     }
 }
 
-/// A text that is written out.
+/// Returns the text of a string literal.
 fn string_literal(expression: &IdedExpr) -> Option<&str> {
     match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
@@ -647,22 +669,22 @@ fn string_literal(expression: &IdedExpr) -> Option<&str> {
     }
 }
 
-/// The name of a header that an expression may look at.
-fn header(name: &str) -> Result<String, String> {
+/// Checks the name of a header that an expression reads.
+fn header(name: &str) -> Result<String, ConditionError> {
     let plain = !name.is_empty()
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
     if !plain {
-        return Err(format!("`{name}` is no name of a header; write it in lower case"));
+        return Err(format!("`{name}` is no name of a header; write it in lower case").into());
     }
     if is_credential(name) {
-        return Err(format!("`{name}` holds a credential; a condition cannot look at it"));
+        return Err(format!("`{name}` holds a credential; a condition cannot look at it").into());
     }
     Ok(name.to_owned())
 }
 
-/// Whether a header (lower case) holds a credential.
+/// Whether a header, named in lower case, contains a credential.
 pub(in crate::rule) fn is_credential(name: &str) -> bool {
     ["authorization", "proxy-authorization", "cookie"].contains(&name)
 }

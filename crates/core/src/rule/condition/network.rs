@@ -2,14 +2,30 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Addresses whose first `length` bits are those of `base`. An IPv4 address is compared as the IPv6 address it maps to (RFC 4291
-/// section 2.5.5.2), so `::ffff:10.0.0.1` lies in `10.0.0.0/8`.
+use thiserror::Error;
+
+/// A range of addresses with a common prefix.
+///
+/// An IPv4 address is compared as the IPv6 address that it maps to (RFC 4291 section 2.5.5.2), so
+/// `::ffff:10.0.0.1` is in `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     base: u128,
     mask: u128,
 }
 
+/// A text that is not a [`Network`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NetworkError {
+    /// The text is not an address and a prefix length.
+    #[error("`{0}` is no network; write an address and a length, such as `10.0.0.0/8`")]
+    Malformed(String),
+    /// The address has bits after the prefix.
+    #[error("`{0}` has bits behind its length; write the first address of the network")]
+    HostBits(String),
+}
+
+/// Returns the bits of an address, mapped to IPv6.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -18,11 +34,9 @@ fn bits(address: IpAddr) -> u128 {
 }
 
 impl Network {
-    /// Reads `10.0.0.0/8` or `fd00::/8`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!("`{text}` is no network; write an address and a length, such as `10.0.0.0/8`")
-        };
+    /// Parses `10.0.0.0/8` or `fd00::/8`.
+    pub(super) fn parse(text: &str) -> Result<Self, NetworkError> {
+        let wrong = || NetworkError::Malformed(text.to_owned());
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let (most, before) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
@@ -32,14 +46,12 @@ impl Network {
         let mask = u128::MAX.checked_shl(128 - before - length).unwrap_or(0);
         let base = bits(address);
         if base & !mask != 0 {
-            return Err(format!(
-                "`{text}` has bits behind its length; write the first address of the network"
-            ));
+            return Err(NetworkError::HostBits(text.to_owned()));
         }
         Ok(Self { base, mask })
     }
 
-    /// Whether an address lies in it.
+    /// Whether the network contains an address.
     pub(super) fn contains(self, address: IpAddr) -> bool {
         bits(address) & self.mask == self.base
     }
@@ -50,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_lies_in_a_network_or_not() {
+    fn networks_contain_their_addresses_only() {
         for (network, address, expected) in [
             ("10.0.0.0/8", "10.255.255.255", true),
             ("10.0.0.0/8", "11.0.0.0", false),
@@ -73,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn malformed_networks_are_refused() {
         for text in [
             "",
             "10.0.0.0",

@@ -1,25 +1,28 @@
-//! Text becomes an expression: the parser of the `cel` crate, with what it may be asked to do bounded before it is asked.
+//! Parses the text of an expression with the `cel` crate, after limiting the size of the text.
 //!
-//! The crate has two parsers. The documented one overflows the stack within some dozens of parentheses and so needs a thread with
-//! a large one, which the core does not start; the other counts its recursion, and the rest of what it does grows with the
-//! number of tokens, which is bounded here. `stack` below holds both to a small stack.
+//! The crate has two parsers. The documented one overflows the stack at some dozens of parentheses,
+//! so it needs a thread with a large stack, which the core does not start. The other one counts its
+//! recursion; its remaining work grows with the number of tokens, which is limited here. A test
+//! below runs it on a small stack.
 
 use cel::parser::{
     Expression, PrattParser,
     pratt_parser::{Lexer, TokenKind},
 };
 
-/// How long an expression may be, in bytes.
+use super::error::ConditionError;
+
+/// The maximum length of an expression in bytes.
 pub(super) const LENGTH: usize = 2048;
-/// How many tokens it may have.
+/// The maximum number of tokens.
 const TOKENS: usize = 256;
-/// How deep brackets may nest.
+/// The maximum depth of brackets.
 const DEPTH: u16 = 16;
 
-/// Reads an expression.
-pub(super) fn parse(text: &str) -> Result<Expression, String> {
+/// Parses an expression.
+pub(super) fn parse(text: &str) -> Result<Expression, ConditionError> {
     if text.len() > LENGTH {
-        return Err(format!("the expression is longer than {LENGTH} bytes"));
+        return Err(ConditionError::TooLarge(format!("is longer than {LENGTH} bytes")));
     }
     let mut lexer = Lexer::new(text);
     let mut tokens = 0;
@@ -30,25 +33,22 @@ pub(super) fn parse(text: &str) -> Result<Expression, String> {
                 let message = lexer
                     .get_error()
                     .map_or("it holds a character that CEL does not have", |error| &error.message);
-                return Err(format!("this is not CEL: {message}"));
+                return Err(ConditionError::Syntax(Some(message.to_string())));
             }
             TokenKind::TokWhitespace | TokenKind::TokComment => {}
             _ => tokens += 1,
         }
         if tokens > TOKENS {
-            return Err(format!(
-                "the expression has more than {TOKENS} words and signs; make several conditions of it"
-            ));
+            return Err(ConditionError::TooLarge(format!(
+                "has more than {TOKENS} words and signs; make several conditions of it"
+            )));
         }
     }
     PrattParser::new().max_recursion_depth(DEPTH).parse(text).map_err(|errors| {
-        match errors.errors.first() {
-            Some(error) if error.pos.1 > 0 => {
-                format!("this is not CEL: column {}: {}", error.pos.1, error.msg)
-            }
-            Some(error) => format!("this is not CEL: {}", error.msg),
-            None => "this is not CEL".to_owned(),
-        }
+        ConditionError::Syntax(errors.errors.first().map(|error| match error.pos.1 {
+            column if column > 0 => format!("column {column}: {}", error.msg),
+            _ => error.msg.to_string(),
+        }))
     })
 }
 
@@ -108,17 +108,19 @@ mod tests {
     fn length_tokens_and_depth_are_bounded() {
         let nested = |times: usize| format!("{}a{}", "f(".repeat(times), ")".repeat(times));
         assert!(parse(&nested(15)).is_ok());
-        assert!(parse(&nested(30)).unwrap_err().contains("recursion"));
+        assert!(parse(&nested(30)).unwrap_err().to_string().contains("recursion"));
         let chain = |times: usize| vec!["a"; times].join("+");
         assert!(parse(&chain(128)).is_ok());
-        assert!(parse(&chain(129)).unwrap_err().contains("more than 256"));
-        assert!(parse(&format!("'{}'", "x".repeat(LENGTH))).unwrap_err().contains("longer"));
+        assert!(parse(&chain(129)).unwrap_err().to_string().contains("more than 256"));
+        assert!(
+            parse(&format!("'{}'", "x".repeat(LENGTH))).unwrap_err().to_string().contains("longer")
+        );
     }
 
     #[test]
     fn an_error_says_where() {
-        assert!(parse("a ==").unwrap_err().contains("column 5"));
-        assert!(parse("'a").unwrap_err().contains("unterminated"));
+        assert!(parse("a ==").unwrap_err().to_string().contains("column 5"));
+        assert!(parse("'a").unwrap_err().to_string().contains("unterminated"));
         assert!(parse("").is_err());
         assert!(parse("a b").is_err());
     }

@@ -1,5 +1,7 @@
-//! A compiled expression, and what it comes to for one request. Nothing here loops but `all` and `exists`, over lists that the
-//! request bounds, and every step is counted.
+//! Compiled expressions and their evaluation.
+//!
+//! Only `all` and `exists` loop, over lists whose size the request limits, and every step is
+//! counted.
 
 use std::{borrow::Cow, cmp::Ordering, net::IpAddr};
 
@@ -10,33 +12,37 @@ use thiserror::Error;
 use super::{activation::Activation, clock::DatePart, network::Network};
 use crate::{json::Json, time::Timestamp};
 
-/// How many steps one condition may take. A term is one step, and so are some bytes of text that are looked at.
+/// The maximum number of steps of one evaluation. A term is one step, and so are some bytes of
+/// text.
 const STEPS: usize = 50_000;
-/// Bytes of text that are compared in one step, and that a pattern is run over in one step.
+/// Bytes of text that are compared in one step.
 const COMPARED: usize = 64;
+/// Bytes of text that a pattern is matched against in one step.
 const MATCHED: usize = 16;
-/// How long a text that is put together may be.
+/// The maximum length of a concatenated text.
 const TEXT: usize = 16 * 1024;
 
-/// Why a condition has no value. Whatever it is, the request is denied. Never holds what a claim or a header says.
+/// The reason why a condition has no value. The request is denied in every case.
+///
+/// The message never contains the value of a claim or a header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EvaluationError {
-    /// Something that not every request or credential has.
+    /// The request or the credential lacks a value.
     #[error("`{0}` is missing")]
     Missing(String),
-    /// A list is too short.
+    /// A list has no element at an index.
     #[error("a list has no element {0}")]
     NoElement(i64),
-    /// A header came more than once: nobody can tell which of them the upstream would take.
-    #[error("`request.headers.{0}` came more than once")]
+    /// A header is repeated, and it is unknown which value the upstream takes.
+    #[error("`request.headers.{0}` occurs more than once")]
     Repeated(String),
-    /// A claim or an element of one has another type, or a header is no text.
+    /// A claim or a part of a claim has another type, or a header is not text.
     #[error("a value is not of the type that it is used as")]
     WrongType,
-    /// An integer is too large, or something is divided by zero.
+    /// An integer is out of range, or the divisor is zero.
     #[error("a number is out of bounds")]
     Number,
-    /// The request makes the condition too expensive.
+    /// The evaluation takes too many steps.
     #[error("it takes too many steps")]
     TooLong,
 }
@@ -62,7 +68,7 @@ pub(super) enum Variable {
     Now,
 }
 
-/// `==` and its kin.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
     Equal,
@@ -73,7 +79,7 @@ pub(super) enum Relation {
     GreaterOrEqual,
 }
 
-/// `+` and its kin.
+/// An arithmetic operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arithmetic {
     Add,
@@ -83,7 +89,7 @@ pub(super) enum Arithmetic {
     Remainder,
 }
 
-/// What is looked for in a text.
+/// A way to search a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Search {
     StartsWith,
@@ -100,7 +106,7 @@ pub(super) enum Term {
     Time(Timestamp),
     List(Vec<Term>),
     Variable(Variable),
-    /// A variable of `all` or `exists`, by how many are around it.
+    /// A variable of `all` or `exists`, by the number of enclosing ones.
     Local(usize),
     Member(Box<Term>, String),
     Element(Box<Term>, Box<Term>),
@@ -123,12 +129,12 @@ pub(super) enum Term {
     ForEach(bool, Box<Term>, Box<Term>),
 }
 
-/// What a term comes to.
+/// The value of a term.
 #[derive(Clone, Debug)]
 enum Value<'a> {
     Bool(bool),
     Int(i64),
-    /// A number of a claim that is no integer.
+    /// A number of a claim that is not an integer.
     Number(f64),
     Text(Cow<'a, str>),
     Time(Timestamp),
@@ -142,7 +148,7 @@ impl<'a> Value<'a> {
     fn of(json: &'a Json) -> Option<Self> {
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "an integer of at most 2^53, checked beside"
+            reason = "the magnitude is at most 2^53, as checked here"
         )]
         let integer = |number: f64| {
             (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0)
@@ -158,7 +164,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Whether the condition `term` holds.
+/// Evaluates the condition `term`.
 pub(super) fn holds(term: &Term, activation: &Activation<'_>) -> Result<bool, EvaluationError> {
     Evaluation { activation, locals: Vec::new(), steps: STEPS }.bool(term)
 }
@@ -226,8 +232,8 @@ impl<'a> Evaluation<'a> {
             Term::Negative(inner) => {
                 Value::Int(self.int(inner)?.checked_neg().ok_or(EvaluationError::Number)?)
             }
-            // Unlike CEL, where `true || error` and `error || true` are both true, a side that was looked at and failed is an
-            // error: with every error a denial, less is let through and nothing more.
+            // In CEL, `error || true` is true. Here an operand that was evaluated and failed is an
+            // error, which admits fewer requests and never more.
             Term::And(left, right) => Value::Bool(self.bool(left)? && self.bool(right)?),
             Term::Or(left, right) => Value::Bool(self.bool(left)? || self.bool(right)?),
             Term::If(parts) => {
@@ -343,7 +349,7 @@ impl<'a> Evaluation<'a> {
         self.item(&list, at)?.ok_or(EvaluationError::NoElement(index))
     }
 
-    /// The element `at` of a list; `None` behind its end.
+    /// Returns the element `at` of a list; `None` after its end.
     fn item(&mut self, list: &Value<'a>, at: usize) -> Result<Option<Value<'a>>, EvaluationError> {
         Ok(match list {
             Value::Texts(texts) => texts.get(at).map(|text| Value::Text(Cow::Borrowed(text))),
@@ -391,7 +397,7 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    /// Whether a list has an element, or an object of a claim a member.
+    /// Whether a list contains an element, or an object of a claim a member.
     fn is_in(&mut self, item: &'a Term, list: &'a Term) -> Result<bool, EvaluationError> {
         let (item, list) = (self.value(item)?, self.value(list)?);
         if let (Value::Text(name), Value::Json(json @ Json::Map(members))) = (&item, &list) {
@@ -455,7 +461,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// How many elements a list has.
+/// Returns the number of elements of a list.
 fn length(list: &Value<'_>) -> Result<usize, EvaluationError> {
     match list {
         Value::Texts(texts) => Ok(texts.len()),

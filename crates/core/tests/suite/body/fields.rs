@@ -219,7 +219,7 @@ fn what_makes_no_sense_does_not_compile() {
         ("tools: 'tool'", "is not a scope for tools"),
         ("mcp: { tools: 'a b{name}' }", "is not a scope for tools"),
         ("mcp: { methods: [tools/call] }", "always needs a scope"),
-        ("model: { from: 'form:model' }, caps: { images: 1 }", "cannot be told"),
+        ("model: { from: 'form:model' }, caps: { images: 1 }", "cannot be counted"),
         ("resource_metadata: 'http://x'", "is not an https URL"),
     ] {
         let found = errors(&route(keys));

@@ -212,7 +212,7 @@ fn what_a_form_does_not_show_is_an_error() {
     };
     assert!(
         with("caps: { images: 1 }")
-            .contains("caps.images: the route reads a form, where `images` cannot be told")
+            .contains("caps.images: the route reads a form, where `images` cannot be counted")
     );
     assert!(with("tools: 'tool:{name}'").contains("`tools` is about JSON"));
 }

@@ -15,33 +15,40 @@ use crate::{secret::SecretSource, time::Span};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// The exact `iss` of its tokens, or the word `absent` for tokens without `iss` (one issuer at most).
+    /// The exact `iss` of its tokens, or the word `absent` for tokens without `iss` (at most one
+    /// issuer).
     pub issuer: String,
-    /// Names of this service in the tokens' audience, one of which must be there; or the word `any`, which accepts tokens
-    /// made for other services too: only for issuers that serve nothing else.
+    /// The names of this service, one of which the tokens' audience must contain; or the word
+    /// `any`, which also accepts tokens for other services: use it only for issuers that serve no
+    /// other service.
     pub audiences: Audiences,
-    /// The claim that holds the audience. Default `aud`; Cognito's access tokens have it in `client_id`.
+    /// The claim that contains the audience. Default `aud`; Cognito's access tokens use
+    /// `client_id`.
     #[serde(default = "audience_claim")]
     pub audience_claim: String,
-    /// The algorithms its tokens may be signed with. Never taken from the token: that is how a public key becomes an HMAC secret.
+    /// The algorithms that its tokens may be signed with. They are never taken from the token,
+    /// which would let an attacker use a public key as an HMAC secret.
     pub algorithms: Vec<AlgorithmName>,
-    /// Where its public keys are: `{ url: … }`, `{ file: … }` or `{ discovery: true }`.
+    /// The source of its public keys: `{ url: … }`, `{ file: … }` or `{ discovery: true }`.
     pub jwks: Option<JwksConfig>,
-    /// For HS256, HS384 and HS512 only: the shared secret, at least as long as the hash.
+    /// The shared secret, at least as long as the hash. For HS256, HS384 and HS512 only.
     pub secret: Option<SecretSource>,
-    /// Whether a token must name its key. Default `required`; `optional` takes the only key that fits. A `secret` has no name.
+    /// Whether a token must name its key. Default `required`; `optional` uses the only key that
+    /// fits. Not allowed with `secret`, which has no name.
     pub kid: Option<KidRule>,
-    /// Claims a token must have besides `exp`, `sub`, `iss` and the audience. Default `[iat]`: without it a token
-    /// cannot be told from one issued before a revocation. Add `jti` where the issuer sends it.
+    /// Claims that a token must have besides `exp`, `sub`, `iss` and the audience. Default `[iat]`:
+    /// without it, a revocation cannot distinguish older tokens from newer ones. Add `jti` if the
+    /// issuer sets it.
     #[serde(default = "required_claims")]
     pub required_claims: Vec<String>,
-    /// Clock difference that is forgiven, at most 60s. Default 30s.
+    /// The tolerated clock skew, at most 60s. Default 30s.
     #[serde(default = "leeway")]
     pub leeway: Span,
-    /// Longest life a token may have, from `iat` (or from now, without `iat`) to `exp`; at most 31d. Default 24h.
+    /// The maximum lifetime of a token, from `iat` (or from now, without `iat`) to `exp`; at most
+    /// 31d. Default 24h.
     #[serde(default = "max_lifetime")]
     pub max_lifetime: Span,
-    /// Where the tokens say what.
+    /// The claims that contain subject, tenant, client, roles and scopes.
     #[serde(default)]
     pub claims: ClaimsConfig,
     /// A fixed tenant for every token of this issuer, instead of a claim.
@@ -67,9 +74,9 @@ fn max_lifetime() -> Span {
 /// `audiences`: a list, or the word `any`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audiences {
-    /// No audience is asked for.
+    /// The audience is not checked.
     Any,
-    /// One of these must be in the token.
+    /// The token must contain one of these.
     OneOf(Vec<String>),
 }
 
@@ -108,39 +115,44 @@ impl JsonSchema for Audiences {
     }
 }
 
-/// Where an issuer's public keys are.
+/// The source of an issuer's public keys.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwksConfig {
-    /// The address of the key set. Its host is trusted as written, private addresses included.
+    /// The address of the key set. Its host is trusted, even if its address is private.
     pub url: Option<String>,
-    /// A file with the key set; read again when it changes.
+    /// A file with the key set, read again when it changes.
     pub file: Option<String>,
-    /// Ask `<issuer>/.well-known/openid-configuration` for the address. The address it names must be on the issuer's own
-    /// host or one of `allowed_hosts`, and not private.
+    /// Read the address of the key set from `<issuer>/.well-known/openid-configuration`. It must be
+    /// on the issuer's own host or one of `allowed_hosts`, and not private.
     #[serde(default)]
     pub discovery: bool,
-    /// Hosts (`name` or `name:port`) that a discovered address or a redirect may lead to, private ones included.
+    /// Hosts (`name` or `name:port`) that a discovered address or a redirect may use, private ones
+    /// included.
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
-    /// Allow plain http. Default false: whoever can answer for the key server can sign any token.
+    /// Allow plain http. Default false: an attacker who can impersonate the key server can sign any
+    /// token.
     #[serde(default)]
     pub insecure_http: bool,
-    /// How often keys are fetched again when the server does not say (Cache-Control: max-age, within 1m and 1h). Default 10m.
+    /// The interval between fetches if the server does not set one (Cache-Control: max-age, between
+    /// 1m and 1h). Default 10m.
     #[serde(default = "refresh")]
     pub refresh: Span,
-    /// How long keys serve after the last good fetch. Then the issuer's tokens are refused. Default 24h.
+    /// How long keys are used after the last successful fetch. After that the issuer's tokens are
+    /// refused. Default 24h.
     #[serde(default = "max_stale")]
     pub max_stale: Span,
-    /// The least time between two fetches for an unknown `kid`. Default 30s.
+    /// The minimum time between two fetches for an unknown `kid`. Default 30s.
     #[serde(default = "cool_down")]
     pub cool_down: Span,
-    /// Time for one fetch. Default 5s.
+    /// The timeout of one fetch. Default 5s.
     #[serde(default = "timeout")]
     pub timeout: Span,
-    /// A PEM file with certificate authorities for this server, instead of the system's.
+    /// A PEM file with the certificate authorities for this server, in place of the system's.
     pub ca: Option<String>,
-    /// Keep the last good set in this file, for a start while the server is down. Default: none.
+    /// A file that stores the last valid key set, for a start while the server is down. Default:
+    /// none.
     pub cache_file: Option<String>,
 }
 
@@ -160,29 +172,33 @@ fn timeout() -> Span {
     Span::from_secs(5)
 }
 
-/// `kid`.
+/// `kid`: whether a token must name its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KidRule {
     /// The token must name its key.
     Required,
-    /// A token without `kid` is verified with the only key that fits, if there is exactly one.
+    /// A token without `kid` is verified with the key that fits, if there is exactly one.
     Optional,
 }
 
-/// Where the tokens say what: a word is one top-level claim taken whole, a list is a path into nested objects.
+/// The names of claims. A text is one top-level claim, used literally; a list is a path into nested
+/// objects.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimsConfig {
-    /// The subject, a string. Default `sub`.
+    /// The claim with the subject, a string. Default `sub`.
     pub subject: ClaimPath,
-    /// The tenant, a string. Default `tenant_id`; a token without it has no tenant.
+    /// The claim with the tenant, a string. Default `tenant_id`; a token without it has no tenant.
     pub tenant: ClaimPath,
-    /// The client id, a string. Default `client_id`; Keycloak and Auth0 say `azp`, Okta `cid`, Entra `appid`.
+    /// The claim with the client id, a string. Default `client_id`; Keycloak and Auth0 use `azp`,
+    /// Okta `cid`, Entra `appid`.
     pub client: ClaimPath,
-    /// The roles, a list of strings or one string. Default `roles`; Keycloak: `[realm_access, roles]`.
+    /// The claim with the roles, a list of strings or one string. Default `roles`; Keycloak uses
+    /// `[realm_access, roles]`.
     pub roles: ClaimPath,
-    /// The scopes: every one of these claims is read, strings are split at spaces. Default `[scope, scopes, scp]`.
+    /// The claims with the scopes. All of them are read, and strings are split at spaces. Default
+    /// `[scope, scopes, scp]`.
     pub scopes: Vec<ClaimPath>,
 }
 
@@ -199,7 +215,7 @@ impl Default for ClaimsConfig {
     }
 }
 
-/// The way to a claim.
+/// The path to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPath(pub(in crate::credential::jwt) Vec<String>);
 
@@ -245,7 +261,7 @@ impl JsonSchema for ClaimPath {
 pub struct AlgorithmName(pub(super) Algorithm);
 
 impl AlgorithmName {
-    /// Every algorithm that can be configured.
+    /// Every algorithm that can be configured, with its name.
     pub const ALL: [(&'static str, Algorithm); 12] = [
         ("RS256", Algorithm::RS256),
         ("RS384", Algorithm::RS384),
@@ -261,7 +277,7 @@ impl AlgorithmName {
         ("HS512", Algorithm::HS512),
     ];
 
-    /// The algorithm of exactly this name.
+    /// Returns the algorithm with exactly this name.
     pub fn parse(name: &str) -> Option<Algorithm> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
     }
