@@ -145,7 +145,7 @@ where
     if !auth::is_authorized(request.headers(), (admin.token)().as_ref()) {
         return Err(Refusal::unauthorized());
     }
-    if !record.has_room() {
+    if !record.has_audit_slot() {
         return Err(Refusal::new(
             503,
             "overloaded",

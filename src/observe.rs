@@ -1,7 +1,7 @@
 //! What is seen of a check: one [`CheckRecord`] each, and from it, and nothing else, one line in the audit log and one set of metrics.
 
 pub mod audit;
-mod ending;
+mod check_result;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
@@ -26,11 +26,11 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub use self::ending::{Basis, Ending};
+pub use self::check_result::{AllowBasis, CheckResult};
 use self::{
-    audit::{Audit, Place, line::Facts},
+    audit::{Audit, Slot, line::CheckLine},
     exposition::{Queues, Status},
-    metrics::{Count, Metrics},
+    metrics::{CheckSample, Metrics},
     rfc3339::Rfc3339,
     trace::{Trace, Tracer},
 };
@@ -64,20 +64,20 @@ impl Observer {
     /// Starts the record of one check: to be called first, and its record kept in the same function as the answer is made in, so that
     /// whatever ends the check ends the record. `now` is the moment the check is decided against.
     pub fn begin<'a>(&'a self, now: Timestamp) -> CheckRecord<'a> {
-        let (place, has_room) = match self.audit.reserve() {
-            Ok(place) => (place, true),
-            Err(audit::Full) => (None, false),
+        let (slot, has_audit_slot) = match self.audit.reserve() {
+            Ok(slot) => (slot, true),
+            Err(audit::QueueFull) => (None, false),
         };
         CheckRecord {
             observer: self,
             id: hex_128(rand::random()),
             now,
             started: Instant::now(),
-            store: Store::NotAsked,
-            place,
-            has_room,
-            asked: Asked::default(),
-            decided: None,
+            store: StoreCall::None,
+            slot,
+            has_audit_slot,
+            request: RequestFields::default(),
+            outcome: None,
             trace: None,
             answered: false,
         }
@@ -105,14 +105,14 @@ impl Observer {
     pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
         let queues = Queues {
             dropped: self.audit.dropped(),
-            waiting: self.audit.waiting(),
-            spans: self.tracer().map(Tracer::sent),
+            audit: self.audit.usage(),
+            spans: self.tracer().map(Tracer::span_counts),
         };
         exposition::exposition(&self.metrics, status, queues)
     }
 }
 
-/// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::answered`], otherwise as `panic`
+/// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::finish`], otherwise as `panic`
 /// while unwinding and as `cancelled` in any other case, whatever was decided. Nothing that was not answered counts as allowed.
 #[derive(Debug)]
 #[must_use = "a record that is dropped at once counts as cancelled"]
@@ -121,11 +121,11 @@ pub struct CheckRecord<'a> {
     id: [u8; 32],
     now: Timestamp,
     started: Instant,
-    store: Store,
-    place: Option<Place<'a>>,
-    has_room: bool,
-    asked: Asked<'a>,
-    decided: Option<&'a Outcome>,
+    store: StoreCall,
+    slot: Option<Slot<'a>>,
+    has_audit_slot: bool,
+    request: RequestFields<'a>,
+    outcome: Option<&'a Outcome>,
     /// Only of a check that is traced.
     trace: Option<Box<Trace>>,
     answered: bool,
@@ -133,15 +133,15 @@ pub struct CheckRecord<'a> {
 
 /// The question to a store elsewhere.
 #[derive(Clone, Copy, Debug)]
-enum Store {
-    NotAsked,
-    Asked(Instant),
-    Answered(Duration),
+enum StoreCall {
+    None,
+    Started(Instant),
+    Finished(Duration),
 }
 
 /// The request, as it was sent.
 #[derive(Debug, Default)]
-struct Asked<'a> {
+struct RequestFields<'a> {
     method: &'a [u8],
     host: &'a [u8],
     path: &'a [u8],
@@ -162,13 +162,13 @@ impl<'a> CheckRecord<'a> {
 
     /// Whether the audit log has room for this check. Where it has none and the policy says `on_full: deny`, the check must be denied with
     /// [`tollgate_core::denial::Reason::Overloaded`] before the store is asked.
-    pub fn has_room(&self) -> bool {
-        self.has_room
+    pub fn has_audit_slot(&self) -> bool {
+        self.has_audit_slot
     }
 
     /// Notes what is asked.
-    pub fn asked(&mut self, request: &RawRequest<'a>) {
-        self.asked = Asked {
+    pub fn set_request(&mut self, request: &RawRequest<'a>) {
+        self.request = RequestFields {
             method: request.method,
             host: request.host,
             path: request.path,
@@ -178,61 +178,61 @@ impl<'a> CheckRecord<'a> {
 
     /// Begins the span of this check, where checks are traced and this one is sampled. `call` is the head of the proxy's own call, if it
     /// is not the same as the checked request's `headers`.
-    pub fn trace(&mut self, call: Option<&HeaderMap>, headers: &Headers<'_>) {
+    pub fn start_trace(&mut self, call: Option<&HeaderMap>, headers: &Headers<'_>) {
         if let Some(tracer) = &self.observer.tracer {
             self.trace = tracer.begin(call, headers);
         }
     }
 
     /// The span of this check, if it is traced.
-    pub(crate) fn trace_in_progress(&mut self) -> Option<&mut Trace> {
+    pub(crate) fn trace_mut(&mut self) -> Option<&mut Trace> {
         self.trace.as_deref_mut()
     }
 
     /// Notes that a store elsewhere is being asked.
-    pub fn asking(&mut self) {
-        self.store = Store::Asked(Instant::now());
+    pub fn store_call_started(&mut self) {
+        self.store = StoreCall::Started(Instant::now());
         if let Some(trace) = &mut self.trace {
-            trace.asking();
+            trace.store_call_started();
         }
     }
 
     /// Notes that the store, wherever it is, has answered or cannot be asked.
-    pub fn told(&mut self, outage: Option<Outage>) {
-        if let Store::Asked(at) = self.store {
-            self.store = Store::Answered(at.elapsed());
+    pub fn store_call_finished(&mut self, outage: Option<Outage>) {
+        if let StoreCall::Started(at) = self.store {
+            self.store = StoreCall::Finished(at.elapsed());
         }
         if let Some(trace) = &mut self.trace {
-            trace.told(outage);
+            trace.store_call_finished(outage);
         }
     }
 
     /// Notes what was decided. The last outcome noted is the one that counts.
-    pub fn decided(&mut self, outcome: &'a Outcome) {
-        self.decided = Some(outcome);
+    pub fn set_outcome(&mut self, outcome: &'a Outcome) {
+        self.outcome = Some(outcome);
     }
 
     /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
-    pub fn answered(mut self) {
+    pub fn finish(mut self) {
         self.answered = true;
         if let Some(trace) = &mut self.trace {
-            trace.answered();
+            trace.answer_encoded();
         }
     }
 
-    fn ending(&self) -> Ending {
-        match self.decided {
-            _ if thread::panicking() => Ending::Panic,
-            Some(outcome) if self.answered => Ending::of(outcome),
-            _ => Ending::Cancelled,
+    fn result(&self) -> CheckResult {
+        match self.outcome {
+            _ if thread::panicking() => CheckResult::Panic,
+            Some(outcome) if self.answered => CheckResult::of(outcome),
+            _ => CheckResult::Cancelled,
         }
     }
 
     /// Why it ended so, where there is more to say than the reason.
-    fn cause(&self, ending: Ending) -> Option<Cow<'a, str>> {
-        let outcome = self.decided?;
-        let decided = Ending::of(outcome);
-        if decided != ending {
+    fn cause(&self, result: CheckResult) -> Option<Cow<'a, str>> {
+        let outcome = self.outcome?;
+        let decided = CheckResult::of(outcome);
+        if decided != result {
             return Some(
                 format!(
                     "decided `{}` ({}), and not answered",
@@ -253,12 +253,12 @@ impl<'a> CheckRecord<'a> {
     }
 
     /// The span of a check that is traced.
-    fn traced(&self, trace: Trace, tracer: &Tracer, ending: Ending) {
-        let evidence = self.decided.map(|outcome| &outcome.evidence);
-        let facts = trace::Facts {
+    fn traced(&self, trace: Trace, tracer: &Tracer, result: CheckResult) {
+        let evidence = self.outcome.map(|outcome| &outcome.evidence);
+        let data = trace::CheckData {
             began: self.now,
             decision_id: self.id().to_owned(),
-            ending,
+            result,
             route: evidence.and_then(|evidence| evidence.route.clone()),
             model: evidence.and_then(|evidence| evidence.model.clone()),
             outage: evidence.and_then(|evidence| evidence.outage),
@@ -266,57 +266,57 @@ impl<'a> CheckRecord<'a> {
                 .and_then(|evidence| evidence.principal.clone())
                 .filter(|_| tracer.identity()),
         };
-        tracer.end(trace, facts);
+        tracer.end(trace, data);
     }
 }
 
 impl Drop for CheckRecord<'_> {
     fn drop(&mut self) {
-        let ending = self.ending();
-        let took = self.started.elapsed();
-        let evidence = self.decided.map(|outcome| &outcome.evidence);
+        let result = self.result();
+        let elapsed = self.started.elapsed();
+        let evidence = self.outcome.map(|outcome| &outcome.evidence);
         let route = evidence
             .and_then(|evidence| evidence.route.as_deref())
             .map(|route| route.name.as_str());
         let principal = evidence.and_then(|evidence| evidence.principal.as_deref());
         let model = evidence.and_then(|evidence| evidence.model.as_deref());
         let metrics = &self.observer.metrics;
-        metrics.count(&Count {
+        metrics.count(&CheckSample {
             route,
             model,
             limits: evidence.map(|evidence| evidence.limits.as_slice()).unwrap_or_default(),
-            ending,
-            took,
-            store: if let Store::Answered(took) = self.store { Some(took) } else { None },
+            result,
+            elapsed,
+            store: if let StoreCall::Finished(elapsed) = self.store { Some(elapsed) } else { None },
             outage: evidence.and_then(|evidence| evidence.outage),
         });
         if let Some(principal) = principal {
-            metrics.count_subject(principal, matches!(ending, Ending::Allow(_)));
+            metrics.count_subject(principal, matches!(result, CheckResult::Allow(_)));
         }
         if let (Some(trace), Some(tracer)) = (self.trace.take(), &self.observer.tracer) {
-            self.traced(*trace, tracer, ending);
+            self.traced(*trace, tracer, result);
         }
         if !self.observer.audit.is_on() {
             return;
         }
-        let place = self.place.take();
-        let cause = self.cause(ending);
-        let facts = Facts {
+        let slot = self.slot.take();
+        let cause = self.cause(result);
+        let fields = CheckLine {
             time: Rfc3339(self.now),
             decision_id: &self.id,
-            client_ip: self.asked.address,
+            client_ip: self.request.address,
             principal,
-            method: self.asked.method,
-            host: self.asked.host,
-            path: self.asked.path,
+            method: self.request.method,
+            host: self.request.host,
+            path: self.request.path,
             model,
             route,
-            decision: ending.decision(),
-            reason: ending.reason(),
+            decision: result.decision(),
+            reason: result.reason(),
             cause: cause.as_deref(),
-            microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         };
-        self.observer.audit.write(place, |line| facts.write(line));
+        self.observer.audit.write(slot, |line| fields.write(line));
     }
 }
 

@@ -14,8 +14,8 @@ use tollgate_core::{
 use crate::{
     observe::{
         audit::{
-            Audit, Place,
-            line::{TEXT, capped},
+            Audit, Slot,
+            line::{TEXT, truncated},
         },
         rfc3339::Rfc3339,
     },
@@ -25,8 +25,8 @@ use crate::{
 /// The record of one call; dropping it writes the audit line.
 pub(super) struct AdminRecord<'a> {
     audit: &'a Audit,
-    place: Option<Place<'a>>,
-    has_room: bool,
+    slot: Option<Slot<'a>>,
+    has_audit_slot: bool,
     started: Instant,
     time: Timestamp,
     peer: Option<IpAddr>,
@@ -86,16 +86,16 @@ impl<'a> AdminRecord<'a> {
         method: &Method,
         path: &str,
     ) -> Self {
-        let (place, has_room) = audit.reserve().map_or((None, false), |place| (place, true));
+        let (slot, has_audit_slot) = audit.reserve().map_or((None, false), |slot| (slot, true));
         Self {
             audit,
-            place,
-            has_room,
+            slot,
+            has_audit_slot,
             started: Instant::now(),
             time,
             peer,
-            method: capped(method.as_str().as_bytes(), TEXT).into_owned(),
-            path: capped(path.as_bytes(), TEXT).into_owned(),
+            method: truncated(method.as_str().as_bytes(), TEXT).into_owned(),
+            path: truncated(path.as_bytes(), TEXT).into_owned(),
             action: None,
             target: None,
             revocation: None,
@@ -105,8 +105,8 @@ impl<'a> AdminRecord<'a> {
     }
 
     /// Returns whether the audit queue has room for the line of this call.
-    pub(super) fn has_room(&self) -> bool {
-        self.has_room
+    pub(super) fn has_audit_slot(&self) -> bool {
+        self.has_audit_slot
     }
 
     pub(super) fn doing(&mut self, action: &'static str) {
@@ -143,7 +143,7 @@ impl<'a> AdminRecord<'a> {
 
 impl<'a> TargetLine<'a> {
     fn new(target: &'a Target) -> Self {
-        let text = |text: &'a str| capped(text.as_bytes(), TEXT);
+        let text = |text: &'a str| truncated(text.as_bytes(), TEXT);
         match target {
             Target::Jti { issuer, jti } => {
                 Self::Jti { iss: text(issuer), jti_sha256: hex(&sha256(jti.as_bytes())) }
@@ -174,13 +174,13 @@ impl Drop for AdminRecord<'_> {
             revocation: self.revocation.as_ref().map(|revocation| RevocationLine {
                 at: revocation.at().secs(),
                 ttl_seconds: revocation.ttl().secs(),
-                note: revocation.note().map(|note| capped(note.as_bytes(), TEXT)),
+                note: revocation.note().map(|note| truncated(note.as_bytes(), TEXT)),
             }),
             result: self.result(),
             status: self.status.map(|status| status.as_u16()),
             microseconds: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
-        self.audit.write(self.place.take(), |bytes| {
+        self.audit.write(self.slot.take(), |bytes| {
             // Writing into memory does not fail.
             let _ = serde_json::to_writer(bytes, &line);
         });

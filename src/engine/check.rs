@@ -118,7 +118,7 @@ impl Checker {
     pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(CheckAnswer<'_>) -> T) -> T {
         let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
-        record.trace(None, &Headers::default());
+        record.start_trace(None, &Headers::default());
         self.answer(&outcome, &self.live.load(), record, encode)
     }
 
@@ -151,13 +151,13 @@ impl Checker {
         mut record: CheckRecord<'a>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
-        record.decided(outcome);
+        record.set_outcome(outcome);
         if let Some(source) = outcome.evidence.refresh.and_then(|issuer| state.sources.get(issuer))
         {
             source.unknown_key();
         }
         let encoded = encode(shape(outcome, &state.snapshot, record.id()));
-        record.answered();
+        record.finish();
         encoded
     }
 
@@ -173,13 +173,13 @@ impl Checker {
         let raw = match read() {
             Ok(raw) => raw,
             Err(denial) => {
-                record.trace(call, &Headers::default());
+                record.start_trace(call, &Headers::default());
                 return refused(denial);
             }
         };
-        record.asked(&raw);
-        record.trace(call, &raw.headers);
-        if !record.has_room() {
+        record.set_request(&raw);
+        record.start_trace(call, &raw.headers);
+        if !record.has_audit_slot() {
             let denial = Denial::new(
                 Reason::Overloaded,
                 "the audit queue is full, and audit.on_full is deny",
@@ -190,7 +190,7 @@ impl Checker {
             return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
-        let mut hooks = Hooks { tokens: &state.tokens, trace: record.trace_in_progress() };
+        let mut hooks = Hooks { tokens: &state.tokens, trace: record.trace_mut() };
         prepare(&state.snapshot, raw, now, &mut hooks)
     }
 
@@ -204,10 +204,10 @@ impl Checker {
             return Ok(AdmitResponse::Counted(Vec::new()));
         }
         if self.remote {
-            record.asking();
+            record.store_call_started();
         }
         let answers = self.store.admit(pending.admit_request()).await;
-        record.told(answers.as_ref().err().copied());
+        record.store_call_finished(answers.as_ref().err().copied());
         answers
     }
 

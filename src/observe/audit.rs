@@ -1,11 +1,11 @@
 //! The audit log: one JSON line per check and per admin call, through a bounded queue to one thread that writes.
 //!
-//! The queue has a fixed number of places. A line takes a place, is sent, and the place is free again when the line was
+//! The queue has a fixed number of slots. A line takes a slot, is sent, and the slot is free again when the line was
 //! written, so that lines in flight are bounded in number, and with `line::MOST` in bytes: by default 8192 of at most 4 KiB.
 //!
-//! `on_full: drop` takes the place when the line is ready, and counts the line as dropped when there is none.
-//! `on_full: deny` takes the place when the check starts, before anything is decided. A check without a place must be denied
-//! ([`super::CheckRecord::has_room`]); in return a check that was allowed has a place for its line for certain. Where
+//! `on_full: drop` takes the slot when the line is ready, and counts the line as dropped when there is none.
+//! `on_full: deny` takes the slot when the check starts, before anything is decided. A check without a slot must be denied
+//! ([`super::CheckRecord::has_audit_slot`]); in return a check that was allowed has a slot for its line for certain. Where
 //! writing fails, `drop` gives the lines up and `deny` keeps trying, so that the queue fills and nothing passes unrecorded.
 
 mod file;
@@ -30,11 +30,11 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::config::{Errors, Path};
 
-pub(crate) use self::queue::Place;
+pub(crate) use self::queue::Slot;
 use self::{file::LogFile, queue::Queue, writer::Sink};
 
 /// Room for nearly every line.
-const LINE: usize = 768;
+const USUAL_LINE: usize = 768;
 
 /// The section `audit`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -153,7 +153,7 @@ pub struct Audit {
 #[derive(Debug)]
 struct Open {
     queue: Arc<Queue>,
-    places: usize,
+    slots: usize,
     on_full: OnFull,
     end: Mutex<Option<Receiver<()>>>,
 }
@@ -175,11 +175,11 @@ pub struct Dropped {
 
 /// How full the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct QueueUsage {
     /// Places that are taken.
-    pub lines: usize,
+    pub used: usize,
     /// Places there are.
-    pub places: usize,
+    pub slots: usize,
 }
 
 impl Dropped {
@@ -228,8 +228,8 @@ impl Audit {
     }
 
     fn with_sink(sink: Sink, config: &AuditConfig) -> Result<Self, AuditError> {
-        let places = usize::try_from(config.queue).unwrap_or(usize::MAX);
-        let queue = Arc::new(Queue::new(places));
+        let slots = usize::try_from(config.queue).unwrap_or(usize::MAX);
+        let queue = Arc::new(Queue::new(slots));
         let (ended, end) = sync_channel(1);
         let writer = writer::Writer::new(sink, Arc::clone(&queue), config);
         thread::Builder::new()
@@ -241,15 +241,17 @@ impl Audit {
             })
             .map_err(AuditError::Thread)?;
         Ok(Self {
-            open: Some(Open { queue, places, on_full: config.on_full, end: Mutex::new(Some(end)) }),
+            open: Some(Open { queue, slots, on_full: config.on_full, end: Mutex::new(Some(end)) }),
         })
     }
 
-    /// Takes a place when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a place when it is
+    /// Takes a slot when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a slot when it is
     /// ready or is not written at all.
-    pub(crate) fn reserve(&self) -> Result<Option<Place<'_>>, Full> {
+    pub(crate) fn reserve(&self) -> Result<Option<Slot<'_>>, QueueFull> {
         match &self.open {
-            Some(open) if open.on_full == OnFull::Deny => open.queue.take().map(Some).ok_or(Full),
+            Some(open) if open.on_full == OnFull::Deny => {
+                open.queue.reserve().map(Some).ok_or(QueueFull)
+            }
             _ => Ok(None),
         }
     }
@@ -259,15 +261,17 @@ impl Audit {
         self.open.is_some()
     }
 
-    /// Writes one line, in the place that was taken for it or in one that is free now.
-    pub(crate) fn write<'q>(&'q self, place: Option<Place<'q>>, line: impl FnOnce(&mut Vec<u8>)) {
+    /// Writes one line, in the slot that was taken for it or in one that is free now.
+    pub(crate) fn write<'q>(&'q self, slot: Option<Slot<'q>>, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(open) = &self.open else { return };
-        let Some(place) = place.or_else(|| open.queue.take()) else { return open.queue.full() };
+        let Some(slot) = slot.or_else(|| open.queue.reserve()) else {
+            return open.queue.count_full();
+        };
         // Not in the queue itself, which is nobody else's meanwhile.
-        let mut bytes = Vec::with_capacity(LINE);
+        let mut bytes = Vec::with_capacity(USUAL_LINE);
         line(&mut bytes);
         bytes.push(b'\n');
-        open.queue.push(place, &bytes);
+        open.queue.push(slot, &bytes);
     }
 
     /// Lines dropped so far.
@@ -276,11 +280,11 @@ impl Audit {
     }
 
     /// Lines that wait to be written, and how many may; `None` when nothing is written.
-    pub fn waiting(&self) -> Option<Waiting> {
+    pub fn usage(&self) -> Option<QueueUsage> {
         let open = self.open.as_ref()?;
-        Some(Waiting {
-            lines: open.places.saturating_sub(open.queue.places()),
-            places: open.places,
+        Some(QueueUsage {
+            used: open.slots.saturating_sub(open.queue.free_slots()),
+            slots: open.slots,
         })
     }
 
@@ -299,7 +303,7 @@ impl Audit {
 
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct QueueFull;
 
 #[cfg(test)]
 mod tests;

@@ -18,10 +18,10 @@ use prometheus_client::{
 };
 
 use super::{
-    audit::{Dropped, Waiting},
-    ending::Ending,
+    audit::{Dropped, QueueUsage},
+    check_result::CheckResult,
     metrics::{BUCKETS, Durations, Metrics, NO_ROUTE},
-    trace::Sent,
+    trace::SpanCounts,
 };
 use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
 
@@ -69,9 +69,9 @@ pub struct InFlightStatus {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queues {
     pub(super) dropped: Dropped,
-    pub(super) waiting: Option<Waiting>,
+    pub(super) audit: Option<QueueUsage>,
     /// `None` where nothing is traced.
-    pub(super) spans: Option<Sent>,
+    pub(super) spans: Option<SpanCounts>,
 }
 
 /// The keys of one issuer.
@@ -135,18 +135,18 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn checks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let known = self.metrics.known();
+        let series = self.metrics.series();
         let mut family =
             Family::counter(encoder, "checks", "Checks by decision, reason and route.")?;
-        for (route, counters) in &known.routes {
-            for ending in Ending::all() {
+        for (route, counters) in &series.routes {
+            for result in CheckResult::all() {
                 let count =
-                    counters.endings.get(ending.slot()).map_or(0, |count| count.load(Relaxed));
-                if count > 0 || ending.is_expected(route == NO_ROUTE) {
+                    counters.results.get(result.slot()).map_or(0, |count| count.load(Relaxed));
+                if count > 0 || result.is_expected(route == NO_ROUTE) {
                     family.count(
                         &[
-                            ("decision", ending.decision()),
-                            ("reason", ending.reason()),
+                            ("decision", result.decision()),
+                            ("reason", result.reason()),
                             ("route", route),
                         ],
                         count,
@@ -162,13 +162,13 @@ impl Scrape {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        for (route, counters) in &known.routes {
+        for (route, counters) in &series.routes {
             let labels = [("route", route.as_str())];
             histogram(&mut family.0.encode_family(&labels)?, &counters.durations)?;
         }
         let help = "Checks that asked for a model, by decision; models that the file does not name are other.";
         let mut family = Family::counter(encoder, "model_checks", help)?;
-        for (model, counters) in &known.models {
+        for (model, counters) in &series.models {
             for (decision, count) in [("allow", &counters.allow), ("deny", &counters.deny)] {
                 family.count(
                     &[("model", model.as_str()), ("decision", decision)],
@@ -178,7 +178,7 @@ impl Scrape {
         }
         let mut family =
             Family::counter(encoder, "limit_denied", "Checks that a limit had no room for.")?;
-        for (limit, count) in &known.limits {
+        for (limit, count) in &series.limits {
             family.count(&[("limit", limit.as_str())], count.load(Relaxed))?;
         }
         Ok(())
@@ -330,20 +330,20 @@ impl Scrape {
         for (cause, count) in self.queues.dropped.by_cause() {
             family.count(&[("cause", cause)], count)?;
         }
-        let Some(waiting) = self.queues.waiting else { return Ok(()) };
+        let Some(usage) = self.queues.audit else { return Ok(()) };
         let help = "Audit lines that wait to be written, and places taken for lines to come.";
-        Family::gauge(encoder, "audit_queue", help, None)?.alone(waiting.lines as u64)?;
+        Family::gauge(encoder, "audit_queue", help, None)?.alone(usage.used as u64)?;
         Family::gauge(
             encoder,
             "audit_queue_limit",
             "Audit lines that may wait, audit.queue.",
             None,
         )?
-        .alone(waiting.places as u64)
+        .alone(usage.slots as u64)
     }
 
     fn spans(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(Sent { exported, full, export, rejected }) = self.queues.spans else {
+        let Some(SpanCounts { exported, full, export, rejected }) = self.queues.spans else {
             return Ok(());
         };
         let mut family =

@@ -24,8 +24,8 @@ use tollgate_core::{
 };
 
 use super::{
-    ending::{Ending, SLOTS},
-    subjects::{Shown, Subjects},
+    check_result::{CheckResult, SLOTS},
+    subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
 };
 
@@ -63,7 +63,7 @@ impl ObserveConfig {
     }
 }
 
-/// The route label of a check that ended before a route was known.
+/// The route label of a check that ended before a route was series.
 pub(super) const NO_ROUTE: &str = "none";
 
 /// The model label of a check for a model that the file does not name.
@@ -78,7 +78,7 @@ pub(super) const BUCKETS: [u64; 14] = [
 /// The counters of one process.
 #[derive(Debug)]
 pub struct Metrics {
-    known: ArcSwap<Known>,
+    series: ArcSwap<Series>,
     none: Arc<RouteCounters>,
     other: Arc<ModelCounters>,
     store: Durations,
@@ -89,7 +89,7 @@ pub struct Metrics {
 
 /// What has counters of its own: everything that the policies since the start have named.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct Series {
     pub(super) routes: BTreeMap<String, Arc<RouteCounters>>,
     pub(super) models: BTreeMap<String, Arc<ModelCounters>>,
     /// Denials, by limit.
@@ -105,14 +105,14 @@ pub(super) struct ModelCounters {
 }
 
 /// What a record says of a check that has ended.
-pub(super) struct Count<'a> {
+pub(super) struct CheckSample<'a> {
     pub(super) route: Option<&'a str>,
     pub(super) model: Option<&'a str>,
     /// Where each limit stands.
     pub(super) limits: &'a [LimitStatus],
-    pub(super) ending: Ending,
-    pub(super) took: Duration,
-    /// How long a store elsewhere took to answer, if it did.
+    pub(super) result: CheckResult,
+    pub(super) elapsed: Duration,
+    /// How long a store elsewhere elapsed to answer, if it did.
     pub(super) store: Option<Duration>,
     pub(super) outage: Option<Outage>,
 }
@@ -130,7 +130,7 @@ pub(super) struct Reload {
 /// The counters of one route.
 #[derive(Debug)]
 pub(super) struct RouteCounters {
-    pub(super) endings: [AtomicU64; SLOTS],
+    pub(super) results: [AtomicU64; SLOTS],
     pub(super) durations: Durations,
 }
 
@@ -145,13 +145,13 @@ impl Metrics {
     /// Counters at zero.
     pub fn new(config: &ObserveConfig) -> Self {
         let (none, other) = (Arc::new(RouteCounters::new()), Arc::<ModelCounters>::default());
-        let known = Known {
+        let series = Series {
             routes: BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))]),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(&other))]),
             limits: BTreeMap::new(),
         };
         Self {
-            known: ArcSwap::from_pointee(known),
+            series: ArcSwap::from_pointee(series),
             none,
             other,
             store: Durations::new(),
@@ -165,18 +165,18 @@ impl Metrics {
     /// counters counts as `none`, of a model without them as `other`. Those of earlier policies keep theirs, because checks may
     /// still be running on them and a counter must not fall; the labels are bounded by what the operator has written since the start.
     pub fn add_policy(&self, policy: &Policy) {
-        self.known.rcu(|known| {
-            let mut known = Known::clone(known);
+        self.series.rcu(|series| {
+            let mut series = Series::clone(series);
             for name in &policy.route_names {
-                known.routes.entry(name.clone()).or_insert_with(|| Arc::new(RouteCounters::new()));
+                series.routes.entry(name.clone()).or_insert_with(|| Arc::new(RouteCounters::new()));
             }
             for name in policy.models.names() {
-                known.models.entry(name.to_owned()).or_default();
+                series.models.entry(name.to_owned()).or_default();
             }
             for limit in &policy.limits {
-                known.limits.entry(limit.name.to_string()).or_default();
+                series.limits.entry(limit.name.to_string()).or_default();
             }
-            known
+            series
         });
     }
 
@@ -190,40 +190,40 @@ impl Metrics {
     }
 
     /// Counts one check.
-    pub(super) fn count(&self, check: &Count<'_>) {
-        let known = self.known.load();
-        let allowed = matches!(check.ending, Ending::Allow(_));
-        let counters = check.route.and_then(|name| known.routes.get(name)).unwrap_or(&self.none);
-        if let Some(count) = counters.endings.get(check.ending.slot()) {
+    pub(super) fn count(&self, check: &CheckSample<'_>) {
+        let series = self.series.load();
+        let allowed = matches!(check.result, CheckResult::Allow(_));
+        let counters = check.route.and_then(|name| series.routes.get(name)).unwrap_or(&self.none);
+        if let Some(count) = counters.results.get(check.result.slot()) {
             count.fetch_add(1, Relaxed);
         }
-        counters.durations.observe(check.took);
+        counters.durations.observe(check.elapsed);
         if let Some(model) = check.model {
-            let counters = known.models.get(model).unwrap_or(&self.other);
+            let counters = series.models.get(model).unwrap_or(&self.other);
             let count = if allowed { &counters.allow } else { &counters.deny };
             count.fetch_add(1, Relaxed);
         }
         if !allowed {
             for limit in check.limits.iter().filter(|limit| !limit.verdict.admitted) {
-                if let Some(count) = known.limits.get(&*limit.name) {
+                if let Some(count) = series.limits.get(&*limit.name) {
                     count.fetch_add(1, Relaxed);
                 }
             }
         }
-        if let Some(took) = check.store {
-            self.store.observe(took);
+        if let Some(elapsed) = check.store {
+            self.store.observe(elapsed);
         }
         if let Some(outage) = check.outage
             && let Some(count) = Outage::ALL
                 .iter()
-                .position(|known| *known == outage)
+                .position(|series| *series == outage)
                 .and_then(|at| self.outages.get(at))
         {
             count.fetch_add(1, Relaxed);
         }
     }
 
-    /// Counts one check of somebody known.
+    /// Counts one check of somebody series.
     pub(super) fn count_subject(&self, principal: &Principal, allowed: bool) {
         if let Some(subjects) = &self.subjects {
             subjects.count(principal, allowed);
@@ -231,11 +231,11 @@ impl Metrics {
     }
 
     /// Everything that has counters of its own.
-    pub(super) fn known(&self) -> Arc<Known> {
-        self.known.load_full()
+    pub(super) fn series(&self) -> Arc<Series> {
+        self.series.load_full()
     }
 
-    /// How long a store elsewhere took to answer.
+    /// How long a store elsewhere elapsed to answer.
     pub(super) fn store(&self) -> &Durations {
         &self.store
     }
@@ -254,14 +254,14 @@ impl Metrics {
     }
 
     /// The busiest subjects; `None` when they are not counted.
-    pub(super) fn subjects(&self) -> Option<Vec<Shown>> {
-        self.subjects.as_ref().map(Subjects::shown)
+    pub(super) fn subjects(&self) -> Option<Vec<SubjectRow>> {
+        self.subjects.as_ref().map(Subjects::rows)
     }
 }
 
 impl RouteCounters {
     fn new() -> Self {
-        Self { endings: array::from_fn(|_| AtomicU64::new(0)), durations: Durations::new() }
+        Self { results: array::from_fn(|_| AtomicU64::new(0)), durations: Durations::new() }
     }
 }
 
@@ -270,8 +270,8 @@ impl Durations {
         Self { counts: array::from_fn(|_| AtomicU64::new(0)), sum: AtomicU64::new(0) }
     }
 
-    fn observe(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    fn observe(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS.partition_point(|bound| *bound < micros);
         if let Some(count) = self.counts.get(bucket) {
             count.fetch_add(1, Relaxed);
@@ -323,27 +323,27 @@ mod tests {
     fn only_routes_of_a_policy_become_labels() {
         let metrics = Metrics::new(&ObserveConfig::default());
         metrics.add_policy(&policy("routes: [{ match: { paths: [/v1/models] }, public: true }]"));
-        let ending = Ending::Deny(Reason::NoRoute);
-        let check = Count {
+        let result = CheckResult::Deny(Reason::NoRoute);
+        let check = CheckSample {
             route: None,
             model: None,
             limits: &[],
-            ending,
-            took: Duration::ZERO,
+            result,
+            elapsed: Duration::ZERO,
             store: None,
             outage: None,
         };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
-            metrics.count(&Count { route, ..check });
+            metrics.count(&CheckSample { route, ..check });
         }
         metrics.add_policy(&policy(
             "routes: [{ match: { paths: [/v1/models] }, public: true }, { match: { paths: [/v1/other] }, public: true }]",
         ));
-        let known = metrics.known();
-        let counts: Vec<_> = known
+        let series = metrics.series();
+        let counts: Vec<_> = series
             .routes
             .iter()
-            .map(|(name, route)| (name.as_str(), route.endings[ending.slot()].load(Relaxed)))
+            .map(|(name, route)| (name.as_str(), route.results[result.slot()].load(Relaxed)))
             .collect();
         assert_eq!(counts, [("/v1/models", 1), ("/v1/other", 0), ("none", 3)]);
     }
@@ -362,27 +362,30 @@ mod tests {
             window: 1,
             verdict,
         });
-        let check = Count {
+        let check = CheckSample {
             route: None,
             model: None,
             limits: &limits,
-            ending: Ending::Deny(Reason::RateLimited),
-            took: Duration::ZERO,
+            result: CheckResult::Deny(Reason::RateLimited),
+            elapsed: Duration::ZERO,
             store: None,
             outage: None,
         };
         for model in [None, Some("qwen"), Some("Qwen/Qwen2"), Some("made/up"), Some("other")] {
-            metrics.count(&Count { model, ..check });
+            metrics.count(&CheckSample { model, ..check });
         }
-        let known = metrics.known();
-        let models: Vec<_> = known
+        let series = metrics.series();
+        let models: Vec<_> = series
             .models
             .iter()
             .map(|(name, model)| (name.as_str(), model.deny.load(Relaxed)))
             .collect();
         assert_eq!(models, [("other", 3), ("qwen", 1)]);
-        let limits: Vec<_> =
-            known.limits.iter().map(|(name, count)| (name.as_str(), count.load(Relaxed))).collect();
+        let limits: Vec<_> = series
+            .limits
+            .iter()
+            .map(|(name, count)| (name.as_str(), count.load(Relaxed)))
+            .collect();
         assert_eq!(limits, [("all", 5)]);
     }
 

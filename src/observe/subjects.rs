@@ -1,10 +1,10 @@
-//! Who asks most: checks by subject, for alerts on frequency, bounded.
+//! SubjectKey asks most: checks by subject, for alerts on frequency, bounded.
 //!
 //! The Space-Saving algorithm (Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
-//! Streams", 2005): a table of N places; a subject without a place takes the one of the lightest, and its weight with it. Any
+//! Streams", 2005): a table of N capacity; a subject without a place takes the one of the lightest, and its weight with it. Any
 //! subject that asked more than 1/N of all checks is in the table for certain.
 //!
-//! A weight only ranks. What is shown for a subject is what was counted since it got its place, so that nobody is blamed for
+//! A weight only ranks. What is rows for a subject is what was counted since it got its place, so that nobody is blamed for
 //! another's requests; what the one before it had counted goes to `other`. The sum over all series therefore never falls, and a
 //! subject that comes back starts from 0, which Prometheus reads as the reset of a counter.
 
@@ -21,19 +21,19 @@ const MAX_LABEL: usize = 128;
 /// The table.
 #[derive(Debug)]
 pub(super) struct Subjects {
-    places: usize,
+    capacity: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<Who, Entry>,
+    entries: HashMap<SubjectKey, Entry>,
     other: Counts,
 }
 
 /// A subject is only one together with its issuer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Who {
+struct SubjectKey {
     issuer: String,
     subject: String,
 }
@@ -60,9 +60,9 @@ impl Counts {
     }
 }
 
-/// One line of the table as it is shown.
+/// One line of the table as it is rows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct SubjectRow {
     /// The token's `iss`; empty for `other`.
     pub(super) issuer: String,
     /// The subject, or `other`.
@@ -72,31 +72,31 @@ pub(super) struct Shown {
 }
 
 impl Subjects {
-    /// A table of so many places; `None` for none, which counts nothing.
-    pub(super) fn new(places: usize) -> Option<Self> {
-        (places > 0).then(|| Self { places, table: Mutex::new(Table::default()) })
+    /// A table of so many capacity; `None` for none, which counts nothing.
+    pub(super) fn new(capacity: usize) -> Option<Self> {
+        (capacity > 0).then(|| Self { capacity, table: Mutex::new(Table::default()) })
     }
 
     /// Counts one check of a proven principal.
     pub(super) fn count(&self, principal: &Principal, allowed: bool) {
         self.count_as(
-            Who { issuer: label(principal.issuer()), subject: label(principal.subject()) },
+            SubjectKey { issuer: label(principal.issuer()), subject: label(principal.subject()) },
             allowed,
         );
     }
 
-    fn count_as(&self, who: Who, allowed: bool) {
+    fn count_as(&self, key: SubjectKey, allowed: bool) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Table { entries, other } = &mut *table;
-        if let Some(entry) = entries.get_mut(&who) {
+        if let Some(entry) = entries.get_mut(&key) {
             entry.weight += 1;
             entry.counts.add(allowed);
             return;
         }
         let mut weight = 1;
-        if entries.len() >= self.places {
+        if entries.len() >= self.capacity {
             let lightest =
-                entries.iter().min_by_key(|(_, entry)| entry.weight).map(|(who, _)| who.clone());
+                entries.iter().min_by_key(|(_, entry)| entry.weight).map(|(key, _)| key.clone());
             if let Some(gone) = lightest.and_then(|lightest| entries.remove(&lightest)) {
                 weight += gone.weight;
                 other.allow += gone.counts.allow;
@@ -105,23 +105,24 @@ impl Subjects {
         }
         let mut counts = Counts::default();
         counts.add(allowed);
-        entries.insert(who, Entry { weight, counts });
+        entries.insert(key, Entry { weight, counts });
     }
 
     /// Every line, sorted by issuer and subject, then `other`.
-    pub(super) fn shown(&self) -> Vec<Shown> {
+    pub(super) fn rows(&self) -> Vec<SubjectRow> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries: Vec<_> =
-            table.entries.iter().map(|(who, entry)| (who.clone(), entry.counts)).collect();
-        let other = Shown { issuer: String::new(), subject: "other".into(), counts: table.other };
+            table.entries.iter().map(|(key, entry)| (key.clone(), entry.counts)).collect();
+        let other =
+            SubjectRow { issuer: String::new(), subject: "other".into(), counts: table.other };
         drop(table);
         entries.sort_by(|(one, _), (two, _)| one.cmp(two));
-        let shown = entries.into_iter().map(|(who, counts)| Shown {
-            issuer: who.issuer,
-            subject: who.subject,
+        let rows = entries.into_iter().map(|(key, counts)| SubjectRow {
+            issuer: key.issuer,
+            subject: key.subject,
             counts,
         });
-        shown.chain([other]).collect()
+        rows.chain([other]).collect()
     }
 }
 
@@ -148,13 +149,13 @@ fn label(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn who(subject: &str) -> Who {
-        Who { issuer: "https://a".into(), subject: label(subject) }
+    fn key(subject: &str) -> SubjectKey {
+        SubjectKey { issuer: "https://a".into(), subject: label(subject) }
     }
 
-    fn shown(subjects: &Subjects) -> Vec<(String, u64, u64)> {
+    fn rows(subjects: &Subjects) -> Vec<(String, u64, u64)> {
         subjects
-            .shown()
+            .rows()
             .into_iter()
             .map(|line| (line.subject, line.counts.allow, line.counts.deny))
             .collect()
@@ -169,11 +170,11 @@ mod tests {
     fn the_lightest_gives_way_and_what_it_counted_is_kept_as_other() {
         let subjects = Subjects::new(2).unwrap();
         for (subject, allowed) in [("a", true), ("a", true), ("b", false), ("c", true)] {
-            subjects.count_as(who(subject), allowed);
+            subjects.count_as(key(subject), allowed);
         }
         // `c` inherits the weight of `b`, and shows its own one check.
         assert_eq!(
-            shown(&subjects),
+            rows(&subjects),
             [("a".into(), 2, 0), ("c".into(), 1, 0), ("other".into(), 0, 1)]
         );
     }
@@ -183,15 +184,15 @@ mod tests {
         let subjects = Subjects::new(10).unwrap();
         let mut total = 0;
         for round in 0..5000 {
-            subjects.count_as(who(&format!("once-{round}")), true);
+            subjects.count_as(key(&format!("once-{round}")), true);
             total += 1;
             if round % 4 == 0 {
-                subjects.count_as(who("frequent"), false);
+                subjects.count_as(key("frequent"), false);
                 total += 1;
             }
         }
-        let lines = shown(&subjects);
-        assert_eq!(lines.len(), 11, "ten places and `other`");
+        let lines = rows(&subjects);
+        assert_eq!(lines.len(), 11, "ten capacity and `other`");
         let frequent = lines.iter().find(|(subject, ..)| subject == "frequent").unwrap();
         assert!(frequent.2 > 1200, "counted since it got its place: {}", frequent.2);
         assert_eq!(

@@ -128,12 +128,12 @@ limits:
             address: Some(Ipv4Addr::new(203, 0, 113, 9).into()),
             body: RawBody::None,
         };
-        record.asked(&raw);
+        record.set_request(&raw);
         outcome = match prepare(&self.snapshot, raw, NOW, &mut NoHooks) {
             Prepared::Decided(outcome) => outcome,
             Prepared::Pending(pending) => pending.conclude(answers),
         };
-        record.decided(&outcome);
+        record.set_outcome(&outcome);
         end(record);
     }
 
@@ -178,7 +178,7 @@ fn counted(verdicts: &[Verdict]) -> Result<AdmitResponse, Outage> {
 }
 
 fn answered(record: CheckRecord<'_>) {
-    record.answered();
+    record.finish();
 }
 
 #[test]
@@ -342,8 +342,8 @@ fn the_last_outcome_counts() {
     bench.check("GET", "/health", "", counted(&[]), |record| {
         let caught = Outcome::refused(Denial::new(Reason::Internal, "a panic was caught"));
         let mut record = record;
-        record.decided(&caught);
-        record.answered();
+        record.set_outcome(&caught);
+        record.finish();
     });
     assert_eq!(bench.counted(), [("{deny,internal,none}".to_owned(), 1)]);
 }
@@ -356,12 +356,12 @@ fn without_room_a_check_is_told_to_deny() {
         let observer =
             Observer::new(Arc::new(Metrics::new(&ObserveConfig::default())), Arc::new(audit));
         let first = observer.begin(NOW);
-        assert!(first.has_room());
-        assert_eq!(observer.begin(NOW).has_room(), room, "{on_full:?}");
-        first.answered();
+        assert!(first.has_audit_slot());
+        assert_eq!(observer.begin(NOW).has_audit_slot(), room, "{on_full:?}");
+        first.finish();
         // The place is free again once the line is written.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !observer.begin(NOW).has_room() {
+        while !observer.begin(NOW).has_audit_slot() {
             assert!(Instant::now() < deadline);
             thread::yield_now();
         }

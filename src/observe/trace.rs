@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_core::request::Headers;
 
 pub use self::config::{OtlpProtocol, TracingConfig};
-pub(crate) use self::span::{Facts, Trace};
+pub(crate) use self::span::{CheckData, Trace};
 use self::{
     client::Client,
     context::Parent,
@@ -51,13 +51,13 @@ pub struct Tracer {
     identity: bool,
     spans: Sender<Span>,
     counters: Arc<Counters>,
-    ending: CancellationToken,
+    closing: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What became of spans so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
+pub struct SpanCounts {
     /// Taken by the collector.
     pub exported: u64,
     /// Those that found the queue full.
@@ -77,7 +77,7 @@ impl Tracer {
         let client = Client::new(config).map_err(TraceError)?;
         let (spans, queue) =
             mpsc::channel(usize::try_from(config.queue).unwrap_or(usize::MAX).max(1));
-        let (counters, ending) = (Arc::<Counters>::default(), CancellationToken::new());
+        let (counters, closing) = (Arc::<Counters>::default(), CancellationToken::new());
         let more = config.resource.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let resource = export::resource(&config.service_name, more);
         let exporter = Exporter::new(
@@ -86,14 +86,14 @@ impl Tracer {
             Arc::clone(&counters),
             resource,
             config.timeout.std(),
-            ending.clone(),
+            closing.clone(),
         );
         Ok(Self {
             threshold: threshold(config.sample_ratio),
             identity: config.identity,
             spans,
             counters,
-            ending,
+            closing,
             task: Mutex::new(Some(tokio::spawn(exporter.run()))),
         })
     }
@@ -118,18 +118,18 @@ impl Tracer {
     }
 
     /// Sends the span of a check that has ended. Never waits.
-    pub(crate) fn end(&self, trace: Trace, facts: Facts) {
+    pub(crate) fn end(&self, trace: Trace, data: CheckData) {
         if let Err(TrySendError::Full(span) | TrySendError::Closed(span)) =
-            self.spans.try_send(trace.end(facts))
+            self.spans.try_send(trace.end(data))
         {
             self.counters.full.fetch_add(span.count(), Relaxed);
         }
     }
 
     /// What became of spans so far.
-    pub fn sent(&self) -> Sent {
+    pub fn span_counts(&self) -> SpanCounts {
         let Counters { exported, full, export, rejected } = &*self.counters;
-        Sent {
+        SpanCounts {
             exported: exported.load(Relaxed),
             full: full.load(Relaxed),
             export: export.load(Relaxed),
@@ -140,7 +140,7 @@ impl Tracer {
     /// Exports what waits and ends the task; spans that come later are dropped. Waits no longer than `deadline`, and says whether that
     /// was long enough.
     pub async fn close(&self, deadline: Duration) -> bool {
-        self.ending.cancel();
+        self.closing.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         match task {
             Some(task) => timeout(deadline, task).await.is_ok(),

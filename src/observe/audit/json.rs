@@ -4,7 +4,7 @@ use std::{io::Write as _, net::IpAddr};
 
 use tollgate_core::text::is_printable_without;
 
-use super::line::capped;
+use super::line::truncated;
 
 /// The name of a field, as [`name!`] makes it: what stands in front of its text, in one piece.
 #[derive(Clone, Copy)]
@@ -57,7 +57,7 @@ impl<'o> Object<'o> {
         }
         self.unquoted(name);
         // Writing into memory does not fail.
-        let _ = serde_json::to_writer(&mut *self.out, &capped(bytes, most));
+        let _ = serde_json::to_writer(&mut *self.out, &truncated(bytes, most));
         self.out.push(b',');
     }
 

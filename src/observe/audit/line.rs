@@ -13,7 +13,7 @@ use crate::observe::rfc3339::Rfc3339;
 
 /// Longest line in bytes, escapes and the line break included; the caps of the fields add up to less.
 #[cfg(test)]
-pub(crate) const MOST: usize = 4096;
+pub(crate) const MAX_LINE: usize = 4096;
 
 /// Most bytes of a path, as they stand in the line.
 const PATH: usize = 1024;
@@ -23,7 +23,7 @@ const METHOD: usize = 32;
 pub(crate) const TEXT: usize = 256;
 
 /// What is known about a check when its line is written.
-pub(crate) struct Facts<'a> {
+pub(crate) struct CheckLine<'a> {
     pub(crate) time: Rfc3339,
     /// In hex.
     pub(crate) decision_id: &'a [u8],
@@ -41,7 +41,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) microseconds: u64,
 }
 
-impl Facts<'_> {
+impl CheckLine<'_> {
     /// Writes one check. Fields without a value are left out.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let mut line = Object::open(out);
@@ -94,14 +94,14 @@ fn without_query(path: &[u8]) -> &[u8] {
 
 /// Text of at most `most` bytes once JSON has escaped it. What is no UTF-8, and control characters that JSON leaves as they are (a
 /// terminal would obey them), become U+FFFD; what was cut ends in `…`.
-pub(crate) fn capped(bytes: &[u8], most: usize) -> Cow<'_, str> {
+pub(crate) fn truncated(bytes: &[u8], most: usize) -> Cow<'_, str> {
     if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
         return String::from_utf8_lossy(bytes);
     }
     const MARK: char = '…';
     let mut text = String::new();
     let mut size = 0;
-    // Where to cut when the rest does not fit: the last place that leaves room for the mark.
+    // Where to cut when the rest does not fit: the last slot that leaves room for the mark.
     let mut cut = 0;
     // Lossy decoding makes at most three bytes of one, so what lies beyond `most` bytes cannot matter.
     for char in String::from_utf8_lossy(bytes.get(..=most).unwrap_or(bytes)).chars() {
@@ -143,7 +143,7 @@ mod tests {
             ("ééé".as_bytes(), 6, "ééé"),
             ("éééé".as_bytes(), 6, "é…"),
         ] {
-            let text = capped(bytes, most);
+            let text = truncated(bytes, most);
             assert_eq!(text, expected, "{bytes:?} in {most}");
             assert!(serde_json::to_string(&text).unwrap().len() - 2 <= most, "{bytes:?} in {most}");
         }
@@ -162,7 +162,7 @@ mod tests {
     fn the_longest_line_has_room() {
         let hostile = "\u{1}".repeat(20_000);
         let mut line = Vec::new();
-        Facts {
+        CheckLine {
             time: Rfc3339(tollgate_core::time::Timestamp::from_secs(0)),
             decision_id: b"0123456789abcdef0123456789abcdef",
             client_ip: Some(IpAddr::from([0xffff; 8])),
@@ -184,6 +184,6 @@ mod tests {
             + 64
             + 2 * 20
             + r#""sub":"","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#.len();
-        assert!(size + who <= MOST, "{size} and {who}");
+        assert!(size + who <= MAX_LINE, "{size} and {who}");
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use super::Dropped;
 
 /// Bytes that are kept for the next lines once a batch is written: what a pause of the collector took is given back.
-const KEPT: usize = 1 << 20;
+const KEPT_CAPACITY: usize = 1 << 20;
 
 /// The queue.
 #[derive(Debug)]
@@ -41,12 +41,12 @@ pub(super) struct Lines {
     ended: bool,
 }
 
-/// A place in the queue. One that is dropped unused is free again.
+/// A slot in the queue. One that is dropped unused is free again.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Place<'q>(Option<&'q Queue>);
+pub(crate) struct Slot<'q>(Option<&'q Queue>);
 
-impl Drop for Place<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         if let Some(queue) = self.0.take() {
             queue.free.fetch_add(1, Release);
@@ -55,37 +55,37 @@ impl Drop for Place<'_> {
 }
 
 impl Queue {
-    pub(super) fn new(places: usize) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Self {
             lines: Mutex::default(),
             changed: Condvar::new(),
-            free: AtomicUsize::new(places),
+            free: AtomicUsize::new(slots),
             closing: AtomicBool::new(false),
             full: AtomicU64::new(0),
             write: AtomicU64::new(0),
         }
     }
 
-    /// Takes a place, if one is free.
-    pub(super) fn take(&self) -> Option<Place<'_>> {
+    /// Takes a slot, if one is free.
+    pub(super) fn reserve(&self) -> Option<Slot<'_>> {
         self.free
             .fetch_update(Acquire, Relaxed, |free| free.checked_sub(1))
             .ok()
-            .map(|_| Place(Some(self)))
+            .map(|_| Slot(Some(self)))
     }
 
     /// Places that are free.
-    pub(super) fn places(&self) -> usize {
+    pub(super) fn free_slots(&self) -> usize {
         self.free.load(Relaxed)
     }
 
-    /// Counts a line that found no place.
-    pub(super) fn full(&self) {
+    /// Counts a line that found no slot.
+    pub(super) fn count_full(&self) {
         self.full.fetch_add(1, Relaxed);
     }
 
     /// Counts lines that could not be written.
-    pub(super) fn lost(&self, lines: usize) {
+    pub(super) fn count_lost(&self, lines: usize) {
         self.write.fetch_add(u64::try_from(lines).unwrap_or(u64::MAX), Relaxed);
     }
 
@@ -93,30 +93,30 @@ impl Queue {
         Dropped { full: self.full.load(Relaxed), write: self.write.load(Relaxed) }
     }
 
-    /// Adds a line, its line break included, that has a place; drops and counts it when no more are taken.
-    pub(super) fn push(&self, mut place: Place<'_>, line: &[u8]) {
+    /// Adds a line, its line break included, that has a slot; drops and counts it when no more are taken.
+    pub(super) fn push(&self, mut slot: Slot<'_>, line: &[u8]) {
         let mut lines = self.lines();
         if lines.ended {
             drop(lines);
-            return self.full();
+            return self.count_full();
         }
         let first = lines.count == 0;
         lines.text.extend_from_slice(line);
         lines.count += 1;
-        // The thread frees the place when the line was written.
-        place.0 = None;
+        // The thread frees the slot when the line was written.
+        slot.0 = None;
         drop(lines);
         if first {
             self.changed.notify_one();
         }
     }
 
-    /// Waits for lines, and `gather` longer for those that follow the first, then takes all of them for `written`, whose places are
+    /// Waits for lines, and `gather` longer for those that follow the first, then takes all of them for `written`, whose slots are
     /// free again. `false` when there are none and will be none.
     pub(super) fn next(&self, written: &mut Lines, gather: Option<Duration>) -> bool {
         self.free.fetch_add(mem::take(&mut written.count), Release);
         written.text.clear();
-        written.text.shrink_to(KEPT);
+        written.text.shrink_to(KEPT_CAPACITY);
         let waits = |lines: &mut Lines| lines.count == 0 && !lines.ended;
         let mut lines =
             self.changed.wait_while(self.lines(), waits).unwrap_or_else(PoisonError::into_inner);

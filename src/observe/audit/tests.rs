@@ -121,15 +121,15 @@ fn a_reserved_place_is_kept_and_given_back() {
     let first = audit.reserve().unwrap();
     let second = audit.reserve().unwrap();
     assert!(first.is_some() && second.is_some());
-    assert_eq!(audit.reserve().err(), Some(Full));
+    assert_eq!(audit.reserve().err(), Some(QueueFull));
     drop(second);
-    assert!(audit.reserve().is_ok(), "an unused place is free again");
+    assert!(audit.reserve().is_ok(), "an unused slot is free again");
     audit.write(first, json(1));
     audit.write(None, json(2));
-    assert_eq!(audit.reserve().err(), Some(Full), "lines that wait hold their places");
+    assert_eq!(audit.reserve().err(), Some(QueueFull), "lines that wait hold their slots");
     assert_eq!(audit.dropped(), Dropped::default());
     to.set(Mood::Good);
-    wait_until("the places are free again", || audit.reserve().is_ok());
+    wait_until("the slots are free again", || audit.reserve().is_ok());
     assert_eq!(to.1.text(), "1\n2\n");
 }
 
@@ -149,7 +149,7 @@ fn a_failing_disk_costs_lines_or_stops_checks() {
     for number in 1..=2 {
         audit.write(audit.reserve().unwrap(), json(number));
     }
-    assert_eq!(audit.reserve().err(), Some(Full));
+    assert_eq!(audit.reserve().err(), Some(QueueFull));
     to.set(Mood::Good);
     assert!(audit.close(LONG), "what waited is written");
     assert_eq!(to.1.text(), "1\n2\n");
@@ -252,7 +252,7 @@ fn the_section_is_read_strictly() {
 #[test]
 fn off_writes_nothing_and_has_room() {
     let audit = Audit::off();
-    assert!(audit.reserve().is_ok_and(|place| place.is_none()));
+    assert!(audit.reserve().is_ok_and(|slot| slot.is_none()));
     audit.write(None, json(1));
     assert!(audit.close(Duration::ZERO));
     assert_eq!(audit.dropped(), Dropped::default());

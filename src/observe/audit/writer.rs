@@ -17,8 +17,8 @@ use super::{
 /// do, where both share a core; a line in a batch waits this much longer.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// The least places of a queue whose lines are gathered: a small one would fill meanwhile.
-const GATHERED: u32 = 1024;
+/// The least slots of a queue whose lines are gathered: a small one would fill meanwhile.
+const MIN_GATHERED_QUEUE: u32 = 1024;
 
 /// How long to wait before a failed write is tried again (`on_full: deny`).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -59,25 +59,25 @@ pub(super) struct Writer {
     /// The last write failed: said once, not with every batch.
     failing: bool,
     /// The rest of a line that had begun was given up: the next one must start with a line break.
-    torn: bool,
+    partial_line: bool,
 }
 
 impl Writer {
     pub(super) fn new(sink: Sink, queue: Arc<Queue>, config: &AuditConfig) -> Self {
-        let gather = (config.queue >= GATHERED).then_some(GATHER);
-        Self { sink, queue, on_full: config.on_full, gather, failing: false, torn: false }
+        let gather = (config.queue >= MIN_GATHERED_QUEUE).then_some(GATHER);
+        Self { sink, queue, on_full: config.on_full, gather, failing: false, partial_line: false }
     }
 
     /// Writes until there will be no more lines.
     pub(super) fn run(mut self) {
         let mut lines = Lines::default();
         while self.queue.next(&mut lines, self.gather) {
-            self.put(&lines.text);
+            self.write_batch(&lines.text);
         }
     }
 
     /// Writes a batch whole, or as far as `on_full` says.
-    fn put(&mut self, batch: &[u8]) {
+    fn write_batch(&mut self, batch: &[u8]) {
         self.sink.follow();
         let mut rest = batch;
         while !rest.is_empty() {
@@ -105,9 +105,9 @@ impl Writer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.torn {
+        if self.partial_line {
             self.sink.write(b"\n")?;
-            self.torn = false;
+            self.partial_line = false;
         }
         self.sink.write(bytes)
     }
@@ -115,8 +115,9 @@ impl Writer {
     /// Counts the lines of `rest`, the end of `batch`, as dropped; one that is written in part is dropped too.
     fn give_up(&mut self, batch: &[u8], rest: &[u8]) {
         let lost = rest.iter().filter(|byte| **byte == b'\n').count();
-        self.queue.lost(lost);
+        self.queue.count_lost(lost);
         let written = batch.len().saturating_sub(rest.len());
-        self.torn |= batch.get(..written).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n');
+        self.partial_line |=
+            batch.get(..written).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n');
     }
 }

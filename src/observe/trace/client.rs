@@ -36,32 +36,32 @@ const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Ex
 /// What OTLP/HTTP adds to the endpoint.
 const HTTP_PATH: &str = "/v1/traces";
 /// Most bytes of an answer.
-const MOST: usize = 64 << 10;
+const MAX_ANSWER: usize = 64 << 10;
 /// A gRPC message's prefix: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
 /// Why a batch was not taken.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct ExportError {
     /// For the operator: holds no secret.
-    pub(super) why: String,
+    pub(super) cause: String,
     /// Whether the same batch may be sent again (OTLP 1.x, "Failures"), and when at the earliest if the collector says so.
-    pub(super) again: Option<Option<Duration>>,
+    pub(super) retry: Option<Option<Duration>>,
 }
 
-impl Failed {
-    fn for_now(why: impl Into<String>) -> Self {
-        Self { why: why.into(), again: Some(None) }
+impl ExportError {
+    fn retryable(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), retry: Some(None) }
     }
 
-    fn for_good(why: impl Into<String>) -> Self {
-        Self { why: why.into(), again: None }
+    fn permanent(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), retry: None }
     }
 }
 
 /// What the collector said of a batch it took.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct ExportResponse {
     /// Spans it left out all the same.
     pub(super) rejected: u64,
     /// Why.
@@ -83,8 +83,8 @@ struct Connection {
 }
 
 enum Sender {
-    One(http1::SendRequest<Full<Bytes>>),
-    Two(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Drop for Connection {
@@ -121,14 +121,14 @@ impl Client {
     pub(super) async fn export(
         &mut self,
         batch: &ExportTraceServiceRequest,
-    ) -> Result<Taken, Failed> {
-        let request = self.request(batch).map_err(Failed::for_now)?;
+    ) -> Result<ExportResponse, ExportError> {
+        let request = self.request(batch).map_err(ExportError::retryable)?;
         let mut connection = match self.connection.take() {
             Some(connection) if connection.sender.is_open() => connection,
-            _ => self.connect().await.map_err(Failed::for_now)?,
+            _ => self.connect().await.map_err(ExportError::retryable)?,
         };
         let response = connection.sender.send(request).await;
-        let response = response.map_err(|error| Failed::for_now(describe(&error)))?;
+        let response = response.map_err(|error| ExportError::retryable(describe(&error)))?;
         let answered = match self.protocol {
             OtlpProtocol::Grpc => grpc_answer(response).await,
             OtlpProtocol::Http => http_answer(response).await,
@@ -219,12 +219,12 @@ impl Client {
                 let (sender, driver) = http2::handshake(TokioExecutor::new(), stream)
                     .await
                     .map_err(|error| wrong(&error))?;
-                (Sender::Two(sender), tokio::spawn(async move { drop(driver.await) }))
+                (Sender::Http2(sender), tokio::spawn(async move { drop(driver.await) }))
             }
             OtlpProtocol::Http => {
                 let (sender, driver) =
                     http1::handshake(stream).await.map_err(|error| wrong(&error))?;
-                (Sender::One(sender), tokio::spawn(async move { drop(driver.await) }))
+                (Sender::Http1(sender), tokio::spawn(async move { drop(driver.await) }))
             }
         };
         Ok(Connection { sender, task: task.abort_handle() })
@@ -234,18 +234,18 @@ impl Client {
 impl Sender {
     fn is_open(&self) -> bool {
         match self {
-            Self::One(sender) => !sender.is_closed(),
-            Self::Two(sender) => !sender.is_closed(),
+            Self::Http1(sender) => !sender.is_closed(),
+            Self::Http2(sender) => !sender.is_closed(),
         }
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match self {
-            Self::One(sender) => {
+            Self::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Self::Two(sender) => {
+            Self::Http2(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
@@ -254,27 +254,27 @@ impl Sender {
 }
 
 /// OTLP/gRPC: the verdict stands in the trailers, or in the head where there is no message.
-async fn grpc_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
+async fn grpc_answer(response: Response<Incoming>) -> Result<ExportResponse, ExportError> {
     if response.status() != StatusCode::OK {
         return Err(by_status(response.status(), response.headers()));
     }
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, MOST)
+    let body = Limited::new(body, MAX_ANSWER)
         .collect()
         .await
-        .map_err(|error| Failed::for_now(describe(error.as_ref())))?;
+        .map_err(|error| ExportError::retryable(describe(error.as_ref())))?;
     let trailers = body.trailers().cloned().unwrap_or_default();
     let said = |name| {
         head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok())
     };
     match said("grpc-status").and_then(|code| code.parse::<u8>().ok()) {
-        Some(0) => Ok(taken(body.to_bytes().get(PREFIX..).unwrap_or_default())),
+        Some(0) => Ok(export_response(body.to_bytes().get(PREFIX..).unwrap_or_default())),
         // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: those of OTLP's table that may be sent again.
         Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => {
-            Err(Failed::for_now(refusal(code, said("grpc-message"))))
+            Err(ExportError::retryable(refusal(code, said("grpc-message"))))
         }
-        Some(code) => Err(Failed::for_good(refusal(code, said("grpc-message")))),
-        None => Err(Failed::for_now("the answer has no gRPC status")),
+        Some(code) => Err(ExportError::permanent(refusal(code, said("grpc-message")))),
+        None => Err(ExportError::retryable("the answer has no gRPC status")),
     }
 }
 
@@ -282,35 +282,35 @@ fn refusal(code: u8, message: Option<&str>) -> String {
     format!("the collector answered gRPC status {code} ({})", message.unwrap_or_default())
 }
 
-async fn http_answer(response: Response<Incoming>) -> Result<Taken, Failed> {
+async fn http_answer(response: Response<Incoming>) -> Result<ExportResponse, ExportError> {
     let (head, body) = response.into_parts();
     // Read also where it is not wanted: the connection is to be used again.
-    let body = Limited::new(body, MOST)
+    let body = Limited::new(body, MAX_ANSWER)
         .collect()
         .await
-        .map_err(|error| Failed::for_now(describe(error.as_ref())))?;
+        .map_err(|error| ExportError::retryable(describe(error.as_ref())))?;
     if !head.status.is_success() {
         return Err(by_status(head.status, &head.headers));
     }
-    Ok(taken(&body.to_bytes()))
+    Ok(export_response(&body.to_bytes()))
 }
 
-fn by_status(status: StatusCode, headers: &HeaderMap) -> Failed {
-    let why = format!("the collector answered HTTP {}", status.as_u16());
+fn by_status(status: StatusCode, headers: &HeaderMap) -> ExportError {
+    let cause = format!("the collector answered HTTP {}", status.as_u16());
     if !matches!(status.as_u16(), 429 | 502 | 503 | 504) {
-        return Failed::for_good(why);
+        return ExportError::permanent(cause);
     }
     let seconds =
         headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Failed { why, again: Some(seconds.map(Duration::from_secs)) }
+    ExportError { cause, retry: Some(seconds.map(Duration::from_secs)) }
 }
 
-fn taken(message: &[u8]) -> Taken {
+fn export_response(message: &[u8]) -> ExportResponse {
     let partial = ExportTraceServiceResponse::decode(message)
         .ok()
         .and_then(|response| response.partial_success);
     let partial = partial.unwrap_or_default();
-    Taken {
+    ExportResponse {
         rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
         message: partial.error_message,
     }

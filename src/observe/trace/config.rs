@@ -25,7 +25,7 @@ pub struct TracingConfig {
     /// Default 1: without a parent there is no proxy that samples.
     #[serde(default = "all")]
     pub sample_ratio: f64,
-    /// Sent with each export, such as `authorization`. A value may be `file:/path`; the file is read again for each export.
+    /// SpanCounts with each export, such as `authorization`. A value may be `file:/path`; the file is read again for each export.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretSource>,
     /// `service.name` of the spans. Default `tollgate`.

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::{Client, Failed},
+    client::{Client, ExportError},
     span::{self, Span},
 };
 use crate::proto::opentelemetry::proto::{
@@ -33,7 +33,7 @@ const GATHER: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long one batch is tried. What comes meanwhile waits in the queue, or is dropped where that is full.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// Spans by what became of them.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub(super) struct Exporter {
     counters: Arc<Counters>,
     resource: Resource,
     timeout: Duration,
-    ending: CancellationToken,
+    closing: CancellationToken,
     /// The last export failed: said once, not with every batch.
     failing: bool,
 }
@@ -65,7 +65,7 @@ impl Exporter {
         counters: Arc<Counters>,
         attributes: Vec<KeyValue>,
         timeout: Duration,
-        ending: CancellationToken,
+        closing: CancellationToken,
     ) -> Self {
         Self {
             client,
@@ -73,7 +73,7 @@ impl Exporter {
             counters,
             resource: Resource { attributes },
             timeout,
-            ending,
+            closing,
             failing: false,
         }
     }
@@ -86,25 +86,25 @@ impl Exporter {
             if batch.is_empty() {
                 return;
             }
-            self.put(&batch).await;
+            self.export_batch(&batch).await;
             batch.clear();
         }
     }
 
     /// Fills the batch, or leaves it empty at the end.
     async fn gather(&mut self, batch: &mut Vec<Span>) {
-        let ending = self.ending.clone();
-        if ending.run_until_cancelled(self.queue.recv_many(batch, 1)).await.is_some() {
+        let closing = self.closing.clone();
+        if closing.run_until_cancelled(self.queue.recv_many(batch, 1)).await.is_some() {
             let until = Instant::now() + GATHER;
             while batch.len() < BATCH && !self.queue.is_closed() {
                 let more = timeout_at(until, self.queue.recv_many(batch, BATCH - batch.len()));
-                match ending.run_until_cancelled(more).await {
+                match closing.run_until_cancelled(more).await {
                     Some(Ok(count)) if count > 0 => {}
                     _ => break,
                 }
             }
         }
-        if ending.is_cancelled() {
+        if closing.is_cancelled() {
             self.queue.close();
             while batch.len() < BATCH {
                 match self.queue.try_recv() {
@@ -116,7 +116,7 @@ impl Exporter {
     }
 
     /// Exports one batch, or gives it up.
-    async fn put(&mut self, batch: &[Span]) {
+    async fn export_batch(&mut self, batch: &[Span]) {
         let mut spans = Vec::with_capacity(2 * batch.len());
         batch.iter().for_each(|span| span.write(&mut spans));
         let count = spans.len() as u64;
@@ -129,13 +129,13 @@ impl Exporter {
             vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
         let request = ExportTraceServiceRequest { resource_spans };
 
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + GIVE_UP_AFTER;
         let mut pause = FIRST_PAUSE;
         loop {
             let exported = timeout(self.timeout, self.client.export(&request)).await;
-            let late = |_| Failed {
-                why: "the collector did not answer in time".into(),
-                again: Some(None),
+            let late = |_| ExportError {
+                cause: "the collector did not answer in time".into(),
+                retry: Some(None),
             };
             match exported.map_err(late).flatten() {
                 Ok(taken) => {
@@ -143,26 +143,26 @@ impl Exporter {
                     self.counters.exported.fetch_add(count - rejected, Relaxed);
                     self.counters.rejected.fetch_add(rejected, Relaxed);
                     if rejected > 0 {
-                        self.failed(&format!(
+                        self.report_failure(&format!(
                             "the collector left out {rejected} of {count}: {}",
                             taken.message
                         ));
                     } else {
-                        self.worked();
+                        self.report_success();
                     }
                     return;
                 }
-                Err(Failed { why, again }) => {
-                    self.failed(&why);
-                    let wait = again
+                Err(ExportError { cause, retry }) => {
+                    self.report_failure(&cause);
+                    let wait = retry
                         .map(|at_least| at_least.unwrap_or_default().max(pause).min(LONGEST_PAUSE));
                     match wait {
                         Some(wait)
-                            if !self.ending.is_cancelled() && Instant::now() + wait < until =>
+                            if !self.closing.is_cancelled() && Instant::now() + wait < until =>
                         {
                             let wait = wait.mul_f64(rand::random_range(0.8..=1.0));
                             // At the end once more, at once.
-                            self.ending.clone().run_until_cancelled(sleep(wait)).await;
+                            self.closing.clone().run_until_cancelled(sleep(wait)).await;
                             pause *= 2;
                         }
                         _ => {
@@ -175,14 +175,14 @@ impl Exporter {
         }
     }
 
-    fn failed(&mut self, why: &str) {
+    fn report_failure(&mut self, cause: &str) {
         if !self.failing {
             self.failing = true;
-            tracing::warn!("span export failed, spans are dropped once the queue is full: {why}");
+            tracing::warn!("span export failed, spans are dropped once the queue is full: {cause}");
         }
     }
 
-    fn worked(&mut self) {
+    fn report_success(&mut self) {
         if self.failing {
             self.failing = false;
             tracing::info!("span export works again");

@@ -11,7 +11,7 @@ use tollgate_core::{
 
 use super::context::Parent;
 use crate::{
-    observe::ending::Ending,
+    observe::check_result::CheckResult,
     proto::opentelemetry::proto::{
         common::v1::{AnyValue, KeyValue, any_value},
         trace::v1 as wire,
@@ -24,7 +24,7 @@ const PARENT_IS_REMOTE: u32 = 0x200;
 const SAMPLED: u32 = 1;
 
 /// Most bytes of a text in an attribute: the same as in an audit line.
-const TEXT: usize = 256;
+const MAX_TEXT: usize = 256;
 
 /// A check that is traced, while it runs.
 #[derive(Debug)]
@@ -33,13 +33,13 @@ pub(crate) struct Trace {
     span: u64,
     parent: Option<Parent>,
     started: Instant,
-    steps: Vec<(&'static str, Duration)>,
-    store: Option<Asked>,
+    events: Vec<(&'static str, Duration)>,
+    store: Option<StoreCall>,
 }
 
 /// The question to the store.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct StoreCall {
     from: Duration,
     to: Option<Duration>,
     outage: Option<Outage>,
@@ -49,16 +49,16 @@ struct Asked {
 #[derive(Debug)]
 pub(crate) struct Span {
     trace: Trace,
-    facts: Facts,
-    took: Duration,
+    data: CheckData,
+    elapsed: Duration,
 }
 
 /// What the record knows about the check.
 #[derive(Debug)]
-pub(crate) struct Facts {
+pub(crate) struct CheckData {
     pub(crate) began: Timestamp,
     pub(crate) decision_id: String,
-    pub(crate) ending: Ending,
+    pub(crate) result: CheckResult,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) model: Option<Arc<str>>,
     pub(crate) outage: Option<Outage>,
@@ -76,7 +76,7 @@ impl Trace {
             span,
             parent,
             started: Instant::now(),
-            steps: Vec::with_capacity(6),
+            events: Vec::with_capacity(6),
             store: None,
         }
     }
@@ -97,31 +97,31 @@ impl Trace {
             | Stage::Limits
             | Stage::Store => return,
         };
-        self.steps.push((event, self.started.elapsed()));
+        self.events.push((event, self.started.elapsed()));
     }
 
-    /// Notes that a store elsewhere is being asked.
-    pub(crate) fn asking(&mut self) {
-        self.store = Some(Asked { from: self.started.elapsed(), to: None, outage: None });
+    /// Notes that a store elsewhere is being call.
+    pub(crate) fn store_call_started(&mut self) {
+        self.store = Some(StoreCall { from: self.started.elapsed(), to: None, outage: None });
     }
 
-    /// Notes that the store has answered, or that it cannot be asked.
-    pub(crate) fn told(&mut self, outage: Option<Outage>) {
+    /// Notes that the store has answered, or that it cannot be call.
+    pub(crate) fn store_call_finished(&mut self, outage: Option<Outage>) {
         let now = self.started.elapsed();
-        if let Some(asked) = &mut self.store {
-            *asked = Asked { to: Some(now), outage, ..*asked };
+        if let Some(call) = &mut self.store {
+            *call = StoreCall { to: Some(now), outage, ..*call };
         }
-        self.steps.push(("store", now));
+        self.events.push(("store", now));
     }
 
     /// Notes that the answer is made.
-    pub(crate) fn answered(&mut self) {
-        self.steps.push(("answer", self.started.elapsed()));
+    pub(crate) fn answer_encoded(&mut self) {
+        self.events.push(("answer", self.started.elapsed()));
     }
 
-    pub(super) fn end(self, facts: Facts) -> Span {
-        let took = self.started.elapsed();
-        Span { trace: self, facts, took }
+    pub(super) fn end(self, data: CheckData) -> Span {
+        let elapsed = self.started.elapsed();
+        Span { trace: self, data, elapsed }
     }
 }
 
@@ -133,8 +133,8 @@ impl Span {
 
     /// The check, and below it the question to the store if there was one.
     pub(super) fn write(&self, spans: &mut Vec<wire::Span>) {
-        let Self { trace, facts, took } = self;
-        let began = facts.began.micros().saturating_mul(1000);
+        let Self { trace, data, elapsed } = self;
+        let began = data.began.micros().saturating_mul(1000);
         let at = |after: Duration| {
             began.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
         };
@@ -145,7 +145,7 @@ impl Span {
             .map(|parent| parent.span.to_be_bytes().to_vec())
             .unwrap_or_default();
         let remote = if trace.parent.is_some() { PARENT_IS_REMOTE } else { 0 };
-        let events = trace.steps.iter().map(|(name, after)| wire::span::Event {
+        let events = trace.events.iter().map(|(name, after)| wire::span::Event {
             time_unix_nano: at(*after),
             name: (*name).to_owned(),
         });
@@ -157,10 +157,10 @@ impl Span {
             name: "check".into(),
             kind: wire::span::SpanKind::Server.into(),
             start_time_unix_nano: began,
-            end_time_unix_nano: at(*took),
-            attributes: facts.attributes(),
+            end_time_unix_nano: at(*elapsed),
+            attributes: data.attributes(),
             events: events.collect(),
-            status: Some(status(facts.is_fault())),
+            status: Some(status(data.is_fault())),
             flags: SAMPLED | KNOWS_WHERE_PARENT_IS | remote,
         });
         let Some(store) = trace.store else { return };
@@ -178,7 +178,7 @@ impl Span {
             name: "store".into(),
             kind: wire::span::SpanKind::Client.into(),
             start_time_unix_nano: at(store.from),
-            end_time_unix_nano: at(store.to.unwrap_or(*took)),
+            end_time_unix_nano: at(store.to.unwrap_or(*elapsed)),
             attributes: outage.map(|outage| text("tollgate.outage", outage)).into_iter().collect(),
             events: Vec::new(),
             status: Some(status(outage.is_some())),
@@ -187,13 +187,13 @@ impl Span {
     }
 }
 
-impl Facts {
+impl CheckData {
     /// Whether the check itself failed. A request that was refused as it should be is no fault.
     fn is_fault(&self) -> bool {
-        match self.ending {
-            Ending::Allow(_) | Ending::Cancelled => false,
-            Ending::Error(_) | Ending::Panic => true,
-            Ending::Deny(reason) => reason.http() >= 500,
+        match self.result {
+            CheckResult::Allow(_) | CheckResult::Cancelled => false,
+            CheckResult::Error(_) | CheckResult::Panic => true,
+            CheckResult::Deny(reason) => reason.http() >= 500,
         }
     }
 
@@ -206,8 +206,8 @@ impl Facts {
             ("tollgate.tenant", self.principal.as_ref().and_then(|principal| principal.tenant())),
         ];
         [
-            ("tollgate.decision", self.ending.decision()),
-            ("tollgate.reason", self.ending.reason()),
+            ("tollgate.decision", self.result.decision()),
+            ("tollgate.reason", self.result.reason()),
             ("tollgate.decision_id", self.decision_id.as_str()),
         ]
         .into_iter()
@@ -225,7 +225,7 @@ fn status(fault: bool) -> wire::Status {
 
 /// A text, cut where it is long: it may come from a token or a body.
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
-    let mut end = value.len().min(TEXT);
+    let mut end = value.len().min(MAX_TEXT);
     while !value.is_char_boundary(end) {
         end -= 1;
     }

@@ -7,7 +7,7 @@ use tollgate_core::{
 
 use super::*;
 use crate::{
-    observe::ending::{Basis, Ending},
+    observe::check_result::{AllowBasis, CheckResult},
     proto::opentelemetry::proto::{common::v1::any_value::Value, trace::v1 as wire},
 };
 
@@ -28,11 +28,11 @@ fn headers(parent: Option<&'static str>) -> Headers<'static> {
     headers
 }
 
-fn facts(ending: Ending) -> Facts {
-    Facts {
+fn data(result: CheckResult) -> CheckData {
+    CheckData {
         began: Timestamp::from_micros(1_795_318_921_000_042),
         decision_id: "0123456789abcdef0123456789abcdef".into(),
-        ending,
+        result,
         route: None,
         model: Some("qwen".into()),
         outage: None,
@@ -40,9 +40,9 @@ fn facts(ending: Ending) -> Facts {
     }
 }
 
-fn written(trace: Trace, facts: Facts) -> Vec<wire::Span> {
+fn written(trace: Trace, data: CheckData) -> Vec<wire::Span> {
     let mut spans = Vec::new();
-    trace.end(facts).write(&mut spans);
+    trace.end(data).write(&mut spans);
     spans
 }
 
@@ -84,10 +84,10 @@ fn a_span_says_what_happened_when_and_below_what() {
     }) {
         trace.passed(stage);
     }
-    trace.asking();
-    trace.told(None);
-    trace.answered();
-    let spans = written(trace, facts(Ending::Allow(Basis::Granted)));
+    trace.store_call_started();
+    trace.store_call_finished(None);
+    trace.answer_encoded();
+    let spans = written(trace, data(CheckResult::Allow(AllowBasis::Credential)));
     let [check, store] = spans.as_slice() else { panic!("{spans:?}") };
 
     assert_eq!(check.trace_id, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes());
@@ -127,31 +127,31 @@ fn a_span_says_what_happened_when_and_below_what() {
 #[test]
 fn what_failed_is_marked_and_what_was_refused_is_not() {
     use wire::status::StatusCode::{Error, Unset};
-    for (ending, status) in [
-        (Ending::Deny(Reason::Expired), Unset),
-        (Ending::Deny(Reason::RateLimited), Unset),
-        (Ending::Cancelled, Unset),
-        (Ending::Deny(Reason::StoreUnavailable), Error),
-        (Ending::Error(Reason::StoreUnavailable), Error),
-        (Ending::Panic, Error),
+    for (result, status) in [
+        (CheckResult::Deny(Reason::Expired), Unset),
+        (CheckResult::Deny(Reason::RateLimited), Unset),
+        (CheckResult::Cancelled, Unset),
+        (CheckResult::Deny(Reason::StoreUnavailable), Error),
+        (CheckResult::Error(Reason::StoreUnavailable), Error),
+        (CheckResult::Panic, Error),
     ] {
-        let [check] = &written(Trace::new(None), facts(ending))[..] else { panic!("{ending:?}") };
-        assert_eq!(check.status.unwrap().code, status as i32, "{ending:?}");
+        let [check] = &written(Trace::new(None), data(result))[..] else { panic!("{result:?}") };
+        assert_eq!(check.status.unwrap().code, status as i32, "{result:?}");
         assert_eq!((check.parent_span_id.len(), check.flags), (0, 0x101));
     }
     let mut trace = Trace::new(None);
-    trace.asking();
-    trace.told(Some(Outage::Deadline));
-    let spans = written(trace, facts(Ending::Error(Reason::StoreUnavailable)));
+    trace.store_call_started();
+    trace.store_call_finished(Some(Outage::Deadline));
+    let spans = written(trace, data(CheckResult::Error(Reason::StoreUnavailable)));
     assert_eq!(
         (attributes(&spans[1]), spans[1].status.unwrap().code),
         (vec![("tollgate.outage", "deadline")], Error as i32)
     );
     // Gone before the store had answered.
     let mut trace = Trace::new(None);
-    trace.asking();
+    trace.store_call_started();
     assert_eq!(
-        attributes(&written(trace, facts(Ending::Cancelled))[1]),
+        attributes(&written(trace, data(CheckResult::Cancelled))[1]),
         [("tollgate.outage", "cancelled")]
     );
 }
@@ -160,7 +160,7 @@ fn what_failed_is_marked_and_what_was_refused_is_not() {
 fn texts_are_cut() {
     let spans = written(
         Trace::new(None),
-        Facts { model: Some("é".repeat(200).into()), ..facts(Ending::Cancelled) },
+        CheckData { model: Some("é".repeat(200).into()), ..data(CheckResult::Cancelled) },
     );
     assert_eq!(attributes(&spans[0])[3], ("tollgate.model", &*"é".repeat(128)));
 }
@@ -172,15 +172,15 @@ async fn a_full_queue_drops_and_counts() {
     // The exporter does not run before this test awaits.
     for _ in 0..5 {
         let trace = tracer.begin(None, &headers(None)).unwrap();
-        tracer.end(*trace, facts(Ending::Cancelled));
+        tracer.end(*trace, data(CheckResult::Cancelled));
     }
-    assert_eq!(tracer.sent(), Sent { full: 2, ..Sent::default() });
+    assert_eq!(tracer.span_counts(), SpanCounts { full: 2, ..SpanCounts::default() });
     // The end tries once, and gives up what nobody takes.
     assert!(tracer.close(Duration::from_secs(10)).await);
-    assert_eq!(tracer.sent(), Sent { full: 2, export: 3, ..Sent::default() });
+    assert_eq!(tracer.span_counts(), SpanCounts { full: 2, export: 3, ..SpanCounts::default() });
     let late = tracer.begin(None, &headers(None)).unwrap();
-    tracer.end(*late, facts(Ending::Cancelled));
-    assert_eq!(tracer.sent().full, 3);
+    tracer.end(*late, data(CheckResult::Cancelled));
+    assert_eq!(tracer.span_counts().full, 3);
 }
 
 #[tokio::test]

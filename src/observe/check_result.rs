@@ -8,9 +8,9 @@ use tollgate_core::{
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum CheckResult {
     /// The request may pass, and the answer went out.
-    Allow(Basis),
+    Allow(AllowBasis),
     /// The request was refused.
     Deny(Reason),
     /// The failure was handed to the proxy (`on_outage: error`).
@@ -23,9 +23,9 @@ pub enum Ending {
 
 /// What an allowed request rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum AllowBasis {
     /// A credential that may.
-    Granted,
+    Credential,
     /// A public route.
     Public,
     /// The store could not be asked, and the route allows that (`on_outage: allow`).
@@ -34,11 +34,12 @@ pub enum Basis {
     OutageLocal,
 }
 
-const BASES: [Basis; 4] = [Basis::Granted, Basis::Public, Basis::OutageAllow, Basis::OutageLocal];
+const ALLOW_BASES: [AllowBasis; 4] =
+    [AllowBasis::Credential, AllowBasis::Public, AllowBasis::OutageAllow, AllowBasis::OutageLocal];
 const REASONS: usize = Reason::ALL.len();
 
-/// How many endings there are.
-pub(super) const SLOTS: usize = BASES.len() + 2 * REASONS + 2;
+/// How many results there are.
+pub(super) const SLOTS: usize = ALLOW_BASES.len() + 2 * REASONS + 2;
 
 /// Reasons that end a check while no route is known.
 const BEFORE_A_ROUTE: [Reason; 7] = [
@@ -51,17 +52,17 @@ const BEFORE_A_ROUTE: [Reason; 7] = [
     Reason::Internal,
 ];
 
-impl Ending {
-    /// The ending of a check whose outcome went out.
+impl CheckResult {
+    /// The result of a check whose outcome went out.
     pub fn of(outcome: &Outcome) -> Self {
         match &outcome.decision {
             Decision::Allow(grant) => {
                 let route = grant.permit().route();
                 Self::Allow(match (outcome.evidence.outage, route.on_outage) {
-                    (Some(_), OnOutage::Local) => Basis::OutageLocal,
-                    (Some(_), _) => Basis::OutageAllow,
-                    (None, _) if route.public => Basis::Public,
-                    (None, _) => Basis::Granted,
+                    (Some(_), OnOutage::Local) => AllowBasis::OutageLocal,
+                    (Some(_), _) => AllowBasis::OutageAllow,
+                    (None, _) if route.public => AllowBasis::Public,
+                    (None, _) => AllowBasis::Credential,
                 })
             }
             Decision::Deny(denial) => Self::Deny(denial.reason),
@@ -83,32 +84,32 @@ impl Ending {
     /// The word for the reason: a [`Reason`]'s code, or what an allowed request rests on.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Allow(Basis::Granted) => "granted",
-            Self::Allow(Basis::Public) => "public",
-            Self::Allow(Basis::OutageAllow) => "outage_allow",
-            Self::Allow(Basis::OutageLocal) => "outage_local",
+            Self::Allow(AllowBasis::Credential) => "granted",
+            Self::Allow(AllowBasis::Public) => "public",
+            Self::Allow(AllowBasis::OutageAllow) => "outage_allow",
+            Self::Allow(AllowBasis::OutageLocal) => "outage_local",
             Self::Deny(reason) | Self::Error(reason) => reason.code(),
             Self::Cancelled => "cancelled",
             Self::Panic => Reason::Internal.code(),
         }
     }
 
-    /// Every ending, in the order of their slots.
+    /// Every result, in the order of their slots.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let allow = BASES.into_iter().map(Self::Allow);
+        let allow = ALLOW_BASES.into_iter().map(Self::Allow);
         let deny = Reason::ALL.into_iter().map(Self::Deny);
         let error = Reason::ALL.into_iter().map(Self::Error);
         allow.chain(deny).chain(error).chain([Self::Cancelled, Self::Panic])
     }
 
-    /// Its place in a table of all endings.
+    /// Its place in a table of all results.
     pub(super) const fn slot(self) -> usize {
         match self {
             Self::Allow(basis) => basis as usize,
-            Self::Deny(reason) => BASES.len() + reason as usize,
-            Self::Error(reason) => BASES.len() + REASONS + reason as usize,
-            Self::Cancelled => BASES.len() + 2 * REASONS,
-            Self::Panic => BASES.len() + 2 * REASONS + 1,
+            Self::Deny(reason) => ALLOW_BASES.len() + reason as usize,
+            Self::Error(reason) => ALLOW_BASES.len() + REASONS + reason as usize,
+            Self::Cancelled => ALLOW_BASES.len() + 2 * REASONS,
+            Self::Panic => ALLOW_BASES.len() + 2 * REASONS + 1,
         }
     }
 
@@ -133,13 +134,13 @@ mod tests {
 
     #[test]
     fn every_ending_has_its_own_slot_and_words() {
-        let all: Vec<Ending> = Ending::all().collect();
+        let all: Vec<CheckResult> = CheckResult::all().collect();
         assert_eq!(all.len(), SLOTS);
-        for (at, ending) in all.iter().enumerate() {
-            assert_eq!(ending.slot(), at, "{ending:?}");
+        for (at, result) in all.iter().enumerate() {
+            assert_eq!(result.slot(), at, "{result:?}");
         }
         let words: BTreeSet<_> =
-            all.iter().map(|ending| (ending.decision(), ending.reason())).collect();
+            all.iter().map(|result| (result.decision(), result.reason())).collect();
         assert_eq!(words.len(), SLOTS);
     }
 }
