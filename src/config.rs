@@ -146,7 +146,7 @@ fn compile_document(document: &Document) -> Result<Loaded, Vec<ConfigError>> {
     let mut found = Errors::default();
     let compiled = policy.value.as_ref().and_then(|config| Policy::compile(config, &mut found));
     if let Some(policy) = &compiled {
-        jwks::check(policy.issuers.list(), &Path::root().key("issuers"), &mut found);
+        jwks::validate(policy.issuers.list(), &Path::root().key("issuers"), &mut found);
     }
     if let Some(server) = &server.value {
         server.check(compiled.as_ref(), &mut found);

@@ -57,9 +57,9 @@ impl ServerConfig {
     pub(super) fn check(&self, policy: Option<&Policy>, errors: &mut Errors) {
         let root = Path::root();
         self.body.check(&root.key("body"), errors);
-        self.audit.check(&root.key("audit"), errors);
-        self.observe.check(&root.key("observe"), errors);
-        self.token_cache.check(&root.key("token_cache"), errors);
+        self.audit.validate(&root.key("audit"), errors);
+        self.observe.validate(&root.key("observe"), errors);
+        self.token_cache.validate(&root.key("token_cache"), errors);
         let body_routes = policy.map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
         for (index, listener) in self.listen.http.iter().enumerate() {
             let path = root.key("listen").key("http").index(index);

@@ -12,10 +12,10 @@
 mod cache;
 mod fetch;
 mod guard;
-mod hints;
 mod load;
 mod plan;
 mod refresh;
+mod refresh_budget;
 mod source;
 mod timing;
 
@@ -36,7 +36,7 @@ use self::{
     refresh::Refresher,
 };
 pub use self::{
-    source::{Source, Status},
+    source::{Source, SourceStatus},
     timing::Timing,
 };
 
@@ -117,8 +117,8 @@ impl KeySources {
 
     fn start(&self, plan: Plan, old: Option<&Running>) -> Running {
         let source = Arc::new(Source::new(&plan.trust.issuer));
-        if let Some(held) = old.and_then(|old| old.source.fresh()) {
-            source.inherit(&held, plan.pace.max_stale);
+        if let Some(in_use) = old.and_then(|old| old.source.usable()) {
+            source.inherit(&in_use, plan.pace.max_stale);
         }
         let refresher =
             Refresher::new(Arc::clone(&source), plan.clone(), self.timing, self.changes.clone());
@@ -129,7 +129,7 @@ impl KeySources {
 
 /// Notes what can be seen to be wrong with the key sources of these issuers before anything is fetched: addresses and hosts
 /// that are none, secrets in the file that are too short. `path` is that of the list.
-pub fn check(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
+pub fn validate(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
     for (index, issuer) in issuers.iter().enumerate() {
         let path = path.index(index);
         match Plan::new(issuer, &Timing::default()).trust.origin {

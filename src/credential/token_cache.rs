@@ -3,11 +3,11 @@
 //! The cache is in front of [`authenticate::verify`] and of nothing else. Every rule of a route, the
 //! revocations and the limits apply on a hit as on a miss.
 //!
-//! - The key of an entry is a keyed hash of all bytes of the token (`Tags`); the token itself is not
+//! - The key of an entry is a keyed hash of all bytes of the token (`TokenHasher`); the token itself is not
 //!   kept.
 //! - An entry is valid for one policy (each policy has its own cache), for the keys that verified the
 //!   token, and until the token expires.
-//! - Tokens that were rejected for good are kept too, for [`REFUSED_FOR`] and in a cache of their own,
+//! - Tokens that were rejected for good are kept too, for [`REJECTED_FOR`] and in a cache of their own,
 //!   so that a flood of bad signatures neither costs a verification each nor evicts good tokens.
 //! - A burst of one new token verifies it once: the other checks wait for that one result, which
 //!   takes microseconds.
@@ -39,10 +39,10 @@ use tollgate_core::{
 use crate::byte_size::ByteSize;
 
 /// How long a token that was refused for good is remembered.
-pub const REFUSED_FOR: Span = Span::from_secs(10);
+pub const REJECTED_FOR: Span = Span::from_secs(10);
 
 /// The most that refused tokens take, in bytes.
-const REFUSED_BYTES: u64 = 1 << 20;
+const REJECTED_BYTES: u64 = 1 << 20;
 
 /// What an entry takes beside its contents, about: its place in the table, reference counts, the allocator's rounding. What 100 000
 /// tokens really take is measured in `docs/benchmarks.md`.
@@ -66,11 +66,11 @@ impl Default for TokenCacheConfig {
 
 impl TokenCacheConfig {
     /// Less than this would be pushed out as fast as it comes.
-    const LEAST: usize = 1 << 20;
+    const MIN_BYTES: usize = 1 << 20;
 
     /// Notes what is wrong with the section.
-    pub fn check(&self, path: &Path, errors: &mut Errors) {
-        if self.max.0 != 0 && self.max.0 < Self::LEAST {
+    pub fn validate(&self, path: &Path, errors: &mut Errors) {
+        if self.max.0 != 0 && self.max.0 < Self::MIN_BYTES {
             errors.push(&path.key("max"), "a cache takes at least `1MiB`; write `0B` for none");
         }
     }
@@ -102,43 +102,43 @@ pub struct TokenCache {
 }
 
 struct Caches {
-    good: Cache<Tag, Arc<Principal>, Size>,
-    rejected: Cache<Tag, Arc<Rejected>, Size>,
-    tags: Tags,
+    verified: Cache<TokenHash, Arc<Principal>, Size>,
+    rejected: Cache<TokenHash, Arc<RejectedToken>, Size>,
+    hasher: TokenHasher,
 }
 
 /// What a token is known by.
-type Tag = [u64; 2];
+type TokenHash = [u64; 2];
 
-/// Makes the tags: HighwayHash of all bytes of a token, to 128 bits, under 256 bits that this cache draws at random.
+/// Makes the hasher: HighwayHash of all bytes of a token, to 128 bits, under 256 bits that this cache draws at random.
 ///
-/// Two tokens with one tag would be one holder, so nobody may be able to write a second one. HighwayHash is made to be a
+/// Two tokens with one hash would be one holder, so nobody may be able to write a second one. HighwayHash is made to be a
 /// pseudorandom function: without the key, its results for chosen inputs cannot be told from random ones, and no way to tell
 /// them, or to find the key, is known (Alakuijala, Cox, Wassenberg, arXiv:1612.06257). Whoever sends tokens here has less than
-/// that: the key never leaves the process, no result is ever shown, and all that a token tells is whether its tag is one of
+/// that: the key never leaves the process, no result is ever shown, and all that a token tells is whether its hash is one of
 /// those that are there. What is left is to guess: with 2^20 tokens known, one in 2^108 tries.
-struct Tags(HighwayHasher);
+struct TokenHasher(HighwayHasher);
 
-impl Tags {
+impl TokenHasher {
     fn new() -> Self {
         Self(HighwayHasher::new(Key(rand::random())))
     }
 
-    fn of(&self, credential: Credential<'_>) -> Tag {
+    fn of(&self, credential: Credential<'_>) -> TokenHash {
         self.0.clone().hash128(authenticate::cache_key(&credential))
     }
 }
 
 /// A credential that was rejected for good.
-struct Rejected {
+struct RejectedToken {
     rejection: Rejection,
     at: Timestamp,
 }
 
-impl Rejected {
+impl RejectedToken {
     /// Whether the rejection is still recent and final, and the clock has not gone back.
     fn is_valid_at(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        let recent = now.micros().saturating_sub(self.at.micros()) < REFUSED_FOR.micros();
+        let recent = now.micros().saturating_sub(self.at.micros()) < REJECTED_FOR.micros();
         self.at <= now && recent && authenticate::is_settled(snapshot, &self.rejection)
     }
 }
@@ -147,17 +147,17 @@ impl Rejected {
 #[derive(Clone, Copy, Debug)]
 struct Size;
 
-impl Weighter<Tag, Arc<Principal>> for Size {
-    fn weight(&self, _: &Tag, principal: &Arc<Principal>) -> u64 {
+impl Weighter<TokenHash, Arc<Principal>> for Size {
+    fn weight(&self, _: &TokenHash, principal: &Arc<Principal>) -> u64 {
         (OVERHEAD + principal.size()) as u64
     }
 }
 
-impl Weighter<Tag, Arc<Rejected>> for Size {
-    fn weight(&self, _: &Tag, rejected: &Arc<Rejected>) -> u64 {
+impl Weighter<TokenHash, Arc<RejectedToken>> for Size {
+    fn weight(&self, _: &TokenHash, rejected: &Arc<RejectedToken>) -> u64 {
         let denial = &rejected.rejection.denial;
         (OVERHEAD
-            + size_of::<Rejected>()
+            + size_of::<RejectedToken>()
             + denial.cause.len()
             + denial.message.as_deref().map_or(0, str::len)) as u64
     }
@@ -171,16 +171,16 @@ impl TokenCache {
             // A guess that only sizes tables: what bounds the cache is the weight.
             let entries = |bytes: u64| usize::try_from(bytes / 512).unwrap_or(usize::MAX);
             Caches {
-                good: Cache::with_weighter(entries(max), max, Size),
-                rejected: Cache::with_weighter(entries(REFUSED_BYTES), REFUSED_BYTES, Size),
-                tags: Tags::new(),
+                verified: Cache::with_weighter(entries(max), max, Size),
+                rejected: Cache::with_weighter(entries(REJECTED_BYTES), REJECTED_BYTES, Size),
+                hasher: TokenHasher::new(),
             }
         });
         Self { caches, lookups }
     }
 
     /// A cache that remembers nothing.
-    pub fn off() -> Self {
+    pub fn disabled() -> Self {
         Self { caches: None, lookups: Arc::default() }
     }
 
@@ -197,27 +197,29 @@ impl TokenCache {
         let Some(caches) = &self.caches else {
             return authenticate::verify(snapshot, credential, now);
         };
-        let tag = caches.tags.of(credential);
-        if let Some(known) =
-            caches.good.get(&tag).filter(|known| authenticate::is_current(snapshot, known, now))
+        let hash = caches.hasher.of(credential);
+        if let Some(known) = caches
+            .verified
+            .get(&hash)
+            .filter(|known| authenticate::is_current(snapshot, known, now))
         {
             self.lookups.hit.fetch_add(1, Relaxed);
             return Ok(known);
         }
-        if let Some(rejection) = caches.rejection(tag, snapshot, now) {
+        if let Some(rejection) = caches.rejection(hash, snapshot, now) {
             self.lookups.negative.fetch_add(1, Relaxed);
             return Err(rejection);
         }
         // An entry that is not current is removed first: the check that finds it gone verifies.
-        caches.good.remove_if(&tag, |known| !authenticate::is_current(snapshot, known, now));
-        match caches.good.get_value_or_guard(&tag, None) {
+        caches.verified.remove_if(&hash, |known| !authenticate::is_current(snapshot, known, now));
+        match caches.verified.get_value_or_guard(&hash, None) {
             GuardResult::Value(known) if authenticate::is_current(snapshot, &known, now) => {
                 self.lookups.hit.fetch_add(1, Relaxed);
                 Ok(known)
             }
             GuardResult::Guard(place) => {
                 // Another check may have rejected it while this one waited.
-                if let Some(rejection) = caches.rejection(tag, snapshot, now) {
+                if let Some(rejection) = caches.rejection(hash, snapshot, now) {
                     self.lookups.negative.fetch_add(1, Relaxed);
                     return Err(rejection);
                 }
@@ -232,8 +234,8 @@ impl TokenCache {
                         // Before the place is given up, so that a check that waits for it finds
                         // the rejection.
                         if rejection.settled.is_some() {
-                            let rejected = Rejected { rejection: rejection.clone(), at: now };
-                            caches.rejected.insert(tag, Arc::new(rejected));
+                            let rejected = RejectedToken { rejection: rejection.clone(), at: now };
+                            caches.rejected.insert(hash, Arc::new(rejected));
                         }
                     }
                 }
@@ -248,23 +250,23 @@ impl TokenCache {
     }
 
     /// How many good tokens are remembered, and the bytes that all take.
-    pub fn held(&self) -> (u64, u64) {
+    pub fn usage(&self) -> (u64, u64) {
         self.caches.as_ref().map_or((0, 0), |caches| {
-            (caches.good.len() as u64, caches.good.weight() + caches.rejected.weight())
+            (caches.verified.len() as u64, caches.verified.weight() + caches.rejected.weight())
         })
     }
 }
 
 impl Caches {
-    fn rejection(&self, tag: Tag, snapshot: &Snapshot, now: Timestamp) -> Option<Rejection> {
-        let rejected = self.rejected.get(&tag)?;
+    fn rejection(&self, hash: TokenHash, snapshot: &Snapshot, now: Timestamp) -> Option<Rejection> {
+        let rejected = self.rejected.get(&hash)?;
         rejected.is_valid_at(snapshot, now).then(|| rejected.rejection.clone())
     }
 }
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (entries, bytes) = self.held();
+        let (entries, bytes) = self.usage();
         f.debug_struct("TokenCache")
             .field("entries", &entries)
             .field("bytes", &bytes)

@@ -48,7 +48,8 @@ impl Live {
 
     /// A state that no key source changes, and that remembers no tokens.
     pub fn fixed(snapshot: Snapshot) -> Self {
-        let state = State { snapshot, sources: Vec::new(), tokens: Arc::new(TokenCache::off()) };
+        let state =
+            State { snapshot, sources: Vec::new(), tokens: Arc::new(TokenCache::disabled()) };
         Self {
             state: ArcSwap::from_pointee(state),
             writing: Mutex::new(()),

@@ -20,7 +20,7 @@ impl Engine {
                 failed: status.fetches_failed,
             }
         });
-        let (entries, bytes) = state.tokens.held();
+        let (entries, bytes) = state.tokens.usage();
         Status {
             ready: self.readiness.missing().is_empty(),
             jwks: jwks.collect(),

@@ -114,7 +114,7 @@ pub enum OnFull {
 
 impl AuditConfig {
     /// Notes what is wrong with the section.
-    pub fn check(&self, path: &Path, errors: &mut Errors) {
+    pub fn validate(&self, path: &Path, errors: &mut Errors) {
         if !(1..=1_000_000).contains(&self.queue) {
             errors
                 .push(&path.key("queue"), format!("`{}` is not between 1 and 1000000", self.queue));

@@ -46,7 +46,7 @@ impl ObserveConfig {
     const MOST_SUBJECTS: u32 = 1000;
 
     /// Notes what is wrong with the section.
-    pub fn check(&self, path: &Path, errors: &mut Errors) {
+    pub fn validate(&self, path: &Path, errors: &mut Errors) {
         if self.subjects > Self::MOST_SUBJECTS {
             errors.push(
                 &path.key("subjects"),
@@ -58,7 +58,7 @@ impl ObserveConfig {
             );
         }
         if let Some(tracing) = &self.tracing {
-            tracing.check(&path.key("tracing"), errors);
+            tracing.validate(&path.key("tracing"), errors);
         }
     }
 }
@@ -394,7 +394,7 @@ mod tests {
         for (subjects, good) in [(0, true), (1000, true), (1001, false)] {
             let mut errors = Errors::default();
             ObserveConfig { subjects, ..ObserveConfig::default() }
-                .check(&Path::root().key("observe"), &mut errors);
+                .validate(&Path::root().key("observe"), &mut errors);
             assert_eq!(errors.is_empty(), good, "{subjects}");
         }
     }

@@ -24,7 +24,7 @@ const CLOCK_STEP: Duration = Duration::from_secs(60);
 
 /// Where the keys in a file must come from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct CacheOrigin<'a> {
     pub(super) issuer: &'a str,
     /// The configured address.
     pub(super) url: &'a str,
@@ -39,12 +39,12 @@ pub(super) enum CacheError {
     /// Everybody may write it.
     #[error("everybody may write it")]
     Writable,
-    /// It is not what [`remember`] writes.
+    /// It is not what [`write`] writes.
     #[error("it is damaged")]
     Damaged,
     /// It holds the keys of another issuer or address.
     #[error("it holds the keys of another issuer or address")]
-    Foreign,
+    OtherOrigin,
     /// It is from the future.
     #[error("it is from the future; look at the clock")]
     Future,
@@ -74,9 +74,9 @@ struct Entry {
 ///
 /// # Errors
 /// A file that is not usable; see [`CacheError`].
-pub(super) async fn recall(
+pub(super) async fn read(
     path: &Path,
-    place: Place<'_>,
+    origin: CacheOrigin<'_>,
     max_age: Duration,
 ) -> Result<Option<(String, Duration)>, CacheError> {
     match tokio::fs::metadata(path).await {
@@ -88,8 +88,8 @@ pub(super) async fn recall(
     }
     let content = bounded_file::read(path, MAX_FILE).await?;
     let entry: Entry = serde_json::from_slice(&content).map_err(|_| CacheError::Damaged)?;
-    if entry.issuer != place.issuer || entry.url != place.url {
-        return Err(CacheError::Foreign);
+    if entry.issuer != origin.issuer || entry.url != origin.url {
+        return Err(CacheError::OtherOrigin);
     }
     let fetched_at =
         UNIX_EPOCH.checked_add(Duration::from_secs(entry.fetched_at)).ok_or(CacheError::Damaged)?;
@@ -101,20 +101,24 @@ pub(super) async fn recall(
     if age >= max_age { Err(CacheError::TooOld) } else { Ok(Some((entry.document, age))) }
 }
 
-/// Writes the document as fetched now: to a file beside, which then takes the place of the old one at once.
+/// Writes the document as fetched now: to a file temporary, which then takes the origin of the old one at once.
 ///
 /// # Errors
 /// [`CacheError::Unwritable`], [`CacheError::NotText`].
-pub(super) async fn remember(
+pub(super) async fn write(
     path: &Path,
-    place: Place<'_>,
+    origin: CacheOrigin<'_>,
     document: &[u8],
 ) -> Result<(), CacheError> {
     let document = std::str::from_utf8(document).map_err(|_| CacheError::NotText)?.to_owned();
     let fetched_at =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let entry =
-        Entry { issuer: place.issuer.to_owned(), url: place.url.to_owned(), fetched_at, document };
+    let entry = Entry {
+        issuer: origin.issuer.to_owned(),
+        url: origin.url.to_owned(),
+        fetched_at,
+        document,
+    };
     let path = path.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
         let content = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
@@ -127,22 +131,23 @@ pub(super) async fn remember(
 }
 
 fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let beside = beside(path);
+    let temporary = temporary(path);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&temporary, path)
     })();
     if written.is_err() {
         // The first error is the one to tell.
-        let _gone = fs::remove_file(&beside);
+        let _gone = fs::remove_file(&temporary);
     }
     written
 }
 
 /// A name of its own for each writing: in containers, process numbers are all alike.
-fn beside(path: &Path) -> PathBuf {
+fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.tmp", rand::random::<u64>()));
     path.with_file_name(name)
@@ -153,8 +158,8 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const PLACE: Place<'_> =
-        Place { issuer: "https://idp.example", url: "https://idp.example/keys" };
+    const ORIGIN: CacheOrigin<'_> =
+        CacheOrigin { issuer: "https://idp.example", url: "https://idp.example/keys" };
 
     fn now() -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -164,15 +169,19 @@ mod tests {
     async fn what_was_remembered_is_recalled_with_its_age() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache.json");
-        assert!(recall(&path, PLACE, HOUR).await.unwrap().is_none(), "no file is no error");
+        assert!(read(&path, ORIGIN, HOUR).await.unwrap().is_none(), "no file is no error");
         for document in ["{\"keys\":[]}", "{\"keys\":[1]}\n\u{e9}\\"] {
-            remember(&path, PLACE, document.as_bytes()).await.unwrap();
-            let (recalled, age) = recall(&path, PLACE, HOUR).await.unwrap().unwrap();
+            write(&path, ORIGIN, document.as_bytes()).await.unwrap();
+            let (recalled, age) = read(&path, ORIGIN, HOUR).await.unwrap().unwrap();
             assert_eq!(recalled, document);
             assert!(age < Duration::from_secs(60), "{age:?}");
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing is left temporary it"
+        );
     }
 
     #[tokio::test]
@@ -184,7 +193,7 @@ mod tests {
                 r#"{{"issuer":"{issuer}","url":"{url}","fetched_at":{fetched_at},"document":"{{}}"}}"#
             )
         };
-        let (issuer, url) = (PLACE.issuer, PLACE.url);
+        let (issuer, url) = (ORIGIN.issuer, ORIGIN.url);
         for (content, expected) in [
             (entry(issuer, url, now()), "Ok"),
             (entry(issuer, url, now() - 1800), "Ok"),
@@ -192,8 +201,8 @@ mod tests {
             (entry(issuer, url, now() - 3601), "TooOld"),
             (entry(issuer, url, now() + 600), "Future"),
             (entry(issuer, url, u64::MAX), "Damaged"),
-            (entry("https://other.example", url, now()), "Foreign"),
-            (entry(issuer, "https://idp.example/old", now()), "Foreign"),
+            (entry("https://other.example", url, now()), "OtherOrigin"),
+            (entry(issuer, "https://idp.example/old", now()), "OtherOrigin"),
             (entry(issuer, url, now()).replace("document", "documents"), "Damaged"),
             (entry(issuer, url, now())[..40].to_owned(), "Damaged"),
             (String::new(), "Damaged"),
@@ -201,7 +210,7 @@ mod tests {
             ("x".repeat(MAX_FILE + 1), "Unreadable"),
         ] {
             fs::write(&path, &content).unwrap();
-            let found = match recall(&path, PLACE, HOUR).await {
+            let found = match read(&path, ORIGIN, HOUR).await {
                 Ok(_) => "Ok".to_owned(),
                 Err(error) => format!("{error:?}").split(['(', ' ']).next().unwrap().to_owned(),
             };
@@ -209,7 +218,7 @@ mod tests {
         }
         fs::write(&path, entry(issuer, url, now())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(matches!(recall(&path, PLACE, HOUR).await, Err(CacheError::Writable)));
+        assert!(matches!(read(&path, ORIGIN, HOUR).await, Err(CacheError::Writable)));
     }
 
     #[tokio::test]
@@ -217,10 +226,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache.json");
         let nowhere = directory.path().join("nowhere/cache.json");
-        assert!(matches!(remember(&nowhere, PLACE, b"{}").await, Err(CacheError::Unwritable(_))));
-        assert!(matches!(remember(&path, PLACE, b"\xff").await, Err(CacheError::NotText)));
+        assert!(matches!(write(&nowhere, ORIGIN, b"{}").await, Err(CacheError::Unwritable(_))));
+        assert!(matches!(write(&path, ORIGIN, b"\xff").await, Err(CacheError::NotText)));
         fs::create_dir(&path).unwrap();
-        assert!(matches!(remember(&path, PLACE, b"{}").await, Err(CacheError::Unwritable(_))));
+        assert!(matches!(write(&path, ORIGIN, b"{}").await, Err(CacheError::Unwritable(_))));
         assert_eq!(
             fs::read_dir(directory.path()).unwrap().count(),
             1,

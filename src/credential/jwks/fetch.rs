@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
 use super::{
-    guard::{Guard, GuardError, Reach, Target},
+    guard::{AddressRange, Guard, GuardError, Target},
     timing,
 };
 use crate::{
@@ -86,7 +86,7 @@ pub(super) struct Validator {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum Fetched {
     /// The document.
     Document { content: Bytes, validator: Option<Validator>, fresh_for: Option<Duration> },
     /// The document is the one that the validator came with.
@@ -117,21 +117,21 @@ impl<'a> Client<'a> {
         &self,
         target: Target,
         validator: Option<&Validator>,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<Fetched, FetchError> {
         let mut target = target;
         for _ in 0..=MAX_REDIRECTS {
-            let reach = self.guard.admit(&target)?;
+            let range = self.guard.admit(&target)?;
             let validator = validator.filter(|validator| validator.target == target);
-            let (head, content) = self.exchange(&target, reach, validator).await?;
+            let (head, content) = self.exchange(&target, range, validator).await?;
             let fresh_for = timing::fresh_for(&head.headers);
             match head.status {
                 StatusCode::OK => {
                     let etag = head.headers.get(header::ETAG).cloned();
                     let validator = etag.map(|etag| Validator { target, etag });
-                    return Ok(Answer::Document { content, validator, fresh_for });
+                    return Ok(Fetched::Document { content, validator, fresh_for });
                 }
                 StatusCode::NOT_MODIFIED if validator.is_some() => {
-                    return Ok(Answer::NotModified { fresh_for });
+                    return Ok(Fetched::NotModified { fresh_for });
                 }
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
@@ -152,17 +152,17 @@ impl<'a> Client<'a> {
     async fn exchange(
         &self,
         target: &Target,
-        reach: Reach,
+        range: AddressRange,
         validator: Option<&Validator>,
     ) -> Result<(Parts, Bytes), FetchError> {
         let request = request(target, validator)?;
         if !target.https {
-            return send(target, self.dial(target, reach).await?, request).await;
+            return send(target, self.dial(target, range).await?, request).await;
         }
         let tls = self.tls.get_or_try_init(|| tls(self.ca.map(Path::to_owned))).await?;
         let name = ServerName::try_from(target.host.clone())
             .map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
-        let stream = self.dial(target, reach).await?;
+        let stream = self.dial(target, range).await?;
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         let stream = connecting
             .await
@@ -170,14 +170,14 @@ impl<'a> Client<'a> {
         send(target, stream, request).await
     }
 
-    /// Connects to an address that `reach` covers. Names and literals take the same way, so that every spelling of an address
+    /// Connects to an address that `range` covers. Names and literals take the same way, so that every spelling of an address
     /// is judged by the address it leads to.
-    async fn dial(&self, target: &Target, reach: Reach) -> Result<TcpStream, FetchError> {
+    async fn dial(&self, target: &Target, range: AddressRange) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
         let found =
             found.map_err(|error| FetchError::Resolve(target.clone(), error.to_string()))?;
         let addresses: Vec<_> =
-            found.filter(|address| reach.covers(address.ip())).take(MAX_ADDRESSES).collect();
+            found.filter(|address| range.covers(address.ip())).take(MAX_ADDRESSES).collect();
         let share = self.connect_within / u32::try_from(addresses.len()).unwrap_or(1).max(1);
         let mut failed = FetchError::Guard(GuardError::NotPublic(target.authority()));
         for address in addresses {
@@ -286,7 +286,7 @@ mod tests {
             .unwrap();
             let client = Client::new(&guard, None, Duration::from_secs(5));
             let target = Target::parse(&url).unwrap();
-            let error = client.dial(&target, Reach::Public).await.unwrap_err();
+            let error = client.dial(&target, AddressRange::Public).await.unwrap_err();
             // A system without IPv6 may not know ::1 at all.
             let refused = matches!(
                 error,

@@ -28,7 +28,7 @@ pub(super) enum GuardError {
     Insecure(Target),
     /// Another host.
     #[error("`{host}` is neither the host of the configured address nor in `allowed_hosts`", host = .0.authority())]
-    Foreign(Target),
+    HostNotAllowed(Target),
     /// An entry of `allowed_hosts` that names no host.
     #[error("`{0}` in `allowed_hosts` is neither `host` nor `host:port`")]
     BadEntry(String),
@@ -54,7 +54,7 @@ impl Target {
     /// # Errors
     /// [`GuardError::NotAnAddress`].
     pub(super) fn parse(text: &str) -> Result<Self, GuardError> {
-        let wrong = || GuardError::NotAnAddress(shown(text));
+        let wrong = || GuardError::NotAnAddress(printable(text));
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let https = match uri.scheme_str() {
             Some("https") => true,
@@ -109,14 +109,14 @@ impl fmt::Debug for Target {
 
 /// Which addresses a name may lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum AddressRange {
     /// Any: the operator named the host.
     Any,
     /// Public ones only.
     Public,
 }
 
-impl Reach {
+impl AddressRange {
     /// Whether a connection may go to this address.
     pub(super) fn covers(self, address: IpAddr) -> bool {
         self == Self::Any || is_public(address)
@@ -126,7 +126,7 @@ impl Reach {
 /// The rules for one source.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
-    home: Target,
+    configured: Target,
     allowed: Vec<(String, Option<u16>)>,
     insecure_http: bool,
 }
@@ -137,42 +137,42 @@ impl Guard {
     /// # Errors
     /// A configured address that is none, or a bad entry of `allowed_hosts`.
     pub(super) fn new(remote: &Remote) -> Result<Self, GuardError> {
-        let home = Target::parse(&remote.url)?;
+        let configured = Target::parse(&remote.url)?;
         let entry = |text: &String| {
             let authority = text.parse::<Authority>().ok();
             authority
                 .as_ref()
                 .and_then(host_and_port)
-                .ok_or_else(|| GuardError::BadEntry(shown(text)))
+                .ok_or_else(|| GuardError::BadEntry(printable(text)))
         };
         let allowed = remote.allowed_hosts.iter().map(entry).collect::<Result<_, _>>()?;
-        Ok(Self { home, allowed, insecure_http: remote.insecure_http })
+        Ok(Self { configured, allowed, insecure_http: remote.insecure_http })
     }
 
     /// The configured address.
-    pub(super) fn home(&self) -> &Target {
-        &self.home
+    pub(super) fn configured(&self) -> &Target {
+        &self.configured
     }
 
     /// Whether a fetch may go to `target`, and to which addresses of it. A name in `allowed_hosts` without a port stands for
     /// the port of the scheme.
     ///
     /// # Errors
-    /// [`GuardError::Insecure`], [`GuardError::Foreign`].
-    pub(super) fn admit(&self, target: &Target) -> Result<Reach, GuardError> {
+    /// [`GuardError::Insecure`], [`GuardError::HostNotAllowed`].
+    pub(super) fn admit(&self, target: &Target) -> Result<AddressRange, GuardError> {
         if !target.https && !self.insecure_http {
             return Err(GuardError::Insecure(target.clone()));
         }
-        let same_host = target.host == self.home.host;
+        let same_host = target.host == self.configured.host;
         let listed = |(host, port): &(String, Option<u16>)| {
             *host == target.host && port.unwrap_or(default_port(target.https)) == target.port
         };
-        if (same_host && target.port == self.home.port) || self.allowed.iter().any(listed) {
-            Ok(Reach::Any)
+        if (same_host && target.port == self.configured.port) || self.allowed.iter().any(listed) {
+            Ok(AddressRange::Any)
         } else if same_host {
-            Ok(Reach::Public)
+            Ok(AddressRange::Public)
         } else {
-            Err(GuardError::Foreign(target.clone()))
+            Err(GuardError::HostNotAllowed(target.clone()))
         }
     }
 }
@@ -193,7 +193,7 @@ fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
 }
 
 /// An address for an error message: query and user information may be secret and are left out, and a server cannot make it long.
-fn shown(text: &str) -> String {
+fn printable(text: &str) -> String {
     let start = text.split(['?', '#']).next().unwrap_or_default();
     let bare = start.rsplit_once('@').map_or(start, |(_, rest)| rest);
     bare.chars().take(200).flat_map(char::escape_debug).collect()
@@ -268,15 +268,15 @@ mod tests {
             false,
         );
         for (what, url, expected) in [
-            ("the address itself", "https://idp.example:8443/keys", Ok(Reach::Any)),
-            ("another path", "https://idp.example:8443/other?x", Ok(Reach::Any)),
-            ("the name in capitals", "https://IDP.example:8443/", Ok(Reach::Any)),
-            ("another port of the host", "https://idp.example/keys", Ok(Reach::Public)),
-            ("listed", "https://cdn.example/keys", Ok(Reach::Any)),
+            ("the address itself", "https://idp.example:8443/keys", Ok(AddressRange::Any)),
+            ("another path", "https://idp.example:8443/other?x", Ok(AddressRange::Any)),
+            ("the name in capitals", "https://IDP.example:8443/", Ok(AddressRange::Any)),
+            ("another port of the host", "https://idp.example/keys", Ok(AddressRange::Public)),
+            ("listed", "https://cdn.example/keys", Ok(AddressRange::Any)),
             ("listed, other port", "https://cdn.example:444/keys", Err("foreign")),
-            ("listed with port", "https://keys.example:9443/keys", Ok(Reach::Any)),
+            ("listed with port", "https://keys.example:9443/keys", Ok(AddressRange::Any)),
             ("listed with another port", "https://keys.example/keys", Err("foreign")),
-            ("listed IPv6 address", "https://[FD00::1]:8443/", Ok(Reach::Any)),
+            ("listed IPv6 address", "https://[FD00::1]:8443/", Ok(AddressRange::Any)),
             ("plain http", "http://idp.example:8443/keys", Err("insecure")),
             ("a longer name", "https://idp.example.evil.example:8443/", Err("foreign")),
             ("a shorter name", "https://example:8443/", Err("foreign")),
@@ -299,7 +299,7 @@ mod tests {
                     match error {
                         GuardError::NotAnAddress(_) => "address",
                         GuardError::Insecure(_) => "insecure",
-                        GuardError::Foreign(_) => "foreign",
+                        GuardError::HostNotAllowed(_) => "foreign",
                         GuardError::BadEntry(_) | GuardError::NotPublic(_) => "other",
                     }
                 });
@@ -312,11 +312,11 @@ mod tests {
         let guard = guard("http://idp.internal/keys", &[], true);
         assert_eq!(
             guard.admit(&Target::parse("http://idp.internal/keys").unwrap()),
-            Ok(Reach::Any)
+            Ok(AddressRange::Any)
         );
         assert_eq!(
             guard.admit(&Target::parse("https://idp.internal/keys").unwrap()),
-            Ok(Reach::Public)
+            Ok(AddressRange::Public)
         );
     }
 
@@ -418,8 +418,8 @@ mod tests {
             "ff02::1",
         ] {
             let address: IpAddr = address.parse().unwrap();
-            assert!(!Reach::Public.covers(address), "{address}");
-            assert!(Reach::Any.covers(address), "{address}");
+            assert!(!AddressRange::Public.covers(address), "{address}");
+            assert!(AddressRange::Any.covers(address), "{address}");
         }
         for address in [
             "1.1.1.1",
@@ -439,7 +439,7 @@ mod tests {
             "2606:4700:4700::1111",
         ] {
             let address: IpAddr = address.parse().unwrap();
-            assert!(Reach::Public.covers(address), "{address}");
+            assert!(AddressRange::Public.covers(address), "{address}");
         }
     }
 }

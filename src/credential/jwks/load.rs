@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     cache::{self, CacheError},
-    fetch::{Answer, Client, FetchError, Validator},
+    fetch::{Client, FetchError, Fetched, Validator},
     guard::{Guard, GuardError, Target},
     plan::{Origin, Plan, Remote},
 };
@@ -52,7 +52,7 @@ pub(super) enum LoadError {
     Secret(KeySetError),
     /// The parser failed. It must not take the source with it.
     #[error("the document could not be examined")]
-    Examination,
+    ParserPanicked,
 }
 
 impl From<GuardError> for LoadError {
@@ -73,7 +73,7 @@ pub(super) struct Loaded {
 
 /// The last good document.
 #[derive(Debug)]
-struct Last {
+struct LastDocument {
     digest: Vec<u8>,
     keys: Arc<KeySet>,
     skipped: Arc<[SkippedKey]>,
@@ -86,7 +86,7 @@ struct Last {
 #[derive(Debug)]
 pub(super) struct Loader {
     plan: Arc<Plan>,
-    last: Option<Last>,
+    last: Option<LastDocument>,
 }
 
 /// The members of a discovery document that matter here (OpenID Connect Discovery 1.0 section 3).
@@ -116,14 +116,14 @@ impl Loader {
             }
             Origin::File(path) => {
                 let content = bounded_file::read(path, MAX_BYTES).await?;
-                self.take_document(content.into(), None, None).await
+                self.accept_document(content.into(), None, None).await
             }
             Origin::SecretFile(path) => {
                 let mut content = bounded_file::read(path, MAX_SECRET).await?;
                 trim_line_break(&mut content);
-                self.take_secret(&Secret::new(content))
+                self.accept_secret(&Secret::new(content))
             }
-            Origin::Inline(secret) => self.take_secret(secret),
+            Origin::Inline(secret) => self.accept_secret(secret),
         }
     }
 
@@ -133,24 +133,27 @@ impl Loader {
         let guard = Guard::new(remote)?;
         let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
         let target = if remote.discovery {
-            self.discover(&client, guard.home()).await?
+            self.discover(&client, guard.configured()).await?
         } else {
-            guard.home().clone()
+            guard.configured().clone()
         };
         let validator = self.last.as_ref().and_then(|last| last.validator.as_ref());
         match client.get(target, validator).await? {
-            Answer::Document { content, validator, fresh_for } => {
-                self.take_document(content, validator, fresh_for).await
+            Fetched::Document { content, validator, fresh_for } => {
+                self.accept_document(content, validator, fresh_for).await
             }
-            Answer::NotModified { fresh_for } => {
+            Fetched::NotModified { fresh_for } => {
                 // A validator is sent only while there is a last document.
-                self.last.as_ref().map(|last| last.loaded(fresh_for)).ok_or(LoadError::Examination)
+                self.last
+                    .as_ref()
+                    .map(|last| last.loaded(fresh_for))
+                    .ok_or(LoadError::ParserPanicked)
             }
         }
     }
 
     async fn discover(&self, client: &Client<'_>, home: &Target) -> Result<Target, LoadError> {
-        let Answer::Document { content, .. } = client.get(home.clone(), None).await? else {
+        let Fetched::Document { content, .. } = client.get(home.clone(), None).await? else {
             return Err(LoadError::NotDiscovery);
         };
         let found: Discovery =
@@ -167,24 +170,28 @@ impl Loader {
     ///
     /// # Errors
     /// See [`CacheError`] and [`LoadError::Document`].
-    pub(super) async fn recall(&mut self) -> Result<Option<(Loaded, Duration)>, RecallError> {
+    pub(super) async fn read_cache(
+        &mut self,
+    ) -> Result<Option<(Loaded, Duration)>, CacheReadError> {
         let (Some(path), Origin::Remote(remote)) = (&self.plan.cache_file, &self.plan.trust.origin)
         else {
             return Ok(None);
         };
         let max_age = self.plan.pace.max_stale.unwrap_or_default();
-        let source = cache::Place { issuer: &self.plan.trust.issuer, url: &remote.url };
-        let Some((document, age)) = cache::recall(path, source, max_age).await? else {
+        let source = cache::CacheOrigin { issuer: &self.plan.trust.issuer, url: &remote.url };
+        let Some((document, age)) = cache::read(path, source, max_age).await? else {
             return Ok(None);
         };
-        let loaded =
-            self.take_document(document.into(), None, None).await.map_err(RecallError::Document)?;
+        let loaded = self
+            .accept_document(document.into(), None, None)
+            .await
+            .map_err(CacheReadError::Document)?;
         Ok(Some((loaded, age)))
     }
 
     /// Writes the last good set to disk, as good from now on. `None` where there is nothing to
     /// write, or nowhere.
-    pub(super) fn remember(
+    pub(super) fn write_cache(
         &self,
     ) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
         let path = self.plan.cache_file.clone()?;
@@ -192,16 +199,16 @@ impl Loader {
         let plan = Arc::clone(&self.plan);
         Some(async move {
             let Origin::Remote(remote) = &plan.trust.origin else { return Ok(()) };
-            cache::remember(
+            cache::write(
                 &path,
-                cache::Place { issuer: &plan.trust.issuer, url: &remote.url },
+                cache::CacheOrigin { issuer: &plan.trust.issuer, url: &remote.url },
                 &document,
             )
             .await
         })
     }
 
-    async fn take_document(
+    async fn accept_document(
         &mut self,
         content: Bytes,
         validator: Option<Validator>,
@@ -217,21 +224,26 @@ impl Loader {
         let algorithms = self.plan.trust.algorithms.clone();
         let examined = content.clone();
         let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));
-        let (keys, skipped) = examining.await.map_err(|_| LoadError::Examination)??;
+        let (keys, skipped) = examining.await.map_err(|_| LoadError::ParserPanicked)??;
         let document = self.plan.cache_file.is_some().then_some(content);
-        let last =
-            Last { digest, keys: Arc::new(keys), skipped: skipped.into(), validator, document };
+        let last = LastDocument {
+            digest,
+            keys: Arc::new(keys),
+            skipped: skipped.into(),
+            validator,
+            document,
+        };
         Ok(self.last.insert(last).loaded(fresh_for))
     }
 
-    fn take_secret(&mut self, secret: &Secret) -> Result<Loaded, LoadError> {
+    fn accept_secret(&mut self, secret: &Secret) -> Result<Loaded, LoadError> {
         let digest = digest(&SHA256, secret.expose()).as_ref().to_vec();
         if let Some(last) = self.last.as_ref().filter(|last| last.digest == digest) {
             return Ok(last.loaded(None));
         }
         let keys =
             KeySet::from_secret(secret, &self.plan.trust.algorithms).map_err(LoadError::Secret)?;
-        let last = Last {
+        let last = LastDocument {
             digest,
             keys: Arc::new(keys),
             skipped: Arc::new([]),
@@ -242,7 +254,7 @@ impl Loader {
     }
 }
 
-impl Last {
+impl LastDocument {
     fn loaded(&self, fresh_for: Option<Duration>) -> Loaded {
         Loaded { keys: Arc::clone(&self.keys), skipped: Arc::clone(&self.skipped), fresh_for }
     }
@@ -250,7 +262,7 @@ impl Last {
 
 /// Why the last good set on disk was left alone.
 #[derive(Debug, Error)]
-pub(super) enum RecallError {
+pub(super) enum CacheReadError {
     /// It cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),

@@ -9,7 +9,7 @@ use super::{
     Timing,
     load::{LoadError, Loaded, Loader},
     plan::{Origin, Plan},
-    source::{Held, Source},
+    source::{KeysInUse, Source},
     timing,
 };
 
@@ -58,14 +58,14 @@ impl Refresher {
     /// Runs for ever.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            let turn = self.source.hints.begin();
+            let fetch = self.source.budget.begin_fetch();
             self.source.note_begin();
             let loaded = until_stale(&self.source, &self.changes, self.loader.load()).await;
             let wait = match loaded {
                 Ok(loaded) => {
                     let wait = self.succeeded(loaded);
-                    self.source.hints.succeeded(
-                        turn,
+                    self.source.budget.succeeded(
+                        fetch,
                         self.source.elapsed(),
                         self.plan.pace.cool_down,
                     );
@@ -74,7 +74,7 @@ impl Refresher {
                 Err(error) => {
                     let back_off = self.failed(&error).await;
                     let refund = back_off.min(self.plan.pace.cool_down);
-                    self.source.hints.failed(turn, self.source.elapsed(), refund);
+                    self.source.budget.failed(fetch, self.source.elapsed(), refund);
                     Some(back_off)
                 }
             };
@@ -83,7 +83,7 @@ impl Refresher {
             let waiting = async {
                 tokio::select! {
                     () = sleep_until(next) => {}
-                    () = self.source.hints.taken() => {}
+                    () = self.source.budget.requested() => {}
                 }
             };
             until_stale(&self.source, &self.changes, waiting).await;
@@ -95,11 +95,11 @@ impl Refresher {
         self.usual = self.timing.usual(loaded.fresh_for, &self.plan.pace);
         let failures = std::mem::take(&mut self.failures);
         self.source.note_success();
-        self.hold(loaded, None);
+        self.put_in_use(loaded, None);
         if failures > 0 {
             tracing::info!(issuer = self.source.issuer(), failures, "keys were fetched again");
         }
-        self.remember();
+        self.write_cache();
         match self.plan.trust.origin {
             Origin::Inline(_) => None,
             _ => Some(timing::earlier(self.usual)),
@@ -118,17 +118,17 @@ impl Refresher {
         };
         self.warn(&format!("no keys were fetched, {kept}: {error}"));
         if !self.source.status().tried && self.source.current().is_none() {
-            self.recall().await;
+            self.read_cache().await;
         }
         timing::earlier(self.timing.retry(self.failures, self.usual))
     }
 
     /// Writes the cache file, beside: a disk that hangs must not keep keys from being fetched.
-    fn remember(&mut self) {
+    fn write_cache(&mut self) {
         if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
-        let Some(writing) = self.loader.remember() else { return };
+        let Some(writing) = self.loader.write_cache() else { return };
         let (source, plan) = (Arc::clone(&self.source), Arc::clone(&self.plan));
         self.writing = Some(tokio::spawn(async move {
             if let Err(error) = writing.await {
@@ -142,9 +142,9 @@ impl Refresher {
         }));
     }
 
-    async fn recall(&mut self) {
-        match self.loader.recall().await {
-            Ok(Some((loaded, age))) => self.hold(loaded, Some(age)),
+    async fn read_cache(&mut self) {
+        match self.loader.read_cache().await {
+            Ok(Some((loaded, age))) => self.put_in_use(loaded, Some(age)),
             Ok(None) => {}
             Err(error) => {
                 let path = self.plan.cache_file.as_deref();
@@ -157,32 +157,32 @@ impl Refresher {
         }
     }
 
-    fn hold(&self, loaded: Loaded, recalled: Option<Duration>) {
+    fn put_in_use(&self, loaded: Loaded, cached: Option<Duration>) {
         let Loaded { keys, skipped, .. } = loaded;
         let now = Instant::now();
-        let age_then = recalled.unwrap_or_default();
-        let held = Held {
+        let age_when_recorded = cached.unwrap_or_default();
+        let in_use = KeysInUse {
             keys: Arc::clone(&keys),
             skipped: Arc::clone(&skipped),
-            noted: now,
-            age_then,
+            recorded_at: now,
+            age_when_recorded,
             stale_at: self
                 .plan
                 .pace
                 .max_stale
-                .map(|max_stale| now + max_stale.saturating_sub(age_then)),
-            recalled: recalled.is_some(),
+                .map(|max_stale| now + max_stale.saturating_sub(age_when_recorded)),
+            from_cache: cached.is_some(),
         };
-        if self.source.hold(held) {
-            self.announce(&keys, &skipped, recalled);
+        if self.source.put_in_use(in_use) {
+            self.announce(&keys, &skipped, cached);
             note_change(&self.changes);
         }
     }
 
-    fn announce(&self, keys: &KeySet, skipped: &[SkippedKey], recalled: Option<Duration>) {
+    fn announce(&self, keys: &KeySet, skipped: &[SkippedKey], cached: Option<Duration>) {
         let (issuer, kids) = (self.source.issuer(), keys.kids());
         let shown = kids.get(..MAX_LOGGED).unwrap_or(&kids);
-        match recalled {
+        match cached {
             None => tracing::info!(issuer, keys = keys.len(), kids = ?shown, "keys in use"),
             Some(age) => {
                 tracing::warn!(issuer, keys = keys.len(), kids = ?shown, ?age, "keys in use, from the cache file");
@@ -210,7 +210,7 @@ async fn until_stale<T>(
 ) -> T {
     let expiry = async {
         sleep_until(source.stale_at()).await;
-        source.let_go();
+        source.clear();
         tracing::error!(
             issuer = source.issuer(),
             "the keys are older than `max_stale`; the issuer's tokens are refused"

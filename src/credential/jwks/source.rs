@@ -9,14 +9,14 @@ use arc_swap::ArcSwapOption;
 use tokio::{sync::watch, time::Instant};
 use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
-use super::hints::Hints;
+use super::refresh_budget::RefreshBudget;
 
 /// The keys of one issuer. A background task keeps them good; every method here answers at once from memory.
 #[derive(Debug)]
 pub struct Source {
     issuer: Arc<str>,
-    held: ArcSwapOption<Held>,
-    pub(super) hints: Hints,
+    in_use: ArcSwapOption<KeysInUse>,
+    pub(super) budget: RefreshBudget,
     base: Instant,
     report: Mutex<Report>,
     tried: watch::Sender<bool>,
@@ -24,16 +24,16 @@ pub struct Source {
 
 /// Keys in use.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(super) struct KeysInUse {
     pub(super) keys: Arc<KeySet>,
     pub(super) skipped: Arc<[SkippedKey]>,
     /// When this was written down, and how old the keys were then.
-    pub(super) noted: Instant,
-    pub(super) age_then: Duration,
+    pub(super) recorded_at: Instant,
+    pub(super) age_when_recorded: Duration,
     /// From when on they must not be used; `None` for a secret.
     pub(super) stale_at: Option<Instant>,
     /// Whether they are from the cache file, and the server has not answered since.
-    pub(super) recalled: bool,
+    pub(super) from_cache: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ struct Report {
 
 /// How a source is doing: for metrics, readiness and the log. Holds no secrets.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct SourceStatus {
     /// The issuer; `absent` for the one of tokens without `iss`.
     pub issuer: Arc<str>,
     /// How many keys may be used now.
@@ -77,8 +77,8 @@ impl Source {
     pub(super) fn new(issuer: &Arc<str>) -> Self {
         Self {
             issuer: if issuer.is_empty() { "absent".into() } else { Arc::clone(issuer) },
-            held: ArcSwapOption::empty(),
-            hints: Hints::default(),
+            in_use: ArcSwapOption::empty(),
+            budget: RefreshBudget::default(),
             base: Instant::now(),
             report: Mutex::default(),
             tried: watch::Sender::new(false),
@@ -87,31 +87,31 @@ impl Source {
 
     /// The keys that may be used now: `None` before the first success, and from `max_stale` after the last one.
     pub fn current(&self) -> Option<Arc<KeySet>> {
-        self.fresh().map(|held| Arc::clone(&held.keys))
+        self.usable().map(|in_use| Arc::clone(&in_use.keys))
     }
 
     /// Says that a token named a key that is not in the set. Never blocks; leads to at most one fetch per `cool_down`.
     pub fn unknown_key(&self) {
-        self.hints.give(self.elapsed());
+        self.budget.request(self.elapsed());
     }
 
     /// How the source is doing.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> SourceStatus {
         let now = Instant::now();
-        let held = self.fresh();
+        let in_use = self.usable();
         let report = self.report();
-        Status {
+        SourceStatus {
             issuer: Arc::clone(&self.issuer),
-            keys: held.as_ref().map_or(0, |held| held.keys.len()),
-            kids: held.iter().flat_map(|held| held.keys.kids()).map(str::to_owned).collect(),
-            skipped: held.iter().flat_map(|held| held.skipped.iter().cloned()).collect(),
-            age: held.as_ref().map(|held| held.age(now)),
-            from_cache: held.is_some_and(|held| held.recalled),
+            keys: in_use.as_ref().map_or(0, |in_use| in_use.keys.len()),
+            kids: in_use.iter().flat_map(|in_use| in_use.keys.kids()).map(str::to_owned).collect(),
+            skipped: in_use.iter().flat_map(|in_use| in_use.skipped.iter().cloned()).collect(),
+            age: in_use.as_ref().map(|in_use| in_use.age(now)),
+            from_cache: in_use.is_some_and(|in_use| in_use.from_cache),
             next_refresh: report.next_refresh.map(|at| at.saturating_duration_since(now)),
             fetches_ok: report.fetches_ok,
             fetches_failed: report.fetches_failed,
             last_error: report.last_error.clone(),
-            unknown_keys: self.hints.given(),
+            unknown_keys: self.budget.requests(),
             tried: *self.tried.borrow(),
         }
     }
@@ -133,36 +133,43 @@ impl Source {
         self.base.elapsed()
     }
 
-    /// What is held and may be used.
-    pub(super) fn fresh(&self) -> Option<Arc<Held>> {
-        self.held.load_full().filter(|held| held.stale_at.is_none_or(|at| Instant::now() < at))
+    /// What is in_use and may be used.
+    pub(super) fn usable(&self) -> Option<Arc<KeysInUse>> {
+        self.in_use
+            .load_full()
+            .filter(|in_use| in_use.stale_at.is_none_or(|at| Instant::now() < at))
     }
 
     /// Puts keys in use. Answers whether [`Self::current`] changed.
-    pub(super) fn hold(&self, held: Held) -> bool {
+    pub(super) fn put_in_use(&self, in_use: KeysInUse) -> bool {
         let before = self.current();
-        let same = before.is_some_and(|before| Arc::ptr_eq(&before, &held.keys));
-        self.held.store(Some(Arc::new(held)));
+        let same = before.is_some_and(|before| Arc::ptr_eq(&before, &in_use.keys));
+        self.in_use.store(Some(Arc::new(in_use)));
         !same
     }
 
     /// Takes over the keys of a source that differs only in how often and how long, for as long as is allowed now.
-    pub(super) fn inherit(&self, held: &Held, max_stale: Option<Duration>) {
+    pub(super) fn inherit(&self, in_use: &KeysInUse, max_stale: Option<Duration>) {
         let now = Instant::now();
-        let age_then = held.age(now);
-        let stale_at = max_stale.map(|max_stale| now + max_stale.saturating_sub(age_then));
-        self.held.store(Some(Arc::new(Held { noted: now, age_then, stale_at, ..held.clone() })));
+        let age_when_recorded = in_use.age(now);
+        let stale_at = max_stale.map(|max_stale| now + max_stale.saturating_sub(age_when_recorded));
+        self.in_use.store(Some(Arc::new(KeysInUse {
+            recorded_at: now,
+            age_when_recorded,
+            stale_at,
+            ..in_use.clone()
+        })));
         self.tried.send_replace(true);
     }
 
     /// When the keys in use will have been used too long.
     pub(super) fn stale_at(&self) -> Option<Instant> {
-        self.held.load().as_ref().and_then(|held| held.stale_at)
+        self.in_use.load().as_ref().and_then(|in_use| in_use.stale_at)
     }
 
     /// Lets go of what is too old.
-    pub(super) fn let_go(&self) {
-        self.held.store(None);
+    pub(super) fn clear(&self) {
+        self.in_use.store(None);
     }
 
     pub(super) fn note_begin(&self) {
@@ -193,8 +200,8 @@ impl Source {
     }
 }
 
-impl Held {
+impl KeysInUse {
     fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.noted).saturating_add(self.age_then)
+        now.saturating_duration_since(self.recorded_at).saturating_add(self.age_when_recorded)
     }
 }

@@ -278,16 +278,16 @@ fn the_bytes_are_bounded_and_bad_tokens_push_no_good_ones_out() {
         let bad = signed(OTHER, &format!("s{number}"), NOW.secs() + 600);
         assert_eq!(chat(&cache, &snapshot, &bad, NOW), Err(Reason::BadSignature));
     }
-    assert_eq!(cache.held().0, 1);
-    assert!(cache.held().1 <= (1 << 20) + REFUSED_BYTES, "{:?}", cache.held());
+    assert_eq!(cache.usage().0, 1);
+    assert!(cache.usage().1 <= (1 << 20) + REJECTED_BYTES, "{:?}", cache.usage());
     assert_eq!(chat(&cache, &snapshot, &ann, NOW), Ok(()));
     assert_eq!(lookups.hit.load(Relaxed), 2);
     for number in 0..2500 {
         assert_eq!(chat(&cache, &snapshot, &token(&format!("s{number}")), NOW), Ok(()));
     }
-    let (entries, bytes) = cache.held();
+    let (entries, bytes) = cache.usage();
     assert!(
-        (100..2500).contains(&entries) && bytes <= (1 << 20) + REFUSED_BYTES,
+        (100..2500).contains(&entries) && bytes <= (1 << 20) + REJECTED_BYTES,
         "{entries} in {bytes}"
     );
 }
@@ -300,7 +300,7 @@ fn a_cache_of_no_bytes_remembers_nothing() {
     for _ in 0..3 {
         assert_eq!(chat(&cache, &snapshot, &token, NOW), Ok(()));
     }
-    assert_eq!((counted(&cache), cache.held()), ([0, 0, 0], (0, 0)));
+    assert_eq!((counted(&cache), cache.usage()), ([0, 0, 0], (0, 0)));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_size_that_makes_no_sense_is_refused() {
     for (max, good) in [(0, true), (1, false), ((1 << 20) - 1, false), (1 << 20, true)] {
         let mut errors = Errors::default();
         TokenCacheConfig { max: ByteSize(max) }
-            .check(&Path::root().key("token_cache"), &mut errors);
+            .validate(&Path::root().key("token_cache"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{max}");
     }
 }

@@ -243,7 +243,7 @@ fn the_section_is_read_strictly() {
         let mut errors = Errors::default();
         serde_json::from_value::<AuditConfig>(section.clone())
             .unwrap()
-            .check(&Path::root().key("audit"), &mut errors);
+            .validate(&Path::root().key("audit"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{section}");
     }
     assert!(serde_json::from_value::<AuditConfig>(serde_json::json!({ "file": "/x" })).is_err());

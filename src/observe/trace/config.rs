@@ -119,7 +119,7 @@ impl Target {
 
 impl TracingConfig {
     /// Notes what is wrong with the section.
-    pub fn check(&self, path: &Path, errors: &mut Errors) {
+    pub fn validate(&self, path: &Path, errors: &mut Errors) {
         match Target::parse(&self.endpoint, self.protocol) {
             Err(error) => errors.push(&path.key("endpoint"), error),
             Ok(target) if self.tls_ca.is_some() && !target.tls => {
@@ -169,7 +169,7 @@ mod tests {
             Err(errors) => errors.iter().map(ToString::to_string).collect(),
             Ok(config) => {
                 let mut errors = Errors::default();
-                config.check(&Path::root(), &mut errors);
+                config.validate(&Path::root(), &mut errors);
                 document.locate(errors).iter().map(ToString::to_string).collect()
             }
         }

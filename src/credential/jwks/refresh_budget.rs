@@ -1,0 +1,165 @@
+//! RefreshBudget that a token named an unknown key: at most one fetch per cool-down comes of them, whatever clients send.
+//!
+//! The budget belongs to the issuer, not to a key's name, so there is nothing to remember about names that were asked for in
+//! vain, and nothing a client could fill. `now` is always an argument: the time since some fixed moment.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+/// Stands in `open_from` while a hint waits for its fetch, or a fetch is under way.
+const FETCHING: u64 = u64::MAX;
+
+/// The budget for budget.
+#[derive(Debug, Default)]
+pub(super) struct RefreshBudget {
+    /// From when the next hint is taken, in microseconds.
+    open_from: AtomicU64,
+    wake: Notify,
+    requests: AtomicU64,
+}
+
+/// A fetch under way. No hint is taken until it ends.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct FetchInProgress {
+    /// What `open_from` was, if no hint asked for this fetch.
+    before: Option<u64>,
+}
+
+impl RefreshBudget {
+    /// Gives a hint. Never blocks; in a storm it is one load and one addition.
+    pub(super) fn request(&self, now: Duration) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let open_from = self.open_from.load(Ordering::Acquire);
+        if open_from == FETCHING || micros(now) < open_from {
+            return;
+        }
+        if self
+            .open_from
+            .compare_exchange(open_from, FETCHING, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+        {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How many were given.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a hint that is taken. May be dropped and called again.
+    pub(super) async fn requested(&self) {
+        while self.open_from.load(Ordering::Acquire) != FETCHING {
+            // A wake-up may be left over from a hint whose fetch the timer began: hence the loop.
+            self.wake.notified().await;
+        }
+    }
+
+    /// Begins a fetch.
+    pub(super) fn begin_fetch(&self) -> FetchInProgress {
+        let before = self.open_from.swap(FETCHING, Ordering::AcqRel);
+        FetchInProgress { before: (before != FETCHING).then_some(before) }
+    }
+
+    /// Ends a good fetch. One that a hint asked for closes the budget for `cool_down`.
+    pub(super) fn succeeded(&self, fetch: FetchInProgress, now: Duration, cool_down: Duration) {
+        self.open_from
+            .store(fetch.before.unwrap_or_else(|| after(now, cool_down)), Ordering::Release);
+    }
+
+    /// Ends a failed fetch. It brought nothing, so the budget is not spent; but it opens only after `back_off`.
+    pub(super) fn failed(&self, _turn: FetchInProgress, now: Duration, back_off: Duration) {
+        self.open_from.store(after(now, back_off), Ordering::Release);
+    }
+}
+
+fn after(now: Duration, span: Duration) -> u64 {
+    micros(now.saturating_add(span)).min(FETCHING - 1)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const COOL_DOWN: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Whether a hint is taken at this moment.
+    fn takes(budget: &RefreshBudget, now: Duration) -> bool {
+        budget.request(now);
+        budget.requested().now_or_never().is_some()
+    }
+
+    #[test]
+    fn one_hint_per_cool_down_is_taken() {
+        let budget = RefreshBudget::default();
+        assert!(takes(&budget, at(0)));
+        let fetch = budget.begin_fetch();
+        budget.request(at(1));
+        budget.succeeded(fetch, at(2), COOL_DOWN);
+        assert!(!takes(&budget, at(2)), "spent");
+        assert!(!takes(&budget, at(31)), "still spent");
+        assert!(takes(&budget, at(32)));
+        assert_eq!(budget.requests(), 5);
+    }
+
+    #[test]
+    fn a_scheduled_fetch_spends_nothing() {
+        let budget = RefreshBudget::default();
+        let fetch = budget.begin_fetch();
+        budget.succeeded(fetch, at(0), COOL_DOWN);
+        assert!(takes(&budget, at(0)));
+        let fetch = budget.begin_fetch();
+        budget.succeeded(fetch, at(1), COOL_DOWN);
+        let fetch = budget.begin_fetch();
+        budget.succeeded(fetch, at(20), COOL_DOWN);
+        assert!(!takes(&budget, at(30)), "the cool-down began at 1");
+        assert!(takes(&budget, at(31)));
+    }
+
+    #[test]
+    fn a_failed_fetch_gives_the_budget_back_after_a_short_wait() {
+        // kubernetes/kubernetes#139769: out of budget means no fetch; a failed fetch is refunded.
+        let budget = RefreshBudget::default();
+        assert!(takes(&budget, at(0)));
+        let fetch = budget.begin_fetch();
+        budget.failed(fetch, at(5), at(1));
+        assert!(!takes(&budget, at(5)));
+        assert!(takes(&budget, at(6)));
+    }
+
+    #[test]
+    fn a_hint_that_the_timer_overtook_is_served_once() {
+        let budget = RefreshBudget::default();
+        budget.request(at(0));
+        let fetch = budget.begin_fetch();
+        budget.succeeded(fetch, at(1), COOL_DOWN);
+        assert!(
+            budget.requested().now_or_never().is_none(),
+            "the wake-up left over fetches nothing"
+        );
+        assert!(!takes(&budget, at(2)), "and the fetch was spent on the hint");
+    }
+
+    #[test]
+    fn endless_spans_do_not_read_as_a_fetch_under_way() {
+        let budget = RefreshBudget::default();
+        let fetch = budget.begin_fetch();
+        budget.failed(fetch, at(0), Duration::MAX);
+        assert!(!takes(&budget, at(1)));
+    }
+}
