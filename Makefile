@@ -22,8 +22,8 @@ test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTeleme
 	$(CARGO) test --workspace
 
 .PHONY: test-all
-test-all: ## The same, and the tests that need large downloads: a model server, an older Envoy, other proxies
-	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol >/dev/null
+test-all: ## The same, and the tests that need large downloads or a long build: a model server, an older Envoy, other proxies, the previous version
+	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol previous >/dev/null
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: fuzz

@@ -10,6 +10,7 @@ mod large_bodies;
 mod mcp;
 mod oldest_envoy;
 mod openai_client;
+mod previous_version;
 mod python_upstream;
 mod redis_outage;
 mod reload;

@@ -28,7 +28,12 @@ pub(crate) struct Tollgate {
 impl Tollgate {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(dir: &Path, config: &str) -> Self {
-        let mut tollgate = Self::unready(dir, config);
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_tollgate")), dir, config)
+    }
+
+    /// Starts another build of it and waits until it is ready.
+    pub(crate) fn start_program(program: &Path, dir: &Path, config: &str) -> Self {
+        let mut tollgate = Self::launch(program, dir, config);
         let ops = tollgate.ops;
         tollgate.process.until("readiness", |_| {
             (Request::get("/readyz").try_send(ops)?.status == 200).then_some(())
@@ -39,8 +44,12 @@ impl Tollgate {
     /// Starts it and waits until it listens: gRPC on `${DIR}/authz.sock`, ops and admin on ports the system chooses, unless
     /// `config` has a section `listen` of its own.
     pub(crate) fn unready(dir: &Path, config: &str) -> Self {
+        Self::launch(Path::new(env!("CARGO_BIN_EXE_tollgate")), dir, config)
+    }
+
+    fn launch(program: &Path, dir: &Path, config: &str) -> Self {
         let path = write(dir, config);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let mut command = Command::new(program);
         command.args(["serve", "--config"]).arg(&path).env("DIR", dir);
         let mut process = Process::start(dir, "tollgate", &mut command);
         let line = process.until("line that says where it listens", |process| {
