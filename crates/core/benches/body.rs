@@ -1,6 +1,7 @@
-//! How fast a body is read, in GB/s: `cargo bench -p tollgate-core --bench body`. Prints one line per body: the median of the
-//! runs, and the slowest and fastest of them. The time is the thread's own on its core (`/proc/thread-self/schedstat`), so that
-//! other programs on the machine do not count.
+//! The speed of reading a body, in GB/s: `cargo bench -p tollgate-core --bench body`.
+//!
+//! Prints one line per body: the median of the runs, and the slowest and fastest of them. The time
+//! is the thread's own CPU time (`/proc/thread-self/schedstat`), so other programs do not count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,10 +20,11 @@ use tollgate_core::request::{
 type MakeBody = fn(usize) -> String;
 
 const RUNS: usize = 15;
-/// How many bytes one run reads.
+/// The number of bytes that one run reads.
 const RUN_BYTES: usize = 512 << 20;
 
-/// A chat of so many bytes: paragraphs of English with a line break each, as clients send them.
+/// A chat of about `size` bytes: paragraphs of English, each with a line break, as clients send
+/// them.
 fn chat(bytes: usize) -> String {
     let paragraph =
         "The quick brown fox jumps over the lazy dog, and the dog does not mind. ".repeat(8);
@@ -66,7 +68,7 @@ fn body_of<'a>(content_type: &'a str, body: &'a [u8]) -> Body<'a> {
     Body::new(body, &Request::parse(head).unwrap().headers)
 }
 
-/// Nanoseconds this thread has run.
+/// Returns the CPU time of this thread in nanoseconds.
 fn on_core() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()

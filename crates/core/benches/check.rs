@@ -1,5 +1,5 @@
-//! The decision alone, in time and in heap allocations: `cargo bench -p tollgate-core --bench check`. The columns `alloc` and `grow`
-//! count what one iteration allocates.
+//! The time and the heap allocations of the decision alone: `cargo bench -p tollgate-core --bench
+//! check`. The columns `alloc` and `grow` count the allocations of one iteration.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark")]
 
 use std::{fmt::Write as _, sync::Arc};
@@ -37,7 +37,8 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const BODY: &str =
     r#"{"model":"Qwen/Qwen2-72B-Instruct","temperature":0.7,"max_tokens":256,"messages":["#;
 
-/// `model` is where the model is read from; `routes` more that are not asked for.
+/// A snapshot of a policy. `model` is the location of the model; `routes` is the number of unused
+/// routes.
 fn snapshot(model: &str, routes: usize) -> Snapshot {
     let mut text = format!(
         r#"
@@ -109,7 +110,7 @@ fn request<'a>(authorization: &'a str, body: RawBody<'a>) -> RawRequest<'a> {
         "x-forwarded-proto",
         "x-request-id",
     ] {
-        headers.push(name, b"a value of a header that nobody has to look at");
+        headers.push(name, b"a value of a header that no check has to read");
     }
     for name in [
         "arch",
@@ -163,7 +164,7 @@ impl CheckHooks for Known<'_> {
     }
 }
 
-/// A whole decision about a known token, from the raw request to the shaped answer.
+/// A complete decision with a cached token, from the raw request to the encoded answer.
 fn hot(bencher: Bencher<'_, '_>, model: &str, routes: usize, body: RawBody<'_>) {
     let (snapshot, token) = (snapshot(model, routes), token());
     let known = principal(&snapshot_of_tokens(), &token);
@@ -183,7 +184,7 @@ fn hot(bencher: Bencher<'_, '_>, model: &str, routes: usize, body: RawBody<'_>) 
     });
 }
 
-/// Where the token is good without a body.
+/// A snapshot whose route accepts the token without a body.
 fn snapshot_of_tokens() -> Snapshot {
     snapshot("fixed:Qwen/Qwen2-72B-Instruct", 0)
 }

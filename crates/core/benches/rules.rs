@@ -1,5 +1,8 @@
-//! What conditions and categories add to a check, in microseconds: `cargo bench -p tollgate-core --bench rules`. The token is
-//! verified once and remembered, as the edge does it. The time is the thread's own on its core, the median of the runs.
+//! The cost of conditions and categories in a check, in microseconds: `cargo bench -p tollgate-core
+//! --bench rules`.
+//!
+//! The token is verified once and cached, as in the sidecar. The time is the thread's own CPU time,
+//! the median of the runs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -67,7 +70,7 @@ fn snapshot() -> Snapshot {
     Snapshot { policy: Arc::new(policy), keys, upstream_keys: Vec::new() }
 }
 
-/// Nanoseconds this thread has run.
+/// Returns the CPU time of this thread in nanoseconds.
 fn on_core() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()

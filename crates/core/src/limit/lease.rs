@@ -7,7 +7,7 @@
 //! removes units.
 //!
 //! The price: a client may be refused while replicas hold unused units, at most `R * slice` of
-//! them, and at most for `life` after a replica's last grant. `tests/suite/leases.rs` tests both
+//! them, and at most for `life` after a replica's last grant. `tests/suite/lease.rs` tests both
 //! bounds with simulated replicas.
 
 use schemars::JsonSchema;

@@ -15,9 +15,9 @@ use crate::config::variant_by_key;
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum RouteEntry {
-    /// The routes of an inference server.
+    /// All routes of an inference server.
     Preset(Box<PresetConfig>),
-    /// One route.
+    /// A single route.
     Explicit(Box<RouteConfig>),
 }
 
@@ -53,7 +53,7 @@ impl<'de> Visitor<'de> for RouteEntryVisitor {
 }
 
 impl RouteEntry {
-    /// Whether some request it covers needs a credential.
+    /// Whether any request that the entry covers requires a credential.
     pub fn needs_credential(&self) -> bool {
         match self {
             Self::Preset(_) => true,
@@ -61,7 +61,7 @@ impl RouteEntry {
         }
     }
 
-    /// What it does when the store cannot be asked.
+    /// Returns the entry's behaviour in an outage of the store.
     pub fn on_outage(&self) -> OnOutage {
         match self {
             Self::Preset(preset) => preset.on_outage,
@@ -69,7 +69,7 @@ impl RouteEntry {
         }
     }
 
-    /// The hosts it is written for; none means any.
+    /// Returns the hosts that the entry covers; none means any host.
     pub fn hosts(&self) -> &[String] {
         match self {
             Self::Preset(preset) => &preset.matches.hosts,

@@ -1,4 +1,5 @@
-//! What a route asks of a body: models, tiers, caps, fields, content, tools, MCP. One sentence a row, expected values by hand.
+//! Rules for bodies: models, tiers, caps, fields, content, tools, MCP. Each row has a sentence, and
+//! its expected values are written by hand.
 
 mod content;
 mod docs;
@@ -21,10 +22,11 @@ issuers:
   - { issuer: https://secret.example, audiences: [inference-api], algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef }
 ";
 
-/// A policy of routes, and whatever else is given, with one issuer.
+/// A policy of routes and the given sections, with one issuer.
 pub struct Bodies(Harness);
 
-/// What is sent: the scopes of the token, the path, the body; then what must come of it: the reason and OpenAI's `param`.
+/// The request (scopes of the token, path, body) and the expected decision (reason and OpenAI's
+/// `param`).
 pub type Row<'a> = (&'a str, &'a str, &'a str, &'a str, Result<(), (Reason, Option<&'a str>)>);
 
 impl Bodies {
@@ -46,7 +48,7 @@ impl Bodies {
         self.ask(scopes, path, &[("content-type", "application/json")], body.as_bytes())
     }
 
-    /// Asks every row, and names all that came out otherwise.
+    /// Checks every row and reports all that differ.
     pub fn hold(&self, rows: &[Row<'_>]) {
         let wrong: Vec<String> = rows
             .iter()
@@ -63,7 +65,7 @@ impl Bodies {
     }
 }
 
-/// The reason, and OpenAI's `param`.
+/// The reason and OpenAI's `param`.
 pub fn verdict(answer: &Answer) -> Result<(), (Reason, Option<String>)> {
     match answer {
         Answer::Accepted(_) => Ok(()),
@@ -79,7 +81,7 @@ pub fn errors(policy: &str) -> String {
     compile(&format!("{ISSUER}{policy}")).unwrap_err()
 }
 
-/// A refusal.
+/// The expected denial of a row.
 pub fn no(reason: Reason, param: &str) -> Result<(), (Reason, Option<&str>)> {
     Err((reason, Some(param)))
 }

@@ -1,4 +1,5 @@
-//! Prompt categories: what does not compile, how they get along with what else is read of a body, and what text is found.
+//! Prompt categories: errors in the configuration, their combination with other rules for the body,
+//! and the text that is classified.
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
 use tollgate_core::denial::Reason;
@@ -157,7 +158,7 @@ fn text_is_looked_at_up_to_its_bound() {
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// However a text is escaped and cut into pieces, the needle in it is found, and none where there is none.
+    /// A needle is found exactly if the text contains it, however the text is escaped and split.
     #[test]
     fn escapes_hide_nothing(
         before in "[a-m\n\"\\\\\u{e9}\u{1f600}]{0,40}",

@@ -1,4 +1,5 @@
-//! The checklist for tokens, line by line. A row names its line, says in a sentence what is tried, and what must come of it.
+//! The checklist for tokens, line by line. A row has its line, a sentence on the attempt, and the
+//! expected result.
 
 mod access_token;
 mod advisories;

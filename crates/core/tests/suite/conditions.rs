@@ -1,4 +1,5 @@
-//! Conditions: what compiles, what it comes to, and what CEL's own interpreter says of the same.
+//! Conditions: which expressions compile, their values, and a comparison with CEL's own
+//! interpreter.
 
 mod against_cel;
 mod errors;
@@ -74,7 +75,7 @@ impl Asked {
         }
     }
 
-    /// The cause of the denial, if it is one.
+    /// The cause of the denial, if the request is denied.
     fn of(&self, expression: &str) -> Result<(), String> {
         let policy =
             compile(&policy(expression)).unwrap_or_else(|errors| panic!("{expression}: {errors}"));

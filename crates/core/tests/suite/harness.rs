@@ -1,4 +1,5 @@
-//! A policy with keys, and one check through the public API; tables of rows that are held against it.
+//! The harness for credential checks: a policy with keys, single checks through the public API, and
+//! tables of rows.
 
 use std::{
     collections::HashMap,
@@ -49,23 +50,23 @@ routes:
   - { match: { paths: [/v1/chat], methods: [GET, POST] }, scopes: ['infer:text'] }
 ";
 
-/// A policy and its keys, and the moment of its checks.
+/// A policy with its keys and the time of its checks.
 pub struct Harness {
     snapshot: Snapshot,
     now: u64,
 }
 
-/// What one check came to.
+/// The result of one check.
 pub enum Answer {
-    /// The credential is accepted, and the store would be asked next.
+    /// The credential is accepted; the next step is the store.
     Accepted(Arc<Principal>),
-    /// It is not.
+    /// The credential is refused.
     Refused {
-        /// Why.
+        /// The reason of the denial.
         reason: Reason,
-        /// The response.
+        /// The response to the client.
         answer: DeniedAnswer,
-        /// The issuer whose keys are worth a refresh.
+        /// The issuer whose keys should be fetched again.
         refresh: Option<usize>,
     },
 }
@@ -138,12 +139,12 @@ impl Harness {
         Self { snapshot: self.snapshot.clone(), now: self.now + seconds }
     }
 
-    /// One check of `GET path` with these headers.
+    /// Checks `GET path` with these headers.
     pub fn ask(&self, path: &str, headers: &[(&str, &[u8])]) -> Answer {
         self.ask_with_body("GET", path, headers, RawBody::None)
     }
 
-    /// One check.
+    /// Checks one request.
     pub fn ask_with_body(
         &self,
         method: &str,
@@ -174,7 +175,7 @@ impl Harness {
         let Decision::Deny(denial) = outcome.decision else {
             panic!("nothing but a denial is decided without the store")
         };
-        // J24: who has not proven who they are is nobody, in every place that counts or writes.
+        // J24: without proof there is no principal in the evidence, limits or headers.
         if denial.reason.http() == 401 {
             assert!(outcome.evidence.principal.is_none(), "an unproven principal in the evidence");
         }
@@ -185,12 +186,12 @@ impl Harness {
         }
     }
 
-    /// One check of a bearer token.
+    /// Checks a bearer token.
     pub fn bearer(&self, path: &str, token: &str) -> Answer {
         self.ask(path, &[("authorization", format!("Bearer {token}").as_bytes())])
     }
 
-    /// The principal of a token that is accepted.
+    /// Returns the principal of a token that is accepted.
     pub fn principal(&self, token: &str) -> Arc<Principal> {
         match self.bearer("/v1/models", token) {
             Answer::Accepted(principal) => principal,
@@ -199,7 +200,7 @@ impl Harness {
     }
 }
 
-/// Compiles a policy; its errors as text, one a line.
+/// Compiles a policy. The errors are text, one a line.
 pub fn compile(policy: &str) -> Result<Policy, String> {
     let lines =
         |errors: Vec<_>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -210,7 +211,7 @@ pub fn compile(policy: &str) -> Result<Policy, String> {
 }
 
 impl Answer {
-    /// The reason, or that there was none.
+    /// The reason of the denial, if the check is denied.
     pub fn verdict(&self) -> Result<(), Reason> {
         match self {
             Self::Accepted(_) => Ok(()),
@@ -218,7 +219,7 @@ impl Answer {
         }
     }
 
-    /// A header of the response.
+    /// Returns a header of the response.
     pub fn header(&self, name: &str) -> Option<&str> {
         match self {
             Self::Accepted(_) => None,
@@ -229,9 +230,9 @@ impl Answer {
     }
 }
 
-/// One row: a line of the checklist, a sentence, a credential, and what must come of it.
+/// One row: a line of the checklist, a sentence, a credential, and the expected result.
 pub struct Row {
-    /// The line.
+    /// The line of the checklist.
     pub line: &'static str,
     says: String,
     path: String,
@@ -240,7 +241,7 @@ pub struct Row {
     within: Option<Duration>,
 }
 
-/// A row with a bearer token.
+/// Creates a row with a bearer token.
 pub fn row(
     line: &'static str,
     says: impl Into<String>,
@@ -250,7 +251,7 @@ pub fn row(
     raw(line, says, format!("Bearer {}", token.as_ref()), expected)
 }
 
-/// A row with a whole `Authorization` value.
+/// Creates a row with a complete `Authorization` value.
 pub fn raw(
     line: &'static str,
     says: impl Into<String>,
@@ -268,13 +269,13 @@ pub fn raw(
 }
 
 impl Row {
-    /// On another path than `/v1/models`.
+    /// Sets a path other than `/v1/models`.
     pub fn on(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// Answered within this time, in a build without optimisation as well.
+    /// Sets the maximum duration, which also holds without optimisation.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
@@ -283,9 +284,9 @@ impl Row {
 
 /// Rows and the harness they are asked of.
 pub struct Table {
-    /// The harness.
+    /// The policy with its keys.
     pub harness: Harness,
-    /// The rows.
+    /// The rows of the table.
     pub rows: Vec<Row>,
 }
 
@@ -295,7 +296,7 @@ impl Table {
         Self { harness: Harness::standard(), rows }
     }
 
-    /// Asks every row, and names all that came out otherwise.
+    /// Checks every row and reports all that differ.
     pub fn hold(&self) {
         let wrong: Vec<String> = self.rows.iter().filter_map(|row| self.wrong(row)).collect();
         assert!(
@@ -321,7 +322,8 @@ impl Table {
     }
 }
 
-/// Whether a check takes no longer than this. One of ten tries is enough: on a busy machine the others may have had to wait.
+/// Whether a check takes no longer than `limit`. One of ten runs is enough, because a busy machine
+/// delays some of them.
 pub fn is_within<T>(most: Duration, mut check: impl FnMut() -> T) -> bool {
     (0..10).any(|_| {
         #[expect(clippy::disallowed_methods, reason = "a bound in time is what is tested")]
@@ -331,7 +333,7 @@ pub fn is_within<T>(most: Duration, mut check: impl FnMut() -> T) -> bool {
     })
 }
 
-/// What holds for the response to any refused credential.
+/// Asserts what holds for the response to every refused credential.
 fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
     let Answer::Refused { reason, answer: response, .. } = answer else { return None };
     let challenge = answer.header("www-authenticate").unwrap_or_default();
@@ -356,7 +358,8 @@ fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
     if error.is_some_and(|error| !challenge.contains(error)) {
         return Some(format!("challenge {challenge}"));
     }
-    // RFC 6750 section 3: error_description is made of %x20-21 / %x23-5B / %x5D-7E, in a quoted string.
+    // RFC 6750 section 3: error_description consists of %x20-21 / %x23-5B / %x5D-7E, in a quoted
+    // string.
     if challenge
         .split('"')
         .skip(1)
@@ -372,7 +375,7 @@ fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
     None
 }
 
-/// The algorithm of a JOSE name.
+/// Returns the algorithm with a JOSE name.
 pub fn algorithm(name: &str) -> jsonwebtoken::Algorithm {
     AlgorithmName::parse(name).unwrap()
 }

@@ -12,11 +12,11 @@ pub struct Keys {
     pub rsa: KeyPair,
     /// Another issuer's RSA key, and bound to PS256 at a third.
     pub rsa_other: KeyPair,
-    /// For ES256.
+    /// The key for ES256.
     pub p256: KeyPair,
-    /// For ES384.
+    /// The key for ES384.
     pub p384: KeyPair,
-    /// For EdDSA.
+    /// The key for EdDSA.
     pub ed: KeyPair,
     /// The attacker's key, which no issuer publishes.
     pub attacker: KeyPair,

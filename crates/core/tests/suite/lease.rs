@@ -1,5 +1,6 @@
-//! Leased limits, simulated: many replicas with clocks of their own, skewed load, slow and lost messages, partitions, crashes.
-//! On every run the two bounds of `limit::lease` hold: what is admitted, and what is withheld.
+//! A simulation of leased limits: many replicas with clocks of their own, skewed load, slow and
+//! lost messages, partitions and crashes. In every run the two bounds of `limit::lease` hold: what
+//! is admitted, and what is withheld.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -13,7 +14,7 @@ const RUNS: u64 = 400;
 const SECOND: u64 = 1_000_000;
 const TIMEOUT: u64 = 100_000;
 
-/// A small generator: the same runs everywhere.
+/// A small random generator, so that runs are equal on all machines.
 struct Random(u64);
 
 impl Random {
@@ -31,7 +32,7 @@ impl Random {
     }
 }
 
-/// A question of a replica. `spent` of the units are for a check that waits, the rest is to be held.
+/// A request of a replica. `spent` of the units are for a waiting check, the rest is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Question {
     replica: usize,
@@ -45,7 +46,7 @@ struct Question {
 enum Event {
     Request(usize),
     AtRedis(Question),
-    /// What was given, the rest of the verdict; `None` is a time-out.
+    /// The granted units and the rest of the verdict; `None` is a timeout.
     Answer(Question, Option<(u64, [u64; 3])>),
     /// A check that had taken a unit and waited for another limit.
     Decided {
@@ -62,7 +63,7 @@ enum Event {
 
 struct Replica {
     lease: Lease,
-    /// Counts its crashes: what was meant for an earlier one does not reach it.
+    /// The number of its crashes: messages to an earlier life do not reach it.
     life: u64,
     clock: u64,
     cut: (u64, u64),
@@ -79,9 +80,10 @@ struct World {
     terms: LeaseTerms,
     replicas: Vec<Replica>,
     tat: Option<u64>,
-    /// What an exact bucket would say that counted only what was admitted, and could not refuse.
+    /// The TAT of an exact bucket that counts admitted requests and cannot refuse.
     exact: u64,
-    /// How full a bucket would be that leaks at the rate, in microseconds: the worst of all spans of time that end now.
+    /// The level of a bucket that leaks at the rate, in microseconds: the worst of all spans of
+    /// time that end now.
     level: u64,
     lost: u64,
     admitted: u64,
@@ -282,7 +284,7 @@ impl World {
                 self.now + delay,
                 Event::Answer(question, Some((units, [remaining, retry_after, reset]))),
             );
-            // The unit of the check that asked counts from now on, as it does where all limits are exact.
+            // The unit of the requesting check counts from now on, as with exact limits.
             if units > 0 && question.spent > 0 {
                 self.spend(seed);
             }
@@ -324,7 +326,7 @@ impl World {
         }
     }
 
-    /// A request is admitted.
+    /// Records that a request is admitted.
     fn spend(&mut self, seed: u64) {
         self.admitted += 1;
         self.exact += self.interval;
@@ -337,13 +339,13 @@ impl World {
         );
     }
 
-    /// A request is refused, though an exact bucket might have had room.
+    /// Records that a request is refused although an exact bucket might have admitted it.
     fn refuse(&mut self, seed: u64) {
         self.refused += 1;
         let there =
             (self.now + self.burst * self.interval).saturating_sub(self.exact) / self.interval;
         let withheld = self.replicas.len() as u64 * self.terms.slice + self.lost;
-        // And what is on its way, there or back: no more than was held, once more.
+        // Units in transit, at most as many again as were held.
         let most = 2 + withheld + self.replicas.len() as u64 * self.terms.slice;
         assert!(
             there < most,
@@ -362,7 +364,7 @@ fn no_more_is_admitted_and_no_more_withheld_than_the_bounds_say() {
         local += world.local;
         lost += world.lost;
     }
-    // The runs are about something: each of these happens a lot.
+    // The runs are effective: each of these events is frequent.
     assert!(
         admitted > 100_000 && refused > 50_000 && local > 50_000 && lost > 1000,
         "{admitted} {refused} {local} {lost}"

@@ -1,9 +1,17 @@
-//! What the core promises, held from outside through its public API.
+//! Tests of the core through its public API. Expected values are written by hand, from the documents
+//! named.
 //!
-//! `checklist`: the security checklist for tokens, a row for every line J01 to J25 (RFC 8725, 7515, 7518, 7519) and A01 to
-//! A07 (RFC 9068, RFC 6750), and a regression for each known bug of a JWT library. `wycheproof`: raw signatures.
-//! `lease`: leased limits, simulated. `real_tokens`: what issuers send. `presets`: every listed route of every inference server. `properties`: what holds for every
-//! input. Expected values are written by hand, from the documents named.
+//! - `checklist`: the security checklist for tokens, a row for every line J01 to J25 (RFC 8725, 7515,
+//!   7518, 7519) and A01 to A07 (RFC 9068, RFC 6750), and a regression test for each known bug of a
+//!   JWT library.
+//! - `wycheproof`: raw signatures.
+//! - `real_tokens`: tokens as issuers send them.
+//! - `body`, `categories`, `conditions`: the rules of a route.
+//! - `lease`: leased limits in a simulation.
+//! - `presets`: every listed route of every inference server.
+//! - `properties`: properties of every input.
+//!
+//! `harness`, `keys` and `token` are shared by the tests of credentials.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Presets as tables of decisions: what is listed needs what it says, what is not listed is denied.
+//! Presets as tables of decisions: listed routes require their scopes, all others are denied.
 
 use tollgate_core::{
     check::{NoHooks, Prepared, prepare},
@@ -40,7 +40,7 @@ fn token(scopes: &str) -> String {
     signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json())
 }
 
-/// What a request comes to before the store is asked; `Ok` has the route's name.
+/// The decision on a request before the store is queried; `Ok` contains the route's name.
 fn asked(
     snapshot: &Snapshot,
     method: &str,
@@ -86,7 +86,7 @@ fn asked(
     }
 }
 
-/// A path that a listed one covers.
+/// Returns a path that a listed one covers.
 fn sample(listed: &str) -> String {
     let segments = listed.split('/').map(|segment| match segment {
         "*" => "below",
@@ -260,7 +260,7 @@ fn an_explicit_route_beats_the_preset() {
             Err(Reason::MissingCredential)
         );
     }
-    // Only the methods it lists: the preset keeps its others.
+    // The override replaces the methods it lists; the preset keeps the others.
     let put = snapshot(
         "routes: [{ preset: sglang }, { match: { methods: [PUT], paths: [/generate] }, scopes: [own], name: own }]",
     );

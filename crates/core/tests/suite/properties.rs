@@ -1,5 +1,7 @@
-//! What holds for every input, tried with many. The seed is fixed, so that a run that fails fails again; `PROPTEST_RNG_SEED`
-//! and `PROPTEST_CASES` look further.
+//! Properties that hold for every input, tested with random inputs.
+//!
+//! The seed is fixed, so a failure is reproducible. `PROPTEST_RNG_SEED` and `PROPTEST_CASES` extend
+//! the search.
 
 mod config;
 mod json_body;
@@ -10,7 +12,7 @@ mod tokens;
 pub use json_body::members;
 use proptest::test_runner::{Config, RngSeed};
 
-/// So many cases, or more where the environment asks for more.
+/// Runs `cases` cases, or more if the environment sets a larger number.
 pub fn cases(cases: u32) -> Config {
     let asked = Config::default();
     let rng_seed = match asked.rng_seed {

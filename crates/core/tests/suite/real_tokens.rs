@@ -1,5 +1,5 @@
-//! Tokens as issuers send them, each with the configuration it needs. The members are modelled on the vendors' own examples;
-//! the times are the test's, and so are the keys.
+//! Tokens as issuers send them, each with the configuration that it requires. The members follow
+//! the vendors' own examples; times and keys are those of the test.
 
 use tollgate_core::{identity::Principal, revocation::sha256};
 
@@ -12,7 +12,7 @@ use crate::{
 struct Kind {
     /// The issuer's entry in the file.
     issuer: &'static str,
-    /// The name under which its key set stands; nothing where it has a secret.
+    /// The name of its key set; empty if it has a secret.
     key_set: Option<&'static str>,
     header: &'static str,
     /// The claims, with `IAT`, `NBF` and `EXP` for the times.
@@ -58,7 +58,7 @@ fn facts(principal: &Principal) -> Facts<'_> {
     )
 }
 
-/// The tutorials' token: HS256, and neither iss nor aud nor kid.
+/// The token of tutorials: HS256, without iss, aud and kid.
 #[test]
 fn a_tutorial_s_token() {
     let kind = Kind {
@@ -69,7 +69,8 @@ fn a_tutorial_s_token() {
         signer: Signer::Hs256(b"a-string-secret-at-least-256-bits-long"),
     };
     assert_eq!(facts(&kind.principal()), ("1234567890", None, None, None, vec![], vec![]));
-    // PyJWT's and FastAPI's have no iat either: then they cannot be told from those before a revocation, which must be said.
+    // Those of PyJWT and FastAPI have no iat either, so a revocation cannot distinguish older ones
+    // from newer ones. The configuration must state this.
     let bare = Kind {
         issuer: "{ issuer: absent, audiences: any, algorithms: [HS256], required_claims: [], tenant: acme, \
                  secret: a-string-secret-at-least-256-bits-long }",
@@ -110,7 +111,7 @@ fn keycloak() {
     );
 }
 
-/// No jti, an issuer with a slash behind, a claim whose name is an address.
+/// No jti, an issuer with a trailing slash, a claim whose name is an address.
 #[test]
 fn auth0() {
     let kind = Kind {
@@ -170,7 +171,7 @@ fn entra() {
     );
 }
 
-/// No typ and no aud: the client's id is the audience. Groups have a colon in their name.
+/// No typ and no aud: the client's id is the audience. Names of groups contain a colon.
 #[test]
 fn cognito() {
     let kind = Kind {

@@ -1,10 +1,10 @@
-//! Tokens as raw text, so that every malformed token can be written down.
+//! Tokens as raw text, so that every malformed token can be expressed.
 
 use tollgate_testkit::TokenParts;
 
 use crate::keys::Signer;
 
-/// The moment of every check, in seconds: 2023-11-14T22:13:20Z.
+/// The time of every check, in seconds: 2023-11-14T22:13:20Z.
 pub const NOW: u64 = 1_700_000_000;
 
 /// The members of a JSON object, each value as raw JSON text.
@@ -67,7 +67,7 @@ impl Members {
     }
 }
 
-/// A token in compact serialization of these bytes, whatever they are, with a signature over them.
+/// A token in compact serialization of any bytes, with a signature over them.
 pub fn signed(signer: Signer, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
     tollgate_testkit::signed(header, payload, |message| signer.infallible(message)).unwrap()
 }

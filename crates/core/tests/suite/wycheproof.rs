@@ -1,8 +1,9 @@
-//! Wycheproof's vectors through the path that a token's signature takes: a JWK, [`KeySet::parse`], [`Key::verifies`].
+//! Wycheproof's vectors, verified as a token's signature is: a JWK, [`KeySet::parse`],
+//! [`Key::verifies`].
 //!
-//! `valid` must verify and `invalid` must not. `acceptable` is one kind of vector in these sets, a PKCS#1 padding whose
-//! AlgorithmIdentifier lacks its NULL parameters: RFC 8017 section 9.2 (note 2) has them, RFC 7518 section 3.3 takes that
-//! encoding, so it must not verify.
+//! `valid` must verify and `invalid` must not. `acceptable` is one kind of vector in these sets, a
+//! PKCS#1 padding whose AlgorithmIdentifier lacks its NULL parameters: RFC 8017 section 9.2 (note
+//! 2) has them, RFC 7518 section 3.3 takes that encoding, so it must not verify.
 
 use tollgate_core::credential::jwt::key_set::{Key, KeySet};
 use tollgate_testkit::base64url;
@@ -24,7 +25,7 @@ fn key_set(alg: &str, members: &str) -> KeySet {
         .0
 }
 
-/// Vectors that were run, and those that came out otherwise.
+/// The number of vectors that were run, and those that differ.
 #[derive(Default)]
 struct Run {
     valid: usize,
@@ -52,7 +53,7 @@ impl Run {
         }
     }
 
-    /// Nothing came out otherwise, and as many vectors were run as the sets hold.
+    /// Asserts that no vector differs, and that all vectors of the sets were run.
     fn hold(self, valid: usize, refused: usize) {
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
         assert_eq!(
@@ -63,7 +64,7 @@ impl Run {
     }
 }
 
-/// Coordinates and moduli come as numbers; a JWK has their full width, or no zeros before them.
+/// Coordinates and moduli are numbers in the sets; a JWK has their full width, or no leading zeros.
 fn number(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().position(|byte| *byte != 0).unwrap();
     &bytes[start..]
@@ -116,7 +117,8 @@ fn rsa_pkcs1() {
     run.hold(89, 3017);
 }
 
-/// Signatures with another hash than the key's algorithm says: right ones, and none of them verifies (J04).
+/// Valid signatures with another hash than that of the key's algorithm: none of them verifies
+/// (J04).
 #[test]
 fn rsa_pkcs1_with_another_hash() {
     use rsa_pkcs1_verify::TestName as Name;
@@ -154,8 +156,8 @@ fn rsa_pkcs1_with_another_hash() {
     }
 }
 
-/// RFC 7518 section 3.5: the salt is as long as the hash, and MGF1 uses the same hash. What is right with other parameters is
-/// not right here.
+/// RFC 7518 section 3.5: the salt is as long as the hash, and MGF1 uses the same hash. Signatures
+/// with other parameters are invalid here.
 #[test]
 fn rsa_pss() {
     use rsa_pss_verify::TestName as Name;
@@ -195,7 +197,8 @@ fn rsa_pss() {
             let keys = key_set(alg, &rsa_jwk(number(&group.key.n), number(&group.key.e)));
             for test in group.tests {
                 assert_ne!(test.result, TestResult::Acceptable, "{name:?} {}", test.tc_id);
-                // What is wrong with other parameters may be right with ours: one of the set without a salt has one of 32 bytes.
+                // A vector that is invalid with other parameters may be valid with ours: one of the
+                // set without a salt has a salt of 32 bytes.
                 if fits || test.result == TestResult::Valid {
                     let expected = fits && test.result == TestResult::Valid;
                     run.vector(
@@ -253,7 +256,7 @@ fn ecdsa_p1363() {
     }
 }
 
-/// J22: the same signatures in DER, and right ones with another hash. None verifies.
+/// J22: the same signatures in DER, and valid ones with another hash. None verifies.
 #[test]
 fn ecdsa_in_der_and_with_another_hash() {
     use ecdsa::TestName as Name;

@@ -145,8 +145,8 @@ pub(super) fn read<'a>(
 fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
     let split = memmem::find(head, b"\r\n\r\n").ok_or(FormError::Headers)?;
-    let (head, value) =
-        (part.get(..split).unwrap_or_default(), part.get(split + 4..).unwrap_or_default());
+    let (head, rest) = part.split_at_checked(split).ok_or(FormError::Headers)?;
+    let value = rest.strip_prefix(b"\r\n\r\n").ok_or(FormError::Headers)?;
     let Headers { name, file, text } = headers(head)?;
     let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);

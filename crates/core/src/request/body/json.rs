@@ -331,7 +331,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 return Err(JsonError::TooLong);
             }
             let key = raw.unescape()?;
-            let open = self.seen.get(first..).unwrap_or_default();
+            let open = self.seen.get(first..).ok_or(JsonError::RepeatedKey)?;
             if open.contains(&key) {
                 return Err(JsonError::RepeatedKey);
             }

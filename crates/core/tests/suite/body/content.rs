@@ -1,4 +1,4 @@
-//! Content other than text needs more scopes.
+//! Content other than text requires additional scopes.
 
 use tollgate_core::denial::Reason;
 
@@ -70,7 +70,7 @@ fn content_other_than_text_needs_its_scope() {
         ("Ollama", r#"{"prompt":"x","images":["y"]}"#),
         ("llama.cpp", r#"{"prompt":{"prompt_string":"x","multimodal_data":["y"]}}"#),
         ("a scorer's documents", r#"{"documents":[{"content":[{"type":"image_url"}]}]}"#),
-        ("a place nobody has heard of", r#"{"extra":{"deep":[[{"video":"x"}]]}}"#),
+        ("an unknown place", r#"{"extra":{"deep":[[{"video":"x"}]]}}"#),
     ];
     for (says, body) in multimodal {
         rows.push((says, "infer:text infer:audio", "/both", body, more));

@@ -8,7 +8,7 @@ fn examples_in_the_documentation_compile() {
     let examples: Vec<&str> = text
         .split("```yaml ")
         .skip(1)
-        // What the block is stands on the rest of its first line: see tests/docs/block.rs.
+        // The rest of its first line states the kind of the block: see tests/docs/block.rs.
         .map(|rest| rest.split_once('\n').unwrap().1.split("```").next().unwrap())
         .collect();
     assert_eq!(examples.len(), 4);

@@ -1,4 +1,4 @@
-//! Caps, and members that may or may not be there.
+//! Caps, and allowed and forbidden members.
 
 use tollgate_core::denial::Reason;
 

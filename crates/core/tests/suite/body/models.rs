@@ -1,4 +1,4 @@
-//! Aliases, tiers, adapters, defaults.
+//! Models: aliases, tiers, adapters, defaults.
 
 use tollgate_core::denial::Reason;
 
@@ -55,7 +55,7 @@ fn the_target_of_an_alias_is_checked() {
             r#"{"model":"large"}"#,
             forbidden,
         ),
-        ("a name nobody knows", "model:small", "/scoped", r#"{"model":"other"}"#, forbidden),
+        ("an unknown name", "model:small", "/scoped", r#"{"model":"other"}"#, forbidden),
         ("aliases are exact", "model:small", "/scoped", r#"{"model":"GPT-small"}"#, forbidden),
     ]);
 }

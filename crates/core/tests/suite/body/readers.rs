@@ -1,7 +1,8 @@
-//! The same bodies through our reader and through others: where two of them find different models, we must refuse.
+//! The same bodies through our reader and through others. If two of them find different models,
+//! ours must refuse the body.
 //!
-//! Python's `json`, Starlette's form parser and Python's `email` are the real ones; a reader that keeps the first of two keys,
-//! and Go's `encoding/json`, which folds case, are emulated here.
+//! Python's `json`, Starlette's form parser and Python's `email` are the real ones. A reader that
+//! takes the first of two keys, and Go's `encoding/json`, which folds case, are emulated here.
 
 use std::{
     io::Write,
@@ -20,7 +21,7 @@ use crate::properties::members;
 
 const FORM: &str = "multipart/form-data; boundary=b";
 
-/// What each Python reader finds in each body.
+/// The model that each Python reader finds in each body.
 fn python(bodies: &[(&str, Vec<u8>)]) -> Vec<Vec<Value>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = root.join("../../.parts/bin/python");
@@ -43,7 +44,7 @@ fn python(bodies: &[(&str, Vec<u8>)]) -> Vec<Vec<Value>> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What we find: a model, none, or a refusal.
+/// The result of our reader: a model, none, or a refusal.
 fn ours(kind: &str, body: &[u8]) -> Option<Value> {
     let mut headers = Headers::default();
     headers.push("content-type", kind.as_bytes());
@@ -69,7 +70,7 @@ fn ours(kind: &str, body: &[u8]) -> Option<Value> {
     facts.ok().map(|facts| json!(facts.model))
 }
 
-/// The first of several keys; and the last of those that Go takes for the key.
+/// The first of several keys, and the last of those that Go reads as the key.
 fn emulated(body: &[u8]) -> [Value; 2] {
     let members = members(body).unwrap_or_default();
     let first = members.iter().find(|(key, _)| key == "model");
@@ -77,7 +78,7 @@ fn emulated(body: &[u8]) -> [Value; 2] {
     [first, go].map(|found| found.map_or(Value::Null, |(_, value)| value.clone()))
 }
 
-/// Bodies that differ in one trick each, and what is left when a trick is put at every place of a good body.
+/// Bodies that each contain one trick, and bodies with a trick inserted at every position.
 fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     let mut json: Vec<Vec<u8>> = [
         r#"{"model":"a","messages":[]}"#,
@@ -198,6 +199,6 @@ fn where_two_readers_disagree_we_refuse() {
             "we read {ours}, the others {found:?}: {text:?}"
         );
     }
-    // The bodies are worth something: some are read, and on many the others do disagree.
+    // The bodies are effective: some are read, and the other readers disagree on many.
     assert!(accepted > 50 && split > 50, "{accepted} accepted, {split} read in two ways");
 }

@@ -122,7 +122,8 @@ fn id_token() -> Vec<Row> {
     ]
 }
 
-/// A04, on a route that needs `infer:text` (RFC 6749 section 3.3: words between spaces, case-sensitive).
+/// A04, on a route that needs `infer:text` (RFC 6749 section 3.3: words between spaces,
+/// case-sensitive).
 fn scope() -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, raw) in [
@@ -196,8 +197,8 @@ fn scope() -> Vec<Row> {
         row("A04", "a role is no scope", token(claims().text("roles", "infer:text")), INSUFFICIENT)
             .on("/v1/chat"),
     );
-    // A control is in no scope and in no header (J17). A space is in no scope: of a list, one reader sees one word in it and
-    // another two.
+    // A control is in no scope and in no header (J17). A space is in no scope: of a list, one
+    // reader sees one word in it and another two.
     for raw in [
         "\"other\\tinfer:text\"",
         "\"infer:text\\n\"",

@@ -1,4 +1,5 @@
-//! The known bugs of JWT libraries and of what was built on them, each by its number. Several numbers on one test had one cause.
+//! The known bugs of JWT libraries and of software built on them, by number. Several numbers on one
+//! test had one cause.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ fn cve_2015_9235_2022_29217_2023_48223_2026_34950_2026_39999_a_public_key_is_no_
     }
 }
 
-/// A key without `alg` left the choice to the header; one library then took an HMAC key of no bytes.
+/// A key without `alg` left the choice to the header; one library then took an HMAC key of no
+/// bytes.
 #[test]
 fn cve_2026_22817_2026_44699_a_key_without_alg_does_not_leave_the_choice_to_the_token() {
     let harness = Harness::standard();
@@ -94,11 +96,11 @@ fn cve_2026_22817_2026_44699_a_key_without_alg_does_not_leave_the_choice_to_the_
     );
 }
 
-/// The list was held against the header, and the signature verified with the algorithm of the JWK.
+/// The list was compared with the header, and the signature verified with the algorithm of the JWK.
 #[test]
 fn cve_2026_48523_the_listed_algorithm_is_the_one_that_verifies() {
     let harness = Harness::standard();
-    // The header says RS256, which is listed; the key says PS256, and the signature is one.
+    // The header names RS256, which is listed; the key names PS256, and so is the signature.
     let token = |iss: &str, signer| {
         signed(signer, header("RS256", "pss").json(), Members::claims(iss).json())
     };
@@ -239,7 +241,7 @@ fn cve_2026_25537_a_time_of_the_wrong_type_is_not_absent() {
     }
 }
 
-/// Critical members that nobody understood were ignored. The last one is python-jose's issue 413.
+/// Unknown critical members were ignored. The last one is python-jose's issue 413.
 #[test]
 fn cve_2025_59420_2026_32597_2026_35042_what_is_critical_is_not_ignored() {
     let harness = Harness::standard();
@@ -304,7 +306,8 @@ fn cve_2025_22868_2025_27144_2025_30204_dots_cost_nothing() {
     }
 }
 
-/// A few bytes that inflate to gigabytes, and numbers of rounds that take hours: nothing here inflates or derives.
+/// A few bytes that inflate to gigabytes, and numbers of rounds that take hours: nothing here
+/// inflates or derives.
 #[test]
 fn cve_2024_28176_2024_28180_2026_34986_2026_39373_nothing_is_inflated() {
     let harness = Harness::standard();
@@ -322,7 +325,8 @@ fn cve_2024_28176_2024_28180_2026_34986_2026_39373_nothing_is_inflated() {
     }
 }
 
-/// Caches that answered for a token by a part of it, or without asking the rule again. A check here remembers nothing.
+/// Caches that used a part of a token as the key, or did not evaluate the rule again. A check in
+/// the core has no cache.
 #[test]
 fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_check_says_nothing_of_the_next()
  {
@@ -362,7 +366,7 @@ fn cve_2021_32701_2026_35030_2026_35039_ghsa_4mq7_pvjg_xp2r_heimdall_3452_one_ch
     assert_eq!(verdict(&harness, &first), Ok(()));
 }
 
-/// The secret was looked up by what the token said before it was verified.
+/// The secret was looked up by claims of the token before it was verified.
 #[test]
 fn ghsa_869p_cjfg_cm3x_nothing_of_the_claims_is_used_before_the_signature_holds() {
     let harness = Harness::standard();

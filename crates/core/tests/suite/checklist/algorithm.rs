@@ -1,4 +1,5 @@
-//! J01 to J04 and J23: the algorithm comes from the configuration and the key, never from the token.
+//! J01 to J04 and J23: the algorithm comes from the configuration and the key, never from the
+//! token.
 
 use tollgate_core::{
     credential::jwt::key_set::{KeySet, KeySetError},
@@ -86,7 +87,8 @@ fn spelling() -> Vec<Row> {
         "true",
         "0",
         "256",
-        // Known names that are not offered: RFC 9864's, secp256k1, P-521, RSA1_5 and direct encryption.
+        // Known names that are not offered: RFC 9864's, secp256k1, P-521, RSA1_5 and direct
+        // encryption.
         "\"Ed25519\"",
         "\"Ed448\"",
         "\"ES256K\"",
@@ -113,14 +115,15 @@ fn spelling() -> Vec<Row> {
     let header = Members::header("", "rsa").without("alg").text("Alg", "RS256");
     let token = signed(Signer::Rs256, header.json(), Members::claims("https://rsa.example").json());
     rows.push(row("J02", "Alg for alg", token, NOT_ALLOWED));
-    // The same string in other JSON letters is the same string.
+    // The same string with JSON escapes is the same string.
     let header = Members::header("", "rsa").with("alg", "\"\\u0052S256\"");
     let token = signed(Signer::Rs256, header.json(), Members::claims("https://rsa.example").json());
     rows.push(row("J02", "alg with an escaped letter", token, Ok(())));
     rows
 }
 
-/// J03 and J04, at an issuer that lists seven algorithms: a key still verifies with its own one only.
+/// J03 and J04, at an issuer that lists seven algorithms: a key still verifies with its own one
+/// only.
 fn key_binding() -> Vec<Row> {
     let many = |line, says: &str, alg, kid, signer, expected| {
         row(line, says, token("https://many.example", alg, kid, signer), expected)
@@ -243,7 +246,7 @@ fn key_binding() -> Vec<Row> {
     ]
 }
 
-/// J23: a shared secret serves where it is configured, and nowhere else.
+/// J23: a shared secret is used where it is configured, and nowhere else.
 fn symmetric() -> Vec<Row> {
     let secret = |says: &str, alg, signer, expected| {
         let header = Members::header(alg, "any").without("kid");

@@ -69,7 +69,8 @@ fn controls() -> Vec<Row> {
             "\u{4e2d}\u{6587}",
             "a:b*?[c]",
         ] {
-            // What is no control stays as it is: it is hashed into keys, escaped in logs and percent-encoded in headers.
+            // What is no control stays as it is: it is hashed into keys, escaped in logs and
+            // percent-encoded in headers.
             rows.push(row(
                 "J17",
                 format!("{name} {good}"),

@@ -1,4 +1,4 @@
-//! J08 to J10 and J18: what else a header may say, and what it may not.
+//! J08 to J10 and J18: allowed and forbidden members of the header.
 
 use tollgate_core::denial::Reason;
 use tollgate_testkit::base64url;
@@ -63,7 +63,8 @@ fn crit() -> Vec<Row> {
         token(&header().with("crit", "[]").twice("crit", "[\"exp\"]")),
         MALFORMED,
     ));
-    // RFC 7797: with b64 false the payload is signed as it is; a server that ignores it verifies other bytes than it reads.
+    // RFC 7797: with b64 false the payload is signed as it is; a server that ignores it verifies
+    // other bytes than it reads.
     for (b64, crit) in [("false", "[\"b64\"]"), ("true", "[\"b64\"]"), ("\"false\"", "[\"b64\"]")] {
         let header = header().with("b64", b64).with("crit", crit);
         rows.push(row("J08", format!("b64 {b64}, critical"), token(&header), MALFORMED));
@@ -82,7 +83,7 @@ fn crit() -> Vec<Row> {
     ));
     rows.push(row(
         "J08",
-        "a member nobody knows, not critical",
+        "an unknown member, not critical",
         token(&header().with("x-policy", "{\"a\":[1]}")),
         Ok(()),
     ));
@@ -160,7 +161,7 @@ fn embedded_keys() -> Vec<Row> {
     rows
 }
 
-/// J10: a name is looked up, and used for nothing else.
+/// J10: a key's name is only looked up.
 fn kid() -> Vec<Row> {
     let mut rows = vec![
         row("J10", "the name of a key", token(&header()), Ok(())),
@@ -220,7 +221,8 @@ fn kid() -> Vec<Row> {
             UNKNOWN_KEY,
         ));
     }
-    // Where kid is optional it may be left out, not be wrong; and one of another issuer is unknown here.
+    // Where kid is optional it may be left out, not be wrong; and one of another issuer is unknown
+    // here.
     let lone = |header: Members| {
         signed(Signer::Ed, header.json(), Members::claims("https://lone.example").json())
     };
@@ -241,7 +243,8 @@ fn kid() -> Vec<Row> {
     rows
 }
 
-/// J18: `typ` is compared without case (RFC 7515 section 4.1.9: a media type, `application/` may be left out).
+/// J18: `typ` is compared without case (RFC 7515 section 4.1.9: a media type, `application/` may be
+/// left out).
 fn typ() -> Vec<Row> {
     let mut rows = vec![row("J18", "no typ", token(&header().without("typ")), Ok(()))];
     for typ in [

@@ -1,4 +1,4 @@
-//! J11 and J12: whose token, and for whom. Both are compared byte for byte and as the type they must have.
+//! J11 and J12: issuer and audience, compared byte for byte and with the required type.
 
 use tollgate_core::denial::Reason;
 
@@ -137,7 +137,7 @@ fn keys_of_another_issuer() -> Vec<Row> {
     ]
 }
 
-/// J12 and CVE-2025-62610: the audience is asked for, and one of the names is ours.
+/// J12 and CVE-2025-62610: the audience is required, and must contain a name of the service.
 fn audience() -> Vec<Row> {
     let with = |raw: &str| rsa(Members::claims("https://rsa.example").with("aud", raw));
     let mut rows = Vec::new();
@@ -286,7 +286,8 @@ fn without_issuer() -> Table {
     Table { harness, rows }
 }
 
-/// J12 where the audience stands elsewhere (`audience_claim`), and where several names are ours.
+/// J12 with the audience in another claim (`audience_claim`), and with several names of the
+/// service.
 fn other_audience_claims() -> Table {
     let issuer = "{ issuer: https://cognito.example, audiences: [client-1, client-2], audience_claim: client_id, \
                   algorithms: [EdDSA], jwks: { file: /k } }";

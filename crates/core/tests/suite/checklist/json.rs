@@ -1,4 +1,5 @@
-//! J19 and J20: header and claims are one JSON object each, in UTF-8, and every reader reads the same.
+//! J19 and J20: header and claims are one JSON object each, in UTF-8, and all readers read the
+//! same.
 
 use tollgate_core::denial::Reason;
 
@@ -48,7 +49,7 @@ fn repeated() -> Vec<Row> {
     let typ = header().text("typ", "JWT").twice("typ", "\"dpop+jwt\"");
     rows.push(row("J19", "typ twice", with_header(typ.json()), MALFORMED));
     let unknown = header().with("x", "1").twice("x", "1");
-    rows.push(row("J19", "a member nobody knows, twice", with_header(unknown.json()), MALFORMED));
+    rows.push(row("J19", "an unknown member, twice", with_header(unknown.json()), MALFORMED));
     rows.push(row(
         "J19",
         "twice inside jwk",
@@ -98,7 +99,7 @@ fn utf16(text: &str, bytes: fn(u16) -> [u8; 2], mark: bool) -> Vec<u8> {
     mark.then_some(0xfeff).into_iter().chain(text.encode_utf16()).flat_map(bytes).collect()
 }
 
-/// J20: bytes.
+/// J20: bytes that are not JSON.
 fn encoding() -> Vec<Row> {
     let mut rows = Vec::new();
     let (head, body) = (header().json(), claims().json());
@@ -166,7 +167,7 @@ fn encoding() -> Vec<Row> {
     rows
 }
 
-/// J20: syntax.
+/// J20: errors in the syntax.
 fn syntax() -> Vec<Row> {
     let mut rows = Vec::new();
     let (head, body) = (header().json(), claims().json());

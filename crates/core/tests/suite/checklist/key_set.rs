@@ -1,4 +1,4 @@
-//! J07: a key that is not what it should be verifies nothing, and the keys beside it stay.
+//! J07: an invalid key verifies nothing, and the other keys of the set stay usable.
 
 use tollgate_core::denial::Reason;
 use tollgate_testkit::base64url;
@@ -19,7 +19,8 @@ routes:
   - { match: { paths: [/v1/models], methods: [GET] }, scopes: [] }
 ";
 
-/// One set per bad key. The bad key's token is signed by its private half wherever that exists.
+/// One set per invalid key. The token is signed by the private half of the invalid key if that
+/// exists.
 pub fn tables() -> Vec<Table> {
     let mut tables = Vec::new();
     for (says, signer, alg, jwk) in bad_keys() {
@@ -68,8 +69,9 @@ fn bad_keys() -> Vec<Case> {
     cases
 }
 
-/// Every point of Ed25519 whose order divides 8, in each encoding (RFC 7748 section 7 on such points): the signature of such a
-/// key does not depend on the message, or on little of it. [`Signer::Neutral`] is the forgery for the neutral point.
+/// Every point of Ed25519 whose order divides 8, in each encoding (RFC 7748 section 7 on such
+/// points): the signature of such a key does not depend on the message, or on little of it.
+/// [`Signer::Neutral`] is the forgery for the neutral point.
 fn small_order() -> Vec<Case> {
     const OF_ORDER_8: [u8; 32] = [
         0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
@@ -206,7 +208,7 @@ fn rsa() -> Vec<Case> {
     ]
 }
 
-/// Keys that verify, and say that they are for something else.
+/// Keys that could verify, but declare another purpose.
 fn purpose() -> Vec<Case> {
     let keys = &*KEYS;
     let rsa = |says, members: &str| {
@@ -235,7 +237,7 @@ fn purpose() -> Vec<Case> {
         rsa("alg in small letters", r#""alg":"rs256""#),
         rsa("alg a list", r#""alg":["RS256"]"#),
         rsa("alg that the issuer does not use", r#""alg":"PS256""#),
-        rsa("alg that nobody knows", r#""alg":"XX999""#),
+        rsa("an unknown alg", r#""alg":"XX999""#),
         rsa("a member twice", r#""alg":"RS256","alg":"RS256""#),
         rsa("a modulus twice", r#""n":"AAAA""#),
         es("alg of the other curve", r#""alg":"ES384""#),
@@ -290,8 +292,8 @@ fn good_keys() -> Vec<Case> {
             "with a certificate and its thumbprint, which are not read",
             r#""x5c":["MIIB"],"x5t":"AAAA""#,
         ),
-        rsa("with members nobody knows", r#""issuer":"x","ext":true,"nbf":0"#),
-        // RFC 7518 section 6.3.1.1 forbids it and says that it happens.
+        rsa("with unknown members", r#""issuer":"x","ext":true,"nbf":0"#),
+        // RFC 7518 section 6.3.1.1 forbids it and notes that it occurs.
         zeros("a zero before the modulus", &[&[0], n].concat(), &[1, 0, 1]),
         zeros("zeros before the exponent", n, &[0, 0, 1, 0, 1]),
     ]

@@ -1,4 +1,4 @@
-//! J05, J06, J21 and J25: what is a token at all, and how large one may be.
+//! J05, J06, J21 and J25: the form of a token, and its maximum size.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ fn good() -> String {
     signed(Signer::Ed, header().json(), claims().json())
 }
 
-/// A token encrypted to an RSA key (RFC 7516), whose plain text is `inner`: one that decrypts, if anything here decrypted.
+/// A token encrypted to an RSA key (RFC 7516), whose plain text is `inner`: one that decrypts, if
+/// anything here decrypted.
 pub fn encrypted(to: &KeyPair, header: &str, inner: &str) -> String {
     let content_key = [7; 32];
     let public = OaepPublicEncryptingKey::new(
@@ -123,7 +124,7 @@ fn segments() -> Vec<Row> {
             MALFORMED,
         ),
     ];
-    // A comma in the header may mean two credentials, and is refused as such before anything else is looked at.
+    // A comma in the header may separate two credentials, so it is refused before anything else.
     let protected = format!("\"protected\":\"{header_part}\"");
     let signature = format!("\"signature\":\"{signature}\"");
     for (says, json) in [
@@ -353,7 +354,7 @@ fn bounds() -> Vec<Row> {
     ]
 }
 
-/// J25, and what else only an encrypted token has.
+/// J25, and other members that only encrypted tokens have.
 fn encryption_members() -> Vec<Row> {
     let with = |name: &str, raw: &str| {
         signed(Signer::Ed, header().with(name, raw).json(), claims().json())

@@ -1,4 +1,5 @@
-//! J22 and J24: a signature is exactly as long and as large as it must be, and it is looked at before any claim is.
+//! J22 and J24: a signature has exactly the required length and range, and is verified before any
+//! claim.
 
 use tollgate_core::denial::Reason;
 use tollgate_testkit::{TokenParts, base64url, der_integers, hmac_sha256};
@@ -17,7 +18,8 @@ const N: [u8; 32] = [
     0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
-/// The order of Ed25519's group, 2^252 + 27742317777372353535851937790883648493 (RFC 8032 section 5.1), little end first.
+/// The order of Ed25519's group, 2^252 + 27742317777372353535851937790883648493 (RFC 8032 section
+/// 5.1), little end first.
 const L: [u8; 32] = [
     0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
@@ -266,7 +268,7 @@ fn hmac_lengths() -> Vec<Row> {
     rows
 }
 
-/// J24 and GHSA-869p-cjfg-cm3x: whatever the claims say, it is the signature that is wrong.
+/// J24 and GHSA-869p-cjfg-cm3x: a wrong signature is reported regardless of the claims.
 fn before_claims() -> Vec<Row> {
     let claims = || Members::claims("https://many.example");
     let mut rows = Vec::new();
@@ -284,7 +286,7 @@ fn before_claims() -> Vec<Row> {
         ("a life of ten years", claims().with("exp", &(NOW + 315_360_000).to_string())),
     ] {
         let token = signed(Signer::Attacker, Members::header("EdDSA", "ed").json(), claims.json());
-        rows.push(row("J24", format!("{says}, signed by somebody else"), token, BAD));
+        rows.push(row("J24", format!("{says}, signed by another key"), token, BAD));
         let token = signed(Signer::Unsigned, Members::header("EdDSA", "ed").json(), claims.json());
         rows.push(row("J24", format!("{says}, not signed"), token, BAD));
     }

@@ -164,7 +164,8 @@ fn extremes() -> Vec<Row> {
     rows
 }
 
-/// J16, with the default leeway of 30 s: the current time must be before `exp` (RFC 7519 section 4.1.4), leeway added.
+/// J16, with the default leeway of 30 s: the current time must be before `exp` (RFC 7519 section
+/// 4.1.4), leeway added.
 fn leeway() -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, raw, expected) in [

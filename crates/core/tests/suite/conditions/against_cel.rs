@@ -1,5 +1,6 @@
-//! Random expressions, and what the interpreter of the `cel` crate says of them: where ours says true or false, it says the same.
-//! (Where ours has no value, it may have one: it takes a comparison of different types for false, and `error || true` for true.)
+//! Random expressions, compared with the interpreter of the `cel` crate: wherever our evaluation is
+//! true or false, its result is the same. (Where ours has no value, its interpreter may have one: a
+//! comparison of different types is false there, and `error || true` is true.)
 
 use cel::{Context, Value, parser::PrattParser};
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof, proptest};
@@ -106,7 +107,7 @@ fn truth() -> BoxedStrategy<String> {
     .boxed()
 }
 
-/// The claims of [`Asked::new`]. Of JSON, the interpreter would take a number for an unsigned one.
+/// The claims of [`Asked::new`]. Read from JSON, the interpreter's numbers would be unsigned.
 #[derive(Serialize)]
 struct Claims {
     department: &'static str,
@@ -125,7 +126,7 @@ struct Principal {
     claims: Claims,
 }
 
-/// The facts of [`Asked::new`], as the interpreter takes them.
+/// The values of [`Asked::new`] in the interpreter's types.
 fn context() -> Context<'static, 'static> {
     let mut context = Context::default();
     let headers = json!({ "x-team": "red", "x-model": "small" });
@@ -153,7 +154,7 @@ proptest! {
     #[test]
     fn the_interpreter_says_the_same(expression in truth()) {
         let asked = Asked::new();
-        // What is wrong with some of them is told when they are read; what is too deep as well.
+        // Some of them do not compile, or exceed the depth.
         if crate::harness::compile(&super::policy(&expression)).is_err() {
             return Ok(());
         }

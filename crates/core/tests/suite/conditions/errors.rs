@@ -1,4 +1,4 @@
-//! What is wrong with an expression is told when the file is read, with its place.
+//! Errors in expressions are reported when the file is read, with their path.
 
 use super::{Asked, ISSUER, policy};
 use crate::harness::compile;
@@ -120,11 +120,11 @@ fn a_name_and_a_message_are_checked_and_the_place_is_told() {
         errors.contains("`name` is 1 to 256") && errors.contains("`message` is 1 to 256"),
         "{errors}"
     );
-    let wrong = with("      - 'true'\n      - name: b\n        expression: nobody\n");
+    let wrong = with("      - 'true'\n      - name: b\n        expression: unknown\n");
     assert!(
         compile(&wrong)
             .unwrap_err()
-            .contains("line 14: routes[0].conditions[1].expression: `nobody` is not known")
+            .contains("line 14: routes[0].conditions[1].expression: `unknown` is not known")
     );
     assert!(compile(&with("      - { name: b }\n")).unwrap_err().contains("expression"));
     assert!(compile(&with("      - 5\n")).unwrap_err().contains("an expression, or"));
@@ -162,7 +162,7 @@ fn no_expression_of_any_shape_needs_a_large_stack() {
         }
         compiled
     };
-    // The stack of a tokio worker has four times as much.
+    // The stack of a tokio worker is four times as large.
     let stack = std::thread::Builder::new().stack_size(512 * 1024).spawn(shapes).unwrap();
     let compiled = stack.join().unwrap();
     assert!(compiled > 40, "{compiled}");

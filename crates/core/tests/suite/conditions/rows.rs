@@ -1,8 +1,8 @@
-//! What expressions come to: true, false, or no value, each by hand.
+//! The values of expressions: true, false, or none, each written by hand.
 
 use super::Asked;
 
-/// Expressions, and what they come to: `"true"`, `"false"`, or a part of why there is no value.
+/// Expressions with their values: `"true"`, `"false"`, or a part of the reason why there is none.
 fn hold(asked: &Asked, rows: &[(&str, &str)]) {
     let wrong: Vec<String> = rows
         .iter()

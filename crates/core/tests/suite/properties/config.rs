@@ -1,4 +1,4 @@
-//! The configuration: no text stops it, and an error says where and shows no secret.
+//! The configuration: no text causes a panic, and errors contain their path and no secret.
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 use tollgate_core::{
@@ -29,7 +29,7 @@ revocation: { foreign: ['b:{token_sha256}'] }
 require_https: true
 ";
 
-/// Parses, reads and compiles; every error of the first step that has some.
+/// Parses, reads and compiles. Returns all errors of the first step that fails.
 fn compile(text: &str) -> Result<(), Vec<ConfigError>> {
     let document = Document::parse(text, &|name| (name == "A").then(|| "value".to_owned()))?;
     let config: PolicyConfig = document.read()?;
@@ -117,7 +117,7 @@ proptest! {
         if !text.contains("${") {
             prop_assert_eq!(expanded.as_deref(), Ok(text.as_str()));
         }
-        // What is written with the escape is what comes out.
+        // An escaped text is read unchanged.
         let escaped = text.replace("${", "$${");
         if !text.contains("$${") && !text.ends_with('$') {
             prop_assert_eq!(expand(&escaped, &|_| None), Ok(text));
@@ -130,7 +130,7 @@ fn the_good_file_is_good() {
     assert_eq!(compile(GOOD), Ok(()));
 }
 
-/// Invariant: a secret that is written wrong is not shown by the error about it.
+/// Invariant: the error about a malformed secret does not contain it.
 #[test]
 fn no_error_shows_a_secret() {
     let secret = "987654321098765";

@@ -1,5 +1,5 @@
-//! The JSON body: whatever our reader accepts, serde_json accepts and finds the same string; and the other way round, wherever
-//! there is one reading.
+//! The JSON body: our reader and serde_json accept the same bodies and find the same string, except
+//! for ambiguous bodies, which ours refuses.
 
 use std::{borrow::Cow, fmt};
 
@@ -40,7 +40,7 @@ fn read(body: &[u8], pointer: &str) -> Result<String, Reason> {
     facts.model.map(Cow::into_owned).ok_or(Reason::ModelMissing)
 }
 
-/// The members of an object in their order, repeated ones repeated.
+/// The members of an object in order, with repetitions.
 struct Members(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Members {
@@ -63,12 +63,12 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// The members of the object that a body is, in their order, repeated ones repeated.
+/// The members of the body's object in order, with repetitions.
 pub fn members(body: &[u8]) -> Option<Vec<(String, Value)>> {
     serde_json::from_slice::<Members>(body).ok().map(|Members(members)| members)
 }
 
-/// What our reader says of a body, held against serde_json.
+/// The result of our reader, compared with serde_json.
 fn agrees(body: &[u8]) -> Result<(), String> {
     let ours = read(body, "/model");
     if ours != read(body, "/model") {
@@ -76,7 +76,7 @@ fn agrees(body: &[u8]) -> Result<(), String> {
     }
     let members = match serde_json::from_slice::<Members>(body) {
         Ok(Members(members)) => members,
-        // A number that no double holds is JSON all the same; our reader reads no numbers.
+        // A number beyond a double's range is JSON; our reader does not read numbers.
         Err(error) if error.to_string().starts_with("number out of range") => return Ok(()),
         Err(error) => {
             return if ours == Err(Reason::MalformedRequest) {
@@ -97,7 +97,7 @@ fn agrees(body: &[u8]) -> Result<(), String> {
         [Value::String(model)] => Ok(model.clone()),
         _ => Err(Reason::MalformedRequest),
     };
-    // serde_json goes 128 levels deep, our reader 64.
+    // serde_json accepts 128 levels, our reader 64.
     let deep = || members.iter().map(|(_, value)| depth(value)).max().unwrap_or(0) + 1 > 64;
     if ours == expected || (ours == Err(Reason::MalformedRequest) && deep()) {
         Ok(())
@@ -148,7 +148,8 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// An object, as one of several writers writes it: compact, spread out, or with every character escaped. Most name a model.
+/// An object in one of several styles: compact, spread out, or with every character escaped. Most
+/// name a model.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let name = prop_oneof![Just("qwen".to_owned()), any::<String>()];
     let model = prop_oneof![6 => name.prop_map(|name| Some(Value::from(name))), 1 => value().prop_map(Some), 1 => Just(None)];
@@ -189,7 +190,7 @@ fn escaped(value: &Value) -> String {
     }
 }
 
-/// Members, good and bad ones, in any order and number, and now and then without what belongs between them.
+/// Valid and invalid members in any order and number, occasionally without separators.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
     let member = prop::sample::select(vec![
         r#""model":"m""#,
@@ -233,7 +234,7 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A byte that JSON is made of, or any.
+/// A byte that occurs in JSON, or any byte.
 fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![3 => prop::sample::select(br#"{}[]:,"\ model0123456789-+.eEtrufalsn"#.to_vec()), 1 => any::<u8>()]
 }
@@ -273,7 +274,7 @@ proptest! {
         prop_assert_eq!(agrees(&body), Ok(()), "{:?}", body);
     }
 
-    /// A model that lies deeper is found where serde_json's own pointer finds it.
+    /// A nested model is found where serde_json's own pointer finds it.
     #[test]
     fn a_pointer_leads_where_it_leads_serde_json(
         inner in prop_oneof![4 => body().prop_map(|body| serde_json::from_slice(&body).unwrap()), 1 => value()],

@@ -1,4 +1,5 @@
-//! The normaliser: no input stops it, what it accepts has one reading, and reading it again changes nothing.
+//! The normaliser: no input causes a panic, accepted input has one reading, and normalising it
+//! again changes nothing.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,7 @@ use tollgate_core::{
 
 use super::cases;
 
-/// Text from the pieces that paths are attacked with, or any bytes.
+/// Text from pieces that attacks on paths use, or any bytes.
 fn path() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(vec![
         "/", "/", "/", "a", "v1", ".", "..", "%", "%2f", "%2F", "%2e", "%5c", "%00", "%25", "%61",
@@ -87,7 +88,7 @@ proptest! {
         prop_assert!(!path.decoded().contains('%'), "nothing is left to decode");
         let again = RequestPath::parse(path.raw().as_bytes());
         prop_assert_eq!(again.map(|path| path.raw().to_owned()).ok(), Some(path.raw().to_owned()));
-        // No query stops the search for a parameter.
+        // No query causes a panic.
         let _ = (path.query_value("model"), path.query_value(""));
     }
 
@@ -133,10 +134,10 @@ proptest! {
                 }
             }
         }
-        // Whatever a server could read as an identity header is found.
+        // Every name that a server could read as an identity header is found.
         let identity = |name: &str| name.to_lowercase().replace(['_', '.'], "-").starts_with("x-tollgate-");
         prop_assert_eq!(headers.spoofed().count(), list.iter().filter(|(name, _)| identity(name)).count());
-        // A credential is one of a single header, or none.
+        // A credential is in a single header, or there is none.
         if extract(&headers).is_ok() {
             let values: Vec<&[u8]> = headers.all("authorization").collect();
             prop_assert_eq!(values.len(), 1);

@@ -1,7 +1,8 @@
 //! The route table against a matcher that tries every route, on random tables.
 //!
-//! The matcher is the documentation in code: host (exact, then the longest `*.suffix`, then any), then the path segment by
-//! segment (literal, then `{x}`, then `{x*}`), then the method; and for an encoded path the same, raw and decoded.
+//! The matcher is the documentation in code: host (exact, then the longest `*.suffix`, then any),
+//! then the path segment by segment (literal, then `{x}`, then `{x*}`), then the method; and for an
+//! encoded path the same, raw and decoded.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use tollgate_core::{
 
 use super::cases;
 
-/// A route as it is written.
+/// A route as written in the file.
 #[derive(Clone, Debug)]
 struct Written {
     hosts: Vec<&'static str>,
@@ -24,7 +25,7 @@ struct Written {
     paths: Vec<String>,
 }
 
-/// A part of a pattern; the order is the order in which one is better than another.
+/// A part of a pattern, ordered from the best match to the worst.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Literal(String),
@@ -32,7 +33,7 @@ enum Part {
     Rest,
 }
 
-/// One way to meet a route. `/*` makes three of them.
+/// One way to match a route. `/*` has three of them.
 #[derive(Clone, Debug)]
 struct Way {
     route: usize,
@@ -88,10 +89,10 @@ fn shapes(path: &str) -> Vec<Vec<Part>> {
     }
 }
 
-/// What the captures of a way take from a path; `None` where it does not lead there.
+/// The values of the captures for a path; `None` if the path does not match.
 fn walk(parts: &[Part], path: &str) -> Option<Vec<String>> {
     let mut values = Vec::new();
-    // `/*` covers the path itself: no part is left for what comes before the first slash.
+    // `/*` covers the path itself: no part remains before the first slash.
     let mut rest = path.strip_prefix('/');
     for part in parts {
         let text = rest?;
@@ -111,7 +112,7 @@ fn walk(parts: &[Part], path: &str) -> Option<Vec<String>> {
     rest.is_none().then_some(values)
 }
 
-/// How good a host is met: the smaller the better.
+/// The rank of a host match; a smaller one is better.
 fn host_rank(pattern: &str, host: &str) -> Option<(u8, usize)> {
     match pattern.strip_prefix('*') {
         _ if pattern.is_empty() => Some((2, 0)),
@@ -122,7 +123,7 @@ fn host_rank(pattern: &str, host: &str) -> Option<(u8, usize)> {
 
 type Place<'a> = (&'a str, &'a [Part]);
 
-/// The best place a path leads to, with what its captures take; whatever the method is.
+/// The best match of a path with its captures, regardless of the method.
 fn best<'a>(ways: &'a [Way], host: &str, path: &str) -> Option<(Place<'a>, Vec<String>)> {
     ways.iter()
         .filter_map(|way| Some((host_rank(way.host, host)?, way, walk(&way.parts, path)?)))
@@ -190,7 +191,7 @@ fn pattern() -> impl Strategy<Value = String> {
     let segment = prop::sample::select(vec!["a", "a", "b", "ab", "{x}", "{x}"]);
     let last = prop::sample::select(vec!["a", "b", "", "{z}", "{z*}", "*", "*"]);
     (prop::collection::vec(segment, 0..4), last).prop_map(|(segments, last)| {
-        // A name may stand once in a pattern.
+        // A name is used once in a pattern.
         let mut path = String::new();
         for (at, segment) in segments.iter().enumerate() {
             path.push('/');

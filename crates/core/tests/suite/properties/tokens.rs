@@ -1,4 +1,5 @@
-//! A token that was changed is refused: no change makes another principal, and none of a signature verifies.
+//! A changed token is refused: no change results in another principal, and no changed signature
+//! verifies.
 
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -10,7 +11,7 @@ use crate::{
 };
 use tollgate_testkit::{TokenParts, base64url};
 
-/// A token of each kind, as short as it can be.
+/// The shortest token of each kind.
 fn tokens() -> Vec<(&'static str, String)> {
     let token = |iss: &str, alg: &str, kid: Option<&str>, signer| {
         let header = match kid {
@@ -43,7 +44,7 @@ fn every_changed_character_is_noticed() {
     let harness = Harness::standard();
     for (name, token) in tokens() {
         assert!(accepted(&harness, &token), "{name}");
-        // All 64 at every place of the quick ones, a few of the others.
+        // All 64 characters at every position for fast algorithms, a few for the others.
         let step = if matches!(name, "EdDSA" | "HS256") { 1 } else { 13 };
         for at in 0..token.len() {
             for with in ALPHABET
@@ -110,7 +111,7 @@ fn a_cut_filled_or_mixed_token_is_refused() {
         }
         assert!(!accepted(&harness, &format!("{token}A")), "{name}: one more");
     }
-    // Header, payload and signature of different tokens: only those that belong together.
+    // Header, payload and signature of different tokens: only matching ones are accepted.
     for (a, (_, header)) in tokens.iter().enumerate() {
         for (b, (_, payload)) in tokens.iter().enumerate() {
             for (c, (_, signature)) in tokens.iter().enumerate() {
@@ -131,7 +132,8 @@ fn a_cut_filled_or_mixed_token_is_refused() {
 proptest! {
     #![proptest_config(cases(2000))]
 
-    /// The whole header value, any byte at any place: what is still accepted is the same principal.
+    /// Any byte at any position of the header value: a token that is still accepted has the same
+    /// principal.
     #[test]
     fn no_changed_byte_makes_another_principal(
         which in any::<prop::sample::Index>(),
@@ -169,7 +171,7 @@ proptest! {
         prop_assert!(!accepted(&GATE, &token));
     }
 
-    /// Claims of any shape, well signed: an answer, and the same one twice.
+    /// Signed claims of any shape: the check has a result, and the same one twice.
     #[test]
     fn any_claims_have_one_answer(
         name in prop::sample::select(vec![
