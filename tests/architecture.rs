@@ -1,5 +1,7 @@
 //! Which module may import which, held against the `use` lines and paths of the sources.
 
+mod core;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -104,7 +106,11 @@ fn top_level(path: &str) -> &str {
 
 /// The part of a source before its unit tests, without comments.
 fn code(text: &str) -> String {
-    let before_tests = text.split("#[cfg(test)]").next().unwrap();
+    let tests = text.match_indices("#[cfg(test)]\n").find(|(at, attribute)| {
+        let item = text[at + attribute.len()..].lines().next().unwrap_or_default();
+        item.contains("mod tests")
+    });
+    let before_tests = tests.map_or(text, |(at, _)| &text[..at]);
     before_tests
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))

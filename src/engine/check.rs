@@ -24,7 +24,6 @@ use tollgate_core::{
 
 use super::live::{Live, State};
 use crate::{
-    credential::token_cache::TokenCache,
     observe::{CheckRecord, Observer, trace::Trace},
     store::{LocalFallback, Store},
 };
@@ -190,7 +189,7 @@ impl Checker {
             return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         let now = record.now();
-        let mut hooks = Hooks { tokens: &state.tokens, trace: record.trace_mut() };
+        let mut hooks = Hooks { state, trace: record.trace_mut() };
         prepare(&state.snapshot, raw, now, &mut hooks)
     }
 
@@ -224,7 +223,7 @@ impl Checker {
 
 /// The hooks of a check in the sidecar: verified tokens are cached, and stages are traced.
 struct Hooks<'h> {
-    tokens: &'h TokenCache,
+    state: &'h State,
     trace: Option<&'h mut Trace>,
 }
 
@@ -235,7 +234,7 @@ impl CheckHooks for Hooks<'_> {
         credential: Credential<'_>,
         now: Timestamp,
     ) -> Verified {
-        self.tokens.verify(snapshot, credential, now)
+        self.state.tokens.verify(snapshot, credential, now)
     }
 
     fn passed(&mut self, stage: Stage) {

@@ -4,6 +4,7 @@ mod content;
 mod facts;
 mod form;
 mod json;
+mod json_error;
 pub mod members;
 mod plan;
 mod scan;

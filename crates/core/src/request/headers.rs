@@ -5,7 +5,7 @@ mod known;
 use std::borrow::Cow;
 
 pub(super) use self::known::KnownHeader;
-use self::known::{KnownIndex, Occurrence};
+use self::known::{KnownIndex, Occurrence, names_equal};
 use crate::denial::{Denial, malformed};
 
 /// The prefix of every identity header. A client's own headers with this prefix are removed.
@@ -48,12 +48,6 @@ pub struct Headers<'a> {
     list: Vec<(&'a [u8], &'a [u8])>,
     known: KnownIndex,
     proxy: ProxyBehavior,
-}
-
-/// Whether a header's name is `name`, which is in lower case.
-fn names_equal(header: &[u8], name: &str) -> bool {
-    // Names arrive in lower case over HTTP/2, so the slower comparison is rare.
-    header == name.as_bytes() || header.eq_ignore_ascii_case(name.as_bytes())
 }
 
 impl<'a> Headers<'a> {

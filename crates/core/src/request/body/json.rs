@@ -8,67 +8,16 @@
 
 use std::borrow::Cow;
 
-use thiserror::Error;
-
 use super::{
     content::{Parts, is_external, kind},
     facts::{BodyFacts, CappedNumber, Message},
+    json_error::{DEPTH, JsonError, KEYS, LENGTH, STRINGS},
     plan::{Expect, Node, Plan, Text, TextRole, Unnamed},
-    scan::{NUMBER, RawString, Scanner},
+    scan::{RawString, Scanner},
 };
 
-/// The maximum depth of values.
-const DEPTH: usize = 64;
-/// The maximum number of keys of an object that is read.
-const KEYS: usize = 256;
-/// The maximum length of a key or a selected string, in bytes as written.
-const LENGTH: usize = 4096;
-/// The maximum number of selected strings of a kind.
-const STRINGS: usize = 256;
 /// The largest integer that every JSON reader represents exactly (RFC 8259 section 6).
 const INTEGER: u64 = (1 << 53) - 1;
-
-/// A JSON body that is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(super) enum JsonError {
-    #[error("it is not JSON in UTF-8 (byte {0})")]
-    Syntax(usize),
-    #[error("it is not a JSON object")]
-    NotAnObject,
-    #[error("it nests more than {DEPTH} levels")]
-    TooDeep,
-    #[error("an object in it has more than {KEYS} keys")]
-    TooManyKeys,
-    #[error("a key is repeated")]
-    RepeatedKey,
-    #[error("a key differs from `{0}` only in case")]
-    CaseVariant(String),
-    #[error("`{0}` is not of the type it must have")]
-    WrongType(String),
-    #[error("`{0}` is not an integer from 0 to 2^53 - 1")]
-    NotAnInteger(String),
-    #[error("a key or a name in it is longer than {LENGTH} bytes")]
-    TooLong,
-    #[error("a number in it is longer than {NUMBER} bytes")]
-    LongNumber,
-    #[error("it holds more than {STRINGS} tools, adapters or messages")]
-    TooMany,
-    #[error("a tool has no name")]
-    NamelessTool,
-}
-
-impl JsonError {
-    /// Returns the member at fault.
-    pub(super) fn param(&self) -> Option<&str> {
-        match self {
-            Self::CaseVariant(name) | Self::WrongType(name) | Self::NotAnInteger(name) => {
-                Some(name)
-            }
-            Self::NamelessTool => Some("tools"),
-            _ => None,
-        }
-    }
-}
 
 /// Reads from a body what `plan` selects.
 pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, JsonError> {
@@ -454,7 +403,7 @@ fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::json_error::NUMBER, *};
 
     fn string_at<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Cow<'a, str>>, JsonError> {
         let mut plan = Plan::default();

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::json::JsonError;
+use super::json_error::{JsonError, NUMBER};
 
 /// A position in the text of a body.
 #[derive(Debug)]
@@ -32,11 +32,6 @@ impl<'a> RawString<'a> {
             .map_err(|_| JsonError::Syntax(0))
     }
 }
-
-/// The maximum length of a number in bytes.
-///
-/// A 64-bit float needs 24 at most. Servers that read integers of any length need quadratic time.
-pub(super) const NUMBER: usize = 128;
 
 /// The number of bytes that are tested together; the compiler generates vector instructions for
 /// them.
