@@ -34,7 +34,7 @@ pub use self::{
     config::{BodyPolicy, ForwardAuthConfig},
     decode::{decode, has_body},
     dialect::Dialect,
-    encode::{Reply, encode},
+    encode::{ProxyResponse, encode},
 };
 use super::in_flight::{BodyError, InFlight, Refusal};
 use crate::{
@@ -53,25 +53,25 @@ struct Shared {
     config: ForwardAuthConfig,
     checker: Arc<Checker>,
     budget: InFlight,
-    strangers: AtomicU64,
+    untrusted: AtomicU64,
 }
 
 impl ForwardAuth {
     /// Serves `checker`'s decisions in the dialect of `config`; bodies are held within `budget`.
     #[must_use]
     pub fn new(config: ForwardAuthConfig, checker: Arc<Checker>, budget: InFlight) -> Self {
-        Self { shared: Arc::new(Shared { config, checker, budget, strangers: AtomicU64::new(0) }) }
+        Self { shared: Arc::new(Shared { config, checker, budget, untrusted: AtomicU64::new(0) }) }
     }
 
     /// Answers one check.
-    pub async fn answer<B>(&self, request: Request<B>) -> Reply
+    pub async fn answer<B>(&self, request: Request<B>) -> ProxyResponse
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let Shared { config, checker, budget, .. } = &*self.shared;
         let peer = request.extensions().get::<Peer>().copied();
         if !config.trusts(peer) {
-            self.note_stranger(peer);
+            self.log_untrusted(peer);
             return encode::forbidden();
         }
         let (parts, body) = request.into_parts();
@@ -86,7 +86,7 @@ impl ForwardAuth {
                 let read = || decode(config, &parts, has_body.then(|| &**held.bytes()));
                 checker.check(None, read, encode).await
             }
-            Err(unread) => checker.refuse(why(*unread), encode),
+            Err(unread) => checker.refuse(denial_of(*unread), encode),
         };
         // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
         // with nothing behind it for a failed check, which it may let pass.
@@ -97,8 +97,8 @@ impl ForwardAuth {
     }
 
     /// Told ever more rarely: whoever causes this would fill the log too.
-    fn note_stranger(&self, peer: Option<Peer>) {
-        let count = self.shared.strangers.fetch_add(1, Ordering::Relaxed) + 1;
+    fn log_untrusted(&self, peer: Option<Peer>) {
+        let count = self.shared.untrusted.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_power_of_two() {
             let address = &self.shared.config.address;
             tracing::warn!(%address, ?peer, count, "refused a check: its sender is not among `trusted_proxies`");
@@ -106,7 +106,7 @@ impl ForwardAuth {
     }
 }
 
-fn why(unread: BodyError) -> Denial {
+fn denial_of(unread: BodyError) -> Denial {
     match unread {
         BodyError::Refused(Refusal::TooLarge) => {
             Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use http_body_util::BodyExt as _;
 use tollgate::{
-    adapter::forward_auth::{ForwardAuthConfig, Reply, decode, encode, has_body},
+    adapter::forward_auth::{ForwardAuthConfig, ProxyResponse, decode, encode, has_body},
     engine::check::Answer,
     policy_test::{Body, Case, Expectation, Observed, Verdict, check},
 };
@@ -143,7 +143,7 @@ fn commas(request: &tollgate::policy_test::Request) -> bool {
 }
 
 /// Decoder, core, encoder.
-fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> Reply {
+fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> ProxyResponse {
     let body = has_body(&asked.config, &asked.parts.method).then_some(&*asked.body);
     let outcome = match decode(&asked.config, &asked.parts, body) {
         Err(denial) => Outcome::refused(denial),
@@ -164,7 +164,7 @@ fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> Reply {
 }
 
 /// The answer as a proxy with the shipped configuration understands it.
-fn understood(asked: &Asked, reply: Reply) -> Observed {
+fn understood(asked: &Asked, reply: ProxyResponse) -> Observed {
     let (parts, body) = reply.into_parts();
     let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let body = futures_util::FutureExt::now_or_never(body.collect()).unwrap().unwrap().to_bytes();

@@ -124,7 +124,7 @@ impl ForwardAuthConfig {
                          the path or a header; or write `body: deny`, and the route is denied through this listener",
                         self.address,
                         self.dialect,
-                        self.dialect.row().remedy
+                        self.dialect.spec().remedy
                     ),
                 );
             }
@@ -149,7 +149,7 @@ impl ForwardAuthConfig {
 
     /// Whether the dialect gives the client's address as a list of hops, where `trusted_proxies` has a second meaning.
     fn reads_a_list(&self) -> bool {
-        self.dialect.row().address == "x-forwarded-for"
+        self.dialect.spec().address == "x-forwarded-for"
     }
 
     /// Whether a check from `peer` is believed.

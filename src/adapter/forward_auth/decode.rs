@@ -15,12 +15,12 @@ use tollgate_core::{
 
 use super::{
     config::{BodyPolicy, ForwardAuthConfig},
-    dialect::{Absent, Bodies, Place, Row},
+    dialect::{AbsentHeader, BodyForwarding, DialectSpec, RequestPart},
 };
 
 /// Headers that speak about the connection and the framing of the check itself (RFC 9110 section 7.6.1), whatever the client's
 /// request had under these names.
-const HOP: [&str; 11] = [
+const HOP_BY_HOP: [&str; 11] = [
     "host",
     "connection",
     "content-length",
@@ -35,7 +35,8 @@ const HOP: [&str; 11] = [
 ];
 
 /// What `Connection` may name. Any other name would have the next server drop a header.
-const OPTIONS: [&str; 6] = ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
+const CONNECTION_OPTIONS: [&str; 6] =
+    ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
 
 fn malformed(cause: &'static str) -> Denial {
     Denial::new(Reason::MalformedRequest, cause)
@@ -44,10 +45,10 @@ fn malformed(cause: &'static str) -> Denial {
 /// Whether the body of a check with this method is the client's.
 pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
     config.body == BodyPolicy::Sent
-        && match config.dialect.row().bodies {
-            Bodies::Never => false,
-            Bodies::Always => true,
-            Bodies::Posted => *method == Method::POST,
+        && match config.dialect.spec().bodies {
+            BodyForwarding::Never => false,
+            BodyForwarding::Always => true,
+            BodyForwarding::PostOnly => *method == Method::POST,
         }
 }
 
@@ -60,10 +61,10 @@ pub fn decode<'a>(
     parts: &'a Parts,
     body: Option<&'a [u8]>,
 ) -> Result<RawRequest<'a>, Denial> {
-    let row = config.dialect.row();
-    let (method, path, host) = target(&row, parts)?;
-    let scheme = at_most_one(&parts.headers, row.scheme)?.unwrap_or_default();
-    let address = at_most_one(&parts.headers, row.address)?.and_then(|list| client(config, list));
+    let spec = config.dialect.spec();
+    let (method, path, host) = target(&spec, parts)?;
+    let scheme = at_most_one(&parts.headers, spec.scheme)?.unwrap_or_default();
+    let address = at_most_one(&parts.headers, spec.address)?.and_then(|list| client(config, list));
     if parts.headers.get_all(CONNECTION).iter().any(|value| !names_only_options(value.as_bytes())) {
         return Err(malformed("the `Connection` header names headers to drop"));
     }
@@ -72,7 +73,7 @@ pub fn decode<'a>(
         scheme,
         host,
         path,
-        headers: headers(&row, &parts.headers),
+        headers: headers(&spec, &parts.headers),
         address,
         body: match body {
             Some([]) => RawBody::None,
@@ -86,18 +87,18 @@ pub fn decode<'a>(
 type Target<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
 /// The target of the client's request.
-fn target<'a>(row: &Row, parts: &'a Parts) -> Result<Target<'a>, Denial> {
-    let method = match row.method {
-        Place::Header(name) => exactly_one(&parts.headers, name)?,
-        Place::Request => parts.method.as_str().as_bytes(),
+fn target<'a>(spec: &DialectSpec, parts: &'a Parts) -> Result<Target<'a>, Denial> {
+    let method = match spec.method {
+        RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
+        RequestPart::RequestLine => parts.method.as_str().as_bytes(),
     };
-    let path = match row.path {
-        Place::Header(name) => exactly_one(&parts.headers, name)?,
-        Place::Request => request_path(parts)?,
+    let path = match spec.path {
+        RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
+        RequestPart::RequestLine => request_path(parts)?,
     };
-    let host = match row.host {
-        Place::Header(name) => exactly_one(&parts.headers, name)?,
-        Place::Request => request_host(parts)?,
+    let host = match spec.host {
+        RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
+        RequestPart::RequestLine => request_host(parts)?,
     };
     // A hop that merges repeated headers joins them with a comma. No method or host has one; a path may.
     if path.windows(2).any(|pair| matches!(pair, b",/" | b", ")) {
@@ -163,24 +164,32 @@ fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
 
 fn names_only_options(value: &[u8]) -> bool {
     value.split(|byte| *byte == b',').all(|option| {
-        OPTIONS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii()))
+        CONNECTION_OPTIONS
+            .iter()
+            .any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii()))
     })
 }
 
 /// The client's headers.
-fn headers<'a>(row: &Row, all: &'a HeaderMap) -> Headers<'a> {
-    let places =
-        [row.method, row.path, row.host, Place::Header(row.scheme), Place::Header(row.address)];
+fn headers<'a>(spec: &DialectSpec, all: &'a HeaderMap) -> Headers<'a> {
+    let parts_in_headers = [
+        spec.method,
+        spec.path,
+        spec.host,
+        RequestPart::Header(spec.scheme),
+        RequestPart::Header(spec.address),
+    ];
     let proxy = ProxyBehavior {
-        joins_repeats: row.joined,
-        can_remove: matches!(row.absent, Absent::Listed(_)),
+        joins_repeats: spec.joined,
+        can_remove: matches!(spec.absent, AbsentHeader::Listed(_)),
     };
     let mut headers = Headers::with_capacity(all.len()).with_proxy(proxy);
     for (name, value) in all {
         let name = name.as_str();
-        let is_place =
-            places.iter().any(|place| matches!(place, Place::Header(header) if *header == name));
-        if !HOP.contains(&name) && !is_place {
+        let is_part = parts_in_headers
+            .iter()
+            .any(|place| matches!(place, RequestPart::Header(header) if *header == name));
+        if !HOP_BY_HOP.contains(&name) && !is_part {
             headers.push(name, value.as_bytes());
         }
     }

@@ -9,34 +9,42 @@ use tollgate_core::decision::{
     answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
 };
 
-use super::dialect::{Absent, BODY, Dialect, Row, STATUS, Statuses};
+use super::dialect::{AbsentHeader, BODY, Dialect, DialectSpec, STATUS, StatusMapping};
 use crate::engine::check::Answer;
 
 /// What is sent to the proxy.
-pub type Reply = Response<Full<Bytes>>;
+pub type ProxyResponse = Response<Full<Bytes>>;
 
 /// A body in a header is left out beyond this: proxies bound the headers of a response, nginx at 4 or 8 KiB unless told
 /// otherwise. The proxy then says something shorter.
 const MAX_BODY_HEADER: usize = 3072;
 
 /// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
-pub fn encode(dialect: Dialect, answer: Answer<'_>, credential: Option<&HeaderValue>) -> Reply {
-    let row = dialect.row();
+pub fn encode(
+    dialect: Dialect,
+    answer: Answer<'_>,
+    credential: Option<&HeaderValue>,
+) -> ProxyResponse {
+    let spec = dialect.spec();
     match answer {
-        Answer::Allow(answer) => allowed(&row, &answer, credential),
-        Answer::Deny(answer) => denied(&row, answer),
+        Answer::Allow(answer) => allowed(&spec, &answer, credential),
+        Answer::Deny(answer) => denied(&spec, answer),
         Answer::Fail(failure) => failed(failure),
     }
 }
 
 /// 403 and nothing more, for peers that are not asked to know more.
-pub(super) fn forbidden() -> Reply {
+pub(super) fn forbidden() -> ProxyResponse {
     reply(StatusCode::FORBIDDEN, HeaderMap::new(), String::new())
 }
 
 /// 200, and the upstream's headers as headers of the answer. The proxy copies them, and for that knows their names; so every
 /// name is accounted for in every answer, by a value or in the way the dialect has for none.
-fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValue>) -> Reply {
+fn allowed(
+    spec: &DialectSpec,
+    answer: &AllowedAnswer<'_>,
+    credential: Option<&HeaderValue>,
+) -> ProxyResponse {
     let remove: Vec<_> = answer.removed().collect();
     let mut headers = HeaderMap::new();
     // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
@@ -49,10 +57,9 @@ fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValu
     for (name, value) in HeaderList::of(|list| answer.set(list)).iter() {
         put(name, value);
     }
-    for name in IDENTITY
-        .iter()
-        .filter(|name| row.absent == Absent::Empty && remove.iter().any(|removed| removed == *name))
-    {
+    for name in IDENTITY.iter().filter(|name| {
+        spec.absent == AbsentHeader::Empty && remove.iter().any(|removed| removed == *name)
+    }) {
         put(name, "");
     }
     for (name, value) in HeaderList::of(|list| answer.response(list)).iter() {
@@ -68,7 +75,7 @@ fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValu
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);
     }
-    if let Absent::Listed(name) = row.absent
+    if let AbsentHeader::Listed(name) = spec.absent
         && let Some(value) = value_of(&remove.join(",")).filter(|value| !value.is_empty())
     {
         headers.insert(HeaderName::from_static(name), value);
@@ -76,7 +83,7 @@ fn allowed(row: &Row, answer: &AllowedAnswer<'_>, credential: Option<&HeaderValu
     reply(StatusCode::OK, headers, String::new())
 }
 
-fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
+fn denied(spec: &DialectSpec, answer: DeniedAnswer) -> ProxyResponse {
     // Whatever is not a status a client can get is a fault here, and stays a refusal.
     let status = StatusCode::from_u16(answer.status)
         .ok()
@@ -89,9 +96,9 @@ fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
         }
     }
     let mut body = answer.body;
-    let status = match row.statuses {
-        Statuses::All => status,
-        Statuses::Refusals => {
+    let status = match spec.statuses {
+        StatusMapping::All => status,
+        StatusMapping::UnauthorizedAndForbidden => {
             headers.insert(HeaderName::from_static(STATUS), HeaderValue::from(status.as_u16()));
             if let Some(body) = value_of(&ascii(&body)).filter(|body| body.len() <= MAX_BODY_HEADER)
             {
@@ -102,14 +109,16 @@ fn denied(row: &Row, answer: DeniedAnswer) -> Reply {
             if status == StatusCode::UNAUTHORIZED { status } else { StatusCode::FORBIDDEN }
         }
         // The nearest status that asks to come back later: clients retry a 429 as they do a 503.
-        Statuses::BelowServerErrors if status.is_server_error() => StatusCode::TOO_MANY_REQUESTS,
-        Statuses::BelowServerErrors => status,
+        StatusMapping::BelowServerErrors if status.is_server_error() => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        StatusMapping::BelowServerErrors => status,
     };
     reply(status, headers, body)
 }
 
 /// 503 in every dialect, and none of the headers of a denial: the proxy's own rule for a failed check applies.
-fn failed(failure: &Failure) -> Reply {
+fn failed(failure: &Failure) -> ProxyResponse {
     let reason = failure.reason;
     let error = json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
     let mut headers = HeaderMap::new();
@@ -118,7 +127,7 @@ fn failed(failure: &Failure) -> Reply {
     reply(StatusCode::SERVICE_UNAVAILABLE, headers, error.to_string())
 }
 
-fn reply(status: StatusCode, headers: HeaderMap, body: String) -> Reply {
+fn reply(status: StatusCode, headers: HeaderMap, body: String) -> ProxyResponse {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
     *reply.headers_mut() = headers;

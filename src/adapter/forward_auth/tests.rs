@@ -15,7 +15,7 @@ use tollgate_core::{
     time::Span,
 };
 
-use super::{Dialect, ForwardAuthConfig, Reply, decode, encode, has_body};
+use super::{Dialect, ForwardAuthConfig, ProxyResponse, decode, encode, has_body};
 use crate::engine::check::Answer;
 
 const ALL: [&str; 5] = ["nginx", "traefik", "caddy", "haproxy", "envoy_http"];
@@ -178,8 +178,8 @@ fn a_target_that_is_missing_or_given_twice_is_denied() {
         }
     }
     for dialect in ALL {
-        let row: Dialect = config(dialect, "none").dialect;
-        for name in [row.row().scheme, row.row().address] {
+        let spec: Dialect = config(dialect, "none").dialect;
+        for name in [spec.spec().scheme, spec.spec().address] {
             let twice = format!("+{name}");
             denied(dialect, &check(dialect, &[(&twice, "https")]), "scheme or address twice");
         }
@@ -252,7 +252,7 @@ fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
     ] {
         for dialect in ALL {
             let config = config(dialect, "none");
-            let parts = check(dialect, &[(config.dialect.row().address, list)]);
+            let parts = check(dialect, &[(config.dialect.spec().address, list)]);
             let address = decode(&config, &parts, None).unwrap().address;
             assert_eq!(address, client.map(|text| text.parse().unwrap()), "{dialect}: {list}");
         }
@@ -300,7 +300,7 @@ fn allow(
     }
 }
 
-fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+fn header<'a>(reply: &'a ProxyResponse, name: &str) -> Option<&'a str> {
     reply.headers().get(name).map(|value| value.to_str().unwrap())
 }
 
@@ -309,8 +309,8 @@ fn an_allowed_request_accounts_for_every_identity_header() {
     let token = HeaderValue::from_static("Bearer client");
     let known = known();
     for dialect in ALL {
-        let row = config(dialect, "none").dialect;
-        let reply = encode(row, Answer::Allow(allow(&known)), Some(&token));
+        let spec = config(dialect, "none").dialect;
+        let reply = encode(spec, Answer::Allow(allow(&known)), Some(&token));
         assert_eq!(reply.status(), 200, "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
         assert_eq!(header(&reply, "x-ratelimit-limit-requests"), Some("5"), "{dialect}");
@@ -332,13 +332,13 @@ fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
     let token = HeaderValue::from_static("Bearer client");
     let known = known();
     for dialect in ALL {
-        let row = config(dialect, "none").dialect;
+        let spec = config(dialect, "none").dialect;
         let forward = AllowedAnswer { forward_credential: true, ..allow(&known) };
-        let reply = encode(row, Answer::Allow(forward), Some(&token));
+        let reply = encode(spec, Answer::Allow(forward), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
         let secret = Secret::new(b"Bearer upstream".to_vec());
         let own = AllowedAnswer { upstream_credential: Some(&secret), ..allow(&known) };
-        let reply = encode(row, Answer::Allow(own), Some(&token));
+        let reply = encode(spec, Answer::Allow(own), Some(&token));
         assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
     }
 }
@@ -380,12 +380,12 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
 
 #[test]
 fn nginx_gets_the_body_in_ascii_or_not_at_all() {
-    let row = config("nginx", "none").dialect;
-    let reply = encode(row, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
+    let spec = config("nginx", "none").dialect;
+    let reply = encode(spec, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
     let body: serde_json::Value =
         serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
     assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
-    let reply = encode(row, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
+    let reply = encode(spec, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
     assert_eq!(header(&reply, "x-tollgate-body"), None);
     assert_eq!(reply.status(), 403);
 }
