@@ -1,13 +1,14 @@
-//! Proxies that ask over HTTP: a request per check, which describes the client's request in its headers and is answered with a
-//! status. nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service: one [`Dialect`] each, which is a row of data.
+//! Checks over HTTP: the proxy sends one request for each check, whose headers describe the
+//! client's request, and reads the answer from the status. nginx, Traefik, Caddy, HAProxy and
+//! Envoy's HTTP service have one [`Dialect`] each, which is a row of data.
 //!
 //! ```text
 //! trusted peer -> body within the budget -> decode -> Checker -> encode
 //! ```
 //!
-//! Nothing about the check's own request line, its `Host` or its framing is taken for the client's, except in the one dialect
-//! whose checks are the client's request again. No path and no user agent is special: health is on `listen.ops`
-//! (CVE-2026-34457 let a health checker's user agent through on every path).
+//! The check's own request line, `Host` and framing are not used as the client's, except in the one
+//! dialect whose check repeats the client's request. No path and no user agent is special: health
+//! is on `listen.ops` (CVE-2026-34457: a health checker's user agent was allowed on every path).
 
 mod config;
 mod decode;
@@ -42,7 +43,7 @@ use crate::{
     listener::Peer,
 };
 
-/// Answers the checks of one listener. Clones share everything.
+/// Answers the checks of one listener. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct ForwardAuth {
     shared: Arc<Shared>,
@@ -57,7 +58,8 @@ struct Shared {
 }
 
 impl ForwardAuth {
-    /// Serves `checker`'s decisions in the dialect of `config`; bodies are held within `budget`.
+    /// Answers with the decisions of `checker`, in the dialect of `config`. Bodies are charged to
+    /// `budget`.
     #[must_use]
     pub fn new(config: ForwardAuthConfig, checker: Arc<Checker>, budget: InFlight) -> Self {
         Self { shared: Arc::new(Shared { config, checker, budget, untrusted: AtomicU64::new(0) }) }
@@ -76,38 +78,41 @@ impl ForwardAuth {
         }
         let (parts, body) = request.into_parts();
         let has_body = has_body(config, &parts.method);
-        let held = if has_body { budget.read_body(body).await } else { budget.charge_call() };
-        // Only a credential that was judged is sent on: the core refuses a second one.
+        let charged = if has_body { budget.read_body(body).await } else { budget.charge_call() };
+        // The first value is the verified one: the core refuses a request with two credentials.
         let credential = parts.headers.get(header::AUTHORIZATION);
         let encode =
             |answered: CheckAnswer<'_>| encode(config.dialect, answered.answer, credential);
-        let mut reply = match &held {
-            Ok(held) => {
-                let read = || decode(config, &parts, has_body.then(|| &**held.bytes()));
+        let mut reply = match &charged {
+            Ok(charged) => {
+                let read = || decode(config, &parts, has_body.then(|| &**charged.bytes()));
                 checker.check(None, read, encode).await
             }
-            Err(unread) => checker.refuse(denial_of(*unread), encode),
+            Err(error) => checker.refuse(denial_of(*error), encode),
         };
-        // A check that repeats the client's HEAD is answered without a body, and without the length of one: Envoy takes a length
-        // with nothing behind it for a failed check, which it may let pass.
+        // The check repeats the client's HEAD. Its answer has no body and no content length: Envoy
+        // treats a length without a body as a failed check, which `failure_mode_allow` forwards.
         if parts.method == Method::HEAD {
             *reply.body_mut() = Full::default();
         }
         reply
     }
 
-    /// Told ever more rarely: whoever causes this would fill the log too.
+    /// Logs an untrusted peer, at powers of two, so that peers cannot fill the log.
     fn log_untrusted(&self, peer: Option<Peer>) {
         let count = self.shared.untrusted.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_power_of_two() {
             let address = &self.shared.config.address;
-            tracing::warn!(%address, ?peer, count, "refused a check: its sender is not among `trusted_proxies`");
+            tracing::warn!(
+                %address, ?peer, count,
+                "refused a check: its sender is not listed in `trusted_proxies`"
+            );
         }
     }
 }
 
-fn denial_of(unread: BodyError) -> Denial {
-    match unread {
+fn denial_of(error: BodyError) -> Denial {
+    match error {
         BodyError::Refused(Refusal::TooLarge) => {
             Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")
         }

@@ -57,7 +57,8 @@ pub enum Refusal {
 pub enum LimitError {
     /// A single message would never fit.
     #[error(
-        "`body.max_in_flight` of {max_in_flight} bytes cannot hold one body of {max_body} bytes: at least {least} are needed"
+        "`body.max_in_flight` of {max_in_flight} bytes cannot hold one body of {max_body} bytes: at \
+         least {least} are needed"
     )]
     TooLittle {
         /// The sum as configured.

@@ -139,7 +139,8 @@ impl Listener {
         // Logged at powers of two, so that peers cannot fill the log.
         if count.is_power_of_two() {
             let limit = self.limits.max_connections;
-            warn!(address = %self.address, limit, count, "closed a connection: the limit is reached");
+            let address = &self.address;
+            warn!(%address, limit, count, "closed a connection: the limit is reached");
         }
     }
 }

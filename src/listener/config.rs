@@ -21,7 +21,8 @@ pub struct ListenerConfig {
     pub tls: Option<TlsConfig>,
 }
 
-/// TLS on a listener. The files are read again when they change; a set that does not load leaves the last good one in place.
+/// TLS on a listener. The files are read again when they change; files that cannot be used leave
+/// the previous certificates in use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
@@ -29,8 +30,8 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// PEM file with the private key of that certificate (PKCS#8, PKCS#1 or SEC1).
     pub key: PathBuf,
-    /// PEM file with the authorities whose client certificates are accepted. When it is set, a client without such a
-    /// certificate is not served. Default: none, clients show no certificate, because a proxy that has none is the usual case.
+    /// PEM file with the authorities whose client certificates are accepted. With it, a client
+    /// without such a certificate is not served. Default: none, clients need no certificate.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }
@@ -40,8 +41,8 @@ pub struct TlsConfig {
 pub struct SocketMode(pub u32);
 
 impl Default for SocketMode {
-    /// Returns `0660`: owner and group may connect. A proxy that runs as another user needs the group
-    /// (in a pod: `fsGroup`).
+    /// Returns `0660`: owner and group may connect. A proxy that runs as another user needs the
+    /// group (in a pod: `fsGroup`).
     fn default() -> Self {
         Self(0o660)
     }
@@ -91,8 +92,8 @@ enum ListenerForm {
 struct ListenerTable {
     /// `host:port` with an IP address or `localhost`, or `unix:/absolute/path`.
     address: String,
-    /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660", owner and group: a proxy that runs as another
-    /// user shares the group, and nobody else on the machine may ask.
+    /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660", owner and group:
+    /// a proxy that runs as another user needs the group.
     #[serde(default)]
     mode: Option<String>,
     /// TLS. Default: none, because a sidecar listens on loopback or on a Unix socket.

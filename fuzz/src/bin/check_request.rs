@@ -1,9 +1,9 @@
-//! The reader of Envoy's `CheckRequest`. What prost decodes into owned messages, it reads as the same thing; and nothing else, but for
-//! what prost refuses because a field that is not read has another type or is not text.
+//! The reader of Envoy's `CheckRequest` against prost: both read the same values. Only a message in
+//! which an unused field has another type or is not text is refused by prost and read by ours.
 #![no_main]
 
-use check_request::{MAX_ENTRIES, read_check_request};
 use bytes::Bytes;
+use check_request::{MAX_ENTRIES, read_check_request};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tollgate_core::request::RawBody;
@@ -12,7 +12,7 @@ use tollgate_core::request::RawBody;
 #[path = "../../../src/adapter/ext_authz/check_request.rs"]
 mod check_request;
 
-/// What is read of the messages, with the numbers of `proto/`.
+/// The used fields of the messages, with the numbers of `proto/`.
 #[derive(Clone, PartialEq, Message)]
 struct CheckRequest {
     #[prost(message, optional, tag = "1")]
@@ -73,7 +73,7 @@ struct Http {
     header_map: Option<HeaderMap>,
 }
 
-/// An entry of a map, as it stands on the wire.
+/// An entry of a map, as it is encoded.
 #[derive(Clone, PartialEq, Message)]
 struct Entry {
     #[prost(string, tag = "1")]
@@ -101,7 +101,7 @@ struct Header {
 fuzz_target!(|input: &[u8]| {
     let ours = read_check_request(input);
     let decoded = CheckRequest::decode(input).ok();
-    // Without what neither reads: prost passes over a group there, and the other refuses every message with one.
+    // Without unused fields: prost skips groups, and our reader refuses every message with one.
     let plain = decoded.as_ref().map(Message::encode_to_vec);
     let theirs = decoded.and_then(|message| {
         let Attributes { source, request, context_extensions } = message.attributes?;
@@ -141,13 +141,14 @@ fuzz_target!(|input: &[u8]| {
                 );
             }
         }
-        // What can be read is not refused, unless it says a thing twice or is too much.
+        // A message that can be read is refused only when it has values twice or too many entries.
         (Err(denial), Some((theirs, _, extensions))) => {
             let lines = theirs.header_map.as_ref().map_or(0, |map| map.headers.len());
             let twice = (lines > 0 && !theirs.headers.is_empty())
                 || (!theirs.body.is_empty() && !theirs.raw_body.is_empty());
             let much = lines + theirs.headers.len() + extensions > MAX_ENTRIES;
-            assert!(twice || much || plain.is_some_and(|plain| read_check_request(&plain).is_ok()), "{denial:?}");
+            let readable = plain.is_some_and(|plain| read_check_request(&plain).is_ok());
+            assert!(twice || much || readable, "{denial:?}");
         }
         (Ok(_) | Err(_), None) => {}
     }

@@ -10,7 +10,7 @@ use tollgate_core::config::{Errors, Path};
 use super::dialect::Dialect;
 use crate::listener::{Address, ListenerConfig, Peer, SocketMode, TlsConfig};
 
-/// A listener for proxies that ask over HTTP.
+/// A listener for checks over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardAuthConfig {
@@ -18,11 +18,13 @@ pub struct ForwardAuthConfig {
     #[schemars(with = "String")]
     #[serde(deserialize_with = "parsed")]
     pub address: Address,
-    /// Which proxy asks here. Each describes the client's request in headers of its own, so a listener has one dialect.
+    /// The proxy that sends checks to this listener. Each describes the client's request in its own
+    /// headers, so a listener has one dialect.
     pub dialect: Dialect,
-    /// Addresses of the proxies, as `10.0.0.0/8` or `10.1.2.3`. A check from anywhere else is answered with 403 and nothing more,
-    /// because its headers say whatever their sender likes. They are also the hops that are skipped, from the right, when the
-    /// client's address is read from a list. Default: loopback. Peers on a Unix socket are trusted by its permissions.
+    /// Addresses of the proxies, as `10.0.0.0/8` or `10.1.2.3`. A check from any other address is
+    /// answered with 403 and nothing more, because its headers may be forged. The list is also used
+    /// to read the client's address from a list of hops: these hops are skipped, from the right.
+    /// Default: loopback. Peers on a Unix socket are trusted by its permissions.
     #[schemars(with = "Option<Vec<String>>")]
     #[serde(default, deserialize_with = "nets")]
     pub trusted_proxies: Option<Vec<IpNet>>,
@@ -41,12 +43,14 @@ pub struct ForwardAuthConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyPolicy {
-    /// They do not. A route that needs the body is an error of the file, because nobody could use it through this listener.
+    /// They do not. A route that needs the body is an error of the file, because it cannot be used
+    /// through this listener.
     #[default]
     None,
-    /// They do: the proxy is set up to send them.
+    /// They do: the proxy is configured to send them.
     Sent,
-    /// They do not, and that is known: routes that need the body are denied here, with `body_unavailable`.
+    /// They do not, and that is intended: routes that need the body are denied on this listener,
+    /// with `body_unavailable`.
     Deny,
 }
 
@@ -70,27 +74,29 @@ fn nets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>
         .map(Some)
 }
 
-fn net(text: &str) -> Result<IpNet, String> {
+/// Text that is not the network of a proxy.
+#[derive(Debug, thiserror::Error)]
+enum NetworkError {
+    #[error("`{0}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`")]
+    Unknown(String),
+    /// `10.1.2.3/8` may mean the address or the network.
+    #[error("`{0}` has bits beyond its prefix; write `{1}`, or the address without a prefix")]
+    BitsBeyondPrefix(String, IpNet),
+}
+
+fn net(text: &str) -> Result<IpNet, NetworkError> {
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(|_| {
-            format!(
-                "`{text}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`"
-            )
-        })?,
+        Err(_) => text.parse().map_err(|_| NetworkError::Unknown(text.to_owned()))?,
     };
-    // `10.1.2.3/8` may be meant either way.
     if net.trunc() != net {
-        return Err(format!(
-            "`{text}` has bits beyond its prefix; write `{}`, or the address without a prefix",
-            net.trunc()
-        ));
+        return Err(NetworkError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
     }
     Ok(net)
 }
 
 impl ForwardAuthConfig {
-    /// The listener itself.
+    /// Returns the settings of the listener.
     #[must_use]
     pub fn listener(&self) -> ListenerConfig {
         ListenerConfig {
@@ -100,7 +106,8 @@ impl ForwardAuthConfig {
         }
     }
 
-    /// Notes what contradicts itself, or the routes that `needing_body` names: the place of each and its name.
+    /// Adds an error for each contradiction, and for each route of `needing_body` (its place and
+    /// its name) that cannot be used through this listener.
     pub fn validate(&self, needing_body: &[(Path, String)], path: &Path, errors: &mut Errors) {
         if self.mode.is_some() && matches!(self.address, Address::Tcp(_)) {
             errors.push(
@@ -120,8 +127,9 @@ impl ForwardAuthConfig {
                 errors.push(
                     &body,
                     format!(
-                        "the route `{name}` ({place}) reads the body, and no bodies come to {} ({}): {}; or name the model in \
-                         the path or a header; or write `body: deny`, and the route is denied through this listener",
+                        "the route `{name}` ({place}) reads the body, and {} ({}) gets no bodies: \
+                         {}; or take the model from the path or a header; or write `body: deny` to \
+                         deny the route on this listener",
                         self.address,
                         self.dialect,
                         self.dialect.spec().remedy
@@ -133,26 +141,32 @@ impl ForwardAuthConfig {
             (Address::Tcp(address), None) if !address.ip().is_loopback() => errors.push(
                 &path.key("address"),
                 format!(
-                    "{address} can be reached from elsewhere, and only loopback is trusted; list the proxies in `trusted_proxies`"
+                    "{address} can be reached from other machines, and only loopback is trusted; \
+                     list the proxies in `trusted_proxies`"
                 ),
             ),
             (Address::Unix(_), Some(_)) if !self.reads_a_list() => errors.push(
                 &path.key("trusted_proxies"),
-                "peers on a Unix socket are trusted by its permissions; leave `trusted_proxies` out",
+                "peers on a Unix socket are trusted by its permissions; leave `trusted_proxies` \
+                 out",
             ),
             (_, Some(list)) if list.is_empty() => {
-                errors.push(&path.key("trusted_proxies"), "with nobody in the list every check would be refused");
+                errors.push(
+                    &path.key("trusted_proxies"),
+                    "the list is empty, so every check would be refused; list the proxies",
+                );
             }
             _ => {}
         }
     }
 
-    /// Whether the dialect gives the client's address as a list of hops, where `trusted_proxies` has a second meaning.
+    /// Returns whether the dialect sends the client's address as a list of hops, from which
+    /// `trusted_proxies` are skipped.
     fn reads_a_list(&self) -> bool {
         self.dialect.spec().address == "x-forwarded-for"
     }
 
-    /// Whether a check from `peer` is believed.
+    /// Returns whether a check from `peer` is trusted.
     pub(super) fn trusts(&self, peer: Option<Peer>) -> bool {
         match peer {
             Some(Peer::Unix) => true,
@@ -161,9 +175,9 @@ impl ForwardAuthConfig {
         }
     }
 
-    /// Whether `address` is one of the proxies.
+    /// Returns whether `address` is one of the proxies.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
-        // An IPv6 socket sees IPv4 peers as ::ffff:a.b.c.d.
+        // The address of an IPv4 peer on an IPv6 socket is ::ffff:a.b.c.d.
         let address = address.to_canonical();
         match &self.trusted_proxies {
             Some(list) => list.iter().any(|net| net.contains(&address)),
@@ -187,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_are_loopback_unless_named() {
+    fn proxies_are_loopback_by_default() {
         let plain = read(r#"{"address": "127.0.0.1:9001", "dialect": "nginx"}"#).unwrap();
         let named =
             read(r#"{"address": "0.0.0.0:9001", "dialect": "traefik", "trusted_proxies": ["10.0.0.0/8", "fd00::1"]}"#).unwrap();
@@ -252,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_needs_the_body_needs_a_listener_that_gets_it() {
+    fn a_route_that_reads_the_body_needs_a_listener_with_bodies() {
         let needing = [(Path::root().key("routes").index(0), "chat".to_owned())];
         for dialect in ["nginx", "traefik", "caddy", "haproxy", "envoy_http"] {
             let with = |body: &str| {

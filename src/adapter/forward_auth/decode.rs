@@ -1,5 +1,5 @@
-//! A check over HTTP becomes the core's [`RawRequest`]: what the proxy says about the client's request, and nothing that belongs
-//! to the hop between the proxy and Tollgate.
+//! Maps a check over HTTP to the core's [`RawRequest`]: the proxy's description of the client's
+//! request, without the headers of the hop between the proxy and Tollgate.
 
 use std::net::IpAddr;
 
@@ -18,8 +18,8 @@ use super::{
     dialect::{AbsentHeader, BodyForwarding, DialectSpec, RequestPart},
 };
 
-/// Headers that speak about the connection and the framing of the check itself (RFC 9110 section 7.6.1), whatever the client's
-/// request had under these names.
+/// Headers about the connection and the framing of the check itself (RFC 9110 section 7.6.1). The
+/// client's headers of these names are not known.
 const HOP_BY_HOP: [&str; 11] = [
     "host",
     "connection",
@@ -34,7 +34,7 @@ const HOP_BY_HOP: [&str; 11] = [
     "http2-settings",
 ];
 
-/// What `Connection` may name. Any other name would have the next server drop a header.
+/// The names that `Connection` may list. Any other name makes the next server drop a header.
 const CONNECTION_OPTIONS: [&str; 6] =
     ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
 
@@ -42,7 +42,7 @@ fn malformed(cause: &'static str) -> Denial {
     Denial::new(Reason::MalformedRequest, cause)
 }
 
-/// Whether the body of a check with this method is the client's.
+/// Returns whether the body of a check with this method is the client's.
 pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
     config.body == BodyPolicy::Sent
         && match config.dialect.spec().bodies {
@@ -52,10 +52,11 @@ pub fn has_body(config: &ForwardAuthConfig, method: &Method) -> bool {
         }
 }
 
-/// Reads a check. `body` is the client's, or `None` where [`has_body`] says that none came.
+/// Reads a check. `body` is the client's, or `None` where [`has_body`] returns false.
 ///
 /// # Errors
-/// `malformed_request` when method, path or host is missing, repeated or contradictory, or when `Connection` names headers.
+/// `malformed_request` when method, path or host is missing, repeated or contradictory, or when
+/// `Connection` lists headers.
 pub fn decode<'a>(
     config: &ForwardAuthConfig,
     parts: &'a Parts,
@@ -66,7 +67,7 @@ pub fn decode<'a>(
     let scheme = at_most_one(&parts.headers, spec.scheme)?.unwrap_or_default();
     let address = at_most_one(&parts.headers, spec.address)?.and_then(|list| client(config, list));
     if parts.headers.get_all(CONNECTION).iter().any(|value| !names_only_options(value.as_bytes())) {
-        return Err(malformed("the `Connection` header names headers to drop"));
+        return Err(malformed("the `Connection` header lists headers to drop"));
     }
     Ok(RawRequest {
         method,
@@ -86,7 +87,7 @@ pub fn decode<'a>(
 /// Method, path and host.
 type Target<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
-/// The target of the client's request.
+/// Returns the target of the client's request.
 fn target<'a>(spec: &DialectSpec, parts: &'a Parts) -> Result<Target<'a>, Denial> {
     let method = match spec.method {
         RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
@@ -100,15 +101,15 @@ fn target<'a>(spec: &DialectSpec, parts: &'a Parts) -> Result<Target<'a>, Denial
         RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
         RequestPart::RequestLine => request_host(parts)?,
     };
-    // A hop that merges repeated headers joins them with a comma. No method or host has one; a path may.
+    // A proxy that merges repeated headers joins them with a comma, which is valid in a path only.
     if path.windows(2).any(|pair| matches!(pair, b",/" | b", ")) {
-        return Err(malformed("the path was given more than once"));
+        return Err(malformed("the header with the path is repeated"));
     }
     Ok((method, path, host))
 }
 
 fn request_path(parts: &Parts) -> Result<&[u8], Denial> {
-    // The absolute form of HTTP/1 names a second host; HTTP/2 always has scheme and authority.
+    // The absolute form of HTTP/1 contains a second host. HTTP/2 always has scheme and authority.
     if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
         return Err(malformed("the request target has the absolute form"));
     }
@@ -134,7 +135,8 @@ fn exactly_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], Denia
     match at_most_one(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
         _ => Err(malformed(
-            "the proxy did not say what the client asked for; see docs/proxies.md for the headers it has to send",
+            "the proxy did not send the method, path or host of the client's request; \
+             docs/proxies.md lists the headers that it has to send",
         )),
     }
 }
@@ -148,8 +150,8 @@ fn at_most_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]
     Ok(first.map(http::HeaderValue::as_bytes))
 }
 
-/// The client in a list to which each hop added its peer: the last one that is no proxy of ours. What stands further left came
-/// from there, and may be made up.
+/// Returns the client's address from a list to which each hop appended its peer: the last address
+/// that is not a trusted proxy. The entries before it were sent by that client and may be forged.
 fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
     let mut client = None;
     for hop in std::str::from_utf8(list).ok()?.rsplit(',') {
@@ -170,7 +172,7 @@ fn names_only_options(value: &[u8]) -> bool {
     })
 }
 
-/// The client's headers.
+/// Returns the client's headers.
 fn headers<'a>(spec: &DialectSpec, all: &'a HeaderMap) -> Headers<'a> {
     let parts_in_headers = [
         spec.method,
@@ -188,7 +190,7 @@ fn headers<'a>(spec: &DialectSpec, all: &'a HeaderMap) -> Headers<'a> {
         let name = name.as_str();
         let is_part = parts_in_headers
             .iter()
-            .any(|place| matches!(place, RequestPart::Header(header) if *header == name));
+            .any(|part| matches!(part, RequestPart::Header(header) if *header == name));
         if !HOP_BY_HOP.contains(&name) && !is_part {
             headers.push(name, value.as_bytes());
         }

@@ -1,12 +1,12 @@
-//! What each proxy says and understands: one row of data per dialect. The decoder and the encoder read the rows and know no
-//! proxy by name.
+//! The differences between proxies: one row of data for each dialect. The decoder and the encoder
+//! read the rows and contain no name of a proxy.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How a proxy asks over HTTP.
+/// The proxy that sends the checks of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
@@ -22,45 +22,47 @@ pub enum Dialect {
     EnvoyHttp,
 }
 
-/// Where one part of the client's request stands in a check.
+/// The place of one part of the client's request in a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestPart {
-    /// In this header (lower case), which the proxy sets itself.
+    /// This header (lower case), which the proxy sets itself.
     Header(&'static str),
-    /// In the check's own request line: the check is the client's request again.
+    /// The check's own request line: the check repeats the client's request.
     RequestLine,
 }
 
-/// Which checks have the client's body with them, on a listener whose `body` is `sent`.
+/// The checks that contain the client's body, on a listener whose `body` is `sent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyForwarding {
-    /// None: the proxy cannot.
+    /// None: the proxy cannot send bodies.
     Never,
-    /// All of them.
+    /// All checks.
     Always,
-    /// Those with the method POST. A proxy that leaves a body out asks with another method.
+    /// Checks with the method POST. A proxy that omits a body uses another method.
     PostOnly,
 }
 
-/// How a proxy is told that an identity header has no value.
+/// The way to report to a proxy that an identity header has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AbsentHeader {
-    /// By an empty value: it replaces whatever the client sent under the name.
+    /// An empty value, which replaces the client's value.
     Empty,
-    /// By leaving it out: the proxy deletes every header that it was told to copy and did not get.
+    /// No header: the proxy deletes every header that it is configured to copy and does not get.
     Omitted,
-    /// By its name in the list that this header holds.
+    /// Its name in the list in this header.
     Listed(&'static str),
 }
 
-/// Which statuses reach the client.
+/// The statuses that the proxy forwards to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatusMapping {
-    /// Every one, with headers and body.
+    /// All, with headers and body.
     All,
-    /// 401 and 403 only, and no body. Everything else is sent as 403; [`STATUS`] and [`BODY`] say what the client should get.
+    /// 401 and 403, without a body. Any other status is sent as 403; [`STATUS`] and [`BODY`] have
+    /// the values for the client.
     UnauthorizedAndForbidden,
-    /// Every one below 500. A 5xx is a failed check, which the proxy may let pass, so a denial is never sent as one.
+    /// All below 500. A 5xx is a failed check to this proxy, which it may forward, so a denial is
+    /// never sent as one.
     BelowServerErrors,
 }
 
@@ -70,7 +72,7 @@ pub(super) const STATUS: &str = "x-tollgate-status";
 /// The body of an answer under [`StatusMapping::UnauthorizedAndForbidden`]: JSON in ASCII.
 pub(super) const BODY: &str = "x-tollgate-body";
 
-/// One spec.
+/// The row of one dialect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialectSpec {
     pub(super) method: RequestPart,
@@ -86,7 +88,7 @@ pub(super) struct DialectSpec {
     pub(super) bodies: BodyForwarding,
     pub(super) absent: AbsentHeader,
     pub(super) statuses: StatusMapping,
-    /// What to do in the proxy so that bodies come.
+    /// The change in the proxy after which it sends bodies.
     pub(super) remedy: &'static str,
 }
 
@@ -103,7 +105,8 @@ impl Dialect {
                 bodies: BodyForwarding::PostOnly,
                 absent: AbsentHeader::Empty,
                 statuses: StatusMapping::UnauthorizedAndForbidden,
-                remedy: "ask through njs (deploy/nginx/njs.conf), which sends bodies, and write `body: sent`",
+                remedy: "use njs (deploy/nginx/njs.conf), which sends bodies, and write \
+                         `body: sent`",
             },
             Self::Traefik => DialectSpec {
                 method: RequestPart::Header("x-forwarded-method"),
@@ -115,7 +118,8 @@ impl Dialect {
                 bodies: BodyForwarding::Always,
                 absent: AbsentHeader::Omitted,
                 statuses: StatusMapping::All,
-                remedy: "set `forwardBody: true` in the ForwardAuth middleware, and write `body: sent`",
+                remedy: "set `forwardBody: true` in the ForwardAuth middleware, and write \
+                         `body: sent`",
             },
             Self::Caddy => DialectSpec {
                 method: RequestPart::Header("x-forwarded-method"),
@@ -139,7 +143,8 @@ impl Dialect {
                 bodies: BodyForwarding::PostOnly,
                 absent: AbsentHeader::Empty,
                 statuses: StatusMapping::All,
-                remedy: "call `lua.tollgate` with the argument `body` (deploy/haproxy/haproxy.cfg), and write `body: sent`",
+                remedy: "call `lua.tollgate` with the argument `body` \
+                         (deploy/haproxy/haproxy.cfg), and write `body: sent`",
             },
             Self::EnvoyHttp => DialectSpec {
                 method: RequestPart::RequestLine,
@@ -156,7 +161,7 @@ impl Dialect {
         }
     }
 
-    /// Whether bodies can come at all.
+    /// Returns whether the proxy can send bodies.
     pub(super) fn can_send_bodies(self) -> bool {
         self.spec().bodies != BodyForwarding::Never
     }

@@ -1,4 +1,4 @@
-//! An answer becomes an HTTP response that the asking proxy understands.
+//! Maps an answer to the HTTP response that the proxy expects.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -12,11 +12,11 @@ use tollgate_core::decision::{
 use super::dialect::{AbsentHeader, BODY, Dialect, DialectSpec, STATUS, StatusMapping};
 use crate::engine::check::Answer;
 
-/// What is sent to the proxy.
+/// The response to a check.
 pub type ProxyResponse = Response<Full<Bytes>>;
 
-/// A body in a header is left out beyond this: proxies bound the headers of a response, nginx at 4 or 8 KiB unless told
-/// otherwise. The proxy then says something shorter.
+/// The longest body that is sent in a header: proxies limit the headers of a response, nginx to 4
+/// or 8 KiB by default. Without it the proxy sends a shorter text of its own.
 const MAX_BODY_HEADER: usize = 3072;
 
 /// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
@@ -33,13 +33,13 @@ pub fn encode(
     }
 }
 
-/// 403 and nothing more, for peers that are not asked to know more.
+/// Returns 403 without headers and body, for peers that are not trusted.
 pub(super) fn forbidden() -> ProxyResponse {
     reply(StatusCode::FORBIDDEN, HeaderMap::new(), String::new())
 }
 
-/// 200, and the upstream's headers as headers of the answer. The proxy copies them, and for that knows their names; so every
-/// name is accounted for in every answer, by a value or in the way the dialect has for none.
+/// Returns 200 with the headers for the upstream, which the proxy copies by name. Each name is in
+/// each answer, with a value or with the dialect's form of "no value".
 fn allowed(
     spec: &DialectSpec,
     answer: &AllowedAnswer<'_>,
@@ -47,7 +47,8 @@ fn allowed(
 ) -> ProxyResponse {
     let remove: Vec<_> = answer.removed().collect();
     let mut headers = HeaderMap::new();
-    // Values are printable ASCII by now (the core's `header_value`). One that is not loses itself, not its place.
+    // Values are printable ASCII (the core's `header_value`). Any other value is replaced by an
+    // empty one, so that the client's value is overwritten all the same.
     let mut put = |name: &'static str, value: &str| {
         headers.insert(
             HeaderName::from_static(name),
@@ -65,7 +66,8 @@ fn allowed(
     for (name, value) in HeaderList::of(|list| answer.response(list)).iter() {
         put(name, value);
     }
-    // `Authorization` is copied like the others: the upstream's own key, the client's credential, or nothing.
+    // `Authorization` is copied like the others: the upstream's own key, the client's credential,
+    // or none.
     let forwarded = !remove.iter().any(|name| name == header::AUTHORIZATION.as_str());
     let authorization = match answer.upstream_credential {
         Some(key) => HeaderValue::from_bytes(key.expose()).ok(),
@@ -84,7 +86,7 @@ fn allowed(
 }
 
 fn denied(spec: &DialectSpec, answer: DeniedAnswer) -> ProxyResponse {
-    // Whatever is not a status a client can get is a fault here, and stays a refusal.
+    // A value that is no status of an error is a fault of Tollgate, and is sent as a refusal.
     let status = StatusCode::from_u16(answer.status)
         .ok()
         .filter(|status| status.as_u16() >= 400)
@@ -104,11 +106,11 @@ fn denied(spec: &DialectSpec, answer: DeniedAnswer) -> ProxyResponse {
             {
                 headers.insert(HeaderName::from_static(BODY), body);
             }
-            // nginx does not read it, and a connection with something unread on it is not kept.
+            // nginx does not read the body, and does not keep a connection with unread bytes.
             body.clear();
             if status == StatusCode::UNAUTHORIZED { status } else { StatusCode::FORBIDDEN }
         }
-        // The nearest status that asks to come back later: clients retry a 429 as they do a 503.
+        // The nearest status with which clients retry later, as they do after a 503.
         StatusMapping::BelowServerErrors if status.is_server_error() => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -117,10 +119,16 @@ fn denied(spec: &DialectSpec, answer: DeniedAnswer) -> ProxyResponse {
     reply(status, headers, body)
 }
 
-/// 503 in every dialect, and none of the headers of a denial: the proxy's own rule for a failed check applies.
+/// Returns 503 in every dialect, without the headers of a denial: the proxy's own rule for failed
+/// checks applies.
 fn failed(failure: &Failure) -> ProxyResponse {
     let reason = failure.reason;
-    let error = json!({ "error": { "message": reason.text(), "type": reason.openai_type(), "param": null, "code": reason.code() } });
+    let error = json!({ "error": {
+        "message": reason.text(),
+        "type": reason.openai_type(),
+        "param": null,
+        "code": reason.code(),
+    } });
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -138,7 +146,7 @@ fn value_of(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-/// JSON with everything beyond ASCII escaped: it still says the same.
+/// Returns equal JSON with all characters beyond ASCII escaped.
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {

@@ -1,4 +1,4 @@
-//! The rows of data, and the decoder and encoder that read them.
+//! Tests of the rows of data, and of the decoder and encoder that read them.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,8 @@ fn config(dialect: &str, body: &str) -> ForwardAuthConfig {
     .unwrap()
 }
 
-/// The check that a well configured proxy sends for `GET https://api.example.com/v1/models?x=1` from 192.0.2.1, with other headers.
+/// The check that a well configured proxy sends for `GET https://api.example.com/v1/models?x=1`
+/// from 192.0.2.1, with other headers.
 fn check(dialect: &str, more: &[(&str, &str)]) -> Parts {
     let own: &[(&str, &str)] = match dialect {
         "nginx" | "haproxy" => &[
@@ -54,7 +55,7 @@ fn check(dialect: &str, more: &[(&str, &str)]) -> Parts {
         ],
     };
     let uri = if dialect == "envoy_http" { "/v1/models?x=1" } else { "/check" };
-    // A header given again replaces the proxy's own; "+" in front adds to it, an empty value takes it away.
+    // A header in `more` replaces the proxy's own; with "+" in front it is added.
     let mut request = Request::builder().method(Method::GET).uri(uri);
     let names: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
     for (name, value) in own.iter().filter(|(name, _)| !names.contains(name)) {
@@ -81,7 +82,7 @@ fn names(raw: &RawRequest<'_>, of: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn every_dialect_says_the_same_of_the_same_request() {
+fn every_dialect_describes_a_request_alike() {
     for dialect in ALL {
         let config = config(dialect, "none");
         let parts = check(
@@ -104,14 +105,14 @@ fn every_dialect_says_the_same_of_the_same_request() {
             (&b"https"[..], Some("192.0.2.1".parse().unwrap())),
             "{dialect}"
         );
-        assert_eq!(raw.headers.all("dup").count(), 2, "{dialect}: repeated headers stay repeated");
+        assert_eq!(raw.headers.all("dup").count(), 2, "{dialect}: repeated headers are kept");
         assert_eq!(raw.headers.one("authorization").unwrap(), Some(&b"Bearer t"[..]), "{dialect}");
         assert!(matches!(raw.body, RawBody::Unavailable), "{dialect}");
     }
 }
 
 #[test]
-fn what_belongs_to_the_hop_is_not_the_client_s() {
+fn headers_of_the_hop_are_not_the_clients() {
     let hop = [
         ("content-length", "7"),
         ("transfer-encoding", "chunked"),
@@ -138,7 +139,7 @@ fn what_belongs_to_the_hop_is_not_the_client_s() {
 }
 
 #[test]
-fn the_headers_of_one_dialect_mean_nothing_in_another() {
+fn the_headers_of_one_dialect_have_no_meaning_in_another() {
     // R19: X-Forwarded-Uri from a client was believed.
     for (dialect, foreign) in [
         ("nginx", "x-forwarded-uri"),
@@ -158,7 +159,7 @@ fn the_headers_of_one_dialect_mean_nothing_in_another() {
 }
 
 #[test]
-fn a_target_that_is_missing_or_given_twice_is_denied() {
+fn a_target_that_is_missing_or_repeated_is_denied() {
     let denied = |dialect: &str, parts: &Parts, why: &str| {
         let denial = decode(&config(dialect, "none"), parts, None).map(drop).expect_err(why);
         assert_eq!(denial.reason, Reason::MalformedRequest, "{dialect}: {why}");
@@ -194,7 +195,7 @@ fn a_target_that_is_missing_or_given_twice_is_denied() {
 }
 
 #[test]
-fn a_path_may_hold_a_comma() {
+fn a_path_may_contain_a_comma() {
     let config = config("nginx", "none");
     for path in ["/v1/models/a,b", "/v1/models?x=a,b"] {
         assert_eq!(
@@ -228,7 +229,7 @@ fn connection_may_not_name_headers() {
 }
 
 #[test]
-fn only_envoy_takes_away_what_it_is_told_to() {
+fn only_envoy_can_remove_headers() {
     for dialect in ALL {
         let parts = check(dialect, &[("x_tollgate_subject", "admin")]);
         let raw = decode(&config(dialect, "none"), &parts, None).unwrap();
@@ -237,7 +238,7 @@ fn only_envoy_takes_away_what_it_is_told_to() {
 }
 
 #[test]
-fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
+fn the_clients_address_is_the_last_hop_that_is_not_a_proxy() {
     for (list, client) in [
         ("192.0.2.1", Some("192.0.2.1")),
         ("198.51.100.7, 192.0.2.1", Some("192.0.2.1")),
@@ -260,7 +261,7 @@ fn the_client_s_address_is_the_last_hop_that_is_no_proxy() {
 }
 
 #[test]
-fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
+fn bodies_are_read_only_where_dialect_and_file_allow_it() {
     for (dialect, get, post) in [
         ("nginx", false, true),
         ("haproxy", false, true),
@@ -279,7 +280,7 @@ fn bodies_come_only_where_the_dialect_and_the_file_say_so() {
     assert!(matches!(decode(&config, &parts, Some(b"")).unwrap().body, RawBody::None));
 }
 
-/// The limit of an allowed request, and a header of its client's: what `allow` refers to.
+/// The values to which `allow` refers: a limit, and a header of the client.
 fn known() -> ([LimitStatus; 1], [String; 1], BTreeSet<String>) {
     let verdict = Verdict { admitted: true, remaining: 4, retry_after: 0, reset: 1 };
     let limit = LimitStatus { name: "a".into(), limit: 5, window: 5_000_000, verdict };
@@ -305,7 +306,7 @@ fn header<'a>(reply: &'a ProxyResponse, name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn an_allowed_request_accounts_for_every_identity_header() {
+fn an_allowed_request_has_every_identity_header() {
     let token = HeaderValue::from_static("Bearer client");
     let known = known();
     for dialect in ALL {
@@ -328,7 +329,7 @@ fn an_allowed_request_accounts_for_every_identity_header() {
 }
 
 #[test]
-fn the_upstream_gets_its_own_key_or_the_credential_or_nothing() {
+fn the_upstream_gets_its_own_key_the_credential_or_none() {
     let token = HeaderValue::from_static("Bearer client");
     let known = known();
     for dialect in ALL {
@@ -350,7 +351,7 @@ fn deny(reason: Reason, message: &str) -> Answer<'static> {
 }
 
 #[test]
-fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
+fn denials_keep_their_status_where_the_proxy_can_send_it() {
     for (reason, plain, nginx, envoy) in [
         (Reason::MissingCredential, 401, 401, 401),
         (Reason::NoRoute, 403, 403, 403),
@@ -379,7 +380,7 @@ fn denials_keep_their_status_as_far_as_the_proxy_can_say_it() {
 }
 
 #[test]
-fn nginx_gets_the_body_in_ascii_or_not_at_all() {
+fn nginx_gets_the_body_in_ascii_or_none() {
     let spec = config("nginx", "none").dialect;
     let reply = encode(spec, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
     let body: serde_json::Value =
