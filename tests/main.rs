@@ -20,4 +20,5 @@ mod presets;
 mod proxies;
 mod rig;
 mod store;
+mod vocabulary;
 mod wire;
