@@ -7,6 +7,10 @@ export CARGO_TERM_COLOR ?= auto
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
+# The real programs that the tests run against (`tools/parts --list`).
+TEST_PARTS = toolchain curl envoy redis python nginx nginx-njs prometheus collector
+LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests systemd otelcol previous
+
 .PHONY: help
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -18,12 +22,20 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 
 .PHONY: test
 test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTelemetry collector and an MCP server
-	@tools/parts toolchain curl envoy redis python nginx nginx-njs prometheus collector >/dev/null
+	@tools/parts $(TEST_PARTS) >/dev/null
+	@echo "test: building the tests (the first build takes several minutes), then running them"
 	$(CARGO) test --workspace
 
+.PHONY: test-ignored
+test-ignored: ## The tests that need large downloads or a long build: a model server, other proxies, charts, the previous version
+	@tools/parts $(TEST_PARTS) $(LARGE_PARTS) >/dev/null
+	@echo "test-ignored: running the tests that make test leaves out"
+	$(CARGO) test --workspace -- --ignored
+
 .PHONY: test-all
-test-all: ## The same, and the tests that need large downloads or a long build: a model server, an older Envoy, other proxies, the previous version
-	@tools/parts toolchain curl envoy envoy-1.39.3 redis python model nginx nginx-njs traefik caddy haproxy helm manifests systemd prometheus collector otelcol previous >/dev/null
+test-all: ## Both in one run
+	@tools/parts $(TEST_PARTS) $(LARGE_PARTS) >/dev/null
+	@echo "test-all: building the tests (the first build takes several minutes), then running them"
 	$(CARGO) test --workspace -- --include-ignored
 
 .PHONY: fuzz

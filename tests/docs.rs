@@ -18,7 +18,8 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every page of the documentation: those in the root directory, `docs` and `deploy`, by path.
+/// Every page of the documentation, by path: those in the root directory, `docs` and `deploy`, and
+/// `tests/README.md`.
 fn pages() -> Vec<(String, String)> {
     fn below(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -37,6 +38,7 @@ fn pages() -> Vec<(String, String)> {
     for directory in ["docs", "deploy"] {
         below(&root().join(directory), &mut paths);
     }
+    paths.push(root().join("tests/README.md"));
     paths.sort();
     let name = |path: &PathBuf| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
     paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
