@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, check};
 use tollgate_core::{denial::Reason, snapshot::Snapshot};
 
-/// A row with what it is asked against.
+/// A row and the file that it comes from.
 pub(crate) struct Row {
     pub(crate) file: String,
     pub(crate) case: Case,
@@ -54,7 +54,7 @@ pub(crate) fn rows(files: &[(String, CaseFile)]) -> Vec<(Row, Snapshot)> {
 }
 
 #[test]
-fn every_row_comes_out_as_written() {
+fn every_row_has_its_expected_result() {
     let files = files();
     let rows = rows(&files);
     let mut failures = Vec::new();
@@ -68,8 +68,8 @@ fn every_row_comes_out_as_written() {
             let cause = observed.inside.as_ref().map_or("", |inside| inside.cause.as_str());
             failures.push(format!("{}\n    {difference}\n    cause: {cause}", row.place()));
         }
-        if let Some(told) = leak(&row.case, &observed) {
-            failures.push(format!("{}\n    the credential is told in {told}", row.place()));
+        if let Some(place) = leak(&row.case, &observed) {
+            failures.push(format!("{}\n    the credential is in {place}", row.place()));
         }
     }
     assert!(
@@ -82,35 +82,35 @@ fn every_row_comes_out_as_written() {
     assert!(rows.len() >= 150, "the corpus has only {} rows", rows.len());
 }
 
-/// Where an answer holds the token that was sent, which no answer may.
+/// The part of an answer that contains the token of the request. No answer may contain it.
 fn leak(case: &Case, observed: &Observed) -> Option<&'static str> {
     let token = case.token.as_deref().filter(|token| token.len() > 32)?;
-    let told = |list: &[(String, String)]| list.iter().any(|(_, value)| value.contains(token));
+    let contains = |list: &[(String, String)]| list.iter().any(|(_, value)| value.contains(token));
     let body = observed.body.as_ref().is_some_and(|body| body.to_string().contains(token));
     let cause = observed.inside.as_ref().is_some_and(|inside| inside.cause.contains(token));
     [
         ("the body", body),
         ("the cause", cause),
-        ("the response", told(&observed.response)),
-        ("the request", told(&observed.set)),
+        ("the response", contains(&observed.response)),
+        ("the request", contains(&observed.set)),
     ]
     .into_iter()
-    .find_map(|(place, told)| told.then_some(place))
+    .find_map(|(place, found)| found.then_some(place))
 }
 
 #[test]
-fn every_row_says_what_it_must() {
+fn every_row_expects_enough_to_fail() {
     let files = files();
     let mut wrong = Vec::new();
     let mut names = BTreeSet::new();
     for (row, _) in rows(&files) {
         let Some(expect) = &row.case.expect else { continue };
-        let told = match expect.decision {
+        let enough = match expect.decision {
             Verdict::Allow => expect.route.is_some(),
             Verdict::Deny => expect.status.is_some() && expect.reason.is_some(),
             Verdict::Fail => expect.reason.is_some(),
         };
-        if !told {
+        if !enough {
             wrong
                 .push(format!("{}: an allow names its route, a denial its status and reason, a failure its reason", row.place()));
         }
@@ -123,7 +123,7 @@ fn every_row_says_what_it_must() {
 
 #[test]
 fn every_reason_the_core_can_give_has_a_row() {
-    // Too much in flight is found before a check begins; an internal fault needs a store that answers another question.
+    // `overloaded` is decided before a check begins; `internal` needs a store with a wrong answer.
     const ELSEWHERE: [Reason; 2] = [Reason::Overloaded, Reason::Internal];
     let files = files();
     let expected: BTreeSet<String> = rows(&files)
@@ -140,7 +140,7 @@ fn every_reason_the_core_can_give_has_a_row() {
 }
 
 #[test]
-fn the_example_in_the_docs_comes_out_as_written() {
+fn the_example_in_the_docs_has_its_expected_result() {
     let docs =
         std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/cases.md"))
             .unwrap();

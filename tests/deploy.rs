@@ -1,4 +1,5 @@
-//! What deploy/ holds for Kubernetes, Compose, systemd and images: rendered, validated and run with the real programs.
+//! The files of deploy/ for Kubernetes, Compose, systemd and images: rendered, validated and run
+//! with the real programs.
 
 mod chart;
 mod gateways;
@@ -28,7 +29,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The documents of a YAML file that hold something.
+/// The documents of a YAML file that are not empty.
 fn documents(text: &str) -> Vec<Value> {
     let all: Vec<Value> =
         serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -47,7 +48,7 @@ fn strings(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
 }
 
-/// What a command that has to succeed wrote to standard output.
+/// Runs a command that must succeed and returns its standard output.
 fn succeeds(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let out = String::from_utf8(stdout).unwrap();
@@ -55,10 +56,10 @@ fn succeeds(command: &mut Command) -> String {
     out
 }
 
-/// The Helms that are tested; both take the same chart.
+/// The versions of Helm that are tested with the same chart.
 const HELMS: [&str; 2] = ["helm-3", "helm-4"];
 
-/// A Helm that keeps everything it writes in `home`.
+/// A Helm whose files are in `home`.
 fn helm(version: &str, home: &Path) -> Command {
     let mut command = Command::new(part(version, "helm"));
     for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
@@ -68,7 +69,7 @@ fn helm(version: &str, home: &Path) -> Command {
     command
 }
 
-/// The chart with these values files, as text.
+/// The chart, rendered with these values files.
 fn template(version: &str, arguments: &[&str]) -> String {
     let home = tempfile::tempdir().unwrap();
     succeeds(helm(version, home.path()).args(["template", "gate", "tollgate"]).args(arguments))
@@ -85,7 +86,7 @@ fn examples() -> Vec<String> {
     names
 }
 
-/// The path of an example, as Helm is told.
+/// The path of an example, relative to Helm's working directory.
 fn example(name: &str) -> String {
     format!("tollgate/examples/{name}")
 }
@@ -126,7 +127,7 @@ fn validate_manifests(arguments: &[&str], files: &[PathBuf]) -> String {
     succeeds(&mut command)
 }
 
-/// A file with this text, in a directory that goes with it.
+/// A file with this text in a temporary directory.
 fn written(text: &str) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("manifests.yaml");
@@ -134,13 +135,13 @@ fn written(text: &str) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// Holds a generated file against what it is generated from; `TOLLGATE_WRITE_DOCS=1` writes it instead.
+/// Compares a generated file with its source; `TOLLGATE_WRITE_DOCS=1` writes it instead.
 fn is_generated(path: &str, wanted: &str, how: &str) {
     if std::env::var_os("TOLLGATE_WRITE_DOCS").is_some() {
         std::fs::write(at(path), wanted).unwrap();
     }
     assert!(
         read(path) == wanted,
-        "{path} is not what it is generated from; run `TOLLGATE_WRITE_DOCS=1 {how}`"
+        "{path} differs from its source; run `TOLLGATE_WRITE_DOCS=1 {how}`"
     );
 }

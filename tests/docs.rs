@@ -1,7 +1,7 @@
 //! The documentation is run: every configuration goes through `check-config`, every command through the real binary (and Envoy,
 //! nginx, Redis and curl where a page uses them), every link leads somewhere, and what is made from the code is what the code says.
 //!
-//! What a fenced block is stands in its info string; [`block::Kind`] lists the kinds, and a block of no kind fails.
+//! The info string of a fenced block names its kind; [`block::Kind`] lists the kinds, and a block of no kind fails.
 
 mod block;
 mod configuration;

@@ -1,4 +1,5 @@
-//! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. What counts is what the upstream got.
+//! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. The
+//! assertions are on what the upstream received.
 
 mod allow;
 mod cli;

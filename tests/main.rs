@@ -1,4 +1,4 @@
-//! The one integration binary: every room against real parts.
+//! The one integration binary: tests with real programs. `README.md` has the map.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

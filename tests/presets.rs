@@ -1,4 +1,4 @@
-//! Presets from outside: the page that is made from them, the example files, and `audit-upstream` against a live server.
+//! Presets: the generated page, the example files, and `audit-upstream` against a running server.
 
 mod audit_upstream;
 mod docs_page;

@@ -1,7 +1,7 @@
-//! Every proxy, with the shipped configuration, in front of a recording upstream: the same answers, and nothing that a client
-//! can say about itself reaches the upstream.
+//! Every proxy with the shipped configuration in front of a recording upstream: the same answers,
+//! and no identity that a client made up reaches the upstream.
 
-/// One check, through every proxy.
+/// Makes one test for each proxy of a function that takes its [`proxy_rig::Kind`].
 macro_rules! through_every_proxy {
     ($check:ident) => {
         mod $check {

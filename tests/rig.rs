@@ -84,7 +84,7 @@ routes:
     public: true
 "#;
 
-/// The scopes that every route of [`POLICY`] asks for, for the model `qwen`.
+/// The scopes that every route of [`POLICY`] needs, for the model `qwen`.
 pub(crate) const SCOPES: &str = "infer:text model:qwen:inference";
 
 /// A body whose model is that of [`SCOPES`].

@@ -1,5 +1,5 @@
-//! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with the same
-//! expectations as through the core.
+//! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with
+//! the same expectations as through the core.
 
 use std::sync::{Arc, Mutex};
 
@@ -80,7 +80,7 @@ impl Store for Stored {
     }
 }
 
-/// What gRPC cannot carry, and where it is tested instead.
+/// Why gRPC cannot express a row, and where the row is tested instead.
 fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
     let outcome = case.decide(snapshot);
     let local =
@@ -101,17 +101,17 @@ fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
 }
 
 fn message(case: &Case) -> CheckRequest {
-    let asked = &case.request;
+    let request = &case.request;
     let mut http = HttpRequest {
-        method: asked.method.clone(),
-        scheme: asked.scheme.clone(),
-        host: asked.host.clone(),
-        path: asked.path.clone(),
+        method: request.method.clone(),
+        scheme: request.scheme.clone(),
+        host: request.host.clone(),
+        path: request.path.clone(),
         protocol: "HTTP/1.1".into(),
         ..HttpRequest::default()
     };
-    let mut headers = asked.headers.clone();
-    match &asked.body {
+    let mut headers = request.headers.clone();
+    match &request.body {
         Body::Absent => {}
         Body::Whole(bytes) => http.raw_body = bytes.clone(),
         Body::Cut => {
@@ -119,7 +119,7 @@ fn message(case: &Case) -> CheckRequest {
             headers.push(("x-envoy-auth-partial-body".into(), b"true".to_vec()));
         }
     }
-    if asked.joined {
+    if request.joined {
         for (name, value) in headers {
             let value = String::from_utf8(value).unwrap();
             http.headers
@@ -135,7 +135,7 @@ fn message(case: &Case) -> CheckRequest {
         });
         http.header_map = Some(HeaderMap { headers: headers.collect() });
     }
-    let socket = asked
+    let socket = request
         .address
         .map(|address| SocketAddress { address: address.to_string(), ..SocketAddress::default() });
     let source = socket.map(|socket| Peer {
@@ -151,7 +151,7 @@ fn message(case: &Case) -> CheckRequest {
     }
 }
 
-/// One call, from bytes to bytes: the message, or the gRPC status of a check that failed.
+/// Makes one call, from bytes to bytes: returns the message, or the gRPC status of a failed check.
 async fn call(
     service: &EnvoyAuthorization,
     message: &CheckRequest,
@@ -174,7 +174,8 @@ fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
                 "{}",
                 header.value
             );
-            // What the rows expect: the core is given an id, here it is made.
+            // The rows expect a fixed id, which the core receives as an argument; here it is
+            // generated.
             return (header.key, "decision-1".to_owned());
         }
         (header.key, header.value)
@@ -182,7 +183,7 @@ fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
     options.into_iter().map(pair).collect()
 }
 
-/// The answer as Envoy would take it.
+/// The answer as Envoy reads it.
 fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
     let mut observed = Observed {
         decision: Verdict::Fail,
@@ -233,9 +234,9 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
 }
 
 #[tokio::test]
-async fn every_row_comes_out_the_same_through_grpc() {
+async fn every_row_has_the_same_result_through_grpc() {
     let files = files();
-    let (mut failures, mut asked, mut elsewhere) = (Vec::new(), 0, Vec::new());
+    let (mut failures, mut checked, mut elsewhere) = (Vec::new(), 0, Vec::new());
     for (row, snapshot) in rows(&files) {
         let Some(expect) = &row.case.expect else { continue };
         if let Some(why) = cannot_be_sent(&row.case, &snapshot) {
@@ -263,18 +264,18 @@ async fn every_row_comes_out_the_same_through_grpc() {
         let budget = InFlight::new(16 << 20, 32 << 20).unwrap();
         let service = EnvoyAuthorization::new(Arc::new(checker), budget);
         let answer = call(&service, &message(&row.case)).await;
-        asked += 1;
+        checked += 1;
         if let Err(difference) = check(expect, &observed(answer)) {
             failures.push(format!("{}\n    {difference}", row.place()));
         }
     }
     assert!(
         failures.is_empty(),
-        "{} of {asked} rows fail:\n{}",
+        "{} of {checked} rows fail:\n{}",
         failures.len(),
         failures.join("\n")
     );
-    assert!(asked >= 150, "only {asked} rows were asked");
+    assert!(checked >= 150, "only {checked} rows ran");
     assert!(
         elsewhere.len() <= 12,
         "too many rows are left to other tests:\n{}",

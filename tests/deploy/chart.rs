@@ -7,7 +7,7 @@ use super::{
     succeeds, template, validate_envoy, validate_manifests, written,
 };
 
-/// What stands in deploy/envoy/envoy.yaml once, and what the chart puts there.
+/// Texts that deploy/envoy/envoy.yaml contains once, and their replacements in the chart.
 const PLACES: [(&str, &str); 5] = [
     (
         "address: 0.0.0.0, port_value: 8080",
@@ -67,7 +67,7 @@ fn its_versions_are_the_programs_and_the_tested_envoys() {
 }
 
 #[test]
-fn its_schema_knows_every_value_and_no_other() {
+fn its_schema_has_every_value_and_no_other() {
     fn compare(path: &str, values: &Value, schema: &Value) {
         let (Some(values), Some(known)) = (values.as_object(), schema["properties"].as_object())
         else {
@@ -137,7 +137,7 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
         let data = &only(&rendered, "ConfigMap")["data"];
         let config = data["tollgate.yaml"].as_str().unwrap();
         check_config(&name, config);
-        // The probes of the inference server ask for it through the gate.
+        // The probes of the inference server go through Envoy.
         let (dir, path) = written(config);
         let health = ["--method", "GET", "--host", "10.0.0.1:8080", "--path", "/health"];
         let explained = crate::rig::tollgate::run(
@@ -163,7 +163,7 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn envoy_sends_as_much_of_a_body_as_tollgate_takes() {
+fn envoy_sends_as_much_of_a_body_as_tollgate_accepts() {
     let text = template("helm-4", &["-f", &example("hunyuanocr.yaml")]);
     assert!(text.contains("max_request_bytes: 33554432"), "32 MiB");
     assert!(
@@ -172,7 +172,7 @@ fn envoy_sends_as_much_of_a_body_as_tollgate_takes() {
     );
 }
 
-/// The gate's containers, and the pod they are in.
+/// The containers of Tollgate and Envoy, and their pod.
 fn gate(rendered: &[Value]) -> (&Value, Vec<&Value>) {
     let pod = &only(rendered, "Deployment")["spec"]["template"]["spec"];
     let lists = [&pod["initContainers"], &pod["containers"]];
@@ -181,7 +181,7 @@ fn gate(rendered: &[Value]) -> (&Value, Vec<&Value>) {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn nobody_reaches_the_model_around_the_gate() {
+fn the_model_server_is_reached_only_through_envoy() {
     for name in ["vllm.yaml", "sglang.yaml", "lmdeploy.yaml", "ms-swift.yaml", "hunyuanocr.yaml"] {
         let rendered = documents(&template("helm-4", &["-f", &example(name)]));
         let (_, containers) = gate(&rendered);
@@ -191,7 +191,7 @@ fn nobody_reaches_the_model_around_the_gate() {
             "{name}: on loopback"
         );
         assert!(model["ports"].is_null(), "{name}: no port of its own");
-        // The socket that Tollgate believes is for Envoy alone.
+        // Only Envoy has the socket whose checks Tollgate trusts.
         let mounts = |container: &Value| {
             container["volumeMounts"]
                 .as_array()
@@ -225,7 +225,7 @@ fn nobody_reaches_the_model_around_the_gate() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn the_gates_containers_may_do_nothing() {
+fn the_containers_have_no_privileges() {
     for name in ["vllm.yaml", "service.yaml"] {
         let rendered = documents(&template("helm-4", &["-f", &example(name)]));
         let (pod, containers) = gate(&rendered);
@@ -297,7 +297,7 @@ fn the_service_scales_survives_a_drained_node_and_is_spread() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn the_service_has_the_name_that_the_manifests_of_gateways_and_meshes_ask() {
+fn the_service_has_the_name_that_the_manifests_of_gateways_and_meshes_use() {
     let home = tempfile::tempdir().unwrap();
     let values = example("service.yaml");
     let mut command = helm("helm-4", home.path());
@@ -343,7 +343,7 @@ fn pods_restart_for_what_tollgate_does_not_reload_and_for_nothing_else() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn an_existing_chart_includes_the_gate_by_named_templates() {
+fn an_existing_chart_includes_tollgate_by_named_templates() {
     for version in HELMS {
         let dir = tempfile::tempdir().unwrap();
         for chart in ["tollgate", "existing-chart"] {
@@ -387,7 +387,7 @@ fn an_existing_chart_includes_the_gate_by_named_templates() {
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_notes_print_the_next_command() {
-    // Helm 3 asks a cluster even for this.
+    // Helm 3 calls a cluster even for this.
     let notes = |arguments: &[&str]| {
         let home = tempfile::tempdir().unwrap();
         let mut command = helm("helm-4", home.path());

@@ -1,5 +1,5 @@
-//! Envoy Gateway and Istio make Envoy's configuration themselves. What can be held against the real Envoy is, and what has to agree
-//! with the chart does.
+//! Envoy Gateway and Istio generate Envoy's configuration. The parts that a real Envoy can read are
+//! run with it, and the parts that must agree with the chart are compared with it.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,8 @@ use crate::rig::{
     tollgate::Tollgate,
 };
 
-/// Merges as Envoy's control planes do: objects by name, lists by appending, the rest replaced.
+/// Merges as Envoy's control planes do: objects by name, lists by appending, other values by
+/// replacement.
 fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -23,8 +24,8 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 #[test]
-fn envoy_takes_what_istios_filter_adds() {
-    // What Istio would have made by itself of mesh-config.yaml.
+fn envoy_accepts_what_istios_filter_adds() {
+    // The configuration that Istio would generate from mesh-config.yaml.
     let provider = &documents(&read("deploy/istio/mesh-config.yaml"))[0]["meshConfig"]["extensionProviders"]
         [0]["envoyExtAuthzGrpc"];
     let body = &provider["includeRequestBodyInCheck"];
@@ -75,19 +76,19 @@ fn envoy_takes_what_istios_filter_adds() {
 }
 
 #[test]
-fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
+fn gateways_and_meshes_call_the_listener_of_the_chart_and_fail_closed() {
     let values = &documents(&read("deploy/helm/tollgate/values.yaml"))[0];
     let port = values["grpc"]["port"].as_u64().unwrap();
     let most = 16 << 20; // `body.max`, its default
 
     let mesh = &documents(&read("deploy/istio/mesh-config.yaml"))[0];
     let provider = &mesh["meshConfig"]["extensionProviders"][0];
-    let asked = &provider["envoyExtAuthzGrpc"];
-    assert_eq!(asked["service"], "tollgate.tollgate.svc.cluster.local");
-    assert_eq!(asked["port"], port.to_string());
-    assert_eq!((&asked["failOpen"], &asked["statusOnError"]), (&json!(false), &json!("503")));
-    assert_eq!(asked["includeRequestBodyInCheck"]["maxRequestBytes"], most);
-    assert_eq!(asked["includeRequestBodyInCheck"]["allowPartialMessage"], false);
+    let grpc = &provider["envoyExtAuthzGrpc"];
+    assert_eq!(grpc["service"], "tollgate.tollgate.svc.cluster.local");
+    assert_eq!(grpc["port"], port.to_string());
+    assert_eq!((&grpc["failOpen"], &grpc["statusOnError"]), (&json!(false), &json!("503")));
+    assert_eq!(grpc["includeRequestBodyInCheck"]["maxRequestBytes"], most);
+    assert_eq!(grpc["includeRequestBodyInCheck"]["allowPartialMessage"], false);
     let policies = documents(&read("deploy/istio/policy.yaml"));
     let custom = policies.iter().find(|policy| policy["spec"]["action"] == "CUSTOM").unwrap();
     assert_eq!(custom["spec"]["provider"]["name"], provider["name"]);
@@ -110,7 +111,7 @@ fn gateways_and_meshes_ask_where_the_chart_listens_and_fail_closed() {
 
 /// Envoy Gateway sets neither `pack_as_bytes` nor `encode_raw_headers` nor `validate_mutations`.
 #[test]
-fn bodies_as_text_and_joined_headers_are_judged_the_same() {
+fn bodies_as_text_and_joined_headers_get_the_same_decisions() {
     let rig = Rig::with(POLICY, |config| {
         let config = replace_once(config, "pack_as_bytes: true", "pack_as_bytes: false");
         let config = replace_once(config, "encode_raw_headers: true", "encode_raw_headers: false");
@@ -131,9 +132,9 @@ fn bodies_as_text_and_joined_headers_are_judged_the_same() {
     assert!(rig.upstream.taken().is_empty());
 }
 
-/// APISIX and Kong are untested; what they say they send is not.
+/// APISIX and Kong do not run here; the requests that they document are tested.
 #[test]
-fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
+fn tollgate_reads_what_apisix_and_kong_are_configured_to_send() {
     let plugin =
         &documents(&read("deploy/apisix/apisix.yaml"))[0]["routes"][0]["plugins"]["forward-auth"];
     assert_eq!(
@@ -172,7 +173,7 @@ fn tollgate_understands_what_apisix_and_kong_are_told_to_send() {
         (403, "model_forbidden".to_owned()),
         "the body is read"
     );
-    // What Tollgate sends of identity is what they take over, each by its name.
+    // They copy each of Tollgate's identity headers by its name.
     let taken = super::strings(&plugin["upstream_headers"]);
     for (name, _) in
         allowed.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-tollgate-"))
@@ -194,7 +195,7 @@ fn kongs_lua_is_lua() {
         ["access"][0];
     let dir = tempfile::tempdir().unwrap();
     let (lua, config) = (dir.path().join("access.lua"), dir.path().join("haproxy.cfg"));
-    // HAProxy has a Lua to read it with, and does not run what is in a function.
+    // HAProxy's Lua parses the file, and does not run the body of a function.
     std::fs::write(&lua, format!("local function access()\n{}\nend\n", plugin.as_str().unwrap()))
         .unwrap();
     let rest = "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nfrontend none\n    bind 127.0.0.1:65535\n";

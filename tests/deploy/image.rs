@@ -1,4 +1,5 @@
-//! The image, without an engine: the program runs in the root file system that the image has, as the user that the image has.
+//! The image, without a container engine: the program runs in the root file system of the image, as
+//! its user.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -12,10 +13,10 @@ use crate::rig::{http::Request, process::Process};
 /// The user of the image and of the chart.
 const USER: &str = "65532:65532";
 
-/// A program inside `root` and nothing of the machine: as root with `chroot`, as anybody else in a user namespace.
+/// A program that sees only `root`: with `chroot` as root, in a user namespace as another user.
 fn inside(root: &Path, arguments: &[&str]) -> Command {
     let mut command;
-    // A process belongs to whom it runs as.
+    // The process runs as the user of the image.
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
         command = Command::new("chroot");
         command.arg(format!("--userspec={USER}")).arg(root);
@@ -85,7 +86,7 @@ fn the_program_runs_in_the_images_root_file_system() {
 #[test]
 fn a_library_that_the_base_does_not_have_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    // A program that surely needs more than the C library.
+    // A program that needs more than the C library.
     let program = ["/usr/bin/git", "/usr/bin/python3", "/usr/bin/apt-get", "/bin/bash"]
         .into_iter()
         .find(|path| Path::new(path).exists());
@@ -124,7 +125,7 @@ fn the_image_the_chart_and_the_compose_file_agree() {
 }
 
 #[test]
-fn without_an_engine_the_build_says_which_it_looked_for() {
+fn without_an_engine_the_build_names_those_it_looked_for() {
     let dir = tempfile::tempdir().unwrap();
     for tool in ["bash", "sed", "head", "dirname"] {
         let found = succeeds(Command::new("sh").args(["-c", &format!("command -v {tool}")]));

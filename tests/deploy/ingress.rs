@@ -1,4 +1,5 @@
-//! ingress-nginx cannot be had here, nginx can: the locations that its controller makes of the shipped annotations, in a real one.
+//! The locations that the controller of ingress-nginx makes of the shipped annotations, in a real
+//! nginx. The controller itself does not run here.
 
 use std::{fmt::Write as _, process::Command};
 
@@ -27,15 +28,15 @@ routes:
     public: true
 "#;
 
-/// What the controller's template makes of them, without what has nothing to do with authorization.
-fn controller(ingress: &Value, headers: &Value, port: u16, asked: u16, upstream: u16) -> String {
+/// The part of the controller's template that concerns authorization.
+fn controller(ingress: &Value, headers: &Value, port: u16, tollgate: u16, upstream: u16) -> String {
     let annotation = |name: &str| {
         ingress["metadata"]["annotations"][format!("nginx.ingress.kubernetes.io/{name}")]
             .as_str()
             .unwrap()
     };
     let url = annotation("auth-url")
-        .replace("tollgate.tollgate.svc.cluster.local:9001", &format!("127.0.0.1:{asked}"));
+        .replace("tollgate.tollgate.svc.cluster.local:9001", &format!("127.0.0.1:{tollgate}"));
     let mut check = String::new();
     for (name, value) in headers["data"].as_object().unwrap() {
         writeln!(check, "proxy_set_header '{name}' '{}';", value.as_str().unwrap()).unwrap();
@@ -86,7 +87,7 @@ server {{
 }
 
 #[test]
-fn the_annotations_make_nginx_ask_what_tollgate_understands() {
+fn the_annotations_make_nginx_send_checks_that_tollgate_reads() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir.path());

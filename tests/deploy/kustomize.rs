@@ -27,7 +27,7 @@ fn the_base_is_what_the_chart_renders() {
         .to_owned();
     check_config("the base", &config);
     let generated = "# Generated from the chart with ../values.yaml; do not edit.\n";
-    // What says that Helm is in charge, and the ConfigMap, which kustomize makes itself.
+    // Without Helm's own labels, and without the ConfigMap, which kustomize makes itself.
     let foreign = ["managed-by: ", "helm.sh/chart: ", "# Source: "];
     let objects = rendered.split("---\n").map(|object| {
         let lines = object

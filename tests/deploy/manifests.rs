@@ -1,4 +1,5 @@
-//! The other files of deploy/: that they say what they are, and that what reads them takes them.
+//! The other files of deploy/: they begin with a description, and the program that reads them
+//! accepts them.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
 use super::{at, check_config, documents, read, validate_manifests};
 use crate::rig::part;
 
-/// Manifests for a cluster, as they are applied.
+/// The manifests that are applied to a cluster.
 const APPLIED: [&str; 4] = [
     "deploy/envoy-gateway/policy.yaml",
     "deploy/gateway-api/gateway.yaml",
@@ -28,7 +29,7 @@ fn all(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_one_opens_with_what_it_is() {
+fn every_file_begins_with_a_description() {
     let mut seen = 0;
     for path in all(&at("deploy")) {
         let extension =
@@ -50,7 +51,7 @@ fn every_one_opens_with_what_it_is() {
 }
 
 #[test]
-fn every_file_for_tollgate_is_one_it_takes() {
+fn every_configuration_of_tollgate_is_valid() {
     for path in [
         "deploy/compose/tollgate.yaml",
         "deploy/kustomize/base/tollgate.yaml",
@@ -70,7 +71,7 @@ fn every_file_that_the_documentation_names_is_there() {
             .split(separators)
             .filter(|word| word.starts_with("deploy/") || word.starts_with("tools/"))
         {
-            // Made by the commands beside them.
+            // Files that the commands beside them make.
             if word.starts_with("deploy/compose/secrets") {
                 continue;
             }
@@ -117,7 +118,7 @@ fn the_composed_inference_server_has_no_way_in_but_envoy() {
     assert_eq!(services["inference"]["network_mode"], "service:envoy");
     let command: Vec<&str> = super::strings(&services["inference"]["command"]);
     assert!(command.windows(2).any(|pair| pair == ["--host", "127.0.0.1"]), "{command:?}");
-    // The files that are mounted are there, and Envoy's is the one the end-to-end tests run.
+    // The mounted files exist, and Envoy's is the one of the end-to-end tests.
     for service in services.values() {
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();
@@ -171,11 +172,11 @@ fn the_compose_file_is_what_the_specification_says() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn the_unit_is_one_that_systemd_takes_and_finds_closed_in() {
+fn systemd_accepts_the_unit_and_rates_it_as_sandboxed() {
     let analyze = part("systemd-analyze", "systemd");
     let dir = tempfile::tempdir().unwrap();
     let unit = dir.path().join("tollgate.service");
-    // Verification looks for the program, which is not installed here.
+    // The verification requires the program, which is not installed here.
     let program = env!("CARGO_BIN_EXE_tollgate");
     std::fs::write(
         &unit,
@@ -186,7 +187,7 @@ fn the_unit_is_one_that_systemd_takes_and_finds_closed_in() {
     let verify = Command::new(&analyze).arg("verify").arg("--man=no").arg(&unit).output().unwrap();
     let said = String::from_utf8_lossy(&verify.stderr);
     assert!(verify.status.success() && !said.contains("tollgate.service"), "{said}");
-    // From 0, nothing is exposed, to 100: 14 is what the network and the socket leave.
+    // From 0 (nothing is exposed) to 100: the network and the socket account for 14.
     let security = Command::new(&analyze)
         .args(["security", "--offline=true", "--threshold=14"])
         .arg(&unit)

@@ -1,5 +1,5 @@
-//! The pod of mode sidecar on this machine: its containers started in their order by their own commands, with their own files, and held
-//! to their own probes; then asked for a completion.
+//! The pod of mode sidecar on this machine: its containers are started in their order by their own
+//! commands with their own files, must pass their own probes, and then serve a completion.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{at, documents, only, strings, template, written};
 use crate::rig::{free_port, http::Request, issuer::Issuer, part, process::Process};
 
-/// What the kubelet does, as far as these containers see it.
+/// The work of the kubelet for these containers.
 struct Kubelet<'p> {
     pod: &'p Value,
     dir: &'p Path,
@@ -22,7 +22,8 @@ struct Kubelet<'p> {
 }
 
 impl<'p> Kubelet<'p> {
-    /// Makes the volumes. `given` is what the cluster has already: files by `configMap/NAME` and `secret/NAME`.
+    /// Makes the volumes. `given` are the objects of the cluster: files by `configMap/NAME` and
+    /// `secret/NAME`.
     fn new(
         pod: &'p Value,
         dir: &'p Path,
@@ -54,8 +55,9 @@ impl<'p> Kubelet<'p> {
             volumes.insert(name, path);
         }
         let kubelet = Self { pod, dir, volumes };
-        // A mount is a path inside the container; here it is a directory, whose name takes its place in commands and files. Every
-        // container mounts a volume at the same path, or not at all.
+        // A mount is a path inside the container; here it is a directory, whose name takes its
+        // place in commands and files. Every container mounts a volume at the same path, or not at
+        // all.
         for path in kubelet.volumes.values() {
             for file in std::fs::read_dir(path).unwrap() {
                 let file = file.unwrap().path();
@@ -107,7 +109,8 @@ impl<'p> Kubelet<'p> {
         command
     }
 
-    /// Starts the pod: what ends has to succeed, what stays has to pass its startup probe before the next one starts.
+    /// Starts the pod: a container that ends must succeed, and one that stays must pass its startup
+    /// probe before the next one starts.
     fn start(&self) -> Vec<Process> {
         let init = self.pod["initContainers"].as_array().unwrap().len();
         let mut running = Vec::new();
@@ -158,7 +161,7 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         "envoy": { "port": envoy, "adminPort": admin, "concurrency": 1 },
         "inference": {
             "image": "llama",
-            // Stands in for the server's image; the rest is as for any other.
+            // A program in the place of the server's image.
             "command": [part("python", "python"), "-B", at("tools/llama_server.py")],
             "args": ["--port", model.to_string(), "--api-key", "sk-upstream"],
             "port": model,

@@ -1,8 +1,8 @@
-//! Wrong values are refused, by both Helms, with words that say what is wrong.
+//! Wrong values are refused by both versions of Helm, with a message that names the mistake.
 
 use super::{HELMS, helm};
 
-/// Why it is wrong, the value, and what the refusal names.
+/// The mistake, the value, and the word that the message contains.
 const WRONG: [(&str, &str, &str); 20] = [
     ("a mode there is not", "mode=ambient", "mode"),
     ("a key there is not", "replicas=2", "replicas"),
@@ -56,7 +56,7 @@ const WRONG: [(&str, &str, &str); 20] = [
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn the_schema_refuses_them() {
+fn the_schema_refuses_wrong_values() {
     for version in HELMS {
         let home = tempfile::tempdir().unwrap();
         for (why, value, named) in WRONG {

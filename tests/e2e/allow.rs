@@ -1,4 +1,4 @@
-//! What passes: identity headers that can be trusted, and no credential.
+//! Allowed requests: identity headers, forwarded credentials, streams, and rate limit headers.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ pub(super) fn identity(version: &str) {
     }
     assert!(seen.all("authorization").is_empty());
 
-    // The proxy's access log and the audit line name the same decision.
+    // The proxy's access log and the audit line have the same decision id.
     let logged = until("access log", || {
         rig.envoy.access_log().into_iter().find(|line| line["decision_id"] == *decision)
     });
@@ -59,7 +59,7 @@ pub(super) fn identity(version: &str) {
 }
 
 #[test]
-fn every_kind_of_key_passes_and_a_stream_stays_a_stream() {
+fn every_kind_of_key_is_accepted_and_a_stream_is_forwarded() {
     let rig = Rig::start(POLICY);
     let name = "https://auth.example.com";
     let issuers = [
@@ -101,7 +101,7 @@ const FORGERIES: [&str; 9] = [
 const UNDERSCORED: [&str; 4] =
     ["x_tollgate_subject", "x-tollgate_tenant", "X_Tollgate-Scopes", "X_TOLLGATE_MODEL"];
 
-/// Every name that some server could read as an identity header, with every value it had.
+/// Every header that some server could read as an identity header.
 fn identity_headers(seen: &Request) -> Vec<(String, String)> {
     let plain =
         |name: &str| name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -113,7 +113,7 @@ fn identity_headers(seen: &Request) -> Vec<(String, String)> {
 }
 
 fn forged(request: Request, names: &[&str]) -> Request {
-    // Twice each: what is overwritten must not leave a second value behind.
+    // Each header is sent twice: overwriting must not leave a second value.
     names.iter().chain(names).fold(request, |request, name| request.header(name, "admin"))
 }
 
@@ -123,7 +123,7 @@ fn forgeries_are_gone(rig: &Rig, names: &[&str]) {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = rig.upstream.only();
     let decision = reply.one("x-tollgate-decision-id").unwrap();
-    // No tenant: the token has none, so the client's must not stand in for it.
+    // No tenant: the token has none, and the client's header must not replace it.
     let expected = [
         ("x-tollgate-credential", "jwt"),
         ("x-tollgate-decision-id", decision),
@@ -136,7 +136,7 @@ fn forgeries_are_gone(rig: &Rig, names: &[&str]) {
         expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
     );
 
-    // A public route knows nobody, and says so.
+    // A public route has no identity.
     let reply = rig.envoy.send(&forged(Request::get("/health"), names));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = rig.upstream.only();
@@ -197,17 +197,17 @@ fn a_route_may_forward_the_credential_or_replace_it() {
     assert_eq!(sent("/v1/models", &token), [""; 0]);
     assert_eq!(sent("/forwarded", &token), [format!("Bearer {token}")]);
     assert_eq!(sent("/replaced", &token), ["Bearer sk-first"]);
-    // Public routes look at no credential, and pass none on.
+    // Public routes read no credential and forward none.
     assert_eq!(sent("/health", "whatever"), [""; 0]);
 
     std::fs::write(&key, "sk-second").unwrap();
-    until("the upstream key read again", || {
+    until("the new upstream key", || {
         (sent("/replaced", &token) == ["Bearer sk-second"]).then_some(())
     });
 }
 
 #[test]
-fn limits_are_told_on_what_passes() {
+fn allowed_answers_carry_rate_limit_headers() {
     let policy =
         POLICY.replace("    name: models\n", "    name: models\n    limits: [per-subject]\n");
     let rig = Rig::start(&format!(
@@ -232,7 +232,7 @@ fn limits_are_told_on_what_passes() {
     }
     assert_eq!(models(&alice).verdict(), (429, "rate_limited".into()));
     assert_eq!(rig.upstream.taken().len(), 3);
-    // Somebody else has a bucket of their own, and a role another rate.
+    // Another subject has a bucket of its own, and a role has another rate.
     assert_eq!(
         models(&rig.token(json!({ "sub": "bob" }))).one("x-ratelimit-remaining-requests"),
         Some("2")
@@ -242,7 +242,7 @@ fn limits_are_told_on_what_passes() {
             .one("x-ratelimit-limit-requests"),
         Some("600")
     );
-    // The upstream is none of the client's limits' business.
+    // The upstream does not receive the rate limit headers.
     assert!(
         rig.upstream.taken().iter().all(|seen| seen.all("x-ratelimit-limit-requests").is_empty())
     );

@@ -1,4 +1,4 @@
-//! The command line, as a person at a shell uses it.
+//! The commands of the command line, run as an operator runs them.
 
 use std::process::Output;
 
@@ -38,14 +38,15 @@ routes:
 "#;
 
 #[test]
-fn check_config_says_everything_that_is_wrong_at_once() {
+fn check_config_reports_every_error_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     std::fs::write(dir.join("wrong.yaml"), WRONG).unwrap();
     let output = run(dir, &["check-config", "wrong.yaml"]);
     let lines = text(&output);
     assert_eq!(output.status.code(), Some(1), "{lines}");
-    // What cannot be read, and what does not fit together in the parts that can: the issuer is not looked at any closer.
+    // Values that cannot be read, and values that do not fit together where both can be read. The
+    // issuer cannot be read, so that its values are not compared.
     for (line, part) in [
         (1, "9000"),
         (2, "isuers"),
@@ -60,10 +61,10 @@ fn check_config_says_everything_that_is_wrong_at_once() {
         assert!(found, "line {line}, `{part}`:\n{lines}");
     }
 
-    // No mistake is made of another: the route's issuer is there, although it cannot be read.
+    // One mistake is one error: the unreadable issuer causes no error about the route.
     assert_eq!(lines.lines().count(), 6, "{lines}");
 
-    // When it can, it is.
+    // Once the issuer can be read, its values are compared.
     let readable = WRONG
         .replace("\"9000\"", "\"127.0.0.1:0\"")
         .replace("isuers: []\n", "")
@@ -89,7 +90,7 @@ fn check_config_says_everything_that_is_wrong_at_once() {
             .any(|error| error["line"] == 11 && error["path"] == "routes[0].limits[0]"),
         "{report}"
     );
-    // Such a file starts nothing.
+    // `serve` does not start with such a file.
     let output = run(dir, &["serve", "--config", "wrong.yaml"]);
     assert!(
         !output.status.success() && text(&output).contains("wrong.yaml:11:"),
@@ -110,7 +111,7 @@ fn check_config_says_everything_that_is_wrong_at_once() {
 }
 
 #[test]
-fn the_schema_is_one_and_knows_every_section() {
+fn the_schema_describes_every_section() {
     let dir = tempfile::tempdir().unwrap();
     let schema = json(&run(dir.path(), &["schema"]));
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
@@ -148,7 +149,7 @@ fn a_minted_token_passes_and_can_be_explained() {
     std::fs::write(dir.join("jwks.json"), crate::rig::issuer::jwks(&[&key, &rig.issuer.key]))
         .unwrap();
     let mint = |more: &[&str]| {
-        let who = [
+        let common = [
             "token",
             "mint",
             "--key",
@@ -162,7 +163,7 @@ fn a_minted_token_passes_and_can_be_explained() {
             "--aud",
             "inference-api",
         ];
-        let output = run(dir, &[&who, more].concat());
+        let output = run(dir, &[&common, more].concat());
         assert!(output.status.success(), "{}", text(&output));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
@@ -192,9 +193,9 @@ fn a_minted_token_passes_and_can_be_explained() {
         text(&inspected)
     );
 
-    // Offline, the same decisions.
+    // `explain` decides the same offline.
     let explain = |token: &str, body: &str| {
-        let asked = [
+        let command = [
             "explain",
             "--config",
             "tollgate.yaml",
@@ -208,7 +209,7 @@ fn a_minted_token_passes_and_can_be_explained() {
         let output = run(
             dir,
             &[
-                &asked[..],
+                &command[..],
                 &["--header", "content-type: application/json", "--body", body, "--token", token],
             ]
             .concat(),
@@ -227,7 +228,7 @@ fn a_minted_token_passes_and_can_be_explained() {
     }
 }
 
-/// `serve` says what is missing, and does not start without it.
+/// `serve` names what is missing, and does not start.
 #[test]
 fn serve_does_not_start_without_what_it_needs() {
     let dir = tempfile::tempdir().unwrap();
@@ -236,7 +237,7 @@ fn serve_does_not_start_without_what_it_needs() {
     let listen = "listen: { grpc: \"unix:${DIR}/authz.sock\", ops: \"127.0.0.1:0\"";
     let rows = [
         (
-            "a secret file that is not there",
+            "a missing secret file",
             format!(
                 "{listen} }}\n{}",
                 POLICY.replace(
@@ -263,26 +264,26 @@ fn serve_does_not_start_without_what_it_needs() {
             "token",
         ),
         (
-            "a certificate that is not there",
+            "a missing certificate",
             format!(
                 "listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"
             ),
             "k.pem",
         ),
         (
-            "a directory that is not there",
+            "a missing directory",
             format!(
                 "listen: {{ grpc: \"unix:${{DIR}}/nowhere/authz.sock\", ops: \"127.0.0.1:0\" }}\n{POLICY}"
             ),
             "nowhere",
         ),
         (
-            "a name that stands for nothing",
+            "an unset environment variable",
             format!(
                 "{listen} }}\n{}",
-                POLICY.replace("https://auth.example.com", "${NOBODY_SETS_THIS}")
+                POLICY.replace("https://auth.example.com", "${UNSET_VARIABLE}")
             ),
-            "NOBODY_SETS_THIS",
+            "UNSET_VARIABLE",
         ),
     ];
     for (about, config, part) in rows {

@@ -1,4 +1,4 @@
-//! The manners of the command line: what a terminal gets, what a script gets, and what neither is surprised by.
+//! The output of the command line: at a terminal, in a script, as JSON, and into a closed pipe.
 
 use std::{
     fs::File,
@@ -35,7 +35,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Runs a subcommand whose standard output and standard error are a terminal, and returns what the terminal got.
+/// Runs a subcommand whose standard output and standard error are a terminal, and returns what was
+/// written to the terminal.
 fn at_a_terminal(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let terminal = openpty(None, None).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -47,7 +48,7 @@ fn at_a_terminal(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
         .envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
     let mut child = command.spawn().unwrap();
-    // Ours would keep the terminal open.
+    // This copy would keep the terminal open.
     drop(command);
     let mut seen = Vec::new();
     let mut master = File::from(terminal.master);
@@ -61,7 +62,7 @@ fn at_a_terminal(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
 }
 
 #[test]
-fn init_writes_a_file_that_passes_for_every_preset() {
+fn init_writes_a_valid_file_for_every_preset() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let known: Value =
@@ -89,7 +90,7 @@ fn init_writes_a_file_that_passes_for_every_preset() {
 }
 
 #[test]
-fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
+fn every_failure_of_a_command_has_one_format() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     std::fs::write(
@@ -118,7 +119,7 @@ fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
             .unwrap_or_else(|_| panic!("{arguments:?}: {}", stderr(&output)));
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains(part), "{arguments:?}: {message}");
-        // The same for people.
+        // The same as text.
         let output = run(dir, arguments);
         assert_eq!(output.status.code(), Some(2));
         assert!(
@@ -127,7 +128,7 @@ fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
             stderr(&output)
         );
     }
-    // A wrong file is told mistake by mistake, as `check-config` tells it.
+    // An invalid file is reported error by error, as `check-config` reports it.
     let output =
         run(dir, &["explain", "--config", "wrong.yaml", "--path", "/", "--output", "json"]);
     let error: Value = serde_json::from_str(&stderr(&output)).unwrap();
@@ -143,7 +144,7 @@ fn a_command_that_cannot_do_its_work_says_so_in_one_shape() {
 }
 
 #[test]
-fn colours_are_for_terminals_that_want_them() {
+fn colors_are_printed_only_to_terminals_without_no_color() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     std::fs::write(dir.join("good.yaml"), POLICY).unwrap();
@@ -170,7 +171,7 @@ fn colours_are_for_terminals_that_want_them() {
 }
 
 #[test]
-fn progress_is_for_terminals_and_goes_away() {
+fn progress_is_printed_only_to_terminals_and_erased() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -183,7 +184,7 @@ fn progress_is_for_terminals_and_goes_away() {
                 "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                 body.len()
             );
-            // The client may have gone.
+            // The client may have closed the connection.
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -202,7 +203,7 @@ fn progress_is_for_terminals_and_goes_away() {
 }
 
 #[test]
-fn completions_are_scripts_that_know_the_commands() {
+fn completion_scripts_contain_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(dir.path(), &["completions", shell]);
@@ -216,14 +217,15 @@ fn completions_are_scripts_that_know_the_commands() {
         run(dir.path(), &["completions", "bash"]).stdout,
     )
     .unwrap();
-    // As bash would ask it after `tollgate check-`.
-    let ask = "source ./tollgate.bash; COMP_WORDS=(tollgate check-) COMP_CWORD=1; _tollgate tollgate check- tollgate; echo \"${COMPREPLY[@]}\"";
-    let output = Command::new("bash").args(["-c", ask]).current_dir(dir.path()).output().unwrap();
+    // The completion that bash requests after `tollgate check-`.
+    let complete = "source ./tollgate.bash; COMP_WORDS=(tollgate check-) COMP_CWORD=1; _tollgate tollgate check- tollgate; echo \"${COMPREPLY[@]}\"";
+    let output =
+        Command::new("bash").args(["-c", complete]).current_dir(dir.path()).output().unwrap();
     assert_eq!((stdout(&output).trim(), stderr(&output).as_str()), ("check-config", ""));
 }
 
 #[test]
-fn a_closed_pipe_is_no_fault() {
+fn a_closed_pipe_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for arguments in
         [&["schema"][..], &["presets", "show", "sglang"], &["completions", "bash"], &["--help"]]

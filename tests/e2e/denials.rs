@@ -1,4 +1,5 @@
-//! What does not pass: the status, the body in the client's own dialect, the headers, and nothing for the upstream.
+//! Denied requests: the status, the body in the dialect of the endpoint, the headers, and nothing
+//! at the upstream.
 
 use serde_json::{Value, json};
 
@@ -10,10 +11,10 @@ use crate::rig::{
     replace_once, until,
 };
 
-/// Each answer says what it is, in a form that clients of the endpoint read.
+/// Asserts a denial in the form that clients of the endpoint read.
 fn denied(rig: &Rig, path: &str, reply: &Reply, status: u16, code: &str, about: &str) {
     assert_eq!((reply.status, reply.code().as_str()), (status, code), "{about}: {}", reply.text());
-    assert!(rig.upstream.taken().is_empty(), "{about}: the upstream got something");
+    assert!(rig.upstream.taken().is_empty(), "{about}: the upstream received a request");
     assert_eq!(reply.one("content-type"), Some("application/json"), "{about}");
     assert_eq!(reply.one("cache-control"), Some("no-store"), "{about}");
     assert_eq!(reply.one("x-tollgate-decision-id").map(str::len), Some(32), "{about}");
@@ -95,7 +96,7 @@ pub(super) fn reasons(version: &str) {
         claims.as_object_mut().unwrap().extend(changes);
         rig.token(claims)
     };
-    let good = with(json!({ "sub": "nobody-else" }));
+    let good = with(json!({ "sub": "carol" }));
     let stranger = Issuer::new("https://elsewhere.example.com");
     let other_key = Issuer::with("https://auth.example.com", Key::ec("never-published"));
     let now = now();
@@ -140,7 +141,7 @@ pub(super) fn reasons(version: &str) {
                 401,
                 "algorithm_not_allowed",
             ),
-            ("nobody's issuer", post(&stranger.token(base.clone())), 401, "unknown_issuer"),
+            ("an unknown issuer", post(&stranger.token(base.clone())), 401, "unknown_issuer"),
             ("an unpublished key", post(&other_key.token(base.clone())), 401, "unknown_key"),
             ("one byte of the signature changed", post(&forged(&good)), 401, "bad_signature"),
             (
@@ -156,7 +157,7 @@ pub(super) fn reasons(version: &str) {
                 "not_yet_valid",
             ),
             (
-                "made for another service",
+                "the audience of another service",
                 post(&with(json!({ "aud": "billing" }))),
                 401,
                 "wrong_audience",
@@ -181,7 +182,7 @@ pub(super) fn reasons(version: &str) {
                 403,
                 "model_forbidden",
             ),
-            ("a model nobody serves", body(r#"{"model":"qwen:adapter"}"#), 403, "model_forbidden"),
+            ("an unknown model", body(r#"{"model":"qwen:adapter"}"#), 403, "model_forbidden"),
             ("no tenant to count by", post(&rig.token(json!({}))), 403, "tenant_mismatch"),
             ("no JSON", body("model=qwen"), 400, "malformed_request"),
             ("no model", body(r#"{"messages":[]}"#), 400, "model_missing"),
@@ -227,8 +228,12 @@ pub(super) fn reasons(version: &str) {
     }
 
     let rows = [
-        ("a path nobody listed", Request::get("/metrics").bearer(&good), "no_route"),
-        ("a method nobody listed", Request::new("DELETE", "/v1/models").bearer(&good), "no_route"),
+        ("a path that is not listed", Request::get("/metrics").bearer(&good), "no_route"),
+        (
+            "a method that is not listed",
+            Request::new("DELETE", "/v1/models").bearer(&good),
+            "no_route",
+        ),
         (
             "OPTIONS belongs to the proxy's CORS filter",
             Request::new("OPTIONS", "/v1/models").bearer(&good),
@@ -248,7 +253,7 @@ pub(super) fn reasons(version: &str) {
         .send(&Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&good));
     assert_eq!(model.json()["error"]["param"], "model");
 
-    // Each was counted under its reason, and written down with its cause.
+    // Each denial is counted under its reason, and its audit line has the cause.
     assert!(
         rig.tollgate.metric("tollgate_checks_total", &["reason=\"expired\""]) >= 2.0,
         "{}",
@@ -263,18 +268,18 @@ pub(super) fn reasons(version: &str) {
     );
 }
 
-/// Through the admin API, as an operator does.
+/// Revokes through the admin API.
 fn revoke(rig: &Rig, entry: &Value) {
     let reply = rig.tollgate.admin(Request::post("/v1/revocations", entry.to_string()));
     assert!(reply.status < 300, "{} {}", reply.status, reply.text());
 }
 
 #[test]
-fn plain_http_is_refused_where_https_is_asked_for() {
+fn plain_http_is_refused_where_https_is_required() {
     let rig = Rig::start(&format!("{POLICY}require_https: true\n"));
     let reply = rig.chat(&rig.token(json!({})));
     denied(&rig, "", &reply, 403, "insecure_transport", "http");
-    // The scheme is the proxy's to say, not the client's (R21).
+    // The scheme comes from the proxy, not from the client (R21).
     let reply = rig
         .envoy
         .send(&crate::rig::chat(&rig.token(json!({}))).header("X-Forwarded-Proto", "https"));
@@ -282,7 +287,7 @@ fn plain_http_is_refused_where_https_is_asked_for() {
 }
 
 #[test]
-fn a_body_that_the_proxy_does_not_send_is_missed() {
+fn a_body_that_the_proxy_does_not_send_is_refused() {
     let rig = Rig::with(POLICY, |config| {
         let at = config.find("                      with_request_body:").unwrap();
         let end = config.find("                        pack_as_bytes: true\n").unwrap()
@@ -297,7 +302,7 @@ fn a_body_that_the_proxy_does_not_send_is_missed() {
         "body_unavailable",
         "no with_request_body",
     );
-    // What needs no body passes.
+    // A request that needs no body passes.
     assert_eq!(
         rig.envoy.send(&Request::get("/v1/models").bearer(&rig.token(json!({})))).status,
         200
@@ -305,7 +310,7 @@ fn a_body_that_the_proxy_does_not_send_is_missed() {
 }
 
 #[test]
-fn what_is_counted_by_address_needs_one() {
+fn address_limits_use_the_address_of_the_peer() {
     let policy = POLICY
         .replace("    public: true\n", "    public: true\n    limits: [per-address]\n")
         + "limits:\n  - { name: per-address, by: [address], rate: 1/1h, burst: 2 }\n";
@@ -314,14 +319,15 @@ fn what_is_counted_by_address_needs_one() {
     assert_eq!([health().status, health().status], [200, 200]);
     rig.upstream.taken();
     denied(&rig, "", &health(), 429, "rate_limited", "the third from one address");
-    // The address is the peer's, not what the client says it is.
+    // The address is that of the peer, not the one in the client's header.
     let forged = rig.envoy.send(&Request::get("/health").header("X-Forwarded-For", "203.0.113.9"));
     denied(&rig, "", &forged, 429, "rate_limited", "X-Forwarded-For");
 }
 
 #[test]
-fn a_body_beyond_the_proxy_s_own_limit_is_cut_nowhere() {
-    // Half a body can hide the second `model`: Envoy may not send one, and if it is told to, Tollgate refuses it.
+fn a_partial_body_is_refused() {
+    // A partial body can hide the second `model`. Envoy as shipped sends none; where it is
+    // configured to, Tollgate refuses it.
     let rig = Rig::with(POLICY, |config| {
         let config = replace_once(config, "max_request_bytes: 16777216", "max_request_bytes: 64");
         replace_once(config, "allow_partial_message: false", "allow_partial_message: true")

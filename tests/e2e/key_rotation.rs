@@ -1,4 +1,4 @@
-//! Keys that come, go, and are not there.
+//! Key sets behind a real Envoy: rotation, failing key servers, and missing keys.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::rig::{
 
 const NAME: &str = "https://auth.example.com";
 
-/// A rig whose issuer's keys come from `server`.
+/// A policy whose issuer's keys come from `server`.
 fn with_keys_from(server: &KeyServer) -> String {
     POLICY.replace("{ file: \"${DIR}/jwks.json\" }", &server.section())
 }
@@ -30,14 +30,15 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
     assert_eq!(models(&rig, &old_token).status, 200);
     assert_eq!(server.hits(), 1);
 
-    // Rotation: the first request with the new key is refused and asks for it; no request waits for a key server.
+    // Rotation: the first request with the new key is refused and causes a fetch; no request waits
+    // for a key server.
     server.now(Mood::Serves(jwks(&[&old, &new])));
     let token = after.token(json!({}));
     assert_eq!(models(&rig, &token).verdict(), (401, "unknown_key".into()));
     until("the new key", || (models(&rig, &token).status == 200).then_some(()));
     assert_eq!(models(&rig, &old_token).status, 200);
 
-    // A flood of made-up keys costs the key server one fetch per cool-down.
+    // Many unknown key ids cause one fetch per cool-down.
     let (hits, started) = (server.hits(), std::time::Instant::now());
     for n in 0..100 {
         let made_up = after.token_with(json!({ "kid": format!("made-up-{n}") }), json!({}));
@@ -46,7 +47,7 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
     let most = 2 + usize::try_from(started.elapsed().as_secs()).unwrap();
     assert!(server.hits() - hits <= most, "{} fetches", server.hits() - hits);
 
-    // Good keys survive whatever the server says instead of keys.
+    // The last good keys stay when the server sends anything but keys.
     let nonsense = [
         Mood::Serves("<html>maintenance</html>".into()),
         Mood::Serves(r#"{"keys":[]}"#.into()),
@@ -66,7 +67,7 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
 
     server.now(Mood::Serves(jwks(&[&new])));
     let made_up = after.token_with(json!({ "kid": "made-up" }), json!({}));
-    until("the old key's end", || {
+    until("the removal of the old key", || {
         models(&rig, &made_up);
         (models(&rig, &old_token).verdict() == (401, "unknown_key".into())).then_some(())
     });
@@ -74,7 +75,7 @@ fn a_new_key_is_found_and_a_removed_one_is_refused() {
 }
 
 #[test]
-fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
+fn without_keys_it_is_not_ready_and_names_the_issuer() {
     let key = Key::ec("k");
     let server = KeyServer::start(Mood::Fails);
     let dir = tempfile::tempdir().unwrap();
@@ -97,11 +98,7 @@ fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
     assert_eq!(Request::get("/healthz").send(tollgate.ops).status, 200);
     let reply = envoy.send(&Request::get("/v1/models").bearer(&issuer.token(json!({}))));
     assert_eq!((reply.verdict(), upstream.taken().len()), ((503, "not_ready".into()), 0));
-    assert_eq!(
-        envoy.send(&Request::get("/health")).status,
-        200,
-        "what needs no key needs no key server"
-    );
+    assert_eq!(envoy.send(&Request::get("/health")).status, 200, "a public route needs no keys");
 
     server.now(Mood::Serves(jwks(&[&key])));
     until("readiness", || (tollgate.ready().status == 200).then_some(()));
@@ -112,7 +109,7 @@ fn without_keys_it_is_not_ready_and_says_whose_are_missing() {
 }
 
 #[test]
-fn one_dead_key_server_is_one_issuer_s_trouble() {
+fn a_dead_key_server_affects_only_its_issuer() {
     let server = KeyServer::start(Mood::Hangs);
     let section = server.section();
     let second = format!(
@@ -126,7 +123,7 @@ fn one_dead_key_server_is_one_issuer_s_trouble() {
     assert!(reply.took.as_millis() < 1000, "no request waits for a key server: {:?}", reply.took);
     assert_eq!(models(&rig, &rig.token(json!({}))).status, 200);
     server.now(Mood::Serves(dead.jwks()));
-    until("the dead one to rise", || {
+    until("the keys of the recovered server", || {
         (models(&rig, &dead.token(json!({}))).status == 200).then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! Large bodies: what passes whole, what is too large, and how much memory many of them may take.
+//! Large bodies: the limits of Envoy and Tollgate, and the memory of many bodies at once.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ fn body(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn fifteen_mebibytes_pass_and_more_than_sixteen_do_not() {
+fn bodies_up_to_sixteen_mebibytes_pass() {
     let rig = Rig::start(POLICY);
     let token = rig.token(json!({}));
     for length in [15 * MIB, 16 * MIB] {
@@ -26,14 +26,14 @@ fn fifteen_mebibytes_pass_and_more_than_sixteen_do_not() {
         let seen = rig.upstream.only();
         assert_eq!((seen.body.len(), seen.body == body), (length, true));
     }
-    // Envoy's own limit, before anybody is asked.
+    // Envoy's own limit applies before a check.
     let reply =
         rig.envoy.send(&Request::post("/v1/chat/completions", body(16 * MIB + 1)).bearer(&token));
     assert_eq!((reply.status, rig.upstream.taken().len()), (413, 0));
 }
 
 #[test]
-fn tollgate_s_own_limit_holds_below_the_proxy_s() {
+fn tollgate_s_body_limit_applies_below_the_proxy_s() {
     let rig = Rig::start(&format!("{POLICY}body: {{ max: 1MiB, max_in_flight: 4MiB }}\n"));
     let token = rig.token(json!({}));
     let send = |length| {
@@ -41,7 +41,7 @@ fn tollgate_s_own_limit_holds_below_the_proxy_s() {
     };
     assert_eq!(send(MIB).status, 200);
     rig.upstream.taken();
-    // A byte more fits the message, not the body; two mebibytes do not fit the message.
+    // One byte more exceeds the body limit only; two mebibytes exceed the message limit.
     for length in [MIB + 1, 2 * MIB, 15 * MIB] {
         let reply = send(length);
         assert_eq!(
@@ -55,12 +55,13 @@ fn tollgate_s_own_limit_holds_below_the_proxy_s() {
     });
 }
 
-/// Sixteen peers without any credential send sixteen mebibytes each, all but the last byte: what is held of them at the same time
-/// stays within `body.max_in_flight`, and everybody beyond is told to come back.
+/// Sixteen peers without any credential send sixteen mebibytes each, all but the last byte. The
+/// memory of these messages stays within `body.max_in_flight`, and the others are refused as
+/// `overloaded`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_large_bodies_stay_within_the_bound() {
     const PEERS: usize = 16;
-    // Three quarters of the sum are for messages: three of them fit, the fourth does not.
+    // Three quarters of the sum are for large messages: three fit, the fourth does not.
     const FIT: usize = 3;
     let dir = tempfile::tempdir().unwrap();
     Issuer::new("https://auth.example.com").publish(dir.path());
@@ -76,22 +77,22 @@ async fn many_large_bodies_stay_within_the_bound() {
     until("the refusals", || {
         (halves.iter().filter(|half| half.answered()).count() == PEERS - FIT).then_some(())
     });
-    // Small checks have a share of their own.
+    // Small messages have a share of their own.
     let mut small = Peer::connect(dir.path()).await;
     let verdict = small.begin(&Request::get("/health")).await.finish().await;
     assert_eq!(verdict, (200, String::new()));
 
-    let (mut heard, mut refused) = (0, 0);
+    let (mut checked, mut refused) = (0, 0);
     for half in halves {
         match half.finish().await {
-            (401, code) if code == "missing_credential" => heard += 1,
+            (401, code) if code == "missing_credential" => checked += 1,
             (503, code) if code == "overloaded" => refused += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((heard, refused), (FIT, PEERS - FIT));
+    assert_eq!((checked, refused), (FIT, PEERS - FIT));
     let grown = tollgate.peak() - before;
-    // The sum, a window of 256 KiB for each connection, and what the allocator and the runtime keep.
+    // The sum, a window of 256 KiB for each connection, and the overhead of allocator and runtime.
     let bound = 64 * MIB + PEERS * (256 << 10) + 16 * MIB;
     println!("grew by {} MiB", grown >> 20);
     assert!(grown <= bound as u64, "grew by {} MiB", grown >> 20);
@@ -100,7 +101,7 @@ async fn many_large_bodies_stay_within_the_bound() {
         (PEERS - FIT) as f64
     );
 
-    // There is room again.
+    // The memory is free again.
     let verdict = Peer::connect(dir.path()).await.begin(&request).await.finish().await;
     assert_eq!(verdict, (401, "missing_credential".into()));
 }

@@ -1,4 +1,5 @@
-//! A real MCP server behind the real proxy, called by the official client: what counts is which tools ran.
+//! A real MCP server behind a real Envoy, called by the official client. The assertions are on the
+//! tools that ran.
 
 use std::{io::Write as _, process::Stdio};
 
@@ -51,30 +52,30 @@ impl Rig {
         self.issuer.token(json!({ "scope": scope }))
     }
 
-    /// The tools that ran since the last look, with their arguments; and how many requests came.
+    /// The tools that ran since the last call, with their arguments, and the number of requests.
     fn ran(&self) -> (Vec<Value>, usize) {
-        let told = self.server.taken();
-        let ran = told.iter().filter(|line| line["ran"].is_string());
+        let lines = self.server.taken();
+        let ran = lines.iter().filter(|line| line["ran"].is_string());
         let ran = ran.map(|line| json!([line["ran"], line["with"]])).collect();
-        (ran, told.iter().filter(|line| line["http"].is_string()).count())
+        (ran, lines.iter().filter(|line| line["http"].is_string()).count())
     }
 }
 
-/// Makes the calls with the official client, and gives what each came to, by name.
+/// Makes the calls with the official client and returns their results by name.
 fn call(port: u16, calls: &Value) -> Value {
     let mut client = command("tests/mcp_client.py")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let asked = json!({ "url": format!("http://127.0.0.1:{port}/mcp"), "calls": calls });
-    client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
+    let input = json!({ "url": format!("http://127.0.0.1:{port}/mcp"), "calls": calls });
+    client.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success());
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The current protocol, and the one with a handshake, whose servers do not look at `Mcp-Name`.
+/// The current protocol, and the one with a handshake, whose servers ignore `Mcp-Name`.
 const MODES: [(&str, &str); 2] = [("auto", "2026-07-28"), ("legacy", "2025-11-25")];
 
 #[test]
@@ -112,7 +113,8 @@ fn the_official_client_runs_the_tools_it_has_a_scope_for() {
     let once = [json!(["add", [2, 3]]), json!(["remove_all", ["allowed"]])];
     assert_eq!(rig.ran().0, [once.clone(), once].concat());
 
-    // Nothing of these arrives at all. RFC 9728: a client without a token learns where to look for the authorization server.
+    // None of these reaches the server. RFC 9728: a client without a token receives the address of
+    // the metadata that names the authorization server.
     let calls = MODES.map(|(mode, _)| {
         let mut anonymous = add("anonymous", mode, "");
         anonymous.as_object_mut().unwrap().remove("token");
@@ -127,15 +129,15 @@ fn the_official_client_runs_the_tools_it_has_a_scope_for() {
             ("forged", 400, Value::Null),
             ("unscoped", 403, json!("mcp")),
         ] {
-            let told = &seen[format!("{name} {mode}")];
+            let result = &seen[format!("{name} {mode}")];
             assert!(
-                told["error"].is_string() && statuses(told).iter().all(|got| *got == status),
-                "{name} {mode}: {told}"
+                result["error"].is_string() && statuses(result).iter().all(|got| *got == status),
+                "{name} {mode}: {result}"
             );
-            assert_eq!(told["scope"], scope, "{name} {mode}: {told}");
+            assert_eq!(result["scope"], scope, "{name} {mode}: {result}");
             if status != 400 {
                 assert_eq!(
-                    (&told["metadata"], &told["discovery"][0]),
+                    (&result["metadata"], &result["discovery"][0]),
                     (&json!(METADATA), &json!(METADATA)),
                     "{name} {mode}"
                 );
@@ -149,7 +151,7 @@ fn statuses(seen: &Value) -> Vec<u64> {
     seen["statuses"].as_array().unwrap().iter().map(|status| status.as_u64().unwrap()).collect()
 }
 
-/// A session of the protocol with a handshake, by hand.
+/// A session of the protocol with a handshake, without a client library.
 struct Session {
     id: String,
 }
@@ -253,7 +255,7 @@ fn no_forged_header_and_no_spelling_runs_a_forbidden_tool() {
     );
     assert_eq!(rig.ran(), (Vec::new(), 0));
 
-    // Without Tollgate the forged header does open it, which is what makes this worth a test.
+    // Without Tollgate the forged header runs the tool: the test can fail.
     let direct = Session::open(rig.server.port, "");
     let reply = direct
         .post(REMOVE)
@@ -269,7 +271,7 @@ fn no_forged_header_and_no_spelling_runs_a_forbidden_tool() {
 }
 
 #[test]
-fn the_server_learns_who_calls_and_not_with_what() {
+fn the_server_receives_the_subject_and_not_the_credential() {
     let rig = Rig::start();
     let token = rig.token("mcp tool:add");
     let session = Session::open(rig.envoy.port, &token);
@@ -277,9 +279,9 @@ fn the_server_learns_who_calls_and_not_with_what() {
     let reply =
         rig.envoy.send(&session.post(ADD).bearer(&token).header("X-Tollgate-Subject", "root"));
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let told = rig.server.taken();
+    let lines = rig.server.taken();
     assert_eq!(
-        (&told[0]["x-tollgate-subject"], &told[0]["authorization"]),
+        (&lines[0]["x-tollgate-subject"], &lines[0]["authorization"]),
         (&json!("alice"), &Value::Null)
     );
 }

@@ -1,11 +1,12 @@
-//! What Envoy decides by itself can differ between versions: the same on the oldest one that is supported.
+//! Envoy's own behaviour can differ between versions: the same tests with the oldest supported
+//! version.
 
 use super::{allow, denials, redis_outage, request_normalization, tollgate_outage};
 use crate::rig::envoy::OLDEST;
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn the_oldest_envoy_passes_the_same_and_nothing_else() {
+fn the_oldest_envoy_forwards_the_same_requests_and_no_others() {
     allow::identity(OLDEST);
     allow::forgeries(OLDEST);
     allow::forgeries_with_a_careless_envoy(OLDEST);

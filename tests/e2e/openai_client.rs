@@ -1,4 +1,4 @@
-//! A real model server behind a real Envoy, asked by the official `openai` client.
+//! A real model server behind a real Envoy, called by the official `openai` client.
 
 use std::{io::Write as _, process::Stdio};
 
@@ -13,15 +13,15 @@ use crate::rig::{
     tollgate::Tollgate,
 };
 
-/// Makes the calls with the official client, and gives what each came to, by name.
+/// Makes the calls with the official client and returns their results by name.
 pub(super) fn call(port: u16, calls: &Value) -> Value {
     let mut client = command("tests/openai_client.py")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let asked = json!({ "base_url": format!("http://127.0.0.1:{port}/v1"), "calls": calls });
-    client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
+    let input = json!({ "base_url": format!("http://127.0.0.1:{port}/v1"), "calls": calls });
+    client.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success());
     serde_json::from_slice(&output.stdout).unwrap()
@@ -162,14 +162,14 @@ fn the_client_understands_every_answer(version: &str) {
             seen[name]
         );
         assert_eq!(seen[name]["statuses"], json!([status]), "{name}");
-        // What people see in a traceback says what to do, not only a number.
+        // The message, which a traceback shows, has the remedy and not only a number.
         assert!(error["message"].as_str().unwrap().contains(says), "{name}: {error}");
         assert!(error["headers"]["x-tollgate-decision-id"].is_string(), "{name}");
     }
     assert_eq!(seen["model"]["error"]["param"], "model");
     assert!(seen["limited"]["error"]["headers"]["retry-after"].is_string());
 
-    // The client waited as long as it was told to, and no longer than it had to.
+    // The client waited as long as `retry-after` demands.
     let second = &seen["second of two"];
     assert_eq!(second["statuses"], json!([429, 200]), "{second}");
     let seconds = second["seconds"].as_f64().unwrap();

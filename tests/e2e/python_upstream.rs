@@ -1,5 +1,6 @@
-//! An upstream that reads requests as FastAPI's servers do (uvicorn, Starlette, `json.loads`: the last of two keys wins). Whatever
-//! the trick, it gets either nothing, or one request in which it finds the very model that Tollgate decided on.
+//! An upstream that reads requests as FastAPI's servers do (uvicorn, Starlette, `json.loads`: the
+//! last of two keys wins). For each ambiguous request it receives nothing, or one request in which
+//! it finds the model of the decision.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::rig::{
     tollgate::Tollgate,
 };
 
-/// Two models with aliases, and every place where a request can name one.
+/// A policy with two models and their aliases, and a route for every place that can name a model.
 const POLICY: &str = r#"
 issuers:
   - { issuer: https://auth.example.com, audiences: [inference-api], algorithms: [RS256], jwks: { file: "${DIR}/jwks.json" } }
@@ -46,7 +47,7 @@ routes:
     public: true
 "#;
 
-/// The model of the policy that a name stands for.
+/// The model of the policy that has this name or alias.
 fn model(sent: &str) -> &str {
     match sent {
         "small" | "gpt-small" => "small",
@@ -56,7 +57,7 @@ fn model(sent: &str) -> &str {
 }
 
 struct Rig {
-    /// As shipped, and without the settings that help Tollgate.
+    /// Envoy as shipped, and without the settings that help Tollgate.
     envoys: [Envoy; 2],
     _tollgate: Tollgate,
     upstream: PythonServer,
@@ -82,23 +83,24 @@ impl Rig {
         self.issuer.token(json!({ "scope": scope }))
     }
 
-    /// Through both proxies: the statuses, and what the upstream finds is what was decided.
+    /// Sends through both proxies and returns the statuses; the upstream must find the model of the
+    /// decision.
     fn ask(&self, about: &str, request: &Request) -> Vec<u16> {
         self.envoys
             .iter()
-            .map(|envoy| self.judge(about, &request.path, &envoy.send(request)))
+            .map(|envoy| self.check(about, &request.path, &envoy.send(request)))
             .collect()
     }
 
     /// INVARIANT: nothing arrived, or one request whose model is the one in `x-tollgate-model`.
-    fn judge(&self, about: &str, target: &str, reply: &Reply) -> u16 {
+    fn check(&self, about: &str, target: &str, reply: &Reply) -> u16 {
         let seen = self.upstream.taken();
         if reply.status != 200 {
             assert!(seen.is_empty(), "{about}: {} and yet {seen:?}", reply.status);
             return reply.status;
         }
         let [seen] = seen.as_slice() else { panic!("{about}: {} requests arrived", seen.len()) };
-        let told = identity(seen, "x-tollgate-model");
+        let sent = identity(seen, "x-tollgate-model");
         let path = seen["path"].as_str().unwrap();
         let found = match path {
             "/v1/chat/completions" => seen["json"].clone(),
@@ -111,10 +113,10 @@ impl Rig {
         };
         match &found {
             Value::Null => {
-                assert!(path.starts_with("/public") && told.is_empty(), "{about}: {target}: {seen}")
+                assert!(path.starts_with("/public") && sent.is_empty(), "{about}: {target}: {seen}")
             }
             found => assert_eq!(
-                told,
+                sent,
                 [model(found.as_str().unwrap_or_default())],
                 "{about}: {target}: {seen}"
             ),
@@ -123,7 +125,8 @@ impl Rig {
     }
 }
 
-/// What a server finds under a header's name if case and punctuation are all one to it (WSGI, CGI).
+/// The values that a server finds under a header's name if it ignores case and punctuation (WSGI,
+/// CGI).
 fn identity<'s>(seen: &'s Value, name: &str) -> Vec<&'s str> {
     let folded = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
     let headers = seen["headers"].as_array().unwrap().iter();
@@ -155,9 +158,9 @@ fn encoded(name: &str) -> String {
     name.replace('/', "%2F").replace(' ', "%20")
 }
 
-/// Every caller asks for every model in every place.
+/// Every caller names every model in every place.
 #[test]
-fn a_model_is_reached_by_whoever_has_its_scope() {
+fn a_model_is_reached_only_with_its_scope() {
     let rig = Rig::start();
     let places: [Place; 6] = [
         ("body", |name| chat(json!({ "model": name, "messages": [] }).to_string())),
@@ -196,7 +199,8 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
                 let known = ["small", "large"].contains(&model(name));
                 let open = known
                     && scopes.split(' ').any(|scope| scope == format!("model:{}", model(name)));
-                // Space around a header's value is none of the value (RFC 9110 section 5.5).
+                // Space around a header's value does not belong to the value (RFC 9110 section
+                // 5.5).
                 let trimmed = place == "header"
                     && name == "small "
                     && scopes.split(' ').any(|scope| scope == "model:small");
@@ -232,7 +236,7 @@ fn a_model_is_reached_by_whoever_has_its_scope() {
     );
 }
 
-/// The caller may use `small`; each body is a way to make Python run `large`, or could have been.
+/// The caller may use `small`; each body tries to make Python run `large`.
 #[test]
 fn no_trick_with_a_body_reaches_another_model() {
     let rig = Rig::start();
@@ -284,7 +288,7 @@ fn no_trick_with_a_body_reaches_another_model() {
     ];
     for (about, body, status) in bodies {
         assert_eq!(rig.ask(about, &chat(body).bearer(&token)), [status; 2], "{about}");
-        // Where no model is the default one, nothing else changes.
+        // A route with a default model decides the rest the same way.
         let other = Request::post("/v1/completions", body).bearer(&token);
         let status = if about == "nested only" { 200 } else { status };
         assert_eq!(rig.ask(about, &other), [status; 2], "{about}, with a default");
@@ -379,7 +383,7 @@ fn no_trick_with_a_form_a_query_or_a_header_reaches_another_model() {
         ("a plus is a space", Request::get("/props?model=small+"), 403),
         ("broken encoding", Request::get("/props?model=small%zz"), 400),
         ("the other in the query", Request::get("/props?model=l%61rge"), 403),
-        ("a query for what stands in the body", chat(r#"{"model":"small"}"#), 200),
+        ("a query for a value of the body", chat(r#"{"model":"small"}"#), 200),
         (
             "the header twice",
             Request::get("/metrics").header("X-Model", "small").header("x-model", "large"),
@@ -426,7 +430,7 @@ fn no_spelling_of_a_path_reaches_another_handler() {
                 .header("Content-Type", "application/json");
             let request =
                 if method == "POST" { request.body(r#"{"model":"small"}"#) } else { request };
-            // What arrives on a path other than the open one names its model there: see `judge`.
+            // A path other than the open one names the model: see `check`.
             let statuses = rig.ask(&format!("{method} {target}"), &request);
             passed += usize::from(statuses == [200, 200]);
         }
@@ -435,7 +439,7 @@ fn no_spelling_of_a_path_reaches_another_handler() {
 }
 
 #[test]
-fn no_header_of_a_client_speaks_for_tollgate() {
+fn no_client_header_reaches_the_upstream_as_an_identity_header() {
     let rig = Rig::start();
     let token = rig.token("model:small");
     let small = || chat(r#"{"model":"small"}"#).bearer(&token);
@@ -446,7 +450,7 @@ fn no_header_of_a_client_speaks_for_tollgate() {
         "x-tollgate.model",
         "X_TOLLGATE_MODEL",
     ] {
-        // Envoy as shipped refuses underscores; without that, Tollgate has every spelling removed.
+        // Envoy as shipped refuses underscores; without that, Tollgate removes every spelling.
         let shipped = if name.contains('_') { 400 } else { 200 };
         assert_eq!(rig.ask(name, &small().header(name, "large")), [shipped, 200], "{name}");
         assert_eq!(
@@ -532,13 +536,13 @@ fn no_header_of_a_client_speaks_for_tollgate() {
         for envoy in &rig.envoys {
             let reply =
                 exchange(envoy.port, bytes.as_bytes(), true).unwrap_or_else(|| Reply::new(400, ""));
-            let got = rig.judge(about, "", &reply);
+            let got = rig.check(about, "", &reply);
             assert!(status.is_none_or(|status| status == got), "{about}: {got}");
         }
     }
 }
 
-/// What arrives is what was sent, to the last byte.
+/// The upstream receives the bytes that were sent.
 #[test]
 fn a_body_arrives_as_it_was_read() {
     let rig = Rig::start();

@@ -1,4 +1,4 @@
-//! Another file in force without a restart; a bad one never.
+//! The reload of the configuration file.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::rig::{POLICY, Rig, http::Request, until};
 
 #[test]
-fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
+fn a_valid_file_takes_effect_and_an_invalid_one_changes_nothing() {
     let rig = Rig::start(POLICY);
     let dir = rig.dir.path();
     let token = rig.token(json!({}));
@@ -15,12 +15,12 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
         |path: &str| POLICY.replace("paths: [/v1/models]", &format!("paths: [/v1/models, {path}]"));
     assert_eq!((status("/v1/models"), status("/first")), (200, 403));
 
-    // By itself, within seconds.
+    // A changed file is noticed without a signal.
     rig.tollgate.rewrite(dir, &with("/first"));
     until("the first change", || (status("/first") == 200).then_some(()));
     assert_eq!(rig.tollgate.metric("tollgate_config_reload_failed", &[]), 0.0);
 
-    // Every error at once, with its place; what was in force stays in force.
+    // Every error is reported at once with its line; the previous policy stays in force.
     rig.tollgate.rewrite(
         dir,
         &with("/second").replace("RS256", "RS257").replace("public: true", "publik: true"),
@@ -32,7 +32,7 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     assert!(log.contains("tollgate.yaml:"), "{log}");
     assert_eq!(rig.tollgate.ready().status, 200);
 
-    // What only a restart changes is refused whole.
+    // A file that changes a section which needs a restart is refused as a whole.
     let moved = "listen: { grpc: \"unix:${DIR}/elsewhere.sock\", ops: \"127.0.0.1:0\" }\n";
     rig.tollgate.rewrite(dir, &with("/third"));
     rig.tollgate.until_metric("tollgate_config_reload_failed", &[], 0.0);
@@ -42,7 +42,7 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     assert_eq!((status("/third"), status("/fourth")), (200, 403));
     assert!(rig.tollgate.process.err().contains("restart"));
 
-    // A file that is gone, and then back.
+    // A file that is removed, and then written again.
     std::fs::remove_file(&rig.tollgate.config).unwrap();
     rig.tollgate.process.signal(Signal::SIGHUP);
     until("the missing file", || {
@@ -50,7 +50,7 @@ fn a_good_file_takes_over_and_a_bad_one_changes_nothing() {
     });
     assert_eq!(status("/third"), 200);
 
-    // On a signal, at once.
+    // A signal causes a reload at once.
     rig.tollgate.rewrite(dir, &with("/fifth"));
     rig.tollgate.process.signal(Signal::SIGHUP);
     until("the last change", || (status("/fifth") == 200).then_some(()));

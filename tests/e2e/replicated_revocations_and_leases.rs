@@ -1,4 +1,4 @@
-//! Checks that ask nobody: revocations that are replicated, limits that are leased.
+//! Checks without a call to Redis: replicated revocations and leased limits.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::rig::{
     until,
 };
 
-/// Requests that are admitted.
+/// The number of admitted requests.
 const REQUESTS: u64 = 40;
 
 #[test]
-fn most_checks_make_no_round_trip_and_what_is_held_goes_back_at_the_end() {
+fn most_checks_make_no_round_trip_and_unused_grants_are_returned_at_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(dir.path());
     let place = dir.path().display().to_string();
@@ -36,10 +36,10 @@ fn most_checks_make_no_round_trip_and_what_is_held_goes_back_at_the_end() {
         let reply = models(&rig, &token);
         assert_eq!(reply.verdict(), (200, String::new()));
     }
-    let asked = redis.calls("evalsha") - before;
-    assert!(asked < REQUESTS / 2, "{asked} calls for {REQUESTS} checks");
+    let calls = redis.calls("evalsha") - before;
+    assert!(calls < REQUESTS / 2, "{calls} calls for {REQUESTS} checks");
 
-    // Revoked by somebody else, it is refused here, though nobody asks.
+    // A revocation written by another process applies here without a call to Redis.
     std::fs::write(
         dir.path().join("redis.url"),
         format!("unix://{place}/redis.sock?pass={PASSWORD}"),
@@ -51,7 +51,7 @@ fn most_checks_make_no_round_trip_and_what_is_held_goes_back_at_the_end() {
         &["revoke", "add", "--redis", "@redis.url", "--issuer", issuer, "--jti", "a1"],
     );
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    until("the revocation to hold", || {
+    until("the revocation", || {
         (models(&rig, &token).verdict() == (401, "revoked".into())).then_some(())
     });
 
@@ -69,5 +69,5 @@ fn most_checks_make_no_round_trip_and_what_is_held_goes_back_at_the_end() {
     ]);
     let day = 86_400_000_000_u64;
     let spent = (full_at - time.parse::<u64>().unwrap()).div_ceil(day / 100);
-    assert_eq!(spent, admitted, "what was not spent is back");
+    assert_eq!(spent, admitted, "unused grants are returned");
 }

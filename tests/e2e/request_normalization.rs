@@ -1,6 +1,8 @@
-//! Tricks with paths, hosts, headers and bodies, through the real proxy: whatever reaches the upstream is what was decided on.
+//! Ambiguous paths, hosts, headers and bodies through a real Envoy: the upstream receives the
+//! request that was checked, or none.
 //!
-//! The numbers are those of public advisories: a proxy, a policy engine and a server that read one request differently.
+//! The numbers are those of public advisories: a proxy, a policy engine and a server that read one
+//! request differently.
 
 use serde_json::json;
 
@@ -10,7 +12,7 @@ use crate::rig::{
     http::{Request, exchange},
 };
 
-/// `/admin` and one host need a scope that nobody here has; `/public` needs nothing.
+/// `/admin` and one host need a scope that no token has; `/public` needs nothing.
 fn policy() -> String {
     POLICY.replace(
         "routes:\n",
@@ -26,7 +28,7 @@ fn policy() -> String {
     )
 }
 
-/// What becomes of a path: what the upstream gets, or the status with which it does not get through.
+/// The path that the upstream receives, or the status of the refusal.
 pub(super) const PATHS: [(&str, &str, Result<&str, u16>); 38] = [
     ("plain", "/public/a", Ok("/public/a")),
     ("plain, forbidden", "/admin/people", Err(403)),
@@ -73,7 +75,7 @@ pub(super) const PATHS: [(&str, &str, Result<&str, u16>); 38] = [
     ("overlong UTF-8", "/public/%c0%ae%c0%ae/admin", Err(400)),
     ("case is not folded", "/ADMIN/people", Err(403)),
     ("a trailing slash below the prefix", "/admin/", Err(403)),
-    ("nobody's", "/metrics", Err(403)),
+    ("not listed", "/metrics", Err(403)),
 ];
 
 #[test]
@@ -92,7 +94,7 @@ pub(super) fn paths(version: &str) {
         assert_eq!((reply.status, seen), expected, "{about}: {path}: {}", reply.text());
     }
 
-    // A model's name may hold an encoded slash; what it names is what is checked.
+    // A model's name may contain an encoded slash; the decoded name is checked.
     let reader = rig.token(json!({ "scope": "model:qwen:inference" }));
     for (path, status) in [
         ("/v1/models/Qwen%2FQwen2-72B-Instruct", 200),
@@ -165,7 +167,7 @@ pub(super) fn hosts_and_headers(version: &str) {
         );
     }
 
-    // R22, CVE-2021-32813: a hop-by-hop header cannot take the identity away.
+    // R22, CVE-2021-32813: a hop-by-hop header cannot remove the identity.
     let request = Request::get("/v1/models")
         .header("Connection", "x-tollgate-subject, x-tollgate-scopes")
         .bearer(&token);
@@ -186,7 +188,8 @@ pub(super) fn hosts_and_headers(version: &str) {
     let seen = rig.upstream.only();
     assert!(seen.all("x-tollgate-tenant").is_empty());
 
-    // R25, CVE-2023-27488: a header that is no UTF-8 does not break the message that asks; in a credential it is refused.
+    // R25, CVE-2023-27488: a header that is not UTF-8 does not break the check message; in a
+    // credential it is refused.
     let raw = |value: &[u8]| {
         let bearer = format!("Authorization: Bearer {token}\r\n");
         let head = b"GET /v1/models HTTP/1.1\r\nHost: api\r\nConnection: close\r\n".as_slice();

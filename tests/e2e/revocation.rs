@@ -1,4 +1,4 @@
-//! Credentials that are taken back, in each of the ways an operator has.
+//! Revocation behind a real Envoy, through the admin API, the command line and Redis.
 
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ fn call(rig: &Rig, method: &str, body: &Value) -> Reply {
 }
 
 #[test]
-fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
+fn the_admin_api_revokes_the_target_and_nothing_else() {
     let rig = Rig::start(POLICY);
     let token = |claims: Value| rig.token(claims);
     let alice = token(json!({ "sub": "alice", "jti": "a1" }));
@@ -51,7 +51,7 @@ fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
         rig.upstream.taken();
         assert_eq!((models(&rig, gone), models(&rig, stays)), (revoked(), ok()), "{about}");
         assert_eq!(rig.upstream.taken().len(), 1, "{about}");
-        // Nobody's token id or name stands in the list, only hashes do.
+        // The list contains hashes, and no token id or name.
         let list = rig.tollgate.admin(Request::get("/v1/revocations"));
         assert!(
             list.json()["revocations"].as_array().unwrap().len() == 1
@@ -63,11 +63,11 @@ fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
         assert_eq!(models(&rig, gone), ok(), "{about}, reinstated");
     }
 
-    // What is issued after the revocation of a subject is good.
+    // A token issued after the revocation of its subject is accepted.
     assert_eq!(call(&rig, "POST", &json!({ "issuer": ISS, "subject": "bob" })).status, 200);
     assert_eq!(models(&rig, &bob), revoked());
     assert_eq!(models(&rig, &token(json!({ "sub": "bob", "iat": now() + 10 }))), ok());
-    // The same name at another issuer is somebody else.
+    // The same name at another issuer is another subject.
     assert_eq!(
         call(&rig, "POST", &json!({ "issuer": "https://other.example.com", "subject": "alice" }))
             .status,
@@ -77,7 +77,7 @@ fn the_admin_api_takes_back_what_is_named_and_nothing_else() {
 }
 
 #[test]
-fn the_admin_api_wants_its_token_and_is_nowhere_else() {
+fn the_admin_api_requires_its_token_and_has_a_listener_of_its_own() {
     let rig = Rig::start(POLICY);
     let body = json!({ "issuer": ISS, "jti": "a1" }).to_string();
     let post = || Request::post("/v1/revocations", body.clone());
@@ -94,7 +94,7 @@ fn the_admin_api_wants_its_token_and_is_nowhere_else() {
     assert_eq!(
         post().bearer(ADMIN_TOKEN).send(rig.tollgate.ops).status,
         404,
-        "the ops listener changes nothing"
+        "the ops listener has no admin API"
     );
     assert_eq!(models(&rig, &rig.token(json!({ "jti": "a1" }))), ok());
     let lines = || rig.tollgate.audit().into_iter().filter(|line| line["event"] == "admin").count();
@@ -102,7 +102,7 @@ fn the_admin_api_wants_its_token_and_is_nowhere_else() {
 }
 
 #[test]
-fn the_command_line_takes_back_through_the_admin_api() {
+fn the_command_line_revokes_through_the_admin_api() {
     let rig = Rig::start(POLICY);
     let dir = rig.dir.path();
     std::fs::write(dir.join("admin.token"), ADMIN_TOKEN).unwrap();
@@ -129,7 +129,7 @@ fn the_command_line_takes_back_through_the_admin_api() {
     revoke(&["remove", "--issuer", ISS, "--jti", "a1"]);
     assert_eq!(models(&rig, &token), ok());
 
-    // A token that has no id, by itself.
+    // A token without an id is revoked by its digest.
     let nameless = rig.token(json!({ "jti": null }));
     std::fs::write(dir.join("leaked.token"), &nameless).unwrap();
     assert_eq!(models(&rig, &nameless), ok());
@@ -138,7 +138,7 @@ fn the_command_line_takes_back_through_the_admin_api() {
 }
 
 #[test]
-fn the_command_line_takes_back_in_redis_and_another_service_s_blacklist_counts() {
+fn the_command_line_revokes_in_redis_and_an_external_denylist_applies() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(dir.path());
     let place = dir.path().display().to_string();
@@ -147,7 +147,7 @@ fn the_command_line_takes_back_in_redis_and_another_service_s_blacklist_counts()
         POLICY.replace("    algorithms:", "    required_claims: [iat, jti]\n    algorithms:");
     let rig =
         Rig::start(&format!("{policy}{store}revocation: {{ foreign: [\"blacklist:{{jti}}\"] }}\n"));
-    // Not on the command line, where the list of processes would show the password.
+    // The URL is in a file: on the command line the list of processes would show the password.
     std::fs::write(
         dir.path().join("redis.url"),
         format!("unix://{place}/redis.sock?pass={PASSWORD}"),

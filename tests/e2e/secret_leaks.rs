@@ -1,4 +1,4 @@
-//! One run that uses a secret of every kind, and a search for each of them in everything that was put out.
+//! A run with a secret of every kind, and a search for each of them in every output.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ const SHARED: &str = "shared-secret-of-an-issuer-with-hs256-4242424242";
 const UPSTREAM: &str = "sk-upstream-key-31415926535897932384";
 const IN_URL: &str = "password-in-a-url-2718281828459045";
 
-/// Any part of a secret that is long enough to be of use to somebody.
+/// The length of a part of a secret that counts as a leak.
 const PART: usize = 16;
 
 #[test]
@@ -40,13 +40,12 @@ fn no_secret_is_in_any_output() {
     );
     let rig = Rig::start(&config);
 
-    // Tokens of every fate, and everything they could be written down in.
+    // Tokens with every result, and every output that could contain one.
     let own = Issuer::with("", Key::secret(SHARED));
     let shared = own.token_with(json!({ "kid": null }), json!({ "iss": null, "aud": null }));
     let good = rig.token(json!({ "jti": "good" }));
     let revoked = rig.token(json!({ "jti": "taken-back" }));
-    let unknown =
-        Issuer::with("https://auth.example.com", Key::ec("nobody-knows")).token(json!({}));
+    let unknown = Issuer::with("https://auth.example.com", Key::ec("unpublished")).token(json!({}));
     let stranger = Issuer::with("https://elsewhere.example.com", Key::ed("k")).token(json!({}));
     let expired = rig.token(json!({ "iat": now() - 7200, "exp": now() - 3600 }));
     let bad = forged(&rig.token(json!({})));
@@ -68,7 +67,7 @@ fn no_secret_is_in_any_output() {
             Request::post("/v1/revocations", format!("{{\"{good}\": 1}}")).bearer(ADMIN_TOKEN),
         ),
     ] {
-        // The last one quotes what it was sent: to somebody who has the admin token, and nowhere else.
+        // The last answer quotes its request. It goes only to a client with the admin token.
         let reply = request.send(rig.tollgate.admin);
         if what != "admin call with a token for a name" {
             keep(what, format!("{:?} {}", reply.headers, reply.text()));
@@ -96,14 +95,14 @@ fn no_secret_is_in_any_output() {
     assert_eq!(rig.envoy.send(&Request::get("/v1/models").bearer(&shared)).status, 200);
     assert_eq!(rig.chat(&revoked).verdict(), (401, "revoked".into()));
 
-    // An outage, with what a store's client has to say about it.
+    // An outage, with the errors of the store's client.
     redis.kill();
     until("the outage", || (rig.chat(&good).status == 503).then_some(()));
     keep("answer in an outage", rig.chat(&good).text());
     redis.restart();
     until("the end of the outage", || (rig.chat(&good).status == 200).then_some(()));
 
-    // Mistakes in files, with secrets in the wrong places.
+    // Invalid files with secrets in the wrong places.
     for (at, (from, to)) in [
         ("audiences: any", format!("audiences: \"{IN_URL}\"")),
         ("algorithms: [HS256]", "algorithms: [RS256]".to_owned()),
@@ -118,7 +117,7 @@ fn no_secret_is_in_any_output() {
     .into_iter()
     .enumerate()
     {
-        // The word `any` in the place of a list of names: what stands there is a name, and may be shown.
+        // The value of `audiences` is a name, which may be shown.
         if at == 0 {
             continue;
         }

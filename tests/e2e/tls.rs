@@ -1,4 +1,4 @@
-//! TLS between Envoy and Tollgate, with certificates on both sides, replaced while both run.
+//! TLS between Envoy and Tollgate with certificates on both sides, which are reloaded.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A name of its own: what bears the name of its issuer counts as self-signed.
+        // A name of its own: a certificate with the name of its issuer counts as self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -42,7 +42,7 @@ impl Authority {
     }
 }
 
-/// Envoy's side: it trusts `ca`, and shows the certificate `client` if there is one.
+/// Envoy's side: it trusts `ca`, and presents the certificate `client` if there is one.
 fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> String {
     let file = |name: String| format!("{{ filename: \"{}/{name}\" }}", dir.display());
     let own = client.map_or_else(String::new, |stem| {
@@ -65,7 +65,7 @@ fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> Str
 }
 
 #[test]
-fn both_sides_prove_who_they_are_and_certificates_are_replaced_while_they_run() {
+fn both_sides_authenticate_and_reload_their_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (ours, next, theirs) = (Authority::new(), Authority::new(), Authority::new());
@@ -106,10 +106,10 @@ fn both_sides_prove_who_they_are_and_certificates_are_replaced_while_they_run() 
     assert_eq!(
         ask(&start("next", Some("proxy"))),
         (503, 0),
-        "a proxy that does not know our authority"
+        "a proxy that does not trust our authority"
     );
 
-    // Half of a pair: the old one serves on.
+    // A certificate without its key: the old pair stays in use.
     next.issue(dir, "new", "tollgate.test");
     std::fs::copy(dir.join("new.pem"), dir.join("server.pem")).unwrap();
     until("the reload that fails", || {
@@ -117,12 +117,12 @@ fn both_sides_prove_who_they_are_and_certificates_are_replaced_while_they_run() 
     });
     assert_eq!(ask(&start("ours", Some("proxy"))), (200, 1), "the old pair");
 
-    // The whole pair, and another authority for clients.
+    // A complete pair, and another authority for clients.
     std::fs::copy(dir.join("new.key"), dir.join("server.key")).unwrap();
     std::fs::copy(dir.join("next.pem"), dir.join("clients.pem")).unwrap();
     let successor = start("next", Some("successor"));
     until("the new pair", || (ask(&successor) == (200, 1)).then_some(()));
     assert_eq!(ask(&start("next", Some("proxy"))), (503, 0), "a client of the former authority");
-    // Connections from before are not cut.
+    // Existing connections stay open.
     assert_eq!(ask(&known), (200, 1));
 }

@@ -1,5 +1,5 @@
-//! Two servers, one per model, and Envoy choosing by the model that Tollgate decided on (`deploy/envoy/models.yaml`): what each
-//! server received.
+//! Two servers, one per model; Envoy routes by the model of Tollgate's decision
+//! (`deploy/envoy/models.yaml`). The assertions are on what each server received.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -59,14 +59,15 @@ impl Rig {
         Request::post("/v1/chat/completions", body.to_string()).bearer(token)
     }
 
-    /// What came: the answer, and at each server the model in the body and the one in the header.
+    /// Sends a request; returns the answer, and for each server the model in the body and the one
+    /// in the header.
     fn ask(&self, request: &Request) -> (Reply, [Vec<(String, String)>; 2]) {
         let reply = self.envoy.send(request);
         let seen = |upstream: &Upstream| upstream.taken().iter().map(models).collect();
         (reply, [seen(&self.small), seen(&self.large)])
     }
 
-    /// Every request of the tests, and where it has to end.
+    /// Sends every request of the tests and asserts which server receives it.
     fn hold(&self) {
         let (small, both, none) =
             (self.token(&["small"]), self.token(&["small", "large", "homeless"]), self.token(&[]));
@@ -114,12 +115,18 @@ impl Rig {
             ("a model without a server", self.chat(&both, "homeless"), 404, None),
             ("no model", Request::get("/health"), 404, None),
             ("no model, and a forged header", forged(Request::get("/health")), 404, None),
-            ("nobody", Request::post("/v1/chat/completions", r#"{"model":"small"}"#), 401, None),
+            (
+                "no credential",
+                Request::post("/v1/chat/completions", r#"{"model":"small"}"#),
+                401,
+                None,
+            ),
         ] {
             let (reply, seen) = self.ask(&request);
             let expected = [0, 1].map(|server| {
                 let here = arrives.iter().filter(|(at, ..)| *at == server);
-                here.map(|(_, sent, told)| (sent.clone(), (*told).to_owned())).collect::<Vec<_>>()
+                here.map(|(_, sent, header)| (sent.clone(), (*header).to_owned()))
+                    .collect::<Vec<_>>()
             });
             assert_eq!((reply.status, seen), (status, expected), "{about}: {}", reply.text());
             if status == 404 {
@@ -135,11 +142,12 @@ fn models(seen: &Request) -> (String, String) {
 }
 
 #[test]
-fn envoy_sends_a_request_to_the_server_of_the_model_that_was_decided_on() {
+fn envoy_routes_by_the_model_of_the_decision() {
     let mut rig = Rig::start(tempfile::tempdir().unwrap(), Upstream::start(), Upstream::start());
     rig.hold();
 
-    // Without a decision there is no model, and without a model no server, whatever the proxy's failure policy.
+    // Without a decision there is no model, and without a model no server, with each failure policy
+    // of the proxy.
     let careless =
         Envoy::of_models(rig.dir.path(), rig.small.port, rig.large.port, failure_mode_allow);
     rig.tollgate.process.kill();
@@ -148,7 +156,7 @@ fn envoy_sends_a_request_to_the_server_of_the_model_that_was_decided_on() {
     assert!(rig.small.taken().is_empty() && rig.large.taken().is_empty());
 }
 
-/// `deploy/envoy/models.yaml` says of itself that it is `envoy.yaml` with other routes and clusters.
+/// `deploy/envoy/models.yaml` is `envoy.yaml` with other routes and clusters.
 #[test]
 fn the_configuration_for_models_has_every_setting_of_the_reference() {
     let settings = |config: &str| {
@@ -167,7 +175,7 @@ fn the_configuration_for_models_has_every_setting_of_the_reference() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
-fn two_real_servers_are_chosen_by_the_model_that_was_decided_on() {
+fn two_real_servers_are_chosen_by_the_model_of_the_decision() {
     let dir = tempfile::tempdir().unwrap();
     let server = |name: &str| -> PythonServer { llama_server(dir.path(), &["--name", name]) };
     let (small, large) = (server("small"), server("org-large"));
@@ -178,7 +186,8 @@ fn two_real_servers_are_chosen_by_the_model_that_was_decided_on() {
     );
     rig.hold();
 
-    // The official client, streaming and not, gets text from the one server and nothing from the other.
+    // The official client receives text from the one server, streamed and whole, and nothing from
+    // the other.
     let token = rig.token(&["small"]);
     let calls = json!([
         { "name": "whole", "do": "chat", "token": token, "model": "gpt-small" },
@@ -192,7 +201,7 @@ fn two_real_servers_are_chosen_by_the_model_that_was_decided_on() {
     assert_eq!(seen["other"]["error"]["code"], "model_forbidden", "{seen}");
     assert_eq!((rig.small.taken().len(), rig.large.taken().len()), (2, 0));
 
-    // They are two: each says who it is.
+    // The two servers are different: each reports its own model.
     for (upstream, name) in [(&rig.small, "small"), (&rig.large, "org-large")] {
         assert_eq!(Request::get("/v1/models").send(upstream.port).json()["data"][0]["id"], name);
     }

@@ -1,4 +1,4 @@
-//! `tollgate audit-upstream` against a server that has a FastAPI-like document.
+//! `tollgate audit-upstream` against a server that publishes a document as FastAPI does.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::tollgate;
 
-/// A server that answers every request with `response` and counts nothing; it ends with the process.
+/// A server that answers every request with `response`. It ends with the process.
 fn server(response: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -30,7 +30,7 @@ fn server(response: Vec<u8>) -> SocketAddr {
                 "{}",
                 String::from_utf8_lossy(&head)
             );
-            // The client may have gone when it has read enough.
+            // The client may close the connection when it has read enough.
             let _ = stream.write_all(&response);
         }
     });
@@ -45,7 +45,7 @@ fn ok(body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What vLLM's FastAPI application publishes, in its shape: operations with `summary`, `operationId` and parameters.
+/// A document in the form of vLLM's: operations with `summary`, `operationId` and parameters.
 fn vllm() -> String {
     let operation = |id: &str| json!({ "summary": id, "operationId": id, "responses": { "200": { "description": "Successful Response" } } });
     let parameter = json!([{ "name": "response_id", "in": "path", "required": true, "schema": { "type": "string" } }]);
@@ -124,12 +124,12 @@ fn a_preset_opens_nothing_dangerous() {
         (true, "dangerous", false, Some("no_route"))
     );
     assert_eq!(row("POST", "/brand_new_route"), (false, "unknown", false, Some("no_route")));
-    // Hidden from the document, and asked about all the same.
+    // A path that the document does not have is probed too.
     assert_eq!(operation(&report, "POST", "/invocations")["offered"], false);
 }
 
 #[test]
-fn what_a_configuration_leaves_open_is_found() {
+fn open_routes_of_a_configuration_are_found() {
     let directory = TempDir::new().unwrap();
     let address = server(ok(&vllm()));
     for (routes, arguments, open) in [
@@ -172,7 +172,7 @@ fn what_a_configuration_leaves_open_is_found() {
         });
         assert!(found, "{routes}: {text}");
     }
-    // Documentation and metrics in the open are the operator's choice, and said.
+    // Public documentation and metrics are the operator's choice, and are reported.
     let file =
         config(&directory, "[{ preset: vllm }, { match: { paths: [/load] }, public: true }]");
     let output = audit(address, &["--config", file.to_str().unwrap()]);

@@ -1,4 +1,5 @@
-//! `docs/presets.md` is made from the presets. `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::docs_page` writes it.
+//! `docs/presets.md` is generated from the presets. `TOLLGATE_WRITE_DOCS=1 cargo test --test main
+//! presets::docs_page` writes it.
 
 use std::fmt::Write as _;
 
@@ -66,7 +67,7 @@ fn page() -> String {
 }
 
 #[test]
-fn the_page_is_what_the_presets_say() {
+fn the_page_matches_the_presets() {
     let path = super::root().join("docs/presets.md");
     if std::env::var_os("TOLLGATE_WRITE_DOCS").is_some() {
         std::fs::write(&path, page()).unwrap();
@@ -74,6 +75,6 @@ fn the_page_is_what_the_presets_say() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == page(),
-        "docs/presets.md is not what the presets say; run `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::docs_page`"
+        "docs/presets.md differs from the presets; run `TOLLGATE_WRITE_DOCS=1 cargo test --test main presets::docs_page`"
     );
 }

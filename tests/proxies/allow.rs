@@ -1,4 +1,4 @@
-//! What the upstream gets when a request is allowed, and what the client gets back.
+//! Allowed requests: what the upstream receives, and what the client receives.
 
 use std::{
     io::{Read as _, Write as _},
@@ -30,7 +30,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn the_upstream_learns_who_asks(kind: Kind) {
+fn the_upstream_receives_the_identity(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.issuer.token(serde_json::json!({ "sub": "auth0|caf\u{e9}", "scope": "a b" }));
     let reply = rig.send(&Request::get("/v1/models").bearer(&token));
@@ -48,13 +48,13 @@ fn the_upstream_learns_who_asks(kind: Kind) {
         "the credential is not forwarded: {seen:?}"
     );
 
-    // The same request on a public route: nobody asks.
+    // The same request on a public route has no identity.
     assert_eq!(rig.send(&Request::get("/public/x").bearer(&token)).status, 200);
     assert_eq!(identity(&rig.upstream.only()), []);
 }
-through_every_proxy!(the_upstream_learns_who_asks);
+through_every_proxy!(the_upstream_receives_the_identity);
 
-fn credentials_go_where_the_route_says(kind: Kind) {
+fn credentials_are_forwarded_as_the_route_specifies(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.token();
     for (path, expected) in [
@@ -64,7 +64,7 @@ fn credentials_go_where_the_route_says(kind: Kind) {
         assert_eq!(rig.send(&Request::get(path).bearer(&token)).status, 200, "{path}");
         assert_eq!(rig.upstream.only().all("authorization"), [expected.as_str()], "{path}");
     }
-    // The answer of Tollgate's that carries them is not the client's.
+    // Tollgate's answer, which has the credential, does not reach the client.
     let reply = rig.send(&Request::get("/v1/keyed").bearer(&token));
     assert!(
         reply.headers.iter().all(|(_, value)| !value.contains("upstream-key")),
@@ -72,11 +72,11 @@ fn credentials_go_where_the_route_says(kind: Kind) {
         reply.headers
     );
 }
-through_every_proxy!(credentials_go_where_the_route_says);
+through_every_proxy!(credentials_are_forwarded_as_the_route_specifies);
 
-fn the_client_s_address_is_known(kind: Kind) {
+fn the_client_s_address_is_the_address_of_the_peer(kind: Kind) {
     let rig = ProxyRig::start(kind);
-    // Whatever it says itself.
+    // The client's own headers do not count.
     let request = Request::get("/v1/addressed")
         .bearer(&rig.token())
         .header("X-Real-IP", "nonsense")
@@ -84,7 +84,7 @@ fn the_client_s_address_is_known(kind: Kind) {
     let reply = rig.send(&request);
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
-through_every_proxy!(the_client_s_address_is_known);
+through_every_proxy!(the_client_s_address_is_the_address_of_the_peer);
 
 fn streams_are_not_held_back(kind: Kind) {
     let (events, stream) = mpsc::channel();

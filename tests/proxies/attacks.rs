@@ -1,4 +1,5 @@
-//! The attack table: what a client may say about itself, through every proxy. What counts is what the upstream got.
+//! Forged headers, methods, paths and credentials through every proxy. The assertions are on what
+//! the upstream received.
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::rig::http::{Request, exchange};
 
-/// Every spelling of an identity header that some server takes for one.
+/// Every spelling of an identity header that some server reads as one.
 const SPELLINGS: [&str; 12] = [
     "X-Tollgate-Subject",
     "x-tollgate-subject",
@@ -28,7 +29,7 @@ const SPELLINGS: [&str; 12] = [
     "X-Tollgate-Status",
 ];
 
-fn forged_identity_never_arrives(kind: Kind) {
+fn forged_identity_headers_never_reach_the_upstream(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let honest = [
         ("x-tollgate-credential", "jwt"),
@@ -39,7 +40,7 @@ fn forged_identity_never_arrives(kind: Kind) {
     let token = rig.issuer.token(serde_json::json!({ "scope": "s" }));
     for name in SPELLINGS {
         for path in ["/v1/models", "/public/x"] {
-            // Once, twice, and beside the real thing.
+            // Once, twice, and beside the real header.
             for more in [None, Some(name), Some("X-Tollgate-Subject")] {
                 let mut request = Request::get(path).bearer(&token).header(name, "forged");
                 if let Some(more) = more {
@@ -68,11 +69,11 @@ fn forged_identity_never_arrives(kind: Kind) {
     assert_eq!(decision.status, 200);
     assert!(rig.upstream.only().all("x-tollgate-decision-id").iter().all(|id| id.len() == 32));
 }
-through_every_proxy!(forged_identity_never_arrives);
+through_every_proxy!(forged_identity_headers_never_reach_the_upstream);
 
-/// vLLM's `X-Amzn-SageMaker-Adapter-Identifier` replaces the model of the body. Its preset has it taken away; a proxy that cannot
-/// be told to take headers away must not let the request through.
-fn headers_that_choose_a_model_never_arrive(kind: Kind) {
+/// vLLM's `X-Amzn-SageMaker-Adapter-Identifier` replaces the model of the body. Its preset has it
+/// removed; a proxy that cannot remove headers must not forward the request.
+fn headers_that_choose_a_model_never_reach_the_upstream(kind: Kind) {
     let rig = ProxyRig::with(kind, &format!("{POLICY}  - preset: vllm\n"), |config| config);
     let token = rig.token();
     for name in [
@@ -90,9 +91,9 @@ fn headers_that_choose_a_model_never_arrive(kind: Kind) {
     }
     assert_eq!(rig.send(&Request::get("/v1/models").bearer(&token)).status, 200);
 }
-through_every_proxy!(headers_that_choose_a_model_never_arrive);
+through_every_proxy!(headers_that_choose_a_model_never_reach_the_upstream);
 
-fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
+fn a_client_cannot_forge_the_request_that_is_checked(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let parts = [
         ("Method", "GET"),
@@ -124,7 +125,7 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
     };
     for (name, value) in &names {
         refused(&Request::get("/v1/models").header(name, value), name);
-        // Without a credential too, so that what is left of the headers decides.
+        // Without a credential too, so that only the forged headers could open the route.
         refused(&Request::get("/v1/models").header(name, value).header(name, value), name);
         refused(
             &Request::get("/v1/models")
@@ -133,16 +134,16 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
             name,
         );
     }
-    // All at once.
+    // All of them together.
     let everything = names
         .iter()
         .fold(Request::get("/v1/models"), |request, (name, value)| request.header(name, value));
     refused(&everything, "everything");
 }
-through_every_proxy!(a_client_cannot_say_what_it_asks_for);
+through_every_proxy!(a_client_cannot_forge_the_request_that_is_checked);
 
 /// R22: CVE-2021-32813, CVE-2024-45410, CVE-2025-48865.
-fn connection_does_not_take_identity_away(kind: Kind) {
+fn a_connection_header_removes_no_identity_header(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.token();
     for option in [
@@ -168,9 +169,9 @@ fn connection_does_not_take_identity_away(kind: Kind) {
         assert!([0, 200, 400, 401].contains(&status), "{option}: {status}");
     }
 }
-through_every_proxy!(connection_does_not_take_identity_away);
+through_every_proxy!(a_connection_header_removes_no_identity_header);
 
-fn two_credentials_are_none(kind: Kind) {
+fn two_credentials_are_refused(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let (good, other) = (rig.token(), rig.issuer.token(serde_json::json!({ "sub": "mallory" })));
     for (first, second) in [(&good, &other), (&other, &good), (&good, &good)] {
@@ -183,9 +184,9 @@ fn two_credentials_are_none(kind: Kind) {
         assert_eq!(rig.upstream.taken().len(), 0);
     }
 }
-through_every_proxy!(two_credentials_are_none);
+through_every_proxy!(two_credentials_are_refused);
 
-/// R23, CVE-2026-88004: names that were taken from the headers came back as trailers.
+/// R23, CVE-2026-88004: names that were removed from the headers came back as trailers.
 fn trailers_carry_no_identity(kind: Kind) {
     let (port, arrived) = recorder();
     let rig = ProxyRig::before(kind, port);
@@ -204,7 +205,7 @@ fn trailers_carry_no_identity(kind: Kind) {
 }
 through_every_proxy!(trailers_carry_no_identity);
 
-/// An upstream that hands on the bytes it got, those after the last chunk included.
+/// An upstream that returns the bytes it received, with those after the last chunk.
 fn recorder() -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

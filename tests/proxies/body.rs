@@ -1,4 +1,4 @@
-//! Bodies: the rule that reads one, through proxies that send it and through those that do not.
+//! Rules that read the body, through proxies that send it and through those that do not.
 
 use super::proxy_rig::{Kind, ProxyRig};
 use crate::rig::http::Request;
@@ -62,7 +62,7 @@ fn the_model_is_read_from_the_body(kind: Kind) {
 }
 through_every_proxy!(the_model_is_read_from_the_body);
 
-fn chunked_bodies_are_judged_whole_or_not_at_all(kind: Kind) {
+fn chunked_bodies_are_checked_whole_or_refused(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let send = |chunks: &[&str]| {
         let mut text = format!(
@@ -89,7 +89,7 @@ fn chunked_bodies_are_judged_whole_or_not_at_all(kind: Kind) {
         );
     }
 }
-through_every_proxy!(chunked_bodies_are_judged_whole_or_not_at_all);
+through_every_proxy!(chunked_bodies_are_checked_whole_or_refused);
 
 fn bodies_have_a_limit(kind: Kind) {
     let rig = ProxyRig::start(kind);
@@ -104,14 +104,14 @@ fn bodies_have_a_limit(kind: Kind) {
             (413, "body_too_large".into())
         );
     }
-    // The proxy's own limit.
+    // The limit of the proxy.
     let reply = rig.send(&Request::post(PATH, body(17 << 20)).bearer(&token));
     match kind {
         Kind::Nginx | Kind::NewNginx | Kind::Njs => {
             assert_eq!(reply.verdict(), (413, "body_too_large".into()))
         }
         Kind::EnvoyHttp | Kind::Haproxy => assert_eq!(reply.status, 413),
-        // Traefik says 401 for a body beyond `maxBodySize`, and cannot be told otherwise.
+        // Traefik answers 401 to a body beyond `maxBodySize`, which cannot be configured.
         Kind::Traefik => assert_eq!(reply.status, 401),
         Kind::Caddy => assert_eq!(reply.verdict(), (403, "body_unavailable".into())),
     }

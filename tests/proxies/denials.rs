@@ -1,11 +1,11 @@
-//! Denials reach the client as themselves: status, headers and body, through every proxy.
+//! Denials through every proxy: status, headers and body reach the client unchanged.
 
 use serde_json::json;
 
 use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::{Reply, Request};
 
-/// The client got Tollgate's own answer.
+/// Asserts that the client received Tollgate's own answer.
 fn is_whole(reply: &Reply, status: u16, code: &str) {
     assert_eq!(reply.verdict(), (status, code.to_owned()), "{:?}\n{}", reply.headers, reply.text());
     assert!(
@@ -26,7 +26,7 @@ fn is_whole(reply: &Reply, status: u16, code: &str) {
     }
 }
 
-fn refusals_are_the_client_s(kind: Kind) {
+fn denials_reach_the_client_unchanged(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.token();
 
@@ -48,14 +48,14 @@ fn refusals_are_the_client_s(kind: Kind) {
 
     is_whole(&rig.send(&Request::get("/nowhere").bearer(&token)), 403, "no_route");
 
-    // A route decoded, none as it stands.
+    // The decoded path has a route, the path as sent has none.
     is_whole(&rig.send(&Request::get("/v1%2fmodels").bearer(&token)), 400, "malformed_request");
 
     assert_eq!(rig.upstream.taken().len(), 0);
 }
-through_every_proxy!(refusals_are_the_client_s);
+through_every_proxy!(denials_reach_the_client_unchanged);
 
-fn limits_are_the_client_s(kind: Kind) {
+fn rate_limit_headers_reach_the_client(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.token();
     let first = rig.send(&Request::get("/v1/limited").bearer(&token));
@@ -74,9 +74,9 @@ fn limits_are_the_client_s(kind: Kind) {
         assert_eq!(first.one("x-tollgate-decision-id").map(str::len), Some(32));
     }
 }
-through_every_proxy!(limits_are_the_client_s);
+through_every_proxy!(rate_limit_headers_reach_the_client);
 
-fn an_outage_is_the_client_s(kind: Kind) {
+fn an_outage_reaches_the_client_as_an_error(kind: Kind) {
     let policy = POLICY
         .replace("    limits: [tight]\n", "    limits: [tight]\n    on_outage: deny\n")
         + "  - match: { methods: [GET], paths: [/v1/failing] }\n    scopes: []\n    limits: [tight]\n    on_outage: error\n"
@@ -84,14 +84,14 @@ fn an_outage_is_the_client_s(kind: Kind) {
     let rig = ProxyRig::with(kind, &policy, |config| config);
     let token = rig.token();
     let reply = rig.send(&Request::get("/v1/limited").bearer(&token));
-    // Envoy takes a 5xx for a failed check, so its clients get the nearest status that is none.
+    // Envoy treats a 5xx as a failed check, so that its clients receive the nearest other status.
     is_whole(&reply, if kind == Kind::EnvoyHttp { 429 } else { 503 }, "store_unavailable");
     assert_eq!(reply.one("retry-after"), Some("1"));
     let reply = rig.send(&Request::get("/v1/failing").bearer(&token));
     assert_eq!(reply.status, 503, "{}", reply.text());
     assert_eq!(rig.upstream.taken().len(), 0);
 }
-through_every_proxy!(an_outage_is_the_client_s);
+through_every_proxy!(an_outage_reaches_the_client_as_an_error);
 
 fn without_tollgate_nothing_passes(kind: Kind) {
     let mut rig = ProxyRig::start(kind);
@@ -101,7 +101,7 @@ fn without_tollgate_nothing_passes(kind: Kind) {
         let reply =
             rig.send(&Request::get(path).bearer(&token).header("X-Tollgate-Subject", "forged"));
         assert!([500, 502, 503].contains(&reply.status), "{path}: {}", reply.status);
-        // Those whose configuration can say so tell the client to come back.
+        // Proxies that can be configured to send `retry-after` do.
         if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::Haproxy) {
             assert_eq!((reply.status, reply.one("retry-after")), (503, Some("1")), "{path}");
             assert_eq!(reply.json()["error"]["code"], json!("unavailable"));

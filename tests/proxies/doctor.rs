@@ -1,4 +1,4 @@
-//! `tollgate doctor` against proxies that are set up well, and against such that are not.
+//! `tollgate doctor` against sound and against faulty configurations of proxies.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::{Answer, Reply, Server};
 use crate::rig::replace_once;
 
-/// An upstream that shows the headers it got, and knows no path it would not answer.
+/// An upstream that returns the headers it received, and answers every path.
 fn mirror() -> Server {
     Server::start(|request| {
         let headers: Vec<String> =
@@ -21,7 +21,7 @@ fn rig(kind: Kind, edit: impl FnOnce(String) -> String) -> ProxyRig {
     ProxyRig::build(kind, POLICY, Some(mirror().port), edit)
 }
 
-/// Exit code and report.
+/// The exit code and the report.
 fn doctor(rig: &ProxyRig, more: &[&str]) -> (Option<i32>, Value) {
     let url = format!("http://127.0.0.1:{}", rig.port);
     let token = rig.token();
@@ -65,7 +65,7 @@ fn a_shipped_configuration_is_sound(kind: Kind) {
 }
 through_every_proxy!(a_shipped_configuration_is_sound);
 
-/// Each mistake with what the doctor says of it.
+/// Each fault with the finding that the doctor reports.
 #[test]
 fn mistakes_are_found() {
     let without = |line: &'static str| {
@@ -144,7 +144,7 @@ fn mistakes_are_found() {
                 let config = replace_once(
                     config,
                     "key_matcher: { prefix: \"x-tollgate-\", ignore_case: true }",
-                    "key_matcher: { prefix: \"x-nobody-sends-this-\" }",
+                    "key_matcher: { prefix: \"x-unused-\" }",
                 );
                 let config = replace_once(
                     config,
@@ -186,7 +186,7 @@ fn mistakes_are_found() {
 }
 
 #[test]
-fn what_cannot_be_tried_is_said() {
+fn probes_that_cannot_run_are_reported() {
     let rig = rig(Kind::Nginx, |config| config);
     let url = format!("http://127.0.0.1:{}", rig.port);
     let output =

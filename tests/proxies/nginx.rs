@@ -1,4 +1,4 @@
-//! What is special about nginx: connections to Tollgate, internal redirects, subrequests.
+//! Behaviour that only nginx has: connections to Tollgate, internal redirects, subrequests.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::Request;
 use crate::rig::replace_once;
 
-/// Counts the connections that go through it to a Unix socket.
+/// A forwarder to a Unix socket that counts its connections.
 fn relay(to: PathBuf) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -71,9 +71,9 @@ fn njs_keeps_its_connections_to_tollgate() {
     connections_are_kept(Kind::Njs);
 }
 
-/// What the client asked for is judged, wherever nginx sends it afterwards.
+/// The client's own path is checked, even where nginx redirects the request internally.
 #[test]
-fn an_internal_redirect_is_judged_by_the_client_s_path() {
+fn an_internal_redirect_is_checked_with_the_client_s_path() {
     for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
         let rig = ProxyRig::with(kind, POLICY, |config| {
             let more = "location /alias/ { rewrite ^/alias/(.*)$ /$1 last; }\n\
@@ -91,7 +91,7 @@ fn an_internal_redirect_is_judged_by_the_client_s_path() {
     }
 }
 
-/// nginx runs no access checks for subrequests: what one reaches was opened by the request it belongs to.
+/// nginx makes no access checks for subrequests: a subrequest is allowed with its request.
 #[test]
 fn a_mirrored_request_is_sent_only_if_the_request_is_allowed() {
     for kind in [Kind::Nginx, Kind::Njs] {
@@ -133,7 +133,7 @@ fn the_check_location_is_not_for_clients() {
     }
 }
 
-/// A log full of errors would hide the real ones.
+/// Errors for denials would hide the real errors.
 #[test]
 fn denials_are_no_errors_in_nginx_s_log() {
     let rig = ProxyRig::start(Kind::Nginx);
@@ -145,7 +145,7 @@ fn denials_are_no_errors_in_nginx_s_log() {
     assert!(!log.contains("[error]"), "{log}");
 }
 
-/// The upstream's own errors are its own.
+/// Errors of the upstream reach the client unchanged.
 #[test]
 fn an_upstream_s_403_is_not_taken_for_tollgate_s() {
     for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {

@@ -1,5 +1,6 @@
-//! The decision corpus through every dialect: each row as the proxy would ask it, through the real decoder, the core and the real
-//! encoder. A row that a dialect cannot express is counted with the reason; every other row has to come out as written.
+//! The decision corpus through every dialect: each row as the proxy would send it, through the real
+//! decoder, the core and the real encoder. A row that a dialect cannot express is counted with the
+//! reason; every other row must have its expected result.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ use tollgate_core::{
 
 use crate::corpus::{files, rows};
 
-/// Dialect, and what its listener says of bodies.
+/// A dialect and the `body` setting of its listener.
 const DIALECTS: [(&str, &str); 7] = [
     ("nginx", "sent"),
     ("nginx", "deny"),
@@ -32,7 +33,8 @@ const DIALECTS: [(&str, &str); 7] = [
     ("envoy_http", "deny"),
 ];
 
-/// Where a dialect has method, path, host, scheme and address. Said here again, so that a slip in the table shows.
+/// The headers in which a dialect has method, path, host, scheme and address. They are repeated
+/// here, so that a mistake in the table of the dialects is found.
 fn places(dialect: &str) -> [&'static str; 5] {
     match dialect {
         "nginx" | "haproxy" => [
@@ -56,14 +58,14 @@ fn places(dialect: &str) -> [&'static str; 5] {
 const FRAMING: [&str; 6] =
     ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
 
-struct Asked {
+struct ProxyCheck {
     config: ForwardAuthConfig,
     parts: Parts,
     body: Vec<u8>,
 }
 
 /// The check that the proxy would send for the request of `case`, or why it cannot.
-fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str> {
+fn proxy_check(dialect: &str, bodies: &str, case: &Case) -> Result<ProxyCheck, &'static str> {
     let request = &case.request;
     let json =
         format!(r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{bodies}"}}"#);
@@ -95,7 +97,7 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
     for (name, value) in &request.headers {
         let name = name.to_ascii_lowercase();
         if FRAMING.contains(&&*name) {
-            return Err("the framing of the client's request is the proxy's to judge");
+            return Err("the proxy alone reads the framing of the client's request");
         }
         if places(dialect).contains(&&*name) {
             return Err("the proxy replaces this header");
@@ -122,14 +124,14 @@ fn asked(dialect: &str, bodies: &str, case: &Case) -> Result<Asked, &'static str
         put(method, request.method.as_bytes())?;
         put(path, request.path.as_bytes())?;
         parts.uri = Uri::from_static("/check");
-        // nginx's njs and HAProxy's Lua say with POST that the body is with the check.
+        // nginx's njs and HAProxy's Lua use POST for a check with a body.
         parts.method = if matches!(dialect, "nginx" | "haproxy") && bodies == "sent" {
             Method::POST
         } else {
             Method::GET
         };
     }
-    Ok(Asked { config, parts, body })
+    Ok(ProxyCheck { config, parts, body })
 }
 
 fn repeats(request: &tollgate::policy_test::Request) -> bool {
@@ -142,10 +144,10 @@ fn commas(request: &tollgate::policy_test::Request) -> bool {
     request.headers.iter().any(|(_, value)| value.contains(&b','))
 }
 
-/// Decoder, core, encoder.
-fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> ProxyResponse {
-    let body = has_body(&asked.config, &asked.parts.method).then_some(&*asked.body);
-    let outcome = match decode(&asked.config, &asked.parts, body) {
+/// Runs a check through decoder, core and encoder.
+fn answer_of(sent: &ProxyCheck, case: &Case, snapshot: &Snapshot) -> ProxyResponse {
+    let body = has_body(&sent.config, &sent.parts.method).then_some(&*sent.body);
+    let outcome = match decode(&sent.config, &sent.parts, body) {
         Err(denial) => Outcome::refused(denial),
         Ok(raw) => match prepare(snapshot, raw, case.now, &mut NoHooks) {
             Prepared::Decided(outcome) => outcome,
@@ -160,11 +162,11 @@ fn answered(asked: &Asked, case: &Case, snapshot: &Snapshot) -> ProxyResponse {
         Decision::Deny(denial) => Answer::Deny(denied(denial, &outcome.evidence, id)),
         Decision::Fail(failure) => Answer::Fail(failure),
     };
-    encode(asked.config.dialect, answer, asked.parts.headers.get("authorization"))
+    encode(sent.config.dialect, answer, sent.parts.headers.get("authorization"))
 }
 
-/// The answer as a proxy with the shipped configuration understands it.
-fn understood(asked: &Asked, reply: ProxyResponse) -> Observed {
+/// The answer as a proxy with the shipped configuration reads it.
+fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
     let (parts, body) = reply.into_parts();
     let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let body = futures_util::FutureExt::now_or_never(body.collect()).unwrap().unwrap().to_bytes();
@@ -193,7 +195,7 @@ fn understood(asked: &Asked, reply: ProxyResponse) -> Observed {
     if decision == Verdict::Allow {
         match text("x-envoy-auth-headers-to-remove") {
             Some(list) => removed.extend(list.split(',').map(str::to_owned)),
-            // Every name that the proxy copies and does not find, or finds empty.
+            // Every name that the proxy copies and that is missing or empty.
             None => {
                 let known = IDENTITY.into_iter().chain(["authorization"]);
                 removed.extend(
@@ -202,8 +204,8 @@ fn understood(asked: &Asked, reply: ProxyResponse) -> Observed {
             }
         }
     }
-    // A credential set to what it was goes on as it came.
-    let own = asked.parts.headers.get("authorization").and_then(|value| value.to_str().ok());
+    // A credential that is set to its own value is forwarded unchanged.
+    let own = sent.parts.headers.get("authorization").and_then(|value| value.to_str().ok());
     set.retain(|(name, value)| name != "authorization" || Some(value.as_str()) != own);
     Observed {
         decision,
@@ -219,15 +221,16 @@ fn understood(asked: &Asked, reply: ProxyResponse) -> Observed {
     }
 }
 
-/// What the dialect makes of what the row expects.
+/// The expectation of the row in terms of the dialect.
 fn expected(dialect: &str, case: &Case) -> Expectation {
     let mut expect = case.expect.clone().unwrap();
     if dialect == "envoy_http" && expect.status == Some(503) {
-        // Envoy takes a 5xx for a failed check.
+        // Envoy treats a 5xx as a failed check.
         expect.status = Some(429);
     }
     if dialect != "envoy_http" {
-        // What was not sent need not be taken away; what was, and cannot be overwritten, is refused.
+        // A header that was not sent needs no removal; one that was sent and cannot be overwritten
+        // is refused.
         let sent = |name: &String| {
             case.request.headers.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name))
         };
@@ -239,18 +242,19 @@ fn expected(dialect: &str, case: &Case) -> Expectation {
 }
 
 #[test]
-fn every_row_comes_out_as_written_or_says_why_it_cannot() {
+fn every_row_has_its_expected_result_or_a_reason_why_it_cannot() {
     let files = files();
     let rows = rows(&files);
     let mut failures = Vec::new();
     let mut left_out: BTreeMap<(&str, &str), BTreeMap<&str, usize>> = BTreeMap::new();
     for (dialect, bodies) in DIALECTS {
-        let mut asked_of_it = 0;
+        let mut checked = 0;
         for (row, snapshot) in &rows {
-            let why = match asked(dialect, bodies, &row.case) {
+            let why = match proxy_check(dialect, bodies, &row.case) {
                 Err(why) => Some(why),
-                Ok(asked) => {
-                    let observed = understood(&asked, answered(&asked, &row.case, snapshot));
+                Ok(sent) => {
+                    let observed =
+                        observed_by_the_proxy(&sent, answer_of(&sent, &row.case, snapshot));
                     let expect = expected(dialect, &row.case);
                     let spoofed =
                         row.case.request.headers.iter().any(|(name, _)| has_to_go(name, snapshot));
@@ -270,7 +274,7 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
                                 row.place()
                             ));
                         }
-                        asked_of_it += 1;
+                        checked += 1;
                         None
                     }
                 }
@@ -280,8 +284,8 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
             }
         }
         assert!(
-            asked_of_it * 5 >= rows.len() * 3,
-            "{dialect} ({bodies}): only {asked_of_it} of {} rows were asked: {left_out:#?}",
+            checked * 5 >= rows.len() * 3,
+            "{dialect} ({bodies}): only {checked} of {} rows ran: {left_out:#?}",
             rows.len()
         );
     }
@@ -289,7 +293,7 @@ fn every_row_comes_out_as_written_or_says_why_it_cannot() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// A header of the client's that no upstream may get, and that is not spelled as one that is overwritten.
+/// A client's header that no upstream may receive, in a spelling that is not overwritten.
 fn has_to_go(name: &str, snapshot: &Snapshot) -> bool {
     let plain = |name: &str| -> String {
         name.chars()

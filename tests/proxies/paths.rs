@@ -1,9 +1,11 @@
-//! Paths: no spelling of a target opens what its plain spelling would not, whatever the proxy and the upstream make of it.
+//! Paths and hosts through every proxy: no spelling of a path opens a route that its plain spelling
+//! does not open.
 
 use super::proxy_rig::{Kind, ProxyRig};
 use crate::rig::http::{Request, exchange};
 
-/// Whether some server reads this path as public: nothing decoded, decoded once, decoded twice; dot segments resolved or not.
+/// Whether some server reads this path as public: decoded never, once or twice, with dot segments
+/// resolved or not.
 fn is_public(path: &str) -> bool {
     let path = path.split(['?', '#']).next().unwrap();
     let once = decoded(path);
@@ -47,7 +49,7 @@ fn resolved(path: &str) -> String {
     format!("/{}", segments.join("/"))
 }
 
-/// R1 to R13: what has fooled others.
+/// R1 to R13: spellings from advisories of other products.
 const TRICKS: [&str; 42] = [
     "/public/../v1/models",
     "/public/x/../../v1/models",
@@ -115,8 +117,8 @@ fn no_spelling_opens_a_path(kind: Kind) {
 }
 through_every_proxy!(no_spelling_opens_a_path);
 
-/// What was judged is what is forwarded: a model's name in the path, encoded or not.
-fn the_judged_path_is_the_forwarded_one(kind: Kind) {
+/// The checked path is forwarded: a model's name in the path, encoded or not.
+fn the_checked_path_is_the_forwarded_path(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let token = rig.token();
     for (path, model) in [
@@ -138,10 +140,10 @@ fn the_judged_path_is_the_forwarded_one(kind: Kind) {
     let reply = rig.send(&Request::get("/v1/models/other").bearer(&token));
     assert_eq!(reply.verdict(), (403, "model_forbidden".into()));
 }
-through_every_proxy!(the_judged_path_is_the_forwarded_one);
+through_every_proxy!(the_checked_path_is_the_forwarded_path);
 
-/// The host that decides is the host the upstream gets; LiteLLM's CVE-2026-49468 is its cousin.
-fn the_judged_host_is_the_forwarded_one(kind: Kind) {
+/// The checked host is the host that the upstream receives. Compare CVE-2026-49468 of LiteLLM.
+fn the_checked_host_is_the_forwarded_host(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let public = "GET /v1/models HTTP/1.1\r\nHost: status.example.com\r\nConnection: close\r\n\r\n";
     assert_eq!(exchange(rig.port, public.as_bytes(), true).unwrap().status, 200);
@@ -173,4 +175,4 @@ fn the_judged_host_is_the_forwarded_one(kind: Kind) {
         }
     }
 }
-through_every_proxy!(the_judged_host_is_the_forwarded_one);
+through_every_proxy!(the_checked_host_is_the_forwarded_host);

@@ -1,4 +1,5 @@
-//! Tollgate and one proxy, with the configuration from `deploy/`, in which only addresses and paths are replaced.
+//! Tollgate and one proxy with the configuration from `deploy/`, in which only addresses and paths
+//! are replaced.
 
 use std::{path::Path, process::Command};
 
@@ -15,7 +16,7 @@ use crate::rig::{
     upstream::Upstream,
 };
 
-/// What the proxies are tested with. `${DIR}` is the rig's directory.
+/// The policy of the tests. `${DIR}` is the rig's directory.
 pub(crate) const POLICY: &str = r#"
 issuers:
   - issuer: https://auth.example.com
@@ -71,7 +72,7 @@ routes:
     public: true
 "#;
 
-/// The proxies, and the ways to ask from them.
+/// The proxies, and the ways in which they call Tollgate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `auth_request`, with the system's nginx.
@@ -102,15 +103,15 @@ impl Kind {
         !matches!(self, Self::Nginx | Self::NewNginx | Self::Caddy)
     }
 
-    /// Whether it asks over TCP, and not over a Unix socket.
-    fn asks_over_tcp(self) -> bool {
+    /// Whether it calls Tollgate over TCP, and not over a Unix socket.
+    fn calls_over_tcp(self) -> bool {
         matches!(self, Self::Traefik | Self::Haproxy)
     }
 }
 
-/// A proxy that asks a Tollgate, and what they need.
+/// A proxy, its Tollgate, an issuer and an upstream.
 pub(crate) struct ProxyRig {
-    // Ended in this order: the proxy first, the directory with the logs last.
+    // Dropped in this order: the proxy first, the directory with the logs last.
     proxy: Process,
     pub(crate) port: u16,
     pub(crate) tollgate: Tollgate,
@@ -125,12 +126,12 @@ impl ProxyRig {
         Self::with(kind, POLICY, |config| config)
     }
 
-    /// With another policy, and an edited configuration of the proxy.
+    /// Starts them with another policy and an edited configuration of the proxy.
     pub(crate) fn with(kind: Kind, policy: &str, edit: impl FnOnce(String) -> String) -> Self {
         Self::build(kind, policy, None, edit)
     }
 
-    /// In front of another upstream.
+    /// Starts them in front of another upstream.
     pub(crate) fn before(kind: Kind, upstream: u16) -> Self {
         Self::build(kind, POLICY, Some(upstream), |config| config)
     }
@@ -146,12 +147,12 @@ impl ProxyRig {
         issuer.publish(dir.path());
         let upstream = Upstream::start();
         let tollgate = Tollgate::start(dir.path(), &format!("{}{policy}", listen(kind)));
-        let asked = if kind.asks_over_tcp() { tollgate.http_port() } else { 0 };
+        let check_port = if kind.calls_over_tcp() { tollgate.http_port() } else { 0 };
         let port = free_port();
         let parts =
-            Parts { dir: dir.path(), port, asked, upstream: other.unwrap_or(upstream.port) };
+            Parts { dir: dir.path(), port, check_port, upstream: other.unwrap_or(upstream.port) };
         let mut proxy = parts.start(kind, edit);
-        // Before it has read its routes Traefik says 404.
+        // Traefik answers 404 until it has read its routes.
         let ready = |reply: &Reply| reply.status < 500 && reply.status != 404;
         proxy
             .until("an answer", |_| Request::get("/health").try_send(port).filter(ready).map(drop));
@@ -163,20 +164,20 @@ impl ProxyRig {
         request.send(self.port)
     }
 
-    /// A token that opens `generate` for `qwen`, and everything that asks for no scope.
+    /// A token with the scopes of the route `generate` and the model `qwen`.
     pub(crate) fn token(&self) -> String {
         self.issuer.token(serde_json::json!({}))
     }
 
-    /// What the proxy wrote.
+    /// The log of the proxy.
     pub(crate) fn log(&self) -> String {
         format!("{}{}", self.proxy.err(), self.proxy.out())
     }
 }
 
-/// Tollgate's listeners.
+/// The section `listen` of Tollgate.
 fn listen(kind: Kind) -> String {
-    let address = if kind.asks_over_tcp() { "127.0.0.1:0" } else { "unix:${DIR}/http.sock" };
+    let address = if kind.calls_over_tcp() { "127.0.0.1:0" } else { "unix:${DIR}/http.sock" };
     let body = if kind.sends_bodies() { "sent" } else { "deny" };
     format!(
         "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body} }} ]\n",
@@ -187,17 +188,17 @@ fn listen(kind: Kind) -> String {
 struct Parts<'a> {
     dir: &'a Path,
     port: u16,
-    asked: u16,
+    check_port: u16,
     upstream: u16,
 }
 
 impl Parts<'_> {
     fn start(&self, kind: Kind, edit: impl FnOnce(String) -> String) -> Process {
-        let Self { dir, port, asked, upstream } = *self;
+        let Self { dir, port, check_port, upstream } = *self;
         let here = dir.display();
         let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{upstream}"));
         let (socket, url) =
-            (format!("unix:{here}/http.sock"), format!("http://127.0.0.1:{asked}/check"));
+            (format!("unix:{here}/http.sock"), format!("http://127.0.0.1:{check_port}/check"));
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
         let read = |path: &str| std::fs::read_to_string(shipped.join(path)).unwrap();
         let write = |name: &str, text: String| {
@@ -231,7 +232,7 @@ impl Parts<'_> {
                         &format!("js_path {}/nginx", shipped.display()),
                     );
                 }
-                // Where nginx keeps files of its own, which is not the tests' to write to.
+                // nginx's own directories are not writable for every user.
                 let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                     .map(|of| format!("{of}_temp_path {here}/{of};"));
                 let http = format!(

@@ -1,4 +1,5 @@
-//! What is refused before the first check: routes that a listener could never serve. And who is refused before every check.
+//! Refusals outside of a decision: routes that a listener cannot serve, and checks from untrusted
+//! peers.
 
 use super::proxy_rig::POLICY;
 use crate::rig::{
@@ -60,7 +61,7 @@ fn a_route_that_reads_the_body_is_refused_with_its_name_and_the_remedy() {
 }
 
 #[test]
-fn a_check_from_a_stranger_is_refused_and_told_nothing() {
+fn a_check_from_an_untrusted_peer_is_refused_without_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir.path());
@@ -70,7 +71,7 @@ fn a_check_from_a_stranger_is_refused_and_told_nothing() {
         .header("X-Original-Method", "GET")
         .header("X-Original-URI", "/health")
         .header("X-Original-Host", "api.example.com")
-        // Being believed is not a matter of what one says.
+        // No header makes a peer trusted.
         .header("X-Real-IP", "192.0.2.7")
         .header("X-Forwarded-For", "192.0.2.7");
     let reply = check.send(tollgate.http_port());
@@ -115,7 +116,7 @@ fn the_listener_speaks_http_1_and_2_and_answers_health_checkers_like_anyone() {
             .header("x-original-method", "GET")
             .header("x-original-uri", "/health")
             .header("x-original-host", "api.example.com")
-            // The client's cookies travel along.
+            // The client's cookies are part of the check.
             .header("cookie", "x".repeat(40_000))
             .body(http_body_util::Empty::<bytes::Bytes>::new())
             .unwrap();

@@ -9,17 +9,17 @@ use super::{
     replace_once,
 };
 
-/// The version Tollgate is made for.
+/// The version that the shipped configuration is written for.
 pub(crate) const CURRENT: &str = "1.40.0";
 
-/// The oldest line that is tested.
+/// The oldest version that is tested.
 pub(crate) const OLDEST: &str = "1.39.3";
 
-/// What stands in the shipped configurations, once each: where Envoy and the parts around it listen.
+/// Addresses that the shipped configurations contain once each: of Envoy and its neighbours.
 const INGRESS: &str = "address: 0.0.0.0, port_value: 8080";
 const ADMIN: &str = "address: 127.0.0.1, port_value: 9901";
 const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
-/// Tollgate's endpoint.
+/// The address of Tollgate.
 pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
 
 /// A running Envoy.
@@ -29,8 +29,8 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// Starts it with `deploy/envoy/envoy.yaml` in front of the upstream at `upstream`, asking the Tollgate of `dir`, and waits
-    /// until it is ready.
+    /// Starts it with `deploy/envoy/envoy.yaml` in front of the upstream at `upstream`, with the
+    /// Tollgate of `dir`, and waits until it is ready.
     pub(crate) fn start(
         dir: &Path,
         upstream: u16,
@@ -58,7 +58,7 @@ impl Envoy {
         Self::run(dir, CURRENT, config)
     }
 
-    /// Starts it with a configuration whose upstreams are in place.
+    /// Starts it with a configuration whose upstreams are replaced already.
     fn run(dir: &Path, version: &str, config: String) -> Self {
         let program = part(
             &format!("envoy-{version}"),
@@ -73,7 +73,7 @@ impl Envoy {
             config
         };
 
-        // Two of them may share a directory.
+        // Two Envoys may share a directory.
         let name = (1..)
             .map(|n| format!("envoy{n}"))
             .find(|name| !dir.join(format!("{name}.yaml")).exists())
@@ -121,7 +121,7 @@ pub(crate) fn failure_mode_allow(config: String) -> String {
     replace_once(config, "failure_mode_allow: false", "failure_mode_allow: true")
 }
 
-/// Without the settings that keep identity headers from ever reaching Tollgate.
+/// Removes the settings that keep identity headers from reaching Tollgate.
 pub(crate) fn careless(config: String) -> String {
     let config = replace_once(
         config,
@@ -131,6 +131,6 @@ pub(crate) fn careless(config: String) -> String {
     replace_once(
         config,
         "key_matcher: { prefix: \"x-tollgate-\"",
-        "key_matcher: { prefix: \"x-nobody-sends-this-\"",
+        "key_matcher: { prefix: \"x-unused-\"",
     )
 }

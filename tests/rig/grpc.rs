@@ -1,4 +1,4 @@
-//! A peer that speaks ext_authz to Tollgate itself, as Envoy does, and can stop in the middle of a message, as Envoy does not.
+//! A client of ext_authz that can stop in the middle of a message, which Envoy does not do.
 
 use std::path::Path;
 
@@ -25,12 +25,12 @@ use super::http::Request;
 
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, std::io::Error>>>;
 
-/// One connection of its own.
+/// One connection to Tollgate.
 pub(crate) struct Peer {
     client: SendRequest<Body>,
 }
 
-/// A check whose message is not sent to its end.
+/// A check whose last byte is not sent yet.
 pub(crate) struct Half {
     rest: Bytes,
     sender: mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>,
@@ -38,7 +38,7 @@ pub(crate) struct Half {
 }
 
 impl Peer {
-    /// To the Tollgate of `dir`.
+    /// Connects to the Tollgate of `dir`.
     pub(crate) async fn connect(dir: &Path) -> Self {
         let stream = UnixStream::connect(dir.join("authz.sock")).await.unwrap();
         let (client, connection) =
@@ -60,19 +60,20 @@ impl Peer {
                 .unwrap();
         self.client.ready().await.unwrap();
         let response = tokio::spawn(self.client.send_request(call));
-        // Refused is refused: then nobody reads the rest.
+        // After a refusal the rest is not read, so that sending it may fail.
         let _ = sender.send(Ok(Frame::data(message))).await;
         Half { rest, sender, response }
     }
 }
 
 impl Half {
-    /// Whether there is an answer already.
+    /// Whether the answer has arrived.
     pub(crate) fn answered(&self) -> bool {
         self.response.is_finished()
     }
 
-    /// Sends the last byte and waits for the verdict: HTTP status and `code`, `(200, "")` for allow.
+    /// Sends the last byte and waits for the verdict: HTTP status and `code`, `(200, "")` for
+    /// allow.
     pub(crate) async fn finish(self) -> (u16, String) {
         let Self { rest, sender, response } = self;
         let _ = sender.send(Ok(Frame::data(rest))).await;

@@ -1,4 +1,5 @@
-//! HTTP/1.1 by hand: a client that can send what no library would, and a server that shows exactly what arrived.
+//! HTTP/1.1 without a library: a client that can send invalid requests, and a server that shows
+//! exactly what arrived.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -7,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A request, as the bytes that will be sent or as it arrived.
+/// A request to send, or one that arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -35,18 +36,18 @@ impl Request {
         Self::new("GET", path)
     }
 
-    /// With a JSON body.
+    /// A POST request with a JSON body.
     pub(crate) fn post(path: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::new("POST", path).header("Content-Type", "application/json").body(body)
     }
 
-    /// Adds a header, without looking whether it is there already.
+    /// Adds a header, even if there is one with that name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Takes every header of this name away.
+    /// Removes every header of this name.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         self
@@ -89,13 +90,13 @@ impl Request {
     }
 }
 
-/// Sends these bytes on a connection of their own and waits for the answer.
+/// Sends these bytes on a new connection and waits for the answer.
 pub(crate) fn exchange(port: u16, bytes: &[u8], has_body: bool) -> Option<Reply> {
     let started = Instant::now();
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    // An answer may come, and the connection be closed, before all of the body is sent.
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+    // The peer may answer and close the connection before all of the body is sent.
     let _ = stream.write_all(bytes);
     let mut reader = BufReader::new(stream);
     let (first, headers) = head(&mut reader)?;
@@ -104,13 +105,13 @@ pub(crate) fn exchange(port: u16, bytes: &[u8], has_body: bool) -> Option<Reply>
     Some(Reply { status, headers, body, took: started.elapsed() })
 }
 
-/// An answer: one that came, or one to send.
+/// An answer that arrived, or one to send.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// From the connection to the last byte.
+    /// The time from the connection to the last byte.
     pub(crate) took: Duration,
 }
 
@@ -124,7 +125,7 @@ impl Reply {
         self
     }
 
-    /// The value of a header that is there exactly once.
+    /// The value of a header that is not repeated.
     pub(crate) fn one(&self, name: &str) -> Option<&str> {
         let values = all(&self.headers, name);
         assert!(values.len() < 2, "`{name}` is repeated: {values:?}");
@@ -148,7 +149,7 @@ impl Reply {
             .unwrap_or_default()
     }
 
-    /// Status and `code`, which is empty when the body is no error of Tollgate's.
+    /// The status and the `code`, which is empty where the body is not an error of Tollgate.
     pub(crate) fn verdict(&self) -> (u16, String) {
         (self.status, self.code())
     }
@@ -162,7 +163,7 @@ fn all<'h>(headers: &'h [(String, String)], name: &str) -> Vec<&'h str> {
         .collect()
 }
 
-/// Start line and headers.
+/// Reads the start line and the headers.
 fn head(reader: &mut impl BufRead) -> Option<(String, Vec<(String, String)>)> {
     let first = line(reader)?;
     let mut headers = Vec::new();
@@ -183,7 +184,7 @@ fn line(reader: &mut impl BufRead) -> Option<String> {
     Some(String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text)).into_owned())
 }
 
-/// The body by its framing; without any, up to the end of the connection where `until_end` allows that.
+/// Reads the body by its framing; without any, up to the end of the connection if `until_end`.
 fn body(
     reader: &mut impl BufRead,
     headers: &[(String, String)],

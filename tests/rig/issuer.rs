@@ -1,4 +1,5 @@
-//! An identity provider: real keys, published in a file or by a key server, and tokens with whatever claims a test wants.
+//! An identity provider: keys, published in a file or by a key server, and tokens with the claims
+//! that a test needs.
 
 use std::{
     path::Path,
@@ -74,7 +75,7 @@ pub(crate) struct Issuer {
 }
 
 impl Issuer {
-    /// With the RSA key `main`.
+    /// An issuer with the RSA key `main`.
     pub(crate) fn new(name: &str) -> Self {
         Self::with(name, Key::rsa("main"))
     }
@@ -130,14 +131,14 @@ pub(crate) fn forged(token: &str) -> String {
     TokenParts::of(token).and_then(|parts| parts.forged()).unwrap()
 }
 
-/// What a key server does when it is asked.
+/// The answer of a key server.
 #[derive(Clone)]
 pub(crate) enum Mood {
-    /// Serves this.
+    /// Serves this key set.
     Serves(String),
     /// Answers 500.
     Fails,
-    /// Says nothing.
+    /// Sends nothing.
     Hangs,
 }
 
@@ -168,17 +169,17 @@ impl KeyServer {
         Self { port: server.port, mood, hits }
     }
 
-    /// From now on.
+    /// Sets the answer from now on.
     pub(crate) fn now(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
 
-    /// How often it was asked.
+    /// The number of requests.
     pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
 
-    /// The section `jwks` that asks it.
+    /// The section `jwks` with this server.
     pub(crate) fn section(&self) -> String {
         format!(
             "{{ url: \"http://127.0.0.1:{}/jwks.json\", insecure_http: true, cool_down: 1s, timeout: 1s }}",

@@ -14,7 +14,7 @@ use nix::{
 
 use super::{SOON, until, within};
 
-/// Ended by its own process id when it is dropped, whatever happens.
+/// A child process. It is ended by its process id when it is dropped.
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -32,7 +32,7 @@ impl Process {
         Self { name: name.to_owned(), child, out, err }
     }
 
-    /// Polls until `condition` gives something; fails at once when the process has ended.
+    /// Polls until `condition` returns a value; fails at once when the process has ended.
     pub(crate) fn until<T>(
         &mut self,
         what: &str,
@@ -53,12 +53,12 @@ impl Process {
         }
     }
 
-    /// What it wrote to standard output so far.
+    /// Its standard output so far.
     pub(crate) fn out(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.out).unwrap()).into_owned()
     }
 
-    /// What it wrote to standard error so far.
+    /// Its standard error so far.
     pub(crate) fn err(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.err).unwrap()).into_owned()
     }
@@ -72,7 +72,8 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// Stops it in its tracks: connections stay, nothing is answered. Back when every thread of it has stopped.
+    /// Stops it with SIGSTOP: connections stay open, nothing is answered. Returns when every thread
+    /// has stopped.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
         until(&format!("{} to stop", self.name), || {
@@ -91,13 +92,13 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Ends it at once.
+    /// Kills it and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for its end, for `span` at most.
     pub(crate) fn ended(&mut self, span: Duration) -> ExitStatus {
         within(span, || self.child.try_wait().unwrap())
             .unwrap_or_else(|| panic!("{} runs after {span:?}", self.name))

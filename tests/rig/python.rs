@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use super::{part, process::Process};
 
-/// The interpreter with a script of this checkout, such as `tests/python_upstream.py`.
+/// The interpreter with a script of the repository, such as `tests/python_upstream.py`.
 pub(crate) fn command(script: &str) -> Command {
     let mut command = Command::new(part("python", "python"));
     command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
     command
 }
 
-/// A real model server, llama.cpp's, with a small model.
+/// Starts llama.cpp's server with a small model.
 pub(crate) fn llama_server(dir: &Path, arguments: &[&str]) -> PythonServer {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts/models/smollm2.gguf");
     assert!(model.exists(), "the model is missing: run `tools/parts model`");
@@ -24,11 +24,12 @@ pub(crate) fn llama_server(dir: &Path, arguments: &[&str]) -> PythonServer {
     )
 }
 
-/// A server that says where it listens; ours then tell what they do in lines of JSON.
+/// A server that prints its port. The servers of this repository then print what they do, as lines
+/// of JSON.
 pub(crate) struct PythonServer {
     process: Process,
     pub(crate) port: u16,
-    /// How many lines have been looked at.
+    /// The number of lines that were read.
     read: Cell<usize>,
 }
 
@@ -36,7 +37,7 @@ impl PythonServer {
     /// Starts it and waits until it listens.
     pub(crate) fn start(dir: &Path, name: &str, command: &mut Command) -> Self {
         let mut process = Process::start(dir, name, command);
-        let port = process.until("line that says where it listens", |process| {
+        let port = process.until("line with its port", |process| {
             let out = process.out();
             out.lines()
                 .find_map(|line| line.strip_prefix("listening on http://127.0.0.1:"))?
@@ -46,7 +47,7 @@ impl PythonServer {
         Self { process, port, read: Cell::new(0) }
     }
 
-    /// What it told since the last look. It tells before it answers.
+    /// The lines since the last call. A server prints a line before it answers.
     pub(crate) fn taken(&self) -> Vec<Value> {
         let out = self.process.out();
         let lines: Vec<&str> = out.lines().filter(|line| line.starts_with('{')).collect();

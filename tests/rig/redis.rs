@@ -10,7 +10,7 @@ use std::{
 
 use super::{part, process::Process};
 
-/// The password of every Redis here.
+/// The password of every Redis of the tests.
 pub(crate) const PASSWORD: &str = "redis-password-of-the-end-to-end-tests-9876543210";
 
 /// A running Redis.
@@ -29,7 +29,7 @@ impl Redis {
         redis
     }
 
-    /// Starts it anew after it was killed, with what it held.
+    /// Starts it again after it was killed, with its data.
     pub(crate) fn restart(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         self.process = launch(&self.dir, &self.socket);
@@ -41,7 +41,7 @@ impl Redis {
         self.process.until("answer", |_| (command(&socket, &["PING"])? == "+PONG").then_some(()));
     }
 
-    /// Stops it in its tracks: connections stay, nothing is answered.
+    /// Stops it with SIGSTOP: connections stay open, nothing is answered.
     pub(crate) fn pause(&self) {
         self.process.pause();
     }
@@ -54,12 +54,12 @@ impl Redis {
         self.process.kill();
     }
 
-    /// The first line of the answer to a command, or the text of a bulk one.
+    /// The first line of the reply to a command, or the text of a bulk reply.
     pub(crate) fn command(&self, words: &[&str]) -> String {
         command(&self.socket, words).unwrap()
     }
 
-    /// How often a command was called.
+    /// The number of calls of a command.
     pub(crate) fn calls(&self, name: &str) -> u64 {
         let stats = self.command(&["INFO", "commandstats"]);
         let calls = |line: &str| {
@@ -68,7 +68,7 @@ impl Redis {
         stats.lines().find_map(calls).unwrap_or_default()
     }
 
-    /// The section `store` that uses it.
+    /// The section `store` with this Redis.
     pub(crate) fn store(&self) -> &'static str {
         "store: { redis: { url: \"unix:${DIR}/redis.sock\", password: \"file:${DIR}/redis.password\" } }\n"
     }

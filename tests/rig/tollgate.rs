@@ -1,4 +1,4 @@
-//! Tollgate itself: the binary this build made.
+//! The binary of this build.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,14 +14,14 @@ use super::{
 /// The bearer token of the admin API.
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-end-to-end-tests-0123456789";
 
-/// `tollgate serve`, and where it listens.
+/// A running `tollgate serve`.
 pub(crate) struct Tollgate {
     pub(crate) process: Process,
     /// The port of `/healthz`, `/readyz` and `/metrics`.
     pub(crate) ops: u16,
     /// The port of the admin API.
     pub(crate) admin: u16,
-    /// Its file.
+    /// The path of its configuration file.
     pub(crate) config: PathBuf,
 }
 
@@ -41,8 +41,8 @@ impl Tollgate {
         tollgate
     }
 
-    /// Starts it and waits until it listens: gRPC on `${DIR}/authz.sock`, ops and admin on ports the system chooses, unless
-    /// `config` has a section `listen` of its own.
+    /// Starts it and waits until it listens: gRPC on `${DIR}/authz.sock`, ops and admin on ports
+    /// that the system chooses, unless `config` has a section `listen`.
     pub(crate) fn unready(dir: &Path, config: &str) -> Self {
         Self::launch(Path::new(env!("CARGO_BIN_EXE_tollgate")), dir, config)
     }
@@ -52,7 +52,7 @@ impl Tollgate {
         let mut command = Command::new(program);
         command.args(["serve", "--config"]).arg(&path).env("DIR", dir);
         let mut process = Process::start(dir, "tollgate", &mut command);
-        let line = process.until("line that says where it listens", |process| {
+        let line = process.until("line with its addresses", |process| {
             process.err().lines().find(|line| line.contains("listening")).map(str::to_owned)
         });
         let (ops, admin) = (port(&line, "ops").unwrap(), port(&line, "admin").unwrap_or_default());
@@ -72,7 +72,7 @@ impl Tollgate {
         Request::get("/readyz").send(self.ops)
     }
 
-    /// Replaces the file, as an editor or a ConfigMap does.
+    /// Replaces the configuration file with a rename, as a ConfigMap does.
     pub(crate) fn rewrite(&self, dir: &Path, config: &str) {
         write(dir, config);
     }
@@ -81,7 +81,7 @@ impl Tollgate {
         Request::get("/metrics").send(self.ops).text()
     }
 
-    /// The sum of the series of `name` whose labels hold all of `labels`.
+    /// The sum of the series of `name` that have all of `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.metrics();
         let series = text.lines().filter(|line| {
@@ -98,7 +98,7 @@ impl Tollgate {
         });
     }
 
-    /// The most memory it ever had resident, in bytes.
+    /// The peak of its resident memory, in bytes.
     pub(crate) fn peak(&self) -> u64 {
         let status = self.process.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -130,7 +130,7 @@ pub(crate) fn run(dir: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Writes the file anew under its name, never half of it.
+/// Replaces the configuration file; a reader sees the old one or the new one, never a part.
 fn write(dir: &Path, config: &str) -> PathBuf {
     let listen = format!(
         "listen: {{ grpc: \"unix:${{DIR}}/authz.sock\", ops: \"127.0.0.1:0\", admin: {{ address: \"127.0.0.1:0\", token: {ADMIN_TOKEN} }} }}\n"
