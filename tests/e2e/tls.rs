@@ -42,7 +42,8 @@ impl Authority {
     }
 }
 
-/// Envoy's side: it trusts `ca`, and presents the certificate `client` if there is one.
+/// Envoy's side: it trusts `ca`, and presents the certificate `client` if there is one. A handshake
+/// may take longer than the shipped connect timeout when all cores are busy.
 fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> String {
     let file = |name: String| format!("{{ filename: \"{}/{name}\" }}", dir.display());
     let own = client.map_or_else(String::new, |stem| {
@@ -52,7 +53,7 @@ fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> Str
     let trusted = file(format!("{ca}.pem"));
     let names = "[{ san_type: DNS, matcher: { exact: tollgate.test } }]";
     let socket = format!(
-        r#"      connect_timeout: 0.25s
+        r#"      connect_timeout: 10s
       transport_socket:
         name: envoy.transport_sockets.tls
         typed_config:
