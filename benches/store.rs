@@ -1,7 +1,9 @@
-//! What a check costs that Redis must answer: `cargo bench --bench store` (ROUNDS=5 SECONDS=1). Two contestants in turn in each
-//! round, over the same client and the same script: one EVALSHA for each check, bare; and the store, which gathers them. A closed
-//! loop on one thread; redis-server runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs
-//! on the machine do not count. Then what a million revocations cost: memory, and the time of a check that they do not revoke.
+//! What a check costs that Redis must answer: `cargo bench --bench store` (ROUNDS=5 SECONDS=1). Two
+//! contestants in turn in each round, over the same client and the same script: one EVALSHA for
+//! each check, bare; and the store, which gathers them. A closed loop on one thread; redis-server
+//! runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs on
+//! the machine do not count. Then what a million revocations cost: memory, and the time of a check
+//! that they do not revoke.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -298,7 +300,7 @@ fn check(n: usize) -> AdmitRequest {
     demands
 }
 
-/// The call that asks only this.
+/// The call of one check.
 fn call(hash: &str, demands: &AdmitRequest) -> Cmd {
     let keys = Arc::clone(demands.revocation.as_ref().unwrap());
     let revocations: Vec<String> = keys.exact().chain(keys.before()).map(|(_, key)| key).collect();

@@ -46,8 +46,8 @@ use crate::tls_roots::RootsError;
 pub type AdmitFuture<'a> =
     Either<Ready<Result<AdmitResponse, Outage>>, BoxFuture<'a, Result<AdmitResponse, Outage>>>;
 
-/// A store. A future that is dropped leaves no change half done; whether the change was made is then
-/// not known.
+/// A store. A future that is dropped leaves no change half done; whether the change was made is
+/// then not known.
 ///
 /// ```
 /// use tollgate::store::{Memory, MemoryConfig, Store};
@@ -79,7 +79,8 @@ pub trait Store: Send + Sync {
     /// Decides one check: one round trip at most, one atomic step, within the deadline.
     ///
     /// # Errors
-    /// The store does not answer. What was charged stays charged, and the request is not sent again.
+    /// The store does not answer. What was charged stays charged, and the request is not sent
+    /// again.
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a>;
 
     /// Adds a revocation, or strengthens the one of the same target: neither its moment nor its end
@@ -144,8 +145,8 @@ pub enum StoreError {
 }
 
 /// Opens the store of a validated section, without waiting for Redis: a store that is down answers
-/// with an outage, and reconnects by itself. `stop` ends the background tasks. Call it inside a Tokio
-/// runtime.
+/// with an outage, and reconnects by itself. `stop` ends the background tasks. Call it inside a
+/// Tokio runtime.
 ///
 /// # Errors
 /// A file that the section names cannot be read, or has no valid content.

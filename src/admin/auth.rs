@@ -5,8 +5,8 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use thiserror::Error;
 use tollgate_core::{revocation::sha256, secret::Secret};
 
-/// The shortest accepted token, in bytes: 128 bits in hex. Attempts are not limited, so a token must
-/// not be a word.
+/// The shortest accepted token, in bytes: 128 bits in hex. Attempts are not limited, so a token
+/// must not be a word.
 pub const MIN_TOKEN: usize = 32;
 
 /// The reason why a token is not accepted.

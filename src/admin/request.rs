@@ -1,5 +1,5 @@
-//! The bodies and queries of calls, read strictly: an unknown member, a second selector or a missing
-//! issuer is refused, because a revocation of the wrong target protects nothing.
+//! The bodies and queries of calls, read strictly: an unknown member, a second selector or a
+//! missing issuer is refused, because a revocation of the wrong target protects nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

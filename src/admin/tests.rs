@@ -21,7 +21,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    async fn ask(&self) -> Result<(), StoreUnavailable> {
+    async fn answer(&self) -> Result<(), StoreUnavailable> {
         if self.hangs {
             std::future::pending::<()>().await;
         }
@@ -43,19 +43,19 @@ impl Revocations for Kept {
     type Error = StoreUnavailable;
 
     async fn revoke(&self, revocation: &Revocation) -> Result<(), StoreUnavailable> {
-        self.ask().await?;
+        self.answer().await?;
         let entry = (revocation.clone(), revocation.entry(now()));
         self.entries.lock().unwrap().insert(revocation.target().key(), entry);
         Ok(())
     }
 
     async fn reinstate(&self, target: &Target) -> Result<bool, StoreUnavailable> {
-        self.ask().await?;
+        self.answer().await?;
         Ok(self.entries.lock().unwrap().remove(&target.key()).is_some())
     }
 
     async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
-        self.ask().await?;
+        self.answer().await?;
         let entries = self.entries.lock().unwrap();
         let page = entries.values().map(|(_, entry)| entry.clone()).skip(offset);
         let page: Vec<Entry> = page.take(limit.min(2)).collect();
@@ -80,7 +80,7 @@ impl Bench {
         Self { admin, kept, audit, written }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, json, _) = self
             .raw(
                 method,
@@ -205,7 +205,7 @@ async fn what_is_named_is_revoked() {
     ] {
         let bench = Bench::new(Kept::default());
         let before = now().secs();
-        let (status, json) = bench.ask("POST", PATH, &body).await;
+        let (status, json) = bench.call("POST", PATH, &body).await;
         assert_eq!(status, 200, "{body}: {json}");
         let made = bench.kept.only();
         assert_eq!((made.target(), made.ttl().to_string().as_str()), (&target, ttl), "{body}");
@@ -214,10 +214,10 @@ async fn what_is_named_is_revoked() {
         assert!(json["expires"].as_u64().unwrap() >= before + made.ttl().secs());
 
         let named = serde_json::to_string(&request::selector(&target)).unwrap();
-        let (status, json) = bench.ask("DELETE", PATH, &named).await;
+        let (status, json) = bench.call("DELETE", PATH, &named).await;
         assert_eq!((status, &json["reinstated"]), (200, &true.into()), "{named}");
         assert!(bench.kept.is_empty());
-        let (status, json) = bench.ask("DELETE", PATH, &named).await;
+        let (status, json) = bench.call("DELETE", PATH, &named).await;
         assert_eq!((status, code(&json)), (404, "not_found"));
     }
 }
@@ -227,7 +227,7 @@ async fn a_moment_and_a_note_are_kept() {
     let bench = Bench::new(Kept::default());
     let body =
         r#"{"tenant":"acme","at":"2026-01-02T03:04:05Z","note":"left the company","ttl":"90d"}"#;
-    assert_eq!(bench.ask("POST", PATH, body).await.0, 200);
+    assert_eq!(bench.call("POST", PATH, body).await.0, 200);
     let made = bench.kept.only();
     assert_eq!((made.at().secs(), made.note()), (1_767_323_045, Some("left the company")));
 }
@@ -271,7 +271,7 @@ async fn what_says_nothing_clear_is_refused() {
         ("DELETE", r#"{"tenant":"a","ttl":"1h"}"#.into(), "have no meaning here"),
         ("DELETE", "".into(), "the body cannot be read"),
     ] {
-        let (status, json) = bench.ask(method, PATH, &body).await;
+        let (status, json) = bench.call(method, PATH, &body).await;
         assert_eq!((status, code(&json)), (400, "invalid_request"), "{method} {body}");
         let message = json["error"]["message"].as_str().unwrap();
         assert!(message.contains(expected), "{method} {body}: {message}");
@@ -311,12 +311,13 @@ async fn the_envelope_is_checked() {
 async fn the_list_comes_in_pages() {
     let bench = Bench::new(Kept::default());
     for tenant in ["a", "b", "c"] {
-        bench.ask("POST", PATH, &format!(r#"{{"tenant":"{tenant}","note":"{tenant}"}}"#)).await;
+        bench.call("POST", PATH, &format!(r#"{{"tenant":"{tenant}","note":"{tenant}"}}"#)).await;
     }
-    let (status, first) = bench.ask("GET", "/v1/revocations?limit=2", "").await;
+    let (status, first) = bench.call("GET", "/v1/revocations?limit=2", "").await;
     let next = first["next"].as_str().unwrap();
     assert_eq!((status, first["revocations"].as_array().unwrap().len()), (200, 2));
-    let (_, second) = bench.ask("GET", &format!("/v1/revocations?cursor={next}&limit=2"), "").await;
+    let (_, second) =
+        bench.call("GET", &format!("/v1/revocations?cursor={next}&limit=2"), "").await;
     assert_eq!(
         (second["revocations"].as_array().unwrap().len(), &second["next"]),
         (1, &Value::Null)
@@ -341,7 +342,7 @@ async fn the_list_comes_in_pages() {
         "limit",
     ] {
         assert_eq!(
-            bench.ask("GET", &format!("/v1/revocations?{query}"), "").await.0,
+            bench.call("GET", &format!("/v1/revocations?{query}"), "").await.0,
             400,
             "{query}"
         );
@@ -365,10 +366,10 @@ async fn an_outage_of_the_store_is_a_503_with_retry_after() {
 async fn every_call_leaves_a_line_without_secrets() {
     let bench = Bench::new(Kept::default());
     bench
-        .ask("POST", PATH, r#"{"jti":"secret-jti","issuer":"https://a","note":"stolen laptop"}"#)
+        .call("POST", PATH, r#"{"jti":"secret-jti","issuer":"https://a","note":"stolen laptop"}"#)
         .await;
-    bench.ask("DELETE", PATH, r#"{"subject":"alice","issuer":"https://a"}"#).await;
-    bench.ask("GET", "/v1/revocations?limit=5", "").await;
+    bench.call("DELETE", PATH, r#"{"subject":"alice","issuer":"https://a"}"#).await;
+    bench.call("GET", "/v1/revocations?limit=5", "").await;
     let lines = bench.lines();
     let first = lines[0].as_object().unwrap();
     let keys: Vec<&str> = first.keys().map(String::as_str).collect();
@@ -390,10 +391,10 @@ async fn every_call_leaves_a_line_without_secrets() {
         "who",
     ];
     assert_eq!(keys, expected);
-    let told = ["action", "client_ip", "event", "iss", "method", "note", "path", "result", "who"]
+    let shown = ["action", "client_ip", "event", "iss", "method", "note", "path", "result", "who"]
         .map(|key| first[key].as_str().unwrap());
     assert_eq!(
-        told,
+        shown,
         ["revoke", "127.0.0.1", "admin", "https://a", "POST", "stolen laptop", PATH, "ok", "admin"]
     );
     assert_eq!((&first["ttl_seconds"], &first["status"]), (&86_400.into(), &200.into()));
@@ -415,7 +416,7 @@ async fn a_call_that_is_cut_off_leaves_a_line_too() {
     let bench = Arc::new(Bench::new(Kept { hangs: true, ..Kept::default() }));
     let call = tokio::spawn({
         let bench = Arc::clone(&bench);
-        async move { bench.ask("POST", PATH, r#"{"tenant":"acme"}"#).await }
+        async move { bench.call("POST", PATH, r#"{"tenant":"acme"}"#).await }
     });
     tokio::task::yield_now().await;
     call.abort();

@@ -124,7 +124,8 @@ struct What {
     /// Every token of a tenant, of any issuer.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// One token itself: `-` reads it from standard input, `@FILE` from a file. Only its hash is sent.
+    /// One token itself: `-` reads it from standard input, `@FILE` from a file. Only its hash is
+    /// sent.
     #[arg(long, value_name = "TOKEN|-|@FILE")]
     token: Option<String>,
 }
@@ -172,8 +173,8 @@ fn note(text: &str) -> Result<String, InvalidRevocation> {
     check_note(text).map(|()| text.to_owned())
 }
 
-/// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an argument
-/// so that tests can replace it.
+/// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an
+/// argument so that tests can replace it.
 ///
 /// # Errors
 /// The store or the admin API does not answer or refuses, or a file cannot be read.
@@ -262,8 +263,8 @@ async fn act<R: Revocations>(
     }
 }
 
-/// Reads all pages, each entry once: an entry that is added meanwhile may shift another one into the
-/// next page.
+/// Reads all pages, each entry once: an entry that is added meanwhile may shift another one into
+/// the next page.
 async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
     let (mut entries, mut offset) = (Vec::new(), Some(0));
     while let Some(from) = offset {
@@ -332,7 +333,8 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
     Ok((target, None))
 }
 
-/// Returns the token's `exp`, which is not verified: an operator who may revoke may choose any life.
+/// Returns the token's `exp`, which is not verified: an operator who may revoke may choose any
+/// life.
 fn expiry(token: &str) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Claims {

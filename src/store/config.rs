@@ -14,11 +14,12 @@ use tollgate_core::{
 pub(super) use self::url::Address;
 pub use self::url::{InvalidUrl, RedisUrl};
 
-/// Where limits are counted and revocations are kept.
+/// Where limits are counted and revocations are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StoreConfig {
-    /// In this process: right for one replica. A restart refills every bucket and forgets every revocation.
+    /// In this process, for a single replica. A restart refills every bucket and removes every
+    /// revocation.
     Memory(MemoryConfig),
     /// In a Redis that all replicas share.
     Redis(Box<RedisConfig>),
@@ -34,8 +35,9 @@ impl Default for StoreConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Most buckets held at once, 1 to 100000000. A request that needs one more is an outage (`full`), never a reason to
-    /// forget another client's count. Default 1000000, about 60 MB if ever all are in use at once.
+    /// The most buckets at a time, 1 to 100000000. A check that needs one more is an outage
+    /// (`full`): no client can displace the count of another one. Default 1000000, which take about
+    /// 60 MB if all are in use.
     pub max_buckets: u64,
 }
 
@@ -47,28 +49,33 @@ impl Default for MemoryConfig {
 
 /// `store.redis`.
 ///
-/// Redis 6.2 or newer, one server (or what a Sentinel or a cloud puts in front), `maxmemory-policy noeviction`: an evicted
-/// revocation revokes nothing.
+/// Redis 6.2 or newer, one server (or the address of a Sentinel setup or a cloud service), with
+/// `maxmemory-policy noeviction`: an evicted revocation revokes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `redis://host:port/db`, `rediss://…` for TLS, or `unix:///path?db=0`. A user and a password may stand in it
-    /// (`redis://user:${NAME}@host`) and never appear in a log; `username` and `password` say the same more plainly.
+    /// `redis://host:port/db`, `rediss://…` for TLS, or `unix:///path?db=0`. It may contain a user
+    /// and a password (`redis://user:${NAME}@host`), which never appear in a log; `username` and
+    /// `password` are the clearer way.
     pub url: RedisUrl,
-    /// The ACL user. Default: Redis' user `default`.
+    /// The ACL user. Default: the user `default` of Redis.
     pub username: Option<String>,
-    /// The password. A `file:` is read again at every connect.
+    /// The password. A `file:` is read again for each connection.
     pub password: Option<SecretSource>,
-    /// A PEM file with the certificate authorities that `rediss://` trusts, instead of the system's.
+    /// A PEM file with the certificate authorities that `rediss://` trusts instead of those of the
+    /// system.
     pub tls_ca: Option<String>,
-    /// Time for one check's answer, 1ms to 1s. Then the route's `on_outage` decides. Default 100ms: a hundred times what
-    /// Redis needs, and a small part of what a proxy waits.
+    /// The time limit for the answer to a check, 1ms to 1s. Beyond it the route's `on_outage`
+    /// decides. Default 100ms: a hundred times the time that Redis needs, and a small part of the
+    /// time that a proxy waits.
     #[serde(default = "deadline")]
     pub deadline: Span,
-    /// Keeps all revocations in memory too, so that a check of a route without limits needs no round trip. Not together with
-    /// `revocation.foreign`. Default: off, and each check asks Redis.
+    /// Copies all revocations into memory, so that a check of a route without limits makes no round
+    /// trip. Cannot be combined with `revocation.foreign`. Default: off, and each check queries
+    /// Redis.
     pub replicate_revocations: Option<ReplicateConfig>,
-    /// What routes with `on_outage: local` use while Redis cannot be asked. They need it; it has no other use.
+    /// The counts and revocations that routes with `on_outage: local` use while Redis does not
+    /// answer. Required by such routes; it has no other use.
     pub local: Option<LocalConfig>,
 }
 
@@ -80,15 +87,16 @@ fn deadline() -> Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicateConfig {
-    /// How long after a revocation a check may still pass, 1s to 1h. Changes are pushed and usually hold within milliseconds;
-    /// when Redis has confirmed nothing for so long, each check asks it again, and in an outage the route's `on_outage` decides.
-    /// Default 5s.
+    /// How long after a revocation a check may still pass, 1s to 1h. Changes are pushed and usually
+    /// apply within milliseconds. When Redis has not confirmed the copy for this time, each check
+    /// queries Redis again, and in an outage the route's `on_outage` decides. Default 5s.
     #[serde(default = "check_staleness")]
     pub max_staleness: Span,
 }
 
 impl ReplicateConfig {
-    /// How often Redis confirms that nothing was missed, if nothing changes: three of four may get lost.
+    /// The interval at which Redis confirms the copy if nothing changes. Three of four
+    /// confirmations may be lost.
     pub(super) fn refresh(&self) -> std::time::Duration {
         self.max_staleness.std() / 4
     }
@@ -102,17 +110,18 @@ fn check_staleness() -> Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalConfig {
-    /// How many replicas share a limit, 1 to 10000. Each admits this part of its rate and of its burst, rounded down: a burst
-    /// smaller than the number of replicas admits nothing in an outage. No default: too low a number multiplies every limit.
+    /// The number of replicas that share a limit, 1 to 10000. Each admits its share of the rate and
+    /// of the burst, rounded down: a burst smaller than the number of replicas admits nothing in an
+    /// outage. No default: too low a number multiplies every limit.
     pub replicas: u64,
-    /// How often revocations are read from Redis while it is there, 100ms to 1h. Default 5s.
+    /// How often revocations are read from Redis while it answers, 100ms to 1h. Default 5s.
     #[serde(default = "refresh")]
     pub refresh: Span,
-    /// How old the last known revocations may be; beyond it requests with a credential are denied (`stale`). At least twice
-    /// `refresh`, at most 1d. Default 5m.
+    /// The greatest age of the known revocations; beyond it requests with a credential are denied
+    /// (`stale`). At least twice `refresh`, at most 1d. Default 5m.
     #[serde(default = "max_staleness")]
     pub max_staleness: Span,
-    /// Most buckets held at once, as in `store.memory`. Default 1000000.
+    /// The most buckets at a time, as in `store.memory`. Default 1000000.
     #[serde(default = "max_buckets")]
     pub max_buckets: u64,
 }
@@ -130,7 +139,8 @@ fn max_buckets() -> u64 {
 }
 
 impl StoreConfig {
-    /// Holds the section against itself and against the policy (`None` where that has errors of its own), noting every error.
+    /// Checks the section, by itself and with the policy (`None` if that has errors of its own),
+    /// and records every error.
     pub fn validate(&self, policy: Option<&Policy>, path: &Path, errors: &mut Errors) {
         let uses_local = policy.is_some_and(|policy| policy.uses_local);
         let foreign = policy.is_some_and(|policy| !policy.denylists.is_empty());
@@ -138,13 +148,13 @@ impl StoreConfig {
             Self::Memory(config) => {
                 check_buckets(config.max_buckets, &path.key("memory"), errors);
                 if uses_local {
-                    let message = "a route says `on_outage: local`, and a store in memory has no outage to bridge; use `deny` there, or `store.redis`";
+                    let message = "a route has `on_outage: local`, and a store in memory has no outages; use `deny` there, or `store.redis`";
                     errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
                 if let Some(limit) = policy.and_then(|policy| policy.leased.as_ref()) {
                     errors.push(
                         &limit.key("lease"),
-                        "a lease saves asking Redis, and the store is in memory; remove it, or set `store.redis`",
+                        "a lease saves calls to Redis, and the store is in memory; remove it, or set `store.redis`",
                     );
                 }
                 if foreign {
@@ -158,12 +168,12 @@ impl StoreConfig {
                 if foreign && config.replicate_revocations.is_some() {
                     errors.push(
                         &path.key("replicate_revocations"),
-                        "`revocation.foreign` names keys of another service, which only Redis can be asked for; remove one of the two",
+                        "`revocation.foreign` names keys of another service, which are only in Redis; remove one of the two",
                     );
                 }
                 if uses_local && config.local.is_none() {
                     errors
-                        .push(&path, "a route says `on_outage: local`; add `local: { replicas: N }` with the number of replicas");
+                        .push(&path, "a route has `on_outage: local`; add `local: { replicas: N }` with the number of replicas");
                 }
             }
         }
@@ -171,7 +181,7 @@ impl StoreConfig {
 }
 
 impl RedisConfig {
-    /// The section that says nothing but where.
+    /// The section with a URL and the defaults.
     pub fn at(url: RedisUrl) -> Self {
         Self {
             url,
@@ -200,7 +210,8 @@ impl RedisConfig {
             ("password", self.password.is_some(), self.url.password().is_some()),
         ] {
             if here && there {
-                errors.push(&path.key(key), format!("`url` holds a {key}, too; say it once"));
+                errors
+                    .push(&path.key(key), format!("`url` contains a {key} as well; write it once"));
             }
         }
         if self.tls_ca.is_some() && !self.url.tls() {
@@ -303,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_says_what_to_do() {
+    fn every_error_names_the_remedy() {
         for (store, policy, path, part) in [
             ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
             ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
@@ -327,13 +338,13 @@ mod tests {
                 "redis: { url: 'redis://u:p@r', password: p }",
                 PLAIN,
                 "store.redis.password",
-                "say it once",
+                "write it once",
             ),
             (
                 "redis: { url: 'redis://u:p@r', username: u, password: p }",
                 PLAIN,
                 "store.redis.username",
-                "say it once",
+                "write it once",
             ),
             (
                 "redis: { url: 'redis://r', tls_ca: /ca }",

@@ -1,5 +1,5 @@
-//! The leased units of this replica, by bucket. [`tollgate_core::limit::lease`] has the rules of one
-//! lease; this table has all leases, and the units that checks in progress have taken.
+//! The leased units of this replica, by bucket. [`tollgate_core::limit::lease`] has the rules of
+//! one lease; this table has all leases, and the units that checks in progress have taken.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},

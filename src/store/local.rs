@@ -1,8 +1,8 @@
 //! `on_outage: local`: bounded counts and known revocations while Redis does not answer.
 //!
 //! Each replica admits its share of every limit, and applies the revocations that it last read from
-//! Redis, up to a configured age. Each replica begins with a full share, so that a client can get its
-//! limit once more in an outage.
+//! Redis, up to a configured age. Each replica begins with a full share, so that a client can get
+//! its limit once more in an outage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -100,8 +100,8 @@ impl LocalFallback {
     }
 }
 
-/// The share of one replica in a charge's bucket, which fills more slowly and is smaller by the number
-/// of replicas.
+/// The share of one replica in a charge's bucket, which fills more slowly and is smaller by the
+/// number of replicas.
 fn share(charge: &Charge, replicas: u64) -> Charge {
     Charge {
         interval: charge.interval.saturating_mul(replicas),

@@ -126,8 +126,8 @@ impl Store for Memory {
     }
 }
 
-/// A clock that begins at the wall clock and never steps: a corrected system clock neither refills a
-/// bucket nor keeps one empty.
+/// A clock that begins at the wall clock and never steps: a corrected system clock neither refills
+/// a bucket nor keeps one empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     wall: u64,

@@ -51,9 +51,9 @@ pub fn check_note(note: &str) -> Result<(), InvalidRevocation> {
 }
 
 impl Revocation {
-    /// Creates a revocation of `target` that is kept for `ttl`. For a subject, a client or a tenant,
-    /// tokens that were issued until `at` are revoked; for one token, `at` is only shown. `at` is cut
-    /// to whole seconds, the unit of `iat`. `note` is for the operator.
+    /// Creates a revocation of `target` that is kept for `ttl`. For a subject, a client or a
+    /// tenant, tokens that were issued until `at` are revoked; for one token, `at` is only shown.
+    /// `at` is cut to whole seconds, the unit of `iat`. `note` is for the operator.
     ///
     /// # Errors
     /// `ttl` or `note` is out of bounds.

@@ -1,5 +1,5 @@
-//! The revocations that checks look up: 24 bytes for each, so that a million fit into memory and into
-//! the time of a check.
+//! The revocations that checks look up: 24 bytes for each, so that a million fit into memory and
+//! into the time of a check.
 
 mod packed;
 
@@ -16,9 +16,10 @@ use tollgate_core::{
 use self::packed::PackedEntry;
 use super::sharded_map::{Digest, Key, Place, Shard, Sharding};
 
-/// The number of shards. Each has a lock, which is held for one entry at a time: loading or sweeping
-/// a million entries delays no check. A shard doubles when seven eighths of it are full; with 1280
-/// shards a million entries are just below that, at 32 MB, where 1024 shards would have doubled.
+/// The number of shards. Each has a lock, which is held for one entry at a time: loading or
+/// sweeping a million entries delays no check. A shard doubles when seven eighths of it are full;
+/// with 1280 shards a million entries are just below that, at 32 MB, where 1024 shards would have
+/// doubled.
 const SHARDS: usize = 1280;
 
 /// How much later than in Redis a copied revocation ends: clocks differ, and it must not end early.
@@ -29,8 +30,8 @@ pub(super) const END_MARGIN: Span = Span::from_secs(60);
 pub(super) struct RevocationMap {
     shards: Box<[RwLock<Shard<PackedEntry>>]>,
     sharding: Sharding,
-    /// The number of entries of each kind, in the order of [`Kind::ALL`]: checks look up no entry of
-    /// a kind that has none. Never too low.
+    /// The number of entries of each kind, in the order of [`Kind::ALL`]: checks look up no entry
+    /// of a kind that has none. Never too low.
     counts: [AtomicU64; Kind::ALL.len()],
 }
 
@@ -117,8 +118,8 @@ impl RevocationMap {
         self.each(|shard| shard.for_each(PackedEntry::mark_old)).await;
     }
 
-    /// Removes the entries that were not added since [`begin_reload`](Self::begin_reload), and those
-    /// that have ended.
+    /// Removes the entries that were not added since [`begin_reload`](Self::begin_reload), and
+    /// those that have ended.
     pub(super) async fn finish_reload(&self, now: Timestamp) {
         self.retain(|entry| entry.is_current() && entry.ends() > now).await;
     }

@@ -35,7 +35,7 @@ async fn holds(store: &dyn Store) {
     assert_eq!(
         store.admit(&charging(&[])).await,
         Ok(AdmitResponse::Counted(Vec::new())),
-        "nothing asked, nothing answered"
+        "an empty request has an empty response"
     );
     bursts_and_refills(store).await;
     all_or_nothing(store).await;
@@ -62,18 +62,16 @@ async fn bursts_and_refills(store: &dyn Store) {
     assert!(verdict.retry_after <= hour && verdict.retry_after > hour - 10_000_000, "{verdict:?}");
     assert!(verdict.reset <= 3 * hour && verdict.reset > 3 * hour - 10_000_000, "{verdict:?}");
 
-    // Told when to come back, it comes back then.
+    // A refused client is admitted again, and soon.
     let quick = [charge("quick", 30, 1)];
     assert!(verdicts(store, &quick).await[0].admitted);
     for _ in 0..3 {
-        loop {
+        until("there is room again", SOON, async || {
             let verdict = verdicts(store, &quick).await[0];
-            if verdict.admitted {
-                break;
-            }
             assert!(verdict.retry_after <= 30_000, "{verdict:?}");
-            tokio::time::sleep(Duration::from_micros(verdict.retry_after)).await;
-        }
+            verdict.admitted
+        })
+        .await;
     }
 
     let none = verdicts(store, &[charge("none", 1000, 0)]).await[0];
@@ -155,7 +153,7 @@ async fn each_kind_revokes_what_it_names(store: &dyn Store) {
     assert_eq!(
         revoked_by(store, &me).await,
         Ok(None),
-        "a subject of another issuer is somebody else"
+        "a subject of another issuer is another subject"
     );
     store.reinstate(&elsewhere).await.unwrap();
 }
@@ -197,13 +195,13 @@ async fn moments(store: &dyn Store) {
 async fn a_revoked_request_is_not_counted(store: &dyn Store) {
     let jti = Target::Jti { issuer: ISSUER.into(), jti: "j1".into() };
     let charges = vec![charge("counted", 3_600_000, 5)];
-    let demands = AdmitRequest {
+    let request = AdmitRequest {
         revocation: Some(Arc::clone(principal(full(&json!({})), &[]).revocation())),
         charges: charges.clone(),
     };
     store.revoke(&hour(jti.clone(), NOW)).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("jti")));
+        assert_eq!(store.admit(&request).await, Ok(AdmitResponse::Revoked("jti")));
     }
     assert_eq!(store.reinstate(&jti).await, Ok(true));
     assert_eq!(verdicts(store, &charges).await[0].remaining, 4);
@@ -311,16 +309,16 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
         assert_eq!(revoked_by(store, &ada).await, Ok(None), "{key}");
     }
     // Between charges and foreign keys, the script must not mix up which key it was.
-    let mut demands = AdmitRequest {
+    let mut request = AdmitRequest {
         revocation: Some(Arc::clone(ada.revocation())),
         charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)],
     };
     set(client, "SET", "gone/ada", "x");
-    assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("foreign")));
+    assert_eq!(store.admit(&request).await, Ok(AdmitResponse::Revoked("foreign")));
     redis::cmd("DEL").arg("gone/ada").exec(client).unwrap();
-    demands.charges.truncate(1);
+    request.charges.truncate(1);
     assert!(
-        matches!(store.admit(&demands).await, Ok(AdmitResponse::Counted(verdicts)) if verdicts[0].remaining == 1)
+        matches!(store.admit(&request).await, Ok(AdmitResponse::Counted(verdicts)) if verdicts[0].remaining == 1)
     );
 }
 

@@ -1,5 +1,5 @@
-//! The script of checks against the core's reference model: random histories of calls with one check
-//! and with many, with the same moments and the same answers.
+//! The script of checks against the core's reference model: random histories of calls with one
+//! check and with many, with the same moments and the same answers.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,8 @@ const STEPS: usize = 40;
 const SECOND: u64 = 1_000_000;
 const YEAR: u64 = 366 * 86_400 * SECOND;
 
-/// The body, with `now` from the last argument, and with lists that are packed and unpacked around it.
+/// The body, with `now` from the last argument, and with lists that are packed and unpacked around
+/// it.
 fn script() -> Script {
     let packed = "local plain, list = ARGV, {}
         for i = 3, #plain - 1 do list[i - 2] = tonumber(plain[i]) or plain[i] end
@@ -111,8 +112,8 @@ fn check(random: &mut StdRng, limits: &[(String, Limit)]) -> Check {
     charges.filter(|(_, limit, cost, _)| limit.interval * cost <= 2 * YEAR).collect()
 }
 
-/// Asks all checks in one call.
-fn ask_all(client: &mut Connection, script: &Script, checks: &[Check], now: u64) -> Vec<i64> {
+/// Sends all checks in one call.
+fn call_with(client: &mut Connection, script: &Script, checks: &[Check], now: u64) -> Vec<i64> {
     let mut call = script.prepare_invoke();
     for (key, _, _, _) in checks.iter().flatten() {
         call.key(key);
@@ -127,7 +128,8 @@ fn ask_all(client: &mut Connection, script: &Script, checks: &[Check], now: u64)
     call.arg(now).invoke(client).unwrap()
 }
 
-/// One history on fresh keys. `None` if it took so long that Redis may have dropped a bucket that is full in real time only.
+/// Runs one history on fresh keys. `None` if it took so long that Redis may have expired a bucket
+/// that is full in real time only.
 fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let limits: Vec<(String, Limit)> =
@@ -149,17 +151,18 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
         if random.random_ratio(1, 20) {
             now -= random.random_range(0..100 * SECOND);
         }
-        // One check in most calls of a quiet store, many of the same buckets in those of a busy one.
+        // One check in most calls of a quiet store, many of the same buckets in those of a busy
+        // one.
         let together = if random.random_ratio(1, 3) { 1 } else { random.random_range(2..20) };
         let checks: Vec<Check> = (0..together).map(|_| check(&mut random, &limits)).collect();
-        let answer = ask_all(client, script, &checks, now);
+        let answer = call_with(client, script, &checks, now);
         if started.elapsed() > Duration::from_millis(900) {
             return None;
         }
         let expected: Vec<i64> =
             checks.iter().flat_map(|charges| reference(&mut tats, charges, now)).collect();
         assert_eq!(answer, expected, "history {seed}, step {step}, now {now}, {checks:?}");
-        // Now and then somebody gives back.
+        // Now and then units are returned.
         if random.random_ratio(1, 3) {
             let (key, limit) = limits.choose(&mut random).unwrap();
             let micros = limit.interval * random.random_range(1..=limit.burst.max(1));
@@ -185,16 +188,16 @@ fn history(client: &mut Connection, script: &Script, seed: u64) -> Option<()> {
 fn the_script_counts_as_the_reference_does() {
     let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
-    let told =
+    let complete =
         (0..HISTORIES).filter(|seed| history(&mut client, &script, *seed).is_some()).count() as u64;
     assert!(
-        told >= HISTORIES / 2,
-        "this machine is too slow for a history to be real: {told} of {HISTORIES}"
+        complete >= HISTORIES / 2,
+        "this machine is too slow for a history to be real: {complete} of {HISTORIES}"
     );
 }
 
 #[test]
-fn the_order_of_questions_is_revocation_then_room() {
+fn revocations_are_decided_before_room() {
     let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     // Between two others that nothing revokes, so that no check can be taken for its neighbour.
@@ -233,11 +236,11 @@ fn the_order_of_questions_is_revocation_then_room() {
     set("exact1", "0");
     assert_eq!(ask(100), [1]);
     let tat: u64 = redis::cmd("GET").arg("bucket").query(&mut other).unwrap();
-    assert_eq!(tat, SECOND + 1000, "charged once, by the one question nothing revoked");
+    assert_eq!(tat, SECOND + 1000, "charged once, by the one check that nothing revokes");
 }
 
 #[test]
-fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
+fn a_check_that_cannot_be_read_takes_nothing_and_stops_no_other() {
     let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     let mut other = server.client();
@@ -273,14 +276,14 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_nobody() {
         assert_eq!(keys(), ["a"], "place {place}");
     }
     let mut other = server.client();
-    redis::cmd("SET").arg("b").arg("somebody else's").exec(&mut other).unwrap();
+    redis::cmd("SET").arg("b").arg("not a number").exec(&mut other).unwrap();
     assert_eq!(ask(&["0", "1000", "5", "1", "1"]), neighbours, "a bucket that is none");
     let left: String = redis::cmd("GET").arg("b").query(&mut other).unwrap();
-    assert_eq!(left, "somebody else's");
+    assert_eq!(left, "not a number");
 }
 
 #[test]
-fn a_call_that_is_none_is_an_error_and_charges_nothing() {
+fn a_malformed_call_is_an_error_and_charges_nothing() {
     let server = redis_server::start(&[]);
     let (mut client, script) = (server.client(), script());
     for call in [
@@ -306,7 +309,7 @@ fn idle_buckets_vanish() {
         [("a", 1000_u64, 1000, 1001), ("b", 60 * SECOND, 60_000, 61_000)]
     {
         let checks = [vec![(key.to_owned(), Limit { interval, burst: 5 }, 1, 1)]];
-        ask_all(&mut client, &script, &checks, 1_800_000_000 * SECOND);
+        call_with(&mut client, &script, &checks, 1_800_000_000 * SECOND);
         let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut client).unwrap();
         assert!((least - 500..=most).contains(&ttl), "{key}: {ttl}ms");
     }

@@ -1,5 +1,5 @@
-//! Leased limits against a real Redis: leased units are spent without a call, unused ones go back, and a
-//! check is all or nothing with any mix of limits.
+//! Leased limits against a real Redis: leased units are spent without a call, unused ones go back,
+//! and a check is all or nothing with any mix of limits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ fn held(store: &dyn Store) -> u64 {
     store.status().leases.unwrap().units
 }
 
-/// What is left of a bucket in Redis.
+/// The units that are left of a bucket in Redis.
 async fn left(other: &dyn Store, key: &str, burst: u64) -> u64 {
     verdicts(other, &[Charge { cost: burst + 1, ..charge(key, HOUR, burst) }]).await[0].remaining
 }
@@ -54,14 +54,14 @@ fn scripts(server: &Server) -> u64 {
 
 /// Sends checks until some units are leased. Returns how many.
 async fn warm(store: &dyn Store, charge: &Charge) -> u64 {
-    let mut asked = 0;
+    let mut sent = 0;
     until("units are leased", SOON, async || {
-        asked += 1;
+        sent += 1;
         verdicts(store, std::slice::from_ref(charge)).await;
         held(store) >= 5
     })
     .await;
-    asked
+    sent
 }
 
 #[tokio::test]
@@ -74,8 +74,8 @@ async fn leased_units_are_spent_without_a_call() {
         assert!(verdict.admitted && verdict.remaining < 10_000 - n, "{n}: {verdict:?}");
         assert!(verdict.retry_after == 0 && verdict.reset > 0, "{verdict:?}");
     }
-    let asked = scripts(&server) - before;
-    assert!(asked < 300, "{asked} questions for 1000 checks");
+    let calls = scripts(&server) - before;
+    assert!(calls < 300, "{calls} calls for 1000 checks");
     until("every unit is spent or held", SOON, async || {
         left(&other, "k", 10_000).await + 1000 + held(&*store) == 10_000
     })
@@ -89,7 +89,7 @@ async fn all_units_are_admitted_and_no_more() {
     let replicas: Vec<_> = (0..4).map(|_| open(&server.unix())).collect();
     let charges = [leased("k", 100, 500)];
     let mut admitted = 0;
-    // Whatever one replica holds and does not spend goes back, and is found by another.
+    // Units that one replica does not spend go back, and another one gets them.
     until("all is admitted", SOON, async || {
         for (n, replica) in replicas.iter().enumerate() {
             for _ in 0..=n {
@@ -104,7 +104,7 @@ async fn all_units_are_admitted_and_no_more() {
     assert_eq!((refused.admitted, refused.remaining), (false, 0));
     let hour = HOUR * 1000;
     assert!(refused.retry_after > hour - 60_000_000 && refused.retry_after <= hour, "{refused:?}");
-    // Known for an hour, and not asked again.
+    // Known for an hour, so that Redis is not called again.
     let before = scripts(&server);
     for _ in 0..20 {
         assert!(!verdicts(&*replicas[0], &charges).await[0].admitted);
@@ -116,26 +116,26 @@ async fn all_units_are_admitted_and_no_more() {
 async fn unused_units_go_back() {
     let server = redis_server::start(&[]);
     let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
-    // When nobody asks for it any more.
+    // When no check needs them any more.
     let idle = leased("idle", 1000, 300);
-    let asked = warm(&*store, &idle).await;
-    until("it is back", SOON, async || {
-        held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - asked
+    let spent = warm(&*store, &idle).await;
+    until("they are back", SOON, async || {
+        held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - spent
     })
     .await;
-    until("and forgotten", SOON, async || store.status().leases.unwrap().buckets == 0).await;
-    // At the end.
+    until("the lease is removed", SOON, async || store.status().leases.unwrap().buckets == 0).await;
+    // When the process ends.
     let kept = leased("kept", 1000, 60_000);
-    let asked = warm(&*store, &kept).await;
+    let spent = warm(&*store, &kept).await;
     until("no call is in progress", SOON, async || {
-        left(&other, "kept", 1000).await + asked + held(&*store) == 1000
+        left(&other, "kept", 1000).await + spent + held(&*store) == 1000
     })
     .await;
     store.close().await;
-    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - asked));
-    // And from then on each check is counted exactly.
+    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - spent));
+    // From then on each check is counted exactly.
     assert!(verdicts(&*store, &[kept]).await[0].admitted);
-    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - asked - 1));
+    assert_eq!((held(&*store), left(&other, "kept", 1000).await), (0, 1000 - spent - 1));
 }
 
 #[tokio::test]
@@ -143,37 +143,43 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
     let server = redis_server::start(&[]);
     let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let wide = leased("wide", 1000, 60_000);
-    let asked = warm(&*store, &wide).await;
+    let spent = warm(&*store, &wide).await;
     until("no call is in progress", SOON, async || {
-        left(&other, "wide", 1000).await + asked + held(&*store) == 1000
+        left(&other, "wide", 1000).await + spent + held(&*store) == 1000
     })
     .await;
     let holds = held(&*store);
     let both = [wide.clone(), charge("narrow", HOUR, 2)];
     for left in [1, 0] {
-        let said = verdicts(&*store, &both).await;
-        assert!(said[0].admitted && said[1].admitted && said[1].remaining == left, "{said:?}");
+        let counted = verdicts(&*store, &both).await;
+        assert!(
+            counted[0].admitted && counted[1].admitted && counted[1].remaining == left,
+            "{counted:?}"
+        );
     }
     assert!(
-        held(&*store) <= 10 && left(&other, "wide", 1000).await + asked + 2 + held(&*store) <= 1000
+        held(&*store) <= 10 && left(&other, "wide", 1000).await + spent + 2 + held(&*store) <= 1000
     );
     until("no call is in progress", SOON, async || {
-        left(&other, "wide", 1000).await + asked + 2 + held(&*store) == 1000
+        left(&other, "wide", 1000).await + spent + 2 + held(&*store) == 1000
     })
     .await;
     let before = held(&*store);
     for _ in 0..5 {
-        let said = verdicts(&*store, &both).await;
-        assert!(said[0].admitted && !said[1].admitted, "{said:?}");
+        let counted = verdicts(&*store, &both).await;
+        assert!(counted[0].admitted && !counted[1].admitted, "{counted:?}");
         assert_eq!(held(&*store), before, "the unit is back; at first {holds} were held");
     }
-    // The other way round: the leased one has no room, the exact one is not charged.
+    // Conversely: the leased limit has no room, and the exact one is not charged.
     let empty = Charge { cost: 20, ..charge("full", HOUR, 20) };
     assert!(verdicts(&other, &[empty]).await[0].admitted);
     let both = [leased("full", 20, 60_000), charge("untouched", HOUR, 2)];
     for _ in 0..3 {
-        let said = verdicts(&*store, &both).await;
-        assert!(!said[0].admitted && said[1].admitted && said[1].remaining == 2, "{said:?}");
+        let counted = verdicts(&*store, &both).await;
+        assert!(
+            !counted[0].admitted && counted[1].admitted && counted[1].remaining == 2,
+            "{counted:?}"
+        );
     }
 }
 
@@ -182,9 +188,9 @@ async fn a_revoked_request_spends_nothing() {
     let server = redis_server::start(&[]);
     let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let charges = vec![leased("k", 1000, 60_000)];
-    let asked = warm(&*store, &charges[0]).await;
+    let spent = warm(&*store, &charges[0]).await;
     until("no call is in progress", SOON, async || {
-        left(&other, "k", 1000).await + asked + held(&*store) == 1000
+        left(&other, "k", 1000).await + spent + held(&*store) == 1000
     })
     .await;
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
@@ -214,8 +220,8 @@ async fn leased_units_outlive_redis_until_they_expire() {
     let mut admitted = 0;
     let answers = loop {
         match store.admit(&charging(&charges)).await {
-            Ok(AdmitResponse::Counted(said)) => {
-                assert!(said[0].admitted, "{said:?}");
+            Ok(AdmitResponse::Counted(counted)) => {
+                assert!(counted[0].admitted, "{counted:?}");
                 admitted += 1;
             }
             other => break other,
@@ -224,7 +230,7 @@ async fn leased_units_outlive_redis_until_they_expire() {
     };
     assert!(answers.is_err() && admitted > 0, "{admitted}: {answers:?}");
     server.thaw();
-    until("Redis is asked again", SOON, async || store.admit(&charging(&charges)).await.is_ok())
+    until("Redis answers again", SOON, async || store.admit(&charging(&charges)).await.is_ok())
         .await;
 }
 
@@ -235,9 +241,9 @@ async fn another_bucket_under_the_same_key_takes_none_of_them() {
     let charge = leased("k", 1000, 60_000);
     warm(&*store, &charge).await;
     let before = held(&*store);
-    // A role with another rate: the bucket in Redis is the same, what a unit is worth is not.
+    // A role with another rate: the bucket in Redis is the same, the value of a unit is not.
     let other = Charge { interval: charge.interval / 2, ..charge };
     let Verdict { admitted, .. } = verdicts(&*store, &[other]).await[0];
     assert!(admitted);
-    assert!(held(&*store) >= before, "nothing was taken of what is held");
+    assert!(held(&*store) >= before, "no leased unit was taken");
 }

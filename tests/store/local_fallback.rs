@@ -96,7 +96,7 @@ async fn revocations_are_followed() {
     revoke(&*store, "e").await;
     replicated(&local, &["b", "c", "d", "e"], &["a"]).await;
 
-    // An emptied Redis has no revocations, and the next one is seen.
+    // An emptied Redis has no revocations, and the next one is read.
     redis::cmd("FLUSHALL").exec(&mut client(&server)).unwrap();
     replicated(&local, &[], &["a", "b", "c", "d", "e"]).await;
     revoke(&*store, "f").await;
@@ -132,7 +132,7 @@ async fn an_outage_is_bridged_until_what_is_known_is_too_old() {
     revoke(&*store, "a").await;
     replicated(&local, &["a"], &["b"]).await;
     server.kill();
-    until("the outage is seen", SOON, async || store.admit(&about(&subject("b"))).await.is_err())
+    until("the outage begins", SOON, async || store.admit(&about(&subject("b"))).await.is_err())
         .await;
     assert!(known(&local, "a") && !known(&local, "b"));
 

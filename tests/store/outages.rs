@@ -1,5 +1,5 @@
-//! Redis slow, frozen, killed and not yet started: no answer after the deadline, few connections, no
-//! charge sent twice, and recovery without a restart.
+//! Redis slow, frozen, killed and not yet started: no answer after the deadline, few connections,
+//! no charge sent twice, and recovery without a restart.
 
 use std::{
     sync::{
@@ -99,15 +99,15 @@ async fn frozen_and_thawed() {
     assert!(tries > 100, "{tries}");
     assert_eq!(store.status().circuit, Circuit::Open);
     let attempts = proxy.accepted() - connections;
-    assert!((1..=6).contains(&attempts), "{attempts} connections in 3s, for {tries} questions");
+    few(attempts, frozen.elapsed());
 
     server.thaw();
     back(&store).await;
-    // What was sent is done when Redis is back; nothing of it is done twice.
+    // The calls that were sent are charged when Redis is back, none of them twice.
     let left = verdicts(&store, &left).await[0].remaining;
     assert!(
         (998 - sent..998).contains(&left),
-        "{} charges for {sent} questions that timed out",
+        "{} charges for {sent} checks that timed out",
         998 - left
     );
 }
@@ -118,7 +118,7 @@ async fn a_call_that_timed_out_is_charged_once() {
     let store = hasty(&server.unix());
     let left = [charge("k", 3_600_000, 1_000)];
     assert_eq!(verdicts(&store, &left).await[0].remaining, 999);
-    // Fewer than open the circuit: the connection stays, and so do the questions on it.
+    // Fewer than those that open the circuit: the connection stays, and so do the calls on it.
     server.freeze();
     for _ in 0..3 {
         assert_eq!(timed(&store, "k").await.0, Err(Outage::Deadline));
@@ -126,33 +126,38 @@ async fn a_call_that_timed_out_is_charged_once() {
     server.thaw();
     back(&store).await;
     let left = verdicts(&store, &left).await[0].remaining;
-    // Each once at most: one that never left this process is not sent later either.
+    // Each once at most: a request that did not leave this process is not sent later.
     assert!((999 - 3 - 1..999 - 1).contains(&left), "{left}");
     assert_eq!(store.status().connections, 1);
+}
+
+/// Checks the number of attempts to connect: pauses grow to 2 s, each shortened by up to a half.
+fn few(attempts: u64, within: Duration) {
+    assert!((1..=6 + within.as_secs()).contains(&attempts), "{attempts} attempts in {within:?}");
 }
 
 /// Callers that send checks all the time, and what they saw.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    asked: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     longest: Vec<tokio::task::JoinHandle<Duration>>,
 }
 
 impl Load {
     fn start(store: &Arc<Redis>, callers: usize) -> Self {
-        let (stop, answered, asked) = (
+        let (stop, answered, sent) = (
             Arc::<AtomicBool>::default(),
             Arc::<AtomicU64>::default(),
             Arc::<AtomicU64>::default(),
         );
         let caller = || {
-            let (store, stop, answered, asked) =
-                (Arc::clone(store), Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&asked));
+            let (store, stop, answered, sent) =
+                (Arc::clone(store), Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&sent));
             async move {
                 let mut longest = Duration::ZERO;
                 while !stop.load(Ordering::Relaxed) {
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    sent.fetch_add(1, Ordering::Relaxed);
                     let (answer, took) = timed(&store, "load").await;
                     longest = longest.max(took);
                     match answer {
@@ -165,15 +170,15 @@ impl Load {
             }
         };
         let longest = (0..callers).map(|_| tokio::spawn(caller())).collect();
-        Self { stop, answered, asked, longest }
+        Self { stop, answered, sent, longest }
     }
 
     fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     async fn end(self) -> Duration {
@@ -198,14 +203,12 @@ async fn killed_under_load_and_started_again() {
 
     server.kill();
     until("the circuit opens", SOON, async || store.status().circuit == Circuit::Open).await;
-    let (asked, accepted) = (load.asked(), proxy.accepted());
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (asked, attempts) = (load.asked() - asked, proxy.accepted() - accepted);
-    assert!(asked > 1_000, "the callers went on: {asked}");
-    assert!(
-        (1..=8).contains(&attempts),
-        "{attempts} connections in 3s, for {asked} questions of 64 callers"
-    );
+    let (since, sent, accepted) = (Instant::now(), load.sent(), proxy.accepted());
+    until("callers and connections go on", SOON, async || {
+        load.sent() > sent + 10_000 && proxy.accepted() > accepted
+    })
+    .await;
+    few(proxy.accepted() - accepted, since.elapsed());
 
     let answered = load.answered();
     server.restart();
@@ -243,7 +246,7 @@ async fn a_cut_connection_is_made_again_before_a_check_fails() {
         .query(&mut server.client())
         .unwrap();
     assert_eq!(killed, 1);
-    until("the cut is seen", SOON, async || store.status().connections == 2).await;
+    until("the connection is made again", SOON, async || store.status().connections == 2).await;
     let (answer, took) = timed(&store, "k").await;
     assert!(answer.is_ok(), "{answer:?}");
     assert!(took < SLACK, "{took:?}");

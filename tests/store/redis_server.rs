@@ -37,7 +37,8 @@ pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
         .iter()
         .map(|option| option.replace("{dir}", &directory.path().display().to_string()))
         .collect();
-    // Redis cannot choose a free port itself. If the chosen one is taken meanwhile, another is tried.
+    // Redis cannot choose a free port itself. If the chosen one is taken meanwhile, another is
+    // tried.
     for _ in 0..20 {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         if let Some(child) = spawn(directory.path(), port, &options) {

@@ -24,13 +24,13 @@ fn limit() -> [Charge; 1] {
     [charge("k", 3_600_000, 1_000)]
 }
 
-async fn asked(store: &Redis) -> Option<Outage> {
+async fn outage(store: &Redis) -> Option<Outage> {
     store.admit(&charging(&limit())).await.err()
 }
 
 /// Waits for an answer.
 async fn back(store: &Redis) {
-    until("Redis answers", SOON, async || asked(store).await.is_none()).await;
+    until("Redis answers", SOON, async || outage(store).await.is_none()).await;
 }
 
 #[tokio::test]
@@ -49,24 +49,24 @@ async fn a_replica_refuses_and_a_promoted_one_serves() {
     let primary = redis_server::start(&[]);
     let replica = redis_server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
     let store = redis_server::open(&replica.unix());
-    assert_eq!(asked(&store).await, Some(Outage::Refused));
+    assert_eq!(outage(&store).await, Some(Outage::Refused));
     until("the replica is in step", SOON, async || {
-        let _ = asked(&store).await;
+        let _ = outage(&store).await;
         store.status().last_error.is_some_and(|error| error.contains("read-only replica"))
     })
     .await;
     redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut replica.client()).unwrap();
     back(&store).await;
 
-    // A failover under way: the server that was asked a moment ago is a replica now. One answer tells, and the connection is
-    // made anew, because the name may mean another server by now.
+    // A failover: the connected server is a replica now. One answer shows it, and a new connection
+    // is made, because the name may mean another server now.
     let connections = store.status().connections;
     redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
         .arg(primary.port())
         .exec(&mut replica.client())
         .unwrap();
-    assert_eq!(asked(&store).await, Some(Outage::Refused));
+    assert_eq!(outage(&store).await, Some(Outage::Refused));
     until("the connection is given up", SOON, async || !store.status().up).await;
     redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut replica.client()).unwrap();
     back(&store).await;
@@ -80,9 +80,9 @@ async fn out_of_memory_charges_nothing() {
     assert_eq!(verdicts(&store, &limit()).await[0].remaining, 999);
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).exec(&mut server.client()).unwrap();
     for _ in 0..5 {
-        assert_eq!(asked(&store).await, Some(Outage::Refused));
+        assert_eq!(outage(&store).await, Some(Outage::Refused));
     }
-    until("the circuit opens", SOON, async || asked(&store).await == Some(Outage::CircuitOpen))
+    until("the circuit opens", SOON, async || outage(&store).await == Some(Outage::CircuitOpen))
         .await;
     assert!(store.status().last_error.unwrap().contains("OOM"));
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).exec(&mut server.client()).unwrap();
@@ -97,7 +97,7 @@ async fn a_wrong_login_is_reported_without_the_password() {
     let url = format!("redis://127.0.0.1:{}", server.port());
     let refused = async |config: RedisConfig, part: &str| {
         let store = Redis::open(&config, CancellationToken::new()).unwrap();
-        assert_eq!(asked(&store).await, Some(Outage::Refused), "{part}");
+        assert_eq!(outage(&store).await, Some(Outage::Refused), "{part}");
         let error = store.status().last_error.unwrap();
         assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
         assert!(error.contains(&format!("127.0.0.1:{}", server.port())), "{error}");
@@ -155,7 +155,7 @@ async fn a_changed_password_is_read_from_its_file() {
         .exec(&mut client)
         .unwrap();
     until("the old password is refused", SOON, async || {
-        let _ = asked(&store).await;
+        let _ = outage(&store).await;
         store.status().last_error.is_some_and(|error| error.contains("WRONGPASS"))
     })
     .await;
@@ -169,10 +169,10 @@ async fn a_bucket_that_is_not_a_number_is_refused_and_others_are_not() {
     let store = redis_server::open(&server.unix());
     redis::cmd("SET")
         .arg(format!("{{tollgate}}:{}", charge("k", 1, 1).key()))
-        .arg("somebody else's")
+        .arg("not a number")
         .exec(&mut server.client())
         .unwrap();
-    assert_eq!(asked(&store).await, Some(Outage::Refused));
+    assert_eq!(outage(&store).await, Some(Outage::Refused));
     assert_eq!(verdicts(&store, &[charge("other", 1000, 5)]).await[0].remaining, 4);
 
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &[]);
@@ -209,7 +209,7 @@ async fn a_server_that_is_not_redis_is_refused_in_time() {
         let store = redis_server::open(&format!("redis://127.0.0.1:{port}"));
         let started = std::time::Instant::now();
         for _ in 0..3 {
-            let outage = asked(&store).await;
+            let outage = outage(&store).await;
             assert!(outage.is_some(), "{answer:?} is no answer to a check");
         }
         assert!(

@@ -1,5 +1,5 @@
-//! `replicate_revocations`: a credential is looked up in memory, and in Redis if the copy may be too
-//! old.
+//! `replicate_revocations`: a credential is looked up in memory, and in Redis if the copy may be
+//! too old.
 
 use std::{
     sync::Arc,
@@ -78,7 +78,7 @@ async fn a_check_without_limits_makes_no_round_trip() {
     }
     assert_eq!(scripts(&server), before);
 
-    // With a limit Redis is asked for that alone; what is revoked is not counted.
+    // With a limit, Redis is queried for the limit only; a revoked credential is not counted.
     let counted =
         |name| AdmitRequest { charges: vec![charge("k", 3_600_000, 9)], ..about(&subject(name)) };
     assert_eq!(store.admit(&counted("a")).await, Ok(AdmitResponse::Revoked("subject")));
@@ -117,7 +117,8 @@ async fn changes_during_a_lost_connection_are_read_afterwards() {
     until("the copy is there", SOON, async || fresh(&*store)).await;
     for (name, trimmed) in [("b", false), ("c", true)] {
         let mut client = server.client();
-        // In one step, so that nobody comes back in between: all connections go, and then something changes.
+        // In one step, so that no connection is made in between: all connections end, and then
+        // there is a change.
         let key = format!("{{tollgate}}:revoked:{}", target(name).key());
         let mut step = redis::pipe();
         step.atomic().cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -167,10 +168,7 @@ async fn outlives(store: &dyn Store, confirmed: Instant) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(answers > 10, "the copy bridged nothing: {answers}");
-    assert!(
-        revoked_by(store, &subject("a")).await.is_err(),
-        "beyond the bound Redis decides, or nobody"
-    );
+    assert!(revoked_by(store, &subject("a")).await.is_err(), "beyond the bound only Redis decides");
 }
 
 #[tokio::test]
@@ -184,7 +182,7 @@ async fn beyond_the_bound_a_killed_redis_is_an_outage() {
     .await;
     server.kill();
     outlives(&*store, Instant::now()).await;
-    // It comes back empty: so does the copy.
+    // It is empty after the restart, and so is the copy.
     server.restart();
     until("the copy is there again", SOON, async || fresh(&*store)).await;
     assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(None));
@@ -220,7 +218,7 @@ async fn a_replica_that_starts_late_reads_all_revocations() {
         revoke(&other, &format!("s{n}")).await;
     }
     let store = replicated(&server.unix());
-    // Before the copy is there, Redis is asked.
+    // Before the copy is read, Redis is queried.
     assert_eq!(revoked_by(&*store, &subject("s7")).await, Ok(Some("subject")));
     until("the copy is there", SOON, async || fresh(&*store)).await;
     assert_eq!(store.status().replica.unwrap().revocations, 1200);

@@ -1,4 +1,5 @@
-//! Requests of checks: revocation keys of principals that were verified from real tokens, and charges.
+//! Requests of checks: revocation keys of principals that were verified from real tokens, and
+//! charges.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// The moment at which the tokens are verified, in seconds.
 pub(super) const NOW: u64 = 1_800_000_000;
 
-/// The principal of a token with these claims (`iss` and `exp` are added), where the policy has these foreign blacklists.
+/// The principal of a token with these claims (`iss` and `exp` are added), where the policy has
+/// these foreign blacklists.
 pub(super) fn principal(claims: Value, foreign: &[&str]) -> Arc<Principal> {
     let (token, _) = token(claims);
     verified(&token, foreign)

@@ -1,7 +1,8 @@
 //! Buckets in memory: the reference model over a table.
 //!
-//! A bucket whose TAT has passed is full, which is the same as a missing one, so it may be removed. A
-//! bucket that is not full is never removed: a client that could displace it would have refilled it.
+//! A bucket whose TAT has passed is full, which is the same as a missing one, so it may be removed.
+//! A bucket that is not full is never removed: a client that could displace it would have refilled
+//! it.
 
 mod table;
 
@@ -39,8 +40,8 @@ impl Buckets {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
 
-    /// Takes all charges, or none. Their keys differ, as the core refuses a route that lists a limit
-    /// twice.
+    /// Takes all charges, or none. Their keys differ, as the core refuses a route that lists a
+    /// limit twice.
     pub(in crate::store) fn charge(
         &self,
         charges: &[Charge],

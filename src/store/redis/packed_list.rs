@@ -1,7 +1,7 @@
 //! Lists of whole numbers in MessagePack, which Redis' Lua reads and writes (`cmsgpack`).
 //!
-//! A number that is an argument or a reply of its own costs more, here and in Redis, than everything
-//! else that is done with it.
+//! A number that is an argument or a reply of its own costs more, here and in Redis, than
+//! everything else that is done with it.
 
 use std::io::Write as _;
 
@@ -49,8 +49,8 @@ impl ToRedisArgs for PackedList {
     }
 }
 
-/// The numbers of a list that a script wrote with `cmsgpack.pack`. They end early at a value that is
-/// not a number.
+/// The numbers of a list that a script wrote with `cmsgpack.pack`. They end early at a value that
+/// is not a number.
 pub(super) struct PackedNumbers<'a>(&'a [u8]);
 
 impl<'a> PackedNumbers<'a> {

@@ -9,7 +9,7 @@ use ::redis::{
 };
 
 /// The body of the script that decides checks. It takes `now`, in microseconds, from the text in
-/// front of it: tests set it, and hold the body against the reference model.
+/// front of it: tests set it, and compare the body with the reference model.
 pub const ADMIT_BODY: &str = include_str!("../scripts/admit.lua");
 
 /// The body of the script that returns leased units, likewise.

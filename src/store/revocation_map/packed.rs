@@ -1,7 +1,7 @@
 //! The moment and the end of a revocation in eight bytes.
 //!
 //! Row of docs/benchmarks.md: "RSS of a million revocations". With plain fields an entry of the map
-//! takes 33 bytes instead of 25. The test holds it against plain fields.
+//! takes 33 bytes instead of 25. The test compares it with plain fields.
 
 use tollgate_core::time::Timestamp;
 

@@ -4,11 +4,12 @@ use tollgate_core::limit::BucketId;
 
 use crate::store::sharded_map::{Place, Shard, Sharding};
 
-/// The number of shards. With a million buckets one grows, or is swept, in some 50 microseconds, while
-/// all checks wait.
+/// The number of shards. With a million buckets one grows, or is swept, in some 50 microseconds,
+/// while all checks wait.
 const SHARDS: usize = 256;
 
-/// How many buckets are swept for each charge: more than a charge can add, so that the table shrinks.
+/// How many buckets are swept for each charge: more than a charge can add, so that the table
+/// shrinks.
 const SWEEP: usize = 4;
 
 /// The cost of sweeping an empty shard, in buckets.

@@ -184,8 +184,8 @@ impl Dialer {
     }
 
     /// Makes the call of a check, with a bucket of its own that is never empty: a server that
-    /// refuses writes, or a user that lacks a permission, shows here and not at the first check. The
-    /// call also brings the script to the server. Then the format marker is written if it is
+    /// refuses writes, or a user that lacks a permission, shows here and not at the first check.
+    /// The call also brings the script to the server. Then the format marker is written if it is
     /// missing.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let charge = Charge {

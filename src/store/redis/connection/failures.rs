@@ -83,7 +83,7 @@ impl FailureTracker {
     /// Records that a check was answered with an error.
     pub(super) fn record_error(&self, error: &RedisError) -> Outage {
         // After a failover the old primary stays read-only, and a server that forgot the login does
-        // not ask for it: only a new connection helps.
+        // not request it again: only a new connection helps.
         let is_final = matches!(error.code(), Some("READONLY" | "NOAUTH"));
         let error = ConnectionError::call(&self.log.address, error);
         self.count(error, if is_final { TRIP_AFTER } else { 1 })
