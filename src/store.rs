@@ -28,7 +28,8 @@ use tollgate_core::{
 
 pub use self::{
     config::{
-        InvalidUrl, LocalConfig, MemoryConfig, RedisConfig, RedisUrl, ReplicateConfig, StoreConfig,
+        LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
+        StoreConfig,
     },
     local::{LocalFallback, LocalStatus},
     memory::Memory,

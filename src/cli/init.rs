@@ -26,53 +26,53 @@ Examples:
 
 Exit codes:
   0  written
-  2  the file exists, or what was asked for makes no good configuration";
+  2  the file exists, or the options make no valid configuration";
 
 /// Write a first configuration file, with comments.
 ///
-/// Writes what an inference server's preset, one issuer and one proxy need, with a comment at everything that you will want to
-/// decide yourself, and prints the commands that come next. The file passes `check-config` as it is. A file that exists is
-/// never overwritten.
+/// Writes a configuration for the preset of an inference server, one issuer and one proxy, with a comment at each decision, and
+/// prints the commands that come next. The file passes `check-config` as it is. An existing file is never overwritten.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Init {
-    /// The inference server.
+    /// The preset of the inference server.
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names().collect::<Vec<_>>()))]
     preset: String,
-    /// Who issues the tokens: exactly what stands in their `iss`.
+    /// The issuer of the tokens, exactly as in their `iss`, or `absent` for tokens without `iss`.
     #[arg(long, value_name = "URL")]
     issuer: String,
-    /// What names this service in the tokens' `aud`.
+    /// The name of this service in the tokens' `aud`.
     #[arg(long, value_name = "AUDIENCE", default_value = "inference-api")]
     audience: String,
-    /// Where the issuer's keys are. Default: what `<issuer>/.well-known/openid-configuration` says.
+    /// The URL of the issuer's keys. Default: the one in `<issuer>/.well-known/openid-configuration`, and for `absent` a shared
+    /// secret in a file.
     #[arg(long, value_name = "URL")]
     jwks: Option<String>,
-    /// The proxy that asks. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and `caddy` cannot.
+    /// The proxy in front. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and `caddy` cannot.
     #[arg(long, value_enum, default_value_t = Proxy::Envoy)]
     proxy: Proxy,
     /// The Redis that all replicas share, without a password. Default: limits and revocations in memory, right for one replica.
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// Where to write it: a file that does not exist, or `-` for standard output.
+    /// The file to write, which must not exist, or `-` for standard output.
     #[arg(short, long = "out", value_name = "FILE", default_value = "tollgate.yaml")]
     out: String,
 }
 
 impl Init {
-    /// Writes the file, and what comes next to `out`.
+    /// Writes the file, and prints the next commands to `out`.
     ///
     /// # Errors
-    /// A file that exists or cannot be written, or arguments that make no good file.
+    /// A file that exists or cannot be written, or options that make no valid configuration.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let preset = Preset::load(&self.preset)?;
         if self.redis.as_ref().is_some_and(|url| url.contains('@')) {
             bail!(
-                "the URL of `--redis` holds a user or a password; leave it out, and write `username` and `password: \"file:…\"` into the file"
+                "the URL of `--redis` contains a user or a password; leave it out, and write `username` and `password: \"file:…\"` into the file"
             );
         }
         let text = file::text(self, &preset);
-        // Names that stand for nothing are not looked up: what was given is meant literally, and is written so.
+        // No variable is looked up: the options are literal text, and are written as such.
         if let Err(errors) = config::compile(&text, &|_| None) {
             let lines: Vec<String> =
                 errors.iter().map(|error| format!("{}: {}", error.path, error.message())).collect();
@@ -97,30 +97,39 @@ impl Init {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// Whether the tokens have no `iss`.
+    fn is_absent(&self) -> bool {
+        self.issuer == "absent"
+    }
+
     fn next(&self, preset: &Preset) -> String {
         let (file, port) = (&self.out, preset.port);
         let rows = [
-            (format!("tollgate check-config {file}"), "whether it is still right after a change"),
-            (format!("tollgate presets show {}", self.preset), "what each route needs"),
-            ("tollgate token inspect @token.txt".to_owned(), "whether your tokens fit"),
+            (format!("tollgate check-config {file}"), "check the file after a change"),
+            (format!("tollgate presets show {}", self.preset), "list the scopes of each route"),
+            ("tollgate token inspect @token.txt".to_owned(), "compare a token with the file"),
             (
                 format!("tollgate audit-upstream http://127.0.0.1:{port} --config {file}"),
-                "what the server offers, and what is open",
+                "list what the server offers and what is open",
             ),
-            (format!("tollgate serve --config {file}"), "answer checks"),
+            (format!("tollgate serve --config {file}"), "start Tollgate"),
             (
                 "tollgate doctor http://127.0.0.1:8080 --token @token.txt".to_owned(),
-                "whether the proxy can be gone around",
+                "try to go around the proxy",
             ),
         ];
         let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
         let rows: String =
             rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();
         format!(
-            "wrote {file}: {} behind {}, with tokens of {} for `{}`\nthe proxy's side is {}\n\nnext:\n{rows}",
+            "wrote {file}: {} behind {}, with tokens {} for `{}`\nthe proxy's side is {}\n\nnext:\n{rows}",
             preset.server,
             self.proxy.called(),
-            self.issuer,
+            if self.is_absent() {
+                "without `iss`".to_owned()
+            } else {
+                format!("of {}", self.issuer)
+            },
             self.audience,
             self.proxy.shipped()
         )
@@ -131,6 +140,8 @@ impl Init {
 mod tests {
     use clap::{Parser, ValueEnum as _};
 
+    use tollgate_core::secret::SecretSource;
+
     use super::*;
 
     #[derive(Parser)]
@@ -140,9 +151,11 @@ mod tests {
     }
 
     fn printed(more: &[&str]) -> anyhow::Result<String> {
-        let line = ["init", "--issuer", "https://auth.example.com", "-o", "-"];
+        let issuer = ["--issuer", "https://auth.example.com"];
+        let issuer = if more.contains(&"--issuer") { &[][..] } else { &issuer };
         let mut out = Vec::new();
-        Line::try_parse_from([&line[..], more].concat()).unwrap().init.run(&mut out)?;
+        let line = [&["init", "-o", "-"], issuer, more].concat();
+        Line::try_parse_from(line).unwrap().init.run(&mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -181,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_stands_in_the_file_as_it_was_given() {
+    fn options_are_literal_text() {
         let text = printed(&[
             "--preset",
             "vllm",
@@ -203,12 +216,31 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_good_file_is_refused() {
+    fn tokens_without_iss_have_a_shared_secret_or_a_key_set() {
+        let line = ["--preset", "vllm", "--issuer", "absent"];
+        let compiled = |more: &[&str]| {
+            let text = printed(&[&line[..], more].concat()).unwrap();
+            let uncommented = config::compile(&uncommented(&text), &|_| None);
+            assert!(uncommented.is_ok(), "{:?}", uncommented.err());
+            config::compile(&text, &|_| None).unwrap().file.policy.issuers.remove(0)
+        };
+        let issuer = compiled(&[]);
+        assert_eq!((issuer.issuer.as_str(), issuer.jwks.is_some()), ("absent", false));
+        assert_eq!(
+            issuer.secret,
+            Some(SecretSource::File("/run/secrets/tollgate-token-secret".into()))
+        );
+        let issuer = compiled(&["--jwks", "https://keys.example.com/jwks"]);
+        assert_eq!((issuer.issuer.as_str(), issuer.secret), ("absent", None));
+    }
+
+    #[test]
+    fn options_without_a_valid_configuration_are_refused() {
         for (more, part) in [
             (&["--preset", "vllm", "--issuer", "http://auth.example.com"][..], "plain http"),
             (
                 &["--preset", "vllm", "--redis", "redis://:hunter2@redis"],
-                "holds a user or a password",
+                "contains a user or a password",
             ),
             (&["--preset", "vllm", "--redis", "http://redis"], "store"),
         ] {

@@ -19,8 +19,8 @@ Exit codes:
 
 /// Print the JSON Schema of the configuration file.
 ///
-/// JSON Schema 2020-12, with a description, the default and its reason at every key. `check-config` knows more than a schema can
-/// say: use it before a file is served.
+/// JSON Schema 2020-12, with a description and the default of every key. `check-config` also finds errors that a schema cannot
+/// express.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Schema {}
@@ -29,7 +29,7 @@ impl Schema {
     /// Prints the schema to `out`.
     ///
     /// # Errors
-    /// An `out` that cannot be written to.
+    /// A failed write to `out`.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         writeln!(out, "{}", serde_json::to_string_pretty(&schema())?)?;
         Ok(ExitCode::SUCCESS)

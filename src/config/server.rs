@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tollgate_core::{
-    config::{Errors, Path},
+    config::{Errors, Path, from_text},
     policy::Policy,
     secret::SecretSource,
     time::Span,
@@ -22,28 +22,28 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
-    /// Where Tollgate listens.
+    /// The addresses that Tollgate listens on.
     #[serde(default)]
     pub listen: ListenConfig,
-    /// How much of request bodies is held at once.
+    /// Limits on the size of request bodies.
     #[serde(default)]
     pub body: BodyConfig,
-    /// How long open checks may take to finish at shutdown. Default 20s: below the 30s Kubernetes gives by default.
+    /// The time that open checks have to finish at shutdown. Default 20s: below the 30s that Kubernetes gives by default.
     #[serde(default = "drain_timeout")]
     pub drain_timeout: Span,
-    /// Where limits are counted and revocations kept. Default: in memory, which is right for one replica.
+    /// The store of counters and revocations. Default: in memory, which is right for one replica.
     #[serde(default)]
     pub store: StoreConfig,
-    /// The audit lines.
+    /// The audit log.
     #[serde(default)]
     pub audit: AuditConfig,
-    /// What the metrics tell apart.
+    /// Metrics and traces.
     #[serde(default)]
     pub observe: ObserveConfig,
     /// The log of the process itself.
     #[serde(default)]
     pub log: LogConfig,
-    /// Tokens that were verified before.
+    /// The cache of verified tokens.
     #[serde(default)]
     pub token_cache: TokenCacheConfig,
 }
@@ -95,13 +95,14 @@ impl ServerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
-    /// Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
+    /// The gRPC listener: Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
     pub grpc: ListenerConfig,
-    /// Proxies that ask over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
+    /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
     pub http: Vec<ForwardAuthConfig>,
-    /// `/healthz`, `/readyz` and `/metrics`: nothing secret, nothing mutable. Default `127.0.0.1:9002`.
+    /// The listener for `/healthz`, `/readyz` and `/metrics`, which contain no secret and change nothing. Default
+    /// `127.0.0.1:9002`.
     pub ops: ListenerConfig,
-    /// The API that changes things. Default: off.
+    /// The listener of the administration API. Default: off.
     pub admin: Option<AdminListenConfig>,
 }
 
@@ -118,7 +119,7 @@ impl Default for ListenConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminListenConfig {
-    /// `host:port` or `unix:/path`.
+    /// The address: `host:port` or `unix:/path`.
     #[schemars(with = "String")]
     #[serde(deserialize_with = "address")]
     pub address: Address,
@@ -126,22 +127,25 @@ pub struct AdminListenConfig {
     #[schemars(with = "Option<String>")]
     #[serde(default, deserialize_with = "mode")]
     pub mode: SocketMode,
-    /// TLS; the bearer token is a secret on the wire.
+    /// TLS, which protects the bearer token on the network.
     pub tls: Option<TlsConfig>,
-    /// The bearer token every call needs, on loopback too.
+    /// The bearer token that every call needs, on loopback too.
     pub token: SecretSource,
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    from_text(
+        deserializer,
+        "an address such as `127.0.0.1:9003` or `unix:/run/tollgate/admin.sock`",
+    )
 }
 
 fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketMode, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    from_text(deserializer, "four octal digits in quotes, such as \"0660\"")
 }
 
 impl AdminListenConfig {
-    /// The listener without its token.
+    /// Returns the listener without its token.
     pub fn listener(&self) -> ListenerConfig {
         ListenerConfig { address: self.address.clone(), mode: self.mode, tls: self.tls.clone() }
     }
@@ -151,9 +155,11 @@ impl AdminListenConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BodyConfig {
-    /// The largest request body; above it 413 `body_too_large`. Default 16MiB: images come in bodies. Not above what the proxy sends.
+    /// The size of the largest request body; a larger one is denied with 413 `body_too_large`. Default 16MiB, because bodies
+    /// may contain images. It must not exceed what the proxy sends.
     pub max: ByteSize,
-    /// The most that all checks in flight may hold; above it 503 `overloaded`, before a message is read. Default 128MiB.
+    /// The size of all bodies of checks in flight; above it a check is denied with 503 `overloaded`, before its body is read.
+    /// Default 128MiB.
     pub max_in_flight: ByteSize,
 }
 

@@ -1,3 +1,5 @@
+mod broken;
+
 use super::*;
 
 fn errors(text: &str) -> Vec<String> {

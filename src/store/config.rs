@@ -12,7 +12,7 @@ use tollgate_core::{
 };
 
 pub(super) use self::url::Address;
-pub use self::url::{InvalidUrl, RedisUrl};
+pub use self::url::{RedisUrl, RedisUrlError};
 
 /// Where limits are counted and revocations are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

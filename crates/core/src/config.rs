@@ -18,6 +18,7 @@
 mod de;
 mod env;
 mod error;
+mod from_text;
 mod omitted;
 mod path;
 mod read_error;
@@ -34,6 +35,7 @@ pub(crate) use self::variant::variant_by_key;
 pub use self::{
     env::{ExpandError, expand},
     error::{ConfigError, ConfigErrorKind, Errors, Found, Place},
+    from_text::from_text,
     omitted::OmittedPaths,
     path::Path,
     recover::{Partial, keys_of},

@@ -1,15 +1,15 @@
-//! The text of the file.
+//! The text of the file that `init` writes.
 
 use tollgate_core::route::preset::Preset;
 
 use super::{Init, Proxy};
 
-/// Text as YAML that means just this text: JSON's quotes are YAML's, and `$` would begin a name.
+/// Returns a text as a YAML string: the quotes of JSON are those of YAML, and `${` is escaped.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text.replace("${", "$${")).to_string()
 }
 
-/// The whole file.
+/// Returns the whole file.
 pub(super) fn text(init: &Init, preset: &Preset) -> String {
     [head(init, preset), listen(init.proxy), issuers(init), routes(preset), store(init)].join("\n")
 }
@@ -17,7 +17,7 @@ pub(super) fn text(init: &Init, preset: &Preset) -> String {
 fn head(init: &Init, preset: &Preset) -> String {
     format!(
         "\
-# Tollgate in front of {}, asked by {}. Written by `tollgate init`.
+# Tollgate for {} behind {}. Written by `tollgate init`.
 # `tollgate check-config FILE` checks a change; `tollgate schema` and docs/configuration.md explain every key.
 ",
         preset.server,
@@ -28,11 +28,11 @@ fn head(init: &Init, preset: &Preset) -> String {
 fn listen(proxy: Proxy) -> String {
     format!(
         "\
-# Where the proxy asks, and where probes and Prometheus look (`0.0.0.0:9002` where they come from another host).
+# The listeners: for the proxy, and for probes and Prometheus (`0.0.0.0:9002` where they come from another host).
 listen:
 {}  ops: \"127.0.0.1:9002\"
 
-# The largest body that is read, not above what the proxy sends, and the most that all checks may hold at once.
+# The size of the largest body, not above what the proxy sends, and of the bodies of all checks at once.
 body: {{ max: 16MiB, max_in_flight: 128MiB }}
 ",
         proxy.listener()
@@ -40,11 +40,14 @@ body: {{ max: 16MiB, max_in_flight: 128MiB }}
 }
 
 fn issuers(init: &Init) -> String {
-    let jwks = match &init.jwks {
-        Some(url) => format!("    jwks: {{ url: {} }}\n", quoted(url)),
-        None => "    # From `<issuer>/.well-known/openid-configuration`. `{ url: … }` and `{ file: … }` name the key set itself, which\n    \
-                 # an issuer on a private address needs.\n    jwks: { discovery: true }\n"
-            .into(),
+    const DISCOVERY: &str = "    # From `<issuer>/.well-known/openid-configuration`. `{ url: … }` and `{ file: … }` name the key set itself, which\n    \
+                             # an issuer on a private address needs.\n    jwks: { discovery: true }\n";
+    const SECRET: &str = "    # The secret that signs the tokens, at least 32 bytes. Tokens of a key pair have `jwks: { url: … }` and RS256 instead.\n    \
+                          secret: \"file:/run/secrets/tollgate-token-secret\"\n";
+    let (algorithm, keys) = match (&init.jwks, init.is_absent()) {
+        (Some(url), _) => ("RS256", format!("    jwks: {{ url: {} }}\n", quoted(url))),
+        (None, false) => ("RS256", DISCOVERY.to_owned()),
+        (None, true) => ("HS256", SECRET.to_owned()),
     };
     format!(
         "\
@@ -52,16 +55,16 @@ fn issuers(init: &Init) -> String {
 issuers:
   - issuer: {}
     audiences: [{}]
-    # Never taken from the token. What your issuer signs with, and nothing else.
-    algorithms: [RS256]
-{jwks}    # Where the tokens say who, for whom and what. These are the defaults; Keycloak keeps roles in [realm_access, roles].
+    # The algorithms of the issuer's signatures. They are never taken from the token.
+    algorithms: [{algorithm}]
+{keys}    # The claims that are read. These are the defaults; Keycloak keeps roles in [realm_access, roles].
     # claims: {{ subject: sub, tenant: tenant_id, client: client_id, roles: roles, scopes: [scope, scopes, scp] }}
 
 # Names for models, which fill `{{model}}` in scopes and count in limits. With none, a model's name is what clients send.
 # models:
 #   - {{ name: my-model, serves: [\"org/my-model\", my-model] }}
 ",
-        quoted(&init.issuer),
+        if init.is_absent() { "absent".to_owned() } else { quoted(&init.issuer) },
         quoted(&init.audience)
     )
 }
@@ -75,17 +78,17 @@ fn routes(preset: &Preset) -> String {
         "\
 # What is open, and to whom. What no route covers is denied.
 routes:
-  # Every route of the server with the scopes it needs: `tollgate presets show {name}` lists them. Open to everybody: {open}.
+  # Every route of the server with the scopes it needs: `tollgate presets show {name}` lists them. Open without a token: {open}.
   - preset: {name}
     limits: [per-subject]
-    # When limits and revocations cannot be asked: `deny` (503), `local` (this replica's share), `error`, `allow`.
+    # When limits and revocations are unavailable: `deny` (503), `local` (this replica's share), `error`, `allow`.
     on_outage: deny
     # A scope for each model, besides that of the route:
     # model: {{ scope: \"model:{{model}}:inference\" }}
   # An entry with `match` beats the preset's route of the same path and method:
   # - {{ match: {{ methods: [GET], paths: [/v1/models] }}, scopes: [] }}
 
-# How much. The figures are a place to start from: how many requests one caller may send, and how many at once.
+# How much. The figures are a start: the requests that one caller may send, and how many at once.
 limits:
   - {{ name: per-subject, by: [subject], rate: 60/1m, burst: 20 }}
 ",
@@ -98,7 +101,7 @@ fn store(init: &Init) -> String {
     match &init.redis {
         Some(url) => format!(
             "\
-# Where limits are counted and revocations kept: one Redis for all replicas, with `maxmemory-policy noeviction`.
+# The store of counters and revocations: one Redis for all replicas, with `maxmemory-policy noeviction`.
 store:
   redis:
     url: {}
@@ -107,7 +110,7 @@ store:
             quoted(url)
         ),
         None => "\
-# Limits are counted and revocations kept in this process: right for one replica. For more of them:
+# Counters and revocations are in the memory of this process, which is right for one replica. For more:
 # store: { redis: { url: \"redis://redis:6379\" } }
 "
         .into(),

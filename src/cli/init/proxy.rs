@@ -1,11 +1,11 @@
-//! The proxies `init` knows: how each asks, and which configuration is its side.
+//! The proxies that `init` knows: the listener that each needs, and its configuration in this repository.
 
 use clap::ValueEnum;
 
-/// A proxy.
+/// A proxy in front of the inference server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Proxy {
-    /// Envoy over gRPC; Istio and Envoy Gateway ask the same way.
+    /// Envoy over gRPC, as in Istio and Envoy Gateway.
     Envoy,
     /// Envoy, or a gateway made of it, over HTTP.
     EnvoyHttp,
@@ -22,7 +22,7 @@ pub(crate) enum Proxy {
 }
 
 impl Proxy {
-    /// Its name for people.
+    /// Returns the name of the proxy in messages.
     pub(super) const fn called(self) -> &'static str {
         match self {
             Self::Envoy => "Envoy",
@@ -35,7 +35,7 @@ impl Proxy {
         }
     }
 
-    /// The configuration of the proxy in this repository.
+    /// Returns the path of the proxy's configuration in this repository.
     pub(super) const fn shipped(self) -> &'static str {
         match self {
             Self::Envoy => "deploy/envoy/envoy.yaml",

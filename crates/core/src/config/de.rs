@@ -68,11 +68,15 @@ impl<'a> De<'a> {
 
     fn entries(&self) -> Vec<(&'a str, De<'a>)> {
         let Value::Map(entries) = &self.node.value else { return Vec::new() };
-        entries
+        let omitted = self.pass.omitted;
+        let written = entries
             .iter()
             .map(|(key, node)| (key.as_str(), self.below(node, self.path.key(key))))
-            .filter(|(_, de)| !self.pass.omitted.contains(&de.path))
-            .collect()
+            .filter(|(_, de)| !omitted.contains(&de.path));
+        let assumed = omitted
+            .assumed_in(&self.path)
+            .map(|(key, node)| (key, self.below(node, self.path.key(key))));
+        written.chain(assumed).collect()
     }
 
     fn items(&self) -> Vec<De<'a>> {

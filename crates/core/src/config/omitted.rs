@@ -1,6 +1,11 @@
 //! The values that were omitted while a document was read, so that no error is reported as a consequence of another.
 
-use super::{Errors, Path, error::Entry, path::Step};
+use super::{
+    Errors, Path,
+    error::Entry,
+    path::Step,
+    tree::{Node, Value},
+};
 
 /// The places where a value lacks what the file contains, because that could not be read.
 #[derive(Clone, Debug, Default)]
@@ -9,7 +14,28 @@ pub struct OmittedPaths {
     values: Vec<Path>,
     /// Places that an unknown key was probably meant for: the key that is spelled like it, or any key beside it.
     misnamed: Vec<Path>,
+    /// Required keys that are missing, each with the value that is read in its place.
+    assumed: Vec<Assumed>,
 }
+
+/// A value in the place of a missing key, so that the rest of its map can be read.
+#[derive(Clone, Debug)]
+struct Assumed {
+    path: Path,
+    map: Path,
+    key: &'static str,
+    /// Index in [`ASSUMED`]; beyond it, no value fits.
+    attempt: usize,
+}
+
+/// The values that are tried in the place of a missing key. What is read from them is only good for finding more errors, and
+/// those about the key itself are not reported.
+static ASSUMED: [Node; 4] = [
+    Node { value: Value::Text(String::new()), line: 0 },
+    Node { value: Value::List(Vec::new()), line: 0 },
+    Node { value: Value::Map(Vec::new()), line: 0 },
+    Node { value: Value::Unsigned(0), line: 0 },
+];
 
 impl OmittedPaths {
     /// Adds an omitted value. Returns false if it was omitted before.
@@ -33,6 +59,38 @@ impl OmittedPaths {
         self.values.contains(path)
     }
 
+    /// Assumes a value for a missing key. Returns false if that was tried before.
+    pub(super) fn assume(&mut self, map: &Path, key: &'static str) -> bool {
+        let path = map.key(key);
+        self.omit(&path);
+        let is_new = !self.assumed.iter().any(|assumed| assumed.path == path);
+        if is_new {
+            self.assumed.push(Assumed { path, map: map.clone(), key, attempt: 0 });
+        }
+        is_new
+    }
+
+    /// Tries another value in the place of the missing key that an error is about. Returns false if the error is about none.
+    pub(super) fn reassume(&mut self, error: &Path) -> bool {
+        let mut all = self.assumed.iter_mut();
+        match all.find(|assumed| error.starts_with(&assumed.path) && assumed.node().is_some()) {
+            Some(assumed) => {
+                assumed.attempt += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The values that are assumed for missing keys of a map.
+    pub(super) fn assumed_in<'a>(
+        &'a self,
+        map: &'a Path,
+    ) -> impl Iterator<Item = (&'static str, &'static Node)> + 'a {
+        let of_map = self.assumed.iter().filter(move |assumed| assumed.map == *map);
+        of_map.filter_map(|assumed| assumed.node().map(|node| (assumed.key, node)))
+    }
+
     /// Whether a missing key at `path` follows from an error that is already known: its value was wrong, or its name.
     pub(super) fn explains_missing(&self, path: &Path) -> bool {
         self.contains(path) || self.misnamed.contains(path)
@@ -40,6 +98,7 @@ impl OmittedPaths {
 
     /// Adds the places of another part of the same document.
     pub fn extend(&mut self, other: Self) {
+        self.assumed.extend(other.assumed);
         self.values.extend(other.values);
         other.misnamed.into_iter().for_each(|path| self.misname(path));
     }
@@ -80,6 +139,12 @@ impl OmittedPaths {
             };
         }
         written
+    }
+}
+
+impl Assumed {
+    fn node(&self) -> Option<&'static Node> {
+        ASSUMED.get(self.attempt)
     }
 }
 

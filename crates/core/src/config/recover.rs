@@ -1,7 +1,8 @@
 //! Reading a document around the values that cannot be read, so that every error is reported at once.
 //!
-//! Serde stops at the first value of the wrong type. The document is therefore read again without that value, until the
-//! rest can be read. The number of passes is bounded: each omits one more value, and [`MAX_ERRORS`] ends them.
+//! Serde stops at the first value of the wrong type. The document is therefore read again without that value, or with an
+//! assumed value where a key is missing, until the rest can be read. The number of passes is bounded: each omits or assumes
+//! one more value, and [`MAX_ERRORS`] ends them.
 
 use serde::de::DeserializeOwned;
 
@@ -45,6 +46,9 @@ pub(super) fn read<T: DeserializeOwned>(root: &Node, document_keys: &[&'static s
             Err(error) => error,
         };
         let path = path.unwrap_or_default();
+        if omitted.reassume(&path) {
+            continue;
+        }
         let is_consequence = match &kind {
             ConfigErrorKind::MissingKey(key) => omitted.explains_missing(&path.key(key)),
             ConfigErrorKind::MissingOneOf(keys) => {
@@ -52,9 +56,18 @@ pub(super) fn read<T: DeserializeOwned>(root: &Node, document_keys: &[&'static s
             }
             _ => false,
         };
+        let missing = match &kind {
+            ConfigErrorKind::MissingKey(key) => Some(*key),
+            _ => None,
+        };
         if !is_consequence {
             wrong_values += 1;
             errors.0.push(Entry { path: path.clone(), kind, remedy, presumes: Vec::new() });
+        }
+        // INVARIANT: an assumed value comes with an error, of the missing key or of what explains it, so that the value as a
+        // whole is never used.
+        if missing.is_some_and(|key| omitted.assume(&path, key)) {
+            continue;
         }
         if path.is_root() || !omitted.omit(&path) {
             break;

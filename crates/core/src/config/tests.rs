@@ -68,7 +68,7 @@ fn every_error_is_reported_at_once_with_its_line() {
         "nam: x\nitems:\n  - wait: 5\n  - wait: 5s\n    wiat: 1\n  - wait: soon\nmode: dney\n";
     let expected = [
         "line 1: nam: unknown key `nam`; did you mean `name`?",
-        "line 3: items[0].wait: expected text, found the number `5`",
+        "line 3: items[0].wait: expected a duration such as `30s`, found the number `5`",
         "line 5: items[1].wiat: unknown key `wiat`; did you mean `wait`?",
         "line 6: items[2].wait: `soon` is not a duration; write an integer and `ms`, `s`, `m`, `h` or `d`, such as `30s`",
         "line 7: mode: unknown value `dney`, expected `deny`, `error` or `allow`",
@@ -115,6 +115,40 @@ fn types_are_reported_in_words() {
         let line = text.lines().count();
         assert_eq!(read(text).unwrap_err(), [format!("line {line}: {expected}")], "{text}");
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its errors matter")]
+struct Required {
+    name: String,
+    wait: Span,
+    items: Vec<Item>,
+    port: u16,
+    map: std::collections::BTreeMap<String, u8>,
+}
+
+#[test]
+fn every_missing_key_is_reported() {
+    let errors = |text: &str| {
+        lines(&Document::parse(text, &|_| None).unwrap().read::<Required>().unwrap_err())
+    };
+    // A key whose type accepts none of the assumed values hides those after it.
+    assert_eq!(errors("wait: 1s"), ["name", "items", "port", "map"].map(missing));
+    assert_eq!(errors("port: 1"), ["name", "wait"].map(missing));
+    let expected = [
+        missing("items"),
+        "line 1: name: expected text, found the number `5`".to_owned(),
+        missing("port"),
+        missing("map"),
+    ];
+    let mut found = errors("{ name: 5, wait: 1s }");
+    found.sort_by_key(|line| expected.iter().position(|expected| expected == line));
+    assert_eq!(found, expected);
+}
+
+fn missing(key: &str) -> String {
+    format!("line 1: missing key `{key}`")
 }
 
 #[test]

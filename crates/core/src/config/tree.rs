@@ -6,9 +6,12 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor},
 };
-use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+use serde_saphyr::{DuplicateKeyPolicy, Error, Spanned, budget::BudgetBreach};
 
 use super::{ConfigError, ConfigErrorKind, path::Step};
+
+/// Most levels of nested lists and maps.
+const MAX_DEPTH: usize = 32;
 
 /// A value and its line, from 1 (0: unknown).
 #[derive(Debug)]
@@ -47,7 +50,7 @@ pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         duplicate_keys: DuplicateKeyPolicy::Error,
-        budget: serde_saphyr::budget! { max_documents: 1, max_depth: 32, max_aliases: 0 },
+        budget: serde_saphyr::budget! { max_documents: 1, max_depth: MAX_DEPTH, max_aliases: 0 },
     };
     match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
         Ok(spanned) => match node(spanned) {
@@ -58,13 +61,39 @@ pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
             // The snippet shows lines of the file, and a line may contain a secret.
             let error = error.without_snippet();
             let line = error.location().map(|location| location.line());
-            Err(ConfigError {
-                line,
-                path: String::new(),
-                kind: ConfigErrorKind::Syntax(error.to_string()),
-                remedy: None,
-            })
+            Err(ConfigError { line, path: String::new(), kind: in_words(error), remedy: None })
         }
+    }
+}
+
+/// The parser's error in the words of this crate.
+fn in_words(error: &Error) -> ConfigErrorKind {
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            ConfigErrorKind::Syntax(format!("the key `{key}` is written twice; remove one of them"))
+        }
+        Error::Budget { breach: BudgetBreach::Aliases { .. }, .. } => {
+            "anchors and aliases are not supported; write the value in each place".into()
+        }
+        Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
+            "the file has a second document; remove `---` and what follows".into()
+        }
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("lists and maps are nested in more than {MAX_DEPTH} levels").into()
+        }
+        Error::Budget { .. } => "the file is larger than a configuration can be".into(),
+        _ => ConfigErrorKind::Syntax(without_line(error)),
+    }
+}
+
+/// The parser's message without the line, which every error begins with.
+fn without_line(error: &Error) -> String {
+    let message = error.to_string();
+    let Some(location) = error.location() else { return message };
+    let column = location.column();
+    match message.strip_suffix(&format!(" at line {}, column {column}", location.line())) {
+        Some(message) => format!("{message} at column {column}"),
+        None => message,
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     lease::{LeaseConfig, LeaseTerms},
 };
 use crate::{
-    config::{Errors, Path},
+    config::{Errors, Path, from_text},
     denial::{Denial, Reason},
     identity::Principal,
     time::{Span, SpanError},
@@ -152,7 +152,7 @@ impl fmt::Display for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        from_text(deserializer, "a rate such as `60/1m`")
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     scope::is_scope,
 };
 use crate::{
-    config::{Errors, Path},
+    config::{Errors, Path, from_text},
     denial::{Denial, Reason, malformed},
     identity::Principal,
     pattern::Captures,
@@ -143,7 +143,7 @@ impl FromStr for ModelSource {
 
 impl<'de> Deserialize<'de> for ModelSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        from_text(deserializer, "a place for a model such as `body`")
     }
 }
 

@@ -65,13 +65,17 @@ pub struct Issuers {
 
 impl Issuers {
     /// Compiles the list `issuers` and records every error.
-    pub fn compile(configs: &[IssuerConfig], path: &Path, errors: &mut Errors) -> Self {
+    pub fn compile(configs: &[IssuerConfig], list: &Path, errors: &mut Errors) -> Self {
         let mut issuers = Self::default();
         for (index, config) in configs.iter().enumerate() {
-            let path = path.index(index);
+            let path = list.index(index);
             let issuer = compile(config, index, &path, errors);
-            if issuers.by_name.insert(Arc::clone(&issuer.name), index).is_some() {
-                errors.push(&path.key("issuer"), format!("two issuers are `{}`", config.issuer));
+            if let Some(first) = issuers.by_name.insert(Arc::clone(&issuer.name), index) {
+                let first = list.index(first);
+                let what = format!("the issuer `{}`", config.issuer);
+                let presumes = [first.key("issuer")];
+                let remedy = "remove one of the two";
+                errors.push_duplicate(&path.key("issuer"), &presumes, what, &first, remedy);
             }
             issuers.list.push(Arc::new(issuer));
         }
