@@ -1,10 +1,46 @@
-//! Compiles `proto/` in Rust: building needs no `protoc`.
+//! Compiles `proto/` in Rust, so that building needs no `protoc`, and names the commit for `tollgate
+//! version`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rustc-env=TOLLGATE_COMMIT={}", commit());
+    compile_protocols()
+}
+
+/// Returns the commit that is built: `TOLLGATE_COMMIT` where it is set, as for an image, which has
+/// no repository; else what git says; else `unknown`.
+///
+/// A development build is `unknown`: it would have to be built again after each commit.
+fn commit() -> String {
+    println!("cargo::rerun-if-env-changed=TOLLGATE_COMMIT");
+    let given = std::env::var("TOLLGATE_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    given.or_else(|| is_release.then(git_commit)?).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Asks git, and has this script run again when `HEAD` or what it points to changes.
+fn git_commit() -> Option<String> {
+    let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        if let Some(path) = git(&["rev-parse", "--git-path", name])
+            && std::path::Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+fn compile_protocols() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
-    // Neither protox nor compile_fds() says this.
+    // Neither protox nor compile_fds() does this.
     println!("cargo::rerun-if-changed={}", root.display());
 
     let files = protox::compile(

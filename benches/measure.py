@@ -58,7 +58,7 @@ def build():
         return program, program.with_name("tollgate-bench")
     program = ROOT / servers.build(PROFILE)
     say("building the load generator (minutes the first time, seconds after)")
-    if subprocess.run(["cargo", "build", "--quiet", "-p", "tollgate-bench", "--profile", PROFILE], cwd=ROOT).returncode:
+    if subprocess.run(["cargo", "build", "-p", "tollgate-bench", "--profile", PROFILE], cwd=ROOT).returncode:
         raise Failed("the build failed, see above")
     return program, program.with_name("tollgate-bench")
 

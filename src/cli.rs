@@ -17,6 +17,7 @@ pub mod schema;
 pub mod serve;
 mod tls;
 pub mod token;
+pub mod version;
 
 use std::process::ExitCode;
 
@@ -55,7 +56,7 @@ terminals; NO_COLOR turns colours off.";
 /// A proxy (Envoy, nginx, Traefik, Caddy, HAProxy) asks Tollgate before it forwards a request. Tollgate verifies the caller's
 /// JWT, checks scopes and the model in the body, counts limits, and answers: forward with trusted identity headers, or refuse.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, after_long_help = MORE)]
+#[command(name = "tollgate", version = version::TEXT, after_long_help = MORE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -75,6 +76,7 @@ enum Command {
     Revoke(revoke::RevokeArgs),
     Schema(schema::Schema),
     Completions(completions::Completions),
+    Version(version::Version),
 }
 
 /// How to report.
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => blocking(doctor.run(out, paint)),
         Command::Token(token) => token.run(out),
         Command::Completions(completions) => completions.run(&mut Cli::command(), out),
+        Command::Version(version) => version.run(out),
     };
     result.unwrap_or_else(|error| failure::report(&error, json))
 }

@@ -132,7 +132,7 @@ pub enum StartError {
     },
     /// An upstream key is missing or cannot be used.
     #[error("upstream_key: {0}")]
-    UpstreamKey(#[source] SecretError),
+    UpstreamKey(SecretError),
     /// A file that `observe.tracing` names is missing or cannot be used.
     #[error(transparent)]
     Tracing(#[from] TraceError),

@@ -27,7 +27,7 @@ def build(profile):
     """Builds Tollgate and returns the program's path, relative to the project if it is inside."""
     program = f"{os.environ.get('CARGO_TARGET_DIR', 'target')}/{profile}/tollgate"
     print(f"building {program} (minutes the first time, seconds after)", flush=True)
-    if subprocess.run(["cargo", "build", "--quiet", "--bin", "tollgate", "--profile", profile], cwd=ROOT).returncode:
+    if subprocess.run(["cargo", "build", "--bin", "tollgate", "--profile", profile], cwd=ROOT).returncode:
         raise Failed("the build failed, see above")
     return program
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tollgate_core::config::ConfigError;
 
 use super::paint::Paint;
-use crate::config::LoadError;
+use crate::{config::LoadError, error_text::describe};
 
 /// The exit code for usage, and for what is not there.
 const CODE: u8 = 2;
@@ -48,9 +48,9 @@ pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             Some(LoadError::Invalid { path, errors }) => places(path, errors),
             _ => Vec::new(),
         };
-        eprintln!("{}", shape(&format!("{error:#}"), &places));
+        eprintln!("{}", shape(&describe(error.as_ref()), &places));
     } else {
-        eprintln!("{} {error:#}", Paint::stderr().bad("error:"));
+        eprintln!("{} {}", Paint::stderr().bad("error:"), describe(error.as_ref()));
     }
     ExitCode::from(CODE)
 }

@@ -27,7 +27,7 @@ pub enum ReloadError {
     NeedsRestart(Vec<&'static str>),
     /// An upstream key is missing or cannot be used.
     #[error("upstream_key: {0}")]
-    UpstreamKey(#[source] SecretError),
+    UpstreamKey(SecretError),
     /// A panic ended the compilation.
     #[error("the file could not be compiled: a panic was caught, see the log")]
     Interrupted,

@@ -99,6 +99,8 @@ fn check_config_reports_every_error_at_once() {
     );
 
     std::fs::write(dir.join("good.yaml"), POLICY).unwrap();
+    // A file that is missing here is a warning.
+    std::fs::write(dir.join("jwks.json"), r#"{"keys":[]}"#).unwrap();
     let output = run(dir, &["check-config", "good.yaml"]);
     assert_eq!((output.status.code(), text(&output).trim()), (Some(0), "good.yaml: ok"));
     assert_eq!(json(&run(dir, &["check-config", "good.yaml", "--output", "json"]))["ok"], true);
@@ -268,7 +270,7 @@ fn serve_does_not_start_without_what_it_needs() {
             format!(
                 "listen: {{ grpc: {{ address: \"unix:${{DIR}}/a.sock\", tls: {{ cert: \"${{DIR}}/c.pem\", key: \"${{DIR}}/k.pem\" }} }}, ops: \"127.0.0.1:0\" }}\n{POLICY}"
             ),
-            "k.pem",
+            "c.pem",
         ),
         (
             "a missing directory",
