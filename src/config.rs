@@ -1,4 +1,5 @@
-//! The configuration file: its sections, and where each is compiled. The sections belong to their modules.
+//! The configuration file: its sections, and where each is compiled. The sections belong to their
+//! modules.
 
 mod foreign_keys;
 mod named_files;
@@ -20,7 +21,8 @@ pub use self::{
 pub use crate::byte_size::ByteSize;
 use crate::credential::jwks;
 
-/// A whole configuration file. Its sections are side by side in the file, and are read as two structs.
+/// A whole configuration file. Its sections are side by side in the file, and are read as two
+/// structs.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(title = "Tollgate configuration", deny_unknown_fields)]
 pub struct File {
@@ -100,8 +102,8 @@ pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
     compile_document(&document).map_err(|errors| invalid(path, errors))
 }
 
-/// Reads and compiles a file, and opens the files that it names. Returns an error for each of those that cannot be read
-/// on this machine.
+/// Reads and compiles a file, and opens the files that it names. Returns an error for each of those
+/// that cannot be read on this machine.
 ///
 /// # Errors
 /// As [`load`].

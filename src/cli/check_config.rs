@@ -20,9 +20,10 @@ Exit codes:
 
 /// Report every error of a configuration file.
 ///
-/// Each error has its file, line and key, and a remedy. Variables such as `${NAME}` are taken from the environment. Files that
-/// the configuration names (secrets, key sets, certificates) are opened: a missing one is a warning, because a file is often
-/// checked on another machine than the one that serves it, and an error with `--require-files`.
+/// Each error has its file, line and key, and a remedy. Variables such as `${NAME}` are taken from
+/// the environment. Files that the configuration names (secrets, key sets, certificates) are
+/// opened: a missing one is a warning, because a file is often checked on another machine than the
+/// one that serves it, and an error with `--require-files`.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct CheckConfig {

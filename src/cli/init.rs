@@ -30,8 +30,9 @@ Exit codes:
 
 /// Write a first configuration file, with comments.
 ///
-/// Writes a configuration for the preset of an inference server, one issuer and one proxy, with a comment at each decision, and
-/// prints the commands that come next. The file passes `check-config` as it is. An existing file is never overwritten.
+/// Writes a configuration for the preset of an inference server, one issuer and one proxy, with a
+/// comment at each decision, and prints the commands that come next. The file passes `check-config`
+/// as it is. An existing file is never overwritten.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Init {
@@ -44,14 +45,16 @@ pub struct Init {
     /// The name of this service in the tokens' `aud`.
     #[arg(long, value_name = "AUDIENCE", default_value = "inference-api")]
     audience: String,
-    /// The URL of the issuer's keys. Default: the one in `<issuer>/.well-known/openid-configuration`, and for `absent` a shared
-    /// secret in a file.
+    /// The URL of the issuer's keys. Default: the one in
+    /// `<issuer>/.well-known/openid-configuration`, and for `absent` a shared secret in a file.
     #[arg(long, value_name = "URL")]
     jwks: Option<String>,
-    /// The proxy in front. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and `caddy` cannot.
+    /// The proxy in front. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and
+    /// `caddy` cannot.
     #[arg(long, value_enum, default_value_t = Proxy::Envoy)]
     proxy: Proxy,
-    /// The Redis that all replicas share, without a password. Default: limits and revocations in memory, right for one replica.
+    /// The Redis that all replicas share, without a password. Default: limits and revocations in
+    /// memory, right for one replica.
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// The file to write, which must not exist, or `-` for standard output.

@@ -19,8 +19,8 @@ Exit codes:
 
 /// Print the JSON Schema of the configuration file.
 ///
-/// JSON Schema 2020-12, with a description and the default of every key. `check-config` also finds errors that a schema cannot
-/// express.
+/// JSON Schema 2020-12, with a description and the default of every key. `check-config` also finds
+/// errors that a schema cannot express.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Schema {}

@@ -1,4 +1,4 @@
-//! Keys that other gateways have. An error about one of them says where its purpose is found.
+//! Keys that other gateways have. An error about one of them names what takes its place.
 
 use tollgate_core::config::{ConfigError, ConfigErrorKind};
 

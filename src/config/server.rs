@@ -28,7 +28,8 @@ pub struct ServerConfig {
     /// Limits on the size of request bodies.
     #[serde(default)]
     pub body: BodyConfig,
-    /// The time that open checks have to finish at shutdown. Default 20s: below the 30s that Kubernetes gives by default.
+    /// The time that open checks have to finish at shutdown. Default 20s: below the 30s that
+    /// Kubernetes gives by default.
     #[serde(default = "drain_timeout")]
     pub drain_timeout: Span,
     /// The store of counters and revocations. Default: in memory, which is right for one replica.
@@ -97,10 +98,11 @@ impl ServerConfig {
 pub struct ListenConfig {
     /// The gRPC listener: Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
     pub grpc: ListenerConfig,
-    /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP service. Default: none.
+    /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP
+    /// service. Default: none.
     pub http: Vec<ForwardAuthConfig>,
-    /// The listener for `/healthz`, `/readyz` and `/metrics`, which contain no secret and change nothing. Default
-    /// `127.0.0.1:9002`.
+    /// The listener for `/healthz`, `/readyz` and `/metrics`, which contain no secret and change
+    /// nothing. Default `127.0.0.1:9002`.
     pub ops: ListenerConfig,
     /// The listener of the administration API. Default: off.
     pub admin: Option<AdminListenConfig>,
@@ -155,11 +157,11 @@ impl AdminListenConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BodyConfig {
-    /// The size of the largest request body; a larger one is denied with 413 `body_too_large`. Default 16MiB, because bodies
-    /// may contain images. It must not exceed what the proxy sends.
+    /// The size of the largest request body; a larger one is denied with 413 `body_too_large`.
+    /// Default 16MiB, because bodies may contain images. It must not exceed what the proxy sends.
     pub max: ByteSize,
-    /// The size of all bodies of checks in flight; above it a check is denied with 503 `overloaded`, before its body is read.
-    /// Default 128MiB.
+    /// The size of all bodies of checks in flight; above it a check is denied with 503
+    /// `overloaded`, before its body is read. Default 128MiB.
     pub max_in_flight: ByteSize,
 }
 

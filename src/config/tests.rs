@@ -14,7 +14,7 @@ fn the_smallest_file_is_a_public_route() {
 }
 
 #[test]
-fn what_is_not_built_is_refused() {
+fn an_unknown_feature_is_refused() {
     let text =
         "presets: [vllm]\nroutes: [{ match: { paths: [/health] }, public: true, plugins: [] }]\n";
     assert!(
@@ -60,7 +60,7 @@ routes:
 store: { redis: { url: "rediss://r", username: u, password: p, tls_ca: /ca, local: { replicas: 2 } } }
 "#;
 
-/// Every place of a value, and what stands there.
+/// Adds the JSON pointer of every value below `value`.
 fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
     if !at.is_empty() {
         found.push(at.to_owned());
@@ -78,7 +78,7 @@ fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The section, and, in a list, the entry.
+/// Returns the section of a path, and, in a list, its entry.
 fn entry(path: &str) -> String {
     let path = path.trim_start_matches('/').replace(['[', '.'], "/").replace(']', "");
     let mut steps = path.split('/');
@@ -89,20 +89,21 @@ fn entry(path: &str) -> String {
         .map_or(section.into(), |index| format!("{section}/{index}"))
 }
 
-/// Whatever one value is replaced by, the errors are about the entry it is in: no second mistake is made of the first.
+/// Replaces or renames each value of a valid file: every error is about the entry that was changed,
+/// and none follows from another.
 #[test]
-fn one_mistake_is_one_mistake() {
+fn one_wrong_value_causes_no_error_elsewhere() {
     assert_eq!(errors_of(FULL), [""; 0]);
     let full: serde_json::Value =
         tollgate_core::config::Document::parse(FULL, &|_| None).unwrap().read().unwrap();
     let mut all = Vec::new();
     places(&full, "", &mut all);
     assert!(all.len() > 100, "{}", all.len());
-    let mut judged = Vec::new();
+    let mut misplaced = Vec::new();
     for at in all {
         let mut wrong = full.clone();
         *wrong.pointer_mut(&at).unwrap() = serde_json::json!({ "zzzzzz": [{}] });
-        judged.extend(judge(&wrong, &at, &entry(&at)));
+        misplaced.extend(misplaced_errors(&wrong, &at, &entry(&at)));
         let (above, key) = at.rsplit_once('/').unwrap();
         let Some(map) = full.pointer(above).and_then(serde_json::Value::as_object) else {
             continue;
@@ -111,14 +112,14 @@ fn one_mistake_is_one_mistake() {
             let mut map = map.clone();
             let value = map.remove(key).unwrap();
             map.insert(name.clone(), value);
-            judged.extend(judge(
+            misplaced.extend(misplaced_errors(
                 &with(&full, above, &map),
                 &format!("{at} as {name}"),
                 &entry(&format!("{above}/{name}")),
             ));
         }
     }
-    assert!(judged.is_empty(), "\n{}", judged.join("\n"));
+    assert!(misplaced.is_empty(), "\n{}", misplaced.join("\n"));
 }
 
 fn with(
@@ -140,8 +141,9 @@ fn errors_of(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong, if there are no errors, or one is neither in the entry nor about the whole section or file.
-fn judge(file: &serde_json::Value, what: &str, entry_of_it: &str) -> Vec<String> {
+/// Returns the errors that are neither in the changed entry nor about its section or the file, or a
+/// line about a file without errors.
+fn misplaced_errors(file: &serde_json::Value, what: &str, entry_of_it: &str) -> Vec<String> {
     let found = compile(&file.to_string(), &|_| None).err().unwrap_or_default();
     let section = entry_of_it.split('/').next().unwrap_or_default();
     let near = |place: &str| place == entry_of_it || place == section || place.is_empty();

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{all, code, module, tree};
 
 /// The modules of the core, lowest layer first. A module imports modules of lower layers only.
-const LAYERS: [&[&str]; 9] = [
-    &["config", "details", "json", "pattern", "secret", "stage", "text", "time"],
+const LAYERS: [&[&str]; 10] = [
+    &["config", "details", "json", "pattern", "secret", "stage", "text"],
+    &["time"],
     &["denial", "revocation"],
     &["identity", "request"],
     &["credential", "limit", "rule"],

@@ -45,13 +45,14 @@ fn check_config_reports_every_error_at_once() {
     let output = run(dir, &["check-config", "wrong.yaml"]);
     let lines = text(&output);
     assert_eq!(output.status.code(), Some(1), "{lines}");
-    // Values that cannot be read, and values that do not fit together where both can be read. The
-    // issuer cannot be read, so that its values are not compared.
+    // Values that cannot be read, and the other values of the same issuer. What needs the whole
+    // issuer is not compared.
     for (line, part) in [
         (1, "9000"),
         (2, "isuers"),
         (5, "inference-api"),
         (6, "RS257"),
+        (8, "5m"),
         (10, "v1/chat"),
         (12, "per-subject"),
     ] {
@@ -62,7 +63,7 @@ fn check_config_reports_every_error_at_once() {
     }
 
     // One mistake is one error: the unreadable issuer causes no error about the route.
-    assert_eq!(lines.lines().count(), 6, "{lines}");
+    assert_eq!(lines.lines().count(), 7, "{lines}");
 
     // Once the issuer can be read, its values are compared.
     let readable = WRONG

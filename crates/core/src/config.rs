@@ -1,7 +1,8 @@
 //! The configuration file: from text to typed values, with every error at once.
 //!
-//! [`Document::parse`] reads YAML into a tree with lines and expands `${NAME}` in its strings. [`Document::read`]
-//! deserialises the tree. The other modules own their config structs and their `compile`; this module knows none of them.
+//! [`Document::parse`] reads YAML into a tree with lines and expands `${NAME}` in its strings.
+//! [`Document::read`] deserialises the tree. The other modules own their config structs and their
+//! `compile`; this module knows none of them.
 //!
 //! ```
 //! # use serde::Deserialize;
@@ -52,10 +53,12 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads YAML and expands `${NAME}`, `${NAME:-default}` and `$${` in every string. `env` returns the value of a name.
+    /// Reads YAML and expands `${NAME}`, `${NAME:-default}` and `$${` in every string. `env`
+    /// returns the value of a name.
     ///
     /// # Errors
-    /// Text that is not YAML, a repeated key, an alias, a second document, or a name without a value.
+    /// Text that is not YAML, a repeated key, an alias, a second document, or a name without a
+    /// value.
     pub fn parse(
         text: &str,
         env: &dyn Fn(&str) -> Option<String>,
@@ -83,13 +86,15 @@ impl Document {
         }
     }
 
-    /// Reads one part of a document that several structs describe, each with keys of its own. `document_keys` are the keys
-    /// of all of them, in the order in which an error lists them: see [`keys_of`].
+    /// Reads one part of a document that several structs describe, each with keys of its own.
+    /// `document_keys` are the keys of all of them, in the order in which an error lists them: see
+    /// [`keys_of`].
     pub fn read_part<T: DeserializeOwned>(&self, document_keys: &[&'static str]) -> Partial<T> {
         recover::read(&self.root, document_keys)
     }
 
-    /// Adds to errors their lines: of the place itself, or of the nearest place above it that is in the file.
+    /// Adds to errors their lines: of the place itself, or of the nearest place above it that is in
+    /// the file.
     pub fn locate(&self, errors: Errors) -> Vec<ConfigError> {
         let locate = |Entry { path, mut kind, remedy, .. }: Entry| {
             if let ConfigErrorKind::Duplicate { first, .. } = &mut kind {
@@ -104,7 +109,8 @@ impl Document {
         located
     }
 
-    /// The line of a place, or of the nearest place above it that is in the file. `None` in an empty document.
+    /// The line of a place, or of the nearest place above it that is in the file. `None` in an
+    /// empty document.
     pub fn line(&self, path: &Path) -> Option<u64> {
         let mut node = &self.root;
         for step in &path.0 {

@@ -1,4 +1,5 @@
-//! The proxies that `init` knows: the listener that each needs, and its configuration in this repository.
+//! The proxies that `init` knows: the listener that each needs, and its configuration in this
+//! repository.
 
 use clap::ValueEnum;
 
@@ -48,7 +49,7 @@ impl Proxy {
         }
     }
 
-    /// The part of `listen` where it asks, as the configurations in `deploy/` have it.
+    /// Returns the part of `listen` for the proxy, as the configurations in `deploy/` need it.
     pub(super) fn listener(self) -> String {
         let (address, dialect, body) = match self {
             Self::Envoy => return "  grpc: \"unix:/run/tollgate/authz.sock\"\n".into(),
@@ -76,7 +77,8 @@ impl Proxy {
 mod tests {
     use super::*;
 
-    /// The address, the dialect and the word about bodies are those that the shipped configuration talks to.
+    /// The address, the dialect and the word about bodies are those that the shipped configuration
+    /// talks to.
     #[test]
     fn the_shipped_configurations_ask_where_init_listens() {
         for proxy in Proxy::value_variants() {

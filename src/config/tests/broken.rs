@@ -422,7 +422,7 @@ const ROWS: [Row; 55] = [
             "line 3: log.level: unknown value `loud`, expected `error`, `warn`, `info` or `debug`",
             "line 8: issuers[0].jwks.url: expected text, found the number `5`",
             "line 10: routes[0].match.paths[0]: `health` does not start with `/`",
-            "line 12: routes[0].scopes: a public route asks for no credential, so `scopes` has no meaning; remove one of the two",
+            "line 12: routes[0].scopes: a public route needs no credential, so `scopes` has no meaning; remove one of the two",
         ],
     ),
     (

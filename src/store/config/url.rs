@@ -101,7 +101,8 @@ pub enum RedisUrlError {
 
 const FORM: &str = "write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`";
 
-/// Whether an `@` follows the end of the authority, which means that a user or a password contains the character that ends it.
+/// Whether an `@` follows the end of the authority, which means that a user or a password contains
+/// the character that ends it.
 fn ends_inside_of_password(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

@@ -226,7 +226,8 @@ impl<'de> Deserializer<'de> for De<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        // An empty value (`limits:` with nothing after it) is an error to report, not an absent key.
+        // An empty value (`limits:` with nothing after it) is an error to report, not an absent
+        // key.
         visitor.visit_some(self)
     }
 

@@ -1,4 +1,5 @@
-//! `${NAME}` in strings: expanded after parsing, so a value can never become YAML, and in quoted strings too.
+//! `${NAME}` in strings: expanded after parsing, so a value can never become YAML, and in quoted
+//! strings too.
 
 use thiserror::Error;
 
@@ -24,7 +25,8 @@ pub enum ExpandError {
 /// Expands `${NAME}`, `${NAME:-default}` and the escape `$${` (a literal `${`) in one string.
 ///
 /// # Errors
-/// A variable that is not set and has no default, a name that is not `[A-Za-z_][A-Za-z0-9_]*`, an unclosed `${`.
+/// A variable that is not set and has no default, a name that is not `[A-Za-z_][A-Za-z0-9_]*`, an
+/// unclosed `${`.
 pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -203,8 +203,8 @@ pub(super) fn remedy_for_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// Errors that are gathered while a file is read and its sections are compiled. Each has a path; the document adds the
-/// line.
+/// Errors that are gathered while a file is read and its sections are compiled. Each has a path;
+/// the document adds the line.
 #[derive(Debug, Default)]
 pub struct Errors(pub(super) Vec<Entry>);
 
@@ -214,8 +214,8 @@ pub(super) struct Entry {
     pub(super) path: Path,
     pub(super) kind: ConfigErrorKind,
     pub(super) remedy: Option<String>,
-    /// Places that this error depends on: if a value there was omitted, the error may be a consequence of that. See
-    /// [`OmittedPaths`](super::OmittedPaths).
+    /// Places that this error depends on: if a value there was omitted, the error may be a
+    /// consequence of that. See [`OmittedPaths`](super::OmittedPaths).
     pub(super) presumes: Vec<Path>,
 }
 
@@ -237,8 +237,9 @@ impl Errors {
         self.push_presuming(path, &[], kind);
     }
 
-    /// Adds one error at `path` that depends on the values at `presumes`: a name that is missing from another list, a key
-    /// that another key requires. It is dropped when one of these values could not be read.
+    /// Adds one error at `path` that depends on the values at `presumes`: a name that is missing
+    /// from another list, a key that another key requires. It is dropped when one of these values
+    /// could not be read.
     pub fn push_presuming(
         &mut self,
         path: &Path,
@@ -253,8 +254,8 @@ impl Errors {
         });
     }
 
-    /// Adds the error that the value at `path` repeats `what` of the entry at `first`. `remedy` is what to do about it. The
-    /// error depends on the values at `presumes`.
+    /// Adds the error that the value at `path` repeats `what` of the entry at `first`. `remedy` is
+    /// what to do about it. The error depends on the values at `presumes`.
     pub fn push_duplicate(
         &mut self,
         path: &Path,

@@ -4,8 +4,8 @@ use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::{Deserializer, de::Visitor};
 
-/// Deserialises a value from its text. `expected` describes the text in the error about a value of another type: "a duration
-/// such as `30s`".
+/// Deserialises a value from its text. `expected` describes the text in the error about a value of
+/// another type: "a duration such as `30s`".
 ///
 /// # Errors
 /// A value that is not text, or text that does not parse.

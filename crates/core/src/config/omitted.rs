@@ -1,4 +1,5 @@
-//! The values that were omitted while a document was read, so that no error is reported as a consequence of another.
+//! The values that were omitted while a document was read, so that no error is reported as a
+//! consequence of another.
 
 use super::{
     Errors, Path,
@@ -10,9 +11,11 @@ use super::{
 /// The places where a value lacks what the file contains, because that could not be read.
 #[derive(Clone, Debug, Default)]
 pub struct OmittedPaths {
-    /// Values that were omitted. Elements of a list are missing from it: those behind them have moved up.
+    /// Values that were omitted. Elements of a list are missing from it: those behind them have
+    /// moved up.
     values: Vec<Path>,
-    /// Places that an unknown key was probably meant for: the key that is spelled like it, or any key beside it.
+    /// Places that an unknown key was probably meant for: the key that is spelled like it, or any
+    /// key beside it.
     misnamed: Vec<Path>,
     /// Required keys that are missing, each with the value that is read in its place.
     assumed: Vec<Assumed>,
@@ -28,8 +31,8 @@ struct Assumed {
     attempt: usize,
 }
 
-/// The values that are tried in the place of a missing key. What is read from them is only good for finding more errors, and
-/// those about the key itself are not reported.
+/// The values that are tried in the place of a missing key. What is read from them is only good for
+/// finding more errors, and those about the key itself are not reported.
 static ASSUMED: [Node; 4] = [
     Node { value: Value::Text(String::new()), line: 0 },
     Node { value: Value::List(Vec::new()), line: 0 },
@@ -70,7 +73,8 @@ impl OmittedPaths {
         is_new
     }
 
-    /// Tries another value in the place of the missing key that an error is about. Returns false if the error is about none.
+    /// Tries another value in the place of the missing key that an error is about. Returns false if
+    /// the error is about none.
     pub(super) fn reassume(&mut self, error: &Path) -> bool {
         let mut all = self.assumed.iter_mut();
         match all.find(|assumed| error.starts_with(&assumed.path) && assumed.node().is_some()) {
@@ -91,7 +95,8 @@ impl OmittedPaths {
         of_map.filter_map(|assumed| assumed.node().map(|node| (assumed.key, node)))
     }
 
-    /// Whether a missing key at `path` follows from an error that is already known: its value was wrong, or its name.
+    /// Whether a missing key at `path` follows from an error that is already known: its value was
+    /// wrong, or its name.
     pub(super) fn explains_missing(&self, path: &Path) -> bool {
         self.contains(path) || self.misnamed.contains(path)
     }
@@ -103,15 +108,16 @@ impl OmittedPaths {
         other.misnamed.into_iter().for_each(|path| self.misname(path));
     }
 
-    /// Of the errors that a value with these omissions gave, those that the file as written has, at their places in the
-    /// file.
+    /// Of the errors that a value with these omissions gave, those that the file as written has, at
+    /// their places in the file.
     #[must_use]
     pub fn without_consequences(&self, errors: Errors) -> Errors {
         let written = errors.0.into_iter().map(|entry| entry.moved(|path| self.written(path)));
         Errors(written.filter(|entry| !self.may_explain(entry)).collect())
     }
 
-    /// Whether an error may follow from an omission: one below its place, or one near a place that it depends on.
+    /// Whether an error may follow from an omission: one below its place, or one near a place that
+    /// it depends on.
     fn may_explain(&self, entry: &Entry) -> bool {
         self.values.iter().chain(&self.misnamed).any(|omitted| {
             omitted.starts_with(&entry.path)
@@ -130,8 +136,8 @@ impl OmittedPaths {
                 Step::Key(key) => written.key(key),
                 Step::Index(index) => {
                     let is_omitted = |at: &usize| self.contains(&written.index(*at));
-                    // Elements that were omitted before this one are passed over. The range is long enough, because every
-                    // element that is passed over is one omission.
+                    // Elements that were omitted before this one are passed over. The range is long
+                    // enough, because every element that is passed over is one omission.
                     let all = 0..=index.saturating_add(self.values.len());
                     let at = all.filter(|at| !is_omitted(at)).nth(*index).unwrap_or(*index);
                     written.index(at)

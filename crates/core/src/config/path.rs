@@ -31,7 +31,8 @@ impl Path {
         self.with(Step::Index(index))
     }
 
-    /// The list or the map that contains this place. The parent of the whole document is the document itself.
+    /// The list or the map that contains this place. The parent of the whole document is the
+    /// document itself.
     #[must_use]
     pub fn parent(&self) -> Self {
         Self(self.0.split_last().map_or_else(Vec::new, |(_, above)| above.to_vec()))

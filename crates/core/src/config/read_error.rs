@@ -18,7 +18,8 @@ impl ReadError {
         Self { path: Some(path), kind, remedy: None }
     }
 
-    /// Adds the place to an error that has none yet: the value's, or, for an unknown key of it, the key's.
+    /// Adds the place to an error that has none yet: the value's, or, for an unknown key of it, the
+    /// key's.
     pub(super) fn placed(self, path: &Path) -> Self {
         let place = match &self.kind {
             ConfigErrorKind::UnknownKey(key) => path.key(key),

@@ -1,8 +1,9 @@
-//! Reading a document around the values that cannot be read, so that every error is reported at once.
+//! Reading a document around the values that cannot be read, so that every error is reported at
+//! once.
 //!
-//! Serde stops at the first value of the wrong type. The document is therefore read again without that value, or with an
-//! assumed value where a key is missing, until the rest can be read. The number of passes is bounded: each omits or assumes
-//! one more value, and [`MAX_ERRORS`] ends them.
+//! Serde stops at the first value of the wrong type. The document is therefore read again without
+//! that value, or with an assumed value where a key is missing, until the rest can be read. The
+//! number of passes is bounded: each omits or assumes one more value, and [`MAX_ERRORS`] ends them.
 
 use serde::de::DeserializeOwned;
 
@@ -21,8 +22,8 @@ const MAX_ERRORS: usize = 64;
 /// A document that was read as `T` around its errors.
 #[derive(Debug)]
 pub struct Partial<T> {
-    /// The value without what could not be read. Unless there are no errors, it serves for finding more of them, and for
-    /// nothing else. `None` when there is no such value.
+    /// The value without what could not be read. Unless there are no errors, it serves for finding
+    /// more of them, and for nothing else. `None` when there is no such value.
     pub value: Option<T>,
     /// The errors.
     pub errors: Errors,
@@ -30,7 +31,8 @@ pub struct Partial<T> {
     pub omitted: OmittedPaths,
 }
 
-/// Reads `root` as `T`. A key of the top level that `T` lacks is not unknown if it is one of `document_keys`.
+/// Reads `root` as `T`. A key of the top level that `T` lacks is not unknown if it is one of
+/// `document_keys`.
 pub(super) fn read<T: DeserializeOwned>(root: &Node, document_keys: &[&'static str]) -> Partial<T> {
     let mut errors = Errors::default();
     let mut omitted = OmittedPaths::default();
@@ -64,8 +66,8 @@ pub(super) fn read<T: DeserializeOwned>(root: &Node, document_keys: &[&'static s
             wrong_values += 1;
             errors.0.push(Entry { path: path.clone(), kind, remedy, presumes: Vec::new() });
         }
-        // INVARIANT: an assumed value comes with an error, of the missing key or of what explains it, so that the value as a
-        // whole is never used.
+        // INVARIANT: an assumed value comes with an error, of the missing key or of what explains
+        // it, so that the value as a whole is never used.
         if missing.is_some_and(|key| omitted.assume(&path, key)) {
             continue;
         }

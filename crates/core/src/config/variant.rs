@@ -2,8 +2,8 @@
 
 use serde::{Deserializer, de::Visitor};
 
-/// The name under which [`variant_by_key`] reaches the deserializer of a document. Serde has no other
-/// channel for it.
+/// The name under which [`variant_by_key`] reaches the deserializer of a document. Serde has no
+/// other channel for it.
 pub(super) const VARIANT_BY_KEY: &str = "variant by key";
 
 /// Deserialises an enum whose variant is the first of `variants` that is a key of the map. The

@@ -218,7 +218,7 @@ fn route(
             if set {
                 errors.push(
                     &path.key(key),
-                    format!("a public route asks for no credential, so `{key}` has no meaning; remove one of the two"),
+                    format!("a public route needs no credential, so `{key}` has no meaning; remove one of the two"),
                 );
             }
         }
