@@ -151,7 +151,7 @@ fn compile_document(document: &Document) -> Result<Loaded, Vec<ConfigError>> {
         jwks::validate(policy.issuers.list(), &Path::root().key("issuers"), &mut found);
     }
     if let Some(server) = &server.value {
-        server.check(compiled.as_ref(), &mut found);
+        server.validate(compiled.as_ref(), &mut found);
     }
     errors.extend(omitted.without_consequences(found));
     match (server.value, policy.value, compiled) {

@@ -55,9 +55,9 @@ fn drain_timeout() -> Span {
 
 impl ServerConfig {
     /// Adds the errors of every section. `policy` is `None` where it has errors of its own.
-    pub(super) fn check(&self, policy: Option<&Policy>, errors: &mut Errors) {
+    pub(super) fn validate(&self, policy: Option<&Policy>, errors: &mut Errors) {
         let root = Path::root();
-        self.body.check(&root.key("body"), errors);
+        self.body.validate(&root.key("body"), errors);
         self.audit.validate(&root.key("audit"), errors);
         self.observe.validate(&root.key("observe"), errors);
         self.token_cache.validate(&root.key("token_cache"), errors);
@@ -172,7 +172,7 @@ impl Default for BodyConfig {
 }
 
 impl BodyConfig {
-    fn check(self, path: &Path, errors: &mut Errors) {
+    fn validate(self, path: &Path, errors: &mut Errors) {
         let (max, max_in_flight) = (self.max.0 as u64, self.max_in_flight.0 as u64);
         if let Err(error) = InFlight::new(max, max_in_flight) {
             errors.push(path, error.to_string());
