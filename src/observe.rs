@@ -289,6 +289,10 @@ impl Drop for CheckRecord<'_> {
             elapsed,
             store: if let StoreCall::Finished(elapsed) = self.store { Some(elapsed) } else { None },
             outage: evidence.and_then(|evidence| evidence.outage),
+            member: self.outcome.and_then(|outcome| match &outcome.decision {
+                Decision::Deny(denial) => denial.member_label(),
+                _ => None,
+            }),
         });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(result, CheckResult::Allow(_)));

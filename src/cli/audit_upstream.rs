@@ -1,6 +1,7 @@
 //! `tollgate audit-upstream`: what a live inference server offers, and what the policy answers to somebody without a credential.
 
 mod fetch;
+mod members;
 mod report;
 mod server;
 
@@ -78,8 +79,10 @@ impl AuditUpstream {
         let listed = Listed::read(&document)
             .with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
         progress.now(&format!("asking the policy about {} operations", listed.operations.len()));
+        let members = members::unknown(&listed.document, &presets)?;
         let report = Report::of(
             &listed,
+            members,
             &presets,
             &Snapshot::without_keys(Arc::new(policy)),
             &hosts(&entries, url.authority()),

@@ -1,10 +1,12 @@
 //! `tollgate presets`: what Tollgate knows of each inference server.
 
+mod members;
+
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tollgate_core::route::preset::{Preset, PresetRoute, names};
+use tollgate_core::route::preset::{Preset, PresetRoute, members::Catalog, names};
 
 use super::Output;
 
@@ -19,6 +21,7 @@ Exit codes:
 const SHOW: &str = "\
 Examples:
   tollgate presets show vllm
+  tollgate presets show vllm --members | grep denied
   tollgate presets show sglang --output json | jq -r '.routes[] | select(.closed) | .paths[]'
 
 Exit codes:
@@ -45,11 +48,15 @@ enum Action {
     },
     /// Show every route of a preset, with what it needs and what it risks.
     ///
-    /// And what the server's own authentication covers, and which headers and members of bodies are denied or taken away.
+    /// And what the server's own authentication covers, and which headers are removed. With `--members`: what each member
+    /// of a request is.
     #[command(after_long_help = SHOW)]
     Show {
         /// The preset.
         name: String,
+        /// Print each member that the server reads, with its class and the reason, in place of the routes.
+        #[arg(long)]
+        members: bool,
         /// How to report.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
@@ -64,10 +71,11 @@ impl PresetsArgs {
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match self.action {
             Action::List { output } => list(output, out)?,
-            Action::Show { name, output: Output::Json } => {
+            Action::Show { name, members: true, output } => members::show(&name, output, out)?,
+            Action::Show { name, output: Output::Json, .. } => {
                 writeln!(out, "{}", serde_json::to_string_pretty(&Preset::load(&name)?)?)?;
             }
-            Action::Show { name, output: Output::Text } => show(&Preset::load(&name)?, out)?,
+            Action::Show { name, output: Output::Text, .. } => show(&Preset::load(&name)?, out)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -121,18 +129,9 @@ fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
         preset.server, preset.read_from, preset.revision, preset.port
     )?;
     writeln!(out, "Its own authentication: {}", preset.own_auth)?;
-    if !preset.strip_headers.is_empty() {
-        writeln!(out, "Headers taken from requests: {}", preset.strip_headers.join(", "))?;
-    }
-    if !preset.deny_fields.is_empty() {
-        writeln!(
-            out,
-            "Members denied in JSON bodies of `infer:*` routes: {}",
-            preset.deny_fields.join(", ")
-        )?;
-    }
-    for (group, fields) in &preset.closed_fields {
-        writeln!(out, "The same, unless `open: [{group}]`: {}", fields.join(", "))?;
+    let removed: Vec<&str> = Catalog::load()?.file(&preset.name)?.removed_headers().collect();
+    if !removed.is_empty() {
+        writeln!(out, "Headers removed from requests: {}", removed.join(", "))?;
     }
     for route in &preset.routes {
         writeln!(out)?;
@@ -176,7 +175,7 @@ mod tests {
 
     #[test]
     fn one_is_shown() {
-        let show = |output| printed(Action::Show { name: "vllm".into(), output });
+        let show = |output| printed(Action::Show { name: "vllm".into(), members: false, output });
         let text = show(Output::Text);
         assert!(text.contains("GET|POST /ping\n    needs nothing (public); model: none"), "{text}");
         assert!(text.contains("denied unless `open: [stored-responses]`"), "{text}");
@@ -191,8 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn members_are_shown_with_their_class_and_the_reason() {
+        let show = |output| printed(Action::Show { name: "vllm".into(), members: true, output });
+        let text = show(Output::Text);
+        assert!(
+            text.contains("PATCH /v1/chat/completions: json vllm/chat, query openai/query"),
+            "{text}"
+        );
+        assert!(
+            text.lines().any(|line| line.contains("priority")
+                && line.contains("denied")
+                && line.contains("Goes before other clients' requests.")),
+            "{text}"
+        );
+        let members: serde_json::Value = serde_json::from_str(&show(Output::Json)).unwrap();
+        let chat = &members["tables"]["vllm/chat"]["members"];
+        assert_eq!(chat["priority"]["class"], "denied");
+        assert_eq!(chat["messages"]["of"], "vllm/message");
+        assert_eq!(members["headers"][0]["removed"], false);
+    }
+
+    #[test]
     fn an_unknown_one_is_told_the_known() {
-        let show = Action::Show { name: "vlm".into(), output: Output::Text };
+        let show = Action::Show { name: "vlm".into(), members: false, output: Output::Text };
         let error = PresetsArgs { action: show }.run(&mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("known: vllm"), "{error}");
     }

@@ -181,6 +181,12 @@ impl Scrape {
         for (limit, count) in &series.limits {
             family.count(&[("limit", limit.as_str())], count.load(Relaxed))?;
         }
+        let help =
+            "Checks that were denied for a member of the request, with reason field_forbidden.";
+        let mut family = Family::counter(encoder, "forbidden_members", help)?;
+        for (member, count) in &series.members {
+            family.count(&[("member", member.as_str())], count.load(Relaxed))?;
+        }
         Ok(())
     }
 

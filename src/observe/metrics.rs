@@ -69,6 +69,12 @@ pub(super) const NO_ROUTE: &str = "none";
 /// The model label of a check for a model that the file does not name.
 pub(super) const OTHER_MODEL: &str = "other";
 
+/// The label of members that no table lists.
+const OTHER_MEMBER: &str = "other";
+
+/// How many members have a label of their own; the names are those of tables and of the policy.
+const MEMBERS: usize = 1024;
+
 /// Upper bounds of the duration histogram, in microseconds: from the cost of a check in memory to Envoy's own patience.
 pub(super) const BUCKETS: [u64; 14] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -94,6 +100,8 @@ pub(super) struct Series {
     pub(super) models: BTreeMap<String, Arc<ModelCounters>>,
     /// Denials, by limit.
     pub(super) limits: BTreeMap<String, Arc<AtomicU64>>,
+    /// Denials, by the member that was forbidden.
+    pub(super) members: BTreeMap<String, Arc<AtomicU64>>,
 }
 
 /// The counters of one model.
@@ -115,6 +123,8 @@ pub(super) struct CheckSample<'a> {
     /// How long a store elsewhere elapsed to answer, if it did.
     pub(super) store: Option<Duration>,
     pub(super) outage: Option<Outage>,
+    /// The member that was forbidden, as a label.
+    pub(super) member: Option<&'a str>,
 }
 
 /// How the last reload of the configuration went.
@@ -149,6 +159,7 @@ impl Metrics {
             routes: BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))]),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(&other))]),
             limits: BTreeMap::new(),
+            members: BTreeMap::new(),
         };
         Self {
             series: ArcSwap::from_pointee(series),
@@ -210,6 +221,9 @@ impl Metrics {
                 }
             }
         }
+        if let Some(member) = check.member {
+            self.count_member(&series, member);
+        }
         if let Some(elapsed) = check.store {
             self.store.observe(elapsed);
         }
@@ -223,7 +237,28 @@ impl Metrics {
         }
     }
 
-    /// Counts one check of somebody series.
+    /// Counts one denial of a member, which has a counter from its first denial on.
+    fn count_member(&self, series: &Series, member: &str) {
+        let label = if series.members.contains_key(member) || series.members.len() < MEMBERS {
+            member
+        } else {
+            OTHER_MEMBER
+        };
+        if let Some(count) = series.members.get(label) {
+            count.fetch_add(1, Relaxed);
+            return;
+        }
+        self.series.rcu(|series| {
+            let mut series = Series::clone(series);
+            series.members.entry(label.to_owned()).or_default();
+            series
+        });
+        if let Some(count) = self.series.load().members.get(label) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts one check of a subject.
     pub(super) fn count_subject(&self, principal: &Principal, allowed: bool) {
         if let Some(subjects) = &self.subjects {
             subjects.count(principal, allowed);
@@ -332,6 +367,7 @@ mod tests {
             elapsed: Duration::ZERO,
             store: None,
             outage: None,
+            member: None,
         };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
             metrics.count(&CheckSample { route, ..check });
@@ -370,6 +406,7 @@ mod tests {
             elapsed: Duration::ZERO,
             store: None,
             outage: None,
+            member: None,
         };
         for model in [None, Some("qwen"), Some("Qwen/Qwen2"), Some("made/up"), Some("other")] {
             metrics.count(&CheckSample { model, ..check });
@@ -387,6 +424,32 @@ mod tests {
             .map(|(name, count)| (name.as_str(), count.load(Relaxed)))
             .collect();
         assert_eq!(limits, [("all", 5)]);
+    }
+
+    #[test]
+    fn members_become_labels_up_to_a_bound() {
+        let metrics = Metrics::new(&ObserveConfig::default());
+        let check = CheckSample {
+            route: None,
+            model: None,
+            limits: &[],
+            result: CheckResult::Deny(Reason::FieldForbidden),
+            elapsed: Duration::ZERO,
+            store: None,
+            outage: None,
+            member: None,
+        };
+        for member in [None, Some("priority"), Some("priority"), Some("other")] {
+            metrics.count(&CheckSample { member, ..check });
+        }
+        let count =
+            |label: &str| metrics.series().members.get(label).map(|count| count.load(Relaxed));
+        assert_eq!((count("priority"), count("other")), (Some(2), Some(1)));
+        for index in 0..MEMBERS {
+            metrics.count(&CheckSample { member: Some(&format!("m{index}")), ..check });
+        }
+        assert_eq!(metrics.series().members.len(), MEMBERS);
+        assert_eq!(count("other"), Some(3), "the last two of them");
     }
 
     #[test]

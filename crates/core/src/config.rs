@@ -24,7 +24,7 @@ mod omitted;
 mod path;
 mod read_error;
 mod recover;
-mod spelling;
+pub(crate) mod spelling;
 mod tree;
 mod variant;
 

@@ -18,6 +18,8 @@ pub struct Denial {
     pub message: Option<String>,
     /// The field of the request that caused the denial (OpenAI's `param`).
     pub param: Option<String>,
+    /// Whether `param` is a member that the policy or a preset lists: one of few names.
+    pub listed: bool,
     /// The scopes that are required (RFC 6750 section 3, attribute `scope`).
     pub needed: Vec<String>,
     /// The time after which a retry may succeed.
@@ -32,6 +34,7 @@ impl Denial {
             cause: cause.into(),
             message: None,
             param: None,
+            listed: false,
             needed: Vec::new(),
             retry_after: None,
         }
@@ -49,6 +52,24 @@ impl Denial {
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
+    }
+
+    /// Names a member that the policy or a preset lists.
+    #[must_use]
+    pub fn with_listed_member(mut self, place: impl Into<String>) -> Self {
+        self.listed = true;
+        self.with_param(place)
+    }
+
+    /// The member that was forbidden, as a metric's label: the last two names of its place, or `other` for a
+    /// member that is not listed, whose name is the client's. `None` for other denials.
+    pub fn member_label(&self) -> Option<&str> {
+        let place = self.param.as_deref().filter(|_| self.reason == Reason::FieldForbidden)?;
+        if !self.listed {
+            return Some("other");
+        }
+        let start = place.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
+        place.get(start..)
     }
 
     /// Lists the required scopes.
@@ -71,4 +92,25 @@ impl Denial {
 pub(crate) fn malformed(cause: &'static str) -> Denial {
     Denial::new(Reason::MalformedRequest, cause)
         .with_message(format!("the request was refused: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_of_a_member_is_one_of_few() {
+        let denial =
+            |place: &str| Denial::new(Reason::FieldForbidden, "x").with_listed_member(place);
+        for (place, label) in [
+            ("priority", "priority"),
+            ("sampling_params.regex", "sampling_params.regex"),
+            ("messages[].content[].image_url.uuid", "image_url.uuid"),
+        ] {
+            assert_eq!(denial(place).member_label(), Some(label), "{place}");
+        }
+        let unlisted = Denial::new(Reason::FieldForbidden, "x").with_param("of-the-client");
+        assert_eq!(unlisted.member_label(), Some("other"));
+        assert_eq!(Denial::new(Reason::NoRoute, "x").with_param("y").member_label(), None);
+    }
 }

@@ -117,9 +117,16 @@ impl RoutePermit {
         let Self { route, principal } = self;
         let RequestContext { request, captures, .. } = context;
         *progress.stage = Stage::Body;
-        let facts = route.content.read(request.method, body)?;
+        let facts = route.content.read(request, body)?;
         *progress.stage = Stage::Model;
         let (model, tier) = match &route.model {
+            None if !facts.adapters.is_empty() && !models.are_open() => {
+                return Err(Denial::new(
+                    Reason::ModelForbidden,
+                    "no rule of the route checks the adapter; set `model.default` of the preset",
+                )
+                .with_param("model"));
+            }
             None => (None, None),
             Some(rule) => {
                 let chosen = rule.check(&principal, models, request, captures, &facts)?;

@@ -26,6 +26,7 @@ use crate::{
         condition::{Condition, ConditionConfig},
         content::{Content, RaiseConfig},
         fields::{CapsConfig, FieldsConfig},
+        member::RouteMembers,
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
         tool::McpConfig,
@@ -55,6 +56,9 @@ pub struct RouteConfig {
     pub caps: Option<CapsConfig>,
     /// Allowed and forbidden members of the body.
     pub fields: Option<FieldsConfig>,
+    /// What the tables of a preset say of the route's requests.
+    #[serde(skip)]
+    pub(crate) members: Option<RouteMembers>,
     /// Scopes required for content other than text.
     pub raise: Option<RaiseConfig>,
     /// The scope for each tool that a request declares or chooses (`tools`, `functions`,

@@ -5,6 +5,7 @@ pub mod category;
 pub mod condition;
 pub mod content;
 pub mod fields;
+pub mod member;
 pub mod model;
 pub mod scope;
 pub mod tool;

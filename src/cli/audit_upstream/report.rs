@@ -1,6 +1,7 @@
 //! What an audit found: each operation of the server and of its preset, what is known of it, and what the policy answers.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
@@ -16,7 +17,10 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::server::{Listed, Operation};
+use super::{
+    members::UnknownMember,
+    server::{Listed, Operation},
+};
 use crate::cli::paint::Paint;
 
 /// What an audit found.
@@ -24,6 +28,8 @@ use crate::cli::paint::Paint;
 pub(super) struct Report {
     title: String,
     findings: Vec<Finding>,
+    /// Members of requests that no table lists; the policy denies them.
+    members: BTreeSet<UnknownMember>,
 }
 
 /// One operation.
@@ -64,6 +70,7 @@ impl Report {
     /// Puts the server's operations beside what the presets list, and asks the policy about each, for every one of `hosts`.
     pub(super) fn of(
         listed: &Listed,
+        members: BTreeSet<UnknownMember>,
         presets: &[Preset],
         snapshot: &Snapshot,
         hosts: &[String],
@@ -106,7 +113,7 @@ impl Report {
                 &b.operation,
             ))
         });
-        Self { title: listed.title.clone(), findings }
+        Self { title: listed.title.clone(), findings, members }
     }
 
     /// Whether something is open that must not be.
@@ -149,6 +156,16 @@ impl Report {
             self.count(|finding| finding.offered && finding.known.is_none()),
             self.count(|finding| !finding.offered),
         )?;
+        if !self.members.is_empty() {
+            writeln!(
+                out,
+                "{} members of requests are not known to the preset, which denies them; `fields.allow` opens one:",
+                self.members.len()
+            )?;
+            for UnknownMember { operation, place } in &self.members {
+                writeln!(out, "   {:<7} {:<44} {place}", operation.method, operation.path)?;
+            }
+        }
         match self.count(|finding| finding.is_dangerous()) {
             0 => writeln!(out, "{}", paint.good("nothing dangerous is open without a credential"))?,
             count => {
@@ -164,7 +181,20 @@ impl Report {
     /// The same for programs.
     pub(super) fn json(&self, url: &str) -> Value {
         let operations: Vec<Value> = self.findings.iter().map(Finding::json).collect();
-        json!({ "url": url, "server": self.title, "dangerous": self.is_dangerous(), "operations": operations })
+        let members: Vec<Value> = self
+            .members
+            .iter()
+            .map(|UnknownMember { operation, place }| {
+                json!({ "method": operation.method, "path": operation.path, "member": place })
+            })
+            .collect();
+        json!({
+            "url": url,
+            "server": self.title,
+            "dangerous": self.is_dangerous(),
+            "operations": operations,
+            "unknown_members": members,
+        })
     }
 }
 

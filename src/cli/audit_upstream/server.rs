@@ -41,6 +41,8 @@ pub(super) struct Listed {
     pub(super) title: String,
     /// In the order of their paths.
     pub(super) operations: BTreeSet<Operation>,
+    /// The whole document.
+    pub(super) document: Value,
 }
 
 impl Listed {
@@ -71,7 +73,7 @@ impl Listed {
             .filter(|c| !c.is_control())
             .take(200)
             .collect();
-        Ok(Self { title, operations })
+        Ok(Self { title, operations, document: Value::Object(document) })
     }
 }
 

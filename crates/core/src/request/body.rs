@@ -2,21 +2,30 @@
 
 mod content;
 mod facts;
+mod field_plan;
 mod form;
 mod json;
 mod json_error;
+mod member_plan;
 pub mod members;
+mod names;
 mod plan;
 mod scan;
 
+use self::field_plan::FieldError;
 pub use self::{
     content::Parts,
-    facts::{BodyFacts, CappedNumber, Message, PromptText},
+    facts::{BodyFacts, CappedNumber, ForbiddenCause, ForbiddenMember, Message, PromptText},
+    field_plan::FieldPlan,
     form::FormPlan,
-    plan::{Cap, Plan, PlanError, Pointer, PointerError},
+    member_plan::{Opened, Wanted},
+    plan::{Cap, Plan, PlanError, Pointer, PointerError, cap_names},
 };
-use super::{Headers, headers::KnownHeader};
+use super::{Headers, headers::KnownHeader, path::RequestPath};
 use crate::denial::{Denial, Reason, malformed};
+
+/// The largest number of parameters in a query.
+const PARAMETERS: usize = 64;
 
 /// The body as the front-end received it.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +78,74 @@ impl<'a> Body<'a> {
         json::read(self.bytes()?, plan).map_err(|error| refused(&error.to_string(), error.param()))
     }
 
+    /// Reads the JSON at the beginning of a body: the first `length` bytes, or the whole body where `length` is left
+    /// out. Tensors follow it, and the content type is ignored.
+    ///
+    /// # Errors
+    /// As for [`Body::json`]; a length that is no number of bytes of the body.
+    pub fn json_prefix(&self, length: Option<&[u8]>, plan: &Plan) -> Result<BodyFacts<'a>, Denial> {
+        self.is_plain()?;
+        let bytes = self.bytes()?;
+        let prefix = match length {
+            None => bytes,
+            Some(text) => number(text).and_then(|length| bytes.get(..length)).ok_or_else(|| {
+                malformed("the length of the JSON is no number of bytes of the body")
+            })?,
+        };
+        let mut facts = if prefix.is_empty() && length.is_some() {
+            BodyFacts { prompts: 1, ..BodyFacts::default() }
+        } else {
+            json::read(prefix, plan).map_err(|error| refused(&error.to_string(), error.param()))?
+        };
+        facts.bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        facts.prompt_text.opaque |= prefix.len() < bytes.len();
+        Ok(facts)
+    }
+
+    /// Records the parameters of a query that a table describes; without a table, every parameter is forbidden.
+    ///
+    /// # Errors
+    /// `malformed_request` for a parameter that is repeated, or a number that is none.
+    pub fn query(
+        path: &RequestPath<'_>,
+        plan: Option<&FieldPlan>,
+        facts: &mut BodyFacts<'a>,
+    ) -> Result<(), Denial> {
+        let mut seen: Vec<String> = Vec::new();
+        for pair in path.query_pairs() {
+            let (name, value) = pair?;
+            if seen.contains(&name) && !name.ends_with("[]") {
+                return Err(malformed("a query parameter is repeated"));
+            }
+            match plan {
+                Some(plan) => {
+                    let mut own = BodyFacts::default();
+                    plan.read(&name, Some(&value), &mut own).map_err(|error| {
+                        malformed(match error {
+                            FieldError::NotAnInteger => {
+                                "a query parameter that counts is no number"
+                            }
+                            FieldError::Repeated | FieldError::Variant => {
+                                "a query parameter can be read in two ways"
+                            }
+                        })
+                        .with_param(name.clone())
+                    })?;
+                    facts.merge_parameter(own);
+                }
+                None => facts.forbid(|| {
+                    let shown: String = name.chars().take(64).collect();
+                    ForbiddenMember::at(format!("?{shown}"), ForbiddenCause::Unlisted)
+                }),
+            }
+            seen.push(name);
+            if seen.len() > PARAMETERS {
+                return Err(malformed("the query has more than 64 parameters"));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads from a `multipart/form-data` body (RFC 7578) what `plan` selects.
     ///
     /// # Errors
@@ -87,11 +164,16 @@ impl<'a> Body<'a> {
         Ok(u64::try_from(self.bytes()?.len()).unwrap_or(u64::MAX))
     }
 
-    /// Returns the content type of a body that is not encoded.
-    fn content_type(&self) -> Result<&'a str, Denial> {
+    fn is_plain(&self) -> Result<(), Denial> {
         if self.encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body has a content encoding"));
         }
+        Ok(())
+    }
+
+    /// The one content type of a body that is not encoded.
+    fn content_type(&self) -> Result<&'a str, Denial> {
+        self.is_plain()?;
         let Some(value) = self.media_type else {
             return Err(unsupported("the body has no content type"));
         };
@@ -120,11 +202,7 @@ impl<'a> Body<'a> {
     fn bytes(&self) -> Result<&'a [u8], Denial> {
         let length = match self.length {
             None => None,
-            Some(text) => match std::str::from_utf8(text)
-                .ok()
-                .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
-                .and_then(|text| text.parse::<usize>().ok())
-            {
+            Some(text) => match number(text) {
                 Some(length) => Some(length),
                 None => return Err(malformed("the content length is not a number")),
             },
@@ -156,6 +234,13 @@ impl<'a> Body<'a> {
             RawBody::None => Ok(b""),
         }
     }
+}
+
+/// A number of bytes in a header: digits only.
+fn number(text: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 fn unsupported(cause: &'static str) -> Denial {

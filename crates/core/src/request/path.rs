@@ -93,6 +93,21 @@ impl<'a> RequestPath<'a> {
         matches!(self.decoded, Cow::Owned(_))
     }
 
+    /// The query's parameters in order, each name and value decoded once.
+    ///
+    /// # Errors
+    /// `malformed_request` for a broken encoding, and for `;`, which some servers take for `&`.
+    pub fn query_pairs(&self) -> impl Iterator<Item = Result<(String, String), Denial>> {
+        let pairs = self.query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
+            if pair.contains(';') {
+                return Err(malformed("the query holds `;`"));
+            }
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((form_decode(key)?, form_decode(value)?))
+        })
+    }
+
     /// Returns the value of one query parameter, decoded once (`+` is a space, as in HTML forms).
     ///
     /// # Errors
@@ -232,5 +247,11 @@ mod tests {
         assert!(parse("/x?model=a&model=b").unwrap().query_value("model").is_err());
         assert!(parse("/x?model=a&mod%65l=b").unwrap().query_value("model").is_err());
         assert!(parse("/x?model=%zz").unwrap().query_value("model").is_err());
+        let pairs: Result<Vec<_>, _> = path.query_pairs().collect();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(pairs, Ok(vec![pair("a", "1"), pair("model", "Qwen/Qwen2 7B"), pair("b", "")]));
+        assert!(parse("/x?a=1;model=b").unwrap().query_pairs().any(|pair| pair.is_err()));
+        assert!(parse("/x?%zz").unwrap().query_pairs().any(|pair| pair.is_err()));
+        assert_eq!(parse("/x?&&").unwrap().query_pairs().count(), 0);
     }
 }

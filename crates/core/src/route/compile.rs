@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     CompileContext, Route, RouteConfig, RouteEntry, RouteTable,
-    preset::{self, Preset, PresetConfig},
+    preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
 };
 use crate::{
@@ -75,7 +75,12 @@ pub(crate) fn compile(
             else {
                 continue;
             };
-            compiled.strip_headers.extend(preset.strip_headers.iter().cloned());
+            let removed = Catalog::load().and_then(|catalog| catalog.file(&preset.name));
+            if let Some(file) =
+                errors.take(&path.key("preset"), removed.map_err(|error| error.to_string()))
+            {
+                compiled.strip_headers.extend(file.removed_headers().map(str::to_owned));
+            }
             for entry in from_preset(config, &preset, context, &mut compiled, &path, errors) {
                 // An override for all hosts loses against a preset for some: the host decides
                 // first.
@@ -240,6 +245,7 @@ fn route(
         tools: config.tools.as_ref(),
         mcp: config.mcp.as_ref(),
         categories: config.categories.as_ref().map(|rule| (rule, context.categories)),
+        members: config.members.as_ref(),
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata

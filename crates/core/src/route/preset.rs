@@ -9,13 +9,15 @@
 mod expand;
 pub mod members;
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 pub(super) use self::expand::expand;
-pub use self::expand::{PresetConfig, PresetMatchConfig, PresetModelConfig};
+pub use self::expand::{
+    PresetConfig, PresetFieldsConfig, PresetMatchConfig, PresetModelConfig, UnknownMembers,
+};
 use crate::{
     config::Document,
     pattern::Pattern,
@@ -35,13 +37,6 @@ const SOURCES: [(&str, &str); 10] = [
     ("triton", include_str!("presets/triton.yaml")),
     ("ray-serve", include_str!("presets/ray-serve.yaml")),
 ];
-
-/// The scope of routes that accept text.
-const TEXT: &str = "infer:text";
-/// The additional scope for images, videos and files.
-const MULTIMODAL: &str = "infer:multimodal";
-/// The additional scope for audio.
-const AUDIO: &str = "infer:audio";
 
 /// Returns the names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -64,21 +59,8 @@ pub struct Preset {
     pub port: u16,
     /// What the server's own authentication covers, and what it does not.
     pub own_auth: String,
-    /// Headers that choose a model or change how a body is read. They are removed from every
-    /// admitted request.
-    pub strip_headers: Vec<String>,
-    /// Members of a JSON body that are reserved to the operator and denied on every `infer:*`
-    /// route.
-    #[serde(default)]
-    pub deny_fields: Vec<String>,
-    /// Members that are denied unless the closed group is open, by group.
-    #[serde(default)]
-    pub closed_fields: BTreeMap<String, Vec<String>>,
     /// The separator between model and LoRA adapter in a name.
     pub adapter_separator: Option<char>,
-    /// The members of a JSON body that name LoRA adapters.
-    #[serde(default)]
-    pub adapter_fields: Vec<String>,
     /// The routes of the server.
     pub routes: Vec<PresetRoute>,
 }
@@ -227,15 +209,7 @@ impl Preset {
 
     /// Returns the scopes that the routes require.
     pub fn scopes(&self) -> Vec<&str> {
-        let raised = [MULTIMODAL, AUDIO]
-            .into_iter()
-            .filter(|_| self.routes.iter().any(PresetRoute::is_raised));
-        distinct(
-            self.routes
-                .iter()
-                .flat_map(|route| route.scopes.iter().map(String::as_str))
-                .chain(raised),
-        )
+        distinct(self.routes.iter().flat_map(|route| route.scopes.iter().map(String::as_str)))
     }
 }
 
@@ -253,17 +227,6 @@ impl PresetRoute {
     /// Whether the routes cover a method.
     pub fn has_method(&self, method: &str) -> bool {
         self.methods.iter().any(|listed| listed == method || (listed == "GET" && method == "HEAD"))
-    }
-
-    /// Whether the JSON body starts work on the GPU, so that content and members of the body are
-    /// checked.
-    pub fn is_inference(&self) -> bool {
-        self.body == BodyKind::Json && self.scopes.iter().any(|scope| scope.starts_with("infer:"))
-    }
-
-    /// Whether content other than text requires an additional scope.
-    pub fn is_raised(&self) -> bool {
-        self.is_inference() && self.scopes.iter().any(|scope| scope == TEXT)
     }
 
     /// Returns the danger of the route if it is open to every client.
@@ -334,19 +297,6 @@ mod tests {
                 assert_eq!(form, route.body == BodyKind::Multipart, "{at}");
                 let in_body = matches!(&route.model, ModelPlace::Source(ModelSource::Body(_), _));
                 assert!(!in_body || route.body == BodyKind::Json, "{at}");
-            }
-            assert!(
-                preset.closed_fields.keys().all(|group| preset.closed().contains(&group.as_str())),
-                "{name}"
-            );
-            for header in &preset.strip_headers {
-                assert!(
-                    header.bytes().all(|b| b.is_ascii_lowercase()
-                        || b.is_ascii_digit()
-                        || b == b'-'
-                        || b == b'_'),
-                    "{header}"
-                );
             }
         }
     }

@@ -71,6 +71,14 @@ pub struct CategoryRuleConfig {
     pub must_agree: bool,
 }
 
+impl CategoryRuleConfig {
+    /// Whether a form can be in a category: it is classified, or its request declares one in a header.
+    pub(crate) fn reads_forms(&self) -> bool {
+        let header = self.declared.as_ref().is_some_and(|declared| declared.header.is_some());
+        self.classify || header
+    }
+}
+
 /// `categories.declared`: a header, a member, or both. A request that declares two different
 /// categories is refused.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -8,7 +8,8 @@ use thiserror::Error;
 
 use super::{
     category::{Categories, CategoryRule, CategoryRuleConfig},
-    fields::{Caps, CapsConfig, Fields, FieldsConfig, Media},
+    fields::{Caps, CapsConfig, Fields, FieldsConfig, Media, forbidden_member},
+    member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
     scope::is_scope,
     tool::{McpConfig, check_tools, compile_template},
@@ -19,7 +20,10 @@ use crate::{
     identity::Principal,
     request::{
         Headers, Request,
-        body::{Body, BodyFacts, FormPlan, Parts, Plan, PlanError},
+        body::{
+            Body, BodyFacts, FieldPlan, ForbiddenCause, ForbiddenMember, FormPlan, Parts, Plan,
+            PlanError, Wanted, cap_names, members::TableId,
+        },
     },
 };
 
@@ -45,6 +49,7 @@ pub(crate) struct Sections<'a> {
     pub(crate) tools: Option<&'a String>,
     pub(crate) mcp: Option<&'a McpConfig>,
     pub(crate) categories: Option<(&'a CategoryRuleConfig, &'a Arc<Categories>)>,
+    pub(crate) members: Option<&'a RouteMembers>,
 }
 
 /// How the body of a request is read.
@@ -56,7 +61,9 @@ enum Reading {
     /// Only the length of the body is read.
     Length,
     Json(Box<Plan>),
-    Form(FormPlan),
+    /// JSON whatever the content type; with a header that says how many bytes of the body it is, only those.
+    Prefix(Box<Plan>, Option<String>),
+    Form(Box<FormPlan>),
 }
 
 /// A conflict between the keys of a route that read its body.
@@ -82,6 +89,11 @@ pub(crate) struct Content {
     tools: Option<String>,
     mcp: Option<McpConfig>,
     categories: Option<(CategoryRule, Arc<Categories>)>,
+    members: Option<RouteMembers>,
+    /// What tables say of the query.
+    query: Option<FieldPlan>,
+    /// Names that decide in the body, and that a server may read from the query as well.
+    second_places: Vec<String>,
 }
 
 impl Content {
@@ -112,9 +124,19 @@ impl Content {
             tools,
             mcp,
             categories,
+            members: sections.members.cloned(),
+            query: None,
+            second_places: Vec::new(),
         };
+        if let Some(members) = sections.members {
+            let wanted = Wanted { opened: members.opened.clone(), ..Wanted::default() };
+            content.query =
+                members.query.map(|query| FieldPlan::new(members.tables, query, &wanted, true));
+        }
+        let form = sections.members.and_then(|members| members.form);
         content.reading = match sections.model.map(|rule| &rule.from) {
-            Some(ModelSource::Form(name)) => content.form(name, sections.models, path, errors),
+            Some(ModelSource::Form(name)) => content.form(Some(name), sections, path, errors),
+            _ if form.is_some() => content.form(None, sections, path, errors),
             _ => match content.json(sections) {
                 Ok(reading) => reading,
                 Err(error) => {
@@ -126,7 +148,7 @@ impl Content {
         content
     }
 
-    fn json(&self, sections: &Sections<'_>) -> Result<Reading, ReadingError> {
+    fn json(&mut self, sections: &Sections<'_>) -> Result<Reading, ReadingError> {
         let tiers = sections.model.is_some();
         let caps = self.caps.as_ref().is_some_and(Caps::need_json)
             || (tiers && sections.models.need_body());
@@ -136,6 +158,12 @@ impl Content {
             || self.fields.as_ref().is_some_and(|fields| fields.media == Media::Inline);
         let adapters = sections.model.is_some_and(|rule| !rule.adapters.is_empty());
         let categories = self.categories.as_ref().map(|(rule, _)| rule);
+        if let Some((members, root)) =
+            sections.members.and_then(|members| Some((members, members.json?)))
+        {
+            return self.json_members(members, root, caps, sections);
+        }
+        self.second_places = Self::second_places(self.fields.as_ref(), caps);
         let read = categories.is_some_and(|rule| rule.classify || rule.field.is_some())
             || self.needed
             || caps
@@ -189,7 +217,73 @@ impl Content {
         Ok(Reading::Json(Box::new(plan)))
     }
 
-    fn form(&self, model: &str, models: &Models, path: &Path, errors: &mut Errors) -> Reading {
+    /// The reading of a JSON body that tables describe.
+    fn json_members(
+        &self,
+        members: &RouteMembers,
+        root: TableId,
+        caps: bool,
+        sections: &Sections<'_>,
+    ) -> Result<Reading, ReadingError> {
+        let categories = self.categories.as_ref().map(|(rule, _)| rule);
+        let model = match sections.model.map(|rule| &rule.from) {
+            Some(ModelSource::Body(pointer)) => Some(pointer.last()),
+            _ => None,
+        };
+        let wanted = Wanted {
+            model,
+            caps,
+            tools: self.tools.is_some(),
+            text: categories.filter(|rule| rule.classify).map_or(0, |rule| rule.scan),
+            opened: members.opened.clone(),
+        };
+        let mut plan = Plan::members(members.tables, root, &wanted);
+        if let Some(pointer) = categories.and_then(|rule| rule.field.as_ref()) {
+            plan.category_in_members(pointer)?;
+        }
+        Ok(if members.any_body || members.prefix.is_some() {
+            Reading::Prefix(Box::new(plan), members.prefix.clone())
+        } else {
+            Reading::Json(Box::new(plan))
+        })
+    }
+
+    /// The reading of a form that tables describe.
+    fn form_members(
+        &self,
+        members: &RouteMembers,
+        root: TableId,
+        model: Option<&str>,
+        models: &Models,
+    ) -> Reading {
+        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
+        let categories = self.categories.as_ref().map(|(rule, _)| rule);
+        let wanted = Wanted {
+            caps,
+            text: categories.filter(|rule| rule.classify).map_or(0, |rule| rule.scan),
+            opened: members.opened.clone(),
+            ..Wanted::default()
+        };
+        Reading::Form(Box::new(FormPlan {
+            model: model.map(str::to_owned),
+            fields: Some(FieldPlan::new(members.tables, root, &wanted, false)),
+            ..FormPlan::default()
+        }))
+    }
+
+    fn form(
+        &mut self,
+        model: Option<&str>,
+        sections: &Sections<'_>,
+        path: &Path,
+        errors: &mut Errors,
+    ) -> Reading {
+        let models = sections.models;
+        if let Some((members, root)) =
+            sections.members.and_then(|members| Some((members, members.form?)))
+        {
+            return self.form_members(members, root, model, models);
+        }
         for (key, set) in [
             ("raise", self.raise.is_some()),
             ("tools", self.tools.is_some()),
@@ -221,14 +315,17 @@ impl Content {
                 "a form holds its media itself; remove `media`",
             );
         }
-        let forbidden = fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
         let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
-        Reading::Form(FormPlan {
-            model: Some(model.to_owned()),
+        self.second_places = Self::second_places(self.fields.as_ref(), caps);
+        let forbidden: Vec<String> =
+            fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
+        Reading::Form(Box::new(FormPlan {
+            model: model.map(str::to_owned),
             forbidden,
             only: fields.allow,
             caps,
-        })
+            fields: None,
+        }))
     }
 
     /// Whether the body is read. If it cannot be sent, the route's requests are denied.
@@ -236,19 +333,54 @@ impl Content {
         !matches!(self.reading, Reading::Nothing)
     }
 
+    /// The places that a member of the body has besides it: a server that reads forms with Go takes the query first.
+    fn second_places(fields: Option<&Fields>, caps: bool) -> Vec<String> {
+        let denied = fields.into_iter().flat_map(|fields| &fields.deny);
+        let mut names: Vec<String> = denied.map(|pointer| pointer.last().to_owned()).collect();
+        if caps {
+            names.extend(cap_names().map(str::to_owned));
+        }
+        names
+    }
+
     /// Reads the body of a request.
     ///
     /// # Errors
     /// The errors of [`crate::request::Body::json`] and [`crate::request::Body::form`].
-    pub(crate) fn read<'a>(&self, method: &str, body: &Body<'a>) -> Result<BodyFacts<'a>, Denial> {
-        let bodiless = !matches!(method, "POST" | "PUT" | "PATCH") && !self.needed;
-        match &self.reading {
-            Reading::Nothing => Ok(BodyFacts::default()),
-            Reading::Length => Ok(BodyFacts { bytes: body.length()?, ..BodyFacts::default() }),
-            Reading::Json(_) if bodiless && body.length()? == 0 => Ok(BodyFacts::default()),
-            Reading::Json(plan) => body.json(plan),
-            Reading::Form(plan) => body.form(plan),
+    pub(crate) fn read<'a>(
+        &self,
+        request: &Request<'_>,
+        body: &Body<'a>,
+    ) -> Result<BodyFacts<'a>, Denial> {
+        let bodiless = !matches!(request.method, "POST" | "PUT" | "PATCH") && !self.needed;
+        let optional = self.members.as_ref().is_some_and(|members| members.any_body);
+        let mut facts = match &self.reading {
+            Reading::Nothing => BodyFacts::default(),
+            Reading::Length => BodyFacts { bytes: body.length()?, ..BodyFacts::default() },
+            _ if (bodiless || optional) && body.length()? == 0 => BodyFacts::default(),
+            Reading::Json(plan) => body.json(plan)?,
+            Reading::Prefix(plan, header) => {
+                let length = match header {
+                    Some(header) => request.headers.one(header)?,
+                    None => None,
+                };
+                body.json_prefix(length, plan)?
+            }
+            Reading::Form(plan) => body.form(plan)?,
+        };
+        if self.members.is_some() {
+            Body::query(&request.path, self.query.as_ref(), &mut facts)?;
+        } else if !self.second_places.is_empty() {
+            for pair in request.path.query_pairs() {
+                let (name, _) = pair?;
+                if self.second_places.contains(&name) {
+                    facts.forbidden.get_or_insert_with(|| {
+                        ForbiddenMember::at(format!("?{name}"), ForbiddenCause::Denied)
+                    });
+                }
+            }
         }
+        Ok(facts)
     }
 
     /// Checks the facts read from the body.
@@ -263,8 +395,14 @@ impl Content {
         request: &Request<'_>,
         facts: &BodyFacts<'_>,
     ) -> Result<(), Denial> {
+        if let Some(member) = &facts.forbidden {
+            return Err(forbidden_member(member));
+        }
         if let Some(fields) = &self.fields {
             fields.check(facts)?;
+        }
+        if let Some(members) = &self.members {
+            members.authorize(principal, facts)?;
         }
         if let Some(raise) = &self.raise {
             raise.authorize(principal, facts.parts)?;

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
-    request::body::{BodyFacts, Cap, CappedNumber, Parts, Pointer},
+    request::body::{
+        BodyFacts, Cap, CappedNumber, ForbiddenCause, ForbiddenMember, Parts, Pointer,
+    },
 };
 
 /// `caps` of a route or a tier: upper limits for one request. A larger number is refused with
@@ -29,8 +31,8 @@ pub struct CapsConfig {
     pub n: Option<u64>,
     /// The number of answers to choose from (`best_of`).
     pub best_of: Option<u64>,
-    /// Prompts in one request: elements of `prompt`, `input`, `inputs`, `text`, `texts`,
-    /// `input_ids`, `documents` or `queries`.
+    /// Prompts in one request: elements of `prompt`, `input`, `text`, `documents`, `queries`, `items`
+    /// and the other members that servers take prompts from, all together.
     pub prompts: Option<u64>,
     /// The size of the body in bytes. A larger body is refused with `body_too_large`.
     pub input_bytes: Option<NonZeroU64>,
@@ -136,7 +138,7 @@ impl Caps {
         let config = &self.config;
         for CappedNumber { cap, name, value } in &facts.caps {
             let most = match cap {
-                Cap::Tokens => config.max_tokens,
+                Cap::Tokens | Cap::MoreTokens => config.max_tokens,
                 Cap::Choices => config.n,
                 Cap::BestOf => config.best_of,
             };
@@ -158,7 +160,8 @@ impl Caps {
 fn at_most(name: &str, number: u64, most: Option<u64>) -> Result<(), Denial> {
     match most {
         Some(most) if number > most => {
-            Err(field_forbidden("a number in the body is over its cap", name)
+            Err(Denial::new(Reason::FieldForbidden, format!("`{name}` is over its cap of {most}"))
+                .with_listed_member(name)
                 .with_message(format!("`{name}` may be at most {most} here")))
         }
         _ => Ok(()),
@@ -166,7 +169,31 @@ fn at_most(name: &str, number: u64, most: Option<u64>) -> Result<(), Denial> {
 }
 
 fn field_forbidden(cause: &'static str, name: &str) -> Denial {
-    Denial::new(Reason::FieldForbidden, cause).with_param(name)
+    Denial::new(Reason::FieldForbidden, cause).with_listed_member(name)
+}
+
+/// The denial of a member that the route forbids.
+pub(super) fn forbidden_member(member: &ForbiddenMember) -> Denial {
+    let shown: String = member.name.chars().take(64).collect();
+    let (cause, message) = match member.cause {
+        ForbiddenCause::Denied => (
+            format!("the route denies the member `{shown}`"),
+            format!("`{shown}` may not be sent here"),
+        ),
+        ForbiddenCause::Unlisted => (
+            format!("the member `{shown}` is not among those that the route lists"),
+            format!("`{shown}` may not be sent here"),
+        ),
+        ForbiddenCause::Over(most) => (
+            format!("the member `{shown}` is no number of at most {most}"),
+            format!("`{shown}` may be at most {most} here"),
+        ),
+    };
+    let denial = Denial::new(Reason::FieldForbidden, cause).with_message(message);
+    match member.cause {
+        ForbiddenCause::Unlisted => denial.with_param(&member.name),
+        ForbiddenCause::Denied | ForbiddenCause::Over(_) => denial.with_listed_member(&member.name),
+    }
 }
 
 /// The compiled `fields` of a route.
@@ -195,16 +222,6 @@ impl Fields {
     }
 
     pub(super) fn check(&self, facts: &BodyFacts<'_>) -> Result<(), Denial> {
-        if let Some(name) = &facts.forbidden {
-            return Err(field_forbidden(
-                "the body has a member that the route does not allow",
-                name,
-            )
-            .with_message(format!(
-                "`{}` may not be sent here",
-                name.chars().take(64).collect::<String>()
-            )));
-        }
         if self.media == Media::Inline && facts.external_reference {
             return Err(field_forbidden("a content part refers to a URL or a file", "url")
                 .with_message("media may only be sent inline here, as `data:` URLs"));

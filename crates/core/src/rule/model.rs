@@ -241,6 +241,11 @@ impl Models {
         }
     }
 
+    /// Whether the policy neither lists models nor has tiers, so that every name is one.
+    pub(crate) fn are_open(&self) -> bool {
+        self.by_served.is_empty() && self.tiers.is_empty()
+    }
+
     /// Whether a tier has caps that require reading the body.
     pub(super) fn need_body(&self) -> bool {
         self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_json)
@@ -469,6 +474,7 @@ impl ModelRule {
             }
         };
         checked(&sent)?;
+        self.agrees(request, &sent)?;
         let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator))
         {
             Some((base, adapter)) if !models.by_served.contains_key(&*sent) => {
@@ -482,6 +488,24 @@ impl ModelRule {
             self.admit(adapter, principal, models)?;
         }
         Ok(chosen)
+    }
+
+    /// A query beside the model's own place may not name another: some servers read it first, others where the body
+    /// has none.
+    fn agrees(&self, request: &Request<'_>, sent: &str) -> Result<(), Denial> {
+        let name = match &self.from {
+            ModelSource::Query(_) => return Ok(()),
+            ModelSource::Body(pointer) => pointer.last(),
+            ModelSource::Form(name) => name,
+            ModelSource::Path(_) | ModelSource::Header(_) | ModelSource::Fixed(_) => "model",
+        };
+        match request.path.query_value(name)? {
+            Some(other) if other != sent => {
+                Err(malformed("the query names another model than the rest of the request")
+                    .with_param("model"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks one name: it must be known, and the principal must have its scope and that of a tier.

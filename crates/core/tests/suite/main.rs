@@ -9,6 +9,7 @@
 //! - `body`, `categories`, `conditions`: the rules of a route.
 //! - `lease`: leased limits in a simulation.
 //! - `presets`: every listed route of every inference server.
+//! - `members`: every member of their tables.
 //! - `properties`: properties of every input.
 //!
 //! `harness`, `keys` and `token` are shared by the tests of credentials.
@@ -27,6 +28,7 @@ mod conditions;
 mod harness;
 mod keys;
 mod lease;
+mod members;
 mod presets;
 mod properties;
 mod real_tokens;

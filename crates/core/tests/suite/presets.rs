@@ -40,7 +40,8 @@ fn token(scopes: &str) -> String {
     signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json())
 }
 
-/// The decision on a request before the store is queried; `Ok` contains the route's name.
+/// The decision on a request before the store is queried; `Ok` contains the route's name. Routes with
+/// one model have no member that names it.
 fn asked(
     snapshot: &Snapshot,
     method: &str,
@@ -48,13 +49,27 @@ fn asked(
     scopes: Option<&str>,
     body: BodyKind,
 ) -> Result<String, Reason> {
+    match asked_with(snapshot, method, path, scopes, body, br#"{"model":"m"}"#) {
+        Err(Reason::FieldForbidden) => asked_with(snapshot, method, path, scopes, body, b"{}"),
+        answer => answer,
+    }
+}
+
+fn asked_with(
+    snapshot: &Snapshot,
+    method: &str,
+    path: &str,
+    scopes: Option<&str>,
+    body: BodyKind,
+    json: &[u8],
+) -> Result<String, Reason> {
     let bearer = scopes.map(|scopes| format!("Bearer {}", token(scopes)));
     let mut headers = Headers::default();
     if let Some(bearer) = &bearer {
         headers.push("authorization", bearer.as_bytes());
     }
     let (content_type, bytes): (&str, &[u8]) = match body {
-        BodyKind::Json => ("application/json", br#"{"model":"m"}"#),
+        BodyKind::Json => ("application/json", json),
         BodyKind::Multipart => (
             "multipart/form-data; boundary=x",
             b"--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n",
@@ -295,9 +310,18 @@ fn what_is_wrong_with_an_entry_is_said() {
         ("routes: [{ preset: vllm, public: true }]", "unknown key `public`"),
         (
             "routes: [{ preset: vllm, open: [stored] }]",
-            "`vllm` has no closed routes `stored`; it has: batch, stored-responses, realtime",
+            "`vllm` has no closed routes `stored`; it has: batch, stored-responses, realtime, server-tools",
         ),
-        ("routes: [{ preset: triton, open: [stored] }]", "it has: none"),
+        ("routes: [{ preset: triton, open: [stored] }]", "it has: sessions"),
+        (
+            "routes: [{ preset: vllm, fields: { allow: [priorty] } }]",
+            "`priorty` is no member that the preset knows; did you mean `priority` or",
+        ),
+        (
+            "routes: [{ preset: vllm, fields: { allow: [temperature] } }]",
+            "`temperature` is not denied; remove it",
+        ),
+        ("routes: [{ preset: vllm, fields: { unknown: yes } }]", "unknown"),
         (
             "routes: [{ preset: vllm, rename_scopes: { 'infer:txt': x } }]",
             "`vllm` has no scope `infer:txt`",
@@ -334,7 +358,7 @@ fn what_is_wrong_with_an_entry_is_said() {
 
 #[test]
 fn what_a_body_may_not_say() {
-    let snapshot = snapshot("routes: [{ preset: vllm, allow_fields: [priority] }]");
+    let snapshot = snapshot("routes: [{ preset: vllm, fields: { allow: [priority] } }]");
     let ask = |scopes: &str, json: &str| {
         let bearer = format!("Bearer {}", token(scopes));
         let mut headers = Headers::default();

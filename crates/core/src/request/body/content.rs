@@ -99,6 +99,58 @@ pub(super) const KEYS: [(&str, Kind); 18] = [
 pub(super) const SKIPPED: [&str; 6] =
     ["input", "arguments", "annotations", "parameters", "logprobs", "tool_calls"];
 
+/// Types of parts and items that contain text, or calls and answers of tools as text.
+const TEXT_PARTS: [&str; 34] = [
+    "text",
+    "input_text",
+    "output_text",
+    "refusal",
+    "thinking",
+    "redacted_thinking",
+    "reasoning",
+    "reasoning_text",
+    "summary_text",
+    "message",
+    "function",
+    "custom",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "tool_use",
+    "tool_result",
+    "tool_reference",
+    "server_tool_use",
+    "mcp_call",
+    "mcp_list_tools",
+    "mcp_tool_use",
+    "mcp_tool_result",
+    "web_search_call",
+    "web_search_result",
+    "web_search_tool_result",
+    "file_search_call",
+    "code_interpreter_call",
+    "search_result",
+    "compaction",
+    "ephemeral",
+    "object",
+    "content",
+];
+
+/// Whether a part of this type contains nothing but text.
+pub(super) fn is_text_part(part_type: &str) -> bool {
+    TEXT_PARTS.contains(&part_type)
+}
+
+/// Whether data of this media type in base64 are a medium, and not text.
+pub(super) fn is_inline_medium(media_type: &str) -> bool {
+    let starts = |prefix: &str| {
+        media_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    ["image/", "audio/", "video/"].into_iter().any(starts)
+        || media_type.eq_ignore_ascii_case("application/pdf")
+}
+
 /// Members of the document that contain the text of a prompt.
 pub(super) const TEXTS: [&str; 13] = [
     "messages",
@@ -117,7 +169,21 @@ pub(super) const TEXTS: [&str; 13] = [
 ];
 
 /// Members of [`TEXTS`] and of their parts that contain text or parts with text.
-pub(super) const TEXT_KEYS: [&str; 4] = ["content", "text", "output", "prompt_string"];
+pub(super) const TEXT_KEYS: [&str; 9] = [
+    "content",
+    "text",
+    "output",
+    "prompt_string",
+    "refusal",
+    "thinking",
+    "reasoning",
+    "reasoning_content",
+    "summary",
+];
+
+/// Members of the document whose strings reach the prompt at any depth: tools, and schemas of the answer.
+pub(super) const FREE_TEXTS: [&str; 4] =
+    ["tools", "functions", "response_format", "chat_template_kwargs"];
 
 /// Members of the document that replace text by tokens or embeddings.
 pub(super) const UNREADABLE: [&str; 5] =

@@ -13,7 +13,8 @@ use thiserror::Error;
 
 use super::{
     content::Kind,
-    facts::{BodyFacts, CappedNumber},
+    facts::{BodyFacts, ForbiddenCause, ForbiddenMember},
+    field_plan::{FieldError, FieldPlan},
     json::integer,
     plan::cap_fields,
 };
@@ -37,6 +38,8 @@ pub struct FormPlan {
     pub only: Option<Vec<String>>,
     /// Whether numbers that limit the cost of a request are recorded, and files counted.
     pub caps: bool,
+    /// What tables say of the fields, in place of the above but for the model.
+    pub fields: Option<FieldPlan>,
 }
 
 /// A form that is refused.
@@ -148,6 +151,12 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     let (head, rest) = part.split_at_checked(split).ok_or(FormError::Headers)?;
     let value = rest.strip_prefix(b"\r\n\r\n").ok_or(FormError::Headers)?;
     let Headers { name, file, text } = headers(head)?;
+    if let Some(fields) = &plan.fields {
+        if file {
+            facts.parts.add(Kind::File, 1);
+        }
+        listed(fields, name, value, text && !file, facts)?;
+    }
     let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
     let counted = plan.caps.then(cap_fields).into_iter().flatten();
@@ -169,14 +178,14 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
         && let Some((cap, known)) = cap_fields().find(|(_, known)| *known == name)
     {
         // Servers differ on which of two fields they take.
-        if facts.caps.iter().any(|number| number.name == known) {
+        if facts.caps.iter().any(|number| number.name.as_ref() == known) {
             return Err(FormError::Repeated(name.to_owned()));
         }
         let number = Some(value)
             .filter(|_| text && !file)
             .and_then(|value| integer(std::str::from_utf8(value).ok()?));
         let value = number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?;
-        facts.caps.push(CappedNumber { cap, name: known, value });
+        facts.cap(cap, &known.into(), value);
     }
     if plan.model.as_deref() == Some(name) {
         if facts.model.is_some() {
@@ -193,9 +202,25 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     } else if plan.forbidden.iter().any(|known| known == name)
         || plan.only.as_ref().is_some_and(|only| !only.iter().any(|known| known == name))
     {
-        facts.forbidden.get_or_insert_with(|| name.to_owned());
+        facts.forbid(|| ForbiddenMember::at(name, ForbiddenCause::Denied));
     }
     Ok(())
+}
+
+/// Reads a field that tables describe. Text that is not UTF-8, or not said to be, is what a file is: bytes.
+fn listed<'a>(
+    fields: &FieldPlan,
+    name: &str,
+    value: &'a [u8],
+    text: bool,
+    facts: &mut BodyFacts<'a>,
+) -> Result<(), FormError> {
+    let value = Some(value).filter(|_| text).and_then(|value| std::str::from_utf8(value).ok());
+    fields.read(name, value, facts).map_err(|error| match error {
+        FieldError::NotAnInteger => FormError::NotAnInteger(name.to_owned()),
+        FieldError::Repeated => FormError::Repeated(name.to_owned()),
+        FieldError::Variant => FormError::Variant(name.to_owned()),
+    })
 }
 
 struct Headers<'a> {
@@ -412,8 +437,10 @@ mod tests {
 
     #[test]
     fn fields_outside_the_plan_are_recorded() {
-        let facts =
-            |body: &str, plan: &FormPlan| read(body.as_bytes(), "b", plan).unwrap().forbidden;
+        let facts = |body: &str, plan: &FormPlan| {
+            let forbidden = read(body.as_bytes(), "b", plan).unwrap().forbidden;
+            forbidden.map(|member| member.name)
+        };
         let stream = format!("{MODEL}{}--b--", part("name=\"stream\"", "true"));
         assert_eq!(facts(&stream, &plan()), Some("stream".into()));
         assert_eq!(facts(&format!("{MODEL}--b--"), &plan()), None);

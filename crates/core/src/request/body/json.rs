@@ -9,10 +9,10 @@
 use std::borrow::Cow;
 
 use super::{
-    content::{Parts, is_external, kind},
-    facts::{BodyFacts, CappedNumber, Message},
+    content::{Parts, is_external, is_inline_medium, is_text_part, kind},
+    facts::{BodyFacts, ForbiddenCause, ForbiddenMember, Message},
     json_error::{DEPTH, JsonError, KEYS, LENGTH, STRINGS},
-    plan::{Expect, Node, Plan, Text, TextRole, Unnamed},
+    plan::{Expect, Node, Plan, SourceKey, Text, TextRole, Unnamed},
     scan::{RawString, Scanner},
 };
 
@@ -28,6 +28,7 @@ pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Js
         typed: Parts::default(),
         keyed: Parts::default(),
         tool: ToolState::default(),
+        source: Source::default(),
         facts: BodyFacts {
             bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             ..BodyFacts::default()
@@ -58,7 +59,17 @@ struct Reader<'a, 'p> {
     keyed: Parts,
     /// The innermost tool.
     tool: ToolState,
+    /// The innermost object that is a source.
+    source: Source<'a>,
     facts: BodyFacts<'a>,
+}
+
+/// The members of a source (Anthropic's images and documents): what `data` is depends on those beside it.
+#[derive(Default)]
+struct Source<'a> {
+    data: Option<RawString<'a>>,
+    base64: bool,
+    medium: bool,
 }
 
 impl<'a, 'p> Reader<'a, 'p> {
@@ -95,70 +106,101 @@ impl<'a, 'p> Reader<'a, 'p> {
             }
             self.facts.messages.push(Message::default());
         }
-        self.object(root, depth)
+        self.object(root, depth).map(drop)
     }
 
     /// Reads a value with its node. `key` is the member that is or contains the value.
     fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
         let wrong = || JsonError::WrongType(key.to_owned());
-        if let Expect::Field(name) = &node.expect {
-            self.facts.forbidden.get_or_insert_with(|| name.clone());
-            return self.skip(depth);
+        match &node.expect {
+            Expect::Field(name) => {
+                self.facts.forbid(|| ForbiddenMember::at(name.clone(), ForbiddenCause::Denied));
+                return self.skip(depth);
+            }
+            // A member that is null is one that is left out.
+            Expect::Denied if self.scanner.peek() != Some(b'n') => {
+                self.facts.forbid(|| ForbiddenMember::here("", ForbiddenCause::Denied));
+                return self.skip(depth);
+            }
+            _ => {}
         }
         let is_opaque = |byte: Option<u8>| match node.text_role {
-            TextRole::None => false,
+            TextRole::None | TextRole::Free => false,
             // A number in place of text is a token.
             TextRole::Text => matches!(byte, Some(b'-' | b'0'..=b'9')),
             TextRole::Opaque => byte != Some(b'n'),
         };
         self.facts.prompt_text.opaque |= is_opaque(self.scanner.peek());
         match self.scanner.peek() {
-            Some(b'{') => match &node.expect {
-                Expect::Text(_) | Expect::Texts(_) | Expect::Cap(..) | Expect::List => Err(wrong()),
-                Expect::Tool => {
-                    let outer = std::mem::take(&mut self.tool);
-                    self.object(node, depth)?;
-                    if !self.tool.is_named && !self.tool.has_own_type {
-                        return Err(JsonError::NamelessTool);
+            Some(b'{') => {
+                self.mark(node);
+                match &node.expect {
+                    Expect::Text(_) | Expect::Texts(_) | Expect::Cap(..) | Expect::List => {
+                        Err(wrong())
                     }
-                    self.tool = outer;
-                    Ok(())
+                    Expect::AtMost(most) => {
+                        let cause = ForbiddenCause::Over(*most);
+                        self.facts.forbid(|| ForbiddenMember::here("", cause));
+                        self.skip(depth)
+                    }
+                    Expect::Tool => {
+                        let outer = std::mem::take(&mut self.tool);
+                        self.object(node, depth)?;
+                        if !self.tool.is_named && !self.tool.has_own_type {
+                            return Err(JsonError::NamelessTool);
+                        }
+                        self.tool = outer;
+                        Ok(())
+                    }
+                    Expect::Media(kind) => {
+                        self.keyed.add(*kind, 1);
+                        self.object(node, depth).map(drop)
+                    }
+                    Expect::Prompts { .. } => self.prompts_object(node, depth),
+                    _ if self.shape(node).reads_members() => self.object(node, depth).map(drop),
+                    _ => self.skip(depth),
                 }
-                Expect::Media(kind) => {
-                    self.keyed.add(*kind, 1);
-                    self.object(node, depth)
-                }
-                _ if node.reads_members() => self.object(node, depth),
-                _ => self.skip(depth),
-            },
+            }
             Some(b'[') => match &node.expect {
                 Expect::Text(_)
                 | Expect::Cap(..)
                 | Expect::Container { lists: false }
                 | Expect::Tool => Err(wrong()),
+                Expect::AtMost(most) => self.empty_list(*most, depth),
                 _ => self.list(node, key, depth),
             },
             Some(b'"') => {
                 let string = self.scanner.string()?;
+                if !string.inner.is_empty() {
+                    self.mark(node);
+                }
                 self.string(node, key, &string)
             }
             _ => {
                 let scalar = self.scanner.scalar()?;
+                if scalar == "null" {
+                    return Ok(());
+                }
+                self.mark(node);
+                if let Some(values) = node.values
+                    && matches!(scalar, "true" | "false")
+                {
+                    self.look_up(values, scalar);
+                }
                 match &node.expect {
-                    _ if scalar == "null" => {}
-                    Expect::Cap(cap, name) => match integer(scalar) {
-                        Some(number) => {
-                            match self.facts.caps.iter_mut().find(|known| known.name == *name) {
-                                Some(known) => known.value = known.value.max(number),
-                                None => self.facts.caps.push(CappedNumber {
-                                    cap: *cap,
-                                    name,
-                                    value: number,
-                                }),
-                            }
+                    Expect::Cap(cap, name) => {
+                        let number = integer(scalar)
+                            .ok_or_else(|| JsonError::NotAnInteger(name.to_string()))?;
+                        self.facts.cap(*cap, name, number);
+                    }
+                    Expect::AtMost(most) => {
+                        let within = matches!(scalar, "true" | "false")
+                            || integer(scalar).is_some_and(|number| number <= *most);
+                        if !within {
+                            let cause = ForbiddenCause::Over(*most);
+                            self.facts.forbid(|| ForbiddenMember::here("", cause));
                         }
-                        None => return Err(JsonError::NotAnInteger((*name).to_owned())),
-                    },
+                    }
                     Expect::Text(_)
                     | Expect::Texts(_)
                     | Expect::Container { .. }
@@ -173,23 +215,122 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
+    /// The place whose members an object at `node` has.
+    fn shape(&self, node: &'p Node) -> &'p Node {
+        node.object.and_then(|place| self.plan.node(place)).unwrap_or(node)
+    }
+
+    /// Notes what a value that is there needs, and what it counts as.
+    fn mark(&mut self, node: &Node) {
+        if let Some(scope) = node.scope {
+            self.facts.scopes |= 1 << scope;
+        }
+        if let Some(kind) = node.part {
+            self.keyed.add(kind, 1);
+        }
+    }
+
+    /// A value that its table must list.
+    fn look_up(&mut self, values: usize, value: &str) {
+        let Some(table) = self.plan.node(values) else { return };
+        let place = match (table.keys.get(value), table.unnamed) {
+            (Some(place), _) => self.plan.node(place),
+            (None, Unnamed::Forbid) => {
+                self.facts.forbid(|| {
+                    ForbiddenMember::here(&format!("={value}"), ForbiddenCause::Unlisted)
+                });
+                None
+            }
+            (None, _) => None,
+        };
+        let Some(place) = place else { return };
+        if place.expect == Expect::Denied {
+            self.facts
+                .forbid(|| ForbiddenMember::here(&format!("={value}"), ForbiddenCause::Denied));
+        }
+        if let Some(scope) = place.scope {
+            self.facts.scopes |= 1 << scope;
+        }
+        if let Some(kind) = place.part {
+            self.typed.add(kind, 1);
+        }
+    }
+
+    /// An object where prompts are: one prompt, or without a table of its own one for each member.
+    fn prompts_object(&mut self, node: &'p Node, depth: usize) -> Result<(), JsonError> {
+        let outer = self.facts.prompts;
+        let members = if self.shape(node).reads_members() {
+            self.object(node, depth)?
+        } else {
+            self.skip(depth)?;
+            1
+        };
+        let own = if self.shape(node).table { 1 } else { members.max(1) };
+        self.add_prompts(outer, own);
+        Ok(())
+    }
+
+    /// Adds `own` prompts to the `outer` ones; those counted within are the same prompts, seen closer.
+    fn add_prompts(&mut self, outer: u64, own: u64) {
+        let within = self.facts.prompts.saturating_sub(outer);
+        self.facts.prompts = outer.saturating_add(own.max(within));
+    }
+
+    /// A list where a number must be: only an empty one says nothing.
+    fn empty_list(&mut self, most: u64, depth: usize) -> Result<(), JsonError> {
+        let before = self.scanner.rest();
+        self.skip(depth)?;
+        let inside = before.get(1..before.len() - self.scanner.rest().len()).unwrap_or_default();
+        if inside.bytes().any(|byte| !byte.is_ascii_whitespace() && byte != b']') {
+            self.facts.forbid(|| ForbiddenMember::here("", ForbiddenCause::Over(most)));
+        }
+        Ok(())
+    }
+
     /// Records a string at a node.
     fn string(&mut self, node: &Node, key: &str, string: &RawString<'a>) -> Result<(), JsonError> {
-        if node.text_role == TextRole::Text {
+        if matches!(node.text_role, TextRole::Text | TextRole::Free) {
             self.add_prompt_text(string)?;
+        }
+        if node.reference && !string.inner.is_empty() {
+            self.add_reference(string);
+        }
+        if let Some(values) = node.values
+            && !string.inner.is_empty()
+        {
+            let value = string.unescape()?;
+            self.look_up(values, &value);
+        }
+        if let Some(key) = node.source {
+            self.source_member(key, string)?;
         }
         match &node.expect {
             Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => {
                 Err(JsonError::WrongType(key.to_owned()))
             }
-            Expect::Prompts => {
-                self.facts.prompts = self.facts.prompts.max(1);
+            Expect::AtMost(most) => {
+                if !string.inner.is_empty() {
+                    let cause = ForbiddenCause::Over(*most);
+                    self.facts.forbid(|| ForbiddenMember::here("", cause));
+                }
+                Ok(())
+            }
+            Expect::Prompts { .. } => {
+                self.facts.prompts = self.facts.prompts.saturating_add(1);
                 Ok(())
             }
             // No known type is longer.
-            Expect::Part if string.inner.len() <= LENGTH => {
-                if let Some(kind) = kind(&string.unescape()?) {
-                    self.typed.add(kind, 1);
+            Expect::Part { strict } => {
+                let short = Some(string).filter(|string| string.inner.len() <= LENGTH);
+                let part_type = short.map(RawString::unescape).transpose()?;
+                match part_type.as_deref().and_then(kind) {
+                    Some(kind) => self.typed.add(kind, 1),
+                    // What the part is cannot be told, so its text cannot be read.
+                    None if *strict => {
+                        self.facts.prompt_text.opaque |=
+                            !part_type.is_some_and(|t| is_text_part(&t));
+                    }
+                    None => {}
                 }
                 Ok(())
             }
@@ -213,8 +354,30 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
+    /// A member of a source.
+    fn source_member(&mut self, key: SourceKey, string: &RawString<'a>) -> Result<(), JsonError> {
+        match key {
+            SourceKey::Type => self.source.base64 = string.unescape()? == "base64",
+            SourceKey::MediaType => {
+                self.source.medium = is_inline_medium(&string.unescape()?);
+            }
+            SourceKey::Data => self.source.data = Some(string.clone()),
+        }
+        Ok(())
+    }
+
+    /// The end of a source: its data are text, or a medium in base64, or what cannot be read.
+    fn end_source(&mut self) -> Result<(), JsonError> {
+        match self.source.data.take() {
+            Some(_) if self.source.base64 => self.facts.prompt_text.opaque |= !self.source.medium,
+            Some(data) => self.add_prompt_text(&data)?,
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Adds a part of the prompt's text.
-    fn add_prompt_text(&mut self, string: &RawString<'a>) -> Result<(), JsonError> {
+    fn add_prompt_text(&mut self, string: &RawString<'_>) -> Result<(), JsonError> {
         let prompt = &mut self.facts.prompt_text;
         let room = self.plan.prompt_text_limit.saturating_sub(prompt.text.len());
         // An escape decodes to at least a sixth of its length, so a longer string is not decoded.
@@ -243,6 +406,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         match text {
             Text::Model => self.facts.model = Some(value),
             Text::Category => self.facts.category = Some(value),
+            Text::Adapter if value.is_empty() => {}
             Text::Adapter => self.facts.adapters.push(value),
             Text::Tool => {
                 self.tool.is_named = true;
@@ -264,15 +428,18 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
-    /// Reads an object whose members are read.
-    fn object(&mut self, node: &'p Node, depth: usize) -> Result<(), JsonError> {
+    /// Reads an object whose members are read, and returns their number.
+    fn object(&mut self, node: &'p Node, depth: usize) -> Result<u64, JsonError> {
+        let node = self.shape(node);
         if depth > DEPTH {
             return Err(JsonError::TooDeep);
         }
+        let tool = node.tool.then(|| std::mem::take(&mut self.tool));
         if self.scanner.opens_empty(b'}') {
-            return Ok(());
+            return if tool.is_some() { Err(JsonError::NamelessTool) } else { Ok(0) };
         }
         let outer = (std::mem::take(&mut self.typed), std::mem::take(&mut self.keyed));
+        let source = node.has_source.then(|| std::mem::take(&mut self.source));
         let first = self.seen.len();
         loop {
             let raw = self.scanner.key()?;
@@ -287,11 +454,15 @@ impl<'a, 'p> Reader<'a, 'p> {
             if open.len() >= KEYS {
                 return Err(JsonError::TooManyKeys);
             }
+            if node.text_role == TextRole::Free {
+                self.add_prompt_text(&raw)?;
+            }
+            let before = self.facts.forbidden.is_some();
             let place = match (member(node, &key)?, node.unnamed) {
                 (Some(place), _) | (None, Unnamed::Read(place)) => self.plan.node(place),
                 (None, Unnamed::Skip) => None,
                 (None, Unnamed::Forbid) => {
-                    self.facts.forbidden.get_or_insert_with(|| key.clone().into_owned());
+                    self.facts.forbid(|| ForbiddenMember::here("", ForbiddenCause::Unlisted));
                     None
                 }
             };
@@ -299,15 +470,29 @@ impl<'a, 'p> Reader<'a, 'p> {
                 Some(place) => self.value(place, &key, depth + 1)?,
                 None => self.skip(depth + 1)?,
             }
+            if !before && let Some(member) = &mut self.facts.forbidden {
+                member.within(&key);
+            }
             self.seen.push(key);
             if !self.scanner.has_next(b'}')? {
                 break;
             }
         }
+        let count = self.seen.len() - first;
         self.seen.truncate(first);
         self.facts.parts.add_larger(self.typed, self.keyed);
         (self.typed, self.keyed) = outer;
-        Ok(())
+        if let Some(outer) = source {
+            self.end_source()?;
+            self.source = outer;
+        }
+        if let Some(outer) = tool {
+            if !self.tool.is_named && !self.tool.has_own_type {
+                return Err(JsonError::NamelessTool);
+            }
+            self.tool = outer;
+        }
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
     }
 
     /// Reads a list whose elements may be read.
@@ -319,25 +504,30 @@ impl<'a, 'p> Reader<'a, 'p> {
             Expect::Texts(_) | Expect::Media(_) | Expect::Reference => Some(node),
             _ => node.element.and_then(|place| self.plan.node(place)),
         };
+        let conversation = node.expect == Expect::Prompts { conversation: true };
+        let outer = self.facts.prompts;
         let mut prompts = 0;
         let mut more = !self.scanner.opens_empty(b']');
         while more {
             self.scanner.space();
-            // A list of numbers is one prompt in tokens; a list of objects in `input` is one
-            // conversation.
+            // A list of numbers is one prompt in tokens; a list of messages is one conversation.
             prompts += match self.scanner.peek() {
                 Some(b'"' | b'[') => 1,
-                Some(b'{') => u64::from(key != "input"),
+                Some(b'{') => u64::from(!conversation),
                 _ => 0,
             };
+            let before = self.facts.forbidden.is_some();
             match element {
                 Some(element) => self.value(element, key, depth + 1)?,
                 None => self.skip(depth + 1)?,
             }
+            if !before && let Some(member) = &mut self.facts.forbidden {
+                member.within("[]");
+            }
             more = self.scanner.has_next(b']')?;
         }
-        if node.expect == Expect::Prompts {
-            self.facts.prompts = self.facts.prompts.max(prompts.max(1));
+        if matches!(node.expect, Expect::Prompts { .. }) {
+            self.add_prompts(outer, prompts.max(1));
         }
         Ok(())
     }
@@ -378,27 +568,13 @@ pub(super) fn integer(scalar: &str) -> Option<u64> {
 /// Refuses a key that Go reads as another, selected one: Go folds ASCII case, and the two other
 /// letters that fold into ASCII (long s and the Kelvin sign).
 fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
-    let folded = |c: char| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        _ => c.to_ascii_lowercase(),
-    };
-    let ascii = key.is_ascii();
-    let mut variant = None;
-    for (name, place) in &node.keys {
-        let same = if ascii {
-            key.eq_ignore_ascii_case(name)
-        } else {
-            key.chars().map(folded).eq(name.chars().map(folded))
-        };
-        if same && key == name {
-            return Ok(Some(*place));
-        }
-        if same {
-            variant.get_or_insert(name);
-        }
+    match node.keys.get(key) {
+        Some(place) => Ok(Some(place)),
+        None => match node.keys.variant(key) {
+            Some(name) => Err(JsonError::CaseVariant(name.to_string())),
+            None => Ok(None),
+        },
     }
-    variant.map_or(Ok(None), |name| Err(JsonError::CaseVariant(name.clone())))
 }
 
 #[cfg(test)]

@@ -15,9 +15,22 @@ pub struct Tables {
     pub(crate) list: Vec<Table>,
     /// Members that are media wherever they are, below members that have no table of their own.
     pub(crate) media: Vec<(Arc<str>, Arc<Member>)>,
+    /// The scopes of all members. What a body needs is a set of their places.
+    pub(crate) scopes: Vec<String>,
 }
 
 impl Tables {
+    /// The scopes of all members.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// The place of a scope.
+    pub(super) fn scope(&self, scope: &str) -> Option<u8> {
+        let at = self.scopes.iter().position(|known| known == scope)?;
+        u8::try_from(at).ok().filter(|at| *at < 64)
+    }
+
     /// One table.
     pub fn get(&self, id: TableId) -> Option<&Table> {
         self.list.get(id.0)

@@ -1,10 +1,13 @@
 //! The plan for reading a JSON body: a graph of nodes, compiled once, and what to record at each.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
-use super::content::{self, Kind};
+use super::{
+    content::{self, Kind},
+    names::Names,
+};
 
 /// The location of a member in a JSON document: the keys of nested objects, written `/model` or
 /// `/session/model` (RFC 6901, objects only).
@@ -34,6 +37,9 @@ pub enum PlanError {
     /// A member that contains text of the prompt is selected for another purpose.
     #[error("`{0}` holds text of the prompt, and is read for something else on this route")]
     PromptTaken(String),
+    /// The member is denied by the tables of a preset.
+    #[error("`{0}` is denied on this route")]
+    Denied(String),
     /// A location is malformed.
     #[error(transparent)]
     Pointer(#[from] PointerError),
@@ -66,13 +72,20 @@ impl Pointer {
     pub fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)
     }
+
+    /// Its keys.
+    pub(super) fn keys(&self) -> &[String] {
+        &self.0
+    }
 }
 
 /// The kind of a number that limits what a request costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cap {
-    /// The number of tokens to generate, under any of its names.
+    /// The number of tokens to generate, under any of the names that bound an answer.
     Tokens,
+    /// The number of tokens to generate that does not bound an answer: a minimum, or tokens to think with.
+    MoreTokens,
     /// The number of answers to return (`n`).
     Choices,
     /// The number of answers to generate and choose from (`best_of`).
@@ -107,17 +120,21 @@ pub(super) enum Expect {
     /// A string, null, or a list of strings and nulls.
     Texts(Text),
     /// An integer or null.
-    Cap(Cap, &'static str),
+    Cap(Cap, Arc<str>),
+    /// A boolean, null, or an integer of at most this value.
+    AtMost(u64),
     /// A forbidden member, whose presence is recorded.
     Field(String),
-    /// A prompt, or a list of prompts.
-    Prompts,
+    /// A member that is forbidden unless it is null, whose place is recorded.
+    Denied,
+    /// A prompt, or a list of prompts. `conversation`: a list of objects is one prompt.
+    Prompts { conversation: bool },
     /// A list or null.
     List,
     /// The declaration of one tool.
     Tool,
-    /// The type of a content part.
-    Part,
+    /// The type of a content part. `strict`: an unknown type hides text.
+    Part { strict: bool },
     /// A media object, or a list of them; strings are references.
     Media(Kind),
     /// A string that names what the server fetches or opens.
@@ -130,6 +147,8 @@ pub(super) enum TextRole {
     None,
     /// Strings at the node are text of the prompt.
     Text,
+    /// Strings at the node are text of the prompt, and so are the names of members; numbers are not.
+    Free,
     /// Any value at the node replaces text and cannot be read.
     Opaque,
 }
@@ -145,24 +164,57 @@ pub(super) enum Unnamed {
     Forbid,
 }
 
+/// A member of a source: an object whose `data` are text or a medium, as the members beside them say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceKey {
+    Type,
+    MediaType,
+    Data,
+}
+
 /// A node of the graph: a value of the document.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) expect: Expect,
-    pub(super) keys: Vec<(String, usize)>,
+    pub(super) keys: Names,
     pub(super) element: Option<usize>,
     pub(super) unnamed: Unnamed,
     pub(super) text_role: TextRole,
+    /// The place whose members an object here has. Left out: this one.
+    pub(super) object: Option<usize>,
+    /// The scope that a value here needs, by its place in `Tables::scopes`.
+    pub(super) scope: Option<u8>,
+    /// What a value here, or each of a list, is counted as.
+    pub(super) part: Option<Kind>,
+    /// Whether a string here is fetched or opened by the server.
+    pub(super) reference: bool,
+    /// The place whose names are the values that a string or a boolean here may have.
+    pub(super) values: Option<usize>,
+    /// What a string here says of the source that it is in.
+    pub(super) source: Option<SourceKey>,
+    /// Of an object: whether it is described by a table, is a tool, is a source.
+    pub(super) table: bool,
+    pub(super) tool: bool,
+    pub(super) has_source: bool,
 }
 
 impl Node {
-    fn of(expect: Expect) -> Self {
+    pub(super) fn of(expect: Expect) -> Self {
         Self {
             expect,
-            keys: Vec::new(),
+            keys: Names::default(),
             element: None,
             unnamed: Unnamed::Skip,
             text_role: TextRole::None,
+            object: None,
+            scope: None,
+            part: None,
+            reference: false,
+            values: None,
+            source: None,
+            table: false,
+            tool: false,
+            has_source: false,
         }
     }
 
@@ -180,7 +232,7 @@ impl Node {
 /// The compiled graph. Its first node is the document.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     /// JSON-RPC: the document is a message or a list of messages.
     pub(super) rpc: bool,
     /// The maximum number of bytes of prompt text to collect.
@@ -218,8 +270,36 @@ const TOKENS: [&str; 11] = [
 const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
 const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
 /// The members that contain a prompt or a list of prompts.
-const PROMPTS: [&str; 8] =
-    ["prompt", "input", "inputs", "text", "texts", "input_ids", "documents", "queries"];
+const PROMPTS: [&str; 18] = [
+    "prompt",
+    "input",
+    "inputs",
+    "text",
+    "texts",
+    "text_input",
+    "input_ids",
+    "documents",
+    "queries",
+    "items",
+    "questions",
+    "instances",
+    "infer_requests",
+    "text_1",
+    "text_2",
+    "data_1",
+    "data_2",
+    "prompt_token_ids",
+];
+
+/// Whether a number of tokens under this name bounds an answer.
+pub(super) fn bounds_answer(name: &str) -> bool {
+    TOKENS.iter().any(|place| place.rsplit('/').next() == Some(name))
+}
+
+/// The names of capped numbers at the top of a document.
+pub fn cap_names() -> impl Iterator<Item = &'static str> {
+    cap_fields().map(|(_, name)| name)
+}
 
 /// Returns the numbers of [`Plan::caps`] that are at the top of a document: a form has them as
 /// fields.
@@ -238,17 +318,15 @@ impl Plan {
         self.nodes.get(at)
     }
 
-    fn add(&mut self, node: Node) -> usize {
+    pub(super) fn add(&mut self, node: Node) -> usize {
         self.nodes.push(node);
         self.nodes.len() - 1
     }
 
     /// Returns the node of the member `key` of the node `at`, created if it does not exist.
     fn below(&mut self, at: usize, key: &str, expect: Expect) -> usize {
-        if let Some((_, known)) =
-            self.nodes.get(at).and_then(|node| node.keys.iter().find(|(name, _)| name == key))
-        {
-            return *known;
+        if let Some(known) = self.nodes.get(at).and_then(|node| node.keys.get(key)) {
+            return known;
         }
         let lists = expect == Expect::Container { lists: true };
         let new = self.add(Node::of(expect));
@@ -256,7 +334,7 @@ impl Plan {
             node.element = Some(new);
         }
         if let Some(node) = self.nodes.get_mut(at) {
-            node.keys.push((key.to_owned(), new));
+            node.keys.set(key, new);
         }
         new
     }
@@ -318,11 +396,11 @@ impl Plan {
         {
             for place in places {
                 let name = place.rsplit('/').next().unwrap_or(place);
-                self.put(&place.parse()?, Expect::Cap(cap, name), true)?;
+                self.put(&place.parse()?, Expect::Cap(cap, name.into()), true)?;
             }
         }
         for key in PROMPTS {
-            self.below(0, key, Expect::Prompts);
+            self.below(0, key, Expect::Prompts { conversation: key == "input" });
         }
         Ok(())
     }
@@ -353,7 +431,8 @@ impl Plan {
         self.below(tool, "name", Expect::Text(Text::Tool));
         self.below(tool, "type", Expect::Text(Text::ToolType));
         if let Some(node) = self.nodes.get_mut(tool) {
-            node.keys.push(("function".into(), function));
+            node.keys.set("function", function);
+            node.keys.set("custom", function);
         }
         let mut list = Node::of(Expect::List);
         list.element = Some(tool);
@@ -369,14 +448,14 @@ impl Plan {
             (choice, "tools", list),
             (choice, "allowed_tools", allowed),
             (choice, "function", function),
+            (choice, "custom", function),
             (0, "tools", list),
             (0, "functions", functions),
             (0, "tool_choice", choice),
             (0, "function_call", function),
         ] {
             if let Some(node) = self.nodes.get_mut(at) {
-                node.keys.retain(|(name, _)| name != key);
-                node.keys.push((key.into(), place));
+                node.keys.set(key, place);
             }
         }
     }
@@ -399,40 +478,74 @@ impl Plan {
     /// A member that contains text and is selected for another purpose.
     pub fn prompt_text(&mut self, limit: usize) -> Result<(), PlanError> {
         self.prompt_text_limit = limit;
-        let mut node = self
-            .region
-            .and_then(|region| self.nodes.get(region))
-            .cloned()
-            .unwrap_or_else(|| Node::of(Expect::Any));
+        let region = self.region.and_then(|region| self.nodes.get(region)).cloned();
+        let skip = self.add(Node::of(Expect::Any));
+        let mut node = region.unwrap_or_else(|| {
+            // Where media are not looked at, they are no text either.
+            let mut node = Node::of(Expect::Any);
+            for (key, _) in content::KEYS {
+                node.keys.set(key, skip);
+            }
+            node
+        });
+        node.keys.set("role", skip);
+        // Whatever a part has besides its text and its media may be printed by a template.
+        let schema = self.add(Node { text_role: TextRole::Free, ..Node::of(Expect::Any) });
+        let mut free = node.clone();
+        for key in content::SKIPPED {
+            free.keys.set(key, schema);
+        }
+        free.text_role = TextRole::Free;
+        let free = self.add(free);
+        for place in [schema, free] {
+            if let Some(node) = self.nodes.get_mut(place) {
+                node.unnamed = Unnamed::Read(place);
+                node.element = Some(place);
+            }
+        }
+        let part = self.add(Node::of(Expect::Part { strict: true }));
+        let source = self.source(free);
+        for key in content::SKIPPED {
+            node.keys.set(key, if key == "logprobs" { skip } else { schema });
+        }
+        node.keys.set("type", part);
+        node.keys.set("source", source);
         node.text_role = TextRole::Text;
+        node.unnamed = Unnamed::Read(free);
         let text = self.add(node);
         self.mark_text_members(text, text);
         for (key, role) in content::TEXTS
             .iter()
             .map(|key| (*key, TextRole::Text))
+            .chain(content::FREE_TEXTS.map(|key| (key, TextRole::Free)))
             .chain(content::UNREADABLE.map(|key| (key, TextRole::Opaque)))
         {
             let root = self.nodes.first();
-            let known = root
-                .and_then(|root| root.keys.iter().find(|(name, _)| name == key))
-                .map(|(_, place)| *place);
+            let known = root.and_then(|root| root.keys.get(key));
             let Some(place) = known else {
                 // Where only named members are allowed, this one is forbidden.
                 if root.is_some_and(|root| root.unnamed != Unnamed::Forbid) {
-                    let place = if role == TextRole::Text {
-                        text
-                    } else {
-                        self.add(Node { text_role: role, ..Node::of(Expect::Any) })
+                    let place = match role {
+                        TextRole::Text => text,
+                        TextRole::Free => schema,
+                        _ => self.add(Node { text_role: role, ..Node::of(Expect::Any) }),
                     };
                     if let Some(root) = self.nodes.first_mut() {
-                        root.keys.push((key.to_owned(), place));
+                        root.keys.set(key, place);
                     }
                 }
                 continue;
             };
             match self.nodes.get_mut(place) {
-                Some(Node { expect: Expect::Field(_), .. }) => {}
-                Some(node) if matches!(node.expect, Expect::Any | Expect::Prompts) => {
+                Some(Node { expect: Expect::Field(_) | Expect::Denied, .. }) => {}
+                // Tools are read for their names as well; the rest of them is text.
+                Some(node) if role == TextRole::Free && node.is_plain() => {
+                    if let Some(root) = self.nodes.first_mut() {
+                        root.keys.set(key, schema);
+                    }
+                }
+                Some(_) if role == TextRole::Free => self.mark_free_text(place, schema),
+                Some(node) if matches!(node.expect, Expect::Any | Expect::Prompts { .. }) => {
                     node.text_role = role;
                     if role == TextRole::Text {
                         self.mark_text_members(place, text);
@@ -446,42 +559,84 @@ impl Plan {
         Ok(())
     }
 
+    /// An object whose `data` are text or a medium, as its `type` says.
+    fn source(&mut self, free: usize) -> usize {
+        let mut keys = Names::default();
+        for (key, source) in [
+            ("type", SourceKey::Type),
+            ("media_type", SourceKey::MediaType),
+            ("data", SourceKey::Data),
+        ] {
+            keys.set(key, self.add(Node { source: Some(source), ..Node::of(Expect::Any) }));
+        }
+        keys.set("url", self.add(Node::of(Expect::Reference)));
+        self.add(Node {
+            keys,
+            has_source: true,
+            unnamed: Unnamed::Read(free),
+            ..Node::of(Expect::Any)
+        })
+    }
+
+    /// Members below `place` that are not read for something else are text.
+    fn mark_free_text(&mut self, place: usize, free: usize) {
+        let mut todo = vec![place];
+        let mut done = Vec::new();
+        while let Some(at) = todo.pop() {
+            if done.contains(&at) {
+                continue;
+            }
+            done.push(at);
+            let Some(node) = self.nodes.get_mut(at) else { continue };
+            if node.text_role == TextRole::None {
+                node.text_role = TextRole::Free;
+            }
+            if node.unnamed == Unnamed::Skip
+                && matches!(node.expect, Expect::Any | Expect::Tool | Expect::Container { .. })
+            {
+                node.unnamed = Unnamed::Read(free);
+            }
+            todo.extend(node.element);
+            todo.extend(node.keys.iter().map(|(_, place)| place));
+        }
+    }
+
     /// Reads elements and members of the node `place` that contain text with the node `text`.
     fn mark_text_members(&mut self, place: usize, text: usize) {
         let Some(node) = self.nodes.get_mut(place) else { return };
         node.element = Some(text);
         for key in content::TEXT_KEYS {
-            node.keys.retain(|(name, _)| name != key);
-            node.keys.push((key.to_owned(), text));
+            node.keys.set(key, text);
         }
     }
 
     /// Counts content parts by kind and inspects their references. Must be called after the other
     /// methods: every member that the plan does not name is searched.
     pub fn content(&mut self) {
-        let metadata = self
-            .nodes
-            .first()
-            .and_then(|root| root.keys.iter().find(|(key, _)| key == "metadata"))
-            .map(|(_, at)| *at);
+        let metadata = self.nodes.first().and_then(|root| root.keys.get("metadata"));
         let named: Vec<usize> = (0..self.nodes.len()).collect();
         let region = self.add(Node::of(Expect::Any));
         let reference = self.add(Node::of(Expect::Reference));
         let skip = self.add(Node::of(Expect::Any));
-        let part = self.add(Node::of(Expect::Part));
-        let mut keys = vec![("type".to_owned(), part), ("url".to_owned(), reference)];
-        keys.extend(content::SKIPPED.iter().map(|key| ((*key).to_owned(), skip)));
+        let part = self.add(Node::of(Expect::Part { strict: false }));
+        let mut keys = Names::default();
+        keys.set("type", part);
+        keys.set("url", reference);
+        for key in content::SKIPPED {
+            keys.set(key, skip);
+        }
+        let mut media_keys = Vec::new();
         for (key, kind) in content::KEYS {
             let mut media = Node::of(Expect::Media(kind));
-            media.keys = ["url", "path", "file_url"]
-                .iter()
-                .map(|key| ((*key).to_owned(), reference))
-                .collect();
+            for key in ["url", "path", "file_url"] {
+                media.keys.set(key, reference);
+            }
             let place = self.add(media);
             if let Some(node) = self.nodes.get_mut(place) {
                 node.element = Some(place);
             }
-            keys.push((key.to_owned(), place));
+            keys.set(key, place);
+            media_keys.push((key, place));
         }
         self.region = Some(region);
         if let Some(node) = self.nodes.get_mut(region) {
@@ -490,28 +645,14 @@ impl Plan {
             node.keys.clone_from(&keys);
         }
         let open = self.nodes.first().is_some_and(|root| root.unnamed != Unnamed::Forbid);
-        let schemas = content::SCHEMAS.iter().map(|key| ((*key).to_owned(), skip));
-        let media = keys
-            .iter()
-            .filter(|(key, _)| content::KEYS.iter().any(|(name, _)| name == key))
-            .cloned();
-        for (key, place) in schemas.chain(media) {
-            let known = self
-                .nodes
-                .first()
-                .and_then(|root| root.keys.iter().position(|(name, _)| *name == key));
-            let plain = |at: &usize| self.nodes.get(*at).is_some_and(Node::is_plain);
-            let replace = known.is_some_and(|at| {
-                self.nodes
-                    .first()
-                    .and_then(|root| root.keys.get(at))
-                    .is_some_and(|(_, place)| plain(place))
-            });
-            let Some(root) = self.nodes.first_mut() else { return };
-            match known {
-                Some(at) if replace => drop(root.keys.get_mut(at).map(|slot| slot.1 = place)),
-                None if open => root.keys.push((key, place)),
-                _ => {}
+        for (key, place) in content::SCHEMAS.map(|key| (key, skip)).into_iter().chain(media_keys) {
+            let known = self.nodes.first().and_then(|root| root.keys.get(key));
+            let replace = match known {
+                Some(known) => self.nodes.get(known).is_some_and(Node::is_plain),
+                None => open,
+            };
+            if replace && let Some(root) = self.nodes.first_mut() {
+                root.keys.set(key, place);
             }
         }
         for at in named {
@@ -522,7 +663,9 @@ impl Plan {
                 {
                     node.unnamed = Unnamed::Read(region)
                 }
-                Expect::Prompts | Expect::Any if node.keys.is_empty() && node.element.is_none() => {
+                Expect::Prompts { .. } | Expect::Any
+                    if node.keys.is_empty() && node.element.is_none() =>
+                {
                     node.unnamed = Unnamed::Read(region);
                     node.element = Some(region);
                     node.keys.clone_from(&keys);

@@ -16,6 +16,7 @@ pub(super) struct Scanner<'a> {
 }
 
 /// The text between the quotes of a string.
+#[derive(Clone)]
 pub(super) struct RawString<'a> {
     pub(super) inner: &'a str,
     escaped: bool,
@@ -97,6 +98,11 @@ impl<'a> Scanner<'a> {
 
     pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
+    }
+
+    /// What is not read yet.
+    pub(super) fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
     }
 
     pub(super) fn at_end(&self) -> bool {

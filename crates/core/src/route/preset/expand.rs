@@ -6,16 +6,20 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{AUDIO, BodyKind, MULTIMODAL, ModelPlace, Preset, PresetRoute};
+use super::{
+    BodyKind, ModelPlace, Preset, PresetRoute,
+    members::{Catalog, MemberFile, MembersError, allow},
+};
 use crate::{
     config::{Errors, Path},
     limit::rate::RateLimit,
+    request::body::Opened,
     route::{MatchConfig, OnOutage, RouteConfig},
     rule::{
         category::CategoryRuleConfig,
         condition::ConditionConfig,
-        content::RaiseConfig,
         fields::{CapsConfig, FieldsConfig, Media},
+        member::RouteMembers,
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
     },
@@ -33,7 +37,8 @@ pub struct PresetConfig {
     /// The hosts of the server.
     #[serde(rename = "match", default)]
     pub matches: PresetMatchConfig,
-    /// Closed groups of routes to open, such as `stored-responses`. Default: none.
+    /// Closed groups of routes and members to open, such as `stored-responses` and `server-tools`.
+    /// Default: none.
     #[serde(default)]
     pub open: Vec<String>,
     /// Scopes that each of its routes requires besides its own. Default: none.
@@ -46,10 +51,9 @@ pub struct PresetConfig {
     /// Scopes for single models. Default: a client that may use a route may use every model it
     /// reaches.
     pub model: Option<PresetModelConfig>,
-    /// Members of the body that the preset denies on `infer:*` routes and that clients may send
-    /// nevertheless. Default: none.
+    /// Exceptions from the preset's tables of members.
     #[serde(default)]
-    pub allow_fields: Vec<String>,
+    pub fields: PresetFieldsConfig,
     /// The references that content parts of a body may contain. Default `inline`: a server that
     /// fetches URLs for its clients reaches hosts that they cannot, and some servers read `file://`
     /// paths.
@@ -59,16 +63,16 @@ pub struct PresetConfig {
     /// cannot use `model`, because not every route has one.
     #[serde(default)]
     pub conditions: Vec<ConditionConfig>,
-    /// The scope for each tool that a request to an `infer:*` route with a JSON body declares or
-    /// chooses, such as `tool:{name}`. Default: tools are not checked.
+    /// The scope for each tool that a JSON body declares or chooses, such as `tool:{name}`. Default: tools
+    /// are not checked.
     pub tools: Option<String>,
     /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
     /// with every challenge of routes that are not public (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
-    /// The permitted categories of prompts on `infer:*` routes with a JSON body. Default: prompts
-    /// are not classified.
+    /// The permitted categories of prompts, on every route that reads prompts. A form declares its
+    /// category in a header. Default: prompts are not classified.
     pub categories: Option<CategoryRuleConfig>,
-    /// Upper limits for one request to an `infer:*` route with a JSON body.
+    /// Upper limits for one request, on every route that reads a JSON body or a form of clients.
     pub caps: Option<CapsConfig>,
     /// The names of the `limits` that count requests of its routes. Public routes are not counted,
     /// and a limit by model counts routes with a model only.
@@ -88,6 +92,31 @@ pub struct PresetConfig {
 
 fn inline() -> Media {
     Media::Inline
+}
+
+/// `fields` of an entry with `preset`: exceptions from the preset's tables of members.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PresetFieldsConfig {
+    /// Members that clients may send although the preset denies them or does not list them, as a denial
+    /// names them: `priority`, `structured_outputs.regex`, `tools[].type=mcp`, or `?model` for a parameter
+    /// of the query. Each is open wherever the same kind of object is read. Default: none.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Whether members that the preset does not list pass. Default `deny`.
+    #[serde(default)]
+    pub unknown: UnknownMembers,
+}
+
+/// `fields.unknown` of an entry with `preset`: the decision on members that the preset does not list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownMembers {
+    /// They are denied with their name.
+    #[default]
+    Deny,
+    /// They pass. Types and other values that the preset lists stay denied unless they are listed.
+    Pass,
 }
 
 /// `match` of an entry with `preset`.
@@ -118,7 +147,10 @@ pub(in crate::route) fn expand<'a>(
     path: &Path,
     errors: &mut Errors,
 ) -> Vec<RouteConfig> {
-    check_keys(config, preset, path, errors);
+    let Some((catalog, file)) = errors.take(&path.key("preset"), catalog_of(&preset.name)) else {
+        return Vec::new();
+    };
+    let opened = check_keys(config, preset, catalog, file, path, errors);
     let mut expanded = Vec::new();
     for route in &preset.routes {
         let Some(model) = model_rule(route, preset, config) else { continue };
@@ -126,6 +158,20 @@ pub(in crate::route) fn expand<'a>(
             config.rename_scopes.get(scope).cloned().unwrap_or_else(|| scope.to_owned())
         };
         for listed in &route.paths {
+            let tables = route.methods.iter().find_map(|method| file.find(method, listed));
+            let members = tables.map(|tables| RouteMembers {
+                tables: catalog.tables(),
+                json: tables.json,
+                form: tables.form,
+                query: tables.query,
+                prefix: tables.prefix.clone(),
+                any_body: route.body == BodyKind::Any,
+                opened: opened.clone(),
+                scopes: catalog.tables().scopes().iter().map(|scope| renamed(scope)).collect(),
+            });
+            let json = tables.is_some_and(|tables| tables.json.is_some());
+            let form = tables.is_some_and(|tables| tables.form.is_some());
+            let reads = json || form;
             let limits = config.limits.iter().filter(|name| {
                 // An unknown name is kept, so that it is reported with the other errors.
                 !route.public
@@ -147,14 +193,16 @@ pub(in crate::route) fn expand<'a>(
                 public: route.public,
                 scopes: (!route.public).then_some(ScopeRule::All(scopes)),
                 model: model.clone(),
-                caps: config.caps.clone().filter(|_| route.is_inference()),
-                fields: route.is_inference().then(|| fields(preset, config)),
-                raise: route.is_raised().then(|| RaiseConfig {
-                    multimodal: Some(renamed(MULTIMODAL)),
-                    audio: Some(renamed(AUDIO)),
-                }),
-                tools: config.tools.clone().filter(|_| route.is_inference()),
-                categories: config.categories.clone().filter(|_| route.is_inference()),
+                caps: config.caps.clone().filter(|_| reads),
+                fields: (reads && config.media == Media::Inline)
+                    .then(|| FieldsConfig { media: config.media, ..FieldsConfig::default() }),
+                members,
+                raise: None,
+                tools: config.tools.clone().filter(|_| json),
+                categories: config
+                    .categories
+                    .clone()
+                    .filter(|categories| json || (form && categories.reads_forms())),
                 conditions: if route.public { Vec::new() } else { config.conditions.clone() },
                 mcp: None,
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
@@ -168,19 +216,10 @@ pub(in crate::route) fn expand<'a>(
     expanded
 }
 
-/// Returns the rules for the members of an inference request's body.
-fn fields(preset: &Preset, config: &PresetConfig) -> FieldsConfig {
-    let closed = preset
-        .closed_fields
-        .iter()
-        .filter(|(group, _)| !config.open.contains(group))
-        .flat_map(|(_, fields)| fields);
-    let denied = preset
-        .deny_fields
-        .iter()
-        .chain(closed)
-        .filter(|field| !config.allow_fields.contains(field));
-    FieldsConfig { deny: denied.cloned().collect(), allow: None, media: config.media }
+/// Returns the tables of a preset.
+fn catalog_of(preset: &str) -> Result<(&'static Catalog, &'static MemberFile), MembersError> {
+    let catalog = Catalog::load()?;
+    Ok((catalog, catalog.file(preset)?))
 }
 
 /// Returns the model rule of a route, if it has one; `None` if the route is denied.
@@ -196,9 +235,7 @@ fn model_rule(
     }
     let scope = config.model.as_ref().and_then(|model| model.scope.clone());
     let default = config.model.as_ref().and_then(|model| model.default.clone());
-    let fields =
-        if route.body == BodyKind::Json { preset.adapter_fields.clone() } else { Vec::new() };
-    let adapters = Some(AdaptersConfig { separator: preset.adapter_separator, fields });
+    let adapters = Some(AdaptersConfig { separator: preset.adapter_separator, fields: Vec::new() });
     match &route.model {
         ModelPlace::None => Some(None),
         // A path always names its model.
@@ -221,20 +258,31 @@ fn model_rule(
     }
 }
 
-/// Checks that the keys of an entry name groups, members and scopes of the preset.
-fn check_keys(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut Errors) {
+/// Checks that the keys of an entry name groups, members and scopes of the preset, and returns what
+/// it opens.
+fn check_keys(
+    config: &PresetConfig,
+    preset: &Preset,
+    catalog: &Catalog,
+    file: &MemberFile,
+    path: &Path,
+    errors: &mut Errors,
+) -> Opened {
     let known =
         |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
     let scope = config.model.as_ref().and_then(|model| model.scope.as_ref());
+    let mut groups = preset.closed();
+    groups
+        .extend(catalog.groups(file).into_iter().filter(|group| !preset.closed().contains(group)));
     for (index, group) in config.open.iter().enumerate() {
         let at = path.key("open").index(index);
-        if !preset.closed().contains(&group.as_str()) {
+        if !groups.contains(&group.as_str()) {
             errors.push(
                 &at,
                 format!(
                     "`{}` has no closed routes `{group}`; it has: {}",
                     preset.name,
-                    known(preset.closed())
+                    known(groups.clone())
                 ),
             );
         }
@@ -249,39 +297,30 @@ fn check_keys(config: &PresetConfig, preset: &Preset, path: &Path, errors: &mut 
             );
         }
     }
-    let denied: Vec<&str> = preset
-        .deny_fields
-        .iter()
-        .chain(preset.closed_fields.values().flatten())
-        .map(String::as_str)
-        .collect();
-    for (index, field) in config
-        .allow_fields
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| !denied.contains(&field.as_str()))
-    {
-        let at = path.key("allow_fields").index(index);
-        errors.push(
-            &at,
-            format!(
-                "`{}` does not deny `{field}`; it denies: {}",
-                preset.name,
-                known(denied.clone())
-            ),
-        );
+    let mut opened = Opened {
+        groups: config.open.clone(),
+        unknown_pass: config.fields.unknown == UnknownMembers::Pass,
+        ..Opened::default()
+    };
+    for (index, entry) in config.fields.allow.iter().enumerate() {
+        let at = path.key("fields").key("allow").index(index);
+        opened.members.extend(errors.take(&at, allow(catalog, file, entry)).unwrap_or_default());
     }
+    let mut scopes = preset.scopes();
+    let raised = catalog.tables().scopes().iter().map(String::as_str);
+    scopes.extend(raised.filter(|scope| !preset.scopes().contains(scope)));
     for scope in config.rename_scopes.keys() {
-        if !preset.scopes().contains(&scope.as_str()) {
+        if !scopes.contains(&scope.as_str()) {
             let at = path.key("rename_scopes").key(scope);
             errors.push(
                 &at,
                 format!(
                     "`{}` has no scope `{scope}`; it has: {}",
                     preset.name,
-                    known(preset.scopes())
+                    known(scopes.clone())
                 ),
             );
         }
     }
+    opened
 }

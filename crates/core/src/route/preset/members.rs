@@ -1,11 +1,13 @@
 //! The members of requests that a preset's server reads, each with a class: `presets/members/*.yaml`.
 
+mod allow;
 mod catalog;
 mod compile;
 mod table;
 
 use std::sync::LazyLock;
 
+pub(super) use self::allow::allow;
 pub use self::catalog::{Catalog, MemberFile, MemberHeader, MemberRoute, MembersError};
 
 /// Each file's name and its text: the public APIs that presets start from, then the presets.

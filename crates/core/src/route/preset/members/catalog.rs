@@ -1,10 +1,10 @@
 //! The tables of members, and the routes that use them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::request::body::members::{TableId, Tables};
+use crate::request::body::members::{Class, TableId, Tables};
 
 /// Why the tables cannot be used, which a test keeps from happening.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -78,6 +78,35 @@ impl Catalog {
             .iter()
             .filter(move |(name, _)| name.split_once('/').is_some_and(|(home, _)| home == file))
             .map(|(_, id)| *id)
+    }
+
+    /// The tables that the requests of a file's routes reach.
+    pub fn reachable(&self, file: &MemberFile) -> BTreeSet<TableId> {
+        let roots = file.routes.iter().flat_map(|route| [route.json, route.form, route.query]);
+        let mut todo: Vec<TableId> = roots.flatten().collect();
+        let mut found = BTreeSet::new();
+        while let Some(id) = todo.pop() {
+            if found.insert(id)
+                && let Some(table) = self.tables.get(id)
+            {
+                let members = table.members.values();
+                todo.extend(members.flat_map(|member| [member.of, member.values]).flatten());
+            }
+        }
+        found
+    }
+
+    /// The groups that `open` may name for members of a file's routes.
+    pub fn groups(&self, file: &MemberFile) -> BTreeSet<&str> {
+        let tables = self.reachable(file);
+        let members = tables.iter().filter_map(|id| self.tables.get(*id));
+        members
+            .flat_map(|table| table.members.values())
+            .filter_map(|member| match &member.class {
+                Class::Denied(group) => group.as_deref(),
+                _ => None,
+            })
+            .collect()
     }
 
     /// One file.

@@ -54,6 +54,13 @@ pub(super) fn compile(sources: &[(&str, &str)]) -> Result<Catalog, MembersError>
             members: builder.resolve(name, DEPTH)?,
         });
     }
+    for member in tables.list.iter().flat_map(|table| table.members.values()) {
+        if let Class::Scoped(scope, _) = &member.class
+            && !tables.scopes.contains(scope)
+        {
+            tables.scopes.push(scope.clone());
+        }
+    }
     for name in SEARCHED {
         let members = builder.resolve(name, DEPTH)?;
         for (member, spec) in members {
