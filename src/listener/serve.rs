@@ -22,6 +22,7 @@ use super::{
     stream::{Peer, Stream},
     tls::Tls,
 };
+use crate::error_text::describe;
 
 /// Any error, as hyper and tower return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -83,7 +84,9 @@ async fn connection(
         None => Either::Left(socket),
         Some(tls) => match tls.accept(socket).await {
             Ok(stream) => Either::Right(Box::new(stream)),
-            Err(error) => return debug!(?peer, %error, "TLS handshake failed"),
+            Err(error) => {
+                return debug!(?peer, error = describe(&error), "TLS handshake failed");
+            }
         },
     };
     if let Err(error) = handler.handle(stream, peer, lifetime).await {

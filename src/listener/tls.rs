@@ -26,6 +26,7 @@ use tracing::warn;
 
 pub use self::error::{TlsError, TlsProblem};
 use super::{Limits, config::TlsConfig, stream::Socket};
+use crate::tls_roots;
 
 /// The TLS side of a listener. Clones share the certificates; a clone reloads them for all.
 #[derive(Debug, Clone)]
@@ -103,14 +104,16 @@ impl TlsFiles {
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = Arc::new(self.authorities(path)?);
+                let roots = tls_roots::load(Some(path))
+                    .map_err(|error| self.error("client_ca", TlsProblem::Authorities(error)))?;
+                let roots = Arc::new(roots);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
                 builder.with_client_cert_verifier(verifier.map_err(|error| {
                     self.error("client_ca", TlsProblem::Verifier { path: path.clone(), error })
                 })?)
             }
         };
-        let chain = self.certificates("cert", cert)?;
+        let chain = self.certificates(cert)?;
         let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
             self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
         })?;
@@ -120,13 +123,9 @@ impl TlsFiles {
         Ok(server)
     }
 
-    fn certificates(
-        &self,
-        field: &str,
-        path: &Path,
-    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let wrong =
-            |error| self.error(field, TlsProblem::of_pem(path.to_owned(), "certificate", error));
+            |error| self.error("cert", TlsProblem::of_pem(path.to_owned(), "certificate", error));
         let chain: Vec<_> = CertificateDer::pem_file_iter(path)
             .map_err(wrong)?
             .collect::<Result<_, _>>()
@@ -135,16 +134,6 @@ impl TlsFiles {
             return Err(wrong(pem::Error::NoItemsFound));
         }
         Ok(chain)
-    }
-
-    fn authorities(&self, path: &Path) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in self.certificates("client_ca", path)? {
-            roots.add(certificate).map_err(|error| {
-                self.error("client_ca", TlsProblem::Authority { path: path.to_owned(), error })
-            })?;
-        }
-        Ok(roots)
     }
 
     /// Logs an expired certificate. It is served all the same: some clients do not verify it, and

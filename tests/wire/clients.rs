@@ -1,5 +1,4 @@
-//! Clients: one that speaks gRPC as bytes, so that it can also speak it wrongly, and one generated
-//! from Envoy's own files.
+//! A client that sends gRPC as bytes, valid or not.
 
 use std::pin::Pin;
 
@@ -36,7 +35,7 @@ pub(crate) async fn http2(stream: impl Stream + Unpin + 'static) -> Http2 {
     client
 }
 
-/// A request with a body of `length` bytes, which Envoy would send as `raw_body`, ready to be sent.
+/// A framed request with a body of `length` bytes in `raw_body`.
 pub(crate) fn message(length: usize) -> Bytes {
     use auth::attribute_context::{HttpRequest, Request};
     let http = HttpRequest { raw_body: vec![b'x'; length], ..Default::default() };
@@ -57,7 +56,7 @@ pub(crate) fn framed(flag: u8, message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// What came back: the verdict, or the gRPC status of a call that failed.
+/// The answer to a call: the verdict, or the gRPC status of a failed call.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Answer {
     Verdict(i32, String),

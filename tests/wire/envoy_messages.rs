@@ -1,5 +1,5 @@
-//! Our messages against the crate `envoy-types`, which is generated from Envoy's own files: same
-//! bytes, both ways.
+//! Our messages against the crate `envoy-types`, which is generated from Envoy's own files: equal
+//! bytes in both directions.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use tollgate::proto::envoy::r#type::v3 as our_kind;
 use tollgate::proto::google::rpc as our_rpc;
 use tollgate_core::request::RawBody;
 
-/// Bytes that no string can hold.
+/// Bytes that are not UTF-8.
 const BINARY: &[u8] = b"\x00\xff\xfe{\"model\": 1}\xc3\x28";
 
 fn read<M: Message + Default>(message: &impl Message) -> M {
@@ -40,7 +40,7 @@ fn socket(address: &str, port: core::socket_address::PortSpecifier) -> core::Add
     }
 }
 
-/// A request with every field set that Envoy has, known to us or not.
+/// A request in which every field of Envoy is set, used by us or not.
 fn request() -> auth::CheckRequest {
     use auth::attribute_context::{HttpRequest, Peer, Request, TlsSession};
     let line = |key: &str, value: &str, raw: &[u8]| core::HeaderValue {
@@ -201,7 +201,7 @@ fn a_request_of_ours_is_read_by_envoy() {
 }
 
 #[test]
-fn a_named_port_and_an_internal_address_are_no_address_of_ours() {
+fn a_named_port_and_an_internal_address_are_not_read() {
     use ours::attribute_context::Peer;
     let peer =
         |address| auth::attribute_context::Peer { address: Some(address), ..Default::default() };
@@ -330,8 +330,7 @@ fn the_statuses_have_the_numbers_of_http() {
     }
 }
 
-/// What makes a body of 16 MiB cost 16 MiB: it is a slice of the message, in whichever of the two
-/// fields it comes.
+/// A body of 16 MiB costs 16 MiB, because it is a slice of the message, in either field.
 #[test]
 fn bodies_are_not_copied() {
     let mut request = request();

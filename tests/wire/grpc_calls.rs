@@ -1,4 +1,4 @@
-//! Checks over real connections, with the client of `envoy-types` and with bytes of our own.
+//! gRPC calls over real connections, with the client of `envoy-types` and with raw bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn gated() -> (Checks, Arc<Gate>) {
 }
 
 #[tokio::test]
-async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
+async fn a_check_and_a_health_check_over_tcp_and_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = Address::Unix(dir.path().join("authz.sock"));
     for address in ["127.0.0.1:0".parse().unwrap(), socket] {
@@ -63,10 +63,10 @@ async fn a_check_and_a_health_question_over_tcp_and_over_a_unix_socket() {
         assert_eq!(status.message, "5");
 
         let mut health = HealthClient::new(channel);
-        let question = |length| HealthCheckRequest { service: "x".repeat(length) };
-        assert_eq!(health.check(question(0)).await.unwrap().into_inner().status, 1, "serving");
-        assert_eq!(health.check(question(1000)).await.unwrap_err().code(), tonic::Code::NotFound);
-        assert_eq!(health.check(question(5000)).await.unwrap_err().code(), tonic::Code::OutOfRange);
+        let request = |length| HealthCheckRequest { service: "x".repeat(length) };
+        assert_eq!(health.check(request(0)).await.unwrap().into_inner().status, 1, "serving");
+        assert_eq!(health.check(request(1000)).await.unwrap_err().code(), tonic::Code::NotFound);
+        assert_eq!(health.check(request(5000)).await.unwrap_err().code(), tonic::Code::OutOfRange);
 
         server.stop.cancel();
         server.task.await.unwrap();
@@ -92,7 +92,7 @@ async fn the_largest_body_passes_and_one_that_is_larger_is_denied() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_check_does_not_reach_one_or_reaches_it_empty() {
+async fn a_call_that_is_not_a_check_fails_or_is_denied() {
     let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
     let mut client = http2(connect(&server.address).await.unwrap()).await;
     let good = message(10);
@@ -126,9 +126,8 @@ fn headers(count: usize) -> Vec<u8> {
     auth::CheckRequest { attributes: Some(attributes) }.encode_to_vec()
 }
 
-/// Calls in one batch, some of which wait for the rest of their message, and one that panics among
-/// them.
-async fn together() {
+/// Calls in one batch: some wait for the rest of their message, and one panics.
+async fn calls_in_one_batch() {
     let checks = Checks { panics_at: Some(13), ..Checks::default() };
     let server = Wanted::default().grpc(checks, budget(MIB, 64 * MIB)).await;
     let client = http2(connect(&server.address).await.unwrap()).await;
@@ -155,20 +154,20 @@ async fn together() {
 }
 
 #[tokio::test]
-async fn calls_that_come_together_are_answered_on_one_core() {
-    together().await;
+async fn calls_in_one_batch_are_answered_on_one_core() {
+    calls_in_one_batch().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_come_together_are_answered_on_several_cores() {
-    together().await;
+async fn calls_in_one_batch_are_answered_on_several_cores() {
+    calls_in_one_batch().await;
 }
 
-/// A refusal resets its stream while the peer is still sending. h2 can take what arrives afterwards
-/// for errors of the peer, and ends a connection after 1024 of them, with the checks of everybody
-/// else on it.
+/// A refusal resets its stream while the peer is still sending. h2 may count the frames that arrive
+/// afterwards as errors of the peer, and closes a connection after 1024 of them, with all other
+/// checks on it.
 #[tokio::test]
-async fn refusals_leave_the_connection_and_the_checks_on_it_alone() {
+async fn refusals_do_not_end_the_connection_or_its_other_checks() {
     let (checks, gate) = gated();
     let server = Wanted::default().grpc(checks, budget(256 << 10, 128 * MIB)).await;
     let client = http2(connect(&server.address).await.unwrap()).await;
@@ -193,7 +192,7 @@ async fn refusals_leave_the_connection_and_the_checks_on_it_alone() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_gives_its_bytes_back() {
+async fn a_cancelled_call_returns_its_bytes() {
     let (checks, gate) = gated();
     let budget = budget(MIB, 4 * MIB);
     let server = Wanted::default().grpc(checks, budget.clone()).await;
@@ -209,7 +208,7 @@ async fn a_call_that_is_cancelled_gives_its_bytes_back() {
     }
 }
 
-/// A server with one check in progress that was just told to stop.
+/// A server that is stopping, with one check in progress.
 async fn stopping(
     drain: Duration,
 ) -> (Running, Arc<Gate>, tokio::task::JoinHandle<Result<Answer, hyper::Error>>) {
@@ -221,7 +220,7 @@ async fn stopping(
     server.stop.cancel();
     let deadline = Instant::now() + SOON;
     while connect(&server.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still listens");
+        assert!(Instant::now() < deadline, "the server still listens");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     (server, gate, waiting)
@@ -238,7 +237,7 @@ async fn a_check_in_progress_is_finished_before_the_server_ends() {
 }
 
 #[tokio::test]
-async fn a_check_that_does_not_end_is_cut_off_at_the_deadline() {
+async fn a_check_that_does_not_end_is_dropped_at_the_deadline() {
     let (server, _gate, waiting) = stopping(Duration::from_millis(100)).await;
     timeout(SOON, server.task).await.unwrap().unwrap();
     assert!(waiting.await.unwrap().is_err());

@@ -1,4 +1,4 @@
-//! Plain HTTP on a listener, and the limits every listener has.
+//! Plain HTTP on a listener, and the limits of listeners.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -30,7 +30,7 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
-/// Whether the server closes the connection, having sent nothing more.
+/// Returns whether the server closes the connection without sending more.
 async fn closes(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match timeout(SOON, stream.read_to_end(&mut rest)).await {
@@ -41,7 +41,7 @@ async fn closes(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn http_1_and_http_2_are_spoken_on_one_port() {
+async fn http_1_and_http_2_are_served_on_one_port() {
     let server = Wanted::default().http().await;
     let mut stream = tcp(&server).await;
     for _ in 0..2 {
@@ -78,7 +78,7 @@ async fn header_blocks_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_asks_is_closed() {
+async fn a_connection_without_a_request_is_closed() {
     let limits = Limits { first_request_timeout: Duration::from_millis(50), ..Default::default() };
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let rows: [(&str, &[u8]); 4] = [
@@ -135,7 +135,7 @@ async fn a_connection_beyond_the_limit_is_closed_at_once() {
     assert!(ask(&mut first, GET).await.contains("200"));
     assert!(ask(&mut second, GET).await.contains("200"));
     assert!(closes(&mut tcp(&server).await).await);
-    assert!(ask(&mut first, GET).await.contains("200"), "the others stay");
+    assert!(ask(&mut first, GET).await.contains("200"), "the other connections are kept");
 
     drop(second);
     let served = async {
@@ -146,11 +146,11 @@ async fn a_connection_beyond_the_limit_is_closed_at_once() {
             }
         }
     };
-    assert!(timeout(SOON, served).await.is_ok(), "a place that was given back is used");
+    assert!(timeout(SOON, served).await.is_ok(), "a returned permit is used");
 }
 
 #[tokio::test]
-async fn a_silent_connection_does_not_hold_up_the_end() {
+async fn a_silent_connection_does_not_delay_the_end() {
     let server = Wanted::default().http().await;
     let (_silent, mut used) = (tcp(&server).await, tcp(&server).await);
     assert!(ask(&mut used, GET).await.contains("200"));
@@ -159,8 +159,8 @@ async fn a_silent_connection_does_not_hold_up_the_end() {
     assert!(closes(&mut used).await);
 }
 
-/// The system has no file descriptor left for the next connection: that must cost neither a core
-/// nor the server.
+/// The process has no file descriptor left for the next connection. It must not use a core to wait
+/// for one, and must serve again when there is one.
 #[tokio::test]
 async fn running_out_of_file_descriptors_is_survived() {
     let dir = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ async fn running_out_of_file_descriptors_is_survived() {
 #[tokio::test]
 #[ignore = "the child of running_out_of_file_descriptors_is_survived"]
 async fn few_files() {
-    // Without it nobody is the parent: all ignored tests are being run.
+    // Without the variable there is no parent: all ignored tests are run.
     let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }.http().await;
     super::message_memory::parent_is_gone().await;

@@ -1,5 +1,5 @@
-//! What many clients with large messages cost a server that bounds them: measured in a process of
-//! its own, without the clients.
+//! The memory that a server uses for many clients with large messages, measured in a separate
+//! process, without the clients.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(crate) struct Child(std::process::Child);
 
 impl Child {
     pub(crate) async fn spawn(mut command: Command, socket: &Path) -> Self {
-        // It ends when its standard input does, so it never outlives this process.
+        // The child ends with its standard input, so it never outlives this process.
         let mut child = Self(command.stdin(Stdio::piped()).spawn().unwrap());
         let deadline = Instant::now() + SOON;
         while connect(&Address::Unix(socket.to_owned())).await.is_err() {
@@ -38,14 +38,14 @@ impl Child {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
     }
 
-    /// The most memory it ever had resident, in bytes.
+    /// The largest resident memory of the child, in bytes.
     fn peak(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// CPU time it has used, in hundredths of a second (`proc_pid_stat(5)`, fields 14 and 15).
+    /// The CPU time of the child, in hundredths of a second (`proc_pid_stat(5)`, fields 14 and 15).
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = self.proc("stat");
         let after_name = stat.rsplit_once(") ").unwrap().1;
@@ -65,9 +65,9 @@ pub(crate) async fn parent_is_gone() {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
-/// Forty clients send 16 MiB each, all at once, to a server that may hold 32 MiB: some are let in,
-/// the rest are told that there is no room, and the server's memory grows by the budget and by one
-/// HTTP/2 window for each connection, not by 640 MiB.
+/// Forty clients send 16 MiB each, all at once, to a server with a budget of 32 MiB: some are
+/// accepted, the others are refused, and the server's memory grows by the budget and by one HTTP/2
+/// window for each connection, not by 640 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     let dir = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
     }
     let grown = child.peak() - before;
     let windows = CLIENTS * (256 << 10);
-    // What an allocator keeps and a runtime needs, for this many connections.
+    // The memory of the allocator and the runtime for these connections.
     let slack = 8 * MIB;
     assert!(allowed >= 1 && refused >= CLIENTS / 2, "{allowed} allowed, {refused} refused");
     assert!(grown <= IN_FLIGHT + windows + slack, "the server grew by {} KiB", grown >> 10);
@@ -112,14 +112,14 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the child of large_messages_of_many_clients_stay_within_the_stated_bound"]
 async fn bounded() {
-    // Without it nobody is the parent: all ignored tests are being run.
+    // Without the variable there is no parent: all ignored tests are run.
     let Some(path) = std::env::var_os("TOLLGATE_TEST_SOCKET") else { return };
     let gate = std::sync::Arc::new(Gate::default());
     let checks = Checks { gate: Some(gate.clone()), ..Checks::default() };
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }
         .grpc(checks, budget(BODY, IN_FLIGHT))
         .await;
-    // Each message is held for a while, as a check holds it while it waits for a store.
+    // Each message is charged for a while, as in a check that waits for its store.
     let open = async {
         loop {
             gate.entered.notified().await;

@@ -1,4 +1,4 @@
-//! Servers under test.
+//! The servers under test.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use tollgate::proto::google::rpc;
 use tollgate_core::request::RawBody;
 use tollgate_grpc_unary::{FramedMessage, RequestBody, Services, Status, UnaryMethod};
 
-/// Longer than anything here takes on a busy machine.
+/// A deadline for all waits, long enough for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// A server that runs until it is told to stop.
+/// A server that runs until it is stopped.
 pub(crate) struct Running {
     pub(crate) address: Address,
     pub(crate) tls: Option<Tls>,
@@ -34,7 +34,7 @@ pub(crate) struct Running {
     pub(crate) task: JoinHandle<()>,
 }
 
-/// What a test wants of its listener.
+/// The settings of a test's listener.
 pub(crate) struct Wanted {
     pub(crate) address: Address,
     pub(crate) limits: Limits,
@@ -60,7 +60,7 @@ impl Wanted {
         Listener::bind_with("listen.test", &config, protocol, self.limits.clone()).await.unwrap()
     }
 
-    /// The gRPC services.
+    /// Starts the gRPC services.
     pub(crate) async fn grpc(self, checks: Checks, budget: InFlight) -> Running {
         let listener = self.bind(Protocol::Grpc).await;
         let (_, health) = health();
@@ -69,14 +69,14 @@ impl Wanted {
         run(listener, |listener, stop| serve_grpc(listener, services, stop, self.drain))
     }
 
-    /// An HTTP service that says who asked.
+    /// Starts an HTTP service that answers with its peer.
     pub(crate) async fn http(self) -> Running {
-        async fn who(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
             let peer = request.extensions().get::<Peer>();
             Ok(Response::new(format!("{:?} {peer:?}", request.version()).into()))
         }
         let listener = self.bind(Protocol::Http).await;
-        let service = hyper::service::service_fn(who);
+        let service = hyper::service::service_fn(answer);
         run(listener, |listener, stop| serve(listener, service, stop, self.drain))
     }
 }
@@ -94,11 +94,11 @@ where
     }
 }
 
-/// Checks that end when they are told to, or at once; the answer tells what arrived.
+/// Checks that end when their gate opens, or at once. The answer is the length of the body.
 #[derive(Clone, Default)]
 pub(crate) struct Checks {
     pub(crate) gate: Option<Arc<Gate>>,
-    /// A body of so many bytes is too much for this one.
+    /// The length of a body at which the check panics.
     pub(crate) panics_at: Option<usize>,
 }
 
@@ -114,10 +114,7 @@ impl Checks {
             RawBody::Whole(bytes) => bytes.len(),
             _ => 0,
         });
-        assert!(
-            body.is_none() || body != self.panics_at,
-            "a call that panics, as this test wants it"
-        );
+        assert!(body.is_none() || body != self.panics_at, "a panic that this test causes");
         if let Some(gate) = &self.gate {
             gate.entered.notify_one();
             gate.open.notified().await;

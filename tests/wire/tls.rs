@@ -22,7 +22,7 @@ use tollgate::listener::{
 use super::clients::{CHECK, call, http2, message};
 use super::servers::{Checks, Running, SOON, Wanted, budget};
 
-/// A certification authority.
+/// A certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 struct Pair {
@@ -81,8 +81,8 @@ impl Files {
     }
 }
 
-/// Shakes hands as a client that trusts `authority`. The first byte tells whether the server did
-/// too: in TLS 1.3 a client is done before its certificate is looked at.
+/// Connects as a client that trusts `authority`. Only the first byte shows whether the server
+/// accepted the client: in TLS 1.3 a client is done before its certificate is verified.
 async fn connect(
     server: &Running,
     authority: &Authority,
@@ -129,7 +129,7 @@ async fn ask(
 const OK: &str = "HTTP/1.1 200 OK";
 
 #[tokio::test]
-async fn what_is_spoken_is_agreed_on_in_the_handshake() {
+async fn the_protocol_is_negotiated_in_the_handshake() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
     let http = files.wanted().http().await;
@@ -154,7 +154,7 @@ async fn what_is_spoken_is_agreed_on_in_the_handshake() {
 }
 
 #[tokio::test]
-async fn with_client_ca_only_its_clients_are_served() {
+async fn with_client_ca_only_clients_of_that_authority_are_served() {
     let (authority, other) = (Authority::new(), Authority::new());
     let files = Files::new(&authority.issue("tollgate.test"));
     files.trust(&authority);
@@ -203,16 +203,11 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
             "-----BEGIN CERTIFICATE-----\nMA==\n",
             "cert: the PEM in `CERT` is damaged: a section has no -----END line",
         ),
-        (
-            "ca.pem",
-            "",
-            "client_ca: `CA` contains no certificate in PEM, which begins with a line such as \
-             -----BEGIN CERTIFICATE-----",
-        ),
+        ("ca.pem", "", "client_ca: `CA` holds no certificate in PEM"),
         (
             "ca.pem",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "client_ca: `CA` contains a certificate that cannot be used as an authority: ",
+            "client_ca: `CA` holds a certificate that cannot be used as an authority: ",
         ),
     ];
     for (file, content, expected) in bad {
@@ -234,11 +229,14 @@ async fn a_reload_changes_new_connections_and_a_bad_one_changes_nothing() {
     assert_eq!(ask(&server, &old, Some(&old_client)).await.unwrap(), OK, "not reloaded yet");
     tls.reload().unwrap();
     assert_eq!(ask(&server, &new, Some(&new_client)).await.unwrap(), OK);
-    assert!(ask(&server, &new, Some(&old_client)).await.is_err(), "the old authority is gone");
+    assert!(
+        ask(&server, &new, Some(&old_client)).await.is_err(),
+        "the old authority is not trusted any more"
+    );
 }
 
 #[tokio::test]
-async fn a_handshake_that_stalls_ends_and_holds_up_no_other() {
+async fn a_stalled_handshake_ends_and_delays_no_other() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
     let limits = Limits {
@@ -258,7 +256,7 @@ async fn a_handshake_that_stalls_ends_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn files_that_do_not_load_stop_the_start() {
+async fn files_that_cannot_be_used_stop_the_start() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue("tollgate.test"));
     let mut config = ListenerConfig::new("127.0.0.1:0".parse().unwrap());

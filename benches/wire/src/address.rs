@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-/// How long the other side may take for the first bytes.
+/// The time for the first bytes of the other side.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -60,7 +60,7 @@ impl Address {
 }
 
 impl Stream {
-    /// From now on nothing waits.
+    /// Makes all reads and writes nonblocking.
     pub(crate) fn nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nonblocking(true),

@@ -1,4 +1,4 @@
-//! The dear parts of a check alone: a signature, a script in Redis.
+//! The expensive parts of a check alone: a signature, a script in Redis.
 
 use std::{hint::black_box, path::PathBuf, time::Instant};
 
@@ -53,14 +53,15 @@ impl Verify {
     }
 }
 
-/// Run one call again and again, with other keys each time, through one connection of redis-rs.
+/// Repeat one call with different keys, through one connection of redis-rs.
 #[derive(Debug, Args)]
 pub(crate) struct Evalsha {
     /// `redis+unix:///path` or `redis://host:port`.
     #[arg(long)]
     url: String,
-    /// The call, as a JSON list of its words, a character for each byte, the command's name first. In keys (words that start with
-    /// `{`), the last eight characters are replaced by a number that changes.
+    /// The call, as a JSON list of its words, a character for each byte, the command's name first.
+    /// In keys (words that start with `{`), the last eight characters are replaced by a number that
+    /// changes.
     #[arg(long)]
     call: String,
     #[arg(long, default_value_t = 64)]
@@ -69,7 +70,7 @@ pub(crate) struct Evalsha {
     distinct: usize,
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Redis, whose CPU time is counted.
+    /// The process of Redis, whose CPU time is counted.
     #[arg(long)]
     watch: u32,
 }
@@ -119,7 +120,11 @@ impl Evalsha {
         let client = each(process::of_this_thread()?, before.1);
         println!(
             "{}",
-            json!({ "rps": f64::from(total) / seconds, "redis_cpu_us": redis, "client_cpu_us": client })
+            json!({
+                "rps": f64::from(total) / seconds,
+                "redis_cpu_us": redis,
+                "client_cpu_us": client,
+            })
         );
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The load: one thread, all connections, no waiting for anything but the sockets and the next moment to send.
+//! The load: one thread for all connections, which waits for the sockets and for the next time to
+//! send only.
 
 use std::{
     num::NonZeroU64,
@@ -18,10 +19,10 @@ use crate::{
     verdict::{Tally, Verdict},
 };
 
-/// Nothing at all for so long is a failure of the server.
+/// The time without any answer after which the server has failed.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// How much is sent, and how.
+/// The options of a load.
 #[derive(Debug, Args)]
 pub(crate) struct Load {
     /// `host:port` or `unix:/path`.
@@ -32,20 +33,20 @@ pub(crate) struct Load {
     /// Requests in flight, on all connections together.
     #[arg(long, default_value_t = 64)]
     pub(crate) in_flight: usize,
-    /// Requests a second, evenly, whatever the answers do; latency counts from the moment a request was due. Left out: the next one
-    /// is sent when an answer has come.
+    /// Requests a second, at an even rate that does not depend on the answers. Latency counts from
+    /// the time at which a request was due. By default the next request is sent after an answer.
     #[arg(long)]
     rate: Option<f64>,
-    /// Seconds before anything is recorded.
+    /// Seconds before recording starts.
     #[arg(long, default_value_t = 0.3)]
     warm: f64,
-    /// Seconds that are recorded.
+    /// Seconds of recording.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Send so many and end, whatever the time.
+    /// End after this number of requests, instead of after a time.
     #[arg(long)]
     requests: Option<u64>,
-    /// What every answer has to be: `ok`, or the status of a denial.
+    /// The expected answer: `ok`, or the status of a denial.
     #[arg(long, default_value = "ok")]
     expect: Verdict,
     /// Processes whose CPU time is counted, by process id.
@@ -53,29 +54,29 @@ pub(crate) struct Load {
     watch: Vec<u32>,
 }
 
-/// A connection that speaks some protocol.
+/// A connection of one protocol.
 pub(crate) trait Connection: AsFd {
-    /// How many more requests it takes now.
+    /// Returns how many more requests can be sent now.
     fn room(&self) -> usize;
-    /// Puts a request into what is to be written. `started` comes back with its answer.
+    /// Appends a request to the output. Its answer is reported with `started`.
     fn send(&mut self, source: &mut Source, started: u64) -> anyhow::Result<()>;
-    /// Writes what the socket takes.
+    /// Writes output until the socket is full.
     fn write(&mut self) -> anyhow::Result<()>;
-    /// Whether something is left to be written.
+    /// Returns whether output is left.
     fn unwritten(&self) -> bool;
-    /// Reads what has come, and calls `answer` for each answer with when its request started.
+    /// Reads input, and calls `answer` for each answer with the start of its request.
     fn read(&mut self, answer: &mut dyn FnMut(Verdict, u64)) -> anyhow::Result<()>;
 }
 
 impl Load {
-    /// Runs the load and returns what was measured.
+    /// Runs the load and returns the measured values.
     pub(crate) fn run<C: Connection>(
         &self,
         mut connections: Vec<C>,
         mut source: Source,
         once: bool,
     ) -> anyhow::Result<Value> {
-        // Timers are 50 us late by default.
+        // The kernel delays timers by 50 us by default.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).context("timer slack")?;
         let limit = match (self.requests, once) {
             (Some(requests), _) => Some(requests),
@@ -98,7 +99,7 @@ impl Load {
         let ended = loop {
             let at = now();
             let spent = limit.is_some_and(|limit| tally.all >= limit);
-            // With a limit, a twentieth of it warms up.
+            // With a limit, the first twentieth of it is not recorded.
             let warmed = limit.map_or(at >= warm, |limit| tally.all >= limit / 20);
             if began.is_none() && warmed {
                 tally.recording = true;
@@ -152,7 +153,7 @@ impl Load {
                 bail!("no answer for {} s, with {in_flight} requests in flight", SILENCE.as_secs());
             }
         };
-        let (began, before) = began.context("it ended before anything was recorded")?;
+        let (began, before) = began.context("the load ended before recording started")?;
         let after = self.used()?;
         tally.check()?;
         ensure!(tally.recorded() > 0, "no answer was recorded");
@@ -174,7 +175,7 @@ impl Load {
         Ok(found)
     }
 
-    /// What every watched process has used, then this thread.
+    /// Returns the CPU time of every watched process, then of this thread.
     fn used(&self) -> anyhow::Result<Vec<u64>> {
         self.watch
             .iter()

@@ -1,6 +1,7 @@
-//! gRPC in raw HTTP/2 frames (RFC 9113), so that asking costs less than answering. As Envoy does it, the headers of every request
-//! but the first are ten bytes, indices into the table that the first has filled (RFC 7541). Headers of answers are not decoded:
-//! what counts is in the message.
+//! gRPC in raw HTTP/2 frames (RFC 9113), so that a request costs less than its answer. As with
+//! Envoy, the headers of each request but the first are ten bytes: indices into the table that the
+//! first request fills (RFC 7541). Headers of answers are not decoded, because the result is in the
+//! message.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -32,24 +33,24 @@ const END_HEADERS: u8 = 4;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// The largest payload a peer takes unless it says otherwise.
+/// The largest payload of a frame by default.
 const FRAME: usize = 16384;
-/// Streams that are remembered: a power of two, above what may be in flight.
+/// Slots for streams: a power of two, above the number in flight.
 const SLOTS: usize = 4096;
-/// Bytes of answers after which the connection's window is opened again.
+/// Bytes of answers after which the connection's window is extended.
 const REOPEN: u32 = 1 << 28;
 
-/// Ask a check server.
+/// Send checks over gRPC.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     load: Load,
     #[command(flatten)]
     which: Which,
-    /// Bytes of the chat in the body, about; 0 for none.
+    /// The approximate size of the chat in the body, in bytes; 0 for no body.
     #[arg(long, default_value_t = 0)]
     body: usize,
-    /// How the client's headers are packed.
+    /// The encoding of the client's headers.
     #[arg(long, value_enum, default_value = "raw")]
     headers: Packing,
 }
@@ -77,13 +78,13 @@ impl Check {
     }
 }
 
-/// A stream that waits for its answer.
+/// A stream without an answer yet.
 #[derive(Debug, Default)]
 struct Waiting {
     open: bool,
     started: u64,
     verdict: Option<Verdict>,
-    /// The first part of a message that came in more than one frame.
+    /// The first part of a message in several frames.
     part: Vec<u8>,
 }
 
@@ -97,14 +98,14 @@ struct Http2 {
     in_flight: usize,
     most: usize,
     next_id: u32,
-    /// What the peer takes now, in all and of a new stream.
+    /// The windows of the peer: of the connection, and of a new stream.
     window: i64,
     stream_window: i64,
     consumed: u32,
 }
 
 impl Http2 {
-    /// A connection that takes `most` requests at a time.
+    /// Connects, for at most `most` requests at a time.
     fn connect(stream: Stream, most: usize) -> anyhow::Result<Self> {
         let mut this = Self {
             stream,
@@ -127,7 +128,7 @@ impl Http2 {
         this.frame(4, WINDOW_UPDATE, 0, 0);
         this.out.extend_from_slice(&(1u32 << 30).to_be_bytes());
         this.write()?;
-        // The peer's settings come first, and are needed: the read blocks until they are there.
+        // The peer's settings are needed, so the read blocks until they arrive.
         let streams = this.most;
         this.most = 0;
         while this.most == 0 {
@@ -153,7 +154,7 @@ impl Http2 {
         self.out.extend_from_slice(&stream.to_be_bytes());
     }
 
-    /// The request's headers: the first time in full and to be remembered, then as indices.
+    /// Writes the headers of a request: the first time in full, for the table, then as indices.
     fn headers(&mut self, id: u32) {
         const NAMED: [(&str, &str); 6] = [
             ("te", "trailers"),
@@ -163,7 +164,8 @@ impl Http2 {
             ("x-forwarded-for", "10.4.5.6"),
             ("x-envoy-expected-rq-timeout-ms", "2000"),
         ];
-        // Index of the oldest of the eight entries that the first request adds; 61 are there from the start.
+        // Index of the oldest of the eight entries that the first request adds, after 61 static
+        // ones.
         const OLDEST: u8 = 61 + 8;
         let mut block = vec![0x83, 0x86]; // :method POST, :scheme http
         if id == 1 {
@@ -181,14 +183,14 @@ impl Http2 {
                 literal(&mut block, value);
             }
         } else {
-            // The newest entry is 62, the first one written the largest.
+            // The newest entry has index 62, the oldest the largest index.
             block.extend((62..=OLDEST).rev().map(|index| 0x80 | index));
         }
         self.frame(block.len(), HEADERS, END_HEADERS, id);
         self.out.extend_from_slice(&block);
     }
 
-    /// Handles every whole frame that was read, and keeps the rest. Says whether there was any.
+    /// Handles every whole frame that was read, and keeps the rest. Returns whether there was one.
     fn frames(&mut self, answer: &mut dyn FnMut(Verdict, u64)) -> anyhow::Result<bool> {
         let input = std::mem::take(&mut self.input);
         let mut at = 0;
@@ -235,7 +237,7 @@ impl Http2 {
             }
             HEADERS if flags & END_STREAM != 0 => self.end(stream, answer),
             RST_STREAM if self.waiting.get(slot(stream)).is_some_and(|waiting| waiting.open) => {
-                // After a whole answer it only says that the request was not read to its end.
+                // After a whole answer a reset means that the request was not read to its end.
                 self.end(stream, answer);
             }
             SETTINGS if flags & ACK == 0 => {
@@ -298,13 +300,14 @@ fn slot(stream: u32) -> usize {
     (stream as usize >> 1) % SLOTS
 }
 
-/// A gRPC message, when all of it is there.
+/// Returns a gRPC message when it is complete.
 fn whole(bytes: &[u8]) -> Option<&[u8]> {
     let &[_, a, b, c, d] = bytes.first_chunk()?;
     bytes.get(5..5 + u32::from_be_bytes([a, b, c, d]) as usize)
 }
 
-/// What a `CheckResponse` says: `status.code` (1.1), and for a denial `denied_response.status.code` (2.1.1).
+/// Returns the result in a `CheckResponse`: `status.code` (1.1), and for a denial
+/// `denied_response.status.code` (2.1.1).
 fn judge(message: &[u8]) -> Verdict {
     let code = |path: &[u64]| {
         let (last, outer) = path.split_last()?;
@@ -326,7 +329,7 @@ enum Field<'a> {
     Other,
 }
 
-/// Takes the first field off a message.
+/// Removes the first field from a message.
 fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
     let key = varint(message)?;
     let mut skip = |count: usize| {
@@ -391,7 +394,7 @@ impl AsFd for Http2 {
 impl Connection for Http2 {
     fn room(&self) -> usize {
         let taken = self.waiting.get(slot(self.next_id)).is_none_or(|waiting| waiting.open);
-        // The window is looked at with the largest message in mind: what does not fit waits for the peer.
+        // A request is sent only when the window fits the largest message.
         if taken || self.window < i64::try_from(FRAME).unwrap_or(0) {
             0
         } else {
@@ -480,13 +483,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_only_for_what_it_says() {
+    fn an_answer_is_judged_by_its_fields() {
         let ok = || Some(HttpResponse::OkResponse(OkHttpResponse::default()));
         assert_eq!(judge(&response(Some(0), ok())), Verdict::Ok);
         assert_eq!(judge(&response(Some(0), None)), Verdict::Ok);
         assert_eq!(judge(&response(Some(16), Some(denied(401)))), Verdict::Denied(401));
         assert_eq!(judge(&response(Some(7), Some(denied(429)))), Verdict::Denied(429));
-        // An empty answer means allow to Envoy, and would be a fault of the server.
+        // Envoy treats an empty answer as allow, so it is a fault of the server.
         assert_eq!(judge(&response(None, None)), Verdict::Failed);
         assert_eq!(judge(&response(Some(7), ok())), Verdict::Failed);
     }

@@ -1,4 +1,5 @@
-//! Latencies in buckets that are at most 1/64 wide: exact enough for percentiles, and constant in size.
+//! Latencies in buckets of at most 1/64 of their value: precise enough for percentiles, and of
+//! constant size.
 
 /// Sub-buckets of each power of two.
 const FINE: u32 = 6;
@@ -24,7 +25,7 @@ impl Histogram {
         self.max = self.max.max(nanos);
     }
 
-    /// The value, in microseconds, that this part of all is not above.
+    /// Returns the value in microseconds below which this part of all values is.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         #[expect(
             clippy::cast_precision_loss,
@@ -43,7 +44,7 @@ impl Histogram {
         micros(self.max)
     }
 
-    /// The largest, in microseconds.
+    /// Returns the largest value in microseconds.
     pub(crate) fn max(&self) -> f64 {
         micros(self.max)
     }
@@ -61,7 +62,7 @@ fn bucket(nanos: u64) -> usize {
     (u64::from(shift) << FINE) as usize + (nanos >> shift) as usize
 }
 
-/// The largest value of a bucket.
+/// Returns the largest value of a bucket.
 fn top(index: usize) -> u64 {
     let index = index as u64;
     let shift = (index >> FINE).saturating_sub(1);

@@ -15,7 +15,7 @@ use crate::{
     verdict::Verdict,
 };
 
-/// The answer's headers and body have to fit.
+/// The largest answer, headers and body.
 const ANSWER: usize = 1 << 16;
 
 /// Send requests.
@@ -29,13 +29,13 @@ pub(crate) struct Http {
     method: String,
     #[arg(long, default_value = "/v1/chat/completions")]
     path: String,
-    /// Bytes of the chat in the body, about; 0 for none.
+    /// The approximate size of the chat in the body, in bytes; 0 for no body.
     #[arg(long, default_value_t = 0)]
     body: usize,
 }
 
 impl Http {
-    /// Each connection holds one request, so there are as many as may be in flight.
+    /// Opens as many connections as there are requests in flight: each has one at a time.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let body = message::chat(self.body);
         let (method, path) = (&self.method, &self.path);
@@ -80,7 +80,7 @@ struct Http1 {
     started: Option<u64>,
 }
 
-/// The status and whole length of an answer, when all of it is there.
+/// Returns the status and the length of an answer when it is complete.
 fn answer(bytes: &[u8]) -> anyhow::Result<Option<u16>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(bytes.get(..end).unwrap_or_default())?;

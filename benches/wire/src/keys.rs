@@ -12,7 +12,7 @@ use tollgate_testkit::{KeyPair, KeyType, jwk_set};
 /// Makes the keys.
 #[derive(Debug, Args)]
 pub(crate) struct Keys {
-    /// The directory that they are written to.
+    /// The directory to which the keys are written.
     directory: PathBuf,
 }
 

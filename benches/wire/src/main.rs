@@ -1,5 +1,6 @@
-//! The parts of the benchmarks that have to be fast: the load, the servers Tollgate is compared with, and real tokens.
-//! `benches/*.py` start them, measure, and write `docs/benchmarks.md`.
+//! The parts of the benchmarks that have to be fast: the load, the servers that Tollgate is
+//! compared with, and real tokens. `benches/*.py` start them, measure, and write
+//! `docs/benchmarks.md`.
 
 mod address;
 mod bare;
@@ -26,11 +27,11 @@ enum Command {
     Keys(keys::Keys),
     /// Sign tokens with such keys, one a line.
     Tokens(tokens::Mint),
-    /// Serve checks as everybody writes them, tonic with envoy-types, and answer OK to everything.
+    /// Serve the stock no-op, tonic with envoy-types, which allows everything.
     Noop(noop::Noop),
-    /// Ask a check server as Envoy does, and print what was measured as one line of JSON.
+    /// Send checks as Envoy does, and print the measured values as one line of JSON.
     Check(grpc::Check),
-    /// Send requests over HTTP/1.1, and print what was measured as one line of JSON.
+    /// Send requests over HTTP/1.1, and print the measured values as one line of JSON.
     Http(http1::Http),
     /// Verify signatures and nothing else.
     Verify(bare::Verify),

@@ -1,4 +1,4 @@
-//! What is sent: one message with a hole in it, and the tokens that go there in turn.
+//! The messages: one template, into which the tokens are inserted in turn.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -21,33 +21,33 @@ use prost::Message as _;
 
 use crate::tokens;
 
-/// How signatures are made bad.
+/// The way in which signatures are made invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Spoil {
-    /// Another bad signature each time: no two tokens are alike.
+    /// A different invalid signature each time, so that no two tokens are equal.
     Distinct,
-    /// The same bad signature for the same token each time.
+    /// The same invalid signature for the same token.
     Repeated,
 }
 
-/// Which tokens are sent.
+/// The options for tokens.
 #[derive(Debug, Args)]
 pub(crate) struct Which {
     /// A file of tokens, sent in turn.
     #[arg(long)]
     tokens: PathBuf,
-    /// Take only the first so many.
+    /// Use only this number of tokens from the beginning.
     #[arg(long)]
     distinct: Option<usize>,
-    /// Send each token once; the measurement ends when there is none left.
+    /// Send each token once; the measurement ends after the last.
     #[arg(long)]
     pub(crate) once: bool,
-    /// Make their signatures bad.
+    /// Make the signatures invalid.
     #[arg(long, value_enum)]
     spoil: Option<Spoil>,
 }
 
-/// Messages without end, which differ in their token.
+/// An endless source of messages, which differ in their token.
 #[derive(Debug)]
 pub(crate) struct Source {
     before: Vec<u8>,
@@ -58,7 +58,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// `message` makes the message for a token.
+    /// Creates a source from a function that returns the message for a token.
     pub(crate) fn new(which: &Which, message: impl Fn(&str) -> Vec<u8>) -> anyhow::Result<Self> {
         let mut tokens = tokens::read(&which.tokens)?;
         if let Some(count) = which.distinct {
@@ -87,17 +87,17 @@ impl Source {
         })
     }
 
-    /// How many there are with different tokens.
+    /// Returns the number of messages with different tokens.
     pub(crate) fn distinct(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Bytes of one message.
+    /// Returns the size of one message in bytes.
     pub(crate) fn len(&self) -> usize {
         self.before.len() + self.tokens.first().map_or(0, String::len) + self.after.len()
     }
 
-    /// The next message.
+    /// Appends the next message.
     pub(crate) fn write(&mut self, into: &mut Vec<u8>) {
         let index = self.sent % self.tokens.len();
         self.sent += 1;
@@ -122,17 +122,17 @@ fn spoil(token: &mut [u8], mut number: usize) {
     }
 }
 
-/// How headers are packed: `encode_raw_headers` of Envoy's filter.
+/// The encoding of headers: `encode_raw_headers` of Envoy's filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Packing {
-    /// A list that keeps repeated headers and bytes, as the shipped Envoy configuration asks for.
+    /// A list with repeated headers and their bytes, as in the shipped Envoy configuration.
     Raw,
     /// A map of strings.
     Map,
 }
 
-/// A chat request, as Envoy 1.40 packs it with the shipped configuration (`noop --show` prints what it sends): 25 headers in the
-/// order in which they come, pseudo-headers included.
+/// Returns a chat request as Envoy 1.40 encodes it with the shipped configuration (`noop --show`
+/// prints what Envoy sends): 25 headers in their order, pseudo-headers included.
 pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> CheckRequest {
     let length = body.len().to_string();
     let authorization = format!("Bearer {token}");
@@ -211,7 +211,7 @@ fn peer(host: &str, port: u32) -> Peer {
     Peer { address, ..Peer::default() }
 }
 
-/// The message of gRPC: not compressed, its length, the bytes.
+/// Frames a message for gRPC: the flag for "not compressed", its length, the bytes.
 pub(crate) fn framed(check: &CheckRequest) -> Vec<u8> {
     let message = check.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
@@ -221,7 +221,7 @@ pub(crate) fn framed(check: &CheckRequest) -> Vec<u8> {
     framed
 }
 
-/// A chat request of about so many bytes, as clients send them; none for 0.
+/// Returns a chat request of about this number of bytes, as clients send them; none for 0.
 pub(crate) fn chat(bytes: usize) -> Vec<u8> {
     if bytes == 0 {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! The server everybody writes: tonic with envoy-types, added as a service, an OK to everything. One thread and the allocator that
-//! Tollgate uses, which is faster than tonic's defaults.
+//! The stock no-op: a check server of tonic with envoy-types that allows everything. It has one
+//! thread and Tollgate's allocator, which is faster than tonic's defaults.
 
 use std::sync::{
     Arc,
@@ -24,15 +24,15 @@ use tonic::{
 
 use crate::address::Address;
 
-/// As Tollgate: below it h2 has no limit, and hyper one of 200.
+/// The limit of Tollgate. The default of h2 is no limit, that of hyper is 200.
 const STREAMS: u32 = 1024;
 
-/// Serve.
+/// Serve the stock no-op.
 #[derive(Debug, Args)]
 pub(crate) struct Noop {
     #[arg(long)]
     listen: Address,
-    /// Print the first request that comes: what Envoy really sends.
+    /// Print the first request, to see what Envoy sends.
     #[arg(long)]
     show: bool,
 }

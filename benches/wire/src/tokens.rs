@@ -30,7 +30,7 @@ pub(crate) struct Mint {
     count: usize,
     #[arg(long, default_value = "https://auth.example.com")]
     issuer: String,
-    /// The file that they are written to.
+    /// The file to which the tokens are written.
     #[arg(long)]
     to: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! What an answer says, and what all of them said.
+//! The result of one answer, and the counts of all.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -6,28 +6,29 @@ use serde_json::{Value, json};
 
 use crate::histogram::Histogram;
 
-/// One answer.
+/// The result of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     /// Allowed, or HTTP 200.
     Ok,
     /// Denied with this HTTP status.
     Denied(u16),
-    /// No answer: a reset stream, a gRPC error, a message that cannot be read.
+    /// No result: a reset stream, a gRPC error, or a message that cannot be read.
     Failed,
 }
 
-/// What every answer has to be.
-impl FromStr for Verdict {
-    type Err = String;
+/// Text that is not a verdict.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither `ok` nor a status")]
+pub(crate) struct VerdictError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Verdict {
+    type Err = VerdictError;
+
+    fn from_str(text: &str) -> Result<Self, VerdictError> {
         match text {
             "ok" => Ok(Self::Ok),
-            code => code
-                .parse()
-                .map(Self::Denied)
-                .map_err(|_| format!("`{code}` is neither `ok` nor a status")),
+            code => code.parse().map(Self::Denied).map_err(|_| VerdictError(code.to_owned())),
         }
     }
 }
@@ -37,7 +38,7 @@ impl FromStr for Verdict {
 pub(crate) struct Tally {
     pub(crate) latencies: Histogram,
     counts: BTreeMap<Verdict, u64>,
-    /// Answers since the start, also those before anything is recorded.
+    /// Answers since the start, including those before recording started.
     pub(crate) all: u64,
     pub(crate) recording: bool,
     expected: Verdict,
@@ -61,12 +62,13 @@ impl Tally {
         }
     }
 
-    /// How many were recorded.
+    /// Returns the number of recorded answers.
     pub(crate) fn recorded(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// A measurement in which one answer was another than expected measured something else, warm-up included.
+    /// Fails when an answer was not the expected one, before recording included: the measurement is
+    /// then not about the expected path.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self.unexpected {
             Some(verdict) => anyhow::bail!(

@@ -1,5 +1,6 @@
-//! How often a hot check takes memory, counted: the server runs in this process with an allocator that counts, the load in another.
-//! Prints what it counted as one line of JSON, which `make bench` reads.
+//! The heap allocations of a hot check: the server runs in this process with an allocator that
+//! counts, the load in another process. Prints the counts as one line of JSON, which `make bench`
+//! reads.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::{alloc::System, path::Path, process::Command, sync::Arc};
@@ -10,7 +11,7 @@ use tollgate::{app::App, config, observe};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Everything from the first byte of a check to the last of its answer, in h2 too.
+/// The limit, from the first byte of a check to the last byte of its answer, h2 included.
 const MOST: f64 = 20.0;
 
 fn taken() -> usize {
@@ -23,7 +24,8 @@ fn tool(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// What one check takes: between two loads of different length, so that what a connection takes is not counted.
+/// Returns the allocations of one check: the difference of two loads of different length, so that
+/// those of a connection are not counted.
 fn each(directory: &Path, name: &str, policy: &str) -> f64 {
     let path = |name: &str| directory.join(name).display().to_string();
     let socket = path(&format!("{name}.sock"));
@@ -31,7 +33,7 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
         "listen: {{ grpc: 'unix:{socket}', ops: '127.0.0.1:0' }}\naudit: {{ to: 'file:/dev/null' }}\n"
     );
     let loaded = config::compile(&format!("{listen}{policy}"), &|_| None).expect("a configuration");
-    // One thread that serves, as with one core, until this side lets go of `over`.
+    // One thread serves, as with one core, until `over` is dropped.
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (over, is_over) = tokio::sync::oneshot::channel::<()>();
     let serving = std::thread::spawn(move || {
@@ -71,7 +73,7 @@ fn each(directory: &Path, name: &str, policy: &str) -> f64 {
 }
 
 #[test]
-fn a_hot_check_takes_memory_a_few_times_only() {
+fn a_hot_check_allocates_a_few_times_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     tool(&["keys", &path("keys")]);
@@ -96,5 +98,5 @@ limits: [{{ name: a, by: [subject], rate: 1000000/1s }}, {{ name: b, by: [subjec
     let public = each(directory.path(), "public", &format!("{route}    public: true\n"));
     let hot = each(directory.path(), "hot", &hot);
     println!("{{\"public\":{public:.1},\"hot\":{hot:.1}}}");
-    assert!(hot <= MOST, "a hot check takes memory {hot} times");
+    assert!(hot <= MOST, "a hot check allocates {hot} times");
 }

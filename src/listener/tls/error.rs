@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use rustls::{InconsistentKeys, pki_types::pem, server::VerifierBuilderError};
 
+use crate::{error_text::describe, tls_roots::RootsError};
+
 /// TLS files that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -77,7 +79,10 @@ pub enum TlsProblem {
         key: PathBuf,
     },
     /// The certificate or its key cannot be served.
-    #[error("cannot serve `{}` with the key in `{}`: {error}", .cert.display(), .key.display())]
+    #[error(
+        "cannot serve `{}` with the key in `{}`: {}",
+        .cert.display(), .key.display(), describe(.error)
+    )]
     Pair {
         /// The file of the certificate.
         cert: PathBuf,
@@ -86,14 +91,9 @@ pub enum TlsProblem {
         /// The error of rustls.
         error: rustls::Error,
     },
-    /// A certificate that cannot be used as an authority.
-    #[error("`{}` contains a certificate that cannot be used as an authority: {error}", .path.display())]
-    Authority {
-        /// The file of `client_ca`.
-        path: PathBuf,
-        /// The error of rustls.
-        error: rustls::Error,
-    },
+    /// Authorities that cannot be loaded.
+    #[error(transparent)]
+    Authorities(RootsError),
     /// Authorities that cannot verify clients.
     #[error("cannot verify clients with the authorities in `{}`: {error}", .path.display())]
     Verifier {
