@@ -5,7 +5,11 @@ mod grpc;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, check};
-use tollgate_core::{denial::Reason, snapshot::Snapshot};
+use tollgate_core::{
+    check::{NoHooks, Prepared, PreparedHead, prepare, prepare_head},
+    denial::Reason,
+    snapshot::Snapshot,
+};
 
 /// A row and the file that it comes from.
 pub(crate) struct Row {
@@ -80,6 +84,36 @@ fn every_row_has_its_expected_result() {
         failures.join("\n")
     );
     assert!(rows.len() >= 150, "the corpus has only {} rows", rows.len());
+}
+
+#[test]
+fn head_and_body_come_to_the_decision_of_the_whole() {
+    let files = files();
+    let mut needed = 0;
+    let rows = rows(&files);
+    for (Row { file, case }, snapshot) in &rows {
+        let decided = |prepared| {
+            let outcome = match prepared {
+                Prepared::Decided(outcome) => outcome,
+                Prepared::Pending(pending) => {
+                    case.store(snapshot).conclude(pending, case.now, case.outage)
+                }
+            };
+            let observed = Observed::of(&outcome, snapshot, "decision-1");
+            (outcome.evidence.stage, format!("{observed:?}"))
+        };
+        let whole = decided(prepare(snapshot, case.request.raw(), case.now, &mut NoHooks));
+        let (head, body) = case.request.raw().split();
+        let parts = decided(match prepare_head(snapshot, head, case.now, &mut NoHooks) {
+            PreparedHead::Complete(prepared) => prepared,
+            PreparedHead::NeedsBody(head) => {
+                needed += 1;
+                head.with_body(body, &mut NoHooks)
+            }
+        });
+        assert_eq!(whole, parts, "{file}: {}", case.name);
+    }
+    assert!(needed > 50 && needed < rows.len() - 50, "{needed} of {} need the body", rows.len());
 }
 
 /// The part of an answer that contains the token of the request. No answer may contain it.

@@ -56,7 +56,7 @@ pub struct Failure {
 /// A decision with its evidence.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The answer.
+    /// The decision itself.
     pub decision: Decision,
     /// The facts that the answer rests on, for the audit line, the metrics and the headers.
     pub evidence: Evidence,
@@ -115,9 +115,9 @@ impl Outcome {
 /// The form of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// `{"error":{"message","type","param","code"}}`
+    /// OpenAI's form: `{"error":{"message","type","param","code"}}`.
     OpenAi,
-    /// `{"type":"error","error":{"type","message"}}`, on `/v1/messages`
+    /// Anthropic's form, on `/v1/messages`: `{"type":"error","error":{"type","message"}}`.
     Anthropic,
 }
 

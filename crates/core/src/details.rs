@@ -14,7 +14,7 @@ pub struct Details {
 /// A request as the rules see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalizedRequest {
-    /// The method.
+    /// The HTTP method.
     pub method: String,
     /// The host: lower case, without port and trailing dot.
     pub host: String,

@@ -31,7 +31,7 @@ impl CredentialKind {
 
 /// A marker that one set of keys owns: equal to its clones and to nothing else.
 ///
-/// Whatever was verified with the keys holds a clone, so that the marker of a later set is never
+/// Every result of a verification with the keys has a clone, so that the marker of a later set is never
 /// equal to it.
 #[derive(Clone, Debug, Default)]
 pub struct Generation(Arc<()>);
@@ -108,15 +108,15 @@ pub struct Identity<'a> {
     pub kind: CredentialKind,
     /// The issuer; empty where the credential names none.
     pub issuer: Arc<str>,
-    /// The subject.
+    /// The subject of the credential.
     pub subject: &'a str,
-    /// The tenant.
+    /// The tenant of the subject.
     pub tenant: Option<&'a str>,
     /// The client that the credential was issued to.
     pub client: Option<&'a str>,
-    /// The scopes.
+    /// The scopes that were granted.
     pub scopes: &'a [String],
-    /// The roles.
+    /// The roles of the subject.
     pub roles: &'a [String],
     /// The claims that conditions read.
     pub claims: Claims,
@@ -216,7 +216,7 @@ impl Principal {
         &self.issuer
     }
 
-    /// The subject.
+    /// The subject of the credential.
     pub fn subject(&self) -> &str {
         self.texts.subject()
     }
@@ -231,7 +231,7 @@ impl Principal {
         self.texts.client()
     }
 
-    /// The roles.
+    /// The roles of the subject.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         self.texts.roles()
     }

@@ -24,7 +24,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The route.
+    /// The route that is permitted.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }
@@ -50,7 +50,7 @@ pub struct RoutePermit {
 /// What the rules of a route read, beside the principal and the body.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
-    /// The request.
+    /// The request itself.
     pub request: &'a Request<'a>,
     /// The captures of the route's path.
     pub captures: &'a Captures,
@@ -95,7 +95,7 @@ pub fn check_scopes(route: &Arc<Route>, principal: &Arc<Principal>) -> Result<Ro
 }
 
 impl RoutePermit {
-    /// The route.
+    /// The route that is permitted.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }

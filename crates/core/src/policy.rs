@@ -37,7 +37,7 @@ pub struct PolicyConfig {
     pub categories: Vec<CategoryConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteEntry>,
-    /// How much.
+    /// Rate limits, by the names that routes refer to.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
     /// Blacklists of other services.
@@ -51,13 +51,13 @@ pub struct PolicyConfig {
 /// A compiled policy.
 #[derive(Debug)]
 pub struct Policy {
-    /// The trusted issuers.
+    /// The issuers that are trusted.
     pub issuers: Issuers,
-    /// The models.
+    /// The models by name.
     pub models: Models,
-    /// The routes.
+    /// The table of routes.
     pub routes: RouteTable,
-    /// The limits, by name.
+    /// The limits, ordered by name.
     pub limits: Vec<Arc<RateLimit>>,
     /// The denylists of other services (`revocation.foreign`).
     pub denylists: Vec<ExternalDenylist>,

@@ -8,7 +8,7 @@ use crate::{credential::jwt::key_set::KeySet, policy::Policy, secret::Secret};
 /// A policy with its keys.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The policy.
+    /// The policy itself.
     pub policy: Arc<Policy>,
     /// The keys of each issuer, by its index in the policy; `None` while there are none that may be
     /// used.

@@ -268,8 +268,18 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "insecure_transport" => place == "transport",
                 "no_route" => place == "route",
                 "missing_credential" | "ambiguous_credential" => place == "credential",
-                "unknown_issuer" | "unknown_key" | "bad_signature" | "expired"
-                | "not_yet_valid" | "wrong_audience" | "not_ready" => place == "token",
+                "unknown_issuer"
+                | "unknown_key"
+                | "bad_signature"
+                | "expired"
+                | "not_yet_valid"
+                | "wrong_audience"
+                | "not_ready"
+                | "algorithm_not_allowed"
+                | "wrong_token_type" => place == "token",
+                // One that is too long is refused before it is read.
+                "malformed_token" => matches!(place, "credential" | "token"),
+                "invalid_claim" => matches!(place, "token" | "limits"),
                 // What the body holds may need a scope more.
                 "insufficient_scope" => matches!(place, "scopes" | "model" | "content"),
                 "condition_failed" => place == "conditions",

@@ -11,7 +11,7 @@ use crate::{
 pub struct Rejection {
     /// The kind of the credential.
     pub kind: CredentialKind,
-    /// The denial.
+    /// The denial that the client gets.
     pub denial: Box<Denial>,
     /// The check that failed; those before it passed.
     pub check: Check,

@@ -1,4 +1,4 @@
-//! Answers: what a decision looks like to the client and to the upstream, the same through every front-end.
+//! Answers: the headers, status and body that a decision becomes, the same for every front-end.
 
 mod limits;
 mod list;
@@ -16,10 +16,10 @@ use crate::{
     text::is_printable_without, time::Span,
 };
 
-/// The header every answer carries that Tollgate shapes.
+/// The header with the decision id, part of every answer.
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
-/// Identity headers, in a fixed order. Each is set, or removed, on every request that passes.
+/// The identity headers, in a fixed order. Each is set or removed on every request that passes.
 pub const IDENTITY: [&str; 5] = [
     "x-tollgate-subject",
     "x-tollgate-tenant",
@@ -33,35 +33,36 @@ pub const IDENTITY: [&str; 5] = [
 pub struct DeniedAnswer {
     /// The reason, for the gRPC code.
     pub reason: Reason,
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// Headers, the content type among them.
+    /// The headers, including the content type.
     pub headers: HeaderList,
-    /// The body: JSON.
+    /// The body, in JSON.
     pub body: String,
 }
 
-/// An allowed request, as changes to its headers and to its response's. They are written where they are needed, without a list in
-/// between: [`AllowedAnswer::set`], [`AllowedAnswer::removed`], [`AllowedAnswer::response`].
+/// An allowed request, as changes to its headers and to those of its response. They are written to
+/// the message directly, without a list in between: [`AllowedAnswer::set`],
+/// [`AllowedAnswer::removed`], [`AllowedAnswer::response`].
 #[derive(Clone, Copy, Debug)]
 pub struct AllowedAnswer<'a> {
-    /// The decision id.
+    /// The id of the decision.
     pub decision_id: &'a str,
-    /// Values for [`IDENTITY`]; a header without one is removed.
+    /// The values of [`IDENTITY`]; a header without a value is removed.
     pub identity: [Option<&'a str>; IDENTITY.len()],
-    /// Where each limit of the route stands.
+    /// The state of each limit of the route.
     pub limits: &'a [LimitStatus],
-    /// The upstream's own credential, to be set as `Authorization` with OVERWRITE.
+    /// The upstream's own credential, set as `Authorization` with OVERWRITE.
     pub upstream_credential: Option<&'a Secret>,
-    /// Whether the client's credential goes on, where the upstream has none of its own.
+    /// Whether the client's credential is forwarded to an upstream without a credential of its own.
     pub forward_credential: bool,
-    /// Headers that the policy takes from every request, in lower case.
+    /// The headers that the policy removes from every request, in lower case.
     pub strip: &'a BTreeSet<String>,
-    /// Headers of the client that spell one of these in another way.
+    /// Headers of the client that are other spellings of those.
     pub spoofed: &'a [String],
 }
 
-/// Shapes a denial.
+/// The response of a denial.
 pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> DeniedAnswer {
     let reason = denial.reason;
     let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
@@ -79,7 +80,7 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     if let Some(value) = challenge(denial, evidence.route.as_deref()) {
         headers.text("www-authenticate", &value);
     }
-    // What is our fault passes: whoever gets a 503 is told to come back, also where the denial could not say when.
+    // A 503 is temporary, so that it always has a time to retry, also where the denial has none.
     let shortly = (reason.http() == 503).then_some(Span::from_secs(1));
     if let Some(span) = denial.retry_after.or(shortly) {
         headers.number("retry-after", span.micros().div_ceil(1_000_000));
@@ -90,8 +91,9 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     DeniedAnswer { reason, status: reason.http(), headers, body: body.to_string() }
 }
 
-/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent) and RFC 9728 section 5.1: where a
-/// route has metadata, a client without a credential is told which scopes to ask for.
+/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent) and
+/// RFC 9728 section 5.1: where a route has metadata, the challenge to a client without a credential
+/// lists the scopes of the route.
 fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     let url = route.and_then(|route| route.resource_metadata.as_deref());
     let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
@@ -124,12 +126,12 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     ))
 }
 
-/// The scopes that would do.
+/// The `scope` attribute of a challenge.
 fn scope(scopes: &[String]) -> String {
     if scopes.is_empty() { String::new() } else { format!(", scope=\"{}\"", scopes.join(" ")) }
 }
 
-/// Shapes a grant.
+/// The changes of a grant.
 pub fn allowed<'a>(
     grant: &'a Grant,
     evidence: &'a Evidence,
@@ -140,8 +142,8 @@ pub fn allowed<'a>(
     let route = permit.route();
     let (subject, tenant, scopes, kind) = match permit.principal() {
         Some(principal) => {
-            // Without scopes the header is removed, not set: not every proxy hands an empty value on, and one that drops
-            // the setting would let the client's own through.
+            // Without scopes the header is removed, not set: a proxy that drops an empty value would
+            // let the client's own header through.
             let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
             (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind().label()))
         }
@@ -159,7 +161,8 @@ pub fn allowed<'a>(
 }
 
 impl<'a> AllowedAnswer<'a> {
-    /// Headers for the upstream, to be set with OVERWRITE. The upstream's own credential is not among them.
+    /// Writes the headers for the upstream, which are set with OVERWRITE. The upstream's own
+    /// credential is not among them.
     pub fn set(&self, to: &mut impl HeaderSink) {
         to.text(DECISION_ID, self.decision_id);
         for (name, value) in IDENTITY.into_iter().zip(self.identity) {
@@ -169,8 +172,8 @@ impl<'a> AllowedAnswer<'a> {
         }
     }
 
-    /// Headers to take from the request, whether they were seen or not: a proxy may be told to send us only some of them. No name
-    /// that is set is among them.
+    /// The headers to remove from the request, present or not: a proxy may be configured to send only
+    /// some of its headers here. No header that is set is among them.
     pub fn removed(&self) -> impl Iterator<Item = Cow<'a, str>> {
         let unset = IDENTITY
             .into_iter()
@@ -185,7 +188,7 @@ impl<'a> AllowedAnswer<'a> {
             .chain(credential.map(Cow::Borrowed))
     }
 
-    /// The client's own spellings of what is set or removed, in lower case.
+    /// The client's other spellings of headers that are set or removed, in lower case.
     fn respelled(&self) -> Vec<String> {
         let mut names = Vec::new();
         for name in self.spoofed {
@@ -201,15 +204,16 @@ impl<'a> AllowedAnswer<'a> {
         names
     }
 
-    /// Headers for the client's response.
+    /// Writes the headers for the client's response.
     pub fn response(&self, to: &mut impl HeaderSink) {
         to.text(DECISION_ID, self.decision_id);
         rate_limit_headers(self.limits, to);
     }
 }
 
-/// A header value: printable ASCII as it is, everything else (and `%` itself) percent-encoded. So is a space at either end,
-/// which HTTP does not count as part of a value (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
+/// Appends a header value: printable ASCII as it is, everything else (and `%` itself)
+/// percent-encoded. So is a space at either end, which HTTP does not count as part of a value
+/// (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str, value: &mut Vec<u8>) {
     if is_printable_without(text.as_bytes(), [b'%', b'%'])
         && !text.starts_with(' ')

@@ -1,7 +1,7 @@
 //! The texts of an identity in one allocation instead of a dozen.
 //!
 //! A token cache keeps identities by the hundred thousand: "Memory of remembered tokens" in
-//! `docs/benchmarks.md`. The plain form is [`Texts`]; the test holds both against each other.
+//! `docs/benchmarks.md`. The plain form is [`Texts`]; the test compares both.
 
 use thiserror::Error;
 
@@ -89,7 +89,7 @@ impl PackedTexts {
         Ok(Self { text: text.into(), ends: Ends { subject, tenant, client, scopes } })
     }
 
-    /// The subject.
+    /// The subject, never empty.
     pub(super) fn subject(&self) -> &str {
         self.between(0, self.ends.subject)
     }
@@ -104,12 +104,12 @@ impl PackedTexts {
         Some(self.between(self.ends.tenant, self.ends.client)).filter(|text| !text.is_empty())
     }
 
-    /// The scopes with a space between them.
+    /// The scopes, with a space between them.
     pub(super) fn scope_list(&self) -> &str {
         self.between(self.ends.client, self.ends.scopes)
     }
 
-    /// The roles.
+    /// The roles, in order.
     pub(super) fn roles(&self) -> impl Iterator<Item = &str> {
         let roles = self.text.split_at(self.ends.scopes as usize).1;
         roles.split_terminator('\n')

@@ -61,7 +61,7 @@ pub(super) fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Res
         reason = "between 0 and the year 9999, checked above"
     )]
     let whole = |seconds: f64| seconds as u64;
-    // Rounded down: never later than the comparison above would say.
+    // Rounded down: never later than the comparison above.
     let until = Timestamp::from_micros(whole((expires + leeway) * 1e6));
     Ok(Times { issued_at: issued.map(whole), expires_at: whole(expires), until })
 }

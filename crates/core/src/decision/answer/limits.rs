@@ -1,12 +1,12 @@
-//! What a client is told of its limits.
+//! The headers about limits that a client gets.
 
 use super::list::{HeaderSink, push_number};
 use crate::{limit::LimitStatus, time::Span};
 
-/// `x-ratelimit-*` for the limit with least room (OpenAI's names, its durations), and `RateLimit`/`RateLimit-Policy`
-/// (draft-ietf-httpapi-ratelimit-headers) for all of them.
+/// Writes `x-ratelimit-*` for the limit with least room (OpenAI's names and durations), and
+/// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for all limits.
 pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSink) {
-    // The one that runs out first: least left, as a part of what there is.
+    // The limit with the smallest part of its units left.
     let tightest = limits.iter().min_by(|a, b| {
         let left = |status: &LimitStatus, other: &LimitStatus| {
             u128::from(status.verdict.remaining) * u128::from(other.limit.max(1))
@@ -20,7 +20,7 @@ pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSin
         go_duration(text, Span::from_micros(tightest.verdict.reset))
     });
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
-    // To the nearest second: `7/1m` has an interval that is rounded up, and its window is a minute all the same.
+    // To the nearest second: the interval of `7/1m` is rounded up, and its window is still a minute.
     let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
     to.header("ratelimit-policy", |text| {
         list(
@@ -40,7 +40,7 @@ pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSin
     });
 }
 
-/// `"name";a=1;b=2`, for each limit.
+/// Appends `"name";a=1;b=2` for each limit.
 fn list(
     text: &mut Vec<u8>,
     limits: &[LimitStatus],
@@ -61,7 +61,7 @@ fn list(
     }
 }
 
-/// A duration as Go prints it, which is what OpenAI sends: `6m0s`, `1.5s`, `20ms`.
+/// Appends a duration in the form of Go, which OpenAI sends: `6m0s`, `1.5s`, `20ms`.
 fn go_duration(text: &mut Vec<u8>, span: Span) {
     let millis = span.micros().div_ceil(1000);
     if (1..1000).contains(&millis) {

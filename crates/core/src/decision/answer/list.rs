@@ -1,36 +1,36 @@
-//! Headers of an answer: what takes them, and a list of them in two allocations however many they are.
+//! The headers of an answer: where they are written, and a list of them in two allocations.
 
-/// What takes the headers of an answer, one after the other: a list, or the message that a proxy gets.
+/// A destination of headers, one after the other: a list, or the message to a proxy.
 pub trait HeaderSink {
-    /// Takes a header whose value `write` appends: printable ASCII.
+    /// Adds a header whose value `write` appends: printable ASCII.
     fn header(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>));
 
-    /// Takes a header whose value is this text.
+    /// Adds a header with a text.
     fn text(&mut self, name: &'static str, value: &str) {
         self.header(name, |text| text.extend_from_slice(value.as_bytes()));
     }
 
-    /// Takes a header whose value is a number.
+    /// Adds a header with a number.
     fn number(&mut self, name: &'static str, number: u64) {
         self.header(name, |text| push_number(text, number));
     }
 }
 
-/// A list of headers: names that are known here, and values one after the other in one piece of text.
+/// A list of headers: static names, and the values one after the other in one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderList {
-    /// Each name, and where its value ends.
+    /// Each name, with the end of its value.
     names: Vec<(&'static str, usize)>,
     text: Vec<u8>,
 }
 
 impl HeaderList {
-    /// An empty list with room for so many headers of some length.
+    /// An empty list with room for some headers.
     pub(super) fn with_capacity(headers: usize) -> Self {
         Self { names: Vec::with_capacity(headers), text: Vec::with_capacity(headers * 32) }
     }
 
-    /// The list of what `write` gives.
+    /// The headers that `write` adds.
     pub fn of(write: impl FnOnce(&mut Self)) -> Self {
         let mut list = Self::with_capacity(8);
         write(&mut list);
@@ -47,12 +47,12 @@ impl HeaderList {
         })
     }
 
-    /// How many there are.
+    /// The number of headers.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
@@ -65,7 +65,8 @@ impl HeaderSink for HeaderList {
     }
 }
 
-/// Appends decimal digits: a dozen numbers stand in every answer, and a formatter takes longer to set up than to run.
+/// Appends decimal digits. An answer has a dozen numbers, and a formatter takes longer to set up than
+/// to run.
 pub(super) fn push_number(text: &mut Vec<u8>, number: u64) {
     text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

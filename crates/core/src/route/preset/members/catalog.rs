@@ -29,12 +29,12 @@ pub struct Catalog {
     pub(super) files: BTreeMap<String, MemberFile>,
 }
 
-/// What a file says of the routes and headers of its server.
+/// The routes and headers of one server.
 #[derive(Debug)]
 pub struct MemberFile {
-    /// Its routes.
+    /// The routes of the server.
     pub routes: Vec<MemberRoute>,
-    /// Its headers.
+    /// The headers that it reads.
     pub headers: Vec<MemberHeader>,
 }
 
@@ -43,7 +43,7 @@ pub struct MemberFile {
 pub struct MemberRoute {
     /// Their paths, as the preset lists them.
     pub paths: Vec<String>,
-    /// Their methods.
+    /// The methods of the routes.
     pub methods: Vec<String>,
     /// The table of the JSON body.
     pub json: Option<TableId>,
@@ -58,7 +58,7 @@ pub struct MemberRoute {
 /// Headers that a server reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberHeader {
-    /// Their names.
+    /// The names of the headers.
     pub names: Vec<String>,
     /// Whether they are removed from every request that passes.
     pub removed: bool,
@@ -67,7 +67,7 @@ pub struct MemberHeader {
 }
 
 impl Catalog {
-    /// All tables.
+    /// Returns all tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
