@@ -48,7 +48,8 @@ class Envoy:
         self.port, admin = servers.free_port(), servers.free_port()
         for old, new in {
             r"address: 0\.0\.0\.0, port_value: 8080": f"address: 127.0.0.1, port_value: {self.port}",
-            r"address: 127\.0\.0\.1, port_value: 9901": f"address: 127.0.0.1, port_value: {admin}",
+            r"pipe: \{ path: /run/tollgate/envoy-admin\.sock, mode: 384 \}":
+                f"socket_address: {{ address: 127.0.0.1, port_value: {admin} }}",
             r"path: /run/tollgate/(authz|envoy)\.sock": f'path: "{DIR}/{socket}"',
             r"address: 127\.0\.0\.1, port_value: 8000": f"address: 127.0.0.1, port_value: {upstream}",
         }.items():

@@ -141,7 +141,8 @@ class Rig(contextlib.ExitStack):
         admin = free_port()
         for old, new in {
             "address: 0.0.0.0, port_value: 8080": f"address: 127.0.0.1, port_value: {port}",
-            "address: 127.0.0.1, port_value: 9901": f"address: 127.0.0.1, port_value: {admin}",
+            "pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 }":
+                f"socket_address: {{ address: 127.0.0.1, port_value: {admin} }}",
             "path: /run/tollgate/authz.sock": f'path: "{self.directory}/authz.sock"',
             "address: 127.0.0.1, port_value: 8000": f"address: 127.0.0.1, port_value: {upstream}",
         }.items():

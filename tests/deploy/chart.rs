@@ -14,8 +14,8 @@ const PLACES: [(&str, &str); 5] = [
         "address: \"{{ .Values.bind }}\", port_value: {{ int .Values.envoy.port }}",
     ),
     (
-        "address: 127.0.0.1, port_value: 9901",
-        "address: 127.0.0.1, port_value: {{ int .Values.envoy.adminPort }}",
+        "max_heap_size_bytes: 805306368",
+        "max_heap_size_bytes: {{ include \"tollgate.envoyHeap\" . }}",
     ),
     (
         "address: 127.0.0.1, port_value: 8000",

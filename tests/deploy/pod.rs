@@ -154,11 +154,11 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         at(".parts/models/smollm2.gguf").exists(),
         "the model is missing: run `tools/parts model`"
     );
-    let [model, envoy, admin, ops] = [(); 4].map(|()| free_port());
+    let [model, envoy, ops] = [(); 3].map(|()| free_port());
     let values = json!({
         "bind": "127.0.0.1",
         "ops": { "port": ops },
-        "envoy": { "port": envoy, "adminPort": admin, "concurrency": 1 },
+        "envoy": { "port": envoy, "concurrency": 1 },
         "inference": {
             "image": "llama",
             // A program in the place of the server's image.

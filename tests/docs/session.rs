@@ -27,7 +27,7 @@ use crate::rig::{
 };
 
 /// Ports that pages name: where clients connect, the proxies' and Tollgate's own.
-const PORTS: [&str; 6] = ["8080", "9901", "9000", "9001", "9002", "9003"];
+const PORTS: [&str; 5] = ["8080", "9000", "9001", "9002", "9003"];
 
 /// A test of a policy that most pages' policies pass.
 const CASES: &str = "\
@@ -196,8 +196,8 @@ impl Session {
             "envoy -c" => (
                 "envoy",
                 " --disable-hot-restart --concurrency 1 --log-level warning".into(),
-                self.port("9901"),
-                "/ready",
+                self.port("8080"),
+                "/health",
             ),
             _ => (
                 "nginx",

@@ -333,8 +333,11 @@ impl Parts<'_> {
                     "address: 0.0.0.0, port_value: 8080",
                     &address(port),
                 );
-                let config =
-                    replace_once(config, "address: 127.0.0.1, port_value: 9901", &address(0));
+                let config = replace_once(
+                    config,
+                    "path: /run/tollgate/envoy-admin.sock",
+                    &format!("path: \"{here}/admin.sock\""),
+                );
                 let config = replace_once(
                     config,
                     "address: 127.0.0.1, port_value: 8000",

@@ -17,7 +17,7 @@ pub(crate) const OLDEST: &str = "1.39.3";
 
 /// Addresses that the shipped configurations contain once each: of Envoy and its neighbours.
 const INGRESS: &str = "address: 0.0.0.0, port_value: 8080";
-const ADMIN: &str = "address: 127.0.0.1, port_value: 9901";
+const ADMIN: &str = "pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 }";
 const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
 /// The address of Tollgate.
 pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
@@ -66,7 +66,8 @@ impl Envoy {
         );
         let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
         let free = "address: 127.0.0.1, port_value: 0";
-        let config = replace_once(replace_once(config, INGRESS, free), ADMIN, free);
+        let admin = format!("socket_address: {{ {free} }}");
+        let config = replace_once(replace_once(config, INGRESS, free), ADMIN, &admin);
         let config = if config.contains(TOLLGATE) {
             replace_once(config, TOLLGATE, &socket)
         } else {

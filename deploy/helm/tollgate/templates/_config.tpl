@@ -49,6 +49,20 @@
 {{- mul $number (get $units (regexFind "[A-Za-z]+$" $max)) -}}
 {{- end -}}
 
+{{/* The bound of Envoy's heap in bytes: three quarters of its memory limit. */}}
+{{- define "tollgate.envoyHeap" -}}
+{{- $limit := dig "limits" "memory" "" .Values.envoy.resources | toString -}}
+{{- if not (regexMatch "^[1-9][0-9]{0,5}(Mi|Gi)$" $limit) -}}
+{{- fail (printf "envoy.resources.limits.memory is `%s`; the chart derives the bound of Envoy's heap from it, so write a size such as 1Gi or 1536Mi" $limit) -}}
+{{- end -}}
+{{- $units := dict "Mi" 1048576 "Gi" 1073741824 -}}
+{{- $bytes := mul (regexFind "^[0-9]+" $limit | int64) (get $units (regexFind "[A-Za-z]+$" $limit)) -}}
+{{- if lt $bytes 268435456 -}}
+{{- fail (printf "envoy.resources.limits.memory is `%s`; Envoy needs 256Mi or more" $limit) -}}
+{{- end -}}
+{{- div (mul $bytes 3) 4 -}}
+{{- end -}}
+
 {{/* What a pod has to be restarted for. */}}
 {{- define "tollgate.checksum" -}}
 {{- $config := fromYaml (include "tollgate.config" .) -}}

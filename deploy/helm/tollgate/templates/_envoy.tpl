@@ -3,22 +3,55 @@
 {{- define "tollgate.envoyConfig" -}}
 node: { id: gate, cluster: gate }
 
+# A socket, not a port: an inference server that can be made to fetch URLs shares the host's or the pod's
+# network with Envoy, and this interface shows the configuration and can end Envoy. Mode 384 is 0600.
 admin:
-  address: { socket_address: { address: 127.0.0.1, port_value: {{ int .Values.envoy.adminPort }} } }
+  address: { pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 } }
 
+# Envoy holds a whole body before Tollgate authenticates the request. This section bounds what clients
+# without a token can make Envoy hold; without it the container's memory limit ends Envoy.
 overload_manager:
+  refresh_interval: 0.1s
   resource_monitors:
+    - name: envoy.resource_monitors.fixed_heap
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig
+        # Three quarters of a memory limit of 1 GiB; the rest is for memory that is not on the heap.
+        max_heap_size_bytes: {{ include "tollgate.envoyHeap" . }}
     # Without a bound Envoy accepts connections until it runs out of file descriptors.
     - name: envoy.resource_monitors.global_downstream_max_connections
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
         max_active_downstream_connections: 10000
+  actions:
+    # Returns freed memory to the system.
+    - name: envoy.overload_actions.shrink_heap
+      triggers: [{ name: envoy.resource_monitors.fixed_heap, threshold: { value: 0.5 } }]
+  # From half of the heap on, each piece of a request that arrives (64 KiB, `per_connection_buffer_limit_bytes`)
+  # ends its connection with a probability that grows with the heap. A body of 16 MiB consists of 256 pieces, a
+  # usual prompt of one: large bodies end first, and other clients are still served. `reset_high_memory_stream`
+  # cannot do this: Envoy does not count a body that ext_authz holds.
+  loadshed_points:
+    - name: envoy.load_shed_points.http1_server_abort_dispatch
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          scaled: { scaling_threshold: 0.5, saturation_threshold: 0.9 }
+    - name: envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          scaled: { scaling_threshold: 0.6, saturation_threshold: 0.95 }
+
+layered_runtime:
+  layers:
+    - name: static
+      # The heap is what is in use. By default, memory that was freed but not yet returned counts too.
+      static_layer: { envoy.reloadable_features.fixed_heap_use_allocated: true }
 
 static_resources:
   listeners:
     - name: ingress
       address: { socket_address: { address: "{{ .Values.bind }}", port_value: {{ int .Values.envoy.port }} } }
-      per_connection_buffer_limit_bytes: 1048576
+      per_connection_buffer_limit_bytes: 65536
       filter_chains:
         - filters:
             - name: envoy.filters.network.http_connection_manager
@@ -40,6 +73,9 @@ static_resources:
                 path_with_escaped_slashes_action: KEEP_UNCHANGED
                 # `example.com:8080` and `example.com` are one host for Tollgate's routes.
                 strip_any_host_port: true
+
+                # Envoy's default, written down: Tollgate's limit for the headers of a check has to be above it.
+                max_request_headers_kb: 60
 
                 # The whole request has to arrive within a minute; this does not bound the answer.
                 request_timeout: 60s
