@@ -81,8 +81,13 @@ impl Default for Leases {
 
 impl Leases {
     /// The present moment, in microseconds of a clock that never steps.
-    pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn now(&self) -> u64 {
+        self.micros(Instant::now())
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.started);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Takes leased units for each charge, where there are some.
@@ -125,9 +130,18 @@ impl Leases {
         ChargeStep::Requested(charge.cost)
     }
 
-    /// Notes units that Redis granted to a request sent at `sent`.
-    pub(super) fn grant(&self, bucket: BucketId, sent: u64, grant: LeaseGrant, verdict: Verdict) {
-        self.with(bucket, |entry| entry.lease.grant(sent, grant, verdict, entry.terms));
+    /// Notes units that Redis granted in the call made at `called_at`. The moment when the request
+    /// was made would not do: the calls of two checks may be made in another order, and the older
+    /// one of two answers would be taken for the newer one.
+    pub(super) fn grant(
+        &self,
+        bucket: BucketId,
+        called_at: Instant,
+        grant: LeaseGrant,
+        verdict: Verdict,
+    ) {
+        let called_at = self.micros(called_at);
+        self.with(bucket, |entry| entry.lease.grant(called_at, grant, verdict, entry.terms));
     }
 
     /// Notes that Redis had no room for `requested` units.

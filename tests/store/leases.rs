@@ -212,7 +212,7 @@ async fn a_revoked_request_spends_nothing() {
 #[tokio::test]
 async fn leased_units_outlive_redis_until_they_expire() {
     let server = redis_server::start(&[]);
-    let config = RedisConfig { deadline: Span::from_millis(300), ..section(&server.unix()) };
+    let config = RedisConfig { deadline: Span::from_secs(2), ..section(&server.unix()) };
     let store = open_with(config);
     let charges = [leased("k", 1000, 1500)];
     warm(&*store, &charges[0]).await;

@@ -26,9 +26,24 @@ use super::{
 const SOON: Duration = Duration::from_secs(20);
 const BOUND: Duration = Duration::from_secs(1);
 
+/// A store with a copy that checks use while it is younger than [`BOUND`].
 fn replicated(url: &str) -> Arc<dyn Store> {
-    let replicate_revocations = Some(ReplicateConfig { max_staleness: Span::from_secs(1) });
-    open(RedisConfig { replicate_revocations, deadline: Span::from_millis(200), ..section(url) })
+    replicated_for(url, BOUND)
+}
+
+fn replicated_for(url: &str, bound: Duration) -> Arc<dyn Store> {
+    let max_staleness = Span::from_micros(u64::try_from(bound.as_micros()).unwrap());
+    let replicate_revocations = Some(ReplicateConfig { max_staleness });
+    open(RedisConfig { replicate_revocations, deadline: Span::from_secs(2), ..section(url) })
+}
+
+/// Waits until the copy is read and its subscription waits in Redis: connecting runs a script, too.
+async fn until_subscribed(store: &dyn Store, server: &Server) {
+    until("the copy is read and followed", SOON, async || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut server.client()).unwrap();
+        store.status().replica.unwrap().age.is_some() && clients.contains("cmd=xread")
+    })
+    .await;
 }
 
 fn open(config: RedisConfig) -> Arc<dyn Store> {
@@ -68,9 +83,10 @@ fn scripts(server: &Server) -> u64 {
 #[tokio::test]
 async fn a_check_without_limits_makes_no_round_trip() {
     let server = redis_server::start(&[]);
-    let (store, other) = (replicated(&server.unix()), redis_server::open(&server.unix()));
+    let (store, other) =
+        (replicated_for(&server.unix(), 60 * BOUND), redis_server::open(&server.unix()));
     revoke(&other, "a").await;
-    until("the copy is there", SOON, async || fresh(&*store)).await;
+    until_subscribed(&*store, &server).await;
     let before = scripts(&server);
     for _ in 0..50 {
         assert_eq!(revoked_by(&*store, &subject("a")).await, Ok(Some("subject")));
@@ -217,10 +233,10 @@ async fn a_replica_that_starts_late_reads_all_revocations() {
     for n in 0..1200 {
         revoke(&other, &format!("s{n}")).await;
     }
-    let store = replicated(&server.unix());
+    let store = replicated_for(&server.unix(), 60 * BOUND);
     // Before the copy is read, Redis is queried.
     assert_eq!(revoked_by(&*store, &subject("s7")).await, Ok(Some("subject")));
-    until("the copy is there", SOON, async || fresh(&*store)).await;
+    until_subscribed(&*store, &server).await;
     assert_eq!(store.status().replica.unwrap().revocations, 1200);
     let before = scripts(&server);
     for n in (0..1200).step_by(100) {

@@ -1,5 +1,7 @@
 //! The call of `admit.lua`: how the requests of checks are written, and how its reply is read.
 
+use std::time::Instant;
+
 use ::redis::Cmd;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse},
@@ -38,6 +40,8 @@ pub(in crate::store) struct ScriptResponse {
     pub(in crate::store) response: AdmitResponse,
     /// How many units each charge took, if all were admitted.
     pub(in crate::store) taken: Vec<u64>,
+    /// The moment of the call. Redis decides calls in the order of these moments.
+    pub(in crate::store) called_at: Instant,
 }
 
 /// How many keys of each kind a credential can be revoked by.
@@ -113,6 +117,7 @@ pub(super) enum CheckReply {
 /// Reads the reply to the next check; `None` if it does not fit the request.
 pub(super) fn next_reply(
     request: &AdmitRequest,
+    called_at: Instant,
     reply: &mut impl Iterator<Item = i64>,
 ) -> Option<CheckReply> {
     match reply.next()? {
@@ -120,7 +125,11 @@ pub(super) fn next_reply(
         -1 => return Some(CheckReply::Malformed),
         place => {
             let response = revoked(request, usize::try_from(place).ok()?.checked_sub(1)?)?;
-            return Some(CheckReply::Response(ScriptResponse { response, taken: Vec::new() }));
+            return Some(CheckReply::Response(ScriptResponse {
+                response,
+                taken: Vec::new(),
+                called_at,
+            }));
         }
     }
     let count = request.charges.len();
@@ -134,7 +143,7 @@ pub(super) fn next_reply(
         }
     }
     let response = AdmitResponse::Counted(verdicts);
-    Some(CheckReply::Response(ScriptResponse { response, taken }))
+    Some(CheckReply::Response(ScriptResponse { response, taken, called_at }))
 }
 
 /// The response to a check whose credential the key at `index`, counted from 0, revokes.
@@ -206,10 +215,12 @@ mod tests {
     fn a_reply_to_another_request_is_none() {
         let full = Verdict { admitted: false, remaining: 0, retry_after: u64::MAX, reset: 9 };
         let room = Verdict { admitted: true, remaining: 2, retry_after: 0, reset: 7 };
-        let read = |reply: &[i64]| next_reply(&request(), &mut reply.iter().copied());
+        let called_at = Instant::now();
+        let read = |reply: &[i64]| next_reply(&request(), called_at, &mut reply.iter().copied());
         let response = ScriptResponse {
             response: AdmitResponse::Counted(vec![full, room]),
             taken: vec![0, 2],
+            called_at,
         };
         assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(CheckReply::Response(response)));
         assert_eq!(read(&[-1]), Some(CheckReply::Malformed));

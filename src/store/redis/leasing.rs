@@ -46,10 +46,8 @@ impl Redis {
             return Ok(check.decide_here());
         }
         check.request_refused();
-        let script_request = check.script_request(&request);
-        let sent = self.leases.now();
-        let response = self.send(script_request).await;
-        check.conclude(sent, response)
+        let response = self.send(check.script_request(&request)).await;
+        check.conclude(response)
     }
 
     /// Requests units ahead of need, while the units of the lease are spent.
@@ -59,7 +57,6 @@ impl Redis {
         };
         let (leases, deadline, charge) = (Arc::clone(&self.leases), self.deadline, charge.clone());
         tokio::spawn(async move {
-            let sent = leases.now();
             let request = AdmitRequest { revocation: None, charges: vec![charge.clone()] };
             let request = ScriptRequest { request, wants: vec![want] };
             let Ok(answer) = timeout(deadline, connection.admit(request)).await else {
@@ -67,17 +64,18 @@ impl Redis {
                 return leases.forget(charge.bucket, want);
             };
             match answer {
-                Ok(ScriptResponse { response: AdmitResponse::Counted(verdicts), taken }) => {
-                    match (&*verdicts, &*taken) {
-                        ([verdict], [granted]) if verdict.admitted => {
-                            let grant =
-                                LeaseGrant { requested: want, granted: *granted, consumed: 0 };
-                            leases.grant(charge.bucket, sent, grant, *verdict);
-                        }
-                        ([verdict], _) => leases.refuse(charge.bucket, want, *verdict),
-                        _ => leases.forget(charge.bucket, want),
+                Ok(ScriptResponse {
+                    response: AdmitResponse::Counted(verdicts),
+                    taken,
+                    called_at,
+                }) => match (&*verdicts, &*taken) {
+                    ([verdict], [granted]) if verdict.admitted => {
+                        let grant = LeaseGrant { requested: want, granted: *granted, consumed: 0 };
+                        leases.grant(charge.bucket, called_at, grant, *verdict);
                     }
-                }
+                    ([verdict], _) => leases.refuse(charge.bucket, want, *verdict),
+                    _ => leases.forget(charge.bucket, want),
+                },
                 _ => leases.forget(charge.bucket, want),
             }
         });
@@ -177,10 +175,9 @@ impl LeasedCheck<'_> {
     /// Settles the check with the answer of Redis.
     fn conclude(
         mut self,
-        sent: u64,
         response: Result<ScriptResponse, Outage>,
     ) -> Result<AdmitResponse, Outage> {
-        let ScriptResponse { response, taken } = response?;
+        let ScriptResponse { response, taken, called_at } = response?;
         let steps = std::mem::take(&mut self.steps);
         let AdmitResponse::Counted(counted) = response else {
             // The credential is revoked, and nothing was charged.
@@ -203,7 +200,7 @@ impl LeasedCheck<'_> {
                     let (verdict, granted) = counted.next()?;
                     let grant = LeaseGrant { requested, granted, consumed: charge.cost };
                     match (all, verdict.admitted) {
-                        (true, _) => self.leases.grant(charge.bucket, sent, grant, verdict),
+                        (true, _) => self.leases.grant(charge.bucket, called_at, grant, verdict),
                         (false, true) => self.leases.forget(charge.bucket, requested),
                         (false, false) => self.leases.refuse(charge.bucket, requested, verdict),
                     }

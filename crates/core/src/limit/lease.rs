@@ -76,8 +76,8 @@ pub struct Lease {
     expires_at: u64,
     /// The time until which the shared bucket is known to be empty.
     refused_until: u64,
-    /// When the last observation of the shared bucket was requested.
-    observed_at: u64,
+    /// When the last observation of the shared bucket was requested; `None` before the first one.
+    observed_at: Option<u64>,
     /// Units that remained in the shared bucket at the last observation.
     observed_remaining: u64,
     /// When the shared bucket is full again, as of the last observation.
@@ -140,7 +140,8 @@ impl Lease {
         terms.slice.saturating_sub(self.units + self.reserved + self.requested)
     }
 
-    /// Adds units that the shared bucket granted to a request sent at `sent`.
+    /// Adds units that the shared bucket granted to a request sent at `sent`. The shared bucket
+    /// decides requests in the order of these moments; those of one moment, in any order.
     pub fn grant(&mut self, sent: u64, grant: LeaseGrant, verdict: Verdict, terms: LeaseTerms) {
         self.requested = self.requested.saturating_sub(grant.requested);
         self.units += grant.granted.saturating_sub(grant.consumed);
@@ -157,11 +158,20 @@ impl Lease {
     }
 
     fn observe(&mut self, requested_at: u64, verdict: Verdict) {
-        // Answers may arrive out of order.
-        if requested_at >= self.observed_at {
-            self.observed_at = requested_at;
-            self.observed_remaining = verdict.remaining;
-            self.full_at = requested_at.saturating_add(verdict.reset);
+        let full_at = requested_at.saturating_add(verdict.reset);
+        match self.observed_at {
+            // Answers may arrive out of order.
+            Some(observed_at) if observed_at > requested_at => {}
+            // Two requests of one moment: which one was charged last is not known.
+            Some(observed_at) if observed_at == requested_at => {
+                self.observed_remaining = self.observed_remaining.min(verdict.remaining);
+                self.full_at = self.full_at.max(full_at);
+            }
+            _ => {
+                self.observed_at = Some(requested_at);
+                self.observed_remaining = verdict.remaining;
+                self.full_at = full_at;
+            }
         }
     }
 

@@ -412,6 +412,32 @@ fn a_busy_replica_asks_once_in_a_slice() {
     assert!(asked <= 10_000 / 70, "{asked} questions for 10000 requests");
 }
 
+/// A busy replica showed up to `slice` units too many: the answer to an exact charge, decided
+/// before the lease's own request, was taken for the later one.
+#[test]
+fn answers_of_one_moment_never_overstate_what_remains() {
+    let terms = LeaseTerms { slice: 10, life: SECOND };
+    let room = |remaining| Verdict { admitted: true, remaining, retry_after: 0, reset: 7 };
+    let exact = (LeaseGrant { requested: 1, granted: 1, consumed: 1 }, room(49));
+    let ahead = (LeaseGrant { requested: 10, granted: 10, consumed: 0 }, room(39));
+    for answers in [[exact, ahead], [ahead, exact]] {
+        let mut lease = Lease::default();
+        for (grant, verdict) in answers {
+            lease.grant(3, grant, verdict, terms);
+        }
+        let LeaseOutcome::Taken(verdict, _) = lease.take(4, 1, terms) else {
+            panic!("there are units")
+        };
+        assert_eq!(verdict.remaining, 9 + 39);
+        // A later observation replaces both.
+        lease.grant(5, LeaseGrant { requested: 1, granted: 1, consumed: 1 }, room(80), terms);
+        let LeaseOutcome::Taken(verdict, _) = lease.take(6, 1, terms) else {
+            panic!("there are units")
+        };
+        assert_eq!(verdict.remaining, 8 + 80);
+    }
+}
+
 #[test]
 fn what_is_held_is_given_back_when_nobody_asks_for_it() {
     let terms = LeaseTerms { slice: 10, life: SECOND };

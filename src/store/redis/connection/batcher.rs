@@ -4,7 +4,7 @@
 //! Redis spends most of the time of a call around the script, and so does this process; both do it
 //! once for a batch (docs/benchmarks.md, "Redis").
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use ::redis::{RedisResult, aio::MultiplexedConnection};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -107,6 +107,7 @@ impl Batcher {
     fn call(&self, batch: Vec<PendingCheck>) -> impl Future<Output = ()> + Send + use<> {
         let (mut connection, scripts, failures) =
             (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.failures));
+        let called_at = Instant::now();
         async move {
             let keys = admit_call::keys(batch.iter().map(|check| &check.request));
             let reply: RedisResult<Vec<u8>> = scripts
@@ -121,7 +122,8 @@ impl Batcher {
                     let mut reply = PackedNumbers::new(&reply);
                     for check in batch {
                         let request = &check.request.request;
-                        let response = match admit_call::next_reply(request, &mut reply) {
+                        let response = match admit_call::next_reply(request, called_at, &mut reply)
+                        {
                             Some(CheckReply::Response(response)) => Ok(response),
                             Some(CheckReply::Malformed) => Err(failures.record_malformed()),
                             None => Err(Outage::Refused),
