@@ -159,7 +159,7 @@ impl Metrics {
             routes: BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))]),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(&other))]),
             limits: BTreeMap::new(),
-            members: BTreeMap::new(),
+            members: BTreeMap::from([(OTHER_MEMBER.to_owned(), Arc::default())]),
         };
         Self {
             series: ArcSwap::from_pointee(series),

@@ -444,6 +444,7 @@ tollgate_model_checks_total{model="qwen",decision="deny"} 0
 tollgate_limit_denied_total{limit="each"} 1
 # HELP tollgate_forbidden_members Checks that were denied for a member of the request, with reason field_forbidden.
 # TYPE tollgate_forbidden_members counter
+tollgate_forbidden_members_total{member="other"} 0
 # HELP tollgate_subject_checks Checks of the busiest subjects since each became one of them, and of the rest as other.
 # TYPE tollgate_subject_checks counter
 tollgate_subject_checks_total{issuer="",subject="alice",decision="allow"} 1

@@ -5,6 +5,7 @@
     python3 tools/members check                        holds the classification against the inventories
     python3 tools/members show FILE                    the classes of one preset, by table
     python3 tools/members judge PRESET PATH < BODY     each member of a JSON body that is not plain
+    python3 tools/members judge-all < CASES            the classes in each of a JSON list of [PRESET, PATH, BODY], for the tests
 
 Packages are downloaded with pip into .parts/members/ and parsed; nothing of them is imported or run.
 """
@@ -55,6 +56,11 @@ def main(arguments):
     elif command == "judge" and len(rest) == 2:
         for where, kind, detail in verdict.judge(classes.Tables(), *rest, json.load(sys.stdin)):
             print(f"{kind}\t{where}\t{detail}".rstrip())
+    elif command == "judge-all" and not rest:
+        tables = classes.Tables()
+        cases = [verdict.judge(tables, *case) for case in json.load(sys.stdin)]
+        # A model's name needs the right to the model, which is no scope of the member.
+        print(json.dumps([sorted({kind for _, kind, detail in case if detail != "model"}) for case in cases]))
     else:
         sys.exit(__doc__)
 

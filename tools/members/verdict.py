@@ -9,6 +9,8 @@ KEPT = re.compile(r"data:", re.IGNORECASE)
 PATH_MAX = 4096
 # Media keys and types that are searched for below members without a table, from the part tables of the public API.
 SEARCHED = ("openai/part", "openai/response-part")
+# Members of an object that describes a medium and has no table.
+MEDIUM = ("url", "path", "file_url", "bytes", "data", "base64")
 
 
 def judge(tables, name, path, body, place="json"):
@@ -38,9 +40,10 @@ def members(tables, name, table, value, where, found):
             continue
         spec = entry[0]
         if spec["class"] == "denied":
-            found.append((at, "denied", spec.get("open", "")))
+            if inner is not None:
+                found.append((at, "denied", spec.get("open", "")))
             continue
-        if inner in (None, [], ""):
+        if empty(inner):
             continue
         if spec["class"] == "scoped":
             found.append((at, "scoped", spec["scope"]))
@@ -53,6 +56,11 @@ def members(tables, name, table, value, where, found):
         below(tables, name, spec, inner, at, found)
 
 
+def empty(value):
+    """Whether a value says nothing: null, no text, or a list of such values."""
+    return value is None or value == "" or (isinstance(value, list) and all(map(empty, value)))
+
+
 def below(tables, name, spec, value, at, found):
     if isinstance(value, list):
         for item in value:
@@ -60,12 +68,14 @@ def below(tables, name, spec, value, at, found):
     elif isinstance(value, dict):
         if "of" in spec:
             members(tables, name, spec["of"], value, at, found)
+        elif "media" in spec:
+            medium(tables, name, value, at, found)
         elif not spec.get("skip"):
             search(tables, name, value, at, found)
     elif isinstance(value, bool) or value is None or isinstance(value, (int, float)):
         if "values" in spec and isinstance(value, bool):
             looked_up(tables, name, spec["values"], str(value).lower(), at, found)
-    else:
+    elif value:
         if "values" in spec:
             looked_up(tables, name, spec["values"], value, at, found)
         if ("media" in spec or spec.get("refers")) and not spec.get("inline") and foreign(value):
@@ -87,12 +97,29 @@ def search(tables, name, value, at, found):
     for key, inner in value.items() if isinstance(value, dict) else ():
         for table in SEARCHED:
             spec = tables.rows(table, name).get(key, ({},))[0]
-            if spec.get("class") == "scoped":
+            if spec.get("class") == "scoped" and not empty(inner):
                 found.append((f"{at}.{key}", "scoped", spec["scope"]))
                 below(tables, name, spec, inner, f"{at}.{key}", found)
                 break
         for item in inner if isinstance(inner, list) else [inner]:
             search(tables, name, item, f"{at}.{key}", found)
+
+
+def medium(tables, name, value, at, found):
+    """An object that describes a medium and has no table: what is under these keys may be a reference."""
+    for key, inner in value.items():
+        if key in MEDIUM:
+            references(inner, f"{at}.{key}", found)
+        else:
+            search(tables, name, {key: inner}, at, found)
+
+
+def references(value, at, found):
+    if isinstance(value, str) and value and foreign(value):
+        found.append((at, "reference", value[:40]))
+    elif isinstance(value, (list, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            references(inner, at, found)
 
 
 def foreign(reference):

@@ -11,9 +11,12 @@
 
 use std::{fmt::Write, hint::black_box};
 
-use tollgate_core::request::{
-    Body, Headers, RawBody, RawRequest, Request,
-    body::{FormPlan, Plan},
+use tollgate_core::{
+    request::{
+        Body, Headers, RawBody, RawRequest, Request,
+        body::{FormPlan, Plan, Wanted},
+    },
+    route::preset::members::Catalog,
 };
 
 /// Makes a body of about so many bytes.
@@ -106,9 +109,15 @@ fn main() {
     everything.tools();
     everything.forbid(&"/priority".parse().unwrap()).unwrap();
     everything.content();
-    let bodies: [(&str, MakeBody, &Plan); 5] = [
+    let catalog = Catalog::load().unwrap();
+    let tables = catalog.file("vllm").unwrap().find("POST", "/v1/chat/completions").unwrap();
+    let wanted = Wanted { model: Some("model"), caps: true, tools: true, ..Wanted::default() };
+    let preset = Plan::members(catalog.tables(), tables.json.unwrap(), &wanted);
+    let bodies: [(&str, MakeBody, &Plan); 7] = [
         ("chat, model", chat, &model),
         ("chat, all rules", chat, &everything),
+        ("chat, preset", chat, &preset),
+        ("image, preset", image, &preset),
         ("image, model", image, &model),
         ("image, all rules", image, &everything),
         ("tokens, model", tokens, &model),

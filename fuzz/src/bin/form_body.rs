@@ -3,7 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate_core::request::body::{BodyFacts, FormPlan};
+use tollgate_core::{
+    request::body::{BodyFacts, FieldPlan, FormPlan, Wanted},
+    route::preset::members::Catalog,
+};
 use tollgate_fuzz::{
     body_of,
     form::{Field, boundary, fields},
@@ -39,6 +42,17 @@ fuzz_target!(|input: &[u8]| {
         let found = fields(body, &boundary(content_type));
         let other = found.iter().any(|field| field.names.iter().any(|name| name != "file"));
         assert!(facts.forbidden.is_some() || !other, "{found:?}");
+    }
+
+    let catalog = Catalog::load().unwrap();
+    let tables = catalog.file("vllm").unwrap().find("POST", "/v1/audio/transcriptions").unwrap();
+    let fields_of = FieldPlan::new(catalog.tables(), tables.form.unwrap(), &Wanted::default(), false);
+    let plan = FormPlan { fields: Some(fields_of), ..FormPlan::default() };
+    if let Some(facts) = read(content_type, body, &plan) {
+        let found = fields(body, &boundary(content_type));
+        let denied = |name: &String| name == "vllm_xargs" || name == "no_such_field";
+        let there = found.iter().any(|field| field.names.iter().any(denied));
+        assert!(facts.forbidden.is_some() || !there, "{found:?}");
     }
 });
 

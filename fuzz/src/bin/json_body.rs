@@ -6,15 +6,18 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tollgate_core::request::body::{BodyFacts, Plan};
+use tollgate_core::{
+    request::body::{BodyFacts, Plan, Wanted},
+    route::preset::members::Catalog,
+};
 use tollgate_fuzz::{
     body_of,
     json::{Reading, Tree},
     post,
 };
 
-/// Only the model; everything; only a list of members; JSON-RPC.
-static PLANS: LazyLock<[Plan; 4]> = LazyLock::new(|| {
+/// Only the model; everything; only a list of members; JSON-RPC; the tables of a preset.
+static PLANS: LazyLock<[Plan; 5]> = LazyLock::new(|| {
     let model = || {
         let mut plan = Plan::default();
         plan.model(&"/model".parse().unwrap()).unwrap();
@@ -32,7 +35,12 @@ static PLANS: LazyLock<[Plan; 4]> = LazyLock::new(|| {
     only.only(&["model".into(), "messages".into()]);
     let mut rpc = Plan::default();
     rpc.rpc().unwrap();
-    [model(), all, only, rpc]
+    let catalog = Catalog::load().unwrap();
+    let tables = catalog.file("vllm").unwrap().find("POST", "/v1/chat/completions").unwrap();
+    let wanted =
+        Wanted { model: Some("model"), caps: true, tools: true, text: 1 << 16, ..Wanted::default() };
+    let preset = Plan::members(catalog.tables(), tables.json.unwrap(), &wanted);
+    [model(), all, only, rpc, preset]
 });
 
 fuzz_target!(|body: &[u8]| {
@@ -46,6 +54,9 @@ fuzz_target!(|body: &[u8]| {
             }
             if at == 1 {
                 nothing_missed(&tree, reading, &facts);
+            }
+            if at == 4 {
+                no_denied_member(&tree, reading, &facts);
             }
             if at == 2
                 && let Tree::Object(members) = &tree
@@ -85,6 +96,20 @@ fn same_messages(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
                 "{reading:?} {path:?}"
             );
         }
+    }
+}
+
+/// Members that the tables deny are found wherever a server may find them, and so is one that they do not list.
+fn no_denied_member(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
+    for path in [
+        &["priority"][..],
+        &["cache_salt"],
+        &["chat_template_kwargs", "chat_template"],
+        &["structured_outputs", "regex"],
+        &["no_such_member"],
+    ] {
+        let there = !matches!(tree.at(path, reading), None | Some(Tree::Word));
+        assert!(!there || facts.forbidden.is_some(), "{reading:?} {path:?}");
     }
 }
 

@@ -34,7 +34,7 @@ impl Bodies {
         Self(Harness::new(&format!("{ISSUER}{policy}"), &[]))
     }
 
-    fn ask(&self, scopes: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn ask(&self, scopes: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let claims = Members::claims("https://secret.example").text("scope", scopes);
         let token =
             signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), claims.json());

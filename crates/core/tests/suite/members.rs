@@ -1,7 +1,12 @@
 //! The tables of members as decisions: each member that is not plain needs what its class says, and all plain members of
 //! a route pass in one body. The cases are made from the tables; `bodies.json` has those written by hand.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Map, Value, json};
 use tollgate_core::{
@@ -348,5 +353,429 @@ fn tools_are_named_wherever_they_are_declared() {
             .members
             .values()
             .any(|member| member.names == Some(ToolName::Type)))
+    );
+}
+
+/// What the official clients send with every option that they document (`tools/members/clients.py`).
+const CLIENTS: &str = include_str!("../../../../tools/members/clients.json");
+
+#[test]
+fn what_the_official_clients_send_passes() {
+    let fixture: Value = serde_json::from_str(CLIENTS).unwrap();
+    let catalog = Catalog::load().unwrap();
+    let requests = fixture["requests"].as_array().unwrap();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for name in names() {
+        let policy = bodies(name, "inline");
+        for request in requests {
+            let target = request["path"].as_str().unwrap();
+            let path = target.split('?').next().unwrap();
+            if catalog.file(name).unwrap().find("POST", path).is_none() {
+                continue;
+            }
+            let body = match request["form"].as_str() {
+                // Bytes, each a character.
+                Some(form) => form.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect(),
+                None => request["json"].to_string().into_bytes(),
+            };
+            let media = request["content_type"].as_str().unwrap();
+            let found = verdict(&policy.ask(ALL, target, &[("content-type", media)], &body));
+            count += 1;
+            if found != Ok(()) {
+                wrong.push(format!("{name} {path}: {}: {found:?}", request["client"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(requests.len() > 20 && count > 150, "{count} of {} requests", requests.len());
+}
+
+/// A source of choices that repeats.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.roll(list.len())]
+    }
+}
+
+/// Any value, as a client may write it below a member without a table.
+fn anything(dice: &mut Dice, depth: usize) -> Value {
+    match dice.roll(if depth == 0 { 6 } else { 9 }) {
+        0 => json!(null),
+        1 => json!(true),
+        2 => json!(7),
+        3 => json!("text"),
+        4 => json!("http://169.254.169.254/"),
+        5 => json!(""),
+        6 => json!([anything(dice, depth - 1), anything(dice, depth - 1)]),
+        7 => json!({ "a": anything(dice, depth - 1) }),
+        _ => {
+            let key = *dice.pick(&["image_url", "input_audio", "file", "file_url", "url", "type"]);
+            json!({ key: anything(dice, depth - 1) })
+        }
+    }
+}
+
+/// A value of a member: often what it takes, sometimes anything.
+fn any_value(member: &Member, dice: &mut Dice, depth: usize) -> Value {
+    if let Some(values) = member.values
+        && dice.roll(4) > 0
+    {
+        let listed: Vec<&str> = table(values).members.keys().map(AsRef::as_ref).collect();
+        return json!(dice.pick(&listed));
+    }
+    match (member.of, dice.roll(6)) {
+        (Some(of), 0..=3) if depth > 0 => {
+            let object = random_object(of, dice, depth - 1);
+            if dice.roll(2) == 0 { object } else { json!([object]) }
+        }
+        _ if member.class == Class::Model => json!(["a", "b"]),
+        _ => anything(dice, depth.min(2)),
+    }
+}
+
+fn random_object(id: TableId, dice: &mut Dice, depth: usize) -> Value {
+    let members: Vec<(&str, &Member)> =
+        table(id).members.iter().map(|(name, member)| (name.as_ref(), member.as_ref())).collect();
+    let mut object = Map::new();
+    for _ in 0..=dice.roll(3) {
+        // Most denied members would leave nothing to compare below the others.
+        let (name, member) = *dice.pick(&members);
+        if passes(member) || dice.roll(3) == 0 {
+            object.insert(name.to_owned(), any_value(member, dice, depth));
+        }
+    }
+    if dice.roll(20) == 0 {
+        object.insert("brand_new".into(), json!(1));
+    }
+    Value::Object(object)
+}
+
+/// What `tools/members/verdict.py` makes of each body: the classes of what it finds.
+fn reference(cases: &[(String, String, Value)]) -> Vec<BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let program = root.join(".parts/bin/python");
+    let mut child = Command::new(&program)
+        .arg("-B")
+        .arg(root.join("tools/members"))
+        .arg("judge-all")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{} does not start ({error}); run `tools/parts python`", program.display())
+        });
+    let mut input = child.stdin.take().unwrap();
+    let text = json!(cases).to_string();
+    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success(), "the evaluator failed");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn random_bodies_get_the_verdict_of_the_reference_evaluator() {
+    let mut dice = Dice(1);
+    let mut cases = Vec::new();
+    let mut ours = Vec::new();
+    let catalog = Catalog::load().unwrap();
+    for name in names() {
+        let policy = bodies(name, "inline");
+        for route in &catalog.file(name).unwrap().routes {
+            let Some(root) = route.json else { continue };
+            let listed = &route.paths[0];
+            let Some(path) = sample(route, listed) else { continue };
+            for _ in 0..40 {
+                let mut body = random_object(root, &mut dice, DEPTH);
+                let object = body.as_object_mut().unwrap();
+                if table(root).members.contains_key("model") {
+                    object.insert("model".into(), json!("m"));
+                }
+                let found = verdict(&policy.json(ALL, &path, &body.to_string())).map_err(|it| it.0);
+                let few = "infer:text infer:embeddings infer:tensor infer:alias infer:batch tokenize models:read";
+                let scoped =
+                    verdict(&policy.json(few, &path, &body.to_string())).map_err(|it| it.0);
+                if found == Err(Reason::NoRoute) || scoped == Err(Reason::NoRoute) {
+                    continue;
+                }
+                cases.push((name.to_owned(), listed.clone(), body));
+                ours.push((found, scoped));
+            }
+        }
+    }
+    let theirs = reference(&cases);
+    let mut wrong = Vec::new();
+    for (((case, (found, scoped)), classes), index) in cases.iter().zip(&ours).zip(&theirs).zip(0..)
+    {
+        let forbidden = classes.contains("denied") || classes.contains("reference");
+        let expected = if forbidden { Err(Reason::FieldForbidden) } else { Ok(()) };
+        // The route's own scope may be one of media.
+        let raised = classes.contains("scoped") && !forbidden;
+        let good = *found == expected
+            && (!raised || *scoped == Err(Reason::InsufficientScope))
+            && (raised || scoped == found || *scoped == Err(Reason::InsufficientScope));
+        if !good {
+            wrong.push(format!(
+                "{index} {} {}: {found:?}, {scoped:?} for {classes:?}: {}",
+                case.0, case.1, case.2
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(cases.len() > 2000, "{}", cases.len());
+}
+
+#[test]
+fn categories_see_every_string_that_reaches_the_prompt() {
+    let policy = Bodies::new(
+        "categories:
+  - { name: general, scopes: [] }
+  - { name: weapons, scopes: ['category:weapons'], patterns: ['plutonium'] }
+routes: [{ preset: vllm, categories: { classify: true, default: general } }]",
+    );
+    let scopes = "infer:text infer:multimodal infer:audio tokenize";
+    let found = |path: &str, body: Value| {
+        let mut body = body;
+        body.as_object_mut().unwrap().insert("model".into(), json!("m"));
+        verdict(&policy.json(scopes, path, &body.to_string())).map_err(|refused| refused.0)
+    };
+    let word = "about plutonium";
+    let chat = "/v1/chat/completions";
+    let messages = "/v1/messages";
+    let message = |message: Value| json!({ "messages": [message] });
+    let block = |block: Value| json!({ "messages": [{ "role": "user", "content": [block] }] });
+    for (says, path, body) in [
+        ("a message", chat, message(json!({ "role": "user", "content": word }))),
+        ("a refusal", chat, message(json!({ "role": "assistant", "refusal": word }))),
+        ("a thought", chat, message(json!({ "role": "assistant", "reasoning_content": word }))),
+        ("a part of a message", chat, block(json!({ "type": "text", "text": word }))),
+        (
+            "the arguments of a call",
+            chat,
+            message(
+                json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": word } }] }),
+            ),
+        ),
+        (
+            "the description of a tool",
+            chat,
+            json!({ "tools": [{ "type": "function", "function": { "name": "f", "description": word } }] }),
+        ),
+        (
+            "a name in a tool's schema",
+            chat,
+            json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "properties": { "plutonium": {} } } } }] }),
+        ),
+        ("a document's title", chat, json!({ "documents": [{ "title": word, "text": "x" }] })),
+        ("a prompt", "/v1/completions", json!({ "prompt": ["x", word] })),
+        ("the instructions", "/v1/responses", json!({ "input": "x", "instructions": word })),
+        ("the system prompt", messages, json!({ "system": [{ "type": "text", "text": word }] })),
+        ("a thought in a block", messages, block(json!({ "type": "thinking", "thinking": word }))),
+        (
+            "a document as text",
+            messages,
+            block(
+                json!({ "type": "document", "source": { "data": word, "type": "text", "media_type": "text/plain" } }),
+            ),
+        ),
+        ("what counting reads", "/v1/messages/count_tokens", json!({ "system": word })),
+        ("what is cut into tokens", "/tokenize", json!({ "prompt": word })),
+        ("tokens in place of text", "/v1/completions", json!({ "prompt": [1, 2, 3] })),
+        (
+            "a document in base64 of no known kind",
+            messages,
+            block(
+                json!({ "type": "document", "source": { "type": "base64", "media_type": "text/plain", "data": "cGx1dG9uaXVt" } }),
+            ),
+        ),
+    ] {
+        assert_eq!(found(path, body), Err(Reason::CategoryForbidden), "{says}");
+    }
+    for (says, path, body) in [
+        ("an ordinary message", chat, message(json!({ "role": "user", "content": "x" }))),
+        (
+            "an image, whatever its bytes spell",
+            messages,
+            block(
+                json!({ "type": "image", "source": { "data": "plutonium", "media_type": "image/png", "type": "base64" } }),
+            ),
+        ),
+        (
+            "numbers in a tool's schema",
+            chat,
+            json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "minimum": 1 } } }] }),
+        ),
+    ] {
+        assert_eq!(found(path, body), Ok(()), "{says}");
+    }
+    assert_eq!(
+        found(chat, block(json!({ "type": "brand_new", "text": "x" }))),
+        Err(Reason::FieldForbidden),
+        "a part of an unknown type"
+    );
+}
+
+#[test]
+fn caps_count_every_member_that_costs() {
+    let policy = Bodies::new(
+        "routes: [{ preset: vllm, caps: { max_tokens: 100, require_max_tokens: true, prompts: 3, images: 1 } }]",
+    );
+    let found = |path: &str, body: &str| {
+        verdict(&policy.json("infer:text infer:multimodal infer:embeddings", path, body))
+    };
+    let over = |name: &str| Err((Reason::FieldForbidden, Some(name.to_owned())));
+    let chat = "/v1/chat/completions";
+    for (path, body, expected) in [
+        (chat, r#"{"model":"m","messages":[],"max_tokens":100}"#, Ok(())),
+        (chat, r#"{"model":"m","messages":[],"max_tokens":101}"#, over("max_tokens")),
+        (chat, r#"{"model":"m","messages":[],"min_tokens":1}"#, over("max_tokens")),
+        (chat, r#"{"model":"m","max_tokens":1,"min_tokens":101}"#, over("min_tokens")),
+        (
+            chat,
+            r#"{"model":"m","max_tokens":1,"chat_template_kwargs":{"thinking_budget":999}}"#,
+            over("thinking_budget"),
+        ),
+        ("/v1/completions", r#"{"model":"m","max_tokens":1,"prompt":["a","b","c"]}"#, Ok(())),
+        (
+            "/v1/completions",
+            r#"{"model":"m","max_tokens":1,"prompt":["a","b","c","d"]}"#,
+            over("prompts"),
+        ),
+    ] {
+        assert_eq!(found(path, body), expected, "{path} {body}");
+    }
+    let policy = Bodies::new("routes: [{ preset: vllm, caps: { prompts: 3 } }]");
+    let found =
+        |path: &str, body: &str| verdict(&policy.json("infer:text infer:embeddings", path, body));
+    for (path, body, expected) in [
+        ("/v1/score", r#"{"model":"m","text_1":"a","text_2":["b","c"]}"#, Ok(())),
+        ("/v1/score", r#"{"model":"m","text_1":"a","text_2":["b","c","d"]}"#, over("prompts")),
+        (
+            "/generative_scoring",
+            r#"{"model":"m","query":"q","items":["a","b","c","d"]}"#,
+            over("prompts"),
+        ),
+        (
+            "/v1/systemone",
+            r#"{"model":"m","questions":{"a":{},"b":{},"c":{},"d":{}}}"#,
+            over("prompts"),
+        ),
+        ("/v1/embeddings", r#"{"model":"m","input":[1,2,3,4,5]}"#, Ok(())),
+        ("/v1/embeddings", r#"{"model":"m","input":[[1],[2],[3],[4]]}"#, over("prompts")),
+        (
+            "/pooling",
+            r#"{"model":"m","messages":[{"role":"user","content":"a"},{"role":"user","content":"a"},{"role":"user","content":"a"},{"role":"user","content":"a"}]}"#,
+            Ok(()),
+        ),
+    ] {
+        assert_eq!(found(path, body), expected, "{path} {body}");
+    }
+}
+
+#[test]
+fn the_operator_opens_members() {
+    let policy = Bodies::new(
+        "routes: [{ preset: vllm, open: [server-tools], fields: { allow: [priority, structured_outputs.regex, brand_new, 'messages[].content[].uuid', '?trace'] } }]",
+    );
+    let chat = "/v1/chat/completions";
+    for (path, body, allowed) in [
+        (chat, r#"{"model":"m","priority":1}"#, true),
+        (chat, r#"{"model":"m","structured_outputs":{"regex":"a"}}"#, true),
+        (chat, r#"{"model":"m","structured_outputs":{"grammar":"a"}}"#, false),
+        (chat, r#"{"model":"m","brand_new":{"image_url":"x"}}"#, false),
+        (chat, r#"{"model":"m","brand_new":{"a":[1]}}"#, true),
+        (chat, r#"{"model":"m","other_new":1}"#, false),
+        (
+            chat,
+            r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x","uuid":"u"}]}]}"#,
+            true,
+        ),
+        ("/v1/chat/completions?trace=1", r#"{"model":"m"}"#, true),
+        ("/v1/chat/completions?other=1", r#"{"model":"m"}"#, false),
+        (
+            "/v1/responses",
+            r#"{"model":"m","tools":[{"type":"mcp","server_url":"https://x"}]}"#,
+            true,
+        ),
+        ("/v1/responses", r#"{"model":"m","previous_response_id":"r"}"#, false),
+    ] {
+        let found = verdict(&policy.json("infer:text", path, body));
+        assert_eq!(found.is_ok(), allowed, "{path} {body}: {found:?}");
+    }
+    let policy = Bodies::new("routes: [{ preset: vllm, fields: { unknown: pass } }]");
+    for (body, allowed) in [
+        (r#"{"model":"m","brand_new":1}"#, true),
+        (r#"{"model":"m","priority":1}"#, false),
+        (r#"{"model":"m","messages":[{"role":"user","content":[{"type":"brand_new"}]}]}"#, false),
+    ] {
+        assert_eq!(verdict(&policy.json("infer:text", chat, body)).is_ok(), allowed, "{body}");
+    }
+}
+
+#[test]
+fn forms_and_queries_have_members_too() {
+    let form = |fields: &[(&str, &str)]| {
+        let parts = fields.iter().map(|(name, value)| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        });
+        parts.collect::<String>() + "--b--\r\n"
+    };
+    let media = [("content-type", "multipart/form-data; boundary=b")];
+    let path = "/v1/audio/transcriptions";
+    for (preset, target, fields, expected) in [
+        ("vllm", path, &[("language", "en"), ("timestamp_granularities[]", "word")][..], Ok(())),
+        ("vllm", path, &[("vllm_xargs", "{}")], Err("vllm_xargs")),
+        ("vllm", path, &[("use_beam_search", "true")], Err("use_beam_search")),
+        ("vllm", path, &[("brand_new", "1")], Err("brand_new")),
+        ("ollama", path, &[("language", "en")], Ok(())),
+        (
+            "llama-cpp",
+            path,
+            &[("chat_template_kwargs", "{\"chat_template\":\"x\"}")],
+            Err("chat_template_kwargs"),
+        ),
+        ("llama-cpp", path, &[("lora", "1")], Err("lora")),
+        ("llama-cpp", path, &[("n_probs", "100")], Err("n_probs")),
+    ] {
+        let policy = bodies(preset, "inline");
+        let all: Vec<(&str, &str)> = [("model", "m")].iter().chain(fields).copied().collect();
+        let found = verdict(&policy.ask("infer:audio", target, &media, form(&all).as_bytes()));
+        let found = found.map_err(|(_, param)| param.unwrap_or_default());
+        assert_eq!(found, expected.map_err(str::to_owned), "{preset} {fields:?}");
+    }
+    // Go reads the query before the form.
+    let policy = bodies("ollama", "inline");
+    let body = form(&[("model", "m")]);
+    let ask = |target: &str| verdict(&policy.ask("infer:audio", target, &media, body.as_bytes()));
+    assert_eq!(
+        ask("/v1/audio/transcriptions?model=premium").map_err(|refused| refused.0),
+        Err(Reason::MalformedRequest)
+    );
+    assert_eq!(
+        ask("/v1/audio/transcriptions?model=m"),
+        Err((Reason::FieldForbidden, Some("?model".into())))
+    );
+    // A route written out has no tables, and its rules hold for the query as well.
+    let policy = Bodies::new(
+        "routes: [{ match: { methods: [POST], paths: [/v1/audio/transcriptions] }, scopes: [], model: { from: 'form:model' }, caps: { max_tokens: 5 } }]",
+    );
+    let ask = |target: &str| verdict(&policy.ask("", target, &media, body.as_bytes()));
+    assert_eq!(ask("/v1/audio/transcriptions?other=1"), Ok(()));
+    assert_eq!(
+        ask("/v1/audio/transcriptions?max_tokens=9"),
+        Err((Reason::FieldForbidden, Some("?max_tokens".into())))
+    );
+    assert_eq!(
+        ask("/v1/audio/transcriptions?model=premium").map_err(|refused| refused.0),
+        Err(Reason::MalformedRequest)
     );
 }

@@ -77,10 +77,12 @@ impl Plan {
             places: HashMap::new(),
             rows: HashMap::new(),
             regions: HashMap::new(),
+            media: Vec::new(),
             denied: 0,
         };
         builder.denied = builder.plan.add(Node::of(Expect::Denied));
         let root = builder.table(root);
+        builder.finish();
         let mut document =
             builder.plan.node(root).cloned().unwrap_or_else(|| Node::of(Expect::Any));
         document.expect = Expect::Container { lists: false };
@@ -140,6 +142,8 @@ struct Builder<'a> {
     rows: HashMap<RowKey, usize>,
     /// Places of everything below members without a table: with or without text, searched for media or not.
     regions: HashMap<(bool, bool), usize>,
+    /// Places of objects that describe a medium and have no table.
+    media: Vec<usize>,
     denied: usize,
 }
 
@@ -296,11 +300,33 @@ impl Builder<'_> {
             node.element = Some(reference);
         }
         let region = self.region(false, true);
-        let mut node = self.plan.node(region).cloned().unwrap_or_else(|| Node::of(Expect::Any));
+        let mut node = Node::of(Expect::Any);
+        node.unnamed = Unnamed::Read(region);
+        node.element = Some(region);
         for key in ["url", "path", "file_url", "bytes", "data", "base64"] {
             node.keys.set(key, reference);
         }
-        self.plan.add(node)
+        let place = self.plan.add(node);
+        self.media.push(place);
+        place
+    }
+
+    /// Media within objects that describe a medium are found as everywhere else. The region's names are
+    /// complete only now: some of them lead to such objects.
+    fn finish(&mut self) {
+        let Some(region) = self.regions.get(&(false, true)).and_then(|at| self.plan.node(*at))
+        else {
+            return;
+        };
+        let names = region.keys.clone();
+        for place in &self.media {
+            let Some(node) = self.plan.nodes.get_mut(*place) else { continue };
+            for (name, medium) in names.iter() {
+                if node.keys.get(name).is_none() {
+                    node.keys.set(Arc::clone(name), medium);
+                }
+            }
+        }
     }
 
     /// The place of everything below a member without a table.
