@@ -44,7 +44,7 @@ fn pages() -> Vec<(String, String)> {
     paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// One page.
+/// The text of one page.
 fn page(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The key engine against a key server of our own that behaves as badly as told.
+//! The key engine against a key server of our own whose faults the tests choose.
 
 mod discovery;
 mod disk;

@@ -40,7 +40,7 @@ const WRONG: [(&str, &str, &str); 20] = [
         "http/0/dialect",
     ),
     (
-        "a listener that trusts everybody",
+        "a listener that trusts all clients",
         "http[0].name=a,http[0].port=9001,http[0].dialect=nginx",
         "trustedProxies",
     ),

@@ -79,7 +79,7 @@ pub(crate) enum Kind {
     Nginx,
     /// `auth_request`, with a newer nginx.
     NewNginx,
-    /// njs.
+    /// njs in nginx.
     Njs,
     Traefik,
     Caddy,

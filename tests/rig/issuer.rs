@@ -33,17 +33,17 @@ impl Key {
         Self { kid: kid.to_owned(), pair: Arc::clone(pair) }
     }
 
-    /// ES256.
+    /// A P-256 key for ES256.
     pub(crate) fn ec(kid: &str) -> Self {
         Self::new(kid, KeyPair::generate(KeyType::P256).unwrap())
     }
 
-    /// EdDSA, Ed25519.
+    /// An Ed25519 key for EdDSA.
     pub(crate) fn ed(kid: &str) -> Self {
         Self::new(kid, KeyPair::generate(KeyType::Ed25519).unwrap())
     }
 
-    /// HS256.
+    /// A shared secret for HS256.
     pub(crate) fn secret(secret: &str) -> Self {
         Self::new("", KeyPair::secret(secret))
     }
@@ -136,9 +136,9 @@ pub(crate) fn forged(token: &str) -> String {
 pub(crate) enum Mood {
     /// Serves this key set.
     Serves(String),
-    /// Answers 500.
+    /// Answers with status 500.
     Fails,
-    /// Sends nothing.
+    /// Sends no answer.
     Hangs,
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tollgate::listener::Address;
+use tollgate_testkit::wait::until_async;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -201,11 +202,7 @@ async fn a_cancelled_call_returns_its_bytes() {
     gate.entered.notified().await;
     assert!(budget.taken() > 1 << 20);
     waiting.abort();
-    let deadline = Instant::now() + SOON;
-    while budget.taken() > 0 {
-        assert!(Instant::now() < deadline, "{} bytes are still taken", budget.taken());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until_async("an empty budget", async || (budget.taken() == 0).then_some(())).await;
 }
 
 /// A server that is stopping, with one check in progress.
@@ -218,11 +215,7 @@ async fn stopping(
     let waiting = tokio::spawn(async move { call(&mut client, CHECK, message(10)).await });
     gate.entered.notified().await;
     server.stop.cancel();
-    let deadline = Instant::now() + SOON;
-    while connect(&server.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "the server still listens");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until_async("a closed listener", async || connect(&server.address).await.err()).await;
     (server, gate, waiting)
 }
 

@@ -1,16 +1,16 @@
 //! The memory that a server uses for many clients with large messages, measured in a separate
 //! process, without the clients.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 use tollgate::listener::Address;
+use tollgate_testkit::wait::until_async;
 
 use super::clients::{Answer, CHECK, call, connect, http2, message};
-use super::servers::{Checks, Gate, SOON, Wanted, budget};
+use super::servers::{Checks, Gate, Wanted, budget};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: u64 = 40;
@@ -25,13 +25,18 @@ impl Child {
     pub(crate) async fn spawn(mut command: Command, socket: &Path) -> Self {
         // The child ends with its standard input, so it never outlives this process.
         let mut child = Self(command.stdin(Stdio::piped()).spawn().unwrap());
-        let deadline = Instant::now() + SOON;
-        while connect(&Address::Unix(socket.to_owned())).await.is_err() {
+        let address = Address::Unix(socket.to_owned());
+        until_async("an answer of the server", async || {
             assert!(child.0.try_wait().unwrap().is_none(), "the server ended");
-            assert!(Instant::now() < deadline, "the server does not answer");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            connect(&address).await.ok()
+        })
+        .await;
         child
+    }
+
+    /// Writes one byte to its standard input.
+    fn signal(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
     fn proc(&self, file: &str) -> String {
@@ -60,6 +65,13 @@ impl Drop for Child {
     }
 }
 
+/// Waits for the byte that [`Child::signal`] writes.
+async fn signalled() {
+    let read = || std::io::stdin().read(&mut [0]);
+    let _ = tokio::task::spawn_blocking(read).await;
+}
+
+/// Waits for the end of the parent.
 pub(crate) async fn parent_is_gone() {
     let read = || std::io::stdin().read_to_end(&mut Vec::new());
     let _ = tokio::task::spawn_blocking(read).await;
@@ -77,20 +89,20 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
         .args(["--exact", "wire::message_memory::bounded", "--ignored", "--nocapture"])
         .env("TOLLGATE_TEST_SOCKET", &path)
         .stdout(Stdio::null());
-    let child = Child::spawn(command, &path).await;
+    let mut child = Child::spawn(command, &path).await;
     let address = Address::Unix(path);
     let before = child.peak();
 
     let message = message(BODY as usize);
-    let mut calls = Vec::new();
+    let mut calls = JoinSet::new();
     for _ in 0..CLIENTS {
         let mut client = http2(connect(&address).await.unwrap()).await;
         let message = message.clone();
-        calls.push(tokio::spawn(async move { call(&mut client, CHECK, message).await }));
+        calls.spawn(async move { call(&mut client, CHECK, message).await });
     }
     let (mut allowed, mut refused) = (0, 0);
-    for call in calls {
-        match call.await.unwrap().unwrap() {
+    while let Some(answer) = calls.join_next().await {
+        match answer.unwrap().unwrap() {
             Answer::Verdict(0, text) => {
                 assert!(text.ends_with("16777216"), "{text}");
                 allowed += 1;
@@ -98,6 +110,10 @@ async fn large_messages_of_many_clients_stay_within_the_stated_bound() {
             answer => {
                 assert!(answer.is(7, "no room"), "{answer:?}");
                 refused += 1;
+                // The admitted messages are held until then, as by checks that wait for a store.
+                if refused == CLIENTS / 2 {
+                    child.signal();
+                }
             }
         }
     }
@@ -119,13 +135,12 @@ async fn bounded() {
     let server = Wanted { address: Address::Unix(path.into()), ..Default::default() }
         .grpc(checks, budget(BODY, IN_FLIGHT))
         .await;
-    // Each message is charged for a while, as in a check that waits for its store.
+    signalled().await;
     let open = async {
         loop {
-            gate.entered.notified().await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
             gate.open.notify_waiters();
             gate.open.notify_one();
+            gate.entered.notified().await;
         }
     };
     tokio::select! {

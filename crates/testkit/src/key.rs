@@ -62,7 +62,7 @@ pub enum KeyType {
     P384,
     /// The curve P-521.
     P521,
-    /// Ed25519.
+    /// The curve Ed25519.
     Ed25519,
     /// A shared secret.
     Secret,

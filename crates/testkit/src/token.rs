@@ -77,14 +77,14 @@ pub fn unsigned(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
     format!("{}.{}.{}", base64url(header), base64url(payload), base64url("unsigned"))
 }
 
-/// The three parts of a token, still encoded.
+/// The three parts of a token, each in base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenParts<'a> {
-    /// The header.
+    /// The encoded header.
     pub header: &'a str,
-    /// The claims.
+    /// The encoded claims.
     pub payload: &'a str,
-    /// The signature.
+    /// The encoded signature.
     pub signature: &'a str,
 }
 

@@ -4,15 +4,14 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tollgate_grpc_unary::{RequestBody, Status};
+use tollgate_testkit::wait::until_async;
 use tonic::body::Body;
 
 use super::{CALL, ChargedBytes, InFlight, LimitError, MessageError, Refusal};
 
 const MIB: u64 = 1 << 20;
-const SOON: Duration = Duration::from_secs(10);
 
 /// Messages of at most 1.25 MiB; 3 MiB for them and 1 MiB, which is 32 calls, besides.
 fn budget() -> InFlight {
@@ -59,13 +58,10 @@ fn reading(budget: &InFlight, body: Body) -> tokio::task::JoinHandle<String> {
 
 /// Waits until `budget` holds `expected` bytes.
 async fn taken(budget: &InFlight, expected: u64) {
-    let reached = async {
-        while budget.taken() as u64 != expected {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let reached = timeout(SOON, reached).await;
-    assert!(reached.is_ok(), "{} bytes are taken, not {expected}", budget.taken());
+    until_async(&format!("{expected} bytes in flight"), async || {
+        (budget.taken() as u64 == expected).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 use std::{
     fs,
     sync::{Condvar, Mutex},
-    time::Instant,
 };
+
+use tollgate_testkit::wait::until;
 
 use super::*;
 use crate::observe::tests::Written;
@@ -19,11 +20,7 @@ fn json(value: impl serde::Serialize) -> impl FnOnce(&mut Vec<u8>) {
 const LONG: Duration = Duration::from_secs(10);
 
 fn wait_until(what: &str, met: impl Fn() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !met() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(2));
-    }
+    until(what, || met().then_some(()));
 }
 
 /// A writer that can be made to fail, or to stand still.
