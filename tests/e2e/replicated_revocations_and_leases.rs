@@ -23,7 +23,7 @@ fn most_checks_make_no_round_trip_and_unused_grants_are_returned_at_shutdown() {
     let place = dir.path().display().to_string();
     let store = format!(
         "store: {{ redis: {{ url: \"unix:{place}/redis.sock\", password: \"file:{place}/redis.password\", \
-         replicate_revocations: {{ max_staleness: 2s }} }} }}\n\
+         replicate_revocations: {{ max_staleness: 60s }} }} }}\n\
          limits: [{{ name: daily, by: [subject], rate: 100/1d, lease: {{ slice: 20, life: 30s }} }}]\n"
     );
     let policy = POLICY.replace("    name: models\n", "    name: models\n    limits: [daily]\n");

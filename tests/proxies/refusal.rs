@@ -81,7 +81,7 @@ fn a_check_from_an_untrusted_peer_is_refused_without_a_reason() {
         "{:?}",
         reply.headers
     );
-    assert!(tollgate.process.err().contains("not among `trusted_proxies`"));
+    assert!(tollgate.process.err().contains("not listed in `trusted_proxies`"));
 }
 
 #[test]
