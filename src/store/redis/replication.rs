@@ -73,7 +73,11 @@ impl ChangeSubscription {
     }
 }
 
+/// An entry of the stream: its id and its fields.
 type Row = (String, Vec<String>);
+
+/// A page of the index: the next cursor, and members with their ends.
+type ScanPage = (u64, Vec<(String, f64)>);
 
 impl Redis {
     /// Opens a subscription; `None` when a connection cannot be made now.
@@ -111,7 +115,7 @@ impl Redis {
             let mut scan = pipe();
             scan.cmd("GET").arg(FORMAT_KEY);
             scan.cmd("ZSCAN").arg(INDEX).arg(from).arg("COUNT").arg(BATCH);
-            let (format, (next, ends)): (Option<String>, (u64, Vec<(String, f64)>)) =
+            let (format, (next, ends)): (Option<String>, ScanPage) =
                 scan.query_async(&mut connection).await?;
             check_format(format)?;
             if ends.is_empty() {
