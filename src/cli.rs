@@ -9,7 +9,6 @@ pub mod explain;
 mod failure;
 pub mod init;
 pub mod paint;
-mod peek;
 pub mod presets;
 mod progress;
 pub mod revoke;
@@ -17,6 +16,7 @@ pub mod schema;
 pub mod serve;
 mod tls;
 pub mod token;
+mod token_view;
 pub mod version;
 
 use std::process::ExitCode;

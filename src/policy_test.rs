@@ -4,6 +4,7 @@
 //! A file holds a policy, names of keys that are made when it is read, and cases. All times are relative to the file's
 //! `now`, so that a front-end with a clock of its own can have the tokens made for its own moment.
 
+mod error;
 pub mod expect;
 mod file;
 mod keys;
@@ -23,7 +24,8 @@ use tollgate_core::{
 };
 
 pub use self::{
-    expect::{Expectation, Inside, Observed, Verdict, check, reason_of},
+    error::CaseError,
+    expect::{Differences, Expectation, Internal, Observed, Verdict, compare, reason_of},
     file::CaseFile,
     ledger::Ledger,
     request::{Body, Request},
@@ -74,7 +76,7 @@ pub enum Revoked {
         at: Timestamp,
     },
     /// By a key in the blacklist of another service.
-    Foreign(String),
+    ExternalDenylist(String),
 }
 
 impl Case {

@@ -4,7 +4,7 @@ mod grpc;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, check};
+use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, compare};
 use tollgate_core::{
     check::{NoHooks, Prepared, PreparedHead, prepare, prepare_head},
     denial::Reason,
@@ -68,8 +68,8 @@ fn every_row_has_its_expected_result() {
             failures.push(format!("{}: it expects nothing", row.place()));
             continue;
         };
-        if let Err(difference) = check(expect, &observed) {
-            let cause = observed.inside.as_ref().map_or("", |inside| inside.cause.as_str());
+        if let Err(difference) = compare(expect, &observed) {
+            let cause = observed.internal.as_ref().map_or("", |internal| internal.cause.as_str());
             failures.push(format!("{}\n    {difference}\n    cause: {cause}", row.place()));
         }
         if let Some(place) = leak(&row.case, &observed) {
@@ -121,7 +121,7 @@ fn leak(case: &Case, observed: &Observed) -> Option<&'static str> {
     let token = case.token.as_deref().filter(|token| token.len() > 32)?;
     let contains = |list: &[(String, String)]| list.iter().any(|(_, value)| value.contains(token));
     let body = observed.body.as_ref().is_some_and(|body| body.to_string().contains(token));
-    let cause = observed.inside.as_ref().is_some_and(|inside| inside.cause.contains(token));
+    let cause = observed.internal.as_ref().is_some_and(|internal| internal.cause.contains(token));
     [
         ("the body", body),
         ("the cause", cause),
@@ -183,6 +183,6 @@ fn the_example_in_the_docs_has_its_expected_result() {
     let snapshot = file.snapshot().unwrap();
     for case in file.cases(None).unwrap() {
         let observed = Observed::of(&case.decide(&snapshot), &snapshot, "decision-1");
-        assert_eq!(check(case.expect.as_ref().unwrap(), &observed), Ok(()), "{}", case.name);
+        assert_eq!(compare(case.expect.as_ref().unwrap(), &observed), Ok(()), "{}", case.name);
     }
 }

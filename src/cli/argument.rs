@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tollgate_core::secret::Secret;
 
 /// Most that is read from standard input.
-const MOST: u64 = 64 << 20;
+const MAX_INPUT: u64 = 64 << 20;
 
 /// A token: `-` is standard input, `@FILE` a file, anything else the token itself.
 ///
@@ -51,6 +51,6 @@ pub(super) fn trimmed(file: &[u8]) -> &[u8] {
 
 fn stdin() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io::stdin().take(MOST).read_to_end(&mut bytes)?;
+    io::stdin().take(MAX_INPUT).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -16,7 +16,7 @@ use tollgate_core::{
     snapshot::Snapshot,
 };
 
-use self::{report::Report, server::Listed};
+use self::{report::Report, server::Offer};
 use super::{Output, paint::Paint, progress::Progress};
 use crate::config;
 
@@ -29,7 +29,7 @@ Examples:
 
 Exit codes:
   0  nothing dangerous is open
-  1  something dangerous, or something that nobody has listed, is
+  1  something dangerous, or something that nobody has offer, is
   2  the server gave no such document, or usage";
 
 /// Report what an inference server offers, and what is open of it.
@@ -76,12 +76,12 @@ impl AuditUpstream {
         progress.now(&format!("asking {url}"));
         let document =
             fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
-        let listed = Listed::read(&document)
+        let offer = Offer::read(&document)
             .with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
-        progress.now(&format!("asking the policy about {} operations", listed.operations.len()));
-        let members = members::unknown(&listed.document, &presets)?;
+        progress.now(&format!("asking the policy about {} operations", offer.operations.len()));
+        let members = members::unknown(&offer.document, &presets)?;
         let report = Report::of(
-            &listed,
+            &offer,
             members,
             &presets,
             &Snapshot::without_keys(Arc::new(policy)),

@@ -73,8 +73,8 @@ impl CheckConfig {
                 let report = json!({
                     "file": path,
                     "ok": errors.is_empty(),
-                    "errors": failure::places(&path, &errors),
-                    "warnings": failure::places(&path, &warnings),
+                    "errors": failure::locations(&path, &errors),
+                    "warnings": failure::locations(&path, &warnings),
                 });
                 writeln!(out, "{report}")?;
             }

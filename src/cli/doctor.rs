@@ -68,8 +68,8 @@ pub struct Doctor {
     output: Output,
 }
 
-fn size(text: &str) -> Result<ByteSize, String> {
-    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+fn size(text: &str) -> anyhow::Result<ByteSize> {
+    Ok(serde_json::from_value(json!(text))?)
 }
 
 /// What came of a probe.
@@ -100,7 +100,7 @@ impl Verdict {
         match self {
             Self::Ok => paint.good(self.word()),
             Self::Leak | Self::Fault => paint.bad(self.word()),
-            Self::Skipped => paint.odd(self.word()),
+            Self::Skipped => paint.warn(self.word()),
         }
     }
 }

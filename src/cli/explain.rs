@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use tollgate_core::policy::Policy;
 
-use self::steps::{Explanation, Question};
+use self::steps::{ExplainInput, Explanation};
 use super::{Output, argument, paint::Paint};
 use crate::{
     config,
@@ -80,14 +80,13 @@ pub struct Explain {
     output: Output,
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("write `name: value`")?;
+fn header(text: &str) -> anyhow::Result<(String, String)> {
+    let (name, value) = text.split_once(':').context("write `name: value`")?;
     let name = name.trim();
     if name.is_empty() {
-        Err("the header has no name".into())
-    } else {
-        Ok((name.to_owned(), value.trim().to_owned()))
+        bail!("the header has no name");
     }
+    Ok((name.to_owned(), value.trim().to_owned()))
 }
 
 impl Explain {
@@ -96,22 +95,22 @@ impl Explain {
     /// # Errors
     /// A file that cannot be read or is wrong, or nothing to explain.
     pub fn run(&self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
-        self.explained(&mut Page { out, paint, output: self.output })
+        self.explained(&mut Printer { out, paint, output: self.output })
             .map(|end| ExitCode::from(end as u8))
     }
 
-    fn explained(&self, page: &mut Page<'_>) -> anyhow::Result<End> {
+    fn explained(&self, printer: &mut Printer<'_>) -> anyhow::Result<ExitStatus> {
         let loaded = self.config.as_deref().map(config::load).transpose()?;
         let (policy, max_body) = match loaded {
             Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.server.body.max.0)),
             None => (None, None),
         };
         match &self.case {
-            Some(path) => self.cases(path, policy, max_body, page),
+            Some(path) => self.cases(path, policy, max_body, printer),
             None => self.request(
                 policy.context("name the configuration with --config")?,
                 max_body,
-                page,
+                printer,
             ),
         }
     }
@@ -120,8 +119,8 @@ impl Explain {
         &self,
         policy: Arc<Policy>,
         max_body: Option<usize>,
-        page: &mut Page<'_>,
-    ) -> anyhow::Result<End> {
+        printer: &mut Printer<'_>,
+    ) -> anyhow::Result<ExitStatus> {
         let found = keys::find(policy, None, false, &self.jwks)?;
         let body = self.body.as_deref().map(argument::body).transpose()?;
         let mut headers: Vec<(String, Vec<u8>)> = self
@@ -148,7 +147,7 @@ impl Explain {
             address: self.address,
             body: body.map_or(Body::Absent, Body::Whole),
         };
-        let question = Question {
+        let input = ExplainInput {
             found: &found,
             request: &request,
             now: now(),
@@ -156,9 +155,9 @@ impl Explain {
             outage: None,
             assumed: true,
         };
-        let explanation = steps::explain(&question, Ledger::new(&[]));
-        page.print(&explanation)?;
-        Ok(end(&explanation))
+        let explanation = steps::explain(&input, Ledger::new(&[]));
+        printer.print(&explanation)?;
+        Ok(exit_status(&explanation))
     }
 
     fn cases(
@@ -166,8 +165,8 @@ impl Explain {
         path: &std::path::Path,
         policy: Option<Arc<Policy>>,
         max_body: Option<usize>,
-        page: &mut Page<'_>,
-    ) -> anyhow::Result<End> {
+        printer: &mut Printer<'_>,
+    ) -> anyhow::Result<ExitStatus> {
         let shown = path.display();
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
@@ -181,14 +180,13 @@ impl Explain {
             .context("the case file has no `config`; name one with --config")?;
         let found = keys::find(policy, Some(&file), self.config.is_none(), &self.jwks)?;
         let named = |case: &Case| self.only.as_ref().is_none_or(|only| case.name.contains(only));
-        let cases: Vec<Case> =
-            file.cases(None).map_err(anyhow::Error::msg)?.into_iter().filter(named).collect();
+        let cases: Vec<Case> = file.cases(None)?.into_iter().filter(named).collect();
         if cases.is_empty() {
             bail!("`{shown}` has no such case");
         }
-        let mut worst = End::Good;
+        let mut worst = ExitStatus::Good;
         for case in &cases {
-            let question = Question {
+            let input = ExplainInput {
                 found: &found,
                 request: &case.request,
                 now: case.now,
@@ -196,22 +194,22 @@ impl Explain {
                 outage: case.outage,
                 assumed: false,
             };
-            let explanation = steps::explain(&question, case.store(&found.snapshot)).of(case);
-            page.print(&explanation)?;
-            worst = worst.max(end(&explanation));
+            let explanation = steps::explain(&input, case.store(&found.snapshot)).of(case);
+            printer.print(&explanation)?;
+            worst = worst.max(exit_status(&explanation));
         }
         Ok(worst)
     }
 }
 
 /// Where explanations are printed, and how.
-struct Page<'a> {
+struct Printer<'a> {
     out: &'a mut dyn Write,
     paint: Paint,
     output: Output,
 }
 
-impl Page<'_> {
+impl Printer<'_> {
     fn print(&mut self, explanation: &Explanation) -> std::io::Result<()> {
         match self.output {
             Output::Text => show::text(explanation, self.paint, self.out),
@@ -222,18 +220,18 @@ impl Page<'_> {
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum End {
+enum ExitStatus {
     Good = 0,
     Bad = 1,
     Unknown = 2,
 }
 
-fn end(explanation: &Explanation) -> End {
+fn exit_status(explanation: &Explanation) -> ExitStatus {
     match explanation.is_as_expected() {
-        None if explanation.unknown => End::Unknown,
-        None if explanation.allows() => End::Good,
-        Some(true) => End::Good,
-        None | Some(false) => End::Bad,
+        None if explanation.unknown => ExitStatus::Unknown,
+        None if explanation.allows() => ExitStatus::Good,
+        Some(true) => ExitStatus::Good,
+        None | Some(false) => ExitStatus::Bad,
     }
 }
 

@@ -11,7 +11,7 @@ use super::paint::Paint;
 use crate::{config::LoadError, error_text::describe};
 
 /// The exit code for usage, and for what is not there.
-const CODE: u8 = 2;
+const EXIT_CODE: u8 = 2;
 
 /// Whether the command line asks for JSON. Looked for in the words themselves: they may be such that nothing else can be told.
 pub(super) fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
@@ -35,7 +35,7 @@ pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
             text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
         eprintln!("{}", shape(message, &[]));
     }
-    if asked { ExitCode::SUCCESS } else { ExitCode::from(CODE) }
+    if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CODE) }
 }
 
 /// Reports why a command could not do its work.
@@ -44,29 +44,29 @@ pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(closed) {
         // Whoever read the answer has seen enough: `| head`.
     } else if json {
-        let places = match error.downcast_ref::<LoadError>() {
-            Some(LoadError::Invalid { path, errors }) => places(path, errors),
+        let locations = match error.downcast_ref::<LoadError>() {
+            Some(LoadError::Invalid { path, errors }) => locations(path, errors),
             _ => Vec::new(),
         };
-        eprintln!("{}", shape(&describe(error.as_ref()), &places));
+        eprintln!("{}", shape(&describe(error.as_ref()), &locations));
     } else {
         eprintln!("{} {}", Paint::stderr().bad("error:"), describe(error.as_ref()));
     }
-    ExitCode::from(CODE)
+    ExitCode::from(EXIT_CODE)
 }
 
-fn shape(message: &str, places: &[Value]) -> Value {
-    if places.is_empty() {
+fn shape(message: &str, locations: &[Value]) -> Value {
+    if locations.is_empty() {
         json!({ "error": { "message": message } })
     } else {
-        json!({ "error": { "message": message, "errors": places } })
+        json!({ "error": { "message": message, "errors": locations } })
     }
 }
 
 /// Errors of a configuration file, one object each.
-pub(super) fn places(file: &str, errors: &[ConfigError]) -> Vec<Value> {
-    let place = |error: &ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
-    errors.iter().map(place).collect()
+pub(super) fn locations(file: &str, errors: &[ConfigError]) -> Vec<Value> {
+    let location = |error: &ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
+    errors.iter().map(location).collect()
 }
 
 #[cfg(test)]

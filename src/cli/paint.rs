@@ -15,16 +15,16 @@ impl Paint {
     /// For standard output.
     #[must_use]
     pub fn stdout() -> Self {
-        Self::told(io::stdout().is_terminal(), |name| env::var_os(name))
+        Self::detect(io::stdout().is_terminal(), |name| env::var_os(name))
     }
 
     /// For standard error.
     #[must_use]
     pub fn stderr() -> Self {
-        Self::told(io::stderr().is_terminal(), |name| env::var_os(name))
+        Self::detect(io::stderr().is_terminal(), |name| env::var_os(name))
     }
 
-    fn told(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    fn detect(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = variable("TERM").is_some_and(|value| value == "dumb");
         Self(terminal && !refused && !dumb)
@@ -41,7 +41,7 @@ impl Paint {
     }
 
     /// Worth a look.
-    pub(super) fn odd<T: Display>(self, text: T) -> Painted<T> {
+    pub(super) fn warn<T: Display>(self, text: T) -> Painted<T> {
         self.with("33", text)
     }
 
@@ -75,19 +75,23 @@ impl<T: Display> Display for Painted<T> {
 mod tests {
     use super::*;
 
-    fn told(terminal: bool, variables: &[(&str, &str)]) -> Paint {
-        Paint::told(terminal, |name| {
+    fn detect(terminal: bool, variables: &[(&str, &str)]) -> Paint {
+        Paint::detect(terminal, |name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
         })
     }
 
     #[test]
     fn only_a_terminal_that_wants_it_is_coloured() {
-        assert_eq!(told(true, &[("TERM", "xterm")]), Paint(true));
-        assert_eq!(told(true, &[("NO_COLOR", "")]), Paint(true), "an empty NO_COLOR says nothing");
-        assert_eq!(told(true, &[("NO_COLOR", "1")]), Paint(false));
-        assert_eq!(told(true, &[("TERM", "dumb")]), Paint(false));
-        assert_eq!(told(false, &[("TERM", "xterm")]), Paint(false));
+        assert_eq!(detect(true, &[("TERM", "xterm")]), Paint(true));
+        assert_eq!(
+            detect(true, &[("NO_COLOR", "")]),
+            Paint(true),
+            "an empty NO_COLOR says nothing"
+        );
+        assert_eq!(detect(true, &[("NO_COLOR", "1")]), Paint(false));
+        assert_eq!(detect(true, &[("TERM", "dumb")]), Paint(false));
+        assert_eq!(detect(false, &[("TERM", "xterm")]), Paint(false));
     }
 
     #[test]

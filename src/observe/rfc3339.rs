@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use thiserror::Error;
 use tollgate_core::time::Timestamp;
 
 const DAY: u64 = 86_400;
@@ -50,17 +51,20 @@ impl Serialize for Rfc3339 {
     }
 }
 
+/// The text is not a time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is not a time; write `2026-11-22T03:42:01Z` or seconds since 1970")]
+pub struct TimeError(String);
+
 /// Reads RFC 3339 (`2026-11-22T03:42:01Z`, a fraction and an offset allowed), or whole seconds since the Unix epoch.
 ///
 /// # Errors
-/// Says how to write it when the text is neither, or a moment before 1970.
-pub fn parse(text: &str) -> Result<Timestamp, String> {
+/// Returns [`TimeError`] for any other text, and for times before 1970.
+pub fn parse(text: &str) -> Result<Timestamp, TimeError> {
     let digits =
         !text.is_empty() && text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit());
     let moment = if digits { text.parse().ok().map(Timestamp::from_secs) } else { read(text) };
-    moment.ok_or_else(|| {
-        format!("`{text}` is not a moment; write `2026-11-22T03:42:01Z` or seconds since 1970")
-    })
+    moment.ok_or_else(|| TimeError(text.to_owned()))
 }
 
 fn read(text: &str) -> Option<Timestamp> {

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate_core::request::Headers;
 
-pub use self::config::{OtlpProtocol, TracingConfig};
+pub use self::config::{EndpointError, OtlpProtocol, TracingConfig};
 pub(crate) use self::span::{CheckData, Trace};
 use self::{
     client::Client,
@@ -37,11 +37,32 @@ use self::{
     export::{Counters, Exporter},
     span::Span,
 };
+use crate::{secrets::SecretError, tls_roots::RootsError};
 
-/// Tracing could not be started.
+/// The reason why tracing does not start.
 #[derive(Debug, Error)]
-#[error("observe.tracing: {0}")]
-pub struct TraceError(String);
+pub enum TraceError {
+    /// The endpoint cannot be used.
+    #[error("observe.tracing.endpoint: {0}")]
+    Endpoint(#[from] EndpointError),
+    /// The host of the endpoint cannot be verified with TLS.
+    #[error("observe.tracing.endpoint: `{0}` cannot be the name in a certificate")]
+    ServerName(String),
+    /// The certificate authorities cannot be read.
+    #[error("observe.tracing.tls_ca: {0}")]
+    Roots(#[from] RootsError),
+    /// The value of a header cannot be read.
+    #[error("observe.tracing.headers.{name}: {error}")]
+    Header {
+        /// The name of the header.
+        name: String,
+        /// The cause.
+        error: SecretError,
+    },
+    /// A header cannot be sent.
+    #[error("observe.tracing.headers.{0}: the name or the value cannot be sent in a header")]
+    InvalidHeader(String),
+}
 
 /// Decides which checks are traced, and sends their spans away.
 #[derive(Debug)]
@@ -74,7 +95,7 @@ impl Tracer {
     /// # Errors
     /// A file that the section names cannot be read or is not what it should be.
     pub fn start(config: &TracingConfig) -> Result<Self, TraceError> {
-        let client = Client::new(config).map_err(TraceError)?;
+        let client = Client::new(config)?;
         let (spans, queue) =
             mpsc::channel(usize::try_from(config.queue).unwrap_or(usize::MAX).max(1));
         let (counters, closing) = (Arc::<Counters>::default(), CancellationToken::new());

@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
 use tollgate_core::{
     decision::{
         Decision, Outcome,
@@ -92,12 +93,12 @@ pub struct Observed {
     /// Headers of the client's response: of the denial, or to be added to the upstream's.
     pub response: Vec<(String, String)>,
     /// What is only seen from inside; `None` behind a wire.
-    pub inside: Option<Inside>,
+    pub internal: Option<Internal>,
 }
 
 /// What only the core can tell.
 #[derive(Clone, Debug, Default)]
-pub struct Inside {
+pub struct Internal {
     /// The route's name.
     pub route: Option<String>,
     /// The model's policy name.
@@ -117,7 +118,7 @@ impl Observed {
         let owned = |list: HeaderList| {
             list.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
         };
-        let inside = Inside {
+        let internal = Internal {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
             model: evidence.model.as_deref().map(str::to_owned),
             cause: String::new(),
@@ -139,7 +140,7 @@ impl Observed {
             set: Vec::new(),
             removed: Vec::new(),
             response: Vec::new(),
-            inside: None,
+            internal: None,
         };
         let cause = match decision {
             Decision::Allow(grant) => {
@@ -168,7 +169,7 @@ impl Observed {
                 failure.cause.clone()
             }
         };
-        observed.inside = Some(Inside { cause, ..inside });
+        observed.internal = Some(Internal { cause, ..internal });
         observed
     }
 }
@@ -182,7 +183,7 @@ pub fn reason_of(body: &Value) -> Option<&str> {
 ///
 /// # Errors
 /// Every difference, in one text.
-pub fn check(expect: &Expectation, observed: &Observed) -> Result<(), String> {
+pub fn compare(expect: &Expectation, observed: &Observed) -> Result<(), Differences> {
     let mut found = Differences(Vec::new());
     found.equal("decision", Some(&expect.decision), Some(&observed.decision));
     found.equal("status", expect.status.as_ref(), observed.status.as_ref());
@@ -215,12 +216,12 @@ pub fn check(expect: &Expectation, observed: &Observed) -> Result<(), String> {
         found.equal(&format!("body {pointer}"), Some(value), Some(have));
     }
     headers_for_the_upstream(expect, observed, &mut found);
-    if let Some(inside) = &observed.inside {
-        found.equal("route", expect.route.as_ref(), inside.route.as_ref());
-        found.equal("model", expect.model.as_ref(), inside.model.as_ref());
-        found.contains("cause", expect.cause.as_deref(), Some(&inside.cause));
-        found.equal("client", expect.client.as_ref(), inside.client.as_ref());
-        found.equal("roles", expect.roles.as_ref(), Some(&inside.roles));
+    if let Some(internal) = &observed.internal {
+        found.equal("route", expect.route.as_ref(), internal.route.as_ref());
+        found.equal("model", expect.model.as_ref(), internal.model.as_ref());
+        found.contains("cause", expect.cause.as_deref(), Some(&internal.cause));
+        found.equal("client", expect.client.as_ref(), internal.client.as_ref());
+        found.equal("roles", expect.roles.as_ref(), Some(&internal.roles));
     }
     found.into_result()
 }
@@ -261,7 +262,10 @@ fn one<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     values.next().filter(|_| values.next().is_none())
 }
 
-struct Differences(Vec<String>);
+/// The differences between an answer and what a case expects.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}", .0.join("; "))]
+pub struct Differences(Vec<String>);
 
 impl Differences {
     fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
@@ -287,8 +291,8 @@ impl Differences {
         self.expect(holds, || format!("{what}: expected a part {part:?}, is {}", shown(have)));
     }
 
-    fn into_result(self) -> Result<(), String> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.0.join("; ")) }
+    fn into_result(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
     }
 }
 
@@ -313,7 +317,7 @@ mod tests {
             set: Vec::new(),
             removed: Vec::new(),
             response: vec![("www-authenticate".into(), "Bearer error=\"invalid_token\"".into())],
-            inside: None,
+            internal: None,
         }
     }
 
@@ -328,7 +332,7 @@ mod tests {
             "www_authenticate": "invalid_token", "body": { "/error/code": "expired" }, "response_without": ["retry-after"],
             "route": "only seen from inside",
         }));
-        assert_eq!(check(&expect, &denied()), Ok(()));
+        assert_eq!(compare(&expect, &denied()), Ok(()));
     }
 
     #[test]
@@ -338,7 +342,7 @@ mod tests {
             "response": { "retry-after": "1" }, "response_without": ["www-authenticate"], "response_with": ["x-tollgate-decision-id"], "body": { "/error/type": "x" },
             "upstream": { "x-tollgate-subject": "a" }, "removed": ["authorization"],
         }));
-        let told = check(&expect, &denied()).unwrap_err();
+        let told = compare(&expect, &denied()).unwrap_err().to_string();
         assert_eq!(told.split("; ").count(), 11, "{told}");
     }
 
@@ -347,8 +351,8 @@ mod tests {
         let expect = expect(json!({ "decision": "allow" }));
         let mut observed = Observed { decision: Verdict::Allow, ..denied() };
         observed.set = vec![("x-tollgate-subject".into(), "a".into())];
-        assert_eq!(check(&expect, &observed), Ok(()));
+        assert_eq!(compare(&expect, &observed), Ok(()));
         observed.removed = vec!["x-tollgate-subject".into()];
-        assert!(check(&expect, &observed).is_err());
+        assert!(compare(&expect, &observed).is_err());
     }
 }

@@ -18,10 +18,10 @@ use tollgate_core::{
 };
 
 use super::{
-    Body, Case, Earlier, Request, Revoked,
+    Body, Case, CaseError, Earlier, Request, Revoked,
     keys::Keys,
     mint,
-    spec::{BodyWord, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
+    spec::{BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
     values::Bytes,
 };
 
@@ -92,8 +92,8 @@ impl CaseFile {
     ///
     /// # Errors
     /// There is no policy, or a secret of it lies in a file or is too short.
-    pub fn snapshot(&self) -> Result<Snapshot, String> {
-        let policy = self.policy.as_ref().ok_or("the case file has no `config`")?;
+    pub fn snapshot(&self) -> Result<Snapshot, CaseError> {
+        let policy = self.policy.as_ref().ok_or(CaseError::NoPolicy)?;
         let mut snapshot = Snapshot::without_keys(Arc::clone(policy));
         for (slot, issuer) in snapshot.keys.iter_mut().zip(policy.issuers.list()) {
             *slot = self.key_set(issuer)?.map(Arc::new);
@@ -109,11 +109,11 @@ impl CaseFile {
     ///
     /// # Errors
     /// A shared secret that lies in a file or is too short.
-    pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, String> {
+    pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, CaseError> {
         match &issuer.source {
-            KeySource::Secret(source) => KeySet::from_secret(inline(source)?, &issuer.algorithms)
-                .map(Some)
-                .map_err(|error| error.to_string()),
+            KeySource::Secret(source) => {
+                Ok(Some(KeySet::from_secret(inline(source)?, &issuer.algorithms)?))
+            }
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))
                 .and_then(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms).ok())
@@ -125,7 +125,7 @@ impl CaseFile {
     ///
     /// # Errors
     /// A token that cannot be made; [`Self::parse`] has found that before.
-    pub fn cases(&self, now: Option<Timestamp>) -> Result<Vec<Case>, String> {
+    pub fn cases(&self, now: Option<Timestamp>) -> Result<Vec<Case>, CaseError> {
         self.spec
             .cases
             .iter()
@@ -134,11 +134,17 @@ impl CaseFile {
             .collect()
     }
 
-    fn case(&self, index: usize, spec: &CaseSpec, now: Option<Timestamp>) -> Result<Case, String> {
+    fn case(
+        &self,
+        index: usize,
+        spec: &CaseSpec,
+        now: Option<Timestamp>,
+    ) -> Result<Case, CaseError> {
         let now = now.or(spec.now.or(self.spec.now).map(Timestamp::from_secs)).unwrap_or(NOW);
         let base = &self.spec.defaults;
-        let (asked, credential) = (spec.request.over(&base.request), spec.token.over(&base.token));
-        let (request, token) = self.request(&asked, &credential, now)?;
+        let (sent, credential) =
+            (spec.request.or_defaults(&base.request), spec.token.or_defaults(&base.token));
+        let (request, token) = self.request(&sent, &credential, now)?;
         let revoked = spec
             .revoked
             .iter()
@@ -147,7 +153,7 @@ impl CaseFile {
         let earlier = spec
             .earlier
             .iter()
-            .map(|spec| self.earlier(spec, &asked, &credential, now))
+            .map(|spec| self.earlier(spec, &sent, &credential, now))
             .collect::<Result<_, _>>()?;
         Ok(Case {
             name: spec.name.clone(),
@@ -165,12 +171,15 @@ impl CaseFile {
     fn earlier(
         &self,
         spec: &EarlierSpec,
-        asked: &RequestSpec,
+        sent: &RequestSpec,
         credential: &TokenSpec,
         now: Timestamp,
-    ) -> Result<Earlier, String> {
-        let (request, _) =
-            self.request(&spec.request.over(asked), &spec.token.over(credential), now)?;
+    ) -> Result<Earlier, CaseError> {
+        let (request, _) = self.request(
+            &spec.request.or_defaults(sent),
+            &spec.token.or_defaults(credential),
+            now,
+        )?;
         Ok(Earlier { times: spec.times, at: spec.at.from(now), request })
     }
 
@@ -179,7 +188,7 @@ impl CaseFile {
         spec: &RequestSpec,
         credential: &TokenSpec,
         now: Timestamp,
-    ) -> Result<(Request, Option<String>), String> {
+    ) -> Result<(Request, Option<String>), CaseError> {
         let token = mint::mint(credential, &self.keys, now)?;
         let filled = |text: &str| {
             token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace("{token}", token))
@@ -204,16 +213,14 @@ impl CaseFile {
             .enumerate()
             .any(|(at, (name, _))| headers.iter().take(at).any(|(other, _)| other == name));
         if joined && repeated {
-            return Err(
-                "with `joined_headers` a name comes once, its values joined with a comma".into()
-            );
+            return Err(CaseError::JoinedHeaders);
         }
         let body = match (spec.body_is, &spec.body, &spec.body_base64) {
-            (None, None, None) | (Some(BodyWord::Absent), None, None) => Body::Absent,
-            (Some(BodyWord::Cut), None, None) => Body::Cut,
+            (None, None, None) | (Some(BodyState::Absent), None, None) => Body::Absent,
+            (Some(BodyState::Cut), None, None) => Body::Cut,
             (None, Some(text), None) => Body::Whole(text.clone().into_bytes()),
             (None, None, Some(Bytes(bytes))) => Body::Whole(bytes.clone()),
-            _ => return Err("write one of `body`, `body_base64` and `body_is`".into()),
+            _ => return Err(CaseError::BodyForms),
         };
         let or = |text: &Option<String>, default: &str| {
             text.clone().unwrap_or_else(|| default.to_owned())
@@ -237,12 +244,10 @@ fn spelled(issuer: &Issuer) -> &str {
     if issuer.name.is_empty() { "absent" } else { &issuer.name }
 }
 
-fn inline(source: &SecretSource) -> Result<&Secret, String> {
+fn inline(source: &SecretSource) -> Result<&Secret, CaseError> {
     match source {
         SecretSource::Inline(secret) => Ok(secret),
-        SecretSource::File(path) => {
-            Err(format!("the secret lies in the file `{path}`, which a case does not read"))
-        }
+        SecretSource::File(path) => Err(CaseError::SecretInFile(path.clone())),
     }
 }
 
@@ -264,7 +269,7 @@ fn revoked(
     credential: &TokenSpec,
     token: Option<&str>,
     now: Timestamp,
-) -> Result<Revoked, String> {
+) -> Result<Revoked, CaseError> {
     let issuer = || spec.issuer.clone().unwrap_or_else(|| mint::issuer(credential).to_owned());
     let mut found = Vec::new();
     found.extend(spec.jti.clone().map(|jti| Target::Jti { issuer: issuer(), jti }));
@@ -276,7 +281,7 @@ fn revoked(
     );
     match (<[Target; 1]>::try_from(found), &spec.foreign) {
         (Ok([target]), None) => Ok(Revoked::Target { target, at: spec.at.from(now) }),
-        (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::Foreign(key.clone())),
-        _ => Err("a revocation names exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and `foreign`".into()),
+        (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::ExternalDenylist(key.clone())),
+        _ => Err(CaseError::Revocation),
     }
 }

@@ -12,10 +12,10 @@ use tollgate_core::{
 };
 use tollgate_testkit::{Algorithm, KeyError, KeyPair, KeyType, jwk_set, merged};
 
-use super::spec::KeySpec;
+use super::{CaseError, spec::KeySpec};
 
 /// How many different RSA keys one file may have.
-const MOST_RSA: usize = 8;
+const MAX_RSA: usize = 8;
 
 /// A key to sign with.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Keys {
                 Some(other) => pairs
                     .get(other.as_str())
                     .cloned()
-                    .ok_or_else(|| format!("there is no key `{other}` to be like")),
+                    .ok_or_else(|| CaseError::UnknownLike(other.clone())),
                 None => pair(algorithm, spec, &mut rsa_keys),
             };
             let key = pair.and_then(|pair| key(name, spec, algorithm, pair));
@@ -68,10 +68,10 @@ impl Keys {
     }
 
     /// The key of this name.
-    pub(super) fn get(&self, name: &str) -> Result<&SigningKey, String> {
+    pub(super) fn get(&self, name: &str) -> Result<&SigningKey, CaseError> {
         self.0.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-            format!("there is no key `{name}`; known: {}", known.join(", "))
+            CaseError::UnknownKey { name: name.to_owned(), known: known.join(", ") }
         })
     }
 
@@ -93,7 +93,7 @@ fn key(
     spec: &KeySpec,
     algorithm: Algorithm,
     pair: Arc<KeyPair>,
-) -> Result<SigningKey, String> {
+) -> Result<SigningKey, CaseError> {
     let kid = spec.kid.clone().unwrap_or_else(|| name.to_owned());
     let jwk =
         if algorithm.is_symmetric() { None } else { Some(jwk(spec, &kid, algorithm, &pair)?) };
@@ -101,9 +101,14 @@ fn key(
     Ok(SigningKey { algorithm, kid, pair, issuer: spec.issuer.clone(), publish, jwk })
 }
 
-fn jwk(spec: &KeySpec, kid: &str, algorithm: Algorithm, pair: &KeyPair) -> Result<Value, String> {
+fn jwk(
+    spec: &KeySpec,
+    kid: &str,
+    algorithm: Algorithm,
+    pair: &KeyPair,
+) -> Result<Value, CaseError> {
     let Ok(Value::Object(own)) = pair.jwk(kid, algorithm) else {
-        return Err("its public half cannot be written as a JWK".into());
+        return Err(CaseError::NoJwk);
     };
     let mut jwk = merged(&own, &spec.jwk);
     for member in &spec.jwk_without {
@@ -116,15 +121,15 @@ fn pair(
     algorithm: Algorithm,
     spec: &KeySpec,
     rsa_keys: &mut usize,
-) -> Result<Arc<KeyPair>, String> {
+) -> Result<Arc<KeyPair>, CaseError> {
     match (algorithm.is_symmetric(), &spec.secret) {
         (true, Some(SecretSource::Inline(secret))) => {
             return Ok(Arc::new(KeyPair::secret(secret.expose())));
         }
         (true, _) => {
-            return Err("a shared secret is written as `secret: \"${NAME_SECRET}\"`".into());
+            return Err(CaseError::NoSecret);
         }
-        (false, Some(_)) => return Err("only HS256, HS384 and HS512 have a `secret`".into()),
+        (false, Some(_)) => return Err(CaseError::SecretForPair),
         (false, None) => {}
     }
     match KeyType::of(algorithm) {
@@ -133,15 +138,15 @@ fn pair(
             *rsa_keys += 1;
             rsa_pair(nth)
         }
-        key_type => KeyPair::generate(key_type).map(Arc::new).map_err(|error| error.to_string()),
+        key_type => Ok(Arc::new(KeyPair::generate(key_type)?)),
     }
 }
 
 /// RSA keys take long to make: each is made once in a process, and every file uses the same ones.
-fn rsa_pair(nth: usize) -> Result<Arc<KeyPair>, String> {
-    static MADE: [OnceLock<Option<Arc<KeyPair>>>; MOST_RSA] = [const { OnceLock::new() }; MOST_RSA];
-    let made = MADE.get(nth).ok_or_else(|| format!("a file has at most {MOST_RSA} RSA keys"))?;
+fn rsa_pair(nth: usize) -> Result<Arc<KeyPair>, CaseError> {
+    static MADE: [OnceLock<Option<Arc<KeyPair>>>; MAX_RSA] = [const { OnceLock::new() }; MAX_RSA];
+    let made = MADE.get(nth).ok_or(CaseError::TooManyRsaKeys(MAX_RSA))?;
     made.get_or_init(|| KeyPair::generate(KeyType::Rsa).ok().map(Arc::new))
         .clone()
-        .ok_or_else(|| KeyError::NotMade.to_string())
+        .ok_or(CaseError::Key(KeyError::NotMade))
 }

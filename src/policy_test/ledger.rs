@@ -20,7 +20,7 @@ pub struct Ledger {
     arrival: HashMap<BucketId, u64>,
     exact: HashMap<String, &'static str>,
     before: HashMap<String, (u64, &'static str)>,
-    foreign: HashSet<String>,
+    external: HashSet<String>,
 }
 
 impl Ledger {
@@ -36,8 +36,8 @@ impl Ledger {
                 Revoked::Target { target, .. } => {
                     ledger.exact.insert(target.key(), target.kind());
                 }
-                Revoked::Foreign(key) => {
-                    ledger.foreign.insert(key.clone());
+                Revoked::ExternalDenylist(key) => {
+                    ledger.external.insert(key.clone());
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Ledger {
             keys.before().find_map(revoked).map(|(_, kind)| *kind)
         };
         let foreign =
-            || keys.foreign.iter().any(|key| self.foreign.contains(key)).then_some("foreign");
+            || keys.foreign.iter().any(|key| self.external.contains(key)).then_some("foreign");
         exact.or_else(before).or_else(foreign)
     }
 }

@@ -6,8 +6,9 @@ use tollgate_core::time::Timestamp;
 use tollgate_testkit::{Algorithm, TokenParts, base64url, hmac_sha256, merged, pem, signed};
 
 use super::{
+    CaseError,
     keys::{Keys, SigningKey},
-    spec::{SignWord, Tamper, TokenSpec},
+    spec::{SigningMethod, Tamper, TokenSpec},
     values::{Bytes, Offset},
 };
 
@@ -22,7 +23,7 @@ pub(super) fn mint(
     spec: &TokenSpec,
     keys: &Keys,
     now: Timestamp,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, CaseError> {
     if spec.none == Some(true) {
         return Ok(None);
     }
@@ -33,8 +34,9 @@ pub(super) fn mint(
     let key = keys.get(name)?;
     let algorithm = match &spec.alg {
         None => key.algorithm,
-        Some(name) => Algorithm::parse(name)
-            .ok_or_else(|| format!("unknown algorithm `{name}` to sign with"))?,
+        Some(name) => {
+            Algorithm::parse(name).ok_or_else(|| CaseError::UnknownAlgorithm(name.clone()))?
+        }
     };
     let header = match &spec.header_text {
         Some(text) => text.clone(),
@@ -60,7 +62,7 @@ fn header(
     key: &SigningKey,
     algorithm: Algorithm,
     keys: &Keys,
-) -> Result<Map<String, Value>, String> {
+) -> Result<Map<String, Value>, CaseError> {
     let Value::Object(own) = json!({ "alg": algorithm.name(), "kid": key.kid, "typ": "JWT" })
     else {
         return Ok(Map::new());
@@ -78,7 +80,7 @@ fn header(
     Ok(header)
 }
 
-fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, String> {
+fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
     let mut claims = dated(&spec.claims, now)?;
     for name in &spec.claims_without {
         claims.remove(name);
@@ -89,7 +91,7 @@ fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, String
     Ok(claims)
 }
 
-fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, String> {
+fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
     let mut dated = claims.clone();
     for name in DATES {
         // Only what looks like an offset is one: a date claim may be a text on purpose.
@@ -103,11 +105,11 @@ fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Valu
 }
 
 /// Replaces `<+5m>` and the like.
-fn with_moments(text: &str, now: Timestamp) -> Result<String, String> {
+fn with_moments(text: &str, now: Timestamp) -> Result<String, CaseError> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('<') {
-        let (offset, tail) = after.split_once('>').ok_or("`<` without `>` in `claims_text`")?;
+        let (offset, tail) = after.split_once('>').ok_or(CaseError::UnclosedMoment)?;
         out.push_str(before);
         out.push_str(&offset.parse::<Offset>()?.numeric_date(now).to_string());
         rest = tail;
@@ -121,21 +123,23 @@ fn signature(
     key: &SigningKey,
     algorithm: Algorithm,
     message: &[u8],
-) -> Result<Vec<u8>, String> {
-    let spki = || key.pair.to_spki().map_err(|error| error.to_string());
-    Ok(match spec.sign.unwrap_or(SignWord::Key) {
-        SignWord::Key => sign(message, key, algorithm)?,
-        SignWord::HmacPublicPem => {
+) -> Result<Vec<u8>, CaseError> {
+    let spki = || key.pair.to_spki();
+    Ok(match spec.sign.unwrap_or(SigningMethod::Key) {
+        SigningMethod::Key => sign(message, key, algorithm)?,
+        SigningMethod::HmacPublicPem => {
             hmac_sha256(pem::encode("PUBLIC KEY", &spki()?).as_bytes(), message)
         }
-        SignWord::HmacPublicDer => hmac_sha256(&spki()?, message),
-        SignWord::HmacEmpty => hmac_sha256(b"", message),
-        SignWord::Empty => Vec::new(),
+        SigningMethod::HmacPublicDer => hmac_sha256(&spki()?, message),
+        SigningMethod::HmacEmpty => hmac_sha256(b"", message),
+        SigningMethod::Empty => Vec::new(),
     })
 }
 
-fn sign(message: &[u8], key: &SigningKey, algorithm: Algorithm) -> Result<Vec<u8>, String> {
-    key.pair.sign(algorithm, message).map_err(|error| format!("the key `{}`: {error}", key.kid))
+fn sign(message: &[u8], key: &SigningKey, algorithm: Algorithm) -> Result<Vec<u8>, CaseError> {
+    key.pair
+        .sign(algorithm, message)
+        .map_err(|error| CaseError::Signing { kid: key.kid.clone(), error })
 }
 
 fn tampered(
@@ -143,10 +147,9 @@ fn tampered(
     spec: &TokenSpec,
     key: Option<(&SigningKey, Algorithm)>,
     now: Timestamp,
-) -> Result<String, String> {
+) -> Result<String, CaseError> {
     for tamper in &spec.tamper {
-        token = apply(&token, tamper, key, now)
-            .ok_or("the token cannot be tampered with in this way")??;
+        token = apply(&token, tamper, key, now).ok_or(CaseError::Tamper)??;
     }
     Ok(token)
 }
@@ -156,7 +159,7 @@ fn apply(
     tamper: &Tamper,
     key: Option<(&SigningKey, Algorithm)>,
     now: Timestamp,
-) -> Option<Result<String, String>> {
+) -> Option<Result<String, CaseError>> {
     let parts = TokenParts::of(token)?;
     let TokenParts { header, payload, signature } = parts;
     let object = |part: &str| {

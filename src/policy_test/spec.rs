@@ -9,7 +9,7 @@ use tollgate_testkit::merged;
 
 use super::{
     expect::Expectation,
-    values::{Address, Bytes, HeaderList, Offset, OutageWord},
+    values::{Address, Bytes, HeaderList, Offset, OutageName},
 };
 
 /// A case file.
@@ -79,7 +79,7 @@ pub(super) struct CaseSpec {
     #[serde(default)]
     pub(super) revoked: Vec<RevokedSpec>,
     /// Why the store cannot be asked.
-    pub(super) outage: Option<OutageWord>,
+    pub(super) outage: Option<OutageName>,
     /// What the answer must be; `explain` can do without.
     pub(super) expect: Option<Expectation>,
 }
@@ -146,7 +146,7 @@ pub(super) struct RequestSpec {
     /// The body as base64.
     pub(super) body_base64: Option<Bytes>,
     /// `absent`: no body comes, whatever the defaults say. `cut`: the proxy cut it.
-    pub(super) body_is: Option<BodyWord>,
+    pub(super) body_is: Option<BodyState>,
     /// The client's address as the proxy reports it; the text `none` for none.
     pub(super) address: Option<Address>,
     /// Same-name headers were joined with a comma by the proxy. Default false.
@@ -155,14 +155,14 @@ pub(super) struct RequestSpec {
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum BodyWord {
+pub(super) enum BodyState {
     Absent,
     Cut,
 }
 
 impl RequestSpec {
     /// This request where it says something, `base` where it does not.
-    pub(super) fn over(&self, base: &Self) -> Self {
+    pub(super) fn or_defaults(&self, base: &Self) -> Self {
         let own_body = self.body.is_some() || self.body_base64.is_some() || self.body_is.is_some();
         let body = if own_body { self } else { base };
         Self {
@@ -170,7 +170,7 @@ impl RequestSpec {
             scheme: self.scheme.clone().or_else(|| base.scheme.clone()),
             host: self.host.clone().or_else(|| base.host.clone()),
             path: self.path.clone().or_else(|| base.path.clone()),
-            headers: self.headers.over(&base.headers, &self.headers_without),
+            headers: self.headers.or_defaults(&base.headers, &self.headers_without),
             headers_without: Vec::new(),
             body: body.body.clone(),
             body_base64: body.body_base64.clone(),
@@ -209,7 +209,7 @@ pub(super) struct TokenSpec {
     /// Adds a claim `filler` of so many characters.
     pub(super) filler: Option<usize>,
     /// How it is signed. Default: with the key.
-    pub(super) sign: Option<SignWord>,
+    pub(super) sign: Option<SigningMethod>,
     /// What is done to the signed token, in order.
     pub(super) tamper: Vec<Tamper>,
     /// The `Authorization` headers to send, `{token}` standing for the token. Default `[Bearer {token}]`.
@@ -218,7 +218,7 @@ pub(super) struct TokenSpec {
 
 impl TokenSpec {
     /// This token where it says something, `base` where it does not; claims and header member by member.
-    pub(super) fn over(&self, base: &Self) -> Self {
+    pub(super) fn or_defaults(&self, base: &Self) -> Self {
         let own = self.raw.is_some() || self.key.is_some();
         let choose =
             |own: &Option<String>, base: &Option<String>| own.clone().or_else(|| base.clone());
@@ -247,7 +247,7 @@ impl TokenSpec {
 /// How a token is signed.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum SignWord {
+pub(super) enum SigningMethod {
     /// With its key.
     Key,
     /// With HMAC-SHA256 under the key's public half, as PEM: the classical confusion of RS256 and HS256.

@@ -13,22 +13,20 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
+use super::CaseError;
+
 /// `now`, or a signed duration from it: `+5m`, `-1500ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offset(i64);
 
 impl FromStr for Offset {
-    type Err = String;
+    type Err = CaseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, CaseError> {
         if text == "now" {
             return Ok(Self(0));
         }
-        let wrong = || {
-            format!(
-                "`{text}` is not a moment; write `now`, or a sign and a duration such as `+5m` or `-30s`"
-            )
-        };
+        let wrong = || CaseError::Moment(text.to_owned());
         let (sign, span) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
             (Some(span), _) => (1, span),
             (_, Some(span)) => (-1, span),
@@ -94,9 +92,9 @@ impl<'de> Deserialize<'de> for Address {
 
 /// The word for an outage, as metrics have it.
 #[derive(Clone, Copy)]
-pub(super) struct OutageWord(pub(super) Outage);
+pub(super) struct OutageName(pub(super) Outage);
 
-impl<'de> Deserialize<'de> for OutageWord {
+impl<'de> Deserialize<'de> for OutageName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
         Outage::ALL.into_iter().find(|outage| outage.label() == word).map(Self).ok_or_else(|| {
@@ -114,7 +112,7 @@ pub(super) struct HeaderList(pub(super) Vec<(String, Vec<u8>)>);
 
 impl HeaderList {
     /// These, and those of `base` that have none of their names and are not in `without`.
-    pub(super) fn over(&self, base: &Self, without: &[String]) -> Self {
+    pub(super) fn or_defaults(&self, base: &Self, without: &[String]) -> Self {
         let own = self.0.iter().map(|(name, _)| name);
         let hidden =
             |name: &str| own.clone().chain(without).any(|own| own.eq_ignore_ascii_case(name));
@@ -142,7 +140,7 @@ impl<'de> Deserialize<'de> for HeaderList {
                 while let Some(item) = items.next_element::<Vec<String>>()? {
                     list.push(match item.as_slice() {
                         [name, value] => (name.clone(), value.clone().into_bytes()),
-                        [name, value, how] if how == "base64" => {
+                        [name, value, encoding] if encoding == "base64" => {
                             let bytes = STANDARD.decode(value);
                             (
                                 name.clone(),
@@ -194,7 +192,7 @@ mod tests {
     fn a_header_of_a_case_hides_the_same_name_of_the_defaults() {
         let list = |json: &str| serde_json::from_str::<HeaderList>(json).unwrap();
         let over = list(r#"[["X-A","1"],["x-a","2"]]"#)
-            .over(&list(r#"{"x-a":"0","x-b":"3","x-c":"4"}"#), &["X-C".into()]);
+            .or_defaults(&list(r#"{"x-a":"0","x-b":"3","x-c":"4"}"#), &["X-C".into()]);
         let texts: Vec<_> = over
             .0
             .iter()

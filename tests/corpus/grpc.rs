@@ -24,7 +24,7 @@ use tollgate::{
         audit::Audit,
         metrics::{Metrics, ObserveConfig},
     },
-    policy_test::{Body, Case, Ledger, Observed, Verdict, check},
+    policy_test::{Body, Case, Ledger, Observed, Verdict, compare},
     store::{AdmitFuture, Circuit, Page, Revocation, Store, StoreStatus},
 };
 use tollgate_core::{
@@ -193,7 +193,7 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
         set: Vec::new(),
         removed: Vec::new(),
         response: Vec::new(),
-        inside: None,
+        internal: None,
     };
     let response = match answer {
         Ok(response) => response,
@@ -265,7 +265,7 @@ async fn every_row_has_the_same_result_through_grpc() {
         let service = EnvoyAuthorization::new(Arc::new(checker), budget);
         let answer = call(&service, &message(&row.case)).await;
         checked += 1;
-        if let Err(difference) = check(expect, &observed(answer)) {
+        if let Err(difference) = compare(expect, &observed(answer)) {
             failures.push(format!("{}\n    {difference}", row.place()));
         }
     }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use tollgate::{
     adapter::forward_auth::{ForwardAuthConfig, ProxyResponse, decode, encode, has_body},
     engine::check::Answer,
-    policy_test::{Body, Case, Expectation, Observed, Verdict, check},
+    policy_test::{Body, Case, Expectation, Observed, Verdict, compare},
 };
 use tollgate_core::{
     check::{NoHooks, Prepared, prepare},
@@ -217,7 +217,7 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
         set,
         removed,
         response: headers,
-        inside: None,
+        internal: None,
     }
 }
 
@@ -268,7 +268,7 @@ fn every_row_has_its_expected_result_or_a_reason_why_it_cannot() {
                     {
                         Some("no body comes, so the route that reads it is denied")
                     } else {
-                        if let Err(difference) = check(&expect, &observed) {
+                        if let Err(difference) = compare(&expect, &observed) {
                             failures.push(format!(
                                 "{dialect} ({bodies}) {}\n    {difference}",
                                 row.place()

@@ -19,7 +19,7 @@ use tollgate_core::{
 
 use super::{
     members::UnknownMember,
-    server::{Listed, Operation},
+    server::{Offer, Operation},
 };
 use crate::cli::paint::Paint;
 
@@ -39,13 +39,13 @@ struct Finding {
     /// Whether the server's document has it.
     offered: bool,
     /// What the preset says of it.
-    known: Option<Known>,
+    known: Option<PresetMatch>,
     answer: Answer,
 }
 
 /// What a preset says of an operation.
 #[derive(Debug)]
-struct Known {
+struct PresetMatch {
     preset: String,
     danger: Danger,
     scopes: Vec<String>,
@@ -69,7 +69,7 @@ enum Answer {
 impl Report {
     /// Puts the server's operations beside what the presets list, and asks the policy about each, for every one of `hosts`.
     pub(super) fn of(
-        listed: &Listed,
+        offer: &Offer,
         members: BTreeSet<UnknownMember>,
         presets: &[Preset],
         snapshot: &Snapshot,
@@ -84,9 +84,9 @@ impl Report {
             offered,
         };
         let mut findings: Vec<Finding> =
-            listed.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
+            offer.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
         // What the document hides is asked about, too: WebSockets, mounted applications, routes with `include_in_schema=False`.
-        let offered: Vec<(String, String)> = listed
+        let offered: Vec<(String, String)> = offer
             .operations
             .iter()
             .map(|operation| (operation.method.clone(), operation.sample()))
@@ -113,7 +113,7 @@ impl Report {
                 &b.operation,
             ))
         });
-        Self { title: listed.title.clone(), findings, members }
+        Self { title: offer.title.clone(), findings, members }
     }
 
     /// Whether something is open that must not be.
@@ -252,10 +252,10 @@ impl Finding {
 }
 
 /// What the presets say; of several, the worst.
-fn known(presets: &[Preset], operation: &Operation) -> Option<Known> {
+fn known(presets: &[Preset], operation: &Operation) -> Option<PresetMatch> {
     let found = presets.iter().filter_map(|preset| {
         let (route, _) = preset.find(&operation.method, &operation.sample())?;
-        Some(Known {
+        Some(PresetMatch {
             preset: preset.name.clone(),
             danger: route.danger(),
             scopes: route.scopes.clone(),

@@ -13,7 +13,7 @@ const MAX_OPERATIONS: usize = 10_000;
 
 /// Why a document is not read.
 #[derive(Debug, Error)]
-pub(super) enum ListedError {
+pub(super) enum DocumentError {
     /// Not JSON.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -36,7 +36,7 @@ pub(super) struct Operation {
 
 /// A server's operations.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct Offer {
     /// Name and version, as the server gives them.
     pub(super) title: String,
     /// In the order of their paths.
@@ -45,11 +45,12 @@ pub(super) struct Listed {
     pub(super) document: Value,
 }
 
-impl Listed {
-    pub(super) fn read(document: &[u8]) -> Result<Self, ListedError> {
+impl Offer {
+    pub(super) fn read(document: &[u8]) -> Result<Self, DocumentError> {
         let document: Map<String, Value> = serde_json::from_slice(document)?;
-        let paths = document.get("paths").and_then(Value::as_object).ok_or(ListedError::NoPaths)?;
-        let said = |name| {
+        let paths =
+            document.get("paths").and_then(Value::as_object).ok_or(DocumentError::NoPaths)?;
+        let info_text = |name| {
             document
                 .get("info")
                 .and_then(|info| info.get(name))
@@ -63,12 +64,12 @@ impl Listed {
                 operations
                     .insert(Operation { path: path.clone(), method: method.to_ascii_uppercase() });
                 if operations.len() > MAX_OPERATIONS {
-                    return Err(ListedError::TooMany);
+                    return Err(DocumentError::TooMany);
                 }
             }
         }
         // It comes from the server and goes to a terminal.
-        let title = format!("{} {}", said("title"), said("version"))
+        let title = format!("{} {}", info_text("title"), info_text("version"))
             .chars()
             .filter(|c| !c.is_control())
             .take(200)
@@ -101,13 +102,13 @@ mod tests {
     fn operations_are_read_and_nothing_else() {
         let document = br#"{"openapi":"3.1.0","info":{"title":"vLLM\u001b[31m","version":"1"},"paths":{
             "/b":{"post":{},"parameters":[],"summary":"x"}, "/a":{"get":{}}, "/c":null, "/d":{"GET":{}}}}"#;
-        let listed = Listed::read(document).unwrap();
-        assert_eq!(listed.title, "vLLM[31m 1");
+        let offer = Offer::read(document).unwrap();
+        assert_eq!(offer.title, "vLLM[31m 1");
         let shown: Vec<String> =
-            listed.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
+            offer.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
         assert_eq!(shown, ["GET /a", "POST /b"]);
-        assert!(matches!(Listed::read(b"<html>"), Err(ListedError::Json(_))));
-        assert!(matches!(Listed::read(b"{}"), Err(ListedError::NoPaths)));
+        assert!(matches!(Offer::read(b"<html>"), Err(DocumentError::Json(_))));
+        assert!(matches!(Offer::read(b"{}"), Err(DocumentError::NoPaths)));
     }
 
     #[test]

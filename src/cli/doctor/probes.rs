@@ -28,7 +28,7 @@ impl Probes<'_> {
         self.progress.now("1/7: denials, and what reaches the client of them");
         self.denials().await?;
         self.progress.now("2/7: targets that a client makes up");
-        self.said_targets().await?;
+        self.claimed_targets().await?;
         self.progress.now("3/7: other spellings of the protected path");
         self.paths().await?;
         self.progress.now("4/7: methods");
@@ -46,7 +46,7 @@ impl Probes<'_> {
         self.findings
     }
 
-    fn note(
+    fn add(
         &mut self,
         name: &'static str,
         verdict: Verdict,
@@ -57,11 +57,17 @@ impl Probes<'_> {
     }
 
     /// One finding for a row of probes: the first that went wrong, or that none did.
-    fn judge(&mut self, name: &'static str, tried: usize, leaks: &[String], remedy: &'static str) {
+    fn summarize(
+        &mut self,
+        name: &'static str,
+        tried: usize,
+        leaks: &[String],
+        remedy: &'static str,
+    ) {
         if leaks.is_empty() {
-            self.note(name, Verdict::Ok, format!("{tried} tried, none passed"), None);
+            self.add(name, Verdict::Ok, format!("{tried} tried, none passed"), None);
         } else {
-            self.note(name, Verdict::Leak, leaks.join("; "), Some(remedy));
+            self.add(name, Verdict::Leak, leaks.join("; "), Some(remedy));
         }
     }
 
@@ -106,7 +112,7 @@ impl Probes<'_> {
         ];
         for (name, path, status, code) in rows {
             let Some(reply) = self.send("GET", &path, &[], "").await? else {
-                self.note(
+                self.add(
                     name,
                     Verdict::Fault,
                     format!("GET {path}: no answer"),
@@ -114,21 +120,21 @@ impl Probes<'_> {
                 );
                 continue;
             };
-            let told = reply.code();
+            let code_sent = reply.code();
             let detail = format!(
                 "GET {path}: {}{}",
                 reply.status,
-                told.as_deref().map(|code| format!(" {code}")).unwrap_or_default()
+                code_sent.as_deref().map(|code| format!(" {code}")).unwrap_or_default()
             );
-            if reply.passed() || (reply.status == 404 && told.is_none()) {
-                self.note(
+            if reply.passed() || (reply.status == 404 && code_sent.is_none()) {
+                self.add(
                     name,
                     Verdict::Leak,
                     format!("{detail}: the request was not stopped"),
                     Some(REMEDY_PATH),
                 );
-            } else if reply.status != status || told.as_deref() != Some(code) {
-                self.note(
+            } else if reply.status != status || code_sent.as_deref() != Some(code) {
+                self.add(
                     name,
                     Verdict::Fault,
                     format!("{detail}, where {status} {code} was expected"),
@@ -138,21 +144,21 @@ impl Probes<'_> {
                 || (status == 401 && reply.header("www-authenticate").is_none())
             {
                 let missing = "without `x-tollgate-decision-id` or `WWW-Authenticate`";
-                self.note(
+                self.add(
                     name,
                     Verdict::Fault,
                     format!("{detail}, {missing}"),
                     Some(REMEDY_MAPPING),
                 );
             } else {
-                self.note(name, Verdict::Ok, detail, None);
+                self.add(name, Verdict::Ok, detail, None);
             }
         }
         Ok(())
     }
 
     /// What a client says that it asked for.
-    async fn said_targets(&mut self) -> anyhow::Result<()> {
+    async fn claimed_targets(&mut self) -> anyhow::Result<()> {
         let (protected, public) = (self.doctor.protected.clone(), self.doctor.public.clone());
         let url = format!("https://{}{public}", self.target.host);
         let mut tried = 0;
@@ -185,7 +191,7 @@ impl Probes<'_> {
                 }
             }
         }
-        self.judge("said_targets_are_not_believed", tried, &leaks, REMEDY_TARGET);
+        self.summarize("said_targets_are_not_believed", tried, &leaks, REMEDY_TARGET);
         Ok(())
     }
 
@@ -218,7 +224,7 @@ impl Probes<'_> {
                 leaks.push(format!("GET {path} passes without a credential"));
             }
         }
-        self.judge("no_path_shadows_a_protected_one", rows.len(), &leaks, REMEDY_PATH);
+        self.summarize("no_path_shadows_a_protected_one", rows.len(), &leaks, REMEDY_PATH);
         Ok(())
     }
 
@@ -235,7 +241,7 @@ impl Probes<'_> {
                 leaks.push(format!("{method} {protected} passes without a credential"));
             }
         }
-        self.judge(
+        self.summarize(
             "no_method_goes_around",
             methods.len(),
             &leaks,
@@ -253,7 +259,7 @@ impl Probes<'_> {
         ];
         let Some(echo) = self.doctor.echo.clone() else {
             for name in NAMES {
-                self.note(
+                self.add(
                     name,
                     Verdict::Skipped,
                     "needs `--echo PATH`: a route whose upstream answers with the headers it got",
@@ -275,7 +281,7 @@ impl Probes<'_> {
                 let detail = format!(
                     "GET {echo} does not show the request's headers ({status}); is a `--token` missing?"
                 );
-                self.note(name, Verdict::Skipped, detail, None);
+                self.add(name, Verdict::Skipped, detail, None);
             }
             return Ok(());
         }
@@ -299,7 +305,7 @@ impl Probes<'_> {
                 leaks.push(format!("`{name}` of the client's reaches the upstream"));
             }
         }
-        self.judge("forged_identity_does_not_arrive", spellings.len(), &leaks, REMEDY_IDENTITY);
+        self.summarize("forged_identity_does_not_arrive", spellings.len(), &leaks, REMEDY_IDENTITY);
 
         let trailing = [&own[..], &[("TE", "trailers"), ("Trailer", "X-Tollgate-Tenant")]].concat();
         let chunks = format!(
@@ -310,7 +316,7 @@ impl Probes<'_> {
             .then(|| "a trailer `X-Tollgate-Tenant` reaches the upstream".to_owned())
             .into_iter()
             .collect();
-        self.judge("trailers_carry_no_identity", 1, &leaks, REMEDY_IDENTITY);
+        self.summarize("trailers_carry_no_identity", 1, &leaks, REMEDY_IDENTITY);
 
         let mut leaks = Vec::new();
         let known: Vec<&str> = ["x-tollgate-subject", "x-tollgate-decision-id"]
@@ -329,7 +335,7 @@ impl Probes<'_> {
                 leaks.push(format!("`Connection: {name}` takes the header away"));
             }
         }
-        self.judge(
+        self.summarize(
             "connection_takes_no_identity_away",
             known.len(),
             &leaks,
@@ -341,7 +347,7 @@ impl Probes<'_> {
     async fn credentials(&mut self) -> anyhow::Result<()> {
         let name = "two_credentials_are_none";
         let Some(authorization) = self.authorization() else {
-            self.note(name, Verdict::Skipped, "needs `--token`", None);
+            self.add(name, Verdict::Skipped, "needs `--token`", None);
             return Ok(());
         };
         let protected = self.doctor.protected.clone();
@@ -350,7 +356,7 @@ impl Probes<'_> {
             .await?
             .is_some_and(|reply| reply.passed())
         {
-            self.note(name, Verdict::Skipped, format!("the token does not open {protected}"), None);
+            self.add(name, Verdict::Skipped, format!("the token does not open {protected}"), None);
             return Ok(());
         }
         let other = "Bearer tollgate-doctor";
@@ -361,14 +367,14 @@ impl Probes<'_> {
                 leaks.push(format!("two `Authorization` headers open {protected}"));
             }
         }
-        self.judge(name, 2, &leaks, "pass repeated headers on as they are, or refuse them");
+        self.summarize(name, 2, &leaks, "pass repeated headers on as they are, or refuse them");
         Ok(())
     }
 
     async fn body_limit(&mut self) -> anyhow::Result<()> {
         let name = "large_bodies_are_refused";
         let Some(limit) = self.doctor.body_limit else {
-            self.note(name, Verdict::Skipped, "needs `--body-limit SIZE`", None);
+            self.add(name, Verdict::Skipped, "needs `--body-limit SIZE`", None);
             return Ok(());
         };
         let path = self.doctor.post.clone();
@@ -388,19 +394,19 @@ impl Probes<'_> {
             if status == 0 { "closed".into() } else { status.to_string() }
         );
         match status {
-            200..400 => self.note(
+            200..400 => self.add(
                 name,
                 Verdict::Leak,
                 detail,
                 Some("limit bodies in the proxy, not above Tollgate's `body.max`"),
             ),
-            500.. => self.note(
+            500.. => self.add(
                 name,
                 Verdict::Fault,
                 detail,
                 Some("the proxy's limit is above Tollgate's `body.max`, or its answer is replaced"),
             ),
-            _ => self.note(name, Verdict::Ok, detail, None),
+            _ => self.add(name, Verdict::Ok, detail, None),
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::{cli::tls, error_text::describe};
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most bytes of an answer that are read.
-const MOST: usize = 256 << 10;
+const MAX_ANSWER: usize = 256 << 10;
 
 /// Where the proxy listens.
 #[derive(Debug)]
@@ -102,7 +102,9 @@ async fn send(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> Option<Reply
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut answer = Vec::new();
     let read = async {
-        while answer.len() < MOST && !Reply::parse(&answer).is_some_and(|reply| reply.is_whole()) {
+        while answer.len() < MAX_ANSWER
+            && !Reply::parse(&answer).is_some_and(|reply| reply.is_whole())
+        {
             match reader.read_buf(&mut answer).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}

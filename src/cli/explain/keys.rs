@@ -3,33 +3,33 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use tollgate_core::{
     credential::jwt::{
         issuer::{Issuer, JwksConfig, KeySource},
         key_set::{KeySet, SkippedKey},
     },
     policy::Policy,
-    secret::Secret,
+    secret::{Secret, SecretSource},
     snapshot::Snapshot,
 };
 
-use crate::{policy_test::CaseFile, secrets};
+use crate::{error_text::describe, policy_test::CaseFile, secrets};
 
 /// A policy with the keys that could be found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct PolicyKeys {
     pub(super) snapshot: Snapshot,
     /// For each issuer.
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<KeyOrigin>,
 }
 
 /// Where the keys of an issuer are from, or why there are none.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct KeyOrigin {
     pub(super) note: String,
     /// `serve` would fetch them: what a signature is worth cannot be told here.
-    pub(super) elsewhere: bool,
+    pub(super) is_remote: bool,
 }
 
 /// Finds the keys of every issuer. A case with a policy of its own (`complete`) brings all the keys
@@ -42,7 +42,7 @@ pub(super) fn find(
     case: Option<&CaseFile>,
     complete: bool,
     given: &[String],
-) -> anyhow::Result<Found> {
+) -> anyhow::Result<PolicyKeys> {
     let mut snapshot = Snapshot::without_keys(Arc::clone(&policy));
     let given =
         given.iter().map(|given| whose(&policy, given)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -51,14 +51,14 @@ pub(super) fn find(
         let file = given.iter().find(|(whose, _)| *whose == index).map(|(_, file)| *file);
         let (set, note) = match file {
             Some(file) => {
-                let (set, note) = read(file, issuer).map_err(anyhow::Error::msg)?;
+                let (set, note) = read(file, issuer)?;
                 (Some(set), note)
             }
             None => of(issuer, case),
         };
         *slot = set.map(Arc::new);
         let fetched = matches!(&issuer.source, KeySource::Jwks(JwksConfig { file: None, .. }));
-        sources.push(Source { note, elsewhere: slot.is_none() && fetched && !complete });
+        sources.push(KeyOrigin { note, is_remote: slot.is_none() && fetched && !complete });
     }
     for source in &policy.upstream_keys {
         // A key that cannot be read here keeps its place, so that the answer has its header. Its
@@ -68,7 +68,7 @@ pub(super) fn find(
             .and_then(|mut keys| keys.pop());
         snapshot.upstream_keys.push(key.unwrap_or_else(|| Secret::new("unread")));
     }
-    Ok(Found { snapshot, sources })
+    Ok(PolicyKeys { snapshot, sources })
 }
 
 /// `ISSUER=FILE`, or a file alone where there is one issuer with a key set.
@@ -99,20 +99,20 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
         return (Some(set), "keys of the case file".into());
     }
     let read = match &issuer.source {
-        KeySource::Secret(source) => secrets::resolve(source)
-            .map_err(|error| error.to_string())
-            .and_then(|secret| {
-                KeySet::from_secret(&secret, &issuer.algorithms).map_err(|error| error.to_string())
-            })
-            .map(|set| (set, "shared secret".to_owned())),
+        KeySource::Secret(source) => shared_secret(source, issuer),
         KeySource::Jwks(JwksConfig { file: Some(file), .. }) => read(file, issuer),
-        KeySource::Jwks(JwksConfig { url: Some(url), .. }) => Err(fetched(url)),
-        KeySource::Jwks(_) => Err(fetched("an address that discovery finds")),
+        KeySource::Jwks(JwksConfig { url: Some(url), .. }) => return (None, fetched(url)),
+        KeySource::Jwks(_) => return (None, fetched("an address that discovery finds")),
     };
     match read {
         Ok((set, note)) => (Some(set), note),
-        Err(why) => (None, why),
+        Err(error) => (None, describe(error.as_ref())),
     }
+}
+
+fn shared_secret(source: &SecretSource, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
+    let set = KeySet::from_secret(&secrets::resolve(source)?, &issuer.algorithms)?;
+    Ok((set, "shared secret".to_owned()))
 }
 
 fn fetched(from: &str) -> String {
@@ -121,12 +121,12 @@ fn fetched(from: &str) -> String {
     )
 }
 
-fn read(file: &str, issuer: &Issuer) -> Result<(KeySet, String), String> {
+fn read(file: &str, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
     let document = std::fs::read(Path::new(file))
-        .map_err(|error| format!("the key set `{file}` cannot be read: {error}"))?;
+        .with_context(|| format!("the key set `{file}` cannot be read"))?;
     let (set, skipped) = KeySet::parse(&document, &issuer.algorithms)
-        .map_err(|error| format!("the key set `{file}`: {error}"))?;
-    let left_out: Vec<String> = skipped.iter().map(told).collect();
+        .with_context(|| format!("the key set `{file}`"))?;
+    let left_out: Vec<String> = skipped.iter().map(skipped_key).collect();
     let note = if left_out.is_empty() {
         String::new()
     } else {
@@ -135,7 +135,7 @@ fn read(file: &str, issuer: &Issuer) -> Result<(KeySet, String), String> {
     Ok((set, format!("`{file}`{note}")))
 }
 
-fn told(SkippedKey { kid, reason }: &SkippedKey) -> String {
+fn skipped_key(SkippedKey { kid, reason }: &SkippedKey) -> String {
     match kid {
         Some(kid) => format!("`{kid}` ({reason})"),
         None => format!("a key without kid ({reason})"),

@@ -7,7 +7,7 @@ use tollgate_core::decision::Decision;
 
 use super::steps::{Explanation, State, Step};
 use crate::{
-    cli::{paint::Paint, peek::printable},
+    cli::{paint::Paint, token_view::printable},
     observe::rfc3339::Rfc3339,
 };
 
@@ -42,7 +42,7 @@ pub(super) fn text(explanation: &Explanation, paint: Paint, out: &mut dyn Write)
                 "{:<12} {}: {}",
                 "case",
                 paint.bad("NOT as expected"),
-                printable(difference)
+                printable(&difference.to_string())
             )?;
         }
     }
@@ -74,7 +74,7 @@ fn plain(value: &Value) -> String {
 fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let observed = &explanation.observed;
     if explanation.unknown {
-        let unknown = paint.odd("cannot be told here");
+        let unknown = paint.warn("cannot be told here");
         return writeln!(
             out,
             "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)",
@@ -102,7 +102,7 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
         )?,
     }
     for (name, value) in &observed.set {
-        writeln!(out, "  to the upstream: {name}: {}", printable(secretless(name, value)))?;
+        writeln!(out, "  to the upstream: {name}: {}", printable(redacted(name, value)))?;
     }
     if !observed.removed.is_empty() {
         writeln!(out, "  taken from the request: {}", printable(&observed.removed.join(", ")))?;
@@ -117,19 +117,24 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
 }
 
 /// The upstream's own key is said to be there, and nothing more.
-fn secretless<'a>(name: &str, value: &'a str) -> &'a str {
+fn redacted<'a>(name: &str, value: &'a str) -> &'a str {
     if name == "authorization" { "[secret]" } else { value }
 }
 
 fn cause(explanation: &Explanation) -> String {
-    explanation.observed.inside.as_ref().map(|inside| inside.cause.clone()).unwrap_or_default()
+    explanation
+        .observed
+        .internal
+        .as_ref()
+        .map(|internal| internal.cause.clone())
+        .unwrap_or_default()
 }
 
 /// The same as one JSON object.
 pub(super) fn json(explanation: &Explanation) -> Value {
     let observed = &explanation.observed;
     let list = |list: &[(String, String)]| {
-        let pairs = list.iter().map(|(name, value)| (name.clone(), json!(secretless(name, value))));
+        let pairs = list.iter().map(|(name, value)| (name.clone(), json!(redacted(name, value))));
         Value::Object(pairs.collect::<Map<_, _>>())
     };
     let (decision, grpc) = match &explanation.outcome.decision {
@@ -156,7 +161,9 @@ pub(super) fn json(explanation: &Explanation) -> Value {
             explanation.is_as_expected().map(|good| ("as_expected".to_owned(), json!(good))),
         );
         let difference = explanation.expected.as_ref().and_then(|expected| expected.as_ref().err());
-        members.extend(difference.map(|difference| ("difference".to_owned(), json!(difference))));
+        members.extend(
+            difference.map(|difference| ("difference".to_owned(), json!(difference.to_string()))),
+        );
     }
     object
 }

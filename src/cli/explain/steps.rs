@@ -16,15 +16,15 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use super::keys::Found;
+use super::keys::PolicyKeys;
 use crate::{
-    cli::peek,
-    policy_test::{self, Body, Case, Ledger, Observed, Request},
+    cli::token_view,
+    policy_test::{self, Body, Case, Differences, Ledger, Observed, Request},
 };
 
 /// What is explained.
-pub(super) struct Question<'a> {
-    pub(super) found: &'a Found,
+pub(super) struct ExplainInput<'a> {
+    pub(super) found: &'a PolicyKeys,
     pub(super) request: &'a Request,
     pub(super) now: Timestamp,
     /// `body.max`, where the configuration is a whole file.
@@ -41,7 +41,7 @@ pub(super) struct Explanation {
     pub(super) steps: Vec<Step>,
     pub(super) outcome: Outcome,
     pub(super) observed: Observed,
-    pub(super) expected: Option<Result<(), String>>,
+    pub(super) expected: Option<Result<(), Differences>>,
     /// The keys of the token's issuer are not here, so that the answer cannot be told.
     pub(super) unknown: bool,
 }
@@ -78,7 +78,7 @@ impl Explanation {
     pub(super) fn of(mut self, case: &Case) -> Self {
         self.case = Some(case.name.clone());
         self.expected =
-            case.expect.as_ref().map(|expect| policy_test::check(expect, &self.observed));
+            case.expect.as_ref().map(|expect| policy_test::compare(expect, &self.observed));
         self
     }
 
@@ -104,9 +104,9 @@ impl CheckHooks for Recorder {
 }
 
 /// Decides, and lists the steps.
-pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation {
-    let snapshot = &question.found.snapshot;
-    let too_large = matches!((&question.request.body, question.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
+pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanation {
+    let snapshot = &input.found.snapshot;
+    let too_large = matches!((&input.request.body, input.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
     let mut recorder = Recorder::default();
     let (outcome, admit_request) = if too_large {
         (
@@ -114,39 +114,39 @@ pub(super) fn explain(question: &Question<'_>, mut store: Ledger) -> Explanation
             None,
         )
     } else {
-        match prepare(snapshot, question.request.raw(), question.now, &mut recorder) {
+        match prepare(snapshot, input.request.raw(), input.now, &mut recorder) {
             Prepared::Decided(outcome) => (outcome, None),
             Prepared::Pending(pending) => {
                 let admit_request = pending.admit_request().clone();
-                (store.conclude(pending, question.now, question.outage), Some(admit_request))
+                (store.conclude(pending, input.now, input.outage), Some(admit_request))
             }
         }
     };
     let record = Record {
-        question,
+        input,
         evidence: &outcome.evidence,
         details: &recorder.0,
         admit_request: admit_request.as_ref(),
     };
     let failed =
         (!matches!(outcome.decision, Decision::Allow(_))).then_some(outcome.evidence.stage);
-    let elsewhere = record
+    let is_remote = record
         .issuer()
-        .and_then(|index| question.found.sources.get(index))
-        .is_some_and(|source| source.elsewhere);
-    let unknown = elsewhere && failed == Some(Stage::Verification(Check::Key));
+        .and_then(|index| input.found.sources.get(index))
+        .is_some_and(|source| source.is_remote);
+    let unknown = is_remote && failed == Some(Stage::Verification(Check::Key));
     // The checks of a credential are one step.
     let stages = Stage::ALL
         .into_iter()
         .filter(|stage| !matches!(stage, Stage::Verification(check) if *check != Check::Shape));
     let steps = stages.map(|stage| record.step(stage, failed)).collect();
     let observed = Observed::of(&outcome, snapshot, "explain");
-    Explanation { case: None, now: question.now, steps, outcome, observed, expected: None, unknown }
+    Explanation { case: None, now: input.now, steps, outcome, observed, expected: None, unknown }
 }
 
 /// What a step is described from.
 struct Record<'a> {
-    question: &'a Question<'a>,
+    input: &'a ExplainInput<'a>,
     evidence: &'a Evidence,
     details: &'a Details,
     admit_request: Option<&'a AdmitRequest>,
@@ -170,7 +170,7 @@ impl Record<'_> {
         let route = self.evidence.route.as_deref();
         let needed = match stage {
             Stage::Request | Stage::Route => true,
-            Stage::Transport => self.question.found.snapshot.policy.require_https,
+            Stage::Transport => self.input.found.snapshot.policy.require_https,
             Stage::Credential | Stage::Verification(_) | Stage::Scopes => !public,
             Stage::Model => route.is_some_and(|route| route.model.is_some()),
             Stage::Conditions => route.is_some_and(|route| !route.conditions.is_empty()),
@@ -185,7 +185,7 @@ impl Record<'_> {
         let facts = match (stage, state) {
             (Stage::Request, _) => self.request(),
             (_, State::NotReached | State::NotNeeded) => Vec::new(),
-            (Stage::Transport, _) => vec![("scheme", json!(self.question.request.scheme))],
+            (Stage::Transport, _) => vec![("scheme", json!(self.input.request.scheme))],
             (Stage::Route, _) => route.map(route_facts).unwrap_or_default(),
             (Stage::Credential, _) => self.credential(),
             (Stage::Verification(_), _) => self.token(failed),
@@ -201,7 +201,7 @@ impl Record<'_> {
     }
 
     fn request(&self) -> Facts {
-        let raw = self.question.request;
+        let raw = self.input.request;
         let mut facts = vec![
             ("method", json!(raw.method)),
             ("host", json!(raw.host)),
@@ -235,7 +235,7 @@ impl Record<'_> {
 
     /// The token of the only `Authorization` header, proven or not.
     fn sent(&self) -> Option<&str> {
-        let headers = &self.question.request.headers;
+        let headers = &self.input.request.headers;
         let mut values =
             headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let text = std::str::from_utf8(&values.next()?.1).ok()?;
@@ -253,9 +253,9 @@ impl Record<'_> {
 
     /// The issuer that the token says it is from, by its index.
     fn issuer(&self) -> Option<usize> {
-        let claims = peek::peek(self.sent()?)?.claims;
+        let claims = token_view::decode(self.sent()?)?.claims;
         let iss = claims.get("iss").map_or(Some(""), Value::as_str)?;
-        self.question
+        self.input
             .found
             .snapshot
             .policy
@@ -266,9 +266,10 @@ impl Record<'_> {
     }
 
     fn token(&self, failed: Option<Stage>) -> Facts {
-        let Found { snapshot, sources } = self.question.found;
-        let peek = self.sent().and_then(peek::peek);
-        let mut facts = peek.as_ref().map(|peek| said(peek, self.question.now)).unwrap_or_default();
+        let PolicyKeys { snapshot, sources } = self.input.found;
+        let decoded = self.sent().and_then(token_view::decode);
+        let mut facts =
+            decoded.as_ref().map(|decoded| said(decoded, self.input.now)).unwrap_or_default();
         if let Some(index) = self.issuer() {
             if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
                 facts.push((
@@ -301,8 +302,10 @@ impl Record<'_> {
                 .collect(),
         ));
         if let Some(principal) = &self.evidence.principal {
-            let jti =
-                peek.as_ref().and_then(|peek| peek.claims.get("jti")).filter(|jti| !jti.is_null());
+            let jti = decoded
+                .as_ref()
+                .and_then(|decoded| decoded.claims.get("jti"))
+                .filter(|jti| !jti.is_null());
             facts.extend(principal_facts(principal, jti));
         }
         facts
@@ -373,7 +376,7 @@ impl Record<'_> {
         if let Some(outage) = self.evidence.outage {
             facts.push(("outage", json!(outage.label())));
         }
-        if self.question.assumed {
+        if self.input.assumed {
             facts.push(("assumed", json!("nothing is revoked, and every bucket is full")));
         }
         facts
@@ -381,20 +384,20 @@ impl Record<'_> {
 }
 
 /// What a token says of itself, proven or not.
-fn said(peek: &peek::Peek, now: Timestamp) -> Facts {
+fn said(decoded: &token_view::DecodedToken, now: Timestamp) -> Facts {
     let header = [("says alg", "alg"), ("says kid", "kid"), ("says typ", "typ")];
     let claims = [("says iss", "iss"), ("says aud", "aud"), ("says sub", "sub")];
     let dates = [("says iat", "iat"), ("says nbf", "nbf"), ("says exp", "exp")];
     let plain = header
         .iter()
-        .map(|pair| (pair, &peek.header))
-        .chain(claims.iter().map(|pair| (pair, &peek.claims)));
+        .map(|pair| (pair, &decoded.header))
+        .chain(claims.iter().map(|pair| (pair, &decoded.claims)));
     let mut facts: Facts = plain
         .filter_map(|((said, name), object)| Some((*said, object.get(*name)?.clone())))
         .collect();
     for (said, name) in dates {
-        let Some(value) = peek.claims.get(name) else { continue };
-        let moment = peek::moment(value, now).map(|moment| json!(format!("{value}, {moment}")));
+        let Some(value) = decoded.claims.get(name) else { continue };
+        let moment = token_view::date(value, now).map(|moment| json!(format!("{value}, {moment}")));
         facts.push((said, moment.unwrap_or_else(|| value.clone())));
     }
     facts
@@ -419,7 +422,7 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
     facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
     facts.extend(jti.map(|jti| ("jti", jti.clone())));
-    facts.push(("good until", json!(peek::second(principal.expires_at()))));
+    facts.push(("good until", json!(token_view::whole_seconds(principal.expires_at()))));
     facts
 }
 

@@ -42,12 +42,12 @@ struct Line {
     explain: Explain,
 }
 
-struct Desk {
+struct Fixture {
     directory: tempfile::TempDir,
     by_key: String,
 }
 
-impl Desk {
+impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys = CaseFile::parse(KEYS).unwrap();
@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// Explains a request to the chat route, with more arguments.
-    fn explain(&self, arguments: &[&str]) -> (End, String) {
+    fn explain(&self, arguments: &[&str]) -> (ExitStatus, String) {
         let config = self.file("policy.yaml");
         let common = [
             "explain",
@@ -87,11 +87,11 @@ impl Desk {
     }
 }
 
-fn explained(arguments: &[&str]) -> (End, String) {
+fn explained(arguments: &[&str]) -> (ExitStatus, String) {
     let mut out = Vec::new();
     let explain = Line::try_parse_from(arguments).unwrap().explain;
     let end = explain
-        .explained(&mut Page { out: &mut out, paint: Paint::default(), output: explain.output })
+        .explained(&mut Printer { out: &mut out, paint: Paint::default(), output: explain.output })
         .unwrap();
     (end, String::from_utf8(out).unwrap())
 }
@@ -106,11 +106,11 @@ fn states(json: &Value) -> Vec<(&str, &str)> {
 
 #[test]
 fn an_allowed_request_is_told_step_by_step() {
-    let desk = Desk::new();
-    let (token, jwks) = (format!("@{}", desk.file("token")), desk.file("jwks.json"));
+    let fixture = Fixture::new();
+    let (token, jwks) = (format!("@{}", fixture.file("token")), fixture.file("jwks.json"));
     let arguments = ["--token", &token, "--jwks", &jwks, "--body", r#"{"model":"m"}"#];
-    let (end, text) = desk.explain(&arguments);
-    assert_eq!(end, End::Good, "{text}");
+    let (end, text) = fixture.explain(&arguments);
+    assert_eq!(end, ExitStatus::Good, "{text}");
     for line in [
         "  path: /v1/chat/completions",
         "  says kid: main",
@@ -126,23 +126,23 @@ fn an_allowed_request_is_told_step_by_step() {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
     }
-    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    let (_, json) = fixture.explain(&[&arguments[..], &["--output", "json"]].concat());
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["answer"]["decision"], "allow");
     assert!(
         states(&json).iter().all(|(_, state)| ["passed", "not needed"].contains(state)),
         "{json}"
     );
-    for secret in ["sk-upstream", desk.by_key.as_str(), "ssssssss"] {
+    for secret in ["sk-upstream", fixture.by_key.as_str(), "ssssssss"] {
         assert!(!text.contains(secret) && !json.to_string().contains(secret), "{secret}");
     }
 }
 
 #[test]
 fn the_step_that_denies_is_named_with_its_cause() {
-    let desk = Desk::new();
-    let jwks = format!("https://auth.example.com={}", desk.file("jwks.json"));
-    let good = ["--token", &desk.by_key, "--jwks", &jwks];
+    let fixture = Fixture::new();
+    let jwks = format!("https://auth.example.com={}", fixture.file("jwks.json"));
+    let good = ["--token", &fixture.by_key, "--jwks", &jwks];
     let long = format!("{{\"model\":\"{}\"}}", "m".repeat(1024));
     for (arguments, step, cause) in [
         (&["--method", "GET"][..], "route", "does not list this method"),
@@ -157,37 +157,37 @@ fn the_step_that_denies_is_named_with_its_cause() {
         (&["--body", &long], "request", "body.max"),
         (&["--method", "get"], "request", "upper-case"),
     ] {
-        let (end, json) = desk.explain(&[arguments, &["--output", "json"]].concat());
+        let (end, json) = fixture.explain(&[arguments, &["--output", "json"]].concat());
         let json: Value = serde_json::from_str(&json).unwrap();
         let failed: Vec<&str> = states(&json)
             .iter()
             .filter(|(_, state)| *state == "failed")
             .map(|(step, _)| *step)
             .collect();
-        assert_eq!((end, failed), (End::Bad, vec![step]), "{arguments:?} {json}");
+        assert_eq!((end, failed), (ExitStatus::Bad, vec![step]), "{arguments:?} {json}");
         assert!(json["answer"]["cause"].as_str().unwrap().contains(cause), "{arguments:?} {json}");
     }
 }
 
 #[test]
 fn every_condition_is_told_with_what_it_comes_to() {
-    let desk = Desk::new();
+    let fixture = Fixture::new();
     let conditions = r#"
     conditions:
       - { name: not large, expression: model != "large" }
       - principal.claims.absent == "a"
       - principal.subject == "alice"
     limits: [per-subject]"#;
-    let policy = std::fs::read_to_string(desk.file("policy.yaml")).unwrap();
+    let policy = std::fs::read_to_string(fixture.file("policy.yaml")).unwrap();
     std::fs::write(
-        desk.file("policy.yaml"),
+        fixture.file("policy.yaml"),
         policy.replacen("\n    limits: [per-subject]", conditions, 1),
     )
     .unwrap();
-    let (token, jwks) = (format!("@{}", desk.file("token")), desk.file("jwks.json"));
+    let (token, jwks) = (format!("@{}", fixture.file("token")), fixture.file("jwks.json"));
     let arguments = ["--token", &token, "--jwks", &jwks, "--body", r#"{"model":"m"}"#];
-    let (end, text) = desk.explain(&arguments);
-    assert_eq!(end, End::Bad, "{text}");
+    let (end, text) = fixture.explain(&arguments);
+    assert_eq!(end, ExitStatus::Bad, "{text}");
     for line in [
         "conditions   failed",
         "  because: the condition `principal.claims.absent == \"a\"` has no value: `principal.claims.absent` is missing",
@@ -198,7 +198,7 @@ fn every_condition_is_told_with_what_it_comes_to() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
-    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    let (_, json) = fixture.explain(&[&arguments[..], &["--output", "json"]].concat());
     let json: Value = serde_json::from_str(&json).unwrap();
     let step =
         json["steps"].as_array().unwrap().iter().find(|step| step["step"] == "conditions").unwrap();
@@ -207,36 +207,36 @@ fn every_condition_is_told_with_what_it_comes_to() {
 
 #[test]
 fn without_the_keys_nothing_is_told_that_is_not_known() {
-    let desk = Desk::new();
-    let arguments = ["--token", &desk.by_key, "--body", r#"{"model":"m"}"#];
-    let (end, text) = desk.explain(&arguments);
-    assert_eq!(end, End::Unknown);
+    let fixture = Fixture::new();
+    let arguments = ["--token", &fixture.by_key, "--body", r#"{"model":"m"}"#];
+    let (end, text) = fixture.explain(&arguments);
+    assert_eq!(end, ExitStatus::Unknown);
     assert!(
         text.contains("cannot be checked offline")
             && text.contains("answer       cannot be told here"),
         "{text}"
     );
     assert!(!text.contains("not_ready"), "{text}");
-    let (_, json) = desk.explain(&[&arguments[..], &["--output", "json"]].concat());
+    let (_, json) = fixture.explain(&[&arguments[..], &["--output", "json"]].concat());
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["answer"]["decision"], "unknown");
 }
 
 #[test]
 fn a_configuration_is_tried_with_the_cases_of_a_file() {
-    let desk = Desk::new();
+    let fixture = Fixture::new();
     std::fs::write(
-        desk.file("cases.yaml"),
+        fixture.file("cases.yaml"),
         KEYS.replace("name: by key", "name: by key\n    request: { path: /nowhere }"),
     )
     .unwrap();
-    let (config, cases) = (desk.file("policy.yaml"), desk.file("cases.yaml"));
+    let (config, cases) = (fixture.file("policy.yaml"), fixture.file("cases.yaml"));
     let (end, json) = explained(&[
         "explain", "--config", &config, "--case", &cases, "--only", "by key", "--output", "json",
     ]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
         (end, json["answer"]["reason"].as_str(), json["case"].as_str()),
-        (End::Bad, Some("no_route"), Some("by key"))
+        (ExitStatus::Bad, Some("no_route"), Some("by key"))
     );
 }
 
@@ -246,7 +246,7 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path().display().to_string();
         let (end, lines) = explained(&["explain", "--case", &path, "--output", "json"]);
-        assert_eq!(end, End::Good, "{path}");
+        assert_eq!(end, ExitStatus::Good, "{path}");
         for line in lines.lines() {
             let json: Value = serde_json::from_str(line).unwrap();
             let states = states(&json);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tollgate_core::{revocation::token_digest, text::hex, time::Timestamp};
 
 use crate::{
-    cli::{Output, argument, peek},
+    cli::{Output, argument, token_view},
     observe::now,
 };
 
@@ -49,53 +49,53 @@ impl Inspect {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let secret = argument::token(&self.token)?;
         let token = std::str::from_utf8(secret.expose()).ok().context("the token is not text")?;
-        let Some(told) = Told::of(token, now()) else {
+        let Some(report) = TokenReport::of(token, now()) else {
             match self.output {
                 Output::Text => writeln!(
                     out,
                     "this is no JWT: {}",
-                    peek::misshapen(token, now()).unwrap_or_default()
+                    token_view::format_error(token, now()).unwrap_or_default()
                 )?,
                 Output::Json => writeln!(out, "{}", json!({ "jwt": false }))?,
             }
             return Ok(ExitCode::from(1));
         };
         match self.output {
-            Output::Text => told.print(out)?,
-            Output::Json => writeln!(out, "{}", told.json())?,
+            Output::Text => report.print(out)?,
+            Output::Json => writeln!(out, "{}", report.json())?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// What there is to tell about a token.
-struct Told {
+struct TokenReport {
     header: Map<String, Value>,
     claims: Map<String, Value>,
     times: Vec<(&'static str, String)>,
     digest: String,
     /// What no policy accepts.
-    refused: Vec<String>,
+    defects: Vec<String>,
     /// What a policy must say for it.
     needs: Vec<String>,
 }
 
-impl Told {
+impl TokenReport {
     fn of(token: &str, now: Timestamp) -> Option<Self> {
-        let peek::Peek { header, claims } = peek::peek(token)?;
-        let mut refused: Vec<String> = peek::misshapen(token, now).into_iter().collect();
+        let token_view::DecodedToken { header, claims } = token_view::decode(token)?;
+        let mut defects: Vec<String> = token_view::format_error(token, now).into_iter().collect();
         let mut needs = Vec::new();
-        times(&claims, now, &mut refused, &mut needs);
-        names(&header, &claims, &mut refused, &mut needs);
+        times(&claims, now, &mut defects, &mut needs);
+        names(&header, &claims, &mut defects, &mut needs);
         Some(Self {
             times: DATES
                 .iter()
-                .filter_map(|name| Some((*name, peek::moment(claims.get(*name)?, now)?)))
+                .filter_map(|name| Some((*name, token_view::date(claims.get(*name)?, now)?)))
                 .collect(),
             digest: hex(&token_digest(token)),
             header,
             claims,
-            refused,
+            defects,
             needs,
         })
     }
@@ -105,7 +105,7 @@ impl Told {
             self.times.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
         json!({
             "jwt": true, "verified": false, "header": self.header, "claims": self.claims, "times": times,
-            "revocation_digest": self.digest, "refused": self.refused, "needs": self.needs,
+            "revocation_digest": self.digest, "refused": self.defects, "needs": self.needs,
         })
     }
 
@@ -118,8 +118,8 @@ impl Told {
             writeln!(
                 out,
                 "  {:<12} {}",
-                peek::printable(name),
-                peek::printable(&value.to_string())
+                token_view::printable(name),
+                token_view::printable(&value.to_string())
             )?;
         }
         writeln!(out, "\nclaims")?;
@@ -133,20 +133,20 @@ impl Told {
             writeln!(
                 out,
                 "  {:<12} {}{time}",
-                peek::printable(name),
-                peek::printable(&value.to_string())
+                token_view::printable(name),
+                token_view::printable(&value.to_string())
             )?;
         }
         writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
         for (title, list) in [
-            ("no policy accepts it", &self.refused),
+            ("no policy accepts it", &self.defects),
             ("a policy that accepts it says", &self.needs),
         ] {
             if !list.is_empty() {
                 writeln!(out, "\n{title}")?;
             }
             for line in list {
-                writeln!(out, "  - {}", peek::printable(line))?;
+                writeln!(out, "  - {}", token_view::printable(line))?;
             }
         }
         Ok(())
@@ -156,7 +156,7 @@ impl Told {
 fn times(
     claims: &Map<String, Value>,
     now: Timestamp,
-    refused: &mut Vec<String>,
+    defects: &mut Vec<String>,
     needs: &mut Vec<String>,
 ) {
     /// The most leeway an issuer can be given.
@@ -170,18 +170,18 @@ fn times(
     };
     for name in ["exp", "nbf", "iat"] {
         if date(name) == Some(None) {
-            refused.push(format!("{name} is not a number of seconds since 1970"));
+            defects.push(format!("{name} is not a number of seconds since 1970"));
         }
     }
     let (exp, nbf, iat) = (date("exp").flatten(), date("nbf").flatten(), date("iat").flatten());
     match exp {
-        None if !claims.contains_key("exp") => refused.push("it has no exp".into()),
-        Some(exp) if exp + LEEWAY <= now => refused.push("it has expired".into()),
+        None if !claims.contains_key("exp") => defects.push("it has no exp".into()),
+        Some(exp) if exp + LEEWAY <= now => defects.push("it has expired".into()),
         _ => {}
     }
     for (name, moment) in [("nbf", nbf), ("iat", iat)] {
         if moment.is_some_and(|moment| moment > now + LEEWAY) {
-            refused.push(format!("{name} lies in the future"));
+            defects.push(format!("{name} lies in the future"));
         }
     }
     if !claims.contains_key("iat") {
@@ -189,7 +189,7 @@ fn times(
     }
     let life = exp.map_or(0.0, |exp| exp - iat.unwrap_or(now));
     if life > 31.0 * DAY {
-        refused.push("it lives longer than 31 days, the largest `max_lifetime`".into());
+        defects.push("it lives longer than 31 days, the largest `max_lifetime`".into());
     } else if life > DAY {
         needs.push(format!("`max_lifetime` of {:.0}h or more", (life / 3600.0).ceil()));
     }
@@ -198,7 +198,7 @@ fn times(
 fn names(
     header: &Map<String, Value>,
     claims: &Map<String, Value>,
-    refused: &mut Vec<String>,
+    defects: &mut Vec<String>,
     needs: &mut Vec<String>,
 ) {
     let text = |object: &Map<String, Value>, name: &str| {
@@ -233,8 +233,8 @@ fn names(
     match claims.get("sub") {
         Some(Value::String(sub))
             if !sub.is_empty() && sub.len() <= 256 && !sub.chars().any(char::is_control) => {}
-        Some(Value::String(_)) => refused.push("sub is not 1 to 256 printable characters".into()),
-        Some(_) => refused.push("sub is not text".into()),
+        Some(Value::String(_)) => defects.push("sub is not 1 to 256 printable characters".into()),
+        Some(_) => defects.push("sub is not text".into()),
         None => needs.push("`claims: { subject: … }` with the claim that names the subject".into()),
     }
 }
@@ -247,35 +247,35 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
 
-    fn told(header: Value, claims: Value) -> Told {
+    fn report(header: Value, claims: Value) -> TokenReport {
         let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        Told::of(&format!("{}.{}.c2ln", part(header), part(claims)), NOW).unwrap()
+        TokenReport::of(&format!("{}.{}.c2ln", part(header), part(claims)), NOW).unwrap()
     }
 
     #[test]
     fn a_good_token_needs_only_its_issuer_and_audience() {
-        let told = told(
+        let report = report(
             json!({ "alg": "RS256", "kid": "k" }),
             json!({ "iss": "https://a", "aud": "b", "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900 }),
         );
-        assert_eq!(told.refused, [""; 0]);
-        assert_eq!(told.needs, ["`issuer: https://a`", "`audiences` with `b`"]);
+        assert_eq!(report.defects, [""; 0]);
+        assert_eq!(report.needs, ["`issuer: https://a`", "`audiences` with `b`"]);
         let mut text = Vec::new();
-        told.print(&mut text).unwrap();
+        report.print(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("NOT VERIFIED"), "{text}");
         assert!(text.contains("1767225900  2026-01-01T00:05:00Z (in 5m)"), "{text}");
-        assert!(text.contains(&told.digest) && told.digest.len() == 64);
+        assert!(text.contains(&report.digest) && report.digest.len() == 64);
     }
 
     #[test]
     fn a_tutorial_s_token_needs_what_the_tutorial_left_out() {
-        let told = told(
+        let report = report(
             json!({ "alg": "HS256" }),
             json!({ "username": "alice", "exp": 1_767_225_600 + 3 * 86_400 }),
         );
-        assert_eq!(told.refused, [""; 0]);
-        let needs = told.needs.join("; ");
+        assert_eq!(report.defects, [""; 0]);
+        let needs = report.needs.join("; ");
         for word in [
             "secret",
             "issuer: absent",
@@ -313,14 +313,14 @@ mod tests {
                 "typ",
             ),
         ] {
-            let refused = told(header, claims).refused.join("; ");
-            assert!(refused.contains(word), "{word}: {refused}");
+            let defects = report(header, claims).defects.join("; ");
+            assert!(defects.contains(word), "{word}: {defects}");
         }
     }
 
     #[test]
     fn the_json_says_that_nothing_is_verified() {
-        let json = told(json!({ "alg": "none" }), json!({ "exp": 5 })).json();
+        let json = report(json!({ "alg": "none" }), json!({ "exp": 5 })).json();
         assert_eq!(
             (json["verified"].as_bool(), json["header"]["alg"].as_str()),
             (Some(false), Some("none"))

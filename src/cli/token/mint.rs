@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode, str::FromStr};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -79,19 +79,19 @@ struct Ttl {
 }
 
 impl FromStr for Ttl {
-    type Err = String;
+    type Err = SpanError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, SpanError> {
         let (past, span) = text.strip_prefix('-').map_or((false, text), |span| (true, span));
-        Ok(Self { past, span: span.parse().map_err(|error: SpanError| error.to_string())? })
+        Ok(Self { past, span: span.parse()? })
     }
 }
 
-fn claim(text: &str) -> Result<(String, Value), String> {
+fn claim(text: &str) -> anyhow::Result<(String, Value)> {
     let (name, json) =
-        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=JSON")?;
+        text.split_once('=').filter(|(name, _)| !name.is_empty()).context("write NAME=JSON")?;
     let value = serde_json::from_str(json)
-        .map_err(|_| format!("`{json}` is not JSON; text needs quotes: {name}='\"{json}\"'"))?;
+        .map_err(|_| anyhow!("`{json}` is not JSON; text needs quotes: {name}='\"{json}\"'"))?;
     Ok((name.to_owned(), value))
 }
 

@@ -22,7 +22,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tollgate_core::secret::SecretSource;
 
-use super::config::{OtlpProtocol, Target, TracingConfig};
+use super::{
+    TraceError,
+    config::{OtlpProtocol, Target, TracingConfig},
+};
 use crate::{
     error_text::describe,
     proto::opentelemetry::proto::collector::trace::v1::{
@@ -98,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Client {
     /// Reads what exporting needs, so that a missing file stops the start. Connects to nobody yet.
-    pub(super) fn new(config: &TracingConfig) -> Result<Self, String> {
+    pub(super) fn new(config: &TracingConfig) -> Result<Self, TraceError> {
         let target = Target::parse(&config.endpoint, config.protocol)?;
         let tls = if target.tls {
             Some(connector(&target.host, config.tls_ca.as_deref().map(Path::new), config.protocol)?)
@@ -122,10 +125,10 @@ impl Client {
         &mut self,
         batch: &ExportTraceServiceRequest,
     ) -> Result<ExportResponse, ExportError> {
-        let request = self.request(batch).map_err(ExportError::retryable)?;
+        let request = self.request(batch)?;
         let mut connection = match self.connection.take() {
             Some(connection) if connection.sender.is_open() => connection,
-            _ => self.connect().await.map_err(ExportError::retryable)?,
+            _ => self.connect().await?,
         };
         let response = connection.sender.send(request).await;
         let response = response.map_err(|error| ExportError::retryable(describe(&error)))?;
@@ -137,13 +140,17 @@ impl Client {
         answered
     }
 
-    fn request(&self, batch: &ExportTraceServiceRequest) -> Result<Request<Full<Bytes>>, String> {
+    fn request(
+        &self,
+        batch: &ExportTraceServiceRequest,
+    ) -> Result<Request<Full<Bytes>>, ExportError> {
+        let unsendable = |error: &(dyn StdError + 'static)| ExportError::retryable(describe(error));
         let mut body = BytesMut::new();
         if self.protocol == OtlpProtocol::Grpc {
             body.put_u8(0);
             body.put_u32(u32::try_from(batch.encoded_len()).unwrap_or(u32::MAX));
         }
-        batch.encode(&mut body).map_err(|error| error.to_string())?;
+        batch.encode(&mut body).map_err(|error| unsendable(&error))?;
         let host = if self.target.host.contains(':') {
             format!("[{}]", self.target.host)
         } else {
@@ -157,30 +164,28 @@ impl Client {
             }
             OtlpProtocol::Http => format!("{}{HTTP_PATH}", self.target.path),
         };
-        let mut request =
-            Request::post(uri).body(Full::new(body.freeze())).map_err(|error| error.to_string())?;
-        *request.headers_mut() = self.head()?;
+        let mut request = Request::post(uri)
+            .body(Full::new(body.freeze()))
+            .map_err(|error| unsendable(&error))?;
+        *request.headers_mut() = self.head().map_err(|error| unsendable(&error))?;
         if self.protocol == OtlpProtocol::Http {
-            let host = HeaderValue::from_str(&authority).map_err(|error| error.to_string())?;
+            let host = HeaderValue::from_str(&authority).map_err(|error| unsendable(&error))?;
             request.headers_mut().insert(header::HOST, host);
         }
         Ok(request)
     }
 
     /// The configured headers, as their files are now, and those of the protocol.
-    fn head(&self) -> Result<HeaderMap, String> {
+    fn head(&self) -> Result<HeaderMap, TraceError> {
         let mut headers = HeaderMap::new();
         for (name, source) in &self.headers {
-            let secret =
-                secrets::resolve(source).map_err(|error| format!("header `{name}`: {error}"))?;
-            let wrong =
-                |_| format!("header `{name}` holds characters that cannot stand in a header");
-            let mut value = HeaderValue::from_bytes(secret.expose()).map_err(wrong)?;
+            let secret = secrets::resolve(source)
+                .map_err(|error| TraceError::Header { name: name.clone(), error })?;
+            let invalid = || TraceError::InvalidHeader(name.clone());
+            let mut value = HeaderValue::from_bytes(secret.expose()).map_err(|_| invalid())?;
             value.set_sensitive(true);
-            headers.insert(
-                HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?,
-                value,
-            );
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+            headers.insert(name, value);
         }
         let kind = match self.protocol {
             OtlpProtocol::Grpc => "application/grpc",
@@ -197,10 +202,10 @@ impl Client {
         Ok(headers)
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self) -> Result<Connection, ExportError> {
         let Target { host, port, .. } = &self.target;
         let wrong = |error: &(dyn StdError + 'static)| {
-            format!("no connection to `{host}:{port}`: {}", describe(error))
+            ExportError::retryable(format!("no connection to `{host}:{port}`: {}", describe(error)))
         };
         // The name is looked up each time: a collector moves.
         let tcp =
@@ -320,12 +325,12 @@ fn connector(
     host: &str,
     ca: Option<&Path>,
     protocol: OtlpProtocol,
-) -> Result<(TlsConnector, ServerName<'static>), String> {
-    let mut config = tls_roots::client_config(ca).map_err(|error| error.to_string())?;
+) -> Result<(TlsConnector, ServerName<'static>), TraceError> {
+    let mut config = tls_roots::client_config(ca)?;
     if protocol == OtlpProtocol::Grpc {
         config.alpn_protocols = vec![b"h2".to_vec()];
     }
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| format!("`{host}` cannot be the name in a certificate"))?;
+        .map_err(|_| TraceError::ServerName(host.to_owned()))?;
     Ok((TlsConnector::from(Arc::new(config)), name))
 }

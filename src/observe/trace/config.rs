@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use thiserror::Error;
 use tollgate_core::{
     config::{Errors, Path},
     secret::SecretSource,
@@ -76,7 +77,24 @@ fn queue() -> u32 {
     4096
 }
 
-/// Where spans go.
+/// The reason why an endpoint cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum EndpointError {
+    /// It is not an address of a collector.
+    #[error("`{0}` is not `http://host:port` or `https://host:port`")]
+    NotAnAddress(String),
+    /// It has no port.
+    #[error("`{0}` has no port; collectors have no default one")]
+    NoPort(String),
+    /// It has a query.
+    #[error("`{0}` has a query; send what is secret in `headers`")]
+    Query(String),
+    /// It has a path, and the protocol is gRPC.
+    #[error("`{0}` has a path, and gRPC has its own; remove it, or write `protocol: http`")]
+    PathWithGrpc(String),
+}
+
+/// The address of a collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) tls: bool,
@@ -87,9 +105,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// What is wrong with the endpoint stands in the error.
-    pub(super) fn parse(endpoint: &str, protocol: OtlpProtocol) -> Result<Self, String> {
-        let wrong = || format!("`{endpoint}` is not `http://host:port` or `https://host:port`");
+    /// Reads the endpoint.
+    ///
+    /// # Errors
+    /// See [`EndpointError`].
+    pub(super) fn parse(endpoint: &str, protocol: OtlpProtocol) -> Result<Self, EndpointError> {
+        let wrong = || EndpointError::NotAnAddress(endpoint.to_owned());
         let uri: Uri = endpoint.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -100,18 +121,15 @@ impl Target {
             .authority()
             .filter(|authority| !authority.as_str().contains('@'))
             .ok_or_else(wrong)?;
-        let port = authority
-            .port_u16()
-            .ok_or_else(|| format!("`{endpoint}` has no port; collectors have no usual one"))?;
+        let port =
+            authority.port_u16().ok_or_else(|| EndpointError::NoPort(endpoint.to_owned()))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let path = uri.path().trim_end_matches('/').to_owned();
         if uri.query().is_some() {
-            return Err(format!("`{endpoint}` has a query; send what is secret in `headers`"));
+            return Err(EndpointError::Query(endpoint.to_owned()));
         }
         if protocol == OtlpProtocol::Grpc && !path.is_empty() {
-            return Err(format!(
-                "`{endpoint}` has a path, and gRPC has its own; remove it, or write `protocol: http`"
-            ));
+            return Err(EndpointError::PathWithGrpc(endpoint.to_owned()));
         }
         Ok(Self { tls, host, port, path })
     }
@@ -121,7 +139,7 @@ impl TracingConfig {
     /// Notes what is wrong with the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
         match Target::parse(&self.endpoint, self.protocol) {
-            Err(error) => errors.push(&path.key("endpoint"), error),
+            Err(error) => errors.push(&path.key("endpoint"), error.to_string()),
             Ok(target) if self.tls_ca.is_some() && !target.tls => {
                 errors.push(
                     &path.key("tls_ca"),

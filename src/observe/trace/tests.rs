@@ -192,7 +192,7 @@ async fn a_file_that_is_not_there_stops_the_start() {
             config.endpoint = "https://127.0.0.1:1".into();
         }
         let error = Tracer::start(&config).unwrap_err().to_string();
-        assert!(error.starts_with("observe.tracing: ") && error.contains("/nowhere/"), "{error}");
+        assert!(error.starts_with("observe.tracing.") && error.contains("/nowhere/"), "{error}");
     }
     assert_eq!(config("timeout: 2s").timeout, Period::from_secs(2));
 }

@@ -20,24 +20,24 @@ use crate::observe::rfc3339::Rfc3339;
 
 /// A decoded token.
 #[derive(Debug)]
-pub(super) struct Peek {
+pub(super) struct DecodedToken {
     pub(super) header: Map<String, Value>,
     pub(super) claims: Map<String, Value>,
 }
 
 /// Decodes header and claims; `None` when they are not JSON objects in base64url. More is forgiven than the core forgives.
-pub(super) fn peek(token: &str) -> Option<Peek> {
+pub(super) fn decode(token: &str) -> Option<DecodedToken> {
     let mut parts = token.split('.');
     let mut object = || {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?)
             .ok()
     };
-    Some(Peek { header: object()?, claims: object()? })
+    Some(DecodedToken { header: object()?, claims: object()? })
 }
 
 /// Why the core refuses the token whatever the policy says: its size, its shape, its header, or claims that are not one
 /// JSON object.
-pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
+pub(super) fn format_error(token: &str, now: Timestamp) -> Option<String> {
     let value = format!("Bearer {token}");
     let mut headers = Headers::default();
     headers.push("authorization", value.as_bytes());
@@ -49,12 +49,13 @@ pub(super) fn misshapen(token: &str, now: Timestamp) -> Option<String> {
     let rejection = jwt::verify(token_sent, &Issuers::default(), |_| None, &[], now).err()?;
     let readable =
         rejection.check == Check::Issuer && rejection.denial.reason == Reason::UnknownIssuer;
-    let named = peek(token).is_some_and(|peek| peek.claims.get("iss").is_none_or(Value::is_string));
+    let named =
+        decode(token).is_some_and(|token| token.claims.get("iss").is_none_or(Value::is_string));
     (!readable || !named).then(|| rejection.denial.cause.into_owned())
 }
 
 /// A NumericDate as people read it, with its distance from `now`.
-pub(super) fn moment(value: &Value, now: Timestamp) -> Option<String> {
+pub(super) fn date(value: &Value, now: Timestamp) -> Option<String> {
     let secs = value.as_f64().filter(|secs| (0.0..253_402_300_800.0).contains(secs))?;
     #[expect(
         clippy::cast_possible_truncation,
@@ -62,17 +63,17 @@ pub(super) fn moment(value: &Value, now: Timestamp) -> Option<String> {
         reason = "between 0 and the year 9999"
     )]
     let secs = secs as u64;
-    let text = second(secs);
+    let text = whole_seconds(secs);
     let now = now.secs();
     Some(match secs.cmp(&now) {
         Ordering::Equal => format!("{text} (now)"),
-        Ordering::Greater => format!("{text} (in {})", shortened(secs - now)),
-        Ordering::Less => format!("{text} ({} ago)", shortened(now - secs)),
+        Ordering::Greater => format!("{text} (in {})", two_largest_units(secs - now)),
+        Ordering::Less => format!("{text} ({} ago)", two_largest_units(now - secs)),
     })
 }
 
 /// A moment in whole seconds, `2026-01-01T00:00:00Z`.
-pub(super) fn second(secs: u64) -> String {
+pub(super) fn whole_seconds(secs: u64) -> String {
     Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "")
 }
 
@@ -84,7 +85,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Seconds in the two largest units that say something: `2h 5m`.
-fn shortened(secs: u64) -> String {
+fn two_largest_units(secs: u64) -> String {
     let units =
         [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
     let said: Vec<String> = units
@@ -108,19 +109,19 @@ mod tests {
 
     #[test]
     fn header_and_claims_are_decoded_and_nothing_else_is() {
-        let peeked = peek(&token(r#"{"alg":"none"}"#, r#"{"sub":"alice"}"#)).unwrap();
+        let decoded = decode(&token(r#"{"alg":"none"}"#, r#"{"sub":"alice"}"#)).unwrap();
         assert_eq!(
-            (peeked.header["alg"].as_str(), peeked.claims["sub"].as_str()),
+            (decoded.header["alg"].as_str(), decoded.claims["sub"].as_str()),
             (Some("none"), Some("alice"))
         );
         for text in ["", "a", "a.b.c", "e30", "e30.W10.x"] {
-            assert!(peek(text).is_none(), "{text}");
+            assert!(decode(text).is_none(), "{text}");
         }
     }
 
     #[test]
     fn what_no_policy_accepts_is_told_in_the_core_s_own_words() {
-        assert_eq!(misshapen(&token(r#"{"alg":"RS256"}"#, r#"{"iss":"anybody"}"#), NOW), None);
+        assert_eq!(format_error(&token(r#"{"alg":"RS256"}"#, r#"{"iss":"anybody"}"#), NOW), None);
         for (header, claims, word) in [
             (r#"{"alg":"none"}"#, "{}", "algorithm"),
             (r#"{"alg":"RS256","typ":"dpop+jwt"}"#, "{}", "typ"),
@@ -128,8 +129,8 @@ mod tests {
             (r#"{"alg":"RS256"}"#, r#"{"sub":"a","sub":"b"}"#, "repeated"),
             (r#"{"alg":"RS256"}"#, r#"{"iss":7}"#, "iss"),
         ] {
-            let told = misshapen(&token(header, claims), NOW).unwrap();
-            assert!(told.contains(word), "{header} {claims}: {told}");
+            let cause = format_error(&token(header, claims), NOW).unwrap();
+            assert!(cause.contains(word), "{header} {claims}: {cause}");
         }
     }
 
@@ -146,10 +147,10 @@ mod tests {
             (json!(1_767_217_890.5), "2025-12-31T21:51:30Z (2h 8m ago)"),
             (json!(1_767_139_199), "2025-12-30T23:59:59Z (1d ago)"),
         ] {
-            assert_eq!(moment(&value, NOW).as_deref(), Some(text));
+            assert_eq!(date(&value, NOW).as_deref(), Some(text));
         }
         for value in [json!("1767225600"), json!(-1), json!(1e300), json!(null)] {
-            assert_eq!(moment(&value, NOW), None, "{value}");
+            assert_eq!(date(&value, NOW), None, "{value}");
         }
     }
 }
