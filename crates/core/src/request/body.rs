@@ -19,7 +19,7 @@ pub use self::{
     field_plan::FieldPlan,
     form::FormPlan,
     member_plan::{Opened, Wanted},
-    plan::{Cap, Plan, PlanError, Pointer, PointerError, cap_names},
+    plan::{Cap, Plan, PlanError, Pointer, PointerError, bounds_answer, cap_names},
 };
 use super::{Headers, headers::KnownHeader, path::RequestPath};
 use crate::denial::{Denial, Reason, malformed};

@@ -653,6 +653,14 @@ fn caps_count_every_member_that_costs() {
     ] {
         assert_eq!(found(path, body), expected, "{path} {body}");
     }
+    let rights = "tokenize infer:embeddings";
+    for (path, body) in [
+        ("/v1/embeddings", r#"{"model":"m","input":"x"}"#),
+        ("/tokenize", r#"{"model":"m","prompt":"x"}"#),
+    ] {
+        let found = verdict(&policy.json(rights, path, body));
+        assert_eq!(found, Ok(()), "no member of {path} could be required");
+    }
     let policy = Bodies::new("routes: [{ preset: vllm, caps: { prompts: 3 } }]");
     let found =
         |path: &str, body: &str| verdict(&policy.json("infer:text infer:embeddings", path, body));

@@ -292,7 +292,7 @@ const PROMPTS: [&str; 18] = [
 ];
 
 /// Whether a number of tokens under this name bounds an answer.
-pub(super) fn bounds_answer(name: &str) -> bool {
+pub fn bounds_answer(name: &str) -> bool {
     TOKENS.iter().any(|place| place.rsplit('/').next() == Some(name))
 }
 

@@ -172,6 +172,10 @@ pub(in crate::route) fn expand<'a>(
             let json = tables.is_some_and(|tables| tables.json.is_some());
             let form = tables.is_some_and(|tables| tables.form.is_some());
             let reads = json || form;
+            // Embeddings and tokenizers have no member that could be required.
+            let answers = tables
+                .and_then(|tables| tables.json)
+                .is_some_and(|root| catalog.bounds_answer(root));
             let limits = config.limits.iter().filter(|name| {
                 // An unknown name is kept, so that it is reported with the other errors.
                 !route.public
@@ -193,7 +197,10 @@ pub(in crate::route) fn expand<'a>(
                 public: route.public,
                 scopes: (!route.public).then_some(ScopeRule::All(scopes)),
                 model: model.clone(),
-                caps: config.caps.clone().filter(|_| reads),
+                caps: config.caps.clone().filter(|_| reads).map(|caps| CapsConfig {
+                    require_max_tokens: caps.require_max_tokens && answers,
+                    ..caps
+                }),
                 fields: (reads && config.media == Media::Inline)
                     .then(|| FieldsConfig { media: config.media, ..FieldsConfig::default() }),
                 members,

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::request::body::members::{Class, TableId, Tables};
+use crate::request::body::{
+    bounds_answer,
+    members::{Class, Count, TableId, Tables},
+};
 
 /// Why the tables cannot be used, which a test keeps from happening.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -83,7 +86,11 @@ impl Catalog {
     /// The tables that the requests of a file's routes reach.
     pub fn reachable(&self, file: &MemberFile) -> BTreeSet<TableId> {
         let roots = file.routes.iter().flat_map(|route| [route.json, route.form, route.query]);
-        let mut todo: Vec<TableId> = roots.flatten().collect();
+        self.reachable_from(roots.flatten())
+    }
+
+    fn reachable_from(&self, roots: impl IntoIterator<Item = TableId>) -> BTreeSet<TableId> {
+        let mut todo: Vec<TableId> = roots.into_iter().collect();
         let mut found = BTreeSet::new();
         while let Some(id) = todo.pop() {
             if found.insert(id)
@@ -94,6 +101,15 @@ impl Catalog {
             }
         }
         found
+    }
+
+    /// Whether a JSON body of `root` has a member that bounds the answer's tokens.
+    pub fn bounds_answer(&self, root: TableId) -> bool {
+        self.reachable_from([root]).iter().filter_map(|id| self.tables.get(*id)).any(|table| {
+            table.members.iter().any(|(name, member)| {
+                member.class == Class::Capped(Count::Tokens) && bounds_answer(name)
+            })
+        })
     }
 
     /// The groups that `open` may name for members of a file's routes.
