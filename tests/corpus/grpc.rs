@@ -104,13 +104,17 @@ fn message(case: &Case) -> CheckRequest {
     let request = &case.request;
     let mut http = HttpRequest {
         method: request.method.clone(),
-        scheme: request.scheme.clone(),
+        // The client's own, which decides nothing.
+        scheme: "https".into(),
         host: request.host.clone(),
         path: request.path.clone(),
         protocol: "HTTP/1.1".into(),
         ..HttpRequest::default()
     };
     let mut headers = request.headers.clone();
+    // Envoy overwrites the client's.
+    headers.retain(|(name, _)| !name.eq_ignore_ascii_case("x-forwarded-proto"));
+    headers.push(("x-forwarded-proto".into(), request.scheme.clone().into_bytes()));
     match &request.body {
         Body::Absent => {}
         Body::Whole(bytes) => http.raw_body = bytes.clone(),

@@ -287,6 +287,39 @@ fn plain_http_is_refused_where_https_is_required() {
 }
 
 #[test]
+fn the_scheme_of_a_client_is_ignored_over_plain_http_2() {
+    let rig = Rig::start(&format!("{POLICY}require_https: true\n"));
+    let token = rig.token(json!({}));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", rig.envoy.port)).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        for scheme in ["http", "https"] {
+            for forwarded in [None, Some("https"), Some("http, https")] {
+                let mut request =
+                    hyper::Request::get(format!("{scheme}://api.example.com/v1/models"))
+                        .header("authorization", format!("Bearer {token}"));
+                if let Some(forwarded) = forwarded {
+                    request = request.header("x-forwarded-proto", forwarded);
+                }
+                let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+                let reply = client.send_request(request).await.unwrap();
+                assert_eq!(reply.status(), 403, "{scheme}, {forwarded:?}");
+            }
+        }
+    });
+    assert!(rig.upstream.taken().is_empty());
+    until("six denials", || {
+        (rig.tollgate.metric("tollgate_checks_total", &["reason=\"insecure_transport\""]) >= 6.0)
+            .then_some(())
+    });
+}
+
+#[test]
 fn a_body_that_the_proxy_does_not_send_is_refused() {
     let rig = Rig::with(POLICY, |config| {
         let at = config.find("                      with_request_body:").unwrap();

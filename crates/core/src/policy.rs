@@ -43,7 +43,9 @@ pub struct PolicyConfig {
     /// Blacklists of other services.
     #[serde(default)]
     pub revocation: RevocationConfig,
-    /// Deny requests whose scheme, as the proxy reports it, is not https. Default false: TLS often ends before the proxy.
+    /// Deny requests that the proxy does not report as https: in `X-Forwarded-Proto`, or the header
+    /// of its dialect. Of a list of hops, each one counts. The client's `:scheme` is ignored. Default
+    /// false: TLS often ends before the proxy.
     #[serde(default)]
     pub require_https: bool,
 }

@@ -23,7 +23,8 @@ use crate::denial::{Denial, malformed};
 pub struct RawRequest<'a> {
     /// The method, as the client sent it.
     pub method: &'a [u8],
-    /// The scheme of the client's request, as reported by the proxy; empty if unknown.
+    /// The scheme of the client's request, as reported by the proxy: one name, or a list to which
+    /// each hop appended its own. Empty if unknown. Never `:scheme`, which the client chooses.
     pub scheme: &'a [u8],
     /// The value of `:authority` or `Host`.
     pub host: &'a [u8],
@@ -42,7 +43,8 @@ pub struct RawRequest<'a> {
 pub struct RawHead<'a> {
     /// The method, as the client sent it.
     pub method: &'a [u8],
-    /// The scheme of the client's request, as reported by the proxy; empty if unknown.
+    /// The scheme of the client's request, as reported by the proxy: one name, or a list to which
+    /// each hop appended its own. Empty if unknown. Never `:scheme`, which the client chooses.
     pub scheme: &'a [u8],
     /// The value of `:authority` or `Host`.
     pub host: &'a [u8],
@@ -67,7 +69,7 @@ impl<'a> RawRequest<'a> {
 pub struct Request<'a> {
     /// The method, in upper-case letters.
     pub method: &'a str,
-    /// Whether the client used https.
+    /// Whether every hop that the proxy reports used https.
     pub secure: bool,
     /// The host in lower case, without port and trailing dot.
     pub host: Host,
@@ -107,11 +109,7 @@ impl<'a> Request<'a> {
     /// `malformed_request` for every ambiguity: see [`path`], [`host`] and [`headers`].
     pub fn parse(raw: RawHead<'a>) -> Result<Self, Denial> {
         let method = method(raw.method)?;
-        let secure = match raw.scheme {
-            b"https" | b"wss" => true,
-            b"http" | b"ws" | b"" => false,
-            _ => return Err(malformed("the scheme is neither http nor https")),
-        };
+        let secure = is_secure(raw.scheme)?;
         let host = Host::parse(raw.host)?;
         let path = RequestPath::parse(raw.path)?;
         raw.headers.check()?;
@@ -120,6 +118,23 @@ impl<'a> Request<'a> {
         raw.headers.require_equal(KnownHeader::Authority, raw.host)?;
         Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address })
     }
+}
+
+/// Returns whether every scheme of a list is https.
+///
+/// The last entry is that of the nearest proxy. The entries before it may be the client's own, so
+/// they can make a request insecure, and never secure. Schemes have no case (RFC 3986 section 3.1).
+fn is_secure(list: &[u8]) -> Result<bool, Denial> {
+    let mut secure = true;
+    for scheme in list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
+        match () {
+            () if is("https") || is("wss") => {}
+            () if is("http") || is("ws") || is("") => secure = false,
+            () => return Err(malformed("the scheme is neither http nor https")),
+        }
+    }
+    Ok(secure)
 }
 
 /// Reads a method, a token of upper-case letters.
@@ -175,10 +190,23 @@ mod tests {
 
     #[test]
     fn only_https_is_secure() {
-        assert!(Request::parse(raw("GET", "https")).unwrap().secure);
-        assert!(!Request::parse(raw("GET", "http")).unwrap().secure);
-        assert!(!Request::parse(raw("GET", "")).unwrap().secure);
-        assert!(Request::parse(raw("GET", "HTTPS")).is_err());
+        for (scheme, secure) in [
+            ("https", true),
+            ("wss", true),
+            ("HTTPS", true),
+            ("https, HTTPS", true),
+            ("http", false),
+            ("ws", false),
+            ("", false),
+            ("https,http", false),
+            ("http,https", false),
+            ("https,", false),
+        ] {
+            assert_eq!(Request::parse(raw("GET", scheme)).unwrap().secure, secure, "{scheme}");
+        }
+        for scheme in ["ftp", "https;", "https https", "https,ftp", "\u{e9}"] {
+            assert!(Request::parse(raw("GET", scheme)).is_err(), "{scheme}");
+        }
     }
 
     #[test]

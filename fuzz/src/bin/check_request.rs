@@ -63,8 +63,6 @@ struct Http {
     path: Bytes,
     #[prost(bytes = "bytes", tag = "5")]
     host: Bytes,
-    #[prost(bytes = "bytes", tag = "6")]
-    scheme: Bytes,
     #[prost(bytes = "bytes", tag = "11")]
     body: Bytes,
     #[prost(bytes = "bytes", tag = "12")]
@@ -114,8 +112,8 @@ fuzz_target!(|input: &[u8]| {
         (Ok(ours), Some((theirs, address, _))) => {
             assert_eq!(ours.address, *address);
             assert_eq!(
-                (ours.method, ours.path, ours.host, ours.scheme),
-                (&*theirs.method, &*theirs.path, &*theirs.host, &*theirs.scheme)
+                (ours.method, ours.path, ours.host),
+                (&*theirs.method, &*theirs.path, &*theirs.host)
             );
             let body = match &ours.body {
                 RawBody::None => &[][..],

@@ -62,7 +62,6 @@ pub fn read_check_request(message: &[u8]) -> Result<RawRequest<'_>, Denial> {
 struct CheckRequest<'a> {
     has_http: bool,
     method: &'a [u8],
-    scheme: &'a [u8],
     host: &'a [u8],
     path: &'a [u8],
     text_body: &'a [u8],
@@ -102,7 +101,10 @@ impl<'a> CheckRequest<'a> {
             (body, []) | ([], body) => RawBody::Whole(body),
             _ => return Err(CheckRequestError::TwoBodies),
         };
-        let Self { method, scheme, host, path, headers, address, .. } = self;
+        let Self { method, host, path, headers, address, .. } = self;
+        // The field `scheme` is the client's `:scheme`, which may be `https` over plain HTTP/2. The
+        // header is Envoy's own.
+        let scheme = headers.forwarded_scheme();
         Ok(RawRequest { method, scheme, host, path, headers, address, body })
     }
 
@@ -137,7 +139,6 @@ impl<'a> CheckRequest<'a> {
                 }
                 (4, path) => self.path = path,
                 (5, host) => self.host = host,
-                (6, scheme) => self.scheme = scheme,
                 (11, body) => self.text_body = body,
                 (12, body) => self.raw_body = body,
                 (13, header_map) => {
@@ -254,10 +255,12 @@ mod tests {
         let http = HttpRequest {
             id: "7".into(),
             method: "POST".into(),
-            scheme: "https".into(),
+            scheme: "http".into(),
             host: "h".into(),
             path: "/v1?x".into(),
-            headers: [("a".to_owned(), "1,2".to_owned()), ("b".to_owned(), String::new())].into(),
+            headers: [("a", "1,2"), ("b", ""), ("x-forwarded-proto", "https"), (":scheme", "http")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             raw_body: Bytes::from_static(b"{}"),
             size: 2,
             ..Default::default()
@@ -275,6 +278,13 @@ mod tests {
         assert!(raw.headers.proxy().joins_repeats);
         assert_eq!(raw.address, Some("2001:db8::1".parse().unwrap()));
         assert!(matches!(raw.body, RawBody::Whole(b"{}")));
+    }
+
+    #[test]
+    fn the_scheme_of_the_client_is_ignored() {
+        let headers = [(":scheme".to_owned(), "https".to_owned())].into();
+        let http = HttpRequest { scheme: "https".into(), headers, ..HttpRequest::default() };
+        assert_eq!(read_check_request(&encoded(http, 0)).unwrap().scheme, b"");
     }
 
     #[test]

@@ -128,6 +128,17 @@ impl<'a> Headers<'a> {
         Ok(first)
     }
 
+    /// Returns the scheme in `x-forwarded-proto`: one name, or a list. Empty without the header. Of
+    /// several lines the first one is returned that has anything but `https`, if there is one.
+    pub fn forwarded_scheme(&self) -> &'a [u8] {
+        let mut lines = self.all(KnownHeader::ForwardedProto.name());
+        let first = lines.next().unwrap_or_default();
+        match first.eq_ignore_ascii_case(b"https") {
+            true => lines.find(|line| !line.eq_ignore_ascii_case(b"https")).unwrap_or(first),
+            false => first,
+        }
+    }
+
     /// Returns the names that some server reads as an identity header: the prefix in any case, with
     /// `_` or other punctuation in place of `-`.
     pub fn spoofed(&self) -> impl Iterator<Item = Cow<'a, str>> {
@@ -275,6 +286,22 @@ mod tests {
                 0,
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn the_least_secure_line_is_the_forwarded_scheme() {
+        let name = "x-forwarded-proto";
+        for (lines, scheme) in [
+            (&[][..], ""),
+            (&["https"], "https"),
+            (&["https", "http"], "http"),
+            (&["http", "https"], "http"),
+            (&["HTTPS", "https"], "HTTPS"),
+            (&["https", "https,http", "https"], "https,http"),
+        ] {
+            let list: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
+            assert_eq!(headers(&list, false).forwarded_scheme(), scheme.as_bytes(), "{lines:?}");
         }
     }
 

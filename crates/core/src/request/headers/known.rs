@@ -17,10 +17,11 @@ pub(in crate::request) enum KnownHeader {
     Path,
     Authorization,
     PartialBody,
+    ForwardedProto,
 }
 
 /// Every known header with its name, in the order of the enum.
-const ALL: [(KnownHeader, &str); 10] = [
+const ALL: [(KnownHeader, &str); 11] = [
     (KnownHeader::ContentType, "content-type"),
     (KnownHeader::ContentLength, "content-length"),
     (KnownHeader::ContentEncoding, "content-encoding"),
@@ -31,6 +32,7 @@ const ALL: [(KnownHeader, &str); 10] = [
     (KnownHeader::Path, ":path"),
     (KnownHeader::Authorization, "authorization"),
     (KnownHeader::PartialBody, "x-envoy-auth-partial-body"),
+    (KnownHeader::ForwardedProto, "x-forwarded-proto"),
 ];
 
 /// Whether a header's name is `name`, which is in lower case.
@@ -55,6 +57,7 @@ impl KnownHeader {
             (14, b'c') => Self::ContentLength,
             (16, b'c') => Self::ContentEncoding,
             (17, b't') => Self::TransferEncoding,
+            (17, b'x') => Self::ForwardedProto,
             (25, b'x') => Self::PartialBody,
             _ => return None,
         };
