@@ -249,3 +249,65 @@ fn recorder() -> (u16, mpsc::Receiver<String>) {
     });
     (port, receive)
 }
+
+/// A policy in which a tool needs a scope of its own.
+fn with_tools() -> String {
+    POLICY.replace(
+        "  - match: { methods: [POST], paths: [/v1/upload] }",
+        "  - match: { methods: [POST], paths: [/v1/tools] }
+    name: tools
+    scopes: []
+    tools: \"tool:{name}\"
+  - match: { methods: [POST], paths: [/v1/upload] }",
+    )
+}
+
+/// What a proxy forwards if it cannot read the answer of a check.
+fn careless(kind: Kind) -> impl FnOnce(String) -> String {
+    move |config| match kind {
+        Kind::EnvoyHttp => crate::rig::envoy::failure_mode_allow(config),
+        _ => config,
+    }
+}
+
+fn a_denial_that_names_much_of_the_request_is_a_denial(kind: Kind) {
+    if !kind.sends_bodies() {
+        return;
+    }
+    let rig = ProxyRig::with(kind, &with_tools(), careless(kind));
+    for (count, length) in [(200, 1000), (1000, 200), (120, 1), (1, 200_000), (200, 255)] {
+        let tools: Vec<_> = (0..count)
+            .map(|n| {
+                let name = format!("{n}{}", "x".repeat(length));
+                serde_json::json!({ "type": "function", "function": { "name": name } })
+            })
+            .collect();
+        let body = serde_json::json!({ "model": "qwen", "messages": [], "tools": tools });
+        let request = Request::post("/v1/tools", body.to_string()).bearer(&rig.token());
+        let reply = rig.send(&request);
+        assert_eq!(reply.verdict(), (403, "tool_forbidden".to_owned()), "{count} of {length}");
+        assert!(reply.one("www-authenticate").unwrap().contains("insufficient_scope"));
+        assert!(rig.upstream.taken().is_empty(), "{count} of {length}");
+    }
+}
+
+through_every_proxy!(a_denial_that_names_much_of_the_request_is_a_denial);
+
+#[test]
+fn names_to_remove_do_not_make_an_answer_unreadable() {
+    let rig = ProxyRig::with(Kind::EnvoyHttp, POLICY, careless(Kind::EnvoyHttp));
+    let token = rig.token();
+    let request = |count: usize, length: usize| {
+        let forged = |n: usize| format!("x.tollgate.{n}.{}", "s".repeat(length));
+        (0..count).fold(Request::get("/v1/models").bearer(&token), |request, n| {
+            request.header(&forged(n), "forged")
+        })
+    };
+    for (count, length, status) in [(3, 10, 200), (50, 900, 400), (80, 600, 400)] {
+        let reply = rig.send(&request(count, length));
+        assert_eq!(reply.status, status, "{count} of {length}: {}", reply.text());
+        for seen in rig.upstream.taken() {
+            assert!(seen.headers.iter().all(|(_, value)| value != "forged"), "{seen:?}");
+        }
+    }
+}

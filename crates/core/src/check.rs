@@ -259,6 +259,10 @@ fn check_head<'a>(
     }
 }
 
+/// The most bytes in the names of one request's headers that spell an identity header, or one that
+/// the policy strips. A client without an attack in mind sends none.
+const MAX_REMOVED_BYTES: usize = 4096;
+
 fn enter<'a>(
     snapshot: &'a Snapshot,
     head: RawHead<'a>,
@@ -282,6 +286,11 @@ fn enter<'a>(
         && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
     {
         return Err(malformed("the request has a header that the proxy cannot take away"));
+    }
+    // Envoy over HTTP reads the names to remove from a header of the answer, and treats an answer
+    // that is too large as a failed check.
+    if evidence.spoofed.iter().map(|name| name.len() + 1).sum::<usize>() > MAX_REMOVED_BYTES {
+        return Err(malformed("the names of headers to remove are too many or too long"));
     }
     evidence.stage = Stage::Transport;
     if policy.require_https && !request.secure {

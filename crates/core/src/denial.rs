@@ -7,7 +7,20 @@ use std::borrow::Cow;
 pub use self::reason::Reason;
 use crate::time::Span;
 
+/// The most characters of [`Denial::message`], counted as JSON in ASCII needs them: [`json_width`].
+pub const MAX_MESSAGE: usize = 512;
+/// The most characters of [`Denial::param`], counted in the same way.
+pub const MAX_PARAM: usize = 256;
+/// The most scopes in [`Denial::needed`], and the most bytes of all of them with a space between.
+pub const MAX_SCOPES: usize = 16;
+/// See [`MAX_SCOPES`].
+pub const MAX_SCOPE_BYTES: usize = 512;
+
 /// A refused request: the reason is for the client, the cause for the operator.
+///
+/// INVARIANT: message, parameter and scopes may repeat the client's input, so they are bounded
+/// where they are set. A proxy that cannot read an answer treats the check as failed, and may then
+/// forward the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     /// The stable code, and with it the HTTP and gRPC status.
@@ -20,8 +33,11 @@ pub struct Denial {
     pub param: Option<String>,
     /// Whether `param` is a member that the policy or a preset lists: one of few names.
     pub listed: bool,
-    /// The scopes that are required (RFC 6750 section 3, attribute `scope`).
+    /// The scopes that are required (RFC 6750 section 3, attribute `scope`): as many as there is
+    /// room for.
     pub needed: Vec<String>,
+    /// Whether scopes are required, also where none of them has room in [`Denial::needed`].
+    pub needs_scopes: bool,
     /// The time after which a retry may succeed.
     pub retry_after: Option<Span>,
 }
@@ -36,21 +52,22 @@ impl Denial {
             param: None,
             listed: false,
             needed: Vec::new(),
+            needs_scopes: false,
             retry_after: None,
         }
     }
 
-    /// Replaces the default text for the client.
+    /// Replaces the default text for the client. A text beyond [`MAX_MESSAGE`] is cut.
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
+        self.message = Some(cut(message.into(), MAX_MESSAGE));
         self
     }
 
-    /// Names the field of the request that caused the denial.
+    /// Names the field of the request that caused the denial. A name beyond [`MAX_PARAM`] is cut.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.param = Some(cut(param.into(), MAX_PARAM));
         self
     }
 
@@ -72,10 +89,13 @@ impl Denial {
         place.get(start..)
     }
 
-    /// Lists the required scopes.
+    /// Lists the required scopes, in their order. Those beyond [`MAX_SCOPES`] and
+    /// [`MAX_SCOPE_BYTES`] are left out, never cut: a part of a scope is another scope.
     #[must_use]
     pub fn with_scopes(mut self, scopes: impl IntoIterator<Item = String>) -> Self {
-        self.needed = scopes.into_iter().collect();
+        let mut scopes = scopes.into_iter().peekable();
+        self.needs_scopes = scopes.peek().is_some();
+        self.needed = fitting(scopes);
         self
     }
 
@@ -85,6 +105,50 @@ impl Denial {
         self.retry_after = Some(span);
         self
     }
+}
+
+/// Returns the scopes that an answer has room for: [`MAX_SCOPES`] and [`MAX_SCOPE_BYTES`].
+pub(crate) fn fitting<S: AsRef<str>>(scopes: impl IntoIterator<Item = S>) -> Vec<S> {
+    let mut room = MAX_SCOPE_BYTES;
+    let fits = |scope: &S| {
+        let rest = room.checked_sub(scope.as_ref().len() + 1);
+        room = rest.unwrap_or(room);
+        rest.is_some()
+    };
+    scopes.into_iter().filter(fits).take(MAX_SCOPES).collect()
+}
+
+/// Returns the number of characters that one character needs as JSON in ASCII: the body of an
+/// answer is sent in a header to proxies that forward no other.
+pub fn json_width(character: char) -> usize {
+    match character {
+        '"' | '\\' => 2,
+        ' '..='~' => 1,
+        // `\u00e9`, for each UTF-16 unit.
+        _ => 6 * character.len_utf16(),
+    }
+}
+
+/// Cuts a text at `most` characters of JSON in ASCII, and marks the cut.
+fn cut(mut text: String, most: usize) -> String {
+    const MARK: &str = "...";
+    // No character is wider per byte than a control character.
+    if text.len() * 6 <= most {
+        return text;
+    }
+    let (mut width, mut end) = (0, 0);
+    for (at, character) in text.char_indices() {
+        width += json_width(character);
+        if width > most {
+            text.truncate(end);
+            text.push_str(MARK);
+            return text;
+        }
+        if width + MARK.len() <= most {
+            end = at + character.len_utf8();
+        }
+    }
+    text
 }
 
 /// Creates a 400 whose cause is shown to both operator and client. The cause is a constant, so it
@@ -97,6 +161,38 @@ pub(crate) fn malformed(cause: &'static str) -> Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_the_client_are_cut() {
+        let width = |text: &str| text.chars().map(json_width).sum::<usize>();
+        for unit in ["x", "\"", "\u{1}", "\u{e9}", "\u{1f600}", "a\u{7f}"] {
+            let denial = Denial::new(Reason::ToolForbidden, "")
+                .with_message(unit.repeat(200_000))
+                .with_param(unit.repeat(200_000));
+            let (message, param) = (denial.message.unwrap(), denial.param.unwrap());
+            assert!((MAX_MESSAGE - 24..=MAX_MESSAGE).contains(&width(&message)), "{unit:?}");
+            assert!((MAX_PARAM - 24..=MAX_PARAM).contains(&width(&param)), "{unit:?}");
+            assert!(message.starts_with(unit) && message.ends_with("..."), "{unit:?}");
+        }
+        for text in [String::new(), "x".repeat(MAX_MESSAGE), "\u{1f600}".into()] {
+            let denial = Denial::new(Reason::NoRoute, "").with_message(text.clone());
+            assert_eq!(denial.message, Some(text));
+        }
+    }
+
+    #[test]
+    fn scopes_are_listed_whole_and_as_many_as_fit() {
+        let listed = |scopes: Vec<String>| {
+            let denial = Denial::new(Reason::ToolForbidden, "").with_scopes(scopes);
+            (denial.needed.len(), denial.needed.join(" ").len(), denial.needs_scopes)
+        };
+        assert_eq!(listed(vec![]), (0, 0, false));
+        assert_eq!(listed(vec!["a".into(), "b".into()]), (2, 3, true));
+        assert_eq!(listed(vec!["a".into(); 200]), (16, 31, true));
+        assert_eq!(listed(vec!["x".repeat(1000); 200]), (0, 0, true));
+        assert_eq!(listed(vec!["x".repeat(511), "y".into()]), (1, 511, true));
+        assert_eq!(listed(vec!["x".repeat(255); 3]), (2, 511, true));
+    }
 
     #[test]
     fn the_label_of_a_member_is_one_of_few() {

@@ -380,15 +380,40 @@ fn denials_keep_their_status_where_the_proxy_can_send_it() {
 }
 
 #[test]
+fn a_denial_that_repeats_much_of_the_request_fits_every_proxy() {
+    for reason in Reason::ALL {
+        for dialect in ALL {
+            let denial = Denial::new(reason, "")
+                .with_message("\u{1f600}\u{1}".repeat(100_000))
+                .with_param("\u{e9}".repeat(100_000))
+                .with_scopes((0..200).map(|n| format!("tool:{n}{}", "x".repeat(40))));
+            let outcome = Outcome::refused(denial.clone());
+            let answer = Answer::Deny(answer::denied(&denial, &outcome.evidence, "d1"));
+            let reply = encode(config(dialect, "none").dialect, answer, None);
+            let bytes: usize = reply
+                .headers()
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + 4)
+                .sum();
+            assert!(bytes < 4000, "{dialect}, {}: {bytes}", reason.code());
+            assert!(reply.status().is_client_error() || dialect != "envoy_http");
+        }
+    }
+}
+
+#[test]
 fn nginx_gets_the_body_in_ascii_or_none() {
     let spec = config("nginx", "none").dialect;
     let reply = encode(spec, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
     let body: serde_json::Value =
         serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
     assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
-    let reply = encode(spec, deny(Reason::ModelForbidden, &"x".repeat(9000)), None);
-    assert_eq!(header(&reply, "x-tollgate-body"), None);
-    assert_eq!(reply.status(), 403);
+    for unit in ["x", "\u{e9}", "\u{1}", "\u{1f600}"] {
+        let reply = encode(spec, deny(Reason::ModelForbidden, &unit.repeat(9000)), None);
+        let body = header(&reply, "x-tollgate-body").unwrap();
+        assert!(body.len() < 1024 && body.contains("...\""), "{unit:?}: {body}");
+        assert_eq!(reply.status(), 403);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::json;
 use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
 use super::{Dialect, Evidence, Grant};
-use crate::denial::{Denial, Reason};
+use crate::denial::{Denial, Reason, fitting};
 use crate::{
     limit::LimitStatus, route::Route, rule::scope::ScopeRule, secret::Secret, snapshot::Snapshot,
     text::is_printable_without, time::Span,
@@ -27,6 +27,11 @@ pub const IDENTITY: [&str; 5] = [
     "x-tollgate-credential",
     "x-tollgate-model",
 ];
+
+/// The most bytes of the headers of a denial: names, values, and four bytes for each header. With
+/// the body as one more header in ASCII, as nginx gets it, they stay below the 4 KiB in which nginx
+/// reads a response by default. Envoy reads 60 KiB.
+pub const MAX_DENIED_BYTES: usize = 3840;
 
 /// A denial as an HTTP response.
 #[derive(Debug)]
@@ -117,7 +122,7 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
             | Reason::ToolForbidden
             | Reason::CategoryForbidden,
             _,
-        ) if !denial.needed.is_empty() => "insufficient_scope",
+        ) if denial.needs_scopes => "insufficient_scope",
         _ => return None,
     };
     let description = denial.reason.text().replace(['"', '\\', '`'], "'");
@@ -128,7 +133,8 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
 
 /// The `scope` attribute of a challenge.
 fn scope(scopes: &[String]) -> String {
-    if scopes.is_empty() { String::new() } else { format!(", scope=\"{}\"", scopes.join(" ")) }
+    let fitting = fitting(scopes.iter().map(String::as_str));
+    if fitting.is_empty() { String::new() } else { format!(", scope=\"{}\"", fitting.join(" ")) }
 }
 
 /// The changes of a grant.

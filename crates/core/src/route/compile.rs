@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The longest `resource_metadata`: it is part of a header of denials, whose size is bounded.
+const MAX_METADATA_URL: usize = 512;
+
 /// The result of compiling the list `routes`.
 pub(crate) struct Compiled {
     pub(crate) table: RouteTable,
@@ -253,6 +256,11 @@ fn route(
             || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
     {
         errors.push(&path.key("resource_metadata"), format!("`{url}` is not an https URL"));
+    } else if let Some(url) = &config.resource_metadata
+        && url.len() > MAX_METADATA_URL
+    {
+        let message = format!("a URL in a response header has at most {MAX_METADATA_URL} bytes");
+        errors.push(&path.key("resource_metadata"), message);
     }
     let has = condition::Route { public: config.public, model: model.is_some(), captures };
     let conditions = Condition::compile(

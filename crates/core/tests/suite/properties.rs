@@ -3,6 +3,7 @@
 //! The seed is fixed, so a failure is reproducible. `PROPTEST_RNG_SEED` and `PROPTEST_CASES` extend
 //! the search.
 
+mod answers;
 mod config;
 mod json_body;
 mod request;

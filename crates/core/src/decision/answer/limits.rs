@@ -40,6 +40,9 @@ pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSin
     });
 }
 
+/// The most bytes of a list of limits. The limits of a route beyond it are not listed.
+const MAX_LIST: usize = 320;
+
 /// Appends `"name";a=1;b=2` for each limit.
 fn list(
     text: &mut Vec<u8>,
@@ -47,7 +50,9 @@ fn list(
     (first, one): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
     (second, two): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
 ) {
+    let start = text.len();
     for (index, status) in limits.iter().enumerate() {
+        let end = text.len();
         if index > 0 {
             text.extend_from_slice(b", ");
         }
@@ -58,6 +63,9 @@ fn list(
         push_number(text, one(status));
         text.extend_from_slice(second);
         push_number(text, two(status));
+        if index > 0 && text.len() - start > MAX_LIST {
+            return text.truncate(end);
+        }
     }
 }
 
