@@ -23,7 +23,7 @@ use http::{
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde_json::json;
-use tollgate_core::{admission::Outage, revocation::Target, secret::Secret};
+use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time::Span};
 
 pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
@@ -85,6 +85,7 @@ pub struct StoreUnavailable(pub Outage);
 pub struct Admin<R> {
     revocations: R,
     token: Box<dyn Fn() -> Option<Secret> + Send + Sync>,
+    longest_life: Box<dyn Fn() -> Span + Send + Sync>,
     audit: Arc<Audit>,
 }
 
@@ -97,13 +98,15 @@ impl<R> fmt::Debug for Admin<R> {
 impl<R: Revocations> Admin<R> {
     /// Creates the state of an API over `revocations`. `token` returns the current bearer token,
     /// which may be replaced in its file. While it returns none, or one that [`check_token`]
-    /// refuses, every call is refused.
+    /// refuses, every call is refused. `longest_life` returns the longest remaining life of a token
+    /// that the policy accepts, for revocations without a `ttl`.
     pub fn new(
         revocations: R,
         token: impl Fn() -> Option<Secret> + Send + Sync + 'static,
+        longest_life: impl Fn() -> Span + Send + Sync + 'static,
         audit: Arc<Audit>,
     ) -> Self {
-        Self { revocations, token: Box::new(token), audit }
+        Self { revocations, token: Box::new(token), longest_life: Box::new(longest_life), audit }
     }
 }
 
@@ -167,7 +170,8 @@ where
         }
         Method::POST => {
             record.doing("revoke");
-            let revocation = request::revocation(&body(request).await?, now())?;
+            let revocation =
+                request::revocation(&body(request).await?, now(), (admin.longest_life)())?;
             record.revoking(&revocation);
             admin.revocations.revoke(&revocation).await.map_err(|error| unavailable(&error))?;
             Ok(ok(&request::listed(&revocation.entry(now()))))

@@ -174,7 +174,8 @@ async fn serve_admin(
 ) -> anyhow::Result<Address> {
     let revocations = StoreRevocations(Arc::clone(engine.store()));
     let audit = Arc::clone(engine.observer().audit());
-    let handlers = Arc::new(Admin::new(revocations, admin_token(config)?, audit));
+    let handlers =
+        Arc::new(Admin::new(revocations, admin_token(config)?, engine.longest_life(), audit));
     let handler = move |request: http::Request<_>| {
         let handlers = Arc::clone(&handlers);
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);

@@ -10,6 +10,7 @@ mod failure;
 pub mod init;
 pub mod paint;
 pub mod presets;
+pub(crate) mod printable;
 mod progress;
 pub mod revoke;
 pub mod schema;

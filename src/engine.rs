@@ -71,6 +71,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
     credential::jwt::{issuer::KeySource, key_set::KeySet},
     policy::Policy,
+    time::Span,
 };
 
 use self::{
@@ -210,6 +211,13 @@ impl Engine {
     /// Metrics, audit log and spans.
     pub fn observer(&self) -> &Arc<Observer> {
         &self.observer
+    }
+
+    /// Returns a function that returns the longest remaining life of a token that the policy in
+    /// force accepts.
+    pub fn longest_life(&self) -> impl Fn() -> Span + Send + Sync + 'static {
+        let live = Arc::clone(&self.live);
+        move || live.load().snapshot.policy.longest_life()
     }
 
     /// The store of limits and revocations.

@@ -37,7 +37,7 @@ pub use self::{
         ACL_RULE, PasswordError, Redis,
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
-    revocation::{Entry, InvalidRevocation, Page, Revocation, check_note},
+    revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
     status::{Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
 };
 use self::{redis::Replication, replica::Replica};
@@ -164,9 +164,9 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
                 .chain(replicate.map(ReplicateConfig::refresh))
                 .min();
             let replica = Arc::new(Replica::new());
-            let replication = replicate.map(|replicate| Replication {
+            let replication = refresh.map(|_| Replication {
                 replica: Arc::clone(&replica),
-                max_staleness: replicate.max_staleness.std(),
+                max_staleness: replicate.map(|replicate| replicate.max_staleness.std()),
             });
             let store = Arc::new(Redis::with_replication(config, replication, stop.clone())?);
             if let Some(refresh) = refresh {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tollgate_core::{
+    credential::jwt::issuer::{MAX_LEEWAY, MAX_LIFETIME},
     revocation::Target,
     text::hex,
     time::{Span, Timestamp},
@@ -16,14 +17,9 @@ use crate::{
     store::{Entry, Revocation},
 };
 
-/// How long the revocation of one token is kept by default: the longest life of a token unless
-/// `max_lifetime` allows more.
-pub const TOKEN_TTL: Span = Span::from_secs(24 * 3600);
-
-/// How long the revocation of a subject, a client or a tenant is kept by default: the longest life
-/// that `max_lifetime` may allow, 31 days, and an hour for clocks. All tokens that were issued
-/// before the revocation have expired by then.
-pub const BEFORE_TTL: Span = Span::from_secs(31 * 86_400 + 3600);
+/// The longest remaining life of a token that any policy accepts: that of a revocation where
+/// neither the token's `exp` nor the policy is known.
+pub const ANY_LIFE: Span = Span::from_secs(MAX_LIFETIME.secs() + MAX_LEEWAY.secs());
 
 /// The shortest accepted life of a revocation.
 pub const MIN_TTL: Span = Span::from_secs(1);
@@ -37,11 +33,6 @@ const MAX_TEXT: usize = 1024;
 
 /// Entries per page: the default and the most.
 const LIMITS: (usize, usize) = (100, 1000);
-
-/// Returns how long the revocation of `target` is kept by default.
-pub fn default_ttl(target: &Target) -> Span {
-    if target.is_before() { BEFORE_TTL } else { TOKEN_TTL }
-}
 
 /// `at` is in the future.
 #[derive(Clone, Copy, Debug, Error)]
@@ -62,8 +53,13 @@ struct Call {
     note: Option<String>,
 }
 
-/// Reads the body of `POST`.
-pub(super) fn revocation(body: &[u8], now: Timestamp) -> Result<Revocation, Refusal> {
+/// Reads the body of `POST`. `longest` is the longest remaining life of a token that the policy
+/// accepts.
+pub(super) fn revocation(
+    body: &[u8],
+    now: Timestamp,
+    longest: Span,
+) -> Result<Revocation, Refusal> {
     let call = read(body)?;
     let target = call.target()?;
     let at = match &call.at {
@@ -76,11 +72,13 @@ pub(super) fn revocation(body: &[u8], now: Timestamp) -> Result<Revocation, Refu
             check_at(at, now).map_err(|error| Refusal::invalid(error.to_string()))?
         }
     };
-    let ttl = call.ttl.unwrap_or_else(|| default_ttl(&target));
+    let ttl = call.ttl.unwrap_or(longest);
     if ttl < MIN_TTL {
         return Err(Refusal::invalid("`ttl` must be 1s or more"));
     }
-    Revocation::new(target, at, ttl, call.note).map_err(|error| Refusal::invalid(error.to_string()))
+    Revocation::new(target, at, ttl, call.note)
+        .map(Revocation::with_margin)
+        .map_err(|error| Refusal::invalid(error.to_string()))
 }
 
 /// Reads the body of `DELETE`.

@@ -17,7 +17,7 @@ use tollgate_core::{
 };
 
 use self::{report::Report, server::Offer};
-use super::{Output, paint::Paint, progress::Progress};
+use super::{Output, paint::Paint, printable, progress::Progress};
 use crate::config;
 
 const MORE: &str = "\
@@ -91,7 +91,7 @@ impl AuditUpstream {
         match self.output {
             Output::Text => report.text(&url.to_string(), paint, out)?,
             Output::Json => {
-                writeln!(out, "{}", serde_json::to_string_pretty(&report.json(&url.to_string()))?)?
+                writeln!(out, "{}", printable::json_lines(&report.json(&url.to_string()))?)?
             }
         }
         Ok(ExitCode::from(u8::from(report.is_dangerous())))

@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, failure, paint::Paint};
+use super::{Output, failure, paint::Paint, printable};
 use crate::config::{self, LoadError, Located};
 
 const MORE: &str = "\
@@ -61,7 +61,7 @@ impl CheckConfig {
                     .chain(warnings.iter().map(|warning| ("warning: ", warning)))
                 {
                     // The place first, as compilers write it, so that editors find it.
-                    let line = Located { path: &path, error }.to_string();
+                    let line = printable::printable(&Located { path: &path, error }.to_string());
                     let (place, rest) = line.split_once(": ").unwrap_or((&line, ""));
                     writeln!(out, "{}: {label}{rest}", paint.bad(place))?;
                 }
@@ -76,7 +76,7 @@ impl CheckConfig {
                     "errors": failure::locations(&path, &errors),
                     "warnings": failure::locations(&path, &warnings),
                 });
-                writeln!(out, "{report}")?;
+                writeln!(out, "{}", printable::json(&report)?)?;
             }
         }
         Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

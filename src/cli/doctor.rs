@@ -14,6 +14,7 @@ use self::{probes::Probes, wire::Target};
 use super::{
     Output, argument,
     paint::{Paint, Painted},
+    printable,
     progress::Progress,
 };
 use crate::config::ByteSize;
@@ -155,11 +156,13 @@ impl Doctor {
         let sound = count(Verdict::Leak) + count(Verdict::Fault) == 0;
         match self.output {
             Output::Json => {
-                writeln!(out, "{}", json!({ "url": self.url, "ok": sound, "probes": findings }))?
+                let report = json!({ "url": self.url, "ok": sound, "probes": findings });
+                writeln!(out, "{}", printable::json(&report)?)?
             }
             Output::Text => {
                 for Finding { name, verdict, detail, remedy } in &findings {
-                    writeln!(out, "{:<8} {name}: {detail}", verdict.painted(paint))?;
+                    let (verdict, detail) = (verdict.painted(paint), printable::printable(detail));
+                    writeln!(out, "{verdict:<8} {name}: {detail}")?;
                     if let Some(remedy) = remedy {
                         writeln!(out, "         what to do: {remedy}")?;
                     }

@@ -11,7 +11,7 @@ use clap::Args;
 use tollgate_core::policy::Policy;
 
 use self::steps::{ExplainInput, Explanation};
-use super::{Output, argument, paint::Paint};
+use super::{Output, argument, paint::Paint, printable};
 use crate::{
     config,
     observe::now,
@@ -213,7 +213,9 @@ impl Printer<'_> {
     fn print(&mut self, explanation: &Explanation) -> std::io::Result<()> {
         match self.output {
             Output::Text => show::text(explanation, self.paint, self.out),
-            Output::Json => writeln!(self.out, "{}", show::json(explanation)),
+            Output::Json => {
+                writeln!(self.out, "{}", printable::json(&show::json(explanation))?)
+            }
         }
     }
 }

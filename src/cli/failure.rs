@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use serde_json::{Value, json};
 use tollgate_core::config::ConfigError;
 
-use super::paint::Paint;
+use super::{paint::Paint, printable};
 use crate::{config::LoadError, error_text::describe};
 
 /// The exit code for usage, and for what is not there.
@@ -33,7 +33,7 @@ pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
         let text = error.render().to_string();
         let message =
             text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
-        eprintln!("{}", shape(message, &[]));
+        print_shape(message, &[]);
     }
     if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CODE) }
 }
@@ -48,11 +48,19 @@ pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             Some(LoadError::Invalid { path, errors }) => locations(path, errors),
             _ => Vec::new(),
         };
-        eprintln!("{}", shape(&describe(error.as_ref()), &locations));
+        print_shape(&describe(error.as_ref()), &locations);
     } else {
-        eprintln!("{} {}", Paint::stderr().bad("error:"), describe(error.as_ref()));
+        let text = printable::printable_lines(&describe(error.as_ref()));
+        eprintln!("{} {text}", Paint::stderr().bad("error:"));
     }
     ExitCode::from(EXIT_CODE)
+}
+
+fn print_shape(message: &str, locations: &[Value]) {
+    // A value of JSON can always be written as text.
+    if let Ok(text) = printable::json(&shape(message, locations)) {
+        eprintln!("{text}");
+    }
 }
 
 fn shape(message: &str, locations: &[Value]) -> Value {

@@ -22,17 +22,17 @@ use tollgate_core::{
 };
 
 use self::client::AdminClient;
-use super::{Output, argument};
+use super::{Output, argument, printable};
 use crate::{
     admin::{
         Revocations,
-        request::{BEFORE_TTL, MIN_TTL, check_at, default_ttl, listed},
+        request::{ANY_LIFE, MIN_TTL, check_at, listed},
     },
     observe::{
         now,
         rfc3339::{self, Rfc3339},
     },
-    store::{Entry, InvalidRevocation, Revocation, check_note},
+    store::{Entry, InvalidRevocation, Revocation, TTL_MAX, check_note},
 };
 
 /// The number of entries that one call lists.
@@ -70,8 +70,9 @@ enum Action {
 struct AddArgs {
     #[command(flatten)]
     selector: Selector,
-    /// How long to keep it. Default: 24h for a token (with --token, as long as the token lives, if
-    /// that is longer), 31d and an hour for the others. A token that lives longer is valid again.
+    /// The remaining life of the tokens, until `exp`. Default: with --token that of the token, else
+    /// the longest that a policy can allow, 31d and a minute. The revocation is kept two minutes
+    /// longer, for leeway and clocks. A token that lives longer is valid again.
     #[arg(long, value_name = "DURATION", value_parser = span)]
     ttl: Option<Span>,
     /// For --subject, --client and --tenant: revoke tokens issued until this moment, in RFC 3339 or
@@ -218,7 +219,7 @@ async fn act<R: Revocations>(
             let entry = revocation.entry(now());
             let (kind, until) = (entry.kind(), end(&entry));
             match args.access.output {
-                Output::Json => writeln!(out, "{}", json!(listed(&entry)))?,
+                Output::Json => writeln!(out, "{}", printable::json(&listed(&entry))?)?,
                 Output::Text if revocation.target().is_before() => {
                     let at = Rfc3339(entry.at);
                     writeln!(
@@ -251,11 +252,11 @@ async fn act<R: Revocations>(
         Action::List(args) => {
             let entries = all(store).await?;
             match args.access.output {
-                Output::Json => writeln!(
-                    out,
-                    "{}",
-                    json!({ "revocations": entries.iter().map(listed).collect::<Vec<_>>() })
-                )?,
+                Output::Json => {
+                    let list =
+                        json!({ "revocations": entries.iter().map(listed).collect::<Vec<_>>() });
+                    writeln!(out, "{}", printable::json(&list)?)?
+                }
                 Output::Text => print_list(&entries, out)?,
             }
             Ok(ExitCode::SUCCESS)
@@ -284,9 +285,10 @@ fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
     }
     for entry in entries {
         let at = Rfc3339(entry.at);
-        writeln!(out, "{}\n  at {at}, kept until {}", entry.key, end(entry))?;
+        let key = printable::printable(&entry.key);
+        writeln!(out, "{key}\n  at {at}, kept until {}", end(entry))?;
         if let Some(note) = &entry.note {
-            writeln!(out, "  {note}")?;
+            writeln!(out, "  {}", printable::printable(note))?;
         }
     }
     Ok(())
@@ -301,12 +303,12 @@ fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
     let (target, expires) = target(&args.selector)?;
     let at = args.at.map_or(Ok(now), |at| check_at(at, now))?;
     let ttl = args.ttl.unwrap_or_else(|| match expires {
-        // One hour more, for clocks that differ and for leeway.
-        Some(expires) => Span::from_secs(expires.saturating_sub(now.secs()).saturating_add(3600))
-            .clamp(default_ttl(&target), BEFORE_TTL),
-        None => default_ttl(&target),
+        Some(expires) => {
+            Span::from_secs(expires.saturating_sub(now.secs())).clamp(MIN_TTL, TTL_MAX)
+        }
+        None => ANY_LIFE,
     });
-    Ok(Revocation::new(target, at, ttl, args.note.clone())?)
+    Ok(Revocation::new(target, at, ttl, args.note.clone())?.with_margin())
 }
 
 /// Returns the target that the options name and, for a token, its expiry in seconds since 1970.

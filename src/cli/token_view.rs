@@ -77,13 +77,6 @@ pub(super) fn whole_seconds(secs: u64) -> String {
     Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "")
 }
 
-/// Text for a terminal: control characters, which a token or a request may hold, are written as escapes.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
-}
-
 /// Seconds in the two largest units that say something: `2h 5m`.
 fn two_largest_units(secs: u64) -> String {
     let units =
@@ -132,11 +125,6 @@ mod tests {
             let cause = format_error(&token(header, claims), NOW).unwrap();
             assert!(cause.contains(word), "{header} {claims}: {cause}");
         }
-    }
-
-    #[test]
-    fn nothing_reaches_a_terminal_but_text() {
-        assert_eq!(printable("caf\u{e9} \u{1b}[2J\u{9b}1m\n"), "caf\u{e9} \\u{1b}[2J\\u{9b}1m\\n");
     }
 
     #[test]

@@ -89,7 +89,8 @@ fn deadline() -> Span {
 pub struct ReplicateConfig {
     /// How long after a revocation a check may still pass, 1s to 1h. Changes are pushed and usually
     /// apply within milliseconds. When Redis has not confirmed the copy for this time, each check
-    /// queries Redis again, and in an outage the route's `on_outage` decides. Default 5s.
+    /// queries Redis again, and in an outage known revocations hold and the route's `on_outage` decides the rest. Default
+    /// 5s.
     #[serde(default = "check_staleness")]
     pub max_staleness: Span,
 }

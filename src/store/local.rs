@@ -65,13 +65,13 @@ impl LocalFallback {
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
         if let Some(keys) = &request.revocation {
-            if !keys.foreign.is_empty() {
-                return Err(Outage::Refused);
-            }
             let age = self.replica.age();
-            // Before the age is checked: a known revocation applies at any age.
+            // First: a known revocation applies at any age.
             if let Some(kind) = self.replica.revoked_by(keys) {
                 return Ok(AdmitResponse::Revoked(kind));
+            }
+            if !keys.foreign.is_empty() {
+                return Err(Outage::Refused);
             }
             if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);

@@ -62,11 +62,12 @@ pub struct Redis {
     _alive: DropGuard,
 }
 
-/// A copy of the revocations that checks rely on.
+/// A copy of the revocations in Redis.
 pub(super) struct Replication {
     pub(super) replica: Arc<Replica>,
-    /// The greatest age at which checks rely on it.
-    pub(super) max_staleness: Duration,
+    /// The greatest age at which a credential that is not in the copy is not revoked. `None`: Redis
+    /// is queried, and the copy holds in outages only.
+    pub(super) max_staleness: Option<Duration>,
 }
 
 impl std::fmt::Debug for Redis {
@@ -113,13 +114,22 @@ impl Redis {
     }
 
     async fn decide(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
-        let request = match self.look_up(request) {
-            Lookup::Revoked(kind) => return Ok(AdmitResponse::Revoked(kind)),
+        match self.look_up(request) {
+            Lookup::Revoked(kind) => Ok(AdmitResponse::Revoked(kind)),
             Lookup::NotRevoked => {
-                AdmitRequest { revocation: None, charges: request.charges.clone() }
+                let charges = request.charges.clone();
+                self.query(AdmitRequest { revocation: None, charges }).await
             }
-            Lookup::Unknown => request.clone(),
-        };
+            Lookup::Unknown => self.query(request.clone()).await,
+            // INVARIANT: an outage never forgets a revocation that is known. Redis may have removed
+            // it since, so it is queried first.
+            Lookup::OnceRevoked(kind) => {
+                self.query(request.clone()).await.or(Ok(AdmitResponse::Revoked(kind)))
+            }
+        }
+    }
+
+    async fn query(&self, request: AdmitRequest) -> Result<AdmitResponse, Outage> {
         if request.is_empty() {
             return Ok(AdmitResponse::Counted(Vec::new()));
         }
@@ -148,10 +158,14 @@ impl Redis {
         // INVARIANT: the age is read before the revocations, so that they are not older than the
         // bound. External denylists are not replicated: the configuration is refused, and here
         // they would be queried in Redis.
-        if replica.age().is_none_or(|age| age > *max_staleness) || !keys.foreign.is_empty() {
-            return Lookup::Unknown;
+        let age = replica.age();
+        let is_current = age.zip(*max_staleness).is_some_and(|(age, most)| age <= most);
+        match (replica.revoked_by(keys), is_current) {
+            (Some(kind), true) => Lookup::Revoked(kind),
+            (Some(kind), false) => Lookup::OnceRevoked(kind),
+            (None, true) if keys.foreign.is_empty() => Lookup::NotRevoked,
+            (None, _) => Lookup::Unknown,
         }
-        replica.revoked_by(keys).map_or(Lookup::NotRevoked, Lookup::Revoked)
     }
 
     async fn connection(&self, until: Instant) -> Result<Arc<Connection>, Outage> {
@@ -223,7 +237,9 @@ enum Lookup {
     Revoked(&'static str),
     /// The credential is not revoked.
     NotRevoked,
-    /// There is no copy, or it is too old.
+    /// A copy that is too old has an entry of this kind that revokes the credential.
+    OnceRevoked(&'static str),
+    /// There is no copy, or one that is too old and has no such entry.
     Unknown,
 }
 
@@ -251,7 +267,7 @@ impl Store for Redis {
                 cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(FORMAT_KEY);
                 cmd.arg(&member)
                     .arg(revocation.at().secs())
-                    .arg(revocation.ttl().micros().div_ceil(1000));
+                    .arg(revocation.life().micros().div_ceil(1000));
                 cmd.arg(revocation.note().unwrap_or_default());
             });
             reply.await.map(|_: Value| ())
@@ -287,13 +303,15 @@ impl Store for Redis {
             last_error: self.breaker.last_error(),
             buckets: None,
             revocations: None,
-            replica: self.replication.as_ref().map(|Replication { replica, max_staleness }| {
-                ReplicaStatus {
-                    revocations: replica.len(),
-                    age: replica.age(),
-                    max_staleness: *max_staleness,
-                }
-            }),
+            replica: self.replication.as_ref().and_then(
+                |Replication { replica, max_staleness }| {
+                    Some(ReplicaStatus {
+                        revocations: replica.len(),
+                        age: replica.age(),
+                        max_staleness: (*max_staleness)?,
+                    })
+                },
+            ),
             leases: Some(self.leases.status()),
         }
     }

@@ -65,7 +65,7 @@ impl Replica {
         self.revocations.len()
     }
 
-    fn add(&self, entry: &Entry) {
+    pub(super) fn add(&self, entry: &Entry) {
         let ends = entry.ends.micros().saturating_add(END_MARGIN.micros());
         self.revocations.add(&entry.key, entry.at, Timestamp::from_micros(ends));
     }

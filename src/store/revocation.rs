@@ -7,6 +7,7 @@ use std::{
 
 use thiserror::Error;
 use tollgate_core::{
+    credential::jwt::issuer::MAX_LEEWAY,
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -15,7 +16,11 @@ use tollgate_core::{
 const NOTE_MAX: usize = 256;
 
 /// The longest life of a revocation: ten years.
-const TTL_MAX: Span = Span::from_secs(3650 * 86_400);
+pub const TTL_MAX: Span = Span::from_secs(3650 * 86_400);
+
+/// How much longer than the tokens that it revokes an entry is kept: the largest leeway with which
+/// a policy accepts a token after its `exp`, and as much again for clocks that differ.
+pub const MARGIN: Span = Span::from_secs(2 * MAX_LEEWAY.secs());
 
 /// A revocation to add, with values that every store accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +28,7 @@ pub struct Revocation {
     target: Target,
     at: Timestamp,
     ttl: Span,
+    margin: Span,
     note: Option<String>,
 }
 
@@ -67,7 +73,15 @@ impl Revocation {
             return Err(InvalidRevocation::Ttl);
         }
         note.as_deref().map_or(Ok(()), check_note)?;
-        Ok(Self { target, at: Timestamp::from_secs(at.secs()), ttl, note })
+        let at = Timestamp::from_secs(at.secs());
+        Ok(Self { target, at, ttl, margin: Span::from_micros(0), note })
+    }
+
+    /// Keeps the revocation [`MARGIN`] longer than `ttl`, which is the remaining life of the tokens
+    /// that it revokes: until `exp`.
+    #[must_use]
+    pub fn with_margin(self) -> Self {
+        Self { margin: MARGIN, ..self }
     }
 
     /// The credentials that are revoked.
@@ -80,9 +94,14 @@ impl Revocation {
         self.at
     }
 
-    /// The time for which the revocation is kept.
+    /// The remaining life of the tokens that are revoked, as the operator states it.
     pub fn ttl(&self) -> Span {
         self.ttl
+    }
+
+    /// The time for which the revocation is kept.
+    pub fn life(&self) -> Span {
+        Span::from_micros(self.ttl.micros().saturating_add(self.margin.micros()))
     }
 
     /// The operator's note.
@@ -95,7 +114,7 @@ impl Revocation {
         Entry {
             key: self.target.key(),
             at: self.at,
-            ends: Timestamp::from_micros(now.micros().saturating_add(self.ttl.micros())),
+            ends: Timestamp::from_micros(now.micros().saturating_add(self.life().micros())),
             note: self.note.clone(),
         }
     }
@@ -250,6 +269,15 @@ mod tests {
             "an entry that has ended was not in force"
         );
         assert_eq!((table.len(), table.ends.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_entry_outlives_what_it_revokes_by_leeway_and_clocks() {
+        let plain = Revocation::new(subject("a"), at(1), Span::from_secs(100), None).unwrap();
+        assert_eq!((plain.life(), plain.entry(at(10)).ends), (Span::from_secs(100), at(110)));
+        let kept = plain.with_margin();
+        assert_eq!((kept.ttl(), kept.life()), (Span::from_secs(100), Span::from_secs(220)));
+        assert_eq!(kept.entry(at(10)).ends, at(230));
     }
 
     #[test]

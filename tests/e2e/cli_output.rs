@@ -12,7 +12,11 @@ use std::{
 use nix::pty::openpty;
 use serde_json::Value;
 
-use crate::rig::{POLICY, tollgate::run};
+use crate::rig::{
+    POLICY,
+    http::{Answer, Reply, Server},
+    tollgate::run,
+};
 
 const PRESETS: [&str; 10] = [
     "vllm",
@@ -241,5 +245,58 @@ fn a_closed_pipe_is_not_an_error() {
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
+}
+
+/// What a hostile server sends: a link (OSC 8), a sequence (CSI) with ESC and as C1, a title, a
+/// reversed text (RLO), a text that is not seen.
+const HOSTILE: &str =
+    "\u{1b}]8;;http://evil\u{1b}\\x\u{1b}[2J\u{9b}31m\u{9d}0;t\u{7}\u{202e}cba\u{200b}\r\u{e0041}";
+
+/// A server whose every answer is hostile: an admin API, an inference server, a proxy.
+fn hostile(status: u16) -> Server {
+    Server::start(move |request| {
+        let body = if status == 200 && request.path.starts_with("/v1/revocations") {
+            serde_json::json!({
+                "revocations": [{ "kind": HOSTILE, "key": HOSTILE, "at": 1, "expires": 2, "note": HOSTILE }],
+                "next": null,
+            })
+        } else if status == 200 {
+            serde_json::json!({
+                "info": { "title": HOSTILE, "version": HOSTILE },
+                "paths": { format!("/{HOSTILE}"): { "get": {} }, "/x": { "post": {} } },
+            })
+        } else {
+            serde_json::json!({ "error": { "code": HOSTILE, "message": HOSTILE } })
+        };
+        Answer::Whole(
+            Reply::new(status, body.to_string()).header("content-type", "application/json"),
+        )
+    })
+}
+
+#[test]
+fn what_a_server_sends_does_not_control_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "x".repeat(40)).unwrap();
+    for status in [200, 400, 403] {
+        let url = format!("http://127.0.0.1:{}", hostile(status).port);
+        for arguments in [
+            &["revoke", "list", "--admin", &url, "--token-file", "token"][..],
+            &["revoke", "add", "--tenant", "a", "--admin", &url, "--token-file", "token"],
+            &["audit-upstream", &url, "--preset", "vllm"],
+            &["doctor", &url],
+        ] {
+            for format in ["text", "json"] {
+                let output = run(dir.path(), &[arguments, &["--output", format]].concat());
+                let shown = stdout(&output) + &stderr(&output);
+                let obeyed = |c: &char| {
+                    c.is_control() && *c != '\n'
+                        || matches!(c, '\u{200b}'..='\u{202e}' | '\u{e0000}'..='\u{e0fff}')
+                };
+                assert_eq!(shown.chars().find(obeyed), None, "{arguments:?} {format}: {shown:?}");
+                assert!(!shown.is_empty());
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use tollgate_core::{
 
 use super::{
     redis_server::{self, Server, section},
-    requests::{ISSUER, NOW, about, charge, charging, principal, until},
+    requests::{ISSUER, NOW, about, charge, charging, principal, revoked_by, until},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -142,6 +142,11 @@ async fn an_outage_is_bridged_until_what_is_known_is_too_old() {
     .await;
     assert!(local.status().age.unwrap() > Duration::from_secs(2));
     assert!(known(&local, "a"), "a known revocation holds, however old");
+    assert_eq!(
+        revoked_by(&*store, &subject("a")).await,
+        Ok(Some("subject")),
+        "also on routes with another `on_outage`"
+    );
     let counted = local.admit(&charging(&[charge("public", 1000, 8)]));
     assert!(
         matches!(counted, Ok(AdmitResponse::Counted(_))),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     config::{Errors, Path},
-    credential::jwt::issuer::{IssuerConfig, Issuers},
+    credential::jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{ExternalDenylist, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
@@ -16,6 +16,7 @@ use crate::{
         model::{ModelConfig, Models, TierConfig},
     },
     secret::SecretSource,
+    time::Span,
 };
 
 /// The sections of the file that make the policy.
@@ -82,6 +83,13 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Returns the longest time for which a token that is accepted now may still be accepted: the
+    /// largest of all issuers, or of any policy where there is none.
+    pub fn longest_life(&self) -> Span {
+        let issuers = self.issuers.list().iter();
+        issuers.map(|issuer| issuer.longest_life()).max().unwrap_or(MAX_LIFETIME)
+    }
+
     /// Compiles the sections and collects every error; `None` where there are any.
     ///
     /// # Examples

@@ -75,7 +75,7 @@ impl<'a> Search<'a> {
     fn note(&mut self, operation: &Operation, place: &str) {
         if self.found.len() < MAX_MEMBERS {
             // It comes from the server and goes to a terminal.
-            let place = place.chars().filter(|c| !c.is_control()).take(200).collect();
+            let place = place.chars().take(200).collect();
             self.found.insert(UnknownMember { operation: operation.clone(), place });
         }
     }

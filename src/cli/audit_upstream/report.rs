@@ -21,7 +21,7 @@ use super::{
     members::UnknownMember,
     server::{Offer, Operation},
 };
-use crate::cli::paint::Paint;
+use crate::cli::{paint::Paint, printable::printable};
 
 /// What an audit found.
 #[derive(Debug)]
@@ -127,16 +127,17 @@ impl Report {
 
     /// A table for people: dangerous ones first.
     pub(super) fn text(&self, url: &str, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
-        writeln!(out, "{} at {url}", self.title)?;
+        writeln!(out, "{} at {}", printable(&self.title), printable(url))?;
         for finding in &self.findings {
             let mark = if finding.is_dangerous() { paint.bad("!!") } else { paint.dim("  ") };
             let Operation { path, method } = &finding.operation;
+            let path = printable(path);
             writeln!(
                 out,
                 "{mark} {method:<7} {path:<44} {:<10} {:<9} {}",
                 finding.known(),
                 finding.level(),
-                finding.shown()
+                printable(&finding.shown())
             )?;
             if let Some(known) = finding.known.as_ref().filter(|_| finding.is_dangerous()) {
                 writeln!(
@@ -163,7 +164,8 @@ impl Report {
                 self.members.len()
             )?;
             for UnknownMember { operation, place } in &self.members {
-                writeln!(out, "   {:<7} {:<44} {place}", operation.method, operation.path)?;
+                let (path, place) = (printable(&operation.path), printable(place));
+                writeln!(out, "   {:<7} {path:<44} {place}", operation.method)?;
             }
         }
         match self.count(|finding| finding.is_dangerous()) {

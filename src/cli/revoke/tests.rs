@@ -38,8 +38,12 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let kept = Kept::default();
-        let admin =
-            Arc::new(Admin::new(kept.clone(), || Some(Secret::new(TOKEN)), Arc::new(Audit::off())));
+        let admin = Arc::new(Admin::new(
+            kept.clone(),
+            || Some(Secret::new(TOKEN)),
+            || ANY_LIFE,
+            Arc::new(Audit::off()),
+        ));
         let socket = directory.path().join("admin.sock");
         let (tcp, unix) =
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), UnixListener::bind(&socket).unwrap());
@@ -122,7 +126,7 @@ async fn revoked_listed_and_reinstated_through_the_admin_api() {
     let made = served.kept.only();
     assert_eq!(
         (made.at().secs(), made.ttl(), made.note()),
-        (1_767_323_045, BEFORE_TTL, Some("left"))
+        (1_767_323_045, ANY_LIFE, Some("left"))
     );
 
     for tenant in ["a", "b", "c", "d"] {
@@ -191,12 +195,19 @@ async fn a_token_is_revoked_by_its_hash_for_as_long_as_it_lives() {
     let served = Served::new().await;
     let week = now().secs() + 7 * 86_400;
     for (payload, least, most) in [
-        (format!(r#"{{"exp":{week}}}"#), 7 * 86_400, 7 * 86_400 + 3600),
-        (format!(r#"{{"exp":{week}.5}}"#), 7 * 86_400, 7 * 86_400 + 3601),
-        (r#"{"exp":1}"#.into(), 86_400, 86_400),
-        (r#"{"exp":1e300}"#.into(), 86_400, 86_400),
-        (r#"{"exp":99999999999}"#.into(), BEFORE_TTL.secs(), BEFORE_TTL.secs()),
-        ("not json".into(), 86_400, 86_400),
+        (format!(r#"{{"exp":{week}}}"#), 7 * 86_400 - 60, 7 * 86_400),
+        (format!(r#"{{"exp":{week}.5}}"#), 7 * 86_400 - 59, 7 * 86_400 + 1),
+        // It may still be accepted, within the leeway.
+        (r#"{"exp":1}"#.into(), 1, 1),
+        (r#"{"exp":1e300}"#.into(), ANY_LIFE.secs(), ANY_LIFE.secs()),
+        // Without `iat`, such a token is accepted in its last days.
+        (
+            r#"{"exp":2000000000}"#.into(),
+            2_000_000_000 - now().secs() - 60,
+            2_000_000_000 - now().secs(),
+        ),
+        (r#"{"exp":99999999999}"#.into(), TTL_MAX.secs(), TTL_MAX.secs()),
+        ("not json".into(), ANY_LIFE.secs(), ANY_LIFE.secs()),
     ] {
         let token = token(&payload);
         std::fs::write(served.file("jwt"), format!("{token}\n")).unwrap();
@@ -205,6 +216,7 @@ async fn a_token_is_revoked_by_its_hash_for_as_long_as_it_lives() {
             let made = served.kept.only();
             assert_eq!(made.target(), &Target::Token { sha256: token_digest(&token) });
             assert!((least..=most).contains(&made.ttl().secs()), "{payload}: {}", made.ttl());
+            assert_eq!(made.life().secs(), made.ttl().secs() + 120, "leeway and clocks");
             assert!(!text.contains(&token));
             assert!(served.run(&["remove", "--token", &argument]).await.unwrap().1);
         }

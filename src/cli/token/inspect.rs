@@ -8,7 +8,11 @@ use serde_json::{Map, Value, json};
 use tollgate_core::{revocation::token_digest, text::hex, time::Timestamp};
 
 use crate::{
-    cli::{Output, argument, token_view},
+    cli::{
+        Output, argument,
+        printable::{self, printable},
+        token_view,
+    },
     observe::now,
 };
 
@@ -62,7 +66,7 @@ impl Inspect {
         };
         match self.output {
             Output::Text => report.print(out)?,
-            Output::Json => writeln!(out, "{}", report.json())?,
+            Output::Json => writeln!(out, "{}", printable::json(&report.json())?)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -115,12 +119,7 @@ impl TokenReport {
             "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader"
         )?;
         for (name, value) in &self.header {
-            writeln!(
-                out,
-                "  {:<12} {}",
-                token_view::printable(name),
-                token_view::printable(&value.to_string())
-            )?;
+            writeln!(out, "  {:<12} {}", printable(name), printable(&value.to_string()))?;
         }
         writeln!(out, "\nclaims")?;
         for (name, value) in &self.claims {
@@ -130,12 +129,7 @@ impl TokenReport {
                 .find(|(known, _)| known == name)
                 .map(|(_, text)| format!("  {text}"))
                 .unwrap_or_default();
-            writeln!(
-                out,
-                "  {:<12} {}{time}",
-                token_view::printable(name),
-                token_view::printable(&value.to_string())
-            )?;
+            writeln!(out, "  {:<12} {}{time}", printable(name), printable(&value.to_string()))?;
         }
         writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
         for (title, list) in [
@@ -146,7 +140,7 @@ impl TokenReport {
                 writeln!(out, "\n{title}")?;
             }
             for line in list {
-                writeln!(out, "  - {}", token_view::printable(line))?;
+                writeln!(out, "  - {}", printable(line))?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 55] = [
+const ROWS: [Row; 56] = [
     (
         "an empty file",
         "# nothing yet",
@@ -75,6 +75,15 @@ const ROWS: [Row; 55] = [
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
             "line 1: listen.admin.token: environment variable `ADMIN_TOKEN` is not set; set it, or write `${ADMIN_TOKEN:-default}`",
+        ],
+    ),
+    (
+        "a limit by model, where clients invent the names",
+        "issuers: [{ issuer: 'https://a', audiences: any, algorithms: [RS256], jwks: { url: 'https://a/jwks' } }]\n\
+         limits: [{ name: each, by: [subject, model], rate: 5/1h }]\n\
+         routes: [{ match: { methods: [POST], paths: [/a] }, scopes: [], model: { from: body }, limits: [each] }]",
+        &[
+            "line 3: routes[0].limits[0]: `each` counts by model, and clients can invent names; list the `models`, or set `model.scope` with `{model}`",
         ],
     ),
     (

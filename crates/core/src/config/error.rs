@@ -239,19 +239,23 @@ impl Errors {
 
     /// Adds one error at `path` that depends on the values at `presumes`: a name that is missing
     /// from another list, a key that another key requires. It is dropped when one of these values
-    /// could not be read.
+    /// could not be read. An error that is known already, as of each route of a preset, is not
+    /// added again.
     pub fn push_presuming(
         &mut self,
         path: &Path,
         presumes: &[Path],
         kind: impl Into<ConfigErrorKind>,
     ) {
-        self.0.push(Entry {
+        let entry = Entry {
             path: path.clone(),
             kind: kind.into(),
             remedy: None,
             presumes: presumes.to_vec(),
-        });
+        };
+        if !self.0.contains(&entry) {
+            self.0.push(entry);
+        }
     }
 
     /// Adds the error that the value at `path` repeats `what` of the entry at `first`. `remedy` is

@@ -64,7 +64,8 @@ pub enum By {
     Tenant,
     /// Issuer and client id of the credential.
     Client,
-    /// The model, by its name in the policy.
+    /// The model, by its name in the policy. The names must be few: those of `models`, a fixed one,
+    /// or those that `model.scope` binds to a scope of the credential.
     Model,
     /// The route of the request.
     Route,

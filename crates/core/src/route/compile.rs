@@ -328,6 +328,17 @@ fn limits(
             let message = format!("`{name}` counts by model, and the route has no `model`");
             errors.push_presuming(&at, &[path.key("model")], message);
         }
+        // Otherwise each name that a client invents has a bucket of its own.
+        if limit.needs_model()
+            && config.model.as_ref().is_some_and(|model| !context.models.bind(model))
+        {
+            let message = format!(
+                "`{name}` counts by model, and clients can invent names; list the `models`, or \
+                 set `model.scope` with `{{model}}`"
+            );
+            let presumes = [path.key("model"), path.parent().parent().key("models")];
+            errors.push_presuming(&at, &presumes, message);
+        }
         limits.push(Arc::clone(limit));
     }
     limits

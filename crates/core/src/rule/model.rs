@@ -246,6 +246,14 @@ impl Models {
         self.by_served.is_empty() && self.tiers.is_empty()
     }
 
+    /// Whether the names that a rule admits are few: those of the policy, a fixed one, or those for
+    /// which the credential has a scope.
+    pub(crate) fn bind(&self, rule: &ModelRuleConfig) -> bool {
+        !self.by_served.is_empty()
+            || matches!(rule.from, ModelSource::Fixed(_))
+            || rule.scope.as_ref().is_some_and(|scope| scope.contains("{model}"))
+    }
+
     /// Whether a tier has caps that require reading the body.
     pub(super) fn need_body(&self) -> bool {
         self.tiers.iter().filter_map(|tier| tier.caps.as_ref()).any(Caps::need_json)

@@ -331,6 +331,12 @@ fn what_is_wrong_with_an_entry_is_said() {
             "`realtime` hides its model",
         ),
         ("routes: [{ preset: vllm, limits: [nope] }]", "there is no limit `nope`"),
+        // 200 invented names passed a limit of 5.
+        ("routes: [{ preset: vllm, limits: [by-model] }]", "clients can invent names"),
+        (
+            "routes: [{ preset: vllm, model: { scope: 'models' }, limits: [by-model] }]",
+            "clients can invent names",
+        ),
         (
             "routes: [{ preset: vllm }, { preset: sglang }]",
             "a route for POST with this host and path is already at `routes[0]` (line 5); give each preset its own `match.hosts`",
@@ -345,7 +351,8 @@ fn what_is_wrong_with_an_entry_is_said() {
         assert!(errors.lines().count() < 8, "{routes}: {errors}");
     }
     for routes in [
-        "routes: [{ preset: vllm, limits: [by-model, by-subject] }]",
+        "routes: [{ preset: vllm, model: { scope: 'm:{model}' }, limits: [by-model, by-subject] }]",
+        "models: [{ name: m }]\nroutes: [{ preset: vllm, limits: [by-model, by-subject] }]",
         "routes: [{ preset: vllm, match: { hosts: [a.example] } }, { preset: sglang, match: { hosts: [b.example] } }]",
         "routes: [{ preset: vllm, match: { hosts: [a.example] } }, { match: { hosts: [a.example], paths: [/docs] }, public: true }]",
         "routes: [{ preset: vllm, open: [realtime, stored-responses] }]",

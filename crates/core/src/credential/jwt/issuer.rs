@@ -17,6 +17,12 @@ use crate::{
     time::Span,
 };
 
+/// The largest `leeway` of an issuer.
+pub const MAX_LEEWAY: Span = Span::from_secs(60);
+
+/// The largest `max_lifetime` of an issuer.
+pub const MAX_LIFETIME: Span = Span::from_secs(31 * 86_400);
+
 /// Whether an algorithm uses a shared secret.
 pub fn is_symmetric(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
@@ -44,6 +50,14 @@ pub struct Issuer {
     pub(super) max_lifetime: Span,
     pub(super) claims: ClaimsConfig,
     pub(super) tenant: Option<String>,
+}
+
+impl Issuer {
+    /// Returns the longest time for which a token that is accepted now may still be accepted, if it
+    /// has an `iat`: its clock may be ahead by the leeway.
+    pub fn longest_life(&self) -> Span {
+        Span::from_micros(self.max_lifetime.micros().saturating_add(self.leeway.micros()))
+    }
 }
 
 /// The source of an issuer's keys.
@@ -129,13 +143,13 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         errors.push(&path.key("algorithms"), "list at least one algorithm, such as `[RS256]`");
     }
     let source = source(config, &algorithms, name, path, errors);
-    if config.leeway > Span::from_secs(60) {
+    if config.leeway > MAX_LEEWAY {
         errors.push(
             &path.key("leeway"),
             format!("`{}` is more than 60s; fix the clock skew instead", config.leeway),
         );
     }
-    if config.max_lifetime > Span::from_secs(31 * 86_400) || config.max_lifetime.micros() == 0 {
+    if config.max_lifetime > MAX_LIFETIME || config.max_lifetime.micros() == 0 {
         errors.push(
             &path.key("max_lifetime"),
             format!("`{}` is not between 1ms and 31d", config.max_lifetime),
