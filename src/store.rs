@@ -67,6 +67,7 @@ pub type AdmitFuture<'a> =
 ///     interval: 1_000_000,
 ///     burst: 2,
 ///     cost: 1,
+///     by_principal: true,
 ///     lease: None,
 /// };
 /// let request = AdmitRequest { revocation: None, charges: vec![charge] };

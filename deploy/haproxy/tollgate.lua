@@ -11,7 +11,7 @@ local own = {
 -- What the upstream learns.
 local identity = {
     "x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model",
-    "x-tollgate-decision-id",
+    "x-tollgate-issuer", "x-tollgate-decision-id",
 }
 
 -- What the client gets with a denial.

@@ -1,5 +1,5 @@
 //! Text for a terminal. What a server, a token or a file contains is shown with escapes for
-//! everything that a terminal obeys or that changes how a line reads.
+//! everything that controls a terminal or changes the order of a text.
 
 use serde::Serialize;
 
@@ -92,7 +92,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_printed() {
+    fn nothing_that_controls_a_terminal_is_printed() {
         assert_eq!(printable("caf\u{e9} \u{1b}[2J\u{9b}1m\n"), "caf\u{e9} \\u{1b}[2J\\u{9b}1m\\n");
         assert_eq!(printable("a\u{202e}b\u{2066}\u{feff}"), "a\\u{202e}b\\u{2066}\\u{feff}");
         assert_eq!(printable_lines("a\n\u{1b}]0;x\u{7}\r\n"), "a\n\\u{1b}]0;x\\u{7}\\r\n");

@@ -14,7 +14,7 @@ use tollgate_core::{
 
 use super::{
     LocalConfig,
-    memory::{Buckets, Clock},
+    memory::{Buckets, Clock, owner},
     replica::Replica,
 };
 
@@ -77,13 +77,14 @@ impl LocalFallback {
                 return Err(Outage::Stale);
             }
         }
-        self.count(&request.charges, now)
+        self.count(request, now)
     }
 
-    fn count(&self, charges: &[Charge], now: Timestamp) -> Result<AdmitResponse, Outage> {
+    fn count(&self, request: &AdmitRequest, now: Timestamp) -> Result<AdmitResponse, Outage> {
+        let charges = &request.charges;
         let shares: Vec<Charge> =
             charges.iter().map(|charge| share(charge, self.replicas)).collect();
-        let mut verdicts = self.buckets.charge(&shares, now)?;
+        let mut verdicts = self.buckets.charge(&shares, owner(request), now)?;
         for ((verdict, share), charge) in verdicts.iter_mut().zip(&shares).zip(charges) {
             limit_retry_after(verdict, share, charge);
         }
@@ -123,7 +124,15 @@ mod tests {
     use super::*;
 
     fn charge(interval: u64, burst: u64) -> Charge {
-        Charge { limit: "l".into(), bucket: "k".into(), interval, burst, cost: 1, lease: None }
+        Charge {
+            limit: "l".into(),
+            bucket: "k".into(),
+            interval,
+            burst,
+            cost: 1,
+            by_principal: true,
+            lease: None,
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(super) use self::buckets::Buckets;
+pub(super) use self::buckets::{Buckets, owner};
 use super::{
     AdmitFuture, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Store, StoreStatus,
     revocation::RevocationTable, revocation_map::RevocationMap,
@@ -61,7 +61,7 @@ impl Memory {
                 return Ok(AdmitResponse::Revoked(kind));
             }
         }
-        self.buckets.charge(&request.charges, now).map(AdmitResponse::Counted)
+        self.buckets.charge(&request.charges, owner(request), now).map(AdmitResponse::Counted)
     }
 
     /// Adds a revocation at a given moment: [`Store::revoke`].

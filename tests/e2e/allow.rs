@@ -27,6 +27,7 @@ pub(super) fn identity(version: &str) {
     assert_eq!(seen.body, CHAT.as_bytes());
     for (name, value) in [
         ("x-tollgate-subject", "alice"),
+        ("x-tollgate-issuer", "https://auth.example.com"),
         ("x-tollgate-tenant", "acme"),
         ("x-tollgate-scopes", SCOPES),
         ("x-tollgate-credential", "jwt"),
@@ -86,7 +87,8 @@ fn every_kind_of_key_is_accepted_and_a_stream_is_forwarded() {
 }
 
 /// R18, R26, R27: CVE-2025-64484, CVE-2026-39858, CVE-2026-49231.
-const FORGERIES: [&str; 9] = [
+const FORGERIES: [&str; 10] = [
+    "x-tollgate-issuer",
     "x-tollgate-subject",
     "X-Tollgate-Tenant",
     "X-TOLLGATE-SCOPES",
@@ -98,8 +100,13 @@ const FORGERIES: [&str; 9] = [
     "x-tollgate.subject",
 ];
 
-const UNDERSCORED: [&str; 4] =
-    ["x_tollgate_subject", "x-tollgate_tenant", "X_Tollgate-Scopes", "X_TOLLGATE_MODEL"];
+const UNDERSCORED: [&str; 5] = [
+    "x_tollgate_issuer",
+    "x_tollgate_subject",
+    "x-tollgate_tenant",
+    "X_Tollgate-Scopes",
+    "X_TOLLGATE_MODEL",
+];
 
 /// Every header that some server could read as an identity header.
 fn identity_headers(seen: &Request) -> Vec<(String, String)> {
@@ -127,6 +134,7 @@ fn forgeries_are_gone(rig: &Rig, names: &[&str]) {
     let expected = [
         ("x-tollgate-credential", "jwt"),
         ("x-tollgate-decision-id", decision),
+        ("x-tollgate-issuer", "https://auth.example.com"),
         ("x-tollgate-model", "qwen"),
         ("x-tollgate-scopes", SCOPES),
         ("x-tollgate-subject", "alice"),

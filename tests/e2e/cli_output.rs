@@ -290,11 +290,11 @@ fn what_a_server_sends_does_not_control_the_terminal() {
             for format in ["text", "json"] {
                 let output = run(dir.path(), &[arguments, &["--output", format]].concat());
                 let shown = stdout(&output) + &stderr(&output);
-                let obeyed = |c: &char| {
+                let controls = |c: &char| {
                     c.is_control() && *c != '\n'
                         || matches!(c, '\u{200b}'..='\u{202e}' | '\u{e0000}'..='\u{e0fff}')
                 };
-                assert_eq!(shown.chars().find(obeyed), None, "{arguments:?} {format}: {shown:?}");
+                assert_eq!(shown.chars().find(controls), None, "{arguments:?} {format}: {shown:?}");
                 assert!(!shown.is_empty());
             }
         }

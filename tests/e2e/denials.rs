@@ -342,6 +342,65 @@ fn a_body_that_the_proxy_does_not_send_is_refused() {
     );
 }
 
+/// A POST over plain HTTP/2, whose body has no length.
+fn post_without_length(port: u16, path: &str, token: &str, body: &'static str) -> (u16, Value) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        let frames = [Ok::<_, std::convert::Infallible>(http_body::Frame::data(
+            bytes::Bytes::from_static(body.as_bytes()),
+        ))];
+        let request = hyper::Request::post(format!("http://api.example.com{path}"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+            .unwrap();
+        let reply = client.send_request(request).await.unwrap();
+        let status = reply.status().as_u16();
+        let body = http_body_util::BodyExt::collect(reply.into_body()).await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    })
+}
+
+#[test]
+fn a_body_without_a_length_is_not_taken_for_an_empty_one() {
+    let policy = POLICY.replace(
+        "  - match: { methods: [GET], paths: [/v1/models] }",
+        "  - match: { methods: [POST], paths: [/v1/bytes] }
+    scopes: []
+    caps: { input_bytes: 10 }
+  - match: { methods: [GET], paths: [/v1/models] }",
+    );
+    let without_bodies = |config: String| {
+        let at = config.find("                      with_request_body:").unwrap();
+        let end = config.find("                        pack_as_bytes: true\n").unwrap()
+            + "                        pack_as_bytes: true\n".len();
+        format!("{}{}", &config[..at], &config[end..])
+    };
+    let rig = Rig::with(&policy, without_bodies);
+    let token = rig.token(json!({}));
+    let long = "0123456789abcdef";
+    let (status, body) = post_without_length(rig.envoy.port, "/v1/bytes", &token, long);
+    assert_eq!((status, &body["error"]["code"]), (403, &json!("body_unavailable")));
+    assert!(rig.upstream.taken().is_empty());
+    assert_eq!(rig.envoy.send(&Request::get("/v1/models").bearer(&token)).status, 200);
+
+    // With the shipped configuration the body is read, with its length or without.
+    let rig = Rig::start(&policy);
+    let token = rig.token(json!({}));
+    rig.upstream.taken();
+    let (status, body) = post_without_length(rig.envoy.port, "/v1/bytes", &token, long);
+    assert_ne!(status, 200, "{body}");
+    assert!(rig.upstream.taken().is_empty());
+    assert_eq!(post_without_length(rig.envoy.port, "/v1/bytes", &token, "[1]").0, 200);
+    assert_eq!(rig.upstream.only().body, b"[1]");
+}
+
 #[test]
 fn address_limits_use_the_address_of_the_peer() {
     let policy = POLICY

@@ -38,6 +38,7 @@ fn the_upstream_receives_the_identity(kind: Kind) {
     let seen = rig.upstream.only();
     let expected = [
         ("x-tollgate-credential", "jwt"),
+        ("x-tollgate-issuer", "https://auth.example.com"),
         ("x-tollgate-scopes", "a b"),
         ("x-tollgate-subject", "auth0|caf%C3%A9"),
     ];

@@ -14,7 +14,9 @@ use super::{
 use crate::rig::http::{Request, exchange};
 
 /// Every spelling of an identity header that some server reads as one.
-const SPELLINGS: [&str; 12] = [
+const SPELLINGS: [&str; 14] = [
+    "X-Tollgate-Issuer",
+    "X_Tollgate_Issuer",
     "X-Tollgate-Subject",
     "x-tollgate-subject",
     "X-TOLLGATE-TENANT",
@@ -33,6 +35,7 @@ fn forged_identity_headers_never_reach_the_upstream(kind: Kind) {
     let rig = ProxyRig::start(kind);
     let honest = [
         ("x-tollgate-credential", "jwt"),
+        ("x-tollgate-issuer", "https://auth.example.com"),
         ("x-tollgate-scopes", "s"),
         ("x-tollgate-subject", "alice"),
     ];

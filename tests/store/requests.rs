@@ -93,6 +93,7 @@ pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
         interval: interval * 1000,
         burst,
         cost: 1,
+        by_principal: true,
         lease: None,
     }
 }

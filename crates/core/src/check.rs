@@ -260,7 +260,7 @@ fn check_head<'a>(
 }
 
 /// The most bytes in the names of one request's headers that spell an identity header, or one that
-/// the policy strips. A client without an attack in mind sends none.
+/// the policy strips. Ordinary clients send none.
 const MAX_REMOVED_BYTES: usize = 4096;
 
 fn enter<'a>(

@@ -11,9 +11,9 @@ use crate::time::Span;
 pub const MAX_MESSAGE: usize = 512;
 /// The most characters of [`Denial::param`], counted in the same way.
 pub const MAX_PARAM: usize = 256;
-/// The most scopes in [`Denial::needed`], and the most bytes of all of them with a space between.
+/// The most scopes in [`Denial::needed`].
 pub const MAX_SCOPES: usize = 16;
-/// See [`MAX_SCOPES`].
+/// The most bytes of all scopes in [`Denial::needed`], with a space after each.
 pub const MAX_SCOPE_BYTES: usize = 512;
 
 /// A refused request: the reason is for the client, the cause for the operator.

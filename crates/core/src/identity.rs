@@ -112,6 +112,8 @@ pub struct Identity<'a> {
     pub subject: &'a str,
     /// The tenant of the subject.
     pub tenant: Option<&'a str>,
+    /// Whether the tenant is fixed for the issuer, and not named by it.
+    pub is_tenant_fixed: bool,
     /// The client that the credential was issued to.
     pub client: Option<&'a str>,
     /// The scopes that were granted.
@@ -132,6 +134,7 @@ pub struct Principal {
     kind: CredentialKind,
     issuer: Arc<str>,
     texts: PackedTexts,
+    is_tenant_fixed: bool,
     claims: Claims,
     issued_at: Option<u64>,
     expires_at: u64,
@@ -160,6 +163,7 @@ impl Principal {
     ///     issuer: "https://auth.example.com".into(),
     ///     subject: "alice",
     ///     tenant: Some("acme"),
+    ///     is_tenant_fixed: false,
     ///     client: None,
     ///     scopes: &["infer:text".to_owned()],
     ///     roles: &[],
@@ -198,6 +202,7 @@ impl Principal {
             kind,
             issuer,
             texts,
+            is_tenant_fixed: identity.is_tenant_fixed,
             claims: identity.claims,
             issued_at: identity.issued_at,
             expires_at: identity.expires_at,
@@ -224,6 +229,11 @@ impl Principal {
     /// The tenant, from the credential or fixed for its issuer.
     pub fn tenant(&self) -> Option<&str> {
         self.texts.tenant()
+    }
+
+    /// Whether the tenant is fixed for the issuer. Issuers with the same fixed tenant share it.
+    pub fn is_tenant_fixed(&self) -> bool {
+        self.is_tenant_fixed
     }
 
     /// The client that the credential was issued to.
@@ -312,6 +322,7 @@ mod tests {
             issuer: "i".into(),
             subject: "ann",
             tenant,
+            is_tenant_fixed: false,
             client: None,
             scopes: &owned(scopes),
             roles: &owned(roles),

@@ -28,6 +28,9 @@ pub struct Charge {
     pub burst: u64,
     /// Units to take, at least 1.
     pub cost: u64,
+    /// Whether the limit counts by an attribute of the credential. Otherwise requests without a
+    /// credential may charge such buckets, and a store keeps them apart.
+    pub by_principal: bool,
     /// The terms on which a replica may take units ahead of need. `None`: the shared bucket is
     /// queried for every check.
     pub lease: Option<LeaseTerms>,

@@ -116,7 +116,7 @@ fuzz_target!(|input: &[u8]| {
                 (&*theirs.method, &*theirs.path, &*theirs.host)
             );
             let body = match &ours.body {
-                RawBody::None => &[][..],
+                RawBody::None | RawBody::Unavailable => &[][..],
                 RawBody::Whole(bytes) => bytes,
                 other => panic!("{other:?}"),
             };

@@ -64,6 +64,7 @@ struct CheckRequest<'a> {
     method: &'a [u8],
     host: &'a [u8],
     path: &'a [u8],
+    protocol: &'a [u8],
     text_body: &'a [u8],
     raw_body: &'a [u8],
     headers: Headers<'a>,
@@ -97,6 +98,7 @@ impl<'a> CheckRequest<'a> {
             self.headers = self.headers.with_proxy(proxy);
         }
         let body = match (self.raw_body, self.text_body) {
+            ([], []) if self.may_have_body() => RawBody::Unavailable,
             ([], []) => RawBody::None,
             (body, []) | ([], body) => RawBody::Whole(body),
             _ => return Err(CheckRequestError::TwoBodies),
@@ -106,6 +108,21 @@ impl<'a> CheckRequest<'a> {
         // header is Envoy's own.
         let scheme = headers.forwarded_scheme();
         Ok(RawRequest { method, scheme, host, path, headers, address, body })
+    }
+
+    /// Whether the request may have a body that Envoy did not send.
+    ///
+    /// Without `with_request_body`, Envoy reports no body of any request. A length, a transfer
+    /// coding, and the lack of both in HTTP/1 (RFC 9112 section 6.3) say whether there is one; the
+    /// core reads them. Over HTTP/2 and HTTP/3 a body needs none of them. The body of a GET has no
+    /// meaning (RFC 9110 section 9.3.1).
+    fn may_have_body(&self) -> bool {
+        let has = |name: &str| self.headers.all(name).next().is_some();
+        !matches!(self.method, b"GET" | b"HEAD")
+            && (self.protocol.starts_with(b"HTTP/2") || self.protocol.starts_with(b"HTTP/3"))
+            && !has("content-length")
+            // Envoy adds it to each body that it read.
+            && !has("x-envoy-auth-partial-body")
     }
 
     /// Reads an `AttributeContext`.
@@ -139,6 +156,7 @@ impl<'a> CheckRequest<'a> {
                 }
                 (4, path) => self.path = path,
                 (5, host) => self.host = host,
+                (10, protocol) => self.protocol = protocol,
                 (11, body) => self.text_body = body,
                 (12, body) => self.raw_body = body,
                 (13, header_map) => {
@@ -278,6 +296,37 @@ mod tests {
         assert!(raw.headers.proxy().joins_repeats);
         assert_eq!(raw.address, Some("2001:db8::1".parse().unwrap()));
         assert!(matches!(raw.body, RawBody::Whole(b"{}")));
+    }
+
+    #[test]
+    fn a_body_that_may_be_missing_is_not_an_empty_one() {
+        for (method, protocol, headers, missing) in [
+            ("POST", "HTTP/2", &[][..], true),
+            ("DELETE", "HTTP/2", &[], true),
+            ("PUT", "HTTP/3", &[("transfer-encoding", "chunked")], true),
+            ("POST", "HTTP/2", &[("content-length", "0")], false),
+            // The core refuses it: a length, and no body.
+            ("POST", "HTTP/2", &[("content-length", "5")], false),
+            ("POST", "HTTP/2", &[("x-envoy-auth-partial-body", "false")], false),
+            ("POST", "HTTP/1.1", &[], false),
+            ("POST", "HTTP/1.0", &[], false),
+            ("GET", "HTTP/2", &[], false),
+            ("HEAD", "HTTP/3", &[], false),
+        ] {
+            let http = HttpRequest {
+                method: method.into(),
+                protocol: protocol.into(),
+                headers: headers
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
+                ..HttpRequest::default()
+            };
+            let message = encoded(http, 0);
+            let body = read_check_request(&message).unwrap().body;
+            let is_missing = matches!(body, RawBody::Unavailable);
+            assert_eq!(is_missing, missing, "{method} {protocol} {headers:?}: {body:?}");
+        }
     }
 
     #[test]

@@ -155,7 +155,14 @@ mod tests {
             let strip = BTreeSet::new();
             let answer = AllowedAnswer {
                 decision_id: "d",
-                identity: [Some(&subject), Some("t"), Some("a b"), Some("jwt"), Some("m")],
+                identity: [
+                    Some(&subject),
+                    Some("t"),
+                    Some("a b"),
+                    Some("jwt"),
+                    Some("m"),
+                    Some("i"),
+                ],
                 limits: &[],
                 upstream_credential: None,
                 forward_credential: false,
@@ -165,9 +172,10 @@ mod tests {
             let mut known = [("", None); 6];
             known[0] = ("subject", Some(subject.as_str()));
             let metadata = Metadata(known);
-            let names = ["decision-id", "subject", "tenant", "scopes", "credential", "model"]
-                .map(|name| format!("x-tollgate-{name}"));
-            let values = ["d", &subject, "t", "a b", "jwt", "m"];
+            let names =
+                ["decision-id", "subject", "tenant", "scopes", "credential", "model", "issuer"]
+                    .map(|name| format!("x-tollgate-{name}"));
+            let values = ["d", &subject, "t", "a b", "jwt", "m", "i"];
             let expected = CheckResponse {
                 status: Some(crate::proto::google::rpc::Status::default()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {

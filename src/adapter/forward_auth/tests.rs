@@ -292,7 +292,7 @@ fn allow(
 ) -> AllowedAnswer<'_> {
     AllowedAnswer {
         decision_id: "d1",
-        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None],
+        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None, Some("https://a")],
         limits,
         upstream_credential: None,
         forward_credential: false,
@@ -314,6 +314,7 @@ fn an_allowed_request_has_every_identity_header() {
         let reply = encode(spec, Answer::Allow(allow(&known)), Some(&token));
         assert_eq!(reply.status(), 200, "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
+        assert_eq!(header(&reply, "x-tollgate-issuer"), Some("https://a"), "{dialect}");
         assert_eq!(header(&reply, "x-ratelimit-limit-requests"), Some("5"), "{dialect}");
         assert_eq!(header(&reply, "authorization"), None, "{dialect}: not forwarded");
         let (empty, listed) = match dialect {

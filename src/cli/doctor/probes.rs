@@ -291,6 +291,7 @@ impl Probes<'_> {
             "X-Tollgate-Scopes",
             "X-Tollgate-Credential",
             "X-Tollgate-Model",
+            "X-Tollgate-Issuer",
             "X-Tollgate-Decision-Id",
             "X-Tollgate-Admin",
             "X_Tollgate_Subject",

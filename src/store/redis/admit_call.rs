@@ -182,6 +182,7 @@ mod tests {
             interval: 7,
             burst: 3,
             cost: 1,
+            by_principal: true,
             lease,
         };
         let terms = LeaseTerms { slice: 2, life: 9 };

@@ -47,6 +47,7 @@ impl<'a> Key<'a> {
             issuer: "".into(),
             subject,
             tenant: None,
+            is_tenant_fixed: false,
             client: None,
             scopes: &["read".to_owned()],
             roles: &[],

@@ -20,12 +20,13 @@ use crate::{
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
 /// The identity headers, in a fixed order. Each is set or removed on every request that passes.
-pub const IDENTITY: [&str; 5] = [
+pub const IDENTITY: [&str; 6] = [
     "x-tollgate-subject",
     "x-tollgate-tenant",
     "x-tollgate-scopes",
     "x-tollgate-credential",
     "x-tollgate-model",
+    "x-tollgate-issuer",
 ];
 
 /// The most bytes of the headers of a denial: names, values, and four bytes for each header. With
@@ -146,18 +147,21 @@ pub fn allowed<'a>(
 ) -> AllowedAnswer<'a> {
     let permit = grant.permit();
     let route = permit.route();
-    let (subject, tenant, scopes, kind) = match permit.principal() {
+    let (subject, tenant, scopes, kind, issuer) = match permit.principal() {
         Some(principal) => {
             // Without scopes the header is removed, not set: a proxy that drops an empty value would
             // let the client's own header through.
             let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
-            (Some(principal.subject()), principal.tenant(), scopes, Some(principal.kind().label()))
+            let kind = Some(principal.kind().label());
+            // A subject is one of its issuer. Tokens without `iss` name none.
+            let issuer = Some(principal.issuer()).filter(|issuer| !issuer.is_empty());
+            (Some(principal.subject()), principal.tenant(), scopes, kind, issuer)
         }
-        None => (None, None, None, None),
+        None => (None, None, None, None, None),
     };
     AllowedAnswer {
         decision_id,
-        identity: [subject, tenant, scopes, kind, permit.model()],
+        identity: [subject, tenant, scopes, kind, permit.model(), issuer],
         limits: &evidence.limits,
         upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_keys.get(index)),
         forward_credential: route.forward_credential,

@@ -14,6 +14,7 @@ use crate::{
     config::{Errors, Path, from_text},
     denial::{Denial, Reason},
     identity::Principal,
+    revocation::EntryKey,
     time::{Span, SpanError},
 };
 
@@ -60,7 +61,7 @@ pub struct OverrideConfig {
 pub enum By {
     /// Issuer and subject of the credential.
     Subject,
-    /// The credential's tenant.
+    /// Issuer and tenant of the credential. Issuers with the same fixed `tenant` share its bucket.
     Tenant,
     /// Issuer and client id of the credential.
     Client,
@@ -321,6 +322,7 @@ impl RateLimit {
             interval,
             burst,
             cost: 1,
+            by_principal: self.needs_principal(),
             lease,
         })
     }
@@ -345,7 +347,17 @@ fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
     Ok(match by {
         By::Subject => keys()?.subject().fingerprint().into(),
         By::Client => keys()?.client().ok_or_else(|| missing(by))?.fingerprint().into(),
-        By::Tenant => keys()?.tenant().ok_or_else(|| missing(by))?.fingerprint().into(),
+        // Two issuers may use one name for two tenants.
+        By::Tenant => {
+            let keys = keys()?;
+            let shared = facts.principal.is_some_and(Principal::is_tenant_fixed);
+            let tenant = if shared {
+                keys.tenant().map(EntryKey::fingerprint)
+            } else {
+                keys.tenant_of_issuer()
+            };
+            tenant.ok_or_else(|| missing(by))?.into()
+        }
         By::Model => BucketId::of(facts.model.ok_or_else(|| missing(by))?),
         By::Route => BucketId::of(facts.route),
         By::Address => BucketId::of(network(facts.address.ok_or_else(|| missing(by))?)),

@@ -113,6 +113,13 @@ impl Keys {
         self.tenant.as_ref().map(|tenant| self.entry(Kind::Tenant, tenant))
     }
 
+    /// Returns the fingerprint of the tenant within its issuer, under which limits count it. No
+    /// entry has it.
+    pub fn tenant_of_issuer(&self) -> Option<Fingerprint> {
+        let tenant = self.tenant.as_ref()?;
+        Some(Fingerprint::new(Kind::Tenant, self.issuer.half, first_half(tenant)))
+    }
+
     fn entry<'a>(&'a self, kind: Kind, digest: &'a [u8; 32]) -> EntryKey<'a> {
         EntryKey { kind, issuer: &self.issuer, digest }
     }

@@ -194,6 +194,7 @@ impl Dialer {
             interval: 1,
             burst: 1_000_000,
             cost: 1,
+            by_principal: true,
             lease: None,
         };
         let probe = ScriptRequest::exact(AdmitRequest { revocation: None, charges: vec![charge] });

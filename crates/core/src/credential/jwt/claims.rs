@@ -168,6 +168,7 @@ pub(super) fn principal(
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
         tenant: tenant.as_deref(),
+        is_tenant_fixed: issuer.tenant.is_some(),
         client: client.as_deref(),
         scopes: &scopes,
         roles: &roles,
