@@ -6,7 +6,9 @@ mod gateways;
 mod image;
 mod ingress;
 mod kustomize;
+mod lua;
 mod manifests;
+mod monitoring;
 mod pod;
 mod values;
 

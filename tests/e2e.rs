@@ -22,3 +22,4 @@ mod secret_leaks;
 mod tls;
 mod tollgate_outage;
 mod two_models;
+mod withheld_bodies;

@@ -58,3 +58,4 @@ mod parity;
 mod paths;
 pub(crate) mod proxy_rig;
 mod refusal;
+mod second_hop;

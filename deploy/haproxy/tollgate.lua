@@ -8,13 +8,19 @@ local own = {
     ["x-original-uri"] = true, ["x-real-ip"] = true, ["x-envoy-auth-partial-body"] = true,
 }
 
--- What the upstream learns.
+-- What a client may list in `Connection`. The next server drops a header that is listed there: the identity that Tollgate sets, or
+-- the upstream's key.
+local options = {
+    [""] = true, ["close"] = true, ["keep-alive"] = true, ["upgrade"] = true, ["te"] = true, ["http2-settings"] = true,
+}
+
+-- The headers for the upstream.
 local identity = {
     "x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model",
     "x-tollgate-issuer", "x-tollgate-decision-id",
 }
 
--- What the client gets with a denial.
+-- The headers of a denial for the client.
 local denial = {
     "content-type", "cache-control", "www-authenticate", "retry-after", "retry-after-ms", "x-tollgate-decision-id",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "ratelimit",
@@ -26,8 +32,25 @@ local function first(response, name)
     return values and values[0] or nil
 end
 
+local function lists_headers(values)
+    for index = 0, #values do
+        for option in (values[index] .. ","):gmatch("([^,]*),") do
+            if not options[option:match("^%s*(.-)%s*$"):lower()] then
+                return true
+            end
+        end
+    end
+    return false
+end
+
 core.register_action("tollgate", { "http-req" }, function(txn, what)
     txn:set_var("txn.tollgate_allowed", false)
+    local connection = txn.http:req_get_headers()["connection"]
+    if connection and lists_headers(connection) then
+        local refusal = txn:reply({ status = 400, body = '{"error":{"message":"the request was refused: the Connection header lists headers to drop","type":"invalid_request_error","param":null,"code":"malformed_request"}}' })
+        refusal:add_header("content-type", "application/json")
+        txn:done(refusal)
+    end
     local headers = {}
     for name, values in pairs(txn.http:req_get_headers()) do
         if not own[name] then
@@ -60,7 +83,7 @@ core.register_action("tollgate", { "http-req" }, function(txn, what)
     else
         response = client:get(request)
     end
-    -- HAProxy's client says 503 by itself when nobody answers; every denial of Tollgate's has an id.
+    -- HAProxy's client returns 503 by itself without an answer; every denial of Tollgate has an id.
     local status = response and response.status or 0
     if status == 0 or (status >= 500 and not first(response, "x-tollgate-decision-id")) then
         return

@@ -139,7 +139,10 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
         check_config(&name, config);
         // The probes of the inference server go through Envoy.
         let (dir, path) = written(config);
-        let health = ["--method", "GET", "--host", "10.0.0.1:8080", "--path", "/health"];
+        let pod = &only(&rendered, "Deployment")["spec"]["template"]["spec"];
+        let probe = &pod["containers"][0]["readinessProbe"]["httpGet"]["path"];
+        let path_of_probe = probe.as_str().filter(|path| *path != "/readyz").unwrap_or("/health");
+        let health = ["--method", "GET", "--host", "10.0.0.1:8080", "--path", path_of_probe];
         let explained = crate::rig::tollgate::run(
             dir.path(),
             &[&["explain", "--config", path.to_str().unwrap()], &health[..]].concat(),
@@ -170,6 +173,27 @@ fn envoy_sends_as_much_of_a_body_as_tollgate_accepts() {
         template("helm-4", &["-f", &example("vllm.yaml")]).contains("max_request_bytes: 16777216"),
         "the default, 16 MiB"
     );
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn envoy_s_heap_is_three_quarters_of_its_memory_limit() {
+    for (limit, heap) in [("1Gi", 805_306_368_u64), ("2Gi", 1_610_612_736), ("512Mi", 402_653_184)]
+    {
+        let values = format!("envoy.resources.limits.memory={limit}");
+        let text = template("helm-4", &["-f", &example("vllm.yaml"), "--set", &values]);
+        assert!(text.contains(&format!("max_heap_size_bytes: {heap}\n")), "{limit}");
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn envoy_s_admin_interface_is_no_port() {
+    let text = template("helm-4", &["-f", &example("vllm.yaml")]);
+    assert!(
+        text.contains("address: { pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 } }")
+    );
+    assert!(!text.contains("9901"));
 }
 
 /// The containers of Tollgate and Envoy, and their pod.
@@ -405,12 +429,13 @@ fn the_notes_print_the_next_command() {
     assert!(sidecar.contains("helm -n default test gate"), "{sidecar}");
     assert!(!sidecar.contains("ATTENTION"), "{sidecar}");
     assert!(
-        notes(&["--set", "mode=service"]).contains("config.store.redis is not set"),
+        notes(&["--set", "mode=service,networkPolicy.from=all"])
+            .contains("config.store.redis is not set"),
         "pods that count for themselves"
     );
     assert!(!notes(&["-f", &example("service.yaml")]).contains("ATTENTION"));
     assert!(
-        notes(&["--set", "inference.create=false"])
+        notes(&["--set", "inference.create=false,networkPolicy.podSelector.app=mine"])
             .contains("include \"tollgate.sidecars\" .Subcharts.tollgate")
     );
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{documents, read, validate_envoy};
 use crate::rig::{
-    CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, part, replace_once,
+    CHAT, POLICY, Rig, SCOPES, chat, http::Request, issuer::Issuer, replace_once,
     tollgate::Tollgate,
 };
 
@@ -135,16 +135,12 @@ fn bodies_as_text_and_joined_headers_get_the_same_decisions() {
 /// APISIX and Kong do not run here; the requests that they document are tested.
 #[test]
 fn tollgate_reads_what_apisix_and_kong_are_configured_to_send() {
-    let plugin =
-        &documents(&read("deploy/apisix/apisix.yaml"))[0]["routes"][0]["plugins"]["forward-auth"];
-    assert_eq!(
-        (&plugin["request_method"], &plugin["uri"]),
-        (&json!("POST"), &json!("http://tollgate:9001/check"))
-    );
-    assert!(
-        read("deploy/kong/kong.yaml")
-            .contains("\"http://tollgate:9001/check\", { method = \"POST\"")
-    );
+    let files = ["deploy/apisix/apisix.yaml", "deploy/kong/kong.yaml"].map(read);
+    for file in &files {
+        assert!(
+            file.contains("\"http://tollgate:9001/check\",") && file.contains("method = \"POST\"")
+        );
+    }
 
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
@@ -174,33 +170,12 @@ fn tollgate_reads_what_apisix_and_kong_are_configured_to_send() {
         "the body is read"
     );
     // They copy each of Tollgate's identity headers by its name.
-    let taken = super::strings(&plugin["upstream_headers"]);
     for (name, _) in
         allowed.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-tollgate-"))
     {
-        assert!(taken.iter().any(|one| one.eq_ignore_ascii_case(name)), "{name} is not taken over");
-        assert!(
-            read("deploy/kong/kong.yaml")
-                .to_lowercase()
-                .contains(&format!("\"{}\"", name.to_lowercase())),
-            "{name}"
-        );
+        for file in &files {
+            let name = format!("\"{}\"", name.to_lowercase());
+            assert!(file.to_lowercase().contains(&name), "{name} is not copied");
+        }
     }
-}
-
-#[test]
-#[ignore = "needs a large download: make test-all"]
-fn kongs_lua_is_lua() {
-    let plugin = &documents(&read("deploy/kong/kong.yaml"))[0]["services"][0]["plugins"][0]["config"]
-        ["access"][0];
-    let dir = tempfile::tempdir().unwrap();
-    let (lua, config) = (dir.path().join("access.lua"), dir.path().join("haproxy.cfg"));
-    // HAProxy's Lua parses the file, and does not run the body of a function.
-    std::fs::write(&lua, format!("local function access()\n{}\nend\n", plugin.as_str().unwrap()))
-        .unwrap();
-    let rest = "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nfrontend none\n    bind 127.0.0.1:65535\n";
-    std::fs::write(&config, format!("global\n    lua-load {}\n{rest}", lua.display())).unwrap();
-    super::succeeds(
-        std::process::Command::new(part("haproxy", "haproxy")).arg("-c").arg("-f").arg(config),
-    );
 }

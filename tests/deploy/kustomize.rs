@@ -74,6 +74,8 @@ fn the_overlay_brings_its_file_its_secret_and_its_namespace() {
     );
     assert_eq!(pod["containers"][0]["image"], "registry.example.com/tollgate:0.1.0");
     assert_eq!(only(&rendered, "HorizontalPodAutoscaler")["spec"]["minReplicas"], 3);
+    let from = &only(&rendered, "NetworkPolicy")["spec"]["ingress"][0]["from"];
+    assert_eq!(from.as_array().unwrap().len(), 1, "{from}");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use super::{HELMS, helm};
 
+/// Mode service with what it requires.
+const SERVICE: &str = "mode=service,networkPolicy.from=all";
+
 /// The mistake, the value, and the word that the message contains.
-const WRONG: [(&str, &str, &str); 20] = [
+const WRONG: [(&str, &str, &str); 25] = [
     ("a mode there is not", "mode=ambient", "mode"),
     ("a key there is not", "replicas=2", "replicas"),
     ("a key there is not, below", "envoy.prot=8080", "prot"),
@@ -45,6 +48,11 @@ const WRONG: [(&str, &str, &str); 20] = [
         "trustedProxies",
     ),
     ("a size without a unit", "config.body.max=16", "config/body/max"),
+    ("a size of zero", "config.body.max=0MiB", "config/body/max"),
+    ("a size that no machine has", "config.body.max=99999999999GiB", "config/body/max"),
+    ("and below", "inference.shmSize=99999999999Gi", "inference/shmSize"),
+    ("pods that no cluster has", "replicaCount=100000", "replicaCount"),
+    ("threads that no machine has", "envoy.concurrency=100000", "envoy/concurrency"),
     ("a digest that is none", "image.digest=latest", "image/digest"),
     ("a roll-out there is not", "rollOn=sometimes", "rollOn"),
     (
@@ -62,7 +70,7 @@ fn the_schema_refuses_wrong_values() {
         for (why, value, named) in WRONG {
             let mut command = helm(version, home.path());
             let output = command
-                .args(["template", "gate", "tollgate", "--set", "mode=service", "--set", value])
+                .args(["template", "gate", "tollgate", "--set", SERVICE, "--set", value])
                 .output()
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stderr).replace('.', "/");
@@ -71,7 +79,7 @@ fn the_schema_refuses_wrong_values() {
             let mut lint = helm(version, home.path());
             assert!(
                 !lint
-                    .args(["lint", "tollgate", "--set", "mode=service", "--set", value])
+                    .args(["lint", "tollgate", "--set", SERVICE, "--set", value])
                     .output()
                     .unwrap()
                     .status
@@ -82,17 +90,52 @@ fn the_schema_refuses_wrong_values() {
     }
 }
 
+/// Values that are valid each, but not together; and the words that the message contains.
+const UNFIT: [(&str, &str); 21] = [
+    ("mode=sidecar", "name the image of the inference server"),
+    ("SERVICE,serviceMonitor.enabled=true", "name Prometheus' pods there"),
+    ("mode=service", "name the proxies that call Tollgate"),
+    ("mode=service", "or write `from: all`"),
+    ("inference.create=false", "write the labels of the pods of your own chart"),
+    ("SERVICE,ops.port=9000", "ops.port and grpc.port are both 9000"),
+    ("SIDECAR,envoy.port=8000", "envoy.port and inference.port are both 8000"),
+    ("SIDECAR,inference.port=9002", "ops.port and inference.port are both 9002"),
+    ("SERVICE,HTTP=9000", "grpc.port and http[0].port are both 9000"),
+    ("SERVICE,extraListen.admin.address=0.0.0.0:9002", "ops.port and extraListen.admin are both"),
+    ("SERVICE,extraListen.admin.token=hunter2", "extraListen.admin.token is a secret in clear"),
+    ("SERVICE,config.issuers[0].a.client_secret=hunter2", "config.issuers[0].a.client_secret is a"),
+    ("SERVICE,config.issuers[0].a.client_secret=hunter2", "name the Secret in `secrets`"),
+    ("SERVICE,config.observe.tracing.endpoint=https://u:hunter2@otel", "is a URL with a password"),
+    (
+        "SERVICE,config.store.redis.password=file:/run/secrets/tollgate/redis/password",
+        "add `{ name: redis, secretName: YOUR-SECRET }`",
+    ),
+    (
+        "SERVICE,config.issuers[0].jwks.file=/run/config/tollgate/jwks/jwks.json",
+        "add `{ name: jwks, configMapName: YOUR-CONFIGMAP }`",
+    ),
+    ("SERVICE,config.store.redis.password=file:/etc/password", "which the chart does not mount"),
+    ("SIDECAR,config.body.max=1GiB", "more than a quarter of Envoy's heap"),
+    ("SIDECAR,envoy.resources.limits.memory=1G", "write a size such as 1Gi"),
+    ("SIDECAR,envoy.resources.limits.memory=64Mi", "Envoy needs 256Mi or more"),
+    ("SERVICE,prometheusRule.enabled=true", "prometheusRule.enabled needs serviceMonitor.enabled"),
+];
+
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn values_that_do_not_fit_together_are_refused_with_the_remedy() {
-    for (value, remedy) in [
-        ("mode=sidecar", "name the image of the inference server"),
-        ("mode=service,serviceMonitor.enabled=true", "name Prometheus' pods there"),
-    ] {
+    for (value, remedy) in UNFIT {
+        let value = value
+            .replace("SERVICE", SERVICE)
+            .replace("SIDECAR", "inference.image=x")
+            .replace(
+                "HTTP=",
+                "http[0].name=a,http[0].dialect=nginx,http[0].trustedProxies[0]=10.0.0.0/8,http[0].port=",
+            );
         for version in HELMS {
             let home = tempfile::tempdir().unwrap();
             let output = helm(version, home.path())
-                .args(["template", "gate", "tollgate", "--set", value])
+                .args(["template", "gate", "tollgate", "--set", &value])
                 .output()
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
@@ -100,6 +143,25 @@ fn values_that_do_not_fit_together_are_refused_with_the_remedy() {
                 !output.status.success() && said.contains(remedy),
                 "{version}: {value}: {said}"
             );
+            assert!(!said.contains("hunter2"), "{version}: {value}: the secret is printed");
         }
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn values_that_only_look_like_secrets_are_accepted() {
+    for value in [
+        // A path, a file that is mounted, a variable.
+        "config.listener.tls.key=/run/secrets/tollgate/tls/tls.key",
+        "config.store.redis.password=file:/run/secrets/tollgate/tls/password",
+        "config.store.redis.password=${PASSWORD}",
+        "config.store.redis.url=rediss://default@redis:6379",
+        "config.routes[0].require_max_tokens=true",
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let secret = "secrets[0].name=tls,secrets[0].secretName=tls";
+        let arguments = ["template", "gate", "tollgate", "--set", SERVICE, "--set", secret];
+        super::succeeds(helm("helm-4", home.path()).args(arguments).args(["--set", value]));
     }
 }

@@ -115,7 +115,7 @@ fn panels() -> Vec<(String, Vec<String>)> {
         );
         let queries = panel["targets"].as_array().unwrap().iter().map(|target| {
             let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "20s");
-            ["$job", "$instance", "$route"]
+            ["$cluster", "$namespace", "$job", "$instance", "$route"]
                 .iter()
                 .fold(query, |query, name| query.replace(name, ".*"))
         });

@@ -209,7 +209,7 @@ fn trailers_carry_no_identity(kind: Kind) {
 through_every_proxy!(trailers_carry_no_identity);
 
 /// An upstream that returns the bytes it received, with those after the last chunk.
-fn recorder() -> (u16, mpsc::Receiver<String>) {
+pub(super) fn recorder() -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let (send, receive) = mpsc::channel();

@@ -10,7 +10,7 @@ use http::{
 };
 use tollgate_core::{
     denial::{Denial, Reason},
-    request::{Headers, ProxyBehavior, RawBody, RawRequest},
+    request::{Headers, ProxyBehavior, RawBody, RawRequest, headers::lists_only_options},
 };
 
 use super::{
@@ -33,10 +33,6 @@ const HOP_BY_HOP: [&str; 11] = [
     "proxy-connection",
     "http2-settings",
 ];
-
-/// The names that `Connection` may list. Any other name makes the next server drop a header.
-const CONNECTION_OPTIONS: [&str; 6] =
-    ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
 
 fn malformed(cause: &'static str) -> Denial {
     Denial::new(Reason::MalformedRequest, cause)
@@ -66,7 +62,7 @@ pub fn decode<'a>(
     let (method, path, host) = target(&spec, parts)?;
     let scheme = at_most_one(&parts.headers, spec.scheme)?.unwrap_or_default();
     let address = at_most_one(&parts.headers, spec.address)?.and_then(|list| client(config, list));
-    if parts.headers.get_all(CONNECTION).iter().any(|value| !names_only_options(value.as_bytes())) {
+    if parts.headers.get_all(CONNECTION).iter().any(|value| !lists_only_options(value.as_bytes())) {
         return Err(malformed("the `Connection` header lists headers to drop"));
     }
     Ok(RawRequest {
@@ -162,14 +158,6 @@ fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
         }
     }
     client
-}
-
-fn names_only_options(value: &[u8]) -> bool {
-    value.split(|byte| *byte == b',').all(|option| {
-        CONNECTION_OPTIONS
-            .iter()
-            .any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii()))
-    })
 }
 
 /// Returns the client's headers.

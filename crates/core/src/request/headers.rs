@@ -23,6 +23,20 @@ const SINGLE: [KnownHeader; 5] = [
     KnownHeader::Host,
 ];
 
+/// The names that `Connection` may list. The next server drops a header of any other name that is
+/// listed there, such as an identity header or the upstream's key (RFC 9110 section 7.6.1).
+const CONNECTION_OPTIONS: [&str; 6] =
+    ["", "close", "keep-alive", "upgrade", "te", "http2-settings"];
+
+/// Whether a value of `Connection` lists options of the connection, and no header.
+pub fn lists_only_options(connection: &[u8]) -> bool {
+    connection.split(|byte| *byte == b',').all(|option| {
+        CONNECTION_OPTIONS
+            .iter()
+            .any(|known| known.as_bytes().eq_ignore_ascii_case(option.trim_ascii()))
+    })
+}
+
 /// What the proxy in front does with headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyBehavior {
@@ -164,7 +178,8 @@ impl<'a> Headers<'a> {
         self.list.iter().map(|(name, _)| *name).filter(like).map(String::from_utf8_lossy)
     }
 
-    /// Refuses lists that are too long and repeated headers that servers interpret differently.
+    /// Refuses lists that are too long, repeated headers that servers interpret differently, and a
+    /// `Connection` that makes the next server drop a header.
     pub(super) fn check(&self) -> Result<(), Denial> {
         if self.list.len() > MAX_HEADERS {
             return Err(malformed("there are more than 1000 headers"));
@@ -175,10 +190,12 @@ impl<'a> Headers<'a> {
                     && self.first(known).is_some_and(|value| value.contains(&b',')))
         };
         if SINGLE.into_iter().any(repeated) {
-            Err(malformed("a header that decides is repeated"))
-        } else {
-            Ok(())
+            return Err(malformed("a header that decides is repeated"));
         }
+        if !self.all("connection").all(lists_only_options) {
+            return Err(malformed("the `Connection` header lists headers to drop"));
+        }
+        Ok(())
     }
 
     /// Refuses a pseudo-header that differs from the request's own field (Envoy sends both).
@@ -302,6 +319,19 @@ mod tests {
         ] {
             let list: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
             assert_eq!(headers(&list, false).forwarded_scheme(), scheme.as_bytes(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn connection_lists_no_headers() {
+        for value in ["close", "keep-alive, Upgrade", "TE", "", " HTTP2-Settings ,upgrade"] {
+            assert!(headers(&[("Connection", value)], false).check().is_ok(), "{value}");
+        }
+        for value in ["X-Tollgate-Subject", "close, authorization", "keep-alive,x_tollgate_tenant"]
+        {
+            assert!(headers(&[("connection", value)], false).check().is_err(), "{value}");
+            let second = [("connection", "close"), ("Connection", value)];
+            assert!(headers(&second, false).check().is_err(), "{value}, in the second header");
         }
     }
 

@@ -41,12 +41,17 @@
 {{/* `config.body.max` in bytes: what Envoy sends is never more than what Tollgate takes. */}}
 {{- define "tollgate.bodyMax" -}}
 {{- $max := dig "body" "max" "16MiB" .Values.config -}}
-{{- if not (regexMatch "^[0-9]+(B|KiB|MiB|GiB)$" $max) -}}
-{{- fail (printf "config.body.max is `%s`; Envoy has to know it too, so write a size such as 16MiB" $max) -}}
+{{- if not (regexMatch "^[1-9][0-9]{0,8}(B|KiB|MiB|GiB)$" $max) -}}
+{{- fail (printf "config.body.max is `%s`; Envoy needs it too, so write a size such as 16MiB" $max) -}}
 {{- end -}}
 {{- $number := regexFind "^[0-9]+" $max | int64 -}}
 {{- $units := dict "B" 1 "KiB" 1024 "MiB" 1048576 "GiB" 1073741824 -}}
-{{- mul $number (get $units (regexFind "[A-Za-z]+$" $max)) -}}
+{{- $bytes := mul $number (get $units (regexFind "[A-Za-z]+$" $max)) -}}
+{{- $heap := include "tollgate.envoyHeap" . | int64 -}}
+{{- if gt (mul $bytes 4) $heap -}}
+{{- fail (printf "config.body.max is `%s`, more than a quarter of Envoy's heap (three quarters of envoy.resources.limits.memory): lower it, or raise the limit to %dMi" $max (add 1 (div (mul $bytes 16) 3145728))) -}}
+{{- end -}}
+{{- $bytes -}}
 {{- end -}}
 
 {{/* The bound of Envoy's heap in bytes: three quarters of its memory limit. */}}

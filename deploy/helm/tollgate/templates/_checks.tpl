@@ -1,0 +1,96 @@
+{{/* Values that do not belong together, or that the pods must not have. Each message names the value and the remedy. */}}
+
+{{/* Looks for secrets in clear in `config`, in any key at any depth; `at` is the path of `value`. */}}
+{{- define "tollgate.checkSecrets" -}}
+{{- $at := .at -}}
+{{- if kindIs "map" .value -}}
+{{- range $key, $value := .value -}}
+{{- $path := printf "%s.%s" $at $key -}}
+{{- if and (kindIs "string" $value) (regexMatch "(^|[_-])(secret|password|passphrase|token|key|credential)$" $key) -}}
+{{- if not (or (regexMatch "^file:/.+$" $value) (and (eq $key "key") (hasPrefix "/" $value)) (regexMatch "^[$][{][A-Za-z_][A-Za-z0-9_]*[}]$" $value)) -}}
+{{- fail (printf "%s is a secret in clear, and `config` becomes a ConfigMap: put it into a Secret, name the Secret in `secrets`, and write `file:/run/secrets/tollgate/NAME/KEY`, or `${NAME}` with `env`" $path) -}}
+{{- end -}}
+{{- else if and (kindIs "slice" $value) (regexMatch "(^|[_-])(secret|password|passphrase|token)s$" $key) -}}
+{{- fail (printf "%s may contain secrets, and `config` becomes a ConfigMap: put them into a Secret and name it in `secrets`" $path) -}}
+{{- end -}}
+{{- include "tollgate.checkSecrets" (dict "value" $value "at" $path "root" $.root) -}}
+{{- end -}}
+{{- else if kindIs "slice" .value -}}
+{{- range $index, $value := .value -}}
+{{- include "tollgate.checkSecrets" (dict "value" $value "at" (printf "%s[%d]" $at $index) "root" $.root) -}}
+{{- end -}}
+{{- else if kindIs "string" .value -}}
+{{- if regexMatch "://[^/@ ]*:[^$/@ ][^/@ ]*@" .value -}}
+{{- fail (printf "%s is a URL with a password, and `config` becomes a ConfigMap: put the password into a Secret, name the Secret in `secrets`, and write it as `password: file:/run/secrets/tollgate/NAME/KEY`" $at) -}}
+{{- end -}}
+{{- include "tollgate.checkMount" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A file that `config` names is mounted. */}}
+{{- define "tollgate.checkMount" -}}
+{{- $path := trimPrefix "file:" .value -}}
+{{- if regexMatch "^/run/secrets/tollgate/" $path -}}
+{{- $name := index (splitList "/" $path) 4 -}}
+{{- $names := list -}}
+{{- range .root.Values.secrets -}}{{- $names = append $names .name -}}{{- end -}}
+{{- if not (has $name $names) -}}
+{{- fail (printf "%s names %s, but `secrets` has no entry `%s`: add `{ name: %s, secretName: YOUR-SECRET }`" .at $path $name $name) -}}
+{{- end -}}
+{{- else if regexMatch "^/run/config/tollgate/" $path -}}
+{{- $name := index (splitList "/" $path) 4 -}}
+{{- $names := list -}}
+{{- range .root.Values.configMaps -}}{{- $names = append $names .name -}}{{- end -}}
+{{- if not (has $name $names) -}}
+{{- fail (printf "%s names %s, but `configMaps` has no entry `%s`: add `{ name: %s, configMapName: YOUR-CONFIGMAP }`" .at $path $name $name) -}}
+{{- end -}}
+{{- else if and (hasPrefix "file:/" .value) (not (regexMatch "^/(run/secrets/tollgate-tls|var/cache/tollgate|etc/tollgate)/" $path)) -}}
+{{- fail (printf "%s names %s, which the chart does not mount: name a Secret in `secrets` and write `file:/run/secrets/tollgate/NAME/KEY`" .at $path) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Every port of the pod is used once. */}}
+{{- define "tollgate.checkPorts" -}}
+{{- $ports := list (list "ops.port" (int .Values.ops.port)) -}}
+{{- if eq .Values.mode "sidecar" -}}
+{{- $ports = concat $ports (list (list "envoy.port" (int .Values.envoy.port)) (list "inference.port" (int .Values.inference.port))) -}}
+{{- else -}}
+{{- $ports = append $ports (list "grpc.port" (int .Values.grpc.port)) -}}
+{{- $names := dict -}}
+{{- range $index, $listener := .Values.http -}}
+{{- $ports = append $ports (list (printf "http[%d].port" $index) (int $listener.port)) -}}
+{{- if hasKey $names $listener.name -}}
+{{- fail (printf "http[%d].name: there are two listeners named `%s`" $index $listener.name) -}}
+{{- end -}}
+{{- $_ := set $names $listener.name true -}}
+{{- end -}}
+{{- end -}}
+{{- $admin := dig "admin" dict .Values.extraListen -}}
+{{- if kindIs "map" $admin -}}{{- $admin = dig "address" "" $admin -}}{{- end -}}
+{{- if regexMatch ":[0-9]+$" ($admin | toString) -}}
+{{- $ports = append $ports (list "extraListen.admin" (regexFind "[0-9]+$" ($admin | toString) | int)) -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $ports -}}
+{{- $port := toString (index . 1) -}}
+{{- if hasKey $seen $port -}}
+{{- fail (printf "%s and %s are both %s: the containers of a pod share its ports, so use another one" (get $seen $port) (index . 0) $port) -}}
+{{- end -}}
+{{- $_ := set $seen $port (index . 0) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Everything above, and who may connect. */}}
+{{- define "tollgate.check" -}}
+{{- include "tollgate.checkSecrets" (dict "value" .Values.config "at" "config" "root" .) -}}
+{{- include "tollgate.checkSecrets" (dict "value" .Values.extraListen "at" "extraListen" "root" .) -}}
+{{- include "tollgate.checkPorts" . -}}
+{{- if .Values.networkPolicy.enabled -}}
+{{- if and (eq .Values.mode "service") (not .Values.networkPolicy.from) -}}
+{{- fail "networkPolicy.from is empty: name the proxies that call Tollgate, such as [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: envoy-gateway-system } } }], or write `from: all`" -}}
+{{- end -}}
+{{- if and (eq .Values.mode "sidecar") (not .Values.inference.create) (not .Values.networkPolicy.podSelector) -}}
+{{- fail "networkPolicy.podSelector is empty, and inference.create=false creates no pods, so the NetworkPolicy would select none: write the labels of the pods of your own chart, or set networkPolicy.enabled=false" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
