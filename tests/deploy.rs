@@ -10,6 +10,7 @@ mod lua;
 mod manifests;
 mod monitoring;
 mod pod;
+mod strangers;
 mod values;
 
 use std::{

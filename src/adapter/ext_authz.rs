@@ -17,6 +17,7 @@ use tollgate_core::{
 use tollgate_grpc_unary::{FramedMessage, RequestBody, Status, UnaryMethod};
 use tonic::server::NamedService;
 
+use self::check_request::is_head_check;
 pub use self::check_request::{MAX_ENTRIES, read_check_request};
 use super::in_flight::{InFlight, MessageError, Refusal};
 use crate::engine::check::{Answer, CheckAnswer, Checker};
@@ -37,7 +38,8 @@ impl EnvoyAuthorization {
         Self { checker, budget }
     }
 
-    /// Answers one `CheckRequest` with a `CheckResponse`. `headers` are those of the call.
+    /// Answers one `CheckRequest` with a `CheckResponse`. `headers` are those of the call. Of a
+    /// request that the proxy marks as the first of two checks, only the head is checked.
     ///
     /// A message that cannot be read is denied and is never an error: a proxy with
     /// `failure_mode_allow` forwards requests whose check failed, so a client must not be able to
@@ -50,7 +52,12 @@ impl EnvoyAuthorization {
         headers: &HeaderMap,
         message: &[u8],
     ) -> Result<FramedMessage, Status> {
-        self.checker.check(Some(headers), || read_check_request(message), encode).await
+        let read = || read_check_request(message);
+        if is_head_check(message) {
+            let pass = || Ok(check_response::head_passed());
+            return self.checker.check_head(Some(headers), read, encode, pass);
+        }
+        self.checker.check(Some(headers), read, encode).await
     }
 
     /// The denial for a message that is not read.

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use tollgate_core::{
     admission::{AdmitResponse, Outage},
     authenticate::Verified,
-    check::{CheckHooks, Pending, Prepared, prepare},
+    check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
     credential::Credential,
     decision::{
         Decision, Failure, Outcome,
@@ -111,6 +111,58 @@ impl Checker {
                 Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
             encode(shape(&outcome, &self.live.load().snapshot, "panic"))
         })
+    }
+
+    /// Checks the head of a request. A denial is answered and recorded as by [`check`](Self::check).
+    /// A head that passes is answered with `pass`: nothing is charged or recorded, because the
+    /// proxy sends the request again with its body.
+    pub fn check_head<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
+        pass: impl FnOnce() -> T,
+    ) -> T {
+        let checked = AssertUnwindSafe(|| self.head_denial(call, read, &encode));
+        match std::panic::catch_unwind(checked) {
+            Ok(denial) => denial.unwrap_or_else(pass),
+            Err(_) => {
+                let denial = Denial::new(Reason::Internal, "a panic inside the check");
+                encode(shape(&Outcome::refused(denial), &self.live.load().snapshot, "panic"))
+            }
+        }
+    }
+
+    /// The answer to a request whose head is denied.
+    fn head_denial<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
+    ) -> Option<T> {
+        let state = self.live.load();
+        let outcome = match read() {
+            Err(denial) => Outcome::refused(denial),
+            Ok(raw) => {
+                let mut hooks = Hooks { state: &state, trace: None };
+                let (head, _) = raw.split();
+                match prepare_head(&state.snapshot, head, (self.clock)(), &mut hooks) {
+                    PreparedHead::Complete(Prepared::Decided(outcome)) => outcome,
+                    PreparedHead::Complete(Prepared::Pending(_)) | PreparedHead::NeedsBody(_) => {
+                        return None;
+                    }
+                }
+            }
+        };
+        let mut record = self.observer.begin((self.clock)());
+        match read() {
+            Ok(raw) => {
+                record.set_request(&raw);
+                record.start_trace(call, &raw.headers);
+            }
+            Err(_) => record.start_trace(call, &Headers::default()),
+        }
+        Some(self.answer(&outcome, &state, record, encode))
     }
 
     /// Answers what a front-end did not even read.

@@ -56,6 +56,31 @@ pub fn read_check_request(message: &[u8]) -> Result<RawRequest<'_>, Denial> {
         .map_err(|error| Denial::new(Reason::MalformedRequest, error.to_string()))
 }
 
+/// The context extension that marks the first of two checks of one request. The configuration of
+/// the proxy sets it; a header of the client cannot.
+const PHASE: (&[u8], &[u8]) = (b"tollgate.phase", b"head");
+
+/// Whether the proxy marks the message as a check of the head only (`tollgate.phase: head`). With
+/// any other value it is a whole check.
+pub(super) fn is_head_check(message: &[u8]) -> bool {
+    let fields = |message| Fields::of(message).map_while(Result::ok);
+    fields(message)
+        .filter(|(number, _)| *number == 1)
+        .flat_map(|(_, attributes)| fields(attributes))
+        .filter(|(number, _)| *number == 10)
+        .any(|(_, extension)| {
+            let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
+            for (number, text) in fields(extension) {
+                match number {
+                    1 => key = text,
+                    2 => value = text,
+                    _ => {}
+                }
+            }
+            (key, value) == PHASE
+        })
+}
+
 /// The used parts of a message. Of a field that occurs twice the last one is used, as protocol
 /// buffers specify.
 #[derive(Default)]

@@ -61,6 +61,14 @@ pub(super) fn allowed(answer: &AllowedAnswer<'_>, metadata: &Metadata<'_>) -> Fr
     FramedMessage::new(writer.finish())
 }
 
+/// The answer to a check of the head that passes: it sets and removes nothing.
+pub(super) fn head_passed() -> FramedMessage {
+    let mut writer = MessageWriter::new(FramedMessage::buffer(BUFFER_BYTES));
+    writer.message(STATUS, |_| {});
+    writer.message(OK_RESPONSE, |_| {});
+    FramedMessage::new(writer.finish())
+}
+
 /// The answer to a check that is denied.
 pub(super) fn denied(answer: &DeniedAnswer, metadata: &Metadata<'_>) -> FramedMessage {
     let mut writer = MessageWriter::new(FramedMessage::buffer(BUFFER_BYTES));

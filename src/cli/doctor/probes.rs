@@ -21,6 +21,7 @@ pub(super) struct Probes<'a> {
 const REMEDY_TARGET: &str = "the proxy passes on what the client says about its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
 const REMEDY_PATH: &str = "the proxy decides which requests are checked by another spelling of the path than the upstream reads; ask Tollgate about every path, and normalise before any rule";
 const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has it for each proxy)";
+const REMEDY_DECISION: &str = "after a check with the context extension `tollgate.phase: head` there must be a second ext_authz filter, with the body and without that extension (deploy/envoy/envoy-strangers.yaml)";
 const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; pass status, headers and body on (deploy/ has it for each proxy)";
 
 impl Probes<'_> {
@@ -252,10 +253,11 @@ impl Probes<'_> {
 
     /// Identity headers of the client's, seen where the upstream shows what it got.
     async fn identity(&mut self) -> anyhow::Result<()> {
-        const NAMES: [&str; 3] = [
+        const NAMES: [&str; 4] = [
             "forged_identity_does_not_arrive",
             "trailers_carry_no_identity",
             "connection_takes_no_identity_away",
+            "the_upstream_receives_a_decision",
         ];
         let Some(echo) = self.doctor.echo.clone() else {
             for name in NAMES {
@@ -342,6 +344,16 @@ impl Probes<'_> {
             &leaks,
             "refuse requests whose `Connection` names headers",
         );
+
+        // A check of the head alone sets nothing.
+        let mut missing = Vec::new();
+        if !shows(&plain, "x-tollgate-decision-id") {
+            missing.push(format!(
+                "GET {echo} reaches the upstream without `x-tollgate-decision-id`: \
+                 there was no check, or a check of the head only"
+            ));
+        }
+        self.summarize("the_upstream_receives_a_decision", 1, &missing, REMEDY_DECISION);
         Ok(())
     }
 
