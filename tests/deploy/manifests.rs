@@ -132,6 +132,34 @@ fn the_composed_inference_server_has_no_way_in_but_envoy() {
 }
 
 #[test]
+fn the_composed_redis_keeps_revocations_over_a_restart() {
+    let compose = &documents(&read("deploy/compose/compose.yaml"))[0];
+    let command = super::strings(&compose["services"]["redis"]["command"]).join(" ");
+    assert!(command.contains("--appendonly yes") && command.contains("noeviction"), "{command}");
+}
+
+/// Memory before authentication, headers, and the admin interface.
+#[test]
+fn every_envoy_file_has_the_same_bounds() {
+    let mut seen = 0;
+    for path in all(&at("deploy/envoy")) {
+        let config = &documents(&std::fs::read_to_string(&path).unwrap())[0];
+        let name = path.display();
+        assert!(config["admin"]["address"]["pipe"]["path"].is_string(), "{name}");
+        let overload = &config["overload_manager"];
+        let heap = &overload["resource_monitors"][0]["typed_config"]["max_heap_size_bytes"];
+        assert_eq!(heap, 768 << 20, "{name}");
+        assert_eq!(overload["loadshed_points"].as_array().map(Vec::len), Some(2), "{name}");
+        let listener = &config["static_resources"]["listeners"][0];
+        assert_eq!(listener["per_connection_buffer_limit_bytes"], 64 << 10, "{name}");
+        let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
+        assert_eq!(manager["max_request_headers_kb"], 60, "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen}");
+}
+
+#[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_manifests_are_what_kubernetes_and_the_custom_resources_define() {
     let files: Vec<PathBuf> = APPLIED.iter().map(|path| at(path)).collect();
