@@ -278,7 +278,7 @@ fn a_denial_that_names_much_of_the_request_is_a_denial(kind: Kind) {
         return;
     }
     let rig = ProxyRig::with(kind, &with_tools(), careless(kind));
-    for (count, length) in [(200, 1000), (1000, 200), (120, 1), (1, 200_000), (200, 255)] {
+    for (count, length) in [(200, 1000), (120, 1), (1, 1000), (200, 255)] {
         let tools: Vec<_> = (0..count)
             .map(|n| {
                 let name = format!("{n}{}", "x".repeat(length));

@@ -128,10 +128,10 @@ fn is_secure(list: &[u8]) -> Result<bool, Denial> {
     let mut secure = true;
     for scheme in list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
         let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
-        match () {
-            () if is("https") || is("wss") => {}
-            () if is("http") || is("ws") || is("") => secure = false,
-            () => return Err(malformed("the scheme is neither http nor https")),
+        if is("http") || is("ws") || is("") {
+            secure = false;
+        } else if !is("https") && !is("wss") {
+            return Err(malformed("the scheme is neither http nor https"));
         }
     }
     Ok(secure)
