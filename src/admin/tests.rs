@@ -265,7 +265,7 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", r#"{"tenant":"a","ttl":"3651d"}"#.into(), "`ttl` must be 1ms to 3650d"),
         ("POST", r#"{"tenant":"a","note":""}"#.into(), "a note is one line"),
         ("POST", r#"{"tenant":"a","ttl":60}"#.into(), "the body cannot be read"),
-        ("POST", r#"{"tenant":"a","at":"yesterday"}"#.into(), "is not a moment"),
+        ("POST", r#"{"tenant":"a","at":"yesterday"}"#.into(), "is not a time"),
         ("POST", format!(r#"{{"tenant":"a","at":"{ahead}"}}"#), "lies in the future"),
         (
             "POST",
