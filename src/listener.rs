@@ -75,6 +75,10 @@ pub struct Limits {
     /// The age at which a connection ends, without losing a call, so that a client whose
     /// certificate or authority was withdrawn needs a new handshake.
     pub max_age: Duration,
+    /// The bytes of the headers of one request or call. Beyond it, HTTP/2 answers 431 before any
+    /// code of this program runs, which a proxy takes for a failed check: the limit is above
+    /// everything that a proxy with its default limits can be made to send.
+    pub header_bytes: u32,
 }
 
 impl Default for Limits {
@@ -86,6 +90,7 @@ impl Default for Limits {
             first_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             max_age: Duration::from_secs(3600),
+            header_bytes: 128 << 10,
         }
     }
 }

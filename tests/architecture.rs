@@ -51,7 +51,7 @@ const MAY: [(&str, &[&str]); 22] = [
     ),
     ("config", &["adapter", "byte_size", "credential", "listener", "observe", "store"]),
     ("adapter", &["engine::check", "listener"]),
-    ("listener", &["error_text", "tls_roots"]),
+    ("listener", &["byte_size", "error_text", "tls_roots"]),
     ("engine::check", &["engine::live", "observe", "store"]),
     ("engine::live", &["credential"]),
     ("credential", &["bounded_file", "byte_size", "error_text", "secrets", "tls_roots"]),

@@ -149,7 +149,12 @@ fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketMode, D::Err
 impl AdminListenConfig {
     /// Returns the listener without its token.
     pub fn listener(&self) -> ListenerConfig {
-        ListenerConfig { address: self.address.clone(), mode: self.mode, tls: self.tls.clone() }
+        ListenerConfig {
+            address: self.address.clone(),
+            mode: self.mode,
+            tls: self.tls.clone(),
+            max_header_bytes: None,
+        }
     }
 }
 

@@ -72,7 +72,11 @@ impl Listener {
         config: &ListenerConfig,
         protocol: Protocol,
     ) -> Result<Self, BindError> {
-        Self::bind_with(key, config, protocol, Limits::default()).await
+        let mut limits = Limits::default();
+        if let Some(size) = config.max_header_bytes.and_then(|size| u32::try_from(size.0).ok()) {
+            limits.header_bytes = size;
+        }
+        Self::bind_with(key, config, protocol, limits).await
     }
 
     /// Binds a socket with other limits.

@@ -1,6 +1,6 @@
 //! A listener in the configuration file: an address, or a table with more settings.
 
-use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
+use std::{borrow::Cow, fmt, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{
@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::address::Address;
+use crate::byte_size::ByteSize;
 
 /// The settings of a listener. In a file either an address alone or `{ address, mode, tls }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct ListenerConfig {
     pub mode: SocketMode,
     /// TLS, or none.
     pub tls: Option<TlsConfig>,
+    /// Bytes of the headers of one request or call, `None` for the default.
+    pub max_header_bytes: Option<ByteSize>,
 }
 
 /// TLS on a listener. The files are read again when they change; files that cannot be used leave
@@ -72,7 +75,7 @@ impl ListenerConfig {
     /// A listener on `address`, with every other setting at its default.
     #[must_use]
     pub fn new(address: Address) -> Self {
-        Self { address, mode: SocketMode::default(), tls: None }
+        Self { address, mode: SocketMode::default(), tls: None, max_header_bytes: None }
     }
 }
 
@@ -99,6 +102,12 @@ struct ListenerTable {
     /// TLS. Default: none, because a sidecar listens on loopback or on a Unix socket.
     #[serde(default)]
     tls: Option<TlsConfig>,
+    /// The most bytes that the headers of one request or call may have, from 16KiB to 1MiB. A proxy
+    /// can copy headers of its clients (`tracestate`, `baggage`, initial metadata) into its own
+    /// call, and a call beyond this limit fails before Tollgate can deny it. Keep it above twice the
+    /// header limit of the proxy. Default 128KiB, for Envoy's default of 60 KiB.
+    #[serde(default)]
+    max_header_bytes: Option<ByteSize>,
 }
 
 impl JsonSchema for ListenerConfig {
@@ -118,13 +127,17 @@ impl<'de> Deserialize<'de> for ListenerConfig {
     }
 }
 
+/// The sizes that `max_header_bytes` accepts: h2 rejects calls of ordinary proxies below, and one
+/// connection could hold too much above.
+const HEADER_BYTES: RangeInclusive<usize> = 16 << 10..=1 << 20;
+
 struct ListenerVisitor;
 
 impl<'de> Visitor<'de> for ListenerVisitor {
     type Value = ListenerConfig;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address, or a table with `address`, `mode` and `tls`")
+        f.write_str("an address, or a table with `address`, `mode`, `tls` and `max_header_bytes`")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<ListenerConfig, E> {
@@ -132,7 +145,7 @@ impl<'de> Visitor<'de> for ListenerVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerConfig, A::Error> {
-        let ListenerTable { address, mode, tls } =
+        let ListenerTable { address, mode, tls, max_header_bytes } =
             ListenerTable::deserialize(MapAccessDeserializer::new(map))?;
         let address = address.parse().map_err(A::Error::custom)?;
         let mode = match (mode, &address) {
@@ -144,7 +157,12 @@ impl<'de> Visitor<'de> for ListenerVisitor {
                 ));
             }
         };
-        Ok(ListenerConfig { address, mode, tls })
+        if let Some(size) = max_header_bytes
+            && !HEADER_BYTES.contains(&size.0)
+        {
+            return Err(A::Error::custom("`max_header_bytes` is from 16KiB to 1MiB"));
+        }
+        Ok(ListenerConfig { address, mode, tls, max_header_bytes })
     }
 }
 
@@ -181,6 +199,14 @@ mod tests {
             (r#"{"mode": "0600"}"#, "missing field `address`"),
             (r#"{"address": "127.0.0.1:0", "mode": "0600"}"#, "`mode` belongs to a Unix socket"),
             (r#"{"address": "unix:/x", "mode": "rw"}"#, "`rw` is not a permission"),
+            (
+                r#"{"address": "unix:/x", "max_header_bytes": "1KiB"}"#,
+                "`max_header_bytes` is from 16KiB to 1MiB",
+            ),
+            (
+                r#"{"address": "unix:/x", "max_header_bytes": "2MiB"}"#,
+                "`max_header_bytes` is from 16KiB to 1MiB",
+            ),
             (r#"{"address": "unix:/x", "mode": "0888"}"#, "`0888` is not a permission"),
             (r#"{"address": "unix:/x", "mode": "0+66"}"#, "`0+66` is not a permission"),
             (r#"{"address": "unix:/x", "mode": "4755"}"#, "`4755` is not a permission"),

@@ -36,7 +36,8 @@ impl ConnectionHandler for Grpc {
         _: Peer,
         lifetime: ConnectionLifetime,
     ) -> Result<(), BoxError> {
-        let limits = Http2Limits::default();
+        let limits =
+            Http2Limits { header_bytes: lifetime.header_bytes(), ..Http2Limits::default() };
         Ok(serve_connection(
             stream,
             &self.0,

@@ -20,11 +20,7 @@ use super::{
     serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
 };
-
-/// Bytes of the headers of one request, and lines of them in HTTP/1. They include the client's
-/// headers. More than Envoy (60 KiB) and nginx (32 KiB) accept, so that a request that they accept
-/// is decided, cookies included, and its check does not fail.
-const HEADER_BYTES: u32 = 128 << 10;
+/// Header lines of one HTTP/1 request, the client's included.
 const HTTP1_HEADER_LINES: usize = 200;
 
 /// The time until the next complete header block of an HTTP/1 connection, idle time included. It is
@@ -73,7 +69,7 @@ where
             request.extensions_mut().insert(peer);
             self.0.call(request)
         });
-        let builder = builder();
+        let builder = builder(lifetime.header_bytes());
         let mut connection =
             pin!(builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service));
         tokio::select! {
@@ -86,14 +82,14 @@ where
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(header_bytes: u32) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HTTP1_HEADER_TIMEOUT)
         .max_headers(HTTP1_HEADER_LINES)
-        .max_buf_size(HEADER_BYTES as usize);
+        .max_buf_size(header_bytes as usize);
     let limits = Http2Limits::default();
     builder
         .http2()
@@ -103,7 +99,7 @@ fn builder() -> Builder<TokioExecutor> {
         .max_concurrent_streams(limits.concurrent_streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.error_resets)
-        .max_header_list_size(HEADER_BYTES)
+        .max_header_list_size(header_bytes)
         .keep_alive_interval(limits.ping_interval)
         .keep_alive_timeout(limits.ping_timeout);
     builder

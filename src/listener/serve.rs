@@ -104,6 +104,11 @@ pub(super) struct ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
+    /// The bytes that the headers of one request may have.
+    pub(super) fn header_bytes(&self) -> u32 {
+        self.limits.header_bytes
+    }
+
     /// Counts a request.
     pub(super) fn record_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);

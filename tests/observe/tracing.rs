@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::collector::{Collector, Span};
 use crate::rig::{
-    POLICY, Rig, SOON, chat, free_port, http::Request, issuer::Issuer, replace_once,
-    tollgate::Tollgate, until, within,
+    POLICY, Rig, SOON, chat, envoy::failure_mode_allow, free_port, http::Request, issuer::Issuer,
+    replace_once, tollgate::Tollgate, until, within,
 };
 
 /// What a client that traces sends.
@@ -100,6 +100,27 @@ fn a_check_is_a_span_below_envoy_s_call() {
     let seen = collector.process.out();
     for secret in [token.as_str(), "alice", "acme"] {
         assert!(!seen.contains(secret), "{secret}");
+    }
+}
+
+/// Envoy copies `tracestate` into its own call. A call with headers beyond the listener's limit
+/// fails, and under this failure policy a failed check passes.
+#[test]
+fn headers_that_envoy_copies_into_the_call_cannot_make_it_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let rig = Rig::with(&format!("{POLICY}{}", tollgate(collector.grpc)), |config| {
+        let copied = "timeout: 2s\n                        initial_metadata: [{ key: x-copy, value: \"%REQ(x-large)%\" }]";
+        let config = replace_once(config, "timeout: 2s", copied);
+        failure_mode_allow(tracing_envoy(config, collector.grpc))
+    });
+    for name in ["tracestate", "x-large", "baggage", "b3"] {
+        for bytes in [1_000, 17_000, 40_000, 58_000] {
+            let value = format!("a={}", "x".repeat(bytes));
+            let request = chat("not-a-token").header("traceparent", PARENT).header(name, &value);
+            let reply = rig.envoy.send(&request);
+            assert_eq!(reply.status, 401, "{name} of {bytes} bytes");
+        }
     }
 }
 

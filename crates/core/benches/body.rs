@@ -54,6 +54,48 @@ fn tokens(bytes: usize) -> String {
     format!(r#"{{"model":"m","prompt":[{}1]}}"#, "15496,".repeat(bytes / 6))
 }
 
+/// Bodies that cost a reader more per byte than text does: many keys, many objects, depth, many
+/// strings, numbers, escapes.
+const HOSTILE: [(&str, MakeBody); 11] = [
+    ("many keys", |bytes| list_of(bytes, &object_of(250, |key| format!(r#""{key:x}":1"#)))),
+    ("long keys alike", |bytes| {
+        let alike = "k".repeat(200);
+        list_of(bytes, &object_of(250, |key| format!(r#""{alike}{key:x}{alike}":1"#)))
+    }),
+    ("keys beyond ASCII", |bytes| {
+        list_of(bytes, &object_of(250, |key| format!(r#""é{key:x}":1"#)))
+    }),
+    ("escaped keys", |bytes| {
+        list_of(bytes, &object_of(250, |key| format!(r#""\u0061{key:x}":1"#)))
+    }),
+    ("many objects", |bytes| list_of(bytes, r#"{"a":1}"#)),
+    ("empty objects", |bytes| list_of(bytes, "{}")),
+    ("nine keys each", |bytes| list_of(bytes, &object_of(9, |key| format!(r#""{key:x}":1"#)))),
+    ("depth", |bytes| list_of(bytes, &format!("{}1{}", r#"{"a":"#.repeat(50), "}".repeat(50)))),
+    ("short strings", |bytes| list_of(bytes, r#""a""#)),
+    ("numbers", |bytes| list_of(bytes, "1")),
+    ("escapes", |bytes| list_of(bytes, &format!(r#""{}""#, r"\n".repeat(500)))),
+];
+
+/// An object with so many members.
+fn object_of(members: usize, member: impl Fn(usize) -> String) -> String {
+    let members: Vec<String> = (0..members).map(member).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// A chat whose messages have this value as their content, again and again.
+fn list_of(bytes: usize, value: &str) -> String {
+    let times = (bytes / (value.len() + 1)).max(1);
+    let mut body = String::from(r#"{"model":"m","messages":[{"role":"user","content":["#);
+    body.push_str(value);
+    for _ in 1..times {
+        body.push(',');
+        body.push_str(value);
+    }
+    body.push_str("]}]}");
+    body
+}
+
 fn body_of<'a>(content_type: &'a str, body: &'a [u8]) -> Body<'a> {
     let mut headers = Headers::default();
     headers.push("content-type", content_type.as_bytes());
@@ -128,6 +170,11 @@ fn main() {
             let read = body_of("application/json", body.as_bytes());
             measure(name, body.len(), || drop(black_box(read.json(plan)).unwrap()));
         }
+    }
+    for (name, body) in HOSTILE {
+        let body = body(1 << 20);
+        let read = body_of("application/json", body.as_bytes());
+        measure(name, body.len(), || drop(black_box(read.json(&everything)).unwrap()));
     }
     let plan = FormPlan { model: Some("model".into()), ..FormPlan::default() };
     for size in [1 << 20, 32 << 20] {

@@ -40,7 +40,8 @@ pub struct Http2Limits {
     pub pending_resets: usize,
     /// Protocol errors of the peer over the life of a connection, before it is closed.
     pub error_resets: usize,
-    /// Bytes of the headers of one call.
+    /// Bytes of the headers of one call. h2 rejects a call beyond it with 431, which its caller
+    /// takes for a failed call.
     pub header_bytes: u32,
     /// Bytes of responses that are buffered while the peer does not read.
     pub unread_bytes: usize,
@@ -61,7 +62,7 @@ impl Default for Http2Limits {
             concurrent_streams: 1024,
             pending_resets: 1024,
             error_resets: 1024,
-            header_bytes: 16 << 10,
+            header_bytes: 128 << 10,
             unread_bytes: 400 << 10,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),

@@ -103,6 +103,7 @@ impl ForwardAuthConfig {
             address: self.address.clone(),
             mode: self.mode.unwrap_or_default(),
             tls: self.tls.clone(),
+            max_header_bytes: None,
         }
     }
 

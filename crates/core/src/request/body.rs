@@ -11,6 +11,7 @@ pub mod members;
 mod names;
 mod plan;
 mod scan;
+mod seen_keys;
 
 use self::field_plan::FieldError;
 pub use self::{

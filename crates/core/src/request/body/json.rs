@@ -14,6 +14,7 @@ use super::{
     json_error::{DEPTH, JsonError, KEYS, LENGTH, STRINGS},
     plan::{Expect, Node, Plan, SourceKey, Text, TextRole, Unnamed},
     scan::{RawString, Scanner},
+    seen_keys::SeenKeys,
 };
 
 /// The largest integer that every JSON reader represents exactly (RFC 8259 section 6).
@@ -24,7 +25,7 @@ pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Js
     let mut reader = Reader {
         scanner: Scanner::new(bytes)?,
         plan,
-        seen: Vec::with_capacity(32),
+        seen: SeenKeys::new(),
         typed: Parts::default(),
         keyed: Parts::default(),
         tool: ToolState::default(),
@@ -51,8 +52,8 @@ struct ToolState {
 struct Reader<'a, 'p> {
     scanner: Scanner<'a>,
     plan: &'p Plan,
-    /// Keys of the open objects, innermost last.
-    seen: Vec<Cow<'a, str>>,
+    /// Keys of the open objects.
+    seen: SeenKeys<'a>,
     /// Parts of the innermost object, recognised by its type.
     typed: Parts,
     /// Parts of the innermost object, recognised by its keys.
@@ -440,18 +441,17 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
         let outer = (std::mem::take(&mut self.typed), std::mem::take(&mut self.keyed));
         let source = node.has_source.then(|| std::mem::take(&mut self.source));
-        let first = self.seen.len();
+        let mut open = self.seen.open();
         loop {
             let raw = self.scanner.key()?;
             if raw.inner.len() > LENGTH {
                 return Err(JsonError::TooLong);
             }
             let key = raw.unescape()?;
-            let open = self.seen.get(first..).ok_or(JsonError::RepeatedKey)?;
-            if open.contains(&key) {
+            if self.seen.contains(&mut open, &key) {
                 return Err(JsonError::RepeatedKey);
             }
-            if open.len() >= KEYS {
+            if self.seen.count(&open) >= KEYS {
                 return Err(JsonError::TooManyKeys);
             }
             if node.text_role == TextRole::Free {
@@ -478,8 +478,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 break;
             }
         }
-        let count = self.seen.len() - first;
-        self.seen.truncate(first);
+        let count = self.seen.close(open);
         self.facts.parts.add_larger(self.typed, self.keyed);
         (self.typed, self.keyed) = outer;
         if let Some(outer) = source {

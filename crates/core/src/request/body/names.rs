@@ -44,21 +44,20 @@ impl Names {
     /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
     /// ASCII (long s and the Kelvin sign). `key` itself is none of the names.
     pub(super) fn variant(&self, key: &str) -> Option<&Arc<str>> {
-        if key.is_ascii() {
-            let start = self.0.partition_point(|(known, _)| known.len() < key.len());
-            let same_length = self.0.get(start..).unwrap_or_default().iter();
-            return same_length
-                .take_while(|(known, _)| known.len() == key.len())
-                .find(|(known, _)| known.eq_ignore_ascii_case(key))
-                .map(|(known, _)| known);
-        }
-        let folded = |c: char| match c {
-            '\u{17f}' => 's',
-            '\u{212a}' => 'k',
-            _ => c.to_ascii_lowercase(),
-        };
-        let folds = |known: &str| key.chars().map(folded).eq(known.chars().map(folded));
-        self.0.iter().find(|(known, _)| folds(known)).map(|(known, _)| known)
+        let special = ['\u{17f}', '\u{212a}'];
+        // Only these two letters beyond ASCII fold into it. Comparing every key with every name would
+        // make a key of a few bytes cost as much as all names.
+        let folded = (!key.is_ascii() && key.contains(special))
+            .then(|| key.replace('\u{17f}', "s").replace('\u{212a}', "k"));
+        let key = folded.as_deref().unwrap_or(key);
+        let start = self.0.partition_point(|(known, _)| known.len() < key.len());
+        self.0
+            .get(start..)
+            .unwrap_or_default()
+            .iter()
+            .take_while(|(known, _)| known.len() == key.len())
+            .find(|(known, _)| known.eq_ignore_ascii_case(key))
+            .map(|(known, _)| known)
     }
 }
 
