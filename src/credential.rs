@@ -1,4 +1,4 @@
-//! Credentials at the edge: key sets that are fetched, and tokens that were verified before.
+//! Credentials outside of the core: fetched key sets, and the cache of verified tokens.
 
 pub mod jwks;
 pub mod token_cache;

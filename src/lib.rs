@@ -1,6 +1,8 @@
-//! Tollgate: the sidecar around the decision of `tollgate-core`. Everything that touches a socket, a file or a clock is here.
+//! Tollgate: the sidecar around the decision of `tollgate-core`. Sockets, files and clocks are used
+//! here only.
 //!
-//! `main -> cli -> app -> {adapter, admin, engine, health, listener} -> check -> tollgate-core`; see ARCHITECTURE.md.
+//! [`engine`] is the sidecar without its sockets; [`app`] serves it over gRPC and HTTP.
+//! ARCHITECTURE.md has the map and the layers.
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)

@@ -1,4 +1,5 @@
-//! What is seen of a check: one [`CheckRecord`] each, and from it, and nothing else, one line in the audit log and one set of metrics.
+//! Observation of checks: each check has one [`CheckRecord`], and its audit line, its metrics and
+//! its span are made from that record and nothing else.
 
 pub mod audit;
 mod check_result;
@@ -35,13 +36,13 @@ use self::{
     trace::{Trace, Tracer},
 };
 
-/// The clock on the wall, for the edge: the core takes the moment as an argument.
+/// Returns the current time. The core takes the time as an argument.
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Where records go.
+/// The destinations of records: metrics, the audit log and spans.
 #[derive(Debug)]
 pub struct Observer {
     metrics: Arc<Metrics>,
@@ -50,19 +51,20 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Puts the two together. Nothing is traced.
+    /// Creates an observer that traces nothing.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<Audit>) -> Self {
         Self { metrics, audit, tracer: None }
     }
 
-    /// Traces checks besides, where there is a tracer.
+    /// Adds a tracer, if there is one.
     #[must_use]
     pub fn traced(self, tracer: Option<Tracer>) -> Self {
         Self { tracer, ..self }
     }
 
-    /// Starts the record of one check: to be called first, and its record kept in the same function as the answer is made in, so that
-    /// whatever ends the check ends the record. `now` is the moment the check is decided against.
+    /// Starts the record of one check. The caller starts it first and keeps it in the function that
+    /// makes the answer, so that whatever ends the check ends the record. `now` is the time that
+    /// the check is decided at.
     pub fn begin<'a>(&'a self, now: Timestamp) -> CheckRecord<'a> {
         let (slot, has_audit_slot) = match self.audit.reserve() {
             Ok(slot) => (slot, true),
@@ -83,7 +85,7 @@ impl Observer {
         }
     }
 
-    /// The counters.
+    /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -93,15 +95,15 @@ impl Observer {
         &self.audit
     }
 
-    /// What traces checks, if anything does.
+    /// The tracer; `None` where tracing is off.
     pub fn tracer(&self) -> Option<&Tracer> {
         self.tracer.as_ref()
     }
 
-    /// Everything counted, as OpenMetrics text, with what the other rooms know at this moment.
+    /// Returns all metrics as OpenMetrics text. `status` holds the state of the other modules.
     ///
     /// # Errors
-    /// None that occurs: it writes into memory.
+    /// None occurs: it writes into memory.
     pub fn exposition(&self, status: Status) -> Result<String, std::fmt::Error> {
         let queues = Queues {
             dropped: self.audit.dropped(),
@@ -112,8 +114,9 @@ impl Observer {
     }
 }
 
-/// The record of one check. It is finished when it is dropped: as the outcome says after [`CheckRecord::finish`], otherwise as `panic`
-/// while unwinding and as `cancelled` in any other case, whatever was decided. Nothing that was not answered counts as allowed.
+/// The record of one check, finished when it is dropped. Its result is that of the outcome after
+/// [`CheckRecord::finish`], otherwise `panic` while unwinding and `cancelled` in any other case. A
+/// check that was not answered never counts as allowed.
 #[derive(Debug)]
 #[must_use = "a record that is dropped at once counts as cancelled"]
 pub struct CheckRecord<'a> {
@@ -126,12 +129,12 @@ pub struct CheckRecord<'a> {
     has_audit_slot: bool,
     request: RequestFields<'a>,
     outcome: Option<&'a Outcome>,
-    /// Only of a check that is traced.
+    /// The span, where the check is traced.
     trace: Option<Box<Trace>>,
     answered: bool,
 }
 
-/// The question to a store elsewhere.
+/// The state of the call to a remote store.
 #[derive(Clone, Copy, Debug)]
 enum StoreCall {
     None,
@@ -139,7 +142,7 @@ enum StoreCall {
     Finished(Duration),
 }
 
-/// The request, as it was sent.
+/// The parts of the request that audit lines show.
 #[derive(Debug, Default)]
 struct RequestFields<'a> {
     method: &'a [u8],
@@ -149,24 +152,26 @@ struct RequestFields<'a> {
 }
 
 impl<'a> CheckRecord<'a> {
-    /// The decision id: 128 random bits in lower-case hex, the same in the audit line and in the answer's headers.
+    /// The decision id: 128 random bits in lower-case hex, as in the audit line and the answer's
+    /// headers.
     pub fn id(&self) -> &str {
-        // It is hex. Should it not be, a check without a name is better than none.
+        // Always hex. If it were not, a check without an id would be better than none.
         std::str::from_utf8(&self.id).unwrap_or_default()
     }
 
-    /// The moment the check is decided against.
+    /// The time that the check is decided at.
     pub fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// Whether the audit log has room for this check. Where it has none and the policy says `on_full: deny`, the check must be denied with
-    /// [`tollgate_core::denial::Reason::Overloaded`] before the store is asked.
+    /// Whether the audit queue has room for the line of this check. Without room, and with
+    /// `on_full: deny`, the check must be denied with [`tollgate_core::denial::Reason::Overloaded`]
+    /// before the store is called.
     pub fn has_audit_slot(&self) -> bool {
         self.has_audit_slot
     }
 
-    /// Notes what is asked.
+    /// Records the request.
     pub fn set_request(&mut self, request: &RawRequest<'a>) {
         self.request = RequestFields {
             method: request.method,
@@ -176,20 +181,20 @@ impl<'a> CheckRecord<'a> {
         };
     }
 
-    /// Begins the span of this check, where checks are traced and this one is sampled. `call` is the head of the proxy's own call, if it
-    /// is not the same as the checked request's `headers`.
+    /// Starts the span of this check, where it is sampled. `call` holds the headers of the proxy's
+    /// own call, where they differ from the `headers` of the checked request.
     pub fn start_trace(&mut self, call: Option<&HeaderMap>, headers: &Headers<'_>) {
         if let Some(tracer) = &self.observer.tracer {
             self.trace = tracer.begin(call, headers);
         }
     }
 
-    /// The span of this check, if it is traced.
+    /// The span of this check, where it is traced.
     pub(crate) fn trace_mut(&mut self) -> Option<&mut Trace> {
         self.trace.as_deref_mut()
     }
 
-    /// Notes that a store elsewhere is being asked.
+    /// Records that the call to a remote store starts.
     pub fn store_call_started(&mut self) {
         self.store = StoreCall::Started(Instant::now());
         if let Some(trace) = &mut self.trace {
@@ -197,7 +202,7 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
-    /// Notes that the store, wherever it is, has answered or cannot be asked.
+    /// Records that the store has answered, or failed with an outage.
     pub fn store_call_finished(&mut self, outage: Option<Outage>) {
         if let StoreCall::Started(at) = self.store {
             self.store = StoreCall::Finished(at.elapsed());
@@ -207,12 +212,12 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
-    /// Notes what was decided. The last outcome noted is the one that counts.
+    /// Records the outcome. A later outcome replaces an earlier one.
     pub fn set_outcome(&mut self, outcome: &'a Outcome) {
         self.outcome = Some(outcome);
     }
 
-    /// Finishes the record: the answer is encoded and nothing can go wrong with it here any more.
+    /// Finishes the record: the answer is encoded.
     pub fn finish(mut self) {
         self.answered = true;
         if let Some(trace) = &mut self.trace {
@@ -228,7 +233,7 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
-    /// Why it ended so, where there is more to say than the reason.
+    /// The cause for the audit line, where there is more than the reason.
     fn cause(&self, result: CheckResult) -> Option<Cow<'a, str>> {
         let outcome = self.outcome?;
         let decided = CheckResult::of(outcome);
@@ -252,7 +257,7 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
-    /// The span of a check that is traced.
+    /// Ends the span of a traced check.
     fn traced(&self, trace: Trace, tracer: &Tracer, result: CheckResult) {
         let evidence = self.outcome.map(|outcome| &outcome.evidence);
         let data = trace::CheckData {

@@ -1,10 +1,11 @@
-//! The keys of every issuer, kept good in the background: from a key server, found by OpenID Connect discovery or not, from a
-//! file, or from a shared secret.
+//! The keys of every issuer, refreshed in the background: from a key server, whose address may come
+//! from OpenID Connect discovery, from a file, or from a shared secret.
 //!
-//! Each issuer has a task of its own, so that none can stop another ([istio#51636]). A check reads keys from memory and never
-//! waits for a fetch; a token with an unknown `kid` is denied at once and leaves a hint, of which at most one fetch per
-//! `cool_down` comes. Keys are never taken away by an error, an empty set or a page of HTML ([istio#58101]); they serve until
-//! `max_stale` after the last good fetch, and then there are none. There is no built-in key (CVE-2026-31837).
+//! Each issuer has a task of its own, so that no issuer can block another ([istio#51636]). A check
+//! reads keys from memory and never waits for a fetch. A token with an unknown `kid` is denied at
+//! once and requests a refresh, of which at most one per `cool_down` is served. An error, an empty
+//! set or a page of HTML never removes keys ([istio#58101]): keys are used until `max_stale` after
+//! the last good fetch, and are removed then. There is no built-in key (CVE-2026-31837).
 //!
 //! [istio#51636]: https://github.com/istio/istio/issues/51636
 //! [istio#58101]: https://github.com/istio/istio/issues/58101
@@ -40,9 +41,9 @@ pub use self::{
     timing::Timing,
 };
 
-/// One key source per issuer. Dropping it stops them all.
+/// One key source for each issuer. Dropping it stops all sources.
 pub struct KeySources {
-    /// Counts changes of the keys of any source.
+    /// The number of changes of the keys of any source.
     changes: watch::Sender<u64>,
     timing: Timing,
     running: Mutex<Vec<Running>>,
@@ -67,7 +68,7 @@ impl Default for KeySources {
 }
 
 impl KeySources {
-    /// Creates an empty set of sources with these bounds.
+    /// Creates an empty set of sources with these times.
     pub fn with_timing(timing: Timing) -> Self {
         Self { changes: watch::Sender::new(0), timing, running: Mutex::default() }
     }
@@ -78,13 +79,15 @@ impl KeySources {
         self.changes.subscribe()
     }
 
-    /// Runs one source for each of these issuers and stops all others. The sources come in the order of the issuers.
+    /// Runs one source for each of these issuers, stops all others, and returns the sources in the
+    /// order of the issuers.
     ///
-    /// A source whose configuration did not change goes on as it is. One that only changed how often and how long starts with
-    /// the keys it had. Any other starts without keys; whoever swaps policies waits for [`Source::tried`] first.
+    /// A source whose configuration did not change continues. A source with other refresh times
+    /// starts with its previous keys. Any other source starts without keys; a caller that swaps
+    /// policies waits for [`Source::tried`] first.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime.
+    /// Panics outside of a Tokio runtime.
     pub fn apply(&self, issuers: &[Arc<Issuer>]) -> Vec<Arc<Source>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *running);
@@ -102,14 +105,14 @@ impl KeySources {
         running.iter().map(|running| Arc::clone(&running.source)).collect()
     }
 
-    /// Waits until every source has been tried once, good or bad.
+    /// Waits until every source has finished its first attempt, successful or not.
     pub async fn tried(&self) {
         for source in self.sources() {
             source.tried().await;
         }
     }
 
-    /// The sources, in the order of the issuers.
+    /// Returns the sources, in the order of the issuers.
     pub fn sources(&self) -> Vec<Arc<Source>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.iter().map(|running| Arc::clone(&running.source)).collect()
@@ -127,8 +130,8 @@ impl KeySources {
     }
 }
 
-/// Notes what can be seen to be wrong with the key sources of these issuers before anything is fetched: addresses and hosts
-/// that are none, secrets in the file that are too short. `path` is that of the list.
+/// Adds the errors of the key sources that can be found without a fetch: invalid addresses and
+/// hosts, and secrets in the file that are too short. `path` is that of the list.
 pub fn validate(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
     for (index, issuer) in issuers.iter().enumerate() {
         let path = path.index(index);

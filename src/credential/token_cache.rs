@@ -1,13 +1,13 @@
 //! A cache of verified tokens: the signature of a token is checked once, not with every request.
 //!
-//! The cache is in front of [`authenticate::verify`] and of nothing else. Every rule of a route, the
-//! revocations and the limits apply on a hit as on a miss.
+//! The cache is in front of [`authenticate::verify`] and of nothing else. Every rule of a route,
+//! the revocations and the limits apply on a hit as on a miss.
 //!
-//! - The key of an entry is a keyed hash of all bytes of the token (`TokenHasher`); the token itself is not
-//!   kept.
-//! - An entry is valid for one policy (each policy has its own cache), for the keys that verified the
-//!   token, and until the token expires.
-//! - Tokens that were rejected for good are kept too, for [`REJECTED_FOR`] and in a cache of their own,
+//! - The key of an entry is a keyed hash of all bytes of the token (`TokenHasher`); the token
+//!   itself is not stored.
+//! - An entry is valid for one policy (each policy has its own cache), for the keys that verified
+//!   the token, and until the token expires.
+//! - Tokens that were rejected for good are stored for [`REJECTED_FOR`], in a cache of their own,
 //!   so that a flood of bad signatures neither costs a verification each nor evicts good tokens.
 //! - A burst of one new token verifies it once: the other checks wait for that one result, which
 //!   takes microseconds.
@@ -38,23 +38,24 @@ use tollgate_core::{
 
 use crate::byte_size::ByteSize;
 
-/// How long a token that was refused for good is remembered.
+/// How long a token that was rejected for good is stored.
 pub const REJECTED_FOR: Span = Span::from_secs(10);
 
-/// The most that refused tokens take, in bytes.
+/// The most that rejected tokens take, in bytes.
 const REJECTED_BYTES: u64 = 1 << 20;
 
-/// What an entry takes beside its contents, about: its place in the table, reference counts, the allocator's rounding. What 100 000
-/// tokens really take is measured in `docs/benchmarks.md`.
+/// The approximate size of an entry beside its contents: its place in the table, reference counts,
+/// the allocator's rounding. `docs/benchmarks.md` has the measured size of 100 000 tokens.
 const OVERHEAD: usize = 96;
 
 /// The section `token_cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCacheConfig {
-    /// The most that remembered tokens may take. A token that was verified is not verified again until it expires, its issuer's
-    /// keys change or the policy does; scopes, revocation and limits are checked every time. `0B` remembers none. Default 64MiB:
-    /// about a hundred thousand tokens.
+    /// The most bytes that cached tokens may take. A verified token is not verified again until it
+    /// expires, its issuer's keys change or the policy changes; scopes, revocation and limits are
+    /// checked for every request. `0B` turns the cache off. Default 64MiB: about a hundred thousand
+    /// tokens.
     pub max: ByteSize,
 }
 
@@ -65,10 +66,10 @@ impl Default for TokenCacheConfig {
 }
 
 impl TokenCacheConfig {
-    /// Less than this would be pushed out as fast as it comes.
+    /// A smaller cache would evict entries as fast as they come.
     const MIN_BYTES: usize = 1 << 20;
 
-    /// Notes what is wrong with the section.
+    /// Adds the errors of the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
         if self.max.0 != 0 && self.max.0 < Self::MIN_BYTES {
             errors.push(&path.key("max"), "a cache takes at least `1MiB`; write `0B` for none");
@@ -76,7 +77,7 @@ impl TokenCacheConfig {
     }
 }
 
-/// How often tokens were looked up, since the start of the process.
+/// The number of lookups since the start of the process.
 #[derive(Debug, Default)]
 pub struct Lookups {
     hit: AtomicU64,
@@ -85,7 +86,8 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// By result: `hit` (known and good), `negative` (known and bad), `miss` (verified).
+    /// Returns the lookups by result: `hit` (verified before), `negative` (rejected before), `miss`
+    /// (verified now).
     pub fn by_result(&self) -> [(&'static str, u64); 3] {
         [
             ("hit", self.hit.load(Relaxed)),
@@ -95,7 +97,7 @@ impl Lookups {
     }
 }
 
-/// The tokens known under one policy.
+/// The cached tokens of one policy.
 pub struct TokenCache {
     caches: Option<Caches>,
     lookups: Arc<Lookups>,
@@ -107,16 +109,19 @@ struct Caches {
     hasher: TokenHasher,
 }
 
-/// What a token is known by.
+/// The keyed hash that identifies a token.
 type TokenHash = [u64; 2];
 
-/// Makes the hasher: HighwayHash of all bytes of a token, to 128 bits, under 256 bits that this cache draws at random.
+/// Hashes tokens: HighwayHash of all bytes of a token, to 128 bits, under a key of 256 bits that
+/// each cache draws at random.
 ///
-/// Two tokens with one hash would be one holder, so nobody may be able to write a second one. HighwayHash is made to be a
-/// pseudorandom function: without the key, its results for chosen inputs cannot be told from random ones, and no way to tell
-/// them, or to find the key, is known (Alakuijala, Cox, Wassenberg, arXiv:1612.06257). Whoever sends tokens here has less than
-/// that: the key never leaves the process, no result is ever shown, and all that a token tells is whether its hash is one of
-/// those that are there. What is left is to guess: with 2^20 tokens known, one in 2^108 tries.
+/// Two tokens of one hash would share one principal, so no client may be able to construct a second
+/// one. HighwayHash is designed as a pseudorandom function: without the key, its results for chosen
+/// inputs cannot be distinguished from random ones, and no method to distinguish them, or to find
+/// the key, is known (Alakuijala, Cox, Wassenberg, arXiv:1612.06257). A client has less than that:
+/// the key never leaves the process, no result is ever shown, and a token only reveals whether its
+/// hash is in the cache. What is left is to guess: with 2^20 cached tokens, one in 2^108 tries
+/// succeeds.
 struct TokenHasher(HighwayHasher);
 
 impl TokenHasher {
@@ -136,14 +141,14 @@ struct RejectedToken {
 }
 
 impl RejectedToken {
-    /// Whether the rejection is still recent and final, and the clock has not gone back.
+    /// Whether the rejection is recent and final, and the clock has not gone back.
     fn is_valid_at(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let recent = now.micros().saturating_sub(self.at.micros()) < REJECTED_FOR.micros();
         self.at <= now && recent && authenticate::is_settled(snapshot, &self.rejection)
     }
 }
 
-/// What an entry takes, in bytes.
+/// Weighs entries by their size in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Size;
 
@@ -164,11 +169,11 @@ impl Weighter<TokenHash, Arc<RejectedToken>> for Size {
 }
 
 impl TokenCache {
-    /// An empty cache. `lookups` counts on from the cache before it.
+    /// Creates an empty cache. `lookups` continues the counts of the previous cache.
     pub fn new(config: &TokenCacheConfig, lookups: Arc<Lookups>) -> Self {
         let max = config.max.0 as u64;
         let caches = (max > 0).then(|| {
-            // A guess that only sizes tables: what bounds the cache is the weight.
+            // An estimate that only sizes tables: the weight bounds the cache.
             let entries = |bytes: u64| usize::try_from(bytes / 512).unwrap_or(usize::MAX);
             Caches {
                 verified: Cache::with_weighter(entries(max), max, Size),
@@ -179,15 +184,16 @@ impl TokenCache {
         Self { caches, lookups }
     }
 
-    /// A cache that remembers nothing.
+    /// Creates a cache that stores nothing.
     pub fn disabled() -> Self {
         Self { caches: None, lookups: Arc::default() }
     }
 
-    /// [`authenticate::verify`], unless the answer is known. `snapshot` is the one this cache belongs to.
+    /// Returns the cached result, or that of [`authenticate::verify`]. `snapshot` is the one that
+    /// this cache belongs to.
     ///
     /// # Errors
-    /// As [`authenticate::verify`].
+    /// See [`authenticate::verify`].
     pub fn verify(
         &self,
         snapshot: &Snapshot,
@@ -249,7 +255,7 @@ impl TokenCache {
         }
     }
 
-    /// How many good tokens are remembered, and the bytes that all take.
+    /// Returns the number of verified tokens in the cache, and the bytes of all entries.
     pub fn usage(&self) -> (u64, u64) {
         self.caches.as_ref().map_or((0, 0), |caches| {
             (caches.verified.len() as u64, caches.verified.weight() + caches.rejected.weight())

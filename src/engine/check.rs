@@ -1,5 +1,5 @@
-//! One check at the edge: snapshot, [`prepare`], one question to the store, [`conclude`](Pending::conclude), the shaped answer,
-//! one record.
+//! One check around the core: the snapshot, [`prepare`], one call to the store,
+//! [`conclude`](Pending::conclude), the encoded answer, and one record.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -28,11 +28,11 @@ use crate::{
     store::{LocalFallback, Store},
 };
 
-/// Decides requests. One for all front-ends, so that none can answer differently.
+/// Decides requests. All adapters share one checker, so that none can answer differently.
 pub struct Checker {
     live: Arc<Live>,
     store: Arc<dyn Store>,
-    /// Whether the store is somewhere else: the time it takes is worth knowing.
+    /// Whether the store is remote: its calls are timed.
     remote: bool,
     local: Option<Arc<LocalFallback>>,
     observer: Arc<Observer>,
@@ -40,35 +40,35 @@ pub struct Checker {
     max_body: usize,
 }
 
-/// Where `now` comes from.
+/// Returns the time that a check is decided at.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// What a front-end encodes.
+/// The answer that an adapter encodes.
 #[derive(Debug)]
 pub struct CheckAnswer<'a> {
-    /// The answer.
+    /// The decision with its headers and body.
     pub answer: Answer<'a>,
-    /// What the proxy may log and later filters may read.
+    /// Values that the proxy may log and later filters may read.
     pub metadata: Metadata<'a>,
 }
 
-/// A decision, shaped.
+/// A decision with its headers and body.
 #[derive(Debug)]
 pub enum Answer<'a> {
-    /// Forward, with these changes.
+    /// The request is forwarded, with these changes.
     Allow(AllowedAnswer<'a>),
-    /// Refuse, with this response.
+    /// The request is denied, with this response.
     Deny(DeniedAnswer),
-    /// Hand the failure to the proxy.
+    /// The check fails, and the proxy decides.
     Fail(&'a Failure),
 }
 
-/// What is known of a check: decision id, route, subject, tenant, model, reason.
+/// The facts of a check: decision id, route, subject, tenant, model, reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a>(pub(crate) [(&'static str, Option<&'a str>); 6]);
 
 impl<'a> Metadata<'a> {
-    /// What is known, by name.
+    /// Returns the known facts by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
         self.0.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
     }
@@ -81,7 +81,8 @@ impl std::fmt::Debug for Checker {
 }
 
 impl Checker {
-    /// A checker over these rooms. `local` is there when some route counts locally in an outage; `max_body` is `body.max`.
+    /// Creates a checker. `local` is the fallback of routes with `on_outage: local`; `max_body` is
+    /// `body.max`.
     pub fn new(
         live: Arc<Live>,
         store: Arc<dyn Store>,
@@ -94,10 +95,12 @@ impl Checker {
         Self { live, store, remote, local, observer, clock, max_body }
     }
 
-    /// Reads one request, decides it and encodes the answer. What `read` cannot make a request of is denied; a panic inside is
-    /// caught and denied. `call` is the head of the proxy's own call, where it has one: it may say what trace the check belongs to.
+    /// Reads one request, decides it and encodes the answer. A request that `read` rejects is
+    /// denied, and a panic inside is caught and denied. `call` holds the headers of the proxy's own
+    /// call, which may name the trace that the check belongs to.
     ///
-    /// What only lives between two waits is not part of the future, and there is one wait at most: for a store that is elsewhere.
+    /// There is one wait at most: for a remote store. Temporaries are dropped before it, to keep
+    /// the future small.
     pub async fn check<'a, T>(
         &'a self,
         call: Option<&HeaderMap>,
@@ -106,7 +109,7 @@ impl Checker {
     ) -> T {
         let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
-            // The record was dropped by the panic and says so; this answer has no other.
+            // The panic has finished the record; this answer has none.
             let outcome =
                 Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
             encode(shape(&outcome, &self.live.load().snapshot, "panic"))
@@ -165,7 +168,7 @@ impl Checker {
         Some(self.answer(&outcome, &state, record, encode))
     }
 
-    /// Answers what a front-end did not even read.
+    /// Answers a request that an adapter did not read, such as one that is too large.
     pub fn refuse<T>(&self, denial: Denial, encode: impl Fn(CheckAnswer<'_>) -> T) -> T {
         let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
@@ -179,7 +182,7 @@ impl Checker {
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
-        // Before the record, which refers to it to the end.
+        // Declared before the record, which borrows it until the end.
         let outcome;
         let mut record = self.observer.begin((self.clock)());
         let state = self.live.load();
@@ -212,7 +215,7 @@ impl Checker {
         encoded
     }
 
-    /// Everything before the store is asked.
+    /// Runs every stage before the store.
     fn prepare<'a: 'r, 'r>(
         &self,
         state: &State,
@@ -245,7 +248,7 @@ impl Checker {
         prepare(&state.snapshot, raw, now, &mut hooks)
     }
 
-    /// One round trip at most; none when there is nothing to ask.
+    /// Calls the store, at most once, and not when there is nothing to admit.
     async fn ask(
         &self,
         pending: &Pending,
@@ -273,7 +276,7 @@ impl Checker {
     }
 }
 
-/// The hooks of a check in the sidecar: verified tokens are cached, and stages are traced.
+/// The hooks of a check: verified tokens are cached, and stages are traced.
 struct Hooks<'h> {
     state: &'h State,
     trace: Option<&'h mut Trace>,

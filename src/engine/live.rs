@@ -1,4 +1,5 @@
-//! The policy and keys in force: one pointer, swapped whole, loaded once per check.
+//! The policy and the keys in force, behind one pointer that is swapped whole and loaded once per
+//! check.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,22 +11,22 @@ use crate::credential::{
     token_cache::{Lookups, TokenCache, TokenCacheConfig},
 };
 
-/// What a check loads.
+/// The state that a check loads.
 #[derive(Debug)]
 pub struct State {
-    /// Policy and keys.
+    /// The policy, the keys and the upstream keys.
     pub snapshot: Snapshot,
     /// The key source of each issuer, by its index in the policy.
     pub sources: Vec<Arc<Source>>,
-    /// The tokens that were verified under this policy.
+    /// The cache of tokens that were verified under this policy.
     pub tokens: Arc<TokenCache>,
 }
 
-/// Holds the state in force.
+/// Contains the state in force.
 #[derive(Debug)]
 pub struct Live {
     state: ArcSwap<State>,
-    /// Writers take turns; readers never wait.
+    /// Serializes writers; readers never wait.
     writing: Mutex<()>,
     token_cache: TokenCacheConfig,
     lookups: Arc<Lookups>,
@@ -46,7 +47,7 @@ impl Live {
         Self { state, writing: Mutex::new(()), token_cache, lookups }
     }
 
-    /// A state that no key source changes, and that remembers no tokens.
+    /// Creates a state without key sources and without a token cache, for tests.
     pub fn fixed(snapshot: Snapshot) -> Self {
         let state =
             State { snapshot, sources: Vec::new(), tokens: Arc::new(TokenCache::disabled()) };
@@ -58,17 +59,17 @@ impl Live {
         }
     }
 
-    /// How often tokens were looked up.
+    /// The number of lookups in the token cache.
     pub fn lookups(&self) -> &Lookups {
         &self.lookups
     }
 
-    /// The state in force.
+    /// Returns the state in force.
     pub fn load(&self) -> Arc<State> {
         self.state.load_full()
     }
 
-    /// Puts another policy in force. Tokens are verified anew under it.
+    /// Puts another policy in force. Tokens are verified again under it.
     pub fn replace(
         &self,
         policy: Arc<Policy>,
@@ -84,7 +85,7 @@ impl Live {
         }));
     }
 
-    /// Takes over what the key sources hold now.
+    /// Puts the current keys of the key sources in force.
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
@@ -97,7 +98,7 @@ impl Live {
         }));
     }
 
-    /// Takes over upstream keys that were read again.
+    /// Puts upstream keys in force.
     pub fn replace_upstream_keys(&self, upstream_keys: Vec<Secret>) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();

@@ -1,4 +1,5 @@
-//! Readiness: policy loaded, every issuer tried once, at least one issuer with keys (or none configured), not draining.
+//! Readiness: every issuer was tried once, one issuer at least has keys (or none is configured),
+//! and the engine is not shutting down.
 
 use std::sync::{
     Arc,
@@ -7,7 +8,7 @@ use std::sync::{
 
 use crate::engine::live::Live;
 
-/// Answers `/readyz` and gRPC health.
+/// Whether requests may be sent here, for `/readyz` and gRPC health.
 #[derive(Debug)]
 pub struct Readiness {
     live: Arc<Live>,
@@ -15,17 +16,18 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Readiness of what `live` holds.
+    /// Reports the readiness of the state in `live`.
     pub fn new(live: Arc<Live>) -> Self {
         Self { live, draining: AtomicBool::new(false) }
     }
 
-    /// From now on: not ready.
+    /// Makes the engine not ready from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// What is missing; empty when ready. One dead issuer does not stop the pod; all of them do.
+    /// Returns what is missing, one phrase each; empty when ready. A pod with one dead issuer is
+    /// ready; a pod without any keys is not.
     pub fn missing(&self) -> Vec<String> {
         if self.draining.load(Ordering::Relaxed) {
             return vec!["shutting down".into()];
@@ -34,7 +36,7 @@ impl Readiness {
         let untried = state.sources.iter().filter(|source| !source.status().tried);
         let mut missing: Vec<String> = untried
             .map(|source| {
-                format!("the keys of `{}` have not been asked for yet", source.status().issuer)
+                format!("the first fetch of the keys of `{}` has not ended", source.status().issuer)
             })
             .collect();
         if missing.is_empty()
@@ -46,7 +48,7 @@ impl Readiness {
                 .iter()
                 .map(|source| format!("`{}`", source.status().issuer))
                 .collect();
-            missing.push(format!("no issuer has keys that may be used: {}", issuers.join(", ")));
+            missing.push(format!("no issuer has usable keys: {}", issuers.join(", ")));
         }
         missing
     }

@@ -1,12 +1,19 @@
-//! The audit log: one JSON line per check and per admin call, through a bounded queue to one thread that writes.
+//! The audit log: one JSON line for each check and each admin call, written by one thread that
+//! takes lines from a bounded queue.
 //!
-//! The queue has a fixed number of slots. A line takes a slot, is sent, and the slot is free again when the line was
-//! written, so that lines in flight are bounded in number, and with `line::MOST` in bytes: by default 8192 of at most 4 KiB.
+//! The queue has a fixed number of slots. A line takes a slot when it is queued, and frees it when
+//! it is written. The lines in flight are thereby bounded in number and, by `line::MAX_LINE`, in
+//! bytes: by default 8192 lines of at most 4 KiB.
 //!
-//! `on_full: drop` takes the slot when the line is ready, and counts the line as dropped when there is none.
-//! `on_full: deny` takes the slot when the check starts, before anything is decided. A check without a slot must be denied
-//! ([`super::CheckRecord::has_audit_slot`]); in return a check that was allowed has a slot for its line for certain. Where
-//! writing fails, `drop` gives the lines up and `deny` keeps trying, so that the queue fills and nothing passes unrecorded.
+//! With `on_full: drop`, a line takes its slot when it is ready, and is counted as dropped where
+//! none is free.
+//!
+//! With `on_full: deny`, a check takes its slot before anything is decided, and is denied where
+//! none is free ([`super::CheckRecord::has_audit_slot`]). A check that was allowed therefore always
+//! has a slot for its line.
+//!
+//! Where writing fails, `drop` discards the lines and `deny` retries, so that the queue fills and
+//! no check passes unrecorded.
 
 mod file;
 mod json;
@@ -33,24 +40,27 @@ use tollgate_core::config::{Errors, Path};
 pub(crate) use self::queue::Slot;
 use self::{file::LogFile, queue::Queue, writer::Sink};
 
-/// Room for nearly every line.
+/// The buffer for a line: more than almost all lines need.
 const USUAL_LINE: usize = 768;
 
 /// The section `audit`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditConfig {
-    /// `stdout`, `file:/path`, or `none`. A file is appended to, made with mode 0640, and opened anew when its path leads to another file,
-    /// so a rotation that renames needs no signal. Default `stdout`, where a container's log is collected; logs of the program
-    /// itself go to stderr.
+    /// `stdout`, `file:/path`, or `none`. A file is appended to, created with mode 0640, and
+    /// reopened when its path leads to another file, so a rotation that renames needs no signal.
+    /// Default `stdout`, where containers' logs are collected; the program's own log goes to
+    /// stderr.
     #[serde(default)]
     pub to: AuditTarget,
-    /// Lines that may wait to be written, at most 4 KiB each. Default 8192: seconds of a disk's or a collector's pause under load, in at
-    /// most 32 MiB.
+    /// The most lines that may wait to be written, at most 4 KiB each. Default 8192: enough for
+    /// seconds of a disk's or a collector's pause under load, in at most 32 MiB.
     #[serde(default = "queue")]
     pub queue: u32,
-    /// What happens when the queue is full: `drop` the line and count it in `tollgate_audit_dropped_total`, or `deny` the check with
-    /// `overloaded`. Default `drop`: a stuck log collector must not stop the service. Choose `deny` where nothing may pass unrecorded.
+    /// What happens when the queue is full: `drop` the line and count it in
+    /// `tollgate_audit_dropped_total`, or `deny` the check with `overloaded`. Default `drop`: a
+    /// stuck log collector must not stop the service. Choose `deny` where no check may pass
+    /// unrecorded.
     #[serde(default)]
     pub on_full: OnFull,
 }
@@ -71,9 +81,9 @@ pub enum AuditTarget {
     /// Standard output.
     #[default]
     Stdout,
-    /// A file.
+    /// A file, by its absolute path.
     File(String),
-    /// Nowhere.
+    /// No audit log.
     None,
 }
 
@@ -113,7 +123,7 @@ pub enum OnFull {
 }
 
 impl AuditConfig {
-    /// Notes what is wrong with the section.
+    /// Adds the errors of the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
         if !(1..=1_000_000).contains(&self.queue) {
             errors
@@ -128,23 +138,23 @@ impl AuditConfig {
     }
 }
 
-/// The audit log could not be started.
+/// The reason why the audit log does not start.
 #[derive(Debug, Error)]
 pub enum AuditError {
-    /// The file cannot be written.
+    /// The file cannot be opened for writing.
     #[error("cannot open the audit log `{path}`: {error}")]
     Open {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
-    /// There is no thread to be had.
+    /// The system cannot start a thread.
     #[error("cannot start the thread that writes the audit log: {0}")]
     Thread(io::Error),
 }
 
-/// The log.
+/// The audit log of one process.
 #[derive(Debug)]
 pub struct Audit {
     open: Option<Open>,
@@ -164,21 +174,21 @@ impl Drop for Open {
     }
 }
 
-/// Lines that were not written.
+/// The number of lines that were not written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// The queue was full, or closed already.
+    /// Lines that found the queue full or closed.
     pub full: u64,
-    /// Writing failed.
+    /// Lines whose writing failed.
     pub write: u64,
 }
 
-/// How full the queue is.
+/// The fill level of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueUsage {
-    /// Places that are taken.
+    /// The slots that are taken.
     pub used: usize,
-    /// Places there are.
+    /// All slots of the queue.
     pub slots: usize,
 }
 
@@ -192,11 +202,12 @@ impl Audit {
     /// Opens the log and starts its thread.
     ///
     /// # Errors
-    /// The file cannot be opened, or no thread started.
+    /// Returns [`AuditError`] where the file cannot be opened or the thread cannot be started.
     pub fn start(config: &AuditConfig) -> Result<Self, AuditError> {
         let sink = match &config.to {
             AuditTarget::None => return Ok(Self::off()),
-            // The descriptor itself: a buffer of the library's would tell us that a line was written before it was.
+            // The descriptor itself: the library's buffer would report a line as written before it
+            // was.
             AuditTarget::Stdout => {
                 let fd = io::stdout().as_fd().try_clone_to_owned();
                 let fd = fd.map_err(|error| AuditError::Open { path: "stdout".into(), error })?;
@@ -211,10 +222,11 @@ impl Audit {
         Self::with_sink(sink, config)
     }
 
-    /// A log that writes to `writer`, which should not buffer, whatever `config.to` says.
+    /// Creates a log that writes to `writer`, whatever `config.to` contains. The writer should not
+    /// buffer.
     ///
     /// # Errors
-    /// No thread could be started.
+    /// Returns [`AuditError::Thread`] where the thread cannot be started.
     pub fn to_writer(
         writer: Box<dyn Write + Send>,
         config: &AuditConfig,
@@ -222,7 +234,7 @@ impl Audit {
         Self::with_sink(Sink::Other(writer), config)
     }
 
-    /// A log that writes nothing.
+    /// Creates a log that writes nothing.
     pub fn off() -> Self {
         Self { open: None }
     }
@@ -236,7 +248,7 @@ impl Audit {
             .name("audit".into())
             .spawn(move || {
                 writer.run();
-                // Nobody waits for the end when the process did not ask for it.
+                // Without a receiver the end is of no interest.
                 let _ = ended.try_send(());
             })
             .map_err(AuditError::Thread)?;
@@ -245,8 +257,8 @@ impl Audit {
         })
     }
 
-    /// Takes a slot when a check starts. `Err` says that it must be denied, `Ok(None)` that its line takes a slot when it is
-    /// ready or is not written at all.
+    /// Takes a slot at the start of a check. `Err` means that the check must be denied; `Ok(None)`
+    /// means that its line takes a slot when it is ready, or is not written at all.
     pub(crate) fn reserve(&self) -> Result<Option<Slot<'_>>, QueueFull> {
         match &self.open {
             Some(open) if open.on_full == OnFull::Deny => {
@@ -261,25 +273,25 @@ impl Audit {
         self.open.is_some()
     }
 
-    /// Writes one line, in the slot that was taken for it or in one that is free now.
+    /// Writes one line, in the slot that was reserved for it or in one that is free now.
     pub(crate) fn write<'q>(&'q self, slot: Option<Slot<'q>>, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(open) = &self.open else { return };
         let Some(slot) = slot.or_else(|| open.queue.reserve()) else {
             return open.queue.count_full();
         };
-        // Not in the queue itself, which is nobody else's meanwhile.
+        // Formatted outside of the queue's lock.
         let mut bytes = Vec::with_capacity(USUAL_LINE);
         line(&mut bytes);
         bytes.push(b'\n');
         open.queue.push(slot, &bytes);
     }
 
-    /// Lines dropped so far.
+    /// The number of lines dropped so far.
     pub fn dropped(&self) -> Dropped {
         self.open.as_ref().map_or_else(Dropped::default, |open| open.queue.dropped())
     }
 
-    /// Lines that wait to be written, and how many may; `None` when nothing is written.
+    /// The fill level of the queue; `None` when no lines are written.
     pub fn usage(&self) -> Option<QueueUsage> {
         let open = self.open.as_ref()?;
         Some(QueueUsage {
@@ -288,8 +300,9 @@ impl Audit {
         })
     }
 
-    /// Writes what waits and ends the thread; lines that come later are dropped. Waits no longer than `deadline` (the thread may be
-    /// stuck in a write), and blocks: call it off the runtime. Says whether everything was written.
+    /// Writes the waiting lines and ends the thread; later lines are dropped. Returns whether
+    /// everything was written within `deadline`. It blocks, because the thread may be stuck in a
+    /// write: call it on a blocking thread.
     pub fn close(&self, deadline: Duration) -> bool {
         let Some(open) = &self.open else { return true };
         let Some(end) = open.end.lock().unwrap_or_else(PoisonError::into_inner).take() else {

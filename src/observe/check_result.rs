@@ -1,4 +1,4 @@
-//! How a check ended, as the two words that metrics and audit lines share.
+//! The result of a check, as the two labels that metrics and audit lines share.
 
 use tollgate_core::{
     decision::{Decision, Outcome},
@@ -6,31 +6,31 @@ use tollgate_core::{
     route::OnOutage,
 };
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckResult {
-    /// The request may pass, and the answer went out.
+    /// The request was allowed, and the answer was encoded.
     Allow(AllowBasis),
-    /// The request was refused.
+    /// The request was denied.
     Deny(Reason),
-    /// The failure was handed to the proxy (`on_outage: error`).
+    /// The failure was passed to the proxy (`on_outage: error`).
     Error(Reason),
-    /// The proxy went away, or a deadline passed, before an answer went out.
+    /// The proxy disconnected, or a deadline passed, before the answer was encoded.
     Cancelled,
-    /// A fault of ours stopped the check.
+    /// A panic ended the check.
     Panic,
 }
 
-/// What an allowed request rests on.
+/// The reason why a request was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllowBasis {
-    /// A credential that may.
+    /// The credential grants access.
     Credential,
-    /// A public route.
+    /// The route is public.
     Public,
-    /// The store could not be asked, and the route allows that (`on_outage: allow`).
+    /// The store is out, and the route allows requests then (`on_outage: allow`).
     OutageAllow,
-    /// The store could not be asked, and this replica counted alone (`on_outage: local`).
+    /// The store is out, and this replica counted alone (`on_outage: local`).
     OutageLocal,
 }
 
@@ -38,10 +38,10 @@ const ALLOW_BASES: [AllowBasis; 4] =
     [AllowBasis::Credential, AllowBasis::Public, AllowBasis::OutageAllow, AllowBasis::OutageLocal];
 const REASONS: usize = Reason::ALL.len();
 
-/// How many results there are.
+/// The number of results.
 pub(super) const SLOTS: usize = ALLOW_BASES.len() + 2 * REASONS + 2;
 
-/// Reasons that end a check while no route is known.
+/// Reasons that end a check before its route is known.
 const BEFORE_A_ROUTE: [Reason; 7] = [
     Reason::NoRoute,
     Reason::InsecureTransport,
@@ -53,7 +53,7 @@ const BEFORE_A_ROUTE: [Reason; 7] = [
 ];
 
 impl CheckResult {
-    /// The result of a check whose outcome went out.
+    /// The result of a check whose outcome was answered.
     pub fn of(outcome: &Outcome) -> Self {
         match &outcome.decision {
             Decision::Allow(grant) => {
@@ -70,7 +70,7 @@ impl CheckResult {
         }
     }
 
-    /// The word for the decision: `allow`, `deny`, `error`, `cancelled` or `panic`.
+    /// The label of the decision: `allow`, `deny`, `error`, `cancelled` or `panic`.
     pub const fn decision(self) -> &'static str {
         match self {
             Self::Allow(_) => "allow",
@@ -81,7 +81,7 @@ impl CheckResult {
         }
     }
 
-    /// The word for the reason: a [`Reason`]'s code, or what an allowed request rests on.
+    /// The label of the reason: the code of a [`Reason`], or the basis of an allowed request.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Allow(AllowBasis::Credential) => "granted",
@@ -94,7 +94,7 @@ impl CheckResult {
         }
     }
 
-    /// Every result, in the order of their slots.
+    /// Every result, in the order of slots.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let allow = ALLOW_BASES.into_iter().map(Self::Allow);
         let deny = Reason::ALL.into_iter().map(Self::Deny);
@@ -102,7 +102,7 @@ impl CheckResult {
         allow.chain(deny).chain(error).chain([Self::Cancelled, Self::Panic])
     }
 
-    /// Its place in a table of all results.
+    /// The index of the result in a table of all results.
     pub(super) const fn slot(self) -> usize {
         match self {
             Self::Allow(basis) => basis as usize,
@@ -113,8 +113,9 @@ impl CheckResult {
         }
     }
 
-    /// Whether the series exists before anything was counted, so that an alert on its increase sees the first one. The others
-    /// cannot occur, or hardly; they appear once they did.
+    /// Whether the series exists before anything was counted, so that an alert on its increase sees
+    /// the first one. The other results are impossible or rare; their series appear with the first
+    /// count.
     pub(super) fn is_expected(self, without_route: bool) -> bool {
         match self {
             Self::Cancelled | Self::Panic => true,

@@ -1,5 +1,5 @@
-//! The counters as OpenMetrics text, made when somebody asks for it. What other rooms know is an argument, [`Status`], so that
-//! nothing is kept twice.
+//! The metrics as OpenMetrics text, made on request. The state of other modules is an argument,
+//! [`Status`], so that nothing is stored twice.
 
 use std::{
     fmt,
@@ -25,74 +25,74 @@ use super::{
 };
 use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
 
-/// The content type of `exposition`.
+/// The content type of the exposition.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the other rooms know at this moment.
+/// The state of the other modules at the time of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` reports ready.
     pub ready: bool,
-    /// Each issuer's keys.
+    /// The keys of each issuer.
     pub jwks: Vec<JwksStatus>,
-    /// The store; `None` when nothing is asked of one.
+    /// The state of the store; `None` in an exposition without a store.
     pub store: Option<StoreStatus>,
-    /// What counts in an outage, if anything does.
+    /// The state of the local fallback; `None` where no route uses it.
     pub local: Option<LocalStatus>,
-    /// The budget for messages.
+    /// The budget for messages; `None` without listeners.
     pub in_flight: Option<InFlightStatus>,
-    /// The tokens that were verified before.
+    /// The state of the token cache.
     pub tokens: TokenStatus,
 }
 
 /// The token cache.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenStatus {
-    /// Look-ups by result.
+    /// Lookups by result.
     pub lookups: [(&'static str, u64); 3],
-    /// Good tokens that are remembered.
+    /// Cached tokens that were verified.
     pub entries: u64,
-    /// Bytes that all remembered tokens take, refused ones included.
+    /// Bytes of all cached tokens, rejected ones included.
     pub bytes: u64,
 }
 
 /// The budget for messages, `body.max_in_flight`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InFlightStatus {
-    /// Bytes taken.
+    /// The bytes that messages hold.
     pub bytes: u64,
-    /// Bytes there are.
+    /// The bytes that messages may hold together.
     pub limit: u64,
 }
 
-/// The queues of the room itself.
+/// The queues of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queues {
     pub(super) dropped: Dropped,
     pub(super) audit: Option<QueueUsage>,
-    /// `None` where nothing is traced.
+    /// The counts of spans; `None` where tracing is off.
     pub(super) spans: Option<SpanCounts>,
 }
 
 /// The keys of one issuer.
 #[derive(Clone, Debug)]
 pub struct JwksStatus {
-    /// The issuer as the configuration writes it.
+    /// The issuer as configured.
     pub issuer: String,
-    /// How many keys may be used.
+    /// The number of keys that may be used.
     pub keys: u64,
-    /// Time since the last good fetch; `None` before there was one.
+    /// The time since the last good fetch; `None` before there was one.
     pub age: Option<Duration>,
-    /// Fetches that brought a good set.
+    /// Fetches that brought usable keys.
     pub ok: u64,
-    /// Fetches that did not.
+    /// Fetches that failed.
     pub failed: u64,
 }
 
-/// Everything as OpenMetrics 1.0 text.
+/// Returns all metrics as OpenMetrics 1.0 text.
 ///
 /// # Errors
-/// None that occurs: it writes into memory.
+/// None occurs: it writes into memory.
 pub(super) fn exposition(
     metrics: &Arc<Metrics>,
     status: Status,
@@ -384,7 +384,7 @@ impl Scrape {
     }
 }
 
-/// One metric with its series.
+/// One metric and its series.
 struct Family<'e>(MetricEncoder<'e>);
 
 impl<'e> Family<'e> {

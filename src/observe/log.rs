@@ -1,7 +1,7 @@
-//! The program's own log, to stderr. Checks do not log: what is known about them stands in the audit log.
+//! The program's own log, on stderr. Checks are not logged here: the audit log describes them.
 //!
-//! The level is that of Tollgate. Libraries are held at `warn` or below it, always: at `debug` some of them print the frames and headers
-//! they handle, with tokens in them.
+//! The configured level is that of Tollgate. Libraries never log below `warn`: at `debug`, some of
+//! them print the frames and headers they handle, with tokens in them.
 
 use std::{io, panic, str::FromStr};
 
@@ -14,15 +14,17 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// The environment variable that sets the level, whatever the file says: to look closer at one process without touching its configuration.
+/// The environment variable that overrides the level of the file, to look closer at one process
+/// without changing its configuration.
 pub const LEVEL_VARIABLE: &str = "TOLLGATE_LOG";
 
 /// The section `log`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info` or `debug`; the environment variable `TOLLGATE_LOG` goes before it. Default `info`: a line
-    /// for each start, reload and failure, none for a check. Libraries never log below `warn`.
+    /// `error`, `warn`, `info` or `debug`; the environment variable `TOLLGATE_LOG` overrides it.
+    /// Default `info`: a line for each start, reload and failure, none for a check. Libraries never
+    /// log below `warn`.
     #[serde(default)]
     pub level: LogLevel,
     /// `text` or `json`. Default `text`, for people; `json` is for collectors.
@@ -34,14 +36,14 @@ pub struct LogConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// What needs somebody.
+    /// Only what needs an operator.
     Error,
-    /// And what may soon.
+    /// Also what may need an operator soon.
     Warn,
-    /// And what changed.
+    /// Also what has changed.
     #[default]
     Info,
-    /// And what was tried.
+    /// Also what was tried.
     Debug,
 }
 
@@ -56,13 +58,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// The log could not be set up.
+/// The reason why the log cannot be set up.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// The environment names a level that does not exist.
+    /// The environment variable holds no level.
     #[error("`{0}` in {LEVEL_VARIABLE} is not a level; write `error`, `warn`, `info` or `debug`")]
     Level(String),
-    /// There is one already.
+    /// The process has a log already.
     #[error("the log was set up twice")]
     Twice,
 }
@@ -92,20 +94,21 @@ impl LogLevel {
     }
 }
 
-/// Sets up the log for the process, and a panic hook that logs where a panic happened. It does not log the message: that of a failed
-/// string operation quotes the string, which may be a token. `variable` is the value of [`LEVEL_VARIABLE`].
+/// Sets up the log of the process, and a panic hook that logs where a panic happened. The hook does
+/// not log the message: that of a failed string operation quotes the string, which may be a token.
+/// `variable` is the value of [`LEVEL_VARIABLE`]. Only the command line calls this: a library must
+/// not install global hooks.
 ///
 /// # Errors
-/// The variable names no level, or the log was set up before.
+/// Returns [`LogError`] where the variable holds no level, or the log was set up before.
 pub fn init(config: LogConfig, variable: Option<&str>) -> Result<(), LogError> {
     let level = variable.filter(|value| !value.is_empty()).map_or(Ok(config.level), str::parse)?;
     subscriber(LogConfig { level, ..config }, io::stderr)
         .try_init()
         .map_err(|_| LogError::Twice)?;
     panic::set_hook(Box::new(|info| {
-        let place =
-            info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-        tracing::error!(%place, "a panic was caught; please report its place");
+        let location = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        tracing::error!(%location, "a panic was caught; please report its location");
     }));
     Ok(())
 }

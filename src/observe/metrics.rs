@@ -1,5 +1,5 @@
-//! What is counted. Counting one check is a look-up of its route, and of its model, and some additions to atomics; text is made when somebody asks
-//! for it, in [`super::exposition`].
+//! The counters. Counting a check looks up its route and its model, and adds to atomics;
+//! [`super::exposition`] makes text on request.
 
 use std::{
     array,
@@ -35,17 +35,19 @@ use super::{
 pub struct ObserveConfig {
     /// Spans for an OpenTelemetry collector. Default: none.
     pub tracing: Option<TracingConfig>,
-    /// How many subjects get their own series in `tollgate_subject_checks_total`, the busiest ones; the rest count as `other`. At most
-    /// 1000. Default 0, none: a subject is often a person, and whoever reads metrics need not know who asked.
+    /// How many subjects get their own series in `tollgate_subject_checks_total`, the busiest ones;
+    /// the rest count as `other`. At most 1000. Default 0, none: a subject is often a person, and
+    /// readers of metrics need not learn who sent requests.
     #[serde(default)]
     pub subjects: u32,
 }
 
 impl ObserveConfig {
-    /// Most subjects that get their own series: two series each, and one look through all of them when a new one comes.
+    /// Most subjects with series of their own: each has two series, and a new subject costs one
+    /// pass over all of them.
     const MOST_SUBJECTS: u32 = 1000;
 
-    /// Notes what is wrong with the section.
+    /// Adds the errors of the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
         if self.subjects > Self::MOST_SUBJECTS {
             errors.push(
@@ -63,10 +65,10 @@ impl ObserveConfig {
     }
 }
 
-/// The route label of a check that ended before a route was series.
+/// The route label of a check that ended before its route was known.
 pub(super) const NO_ROUTE: &str = "none";
 
-/// The model label of a check for a model that the file does not name.
+/// The model label of a check for a model that the configuration does not name.
 pub(super) const OTHER_MODEL: &str = "other";
 
 /// The label of members that no table lists.
@@ -75,7 +77,8 @@ const OTHER_MEMBER: &str = "other";
 /// How many members have a label of their own; the names are those of tables and of the policy.
 const MEMBERS: usize = 1024;
 
-/// Upper bounds of the duration histogram, in microseconds: from the cost of a check in memory to Envoy's own patience.
+/// Upper bounds of the duration histogram, in microseconds: from the cost of a check in memory to
+/// Envoy's timeout.
 pub(super) const BUCKETS: [u64; 14] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000,
@@ -93,7 +96,7 @@ pub struct Metrics {
     subjects: Option<Subjects>,
 }
 
-/// What has counters of its own: everything that the policies since the start have named.
+/// The series of everything that the policies since the start have named.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) routes: BTreeMap<String, Arc<RouteCounters>>,
@@ -108,32 +111,32 @@ pub(super) struct Series {
 #[derive(Debug, Default)]
 pub(super) struct ModelCounters {
     pub(super) allow: AtomicU64,
-    /// Anything else.
+    /// Checks that were not allowed.
     pub(super) deny: AtomicU64,
 }
 
-/// What a record says of a check that has ended.
+/// The facts of a finished check that are counted.
 pub(super) struct CheckSample<'a> {
     pub(super) route: Option<&'a str>,
     pub(super) model: Option<&'a str>,
-    /// Where each limit stands.
+    /// The state of each limit.
     pub(super) limits: &'a [LimitStatus],
     pub(super) result: CheckResult,
     pub(super) elapsed: Duration,
-    /// How long a store elsewhere elapsed to answer, if it did.
+    /// The time that a remote store took to answer, if it did.
     pub(super) store: Option<Duration>,
     pub(super) outage: Option<Outage>,
     /// The member that was forbidden, as a label.
     pub(super) member: Option<&'a str>,
 }
 
-/// How the last reload of the configuration went.
+/// The result of the last load of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Reload {
     pub(super) failed: AtomicBool,
-    /// Seconds since 1970 of the last attempt; 0 before there was one.
+    /// The time of the last attempt, in seconds since 1970; 0 before the first.
     pub(super) tried: AtomicU64,
-    /// Seconds since 1970 of the last one that worked, the start among them.
+    /// The time of the last success, in seconds since 1970.
     pub(super) worked: AtomicU64,
 }
 
@@ -152,7 +155,7 @@ pub(super) struct Durations {
 }
 
 impl Metrics {
-    /// Counters at zero.
+    /// Creates counters at zero.
     pub fn new(config: &ObserveConfig) -> Self {
         let (none, other) = (Arc::new(RouteCounters::new()), Arc::<ModelCounters>::default());
         let series = Series {
@@ -172,9 +175,11 @@ impl Metrics {
         }
     }
 
-    /// Makes counters for the routes, models and limits of a policy. To be called before the policy serves: a check of a route without
-    /// counters counts as `none`, of a model without them as `other`. Those of earlier policies keep theirs, because checks may
-    /// still be running on them and a counter must not fall; the labels are bounded by what the operator has written since the start.
+    /// Adds counters for the routes, models and limits of a policy. It is called before the policy
+    /// is in force: a check of a route without counters counts as `none`, of a model without them
+    /// as `other`. Counters of earlier policies stay, because checks may still run under them and a
+    /// counter must not fall; the labels are bounded by what the operator has configured since the
+    /// start.
     pub fn add_policy(&self, policy: &Policy) {
         self.series.rcu(|series| {
             let mut series = Series::clone(series);
@@ -191,7 +196,7 @@ impl Metrics {
         });
     }
 
-    /// Notes that the configuration was loaded, at the start or again, or that it could not be and the last good one stays.
+    /// Records the result of a load of the configuration, at the start or later.
     pub fn reloaded(&self, now: Timestamp, worked: bool) {
         self.reload.tried.store(now.secs(), Relaxed);
         if worked {
@@ -265,17 +270,17 @@ impl Metrics {
         }
     }
 
-    /// Everything that has counters of its own.
+    /// The series of everything that was named so far.
     pub(super) fn series(&self) -> Arc<Series> {
         self.series.load_full()
     }
 
-    /// How long a store elsewhere elapsed to answer.
+    /// The time that a remote store took to answer.
     pub(super) fn store(&self) -> &Durations {
         &self.store
     }
 
-    /// Outages with their counts.
+    /// The labels of all outages with their counts.
     pub(super) fn outages(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Outage::ALL
             .iter()
@@ -283,7 +288,7 @@ impl Metrics {
             .map(|(outage, count)| (outage.label(), count.load(Relaxed)))
     }
 
-    /// How the last reload went.
+    /// The result of the last load of the configuration.
     pub(super) fn reload(&self) -> &Reload {
         &self.reload
     }
@@ -314,7 +319,8 @@ impl Durations {
         self.sum.fetch_add(micros, Relaxed);
     }
 
-    /// The sum in microseconds, and the count of each bucket alone, the one without an upper bound last.
+    /// Returns the sum in microseconds and the count of each bucket, that without an upper bound
+    /// last.
     pub(super) fn read(&self) -> (u64, [u64; BUCKETS.len() + 1]) {
         (
             self.sum.load(Relaxed),

@@ -1,4 +1,4 @@
-//! Moments as text, RFC 3339 in UTC: what audit lines and the admin API write and read.
+//! Times as RFC 3339 text in UTC, for audit lines and the admin API.
 
 use std::fmt;
 
@@ -8,12 +8,13 @@ use tollgate_core::time::Timestamp;
 
 const DAY: u64 = 86_400;
 
-/// A moment that prints as RFC 3339 in UTC with microseconds: `2026-11-22T03:42:01.000042Z`. One width, so that lines sort as text.
+/// A time that prints as RFC 3339 in UTC with microseconds: `2026-11-22T03:42:01.000042Z`. The
+/// width is fixed, so that lines sort as text.
 #[derive(Clone, Copy, Debug)]
 pub struct Rfc3339(pub Timestamp);
 
 impl Rfc3339 {
-    /// The text, as ASCII.
+    /// Returns the text as ASCII.
     pub fn digits(self) -> [u8; 27] {
         let seconds = self.0.secs();
         let (year, month, day) = date(seconds / DAY);
@@ -31,7 +32,7 @@ impl Rfc3339 {
     }
 }
 
-/// Two decimal digits.
+/// Returns two decimal digits.
 const fn two(number: u64) -> [u8; 2] {
     let [tens, ..] = (number / 10 % 10).to_le_bytes();
     let [ones, ..] = (number % 10).to_le_bytes();
@@ -56,7 +57,8 @@ impl Serialize for Rfc3339 {
 #[error("`{0}` is not a time; write `2026-11-22T03:42:01Z` or seconds since 1970")]
 pub struct TimeError(String);
 
-/// Reads RFC 3339 (`2026-11-22T03:42:01Z`, a fraction and an offset allowed), or whole seconds since the Unix epoch.
+/// Reads RFC 3339 (`2026-11-22T03:42:01Z`, a fraction and an offset allowed), or whole seconds
+/// since the Unix epoch.
 ///
 /// # Errors
 /// Returns [`TimeError`] for any other text, and for times before 1970.
@@ -96,7 +98,7 @@ fn read(text: &str) -> Option<Timestamp> {
     let mut next = || number(parts_of_clock.next()?, 2);
     let (hour, minute, second) = (next()?, next()?, next()?);
     let complete = parts.next().is_none() && parts_of_clock.next().is_none();
-    // A leap second, `:60`, is the moment that the next minute starts with, as everywhere in Unix time.
+    // A leap second, `:60`, is the first moment of the next minute, as everywhere in Unix time.
     if !complete || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -106,7 +108,7 @@ fn read(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_micros(seconds.checked_mul(1_000_000)?.checked_add(micros(fraction)?)?))
 }
 
-/// The first six digits of a fraction; `None` when it is not made of digits.
+/// Returns the first six digits of a fraction; `None` where it holds anything but digits.
 fn micros(fraction: Option<&str>) -> Option<u64> {
     let Some(fraction) = fraction else { return Some(0) };
     if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -133,17 +135,18 @@ const fn days_in(year: u64, month: u64) -> u64 {
     }
 }
 
-/// Leap days in the years 1 to `year`.
+/// The number of leap days in the years 1 to `year`.
 const fn leap_days(year: u64) -> u64 {
     year / 4 - year / 100 + year / 400
 }
 
-/// Days from the first of January 1970 to the first of January of `year`.
+/// The days from the first of January 1970 to the first of January of `year`.
 const fn days_before(year: u64) -> u64 {
     (year - 1970) * 365 + leap_days(year - 1) - leap_days(1969)
 }
 
-/// Days from 1970 to a date of the proleptic Gregorian calendar; `None` when there is no such date or it lies before.
+/// Returns the days from 1970 to a date of the proleptic Gregorian calendar; `None` for a date that
+/// does not exist or is earlier.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     if year < 1970 || !(1..=12).contains(&month) || day == 0 || day > days_in(year, month) {
         return None;
@@ -151,15 +154,17 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     Some(days_before(year) + (1..month).map(|month| days_in(year, month)).sum::<u64>() + day - 1)
 }
 
-/// The date so many days after the first of January 1970: Neri and Schneider, "Euclidean affine functions and their application to
-/// calendar algorithms" (2022), figure 12, without a loop and without a table.
+/// Returns the date of a day since the first of January 1970, after Neri and Schneider, "Euclidean
+/// affine functions and their application to calendar algorithms" (2022), figure 12: without a loop
+/// and without a table.
 const fn date(days: u64) -> (u64, u64, u64) {
-    // Years begin with March, so that the leap day is their last; centuries are counted in quarters of a day.
+    // Years begin with March, so that the leap day is their last day; centuries are counted in
+    // quarters of a day.
     let shifted = 4 * (days + 719_468) + 3;
     let (century, of_century) = (shifted / 146_097, shifted % 146_097 / 4);
     let quarters = 4 * of_century + 3;
     let (year, of_year) = (100 * century + quarters / 1461, quarters % 1461 / 4);
-    // The lengths of the months from March on lie on a line.
+    // The lengths of the months from March on are linear.
     let line = 2141 * of_year + 197_913;
     let (month, day) = (line / 65_536, line % 65_536 / 2141 + 1);
     if of_year >= 306 { (year + 1, month - 12, day) } else { (year, month, day) }

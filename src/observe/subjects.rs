@@ -1,12 +1,14 @@
-//! SubjectKey asks most: checks by subject, for alerts on frequency, bounded.
+//! Checks by subject, for alerts on frequency, in bounded memory.
 //!
-//! The Space-Saving algorithm (Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
-//! Streams", 2005): a table of N capacity; a subject without a place takes the one of the lightest, and its weight with it. Any
-//! subject that asked more than 1/N of all checks is in the table for certain.
+//! The table follows the Space-Saving algorithm (Metwally, Agrawal, El Abbadi, "Efficient
+//! Computation of Frequent and Top-k Elements in Data Streams", 2005). It has N entries; a subject
+//! without an entry replaces the one of the smallest weight and inherits that weight. A subject
+//! with more than 1/N of all checks is always in the table.
 //!
-//! A weight only ranks. What is rows for a subject is what was counted since it got its place, so that nobody is blamed for
-//! another's requests; what the one before it had counted goes to `other`. The sum over all series therefore never falls, and a
-//! subject that comes back starts from 0, which Prometheus reads as the reset of a counter.
+//! A weight only ranks. The counts of a subject begin when it gets its entry, so that no subject is
+//! charged with another's requests; the counts of the subject that it replaced are added to
+//! `other`. The sum over all series therefore never falls. A subject that comes back starts from 0,
+//! which Prometheus reads as the reset of a counter.
 
 use std::{
     collections::HashMap,
@@ -15,10 +17,10 @@ use std::{
 
 use tollgate_core::identity::Principal;
 
-/// Longest label, in bytes. A subject comes from a token and may be a kilobyte long.
+/// The longest label, in bytes. A subject comes from a token and may be a kilobyte long.
 const MAX_LABEL: usize = 128;
 
-/// The table.
+/// The table of the busiest subjects.
 #[derive(Debug)]
 pub(super) struct Subjects {
     capacity: usize,
@@ -31,7 +33,7 @@ struct Table {
     other: Counts,
 }
 
-/// A subject is only one together with its issuer.
+/// A subject together with its issuer, which makes it unique.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct SubjectKey {
     issuer: String,
@@ -47,9 +49,9 @@ struct Entry {
 /// Checks by decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// Allowed.
+    /// Allowed checks.
     pub(super) allow: u64,
-    /// Anything else.
+    /// All other checks.
     pub(super) deny: u64,
 }
 
@@ -60,24 +62,24 @@ impl Counts {
     }
 }
 
-/// One line of the table as it is rows.
+/// One row of the exposition.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SubjectRow {
     /// The token's `iss`; empty for `other`.
     pub(super) issuer: String,
-    /// The subject, or `other`.
+    /// The subject, or `other` for the rest.
     pub(super) subject: String,
-    /// What was counted.
+    /// The counts of the row.
     pub(super) counts: Counts,
 }
 
 impl Subjects {
-    /// A table of so many capacity; `None` for none, which counts nothing.
+    /// Creates a table of this capacity; `None` where it is 0.
     pub(super) fn new(capacity: usize) -> Option<Self> {
         (capacity > 0).then(|| Self { capacity, table: Mutex::new(Table::default()) })
     }
 
-    /// Counts one check of a proven principal.
+    /// Counts one check of an authenticated principal.
     pub(super) fn count(&self, principal: &Principal, allowed: bool) {
         self.count_as(
             SubjectKey { issuer: label(principal.issuer()), subject: label(principal.subject()) },
@@ -108,7 +110,7 @@ impl Subjects {
         entries.insert(key, Entry { weight, counts });
     }
 
-    /// Every line, sorted by issuer and subject, then `other`.
+    /// Returns all rows, sorted by issuer and subject, then `other`.
     pub(super) fn rows(&self) -> Vec<SubjectRow> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries: Vec<_> =
@@ -126,8 +128,8 @@ impl Subjects {
     }
 }
 
-/// A label of bounded length: a longer text is cut and told apart by its hash. A subject that calls itself `other` is marked,
-/// because the series of that name sums up the rest.
+/// Returns a label of bounded length: a longer text is truncated and made unique by its hash. A
+/// subject named `other` is marked, because the series of that name is the sum of the rest.
 fn label(text: &str) -> String {
     if text == "other" {
         return "=other".into();
@@ -172,7 +174,7 @@ mod tests {
         for (subject, allowed) in [("a", true), ("a", true), ("b", false), ("c", true)] {
             subjects.count_as(key(subject), allowed);
         }
-        // `c` inherits the weight of `b`, and shows its own one check.
+        // `c` inherits the weight of `b`, and counts its own one check.
         assert_eq!(
             rows(&subjects),
             [("a".into(), 2, 0), ("c".into(), 1, 0), ("other".into(), 0, 1)]

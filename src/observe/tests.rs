@@ -31,7 +31,7 @@ use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
 const NOW: Timestamp = Timestamp::from_micros(1_795_318_921_000_042);
 
-/// What a test reads the audit log from.
+/// A buffer that receives the audit log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -104,7 +104,7 @@ limits:
         )
     }
 
-    /// One check, whose record ends as `end` says.
+    /// Decides one check and passes its record to `end`.
     fn check(
         &self,
         method: &str,
@@ -137,7 +137,8 @@ limits:
         end(record);
     }
 
-    /// The lines so far, with what differs from run to run set to fixed values after it was looked at.
+    /// Returns the lines so far. Fields that differ from run to run are checked and set to fixed
+    /// values.
     fn lines(&self) -> Vec<Value> {
         assert!(self.observer.audit.close(Duration::from_secs(10)));
         let lines = self.written.text();
@@ -153,7 +154,7 @@ limits:
         lines.collect()
     }
 
-    /// Counted checks: decision, reason, route, count.
+    /// Returns the counted checks: decision, reason, route, count.
     fn counted(&self) -> Vec<(String, u64)> {
         let text = self.observer.exposition(Status::default()).unwrap();
         let lines = text
@@ -195,7 +196,8 @@ fn the_line_of_an_allowed_check() {
         let lines = bench.lines();
         serde_json::to_string(&lines[0]).unwrap()
     };
-    // Golden: the keys of `serde_json::Value` are sorted; the order in the log is that of the struct.
+    // Golden: the keys of `serde_json::Value` are sorted; the order in the log is that of the
+    // struct.
     let expected = concat!(
         r#"{"client_ip":"203.0.113.9","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
         r#""host":"api.example.com","iat":1795318861,"iss":"","#,
@@ -252,10 +254,10 @@ fn each_way_to_end_is_told_apart() {
             ["allow", "public", "/health", "-"],
         ]
     );
-    // A proven principal stands in the line; an unproven one does not.
+    // Only an authenticated principal is in the line.
     assert_eq!(lines[0]["sub"], "alice");
     assert_eq!(lines[3].get("sub"), None);
-    // One line each, whatever a client sends.
+    // One line for each check, whatever a client sends.
     assert_eq!(bench.written.text().lines().count(), 10);
     assert!(
         bench.written.text().contains(r#""path":"/nowhere\n\u001b[31m\"""#),
@@ -359,7 +361,7 @@ fn without_room_a_check_is_told_to_deny() {
         assert!(first.has_audit_slot());
         assert_eq!(observer.begin(NOW).has_audit_slot(), room, "{on_full:?}");
         first.finish();
-        // The place is free again once the line is written.
+        // The slot is free again once the line is written.
         let deadline = Instant::now() + Duration::from_secs(10);
         while !observer.begin(NOW).has_audit_slot() {
             assert!(Instant::now() < deadline);
@@ -415,7 +417,7 @@ fn everything_counted_as_text() {
     };
     assert!(bench.observer.audit.close(Duration::from_secs(10)));
     let text = bench.observer.exposition(status).unwrap();
-    // The zeros of reasons and the times of buckets are left out; everything else is here to the letter.
+    // Everything to the letter, without the zeros of reasons and the times of buckets.
     let counted =
         |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
     let shown: Vec<&str> =

@@ -1,12 +1,14 @@
-//! Spans for an OpenTelemetry collector: one per sampled check, over OTLP.
+//! Spans for an OpenTelemetry collector: one for each sampled check, sent over OTLP.
 //!
-//! The check notes times in a record of its own and leaves it in a bounded queue; one task exports. What a collector does, or does
-//! not, never reaches a check: a full queue and a dead collector drop spans, count them, and say so once.
+//! A check records times in its own span and puts the span into a bounded queue; one task exports.
+//! A collector never delays a check: when the queue is full or the collector is away, spans are
+//! dropped and counted, and the failure is logged once.
 //!
-//! Off, which is the default, a check looks at one `Option`.
+//! When tracing is off, which is the default, a check reads one `Option`.
 //!
-//! The messages are generated from `proto/opentelemetry`. The SDK is not used: its batch processor (opentelemetry_sdk 0.32) gives a
-//! batch up at its first failure, and tells the number of dropped spans to its log only.
+//! The messages are generated from `proto/opentelemetry`. The SDK is not used: its batch processor
+//! (opentelemetry_sdk 0.32) discards a batch at its first failure, and reports the number of
+//! dropped spans in its log only.
 
 mod client;
 mod config;
@@ -64,10 +66,10 @@ pub enum TraceError {
     InvalidHeader(String),
 }
 
-/// Decides which checks are traced, and sends their spans away.
+/// Samples checks and exports their spans.
 #[derive(Debug)]
 pub struct Tracer {
-    /// Where no parent decides, 63 random bits below this are a yes.
+    /// A check without a parent is sampled where 63 random bits are below this value.
     threshold: u64,
     identity: bool,
     spans: Sender<Span>,
@@ -76,24 +78,25 @@ pub struct Tracer {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What became of spans so far.
+/// The number of spans by what happened to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpanCounts {
-    /// Taken by the collector.
+    /// Spans that the collector accepted.
     pub exported: u64,
-    /// Those that found the queue full.
+    /// Spans that found the queue full.
     pub full: u64,
-    /// Given up because the collector could not be reached or refused.
+    /// Spans that were discarded because the collector was unreachable or refused.
     pub export: u64,
-    /// Left out by the collector from a batch it took.
+    /// Spans that the collector rejected from a batch that it accepted.
     pub rejected: u64,
 }
 
 impl Tracer {
-    /// Starts to export. Waits for no collector. Call it inside a Tokio runtime.
+    /// Starts the exporter. It connects to the collector with the first span. Call it inside a
+    /// Tokio runtime.
     ///
     /// # Errors
-    /// A file that the section names cannot be read or is not what it should be.
+    /// Returns [`TraceError`] for a file or a header of the section that cannot be used.
     pub fn start(config: &TracingConfig) -> Result<Self, TraceError> {
         let client = Client::new(config)?;
         let (spans, queue) =
@@ -119,8 +122,8 @@ impl Tracer {
         })
     }
 
-    /// Starts the span of a check, if it is sampled: as its parent says, or else by the ratio. `call` is the head of the proxy's own
-    /// call, `headers` those of the checked request.
+    /// Starts the span of a check, if it is sampled: the parent decides, or else the ratio. `call`
+    /// holds the headers of the proxy's own call, `headers` those of the checked request.
     pub(crate) fn begin(
         &self,
         call: Option<&HeaderMap>,
@@ -133,12 +136,12 @@ impl Tracer {
         sampled.then(|| Box::new(Trace::new(parent)))
     }
 
-    /// Whether spans name subject and tenant.
+    /// Whether spans contain subject and tenant.
     pub(crate) fn identity(&self) -> bool {
         self.identity
     }
 
-    /// Sends the span of a check that has ended. Never waits.
+    /// Queues the span of a finished check, without waiting.
     pub(crate) fn end(&self, trace: Trace, data: CheckData) {
         if let Err(TrySendError::Full(span) | TrySendError::Closed(span)) =
             self.spans.try_send(trace.end(data))
@@ -147,7 +150,7 @@ impl Tracer {
         }
     }
 
-    /// What became of spans so far.
+    /// The number of spans so far.
     pub fn span_counts(&self) -> SpanCounts {
         let Counters { exported, full, export, rejected } = &*self.counters;
         SpanCounts {
@@ -158,8 +161,8 @@ impl Tracer {
         }
     }
 
-    /// Exports what waits and ends the task; spans that come later are dropped. Waits no longer than `deadline`, and says whether that
-    /// was long enough.
+    /// Exports the waiting spans and ends the task; later spans are dropped. Returns whether that
+    /// was done within `deadline`.
     pub async fn close(&self, deadline: Duration) -> bool {
         self.closing.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -170,7 +173,7 @@ impl Tracer {
     }
 }
 
-/// The ratio as a bound for 63 random bits.
+/// Returns the ratio as a bound for 63 random bits.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

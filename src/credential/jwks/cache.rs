@@ -1,7 +1,7 @@
 //! The last good key set on disk, for a start while its server is down.
 //!
-//! Whoever can write the file can sign tokens, so it is made with mode 0600 and refused when everybody may write it. Its age
-//! counts from the fetch, not from the start that read it.
+//! A process that can write the file can sign tokens, so it is created with mode 0600 and rejected
+//! when it is writable for others. Its age counts from the fetch, not from the start that read it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,12 +17,13 @@ use tollgate_core::credential::jwt::key_set::MAX_BYTES;
 
 use crate::bounded_file::{self, FileError};
 
-/// Most bytes of a cache file: a document of the largest size with every character escaped, and the rest.
+/// Most bytes of a cache file: a document of the largest size with every character escaped, and the
+/// other fields.
 const MAX_FILE: usize = 2 * MAX_BYTES + 16 * 1024;
-/// A clock that goes this much backwards between two runs is forgiven.
+/// A backward step of the clock between two runs that is tolerated.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
 
-/// Where the keys in a file must come from.
+/// The issuer and the address that a cached key set must come from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CacheOrigin<'a> {
     pub(super) issuer: &'a str,
@@ -30,31 +31,31 @@ pub(super) struct CacheOrigin<'a> {
     pub(super) url: &'a str,
 }
 
-/// Why a cache file is of no use.
+/// The reason why a cache file is not used or not written.
 #[derive(Debug, Error)]
 pub(super) enum CacheError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] FileError),
-    /// Everybody may write it.
-    #[error("everybody may write it")]
+    /// The file is writable for others.
+    #[error("it is writable for others; remove the permission")]
     Writable,
-    /// It is not what [`write`] writes.
+    /// The file does not have the format of [`write`].
     #[error("it is damaged")]
     Damaged,
-    /// It holds the keys of another issuer or address.
+    /// The file holds the keys of another issuer or address.
     #[error("it holds the keys of another issuer or address")]
     OtherOrigin,
-    /// It is from the future.
-    #[error("it is from the future; look at the clock")]
+    /// The file is from the future.
+    #[error("it is from the future; check the clock")]
     Future,
-    /// It is older than `max_stale`.
+    /// The file is older than `max_stale`.
     #[error("it is older than `max_stale`")]
     TooOld,
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("it cannot be written: {0}")]
     Unwritable(std::io::Error),
-    /// The document is not text, so it is no JSON (RFC 8259 section 8.1).
+    /// The document is not text, so it is not JSON (RFC 8259 section 8.1).
     #[error("the document is not UTF-8")]
     NotText,
 }
@@ -66,14 +67,14 @@ struct Entry {
     url: String,
     /// Seconds since the Unix epoch.
     fetched_at: u64,
-    /// The document as it was served.
+    /// The document as the server sent it.
     document: String,
 }
 
-/// The document in the file and its age; `None` where there is no file.
+/// Returns the document in the file and its age; `None` where there is no file.
 ///
 /// # Errors
-/// A file that is not usable; see [`CacheError`].
+/// Returns [`CacheError`] for a file that cannot be used.
 pub(super) async fn read(
     path: &Path,
     origin: CacheOrigin<'_>,
@@ -101,7 +102,7 @@ pub(super) async fn read(
     if age >= max_age { Err(CacheError::TooOld) } else { Ok(Some((entry.document, age))) }
 }
 
-/// Writes the document as fetched now: to a file temporary, which then takes the origin of the old one at once.
+/// Writes the document as fetched now, to a temporary file that then replaces the previous one.
 ///
 /// # Errors
 /// [`CacheError::Unwritable`], [`CacheError::NotText`].
@@ -140,13 +141,13 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
         fs::rename(&temporary, path)
     })();
     if written.is_err() {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _gone = fs::remove_file(&temporary);
     }
     written
 }
 
-/// A name of its own for each writing: in containers, process numbers are all alike.
+/// Returns a random name for each write: in containers, process ids are all alike.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.tmp", rand::random::<u64>()));

@@ -1,8 +1,11 @@
-//! One document from a key server: bounded in bytes and hops, guarded on each hop.
+//! Fetches one document from a key server, bounded in bytes and redirects, with the guard's rules
+//! on each request.
 //!
-//! Every fetch has its own connection, closed at its end. Fetches are minutes apart, so a kept connection would mostly be one
-//! that the server has closed meanwhile (kgateway-dev/kgateway#4838), and one opened under one rule of the guard could serve
-//! under another. A fetch that is dropped leaves nothing behind. There is no proxy: none is read from the environment.
+//! Every fetch has its own connection, closed at its end. Fetches are minutes apart, so a kept
+//! connection would often be one that the server has closed in the meantime
+//! (kgateway-dev/kgateway#4838), and a connection opened under one rule of the guard could be used
+//! under another. A dropped fetch leaves nothing behind. No proxy is used, and none is read from
+//! the environment.
 
 use std::{
     error::Error as StdError,
@@ -35,17 +38,17 @@ use crate::{
     tls_roots::{self, RootsError},
 };
 
-/// Most redirects followed for one document.
+/// Most redirects that are followed for one document.
 const MAX_REDIRECTS: usize = 3;
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 /// Most bytes of an answer's head.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Why there is no document.
+/// The reason why there is no document.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
-    /// The guard says no.
+    /// The guard forbids the request.
     #[error(transparent)]
     Guard(#[from] GuardError),
     /// There is no certificate authority to trust.
@@ -54,53 +57,53 @@ pub(super) enum FetchError {
     /// A panic ended the reading of the authorities.
     #[error("the certificate authorities could not be read")]
     Interrupted,
-    /// The name has no address.
+    /// The name cannot be resolved.
     #[error("`{0}` cannot be resolved: {1}")]
     Resolve(Target, String),
-    /// No connection, or no TLS on it.
+    /// The connection or the TLS handshake failed.
     #[error("no connection to `{0}`: {1}")]
     Connect(Target, String),
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("no whole answer from `{0}`: {1}")]
     Exchange(Target, String),
-    /// An answer that is not 200.
+    /// The status of the answer is not 200.
     #[error("`{0}` answered {1}")]
     Status(Target, StatusCode),
-    /// A redirect without a readable `Location`.
+    /// A redirect has no readable `Location`.
     #[error("`{0}` redirects to nowhere")]
     NoLocation(Target),
-    /// More redirects than [`MAX_REDIRECTS`].
+    /// There were more redirects than [`MAX_REDIRECTS`].
     #[error("more than {MAX_REDIRECTS} redirects")]
     TooManyRedirects,
-    /// More bytes than [`MAX_BYTES`].
+    /// The answer has more bytes than [`MAX_BYTES`].
     #[error("the answer of `{0}` is larger than {MAX_BYTES} bytes")]
     TooLarge(Target),
 }
 
-/// What a server has to be shown to answer "not modified" (RFC 9110 section 13.1.2).
+/// The entity tag that lets a server answer "not modified" (RFC 9110 section 13.1.2).
 #[derive(Clone, Debug)]
 pub(super) struct Validator {
     target: Target,
     etag: HeaderValue,
 }
 
-/// An answer.
+/// A successful answer.
 #[derive(Debug)]
 pub(super) enum Fetched {
-    /// The document.
+    /// The document, with its validator and its freshness.
     Document { content: Bytes, validator: Option<Validator>, fresh_for: Option<Duration> },
-    /// The document is the one that the validator came with.
+    /// The document has not changed since the validator was sent.
     NotModified { fresh_for: Option<Duration> },
 }
 
-/// Fetches for one attempt of one source.
+/// Fetches the documents of one attempt of one source.
 #[derive(Debug)]
 pub(super) struct Client<'a> {
     guard: &'a Guard,
     ca: Option<&'a Path>,
-    /// Time for one connection, all addresses of the name together.
+    /// The time for one connection, all addresses of the name together.
     connect_within: Duration,
-    /// Made when first needed, and anew for each attempt: authorities change on disk, too.
+    /// Created when first needed, for each attempt: the authorities may change on disk.
     tls: OnceCell<Arc<ClientConfig>>,
 }
 
@@ -109,10 +112,10 @@ impl<'a> Client<'a> {
         Self { guard, ca, connect_within, tls: OnceCell::new() }
     }
 
-    /// The document at `target`, redirects followed.
+    /// Returns the document at `target`, following redirects.
     ///
     /// # Errors
-    /// See [`FetchError`]. There is no bound in time here; the caller has one for the whole attempt.
+    /// See [`FetchError`]. The caller bounds the time of the whole attempt.
     pub(super) async fn get(
         &self,
         target: Target,
@@ -170,8 +173,8 @@ impl<'a> Client<'a> {
         send(target, stream, request).await
     }
 
-    /// Connects to an address that `range` covers. Names and literals take the same way, so that every spelling of an address
-    /// is judged by the address it leads to.
+    /// Connects to an address in `range`. Names and IP literals are both resolved here, so that
+    /// every spelling of an address is judged by the address itself.
     async fn dial(&self, target: &Target, range: AddressRange) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
         let found =
@@ -209,7 +212,8 @@ fn request(
     request.body(Empty::new()).map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
 }
 
-/// Sends the request and reads the head, and of a 200 the body. The connection lives in this future and ends with it.
+/// Sends the request, and reads the head and, of a 200, the body. The connection is part of this
+/// future and ends with it.
 async fn send<S>(
     target: &Target,
     stream: S,
@@ -237,7 +241,7 @@ where
             Err(error) => Err(broken(error.as_ref())),
         }
     };
-    // The connection moves the bytes; what ends it, good or bad, also ends the answer.
+    // The connection moves the bytes; its end, good or bad, also ends the answer.
     let driven = async {
         let _ended = connection.await;
         std::future::pending().await
@@ -259,8 +263,8 @@ mod tests {
     use super::*;
     use crate::credential::jwks::plan::Remote;
 
-    /// A literal is no name, so a rule that hangs on the resolver would not see it; the last three are names to us and
-    /// addresses to the system's resolver.
+    /// A literal is not a name, so a rule inside of the resolver would not see it. The last three
+    /// are names here, and addresses to the system's resolver.
     #[tokio::test]
     async fn no_spelling_of_a_loopback_address_is_dialled_where_public_ones_are_asked_for() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -287,7 +291,7 @@ mod tests {
             let client = Client::new(&guard, None, Duration::from_secs(5));
             let target = Target::parse(&url).unwrap();
             let error = client.dial(&target, AddressRange::Public).await.unwrap_err();
-            // A system without IPv6 may not know ::1 at all.
+            // A system without IPv6 may not know ::1.
             let refused = matches!(
                 error,
                 FetchError::Guard(GuardError::NotPublic(_)) | FetchError::Resolve(..)

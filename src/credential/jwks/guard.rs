@@ -1,9 +1,10 @@
-//! Where a fetch may go (GHSA-fgw5-hp8f-xfhc: a key server's redirect or discovery document is no reason to ask the cloud's
-//! metadata service).
+//! The addresses that a fetch may use. A redirect or a discovery document must not make Tollgate
+//! call the cloud's metadata service (GHSA-fgw5-hp8f-xfhc).
 //!
-//! The address the operator wrote is trusted as written, private or not: in-cluster identity providers are. Any other address,
-//! named by a discovery document or a redirect, must be on the same host or on one of `allowed_hosts`; on another port of the
-//! same host it must be public as well, because whoever can answer for the name can point it anywhere.
+//! The configured address is trusted as written, private or not: identity providers run inside of
+//! clusters. Any other address, from a discovery document or a redirect, must be on the same host
+//! or on one of `allowed_hosts`. On another port of the same host it must also be public, because
+//! the owner of a name can point it to any address.
 
 use std::{
     fmt,
@@ -15,36 +16,36 @@ use thiserror::Error;
 
 use super::plan::Remote;
 
-/// Why a fetch does not go there.
+/// The reason why a fetch is forbidden.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum GuardError {
-    /// No address at all, or one with user information.
+    /// The address is invalid, or has user information.
     #[error("`{0}` is not an http or https address with a host and no user information")]
     NotAnAddress(String),
-    /// Plain http.
+    /// The address is plain http.
     #[error(
         "`{0}` is plain http; use https, or write `insecure_http: true` if the network is trusted"
     )]
     Insecure(Target),
-    /// Another host.
+    /// The host is neither the configured one nor allowed.
     #[error("`{host}` is neither the host of the configured address nor in `allowed_hosts`", host = .0.authority())]
     HostNotAllowed(Target),
-    /// An entry of `allowed_hosts` that names no host.
+    /// An entry of `allowed_hosts` is not a host.
     #[error("`{0}` in `allowed_hosts` is neither `host` nor `host:port`")]
     BadEntry(String),
-    /// A name that leads to loopback, private, link-local or otherwise special addresses only.
+    /// The name leads to loopback, private, link-local or other special addresses only.
     #[error("`{0}` has no public address; add it to `allowed_hosts` if it is meant")]
     NotPublic(String),
 }
 
-/// An address as a fetch uses it. It shows without path and query, which may hold secrets.
+/// An address for a fetch. It prints without path and query, which may hold secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) https: bool,
-    /// In lower case; an IPv6 address without its brackets.
+    /// The host in lower case; an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// Path and query, as sent.
+    /// The path and the query, as sent.
     pub(super) path: String,
 }
 
@@ -87,7 +88,7 @@ impl Target {
         Self::parse(&format!("{scheme}://{}{directory}/{location}", self.authority()))
     }
 
-    /// `host:port`, the port left out where it is the scheme's own: the `Host` header.
+    /// Returns `host:port`, without the scheme's default port: the `Host` header.
     pub(super) fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -107,12 +108,12 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Which addresses a name may lead to.
+/// The addresses that a name may resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AddressRange {
-    /// Any: the operator named the host.
+    /// Any address: the operator has named the host.
     Any,
-    /// Public ones only.
+    /// Public addresses only.
     Public,
 }
 
@@ -132,10 +133,10 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// The rules that follow from a key server's configuration.
+    /// Returns the rules for a configured key server.
     ///
     /// # Errors
-    /// A configured address that is none, or a bad entry of `allowed_hosts`.
+    /// Returns [`GuardError`] for an invalid address or entry of `allowed_hosts`.
     pub(super) fn new(remote: &Remote) -> Result<Self, GuardError> {
         let configured = Target::parse(&remote.url)?;
         let entry = |text: &String| {
@@ -154,8 +155,8 @@ impl Guard {
         &self.configured
     }
 
-    /// Whether a fetch may go to `target`, and to which addresses of it. A name in `allowed_hosts` without a port stands for
-    /// the port of the scheme.
+    /// Returns the addresses that a fetch of `target` may connect to. A name in `allowed_hosts`
+    /// without a port means the port of the scheme.
     ///
     /// # Errors
     /// [`GuardError::Insecure`], [`GuardError::HostNotAllowed`].
@@ -181,8 +182,8 @@ fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }
 
-/// Host in lower case and without brackets, and the port if one is written. `None` for user information, an empty host, or a
-/// port that is none.
+/// Returns the host in lower case and without brackets, and the port if there is one; `None` for
+/// user information, an empty host, or an invalid port.
 fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
     let port = authority.port_u16();
     let host = authority.host();
@@ -192,20 +193,22 @@ fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
         .then(|| (bare.to_ascii_lowercase(), port))
 }
 
-/// An address for an error message: query and user information may be secret and are left out, and a server cannot make it long.
+/// Returns an address for an error message: bounded in length, without the query and the user
+/// information, which may be secret.
 fn printable(text: &str) -> String {
     let start = text.split(['?', '#']).next().unwrap_or_default();
     let bare = start.rsplit_once('@').map_or(start, |(_, rest)| rest);
     bare.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
-/// Whether an address is reachable by everybody, as far as the registries of special addresses (RFC 6890) tell. An IPv6
-/// address that stands for an IPv4 address is judged by that.
+/// Whether an address is public by the registries of special addresses (RFC 6890). An IPv6 address
+/// that embeds an IPv4 address is judged by the latter.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => match address.segments() {
-            // ::ffff:0:0/96 mapped and ::/96 compatible, which covers :: and ::1; 64:ff9b::/96 NAT64 (RFC 6052)
+            // ::ffff:0:0/96 mapped and ::/96 compatible, which covers :: and ::1; 64:ff9b::/96
+            // NAT64 (RFC 6052)
             [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
                 is_public_v4(embedded(address, 12))
             }
@@ -213,7 +216,8 @@ fn is_public(address: IpAddr) -> bool {
             [0x2002, ..] => is_public_v4(embedded(address, 2)),
             // 2001:db8::/32 documentation, 2001::/23 protocol assignments with Teredo
             [0x2001, 0xdb8 | 0..0x200, ..] => false,
-            // What is handed out at all (RFC 4291 section 2.4): no unique local, link-local, site-local, multicast
+            // The only assigned unicast range (RFC 4291 section 2.4): no unique local, link-local,
+            // site-local, multicast
             [first, ..] => (0x2000..0x4000).contains(&first),
         },
     }

@@ -1,4 +1,4 @@
-//! One attempt to get an issuer's keys, whatever they come from.
+//! One attempt to load an issuer's keys from their origin.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,31 +26,31 @@ use super::{
 /// Most bytes of a file with a secret.
 const MAX_SECRET: usize = 64 * 1024;
 
-/// Why an attempt brought no keys. The keys in use stay.
+/// The reason why an attempt brought no keys. The keys in use stay in use.
 #[derive(Debug, Error)]
 pub(super) enum LoadError {
-    /// The server did not answer well.
+    /// The fetch failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Not within the time for one fetch.
+    /// The fetch took longer than its timeout.
     #[error("no whole answer within {0:?}")]
     Timeout(Duration),
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What came holds no keys.
+    /// The document holds no usable keys.
     #[error(transparent)]
     Document(#[from] KeySetError),
-    /// What came is no discovery document.
+    /// The document is not a discovery document.
     #[error("not an OpenID Connect discovery document with `issuer` and `jwks_uri`")]
     NotDiscovery,
-    /// A discovery document of somebody else (OpenID Connect Discovery 1.0 section 4.3).
+    /// The discovery document is of another issuer (OpenID Connect Discovery 1.0 section 4.3).
     #[error("the discovery document is of issuer `{0}`, not exactly the configured one")]
     WrongIssuer(String),
     /// The secret cannot be used.
     #[error("{0}")]
     Secret(KeySetError),
-    /// The parser failed. It must not take the source with it.
+    /// The parser panicked, which must not end the source.
     #[error("the document could not be examined")]
     ParserPanicked,
 }
@@ -61,13 +61,13 @@ impl From<GuardError> for LoadError {
     }
 }
 
-/// Keys, as an attempt found them.
+/// The keys that an attempt found.
 #[derive(Clone, Debug)]
 pub(super) struct Loaded {
-    /// The very same `Arc` while the document is the same.
+    /// The same `Arc` while the document is the same.
     pub(super) keys: Arc<KeySet>,
     pub(super) skipped: Arc<[SkippedKey]>,
-    /// How long the server says they are good.
+    /// The time that the server declares the keys fresh for.
     pub(super) fresh_for: Option<Duration>,
 }
 
@@ -78,18 +78,18 @@ struct LastDocument {
     keys: Arc<KeySet>,
     skipped: Arc<[SkippedKey]>,
     validator: Option<Validator>,
-    /// Kept where there is a cache file to write it to.
+    /// Kept only where there is a cache file.
     document: Option<Bytes>,
 }
 
-/// Gets the keys of one issuer.
+/// Loads the keys of one issuer.
 #[derive(Debug)]
 pub(super) struct Loader {
     plan: Arc<Plan>,
     last: Option<LastDocument>,
 }
 
-/// The members of a discovery document that matter here (OpenID Connect Discovery 1.0 section 3).
+/// The members of a discovery document that are used (OpenID Connect Discovery 1.0 section 3).
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -101,7 +101,7 @@ impl Loader {
         Self { plan, last: None }
     }
 
-    /// One attempt. It may be dropped at any time.
+    /// Makes one attempt. It may be dropped at any time.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -127,8 +127,8 @@ impl Loader {
         }
     }
 
-    /// The document is asked for anew at each refresh, the discovery document too: it is small, and
-    /// a key set that moves is followed as fast as one that changes.
+    /// Fetches the document, at each refresh together with the discovery document: that one is
+    /// small, and a key set that moves is followed as fast as one that changes.
     async fn fetch(&mut self, remote: &Remote) -> Result<Loaded, LoadError> {
         let guard = Guard::new(remote)?;
         let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
@@ -166,7 +166,8 @@ impl Loader {
         Ok(Target::parse(&found.jwks_uri)?)
     }
 
-    /// The last good set on disk and its age, if it is from the same place and not too old.
+    /// Returns the last good key set on disk and its age, if it is of the same origin and not too
+    /// old.
     ///
     /// # Errors
     /// See [`CacheError`] and [`LoadError::Document`].
@@ -189,8 +190,8 @@ impl Loader {
         Ok(Some((loaded, age)))
     }
 
-    /// Writes the last good set to disk, as good from now on. `None` where there is nothing to
-    /// write, or nowhere.
+    /// Writes the last good key set to disk, as fetched now. `None` where there is nothing to
+    /// write, or no cache file.
     pub(super) fn write_cache(
         &self,
     ) -> Option<impl Future<Output = Result<(), CacheError>> + Send + use<>> {
@@ -219,8 +220,7 @@ impl Loader {
             last.validator = validator;
             return Ok(last.loaded(fresh_for));
         }
-        // Away from the threads that answer checks: a full set of bad keys takes tens of
-        // milliseconds to refuse.
+        // On a blocking thread: a full set of bad keys takes tens of milliseconds to reject.
         let algorithms = self.plan.trust.algorithms.clone();
         let examined = content.clone();
         let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));
@@ -260,18 +260,17 @@ impl LastDocument {
     }
 }
 
-/// Why the last good set on disk was left alone.
+/// The reason why the cached key set is not used.
 #[derive(Debug, Error)]
 pub(super) enum CacheReadError {
-    /// It cannot be used.
+    /// The cache file cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// It holds no keys for this issuer, or no longer.
+    /// The cached document holds no usable keys for this issuer.
     #[error("the document in it: {0}")]
     Document(LoadError),
 }
 
-/// One trailing line break, as editors add it, is not part of a secret.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
-//! What one source has to do: an issuer's configuration as the engine needs it, comparable, so that a reload that changes
-//! nothing here changes nothing there.
+//! The plan of one source: the parts of an issuer's configuration that it depends on, comparable,
+//! so that a reload that changes none of them changes nothing.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tollgate_core::{
 
 use super::Timing;
 
-/// Everything about one source.
+/// The configuration of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) trust: Trust,
@@ -19,7 +19,7 @@ pub(super) struct Plan {
     pub(super) cache_file: Option<PathBuf>,
 }
 
-/// Whose keys, from where. Keys never pass from a source to another one that differs here.
+/// The issuer and the origin of its keys. Sources that differ here never share keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trust {
     pub(super) issuer: Arc<str>,
@@ -27,7 +27,7 @@ pub(super) struct Trust {
     pub(super) origin: Origin,
 }
 
-/// Where keys come from.
+/// The origin of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Remote(Remote),
@@ -36,7 +36,7 @@ pub(super) enum Origin {
     Inline(Secret),
 }
 
-/// A key server.
+/// The configuration of a key server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Remote {
     /// The address of the key set, or of the discovery document.
@@ -48,11 +48,11 @@ pub(super) struct Remote {
     pub(super) ca: Option<PathBuf>,
 }
 
-/// How often, and how long.
+/// The times of refreshes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) refresh: Duration,
-    /// `None`: a secret, which has no age.
+    /// `None` for a secret, which has no age.
     pub(super) max_stale: Option<Duration>,
     pub(super) cool_down: Duration,
     pub(super) timeout: Duration,
@@ -97,7 +97,8 @@ fn jwks(issuer: &str, config: &JwksConfig, timing: &Timing) -> (Origin, Pace, Op
     let origin = match (&config.url, &config.file) {
         (Some(url), _) => remote(url.clone(), false),
         (None, Some(file)) => Origin::File(file.into()),
-        // OpenID Connect Discovery 1.0 section 4.1: a terminating slash of the issuer is left out before the path is added.
+        // OpenID Connect Discovery 1.0 section 4.1: a final slash of the issuer is removed before
+        // the path is added.
         (None, None) => remote(
             format!(
                 "{}/.well-known/openid-configuration",
@@ -113,7 +114,7 @@ fn jwks(issuer: &str, config: &JwksConfig, timing: &Timing) -> (Origin, Pace, Op
         cool_down: config.cool_down.std(),
         timeout: config.timeout.std(),
     };
-    // A file is on disk already.
+    // A key file needs no cache file.
     let cache_file = config.cache_file.as_ref().filter(|_| !is_file).map(PathBuf::from);
     (origin, pace, cache_file)
 }

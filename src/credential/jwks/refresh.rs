@@ -1,4 +1,4 @@
-//! The task that keeps one source good: load, wait, load again. Nothing that fails here takes good keys away; only time does.
+//! The task that refreshes one source. No failure removes good keys; only their age does.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use super::{
     timing,
 };
 
-/// Most names of keys in one log line.
+/// Most key ids in one log line.
 const MAX_LOGGED: usize = 16;
 
-/// Keeps one source good until it is dropped.
+/// Refreshes one source until it is dropped.
 pub(super) struct Refresher {
     source: Arc<Source>,
     plan: Arc<Plan>,
@@ -25,10 +25,10 @@ pub(super) struct Refresher {
     loader: Loader,
     /// Failures since the last success.
     failures: u32,
-    /// The time between two good fetches, as the last answer has it.
+    /// The time between two good fetches, from the last answer.
     usual: Duration,
     warned: Option<Instant>,
-    /// The cache file on its way to the disk.
+    /// The write of the cache file that is under way.
     writing: Option<JoinHandle<()>>,
 }
 
@@ -55,7 +55,7 @@ impl Refresher {
         }
     }
 
-    /// Runs for ever.
+    /// Runs until the task is aborted.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             let fetch = self.source.budget.begin_fetch();
@@ -90,14 +90,14 @@ impl Refresher {
         }
     }
 
-    /// Takes over what was loaded. Gives the time to the next fetch, if there is to be one.
+    /// Puts the loaded keys in use. Returns the time to the next fetch, if there is one.
     fn succeeded(&mut self, loaded: Loaded) -> Option<Duration> {
         self.usual = self.timing.usual(loaded.fresh_for, &self.plan.pace);
         let failures = std::mem::take(&mut self.failures);
         self.source.note_success();
         self.put_in_use(loaded, None);
         if failures > 0 {
-            tracing::info!(issuer = self.source.issuer(), failures, "keys were fetched again");
+            tracing::info!(issuer = self.source.issuer(), failures, "key refresh works again");
         }
         self.write_cache();
         match self.plan.trust.origin {
@@ -106,24 +106,24 @@ impl Refresher {
         }
     }
 
-    /// Leaves everything as it is, except for a first failure, which the cache file may make good. Gives the time to the next
-    /// attempt.
+    /// Keeps the keys in use; after a first failure, reads the cache file. Returns the time to the
+    /// next attempt.
     async fn failed(&mut self, error: &LoadError) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.source.note_failure(error.to_string());
         let kept = if self.source.current().is_some() {
-            "the keys in use stay"
+            "keeping the previous keys"
         } else {
-            "there are none in use"
+            "the issuer has no keys"
         };
-        self.warn(&format!("no keys were fetched, {kept}: {error}"));
+        self.warn(&format!("key refresh failed, {kept}: {error}"));
         if !self.source.status().tried && self.source.current().is_none() {
             self.read_cache().await;
         }
         timing::earlier(self.timing.retry(self.failures, self.usual))
     }
 
-    /// Writes the cache file, beside: a disk that hangs must not keep keys from being fetched.
+    /// Writes the cache file in a task of its own: a hanging disk must not delay fetches.
     fn write_cache(&mut self) {
         if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
@@ -136,7 +136,7 @@ impl Refresher {
                 tracing::warn!(
                     issuer = source.issuer(),
                     ?path,
-                    "the cache file was not written: {error}"
+                    "key cache file not written: {error}"
                 );
             }
         }));
@@ -151,7 +151,7 @@ impl Refresher {
                 tracing::warn!(
                     issuer = self.source.issuer(),
                     ?path,
-                    "the cache file is ignored: {error}"
+                    "key cache file ignored: {error}"
                 );
             }
         }
@@ -189,11 +189,11 @@ impl Refresher {
             }
         }
         for SkippedKey { kid, reason } in skipped.iter().take(MAX_LOGGED) {
-            tracing::warn!(issuer, kid = kid.as_deref(), "a key was left out: {reason}");
+            tracing::warn!(issuer, kid = kid.as_deref(), "key skipped: {reason}");
         }
     }
 
-    /// A server that is down is told of once in a while, not at each attempt.
+    /// Warns about a failing server at intervals, not at each attempt.
     fn warn(&mut self, what: &str) {
         if self.warned.is_none_or(|warned| warned.elapsed() >= self.timing.warn_every) {
             self.warned = Some(Instant::now());
@@ -202,7 +202,8 @@ impl Refresher {
     }
 }
 
-/// `future`, and meanwhile an eye on the age of the keys: a fetch that hangs must not keep old keys alive.
+/// Runs `future`, and removes the keys in use when they reach `max_stale` in the meantime: a
+/// hanging fetch must not keep old keys in use.
 async fn until_stale<T>(
     source: &Source,
     changes: &watch::Sender<u64>,
@@ -213,13 +214,13 @@ async fn until_stale<T>(
         source.clear();
         tracing::error!(
             issuer = source.issuer(),
-            "the keys are older than `max_stale`; the issuer's tokens are refused"
+            "keys are older than `max_stale` and no longer used; the issuer's tokens are denied"
         );
         note_change(changes);
         std::future::pending::<Infallible>().await
     };
     tokio::select! {
-        // Keys that arrive with the last moment are taken.
+        // Keys that arrive in the last moment are used.
         biased;
         value = future => value,
         never = expiry => match never {},
@@ -230,7 +231,7 @@ fn note_change(changes: &watch::Sender<u64>) {
     changes.send_modify(|count| *count += 1);
 }
 
-/// Sleeps for ever without a moment.
+/// Sleeps until the time, or forever without one.
 async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,

@@ -1,7 +1,8 @@
-//! RefreshBudget that a token named an unknown key: at most one fetch per cool-down comes of them, whatever clients send.
+//! The budget for refreshes that tokens with unknown keys request: at most one per cool-down,
+//! whatever clients send.
 //!
-//! The budget belongs to the issuer, not to a key's name, so there is nothing to remember about names that were asked for in
-//! vain, and nothing a client could fill. `now` is always an argument: the time since some fixed moment.
+//! The budget belongs to the issuer, not to a key id. Unknown key ids are therefore not stored, and
+//! clients have nothing to fill. `now` is an argument: the time since a fixed moment.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,28 +11,28 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Stands in `open_from` while a hint waits for its fetch, or a fetch is under way.
+/// The value of `open_from` while a request waits for its fetch, or a fetch is under way.
 const FETCHING: u64 = u64::MAX;
 
-/// The budget for budget.
+/// The budget of one issuer.
 #[derive(Debug, Default)]
 pub(super) struct RefreshBudget {
-    /// From when the next hint is taken, in microseconds.
+    /// The time from which the next request is accepted, in microseconds.
     open_from: AtomicU64,
     wake: Notify,
     requests: AtomicU64,
 }
 
-/// A fetch under way. No hint is taken until it ends.
+/// A fetch under way. No request is accepted until it ends.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct FetchInProgress {
-    /// What `open_from` was, if no hint asked for this fetch.
+    /// The previous `open_from`, if no request led to this fetch.
     before: Option<u64>,
 }
 
 impl RefreshBudget {
-    /// Gives a hint. Never blocks; in a storm it is one load and one addition.
+    /// Requests a refresh. It never blocks; under a storm it costs one load and one addition.
     pub(super) fn request(&self, now: Duration) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let open_from = self.open_from.load(Ordering::Acquire);
@@ -47,33 +48,34 @@ impl RefreshBudget {
         }
     }
 
-    /// How many were given.
+    /// The number of requests so far.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Waits for a hint that is taken. May be dropped and called again.
+    /// Waits for a request that is accepted. It may be dropped and called again.
     pub(super) async fn requested(&self) {
         while self.open_from.load(Ordering::Acquire) != FETCHING {
-            // A wake-up may be left over from a hint whose fetch the timer began: hence the loop.
+            // A wake-up may be left from a request whose fetch the timer started; hence the loop.
             self.wake.notified().await;
         }
     }
 
-    /// Begins a fetch.
+    /// Starts a fetch.
     pub(super) fn begin_fetch(&self) -> FetchInProgress {
         let before = self.open_from.swap(FETCHING, Ordering::AcqRel);
         FetchInProgress { before: (before != FETCHING).then_some(before) }
     }
 
-    /// Ends a good fetch. One that a hint asked for closes the budget for `cool_down`.
+    /// Ends a good fetch. A requested fetch closes the budget for `cool_down`.
     pub(super) fn succeeded(&self, fetch: FetchInProgress, now: Duration, cool_down: Duration) {
         self.open_from
             .store(fetch.before.unwrap_or_else(|| after(now, cool_down)), Ordering::Release);
     }
 
-    /// Ends a failed fetch. It brought nothing, so the budget is not spent; but it opens only after `back_off`.
-    pub(super) fn failed(&self, _turn: FetchInProgress, now: Duration, back_off: Duration) {
+    /// Ends a failed fetch. It brought nothing, so the budget is not spent; it opens after
+    /// `back_off`.
+    pub(super) fn failed(&self, _fetch: FetchInProgress, now: Duration, back_off: Duration) {
         self.open_from.store(after(now, back_off), Ordering::Release);
     }
 }
@@ -98,14 +100,14 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Whether a hint is taken at this moment.
+    /// Whether a request is accepted at this time.
     fn takes(budget: &RefreshBudget, now: Duration) -> bool {
         budget.request(now);
         budget.requested().now_or_never().is_some()
     }
 
     #[test]
-    fn one_hint_per_cool_down_is_taken() {
+    fn one_request_per_cool_down_is_accepted() {
         let budget = RefreshBudget::default();
         assert!(takes(&budget, at(0)));
         let fetch = budget.begin_fetch();
@@ -133,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_failed_fetch_gives_the_budget_back_after_a_short_wait() {
-        // kubernetes/kubernetes#139769: out of budget means no fetch; a failed fetch is refunded.
+        // kubernetes/kubernetes#139769: without budget there is no fetch; a failed fetch is
+        // refunded.
         let budget = RefreshBudget::default();
         assert!(takes(&budget, at(0)));
         let fetch = budget.begin_fetch();
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_that_the_timer_overtook_is_served_once() {
+    fn a_request_that_the_timer_overtook_is_served_once() {
         let budget = RefreshBudget::default();
         budget.request(at(0));
         let fetch = budget.begin_fetch();
@@ -152,7 +155,7 @@ mod tests {
             budget.requested().now_or_never().is_none(),
             "the wake-up left over fetches nothing"
         );
-        assert!(!takes(&budget, at(2)), "and the fetch was spent on the hint");
+        assert!(!takes(&budget, at(2)), "and the fetch was spent on the request");
     }
 
     #[test]

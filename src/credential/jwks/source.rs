@@ -1,4 +1,4 @@
-//! The keys of one issuer, as the rest of the program sees them: always at hand, never waited for.
+//! The keys of one issuer, as the rest of the program reads them: from memory, without waiting.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,7 +11,7 @@ use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::refresh_budget::RefreshBudget;
 
-/// The keys of one issuer. A background task keeps them good; every method here answers at once from memory.
+/// The keys of one issuer. A background task refreshes them; every method here reads from memory.
 #[derive(Debug)]
 pub struct Source {
     issuer: Arc<str>,
@@ -22,17 +22,17 @@ pub struct Source {
     tried: watch::Sender<bool>,
 }
 
-/// Keys in use.
+/// The keys in use, and their age.
 #[derive(Clone, Debug)]
 pub(super) struct KeysInUse {
     pub(super) keys: Arc<KeySet>,
     pub(super) skipped: Arc<[SkippedKey]>,
-    /// When this was written down, and how old the keys were then.
+    /// The time when the age was recorded.
     pub(super) recorded_at: Instant,
     pub(super) age_when_recorded: Duration,
-    /// From when on they must not be used; `None` for a secret.
+    /// The time from which the keys must not be used; `None` for a secret.
     pub(super) stale_at: Option<Instant>,
-    /// Whether they are from the cache file, and the server has not answered since.
+    /// Whether the keys are from the cache file, and the server has not answered since.
     pub(super) from_cache: bool,
 }
 
@@ -44,32 +44,33 @@ struct Report {
     last_error: Option<String>,
 }
 
-/// How a source is doing: for metrics, readiness and the log. Holds no secrets.
+/// The state of a source, for metrics, readiness and the log. It holds no secret.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
-    /// The issuer; `absent` for the one of tokens without `iss`.
+    /// The issuer; `absent` for the issuer of tokens without `iss`.
     pub issuer: Arc<str>,
-    /// How many keys may be used now.
+    /// The number of keys that may be used now.
     pub keys: usize,
-    /// The names of those that have one, sorted.
+    /// The key ids of the keys, sorted.
     pub kids: Vec<String>,
-    /// Keys of the document in use that were left out, and why.
+    /// Keys of the document in use that were skipped, and the reasons.
     pub skipped: Vec<SkippedKey>,
-    /// Time since the last good fetch of the keys in use, the run that wrote the cache file included; `None` without keys.
+    /// The time since the last good fetch of the keys in use, also of an earlier run that wrote the
+    /// cache file; `None` without keys.
     pub age: Option<Duration>,
-    /// Whether the keys come from the cache file because the server has not answered yet.
+    /// Whether the keys are from the cache file because the server has not answered yet.
     pub from_cache: bool,
-    /// Time to the next scheduled fetch; `None` when none is scheduled, or one is under way.
+    /// The time to the next scheduled fetch; `None` when none is scheduled, or one is under way.
     pub next_refresh: Option<Duration>,
     /// Good fetches since the start.
     pub fetches_ok: u64,
-    /// Failed ones.
+    /// Failed fetches since the start.
     pub fetches_failed: u64,
-    /// Why the last fetch failed; `None` when it was good.
+    /// The error of the last fetch; `None` when it was good.
     pub last_error: Option<String>,
-    /// How often [`Source::unknown_key`] was called.
+    /// The number of calls of [`Source::unknown_key`].
     pub unknown_keys: u64,
-    /// Whether the first attempt is over, good or bad.
+    /// Whether the first attempt has ended, successful or not.
     pub tried: bool,
 }
 
@@ -85,17 +86,19 @@ impl Source {
         }
     }
 
-    /// The keys that may be used now: `None` before the first success, and from `max_stale` after the last one.
+    /// Returns the keys that may be used now; `None` before the first success, and from `max_stale`
+    /// after the last one.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.usable().map(|in_use| Arc::clone(&in_use.keys))
     }
 
-    /// Says that a token named a key that is not in the set. Never blocks; leads to at most one fetch per `cool_down`.
+    /// Requests a refresh because a token names a key that is not in the set. It never blocks, and
+    /// leads to at most one fetch per `cool_down`.
     pub fn unknown_key(&self) {
         self.budget.request(self.elapsed());
     }
 
-    /// How the source is doing.
+    /// Returns the state of the source.
     pub fn status(&self) -> SourceStatus {
         let now = Instant::now();
         let in_use = self.usable();
@@ -116,31 +119,31 @@ impl Source {
         }
     }
 
-    /// Waits until the first attempt is over, good or bad; returns at once from then on.
+    /// Waits until the first attempt has ended, successful or not.
     pub async fn tried(&self) {
         let mut tried = self.tried.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender is a field of `self`, so the wait cannot fail.
         let _tried = tried.wait_for(|tried| *tried).await;
     }
 
-    /// Its name in the log.
+    /// The issuer's name in the log.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Time since the source was made: the clock of its hints.
+    /// The time since the source was created: the clock of its budget.
     pub(super) fn elapsed(&self) -> Duration {
         self.base.elapsed()
     }
 
-    /// What is in_use and may be used.
+    /// Returns the keys in use, if they are not too old.
     pub(super) fn usable(&self) -> Option<Arc<KeysInUse>> {
         self.in_use
             .load_full()
             .filter(|in_use| in_use.stale_at.is_none_or(|at| Instant::now() < at))
     }
 
-    /// Puts keys in use. Answers whether [`Self::current`] changed.
+    /// Puts keys in use. Returns whether [`Self::current`] changed.
     pub(super) fn put_in_use(&self, in_use: KeysInUse) -> bool {
         let before = self.current();
         let same = before.is_some_and(|before| Arc::ptr_eq(&before, &in_use.keys));
@@ -148,7 +151,8 @@ impl Source {
         !same
     }
 
-    /// Takes over the keys of a source that differs only in how often and how long, for as long as is allowed now.
+    /// Takes over the keys of a source that differs only in its refresh times, for as long as the
+    /// new times permit.
     pub(super) fn inherit(&self, in_use: &KeysInUse, max_stale: Option<Duration>) {
         let now = Instant::now();
         let age_when_recorded = in_use.age(now);
@@ -162,12 +166,12 @@ impl Source {
         self.tried.send_replace(true);
     }
 
-    /// When the keys in use will have been used too long.
+    /// The time from which the keys in use are too old.
     pub(super) fn stale_at(&self) -> Option<Instant> {
         self.in_use.load().as_ref().and_then(|in_use| in_use.stale_at)
     }
 
-    /// Lets go of what is too old.
+    /// Removes the keys in use.
     pub(super) fn clear(&self) {
         self.in_use.store(None);
     }
@@ -188,14 +192,14 @@ impl Source {
         report.last_error = Some(error);
     }
 
-    /// The end of an attempt, which may be the first.
+    /// Records the end of an attempt, which may be the first.
     pub(super) fn note_end(&self, next_refresh: Option<Instant>) {
         self.report().next_refresh = next_refresh;
         self.tried.send_if_modified(|tried| !std::mem::replace(tried, true));
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {
-        // Plain numbers and texts: none of them can be left half-written.
+        // Plain numbers and texts: none can be left half-written by a panic.
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

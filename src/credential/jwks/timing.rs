@@ -1,4 +1,4 @@
-//! When keys are fetched again.
+//! The times of refreshes.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use http::{HeaderMap, header};
 
 use super::plan::Pace;
 
-/// The bounds and waits that are not configuration. Tests shorten them.
+/// Bounds and waits that are not configurable. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Least time between two fetches, whatever `Cache-Control: max-age` says.
+    /// The shortest time between two fetches, whatever `Cache-Control: max-age` demands.
     pub shortest: Duration,
-    /// Most time between two fetches, whatever `Cache-Control: max-age` says: a removed key must stop verifying.
+    /// The longest time between two fetches, whatever `Cache-Control: max-age` permits: a removed
+    /// key must stop verifying.
     pub longest: Duration,
-    /// Wait after a first failure; it doubles with each further one.
+    /// The wait after a first failure, doubled with each further one.
     pub first_retry: Duration,
-    /// Longest wait after a failure.
+    /// The longest wait after a failure.
     pub last_retry: Duration,
-    /// How often files are looked at.
+    /// The interval in which files are read.
     pub file_poll: Duration,
-    /// Least time between two warnings about one issuer.
+    /// The shortest time between two warnings about one issuer.
     pub warn_every: Duration,
 }
 
@@ -37,16 +38,18 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// The time to the next fetch after a good one, before jitter.
+    /// Returns the time to the next fetch after a good one, before jitter.
     ///
-    /// Never more than half of `max_stale`: keys must not lapse between two good fetches, one of which may be missed.
+    /// It is at most half of `max_stale`: keys must not lapse between two good fetches, one of
+    /// which may be missed.
     pub(super) fn usual(&self, fresh_for: Option<Duration>, pace: &Pace) -> Duration {
         let wanted =
             fresh_for.map_or(pace.refresh, |fresh| fresh.clamp(self.shortest, self.longest));
         pace.max_stale.map_or(wanted, |stale| wanted.min(stale / 2))
     }
 
-    /// The time to the next fetch after `failures` bad ones in a row, before jitter. Never more than the usual one.
+    /// Returns the time to the next fetch after `failures` consecutive failures, before jitter. It
+    /// is never longer than the usual one.
     pub(super) fn retry(&self, failures: u32, usual: Duration) -> Duration {
         let doubled = self
             .first_retry
@@ -55,13 +58,15 @@ impl Timing {
     }
 }
 
-/// Up to a tenth earlier, so that replicas that started together do not fetch together, and nothing is ever late.
+/// Shortens a time by up to a tenth, so that replicas that started together do not fetch together,
+/// and no fetch is late.
 pub(super) fn earlier(span: Duration) -> Duration {
     span.mul_f64(rand::random_range(0.9..=1.0))
 }
 
-/// How long an answer is fresh (RFC 9111 section 4.2): `max-age` less `Age`. `None` when the server does not say, or says
-/// `no-store` or `no-cache`: then the configured interval holds.
+/// Returns the freshness of an answer (RFC 9111 section 4.2): `max-age` less `Age`. `None` when the
+/// server does not declare it, or sends `no-store` or `no-cache`: the configured interval applies
+/// then.
 pub(super) fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
     let directives =
         headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());

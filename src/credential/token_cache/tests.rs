@@ -81,7 +81,7 @@ impl CheckHooks for Cached<'_> {
     }
 }
 
-/// The answer to a request for `path`: with a store in which only what `store` holds is revoked.
+/// Decides a request for `path`, with a store that contains the revocations of `store` only.
 fn ask(
     cache: &TokenCache,
     snapshot: &Snapshot,
@@ -125,7 +125,7 @@ fn chat(
     ask(cache, snapshot, "/v1/chat/completions", token, now, &Memory::new(&MemoryConfig::default()))
 }
 
-/// Hits, known refusals and verifications.
+/// Returns the counts of hits, known rejections and verifications.
 fn counted(cache: &TokenCache) -> [u64; 3] {
     cache.lookups.by_result().map(|(_, count)| count)
 }

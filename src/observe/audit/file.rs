@@ -1,4 +1,4 @@
-//! A log file that may be renamed under us.
+//! A log file that follows renames.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,24 +7,26 @@ use std::{
     path::PathBuf,
 };
 
-/// A file that is appended to, and opened anew when its path leads to another file or to none.
+/// A file that is appended to, and reopened when its path leads to another file or to none.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
-    /// Device and inode.
+    /// The device and the inode of the open file.
     id: (u64, u64),
 }
 
 impl LogFile {
-    /// Opens or makes the file. Its mode is 0640: who asked for what is nobody else's business, and a collector in the group may read.
+    /// Opens or creates the file with mode 0640: the lines hold who requested what, and a collector
+    /// in the group may read them.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
         let meta = file.metadata()?;
         Ok(Self { path, file, id: (meta.dev(), meta.ino()) })
     }
 
-    /// Opens the path anew when it leads elsewhere: one `stat`, asked once per batch. While it cannot be opened, the old file goes on.
+    /// Reopens the path when it leads to another file: one `stat` for each batch. While it cannot
+    /// be opened, the old file stays in use.
     pub(super) fn follow(&mut self) {
         let moved =
             fs::metadata(&self.path).map_or(true, |meta| (meta.dev(), meta.ino()) != self.id);

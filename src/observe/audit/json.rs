@@ -1,4 +1,5 @@
-//! One JSON object, written as it comes. A line per check is too often to describe each to a serializer first.
+//! A JSON object that is written field by field. One line per check is too frequent for a
+//! serializer.
 
 use std::{io::Write as _, net::IpAddr};
 
@@ -6,11 +7,11 @@ use tollgate_core::text::is_printable_without;
 
 use super::line::truncated;
 
-/// The name of a field, as [`name!`] makes it: what stands in front of its text, in one piece.
+/// The name of a field with its quotes, the colon and the opening quote, as [`name!`] makes it.
 #[derive(Clone, Copy)]
 pub(super) struct Name(pub(super) &'static str);
 
-/// A name that JSON needs not escape.
+/// Makes a name that JSON does not escape.
 macro_rules! name {
     ($name:literal) => {
         $crate::observe::audit::json::Name(concat!("\"", $name, "\":\""))
@@ -18,7 +19,8 @@ macro_rules! name {
 }
 pub(super) use name;
 
-/// An object that is being written: every field ends in a comma, and the last comma becomes the end.
+/// An object that is being written. Every field ends in a comma; the last comma becomes the closing
+/// brace.
 pub(super) struct Object<'o> {
     out: &'o mut Vec<u8>,
 }
@@ -36,7 +38,7 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// Text that JSON needs not escape, as `write` appends it.
+    /// Adds text that JSON does not escape; `write` appends it.
     #[inline]
     pub(super) fn written(&mut self, name: Name, write: impl FnOnce(&mut Vec<u8>)) {
         self.out.extend_from_slice(name.0.as_bytes());
@@ -44,13 +46,13 @@ impl<'o> Object<'o> {
         self.out.extend_from_slice(b"\",");
     }
 
-    /// Text that JSON needs not escape.
+    /// Adds text that JSON does not escape.
     #[inline]
     pub(super) fn plain(&mut self, name: Name, text: &[u8]) {
         self.written(name, |out| out.extend_from_slice(text));
     }
 
-    /// Text from outside: cut to `most` bytes as they stand here, and escaped.
+    /// Adds untrusted text, truncated to `most` escaped bytes.
     pub(super) fn text(&mut self, name: Name, bytes: &[u8], most: usize) {
         if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
             return self.plain(name, bytes);
@@ -61,7 +63,7 @@ impl<'o> Object<'o> {
         self.out.push(b',');
     }
 
-    /// A number.
+    /// Adds a number.
     #[inline]
     pub(super) fn number(&mut self, name: Name, number: u64) {
         self.unquoted(name);
@@ -69,14 +71,14 @@ impl<'o> Object<'o> {
         self.out.push(b',');
     }
 
-    /// A name whose value brings its own quotes, or has none.
+    /// Adds a name whose value has quotes of its own, or none.
     #[inline]
     fn unquoted(&mut self, name: Name) {
         self.out.extend_from_slice(name.0.as_bytes());
         self.out.pop();
     }
 
-    /// An address.
+    /// Adds an IP address.
     pub(super) fn address(&mut self, name: Name, address: IpAddr) {
         self.written(name, |out| match address {
             IpAddr::V4(address) => {

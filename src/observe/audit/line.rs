@@ -1,5 +1,6 @@
-//! What stands in a line. Every text in it may come from a client or a token: it is cut, and JSON escapes it. No token, key or
-//! cookie is among the fields, and the query, where people put keys, is cut off.
+//! The fields of an audit line. Text in it may come from a client or a token, so it is truncated
+//! and escaped. No token, key or cookie is a field, and the query, where clients put keys, is cut
+//! off.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -11,27 +12,28 @@ use tollgate_core::{
 use super::json::{Object, name};
 use crate::observe::rfc3339::Rfc3339;
 
-/// Longest line in bytes, escapes and the line break included; the caps of the fields add up to less.
+/// The longest line in bytes, with escapes and the line break. The limits of all fields together
+/// are smaller.
 #[cfg(test)]
 pub(crate) const MAX_LINE: usize = 4096;
 
-/// Most bytes of a path, as they stand in the line.
+/// Most bytes of a path, as escaped.
 const PATH: usize = 1024;
-/// Most bytes of a method.
+/// Most bytes of a method, as escaped.
 const METHOD: usize = 32;
-/// Most bytes of any other text.
+/// Most bytes of any other text, as escaped.
 pub(crate) const TEXT: usize = 256;
 
-/// What is known about a check when its line is written.
+/// The fields of a check's line.
 pub(crate) struct CheckLine<'a> {
     pub(crate) time: Rfc3339,
-    /// In hex.
+    /// The decision id, in hex.
     pub(crate) decision_id: &'a [u8],
     pub(crate) client_ip: Option<IpAddr>,
     pub(crate) principal: Option<&'a Principal>,
     pub(crate) method: &'a [u8],
     pub(crate) host: &'a [u8],
-    /// With the query, which is cut off here.
+    /// The path with the query, which is cut off when the line is written.
     pub(crate) path: &'a [u8],
     pub(crate) model: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
@@ -42,7 +44,7 @@ pub(crate) struct CheckLine<'a> {
 }
 
 impl CheckLine<'_> {
-    /// Writes one check. Fields without a value are left out.
+    /// Writes the line. Fields without a value are omitted.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let mut line = Object::open(out);
         line.plain(name!("time"), &self.time.digits());
@@ -87,13 +89,14 @@ impl CheckLine<'_> {
     }
 }
 
-/// The path alone: a query or a fragment may hold a key.
+/// Returns the path without the query and the fragment, which may hold a key.
 fn without_query(path: &[u8]) -> &[u8] {
     path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
 }
 
-/// Text of at most `most` bytes once JSON has escaped it. What is no UTF-8, and control characters that JSON leaves as they are (a
-/// terminal would obey them), become U+FFFD; what was cut ends in `…`.
+/// Returns text of at most `most` bytes as JSON escapes it. Invalid UTF-8 and control characters
+/// that JSON does not escape (a terminal would obey them) become U+FFFD. Truncated text ends in
+/// `…`.
 pub(crate) fn truncated(bytes: &[u8], most: usize) -> Cow<'_, str> {
     if bytes.len() <= most && is_printable_without(bytes, [b'"', b'\\']) {
         return String::from_utf8_lossy(bytes);
@@ -101,9 +104,9 @@ pub(crate) fn truncated(bytes: &[u8], most: usize) -> Cow<'_, str> {
     const MARK: char = '…';
     let mut text = String::new();
     let mut size = 0;
-    // Where to cut when the rest does not fit: the last slot that leaves room for the mark.
+    // The last position that leaves room for the mark.
     let mut cut = 0;
-    // Lossy decoding makes at most three bytes of one, so what lies beyond `most` bytes cannot matter.
+    // Lossy decoding turns a byte into at most three, so bytes beyond `most` cannot matter.
     for char in String::from_utf8_lossy(bytes.get(..=most).unwrap_or(bytes)).chars() {
         let char =
             if char.is_control() && char >= '\u{7f}' { char::REPLACEMENT_CHARACTER } else { char };
@@ -179,7 +182,7 @@ mod tests {
         }
         .write(&mut line);
         let size = line.len() + 1;
-        // A principal adds three texts, a hash, two numbers and their names.
+        // A principal adds three texts, a digest, two numbers and their names.
         let who = 3 * TEXT
             + 64
             + 2 * 20

@@ -1,5 +1,5 @@
-//! Lines that wait to be written: one piece of text, which the thread takes whole. A line is copied into it, and nothing is allocated
-//! by one thread and freed by another.
+//! The queue of audit lines: one buffer of text, which the writing thread takes whole. Lines are
+//! copied into it, so that no thread frees what another has allocated.
 
 use std::{
     mem,
@@ -16,32 +16,33 @@ use std::{
 
 use super::Dropped;
 
-/// Bytes that are kept for the next lines once a batch is written: what a pause of the collector took is given back.
+/// The capacity that is kept after a batch is written. Memory that a collector's pause took is
+/// released.
 const KEPT_CAPACITY: usize = 1 << 20;
 
-/// The queue.
+/// The queue of one audit log.
 #[derive(Debug)]
 pub(super) struct Queue {
     lines: Mutex<Lines>,
-    /// There are lines, or there will be no more.
+    /// Signals that lines arrived, or that no more will.
     changed: Condvar,
-    /// Places that are free. A line holds its own until it is written.
+    /// The free slots. A line keeps its slot until it is written.
     free: AtomicUsize,
     closing: AtomicBool,
     full: AtomicU64,
     write: AtomicU64,
 }
 
-/// Lines, one after the other.
+/// Lines that wait, or that are being written.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     pub(super) text: Vec<u8>,
     pub(super) count: usize,
-    /// No more are taken.
+    /// Whether further lines are rejected.
     ended: bool,
 }
 
-/// A slot in the queue. One that is dropped unused is free again.
+/// A slot in the queue, freed when it is dropped unused.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Slot<'q>(Option<&'q Queue>);
@@ -74,12 +75,12 @@ impl Queue {
             .map(|_| Slot(Some(self)))
     }
 
-    /// Places that are free.
+    /// The number of free slots.
     pub(super) fn free_slots(&self) -> usize {
         self.free.load(Relaxed)
     }
 
-    /// Counts a line that found no slot.
+    /// Counts a line that found no free slot.
     pub(super) fn count_full(&self) {
         self.full.fetch_add(1, Relaxed);
     }
@@ -93,7 +94,7 @@ impl Queue {
         Dropped { full: self.full.load(Relaxed), write: self.write.load(Relaxed) }
     }
 
-    /// Adds a line, its line break included, that has a slot; drops and counts it when no more are taken.
+    /// Adds a line, with its line break, that has a slot. A closed queue drops and counts it.
     pub(super) fn push(&self, mut slot: Slot<'_>, line: &[u8]) {
         let mut lines = self.lines();
         if lines.ended {
@@ -103,7 +104,7 @@ impl Queue {
         let first = lines.count == 0;
         lines.text.extend_from_slice(line);
         lines.count += 1;
-        // The thread frees the slot when the line was written.
+        // The writing thread frees the slot.
         slot.0 = None;
         drop(lines);
         if first {
@@ -111,8 +112,9 @@ impl Queue {
         }
     }
 
-    /// Waits for lines, and `gather` longer for those that follow the first, then takes all of them for `written`, whose slots are
-    /// free again. `false` when there are none and will be none.
+    /// Waits for lines, and `gather` longer for those that follow the first, then moves all of them
+    /// into `written` and frees the slots of the lines that were in it. Returns `false` when there
+    /// are no lines and will be none.
     pub(super) fn next(&self, written: &mut Lines, gather: Option<Duration>) -> bool {
         self.free.fetch_add(mem::take(&mut written.count), Release);
         written.text.clear();
@@ -130,24 +132,24 @@ impl Queue {
         written.count > 0
     }
 
-    /// Takes no more lines, and waits for nothing any more.
+    /// Rejects further lines, and stops retries.
     pub(super) fn close(&self) {
         self.closing.store(true, Release);
         self.end();
     }
 
-    /// Whether the end was asked for: what cannot be written now is given up.
+    /// Whether the log is being closed: lines that cannot be written now are dropped.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Acquire)
     }
 
-    /// Takes no more lines.
+    /// Rejects further lines.
     pub(super) fn end(&self) {
         self.lines().ended = true;
         self.changed.notify_one();
     }
 
-    /// Nothing panics while it is held.
+    /// Locks the lines. No code panics while it holds the lock.
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

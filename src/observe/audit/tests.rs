@@ -12,7 +12,7 @@ fn config(queue: u32, on_full: OnFull) -> AuditConfig {
     AuditConfig { to: AuditTarget::Stdout, queue, on_full }
 }
 
-/// A line that is this value as JSON.
+/// Writes this value as a line of JSON.
 fn json(value: impl serde::Serialize) -> impl FnOnce(&mut Vec<u8>) {
     move |line| serde_json::to_writer(line, &value).unwrap()
 }
@@ -23,7 +23,7 @@ fn wait_until(what: &str, met: impl Fn() -> bool) {
     until(what, || met().then_some(()));
 }
 
-/// A writer that can be made to fail, or to stand still.
+/// A writer that can fail or block on command.
 #[derive(Clone)]
 struct Fickle(Arc<(Mutex<Mood>, Condvar)>, Written);
 
@@ -193,7 +193,7 @@ fn a_file_is_appended_to_and_followed_when_it_is_rotated() {
     fs::rename(&path, &old).unwrap();
     audit.write(None, json(2));
     wait_until("the new file is made", || read(&path) == "2\n");
-    // Removed with its directory in the way: the old file goes on until the path can be opened again.
+    // A directory takes the path: the old file stays in use until the path can be opened again.
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     audit.write(None, json(3));

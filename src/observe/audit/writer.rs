@@ -1,4 +1,4 @@
-//! The thread that writes: whatever waits goes out in one write.
+//! The thread that writes audit lines: all waiting lines in one write.
 
 use std::{
     io::{self, Write},
@@ -13,21 +13,21 @@ use super::{
     queue::{Lines, Queue},
 };
 
-/// How long lines are gathered after the first one. A thread that is woken for each line costs the checks more than the lines
-/// do, where both share a core; a line in a batch waits this much longer.
+/// How long lines are gathered after the first one. Waking a thread for each line costs a check
+/// more than its line does, where both share a core; a line in a batch waits this much longer.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// The least slots of a queue whose lines are gathered: a small one would fill meanwhile.
+/// The smallest queue whose lines are gathered: a smaller one would fill in the meantime.
 const MIN_GATHERED_QUEUE: u32 = 1024;
 
-/// How long to wait before a failed write is tried again (`on_full: deny`).
+/// The pause before a failed write is retried (`on_full: deny`).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where lines go.
+/// The destination of lines.
 pub(super) enum Sink {
-    /// A file of ours.
+    /// A log file.
     File(LogFile),
-    /// Standard output, or what a test reads.
+    /// Standard output, or a test's writer.
     Other(Box<dyn Write + Send>),
 }
 
@@ -50,15 +50,15 @@ impl Sink {
     }
 }
 
-/// The thread's state.
+/// The state of the thread.
 pub(super) struct Writer {
     sink: Sink,
     queue: Arc<Queue>,
     on_full: OnFull,
     gather: Option<Duration>,
-    /// The last write failed: said once, not with every batch.
+    /// Whether the last write failed, so that a failure is logged once.
     failing: bool,
-    /// The rest of a line that had begun was given up: the next one must start with a line break.
+    /// Whether the rest of a started line was dropped: the next line must start with a line break.
     partial_line: bool,
 }
 
@@ -68,7 +68,7 @@ impl Writer {
         Self { sink, queue, on_full: config.on_full, gather, failing: false, partial_line: false }
     }
 
-    /// Writes until there will be no more lines.
+    /// Writes lines until the queue is closed and empty.
     pub(super) fn run(mut self) {
         let mut lines = Lines::default();
         while self.queue.next(&mut lines, self.gather) {
@@ -76,7 +76,7 @@ impl Writer {
         }
     }
 
-    /// Writes a batch whole, or as far as `on_full` says.
+    /// Writes a batch: all of it, or as far as `on_full` demands.
     fn write_batch(&mut self, batch: &[u8]) {
         self.sink.follow();
         let mut rest = batch;
@@ -87,7 +87,7 @@ impl Writer {
                 Err(error) => {
                     if !self.failing {
                         self.failing = true;
-                        tracing::error!(%error, "the audit log cannot be written");
+                        tracing::error!(%error, "audit log write failed");
                     }
                     if self.on_full == OnFull::Drop || self.queue.is_closing() {
                         self.give_up(batch, rest);
@@ -100,7 +100,7 @@ impl Writer {
         }
         if self.failing && !batch.is_empty() {
             self.failing = false;
-            tracing::info!("the audit log is written again");
+            tracing::info!("audit log write works again");
         }
     }
 
@@ -112,7 +112,8 @@ impl Writer {
         self.sink.write(bytes)
     }
 
-    /// Counts the lines of `rest`, the end of `batch`, as dropped; one that is written in part is dropped too.
+    /// Counts the lines of `rest`, the end of `batch`, as dropped. A line that is written in part
+    /// counts as dropped.
     fn give_up(&mut self, batch: &[u8], rest: &[u8]) {
         let lost = rest.iter().filter(|byte| **byte == b'\n').count();
         self.queue.count_lost(lost);

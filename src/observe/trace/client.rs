@@ -1,6 +1,7 @@
 //! One connection to a collector, and one export on it: OTLP over gRPC or over HTTP.
 //!
-//! The two differ in a path, a frame of five bytes and where the verdict stands, so one client speaks both.
+//! The protocols differ in the path, a prefix of five bytes and the place of the status, so one
+//! client speaks both.
 
 use std::{collections::BTreeMap, error::Error as StdError, path::Path, sync::Arc, time::Duration};
 
@@ -34,21 +35,22 @@ use crate::{
     secrets, tls_roots,
 };
 
-/// The method of the gRPC service.
+/// The path of the gRPC method.
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-/// What OTLP/HTTP adds to the endpoint.
+/// The path that OTLP/HTTP adds to the endpoint.
 const HTTP_PATH: &str = "/v1/traces";
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 64 << 10;
-/// A gRPC message's prefix: whether it is compressed, and its length.
+/// The length of a gRPC message's prefix: a flag for compression, and the length.
 const PREFIX: usize = 5;
 
-/// Why a batch was not taken.
+/// The reason why a batch was not accepted.
 #[derive(Debug)]
 pub(super) struct ExportError {
-    /// For the operator: holds no secret.
+    /// The cause, for the operator. It holds no secret.
     pub(super) cause: String,
-    /// Whether the same batch may be sent again (OTLP 1.x, "Failures"), and when at the earliest if the collector says so.
+    /// Whether the same batch may be sent again (OTLP 1.x, "Failures"), and the earliest time, if
+    /// the collector names one.
     pub(super) retry: Option<Option<Duration>>,
 }
 
@@ -62,16 +64,16 @@ impl ExportError {
     }
 }
 
-/// What the collector said of a batch it took.
+/// The answer to a batch that was accepted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ExportResponse {
-    /// Spans it left out all the same.
+    /// Spans that the collector rejected all the same.
     pub(super) rejected: u64,
-    /// Why.
+    /// The reason of the rejection.
     pub(super) message: String,
 }
 
-/// Exports to one collector.
+/// A client of one collector.
 pub(super) struct Client {
     target: Target,
     protocol: OtlpProtocol,
@@ -100,7 +102,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Client {
-    /// Reads what exporting needs, so that a missing file stops the start. Connects to nobody yet.
+    /// Reads what exporting needs, so that a missing file stops the start. It does not connect yet.
     pub(super) fn new(config: &TracingConfig) -> Result<Self, TraceError> {
         let target = Target::parse(&config.endpoint, config.protocol)?;
         let tls = if target.tls {
@@ -119,8 +121,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends one batch, on the connection there is or on a new one. The caller bounds the time; an export that is dropped takes its
-    /// connection with it.
+    /// Sends one batch, on the open connection or on a new one. The caller bounds the time; an
+    /// export that is dropped closes its connection.
     pub(super) async fn export(
         &mut self,
         batch: &ExportTraceServiceRequest,
@@ -175,7 +177,7 @@ impl Client {
         Ok(request)
     }
 
-    /// The configured headers, as their files are now, and those of the protocol.
+    /// Returns the configured headers, read from their files now, and those of the protocol.
     fn head(&self) -> Result<HeaderMap, TraceError> {
         let mut headers = HeaderMap::new();
         for (name, source) in &self.headers {
@@ -207,7 +209,7 @@ impl Client {
         let wrong = |error: &(dyn StdError + 'static)| {
             ExportError::retryable(format!("no connection to `{host}:{port}`: {}", describe(error)))
         };
-        // The name is looked up each time: a collector moves.
+        // Resolved for each connection: a collector moves.
         let tcp =
             TcpStream::connect((host.as_str(), *port)).await.map_err(|error| wrong(&error))?;
         tcp.set_nodelay(true).map_err(|error| wrong(&error))?;
@@ -218,7 +220,7 @@ impl Client {
             None => Box::new(tcp),
         };
         let stream = TokioIo::new(stream);
-        // What ends a connection, good or bad, also ends the answers on it.
+        // The end of a connection also ends the answers on it.
         let (sender, task) = match self.protocol {
             OtlpProtocol::Grpc => {
                 let (sender, driver) = http2::handshake(TokioExecutor::new(), stream)
@@ -258,7 +260,8 @@ impl Sender {
     }
 }
 
-/// OTLP/gRPC: the verdict stands in the trailers, or in the head where there is no message.
+/// Reads an OTLP/gRPC answer. The status is in the trailers, or in the headers where there is no
+/// message.
 async fn grpc_answer(response: Response<Incoming>) -> Result<ExportResponse, ExportError> {
     if response.status() != StatusCode::OK {
         return Err(by_status(response.status(), response.headers()));
@@ -274,7 +277,8 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<ExportResponse, Exp
     };
     match said("grpc-status").and_then(|code| code.parse::<u8>().ok()) {
         Some(0) => Ok(export_response(body.to_bytes().get(PREFIX..).unwrap_or_default())),
-        // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: those of OTLP's table that may be sent again.
+        // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: the codes of
+        // OTLP's table that permit a retry.
         Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => {
             Err(ExportError::retryable(refusal(code, said("grpc-message"))))
         }
@@ -289,7 +293,7 @@ fn refusal(code: u8, message: Option<&str>) -> String {
 
 async fn http_answer(response: Response<Incoming>) -> Result<ExportResponse, ExportError> {
     let (head, body) = response.into_parts();
-    // Read also where it is not wanted: the connection is to be used again.
+    // Read even if it is not used, so that the connection can be used again.
     let body = Limited::new(body, MAX_ANSWER)
         .collect()
         .await

@@ -12,21 +12,24 @@ use tollgate_core::{
     time::Span,
 };
 
-/// Spans for an OpenTelemetry collector: one for each check that is sampled. Left out: none, and nothing is spent on them.
+/// Spans for an OpenTelemetry collector: one for each sampled check. Default: none, at no cost.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TracingConfig {
-    /// The collector: `http://host:port` or `https://host:port`. With `protocol: http`, a path may follow, and `/v1/traces` is added
-    /// to it.
+    /// The collector: `http://host:port` or `https://host:port`. With `protocol: http`, a path may
+    /// follow; `/v1/traces` is added to it.
     pub endpoint: String,
-    /// `grpc` or `http`: OTLP over gRPC (a collector's port 4317), or OTLP in protobuf over HTTP/1.1 (port 4318). Default `grpc`.
+    /// `grpc` or `http`: OTLP over gRPC (a collector's port 4317), or OTLP in protobuf over
+    /// HTTP/1.1 (port 4318). Default `grpc`.
     #[serde(default)]
     pub protocol: OtlpProtocol,
-    /// Which part of the checks is traced where the proxy sends no `traceparent`: 0 to 1. Where it sends one, its sampled flag decides.
-    /// Default 1: without a parent there is no proxy that samples.
+    /// The share of checks that are traced where the proxy sends no `traceparent`: 0 to 1. A
+    /// `traceparent` decides by its sampled flag. Default 1: without a parent there is no proxy
+    /// that samples.
     #[serde(default = "all")]
     pub sample_ratio: f64,
-    /// SpanCounts with each export, such as `authorization`. A value may be `file:/path`; the file is read again for each export.
+    /// Headers of each export, such as `authorization`. A value may be `file:/path`; the file is
+    /// read again for each export.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretSource>,
     /// `service.name` of the spans. Default `tollgate`.
@@ -40,12 +43,13 @@ pub struct TracingConfig {
     /// Time for one export, 100ms to 60s. Default 10s.
     #[serde(default = "timeout")]
     pub timeout: Span,
-    /// Checks that may wait to be exported; a check that comes when so many wait is not traced, and counted in
-    /// `tollgate_trace_spans_dropped_total`. Default 4096: some two megabytes.
+    /// Checks that may wait to be exported. A check that finds so many waiting is not traced, and
+    /// counted in `tollgate_trace_spans_dropped_total`. Default 4096: about two megabytes.
     #[serde(default = "queue")]
     pub queue: u32,
-    /// Whether spans name subject and tenant in clear. Default false: whoever reads traces need not know who asked, and the decision id
-    /// leads to the audit line that says it.
+    /// Whether spans contain subject and tenant in clear. Default false: readers of traces need not
+    /// learn who sent a request, and the decision id leads to the audit line that names the
+    /// subject.
     #[serde(default)]
     pub identity: bool,
 }
@@ -54,10 +58,10 @@ pub struct TracingConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OtlpProtocol {
-    /// OTLP/gRPC.
+    /// OTLP over gRPC.
     #[default]
     Grpc,
-    /// OTLP/HTTP with protobuf.
+    /// OTLP over HTTP with protobuf.
     Http,
 }
 
@@ -100,7 +104,7 @@ pub(super) struct Target {
     pub(super) tls: bool,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Without the slash at its end.
+    /// The path, without the slash at its end.
     pub(super) path: String,
 }
 
@@ -136,7 +140,7 @@ impl Target {
 }
 
 impl TracingConfig {
-    /// Notes what is wrong with the section.
+    /// Adds the errors of the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
         match Target::parse(&self.endpoint, self.protocol) {
             Err(error) => errors.push(&path.key("endpoint"), error.to_string()),

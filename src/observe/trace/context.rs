@@ -1,5 +1,5 @@
-//! Where a check stands in a distributed trace: W3C Trace Context (<https://www.w3.org/TR/trace-context/>), read from what the
-//! proxy sends.
+//! The trace that a check belongs to: W3C Trace Context (<https://www.w3.org/TR/trace-context/>),
+//! read from what the proxy sends.
 
 use http::HeaderMap;
 use tollgate_core::request::Headers;
@@ -7,22 +7,24 @@ use tollgate_core::request::Headers;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 
-/// Longest `tracestate` that is passed on. The recommendation asks for 512 at least, and lets a longer one be dropped.
+/// The longest `tracestate` that is passed on. The recommendation demands 512 bytes at least, and
+/// permits to drop a longer one.
 const MOST_STATE: usize = 512;
 
-/// The span a check belongs under.
+/// The span that a check belongs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parent {
     pub(super) trace: u128,
     pub(super) span: u64,
     pub(super) sampled: bool,
-    /// `tracestate`, as it came.
+    /// `tracestate`, as it was sent.
     pub(super) state: String,
 }
 
 impl Parent {
-    /// The parent that the proxy's call names for itself, or else the one that the checked request came with. The call's is the closer
-    /// one: Envoy, when it traces, opens a span for the call and sends it in the call's metadata.
+    /// Returns the parent that the proxy's call names for itself, or else that of the checked
+    /// request. The parent of the call is the closer one: a tracing Envoy opens a span for the call
+    /// and sends it in the call's metadata.
     pub(super) fn find(call: Option<&HeaderMap>, request: &Headers<'_>) -> Option<Self> {
         let of_call = |call: &HeaderMap| {
             let values = |name| call.get_all(name).iter().map(http::HeaderValue::as_bytes);
@@ -31,7 +33,8 @@ impl Parent {
         call.and_then(of_call).or_else(|| Self::read(request.all(PARENT), request.all(STATE)))
     }
 
-    /// Two `traceparent`s are none (section 3.2.2); several `tracestate`s are one list (section 3.3.1).
+    /// Two `traceparent`s count as none (section 3.2.2); several `tracestate`s are one list
+    /// (section 3.3.1).
     fn read<'v>(
         mut parent: impl Iterator<Item = &'v [u8]>,
         state: impl Iterator<Item = &'v [u8]>,
@@ -49,7 +52,7 @@ impl Parent {
     }
 }
 
-/// `version-traceid-parentid-flags` (section 3.2). A version newer than ours may have more behind it.
+/// Reads `version-traceid-parentid-flags` (section 3.2). A later version may have more fields.
 fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
     let text = std::str::from_utf8(value).ok()?;
     let mut parts = text.split('-');
@@ -62,7 +65,7 @@ fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
     Some((trace, u64::try_from(span).ok()?, flags & 1 == 1))
 }
 
-/// So many lower-case hex digits.
+/// Reads exactly so many lower-case hex digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let good =
         text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

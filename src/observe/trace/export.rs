@@ -1,4 +1,4 @@
-//! The task that exports: batches, one at a time, each sent again for a while where that may help.
+//! The task that exports spans: one batch at a time, retried for a while where a retry may help.
 
 use std::{
     sync::{
@@ -29,21 +29,22 @@ use crate::proto::opentelemetry::proto::{
 const BATCH: usize = 512;
 /// How long the first check of a batch waits for others.
 const GATHER: Duration = Duration::from_secs(1);
-/// The pause before a failed export is tried again, doubled each time, up to [`LONGEST_PAUSE`].
+/// The pause before a failed export is retried, doubled each time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long one batch is tried. What comes meanwhile waits in the queue, or is dropped where that is full.
+/// How long one batch is retried. Spans that arrive in the meantime wait in the queue, or are
+/// dropped where it is full.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// Spans by what became of them.
+/// Spans by what happened to them.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) exported: AtomicU64,
-    /// The queue was full.
+    /// Spans that found the queue full.
     pub(super) full: AtomicU64,
-    /// The collector could not be reached, or refused.
+    /// Spans of batches that were discarded.
     pub(super) export: AtomicU64,
-    /// The collector took the rest of the batch.
+    /// Spans that the collector rejected from an accepted batch.
     pub(super) rejected: AtomicU64,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Exporter {
     resource: Resource,
     timeout: Duration,
     closing: CancellationToken,
-    /// The last export failed: said once, not with every batch.
+    /// Whether the last export failed, so that a failure is logged once.
     failing: bool,
 }
 
@@ -78,7 +79,7 @@ impl Exporter {
         }
     }
 
-    /// Exports until told to end, and then what waits.
+    /// Exports until `closing` is cancelled, and then what waits.
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -115,7 +116,7 @@ impl Exporter {
         }
     }
 
-    /// Exports one batch, or gives it up.
+    /// Exports one batch, or discards it.
     async fn export_batch(&mut self, batch: &[Span]) {
         let mut spans = Vec::with_capacity(2 * batch.len());
         batch.iter().for_each(|span| span.write(&mut spans));
@@ -161,7 +162,7 @@ impl Exporter {
                             if !self.closing.is_cancelled() && Instant::now() + wait < until =>
                         {
                             let wait = wait.mul_f64(rand::random_range(0.8..=1.0));
-                            // At the end once more, at once.
+                            // At the end, one more attempt without a pause.
                             self.closing.clone().run_until_cancelled(sleep(wait)).await;
                             pause *= 2;
                         }
@@ -190,7 +191,7 @@ impl Exporter {
     }
 }
 
-/// What the spans say of their process.
+/// Returns the resource attributes of the process.
 pub(super) fn resource<'a>(
     service: &'a str,
     more: impl Iterator<Item = (&'a str, &'a str)>,

@@ -1,4 +1,4 @@
-//! One check as a span: what is noted while it runs, and what becomes of it on the wire.
+//! One check as a span: what is recorded while it runs, and its form on the wire.
 
 use std::{
     sync::Arc,
@@ -18,15 +18,15 @@ use crate::{
     },
 };
 
-/// `flags`: bit 9 says whether the parent is in another process.
+/// `flags`: whether bit 9, the location of the parent, is valid.
 const KNOWS_WHERE_PARENT_IS: u32 = 0x100;
 const PARENT_IS_REMOTE: u32 = 0x200;
 const SAMPLED: u32 = 1;
 
-/// Most bytes of a text in an attribute: the same as in an audit line.
+/// Most bytes of a text in an attribute, as in an audit line.
 const MAX_TEXT: usize = 256;
 
-/// A check that is traced, while it runs.
+/// The span of a running check.
 #[derive(Debug)]
 pub(crate) struct Trace {
     trace: u128,
@@ -37,7 +37,7 @@ pub(crate) struct Trace {
     store: Option<StoreCall>,
 }
 
-/// The question to the store.
+/// The call to the store.
 #[derive(Clone, Copy, Debug)]
 struct StoreCall {
     from: Duration,
@@ -45,7 +45,7 @@ struct StoreCall {
     outage: Option<Outage>,
 }
 
-/// A check that has ended, on its way out.
+/// The span of a finished check.
 #[derive(Debug)]
 pub(crate) struct Span {
     trace: Trace,
@@ -53,7 +53,7 @@ pub(crate) struct Span {
     elapsed: Duration,
 }
 
-/// What the record knows about the check.
+/// The facts of a finished check, from its record.
 #[derive(Debug)]
 pub(crate) struct CheckData {
     pub(crate) began: Timestamp,
@@ -62,7 +62,7 @@ pub(crate) struct CheckData {
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) model: Option<Arc<str>>,
     pub(crate) outage: Option<Outage>,
-    /// Only with `observe.tracing.identity`.
+    /// Set only with `observe.tracing.identity`.
     pub(crate) principal: Option<Arc<Principal>>,
 }
 
@@ -100,12 +100,12 @@ impl Trace {
         self.events.push((event, self.started.elapsed()));
     }
 
-    /// Notes that a store elsewhere is being call.
+    /// Records that the call to a remote store starts.
     pub(crate) fn store_call_started(&mut self) {
         self.store = Some(StoreCall { from: self.started.elapsed(), to: None, outage: None });
     }
 
-    /// Notes that the store has answered, or that it cannot be call.
+    /// Records that the store has answered, or failed with an outage.
     pub(crate) fn store_call_finished(&mut self, outage: Option<Outage>) {
         let now = self.started.elapsed();
         if let Some(call) = &mut self.store {
@@ -114,7 +114,7 @@ impl Trace {
         self.events.push(("store", now));
     }
 
-    /// Notes that the answer is made.
+    /// Records that the answer is encoded.
     pub(crate) fn answer_encoded(&mut self) {
         self.events.push(("answer", self.started.elapsed()));
     }
@@ -126,12 +126,12 @@ impl Trace {
 }
 
 impl Span {
-    /// How many spans it is for the collector.
+    /// The number of spans that are exported for this check.
     pub(super) fn count(&self) -> u64 {
         1 + u64::from(self.trace.store.is_some())
     }
 
-    /// The check, and below it the question to the store if there was one.
+    /// Writes the span of the check, and below it that of the store call.
     pub(super) fn write(&self, spans: &mut Vec<wire::Span>) {
         let Self { trace, data, elapsed } = self;
         let began = data.began.micros().saturating_mul(1000);
@@ -166,7 +166,7 @@ impl Span {
         let Some(store) = trace.store else { return };
         let outage = match (store.to, store.outage) {
             (_, Some(outage)) => Some(outage.label()),
-            // The check ended before the answer came.
+            // The check ended before the store answered.
             (None, None) => Some("cancelled"),
             (Some(_), None) => None,
         };
@@ -188,7 +188,7 @@ impl Span {
 }
 
 impl CheckData {
-    /// Whether the check itself failed. A request that was refused as it should be is no fault.
+    /// Whether the check itself failed. A rightly denied request is no fault.
     fn is_fault(&self) -> bool {
         match self.result {
             CheckResult::Allow(_) | CheckResult::Cancelled => false,
@@ -223,7 +223,7 @@ fn status(fault: bool) -> wire::Status {
     wire::Status { code: code.into() }
 }
 
-/// A text, cut where it is long: it may come from a token or a body.
+/// Returns a text attribute, truncated: the text may come from a token or a body.
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
     let mut end = value.len().min(MAX_TEXT);
     while !value.is_char_boundary(end) {

@@ -15,7 +15,7 @@ const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
 fn config(sections: &str) -> TracingConfig {
-    // Nobody listens on port 1 of loopback.
+    // No program listens on port 1 of loopback.
     let text = format!("{{ endpoint: 'http://127.0.0.1:1', {sections} }}");
     tollgate_core::config::Document::parse(&text, &|_| None).unwrap().read().unwrap()
 }
@@ -147,7 +147,7 @@ fn what_failed_is_marked_and_what_was_refused_is_not() {
         (attributes(&spans[1]), spans[1].status.unwrap().code),
         (vec![("tollgate.outage", "deadline")], Error as i32)
     );
-    // Gone before the store had answered.
+    // Cancelled before the store answered.
     let mut trace = Trace::new(None);
     trace.store_call_started();
     assert_eq!(
@@ -165,7 +165,7 @@ fn texts_are_cut() {
     assert_eq!(attributes(&spans[0])[3], ("tollgate.model", &*"é".repeat(128)));
 }
 
-/// Nobody takes the spans: the queue holds so many, and what comes then is counted; nothing waits.
+/// Without an exporter the queue fills; further spans are counted and dropped, and nothing waits.
 #[tokio::test]
 async fn a_full_queue_drops_and_counts() {
     let tracer = Tracer::start(&config("queue: 3, sample_ratio: 1")).unwrap();
@@ -175,7 +175,7 @@ async fn a_full_queue_drops_and_counts() {
         tracer.end(*trace, data(CheckResult::Cancelled));
     }
     assert_eq!(tracer.span_counts(), SpanCounts { full: 2, ..SpanCounts::default() });
-    // The end tries once, and gives up what nobody takes.
+    // Closing tries once, and discards what no collector takes.
     assert!(tracer.close(Duration::from_secs(10)).await);
     assert_eq!(tracer.span_counts(), SpanCounts { full: 2, export: 3, ..SpanCounts::default() });
     let late = tracer.begin(None, &headers(None)).unwrap();
