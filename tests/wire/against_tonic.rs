@@ -184,7 +184,8 @@ async fn the_answers_that_differ_are_these() {
     let good = framed(0, &check_request(10));
     let two = [&good[..], &good[..]].concat();
     let surplus = [&good[..], b"x"].concat();
-    let rows: [(&str, http::request::Builder, &[u8], (&str, &str)); 3] = [
+    type Row<'a> = (&'a str, http::request::Builder, &'a [u8], (&'a str, &'a str));
+    let rows: [Row<'_>; 3] = [
         ("two messages", post(CHECK), &two, ("3", "0")),
         ("a byte behind the message", post(CHECK), &surplus, ("3", "13")),
         ("a message that cannot be decoded", post(CHECK), b"\0\0\0\0\x01\xff", ("0", "13")),

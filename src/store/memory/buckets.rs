@@ -310,7 +310,9 @@ mod tests {
         }
         assert_eq!(buckets.charge(&[open(100)], None, at(1)), Err(Outage::Full));
         let own = charge("alice", SECOND, 5);
-        assert!(buckets.charge(&[own.clone()], principal(1), at(1)).unwrap()[0].admitted);
+        assert!(
+            buckets.charge(std::slice::from_ref(&own), principal(1), at(1)).unwrap()[0].admitted
+        );
         // Both kinds: all or none.
         assert_eq!(
             buckets.charge(&[own.clone(), open(100)], principal(1), at(1)),

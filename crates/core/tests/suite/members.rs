@@ -475,6 +475,7 @@ fn reference(cases: &[(String, String, Value)]) -> Vec<BTreeSet<String>> {
         });
     let mut input = child.stdin.take().unwrap();
     let text = json!(cases).to_string();
+    #[expect(clippy::disallowed_methods, reason = "both pipes of a child are used at once")]
     let writer = std::thread::spawn(move || input.write_all(text.as_bytes()).unwrap());
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();

@@ -26,6 +26,7 @@ pub(super) struct SeenKeys<'a> {
     /// The keys, those of the innermost object last.
     keys: Vec<Cow<'a, str>>,
     /// Filters that no object uses at the moment.
+    #[expect(clippy::vec_box, reason = "a box moves between this list and an open object")]
     unused: Vec<Box<Filter>>,
     hash: Option<FixedState>,
 }
