@@ -496,4 +496,98 @@ mod tests {
         assert!(!reads(&[0xff; 11]), "a number without an end");
         assert!(!reads(&[0x0a, 0x05, 0x00]), "a length beyond the end");
     }
+
+    /// A message of each form that Envoy sends.
+    fn forms() -> Vec<Vec<u8>> {
+        let map = [("a".to_owned(), "1,2".to_owned()), (":path".to_owned(), "x".repeat(200))];
+        let line = |key: &str, value: &str, raw: &[u8]| HeaderValue {
+            key: key.into(),
+            value: value.into(),
+            raw_value: raw.to_vec(),
+        };
+        let lines = vec![line("a", "", b"1"), line("a", "2", b""), line("b", "", &[b'x'; 200])];
+        let socket = SocketAddress { address: "192.0.2.1".into(), ..Default::default() };
+        let address = Address { address: Some(Kind::SocketAddress(socket)) };
+        [
+            HttpRequest { headers: map.into(), body: "{}".into(), ..Default::default() },
+            HttpRequest {
+                method: "post".into(),
+                path: "/v1".into(),
+                host: "h".into(),
+                size: 300,
+                header_map: Some(HeaderMap { headers: lines }),
+                raw_body: Bytes::from_static(b"{\"model\": 1}"),
+                ..Default::default()
+            },
+        ]
+        .map(|http| {
+            let mut message = CheckRequest::decode(&*encoded(http, 2)).unwrap();
+            let source = Peer { address: Some(address.clone()), ..Default::default() };
+            message.attributes.as_mut().unwrap().source = Some(source);
+            message.encode_to_vec()
+        })
+        .into()
+    }
+
+    #[test]
+    fn mutated_messages_are_read_as_prost_reads_them() {
+        use rand::{Rng as _, SeedableRng as _};
+        let mut random = rand::rngs::StdRng::seed_from_u64(7);
+        let (forms, mut both) = (forms(), 0);
+        for round in 0..100_000 {
+            let mut message = forms[round % forms.len()].clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..message.len());
+                match random.random_range(0..4) {
+                    0 => message[at] = random.random(),
+                    1 => message[at] ^= 1 << random.random_range(0..8),
+                    2 => message.insert(at, random.random()),
+                    _ => drop(message.remove(at)),
+                }
+            }
+            // prost does not check the wire type of a map: these are the tags of the two maps with
+            // another type, which the specification treats as unknown fields.
+            if message.iter().any(|byte| matches!(byte, 0x18 | 0x19 | 0x1d | 0x50 | 0x51 | 0x55)) {
+                continue;
+            }
+            let Ok(reference) = CheckRequest::decode(&*message) else { continue };
+            let Some(attributes) = reference.attributes else { continue };
+            let Some(http) = attributes.request.and_then(|request| request.http) else { continue };
+            // A refusal is for repeated values, for many entries, or for a group.
+            let Ok(ours) = read_check_request(&message) else { continue };
+            both += 1;
+            assert_eq!(
+                (ours.method, ours.path, ours.host),
+                (http.method.as_bytes(), http.path.as_bytes(), http.host.as_bytes()),
+                "{message:?}"
+            );
+            let body = [&http.body[..], &http.raw_body].concat();
+            assert!(
+                matches!(ours.body, RawBody::Whole(bytes) if bytes == body)
+                    || (matches!(ours.body, RawBody::None | RawBody::Unavailable)
+                        && body.is_empty()),
+                "{message:?}"
+            );
+            for (name, value) in &http.headers {
+                let mut values = ours.headers.all(name);
+                assert!(
+                    name.bytes().any(|byte| byte.is_ascii_uppercase())
+                        || values.any(|ours| ours == value.as_bytes()),
+                    "{name}: {message:?}"
+                );
+            }
+            for line in http.header_map.iter().flat_map(|map| &map.headers) {
+                let value =
+                    if line.raw_value.is_empty() { line.value.as_bytes() } else { &line.raw_value };
+                let mut values = ours.headers.all(&line.key);
+                assert!(
+                    line.key.bytes().any(|byte| byte.is_ascii_uppercase())
+                        || values.any(|ours| ours == value),
+                    "{}: {message:?}",
+                    line.key
+                );
+            }
+        }
+        assert!(both > 10_000, "{both} messages are readable for both");
+    }
 }
