@@ -134,7 +134,9 @@ impl<'a, 'p> Reader<'a, 'p> {
         self.facts.prompt_text.opaque |= is_opaque(self.scanner.peek());
         match self.scanner.peek() {
             Some(b'{') => {
-                self.mark(node);
+                if node.has_marks {
+                    self.mark(node);
+                }
                 match &node.expect {
                     Expect::Text(_) | Expect::Texts(_) | Expect::Cap(..) | Expect::List => {
                         Err(wrong())
@@ -172,9 +174,6 @@ impl<'a, 'p> Reader<'a, 'p> {
             },
             Some(b'"') => {
                 let string = self.scanner.string()?;
-                if !string.inner.is_empty() {
-                    self.mark(node);
-                }
                 self.string(node, key, &string)
             }
             _ => {
@@ -182,11 +181,13 @@ impl<'a, 'p> Reader<'a, 'p> {
                 if scalar == "null" {
                     return Ok(());
                 }
-                self.mark(node);
-                if let Some(values) = node.values
-                    && matches!(scalar, "true" | "false")
-                {
-                    self.look_up(values, scalar);
+                if node.has_marks {
+                    self.mark(node);
+                    if let Some(values) = node.values
+                        && matches!(scalar, "true" | "false")
+                    {
+                        self.look_up(values, scalar);
+                    }
                 }
                 match &node.expect {
                     Expect::Cap(cap, name) => {
@@ -293,17 +294,8 @@ impl<'a, 'p> Reader<'a, 'p> {
         if matches!(node.text_role, TextRole::Text | TextRole::Free) {
             self.add_prompt_text(string)?;
         }
-        if node.reference && !string.inner.is_empty() {
-            self.add_reference(string);
-        }
-        if let Some(values) = node.values
-            && !string.inner.is_empty()
-        {
-            let value = string.unescape()?;
-            self.look_up(values, &value);
-        }
-        if let Some(key) = node.source {
-            self.source_member(key, string)?;
+        if node.has_marks && !string.inner.is_empty() {
+            self.marked_string(node, string)?;
         }
         match &node.expect {
             Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => {
@@ -352,6 +344,22 @@ impl<'a, 'p> Reader<'a, 'p> {
                 self.emit(*text, value)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A string whose node has marks.
+    fn marked_string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), JsonError> {
+        self.mark(node);
+        if node.reference {
+            self.add_reference(string);
+        }
+        if let Some(values) = node.values {
+            let value = string.unescape()?;
+            self.look_up(values, &value);
+        }
+        match node.source {
+            Some(key) => self.source_member(key, string),
+            None => Ok(()),
         }
     }
 

@@ -259,6 +259,7 @@ impl Builder<'_> {
             node.object = Some(self.medium());
         }
         node.element = Some(place);
+        node = node.sealed();
         if matches!(node.expect, Expect::Prompts { .. }) {
             // The list's elements are counted by the list.
             let mut element = Node { expect: Expect::Any, ..node.clone() };
@@ -294,7 +295,8 @@ impl Builder<'_> {
 
     /// The place of an object that describes a medium and has no table: whatever is in it may be a reference.
     fn medium(&mut self) -> usize {
-        let reference = self.plan.add(Node { reference: true, ..Node::of(Expect::Any) });
+        let reference = Node { reference: true, ..Node::of(Expect::Any) };
+        let reference = self.plan.add(reference.sealed());
         if let Some(node) = self.plan.nodes.get_mut(reference) {
             node.unnamed = Unnamed::Read(reference);
             node.element = Some(reference);

@@ -1,11 +1,19 @@
-//! Names of members with their places: found by length and bytes, so that a table of a hundred names
-//! costs a lookup no more than a table of ten (`cargo bench --bench body`, "chat, preset").
+//! Names of members with their places. The length of a key selects the few names that it can be, so that
+//! a table of a hundred names costs a lookup no more than a table of ten (`cargo bench --bench body`,
+//! "chat, preset").
 
 use std::{cmp::Ordering, sync::Arc};
 
+/// Names of this length and longer ones are kept together.
+const LONG: usize = 31;
+
 /// Names with a place each, sorted by length, then by bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Names(Vec<(Arc<str>, usize)>);
+pub(super) struct Names {
+    list: Vec<(Arc<str>, usize)>,
+    /// For each length up to [`LONG`], the index of the first name that is at least as long.
+    starts: [u16; LONG + 1],
+}
 
 impl Names {
     fn order(known: &str, name: &str) -> Ordering {
@@ -13,32 +21,44 @@ impl Names {
     }
 
     fn search(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| Self::order(known, name))
+        self.list.binary_search_by(|(known, _)| Self::order(known, name))
+    }
+
+    /// The names that are as long as a key, or as long as any long key.
+    fn as_long_as(&self, key: &str) -> &[(Arc<str>, usize)] {
+        let start = |length: usize| self.starts.get(length).map(|start| usize::from(*start));
+        let length = key.len().min(LONG);
+        let end = start(length + 1).unwrap_or(self.list.len());
+        self.list.get(start(length).unwrap_or(end)..end).unwrap_or_default()
     }
 
     /// Whether there is no name.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// The place of a name.
     pub(super) fn get(&self, name: &str) -> Option<usize> {
-        let at = self.search(name).ok()?;
-        self.0.get(at).map(|(_, place)| *place)
+        let known = self.as_long_as(name).iter().find(|(known, _)| **known == *name);
+        known.map(|(_, place)| *place)
     }
 
     /// Adds a name, or gives it another place.
     pub(super) fn set(&mut self, name: impl Into<Arc<str>>, place: usize) {
         let name = name.into();
         match self.search(&name) {
-            Ok(at) => drop(self.0.get_mut(at).map(|slot| slot.1 = place)),
-            Err(at) => self.0.insert(at, (name, place)),
+            Ok(at) => drop(self.list.get_mut(at).map(|slot| slot.1 = place)),
+            Err(at) => self.list.insert(at, (name, place)),
+        }
+        for (length, start) in self.starts.iter_mut().enumerate() {
+            let first = self.list.partition_point(|(known, _)| known.len() < length);
+            *start = u16::try_from(first).unwrap_or(u16::MAX);
         }
     }
 
     /// The names and their places.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        self.0.iter().map(|(name, place)| (name, *place))
+        self.list.iter().map(|(name, place)| (name, *place))
     }
 
     /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
@@ -50,14 +70,8 @@ impl Names {
         let folded = (!key.is_ascii() && key.contains(special))
             .then(|| key.replace('\u{17f}', "s").replace('\u{212a}', "k"));
         let key = folded.as_deref().unwrap_or(key);
-        let start = self.0.partition_point(|(known, _)| known.len() < key.len());
-        self.0
-            .get(start..)
-            .unwrap_or_default()
-            .iter()
-            .take_while(|(known, _)| known.len() == key.len())
-            .find(|(known, _)| known.eq_ignore_ascii_case(key))
-            .map(|(known, _)| known)
+        let known = self.as_long_as(key).iter().find(|(known, _)| known.eq_ignore_ascii_case(key));
+        known.map(|(known, _)| known)
     }
 }
 
@@ -68,13 +82,23 @@ mod tests {
     #[test]
     fn names_are_found_among_others_of_the_same_length() {
         let mut names = Names::default();
-        let words =
-            ["n", "model", "top_k", "top_p", "messages", "max_tokens", "min_tokens", "tasks"];
+        let words = [
+            "a_name_that_is_longer_than_all_the_others",
+            "another_name_that_is_longer_than_the_others",
+            "n",
+            "model",
+            "top_k",
+            "top_p",
+            "messages",
+            "max_tokens",
+            "min_tokens",
+            "tasks",
+        ];
         for (place, word) in words.iter().enumerate() {
             names.set(*word, place);
         }
         names.set("n", 99);
-        for (place, word) in words.iter().enumerate().skip(1) {
+        for (place, word) in words.iter().enumerate().filter(|(_, word)| **word != "n") {
             assert_eq!(names.get(word), Some(place), "{word}");
         }
         assert_eq!(names.get("n"), Some(99), "a name has one place");
@@ -88,6 +112,10 @@ mod tests {
             ("ta\u{17f}k\u{17f}", Some("tasks")),
             ("top_\u{212a}", Some("top_k")),
             ("modell", None),
+            (
+                "A_NAME_THAT_IS_LONGER_THAN_ALL_THE_OTHERS",
+                Some("a_name_that_is_longer_than_all_the_others"),
+            ),
         ] {
             assert_eq!(names.variant(key).map(AsRef::as_ref), known, "{key}");
         }

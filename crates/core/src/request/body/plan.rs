@@ -192,6 +192,8 @@ pub(super) struct Node {
     pub(super) values: Option<usize>,
     /// What a string here says of the source that it is in.
     pub(super) source: Option<SourceKey>,
+    /// Whether one of the five above is set: nearly every value is spared the look at each.
+    pub(super) has_marks: bool,
     /// Of an object: whether it is described by a table, is a tool, is a source.
     pub(super) table: bool,
     pub(super) tool: bool,
@@ -212,6 +214,7 @@ impl Node {
             reference: false,
             values: None,
             source: None,
+            has_marks: false,
             table: false,
             tool: false,
             has_source: false,
@@ -221,6 +224,16 @@ impl Node {
     /// Whether nothing at or below the node is read.
     fn is_plain(&self) -> bool {
         self.expect == Expect::Any && !self.reads_members() && self.element.is_none()
+    }
+
+    /// Returns the node with `has_marks` set where one of its marks is.
+    pub(super) fn sealed(mut self) -> Self {
+        self.has_marks = self.scope.is_some()
+            || self.part.is_some()
+            || self.reference
+            || self.values.is_some()
+            || self.source.is_some();
+        self
     }
 
     /// Whether the members of an object at the node are read.
@@ -567,7 +580,8 @@ impl Plan {
             ("media_type", SourceKey::MediaType),
             ("data", SourceKey::Data),
         ] {
-            keys.set(key, self.add(Node { source: Some(source), ..Node::of(Expect::Any) }));
+            let node = Node { source: Some(source), ..Node::of(Expect::Any) };
+            keys.set(key, self.add(node.sealed()));
         }
         keys.set("url", self.add(Node::of(Expect::Reference)));
         self.add(Node {
