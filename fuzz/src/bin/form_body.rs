@@ -46,7 +46,8 @@ fuzz_target!(|input: &[u8]| {
 
     let catalog = Catalog::load().unwrap();
     let tables = catalog.file("vllm").unwrap().find("POST", "/v1/audio/transcriptions").unwrap();
-    let fields_of = FieldPlan::new(catalog.tables(), tables.form.unwrap(), &Wanted::default(), false);
+    let fields_of =
+        FieldPlan::new(catalog.tables(), tables.form.unwrap(), &Wanted::default(), false);
     let plan = FormPlan { fields: Some(fields_of), ..FormPlan::default() };
     if let Some(facts) = read(content_type, body, &plan) {
         let found = fields(body, &boundary(content_type));

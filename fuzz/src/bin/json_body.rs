@@ -37,8 +37,13 @@ static PLANS: LazyLock<[Plan; 5]> = LazyLock::new(|| {
     rpc.rpc().unwrap();
     let catalog = Catalog::load().unwrap();
     let tables = catalog.file("vllm").unwrap().find("POST", "/v1/chat/completions").unwrap();
-    let wanted =
-        Wanted { model: Some("model"), caps: true, tools: true, text: 1 << 16, ..Wanted::default() };
+    let wanted = Wanted {
+        model: Some("model"),
+        caps: true,
+        tools: true,
+        text: 1 << 16,
+        ..Wanted::default()
+    };
     let preset = Plan::members(catalog.tables(), tables.json.unwrap(), &wanted);
     [model(), all, only, rpc, preset]
 });
@@ -140,7 +145,7 @@ fn nothing_missed(tree: &Tree, reading: Reading, facts: &BodyFacts<'_>) {
             Some(Tree::Whole(number)) => {
                 let name = path.last().unwrap();
                 assert!(
-                    facts.caps.iter().any(|cap| cap.name == *name && cap.value >= *number),
+                    facts.caps.iter().any(|cap| *cap.name == **name && cap.value >= *number),
                     "{reading:?} {path:?}"
                 );
             }
