@@ -1,4 +1,5 @@
-//! The command line: one file per subcommand. Exit codes: 0 ok, 1 the answer is no, 2 usage or something that is not there.
+//! The command line: one file per subcommand. Exit codes: 0 yes, 1 no, 2 wrong usage or something
+//! missing.
 
 mod argument;
 pub mod audit_upstream;
@@ -27,35 +28,36 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use self::paint::Paint;
 
 const MORE: &str = "\
-The usual order:
-  # a first configuration, with comments
+In the usual order:
+  # write a first configuration, with comments
   tollgate init --preset vllm --issuer https://auth.example.com
-  # everything that is wrong with it
+  # list every error in it
   tollgate check-config tollgate.yaml
-  # one decision, step by step, offline
+  # show one decision, step by step, offline
   tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
   # answer checks
   tollgate serve --config tollgate.yaml
-  # can the proxy in front be gone around?
+  # test the proxy in front for leaks
   tollgate doctor https://api.example.com
-  # what the server offers, and what is open of it
+  # list what the server offers, and what of it is open
   tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml
-  # take credentials back, at once
+  # revoke credentials at once
   tollgate revoke add --tenant acme --redis redis://redis:6379
 
 Exit codes:
-  0  ok
-  1  the answer is no: denied, wrong, leaking, open, not there
-  2  usage, or something that is needed is not there
+  0  yes: allowed, valid, no leak, nothing dangerous open
+  1  no: denied, invalid, leaking, dangerous, not found
+  2  wrong usage, or something that the command needs is missing
 
-`--output json` prints the answer as JSON on standard output. A command that could not do its
-work then says why on standard error, as {\"error\":{\"message\":…}}. Colours and progress are for
-terminals; NO_COLOR turns colours off.";
+`--output json` prints the answer as JSON on standard output. A command that fails prints
+{\"error\":{\"message\":…}} on standard error then. Colours and progress are for terminals;
+NO_COLOR turns colours off.";
 
 /// Decides who may use a GPU inference endpoint, and how much of it.
 ///
-/// A proxy (Envoy, nginx, Traefik, Caddy, HAProxy) asks Tollgate before it forwards a request. Tollgate verifies the caller's
-/// JWT, checks scopes and the model in the body, counts limits, and answers: forward with trusted identity headers, or refuse.
+/// A proxy (Envoy, nginx, Traefik, Caddy, HAProxy) calls Tollgate before it forwards a request.
+/// Tollgate verifies the caller's JWT, checks scopes and the model in the body, counts limits, and
+/// answers: forward with trusted identity headers, or deny.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version = version::TEXT, after_long_help = MORE)]
 struct Cli {
@@ -63,7 +65,7 @@ struct Cli {
     command: Command,
 }
 
-/// In the order in which they are usually needed.
+/// The subcommands, in the order in which they are usually needed.
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Init),
@@ -80,13 +82,13 @@ enum Command {
     Version(version::Version),
 }
 
-/// How to report.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
@@ -116,7 +118,7 @@ pub fn main() -> ExitCode {
     result.unwrap_or_else(|error| failure::report(&error, json))
 }
 
-/// Runs a short piece of network work.
+/// Runs network work on a runtime of its own.
 fn blocking<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

@@ -1,8 +1,10 @@
-//! Cases: requests with what must come of them, as YAML. The corpus in `tests/cases` is made of them, every front-end is
-//! tested with them, and `tollgate explain --case` shows them step by step.
+//! Policy tests: requests with the decision that is expected, as YAML. The corpus in `tests/cases`
+//! consists of them, every adapter is tested with them, and `tollgate explain --case` shows them
+//! step by step.
 //!
-//! A file holds a policy, names of keys that are made when it is read, and cases. All times are relative to the file's
-//! `now`, so that a front-end with a clock of its own can have the tokens made for its own moment.
+//! A file contains a policy, names of keys that are made when it is read, and cases. All times are
+//! relative to the file's `now`, so that an adapter with a clock of its own can have the tokens
+//! made for its own time.
 
 mod error;
 pub mod expect;
@@ -31,56 +33,56 @@ pub use self::{
     request::{Body, Request},
 };
 
-/// One case, ready to be asked.
+/// One case with its request and token.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// One sentence: what must be so.
+    /// One sentence: what must hold.
     pub name: String,
-    /// Its line in the file.
+    /// The line in the file.
     pub line: Option<u64>,
-    /// When it is asked.
+    /// The time of the decision.
     pub now: Timestamp,
     /// The request, with its token.
     pub request: Request,
     /// The token alone.
     pub token: Option<String>,
-    /// What came before, in order.
+    /// The requests that were decided before, in order.
     pub earlier: Vec<Earlier>,
-    /// What was revoked before.
+    /// The revocations that are in force.
     pub revoked: Vec<Revoked>,
-    /// Why the store cannot be asked.
+    /// The outage of the store; `None` where the store answers.
     pub outage: Option<Outage>,
-    /// What the answer must be.
+    /// The decision that is expected.
     pub expect: Option<Expectation>,
 }
 
-/// A request that came before the one that is judged.
+/// A request that was decided before the case's own.
 #[derive(Clone, Debug)]
 pub struct Earlier {
-    /// How often it came.
+    /// The number of times it was sent.
     pub times: u32,
-    /// When.
+    /// The time of the decision.
     pub at: Timestamp,
     /// The request, with its token.
     pub request: Request,
 }
 
-/// Something that was revoked.
+/// A revocation in a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// In the store's own list.
+    /// A revocation in the store's own list.
     Target {
-        /// What.
+        /// What is revoked.
         target: Target,
-        /// For a subject, a client or a tenant: tokens issued until then.
+        /// For a subject, a client or a tenant: tokens issued until this time are revoked.
         at: Timestamp,
     },
-    /// By a key in the blacklist of another service.
+    /// A key in the denylist of another service.
     ExternalDenylist(String),
 }
 
 impl Case {
-    /// Asks the core: first what came before, then the case itself.
+    /// Decides the case with the core, after the earlier requests.
     pub fn decide(&self, snapshot: &Snapshot) -> Outcome {
         match prepare(snapshot, self.request.raw(), self.now, &mut NoHooks) {
             Prepared::Decided(outcome) => outcome,
@@ -90,7 +92,7 @@ impl Case {
         }
     }
 
-    /// The store as the case finds it: what came before has been counted.
+    /// Returns the store of the case, with the earlier requests counted.
     pub fn store(&self, snapshot: &Snapshot) -> Ledger {
         let mut ledger = Ledger::new(&self.revoked);
         for earlier in &self.earlier {
@@ -98,7 +100,7 @@ impl Case {
                 if let Prepared::Pending(pending) =
                     prepare(snapshot, earlier.request.raw(), earlier.at, &mut NoHooks)
                 {
-                    // That it was counted is what matters here, not its answer.
+                    // Only the counts matter here, not the answer.
                     drop(ledger.conclude(pending, earlier.at, None));
                 }
             }

@@ -1,17 +1,18 @@
-//! Arguments that may be read from elsewhere: what stands on a command line is seen by everybody who may list processes.
+//! Arguments that may be read from a file or from standard input: every user of the machine can see
+//! the command lines of processes.
 
 use std::io::{self, Read as _};
 
 use anyhow::Context as _;
 use tollgate_core::secret::Secret;
 
-/// Most that is read from standard input.
+/// The most bytes that are read from standard input.
 const MAX_INPUT: u64 = 64 << 20;
 
-/// A token: `-` is standard input, `@FILE` a file, anything else the token itself.
+/// Reads a token: `-` is standard input, `@FILE` a file, anything else the token itself.
 ///
 /// # Errors
-/// What cannot be read.
+/// The file or standard input cannot be read.
 pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
     match (argument, argument.strip_prefix('@')) {
         ("-", _) => Ok(Secret::new(
@@ -22,19 +23,20 @@ pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
     }
 }
 
-/// A secret in a file, without the white space around it.
+/// Reads a secret from a file, without the white space around it.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// The file cannot be read.
 pub(super) fn secret_file(path: &str) -> anyhow::Result<Secret> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read `{path}`"))?;
     Ok(Secret::new(bytes.trim_ascii()))
 }
 
-/// A body: `-` is standard input, `@FILE` a file, anything else the body itself. Nothing is trimmed.
+/// Reads a body: `-` is standard input, `@FILE` a file, anything else the body itself. Nothing is
+/// trimmed.
 ///
 /// # Errors
-/// What cannot be read.
+/// The file or standard input cannot be read.
 pub(super) fn body(argument: &str) -> anyhow::Result<Vec<u8>> {
     match (argument, argument.strip_prefix('@')) {
         ("-", _) => stdin().context("cannot read the body from standard input"),
@@ -43,7 +45,7 @@ pub(super) fn body(argument: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// A shared secret as a file holds it: one trailing line break is not part of it, as everywhere in the configuration.
+/// Removes one trailing line break from a shared secret, as the configuration does.
 pub(super) fn trimmed(file: &[u8]) -> &[u8] {
     let file = file.strip_suffix(b"\n").unwrap_or(file);
     file.strip_suffix(b"\r").unwrap_or(file)

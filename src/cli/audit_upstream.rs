@@ -1,4 +1,5 @@
-//! `tollgate audit-upstream`: what a live inference server offers, and what the policy answers to somebody without a credential.
+//! `tollgate audit-upstream`: the operations of a live inference server, and the policy's answers
+//! to requests without a credential.
 
 mod fetch;
 mod members;
@@ -29,35 +30,36 @@ Examples:
 
 Exit codes:
   0  nothing dangerous is open
-  1  something dangerous, or something that nobody has offer, is
-  2  the server gave no such document, or usage";
+  1  something dangerous or unlisted is open
+  2  the server has no such document, or wrong usage";
 
-/// Report what an inference server offers, and what is open of it.
+/// Report what an inference server offers, and what of it is open.
 ///
-/// Reads the server's `/openapi.json`, once, and asks nothing else of it. Reports which of its routes are known, which are
-/// dangerous, and what the policy answers for each without a credential.
+/// Reads the server's `/openapi.json` once, and requests nothing else. Reports which of its routes
+/// are known, which are dangerous, and what the policy answers to each without a credential.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct AuditUpstream {
     /// The server: `http://127.0.0.1:8000`, or the whole URL of its OpenAPI document.
     #[arg(value_name = "URL")]
     url: String,
-    /// What is known of the server. Default: the presets that the configuration uses.
+    /// The preset of the server. Default: the presets that the configuration uses.
     #[arg(long, value_name = "NAME", required_unless_present = "config")]
     preset: Option<String>,
     /// The configuration whose answers are reported. Default: the preset alone.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How to report.
+    /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 impl AuditUpstream {
-    /// Asks the server, and prints to `out`.
+    /// Reads the server's document and prints the report to `out`.
     ///
     /// # Errors
-    /// A server that cannot be asked, a document that is none, a configuration that cannot be used.
+    /// The server cannot be reached, its document is no OpenAPI document, or the configuration
+    /// cannot be used.
     pub async fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let mut progress = Progress::stderr();
         let (policy, entries) = self.policy()?;
@@ -73,12 +75,12 @@ impl AuditUpstream {
         };
         let presets = names.iter().map(|name| Preset::load(name)).collect::<Result<Vec<_>, _>>()?;
         let url = fetch::Url::parse(&self.url)?;
-        progress.now(&format!("asking {url}"));
+        progress.now(&format!("reading {url}"));
         let document =
-            fetch::get(&url).await.with_context(|| format!("`{url}` gave no OpenAPI document"))?;
+            fetch::get(&url).await.with_context(|| format!("no OpenAPI document from `{url}`"))?;
         let offer = Offer::read(&document)
-            .with_context(|| format!("what `{url}` sent is no OpenAPI document"))?;
-        progress.now(&format!("asking the policy about {} operations", offer.operations.len()));
+            .with_context(|| format!("the answer of `{url}` is no OpenAPI document"))?;
+        progress.now(&format!("checking {} operations", offer.operations.len()));
         let members = members::unknown(&offer.document, &presets)?;
         let report = Report::of(
             &offer,
@@ -97,14 +99,14 @@ impl AuditUpstream {
         Ok(ExitCode::from(u8::from(report.is_dangerous())))
     }
 
-    /// The policy whose answers are asked for, and its routes as written.
+    /// Returns the policy to audit, and its routes as written.
     fn policy(&self) -> anyhow::Result<(Policy, Vec<RouteEntry>)> {
         if let Some(file) = &self.config {
             let loaded = config::load(file)?;
             return Ok((loaded.policy, loaded.file.policy.routes));
         }
         let name = self.preset.as_deref().unwrap_or_default();
-        // The name goes into the text below, so it has to be one of ours.
+        // Checked first, because the name becomes a part of the text below.
         Preset::load(name)?;
         let text = format!(
             "issuers: [{{ issuer: 'https://auth.example.com', audiences: any, algorithms: [RS256], jwks: {{ url: 'https://auth.example.com/jwks.json' }} }}]\nroutes: [{{ preset: {name} }}]"
@@ -122,7 +124,7 @@ impl AuditUpstream {
     }
 }
 
-/// The hosts that can make a difference: the server's own, and one for each that a route is written for.
+/// Returns the hosts that can differ: the server's own, and one for each host of a route.
 fn hosts(entries: &[RouteEntry], own: &str) -> Vec<String> {
     let mut hosts = vec![own.to_owned()];
     for host in entries.iter().flat_map(RouteEntry::hosts) {

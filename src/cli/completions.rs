@@ -17,12 +17,12 @@ Exit codes:
 
 /// Print a completion script for a shell.
 ///
-/// Put it where the shell looks for such files, and open a new shell. For zsh, the directory has to be in `fpath` before
-/// `compinit` runs.
+/// Store it where the shell looks for such files, and open a new shell. For zsh, the directory has
+/// to be in `fpath` before `compinit` runs.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Completions {
-    /// The shell.
+    /// The shell to complete for.
     shell: Shell,
 }
 
@@ -30,7 +30,7 @@ impl Completions {
     /// Prints the script for `command` to `out`.
     ///
     /// # Errors
-    /// An `out` that cannot be written to.
+    /// A failed write to `out`.
     pub fn run(
         &self,
         command: &mut clap::Command,

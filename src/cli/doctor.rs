@@ -28,43 +28,45 @@ Examples:
     | jq -r '.probes[] | select(.verdict == \"leak\") | .name'
 
 Exit codes:
-  0  sound, as far as it was tried
-  1  something leaks, or an answer is not passed on as it was made
-  2  the proxy cannot be reached, or usage";
+  0  no leak and no fault was found
+  1  something leaks, or the proxy changes an answer
+  2  the proxy cannot be reached, or wrong usage";
 
-/// Try out a live proxy in front of Tollgate.
+/// Test a live proxy in front of Tollgate.
 ///
-/// Sends somewhat more than a hundred requests that must not pass, or must be answered in one way, and looks at what reaches the
-/// client and the upstream. Reports what leaks, which answers are replaced on their way, and what to do. Nothing is changed; the
-/// log and the metrics will show denials.
+/// Sends somewhat more than a hundred requests that must not pass, or must be answered in one way,
+/// and examines what reaches the client and the upstream. Reports leaks, answers that the proxy
+/// replaces, and remedies. Nothing is changed; the log and the metrics will show denials.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Doctor {
     /// The proxy: `https://host` or `http://host:port`.
     #[arg(value_name = "URL")]
     url: String,
-    /// A path that GET needs a credential for.
+    /// A path that needs a credential for GET.
     #[arg(long, value_name = "PATH", default_value = "/v1/models")]
     protected: String,
-    /// A path that GET needs none for.
+    /// A path that needs no credential for GET.
     #[arg(long, value_name = "PATH", default_value = "/health")]
     public: String,
-    /// A path whose upstream answers GET with the headers it got. Without it nothing can be said about identity headers.
+    /// A path whose upstream answers GET with the headers it received. Identity headers are tested
+    /// only with it.
     #[arg(long, value_name = "PATH")]
     echo: Option<String>,
     /// A path that takes a JSON body.
     #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
     post: String,
-    /// A body of one byte more is expected to be refused, such as `16MiB`.
+    /// The largest body that must pass, such as `16MiB`; one byte more must be refused.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     body_limit: Option<ByteSize>,
-    /// The `Host` to send, where it is not the URL's.
+    /// The `Host` header. Default: the host of the URL.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// A token that opens the protected and the echo path: the token, `@FILE`, or `-` for standard input.
+    /// A token that opens the protected and the echo path: the token, `@FILE`, or `-` for standard
+    /// input.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
-    /// How to report.
+    /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -73,17 +75,17 @@ fn size(text: &str) -> anyhow::Result<ByteSize> {
     Ok(serde_json::from_value(json!(text))?)
 }
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
-    /// As it must be.
+    /// The answer is right.
     Ok,
-    /// A request passed that must not, or something of the client's reached the upstream.
+    /// A request passed that must not, or client input reached the upstream.
     Leak,
-    /// A denial did not reach the client as it was made.
+    /// A denial did not reach the client unchanged.
     Fault,
-    /// Not tried.
+    /// The probe was not sent.
     Skipped,
 }
 
@@ -106,7 +108,7 @@ impl Verdict {
     }
 }
 
-/// One probe, or a row of like ones.
+/// The result of one probe, or of a group of similar ones.
 #[derive(Debug, Serialize)]
 struct Finding {
     name: &'static str,
@@ -117,10 +119,10 @@ struct Finding {
 }
 
 impl Doctor {
-    /// Probes, and reports.
+    /// Sends the probes and prints the results to `out`.
     ///
     /// # Errors
-    /// A URL or token that cannot be used, a proxy that cannot be reached.
+    /// The URL or the token cannot be used, or the proxy cannot be reached.
     pub async fn run(self, out: &mut impl Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let target = Target::parse(&self.url)?;
         for path in
@@ -138,7 +140,7 @@ impl Doctor {
             bail!("the token would cross the network in clear; use https");
         }
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            bail!("the token holds characters that no token has");
+            bail!("the token has characters that no token may have");
         }
         let marker = format!("doctor-{:016x}", rand::random::<u64>());
         let mut probes = Probes {
@@ -164,12 +166,12 @@ impl Doctor {
                     let (verdict, detail) = (verdict.painted(paint), printable::printable(detail));
                     writeln!(out, "{verdict:<8} {name}: {detail}")?;
                     if let Some(remedy) = remedy {
-                        writeln!(out, "         what to do: {remedy}")?;
+                        writeln!(out, "         remedy: {remedy}")?;
                     }
                 }
                 let [ok, leaks, faults, skipped] =
                     [Verdict::Ok, Verdict::Leak, Verdict::Fault, Verdict::Skipped].map(count);
-                writeln!(out, "{ok} ok, {leaks} leak, {faults} not passed on, {skipped} skipped")?;
+                writeln!(out, "{ok} ok, {leaks} leaks, {faults} faults, {skipped} skipped")?;
             }
         }
         Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(1) })

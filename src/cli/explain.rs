@@ -28,24 +28,25 @@ Examples:
   tollgate explain --case cases.yaml --only expired --output json
 
 Exit codes:
-  0  allowed; of cases: all came out as they say
-  1  denied; of cases: some did not
-  2  it cannot be told, because the keys of the token's issuer are not here (see --jwks), or usage";
+  0  allowed; of cases: all are as expected
+  1  denied; of cases: some are not as expected
+  2  unknown, because the keys of the token's issuer are missing (see --jwks), or wrong usage";
 
 /// Show every step of one decision, offline.
 ///
-/// Without network and store: what is asked, which route covers it, what is wrong with the token, what would be asked of the
-/// store, and the answer. A file of cases (docs/cases.md) with what must come of them is a test of a policy.
+/// Without network and store: the request, the route that covers it, what is wrong with the token,
+/// what the store would be called with, and the answer. A file of cases (docs/cases.md) with the
+/// expected answers is a test of a policy.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Explain {
-    /// The configuration file. A case file may bring a policy of its own.
+    /// The configuration file. A case file may contain a policy of its own.
     #[arg(long, value_name = "FILE", required_unless_present = "case")]
     config: Option<PathBuf>,
     /// A file of cases, in the format of `tests/cases`, instead of a request.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address"])]
     case: Option<PathBuf>,
-    /// Of the file's cases, only those with this in their name.
+    /// Only the cases of the file whose names contain this text.
     #[arg(long, value_name = "TEXT", requires = "case", conflicts_with = "path")]
     only: Option<String>,
     /// The method. Default: GET, or POST with a body.
@@ -66,16 +67,18 @@ pub struct Explain {
     /// The body: `-` reads it from standard input, `@FILE` from a file.
     #[arg(long, value_name = "TEXT|-|@FILE")]
     body: Option<String>,
-    /// The token, sent as `Authorization: Bearer`: `-` reads it from standard input, `@FILE` from a file.
+    /// The token, sent as `Authorization: Bearer`: `-` reads it from standard input, `@FILE` from a
+    /// file.
     #[arg(long, value_name = "TOKEN|-|@FILE")]
     token: Option<String>,
     /// The client's address.
     #[arg(long)]
     address: Option<IpAddr>,
-    /// A key set for an issuer whose keys are fetched; without `ISSUER=` where there is only one. May be given more than once.
+    /// A key set for an issuer whose keys are fetched; without `ISSUER=` where there is only one.
+    /// May be given more than once.
     #[arg(long, value_name = "[ISSUER=]FILE")]
     jwks: Vec<String>,
-    /// How to print. JSON is one object for each decision.
+    /// The form of the output. JSON is one object for each decision.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -90,10 +93,10 @@ fn header(text: &str) -> anyhow::Result<(String, String)> {
 }
 
 impl Explain {
-    /// Prints the steps.
+    /// Prints the steps to `out`.
     ///
     /// # Errors
-    /// A file that cannot be read or is wrong, or nothing to explain.
+    /// A file cannot be read or is wrong, or there is nothing to explain.
     pub fn run(&self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
         self.explained(&mut Printer { out, paint, output: self.output })
             .map(|end| ExitCode::from(end as u8))
@@ -202,7 +205,7 @@ impl Explain {
     }
 }
 
-/// Where explanations are printed, and how.
+/// The destination and the form of explanations.
 struct Printer<'a> {
     out: &'a mut dyn Write,
     paint: Paint,
@@ -220,7 +223,7 @@ impl Printer<'_> {
     }
 }
 
-/// What the exit code says.
+/// The exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ExitStatus {
     Good = 0,

@@ -1,5 +1,5 @@
-//! How a command says that it could not do its work: a line on standard error, or, with `--output json`, one object of one
-//! shape there, so that standard output holds answers only.
+//! The report of a failed command: a line on standard error, or one JSON object there with
+//! `--output json`. Standard output holds answers only.
 
 use std::{ffi::OsString, io, process::ExitCode};
 
@@ -10,10 +10,11 @@ use tollgate_core::config::ConfigError;
 use super::{paint::Paint, printable};
 use crate::{config::LoadError, error_text::describe};
 
-/// The exit code for usage, and for what is not there.
+/// The exit code for wrong usage and for missing things.
 const EXIT_CODE: u8 = 2;
 
-/// Whether the command line asks for JSON. Looked for in the words themselves: they may be such that nothing else can be told.
+/// Whether the command line requests JSON. It searches the words themselves, because they may not
+/// parse.
 pub(super) fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
     let words: Vec<OsString> = words.collect();
     words.iter().any(|word| word == "--output=json")
@@ -23,11 +24,11 @@ pub(super) fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
             .any(|(name, value)| name == "--output" && value == "json")
 }
 
-/// Reports a command line that is none, or shows the help that was asked for.
+/// Reports a command line that does not parse, or prints the requested help.
 pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if asked || !json {
-        // A pipe that was closed wants no more help.
+        // A closed pipe is no error.
         let _ = error.print();
     } else {
         let text = error.render().to_string();
@@ -38,11 +39,11 @@ pub(super) fn usage(error: &clap::Error, json: bool) -> ExitCode {
     if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CODE) }
 }
 
-/// Reports why a command could not do its work.
+/// Reports why a command failed.
 pub(super) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     if error.downcast_ref::<io::Error>().is_some_and(closed) {
-        // Whoever read the answer has seen enough: `| head`.
+        // The reader of a pipe has closed it: `| head`.
     } else if json {
         let locations = match error.downcast_ref::<LoadError>() {
             Some(LoadError::Invalid { path, errors }) => locations(path, errors),
@@ -71,7 +72,7 @@ fn shape(message: &str, locations: &[Value]) -> Value {
     }
 }
 
-/// Errors of a configuration file, one object each.
+/// Returns the errors of a configuration file, one object each.
 pub(super) fn locations(file: &str, errors: &[ConfigError]) -> Vec<Value> {
     let location = |error: &ConfigError| json!({ "file": file, "line": error.line, "path": error.path, "message": error.message() });
     errors.iter().map(location).collect()

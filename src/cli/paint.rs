@@ -1,4 +1,4 @@
-//! Colours, for people at a terminal.
+//! Colours for output on a terminal.
 
 use std::{
     env,
@@ -7,18 +7,19 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-/// Whether to colour. Without a terminal, with `NO_COLOR` set to anything (no-color.org), or with `TERM=dumb`: no.
+/// Whether to colour. Not without a terminal, with `NO_COLOR` set (no-color.org), or with
+/// `TERM=dumb`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paint(bool);
 
 impl Paint {
-    /// For standard output.
+    /// Detects whether standard output takes colours.
     #[must_use]
     pub fn stdout() -> Self {
         Self::detect(io::stdout().is_terminal(), |name| env::var_os(name))
     }
 
-    /// For standard error.
+    /// Detects whether standard error takes colours.
     #[must_use]
     pub fn stderr() -> Self {
         Self::detect(io::stderr().is_terminal(), |name| env::var_os(name))
@@ -30,22 +31,22 @@ impl Paint {
         Self(terminal && !refused && !dumb)
     }
 
-    /// As it must be.
+    /// Marks a good result.
     pub(super) fn good<T: Display>(self, text: T) -> Painted<T> {
         self.with("32", text)
     }
 
-    /// Wrong.
+    /// Marks a bad result.
     pub(super) fn bad<T: Display>(self, text: T) -> Painted<T> {
         self.with("1;31", text)
     }
 
-    /// Worth a look.
+    /// Marks a result that needs attention.
     pub(super) fn warn<T: Display>(self, text: T) -> Painted<T> {
         self.with("33", text)
     }
 
-    /// Of less interest.
+    /// Marks a secondary text.
     pub(super) fn dim<T: Display>(self, text: T) -> Painted<T> {
         self.with("2", text)
     }
@@ -57,7 +58,7 @@ impl Paint {
 
 /// A text in its colour. Widths count the text alone.
 pub(super) struct Painted<T> {
-    /// The parameters of ECMA-48's SGR sequence.
+    /// The parameters of the SGR sequence (ECMA-48).
     style: Option<&'static str>,
     text: T,
 }

@@ -1,4 +1,4 @@
-//! `tollgate presets`: what Tollgate knows of each inference server.
+//! `tollgate presets`: the presets of inference servers.
 
 mod members;
 
@@ -37,37 +37,39 @@ pub struct PresetsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Name all presets.
+    /// List all presets.
     ///
-    /// Each with the number of its paths, the server, and the version of the server they were read from.
+    /// Each with the number of its paths, the server, and the version of the server they were read
+    /// from.
     #[command(after_long_help = LIST)]
     List {
-        /// How to report.
+        /// The form of the output.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Show every route of a preset, with what it needs and what it risks.
+    /// Show every route of a preset, with its scopes and its risk.
     ///
-    /// And what the server's own authentication covers, and which headers are removed. With `--members`: what each member
-    /// of a request is.
+    /// Also what the server's own authentication covers, and which headers are removed. With
+    /// `--members`: the class of each member of a request.
     #[command(after_long_help = SHOW)]
     Show {
-        /// The preset.
+        /// The name of the preset.
         name: String,
-        /// Print each member that the server reads, with its class and the reason, in place of the routes.
+        /// Print each member that the server reads, with its class and the reason, in place of the
+        /// routes.
         #[arg(long)]
         members: bool,
-        /// How to report.
+        /// The form of the output.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
 }
 
 impl PresetsArgs {
-    /// Prints to `out`.
+    /// Prints the presets to `out`.
     ///
     /// # Errors
-    /// An unknown name.
+    /// There is no preset of this name.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match self.action {
             Action::List { output } => list(output, out)?,
@@ -144,7 +146,7 @@ fn show(preset: &Preset, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a request needs, in words.
+/// Returns what a request needs, in words.
 fn needs(route: &PresetRoute) -> String {
     let needs =
         if route.public { "nothing (public)".to_owned() } else { route.scopes.join(" and ") };

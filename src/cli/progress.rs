@@ -1,20 +1,20 @@
-//! What is being done at the moment, for somebody who waits at a terminal: one line on standard error that is taken away again.
+//! Progress on a terminal: one line on standard error, which is cleared at the end.
 
 use std::io::{self, IsTerminal as _, Write};
 
-/// One line of progress. Scripts and log files get none.
+/// The line of progress. Scripts and log files get none.
 pub(super) struct Progress(Option<Box<dyn Write>>);
 
 impl Progress {
-    /// On standard error, if that is a terminal.
+    /// Shows progress on standard error, if that is a terminal.
     pub(super) fn stderr() -> Self {
         Self(io::stderr().is_terminal().then(|| Box::new(io::stderr()) as Box<dyn Write>))
     }
 
-    /// Says what is being done now. A terminal that cannot be written to is no reason to stop.
+    /// Replaces the line. A failed write to the terminal is ignored.
     pub(super) fn now(&mut self, what: &str) {
         if let Some(out) = &mut self.0 {
-            // Back to the start of the line, and everything behind the cursor away (ECMA-48, EL).
+            // Back to the start of the line, and clears it (ECMA-48, EL).
             let _ = write!(out, "\r\x1b[K{what} ...").and_then(|()| out.flush());
         }
     }

@@ -13,12 +13,13 @@ Examples:
 
 Exit codes:
   0  ended by SIGTERM or Ctrl-C
-  2  it did not start, or could not go on: the log says why";
+  2  it did not start: the last line names the reason";
 
 /// Answer checks until SIGTERM or Ctrl-C.
 ///
-/// SIGHUP, or a change of the file, reloads policy and secrets; a file that is wrong changes nothing. Audit lines go to standard
-/// output, the log to standard error. Probes ask `/healthz` and `/readyz` on `listen.ops`, Prometheus `/metrics`.
+/// SIGHUP, or a change of the file, reloads policy and secrets; a wrong file changes nothing. Audit
+/// lines go to standard output, the log to standard error. `listen.ops` serves `/healthz` and
+/// `/readyz` for probes and `/metrics` for Prometheus.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Serve {
@@ -28,10 +29,10 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Runs until a signal.
+    /// Serves until a signal.
     ///
     /// # Errors
-    /// Whatever stops the start.
+    /// The engine or a listener does not start.
     pub fn run(self) -> anyhow::Result<()> {
         let loaded = config::load(&self.config)?;
         log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
@@ -40,8 +41,9 @@ impl Serve {
     }
 }
 
-/// With one core to run on, as a sidecar usually has, one thread does everything: answers then leave in batches, where a pool of
-/// one would write each by itself. What takes long runs on threads of its own in both.
+/// Creates the runtime. With one core, as a sidecar usually has, one thread runs everything:
+/// answers then leave in batches, where a pool of one thread would write each by itself. Slow work
+/// runs on blocking threads in both.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match std::thread::available_parallelism() {
         Ok(cores) if cores.get() > 1 => tokio::runtime::Builder::new_multi_thread(),

@@ -1,10 +1,10 @@
-//! The help teaches, and what it teaches is true.
+//! Tests of the help texts: each command has examples, and the examples are valid.
 
 use clap::Command as Clap;
 
 use super::*;
 
-/// Every command that does something, with the words that call it.
+/// Returns every command without subcommands, with the words that call it.
 fn leaves(command: &Clap, words: &str) -> Vec<(String, Clap)> {
     let below: Vec<_> =
         command.get_subcommands().filter(|below| below.get_name() != "help").collect();
@@ -17,7 +17,7 @@ fn leaves(command: &Clap, words: &str) -> Vec<(String, Clap)> {
         .collect()
 }
 
-/// The words of a line as a shell has them: quotes, and nothing else that examples use.
+/// Splits a line into words like a shell, as far as the examples need it.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quote = None;
@@ -84,7 +84,7 @@ fn every_example_is_a_command() {
     }
 }
 
-/// Commands on pages that need what is not on every machine, and so are not run, are commands all the same.
+/// Commands on pages that need what not every machine has are not run, and must still parse.
 #[test]
 fn commands_that_pages_only_show_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! `tollgate token`: make tokens to try a policy with, and look into tokens.
+//! `tollgate token`: makes tokens to try a policy with, and shows the contents of tokens.
 
 mod inspect;
 mod mint;
@@ -21,10 +21,10 @@ enum Action {
 }
 
 impl TokenArgs {
-    /// Carries the subcommand out and prints to `out`.
+    /// Runs the subcommand and prints to `out`.
     ///
     /// # Errors
-    /// A key or a token that cannot be read, or arguments that make no token.
+    /// A key or a token cannot be read, or the arguments make no token.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match self.action {
             Action::Mint(mint) => mint.run(out),

@@ -1,4 +1,4 @@
-//! What a token says of itself. Nothing here is proven: it is shown to people, and decides nothing.
+//! The contents of a token, for display. Nothing here is verified, and nothing here decides.
 
 use std::cmp::Ordering;
 
@@ -18,14 +18,15 @@ use tollgate_core::{
 
 use crate::observe::rfc3339::Rfc3339;
 
-/// A decoded token.
+/// The header and the claims of a token.
 #[derive(Debug)]
 pub(super) struct DecodedToken {
     pub(super) header: Map<String, Value>,
     pub(super) claims: Map<String, Value>,
 }
 
-/// Decodes header and claims; `None` when they are not JSON objects in base64url. More is forgiven than the core forgives.
+/// Decodes the header and the claims; `None` when they are not JSON objects in base64url. It is
+/// more lenient than the core.
 pub(super) fn decode(token: &str) -> Option<DecodedToken> {
     let mut parts = token.split('.');
     let mut object = || {
@@ -35,8 +36,8 @@ pub(super) fn decode(token: &str) -> Option<DecodedToken> {
     Some(DecodedToken { header: object()?, claims: object()? })
 }
 
-/// Why the core refuses the token whatever the policy says: its size, its shape, its header, or claims that are not one
-/// JSON object.
+/// Returns why the core rejects the token under any policy: its size, its form, its header, or
+/// claims that are not one JSON object.
 pub(super) fn format_error(token: &str, now: Timestamp) -> Option<String> {
     let value = format!("Bearer {token}");
     let mut headers = Headers::default();
@@ -54,7 +55,7 @@ pub(super) fn format_error(token: &str, now: Timestamp) -> Option<String> {
     (!readable || !named).then(|| rejection.denial.cause.into_owned())
 }
 
-/// A NumericDate as people read it, with its distance from `now`.
+/// Returns a NumericDate as text, with its distance from `now`.
 pub(super) fn date(value: &Value, now: Timestamp) -> Option<String> {
     let secs = value.as_f64().filter(|secs| (0.0..253_402_300_800.0).contains(secs))?;
     #[expect(
@@ -72,23 +73,23 @@ pub(super) fn date(value: &Value, now: Timestamp) -> Option<String> {
     })
 }
 
-/// A moment in whole seconds, `2026-01-01T00:00:00Z`.
+/// Returns a time in whole seconds, `2026-01-01T00:00:00Z`.
 pub(super) fn whole_seconds(secs: u64) -> String {
     Rfc3339(Timestamp::from_secs(secs)).to_string().replace(".000000", "")
 }
 
-/// Seconds in the two largest units that say something: `2h 5m`.
+/// Returns seconds in the two largest units that are not zero: `2h 5m`.
 fn two_largest_units(secs: u64) -> String {
     let units =
         [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
-    let said: Vec<String> = units
+    let shown: Vec<String> = units
         .iter()
         .skip_while(|(count, _)| *count == 0)
         .take(2)
         .filter(|(count, _)| *count > 0)
         .map(|(count, unit)| format!("{count}{unit}"))
         .collect();
-    if said.is_empty() { "0s".into() } else { said.join(" ") }
+    if shown.is_empty() { "0s".into() } else { shown.join(" ") }
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_no_policy_accepts_is_told_in_the_core_s_own_words() {
-        assert_eq!(format_error(&token(r#"{"alg":"RS256"}"#, r#"{"iss":"anybody"}"#), NOW), None);
+        assert_eq!(format_error(&token(r#"{"alg":"RS256"}"#, r#"{"iss":"unknown"}"#), NOW), None);
         for (header, claims, word) in [
             (r#"{"alg":"none"}"#, "{}", "algorithm"),
             (r#"{"alg":"RS256","typ":"dpop+jwt"}"#, "{}", "typ"),

@@ -25,7 +25,7 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Version {
-    /// The form of the answer.
+    /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

@@ -1,4 +1,4 @@
-//! What a case expects, what a front-end shows, and whether the two agree.
+//! The decision that a case expects, the answer that an adapter gives, and their comparison.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -13,106 +13,106 @@ use tollgate_core::{
     snapshot::Snapshot,
 };
 
-/// The kinds of answer.
+/// The kinds of decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The request goes on.
+    /// The request is forwarded.
     Allow,
-    /// The request is refused.
+    /// The request is denied.
     Deny,
-    /// The check itself failed, and the proxy decides.
+    /// The check fails, and the proxy decides.
     Fail,
 }
 
-/// `expect` of a case. What is left out is not looked at.
+/// `expect` of a case. Omitted fields are not compared.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// The answer.
+    /// The decision.
     pub decision: Verdict,
     /// The HTTP status of a denial.
     pub status: Option<u16>,
-    /// The reason, as `code` in the body.
+    /// The reason, which is `code` in the body.
     pub reason: Option<String>,
-    /// A part of the sentence for the client.
+    /// A part of the message for the client.
     pub message: Option<String>,
     /// A part of the `WWW-Authenticate` header.
     pub www_authenticate: Option<String>,
-    /// Headers of the client's response, with their whole values.
+    /// Headers of the client's response, with their values.
     #[serde(default)]
     pub response: BTreeMap<String, String>,
-    /// Headers that the client's response has, with whatever value.
+    /// Headers that the client's response must have, with any value.
     #[serde(default)]
     pub response_with: Vec<String>,
-    /// Headers that the client's response does not have.
+    /// Headers that the client's response must not have.
     #[serde(default)]
     pub response_without: Vec<String>,
     /// Values in the body of a denial, by JSON pointer.
     #[serde(default)]
     pub body: BTreeMap<String, Value>,
-    /// Headers set for the upstream, with their whole values.
+    /// Headers set for the upstream, with their values.
     #[serde(default)]
     pub upstream: BTreeMap<String, String>,
-    /// Headers set for the upstream, with whatever value.
+    /// Headers set for the upstream, with any value.
     #[serde(default)]
     pub upstream_with: Vec<String>,
-    /// Headers taken from the request.
+    /// Headers removed from the request.
     #[serde(default)]
     pub removed: Vec<String>,
-    /// Headers that go on as the client sent them: neither set nor removed.
+    /// Headers that are forwarded as the client sent them: neither set nor removed.
     #[serde(default)]
     pub untouched: Vec<String>,
-    /// The route's name. This and what follows is only seen from inside.
+    /// The route's name. This field and the following ones are known to the core only.
     pub route: Option<String>,
     /// The model's policy name.
     pub model: Option<String>,
-    /// A part of the cause that the operator sees.
+    /// A part of the cause for the operator.
     pub cause: Option<String>,
-    /// The client the credential was issued to.
+    /// The client that the credential was issued to.
     pub client: Option<String>,
     /// The roles, in the credential's order.
     pub roles: Option<Vec<String>>,
 }
 
-/// An answer as a front-end shows it.
+/// An answer as an adapter gives it.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The answer.
+    /// The decision.
     pub decision: Verdict,
     /// The HTTP status of a denial.
     pub status: Option<u16>,
-    /// The reason: `code` in the body of a denial, or what a failed check says.
+    /// The reason: `code` in the body of a denial, or the message of a failed check.
     pub reason: Option<String>,
     /// The body of a denial.
     pub body: Option<Value>,
-    /// Headers set for the upstream, the upstream's credential among them as `authorization`.
+    /// Headers set for the upstream, with the upstream's credential as `authorization`.
     pub set: Vec<(String, String)>,
-    /// Headers taken from the request.
+    /// Headers removed from the request.
     pub removed: Vec<String>,
-    /// Headers of the client's response: of the denial, or to be added to the upstream's.
+    /// Headers of the client's response: of the denial, or added to the upstream's.
     pub response: Vec<(String, String)>,
-    /// What is only seen from inside; `None` behind a wire.
+    /// Facts that only the core knows; `None` for an answer from the wire.
     pub internal: Option<Internal>,
 }
 
-/// What only the core can tell.
+/// Facts of a decision that only the core knows.
 #[derive(Clone, Debug, Default)]
 pub struct Internal {
     /// The route's name.
     pub route: Option<String>,
     /// The model's policy name.
     pub model: Option<String>,
-    /// Why, for the operator.
+    /// The cause for the operator.
     pub cause: String,
-    /// The client the credential was issued to.
+    /// The client that the credential was issued to.
     pub client: Option<String>,
     /// The roles of the principal.
     pub roles: Vec<String>,
 }
 
 impl Observed {
-    /// The answer of the core itself, shaped as every front-end shapes it.
+    /// Returns the answer of the core, with the headers and the body of every adapter.
     pub fn of(outcome: &Outcome, snapshot: &Snapshot, decision_id: &str) -> Self {
         let Outcome { decision, evidence } = outcome;
         let owned = |list: HeaderList| {
@@ -174,7 +174,7 @@ impl Observed {
     }
 }
 
-/// The reason in the body of a denial, in either dialect.
+/// Returns the reason in the body of a denial, in either dialect.
 pub fn reason_of(body: &Value) -> Option<&str> {
     body.pointer("/error/code")?.as_str()
 }
@@ -182,7 +182,7 @@ pub fn reason_of(body: &Value) -> Option<&str> {
 /// Compares an answer with what a case expects.
 ///
 /// # Errors
-/// Every difference, in one text.
+/// Returns all differences at once.
 pub fn compare(expect: &Expectation, observed: &Observed) -> Result<(), Differences> {
     let mut found = Differences(Vec::new());
     found.equal("decision", Some(&expect.decision), Some(&observed.decision));
@@ -210,7 +210,7 @@ pub fn compare(expect: &Expectation, observed: &Observed) -> Result<(), Differen
         });
     }
     for (pointer, value) in &expect.body {
-        // `null` is expected of what is null, and of what is not there.
+        // An expected `null` also matches a member that is missing.
         let have =
             observed.body.as_ref().and_then(|body| body.pointer(pointer)).unwrap_or(&Value::Null);
         found.equal(&format!("body {pointer}"), Some(value), Some(have));
@@ -230,7 +230,7 @@ fn headers_for_the_upstream(expect: &Expectation, observed: &Observed, found: &m
     let removed = |name: &str| observed.removed.iter().any(|removed| removed == name);
     for (name, value) in &expect.upstream {
         let have = one(&observed.set, name);
-        // The value may be a secret: it is not shown.
+        // The value may be a secret, so it is not printed.
         found.expect(have == Some(value), || {
             format!("upstream header {name} is not the expected one")
         });
@@ -253,7 +253,7 @@ fn headers_for_the_upstream(expect: &Expectation, observed: &Observed, found: &m
     }
 }
 
-/// The value of a header that is there once.
+/// Returns the value of a header that occurs once.
 fn one<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let mut values = headers
         .iter()

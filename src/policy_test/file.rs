@@ -1,4 +1,5 @@
-//! A case file: read, its policy compiled, its keys made, its cases put together.
+//! A case file: it is read, its policy compiled, its keys made, and its cases completed from the
+//! defaults.
 
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
@@ -25,10 +26,10 @@ use super::{
     values::Bytes,
 };
 
-/// The moment of a file that does not say one: 2026-01-01T00:00:00Z.
+/// The time of a file without `now`: 2026-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
 
-/// A case file that was read: its policy compiled, its keys made.
+/// A case file with its compiled policy and its keys.
 pub struct CaseFile {
     spec: FileSpec,
     policy: Option<Arc<Policy>>,
@@ -40,7 +41,7 @@ impl CaseFile {
     /// Reads a case file, compiles its policy and makes its keys.
     ///
     /// # Errors
-    /// Everything wrong with it, with lines.
+    /// Returns all errors at once, with lines.
     pub fn parse(text: &str) -> Result<Self, Vec<ConfigError>> {
         let secrets = RefCell::new(HashMap::new());
         let document = Document::parse(text, &|name| secret(&mut secrets.borrow_mut(), name))?;
@@ -81,17 +82,18 @@ impl CaseFile {
         self.policy.as_ref()
     }
 
-    /// The key set that an issuer of the policy publishes (`issuer` as the policy spells it), as
-    /// JSON; `None` when no key of the file names it.
+    /// Returns the key set that an issuer of the policy publishes, as JSON; `None` when no key of
+    /// the file names the issuer. `issuer` is spelled as in the policy.
     pub fn jwks(&self, issuer: &str) -> Option<String> {
         self.keys.jwks(issuer).map(|jwks| jwks.to_string())
     }
 
-    /// The file's policy with its keys. An issuer whose set holds no usable key has none, as after
-    /// a failed fetch.
+    /// Returns the file's policy with its keys. An issuer whose set has no usable key has none, as
+    /// after a failed fetch.
     ///
     /// # Errors
-    /// There is no policy, or a secret of it lies in a file or is too short.
+    /// Returns [`CaseError`] where there is no policy, or where a secret of it is in a file or too
+    /// short.
     pub fn snapshot(&self) -> Result<Snapshot, CaseError> {
         let policy = self.policy.as_ref().ok_or(CaseError::NoPolicy)?;
         let mut snapshot = Snapshot::without_keys(Arc::clone(policy));
@@ -105,10 +107,10 @@ impl CaseFile {
         Ok(snapshot)
     }
 
-    /// The keys of one issuer, if this file has any.
+    /// Returns the keys of one issuer, if this file has any.
     ///
     /// # Errors
-    /// A shared secret that lies in a file or is too short.
+    /// Returns [`CaseError`] for a shared secret that is in a file or too short.
     pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, CaseError> {
         match &issuer.source {
             KeySource::Secret(source) => {
@@ -121,10 +123,10 @@ impl CaseFile {
         }
     }
 
-    /// Every case, with tokens made for its moment, or for `now`.
+    /// Returns every case, with tokens made for its time, or for `now`.
     ///
     /// # Errors
-    /// A token that cannot be made; [`Self::parse`] has found that before.
+    /// Returns [`CaseError`] for a token that cannot be made; [`Self::parse`] has found it before.
     pub fn cases(&self, now: Option<Timestamp>) -> Result<Vec<Case>, CaseError> {
         self.spec
             .cases
@@ -239,7 +241,7 @@ impl CaseFile {
     }
 }
 
-/// An issuer as the policy spells it.
+/// Returns an issuer as the policy spells it.
 fn spelled(issuer: &Issuer) -> &str {
     if issuer.name.is_empty() { "absent" } else { &issuer.name }
 }
@@ -251,7 +253,8 @@ fn inline(source: &SecretSource) -> Result<&Secret, CaseError> {
     }
 }
 
-/// What `${NAME_SECRET}` stands for: random text, the same wherever the file has the name.
+/// Returns the value of `${NAME_SECRET}`: random text, the same for every use of the name in the
+/// file.
 fn secret(made: &mut HashMap<String, String>, name: &str) -> Option<String> {
     if !name.ends_with("_SECRET") {
         return None;

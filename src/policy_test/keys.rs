@@ -1,4 +1,4 @@
-//! The keys of a case file. They are made when the file is read: no key material is kept anywhere.
+//! The keys of a case file. They are made when the file is read, and never stored.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use tollgate_testkit::{Algorithm, KeyError, KeyPair, KeyType, jwk_set, merged};
 
 use super::{CaseError, spec::KeySpec};
 
-/// How many different RSA keys one file may have.
+/// The most different RSA keys of one file.
 const MAX_RSA: usize = 8;
 
-/// A key to sign with.
+/// A signing key of a case file.
 #[derive(Debug)]
 pub(super) struct SigningKey {
     pub(super) algorithm: Algorithm,
@@ -25,16 +25,16 @@ pub(super) struct SigningKey {
     pub(super) pair: Arc<KeyPair>,
     issuer: Option<String>,
     publish: bool,
-    /// The public JWK, as the issuer publishes it; none for a shared secret.
+    /// The public JWK, as the issuer publishes it; `None` for a shared secret.
     pub(super) jwk: Option<Value>,
 }
 
-/// The keys of one file, by their names there.
+/// The keys of one file, by name.
 #[derive(Debug, Default)]
 pub(super) struct Keys(BTreeMap<String, SigningKey>);
 
 impl Keys {
-    /// Makes the keys, noting every error.
+    /// Makes the keys, and adds every error.
     pub(super) fn make(
         specs: &BTreeMap<String, KeySpec>,
         path: &Path,
@@ -42,7 +42,7 @@ impl Keys {
     ) -> Self {
         let mut pairs: BTreeMap<&str, Arc<KeyPair>> = BTreeMap::new();
         let mut rsa_keys = 0;
-        // Those that use the pair of another come last.
+        // Keys that use the pair of another one come last.
         let (like, own): (Vec<_>, Vec<_>) = specs.iter().partition(|(_, spec)| spec.like.is_some());
         let mut keys = Self::default();
         for (name, spec) in own.into_iter().chain(like) {
@@ -67,7 +67,7 @@ impl Keys {
         keys
     }
 
-    /// The key of this name.
+    /// Returns the key of this name.
     pub(super) fn get(&self, name: &str) -> Result<&SigningKey, CaseError> {
         self.0.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
@@ -75,14 +75,14 @@ impl Keys {
         })
     }
 
-    /// The key set that an issuer publishes; `None` when no key names it.
+    /// Returns the key set that an issuer publishes; `None` when no key names it.
     pub(super) fn jwks(&self, issuer: &str) -> Option<Value> {
         let of_issuer = || self.0.values().filter(|key| key.issuer.as_deref() == Some(issuer));
         let published = of_issuer().filter(|key| key.publish).filter_map(|key| key.jwk.clone());
         of_issuer().next().map(|_| jwk_set(published))
     }
 
-    /// The issuers that keys name.
+    /// Returns the names of keys with their issuers.
     pub(super) fn issuers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().filter_map(|(name, key)| Some((name.as_str(), key.issuer.as_deref()?)))
     }
@@ -142,7 +142,7 @@ fn pair(
     }
 }
 
-/// RSA keys take long to make: each is made once in a process, and every file uses the same ones.
+/// RSA keys are slow to make: each is made once in a process, and all files share them.
 fn rsa_pair(nth: usize) -> Result<Arc<KeyPair>, CaseError> {
     static MADE: [OnceLock<Option<Arc<KeyPair>>>; MAX_RSA] = [const { OnceLock::new() }; MAX_RSA];
     let made = MADE.get(nth).ok_or(CaseError::TooManyRsaKeys(MAX_RSA))?;

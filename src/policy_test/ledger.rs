@@ -1,4 +1,4 @@
-//! What the store of a case answers: the reference model of the limits and a list of revocations, in memory.
+//! The store of a case, in memory: the reference model of the limits, and a list of revocations.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use tollgate_core::{
 
 use super::Revoked;
 
-/// The state of a store.
+/// The state of the store.
 #[derive(Debug, Default)]
 pub struct Ledger {
     arrival: HashMap<BucketId, u64>,
@@ -24,7 +24,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A store in which this was revoked and nothing was counted.
+    /// Creates a store with these revocations, in which nothing is counted.
     pub fn new(revoked: &[Revoked]) -> Self {
         let mut ledger = Self::default();
         for revoked in revoked {
@@ -44,8 +44,8 @@ impl Ledger {
         ledger
     }
 
-    /// Concludes a check. In an outage a route with `on_outage: local` is counted all the same, as its own process would,
-    /// unless what is broken is that local count.
+    /// Concludes a check. In an outage a route with `on_outage: local` is counted here as its own
+    /// process would count it, unless the outage is of that local count.
     pub fn conclude(
         &mut self,
         pending: Pending,
@@ -67,7 +67,7 @@ impl Ledger {
         }
     }
 
-    /// Answers one question, and counts.
+    /// Answers and counts one request.
     pub fn admit(&mut self, demands: &AdmitRequest, now: Timestamp) -> AdmitResponse {
         if let Some(by) = demands.revocation.as_deref().and_then(|keys| self.revoked(keys)) {
             return AdmitResponse::Revoked(by);

@@ -1,4 +1,4 @@
-//! Tokens of a case file: made, signed, and broken on purpose.
+//! Tokens of a case file: made, signed, and tampered with.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
@@ -12,13 +12,13 @@ use super::{
     values::{Bytes, Offset},
 };
 
-/// Claims whose values may be moments such as `+5m`.
+/// Claims whose values may be offsets such as `+5m`.
 const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
 
 /// Makes the token of a case; `None` when it sends none.
 ///
 /// # Errors
-/// What in the case makes it impossible.
+/// Returns [`CaseError`] where the case describes no possible token.
 pub(super) fn mint(
     spec: &TokenSpec,
     keys: &Keys,
@@ -51,7 +51,7 @@ pub(super) fn mint(
     tampered(token, spec, Some((key, algorithm)), now).map(Some)
 }
 
-/// The issuer that the token of a case names, for revocations that do not say one.
+/// Returns the issuer that the token of a case names, for revocations without one.
 pub(super) fn issuer(spec: &TokenSpec) -> &str {
     let without = spec.claims_without.iter().any(|name| name == "iss");
     spec.claims.get("iss").filter(|_| !without).and_then(Value::as_str).unwrap_or_default()
@@ -94,7 +94,7 @@ fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, CaseEr
 fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
     let mut dated = claims.clone();
     for name in DATES {
-        // Only what looks like an offset is one: a date claim may be a text on purpose.
+        // Only a text that looks like an offset is one: a date claim may be a text on purpose.
         if let Some(Value::String(text)) = claims.get(name)
             && (text == "now" || text.starts_with(['+', '-']))
         {
@@ -104,7 +104,7 @@ fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Valu
     Ok(dated)
 }
 
-/// Replaces `<+5m>` and the like.
+/// Replaces offsets such as `<+5m>`.
 fn with_moments(text: &str, now: Timestamp) -> Result<String, CaseError> {
     let mut out = String::new();
     let mut rest = text;
@@ -199,7 +199,8 @@ fn apply(
     }))
 }
 
-/// The next character of the base64url alphabet: the same bytes to a decoder that forgives stray bits.
+/// Returns the next character of the base64url alphabet, which a lenient decoder reads as the same
+/// bytes.
 fn stray(last: char) -> Option<char> {
     const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     ALPHABET.chars().skip_while(|c| *c != last).nth(1)

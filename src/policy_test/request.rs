@@ -1,50 +1,50 @@
-//! The request of a case.
+//! The request of a policy test.
 
 use std::net::IpAddr;
 
 use tollgate_core::request::{Headers, ProxyBehavior, RawBody, RawRequest};
 
-/// A request as a proxy would report it.
+/// A request as a proxy reports it.
 #[derive(Clone)]
 pub struct Request {
-    /// The method.
+    /// The HTTP method.
     pub method: String,
-    /// The scheme; empty when the proxy does not say.
+    /// The scheme; empty when the proxy does not report it.
     pub scheme: String,
-    /// `:authority`.
+    /// `:authority` or `Host`.
     pub host: String,
-    /// `:path`.
+    /// `:path`, with the query.
     pub path: String,
-    /// Every header, the credential among them.
+    /// Every header, the credential included.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Whether same-name headers were joined with a comma.
+    /// Whether repeated headers were joined with a comma.
     pub joined: bool,
     /// The client's address.
     pub address: Option<IpAddr>,
-    /// The body.
+    /// The body of the request.
     pub body: Body,
 }
 
 /// The body of a request.
 #[derive(Clone)]
 pub enum Body {
-    /// None came.
+    /// The request has no body.
     Absent,
-    /// All of it came.
+    /// The whole body was sent.
     Whole(Vec<u8>),
-    /// The proxy cut it.
+    /// The proxy truncated the body.
     Cut,
 }
 
 impl std::fmt::Debug for Request {
-    /// Without headers and body: they hold the credential and the prompt.
+    /// Prints no headers and no body: they hold the credential and the prompt.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}://{}{}", self.method, self.scheme, self.host, self.path)
     }
 }
 
 impl Request {
-    /// What a front-end would hand to the core.
+    /// Returns the request as an adapter passes it to the core.
     pub fn raw(&self) -> RawRequest<'_> {
         let proxy = ProxyBehavior { joins_repeats: self.joined, ..ProxyBehavior::default() };
         let mut headers = Headers::with_capacity(self.headers.len()).with_proxy(proxy);

@@ -1,4 +1,5 @@
-//! The words of a case file. What is left out of a case is taken from the file's `defaults`, then from here.
+//! The keys of a case file. A field that a case omits is taken from the file's `defaults`, then
+//! from the defaults documented here.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +13,15 @@ use super::{
     values::{Address, Bytes, HeaderList, Offset, OutageName},
 };
 
-/// A case file.
+/// A whole case file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileSpec {
-    /// The policy, as in the configuration file. `tollgate explain --config` brings its own.
+    /// The policy, as in the configuration file. `tollgate explain --config` uses its own.
     pub(super) config: Option<PolicyConfig>,
-    /// The moment of every request, in seconds since 1970. Default 1767225600, 2026-01-01T00:00:00Z.
+    /// The time of every request, in seconds since 1970. Default 1767225600, 2026-01-01T00:00:00Z.
     pub(super) now: Option<u64>,
-    /// Keys to sign with, made when the file is read.
+    /// Signing keys, made when the file is read.
     #[serde(default)]
     pub(super) keys: BTreeMap<String, KeySpec>,
     #[serde(default)]
@@ -28,7 +29,7 @@ pub(super) struct FileSpec {
     pub(super) cases: Vec<CaseSpec>,
 }
 
-/// What every case of the file starts from.
+/// The defaults of every case of the file.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DefaultsSpec {
@@ -36,11 +37,11 @@ pub(super) struct DefaultsSpec {
     pub(super) token: TokenSpec,
 }
 
-/// A key to sign with.
+/// A signing key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeySpec {
-    /// The algorithm its tokens are signed with, and the `alg` of its JWK.
+    /// The algorithm of its signatures, and the `alg` of its JWK.
     pub(super) alg: String,
     /// Default: the key's name in the file.
     pub(super) kid: Option<String>,
@@ -50,48 +51,49 @@ pub(super) struct KeySpec {
     pub(super) publish: Option<bool>,
     /// Use the key pair of this other key.
     pub(super) like: Option<String>,
-    /// For HS*: the shared secret, such as `${GATE_SECRET}`, which stands for the same random text wherever the file has it.
+    /// For HS*: the shared secret, such as `${GATE_SECRET}`, which is the same random text wherever
+    /// the file uses it.
     pub(super) secret: Option<SecretSource>,
     /// Members of the published JWK to add or replace.
     #[serde(default)]
     pub(super) jwk: Map<String, Value>,
-    /// Members of the published JWK to leave out.
+    /// Members of the published JWK to remove.
     #[serde(default)]
     pub(super) jwk_without: Vec<String>,
 }
 
-/// One case.
+/// One case of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CaseSpec {
-    /// One sentence: what must be so.
+    /// One sentence: what must hold.
     pub(super) name: String,
-    /// The moment, in seconds since 1970. Default: the file's.
+    /// The time, in seconds since 1970. Default: the file's.
     pub(super) now: Option<u64>,
     #[serde(default)]
     pub(super) request: RequestSpec,
     #[serde(default)]
     pub(super) token: TokenSpec,
-    /// What happened before, in order.
+    /// Requests that were decided before, in order.
     #[serde(default)]
     pub(super) earlier: Vec<EarlierSpec>,
-    /// What was revoked before.
+    /// Revocations that are in force.
     #[serde(default)]
     pub(super) revoked: Vec<RevokedSpec>,
-    /// Why the store cannot be asked.
+    /// The outage of the store. Default: none.
     pub(super) outage: Option<OutageName>,
-    /// What the answer must be; `explain` can do without.
+    /// The decision that is expected; `explain` does not need it.
     pub(super) expect: Option<Expectation>,
 }
 
-/// A request that came before; it differs from the case's own in what is written here.
+/// A request that was decided before. Omitted fields are those of the case's own request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EarlierSpec {
-    /// How often it came. Default 1.
+    /// The number of times it was sent. Default 1.
     #[serde(default = "once")]
     pub(super) times: u32,
-    /// When, such as `-10s`. Default `now`.
+    /// The time, such as `-10s`. Default `now`.
     #[serde(default)]
     pub(super) at: Offset,
     #[serde(default)]
@@ -104,7 +106,8 @@ fn once() -> u32 {
     1
 }
 
-/// One revocation: exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and `foreign`.
+/// One revocation: exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and
+/// `foreign`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevokedSpec {
@@ -115,29 +118,30 @@ pub(super) struct RevokedSpec {
     /// The case's own token, by its digest.
     #[serde(default)]
     pub(super) token: bool,
-    /// A whole key in the blacklist of another service.
+    /// A whole key in the denylist of another service.
     pub(super) foreign: Option<String>,
-    /// The `iss` it is about; default: that of the case's token.
+    /// The `iss` of the revoked credential. Default: that of the case's token.
     pub(super) issuer: Option<String>,
-    /// The moment until which tokens are revoked (`subject`, `client`, `tenant`). Default `now`.
+    /// The time until which tokens are revoked (`subject`, `client`, `tenant`). Default `now`.
     #[serde(default)]
     pub(super) at: Offset,
 }
 
-/// A request. Every part may be left out.
+/// A request. Every field is optional.
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RequestSpec {
     /// Default `GET`.
     pub(super) method: Option<String>,
-    /// Default `https`; an empty text is a proxy that does not say.
+    /// Default `https`; an empty text means that the proxy does not report it.
     pub(super) scheme: Option<String>,
     /// Default `api.example.com`.
     pub(super) host: Option<String>,
-    /// With the query. Default `/`. `{token}` stands for the token.
+    /// With the query. Default `/`. `{token}` is replaced by the token.
     pub(super) path: Option<String>,
-    /// A map, or a list of `[name, value]` where a name may come twice; `[name, value, base64]` for bytes that are no text.
-    /// A name hides the same name of the defaults. `{token}` in a value stands for the token.
+    /// A map, or a list of `[name, value]` where a name may repeat; `[name, value, base64]` for
+    /// bytes that are not text. A name replaces the same name of the defaults. `{token}` in a value
+    /// is replaced by the token.
     pub(super) headers: HeaderList,
     /// Headers of the defaults that are not sent.
     pub(super) headers_without: Vec<String>,
@@ -145,11 +149,11 @@ pub(super) struct RequestSpec {
     pub(super) body: Option<String>,
     /// The body as base64.
     pub(super) body_base64: Option<Bytes>,
-    /// `absent`: no body comes, whatever the defaults say. `cut`: the proxy cut it.
+    /// `absent`: there is no body, whatever the defaults contain. `cut`: the proxy truncated it.
     pub(super) body_is: Option<BodyState>,
-    /// The client's address as the proxy reports it; the text `none` for none.
+    /// The client's address as the proxy reports it; `none` for no address.
     pub(super) address: Option<Address>,
-    /// Same-name headers were joined with a comma by the proxy. Default false.
+    /// Whether the proxy joined repeated headers with a comma. Default false.
     pub(super) joined_headers: Option<bool>,
 }
 
@@ -161,7 +165,7 @@ pub(super) enum BodyState {
 }
 
 impl RequestSpec {
-    /// This request where it says something, `base` where it does not.
+    /// Returns this request, completed from `base`.
     pub(super) fn or_defaults(&self, base: &Self) -> Self {
         let own_body = self.body.is_some() || self.body_base64.is_some() || self.body_is.is_some();
         let body = if own_body { self } else { base };
@@ -181,43 +185,46 @@ impl RequestSpec {
     }
 }
 
-/// How the token is made and sent.
+/// The token of a request.
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TokenSpec {
-    /// No token is sent, whatever the defaults say.
+    /// No token is sent, whatever the defaults contain.
     pub(super) none: Option<bool>,
-    /// This text is the token.
+    /// The token as text.
     pub(super) raw: Option<String>,
-    /// The name of the key to sign with.
+    /// The name of the signing key.
     pub(super) key: Option<String>,
-    /// Sign with this algorithm instead of the key's; the header says so too, unless it is replaced.
+    /// An algorithm to sign with instead of the key's. The header names it too, unless it is
+    /// replaced.
     pub(super) alg: Option<String>,
-    /// Header members to add or replace; the key gives `alg` and `kid`, and `typ` is `JWT`. The text `{jwk:NAME}` stands for
-    /// the public JWK of a key.
+    /// Header members to add or replace. The key gives `alg` and `kid`, and `typ` is `JWT`. The
+    /// text `{jwk:NAME}` is replaced by the public JWK of a key.
     pub(super) header: Map<String, Value>,
     pub(super) header_without: Vec<String>,
-    /// The header as it is, instead.
+    /// The header as text, instead.
     pub(super) header_text: Option<String>,
-    /// Claims to add or replace. In `exp`, `nbf`, `iat` and `auth_time`, `now`, `+5m` and the like stand for moments.
+    /// Claims to add or replace. In `exp`, `nbf`, `iat` and `auth_time`, values such as `now` and
+    /// `+5m` are times.
     pub(super) claims: Map<String, Value>,
     pub(super) claims_without: Vec<String>,
-    /// The claims as they are, instead; `<+5m>` stands for a moment.
+    /// The claims as text, instead; `<+5m>` is replaced by a time.
     pub(super) claims_text: Option<String>,
-    /// The claims as bytes that are no text, instead.
+    /// The claims as bytes that are not text, instead.
     pub(super) claims_base64: Option<Bytes>,
-    /// Adds a claim `filler` of so many characters.
+    /// Adds a claim `filler` with this number of characters.
     pub(super) filler: Option<usize>,
-    /// How it is signed. Default: with the key.
+    /// The signature. Default: that of the key.
     pub(super) sign: Option<SigningMethod>,
-    /// What is done to the signed token, in order.
+    /// Changes to the signed token, in order.
     pub(super) tamper: Vec<Tamper>,
-    /// The `Authorization` headers to send, `{token}` standing for the token. Default `[Bearer {token}]`.
+    /// The `Authorization` headers to send; `{token}` is replaced by the token. Default `[Bearer
+    /// {token}]`.
     pub(super) authorization: Option<Vec<String>>,
 }
 
 impl TokenSpec {
-    /// This token where it says something, `base` where it does not; claims and header member by member.
+    /// Returns this token, completed from `base`; claims and header member by member.
     pub(super) fn or_defaults(&self, base: &Self) -> Self {
         let own = self.raw.is_some() || self.key.is_some();
         let choose =
@@ -244,37 +251,37 @@ impl TokenSpec {
     }
 }
 
-/// How a token is signed.
+/// The kinds of signature.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SigningMethod {
-    /// With its key.
+    /// A signature with the key.
     Key,
-    /// With HMAC-SHA256 under the key's public half, as PEM: the classical confusion of RS256 and HS256.
+    /// HMAC-SHA256 under the key's public half, as PEM: the classical confusion of RS256 and HS256.
     HmacPublicPem,
-    /// The same, as DER.
+    /// HMAC-SHA256 under the key's public half, as DER.
     HmacPublicDer,
-    /// With HMAC-SHA256 under an empty secret.
+    /// HMAC-SHA256 under an empty secret.
     HmacEmpty,
-    /// With an empty signature.
+    /// An empty signature.
     Empty,
 }
 
-/// What is done to a signed token.
+/// The kinds of changes to a signed token.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tamper {
     /// Changes the first byte of the signature.
     FlipSignature,
-    /// Makes every byte of the signature 0.
+    /// Replaces every byte of the signature by 0.
     ZeroSignature,
-    /// Takes the last byte of the signature away.
+    /// Removes the last byte of the signature.
     ShortenSignature,
     /// Leaves `header.payload`, without the second dot.
     DropSignature,
     /// Adds `=` to the signature.
     PadSignature,
-    /// Sets bits in the signature's last character that stand for nothing.
+    /// Sets bits in the signature's last character that decoders ignore.
     StrayBits,
     /// Replaces the header after signing.
     SwapHeader(Map<String, Value>),
@@ -282,6 +289,6 @@ pub(super) enum Tamper {
     SwapClaims(Map<String, Value>),
     /// Makes the token the payload of another one, signed with the same key.
     Nest,
-    /// Adds text to its end, so many times.
+    /// Appends text, this number of times.
     Append { text: String, times: usize },
 }

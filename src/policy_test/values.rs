@@ -1,4 +1,4 @@
-//! Single values of a case file: moments, bytes, addresses, outages, headers.
+//! Values of a case file: offsets, bytes, addresses, outages, headers.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -38,12 +38,12 @@ impl FromStr for Offset {
 }
 
 impl Offset {
-    /// The moment it names.
+    /// Returns the time that the offset names.
     pub(super) fn from(self, now: Timestamp) -> Timestamp {
         Timestamp::from_micros(now.micros().saturating_add_signed(self.0))
     }
 
-    /// The moment it names as a NumericDate.
+    /// Returns the time that the offset names, as a NumericDate.
     pub(super) fn numeric_date(self, now: Timestamp) -> Value {
         let moment = self.from(now);
         if moment.micros().is_multiple_of(1_000_000) {
@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// An address, or none.
+/// An IP address, or none.
 #[derive(Clone, Copy)]
 pub(super) struct Address(pub(super) Option<IpAddr>);
 
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// The word for an outage, as metrics have it.
+/// The label of an outage, as in metrics.
 #[derive(Clone, Copy)]
 pub(super) struct OutageName(pub(super) Outage);
 
@@ -106,12 +106,12 @@ impl<'de> Deserialize<'de> for OutageName {
     }
 }
 
-/// Headers in their order.
+/// Headers, in their order.
 #[derive(Clone, Default)]
 pub(super) struct HeaderList(pub(super) Vec<(String, Vec<u8>)>);
 
 impl HeaderList {
-    /// These, and those of `base` that have none of their names and are not in `without`.
+    /// Returns these headers, and those of `base` with other names that are not in `without`.
     pub(super) fn or_defaults(&self, base: &Self, without: &[String]) -> Self {
         let own = self.0.iter().map(|(name, _)| name);
         let hidden =

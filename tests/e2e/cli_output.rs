@@ -109,7 +109,7 @@ fn every_failure_of_a_command_has_one_format() {
         (&["token", "inspect", "@missing.txt"], "cannot read `missing.txt`"),
         (&["revoke", "list", "--redis", "redis://127.0.0.1:1"], "is not available"),
         (&["doctor", "http://127.0.0.1:1"], "cannot be reached"),
-        (&["audit-upstream", "http://127.0.0.1:1", "--preset", "vllm"], "cannot be asked"),
+        (&["audit-upstream", "http://127.0.0.1:1", "--preset", "vllm"], "cannot be reached"),
         (&["check-config"], "required arguments were not provided"),
         (&["revoke", "add", "--tenat", "acme"], "unexpected argument"),
     ] {
@@ -194,7 +194,7 @@ fn progress_is_printed_only_to_terminals_and_erased() {
     });
     let dir = tempfile::tempdir().unwrap();
     for (arguments, step) in [
-        (&["audit-upstream", &url, "--preset", "vllm"][..], "asking http://127.0.0.1"),
+        (&["audit-upstream", &url, "--preset", "vllm"][..], "reading http://127.0.0.1"),
         (&["doctor", &url], "3/7: other spellings"),
     ] {
         let seen = at_a_terminal(dir.path(), arguments, &[]);

@@ -1,4 +1,5 @@
-//! One document from the server under audit: one connection, one GET, bounded in bytes and in time, redirects not followed.
+//! Fetches one document from the audited server: one connection, one GET, bounded in bytes and in
+//! time, without redirects.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -16,38 +17,38 @@ use tokio::{
 
 use crate::{cli::tls, error_text::describe};
 
-/// How long the whole exchange may take.
+/// The time for the whole exchange.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Most bytes of a document: those of real servers are below one MiB.
+/// Most bytes of a document. Those of real servers are smaller than one MiB.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Where a server's document is unless the URL says so.
+/// The path of the document, where the URL has none.
 const DOCUMENT: &str = "/openapi.json";
 
-/// Why there is no document.
+/// The reason why there is no document.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
-    /// The URL is not one that is asked.
+    /// The URL is not that of a server.
     #[error(
         "the URL is none of a server; write `http://host:port` or `https://host:port`, without user and password"
     )]
     Url,
-    /// Nobody answered, or not in HTTP.
-    #[error("the server cannot be asked: {0}")]
+    /// The server cannot be reached, or does not speak HTTP.
+    #[error("the server cannot be reached: {0}")]
     Unreachable(String),
-    /// It took too long.
+    /// The exchange took longer than its deadline.
     #[error("the server did not answer in full within {} s", DEADLINE.as_secs())]
     TooSlow,
-    /// It sends more than a document.
+    /// The answer is larger than a document may be.
     #[error("the answer is larger than {} MiB", MAX_BYTES >> 20)]
     TooLarge,
-    /// It does not have the document there.
+    /// The status of the answer is not 200.
     #[error(
         "the server answered {0}; a server that is not FastAPI, or hides its document, has none: see `tollgate presets show NAME`"
     )]
     Status(u16),
-    /// It points elsewhere.
+    /// The answer is a redirect.
     #[error(
         "the server answered {0}, a redirect, and none is followed; name the document's own URL"
     )]
@@ -65,7 +66,7 @@ pub(super) struct Url {
 }
 
 impl Url {
-    /// Reads a URL; without a path it is that of the document.
+    /// Reads a URL; without a path, it is that of the document.
     pub(super) fn parse(url: &str) -> Result<Self, FetchError> {
         let uri: Uri = url.parse().map_err(|_| FetchError::Url)?;
         let (host, authority) = uri.host().zip(uri.authority()).ok_or(FetchError::Url)?;
@@ -86,7 +87,7 @@ impl Url {
         })
     }
 
-    /// The host, as it stands in the `Host` header.
+    /// The value of the `Host` header.
     pub(super) fn authority(&self) -> &str {
         &self.authority
     }
@@ -98,7 +99,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// The document at `url`.
+/// Fetches the document at `url`.
 pub(super) async fn get(url: &Url) -> Result<Bytes, FetchError> {
     tokio::time::timeout(DEADLINE, connect(url)).await.map_err(|_| FetchError::TooSlow)?
 }
@@ -119,7 +120,7 @@ async fn exchange(
 ) -> Result<Bytes, FetchError> {
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-    // Ends when `sender` is dropped at the end of this call; what it says about that is of no interest.
+    // It ends when `sender` is dropped at the end of this call, with an error of no interest.
     tokio::spawn(async move {
         let _ = connection.await;
     });

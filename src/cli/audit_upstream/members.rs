@@ -1,4 +1,5 @@
-//! Members that a server's document has and the preset's tables do not: what a newer version reads, or a plugin.
+//! Members that a server's document has and the preset's tables do not: what a newer version reads,
+//! or a plugin.
 
 use std::collections::BTreeSet;
 
@@ -22,12 +23,13 @@ const MAX_MEMBERS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct UnknownMember {
     pub(super) operation: Operation,
-    /// Its place, as a denial names it: `messages.content.uuid`, or `?model` for a parameter of the query.
+    /// Its place, as a denial names it: `messages.content.uuid`, or `?model` for a parameter of the
+    /// query.
     pub(super) place: String,
 }
 
-/// The members of the document's requests that the tables of the presets do not list. Operations that no preset lists, or
-/// whose whole body belongs to who has the scope, have none.
+/// The members of the document's requests that the tables of the presets do not list. Operations
+/// that no preset lists, or whose whole body belongs to who has the scope, have none.
 ///
 /// # Errors
 /// Tables that cannot be used, which a test keeps from happening.

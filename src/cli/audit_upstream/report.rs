@@ -1,4 +1,5 @@
-//! What an audit found: each operation of the server and of its preset, what is known of it, and what the policy answers.
+//! The report of an audit: each operation of the server and of its preset, the preset's rating, and
+//! the policy's answer.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::cli::{paint::Paint, printable::printable};
 
-/// What an audit found.
+/// The report of one audit.
 #[derive(Debug)]
 pub(super) struct Report {
     title: String,
@@ -32,18 +33,18 @@ pub(super) struct Report {
     members: BTreeSet<UnknownMember>,
 }
 
-/// One operation.
+/// One operation of the report.
 #[derive(Debug)]
 struct Finding {
     operation: Operation,
-    /// Whether the server's document has it.
+    /// Whether the server's document lists it.
     offered: bool,
-    /// What the preset says of it.
+    /// The preset's entry for it.
     known: Option<PresetMatch>,
     answer: Answer,
 }
 
-/// What a preset says of an operation.
+/// A preset's entry for an operation.
 #[derive(Debug)]
 struct PresetMatch {
     preset: String,
@@ -52,22 +53,23 @@ struct PresetMatch {
     risk: String,
 }
 
-/// What the policy answers without a credential.
+/// The policy's answer without a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
-    /// It passes, or would after its limits were asked.
+    /// The request passes, as far as the policy can tell without a store.
     Open {
-        /// The route.
+        /// The route that lets it pass.
         route: String,
-        /// The host it was asked for.
+        /// The host of the request.
         host: String,
     },
-    /// It does not.
+    /// The request is denied.
     Denied(&'static str),
 }
 
 impl Report {
-    /// Puts the server's operations beside what the presets list, and asks the policy about each, for every one of `hosts`.
+    /// Lists the server's operations and those of the presets, with the policy's answer to each for
+    /// every host.
     pub(super) fn of(
         offer: &Offer,
         members: BTreeSet<UnknownMember>,
@@ -85,7 +87,8 @@ impl Report {
         };
         let mut findings: Vec<Finding> =
             offer.operations.iter().map(|operation| finding(operation.clone(), true)).collect();
-        // What the document hides is asked about, too: WebSockets, mounted applications, routes with `include_in_schema=False`.
+        // Operations that the document hides are included: WebSockets, mounted applications, routes
+        // with `include_in_schema=False`.
         let offered: Vec<(String, String)> = offer
             .operations
             .iter()
@@ -116,7 +119,7 @@ impl Report {
         Self { title: offer.title.clone(), findings, members }
     }
 
-    /// Whether something is open that must not be.
+    /// Whether an operation is open that must not be.
     pub(super) fn is_dangerous(&self) -> bool {
         self.findings.iter().any(Finding::is_dangerous)
     }
@@ -125,7 +128,7 @@ impl Report {
         self.findings.iter().filter(which).count()
     }
 
-    /// A table for people: dangerous ones first.
+    /// Prints a table, dangerous operations first.
     pub(super) fn text(&self, url: &str, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out, "{} at {}", printable(&self.title), printable(url))?;
         for finding in &self.findings {
@@ -180,7 +183,7 @@ impl Report {
         Ok(())
     }
 
-    /// The same for programs.
+    /// Returns the report as JSON.
     pub(super) fn json(&self, url: &str) -> Value {
         let operations: Vec<Value> = self.findings.iter().map(Finding::json).collect();
         let members: Vec<Value> = self
@@ -201,7 +204,8 @@ impl Report {
 }
 
 impl Finding {
-    /// Open, and neither known to be harmless nor a mere leak: what nobody has listed may do anything.
+    /// Whether the operation is open and neither harmless nor a mere leak. An operation that no
+    /// preset lists may do anything.
     fn is_dangerous(&self) -> bool {
         let harmless = self.known.as_ref().is_some_and(|known| known.danger < Danger::Serious);
         matches!(self.answer, Answer::Open { .. }) && !harmless
@@ -253,7 +257,7 @@ impl Finding {
     }
 }
 
-/// What the presets say; of several, the worst.
+/// Returns the entry of the presets; of several, the most dangerous.
 fn known(presets: &[Preset], operation: &Operation) -> Option<PresetMatch> {
     let found = presets.iter().filter_map(|preset| {
         let (route, _) = preset.find(&operation.method, &operation.sample())?;
@@ -267,7 +271,8 @@ fn known(presets: &[Preset], operation: &Operation) -> Option<PresetMatch> {
     found.max_by_key(|known| known.danger)
 }
 
-/// The answer to somebody without a credential, over https: that for the first host for which it is open.
+/// Returns the answer to a request without a credential over https, for the first host for which it
+/// is open.
 fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Timestamp) -> Answer {
     let path = operation.sample();
     let mut denied = Answer::Denied("no_route");
@@ -278,7 +283,7 @@ fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Tim
             host: host.as_bytes(),
             path: path.as_bytes(),
             headers: Headers::default(),
-            // Some address, or a limit by address would deny what is open.
+            // Without an address, a limit by address would deny an open operation.
             address: Some(IpAddr::from([192, 0, 2, 1])),
             body: RawBody::None,
         };

@@ -1,4 +1,5 @@
-//! What a server says it has: the methods and paths of an OpenAPI document (OpenAPI 3.1.0, section 4.8.8, Paths Object).
+//! The operations of an OpenAPI document: its methods and paths (OpenAPI 3.1.0, section 4.8.8,
+//! Paths Object).
 
 use std::collections::BTreeSet;
 
@@ -11,16 +12,16 @@ const OPERATIONS: [&str; 8] = ["get", "put", "post", "delete", "options", "head"
 /// Most operations that are reported.
 const MAX_OPERATIONS: usize = 10_000;
 
-/// Why a document is not read.
+/// The reason why a document is not read.
 #[derive(Debug, Error)]
 pub(super) enum DocumentError {
-    /// Not JSON.
+    /// The document is not JSON.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// No paths in it.
+    /// The document has no paths.
     #[error("it has no `paths`")]
     NoPaths,
-    /// More than anybody reads.
+    /// The document has too many operations to report.
     #[error("it lists more than {MAX_OPERATIONS} operations")]
     TooMany,
 }
@@ -34,12 +35,12 @@ pub(super) struct Operation {
     pub(super) method: String,
 }
 
-/// A server's operations.
+/// The operations of a server.
 #[derive(Debug)]
 pub(super) struct Offer {
-    /// Name and version, as the server gives them.
+    /// The name and the version of the server.
     pub(super) title: String,
-    /// In the order of their paths.
+    /// The operations, in the order of their paths.
     pub(super) operations: BTreeSet<Operation>,
     /// The whole document.
     pub(super) document: Value,
@@ -75,7 +76,7 @@ impl Offer {
 }
 
 impl Operation {
-    /// A path that the operation covers: `x` for every parameter.
+    /// Returns a path that the operation covers, with `x` for every parameter.
     pub(super) fn sample(&self) -> String {
         let mut sample = String::with_capacity(self.path.len());
         let mut rest = self.path.as_str();

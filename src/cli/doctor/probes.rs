@@ -1,5 +1,5 @@
-//! The probes: what is sent, and what an answer to it means. Each is a request that a Tollgate behind a well configured proxy never
-//! lets through, or answers in one way only.
+//! The probes: requests that a Tollgate behind a well configured proxy never lets through, or
+//! answers in one way only, and the meaning of each answer.
 
 use super::{
     Doctor, Finding, Verdict,
@@ -7,28 +7,28 @@ use super::{
 };
 use crate::cli::progress::Progress;
 
-/// Everything the probes share.
+/// The state that the probes share.
 pub(super) struct Probes<'a> {
     pub(super) target: &'a Target,
     pub(super) doctor: &'a Doctor,
-    /// A value nobody else sends.
+    /// A random value that marks the requests of this run.
     pub(super) marker: String,
     pub(super) token: Option<String>,
     pub(super) findings: Vec<Finding>,
     pub(super) progress: Progress,
 }
 
-const REMEDY_TARGET: &str = "the proxy passes on what the client says about its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
-const REMEDY_PATH: &str = "the proxy decides which requests are checked by another spelling of the path than the upstream reads; ask Tollgate about every path, and normalise before any rule";
-const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has it for each proxy)";
+const REMEDY_TARGET: &str = "the proxy forwards headers in which the client describes its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
+const REMEDY_PATH: &str = "the proxy selects the requests to check by another spelling of the path than the upstream reads; check every path with Tollgate, and normalise before any rule";
+const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has the configuration for each proxy)";
 const REMEDY_DECISION: &str = "after a check with the context extension `tollgate.phase: head` there must be a second ext_authz filter, with the body and without that extension (deploy/envoy/envoy-strangers.yaml)";
-const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; pass status, headers and body on (deploy/ has it for each proxy)";
+const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; forward its status, headers and body (deploy/ has the configuration for each proxy)";
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
-        self.progress.now("1/7: denials, and what reaches the client of them");
+        self.progress.now("1/7: denials that reach the client");
         self.denials().await?;
-        self.progress.now("2/7: targets that a client makes up");
+        self.progress.now("2/7: targets that a client claims");
         self.claimed_targets().await?;
         self.progress.now("3/7: other spellings of the protected path");
         self.paths().await?;
@@ -42,7 +42,7 @@ impl Probes<'_> {
         self.body_limit().await
     }
 
-    /// What was found; the line of progress is taken away.
+    /// Returns the results, and clears the line of progress.
     pub(super) fn into_findings(self) -> Vec<Finding> {
         self.findings
     }
@@ -57,7 +57,7 @@ impl Probes<'_> {
         self.findings.push(Finding { name, verdict, detail: detail.into(), remedy });
     }
 
-    /// One finding for a row of probes: the first that went wrong, or that none did.
+    /// Adds one result for a group of probes: all leaks, or none.
     fn summarize(
         &mut self,
         name: &'static str,
@@ -96,14 +96,14 @@ impl Probes<'_> {
         self.token.as_ref().map(|token| format!("Bearer {token}"))
     }
 
-    /// Denials are there, and reach the client as they were made.
+    /// Tests that denials reach the client unchanged.
     async fn denials(&mut self) -> anyhow::Result<()> {
         let protected = self.doctor.protected.clone();
         let unlisted = format!("/{}", self.marker);
         let rows = [
             ("protected_needs_a_credential", protected.clone(), 401, "missing_credential"),
             ("unlisted_is_denied", unlisted, 403, "no_route"),
-            // Nothing that proxies refuse themselves, and nothing that Tollgate lets through.
+            // A path that proxies do not refuse themselves, and Tollgate does not let through.
             (
                 "malformed_stays_400",
                 format!("{protected};{}", self.marker),
@@ -158,7 +158,7 @@ impl Probes<'_> {
         Ok(())
     }
 
-    /// What a client says that it asked for.
+    /// Tests headers in which a client claims another target.
     async fn claimed_targets(&mut self) -> anyhow::Result<()> {
         let (protected, public) = (self.doctor.protected.clone(), self.doctor.public.clone());
         let url = format!("https://{}{public}", self.target.host);
@@ -196,7 +196,7 @@ impl Probes<'_> {
         Ok(())
     }
 
-    /// Spellings of the protected path that begin as the public one.
+    /// Tests spellings of the protected path that begin with the public one.
     async fn paths(&mut self) -> anyhow::Result<()> {
         let public = self.doctor.public.trim_end_matches('/').to_owned();
         let protected = self.doctor.protected.clone();
@@ -246,12 +246,12 @@ impl Probes<'_> {
             "no_method_goes_around",
             methods.len(),
             &leaks,
-            "ask Tollgate about every method",
+            "check every method with Tollgate",
         );
         Ok(())
     }
 
-    /// Identity headers of the client's, seen where the upstream shows what it got.
+    /// Tests identity headers of the client, where the upstream echoes what it received.
     async fn identity(&mut self) -> anyhow::Result<()> {
         const NAMES: [&str; 4] = [
             "forged_identity_does_not_arrive",
@@ -380,7 +380,7 @@ impl Probes<'_> {
                 leaks.push(format!("two `Authorization` headers open {protected}"));
             }
         }
-        self.summarize(name, 2, &leaks, "pass repeated headers on as they are, or refuse them");
+        self.summarize(name, 2, &leaks, "forward repeated headers unchanged, or refuse them");
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: what is sent here no library would send.
+//! HTTP/1.1 written by hand: no library sends such requests.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,13 +15,13 @@ use tokio_util::either::Either;
 
 use crate::{cli::tls, error_text::describe};
 
-/// How long one exchange may take.
+/// The time for one exchange.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 256 << 10;
 
-/// Where the proxy listens.
+/// The address of the proxy.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) host: String,
@@ -33,7 +33,7 @@ impl Target {
     /// Reads `http://host:port` or `https://host`.
     ///
     /// # Errors
-    /// For anything with a path, a query or a user name, and for other schemes.
+    /// The URL has a path, a query, a user name or another scheme.
     pub(super) fn parse(url: &str) -> anyhow::Result<Self> {
         let uri: Uri = url
             .parse()
@@ -61,7 +61,7 @@ impl Target {
         })
     }
 
-    /// Whether a credential sent there crosses a network in clear.
+    /// Whether a credential would cross a network in clear text.
     pub(super) fn is_clear(&self) -> bool {
         let host = self.bare();
         !self.secure
@@ -73,10 +73,11 @@ impl Target {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Sends these bytes on a connection of their own. `None` when no answer came, which refuses as well.
+    /// Sends these bytes on a connection of their own. Returns `None` when there is no answer,
+    /// which is a refusal too.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// There is no connection.
     pub(super) async fn exchange(&self, bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
         let connect = async {
             let stream = TcpStream::connect((self.bare(), self.port))
@@ -112,7 +113,7 @@ async fn send(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> Option<Reply
         }
     };
     let write = async {
-        // A proxy that refuses early stops reading: then the rest cannot be sent, and the answer is on its way.
+        // A proxy that refuses early stops reading; its answer is on the way then.
         let _ = writer.write_all(bytes).await;
         std::future::pending::<()>().await;
     };
@@ -122,12 +123,12 @@ async fn send(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> Option<Reply
             () = write => {}
         }
     };
-    // One that neither goes on nor closes has said what it has to say.
+    // After the deadline, what was received is the whole answer.
     let _ = timeout(DEADLINE, exchange).await;
     Reply::parse(&answer)
 }
 
-/// An answer.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -142,7 +143,7 @@ impl Reply {
         loop {
             let (head, body) = text.split_once("\r\n\r\n")?;
             let status = head.split(' ').nth(1)?.parse().ok()?;
-            // 100 Continue and its like announce the real one.
+            // 100 Continue and its like announce the final answer.
             if status >= 200 {
                 return Some(Self { status, head: head.to_owned(), body: body.to_owned() });
             }
@@ -150,7 +151,7 @@ impl Reply {
         }
     }
 
-    /// The value of a header.
+    /// Returns the value of a header.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines
@@ -159,7 +160,7 @@ impl Reply {
             .next()
     }
 
-    /// The `code` of an error body of Tollgate's.
+    /// Returns the `code` of one of Tollgate's error bodies.
     pub(super) fn code(&self) -> Option<String> {
         // A chunked body has its sizes around the JSON.
         let json = self.body.get(self.body.find('{')?..=self.body.rfind('}')?)?;
@@ -167,7 +168,7 @@ impl Reply {
         Some(body.pointer("/error/code")?.as_str()?.to_owned())
     }
 
-    /// Whether nothing of it can be missing, as far as its framing says.
+    /// Whether the answer is complete by its framing.
     fn is_whole(&self) -> bool {
         match self.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
             Some(length) => self.body.len() >= length,
@@ -175,7 +176,7 @@ impl Reply {
         }
     }
 
-    /// Whether the request went through.
+    /// Whether the request was let through.
     pub(super) fn passed(&self) -> bool {
         self.status < 400
     }

@@ -1,5 +1,4 @@
-//! The keys an explanation can use: what lies in files, what a case brings, what is given with
-//! `--jwks`. Nothing is fetched.
+//! The keys of an explanation: from files, from a case file, or from `--jwks`. Nothing is fetched.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,27 +15,27 @@ use tollgate_core::{
 
 use crate::{error_text::describe, policy_test::CaseFile, secrets};
 
-/// A policy with the keys that could be found.
+/// A policy with the keys that were found.
 #[derive(Debug)]
 pub(super) struct PolicyKeys {
     pub(super) snapshot: Snapshot,
-    /// For each issuer.
+    /// The origin of keys for each issuer.
     pub(super) sources: Vec<KeyOrigin>,
 }
 
-/// Where the keys of an issuer are from, or why there are none.
+/// The origin of an issuer's keys, or the reason why there are none.
 #[derive(Debug)]
 pub(super) struct KeyOrigin {
     pub(super) note: String,
-    /// `serve` would fetch them: what a signature is worth cannot be told here.
+    /// Whether `serve` would fetch the keys: signatures cannot be verified here.
     pub(super) is_remote: bool,
 }
 
-/// Finds the keys of every issuer. A case with a policy of its own (`complete`) brings all the keys
-/// there are.
+/// Finds the keys of every issuer. A case file with a policy of its own (`complete`) contains all
+/// keys.
 ///
 /// # Errors
-/// A file given with `--jwks` that cannot be used.
+/// A file of `--jwks` cannot be used.
 pub(super) fn find(
     policy: Arc<Policy>,
     case: Option<&CaseFile>,
@@ -61,8 +60,8 @@ pub(super) fn find(
         sources.push(KeyOrigin { note, is_remote: slot.is_none() && fetched && !complete });
     }
     for source in &policy.upstream_keys {
-        // A key that cannot be read here keeps its place, so that the answer has its header. Its
-        // value is not shown.
+        // A key that cannot be read is replaced, so that the answer has its header. Its value is
+        // never printed.
         let key = secrets::upstream_credentials(std::slice::from_ref(source))
             .ok()
             .and_then(|mut keys| keys.pop());
@@ -71,7 +70,7 @@ pub(super) fn find(
     Ok(PolicyKeys { snapshot, sources })
 }
 
-/// `ISSUER=FILE`, or a file alone where there is one issuer with a key set.
+/// Reads `ISSUER=FILE`, or a file alone where there is one issuer with a key set.
 fn whose<'a>(policy: &Policy, given: &'a str) -> anyhow::Result<(usize, &'a str)> {
     let issuers = policy.issuers.list();
     let named = issuers.iter().enumerate().find_map(|(index, issuer)| {

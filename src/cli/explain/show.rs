@@ -11,7 +11,7 @@ use crate::{
     observe::rfc3339::Rfc3339,
 };
 
-/// Prints the steps one below the other.
+/// Prints the steps, one below the other.
 pub(super) fn text(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     if let Some(case) = &explanation.case {
         writeln!(out, "# {}", printable(case))?;
@@ -74,7 +74,7 @@ fn plain(value: &Value) -> String {
 fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let observed = &explanation.observed;
     if explanation.unknown {
-        let unknown = paint.warn("cannot be told here");
+        let unknown = paint.warn("unknown");
         return writeln!(
             out,
             "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)",
@@ -105,7 +105,7 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
         writeln!(out, "  to the upstream: {name}: {}", printable(redacted(name, value)))?;
     }
     if !observed.removed.is_empty() {
-        writeln!(out, "  taken from the request: {}", printable(&observed.removed.join(", ")))?;
+        writeln!(out, "  removed from the request: {}", printable(&observed.removed.join(", ")))?;
     }
     for (name, value) in &observed.response {
         writeln!(out, "  to the client: {name}: {}", printable(value))?;
@@ -116,7 +116,7 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
     Ok(())
 }
 
-/// The upstream's own key is said to be there, and nothing more.
+/// Replaces the upstream's own key, whose presence is all that is shown.
 fn redacted<'a>(name: &str, value: &'a str) -> &'a str {
     if name == "authorization" { "[secret]" } else { value }
 }
@@ -130,7 +130,7 @@ fn cause(explanation: &Explanation) -> String {
         .unwrap_or_default()
 }
 
-/// The same as one JSON object.
+/// Returns the explanation as one JSON object.
 pub(super) fn json(explanation: &Explanation) -> Value {
     let observed = &explanation.observed;
     let list = |list: &[(String, String)]| {
@@ -172,7 +172,7 @@ fn steps(explanation: &Explanation) -> Vec<Value> {
     explanation.steps.iter().map(step).collect()
 }
 
-/// Facts of one name become a list.
+/// Returns a step as JSON; facts of one name become a list.
 fn step(step: &Step) -> Value {
     let mut facts: Map<String, Value> = Map::new();
     for (name, value) in &step.facts {

@@ -1,5 +1,5 @@
-//! The steps of a decision, printed from what the core recorded: its evidence and its details. No step
-//! is repeated here.
+//! The steps of a decision, printed from what the core recorded: its evidence and its details. No
+//! step is repeated here.
 
 use serde_json::{Value, json};
 use tollgate_core::{
@@ -22,7 +22,7 @@ use crate::{
     policy_test::{self, Body, Case, Differences, Ledger, Observed, Request},
 };
 
-/// What is explained.
+/// The request to explain, and what is known about it.
 pub(super) struct ExplainInput<'a> {
     pub(super) found: &'a PolicyKeys,
     pub(super) request: &'a Request,
@@ -30,11 +30,11 @@ pub(super) struct ExplainInput<'a> {
     /// `body.max`, where the configuration is a whole file.
     pub(super) max_body: Option<usize>,
     pub(super) outage: Option<Outage>,
-    /// Nothing is known of the store: nothing is revoked, and every bucket is full.
+    /// Whether the state of the store is assumed: nothing is revoked, and every bucket is full.
     pub(super) assumed: bool,
 }
 
-/// The steps, and the answer.
+/// The steps of a decision, and the answer.
 pub(super) struct Explanation {
     pub(super) case: Option<String>,
     pub(super) now: Timestamp,
@@ -42,18 +42,18 @@ pub(super) struct Explanation {
     pub(super) outcome: Outcome,
     pub(super) observed: Observed,
     pub(super) expected: Option<Result<(), Differences>>,
-    /// The keys of the token's issuer are not here, so that the answer cannot be told.
+    /// Whether the answer is unknown, because the keys of the token's issuer are not here.
     pub(super) unknown: bool,
 }
 
-/// One step.
+/// One step of a decision.
 pub(super) struct Step {
     pub(super) stage: Stage,
     pub(super) state: State,
     pub(super) facts: Vec<(&'static str, Value)>,
 }
 
-/// How a step went.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Passed,
@@ -74,7 +74,7 @@ impl State {
 }
 
 impl Explanation {
-    /// The same, as a case of a file.
+    /// Adds the name of a case and the comparison with what it expects.
     pub(super) fn of(mut self, case: &Case) -> Self {
         self.case = Some(case.name.clone());
         self.expected =
@@ -82,12 +82,12 @@ impl Explanation {
         self
     }
 
-    /// Whether the request would go on.
+    /// Whether the request would be forwarded.
     pub(super) fn allows(&self) -> bool {
         matches!(self.outcome.decision, Decision::Allow(_))
     }
 
-    /// Whether it came out as a case says; `None` where nothing is said.
+    /// Whether the answer is as the case expects; `None` without an expectation.
     pub(super) fn is_as_expected(&self) -> Option<bool> {
         self.expected.as_ref().map(Result::is_ok)
     }
@@ -103,7 +103,7 @@ impl CheckHooks for Recorder {
     }
 }
 
-/// Decides, and lists the steps.
+/// Decides the request and lists the steps.
 pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanation {
     let snapshot = &input.found.snapshot;
     let too_large = matches!((&input.request.body, input.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
@@ -144,7 +144,7 @@ pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanatio
     Explanation { case: None, now: input.now, steps, outcome, observed, expected: None, unknown }
 }
 
-/// What a step is described from.
+/// The data that steps are described from.
 struct Record<'a> {
     input: &'a ExplainInput<'a>,
     evidence: &'a Evidence,
@@ -154,7 +154,7 @@ struct Record<'a> {
 
 type Facts = Vec<(&'static str, Value)>;
 
-/// How a stage went, where `failed` is the one that refused the request.
+/// Returns the result of a stage, where `failed` is the stage that denied the request.
 fn state(stage: Stage, failed: Option<Stage>, needed: bool) -> State {
     match failed {
         Some(failed) if failed == stage => State::Failed,
@@ -233,7 +233,7 @@ impl Record<'_> {
         facts
     }
 
-    /// The token of the only `Authorization` header, proven or not.
+    /// Returns the token of the only `Authorization` header, verified or not.
     fn sent(&self) -> Option<&str> {
         let headers = &self.input.request.headers;
         let mut values =
@@ -251,7 +251,7 @@ impl Record<'_> {
             .collect()
     }
 
-    /// The issuer that the token says it is from, by its index.
+    /// Returns the index of the issuer that the token names.
     fn issuer(&self) -> Option<usize> {
         let claims = token_view::decode(self.sent()?)?.claims;
         let iss = claims.get("iss").map_or(Some(""), Value::as_str)?;
@@ -334,7 +334,7 @@ impl Record<'_> {
         facts
     }
 
-    /// Each condition with its value, those after the one that denied as well.
+    /// Returns each condition with its value, those after the denying one included.
     fn conditions(&self) -> Facts {
         let shown = |result: &ConditionResult| {
             let value = match &result.value {
@@ -383,11 +383,11 @@ impl Record<'_> {
     }
 }
 
-/// What a token says of itself, proven or not.
+/// Returns the contents of a token, verified or not.
 fn said(decoded: &token_view::DecodedToken, now: Timestamp) -> Facts {
-    let header = [("says alg", "alg"), ("says kid", "kid"), ("says typ", "typ")];
-    let claims = [("says iss", "iss"), ("says aud", "aud"), ("says sub", "sub")];
-    let dates = [("says iat", "iat"), ("says nbf", "nbf"), ("says exp", "exp")];
+    let header = [("claimed alg", "alg"), ("claimed kid", "kid"), ("claimed typ", "typ")];
+    let claims = [("claimed iss", "iss"), ("claimed aud", "aud"), ("claimed sub", "sub")];
+    let dates = [("claimed iat", "iat"), ("claimed nbf", "nbf"), ("claimed exp", "exp")];
     let plain = header
         .iter()
         .map(|pair| (pair, &decoded.header))
@@ -414,7 +414,7 @@ fn route_facts(route: &Route) -> Facts {
     facts
 }
 
-/// `jti` is the token's own: of a principal it is kept as a digest.
+/// Returns the facts of a principal. `jti` is the token's own: a principal stores its digest.
 fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     let mut facts = vec![("subject", json!(principal.subject()))];
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
@@ -440,7 +440,7 @@ fn limit_facts(admit_request: &AdmitRequest) -> Facts {
     admit_request.charges.iter().map(|charge| ("charge", shown(charge))).collect()
 }
 
-/// Where a request names its model, as the configuration has it.
+/// Returns the place where a request names its model, as configured.
 fn place(source: &ModelSource) -> String {
     match source {
         ModelSource::Body(pointer) => format!("body, `{}`", pointer.last()),

@@ -113,7 +113,7 @@ fn an_allowed_request_is_told_step_by_step() {
     assert_eq!(end, ExitStatus::Good, "{text}");
     for line in [
         "  path: /v1/chat/completions",
-        "  says kid: main",
+        "  claimed kid: main",
         "    signature  passed",
         "  subject: alice",
         "  charge: `per-subject`: 1 of 20, one more every 1s, in bucket rate:per-subject:",
@@ -212,8 +212,7 @@ fn without_the_keys_nothing_is_told_that_is_not_known() {
     let (end, text) = fixture.explain(&arguments);
     assert_eq!(end, ExitStatus::Unknown);
     assert!(
-        text.contains("cannot be checked offline")
-            && text.contains("answer       cannot be told here"),
+        text.contains("cannot be checked offline") && text.contains("answer       unknown"),
         "{text}"
     );
     assert!(!text.contains("not_ready"), "{text}");
@@ -277,10 +276,10 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 | "not_ready"
                 | "algorithm_not_allowed"
                 | "wrong_token_type" => place == "token",
-                // One that is too long is refused before it is read.
+                // A token that is too long is refused before it is read.
                 "malformed_token" => matches!(place, "credential" | "token"),
                 "invalid_claim" => matches!(place, "token" | "limits"),
-                // What the body holds may need a scope more.
+                // The content of the body may need another scope.
                 "insufficient_scope" => matches!(place, "scopes" | "model" | "content"),
                 "condition_failed" => place == "conditions",
                 "field_forbidden" | "tool_forbidden" | "category_forbidden" => place == "content",

@@ -16,7 +16,7 @@ use crate::{
     observe::now,
 };
 
-/// Claims whose values are moments.
+/// Claims whose values are times.
 const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
 
 const MORE: &str = "\
@@ -26,30 +26,31 @@ Examples:
   tollgate token inspect @token.txt --output json | jq -r .claims.sub
 
 Exit codes:
-  0  it is a JWT, good or not
-  1  it is none
-  2  it cannot be read from where it is";
+  0  the text is a JWT, acceptable or not
+  1  the text is no JWT
+  2  the token cannot be read";
 
-/// Show what a token says of itself.
+/// Show the contents of a token.
 ///
-/// And what every policy would refuse in it, and what it needs of a policy. The signature is NOT verified. A token on the command
-/// line is seen by everybody who may list processes: `-` reads it from standard input, `@FILE` from a file.
+/// Also what every policy would reject in it, and what a policy needs to accept it. The signature
+/// is NOT verified. Every user of the machine can see a token on the command line: `-` reads it
+/// from standard input, `@FILE` from a file.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub(super) struct Inspect {
     /// The token: `-` reads it from standard input, `@FILE` from a file.
     #[arg(value_name = "TOKEN|-|@FILE")]
     token: String,
-    /// How to print.
+    /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 impl Inspect {
-    /// Prints what is in the token.
+    /// Prints the contents of the token to `out`.
     ///
     /// # Errors
-    /// A token that cannot be read from where it is.
+    /// The token cannot be read.
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let secret = argument::token(&self.token)?;
         let token = std::str::from_utf8(secret.expose()).ok().context("the token is not text")?;
@@ -57,7 +58,7 @@ impl Inspect {
             match self.output {
                 Output::Text => writeln!(
                     out,
-                    "this is no JWT: {}",
+                    "not a JWT: {}",
                     token_view::format_error(token, now()).unwrap_or_default()
                 )?,
                 Output::Json => writeln!(out, "{}", json!({ "jwt": false }))?,
@@ -72,15 +73,15 @@ impl Inspect {
     }
 }
 
-/// What there is to tell about a token.
+/// The report on one token.
 struct TokenReport {
     header: Map<String, Value>,
     claims: Map<String, Value>,
     times: Vec<(&'static str, String)>,
     digest: String,
-    /// What no policy accepts.
+    /// The defects that every policy rejects.
     defects: Vec<String>,
-    /// What a policy must say for it.
+    /// The settings of a policy that accepts it.
     needs: Vec<String>,
 }
 
@@ -114,10 +115,7 @@ impl TokenReport {
     }
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        writeln!(
-            out,
-            "NOT VERIFIED: this is what the token says of itself, and anybody can write it.\n\nheader"
-        )?;
+        writeln!(out, "NOT VERIFIED: anyone can write a token with this content.\n\nheader")?;
         for (name, value) in &self.header {
             writeln!(out, "  {:<12} {}", printable(name), printable(&value.to_string()))?;
         }
@@ -134,7 +132,7 @@ impl TokenReport {
         writeln!(out, "\nrevocation digest\n  {}", self.digest)?;
         for (title, list) in [
             ("no policy accepts it", &self.defects),
-            ("a policy that accepts it says", &self.needs),
+            ("a policy that accepts it needs", &self.needs),
         ] {
             if !list.is_empty() {
                 writeln!(out, "\n{title}")?;
@@ -153,7 +151,7 @@ fn times(
     defects: &mut Vec<String>,
     needs: &mut Vec<String>,
 ) {
-    /// The most leeway an issuer can be given.
+    /// The largest leeway of an issuer.
     const LEEWAY: f64 = 60.0;
     const DAY: f64 = 86_400.0;
     let now = now.numeric_date();
@@ -175,7 +173,7 @@ fn times(
     }
     for (name, moment) in [("nbf", nbf), ("iat", iat)] {
         if moment.is_some_and(|moment| moment > now + LEEWAY) {
-            defects.push(format!("{name} lies in the future"));
+            defects.push(format!("{name} is in the future"));
         }
     }
     if !claims.contains_key("iat") {
@@ -293,7 +291,7 @@ mod tests {
             (
                 json!({ "alg": "RS256" }),
                 json!({ "exp": 1_767_225_900, "nbf": 1_767_225_661 }),
-                "nbf lies in the future",
+                "nbf is in the future",
             ),
             (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_600 + 40 * 86_400 }), "31 days"),
             (

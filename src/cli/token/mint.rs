@@ -28,23 +28,24 @@ Exit codes:
   0  printed
   2  the key cannot be read, or does not fit the algorithm";
 
-/// Sign a token with a key of your own, and print it.
+/// Sign a token with your own key, and print it.
 ///
-/// The token and nothing else. Meant for trying policies and for services that issue their own tokens; the key file stays where
-/// it is.
+/// Prints the token and nothing else. For trying policies, and for services that issue their own
+/// tokens.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub(super) struct Mint {
-    /// The private key: PEM in PKCS#8 (RSA, P-256, P-384, Ed25519; RSA also in PKCS#1), or a file with a shared secret.
+    /// The private key: PEM in PKCS#8 (RSA, P-256, P-384, Ed25519; RSA also in PKCS#1), or a file
+    /// with a shared secret.
     #[arg(long, value_name = "FILE")]
     key: String,
     /// The algorithm. Default: RS256, ES256, ES384, EdDSA or HS256, by the key.
     #[arg(long, value_name = "ALG")]
     alg: Option<String>,
-    /// The key's name in the issuer's key set. Left out: the token names no key.
+    /// The key's `kid` in the issuer's key set. Default: none.
     #[arg(long)]
     kid: Option<String>,
-    /// The issuer. Left out: the token has none.
+    /// The issuer. Default: none.
     #[arg(long)]
     iss: Option<String>,
     /// An audience; may be given more than once.
@@ -56,22 +57,22 @@ pub(super) struct Mint {
     /// The scopes, with spaces between them.
     #[arg(long)]
     scope: Option<String>,
-    /// How long it is good, from now; below zero (`--ttl=-1m`) makes a token that has expired.
+    /// The lifetime from now; a negative one (`--ttl=-1m`) makes an expired token.
     #[arg(long, value_name = "DURATION", default_value = "5m", allow_hyphen_values = true)]
     ttl: Ttl,
-    /// Another claim, its value as JSON: `--claim tenant_id='"acme"'`. May be given more than once, and replaces what other
-    /// options say.
+    /// Another claim, its value as JSON: `--claim tenant_id='"acme"'`. May be given more than once,
+    /// and overrides other options.
     #[arg(long, value_name = "NAME=JSON", value_parser = claim)]
     claim: Vec<(String, Value)>,
-    /// The token's id. Default: random; an empty one leaves it out.
+    /// The token's id. Default: random. An empty one is omitted.
     #[arg(long)]
     jti: Option<String>,
-    /// The type in the header. An empty one leaves it out.
+    /// The type in the header. An empty one is omitted.
     #[arg(long, default_value = "JWT")]
     typ: String,
 }
 
-/// A duration that may be below zero.
+/// A duration that may be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ttl {
     past: bool,
@@ -96,10 +97,10 @@ fn claim(text: &str) -> anyhow::Result<(String, Value)> {
 }
 
 impl Mint {
-    /// Makes the token and prints it.
+    /// Makes the token and prints it to `out`.
     ///
     /// # Errors
-    /// A key that cannot be read, or that does not fit the algorithm.
+    /// The key cannot be read, or does not fit the algorithm.
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let key =
             std::fs::read(&self.key).with_context(|| format!("cannot read `{}`", self.key))?;
@@ -144,7 +145,7 @@ impl Mint {
             now.secs().saturating_add(secs)
         };
         let mut claims = Map::from_iter([("exp".to_owned(), json!(exp))]);
-        // A token that has expired was issued before that.
+        // An expired token was issued before it expired.
         claims.insert("iat".into(), json!(now.secs().min(exp)));
         let mut add = |name: &str, value: Option<Value>| {
             claims.extend(value.map(|value| (name.to_owned(), value)))
@@ -186,7 +187,7 @@ fn is_accepted(algorithm: &Algorithm) -> bool {
     AlgorithmName::parse(algorithm.name()).is_some()
 }
 
-/// Refuses a shared secret that is shorter than the gate accepts: no gate would accept its tokens.
+/// Rejects a shared secret that is too short for any policy.
 fn check_length(file: &[u8], algorithm: Algorithm) -> anyhow::Result<()> {
     let Some(name) = AlgorithmName::parse(algorithm.name()) else { return Ok(()) };
     let secret = Secret::new(argument::trimmed(file));
