@@ -25,7 +25,7 @@ pub struct FieldPlan {
     mark: &'static str,
 }
 
-/// One field.
+/// One field of a form.
 #[derive(Clone, Debug, Default)]
 struct Field {
     denied: bool,

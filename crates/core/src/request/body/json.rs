@@ -318,7 +318,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 let part_type = short.map(RawString::unescape).transpose()?;
                 match part_type.as_deref().and_then(kind) {
                     Some(kind) => self.typed.add(kind, 1),
-                    // What the part is cannot be told, so its text cannot be read.
+                    // The type of the part is unknown, so its text cannot be read.
                     None if *strict => {
                         self.facts.prompt_text.opaque |=
                             !part_type.is_some_and(|t| is_text_part(&t));

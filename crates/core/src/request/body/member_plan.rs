@@ -17,7 +17,7 @@ use super::{
 /// What the operator opens of what tables deny.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// Groups.
+    /// Groups that are open.
     pub groups: Vec<String>,
     /// Members, and values, by their tables.
     pub members: BTreeSet<(TableId, String)>,

@@ -73,7 +73,7 @@ impl Pointer {
         self.0.last().map_or("", String::as_str)
     }
 
-    /// Its keys.
+    /// The keys from the root on.
     pub(super) fn keys(&self) -> &[String] {
         &self.0
     }
