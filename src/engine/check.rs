@@ -29,6 +29,41 @@ use crate::{
 };
 
 /// Decides requests. All adapters share one checker, so that none can answer differently.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// # use std::sync::Arc;
+/// # use tollgate::{config, engine::Engine, observe};
+/// # let text = "audit: { to: none }\nroutes: [{ match: { paths: [/health] }, public: true }]";
+/// # let loaded = config::compile(text, &|_| None).expect("a valid configuration");
+/// # let engine = Engine::start(loaded, Arc::new(observe::now))?;
+/// use tollgate::engine::check::{Answer, CheckAnswer};
+/// use tollgate_core::request::{Headers, RawBody, RawRequest};
+///
+/// // An adapter reads its proxy's message into a request, and encodes the answer for it.
+/// let read = || {
+///     Ok(RawRequest {
+///         method: b"POST",
+///         scheme: b"https",
+///         host: b"api.example.com",
+///         path: b"/v1/chat/completions",
+///         headers: Headers::default(),
+///         address: None,
+///         body: RawBody::Whole(b"{}"),
+///     })
+/// };
+/// let encode = |checked: CheckAnswer<'_>| match checked.answer {
+///     Answer::Allow(_) => 200,
+///     Answer::Deny(denied) => denied.status,
+///     Answer::Fail(_) => 500,
+/// };
+/// assert_eq!(engine.checker().check(None, read, encode).await, 403);
+/// # engine.close().await;
+/// # Ok(())
+/// # })
+/// # }
+/// ```
 pub struct Checker {
     live: Arc<Live>,
     store: Arc<dyn Store>,
