@@ -12,7 +12,8 @@ use tollgate_core::request::{Headers, RawBody, RawRequest};
 
 use crate::rig::{POLICY, SOON, issuer::Issuer};
 
-/// Compiles a configuration whose `${DIR}` is `dir`. It writes audit lines only if it has the section.
+/// Compiles a configuration whose `${DIR}` is `dir`. It writes audit lines only if it has the
+/// section.
 fn load(dir: &Path, config: &str) -> Loaded {
     let audit = if config.contains("audit:") { "" } else { "audit: { to: none }\n" };
     let dir = dir.display().to_string();

@@ -1,4 +1,4 @@
-//! The key engine against a key server of our own whose faults the tests choose.
+//! The key sources against a key server of the tests, whose faults the tests choose.
 
 mod discovery;
 mod disk;

@@ -1,5 +1,5 @@
-//! What operators see: spans in a real collector, metrics in a real Prometheus, and the files in `deploy/` and `docs/` that are
-//! made of them.
+//! Observability: spans in a real collector, metrics in a real Prometheus, and the files in
+//! `deploy/` and `docs/` that describe them.
 
 mod audit;
 mod collector;

@@ -1,4 +1,4 @@
-//! OpenID Connect discovery: the document is a stranger's word about where the keys are.
+//! OpenID Connect discovery: the address of the keys comes from an untrusted document.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn keys_are_found_by_the_issuer_alone() {
     }
 }
 
-/// The document is asked for at each refresh, so a key set that moves is followed.
+/// The document is fetched at each refresh, so a key set that moves is followed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_set_that_moves_is_followed() {
     let server = KeyServer::start().await;
@@ -57,7 +57,7 @@ async fn a_key_set_that_moves_is_followed() {
     let source = rig.apply(&[issuer(&name, &discovery(json!({ "refresh": "30ms" })))]).remove(0);
     keys_become(&source, &["a"]).await;
     server.script(DOCUMENT, [document(&name, &server.at("/two"))]);
-    // The ETag of the old place means nothing at the new one.
+    // The ETag of the previous address means nothing at the new one.
     keys_become(&source, &["b"]).await;
 }
 

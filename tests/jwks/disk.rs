@@ -1,4 +1,4 @@
-//! The last good set on disk, for a start while the server is down.
+//! The last good key set on disk, for a start while the server is down.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -23,7 +23,7 @@ fn config(server: &KeyServer, cache: &Path, more: Value) -> Value {
     jwks
 }
 
-/// A server, and a cache file that holds the keys `a` which it gave out before it went down.
+/// Starts a server that is down, and writes a cache file with the keys `a` that it served before.
 async fn after_a_good_run(directory: &Path) -> (KeyServer, std::path::PathBuf) {
     let (server, cache) = (KeyServer::start().await, directory.join("keys.json"));
     server.answer(Answer::Keys(&["a"]));
@@ -70,9 +70,9 @@ async fn a_cold_start_serves_from_disk_while_the_server_is_down() {
     );
 }
 
-/// The server has the last word, and the first.
+/// A server that answers decides, whatever is in the cache file.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_disk_is_not_asked_while_the_server_answers() {
+async fn the_disk_is_not_used_while_the_server_answers() {
     let directory = tempfile::tempdir().unwrap();
     let (server, cache) = after_a_good_run(directory.path()).await;
     server.answer(Answer::Keys(&["b"]));
@@ -140,7 +140,7 @@ async fn a_file_that_is_old_broken_or_not_ours_is_ignored() {
     }
 }
 
-/// Keys from disk are as old as they are: they end `max_stale` after the fetch, not after the start.
+/// Keys from disk keep their age: they end `max_stale` after the fetch, not after the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_from_disk_end_when_their_time_is_over() {
     let directory = tempfile::tempdir().unwrap();
@@ -153,7 +153,7 @@ async fn keys_from_disk_end_when_their_time_is_over() {
     rig.changes_become(2).await;
 }
 
-/// A disk that cannot be written is a pity, not a reason to refuse tokens.
+/// A disk that cannot be written does not affect tokens.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_file_that_cannot_be_written_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Keys and secrets from files, as volumes bring them.
+//! Keys and secrets from files, as volumes mount them.
 
 use std::{os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
 
@@ -101,7 +101,7 @@ async fn a_secret_in_the_configuration_is_there_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_is_too_short_is_no_key_and_is_not_told() {
+async fn a_secret_that_is_too_short_is_no_key_and_is_not_printed() {
     let (rig, source) = start(hmac("hunter2hunter2"));
     rig.sources.tried().await;
     let error = source.status().last_error.unwrap();

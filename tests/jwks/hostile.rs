@@ -1,4 +1,4 @@
-//! Key servers that do not do what they should.
+//! Key servers that misbehave.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
     server::{Answer, KeyServer, jwk, key_set, redirect},
 };
 
-/// What a server may do, and what the operator is told of it.
+/// The faults of a server, with its answer and a part of the error.
 fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
     let status = |status| Answer::Whole(status, Vec::new(), key_set(&["x"]));
     let body = |text: &str| Answer::Body(text.to_owned());
@@ -91,7 +91,8 @@ fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
     ]
 }
 
-/// K01, K04, K05: whatever the server does, good keys stay, nothing hangs, and what comes next is taken.
+/// K01, K04, K05: whatever the server does, good keys stay, nothing hangs, and the next good answer
+/// is used.
 #[tokio::test(flavor = "multi_thread")]
 async fn good_keys_survive_everything() {
     let mut runs = tokio::task::JoinSet::new();
@@ -109,7 +110,7 @@ async fn good_keys_survive_everything() {
             server.answer(Answer::Keys(&["b"]));
             keys_become(&source, &["b"]).await;
             assert_eq!(source.status().last_error, None, "{what}");
-            // The attempts that failed have left nothing behind.
+            // The failed attempts have left no connection open.
             server.answer(Answer::Hang);
             eventually(
                 || server.connections() <= 1,
@@ -129,7 +130,7 @@ async fn good_keys_survive_everything() {
     }
 }
 
-/// CVE-2026-31837: there is no key that nobody configured. istio#37456: a bad first answer is not remembered.
+/// CVE-2026-31837: there is no built-in key. istio#37456: a bad first answer is not cached.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_first_good_answer_there_are_no_keys() {
     let mut runs = tokio::task::JoinSet::new();
@@ -161,7 +162,7 @@ async fn without_a_first_good_answer_there_are_no_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_not_there_is_asked_again_with_growing_waits() {
+async fn a_server_that_is_away_is_retried_with_growing_waits() {
     let server = KeyServer::start().await;
     let url = server.url();
     drop(server);
@@ -171,7 +172,7 @@ async fn a_server_that_is_not_there_is_asked_again_with_growing_waits() {
     assert!(status.last_error.is_some_and(|error| error.contains("no connection to")));
 }
 
-/// K05, K06: one bad key costs one key, and is told of; two keys of one name are none.
+/// K05, K06: one bad key costs one key, and is reported; two keys of one name are none.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_key_does_not_discard_the_set() {
     let server = KeyServer::start().await;
@@ -201,7 +202,8 @@ async fn one_bad_key_does_not_discard_the_set() {
     );
 }
 
-/// istio#51636, Authorino's lock around the discovery call: one dead server must not stop the others, nor whoever reads keys.
+/// istio#51636, Authorino's lock around the discovery call: one dead server must not block the
+/// others, nor readers of keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_issuer_that_hangs_stops_no_other() {
     let (dead, alive) = (KeyServer::start().await, KeyServer::start().await);
@@ -226,7 +228,7 @@ async fn one_issuer_that_hangs_stops_no_other() {
         .await;
 }
 
-/// Hints for an issuer are no hints for another.
+/// A request for one issuer refreshes no other issuer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_unknown_keys_asks_only_the_issuer_it_names() {
     let (stormy, calm) = (KeyServer::start().await, KeyServer::start().await);
@@ -250,7 +252,7 @@ async fn a_storm_of_unknown_keys_asks_only_the_issuer_it_names() {
     always(Duration::from_millis(50), || calm.hits() == 1, "nobody asked the calm one").await;
 }
 
-/// What an address holds besides its host may be secret, and what a server sends may be anything.
+/// The path and the query of an address may be secret, and a server may send anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_hold_no_secrets_and_are_short() {
     let server = KeyServer::start().await;

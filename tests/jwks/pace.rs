@@ -1,4 +1,4 @@
-//! When keys are fetched, and when they end.
+//! The times at which keys are fetched and removed.
 
 use std::{
     sync::Arc,
@@ -20,9 +20,9 @@ fn with_cache_control(value: &str) -> Answer {
     Answer::Whole(200, vec![("cache-control", value.into())], key_set(&["a"]))
 }
 
-/// Waits for the keys `a` and for the end of their fetch: a hint that comes earlier is dropped,
+/// Waits for the keys `a` and for the end of their fetch: a request that comes earlier is dropped,
 /// because a fetch is under way.
-async fn ready_for_hints(source: &Source) {
+async fn ready_for_requests(source: &Source) {
     keys_become(source, &["a"]).await;
     source.tried().await;
 }
@@ -33,7 +33,7 @@ async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
     let server = KeyServer::start().await;
     server.answer(Answer::Keys(&["a"]));
     let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "cool_down": "1h" })));
-    ready_for_hints(&source).await;
+    ready_for_requests(&source).await;
     let storm = |source: Arc<Source>| {
         std::thread::spawn(move || {
             for _ in 0..100_000 {
@@ -69,18 +69,18 @@ async fn after_the_cool_down_there_is_a_next_fetch_and_never_before() {
         assert!(start.elapsed() < Duration::from_secs(30), "{:?}", source.status());
         poll.tick().await;
     }
-    // Five fetches for hints have four cool-downs between them.
+    // Five requested fetches have four cool-downs between them.
     assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
 }
 
-/// envoyproxy/gateway#4180: a key that appears is found by the first token that names it.
+/// envoyproxy/gateway#4180: a new key is found by the first token that names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_finds_a_rotation_at_once() {
     let server = KeyServer::start().await;
     server.answer(Answer::Keys(&["a"]));
     let (rig, source) =
         Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
-    ready_for_hints(&source).await;
+    ready_for_requests(&source).await;
     server.answer(Answer::Keys(&["a", "b"]));
     source.unknown_key();
     keys_become(&source, &["a", "b"]).await;
@@ -88,7 +88,7 @@ async fn an_unknown_key_finds_a_rotation_at_once() {
     assert_eq!(server.hits(), 2);
 }
 
-/// kubernetes/kubernetes#139769: a failed fetch does not use the budget up.
+/// kubernetes/kubernetes#139769: a failed fetch does not spend the budget.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_fetch_does_not_cost_the_cool_down() {
     let server = KeyServer::start().await;
@@ -98,26 +98,26 @@ async fn a_failed_fetch_does_not_cost_the_cool_down() {
     );
     let (_rig, source) =
         Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
-    ready_for_hints(&source).await;
+    ready_for_requests(&source).await;
     source.unknown_key();
     keys_become(&source, &["b"]).await;
     assert_eq!(server.hits(), 4);
 }
 
-/// A long back-off holds the schedule up, not the hints.
+/// A long back-off delays the schedule, not a requested refresh.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hint_does_not_wait_for_a_long_back_off() {
+async fn a_requested_refresh_does_not_wait_for_a_long_back_off() {
     let server = KeyServer::start().await;
     server.script("/keys", [Answer::Keys(&["a"]), Answer::Close, Answer::Keys(&["b"])]);
     let hour = Duration::from_secs(3600);
     let rig = Rig::with(Timing { first_retry: hour, last_retry: hour, ..FAST });
     let jwks = jwks(&server.url(), json!({ "refresh": "2h", "cool_down": "50ms" }));
     let source = rig.apply(&[issuer("https://idp.example", &jwks)]).remove(0);
-    ready_for_hints(&source).await;
+    ready_for_requests(&source).await;
     source.unknown_key();
     eventually(|| source.status().fetches_failed == 1, || format!("{:?}", source.status())).await;
     assert!(source.status().next_refresh.is_none_or(|next| next > hour / 2));
-    let hints = async {
+    let requests = async {
         let mut poll = poll();
         loop {
             source.unknown_key();
@@ -126,11 +126,11 @@ async fn a_hint_does_not_wait_for_a_long_back_off() {
     };
     tokio::select! {
         () = keys_become(&source, &["b"]) => {}
-        () = hints => {}
+        () = requests => {}
     }
 }
 
-/// K03: a key that is taken away stops verifying within the refresh interval.
+/// K03: a removed key stops verifying within the refresh interval.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_key_ends_with_the_next_fetch() {
     let server = KeyServer::start().await;
@@ -142,7 +142,8 @@ async fn a_removed_key_ends_with_the_next_fetch() {
     rig.changes_become(2).await;
 }
 
-/// istio#10547: the server may ask for more fetches or fewer, but not for too many, nor for a blind window.
+/// istio#10547: the server may demand more or fewer fetches, but not too many, and not so few that
+/// keys lapse.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_decides_within_bounds() {
     let server = KeyServer::start().await;
@@ -176,7 +177,7 @@ async fn the_server_decides_within_bounds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_word_of_the_server_the_configured_interval_holds() {
+async fn without_cache_control_the_configured_interval_applies() {
     let server = KeyServer::start().await;
     server.answer(Answer::Keys(&["a"]));
     let (_rig, source) = Rig::one(&jwks(&server.url(), json!({ "refresh": "2h" })));
@@ -185,7 +186,7 @@ async fn without_a_word_of_the_server_the_configured_interval_holds() {
     assert!(next <= Duration::from_secs(7200) && next > Duration::from_secs(6000), "{next:?}");
 }
 
-/// K01: stale keys serve so long, and then there are none.
+/// K01: stale keys are used for a limited time, and removed then.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_end_when_max_stale_has_passed() {
     let server = KeyServer::start().await;
@@ -204,7 +205,7 @@ async fn keys_end_when_max_stale_has_passed() {
     rig.changes_become(3).await;
 }
 
-/// A fetch that hangs does not keep old keys alive.
+/// A fetch that hangs does not keep old keys in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_end_even_while_a_fetch_hangs() {
     let server = KeyServer::start().await;
@@ -220,7 +221,7 @@ async fn keys_end_even_while_a_fetch_hangs() {
     assert_eq!((server.hits(), source.status().fetches_failed), (2, 0), "it still hangs");
 }
 
-/// "Not modified" is as good as the document: the keys stay the very same and are young again.
+/// "Not modified" refreshes the keys: they stay the same, and their age starts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_did_not_change_is_not_sent_again() {
     let server = KeyServer::start().await;
@@ -262,7 +263,7 @@ async fn keys_that_ended_come_back_with_not_modified() {
     rig.changes_become(3).await;
 }
 
-/// A document that is sent again and again changes nothing for whoever caches by key set.
+/// A document that does not change leaves the key set as it is, for caches by key set.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_document_is_the_same_key_set() {
     let server = KeyServer::start().await;
@@ -276,7 +277,7 @@ async fn the_same_document_is_the_same_key_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_how_a_source_is_doing() {
+async fn the_status_describes_the_source() {
     let server = KeyServer::start().await;
     server.answer(Answer::Keys(&["b", "a"]));
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-//! Redirects (GHSA-fgw5-hp8f-xfhc): followed a little, and only where the operator would have gone.
+//! Redirects (GHSA-fgw5-hp8f-xfhc): a few are followed, to addresses that the operator has named.
 
 use serde_json::json;
 
@@ -79,11 +79,11 @@ async fn a_redirect_to_a_listed_host_is_followed() {
     let (_rig, source) = Rig::one(&jwks(&server.url(), allowed));
     keys_become(&source, &["a"]).await;
     successes(&source, 1).await;
-    // An ETag is shown to the server that gave it, and to no other.
+    // An ETag is sent to the server that it came from, and to no other.
     let head = |server: &KeyServer| server.requests()[1].head.clone();
     assert!(!head(&server).contains("if-none-match") && head(&target).contains("if-none-match"));
 
     server.answer(redirect("http://127.0.0.1:1/"));
-    // One port is listed, not the host.
+    // The entry lists one port, not the whole host.
     error_becomes(&source, "has no public address").await;
 }

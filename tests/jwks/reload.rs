@@ -1,4 +1,4 @@
-//! What a reload of the configuration keeps and what it ends.
+//! What a reload of the configuration keeps and what it stops.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
 
 const NAME: &str = "https://idp.example";
 
-/// envoyproxy/gateway#4791: loading a configuration again is no reason to ask again.
+/// envoyproxy/gateway#4791: loading a configuration again does not fetch again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_did_not_change_goes_on() {
     let server = KeyServer::start().await;
@@ -51,7 +51,7 @@ async fn a_change_of_pace_keeps_the_keys() {
     .await;
 }
 
-/// A key is trusted for an issuer, for algorithms, and from a place.
+/// A key is trusted for an issuer, for algorithms, and from an address.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_trust_starts_without_keys() {
     let server = KeyServer::start().await;

@@ -1,4 +1,4 @@
-//! Key sources at a pace that tests can wait for, and ways to wait.
+//! Key sources with short times, and functions that wait for conditions.
 
 use std::{
     sync::Arc,
@@ -13,10 +13,10 @@ use tollgate_core::{
     credential::jwt::issuer::{Issuer, IssuerConfig, Issuers},
 };
 
-/// Every wait ends by then; nothing here takes long unless it is broken.
+/// The deadline of every wait. No wait takes long unless something is broken.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Bounds and waits in milliseconds where they are minutes in earnest.
+/// Bounds and waits in milliseconds that are minutes in production.
 pub(crate) const FAST: Timing = Timing {
     shortest: Duration::from_millis(50),
     longest: Duration::from_secs(3600),
@@ -42,7 +42,7 @@ impl Rig {
         Self { changes: sources.changes(), sources }
     }
 
-    /// A rig with one issuer whose keys come from `jwks`.
+    /// Creates a rig with one issuer whose keys come from `jwks`.
     pub(crate) fn one(jwks: &Value) -> (Self, Arc<Source>) {
         let rig = Self::new();
         let source = rig.apply(&[issuer("https://idp.example", jwks)]).remove(0);
@@ -53,13 +53,13 @@ impl Rig {
         self.sources.apply(issuers)
     }
 
-    /// The changes counted so far. The count rises after the keys are in use, so a test that has
+    /// Returns the number of changes so far. It rises after the keys are in use, so a test that has
     /// only seen the keys waits with [`Self::changes_become`].
     pub(crate) fn changes(&self) -> u64 {
         *self.changes.borrow()
     }
 
-    /// Waits until exactly so many changes were counted.
+    /// Waits until exactly this number of changes was counted.
     pub(crate) async fn changes_become(&self, expected: u64) {
         eventually(
             || self.changes() == expected,
@@ -69,12 +69,12 @@ impl Rig {
     }
 }
 
-/// A compiled issuer with these members of `jwks`, or with a secret.
+/// Compiles an issuer with these members of `jwks`.
 pub(crate) fn issuer(name: &str, jwks: &Value) -> Arc<Issuer> {
     compile(json!({ "issuer": name, "audiences": "any", "algorithms": ["EdDSA"], "jwks": jwks }))
 }
 
-/// A compiled issuer.
+/// Compiles an issuer.
 pub(crate) fn compile(config: Value) -> Arc<Issuer> {
     let config: IssuerConfig = serde_json::from_value(config).unwrap();
     let mut errors = Errors::default();
@@ -83,7 +83,7 @@ pub(crate) fn compile(config: Value) -> Arc<Issuer> {
     Arc::clone(&issuers.list()[0])
 }
 
-/// A key server over plain http, with these further members.
+/// Returns the `jwks` of a key server over plain http, with further members.
 pub(crate) fn jwks(url: &str, more: Value) -> Value {
     let mut jwks = json!({ "url": url, "insecure_http": true });
     for (key, value) in more.as_object().unwrap() {
@@ -92,7 +92,7 @@ pub(crate) fn jwks(url: &str, more: Value) -> Value {
     jwks
 }
 
-/// The names of the keys that may be used now; `None` when there are none.
+/// Returns the names of the keys that may be used now; `None` when there are none.
 pub(crate) fn kids(source: &Source) -> Option<Vec<String>> {
     source.current().map(|keys| keys.kids().into_iter().map(str::to_owned).collect())
 }
@@ -111,13 +111,13 @@ pub(crate) async fn keys_end(source: &Source) {
     eventually(|| source.current().is_none(), || format!("the end of {:?}", source.status())).await;
 }
 
-/// Waits until the last fetch failed with an error that holds these words.
+/// Waits until the error of the last fetch contains these words.
 pub(crate) async fn error_becomes(source: &Source, words: &str) {
     let holds = || source.status().last_error.is_some_and(|error| error.contains(words));
     eventually(holds, || format!("`{words}` in {:?}", source.status())).await;
 }
 
-/// Waits for as many failed fetches from now on.
+/// Waits for this number of failed fetches from now on.
 pub(crate) async fn failures(source: &Source, more: u64) {
     let before = source.status().fetches_failed;
     eventually(
@@ -127,7 +127,7 @@ pub(crate) async fn failures(source: &Source, more: u64) {
     .await;
 }
 
-/// Waits for as many good fetches from now on.
+/// Waits for this number of good fetches from now on.
 pub(crate) async fn successes(source: &Source, more: u64) {
     let before = source.status().fetches_ok;
     eventually(
@@ -157,7 +157,7 @@ pub(crate) async fn always(span: Duration, condition: impl Fn() -> bool, what: &
     }
 }
 
-/// The rhythm in which conditions are looked at.
+/// Returns the interval in which conditions are checked.
 pub(crate) fn poll() -> tokio::time::Interval {
     let mut poll = tokio::time::interval(Duration::from_millis(2));
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);

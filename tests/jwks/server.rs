@@ -1,4 +1,4 @@
-//! A key server that does what it is told, down to the bytes.
+//! A key server with scripted answers, down to the bytes.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// What the server does with one request.
+/// The answer to one request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// 200 with a key set of these names.
@@ -26,26 +26,26 @@ pub(crate) enum Answer {
     Body(String),
     /// This status, these header lines, this body.
     Whole(u16, Vec<(&'static str, String)>, String),
-    /// 304 if the request shows this ETag, else 200 with the keys and the ETag.
+    /// 304 if the request has this ETag, else 200 with the keys and the ETag.
     Tagged(&'static str, &'static [&'static str]),
-    /// These bytes instead of an answer, and the end.
+    /// These bytes, and the end of the connection.
     Raw(Vec<u8>),
-    /// Nothing, for ever.
+    /// No answer at all.
     Hang,
-    /// A head, and then a byte now and then.
+    /// A head, and then single bytes.
     Trickle,
-    /// A body without length or end.
+    /// A body without length and end.
     Endless,
     /// The end of the connection.
     Close,
 }
 
-/// Where a redirect leads.
+/// Returns a redirect to a location.
 pub(crate) fn redirect(location: impl Into<String>) -> Answer {
     Answer::Whole(302, vec![("location", location.into())], String::new())
 }
 
-/// A JWK of this name.
+/// Returns a JWK of this name.
 pub(crate) fn jwk(kid: &str) -> String {
     // RFC 8037 appendix A.2.
     format!(
@@ -53,7 +53,7 @@ pub(crate) fn jwk(kid: &str) -> String {
     )
 }
 
-/// A key set of these names.
+/// Returns a key set of these names.
 pub(crate) fn key_set(kids: &[&str]) -> String {
     let keys: Vec<String> = kids.iter().map(|kid| jwk(kid)).collect();
     format!(r#"{{"keys":[{}]}}"#, keys.join(","))
@@ -61,22 +61,22 @@ pub(crate) fn key_set(kids: &[&str]) -> String {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// For each path, what to do next; the last one stays.
+    /// The answers of each path; the last one repeats.
     scripts: Mutex<HashMap<String, Vec<Answer>>>,
     requests: Mutex<Vec<Request>>,
     connections: AtomicUsize,
 }
 
-/// A request as it came.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Path and query.
+    /// The path and the query.
     pub(crate) path: String,
     /// The whole head.
     pub(crate) head: String,
 }
 
-/// A running server. Dropping it closes the port; connections under way end with the test.
+/// A running server. Dropping it closes the port; open connections end with the test.
 #[derive(Debug)]
 pub(crate) struct KeyServer {
     pub(crate) address: SocketAddr,
@@ -92,12 +92,12 @@ impl Drop for KeyServer {
 }
 
 impl KeyServer {
-    /// Starts on plain http.
+    /// Starts a server over plain http.
     pub(crate) async fn start() -> Self {
         Self::serve(None).await
     }
 
-    /// Starts with TLS.
+    /// Starts a server over TLS.
     pub(crate) async fn start_tls(acceptor: TlsAcceptor) -> Self {
         Self::serve(Some(acceptor)).await
     }
@@ -114,7 +114,7 @@ impl KeyServer {
                 let (shared, tls) = (Arc::clone(&for_task), tls.clone());
                 tokio::spawn(async move {
                     let open = Open::new(&shared);
-                    // What the client does to the connection is what the tests are about: no error here matters.
+                    // Clients break connections in these tests, so errors do not matter here.
                     match tls {
                         None => drop(open.answer(stream).await),
                         Some(tls) => {
@@ -130,14 +130,14 @@ impl KeyServer {
         Self { address, scheme, shared, task }
     }
 
-    /// From now on, `path` is answered so: one answer after the other, the last one again and again.
+    /// Sets the answers of `path`, in order; the last one repeats.
     pub(crate) fn script(&self, path: &str, answers: impl Into<Vec<Answer>>) {
         let mut answers: Vec<Answer> = answers.into();
         answers.reverse();
         self.shared.scripts.lock().unwrap().insert(path.to_owned(), answers);
     }
 
-    /// The same for `/keys`, with one answer.
+    /// Sets the only answer of `/keys`.
     pub(crate) fn answer(&self, answer: Answer) {
         self.script("/keys", [answer]);
     }
@@ -156,18 +156,18 @@ impl KeyServer {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// How many requests came, of any path.
+    /// The number of requests so far, of any path.
     pub(crate) fn hits(&self) -> usize {
         self.shared.requests.lock().unwrap().len()
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 }
 
-/// One open connection, counted.
+/// Counts one open connection.
 struct Open<'a>(&'a Shared);
 
 impl Drop for Open<'_> {
@@ -236,7 +236,7 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Waits until the client has gone.
+/// Waits until the client closes the connection.
 async fn gone(stream: &mut (impl AsyncRead + Unpin)) {
     let mut nothing = [0; 64];
     while matches!(stream.read(&mut nothing).await, Ok(1..)) {}

@@ -12,7 +12,7 @@ use super::{
     server::{Answer, KeyServer, redirect},
 };
 
-/// A certificate authority of the test.
+/// A certificate authority of one test.
 struct Ca {
     params: CertificateParams,
     key: KeyPair,
@@ -28,7 +28,7 @@ impl Ca {
         Self { params, key, pem }
     }
 
-    /// A server's side of TLS for these names.
+    /// Returns the server side of TLS for these names.
     fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();

@@ -1,4 +1,5 @@
-//! The audit line's fields: as they are written, in docs/observability.md, in the Elasticsearch template, and on their way to Loki.
+//! The fields of audit lines: as written, in docs/observability.md, in the Elasticsearch template,
+//! and on the way to Loki.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use crate::rig::{
     replace_once, until, within,
 };
 
-/// Lines that together have every field, and the Tollgate that wrote them.
+/// Starts a Tollgate and makes it write lines that together have every field.
 fn lines() -> (Rig, Vec<Value>) {
     let policy =
         replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
@@ -41,7 +42,7 @@ fn lines() -> (Rig, Vec<Value>) {
     (rig, lines)
 }
 
-/// Where each field occurs.
+/// Returns the events that each field occurs in.
 fn fields(lines: &[Value]) -> BTreeMap<String, String> {
     let mut fields = BTreeMap::<String, Vec<&str>>::new();
     for event in ["check", "admin"] {
@@ -90,7 +91,7 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
         .collect();
     assert_eq!(documented, expected);
 
-    // What the types of the template promise.
+    // The types of the template.
     for line in &lines {
         for (name, value) in line.as_object().unwrap() {
             let good = match mapped[name.as_str()] {
@@ -117,7 +118,7 @@ fn the_collector_takes_every_line_to_loki_s_door() {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(dir.join("audit.log"), text).unwrap();
     let shipped = include_str!("../../deploy/otel-collector/audit.yaml").to_owned();
-    // As JSON, which this test reads; and the collector's own metrics have a fixed port.
+    // As JSON, which this test reads; the collector's own metrics would take a fixed port.
     let endpoint =
         format!("http://127.0.0.1:{}/otlp\n    encoding: json\n    compression: none", loki.port);
     let config = replace_once(shipped, "http://loki:3100/otlp", &endpoint);

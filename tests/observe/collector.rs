@@ -1,4 +1,4 @@
-//! A real OpenTelemetry collector that prints what it gets.
+//! A real OpenTelemetry collector that prints what it receives.
 
 use std::{collections::BTreeMap, net::TcpStream, path::Path, process::Command};
 
@@ -38,7 +38,7 @@ impl Collector {
         Self::at(dir, free_port(), free_port())
     }
 
-    /// Starts one on these ports and waits until it listens.
+    /// Starts a collector on these ports and waits until it listens.
     pub(crate) fn at(dir: &Path, grpc: u16, http: u16) -> Self {
         let mut command = Command::new(part("rotel", "collector"));
         command.args([
@@ -67,7 +67,7 @@ impl Collector {
         Self { process, grpc, http }
     }
 
-    /// The spans so far.
+    /// Returns the spans so far.
     pub(crate) fn spans(&self) -> Vec<Span> {
         parse(&self.process.out())
     }
@@ -80,7 +80,7 @@ impl Collector {
     }
 }
 
-/// Reads what the collector prints. Attributes belong to whatever was named last.
+/// Parses what the collector prints. Attributes belong to the last span or resource before them.
 fn parse(text: &str) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let mut resource = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What a collector answers, and what becomes of the spans: OTLP against servers that say anything.
+//! Exports over OTLP to servers with scripted answers.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,8 @@ use crate::rig::{
     until,
 };
 
-/// A server that gives these answers in turn, the last one for ever, and keeps the exports.
+/// Starts a server with these answers, whose last one repeats, and returns the exports that it
+/// received.
 fn collector(answers: Vec<Reply>) -> (u16, Arc<Mutex<Vec<Request>>>) {
     let exports = Arc::<Mutex<Vec<Request>>>::default();
     let kept = Arc::clone(&exports);
@@ -36,7 +37,7 @@ fn collector(answers: Vec<Reply>) -> (u16, Arc<Mutex<Vec<Request>>>) {
     (server.port, exports)
 }
 
-/// A Tollgate that traces to `port`, after one check. Its directory of secrets lives as long.
+/// Starts a Tollgate that traces to `port`, and makes one check. The directory holds its secrets.
 fn rig(port: u16, more: &str) -> (Rig, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
@@ -91,7 +92,7 @@ fn what_was_left_out_is_counted() {
 }
 
 #[test]
-fn a_collector_that_never_answers_holds_nobody_up() {
+fn a_collector_that_never_answers_delays_no_check() {
     let server = Server::start(|_| Answer::Silence);
     let (rig, _secrets) = rig(server.port, ", timeout: 100ms");
     until("a failure", || {
@@ -100,8 +101,8 @@ fn a_collector_that_never_answers_holds_nobody_up() {
     assert_eq!(rig.envoy.send(&Request::get("/health")).status, 200);
 }
 
-/// A gRPC collector behind TLS for `localhost`, which answers the first call with status 14 (unavailable) and then with 0. Gives its
-/// port, its certificate and what was taken.
+/// Starts a gRPC collector behind TLS for `localhost`, which answers the first call with status 14
+/// (unavailable) and then with 0. Returns its port, its certificate and the exports.
 async fn grpc_collector() -> (u16, String, Arc<Mutex<Vec<ExportTraceServiceRequest>>>) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! docs/metrics.md against `/metrics`, in both directions.
+//! docs/metrics.md is compared with `/metrics`, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,10 @@ use crate::rig::{
     tollgate::Tollgate,
 };
 
-/// Two Tollgates that together have every metric: one on Redis with everything that is off by default, one in memory.
+/// Two Tollgates that together have every metric: one on Redis with everything that is off by
+/// default, one in memory.
 pub(crate) struct Everything {
-    // Ended before what they use.
+    // Dropped before what they use.
     pub(crate) tollgates: [Tollgate; 2],
     _redis: Redis,
     pub(crate) issuer: Issuer,
@@ -52,7 +53,7 @@ impl Everything {
         Self { tollgates, _redis: redis, issuer, dir, second }
     }
 
-    /// Asks both about a request.
+    /// Sends a request to both.
     pub(crate) fn send(&self, request: &Request) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for dir in [&self.dir, &self.second] {
@@ -66,7 +67,7 @@ impl Everything {
 /// A metric: its type, and its labels without those of histograms.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// The metrics of an exposition, by the names that PromQL knows them by.
+/// Adds the metrics of an exposition, under their names in PromQL.
 fn exposed(text: &str, metrics: &mut Metrics) {
     let (mut family, mut kind) = (String::new(), String::new());
     for line in text.lines() {

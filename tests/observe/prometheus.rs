@@ -1,4 +1,5 @@
-//! A real Prometheus that scrapes running Tollgates, with the rules and for the dashboard in `deploy/`.
+//! A real Prometheus scrapes running Tollgates, with the rules and the dashboard's queries in
+//! `deploy/`.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(deploy(file)).unwrap()
 }
 
-/// Runs promtool, and gives back what it said when it was content.
+/// Runs promtool, and returns its output when it succeeds.
 fn promtool(arguments: &[&str]) -> String {
     let output = Command::new(part("promtool", "prometheus")).args(arguments).output().unwrap();
     let said = format!(
@@ -40,7 +41,7 @@ fn the_rules_and_their_cases_hold() {
     promtool(&["test", "rules", &path("prometheus/rules_test.yaml")]);
 }
 
-/// The alerts and their rules, and every expression.
+/// Returns the alerts, their rules, and every expression.
 fn rules() -> (BTreeSet<String>, Vec<Value>, Vec<String>) {
     let rules: Value =
         Document::parse(&read("prometheus/rules.yaml"), &|_| None).unwrap().read().unwrap();
@@ -60,7 +61,7 @@ fn rules() -> (BTreeSet<String>, Vec<Value>, Vec<String>) {
 }
 
 #[test]
-fn every_alert_says_what_to_do_and_fires_in_a_case() {
+fn every_alert_has_a_runbook_and_fires_in_a_case() {
     let (names, alerts, _) = rules();
     let (cases, page) = (read("prometheus/rules_test.yaml"), include_str!("../../docs/metrics.md"));
     for name in &names {
@@ -95,7 +96,7 @@ fn every_alert_says_what_to_do_and_fires_in_a_case() {
     }
 }
 
-/// Panels with their queries, the variables replaced.
+/// Returns the panels with their queries, with the variables replaced.
 fn panels() -> Vec<(String, Vec<String>)> {
     let board: Value = serde_json::from_str(&read("grafana/tollgate.json")).unwrap();
     let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
@@ -124,7 +125,7 @@ fn panels() -> Vec<(String, Vec<String>)> {
     panels.collect()
 }
 
-/// Names of our metrics in a text.
+/// Returns the names of Tollgate's metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words.filter(|word| word.starts_with("tollgate_")).map(str::to_owned).collect()
@@ -158,7 +159,7 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
         answer["data"]["result"].as_array().unwrap().clone()
     };
 
-    // Everything in the exposition format is understood, to the last line.
+    // Prometheus parses the whole exposition.
     let health = until("both targets", || {
         let targets = Request::get("/api/v1/targets").send(port).json();
         let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
@@ -179,14 +180,14 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
         .union(&named(&read("grafana/tollgate.json")))
         .filter(|name| !recorded(name))
     {
-        // A text may speak of a histogram as a whole.
+        // A text may name a histogram as a whole.
         assert!(
             names.contains(name) || names.contains(&format!("{name}_bucket")),
             "`{name}` is in deploy/, and no Tollgate has it"
         );
     }
 
-    // Every expression is understood, and every panel shows something while there is something to show.
+    // Prometheus accepts every expression, and every panel shows data.
     let token = everything.issuer.token(json!({}));
     let mut empty: Vec<(String, Vec<String>)> = panels();
     let shown = within(Duration::from_secs(60), || {

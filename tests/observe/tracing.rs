@@ -1,4 +1,4 @@
-//! One span per check, in a real collector.
+//! One span for each check, in a real collector.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::rig::{
     replace_once, tollgate::Tollgate, until, within,
 };
 
-/// What a client that traces sends.
+/// The trace of a client that traces.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -52,7 +52,7 @@ fn tracing_envoy(config: String, collector: u16) -> String {
     replace_once(config, "  clusters:\n", &format!("  clusters:\n{}", indented(&cluster, 4)))
 }
 
-/// The section of docs/observability.md, with another address.
+/// Returns the section of docs/observability.md, with another address.
 fn tollgate(collector: u16) -> String {
     let block = documented("Tracing").remove(0);
     let block =
@@ -90,13 +90,13 @@ fn a_check_is_a_span_below_envoy_s_call() {
     assert_eq!(check.attributes, expected);
     assert_eq!(check.events, ["parse", "route", "authenticate", "authorize", "store", "answer"]);
 
-    // Envoy's span for the call is the parent, and hangs below the client's trace itself.
+    // Envoy's span for the call is the parent, below the client's trace.
     let call = until("Envoy's spans", || {
         collector.spans().into_iter().find(|span| span.field("ID") == check.field("Parent ID"))
     });
     assert_eq!((call.field("Trace ID"), call.resource["service.name"].as_str()), (TRACE, "envoy"));
 
-    // Whoever reads traces learns neither the token nor whose it is.
+    // Spans contain neither the token nor the subject.
     let seen = collector.process.out();
     for secret in [token.as_str(), "alice", "acme"] {
         assert!(!seen.contains(secret), "{secret}");
@@ -128,14 +128,14 @@ fn headers_that_envoy_copies_into_the_call_cannot_make_it_fail() {
 fn steps_end_where_a_check_was_refused() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
-    // Over HTTP, and with names, because the file says so.
+    // Over HTTP, and with the subject, as configured.
     let section = format!(
         "observe: {{ tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http, identity: true, sample_ratio: 0 }} }}\n",
         collector.http
     );
     let rig = Rig::start(&format!("{POLICY}{section}"));
     let sampled = |request: Request| request.header("traceparent", PARENT);
-    // Nobody decided that this one is traced.
+    // Without a parent this one is not sampled.
     assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
     for (request, status) in [
         (sampled(Request::get("/nowhere")), 403),
@@ -169,8 +169,8 @@ fn steps_end_where_a_check_was_refused() {
     }
 }
 
-/// Spans by what became of them, from the metrics: exported, and dropped because the queue was full
-/// or an export was given up.
+/// Returns the spans that were exported, and those that were dropped because the queue was full or
+/// an export failed for good.
 fn counted(tollgate: &Tollgate) -> (usize, usize) {
     let spans = |name, labels: &[&str]| tollgate.metric(name, labels) as usize;
     (
@@ -218,7 +218,7 @@ fn a_collector_that_is_away_is_a_counter_and_one_line() {
     let exported = counted(&rig.tollgate).0;
     until("the spans that waited", || (collector.spans().len() == exported).then_some(()));
 
-    // A span that is on its way at the end is exported, too.
+    // A span that waits at the end is exported, too.
     assert_eq!(rig.envoy.send(&Request::get("/public/last")).status, 200);
     rig.tollgate.process.signal(Signal::SIGTERM);
     assert!(rig.tollgate.process.ended(SOON).success());
