@@ -1,6 +1,6 @@
 //! The engine without a socket: allow, deny, reload and close, driven as a library.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use serde_json::json;
 use tollgate::{
@@ -9,6 +9,7 @@ use tollgate::{
     observe,
 };
 use tollgate_core::request::{Headers, RawBody, RawRequest};
+use tollgate_testkit::wait;
 
 use crate::rig::{POLICY, SOON, issuer::Issuer};
 
@@ -33,13 +34,7 @@ async fn ready(dir: &Path) -> Engine {
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let mut poll = tokio::time::interval(Duration::from_millis(2));
-    let wait = async {
-        while !condition() {
-            poll.tick().await;
-        }
-    };
-    assert!(tokio::time::timeout(SOON, wait).await.is_ok(), "waited in vain for {what}");
+    wait::until_async(what, async || condition().then_some(())).await;
 }
 
 /// Decides one GET request: `allow`, or the code of the reason.
