@@ -1,7 +1,7 @@
 //! Leased limits against a real Redis: leased units are spent without a call, unused ones go back,
 //! and a check is all or nothing with any mix of limits.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,6 @@ use super::{
     requests::{ISSUER, NOW, charge, charging, principal, until, verdicts},
 };
 
-const SOON: Duration = Duration::from_secs(20);
 const HOUR: u64 = 3_600_000;
 
 /// A store with a deadline that a busy machine keeps. A request whose answer comes later loses its
@@ -55,7 +54,7 @@ fn scripts(server: &Server) -> u64 {
 /// Sends checks until some units are leased. Returns how many.
 async fn warm(store: &dyn Store, charge: &Charge) -> u64 {
     let mut sent = 0;
-    until("units are leased", SOON, async || {
+    until("units are leased", async || {
         sent += 1;
         verdicts(store, std::slice::from_ref(charge)).await;
         held(store) >= 5
@@ -76,7 +75,7 @@ async fn leased_units_are_spent_without_a_call() {
     }
     let calls = scripts(&server) - before;
     assert!(calls < 300, "{calls} calls for 1000 checks");
-    until("every unit is spent or held", SOON, async || {
+    until("every unit is spent or held", async || {
         left(&other, "k", 10_000).await + 1000 + held(&*store) == 10_000
     })
     .await;
@@ -90,7 +89,7 @@ async fn all_units_are_admitted_and_no_more() {
     let charges = [leased("k", 100, 500)];
     let mut admitted = 0;
     // Units that one replica does not spend go back, and another one gets them.
-    until("all is admitted", SOON, async || {
+    until("all is admitted", async || {
         for (n, replica) in replicas.iter().enumerate() {
             for _ in 0..=n {
                 admitted += u64::from(verdicts(&**replica, &charges).await[0].admitted);
@@ -119,15 +118,15 @@ async fn unused_units_go_back() {
     // When no check needs them any more.
     let idle = leased("idle", 1000, 300);
     let spent = warm(&*store, &idle).await;
-    until("they are back", SOON, async || {
+    until("they are back", async || {
         held(&*store) == 0 && left(&other, "idle", 1000).await == 1000 - spent
     })
     .await;
-    until("the lease is removed", SOON, async || store.status().leases.unwrap().buckets == 0).await;
+    until("the lease is removed", async || store.status().leases.unwrap().buckets == 0).await;
     // When the process ends.
     let kept = leased("kept", 1000, 60_000);
     let spent = warm(&*store, &kept).await;
-    until("no call is in progress", SOON, async || {
+    until("no call is in progress", async || {
         left(&other, "kept", 1000).await + spent + held(&*store) == 1000
     })
     .await;
@@ -144,7 +143,7 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
     let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let wide = leased("wide", 1000, 60_000);
     let spent = warm(&*store, &wide).await;
-    until("no call is in progress", SOON, async || {
+    until("no call is in progress", async || {
         left(&other, "wide", 1000).await + spent + held(&*store) == 1000
     })
     .await;
@@ -160,7 +159,7 @@ async fn a_check_with_an_exact_limit_takes_all_or_nothing() {
     assert!(
         held(&*store) <= 10 && left(&other, "wide", 1000).await + spent + 2 + held(&*store) <= 1000
     );
-    until("no call is in progress", SOON, async || {
+    until("no call is in progress", async || {
         left(&other, "wide", 1000).await + spent + 2 + held(&*store) == 1000
     })
     .await;
@@ -189,7 +188,7 @@ async fn a_revoked_request_spends_nothing() {
     let (store, other) = (open(&server.unix()), redis_server::open(&server.unix()));
     let charges = vec![leased("k", 1000, 60_000)];
     let spent = warm(&*store, &charges[0]).await;
-    until("no call is in progress", SOON, async || {
+    until("no call is in progress", async || {
         left(&other, "k", 1000).await + spent + held(&*store) == 1000
     })
     .await;
@@ -230,8 +229,7 @@ async fn leased_units_outlive_redis_until_they_expire() {
     };
     assert!(answers.is_err() && admitted > 0, "{admitted}: {answers:?}");
     server.thaw();
-    until("Redis answers again", SOON, async || store.admit(&charging(&charges)).await.is_ok())
-        .await;
+    until("Redis answers again", async || store.admit(&charging(&charges)).await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::{
@@ -16,6 +15,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{Redis, RedisConfig};
 use tollgate_core::time::Span;
+use tollgate_testkit::wait;
 
 /// A running redis-server, on a Unix socket and on TCP (TLS, if it has a certificate).
 pub(super) struct Server {
@@ -84,22 +84,16 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
             "redis-server cannot be run ({error}); install it with `apt-get install redis-server`"
         ),
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    let runs = wait::until("a ready redis-server", || {
+        let log = std::fs::read_to_string(directory.join("log")).unwrap();
         if child.try_wait().unwrap().is_some() {
-            eprintln!("{}", std::fs::read_to_string(directory.join("log")).unwrap());
-            return None;
+            eprintln!("{log}");
+            return Some(false);
         }
-        // The log line does not depend on who may log in.
-        if std::fs::read_to_string(directory.join("log"))
-            .unwrap()
-            .contains("The server is now ready to accept connections at")
-        {
-            return Some(child);
-        }
-        assert!(Instant::now() < deadline, "redis-server is not ready after 20s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        // The log line needs no login.
+        log.contains("The server is now ready to accept connections at").then_some(true)
+    });
+    runs.then_some(child)
 }
 
 impl Server {
@@ -144,14 +138,9 @@ impl Server {
 
     /// Starts it again where it was, empty.
     pub(super) fn restart(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(child) = spawn(self.directory.path(), self.port, &self.options) {
-                self.child = child;
-                return;
-            }
-            assert!(Instant::now() < deadline, "redis-server did not start again");
-        }
+        self.child = wait::until("a redis-server on the same port", || {
+            spawn(self.directory.path(), self.port, &self.options)
+        });
     }
 }
 

@@ -18,7 +18,7 @@ use tollgate_core::{
     snapshot::Snapshot,
     time::Timestamp,
 };
-use tollgate_testkit::{Algorithm, KeyPair, Token};
+use tollgate_testkit::{Algorithm, KeyPair, Token, wait::until_async};
 
 pub(super) const ISSUER: &str = "https://idp.example.com";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -121,14 +121,6 @@ pub(super) async fn revoked_by(
 }
 
 /// Waits until a condition holds.
-pub(super) async fn until(
-    what: &str,
-    within: std::time::Duration,
-    mut holds: impl AsyncFnMut() -> bool,
-) {
-    let deadline = std::time::Instant::now() + within;
-    while !holds().await {
-        assert!(std::time::Instant::now() < deadline, "not within {within:?}: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    until_async(what, async || holds().await.then_some(())).await;
 }
