@@ -13,7 +13,7 @@ pub enum FileError {
     /// The file is missing, or the system refuses access.
     #[error("`{path}` cannot be read: {error}", path = path.display())]
     Unreadable {
-        /// The file.
+        /// The file at fault.
         path: PathBuf,
         /// The system's error.
         error: std::io::Error,
@@ -24,7 +24,7 @@ pub enum FileError {
     /// The file is larger than the bound.
     #[error("`{path}` is larger than {max} bytes", path = path.display())]
     TooLarge {
-        /// The file.
+        /// The file at fault.
         path: PathBuf,
         /// The bound, in bytes.
         max: usize,

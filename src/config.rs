@@ -37,9 +37,9 @@ pub struct File {
 /// A file that was read and compiled.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Its sections.
+    /// The sections of the sidecar.
     pub file: File,
-    /// Its policy.
+    /// The sections of the policy.
     pub policy: Policy,
 }
 
@@ -51,7 +51,7 @@ pub enum LoadError {
     Read {
         /// The path of the file.
         path: String,
-        /// The cause.
+        /// The cause of the error.
         error: std::io::Error,
     },
     /// The file has errors.
@@ -59,7 +59,7 @@ pub enum LoadError {
     Invalid {
         /// The path of the file.
         path: String,
-        /// All errors.
+        /// All errors of the file.
         errors: Vec<ConfigError>,
     },
 }
@@ -75,7 +75,7 @@ fn lines(path: &str, errors: &[ConfigError]) -> String {
 pub struct Located<'a> {
     /// The path of the file.
     pub path: &'a str,
-    /// The error.
+    /// The error of the file.
     pub error: &'a ConfigError,
 }
 

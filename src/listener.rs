@@ -40,7 +40,7 @@ pub use self::{
 /// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/2 only.
+    /// HTTP/2 without HTTP/1.
     Grpc,
     /// HTTP/1.1, and HTTP/2 for clients that begin with it.
     Http,

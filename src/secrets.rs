@@ -16,7 +16,7 @@ pub enum SecretError {
     Unreadable {
         /// The path of the file.
         path: String,
-        /// The cause.
+        /// The cause of the error.
         cause: io::Error,
     },
     /// The file is too large for a secret.

@@ -120,7 +120,7 @@ pub const PAGE_MAX: usize = 1000;
 
 /// An opened store. Redis may not be connected yet.
 pub struct Opened {
-    /// The store.
+    /// The store that was opened.
     pub store: Arc<dyn Store>,
     /// The fallback for outages, if `store.redis.local` is set.
     pub local: Option<Arc<LocalFallback>>,

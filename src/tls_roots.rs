@@ -26,13 +26,13 @@ pub enum RootsError {
     /// The file holds something that is not PEM.
     #[error("`{path}` is not a PEM file of certificates")]
     NotPem {
-        /// The file.
+        /// The file at fault.
         path: String,
     },
     /// The file holds a certificate that cannot be an authority.
     #[error("`{path}` holds a certificate that cannot be used as an authority: {cause}")]
     Unusable {
-        /// The file.
+        /// The file at fault.
         path: String,
         /// What is wrong with the certificate.
         cause: String,
@@ -40,7 +40,7 @@ pub enum RootsError {
     /// The file holds no certificate.
     #[error("`{path}` holds no certificate in PEM")]
     Empty {
-        /// The file.
+        /// The file at fault.
         path: String,
     },
     /// The system has no authorities.

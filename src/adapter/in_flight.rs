@@ -113,7 +113,7 @@ impl InFlight {
         })
     }
 
-    /// Replaces [`ARRIVAL`].
+    /// Replaces [`ARRIVAL`] in tests.
     #[must_use]
     pub fn with_arrival(self, arrival: Duration) -> Self {
         Self { arrival, ..self }

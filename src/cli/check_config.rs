@@ -1,4 +1,4 @@
-//! `tollgate check-config`.
+//! The command `tollgate check-config`.
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! `tollgate completions`.
+//! The command `tollgate completions`.
 
 use std::{io::Write, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! `tollgate doctor`.
+//! The command `tollgate doctor`.
 
 mod probes;
 mod wire;

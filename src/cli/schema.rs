@@ -1,4 +1,4 @@
-//! `tollgate schema`.
+//! The command `tollgate schema`.
 
 use std::{io::Write, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! `tollgate serve`.
+//! The command `tollgate serve`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `tollgate version`.
+//! The command `tollgate version`.
 
 use std::{io::Write, process::ExitCode};
 

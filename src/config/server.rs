@@ -92,7 +92,7 @@ impl ServerConfig {
     }
 }
 
-/// `listen`.
+/// The section `listen`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
@@ -117,7 +117,7 @@ impl Default for ListenConfig {
     }
 }
 
-/// `listen.admin`.
+/// The section `listen.admin`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminListenConfig {
@@ -158,7 +158,7 @@ impl AdminListenConfig {
     }
 }
 
-/// `body`.
+/// The section `body`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BodyConfig {

@@ -26,7 +26,7 @@ impl Watch {
         self.requests.notify_one();
     }
 
-    /// Counts the rounds in which files were read: a signal for whoever keeps the content of
+    /// Counts the rounds in which files were read: a signal for code that keeps the content of
     /// other files.
     pub fn rounds(&self) -> watch::Receiver<u64> {
         self.rounds.clone()

@@ -15,7 +15,7 @@ const MAX_PATH: usize = 107;
 pub enum Address {
     /// `127.0.0.1:9000`, `[::]:9000` or `localhost:9000`. Port 0 lets the system choose.
     Tcp(SocketAddr),
-    /// `unix:/run/tollgate/authz.sock`.
+    /// A Unix socket, such as `unix:/run/tollgate/authz.sock`.
     Unix(PathBuf),
 }
 

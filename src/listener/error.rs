@@ -55,7 +55,7 @@ pub enum BindError {
     Unix {
         /// The key of the listener.
         key: String,
-        /// The cause.
+        /// The cause of the error.
         error: SocketError,
     },
     /// The TLS files cannot be used.
@@ -84,7 +84,7 @@ pub enum SocketError {
         directory = .directory.display()
     )]
     NoDirectory {
-        /// The directory.
+        /// The directory that is missing.
         directory: PathBuf,
     },
     /// The directory is not writable for this process.
@@ -95,7 +95,7 @@ pub enum SocketError {
     NotPermitted {
         /// The path of the socket.
         path: PathBuf,
-        /// Its directory.
+        /// The directory of the socket.
         directory: PathBuf,
     },
     /// Another process listens on the socket.

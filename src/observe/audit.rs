@@ -75,10 +75,10 @@ impl Default for AuditConfig {
     }
 }
 
-/// `audit.to`.
+/// The section `audit.to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AuditTarget {
-    /// Standard output.
+    /// The standard output.
     #[default]
     Stdout,
     /// A file, by its absolute path.
@@ -111,7 +111,7 @@ impl JsonSchema for AuditTarget {
     }
 }
 
-/// `audit.on_full`.
+/// The section `audit.on_full`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFull {

@@ -32,7 +32,7 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// `log.level`.
+/// The section `log.level`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
@@ -47,7 +47,7 @@ pub enum LogLevel {
     Debug,
 }
 
-/// `log.format`.
+/// The section `log.format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {

@@ -49,7 +49,7 @@ struct Entry {
 /// Checks by decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// Allowed checks.
+    /// The number of allowed checks.
     pub(super) allow: u64,
     /// All other checks.
     pub(super) deny: u64,

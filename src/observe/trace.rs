@@ -58,7 +58,7 @@ pub enum TraceError {
     Header {
         /// The name of the header.
         name: String,
-        /// The cause.
+        /// The cause of the error.
         error: SecretError,
     },
     /// A header cannot be sent.

@@ -25,7 +25,7 @@ pub enum CaseError {
     /// The file has no key of this name.
     #[error("there is no key `{name}`; known: {known}")]
     UnknownKey {
-        /// The name.
+        /// The name at fault.
         name: String,
         /// The names of the file, with commas between them.
         known: String,
@@ -53,7 +53,7 @@ pub enum CaseError {
     Signing {
         /// The key's `kid`.
         kid: String,
-        /// The cause.
+        /// The cause of the error.
         error: KeyError,
     },
     /// A key cannot be published.

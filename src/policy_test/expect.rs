@@ -29,7 +29,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// The decision.
+    /// The expected decision.
     pub decision: Verdict,
     /// The HTTP status of a denial.
     pub status: Option<u16>,
@@ -78,7 +78,7 @@ pub struct Expectation {
 /// An answer as an adapter gives it.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The decision.
+    /// The expected decision.
     pub decision: Verdict,
     /// The HTTP status of a denial.
     pub status: Option<u16>,
@@ -336,14 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told_at_once() {
+    fn every_difference_is_listed_at_once() {
         let expect = expect(json!({
             "decision": "allow", "status": 403, "reason": "revoked", "message": "gone", "www_authenticate": "realm",
             "response": { "retry-after": "1" }, "response_without": ["www-authenticate"], "response_with": ["x-tollgate-decision-id"], "body": { "/error/type": "x" },
             "upstream": { "x-tollgate-subject": "a" }, "removed": ["authorization"],
         }));
-        let told = compare(&expect, &denied()).unwrap_err().to_string();
-        assert_eq!(told.split("; ").count(), 11, "{told}");
+        let listed = compare(&expect, &denied()).unwrap_err().to_string();
+        assert_eq!(listed.split("; ").count(), 11, "{listed}");
     }
 
     #[test]

@@ -131,11 +131,11 @@ pub(super) struct RevokedSpec {
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RequestSpec {
-    /// Default `GET`.
+    /// The method, by default `GET`.
     pub(super) method: Option<String>,
     /// Default `https`; an empty text means that the proxy does not report it.
     pub(super) scheme: Option<String>,
-    /// Default `api.example.com`.
+    /// The host, by default `api.example.com`.
     pub(super) host: Option<String>,
     /// With the query. Default `/`. `{token}` is replaced by the token.
     pub(super) path: Option<String>,

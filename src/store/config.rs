@@ -31,7 +31,7 @@ impl Default for StoreConfig {
     }
 }
 
-/// `store.memory`.
+/// The section `store.memory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
@@ -85,7 +85,7 @@ fn deadline() -> Span {
     Span::from_millis(100)
 }
 
-/// `store.redis.replicate_revocations`.
+/// The section `store.redis.replicate_revocations`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicateConfig {
@@ -109,7 +109,7 @@ fn check_staleness() -> Span {
     Span::from_secs(5)
 }
 
-/// `store.redis.local`.
+/// The section `store.redis.local`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalConfig {

@@ -98,7 +98,7 @@ impl Page {
         }
     }
 
-    /// One of several ways to write a value. Ways with keys are told apart by a key that they need.
+    /// One of several ways to write a value. Ways with keys are distinguished by a key that they need.
     fn way(&mut self, way: &Value, place: &str, several: bool) -> String {
         let name = way["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
         let definition = name.map_or(way, |name| &self.definitions[name]).clone();

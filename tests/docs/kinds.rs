@@ -191,7 +191,7 @@ fn json_and_manifests_can_be_read() {
     none(wrong);
 }
 
-/// The shipped configuration with the parts that a page has for it, and a cluster for each name that nobody explains.
+/// The shipped configuration with the parts that a page has for it, and a cluster for each name that the page does not define.
 fn with_parts(parts: &[&Block]) -> String {
     let shipped = super::page("deploy/envoy/envoy.yaml");
     let part = |config: String, block: &&Block| {
@@ -305,7 +305,7 @@ fn targets_and_files_that_commands_name_exist() {
     none(wrong);
 }
 
-/// Every page with commands in a directory of its own, as somebody would read it: from the top.
+/// Every page with commands in a directory of its own, as a reader follows it: from the top.
 #[test]
 fn commands_do_what_the_pages_say() {
     let runs = |block: &Block| matches!(block.kind(), Some(Kind::Commands | Kind::Console));

@@ -13,7 +13,7 @@ pub(super) fn links(text: &str) -> Vec<String> {
         if fenced {
             continue;
         }
-        // What stands in code is no link.
+        // Text in code is no link.
         let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
         for part in prose.split("](").skip(1) {
             links.push(part.split(')').next().unwrap().to_owned());

@@ -224,7 +224,7 @@ impl Drop for Session {
     }
 }
 
-/// Replaces a number where it stands alone.
+/// Replaces a number where it is a word of its own.
 fn numbers(text: &str, old: &str, new: &str) -> String {
     let mut parts = text.split(old);
     let mut result = parts.next().unwrap_or_default().to_owned();
@@ -237,7 +237,7 @@ fn numbers(text: &str, old: &str, new: &str) -> String {
     result
 }
 
-/// Whether lines are as a page has them: `...` stands for any number of lines, `…` for anything within one.
+/// Whether lines are as a page has them: `...` means any number of lines, `…` for anything within one.
 fn matches(page: &[String], seen: &[&str]) -> bool {
     match (page.split_first(), seen.split_first()) {
         (None, None) => true,

@@ -122,7 +122,7 @@ async fn a_file_that_is_old_broken_or_not_ours_is_ignored() {
         ("of another address", other_url, &nothing, false),
         ("for other algorithms", other_algorithm, &nothing, false),
         (
-            "writable for everybody",
+            "writable by all users",
             usual(),
             &|| std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o666)).unwrap(),
             false,

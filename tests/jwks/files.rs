@@ -34,7 +34,7 @@ async fn a_key_file_is_read_again_when_it_changes_and_kept_when_it_is_bad() {
     );
     std::fs::write(&path, key_set(&["a"])).unwrap();
     keys_become(&source, &["a"]).await;
-    for (bad, told) in [
+    for (bad, message) in [
         (Some("<html>".to_owned()), "not a JSON Web Key Set"),
         (Some(String::new()), "not a JSON Web Key Set"),
         (Some(" ".repeat(2 << 20)), "larger than"),
@@ -44,8 +44,8 @@ async fn a_key_file_is_read_again_when_it_changes_and_kept_when_it_is_bad() {
             Some(content) => std::fs::write(&path, content).unwrap(),
             None => std::fs::remove_file(&path).unwrap(),
         }
-        error_becomes(&source, told).await;
-        assert_eq!(kids(&source).unwrap(), ["a"], "{told}");
+        error_becomes(&source, message).await;
+        assert_eq!(kids(&source).unwrap(), ["a"], "{message}");
     }
     std::fs::write(&path, key_set(&["b"])).unwrap();
     keys_become(&source, &["b"]).await;

@@ -27,7 +27,7 @@ fn misdeeds() -> Vec<(&'static str, Answer, &'static str)> {
         ("204", Answer::Whole(204, Vec::new(), String::new()), "answered 204"),
         ("206, a part of a document", status(206), "answered 206"),
         (
-            "304 that nobody asked for",
+            "304 without a condition in the request",
             Answer::Whole(304, Vec::new(), String::new()),
             "answered 304",
         ),
@@ -249,7 +249,7 @@ async fn a_storm_of_unknown_keys_asks_only_the_issuer_it_names() {
     };
     tokio::time::timeout(Duration::from_secs(30), storm).await.unwrap();
     assert_eq!(calm.hits(), 1);
-    always(Duration::from_millis(50), || calm.hits() == 1, "nobody asked the calm one").await;
+    always(Duration::from_millis(50), || calm.hits() == 1, "the calm one is not fetched").await;
 }
 
 /// The path and the query of an address may be secret, and a server may send anything.

@@ -249,7 +249,7 @@ async fn whole(
     body: &str,
 ) -> std::io::Result<()> {
     let mut answer = format!(
-        "HTTP/1.1 {status} Told\r\ncontent-length: {}\r\nconnection: close\r\n",
+        "HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\nconnection: close\r\n",
         body.len()
     );
     for (name, value) in headers {

@@ -121,7 +121,7 @@ impl Server {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// SIGCONT.
+    /// Continues the process with SIGCONT.
     pub(super) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -130,7 +130,7 @@ impl Server {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// SIGKILL.
+    /// Ends the process with SIGKILL.
     pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -18,7 +18,7 @@ use crate::{
 /// The largest answer, headers and body.
 const ANSWER: usize = 1 << 16;
 
-/// Send requests.
+/// Sends requests and measures.
 #[derive(Debug, Args)]
 pub(crate) struct Http {
     #[command(flatten)]

@@ -228,7 +228,7 @@ pub(crate) fn chat(bytes: usize) -> Vec<u8> {
     }
     let start = r#"{"model":"Qwen/Qwen2-72B-Instruct","temperature":0.7,"max_tokens":256,"stream":true,"messages":[{"role":"system","content":"You are a helpful assistant."}"#;
     let mut body = start.to_owned();
-    let turn = r#",{"role":"user","content":"The quick brown fox jumps over the lazy dog, and the dog does not mind.\nWhat does the fox do next, and why? Answer in one paragraph of plain words, and say what you are not sure of. The paragraph may be short; nobody minds, least of all the dog."}"#;
+    let turn = r#",{"role":"user","content":"The quick brown fox jumps over the lazy dog, and the dog does not mind.\nWhat does the fox do next, and why? Answer in one paragraph of plain words, and say what you are not sure of. The paragraph may be short; no one minds, least of all the dog."}"#;
     while body.len() + turn.len() + 2 <= bytes {
         body.push_str(turn);
     }

@@ -18,7 +18,7 @@ use crate::keys::Algorithm;
 /// The lifetime of the tokens: below Tollgate's `max_lifetime` of a day.
 const HOURS: u64 = 20;
 
-/// Signs tokens.
+/// Signs tokens for a benchmark.
 #[derive(Debug, Args)]
 pub(crate) struct Mint {
     /// The directory of the keys.

@@ -39,7 +39,7 @@ pub struct ForwardAuthConfig {
     pub body: BodyPolicy,
 }
 
-/// `listen.http[].body`.
+/// The key `listen.http[].body`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyPolicy {

@@ -12,9 +12,9 @@ use serde::Deserialize;
 pub enum Dialect {
     /// nginx, by `auth_request` (no bodies) or by njs (with bodies).
     Nginx,
-    /// Traefik's ForwardAuth.
+    /// Traefik's ForwardAuth middleware.
     Traefik,
-    /// Caddy's `forward_auth`.
+    /// Caddy's directive `forward_auth`.
     Caddy,
     /// HAProxy, by the Lua action in `deploy/haproxy`.
     Haproxy,
@@ -36,7 +36,7 @@ pub(super) enum RequestPart {
 pub(super) enum BodyForwarding {
     /// None: the proxy cannot send bodies.
     Never,
-    /// All checks.
+    /// Proxies that check all requests.
     Always,
     /// Checks with the method POST. A proxy that omits a body uses another method.
     PostOnly,

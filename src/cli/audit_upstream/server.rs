@@ -31,7 +31,7 @@ pub(super) enum DocumentError {
 pub(super) struct Operation {
     /// The path, with `{name}` for its parameters.
     pub(super) path: String,
-    /// The method.
+    /// The method of the route.
     pub(super) method: String,
 }
 

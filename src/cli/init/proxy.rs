@@ -14,7 +14,7 @@ pub(crate) enum Proxy {
     Nginx,
     /// nginx with auth_request alone, which sends no bodies.
     NginxAuthRequest,
-    /// Traefik.
+    /// Traefik with ForwardAuth.
     Traefik,
     /// Caddy, which sends no bodies.
     Caddy,

@@ -249,7 +249,7 @@ async fn what_the_api_refuses_is_told() {
         .unwrap_err()
         .to_string();
     assert_eq!(error, "no store there");
-    let nobody = format!("unix:{}", served.file("nobody.sock"));
+    let nobody = format!("unix:{}", served.file("unused.sock"));
     let line = ["list", "--admin", &nobody, "--token-file", &served.file("token")];
     let error = run_line(&line, &served.kept).await.unwrap_err().to_string();
     assert!(error.starts_with("the admin API cannot be reached"), "{error}");

@@ -51,7 +51,7 @@ pub(super) struct Mint {
     /// An audience; may be given more than once.
     #[arg(long)]
     aud: Vec<String>,
-    /// The subject.
+    /// The subject (`sub`).
     #[arg(long)]
     sub: Option<String>,
     /// The scopes, with spaces between them.

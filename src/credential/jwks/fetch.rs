@@ -299,6 +299,6 @@ mod tests {
             assert!(refused, "{host}: {error}");
         }
         let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
-        assert!(accepted.is_err(), "nobody connected");
+        assert!(accepted.is_err(), "no client connected");
     }
 }

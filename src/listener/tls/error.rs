@@ -12,13 +12,13 @@ use crate::{error_text::describe, tls_roots::RootsError};
 pub struct TlsError {
     /// The key in the file, such as `listen.grpc.tls.cert`.
     pub(super) key: String,
-    /// The cause.
+    /// The cause of the error.
     #[source]
     pub(super) problem: TlsProblem,
 }
 
 impl TlsError {
-    /// The cause.
+    /// The cause of the error.
     #[must_use]
     pub fn problem(&self) -> &TlsProblem {
         &self.problem
@@ -64,7 +64,7 @@ pub enum TlsProblem {
     DamagedPem {
         /// The path of the file.
         path: PathBuf,
-        /// The damage.
+        /// The damage of the file.
         cause: &'static str,
     },
     /// The private key belongs to another certificate.

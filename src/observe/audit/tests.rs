@@ -91,7 +91,7 @@ fn a_full_queue_drops_and_counts() {
         audit.write(None, json(number));
     }
     assert_eq!(audit.dropped(), Dropped { full: 7, write: 0 });
-    assert!(!audit.close(Duration::from_millis(20)), "it does not wait longer than it was told");
+    assert!(!audit.close(Duration::from_millis(20)), "it does not wait longer than configured");
     to.set(Mood::Good);
     wait_until("the three are written", || to.1.text() == "0\n1\n2\n");
     audit.write(None, json(11));

@@ -54,7 +54,7 @@ pub struct TracingConfig {
     pub identity: bool,
 }
 
-/// `observe.tracing.protocol`.
+/// The section `observe.tracing.protocol`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OtlpProtocol {

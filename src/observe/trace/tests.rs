@@ -79,7 +79,7 @@ async fn a_parent_decides_and_else_the_ratio() {
 fn a_span_says_what_happened_when_and_below_what() {
     let mut trace = Trace::new(Parent::find(None, &headers(Some(PARENT))));
     for stage in Stage::ALL.into_iter().filter(|stage| {
-        // The last check of a credential stands for all of them.
+        // The last check of a credential represents all of them.
         !matches!(stage, Stage::Verification(check) if *check != Check::Claims)
     }) {
         trace.passed(stage);

@@ -22,7 +22,7 @@ macro_rules! script {
     };
 }
 
-/// All scripts.
+/// All scripts of the store.
 pub(super) struct Scripts {
     pub(super) admit: Script,
     pub(super) give_back: Script,

@@ -32,7 +32,7 @@ impl PackedEntry {
         u64::from(self.at)
     }
 
-    /// The end.
+    /// The end of the entry.
     pub(super) fn ends(self) -> Timestamp {
         Timestamp::from_secs(EPOCH + u64::from(self.ends >> 1))
     }

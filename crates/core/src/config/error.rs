@@ -13,7 +13,7 @@ pub struct ConfigError {
     pub line: Option<u64>,
     /// The place as keys and indexes: `routes[2].match.paths[0]`. Empty for the whole document.
     pub path: String,
-    /// The cause.
+    /// The cause of the error.
     pub kind: ConfigErrorKind,
     /// What to do about it, where the cause does not already contain it.
     pub remedy: Option<String>,
@@ -137,9 +137,9 @@ pub enum Found {
     Number(String),
     /// Text. `None` where the text may be a secret.
     Text(Option<String>),
-    /// A list.
+    /// A list of values.
     List,
-    /// A map.
+    /// A map of keys.
     Map,
     /// Anything that YAML does not have.
     Other,

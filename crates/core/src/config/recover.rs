@@ -25,7 +25,7 @@ pub struct Partial<T> {
     /// The value without what could not be read. Unless there are no errors, it serves for finding
     /// more of them, and for nothing else. `None` when there is no such value.
     pub value: Option<T>,
-    /// The errors.
+    /// The errors found so far.
     pub errors: Errors,
     /// Where the value lacks what the file contains.
     pub omitted: OmittedPaths,

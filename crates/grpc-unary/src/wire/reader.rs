@@ -16,7 +16,7 @@ pub struct Malformed;
 pub struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// Reads `message`.
+    /// Reads the fields of `message`.
     #[must_use]
     pub fn of(message: &'a [u8]) -> Self {
         Self(message)

@@ -119,7 +119,7 @@ impl Dialer {
         &self.shown
     }
 
-    /// Connects.
+    /// Connects to the server.
     pub(in crate::store::redis) async fn dial(
         &self,
     ) -> Result<(MultiplexedConnection, Driver), ConnectionError> {

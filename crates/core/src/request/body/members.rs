@@ -31,7 +31,7 @@ impl Tables {
         u8::try_from(at).ok().filter(|at| *at < 64)
     }
 
-    /// One table.
+    /// One table of members.
     pub fn get(&self, id: TableId) -> Option<&Table> {
         self.list.get(id.0)
     }
@@ -80,7 +80,7 @@ pub struct Member {
 /// What a request with a member needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Nothing.
+    /// No scope and no cap.
     Plain,
     /// To stay within a cap of the route.
     Capped(Count),
@@ -103,15 +103,15 @@ pub enum Count {
     Choices,
     /// Answers to choose from.
     BestOf,
-    /// Prompts.
+    /// The number of prompts.
     Prompts,
-    /// Images.
+    /// The number of images.
     Images,
-    /// Audio clips.
+    /// The number of audio clips.
     Audio,
-    /// Videos.
+    /// The number of videos.
     Videos,
-    /// Files.
+    /// The number of files.
     Files,
 }
 

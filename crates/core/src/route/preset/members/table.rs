@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-/// One file.
+/// One file of tables.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileConfig {
@@ -20,7 +20,7 @@ pub(super) struct FileConfig {
     pub(super) headers: Vec<HeaderRow>,
 }
 
-/// One table.
+/// One table of members.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TableConfig {
