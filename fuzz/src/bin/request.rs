@@ -36,7 +36,9 @@ routes:
 fuzz_target!(|head: &[u8]| {
     let Some(request) = parse(head) else { return };
     let Ok(read) = Request::parse(raw(&request).split().0) else {
-        let Prepared::Decided(_) = prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1), &mut NoHooks) else {
+        let Prepared::Decided(_) =
+            prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1), &mut NoHooks)
+        else {
             panic!("unread, and yet allowed")
         };
         return;
@@ -51,7 +53,9 @@ fuzz_target!(|head: &[u8]| {
             .any(|byte| byte.is_ascii_uppercase() || byte == b'/' || byte == b'@')
     );
     headers(&request, &read);
-    if let Prepared::Pending(pending) = prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1), &mut NoHooks) {
+    if let Prepared::Pending(pending) =
+        prepare(&SNAPSHOT, raw(&request), Timestamp::from_secs(1), &mut NoHooks)
+    {
         assert!(pending.route().public && pending.principal().is_none());
         let path = resolved(str::from_utf8(request.target).unwrap());
         let below = |root: &str| {

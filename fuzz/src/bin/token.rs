@@ -52,7 +52,9 @@ fuzz_target!(|input: &[u8]| {
             address: None,
             body: RawBody::None,
         };
-        let Prepared::Pending(pending) = prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW), &mut NoHooks) else {
+        let Prepared::Pending(pending) =
+            prepare(&SNAPSHOT, raw, Timestamp::from_secs(NOW), &mut NoHooks)
+        else {
             continue;
         };
         let principal = pending.principal().cloned().expect("a route that needs a token");
