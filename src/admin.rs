@@ -21,7 +21,7 @@ use http::{
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
 };
 use http_body::Body;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use serde_json::json;
 use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time::Span};
 
@@ -31,6 +31,7 @@ use self::{
     record::AdminRecord,
 };
 use crate::{
+    bounded_body::{self, BodyError},
     observe::{audit::Audit, now},
     store::{Entry, Revocation},
 };
@@ -220,10 +221,10 @@ where
             "send a JSON body with `Content-Type: application/json`",
         ));
     }
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = bounded_body::collect(request.into_body(), MAX_BODY);
     match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+        Ok(Ok(body)) => Ok(body.bytes),
+        Ok(Err(BodyError::TooLarge(_))) => Err(Refusal::new(
             413,
             "body_too_large",
             format!("the body is larger than {} KiB", MAX_BODY >> 10),

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tollgate_core::time::Timestamp;
 

@@ -1,11 +1,17 @@
 //! Key sets behind a real Envoy: rotation, failing key servers, and missing keys.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener},
+};
+
 use serde_json::json;
 
 use crate::rig::{
     POLICY, Rig,
     http::{Reply, Request},
     issuer::{Issuer, Key, KeyServer, Mood, jwks},
+    tollgate::Tollgate,
     until,
 };
 
@@ -126,4 +132,42 @@ fn a_dead_key_server_affects_only_its_issuer() {
     until("the keys of the recovered server", || {
         (models(&rig, &dead.token(json!({}))).status == 200).then_some(())
     });
+}
+
+/// A list of chunks has tens of bytes for each chunk: a key set of a MiB took 70 MiB.
+#[test]
+fn a_key_set_in_single_bytes_takes_about_its_size_in_memory() {
+    const MIB: usize = 1 << 20;
+    // White space after the set makes it as large as a set may be.
+    let keys = jwks(&[&Key::ec("main")]);
+    let keys = format!("{keys}{}", " ".repeat(MIB - keys.len()));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut body = Vec::with_capacity(6 * MIB + 64);
+        for byte in keys.bytes() {
+            body.extend_from_slice(&[b'1', b'\r', b'\n', byte, b'\r', b'\n']);
+        }
+        body.extend_from_slice(b"0\r\n\r\n");
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        // The first fetch fails, so that the memory before is known.
+        for (fetch, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let _request = stream.read(&mut [0; 4096]);
+            if fetch > 0 {
+                let _sent = stream.write_all(head).and_then(|()| stream.write_all(&body));
+            }
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let section = format!(
+        "{{ url: \"http://127.0.0.1:{port}/\", insecure_http: true, cool_down: 1s, timeout: 60s }}"
+    );
+    let policy = POLICY.replace("{ file: \"${DIR}/jwks.json\" }", &section);
+    let tollgate = Tollgate::unready(dir.path(), &policy);
+    tollgate.until_metric("tollgate_jwks_fetches_total", &["failed"], 1.0);
+    let before = tollgate.peak();
+    tollgate.until_metric("tollgate_jwks_keys", &[], 1.0);
+    let grown = tollgate.peak() - before;
+    assert!(grown < 12 * MIB as u64, "{} KiB for a set of 1 MiB", grown / 1024);
 }

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Uri, header::HOST};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -15,7 +15,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{cli::tls, error_text::describe};
+use crate::{
+    bounded_body::{self, BodyError},
+    cli::tls,
+    error_text::describe,
+};
 
 /// The time for the whole exchange.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -136,13 +140,11 @@ async fn exchange(
         status @ 300..=399 => return Err(FetchError::Redirect(status)),
         status => return Err(FetchError::Status(status)),
     }
-    let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
-    body.map(|body| body.to_bytes()).map_err(|error| {
-        match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => FetchError::TooLarge,
-            None => FetchError::Unreachable(error.to_string()),
-        }
-    })
+    match bounded_body::collect(response.into_body(), MAX_BYTES).await {
+        Ok(body) => Ok(body.bytes),
+        Err(BodyError::TooLarge(_)) => Err(FetchError::TooLarge),
+        Err(BodyError::Broken(error)) => Err(unreachable(error)),
+    }
 }
 
 fn unreachable(error: impl Error + 'static) -> FetchError {

@@ -8,7 +8,7 @@ use http::{
     Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue},
 };
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -26,6 +26,7 @@ use crate::{
         EntryPage, PATH, Revocations, WeakToken, check_token,
         request::{ListedJson, selector},
     },
+    bounded_body,
     cli::{printable::printable, tls},
     observe::rfc3339::Rfc3339,
     store::Revocation,
@@ -157,11 +158,10 @@ impl AdminClient {
             .map_err(unreachable)?;
         let response = sender.send_request(request).await.map_err(unreachable)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
+        let body = bounded_body::collect(response.into_body(), MAX_ANSWER)
             .await
             .map_err(unreachable)?
-            .to_bytes();
+            .bytes;
         let json: Value =
             serde_json::from_slice(&body).map_err(|_| ClientError::Strange(status.as_u16()))?;
         if status == StatusCode::OK {

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header, response::Parts};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -34,6 +34,7 @@ use super::{
     timing,
 };
 use crate::{
+    bounded_body::{self, BodyError},
     error_text::describe,
     tls_roots::{self, RootsError},
 };
@@ -233,12 +234,10 @@ where
         if head.status != StatusCode::OK {
             return Ok((head, Bytes::new()));
         }
-        match Limited::new(body, MAX_BYTES).collect().await {
-            Ok(body) => Ok((head, body.to_bytes())),
-            Err(error) if error.is::<LengthLimitError>() => {
-                Err(FetchError::TooLarge(target.clone()))
-            }
-            Err(error) => Err(broken(error.as_ref())),
+        match bounded_body::collect(body, MAX_BYTES).await {
+            Ok(body) => Ok((head, body.bytes)),
+            Err(BodyError::TooLarge(_)) => Err(FetchError::TooLarge(target.clone())),
+            Err(BodyError::Broken(error)) => Err(broken(&error)),
         }
     };
     // The connection moves the bytes; its end, good or bad, also ends the answer.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, error::Error as StdError, path::Path, sync::Arc
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -28,6 +28,7 @@ use super::{
     config::{OtlpProtocol, Target, TracingConfig},
 };
 use crate::{
+    bounded_body,
     error_text::describe,
     proto::opentelemetry::proto::collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -267,16 +268,15 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<ExportResponse, Exp
         return Err(by_status(response.status(), response.headers()));
     }
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, MAX_ANSWER)
-        .collect()
+    let body = bounded_body::collect(body, MAX_ANSWER)
         .await
-        .map_err(|error| ExportError::retryable(describe(error.as_ref())))?;
-    let trailers = body.trailers().cloned().unwrap_or_default();
+        .map_err(|error| ExportError::retryable(describe(&error)))?;
+    let trailers = body.trailers.unwrap_or_default();
     let said = |name| {
         head.headers.get(name).or_else(|| trailers.get(name)).and_then(|value| value.to_str().ok())
     };
     match said("grpc-status").and_then(|code| code.parse::<u8>().ok()) {
-        Some(0) => Ok(export_response(body.to_bytes().get(PREFIX..).unwrap_or_default())),
+        Some(0) => Ok(export_response(body.bytes.get(PREFIX..).unwrap_or_default())),
         // Cancelled, deadline exceeded, aborted, out of range, unavailable, data loss: the codes of
         // OTLP's table that permit a retry.
         Some(code @ (1 | 4 | 10 | 11 | 14 | 15)) => {
@@ -294,14 +294,13 @@ fn refusal(code: u8, message: Option<&str>) -> String {
 async fn http_answer(response: Response<Incoming>) -> Result<ExportResponse, ExportError> {
     let (head, body) = response.into_parts();
     // Read even if it is not used, so that the connection can be used again.
-    let body = Limited::new(body, MAX_ANSWER)
-        .collect()
+    let body = bounded_body::collect(body, MAX_ANSWER)
         .await
-        .map_err(|error| ExportError::retryable(describe(error.as_ref())))?;
+        .map_err(|error| ExportError::retryable(describe(&error)))?;
     if !head.status.is_success() {
         return Err(by_status(head.status, &head.headers));
     }
-    Ok(export_response(&body.to_bytes()))
+    Ok(export_response(&body.bytes))
 }
 
 fn by_status(status: StatusCode, headers: &HeaderMap) -> ExportError {
