@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate_core::secret::Secret;
 
-use self::servers::Servers;
+use self::servers::{AdminToken, Servers};
 use crate::{
     adapter::{forward_auth::ForwardAuth, in_flight::InFlight},
     admin::{self, Admin, store::StoreRevocations},
@@ -24,7 +24,7 @@ use crate::{
         self,
         exposition::{InFlightStatus, Status},
     },
-    secrets,
+    secrets::{SecretError, WatchedSecret},
 };
 
 /// How long a load balancer may take to notice that readiness is off, before connections are asked
@@ -43,6 +43,7 @@ pub struct App {
     pub admin: Option<Address>,
     engine: Arc<Engine>,
     certificates: Vec<Tls>,
+    admin_token: Option<(WatchedSecret, AdminToken)>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -95,7 +96,7 @@ impl App {
     pub async fn start(loaded: Loaded, clock: Clock) -> anyhow::Result<Self> {
         let server = &loaded.file.server;
         let (listen, body) = (server.listen.clone(), server.body);
-        let drain = server.drain_timeout.std();
+        let (drain, max_stale) = (server.drain_timeout.std(), server.secrets.max_stale.std());
         let engine = Arc::new(Engine::start(loaded, clock)?);
         let (max, max_in_flight) = (body.max.0 as u64, body.max_in_flight.0 as u64);
         let in_flight = InFlight::new(max, max_in_flight)?;
@@ -118,12 +119,17 @@ impl App {
             async move { health::handle(&health, request).await }
         };
         let ops = servers.http("listen.ops", &listen.ops, handler).await?;
-        let admin = match &listen.admin {
-            Some(config) => Some(serve_admin(&mut servers, config, &engine).await?),
-            None => None,
+        let (admin, admin_token) = match &listen.admin {
+            Some(config) => {
+                let secret = admin_token(config, max_stale)?;
+                let token = AdminToken::new(&secret, engine.observer().metrics());
+                let address = serve_admin(&mut servers, config, token.clone(), &engine).await?;
+                (Some(address), Some((secret, token)))
+            }
+            None => (None, None),
         };
         let Servers { tasks, stop, certificates, .. } = servers;
-        Ok(Self { grpc, http, ops, admin, engine, certificates, stop, tasks })
+        Ok(Self { grpc, http, ops, admin, engine, certificates, admin_token, stop, tasks })
     }
 
     /// The engine behind the servers.
@@ -143,11 +149,16 @@ impl App {
 }
 
 impl App {
-    /// Watches the configuration file at `path`, and the certificate files of the listeners.
+    /// Watches the configuration file at `path`, the certificate files of the listeners, and the
+    /// file of the admin token.
     fn watch(&mut self, path: PathBuf) -> Watch {
         let watch = self.engine.watch(path);
         for tls in self.certificates.drain(..) {
             self.tasks.spawn(servers::reload_certificates(tls, watch.rounds(), self.stop.clone()));
+        }
+        if let Some((secret, token)) = self.admin_token.take() {
+            let (rounds, stop) = (watch.rounds(), self.stop.clone());
+            self.tasks.spawn(servers::reload_admin_token(secret, token, rounds, stop));
         }
         watch
     }
@@ -170,12 +181,13 @@ fn health_of(engine: &Arc<Engine>, in_flight: InFlight) -> Health {
 async fn serve_admin(
     servers: &mut Servers,
     config: &AdminListenConfig,
+    token: AdminToken,
     engine: &Engine,
 ) -> anyhow::Result<Address> {
     let revocations = StoreRevocations(Arc::clone(engine.store()));
     let audit = Arc::clone(engine.observer().audit());
     let handlers =
-        Arc::new(Admin::new(revocations, admin_token(config)?, engine.longest_life(), audit));
+        Arc::new(Admin::new(revocations, move || token.get(), engine.longest_life(), audit));
     let handler = move |request: http::Request<_>| {
         let handlers = Arc::clone(&handlers);
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
@@ -184,16 +196,14 @@ async fn serve_admin(
     servers.http("listen.admin", &config.listener(), handler).await
 }
 
-/// Returns a function that reads the admin token, which is called for each request.
+/// Reads the admin token for the start.
 ///
 /// # Errors
 /// A token that cannot be read or is too weak.
-fn admin_token(
-    config: &AdminListenConfig,
-) -> anyhow::Result<impl Fn() -> Option<Secret> + Send + Sync + 'static> {
-    let wrong = |error: &dyn std::fmt::Display| anyhow::anyhow!("listen.admin.token: {error}");
-    let token = secrets::resolve(&config.token).map_err(|error| wrong(&error))?;
-    admin::check_token(&token).map_err(|error| wrong(&error))?;
-    let source = config.token.clone();
-    Ok(move || secrets::resolve(&source).ok())
+fn admin_token(config: &AdminListenConfig, max_stale: Duration) -> anyhow::Result<WatchedSecret> {
+    let check = |token: &Secret| {
+        admin::check_token(token).map_err(|weak| SecretError::Unusable(Box::new(weak)))
+    };
+    WatchedSecret::start(&config.token, max_stale, check)
+        .map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tollgate_core::{
     config::{ConfigError, ConfigErrorKind, Document, Errors, Path, keys_of},
     policy::{Policy, PolicyConfig},
+    revocation::sha256,
 };
 
 pub use self::{
@@ -19,7 +20,13 @@ pub use self::{
     server::{AdminListenConfig, BodyConfig, ListenConfig, ServerConfig},
 };
 pub use crate::byte_size::ByteSize;
-use crate::credential::jwks;
+use crate::{
+    bounded_file::{self, FileError},
+    credential::jwks,
+};
+
+/// Most bytes of a configuration file.
+const MAX_FILE: usize = 16 << 20;
 
 /// A whole configuration file. Its sections are side by side in the file, and are read as two
 /// structs.
@@ -41,19 +48,27 @@ pub struct Loaded {
     pub file: File,
     /// The sections of the policy.
     pub policy: Policy,
+    /// Identifies the text that was compiled.
+    pub digest: TextDigest,
+}
+
+/// Identifies the text of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextDigest([u8; 32]);
+
+impl TextDigest {
+    /// Returns the digest of a text.
+    pub fn of(text: &str) -> Self {
+        Self(sha256(text.as_bytes()))
+    }
 }
 
 /// The reason why a file is not used.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("`{path}` cannot be read: {error}")]
-    Read {
-        /// The path of the file.
-        path: String,
-        /// The cause of the error.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] FileError),
     /// The file has errors.
     #[error("{}", lines(path, errors))]
     Invalid {
@@ -98,8 +113,34 @@ impl fmt::Display for Located<'_> {
 /// # Errors
 /// A file that cannot be read, or everything that is wrong with it at once.
 pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
-    let document = open(path)?;
-    compile_document(&document).map_err(|errors| invalid(path, errors))
+    compile_file(path, &bounded_file::read_text_blocking(path, MAX_FILE)?)
+}
+
+/// Reads the text of a file whose content may have changed, until two reads agree: the file may be
+/// read while it is written. Text that `is_known` is returned at once.
+///
+/// # Errors
+/// A file that cannot be read.
+pub async fn read_text(
+    path: &FilePath,
+    is_known: impl Fn(TextDigest) -> bool,
+) -> Result<String, LoadError> {
+    let is_known = |bytes: &[u8]| is_known(TextDigest(sha256(bytes)));
+    let bytes =
+        bounded_file::read_settled(path, MAX_FILE, bounded_file::LOOK_AGAIN, is_known).await?;
+    Ok(bounded_file::text(path, bytes)?)
+}
+
+/// Compiles the text of the file at `path`.
+///
+/// # Errors
+/// Everything that is wrong with it at once.
+pub fn compile_file(path: &FilePath, text: &str) -> Result<Loaded, LoadError> {
+    compile(text, &environment).map_err(|errors| invalid(path, errors))
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Reads and compiles a file, and opens the files that it names. Returns an error for each of those
@@ -108,16 +149,12 @@ pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn load_with_files(path: &FilePath) -> Result<(Loaded, Vec<ConfigError>), LoadError> {
-    let document = open(path)?;
-    let loaded = compile_document(&document).map_err(|errors| invalid(path, errors))?;
+    let text = bounded_file::read_text_blocking(path, MAX_FILE)?;
+    let document = Document::parse(&text, &environment).map_err(|errors| invalid(path, errors))?;
+    let loaded = compile_document(&document, TextDigest::of(&text))
+        .map_err(|errors| invalid(path, errors))?;
     let unreadable = document.locate(named_files::unreadable(&loaded.file));
     Ok((loaded, unreadable))
-}
-
-fn open(path: &FilePath) -> Result<Document, LoadError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| LoadError::Read { path: path.display().to_string(), error })?;
-    Document::parse(&text, &|name| std::env::var(name).ok()).map_err(|errors| invalid(path, errors))
 }
 
 fn invalid(path: &FilePath, errors: Vec<ConfigError>) -> LoadError {
@@ -132,10 +169,10 @@ pub fn compile(
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Vec<ConfigError>> {
-    compile_document(&Document::parse(text, env)?)
+    compile_document(&Document::parse(text, env)?, TextDigest::of(text))
 }
 
-fn compile_document(document: &Document) -> Result<Loaded, Vec<ConfigError>> {
+fn compile_document(document: &Document, digest: TextDigest) -> Result<Loaded, Vec<ConfigError>> {
     if document.is_empty() {
         return Err(vec![empty()]);
     }
@@ -156,7 +193,7 @@ fn compile_document(document: &Document) -> Result<Loaded, Vec<ConfigError>> {
     errors.extend(omitted.without_consequences(found));
     match (server.value, policy.value, compiled) {
         (Some(server), Some(policy), Some(compiled)) if errors.is_empty() => {
-            Ok(Loaded { file: File { server, policy }, policy: compiled })
+            Ok(Loaded { file: File { server, policy }, policy: compiled, digest })
         }
         _ => {
             let mut errors = document.locate(errors);

@@ -53,6 +53,7 @@ pub mod live;
 pub mod readiness;
 pub mod reload;
 mod status;
+mod upstream_keys;
 pub mod watch;
 
 use std::{
@@ -79,11 +80,12 @@ use self::{
     live::Live,
     readiness::Readiness,
     reload::{ReloadError, Reloader},
+    upstream_keys::UpstreamKeys,
     watch::Watch,
 };
 use crate::{
     config::{File, Loaded},
-    credential::jwks::KeySources,
+    credential::jwks::{KeySources, Timing},
     observe::{
         self, Observer,
         audit::{Audit, AuditError},
@@ -155,9 +157,10 @@ impl Engine {
     /// # Errors
     /// Returns [`StartError`] for a secret, a certificate or an audit file that cannot be used.
     pub fn start(loaded: Loaded, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { file: File { server, .. }, policy } = loaded;
+        let Loaded { file: File { server, .. }, policy, digest } = loaded;
+        let max_stale = server.secrets.max_stale.std();
         check_issuer_secrets(&policy)?;
-        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
+        let upstream_keys = UpstreamKeys::start(&policy.upstream_keys, max_stale)
             .map_err(StartError::UpstreamKey)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
         let metrics = Arc::new(Metrics::new(&server.observe));
@@ -168,11 +171,12 @@ impl Engine {
         let stop = CancellationToken::new();
         let store = store::open(&server.store, stop.clone())?;
 
-        let key_sources = Arc::new(KeySources::default());
+        let key_sources = Arc::new(KeySources::new(Timing::default(), max_stale));
         // Subscribed before the first fetch starts, so that no change is missed.
         let key_changes = key_sources.changes();
         let sources = key_sources.apply(policy.issuers.list());
-        let live = Live::new(Arc::new(policy), sources, upstream_keys, server.token_cache);
+        let credentials = upstream_keys.credentials(&policy.upstream_keys);
+        let live = Live::new(Arc::new(policy), sources, credentials, server.token_cache);
         let live = Arc::new(live);
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
@@ -182,7 +186,14 @@ impl Engine {
             clock,
             server.body.max.0,
         ));
-        let reloader = Reloader::new(server, Arc::clone(&live), key_sources, Arc::clone(&observer));
+        let reloader = Reloader::new(
+            server,
+            digest,
+            upstream_keys,
+            Arc::clone(&live),
+            key_sources,
+            Arc::clone(&observer),
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
         Ok(Self {
@@ -225,8 +236,9 @@ impl Engine {
         &self.store.store
     }
 
-    /// Puts another configuration in force, after its issuers' keys were fetched or ten seconds
-    /// have passed. Checks go on meanwhile, under the previous one.
+    /// Puts another configuration in force. Checks go on meanwhile, under the previous one. The keys
+    /// of new issuers are not waited for: until they are there, their tokens are denied with 503
+    /// `not_ready`. Those of issuers whose key source has changed are, for less than a second.
     ///
     /// # Errors
     /// Returns [`ReloadError`] where the configuration cannot be put in force. The previous one
@@ -238,8 +250,8 @@ impl Engine {
         result
     }
 
-    /// Reloads the file at `path` whenever its content changes, until the engine is closed. The
-    /// file must be the one that the engine was started with.
+    /// Reloads the file at `path` while its text differs from the configuration in force, until the
+    /// engine is closed. The file must be the one that the engine was started with.
     pub fn watch(&self, path: PathBuf) -> Watch {
         let (watch, task) = watch::start(path, Arc::clone(&self.reloader));
         self.tasks().spawn(task);
@@ -297,7 +309,7 @@ fn check_issuer_secrets(policy: &Policy) -> Result<(), StartError> {
             issuer: if issuer.name.is_empty() { "absent".into() } else { issuer.name.to_string() },
             cause: cause.to_string(),
         };
-        let secret = secrets::resolve(source).map_err(|error| wrong(&error))?;
+        let secret = secrets::resolve_blocking(source).map_err(|error| wrong(&error))?;
         KeySet::from_secret(&secret, &issuer.algorithms).map_err(|error| wrong(&error))?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use rustls::{
 use thiserror::Error;
 
 use crate::{
-    bounded_file::{self, FileError},
+    bounded_file::{self, FileError, Outstanding, Stalled, WITHIN},
     error_text::describe,
 };
 
@@ -48,21 +48,35 @@ pub enum RootsError {
         "the system trusts no certificate authorities; install ca-certificates, or name a PEM file"
     )]
     NoSystemRoots,
+    /// The system's authorities cannot be read in time.
+    #[error(
+        "the system's certificate authorities are not read within 5 s; the file system may hang"
+    )]
+    SystemHangs,
     /// TLS is not available.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
 }
 
+/// The read of the system's authorities that has not ended: `SSL_CERT_FILE` may name any file.
+static SYSTEM: Outstanding<(), Vec<CertificateDer<'static>>> = Outstanding::new();
+
 /// Reads the authorities of a PEM file, or the system's where `ca` is `None`. `SSL_CERT_FILE`
-/// replaces the system's.
+/// replaces the system's. It blocks, for five seconds at most.
 ///
 /// # Errors
 /// See [`RootsError`].
 pub fn load(ca: Option<&Path>) -> Result<RootCertStore, RootsError> {
     let mut roots = RootCertStore::empty();
     let Some(ca) = ca else {
+        let system =
+            SYSTEM.run_blocking((), WITHIN, || rustls_native_certs::load_native_certs().certs);
+        let system = system.map_err(|stalled| match stalled {
+            Stalled::Hangs => RootsError::SystemHangs,
+            Stalled::NoThread(error) => RootsError::Setup(error.to_string()),
+        })?;
         // A system's store holds certificates that cannot be parsed; some good ones are enough.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(system);
         return if roots.is_empty() { Err(RootsError::NoSystemRoots) } else { Ok(roots) };
     };
     let path = || ca.display().to_string();

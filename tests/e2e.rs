@@ -6,6 +6,7 @@ mod cli;
 mod cli_output;
 mod denials;
 mod drain;
+mod files;
 mod head_check;
 mod key_rotation;
 mod large_bodies;

@@ -5,13 +5,17 @@ use std::{path::Path, sync::Arc};
 use serde_json::json;
 use tollgate::{
     config::{self, Loaded},
-    engine::{Engine, StartError, check::Answer, reload::ReloadError},
+    engine::{Engine, StartError, check::Answer, reload::ReloadError, watch::Watch},
     observe,
 };
 use tollgate_core::request::{Headers, RawBody, RawRequest};
 use tollgate_testkit::wait;
 
-use crate::rig::{POLICY, SOON, issuer::Issuer};
+use crate::rig::{
+    POLICY, SOON,
+    http::{Answer as Http, Server},
+    issuer::{Issuer, Key},
+};
 
 /// Compiles a configuration whose `${DIR}` is `dir`. It writes audit lines only if it has the
 /// section.
@@ -136,6 +140,224 @@ async fn it_reloads_a_watched_file_and_keeps_the_last_good_one() {
     };
     until("the reload that fails", failed).await;
     assert_eq!(decide(&engine, "/new", Some(&token)).await, "allow");
+    engine.close().await;
+}
+
+/// A directory with a configuration file, and an engine that watches it.
+struct Watched {
+    engine: Engine,
+    watch: Watch,
+    dir: tempfile::TempDir,
+}
+
+impl Watched {
+    /// Starts with the issuer of [`POLICY`]. `${DIR}` is the directory.
+    async fn start(config: &str) -> (Self, Issuer) {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = Issuer::new("https://auth.example.com");
+        issuer.publish(dir.path());
+        write(dir.path(), config);
+        let path = dir.path().join("tollgate.yaml");
+        let engine = start(config::load(&path).unwrap());
+        until("readiness", || engine.readiness().missing().is_empty()).await;
+        let watch = engine.watch(path);
+        (Self { engine, watch, dir }, issuer)
+    }
+
+    fn write(&self, config: &str) {
+        write(self.dir.path(), config);
+    }
+
+    /// Waits until a request is decided in this way.
+    async fn becomes(&self, path: &str, token: Option<&str>, expected: &str) {
+        wait::until_async(&format!("{path} -> {expected}"), async || {
+            (decide(&self.engine, path, token).await == expected).then_some(())
+        })
+        .await;
+    }
+
+    fn metrics(&self) -> String {
+        self.engine.observer().exposition(self.engine.status()).unwrap()
+    }
+
+    async fn metric(&self, line: &str) {
+        until(line, || self.metrics().lines().any(|found| found == line)).await;
+    }
+}
+
+/// Replaces the file at once, as a ConfigMap does.
+fn write(dir: &Path, config: &str) {
+    let text = format!("audit: {{ to: none }}\n{config}");
+    std::fs::write(dir.join("new"), text.replace("${DIR}", &dir.display().to_string())).unwrap();
+    std::fs::rename(dir.join("new"), dir.join("tollgate.yaml")).unwrap();
+}
+
+/// [`POLICY`] with an upstream key for `/v1/models`.
+fn with_upstream_key() -> String {
+    let key = "    scopes: []\n    upstream_key: \"file:${DIR}/upstream\"\n";
+    POLICY.replace("    scopes: []\n", key)
+}
+
+#[tokio::test]
+async fn a_reload_that_waits_for_a_secret_is_tried_again_until_it_applies() {
+    let (watched, issuer) = Watched::start(POLICY).await;
+    let token = issuer.token(json!({}));
+    assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
+
+    // The new policy trusts another issuer, and its secret arrives after the file.
+    let other = with_upstream_key().replace("https://auth.example.com", "https://new.example.com");
+    watched.write(&other);
+    watched.watch.request_reload();
+    watched.metric("tollgate_config_reload_failed 1").await;
+    assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
+    std::fs::write(watched.dir.path().join("upstream"), "sk-1").unwrap();
+    watched.becomes("/v1/models", Some(&token), "unknown_issuer").await;
+    watched.metric("tollgate_config_reload_failed 0").await;
+    let new = Issuer::new("https://new.example.com").token(json!({}));
+    watched.becomes("/v1/models", Some(&new), "allow").await;
+    watched.engine.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changes_between_load_and_watch_is_reloaded() {
+    let dir = tempfile::tempdir().unwrap();
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    write(dir.path(), POLICY);
+    let path = dir.path().join("tollgate.yaml");
+    let loaded = config::load(&path).unwrap();
+    write(dir.path(), &POLICY.replace("/public/*", "/elsewhere"));
+    let engine = start(loaded);
+    let _watch = engine.watch(path);
+    wait::until_async("the second text", async || {
+        (decide(&engine, "/elsewhere", None).await == "allow").then_some(())
+    })
+    .await;
+    engine.close().await;
+}
+
+/// What is restored after a failed reload is in force already, and the failure is over.
+#[tokio::test]
+async fn the_text_in_force_ends_a_failed_reload() {
+    let (watched, _) = Watched::start(POLICY).await;
+    watched.write("routes: 7\n");
+    watched.metric("tollgate_config_reload_failed 1").await;
+    watched.write(POLICY);
+    watched.metric("tollgate_config_reload_failed 0").await;
+    watched.engine.close().await;
+}
+
+#[tokio::test]
+async fn what_a_reload_removes_stops_while_a_new_issuer_is_waited_for() {
+    let silent = Server::start(|_| Http::Silence);
+    let slow = format!(
+        "  - issuer: https://slow.example.com\n    audiences: any\n    algorithms: [RS256]\n    jwks: {{ url: \"http://127.0.0.1:{}/\", insecure_http: true, timeout: 60s }}\n",
+        silent.port
+    );
+    let gone = "  - issuer: https://gone.example.com\n    audiences: any\n    algorithms: [RS256]\n    jwks: { file: \"${DIR}/jwks.json\" }\n";
+    let limited = "limits: [{ name: none, by: [subject], rate: 1/1d, burst: 1 }]\n";
+    let before = format!("{POLICY}{limited}").replace("models:\n", &format!("{gone}models:\n"));
+    let after = |policy: &str| policy.replace("models:\n", &format!("{slow}models:\n"));
+    let narrower = POLICY.replace("    scopes: []\n", "    scopes: [admin]\n");
+    let route = POLICY.replace("paths: [/v1/models]", "paths: [/v1/others]");
+    for (what, policy, expected) in [
+        ("an issuer", POLICY, "unknown_issuer"),
+        ("a route", route.as_str(), "no_route"),
+        ("a scope", narrower.as_str(), "insufficient_scope"),
+    ] {
+        let (watched, issuer) = Watched::start(&before).await;
+        let stays = issuer.token(json!({}));
+        let goes = Issuer::new("https://gone.example.com").token(json!({}));
+        let token = if what == "an issuer" { &goes } else { &stays };
+        assert_eq!(decide(&watched.engine, "/v1/models", Some(token)).await, "allow");
+        let reloaded = watched.engine.reload(load(watched.dir.path(), &after(policy)));
+        // Far less than the time that the silent server may take.
+        tokio::time::timeout(SOON / 2, reloaded).await.unwrap().unwrap();
+        let decided = decide(&watched.engine, "/v1/models", Some(token)).await;
+        assert_eq!(decided, expected, "{what}");
+        let new = Issuer::new("https://slow.example.com").token(json!({}));
+        assert_eq!(
+            decide(&watched.engine, "/v1/models", Some(&new)).await,
+            match what {
+                "a route" => "no_route",
+                _ => "not_ready",
+            }
+        );
+        // All replicas reload at the same time: a new issuer must not make them all unready.
+        assert!(watched.engine.readiness().missing().is_empty(), "{what}");
+        watched.engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_key_whose_file_is_gone_lapses_after_max_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("upstream"), "sk-1").unwrap();
+    let file = dir.path().join("upstream").display().to_string();
+    let config = format!("secrets: {{ max_stale: 1s }}\n{}", with_upstream_key());
+    let (watched, issuer) = Watched::start(&config.replace("${DIR}/upstream", &file)).await;
+    let token = issuer.token(json!({}));
+    assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
+    let labels = format!("{{secret=\"upstream_key\",file=\"{file}\"}}");
+    watched.metric(&format!("tollgate_secret_usable{labels} 1")).await;
+
+    std::fs::remove_file(&file).unwrap();
+    watched.becomes("/v1/models", Some(&token), "not_ready").await;
+    watched.metric(&format!("tollgate_secret_usable{labels} 0")).await;
+    let missing = watched.engine.readiness().missing();
+    assert_eq!(missing, [format!("no upstream key can be used: `{file}`")]);
+    assert_eq!(decide(&watched.engine, "/health", None).await, "allow", "other routes go on");
+
+    std::fs::write(&file, "sk-2").unwrap();
+    watched.becomes("/v1/models", Some(&token), "allow").await;
+    assert!(watched.engine.readiness().missing().is_empty());
+    watched.engine.close().await;
+}
+
+#[tokio::test]
+async fn a_shared_secret_whose_file_is_gone_lapses_after_max_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, secret) = (dir.path().join("secret"), "s".repeat(32));
+    std::fs::write(&file, &secret).unwrap();
+    let issuer = Issuer::with("https://hmac.example.com", Key::secret(&secret));
+    let section = format!(
+        "  - issuer: https://hmac.example.com\n    audiences: any\n    algorithms: [HS256]\n    secret: \"file:{}\"\nmodels:\n",
+        file.display()
+    );
+    let config = POLICY.replace("models:\n", &section);
+    let (watched, _) = Watched::start(&format!("secrets: {{ max_stale: 2s }}\n{config}")).await;
+    let token = issuer.token(json!({}));
+    assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
+    std::fs::remove_file(&file).unwrap();
+    watched.becomes("/v1/models", Some(&token), "not_ready").await;
+    watched.metric("tollgate_jwks_keys{issuer=\"https://hmac.example.com\"} 0").await;
+    std::fs::write(&file, &secret).unwrap();
+    watched.becomes("/v1/models", Some(&token), "allow").await;
+    watched.engine.close().await;
+}
+
+#[tokio::test]
+async fn metrics_have_the_series_of_the_policy_in_force_only() {
+    let dir = tempfile::tempdir().unwrap();
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    let engine = ready(dir.path()).await;
+    let series = || {
+        let text = engine.observer().exposition(engine.status()).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    assert_eq!(decide(&engine, "/health", None).await, "allow");
+    let before = series();
+    for round in 0..200 {
+        let named = POLICY
+            .replace("name: models", &format!("name: models-{round}"))
+            .replace("name: big,", &format!("name: big-{round},"));
+        let limit = format!("limits: [{{ name: limit-{round}, by: [subject], rate: 1/1m }}]\n");
+        engine.reload(load(dir.path(), &format!("{named}{limit}"))).await.unwrap();
+        assert_eq!(decide(&engine, "/health", None).await, "allow");
+    }
+    assert_eq!(series(), before + 1, "the limit is new");
+    let text = engine.observer().exposition(engine.status()).unwrap();
+    let count = "tollgate_checks_total{decision=\"allow\",reason=\"public\",route=\"public\"} 201";
+    assert!(text.lines().any(|line| line == count), "{text}");
     engine.close().await;
 }
 

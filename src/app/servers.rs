@@ -3,9 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tollgate_core::secret::Secret;
 use tollgate_grpc_unary::Services;
 
 use crate::{
@@ -16,6 +18,8 @@ use crate::{
     },
     engine::{Engine, readiness::Readiness},
     listener::{self, Address, Listener, ListenerConfig, Protocol, Tls},
+    observe::metrics::Metrics,
+    secrets::{Look, WatchedSecret},
 };
 
 /// How often gRPC health follows readiness.
@@ -98,13 +102,72 @@ pub(super) async fn reload_certificates(
     mut rounds: watch::Receiver<u64>,
     stop: CancellationToken,
 ) {
+    let mut failure = None;
     while let Some(Ok(())) = stop.run_until_cancelled(rounds.changed()).await {
         let certificates = tls.clone();
-        // On a blocking thread: a slow disk must not delay checks.
-        let reloaded = tokio::task::spawn_blocking(move || certificates.reload()).await;
-        if let Ok(Err(error)) = reloaded {
+        // On a blocking thread: reading and parsing must not delay checks.
+        let reloading = tokio::task::spawn_blocking(move || certificates.reload());
+        let Some(Ok(reloaded)) = stop.run_until_cancelled(reloading).await else { continue };
+        let error = reloaded.err().map(|error| error.to_string());
+        if let Some(error) = error.as_ref().filter(|_| error != failure) {
             tracing::warn!("certificate reload failed, keeping the previous one: {error}");
         }
+        failure = error;
+    }
+}
+
+/// The admin token in memory: a call of the admin API opens no file.
+#[derive(Clone)]
+pub(super) struct AdminToken {
+    in_force: Arc<ArcSwapOption<Secret>>,
+    metrics: Arc<Metrics>,
+}
+
+impl AdminToken {
+    /// Starts with the token of the start.
+    pub(super) fn new(secret: &WatchedSecret, metrics: &Arc<Metrics>) -> Self {
+        let token = Self { in_force: Arc::default(), metrics: Arc::clone(metrics) };
+        token.set(secret);
+        token
+    }
+
+    /// Returns the token in force.
+    pub(super) fn get(&self) -> Option<Secret> {
+        self.in_force.load().as_deref().cloned()
+    }
+
+    fn set(&self, secret: &WatchedSecret) {
+        self.in_force.store(secret.current().cloned().map(Arc::new));
+        self.metrics.set_secrets("admin_token", secret.status().into_iter().collect());
+    }
+}
+
+/// Reads the admin token again after each round of the watched files.
+pub(super) async fn reload_admin_token(
+    mut secret: WatchedSecret,
+    token: AdminToken,
+    mut rounds: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(rounds.changed()).await {
+        let Some(look) = stop.run_until_cancelled(secret.look()).await else { return };
+        match look {
+            Look::Unchanged | Look::Failed { is_new: false, .. } => {}
+            Look::Changed => tracing::info!("admin token reloaded"),
+            Look::Failed { error, is_new: true } => {
+                tracing::warn!(
+                    "admin token reload failed, keeping the previous one for \
+                     `secrets.max_stale`: {error}"
+                );
+            }
+            Look::Lapsed(error) => {
+                tracing::error!(
+                    "the admin token is older than `secrets.max_stale` and no longer used, the \
+                     admin API is closed: {error}"
+                );
+            }
+        }
+        token.set(&secret);
     }
 }
 

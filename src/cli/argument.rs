@@ -1,13 +1,21 @@
 //! Arguments that may be read from a file or from standard input: every user of the machine can see
 //! the command lines of processes.
 
-use std::io::{self, Read as _};
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tollgate_core::secret::Secret;
 
-/// The most bytes that are read from standard input.
-const MAX_INPUT: u64 = 64 << 20;
+use crate::{
+    bounded_file::{self, FileError},
+    secrets,
+};
+
+/// The most bytes of a body, from a file or from standard input.
+const MAX_INPUT: usize = 64 << 20;
 
 /// Reads a token: `-` is standard input, `@FILE` a file, anything else the token itself.
 ///
@@ -28,8 +36,21 @@ pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
 /// # Errors
 /// The file cannot be read.
 pub(super) fn secret_file(path: &str) -> anyhow::Result<Secret> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{path}`"))?;
-    Ok(Secret::new(bytes.trim_ascii()))
+    Ok(Secret::new(file(path, secrets::MAX)?.trim_ascii()))
+}
+
+/// Reads a file of at most `max` bytes.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn file(path: impl AsRef<Path>, max: usize) -> anyhow::Result<Vec<u8>> {
+    let path = path.as_ref();
+    bounded_file::read_blocking(path, max).map_err(|error| match error {
+        FileError::Unreadable { error, .. } => {
+            anyhow!("cannot read `{}`: {error}", path.display())
+        }
+        error => error.into(),
+    })
 }
 
 /// Reads a body: `-` is standard input, `@FILE` a file, anything else the body itself. Nothing is
@@ -40,7 +61,7 @@ pub(super) fn secret_file(path: &str) -> anyhow::Result<Secret> {
 pub(super) fn body(argument: &str) -> anyhow::Result<Vec<u8>> {
     match (argument, argument.strip_prefix('@')) {
         ("-", _) => stdin().context("cannot read the body from standard input"),
-        (_, Some(path)) => std::fs::read(path).with_context(|| format!("cannot read `{path}`")),
+        (_, Some(path)) => file(path, MAX_INPUT),
         _ => Ok(argument.as_bytes().to_vec()),
     }
 }
@@ -53,6 +74,6 @@ pub(super) fn trimmed(file: &[u8]) -> &[u8] {
 
 fn stdin() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io::stdin().take(MAX_INPUT).read_to_end(&mut bytes)?;
+    io::stdin().take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

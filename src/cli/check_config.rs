@@ -47,7 +47,7 @@ impl CheckConfig {
         let (mut errors, mut warnings) = match config::load_with_files(&self.file) {
             Ok((_, unreadable)) => (Vec::new(), unreadable),
             Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new()),
-            Err(error @ LoadError::Read { .. }) => return Err(error.into()),
+            Err(error @ LoadError::Read(_)) => return Err(error.into()),
         };
         if self.require_files {
             errors.append(&mut warnings);

@@ -18,6 +18,9 @@ use crate::{
     policy_test::{Body, Case, CaseFile, Ledger, Request},
 };
 
+/// Most bytes of a case file.
+const MAX_CASES: usize = 64 << 20;
+
 const MORE: &str = "\
 Examples:
   tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
@@ -171,8 +174,8 @@ impl Explain {
         printer: &mut Printer<'_>,
     ) -> anyhow::Result<ExitStatus> {
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+        let text = String::from_utf8(argument::file(path, MAX_CASES)?)
+            .with_context(|| format!("cannot read `{shown}`"))?;
         let file = CaseFile::parse(&text).map_err(|errors| {
             let lines: Vec<String> =
                 errors.iter().map(|error| format!("{shown}: {error}")).collect();

@@ -37,7 +37,11 @@ impl Serve {
         let loaded = config::load(&self.config)?;
         log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
         let runtime = runtime()?;
-        runtime.block_on(app::serve(self.config, loaded))
+        let served = runtime.block_on(app::serve(self.config, loaded));
+        // Blocking threads are not waited for: a call that hangs, such as the resolution of a name,
+        // must not delay the end of the process.
+        runtime.shutdown_background();
+        served
     }
 }
 

@@ -1,6 +1,6 @@
 //! The files that a configuration names: secrets, key sets, certificates and authorities.
 
-use std::{fs, io, path::Path as FilePath};
+use std::{io, path::Path as FilePath};
 
 use tollgate_core::{
     config::{Errors, Path},
@@ -10,9 +10,17 @@ use tollgate_core::{
 };
 
 use super::{File, ServerConfig};
-use crate::{listener::TlsConfig, store::StoreConfig};
+use crate::{
+    bounded_file::{self, FileError},
+    listener::TlsConfig,
+    secrets,
+    store::StoreConfig,
+};
 
-/// Opens every file that the sections name. Returns an error for each that cannot be read.
+/// Most bytes of a file that is not a secret.
+const MAX_FILE: usize = 4 << 20;
+
+/// Reads every file that the sections name. Returns an error for each that cannot be read.
 pub(super) fn unreadable(file: &File) -> Errors {
     let mut check = Check { errors: Errors::default() };
     check.server(&file.server);
@@ -79,43 +87,48 @@ impl Check {
 
     fn secret(&mut self, secret: Option<&SecretSource>, path: &Path) {
         if let Some(SecretSource::File(file)) = secret {
-            self.file(Some(file), path);
+            self.readable(file.as_ref(), secrets::MAX, path);
         }
     }
 
     fn file(&mut self, file: Option<&impl AsRef<FilePath>>, path: &Path) {
         let Some(file) = file.map(AsRef::as_ref) else { return };
-        if let Err(why) = open(file) {
+        self.readable(file, MAX_FILE, path);
+    }
+
+    fn readable(&mut self, file: &FilePath, max: usize, path: &Path) {
+        if let Err(error) = bounded_file::read_blocking(file, max) {
+            let why = Unreadable::from(error);
             self.errors.push(path, format!("the file `{}` {why}", file.display()));
         }
     }
 }
 
-/// Opens a file for reading; the error is the end of a sentence about the file.
-fn open(file: &FilePath) -> Result<(), Unreadable> {
-    let opened = fs::File::open(file)?;
-    if opened.metadata()?.is_dir() { Err(Unreadable::Directory) } else { Ok(()) }
-}
-
-/// The reason why a file cannot be read.
+/// The reason why a file cannot be read, as the end of a sentence about the file.
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error("does not exist on this machine")]
     Missing,
     #[error("cannot be read by this user")]
     Forbidden,
-    #[error("is a directory")]
-    Directory,
+    #[error("is {0}, not a regular file")]
+    Irregular(&'static str),
+    #[error("is larger than {0} bytes")]
+    TooLarge(usize),
     #[error("cannot be read: {0}")]
-    Other(io::Error),
+    Other(FileError),
 }
 
-impl From<io::Error> for Unreadable {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::Missing,
-            io::ErrorKind::PermissionDenied => Self::Forbidden,
-            _ => Self::Other(error),
+impl From<FileError> for Unreadable {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Irregular { kind, .. } => Self::Irregular(kind),
+            FileError::TooLarge { max, .. } => Self::TooLarge(max),
+            error => match error.io_kind() {
+                Some(io::ErrorKind::NotFound) => Self::Missing,
+                Some(io::ErrorKind::PermissionDenied) => Self::Forbidden,
+                _ => Self::Other(error),
+            },
         }
     }
 }
@@ -126,7 +139,7 @@ mod tests {
     use crate::config::compile;
 
     #[test]
-    fn every_kind_of_file_is_opened() {
+    fn every_kind_of_file_is_read() {
         let text = r#"
 listen:
   grpc: { address: "127.0.0.1:0", tls: { cert: /no/grpc.pem, key: /no/grpc.key, client_ca: /no/grpc-ca.pem } }
@@ -180,10 +193,16 @@ audit: { to: "file:/no/audit" }
     #[test]
     fn a_directory_is_not_a_file() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(open(directory.path()).unwrap_err().to_string(), "is a directory");
+        let read = |file: &FilePath| {
+            bounded_file::read_blocking(file, 4)
+                .map_err(|error| Unreadable::from(error).to_string())
+        };
         let file = directory.path().join("key");
-        assert!(open(&file).is_err());
-        fs::write(&file, "x").unwrap();
-        assert!(open(&file).is_ok());
+        assert_eq!(read(&file).unwrap_err(), "does not exist on this machine");
+        std::fs::write(&file, "x").unwrap();
+        assert!(read(&file).is_ok());
+        std::fs::write(&file, "too large").unwrap();
+        assert_eq!(read(&file).unwrap_err(), "is larger than 4 bytes");
+        assert_eq!(read(directory.path()).unwrap_err(), "is a directory, not a regular file");
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     credential::token_cache::TokenCacheConfig,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
     observe::{audit::AuditConfig, log::LogConfig, metrics::ObserveConfig},
+    secrets::SecretsConfig,
     store::StoreConfig,
 };
 
@@ -47,6 +48,9 @@ pub struct ServerConfig {
     /// The cache of verified tokens.
     #[serde(default)]
     pub token_cache: TokenCacheConfig,
+    /// Secrets that are read from files.
+    #[serde(default)]
+    pub secrets: SecretsConfig,
 }
 
 fn drain_timeout() -> Span {
@@ -61,6 +65,7 @@ impl ServerConfig {
         self.audit.validate(&root.key("audit"), errors);
         self.observe.validate(&root.key("observe"), errors);
         self.token_cache.validate(&root.key("token_cache"), errors);
+        self.secrets.validate(&root.key("secrets"), errors);
         let body_routes = policy.map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
         for (index, listener) in self.listen.http.iter().enumerate() {
             let path = root.key("listen").key("http").index(index);
@@ -76,9 +81,10 @@ impl ServerConfig {
     }
 
     /// Each section's name, and whether it equals that of `other`.
-    fn compared(&self, other: &Self) -> [(&'static str, bool); 8] {
+    fn compared(&self, other: &Self) -> [(&'static str, bool); 9] {
         // Every field by name: a new section does not compile until it is compared.
-        let Self { listen, body, drain_timeout, store, audit, observe, log, token_cache } = self;
+        let Self { listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets } =
+            self;
         [
             ("listen", *listen == other.listen),
             ("body", *body == other.body),
@@ -88,6 +94,7 @@ impl ServerConfig {
             ("observe", *observe == other.observe),
             ("log", *log == other.log),
             ("token_cache", *token_cache == other.token_cache),
+            ("secrets", *secrets == other.secrets),
         ]
     }
 }
@@ -216,6 +223,7 @@ mod tests {
             ("", "observe: { tracing: { endpoint: 'http://c:4317' } }", Some("observe")),
             ("", "log: { level: debug }", Some("log")),
             ("", "token_cache: { max: 1MiB }", Some("token_cache")),
+            ("", "secrets: { max_stale: 1h }", Some("secrets")),
             // The same value in other words.
             ("", "drain_timeout: 20000ms", None),
             // A secret is compared and not printed.

@@ -22,7 +22,11 @@ mod timing;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::{sync::watch, task::AbortHandle};
@@ -33,9 +37,12 @@ use tollgate_core::{
 
 use self::{
     guard::Guard,
+    load::Looks,
     plan::{Origin, Plan},
     refresh::Refresher,
 };
+use crate::secrets::SecretsConfig;
+
 pub use self::{
     source::{Source, SourceStatus},
     timing::Timing,
@@ -46,7 +53,11 @@ pub struct KeySources {
     /// The number of changes of the keys of any source.
     changes: watch::Sender<u64>,
     timing: Timing,
+    /// How long a secret is used after its file was last read.
+    secret_max_stale: Duration,
     running: Mutex<Vec<Running>>,
+    /// Whether issuers were applied before.
+    started: AtomicBool,
 }
 
 struct Running {
@@ -70,7 +81,19 @@ impl Default for KeySources {
 impl KeySources {
     /// Creates an empty set of sources with these times.
     pub fn with_timing(timing: Timing) -> Self {
-        Self { changes: watch::Sender::new(0), timing, running: Mutex::default() }
+        Self::new(timing, SecretsConfig::default().max_stale.std())
+    }
+
+    /// Creates an empty set of sources with these times. `secret_max_stale` is how long a shared
+    /// secret is used after its file was last read.
+    pub fn new(timing: Timing, secret_max_stale: Duration) -> Self {
+        Self {
+            changes: watch::Sender::new(0),
+            timing,
+            secret_max_stale,
+            running: Mutex::default(),
+            started: AtomicBool::new(false),
+        }
     }
 
     /// Counts how often [`Source::current`] of any source has changed. The count rises after the
@@ -91,15 +114,17 @@ impl KeySources {
     pub fn apply(&self, issuers: &[Arc<Issuer>]) -> Vec<Arc<Source>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *running);
+        // A secret of the start is used after one look; any other one after two.
+        let looks = if self.started.swap(true, Relaxed) { Looks::Two } else { Looks::One };
         for issuer in issuers {
-            let plan = Plan::new(issuer, &self.timing);
+            let plan = Plan::new(issuer, &self.timing, self.secret_max_stale);
             let known = before
                 .iter()
                 .position(|old| old.plan.trust == plan.trust)
                 .map(|index| before.swap_remove(index));
             running.push(match known {
                 Some(old) if old.plan == plan => old,
-                old => self.start(plan, old.as_ref()),
+                old => self.start(plan, old.as_ref(), looks),
             });
         }
         running.iter().map(|running| Arc::clone(&running.source)).collect()
@@ -118,13 +143,14 @@ impl KeySources {
         running.iter().map(|running| Arc::clone(&running.source)).collect()
     }
 
-    fn start(&self, plan: Plan, old: Option<&Running>) -> Running {
+    fn start(&self, plan: Plan, old: Option<&Running>, looks: Looks) -> Running {
         let source = Arc::new(Source::new(&plan.trust.issuer));
         if let Some(in_use) = old.and_then(|old| old.source.usable()) {
             source.inherit(&in_use, plan.pace.max_stale);
         }
+        let changes = self.changes.clone();
         let refresher =
-            Refresher::new(Arc::clone(&source), plan.clone(), self.timing, self.changes.clone());
+            Refresher::new(Arc::clone(&source), plan.clone(), self.timing, changes, looks);
         let task = tokio::spawn(refresher.run()).abort_handle();
         Running { plan, source, task }
     }
@@ -135,7 +161,7 @@ impl KeySources {
 pub fn validate(issuers: &[Arc<Issuer>], path: &Path, errors: &mut Errors) {
     for (index, issuer) in issuers.iter().enumerate() {
         let path = path.index(index);
-        match Plan::new(issuer, &Timing::default()).trust.origin {
+        match Plan::new(issuer, &Timing::default(), Duration::MAX).trust.origin {
             Origin::Remote(remote) => {
                 errors.take(
                     &path.key("jwks"),

@@ -37,7 +37,7 @@ impl Live {
     pub fn new(
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
-        upstream_keys: Vec<Secret>,
+        upstream_keys: Vec<Option<Secret>>,
         token_cache: TokenCacheConfig,
     ) -> Self {
         let snapshot = snapshot(policy, &sources, upstream_keys);
@@ -74,7 +74,7 @@ impl Live {
         &self,
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
-        upstream_keys: Vec<Secret>,
+        upstream_keys: Vec<Option<Secret>>,
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
@@ -99,7 +99,7 @@ impl Live {
     }
 
     /// Puts upstream keys in force.
-    pub fn replace_upstream_keys(&self, upstream_keys: Vec<Secret>) {
+    pub fn replace_upstream_keys(&self, upstream_keys: Vec<Option<Secret>>) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
         let snapshot = Snapshot { upstream_keys, ..state.snapshot.clone() };
@@ -108,7 +108,11 @@ impl Live {
     }
 }
 
-fn snapshot(policy: Arc<Policy>, sources: &[Arc<Source>], upstream_keys: Vec<Secret>) -> Snapshot {
+fn snapshot(
+    policy: Arc<Policy>,
+    sources: &[Arc<Source>],
+    upstream_keys: Vec<Option<Secret>>,
+) -> Snapshot {
     Snapshot {
         policy,
         keys: sources.iter().map(|source| source.current()).collect(),

@@ -1,10 +1,13 @@
-//! Readiness: every issuer was tried once, one issuer at least has keys (or none is configured),
-//! and the engine is not shutting down.
+//! Readiness: every issuer was tried once since the start, one issuer at least has keys (or none is
+//! configured), one upstream key at least may be used (or none is configured), and the engine is
+//! not shutting down.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+
+use tollgate_core::{secret::SecretSource, snapshot::Snapshot};
 
 use crate::engine::live::Live;
 
@@ -13,12 +16,15 @@ use crate::engine::live::Live;
 pub struct Readiness {
     live: Arc<Live>,
     draining: AtomicBool,
+    /// Whether every issuer was tried once. An issuer that a reload adds does not take this back:
+    /// all replicas reload at the same time.
+    started: AtomicBool,
 }
 
 impl Readiness {
     /// Reports the readiness of the state in `live`.
     pub fn new(live: Arc<Live>) -> Self {
-        Self { live, draining: AtomicBool::new(false) }
+        Self { live, draining: AtomicBool::new(false), started: AtomicBool::new(false) }
     }
 
     /// Makes the engine not ready from now on.
@@ -27,28 +33,40 @@ impl Readiness {
     }
 
     /// Returns what is missing, one phrase each; empty when ready. A pod with one dead issuer is
-    /// ready; a pod without any keys is not.
+    /// ready; a pod without any keys is not. The same holds for upstream keys.
     pub fn missing(&self) -> Vec<String> {
         if self.draining.load(Ordering::Relaxed) {
             return vec!["shutting down".into()];
         }
         let state = self.live.load();
-        let untried = state.sources.iter().filter(|source| !source.status().tried);
-        let mut missing: Vec<String> = untried
-            .map(|source| {
+        if !self.started.load(Ordering::Relaxed) {
+            let untried = state.sources.iter().filter(|source| !source.status().tried);
+            let untried = untried.map(|source| {
                 format!("the first fetch of the keys of `{}` has not ended", source.status().issuer)
-            })
-            .collect();
-        if missing.is_empty()
-            && !state.sources.is_empty()
-            && state.snapshot.keys.iter().all(Option::is_none)
-        {
+            });
+            let untried: Vec<String> = untried.collect();
+            if !untried.is_empty() {
+                return untried;
+            }
+            self.started.store(true, Ordering::Relaxed);
+        }
+        let mut missing = Vec::new();
+        let Snapshot { keys, upstream_keys, policy } = &state.snapshot;
+        if !state.sources.is_empty() && keys.iter().all(Option::is_none) {
             let issuers: Vec<String> = state
                 .sources
                 .iter()
                 .map(|source| format!("`{}`", source.status().issuer))
                 .collect();
             missing.push(format!("no issuer has usable keys: {}", issuers.join(", ")));
+        }
+        if !upstream_keys.is_empty() && upstream_keys.iter().all(Option::is_none) {
+            let files = policy.upstream_keys.iter().filter_map(|source| match source {
+                SecretSource::File(file) => Some(format!("`{file}`")),
+                SecretSource::Inline(_) => None,
+            });
+            let files: Vec<String> = files.collect();
+            missing.push(format!("no upstream key can be used: {}", files.join(", ")));
         }
         missing
     }

@@ -1,20 +1,22 @@
 //! Reload: another configuration is put in force while checks go on, whole or not at all.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tollgate_core::{policy::Policy, secret::Secret};
 
-use super::live::Live;
+use super::{live::Live, upstream_keys::UpstreamKeys};
 use crate::{
-    config::{LoadError, Loaded, ServerConfig},
-    credential::jwks::KeySources,
+    config::{LoadError, Loaded, ServerConfig, TextDigest},
+    credential::jwks::{KeySources, Source},
     observe::{self, Observer},
-    secrets::{self, SecretError},
+    secrets::SecretError,
 };
 
-/// How long a reloaded policy waits for the keys of new issuers.
-const FIRST_KEYS: Duration = Duration::from_secs(10);
+/// How long a reload waits for the keys of issuers whose key source has changed. Their tokens were
+/// accepted before, and would be denied in between; what the reload removes is accepted for as
+/// long.
+const FIRST_KEYS: Duration = Duration::from_millis(750);
 
 /// The reason why a configuration is not put in force.
 #[derive(Debug, Error)]
@@ -33,6 +35,18 @@ pub enum ReloadError {
     Interrupted,
 }
 
+impl ReloadError {
+    /// Whether the same text fails again, whatever happens to other files.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Load(LoadError::Invalid { .. }) | Self::NeedsRestart(_) | Self::Interrupted => {
+                true
+            }
+            Self::Load(LoadError::Read(_)) | Self::UpstreamKey(_) => false,
+        }
+    }
+}
+
 /// Puts configurations in force.
 pub(super) struct Reloader {
     live: Arc<Live>,
@@ -40,79 +54,124 @@ pub(super) struct Reloader {
     observer: Arc<Observer>,
     /// The sections in force that only a restart changes.
     server: ServerConfig,
-    upstream_keys: Vec<Secret>,
+    /// The text of the configuration in force.
+    applied: TextDigest,
+    upstream_keys: UpstreamKeys,
+    /// The error of the last reload, where it failed.
+    failure: Option<String>,
 }
 
 impl Reloader {
-    /// Creates a reloader for an engine that was started with `server`.
+    /// Creates a reloader for an engine that was started with the text of `applied`.
     pub(super) fn new(
         server: ServerConfig,
+        applied: TextDigest,
+        upstream_keys: UpstreamKeys,
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
     ) -> Self {
-        let upstream_keys = live.load().snapshot.upstream_keys.clone();
-        Self { live, key_sources, observer, server, upstream_keys }
+        let reloader =
+            Self { live, key_sources, observer, server, applied, upstream_keys, failure: None };
+        reloader.report_upstream_keys();
+        reloader
+    }
+
+    /// Whether the configuration in force was compiled from this text, and no later one failed.
+    pub(super) fn is_in_force(&self, text: TextDigest) -> bool {
+        self.applied == text && self.failure.is_none()
+    }
+
+    /// Whether the configuration in force was compiled from this text.
+    pub(super) fn is_applied(&self, text: TextDigest) -> bool {
+        self.applied == text
     }
 
     /// Puts a configuration in force.
     pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<(), ReloadError> {
-        let Loaded { file, policy } = loaded;
+        let Loaded { file, policy, digest } = loaded;
         let changed = file.server.changed_sections(&self.server);
         if !changed.is_empty() {
             return Err(ReloadError::NeedsRestart(changed));
         }
-        let upstream_keys = secrets::upstream_credentials(&policy.upstream_keys)
-            .map_err(ReloadError::UpstreamKey)?;
-        self.upstream_keys.clone_from(&upstream_keys);
-        self.install(policy, upstream_keys).await;
+        self.upstream_keys.add(&policy.upstream_keys).await.map_err(ReloadError::UpstreamKey)?;
+        let policy = Arc::new(policy);
+        let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
+        self.install(Arc::clone(&policy), credentials).await;
+        self.applied = digest;
+        self.upstream_keys.retain(&policy.upstream_keys);
+        self.report_upstream_keys();
         Ok(())
     }
 
-    /// Counts and logs the result of a reload.
-    pub(super) fn report(&self, result: &Result<(), ReloadError>) {
+    /// Counts the result of a reload, and logs it where it is news: a reload that fails is tried
+    /// again in each round.
+    pub(super) fn report(&mut self, result: &Result<(), ReloadError>) {
         self.observer.metrics().reloaded(observe::now(), result.is_ok());
         match result {
-            Ok(()) => tracing::info!("configuration reloaded"),
+            Ok(()) => {
+                self.failure = None;
+                tracing::info!("configuration reloaded");
+            }
             Err(error) => {
-                tracing::error!("configuration reload failed, keeping the previous one:\n{error}");
+                let failure = Some(error.to_string());
+                if self.failure != failure {
+                    tracing::error!(
+                        "configuration reload failed, keeping the previous one:\n{error}"
+                    );
+                }
+                self.failure = failure;
             }
         }
     }
 
     /// Reads the upstream keys from their files, and puts them in force if they have changed.
-    pub(super) fn reload_upstream_keys(&mut self) {
-        let state = self.live.load();
-        match secrets::upstream_credentials(&state.snapshot.policy.upstream_keys) {
-            Ok(keys) if keys != self.upstream_keys => {
-                self.upstream_keys.clone_from(&keys);
-                self.live.replace_upstream_keys(keys);
-                tracing::info!("upstream key reloaded");
-            }
-            Ok(_) => {}
-            // A file may be read while it is written; the next round reads it whole.
-            Err(error) => {
-                tracing::warn!("upstream key reload failed, keeping the previous one: {error}");
-            }
+    pub(super) async fn refresh_upstream_keys(&mut self) {
+        if self.upstream_keys.look().await {
+            let state = self.live.load();
+            let keys = self.upstream_keys.credentials(&state.snapshot.policy.upstream_keys);
+            self.live.replace_upstream_keys(keys);
         }
+        self.report_upstream_keys();
     }
 
-    /// Starts the policy's key sources, adds its metric labels, and swaps the pointer.
-    async fn install(&self, policy: Policy, upstream_keys: Vec<Secret>) {
-        self.observer.metrics().add_policy(&policy);
+    fn report_upstream_keys(&self) {
+        self.observer.metrics().set_secrets("upstream_key", self.upstream_keys.status());
+    }
+
+    /// Starts the policy's key sources, swaps the pointer, and gives metrics the labels of the
+    /// policy.
+    async fn install(&self, policy: Arc<Policy>, upstream_keys: Vec<Option<Secret>>) {
+        let metrics = self.observer.metrics();
+        metrics.add_policy(&policy);
         let sources = self.key_sources.apply(policy.issuers.list());
-        // A new issuer, or one whose address has changed, starts without keys. The previous policy
-        // stays in force until each was tried.
+        // What is removed stops at once; a new issuer is not waited for. An issuer whose key source
+        // has changed starts without keys.
+        let before: BTreeSet<Arc<str>> = {
+            let state = self.live.load();
+            let issuers = state.snapshot.policy.issuers.list();
+            issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect()
+        };
+        let changed = policy.issuers.list().iter().zip(&sources);
+        let changed: Vec<&Arc<Source>> = changed
+            .filter(|(issuer, _)| before.contains(&issuer.name))
+            .map(|(_, source)| source)
+            .collect();
         let tried = async {
-            for source in &sources {
+            for source in changed {
                 source.tried().await;
             }
         };
-        if tokio::time::timeout(FIRST_KEYS, tried).await.is_err() {
+        // An issuer that has not answered by then is logged below.
+        let _timed_out = tokio::time::timeout(FIRST_KEYS, tried).await;
+        self.live.replace(Arc::clone(&policy), sources.clone(), upstream_keys);
+        metrics.retain_policy(&policy);
+        for source in sources.iter().filter(|source| !source.status().tried) {
             tracing::warn!(
-                "some issuers have not answered yet; the reloaded policy serves without their keys"
+                issuer = &*source.status().issuer,
+                "the keys of a new or changed issuer are not there yet: until they are, its tokens \
+                 are denied with 503 not_ready"
             );
         }
-        self.live.replace(Arc::new(policy), sources, upstream_keys);
     }
 }

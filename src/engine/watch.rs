@@ -1,4 +1,5 @@
-//! The configuration file under watch: read every two seconds, reloaded when its content changes.
+//! The configuration file under watch: read every two seconds, and reloaded while its text differs
+//! from the one in force.
 //!
 //! The content is compared, not inotify events: a ConfigMap is swapped by symlink, some volumes
 //! send no events, and both look the same to a reader.
@@ -8,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::reload::{ReloadError, Reloader};
-use crate::config::{self, LoadError};
+use crate::config::{self, TextDigest};
 
 /// How often files are read.
 const EVERY: Duration = Duration::from_secs(2);
@@ -40,17 +41,15 @@ pub(super) fn start(
 ) -> (Watch, impl Future<Output = ()> + Send + 'static) {
     let (finished, rounds) = watch::channel(0);
     let requests = Arc::<Notify>::default();
-    // The content that is in force already.
-    let content = std::fs::read(&path).ok();
-    let task = Task { path, reloader, content, requests: Arc::clone(&requests), finished };
+    let task = Task { path, reloader, rejected: None, requests: Arc::clone(&requests), finished };
     (Watch { requests, rounds }, task.run())
 }
 
 struct Task {
     path: PathBuf,
     reloader: Arc<Mutex<Reloader>>,
-    /// The content that was last read; `None` after a read that failed.
-    content: Option<Vec<u8>>,
+    /// The text that failed last, where it would fail again.
+    rejected: Option<TextDigest>,
     requests: Arc<Notify>,
     finished: watch::Sender<u64>,
 }
@@ -68,33 +67,35 @@ impl Task {
         }
     }
 
-    /// Reads the file, and reloads it if it has changed or a reload was requested.
+    /// Reads the upstream keys and the file, and reloads the file if it differs from what is in
+    /// force or a reload was requested.
     async fn round(&mut self, requested: bool) {
-        let path = self.path.clone();
-        // Reading and compiling block: a slow disk or a large policy must not delay checks.
-        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
         let mut reloader = self.reloader.lock().await;
-        let result = match read.unwrap_or_else(|error| Err(error.into())) {
-            Ok(content) if !requested && Some(&content) == self.content.as_ref() => {
-                return reloader.reload_upstream_keys();
-            }
-            Ok(content) => {
-                self.content = Some(content);
-                let path = self.path.clone();
-                match tokio::task::spawn_blocking(move || config::load(&path)).await {
-                    Ok(Ok(loaded)) => reloader.apply(loaded).await,
-                    Ok(Err(error)) => Err(error.into()),
-                    Err(_) => Err(ReloadError::Interrupted),
-                }
-            }
+        reloader.refresh_upstream_keys().await;
+        let is_known = |text| reloader.is_applied(text) || self.rejected == Some(text);
+        let text = match config::read_text(&self.path, is_known).await {
+            Ok(text) => text,
             Err(error) => {
-                if self.content.take().is_none() && !requested {
-                    return;
-                }
-                let path = self.path.display().to_string();
-                Err(LoadError::Read { path, error }.into())
+                self.rejected = None;
+                return reloader.report(&Err(error.into()));
             }
         };
+        let digest = TextDigest::of(&text);
+        if !requested && (reloader.is_in_force(digest) || self.rejected == Some(digest)) {
+            return;
+        }
+        let path = self.path.clone();
+        // On a blocking thread: compiling a large policy must not delay checks.
+        let compiled =
+            tokio::task::spawn_blocking(move || config::compile_file(&path, &text)).await;
+        let result = match compiled {
+            Ok(Ok(loaded)) => reloader.apply(loaded).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_panic) => Err(ReloadError::Interrupted),
+        };
+        // Any other failure may pass, such as a secret that is not there yet: the next round tries
+        // the same text again.
+        self.rejected = result.as_ref().is_err_and(ReloadError::is_final).then_some(digest);
         reloader.report(&result);
     }
 }

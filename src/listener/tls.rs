@@ -26,7 +26,10 @@ use tracing::warn;
 
 pub use self::error::{TlsError, TlsProblem};
 use super::{Limits, config::TlsConfig, stream::Socket};
-use crate::tls_roots;
+use crate::{bounded_file, tls_roots};
+
+/// Most bytes of a file with a certificate chain or a key.
+const MAX_FILE: usize = 4 << 20;
 
 /// The TLS side of a listener. Clones share the certificates; a clone reloads them for all.
 #[derive(Debug, Clone)]
@@ -68,7 +71,7 @@ impl Tls {
         &self.files.config
     }
 
-    /// Reads the files again, for new connections. Blocks while it reads.
+    /// Reads the files again, for new connections. It blocks while it reads, for a bounded time.
     ///
     /// Sessions are not resumed across a reload, so that an earlier handshake does not admit a
     /// client that the new authorities do not know. Its open connections end at the latest with
@@ -114,7 +117,8 @@ impl TlsFiles {
             }
         };
         let chain = self.certificates(cert)?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+        let pem = self.read("key", key)?;
+        let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
             self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
         })?;
         self.warn_if_expired(&chain);
@@ -126,14 +130,18 @@ impl TlsFiles {
     fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let wrong =
             |error| self.error("cert", TlsProblem::of_pem(path.to_owned(), "certificate", error));
-        let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-            .map_err(wrong)?
-            .collect::<Result<_, _>>()
-            .map_err(wrong)?;
+        let pem = self.read("cert", path)?;
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(wrong)?;
         if chain.is_empty() {
             return Err(wrong(pem::Error::NoItemsFound));
         }
         Ok(chain)
+    }
+
+    fn read(&self, field: &str, path: &Path) -> Result<Vec<u8>, TlsError> {
+        let read = bounded_file::read_blocking(path, MAX_FILE);
+        read.map_err(|error| self.error(field, TlsProblem::of_file(error)))
     }
 
     /// Logs an expired certificate. It is served all the same: some clients do not verify it, and

@@ -23,7 +23,10 @@ use super::{
     metrics::{BUCKETS, Durations, Metrics, NO_ROUTE},
     trace::SpanCounts,
 };
-use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
+use crate::{
+    secrets::SecretStatus,
+    store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus},
+};
 
 /// The content type of the exposition.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -126,6 +129,7 @@ impl Collector for Scrape {
         self.store(encoder)?;
         self.local(encoder)?;
         self.jwks(encoder)?;
+        self.secrets(encoder)?;
         self.tokens(encoder)?;
         self.config(encoder)?;
         self.audit(encoder)?;
@@ -297,6 +301,28 @@ impl Scrape {
             for (result, count) in [("ok", issuer.ok), ("failed", issuer.failed)] {
                 family.count(&[("issuer", issuer.issuer.as_str()), ("result", result)], count)?;
             }
+        }
+        Ok(())
+    }
+
+    fn secrets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let secrets = self.metrics.secrets();
+        if secrets.values().all(Vec::is_empty) {
+            return Ok(());
+        }
+        let each =
+            || secrets.iter().flat_map(|(purpose, all)| all.iter().map(move |one| (*purpose, one)));
+        let help = "Whether a secret that is read from a file may be used.";
+        let mut family = Family::gauge(encoder, "secret_usable", help, None)?;
+        for (purpose, SecretStatus { file, usable, .. }) in each() {
+            family.value(&[("secret", purpose), ("file", file)], u64::from(*usable))?;
+        }
+        let help =
+            "Time since a secret was last read from its file; secrets.max_stale is the most.";
+        let mut family = Family::gauge(encoder, "secret_age", help, Some(&Unit::Seconds))?;
+        for (purpose, SecretStatus { file, found, .. }) in each() {
+            let labels = [("secret", purpose), ("file", file.as_str())];
+            family.value(&labels, found.elapsed().as_secs_f64())?;
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 
 use std::{
     array,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,6 +28,7 @@ use super::{
     subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
 };
+use crate::secrets::SecretStatus;
 
 /// The section `observe`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
@@ -94,9 +95,10 @@ pub struct Metrics {
     outages: [AtomicU64; Outage::ALL.len()],
     reload: Reload,
     subjects: Option<Subjects>,
+    secrets: Mutex<BTreeMap<&'static str, Vec<SecretStatus>>>,
 }
 
-/// The series of everything that the policies since the start have named.
+/// The series of everything that the policy names.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) routes: BTreeMap<String, Arc<RouteCounters>>,
@@ -172,14 +174,13 @@ impl Metrics {
             outages: array::from_fn(|_| AtomicU64::new(0)),
             reload: Reload::default(),
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
+            secrets: Mutex::default(),
         }
     }
 
     /// Adds counters for the routes, models and limits of a policy. It is called before the policy
     /// is in force: a check of a route without counters counts as `none`, of a model without them
-    /// as `other`. Counters of earlier policies stay, because checks may still run under them and a
-    /// counter must not fall; the labels are bounded by what the operator has configured since the
-    /// start.
+    /// as `other`.
     pub fn add_policy(&self, policy: &Policy) {
         self.series.rcu(|series| {
             let mut series = Series::clone(series);
@@ -194,6 +195,32 @@ impl Metrics {
             }
             series
         });
+    }
+
+    /// Removes the counters of what a policy does not have. It is called when the policy is in
+    /// force. A check that still runs under the previous one counts as `none` and `other`.
+    pub fn retain_policy(&self, policy: &Policy) {
+        let routes: BTreeSet<&str> = policy.route_names.iter().map(String::as_str).collect();
+        let models: BTreeSet<&str> = policy.models.names().collect();
+        let limits: BTreeSet<&str> = policy.limits.iter().map(|limit| &*limit.name).collect();
+        self.series.rcu(|series| {
+            let mut series = Series::clone(series);
+            series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));
+            series.models.retain(|name, _| name == OTHER_MODEL || models.contains(name.as_str()));
+            series.limits.retain(|name, _| limits.contains(name.as_str()));
+            series
+        });
+    }
+
+    /// Records the state of the secrets with files that have this purpose.
+    pub fn set_secrets(&self, purpose: &'static str, secrets: Vec<SecretStatus>) {
+        let mut all = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(purpose, secrets);
+    }
+
+    /// The secrets with files, by purpose.
+    pub(super) fn secrets(&self) -> BTreeMap<&'static str, Vec<SecretStatus>> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records the result of a load of the configuration, at the start or later.
@@ -270,7 +297,7 @@ impl Metrics {
         }
     }
 
-    /// The series of everything that was named so far.
+    /// The series of everything that the policy names.
     pub(super) fn series(&self) -> Arc<Series> {
         self.series.load_full()
     }
@@ -430,6 +457,49 @@ mod tests {
             .map(|(name, count)| (name.as_str(), count.load(Relaxed)))
             .collect();
         assert_eq!(limits, [("all", 5)]);
+    }
+
+    #[test]
+    fn what_a_policy_no_longer_has_loses_its_series_and_the_rest_keeps_its_counts() {
+        let metrics = Metrics::new(&ObserveConfig::default());
+        let result = CheckResult::Deny(Reason::RateLimited);
+        let load = |round: u32| {
+            let policy = policy(&format!(
+                "{{ models: [{{ name: qwen }}, {{ name: model-{round} }}],
+                    limits: [{{ name: all, by: [address], rate: 1/1m }}, {{ name: limit-{round}, by: [address], rate: 1/1m }}],
+                    routes: [{{ match: {{ paths: [/stays] }}, public: true }}, {{ match: {{ paths: [/route-{round}] }}, public: true }}] }}"
+            ));
+            metrics.add_policy(&policy);
+            metrics.retain_policy(&policy);
+        };
+        let verdict = Verdict { admitted: false, remaining: 0, retry_after: 1, reset: 1 };
+        for round in 0..1000 {
+            load(round);
+            let limits = ["all".to_owned(), format!("limit-{round}")].map(|name| LimitStatus {
+                name: name.as_str().into(),
+                limit: 1,
+                window: 1,
+                verdict,
+            });
+            metrics.count(&CheckSample {
+                route: Some("/stays"),
+                model: Some("qwen"),
+                limits: &limits,
+                result,
+                elapsed: Duration::ZERO,
+                store: None,
+                outage: None,
+                member: None,
+            });
+        }
+        let series = metrics.series();
+        assert_eq!(series.routes.keys().collect::<Vec<_>>(), ["/route-999", "/stays", "none"]);
+        assert_eq!(series.models.keys().collect::<Vec<_>>(), ["model-999", "other", "qwen"]);
+        assert_eq!(series.limits.keys().collect::<Vec<_>>(), ["all", "limit-999"]);
+        assert_eq!(series.routes["/stays"].results[result.slot()].load(Relaxed), 1000);
+        assert_eq!(series.models["qwen"].deny.load(Relaxed), 1000);
+        assert_eq!(series.limits["all"].load(Relaxed), 1000);
+        assert_eq!(series.limits["limit-999"].load(Relaxed), 1);
     }
 
     #[test]

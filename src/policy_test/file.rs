@@ -102,7 +102,7 @@ impl CaseFile {
         }
         for source in &policy.upstream_keys {
             let key = [b"Bearer ", inline(source)?.expose()].concat();
-            snapshot.upstream_keys.push(Secret::new(key));
+            snapshot.upstream_keys.push(Some(Secret::new(key)));
         }
         Ok(snapshot)
     }

@@ -7,7 +7,8 @@ use tollgate::credential::jwks::Source;
 
 use super::{
     rig::{
-        Rig, compile, error_becomes, eventually, failures, keys_become, keys_end, kids, successes,
+        FAST, Rig, compile, error_becomes, eventually, failures, keys_become, keys_end, kids,
+        successes,
     },
     server::key_set,
 };
@@ -136,6 +137,51 @@ async fn a_secret_file_is_read_again_and_one_line_break_is_not_part_of_it() {
     rig.changes_become(2).await;
     successes(&source, 3).await;
     assert_eq!(rig.changes(), 2, "the same content is no change");
+}
+
+/// A secret of the start is used after one look; any other one when two looks agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_being_written_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    let part = |count: u32| std::fs::write(&path, format!("{count:064}")).unwrap();
+    part(0);
+    let (rig, started) = start(hmac(&format!("file:{}", path.display())));
+    eventually(|| started.current().is_some(), || "the secret of the start".into()).await;
+
+    let first = started.current().unwrap();
+    let other = json!({ "issuer": "https://other", "audiences": "any", "algorithms": ["HS256"], "secret": format!("file:{}", path.display()) });
+    let mut parts = 1;
+    part(parts);
+    let added = rig.apply(&[compile(hmac(&format!("file:{}", path.display()))), compile(other)]);
+    let mut poll = super::rig::poll();
+    let changes =
+        |source: &Source| source.status().last_error.is_some_and(|it| it.contains("changes"));
+    while !(changes(&added[0]) && changes(&added[1])) {
+        parts += 1;
+        part(parts);
+        poll.tick().await;
+        assert!(added[1].current().is_none(), "a new source uses no part");
+        assert!(Arc::ptr_eq(&first, &added[0].current().unwrap()), "nor does the old one");
+    }
+    let settled =
+        || added[1].current().is_some() && !Arc::ptr_eq(&first, &added[0].current().unwrap());
+    eventually(settled, || format!("{:?}", added[0].status())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_whose_file_is_gone_ends_after_max_stale() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "a".repeat(32)).unwrap();
+    let sources = tollgate::credential::jwks::KeySources::new(FAST, Duration::from_secs(2));
+    let source = sources.apply(&[compile(hmac(&format!("file:{}", path.display())))]).remove(0);
+    eventually(|| source.current().is_some(), || format!("{:?}", source.status())).await;
+    std::fs::remove_file(&path).unwrap();
+    keys_end(&source).await;
+    assert_eq!(source.status().keys, 0);
+    std::fs::write(&path, "a".repeat(32)).unwrap();
+    eventually(|| source.current().is_some(), || format!("{:?}", source.status())).await;
 }
 
 /// Reading a device may never end.

@@ -23,6 +23,7 @@ pub(crate) const FAST: Timing = Timing {
     first_retry: Duration::from_millis(20),
     last_retry: Duration::from_millis(100),
     file_poll: Duration::from_millis(20),
+    look_again: Duration::from_millis(20),
     warn_every: Duration::ZERO,
 };
 

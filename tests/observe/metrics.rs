@@ -34,9 +34,10 @@ impl Everything {
         issuer.publish(second.path());
         let redis = Redis::start(dir.path());
         let collector = Server::start(|_| Answer::Whole(Reply::new(200, "")));
+        std::fs::write(dir.path().join("upstream"), "sk-1").unwrap();
         let limited = POLICY.replace(
             "    scopes: [infer:text]\n",
-            "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n",
+            "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n    upstream_key: \"file:${DIR}/upstream\"\n",
         );
         let store = replace_once(
             redis.store().to_owned(),

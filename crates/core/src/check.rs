@@ -316,6 +316,12 @@ fn enter<'a>(
     hooks.passed(Stage::Verification(Check::Claims));
     evidence.stage = Stage::Scopes;
     let permit = permit::check_scopes(route, principal)?;
+    if route.upstream_key.is_some_and(|index| snapshot.upstream_key(index).is_none()) {
+        return Err(Denial::new(
+            Reason::NotReady,
+            "the upstream key of the route is older than secrets.max_stale, or was never read",
+        ));
+    }
     Ok((request, captures, Access::Scoped(permit)))
 }
 

@@ -13,8 +13,9 @@ pub struct Snapshot {
     /// The keys of each issuer, by its index in the policy; `None` while there are none that may be
     /// used.
     pub keys: Vec<Option<Arc<KeySet>>>,
-    /// For each of the policy's upstream keys: the value of `Authorization`.
-    pub upstream_keys: Vec<Secret>,
+    /// For each of the policy's upstream keys: the value of `Authorization`; `None` while there is
+    /// none that may be used.
+    pub upstream_keys: Vec<Option<Secret>>,
 }
 
 impl Snapshot {
@@ -22,6 +23,11 @@ impl Snapshot {
     pub fn without_keys(policy: Arc<Policy>) -> Self {
         let keys = vec![None; policy.issuers.list().len()];
         Self { policy, keys, upstream_keys: Vec::new() }
+    }
+
+    /// The value of `Authorization` of an upstream key.
+    pub(crate) fn upstream_key(&self, index: usize) -> Option<&Secret> {
+        self.upstream_keys.get(index)?.as_ref()
     }
 
     /// The keys of an issuer.

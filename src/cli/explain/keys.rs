@@ -1,19 +1,19 @@
 //! The keys of an explanation: from files, from a case file, or from `--jwks`. Nothing is fetched.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tollgate_core::{
     credential::jwt::{
         issuer::{Issuer, JwksConfig, KeySource},
-        key_set::{KeySet, SkippedKey},
+        key_set::{KeySet, MAX_BYTES, SkippedKey},
     },
     policy::Policy,
     secret::{Secret, SecretSource},
     snapshot::Snapshot,
 };
 
-use crate::{error_text::describe, policy_test::CaseFile, secrets};
+use crate::{cli::argument, error_text::describe, policy_test::CaseFile, secrets};
 
 /// A policy with the keys that were found.
 #[derive(Debug)]
@@ -62,10 +62,11 @@ pub(super) fn find(
     for source in &policy.upstream_keys {
         // A key that cannot be read is replaced, so that the answer has its header. Its value is
         // never printed.
-        let key = secrets::upstream_credentials(std::slice::from_ref(source))
-            .ok()
-            .and_then(|mut keys| keys.pop());
-        snapshot.upstream_keys.push(key.unwrap_or_else(|| Secret::new("unread")));
+        let key = secrets::resolve_blocking(source).ok();
+        let key = key.filter(|key| secrets::check_upstream_key(key).is_ok());
+        let credential =
+            key.map_or_else(|| Secret::new("unread"), |key| secrets::upstream_credential(&key));
+        snapshot.upstream_keys.push(Some(credential));
     }
     Ok(PolicyKeys { snapshot, sources })
 }
@@ -110,7 +111,7 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
 }
 
 fn shared_secret(source: &SecretSource, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
-    let set = KeySet::from_secret(&secrets::resolve(source)?, &issuer.algorithms)?;
+    let set = KeySet::from_secret(&secrets::resolve_blocking(source)?, &issuer.algorithms)?;
     Ok((set, "shared secret".to_owned()))
 }
 
@@ -121,8 +122,7 @@ fn fetched(from: &str) -> String {
 }
 
 fn read(file: &str, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
-    let document = std::fs::read(Path::new(file))
-        .with_context(|| format!("the key set `{file}` cannot be read"))?;
+    let document = argument::file(file, MAX_BYTES).context("the key set")?;
     let (set, skipped) = KeySet::parse(&document, &issuer.algorithms)
         .with_context(|| format!("the key set `{file}`"))?;
     let left_out: Vec<String> = skipped.iter().map(skipped_key).collect();

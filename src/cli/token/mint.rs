@@ -14,7 +14,7 @@ use tollgate_core::{
 };
 use tollgate_testkit::{Algorithm, KeyPair, signed};
 
-use crate::{cli::argument, observe::now};
+use crate::{cli::argument, observe::now, secrets};
 
 const MORE: &str = "\
 Examples:
@@ -102,8 +102,7 @@ impl Mint {
     /// # Errors
     /// The key cannot be read, or does not fit the algorithm.
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let key =
-            std::fs::read(&self.key).with_context(|| format!("cannot read `{}`", self.key))?;
+        let key = argument::file(&self.key, secrets::MAX)?;
         let token = self
             .token(&Secret::new(key), now())
             .with_context(|| format!("the key `{}`", self.key))?;

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -80,15 +80,14 @@ pub(super) async fn read(
     origin: CacheOrigin<'_>,
     max_age: Duration,
 ) -> Result<Option<(String, Duration)>, CacheError> {
-    match tokio::fs::metadata(path).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(metadata) if metadata.permissions().mode() & 0o002 != 0 => {
-            return Err(CacheError::Writable);
-        }
-        _ => {}
+    let content = match bounded_file::read_content(path, MAX_FILE).await {
+        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => return Ok(None),
+        content => content?,
+    };
+    if content.mode & 0o002 != 0 {
+        return Err(CacheError::Writable);
     }
-    let content = bounded_file::read(path, MAX_FILE).await?;
-    let entry: Entry = serde_json::from_slice(&content).map_err(|_| CacheError::Damaged)?;
+    let entry: Entry = serde_json::from_slice(&content.bytes).map_err(|_| CacheError::Damaged)?;
     if entry.issuer != origin.issuer || entry.url != origin.url {
         return Err(CacheError::OtherOrigin);
     }
@@ -156,6 +155,8 @@ fn temporary(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);

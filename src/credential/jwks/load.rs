@@ -13,7 +13,7 @@ use tollgate_core::{
 
 use crate::{
     bounded_file::{self, FileError},
-    secrets::trim_line_break,
+    secrets::{self, trim_line_break},
 };
 
 use super::{
@@ -22,9 +22,6 @@ use super::{
     guard::{Guard, GuardError, Target},
     plan::{Origin, Plan, Remote},
 };
-
-/// Most bytes of a file with a secret.
-const MAX_SECRET: usize = 64 * 1024;
 
 /// The reason why an attempt brought no keys. The keys in use stay in use.
 #[derive(Debug, Error)]
@@ -87,6 +84,18 @@ struct LastDocument {
 pub(super) struct Loader {
     plan: Arc<Plan>,
     last: Option<LastDocument>,
+    /// The time between two looks at a secret.
+    look_again: Duration,
+    /// The looks of the next attempt.
+    looks: Looks,
+}
+
+/// How often a secret is read before it is used: a file may be read while it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    One,
+    /// Both looks must find the same.
+    Two,
 }
 
 /// The members of a discovery document that are used (OpenID Connect Discovery 1.0 section 3).
@@ -97,8 +106,9 @@ struct Discovery {
 }
 
 impl Loader {
-    pub(super) fn new(plan: Arc<Plan>) -> Self {
-        Self { plan, last: None }
+    /// Creates a loader whose first attempt takes `looks` at a secret, and every other one two.
+    pub(super) fn new(plan: Arc<Plan>, look_again: Duration, looks: Looks) -> Self {
+        Self { plan, last: None, look_again, looks }
     }
 
     /// Makes one attempt. It may be dropped at any time.
@@ -119,9 +129,15 @@ impl Loader {
                 self.accept_document(content.into(), None, None).await
             }
             Origin::SecretFile(path) => {
-                let mut content = bounded_file::read(path, MAX_SECRET).await?;
-                trim_line_break(&mut content);
-                self.accept_secret(&Secret::new(content))
+                let once = std::mem::replace(&mut self.looks, Looks::Two) == Looks::One;
+                let last = self.last.as_ref();
+                let is_known = |content: &[u8]| {
+                    once || last.is_some_and(|last| last.digest == secret_digest(&trimmed(content)))
+                };
+                let content =
+                    bounded_file::read_settled(path, secrets::MAX, self.look_again, is_known)
+                        .await?;
+                self.accept_secret(&trimmed(&content))
             }
             Origin::Inline(secret) => self.accept_secret(secret),
         }
@@ -237,7 +253,7 @@ impl Loader {
     }
 
     fn accept_secret(&mut self, secret: &Secret) -> Result<Loaded, LoadError> {
-        let digest = digest(&SHA256, secret.expose()).as_ref().to_vec();
+        let digest = secret_digest(secret);
         if let Some(last) = self.last.as_ref().filter(|last| last.digest == digest) {
             return Ok(last.loaded(None));
         }
@@ -252,6 +268,17 @@ impl Loader {
         };
         Ok(self.last.insert(last).loaded(None))
     }
+}
+
+/// Returns the secret in the content of a file.
+fn trimmed(content: &[u8]) -> Secret {
+    let mut content = content.to_vec();
+    trim_line_break(&mut content);
+    Secret::new(content)
+}
+
+fn secret_digest(secret: &Secret) -> Vec<u8> {
+    digest(&SHA256, secret.expose()).as_ref().to_vec()
 }
 
 impl LastDocument {

@@ -52,27 +52,25 @@ pub(super) struct Remote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) refresh: Duration,
-    /// `None` for a secret, which has no age.
+    /// `None` for a secret in the configuration, which has no age.
     pub(super) max_stale: Option<Duration>,
     pub(super) cool_down: Duration,
     pub(super) timeout: Duration,
 }
 
 impl Plan {
-    pub(super) fn new(issuer: &Issuer, timing: &Timing) -> Self {
+    pub(super) fn new(issuer: &Issuer, timing: &Timing, secret_max_stale: Duration) -> Self {
         let (origin, pace, cache_file) = match &issuer.source {
             KeySource::Jwks(config) => jwks(&issuer.name, config, timing),
             KeySource::Secret(secret) => {
-                let origin = match secret {
-                    SecretSource::File(path) => Origin::SecretFile(path.into()),
-                    SecretSource::Inline(secret) => Origin::Inline(secret.clone()),
+                let (origin, max_stale) = match secret {
+                    SecretSource::File(path) => {
+                        (Origin::SecretFile(path.into()), Some(secret_max_stale))
+                    }
+                    SecretSource::Inline(secret) => (Origin::Inline(secret.clone()), None),
                 };
                 let poll = timing.file_poll;
-                (
-                    origin,
-                    Pace { refresh: poll, max_stale: None, cool_down: poll, timeout: poll },
-                    None,
-                )
+                (origin, Pace { refresh: poll, max_stale, cool_down: poll, timeout: poll }, None)
             }
         };
         let trust = Trust {

@@ -7,7 +7,7 @@ use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::{
     Timing,
-    load::{LoadError, Loaded, Loader},
+    load::{LoadError, Loaded, Loader, Looks},
     plan::{Origin, Plan},
     source::{KeysInUse, Source},
     timing,
@@ -38,9 +38,10 @@ impl Refresher {
         plan: Plan,
         timing: Timing,
         changes: watch::Sender<u64>,
+        looks: Looks,
     ) -> Self {
         let plan = Arc::new(plan);
-        let loader = Loader::new(Arc::clone(&plan));
+        let loader = Loader::new(Arc::clone(&plan), timing.look_again, looks);
         let usual = timing.usual(None, &plan.pace);
         Self {
             source,

@@ -30,7 +30,8 @@ pub(super) struct KeysInUse {
     /// The time when the age was recorded.
     pub(super) recorded_at: Instant,
     pub(super) age_when_recorded: Duration,
-    /// The time from which the keys must not be used; `None` for a secret.
+    /// The time from which the keys must not be used; `None` for a secret in the
+    /// configuration.
     pub(super) stale_at: Option<Instant>,
     /// Whether the keys are from the cache file, and the server has not answered since.
     pub(super) from_cache: bool,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 use super::plan::Pace;
+use crate::bounded_file;
 
 /// Bounds and waits that are not configurable. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,8 @@ pub struct Timing {
     pub last_retry: Duration,
     /// The interval in which files are read.
     pub file_poll: Duration,
+    /// The time between two reads of a secret that has changed. Both must return the same.
+    pub look_again: Duration,
     /// The shortest time between two warnings about one issuer.
     pub warn_every: Duration,
 }
@@ -32,6 +35,7 @@ impl Default for Timing {
             first_retry: Duration::from_secs(1),
             last_retry: Duration::from_secs(60),
             file_poll: Duration::from_secs(3),
+            look_again: bounded_file::LOOK_AGAIN,
             warn_every: Duration::from_secs(60),
         }
     }

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use rustls::{InconsistentKeys, pki_types::pem, server::VerifierBuilderError};
 
-use crate::{error_text::describe, tls_roots::RootsError};
+use crate::{bounded_file::FileError, error_text::describe, tls_roots::RootsError};
 
 /// TLS files that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,8 @@ pub enum TlsProblem {
         path: PathBuf,
     },
     /// Any other failure to read the file.
-    #[error("cannot read `{}`: {error}", .path.display())]
-    NotReadable {
-        /// The path of the file.
-        path: PathBuf,
-        /// The error of the system.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    NotReadable(FileError),
     /// The file has no PEM section of the right kind.
     #[error(
         "`{}` contains no {expected} in PEM, which begins with a line such as -----BEGIN {}-----",
@@ -105,15 +100,22 @@ pub enum TlsProblem {
 }
 
 impl TlsProblem {
+    pub(super) fn of_file(error: FileError) -> Self {
+        match error {
+            FileError::Unreadable { path, error } if error.kind() == io::ErrorKind::NotFound => {
+                Self::Missing { path }
+            }
+            FileError::Unreadable { path, error }
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Self::NotPermitted { path }
+            }
+            error => Self::NotReadable(error),
+        }
+    }
+
     pub(super) fn of_pem(path: PathBuf, expected: &'static str, error: pem::Error) -> Self {
         let cause = match error {
-            pem::Error::Io(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotFound => Self::Missing { path },
-                    io::ErrorKind::PermissionDenied => Self::NotPermitted { path },
-                    _ => Self::NotReadable { path, error },
-                };
-            }
             pem::Error::NoItemsFound => return Self::NotPem { path, expected },
             pem::Error::MissingSectionEnd { .. } => "a section has no -----END line",
             pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line is not well-formed",

@@ -21,7 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_rustls::TlsConnector;
-use tollgate_core::secret::SecretSource;
+use tollgate_core::secret::{Secret, SecretSource};
 
 use super::{
     TraceError,
@@ -33,7 +33,8 @@ use crate::{
     proto::opentelemetry::proto::collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
     },
-    secrets, tls_roots,
+    secrets::{self, SecretError},
+    tls_roots,
 };
 
 /// The path of the gRPC method.
@@ -118,7 +119,11 @@ impl Client {
             tls,
             connection: None,
         };
-        client.head()?;
+        let mut headers = Vec::with_capacity(client.headers.len());
+        for (name, source) in &client.headers {
+            headers.push((name, secrets::resolve_blocking(source)));
+        }
+        head(headers, config.protocol)?;
         Ok(client)
     }
 
@@ -128,7 +133,7 @@ impl Client {
         &mut self,
         batch: &ExportTraceServiceRequest,
     ) -> Result<ExportResponse, ExportError> {
-        let request = self.request(batch)?;
+        let request = self.request(batch).await?;
         let mut connection = match self.connection.take() {
             Some(connection) if connection.sender.is_open() => connection,
             _ => self.connect().await?,
@@ -143,7 +148,7 @@ impl Client {
         answered
     }
 
-    fn request(
+    async fn request(
         &self,
         batch: &ExportTraceServiceRequest,
     ) -> Result<Request<Full<Bytes>>, ExportError> {
@@ -170,7 +175,7 @@ impl Client {
         let mut request = Request::post(uri)
             .body(Full::new(body.freeze()))
             .map_err(|error| unsendable(&error))?;
-        *request.headers_mut() = self.head().map_err(|error| unsendable(&error))?;
+        *request.headers_mut() = self.head().await.map_err(|error| unsendable(&error))?;
         if self.protocol == OtlpProtocol::Http {
             let host = HeaderValue::from_str(&authority).map_err(|error| unsendable(&error))?;
             request.headers_mut().insert(header::HOST, host);
@@ -179,30 +184,12 @@ impl Client {
     }
 
     /// Returns the configured headers, read from their files now, and those of the protocol.
-    fn head(&self) -> Result<HeaderMap, TraceError> {
-        let mut headers = HeaderMap::new();
+    async fn head(&self) -> Result<HeaderMap, TraceError> {
+        let mut headers = Vec::with_capacity(self.headers.len());
         for (name, source) in &self.headers {
-            let secret = secrets::resolve(source)
-                .map_err(|error| TraceError::Header { name: name.clone(), error })?;
-            let invalid = || TraceError::InvalidHeader(name.clone());
-            let mut value = HeaderValue::from_bytes(secret.expose()).map_err(|_| invalid())?;
-            value.set_sensitive(true);
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-            headers.insert(name, value);
+            headers.push((name, secrets::resolve(source).await));
         }
-        let kind = match self.protocol {
-            OtlpProtocol::Grpc => "application/grpc",
-            OtlpProtocol::Http => "application/x-protobuf",
-        };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(
-            header::USER_AGENT,
-            HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))),
-        );
-        if self.protocol == OtlpProtocol::Grpc {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-        Ok(headers)
+        head(headers, self.protocol)
     }
 
     async fn connect(&self) -> Result<Connection, ExportError> {
@@ -259,6 +246,35 @@ impl Sender {
             }
         }
     }
+}
+
+/// Returns these headers and those of the protocol.
+fn head(
+    configured: Vec<(&String, Result<Secret, SecretError>)>,
+    protocol: OtlpProtocol,
+) -> Result<HeaderMap, TraceError> {
+    let mut headers = HeaderMap::new();
+    for (name, secret) in configured {
+        let secret = secret.map_err(|error| TraceError::Header { name: name.clone(), error })?;
+        let invalid = || TraceError::InvalidHeader(name.clone());
+        let mut value = HeaderValue::from_bytes(secret.expose()).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        headers.insert(name, value);
+    }
+    let kind = match protocol {
+        OtlpProtocol::Grpc => "application/grpc",
+        OtlpProtocol::Http => "application/x-protobuf",
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))),
+    );
+    if protocol == OtlpProtocol::Grpc {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(headers)
 }
 
 /// Reads an OTLP/gRPC answer. The status is in the trailers, or in the headers where there is no

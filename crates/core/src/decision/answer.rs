@@ -163,7 +163,7 @@ pub fn allowed<'a>(
         decision_id,
         identity: [subject, tenant, scopes, kind, permit.model(), issuer],
         limits: &evidence.limits,
-        upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_keys.get(index)),
+        upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_key(index)),
         forward_credential: route.forward_credential,
         strip: &snapshot.policy.strip_headers,
         spoofed: &evidence.spoofed,

@@ -16,10 +16,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
-use tollgate_core::{admission::AdmitRequest, limit::Charge, secret::SecretSource};
+use tollgate_core::{
+    admission::AdmitRequest,
+    limit::Charge,
+    secret::{Secret, SecretSource},
+};
 
 use crate::{
-    secrets,
+    secrets::{self, SecretError},
     store::{
         RedisConfig, StoreError,
         config::Address,
@@ -97,7 +101,8 @@ impl Dialer {
             .or_else(|| config.url.password().cloned().map(SecretSource::Inline));
         let username = config.username.clone().or_else(|| config.url.username().map(str::to_owned));
         if let Some(source) = &password {
-            read_password(source).map_err(StoreError::Password)?;
+            let secret = secrets::resolve_blocking(source);
+            password_text(secret).map_err(StoreError::Password)?;
         }
         let address = config.url.address().clone();
         let tls = match &address {
@@ -141,7 +146,7 @@ impl Dialer {
     /// contain the server's answer.
     async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<(), ConnectionError> {
         if let Some(source) = &self.password {
-            let password = read_password(source)
+            let password = password_text(secrets::resolve(source).await)
                 .map_err(|error| ConnectionError::Password(Arc::new(error)))?;
             let mut auth = cmd("AUTH");
             auth.arg(&self.username).arg(password);
@@ -222,8 +227,8 @@ fn set_options(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn read_password(source: &SecretSource) -> Result<String, PasswordError> {
-    let secret = secrets::resolve(source)?;
+fn password_text(secret: Result<Secret, SecretError>) -> Result<String, PasswordError> {
+    let secret = secret?;
     let text = std::str::from_utf8(secret.expose()).map_err(|_| PasswordError::Encoding)?;
     Ok(text.to_owned())
 }
