@@ -17,7 +17,10 @@ pub fn boundary(content_type: &str) -> String {
         .find("boundary=")
         .and_then(|at| content_type.get(at + "boundary=".len()..))
         .unwrap_or_default();
-    value.split([';', ',']).next().unwrap_or_default().trim().trim_matches('"').to_owned()
+    match value.strip_prefix('"').and_then(|value| value.split_once('"')) {
+        Some((quoted, _)) => quoted.to_owned(),
+        None => value.split([';', ',']).next().unwrap_or_default().trim().to_owned(),
+    }
 }
 
 /// Every field.

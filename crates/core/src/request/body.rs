@@ -6,6 +6,7 @@ mod field_plan;
 mod form;
 mod json;
 mod json_error;
+mod media_type;
 mod member_plan;
 pub mod members;
 mod names;
@@ -13,7 +14,6 @@ mod plan;
 mod scan;
 mod seen_keys;
 
-use self::field_plan::FieldError;
 pub use self::{
     content::Parts,
     facts::{BodyFacts, CappedNumber, ForbiddenCause, ForbiddenMember, Message, PromptText},
@@ -22,6 +22,7 @@ pub use self::{
     member_plan::{Opened, Wanted},
     plan::{Cap, Plan, PlanError, Pointer, PointerError, bounds_answer, cap_names},
 };
+use self::{field_plan::FieldError, media_type::Parameter};
 use super::{Headers, headers::KnownHeader, path::RequestPath};
 use crate::denial::{Denial, Reason, malformed};
 
@@ -182,19 +183,21 @@ impl<'a> Body<'a> {
     }
 
     fn is_json(&self) -> Result<(), Denial> {
-        let mut parts = self.content_type()?.split(';').map(str::trim);
-        if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
+        let text = self.content_type()?;
+        let (media, parameters) = media_type::split(text);
+        if !media.eq_ignore_ascii_case("application/json") {
             return Err(unsupported("the content type is not application/json"));
         }
-        for parameter in parts {
-            let utf8 = parameter.split_once('=').is_some_and(|(name, value)| {
-                name.eq_ignore_ascii_case("charset")
-                    && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-            });
-            if !utf8 {
-                return Err(unsupported(
-                    "the content type has a parameter other than charset=utf-8",
-                ));
+        for parameter in parameters {
+            let Parameter { name, value, .. } = parameter.map_err(|error| {
+                Denial::new(
+                    Reason::UnsupportedMediaType,
+                    format!("the content type cannot be read: {error}"),
+                )
+            })?;
+            // Servers ignore other parameters, and detect the encoding of JSON by themselves.
+            if name.to_ascii_lowercase().starts_with("charset") && !is_charset_utf8(name, value) {
+                return Err(unsupported("the content type has another charset than utf-8"));
             }
         }
         Ok(())
@@ -235,6 +238,11 @@ impl<'a> Body<'a> {
             RawBody::None => Ok(b""),
         }
     }
+}
+
+/// Whether a parameter is `charset`, and names UTF-8.
+fn is_charset_utf8(name: &str, value: &str) -> bool {
+    name.eq_ignore_ascii_case("charset") && media_type::is_utf8(value)
 }
 
 /// A number of bytes in a header: digits only.
@@ -283,6 +291,12 @@ mod tests {
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=\"UTF-8\"",
+            "application/json; charset=utf8",
+            "application/json;",
+            "application/json; ",
+            "application/json; charset=utf-8;",
+            "application/json; odata.metadata=minimal; IEEE754Compatible=true",
+            "application/json; profile=\"https://example.com/a;b\"; version=1",
         ] {
             assert_eq!(
                 ask(&[("content-type", content_type)], body).as_deref(),
@@ -296,6 +310,11 @@ mod tests {
             "application/jsonx",
             "application/json; charset=utf-16",
             "application/json; x",
+            "application/json;; charset=utf-8",
+            "application/json; charset*=utf-8''utf-16",
+            "application/json; charset=\"utf-8",
+            "application/json; v=1; charset=utf-16",
+            "application/json; charset=utf-8, text/plain",
             "multipart/form-data; boundary=x",
             "application/json, text/plain",
         ] {

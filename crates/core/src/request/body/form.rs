@@ -1,10 +1,11 @@
 //! `multipart/form-data` (RFC 7578), read so that python-multipart, Go's mime/multipart and other
 //! parsers find the same fields.
 //!
-//! The grammar is the one that client libraries generate: no preamble, no epilogue, CRLF, quoted
-//! names. Files are skipped, never copied. Input that only lenient parsers accept is refused: bare
-//! line feeds, unquoted or encoded names, folded headers, transfer encodings, nested multipart, a
-//! boundary inside a part.
+//! The grammar is the one that client libraries generate: no preamble, no epilogue, CRLF. Files are
+//! skipped, never copied. Input that readers refuse or read otherwise is refused with its cause:
+//! bare line feeds, encoded names, folded headers, transfer encodings, nested multipart, a boundary
+//! inside a part, a `filename*` alone. The readers that were compared are python-multipart with
+//! Starlette, Go's mime/multipart and cpp-httplib.
 
 use std::borrow::Cow;
 
@@ -16,12 +17,16 @@ use super::{
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember},
     field_plan::{FieldError, FieldPlan},
     json::integer,
+    media_type::{self, Parameter, ParameterError, Parameters, is_token},
     plan::cap_fields,
 };
 use crate::denial::{Denial, Reason};
 
 /// The maximum number of parts of a form.
 const PARTS: usize = 256;
+/// The maximum length of a boundary. RFC 2046 has 70, which some clients exceed and no reader holds
+/// them to.
+const BOUNDARY: usize = 128;
 /// The maximum length of the headers of one part, in bytes.
 const HEADERS: usize = 4096;
 /// The maximum length of the model's name, in bytes.
@@ -55,18 +60,72 @@ pub(super) enum FormError {
     Epilogue,
     #[error("it has more than {PARTS} parts")]
     TooManyParts,
-    #[error("the headers of a part do not conform to RFC 7578, or can be read in two ways")]
-    Headers,
+    #[error(transparent)]
+    Headers(#[from] HeadersError),
     #[error("`{0}` is repeated")]
     Repeated(String),
     #[error("a field differs from `{0}` only in case or space")]
     Variant(String),
     #[error("`{0}` is a file")]
     File(String),
-    #[error("`{0}` is not text in UTF-8 of at most {VALUE} bytes")]
+    #[error("`{0}` is not text in UTF-8")]
     NotText(String),
+    #[error("`{0}` is longer than {VALUE} bytes")]
+    TooLong(String),
     #[error("`{0}` is not an integer from 0 to 2^53 - 1")]
     NotAnInteger(String),
+}
+
+/// Headers of a part that readers do not read alike, or that a reader refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum HeadersError {
+    #[error("the headers of a part have no end within {HEADERS} bytes")]
+    NoEnd,
+    #[error("a header of a part has a control character, or is not UTF-8")]
+    Control,
+    #[error("a line among the headers of a part is not a header")]
+    Line,
+    #[error("a header of a part is repeated")]
+    Repeated,
+    #[error("a part has no `Content-Disposition: form-data;` with a name")]
+    Disposition,
+    #[error("in the `Content-Disposition` of a part, {0}")]
+    Parameter(#[from] ParameterError),
+    #[error("the `Content-Disposition` of a part has a parameter that is unknown or repeated")]
+    OtherParameter,
+    #[error("the name of a field has one of the characters `%`, `;`, `=`, `\\` and `'`")]
+    Name,
+    #[error("a file has an empty name, which some servers take for a field")]
+    EmptyFileName,
+    #[error("a file name with a `;` comes before the name of the field")]
+    FileNameFirst,
+    #[error("a part has `filename*` but no `filename`, so that some servers take it for a field")]
+    OnlyExtended,
+    #[error("the `filename*` of a part is not `utf-8''` with a percent-encoded name")]
+    Extended,
+    #[error("a part is multipart itself, or a message")]
+    Nested,
+    #[error("a part has a transfer encoding, which not every server decodes")]
+    Encoded,
+    #[error("the field `_charset_` changes how all others are decoded")]
+    Charset,
+}
+
+/// A content type whose boundary readers do not read alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+enum BoundaryError {
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error("it has no boundary")]
+    Missing,
+    #[error("it has two boundaries")]
+    Repeated,
+    #[error("a boundary is 1 to {BOUNDARY} letters, digits and characters of `'()+_,-./:=? `")]
+    Characters,
+    #[error("it has another charset than utf-8")]
+    Charset,
+    #[error("it has a parameter with `*`, `;` or a backslash")]
+    Other,
 }
 
 impl FormError {
@@ -77,6 +136,7 @@ impl FormError {
             | Self::Variant(name)
             | Self::File(name)
             | Self::NotText(name)
+            | Self::TooLong(name)
             | Self::NotAnInteger(name) => Some(name),
             _ => None,
         }
@@ -85,34 +145,54 @@ impl FormError {
 
 /// Returns the boundary of a content type.
 ///
-/// Clients choose letters, digits, `-` and `_`. Parsers differ on quoting, case and spaces of other
-/// characters.
+/// The alphabet is that of RFC 2046 section 5.1.1. Outside of quotes only characters of a token are
+/// read, because Go's reader refuses the others. Other parameters are read over, as by every
+/// reader, unless one of them finds a boundary in them.
 pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
-    let unsupported = |cause| {
-        Denial::new(Reason::UnsupportedMediaType, cause)
-            .with_message("send the body as `multipart/form-data`")
-    };
-    let (media, parameter) = content_type.split_once(';').ok_or_else(|| {
-        unsupported("the content type is not multipart/form-data with a boundary")
-    })?;
-    if !media.trim_end_matches(' ').eq_ignore_ascii_case("multipart/form-data") {
-        return Err(unsupported("the content type is not multipart/form-data"));
+    let (media, parameters) = media_type::split(content_type);
+    if !media.eq_ignore_ascii_case("multipart/form-data") {
+        return Err(Denial::new(
+            Reason::UnsupportedMediaType,
+            "the content type is not multipart/form-data with a boundary",
+        )
+        .with_message("send the body as `multipart/form-data`"));
     }
-    let value = parameter
-        .trim_matches(' ')
-        .split_once('=')
-        .filter(|(name, _)| name.eq_ignore_ascii_case("boundary"))
-        .map(|(_, value)| {
-            value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
-        });
-    match value {
-        Some(value) if (1..=70).contains(&value.len()) && value.bytes().all(is_plain) => Ok(value),
-        _ => Err(unsupported("the content type has no plain boundary, or another parameter")),
-    }
+    read_boundary(parameters).map_err(|error| {
+        let error = format!("the content type of the form was refused: {error}");
+        Denial::new(Reason::UnsupportedMediaType, error.clone()).with_message(error)
+    })
 }
 
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+fn read_boundary(parameters: Parameters<'_>) -> Result<&str, BoundaryError> {
+    let mut found = None;
+    for parameter in parameters {
+        let Parameter { name, value, .. } = parameter?;
+        if name.eq_ignore_ascii_case("boundary") {
+            if !is_boundary(value) {
+                return Err(BoundaryError::Characters);
+            }
+            if found.replace(value).is_some() {
+                return Err(BoundaryError::Repeated);
+            }
+        } else if name.eq_ignore_ascii_case("charset") {
+            // Starlette decodes every name and value with it.
+            if !media_type::is_utf8(value) {
+                return Err(BoundaryError::Charset);
+            }
+        } else if name.contains('*') || value.contains([';', '\\']) {
+            return Err(BoundaryError::Other);
+        }
+    }
+    found.ok_or(BoundaryError::Missing)
+}
+
+/// Whether a value has the alphabet of RFC 2046 section 5.1.1. A space at an end is padding to some
+/// readers.
+fn is_boundary(value: &str) -> bool {
+    (1..=BOUNDARY).contains(&value.len())
+        && !value.starts_with(' ')
+        && !value.ends_with(' ')
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b))
 }
 
 /// Reads from a body what `plan` selects.
@@ -122,7 +202,8 @@ pub(super) fn read<'a>(
     plan: &FormPlan,
 ) -> Result<BodyFacts<'a>, FormError> {
     let delimiter = format!("--{boundary}");
-    let mut rest = bytes.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
+    let start = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let mut rest = start.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
     let finder = memmem::Finder::new(delimiter.as_bytes());
     let mut facts =
         BodyFacts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..BodyFacts::default() };
@@ -130,7 +211,11 @@ pub(super) fn read<'a>(
     // `rest` begins after a delimiter: it is the end, or a part up to the next delimiter.
     loop {
         if let Some(end) = rest.strip_prefix(b"--") {
-            return if matches!(end, b"" | b"\r\n") { Ok(facts) } else { Err(FormError::Epilogue) };
+            return if end.iter().all(|b| b"\r\n".contains(b)) {
+                Ok(facts)
+            } else {
+                Err(FormError::Epilogue)
+            };
         }
         let part = rest.strip_prefix(b"\r\n").ok_or(FormError::StrayBoundary)?;
         parts += 1;
@@ -147,15 +232,19 @@ pub(super) fn read<'a>(
 
 fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
-    let split = memmem::find(head, b"\r\n\r\n").ok_or(FormError::Headers)?;
-    let (head, rest) = part.split_at_checked(split).ok_or(FormError::Headers)?;
-    let value = rest.strip_prefix(b"\r\n\r\n").ok_or(FormError::Headers)?;
-    let Headers { name, file, text } = headers(head)?;
+    let split = memmem::find(head, b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
+    let (head, rest) = part.split_at_checked(split).ok_or(HeadersError::NoEnd)?;
+    let value = rest.strip_prefix(b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
+    let Headers { name, file, ascii } = headers(head)?;
+    // A part without a file name is text to every server, whatever its content type.
+    let text = if file { None } else { text(value, ascii) };
     if let Some(fields) = &plan.fields {
         if file {
             facts.parts.add(Kind::File, 1);
+        } else if text.is_none() {
+            return Err(FormError::NotText(name.to_owned()));
         }
-        listed(fields, name, value, text && !file, facts)?;
+        listed(fields, name, text, facts)?;
     }
     let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
@@ -169,7 +258,7 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     }
     // RFC 7578 section 4.6: the field changes how all others are decoded.
     if name == "_charset_" {
-        return Err(FormError::Headers);
+        return Err(HeadersError::Charset.into());
     }
     if plan.caps && file {
         facts.parts.add(Kind::File, 1);
@@ -181,10 +270,8 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
         if facts.caps.iter().any(|number| number.name.as_ref() == known) {
             return Err(FormError::Repeated(name.to_owned()));
         }
-        let number = Some(value)
-            .filter(|_| text && !file)
-            .and_then(|value| integer(std::str::from_utf8(value).ok()?));
-        let value = number.ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?;
+        let value =
+            text.and_then(integer).ok_or_else(|| FormError::NotAnInteger(name.to_owned()))?;
         facts.cap(cap, &known.into(), value);
     }
     if plan.model.as_deref() == Some(name) {
@@ -194,11 +281,11 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
         if file {
             return Err(FormError::File(name.to_owned()));
         }
-        let value = Some(value)
-            .filter(|value| text && value.len() <= VALUE)
-            .and_then(|value| std::str::from_utf8(value).ok());
-        facts.model =
-            Some(Cow::Borrowed(value.ok_or_else(|| FormError::NotText(name.to_owned()))?));
+        let model = text.ok_or_else(|| FormError::NotText(name.to_owned()))?;
+        if model.len() > VALUE {
+            return Err(FormError::TooLong(name.to_owned()));
+        }
+        facts.model = Some(Cow::Borrowed(model));
     } else if plan.forbidden.iter().any(|known| known == name)
         || plan.only.as_ref().is_some_and(|only| !only.iter().any(|known| known == name))
     {
@@ -207,15 +294,13 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     Ok(())
 }
 
-/// Reads a field that tables describe. Text that is not UTF-8, or not said to be, is what a file is: bytes.
+/// Reads a field that tables describe; `None` for a file.
 fn listed<'a>(
     fields: &FieldPlan,
     name: &str,
-    value: &'a [u8],
-    text: bool,
+    value: Option<&'a str>,
     facts: &mut BodyFacts<'a>,
 ) -> Result<(), FormError> {
-    let value = Some(value).filter(|_| text).and_then(|value| std::str::from_utf8(value).ok());
     fields.read(name, value, facts).map_err(|error| match error {
         FieldError::NotAnInteger => FormError::NotAnInteger(name.to_owned()),
         FieldError::Repeated => FormError::Repeated(name.to_owned()),
@@ -223,78 +308,127 @@ fn listed<'a>(
     })
 }
 
+/// The text of a field, unless it is not UTF-8, or not ASCII although it has to be.
+fn text(value: &[u8], ascii: bool) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|text| !ascii || text.is_ascii())
+}
+
 struct Headers<'a> {
     name: &'a str,
     file: bool,
-    /// Whether the part is plain text in UTF-8, according to its headers.
-    text: bool,
+    /// Whether the part names another charset than UTF-8. Servers read it as UTF-8 all the same.
+    ascii: bool,
 }
 
-fn headers(head: &[u8]) -> Result<Headers<'_>, FormError> {
-    let head = std::str::from_utf8(head).map_err(|_| FormError::Headers)?;
+/// Reads the headers of a part. Servers ignore all but three of them.
+fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
+    let head = std::str::from_utf8(head).map_err(|_| HeadersError::Control)?;
     let mut disposition = None;
     let mut content_type = None;
     for line in head.split("\r\n") {
         if line.chars().any(char::is_control) {
-            return Err(FormError::Headers);
+            return Err(HeadersError::Control);
         }
-        let (name, value) = line.split_once(':').ok_or(FormError::Headers)?;
+        let (name, value) = line
+            .split_once(':')
+            .filter(|(name, _)| !name.is_empty() && name.bytes().all(is_token))
+            .ok_or(HeadersError::Line)?;
         let value = value.trim_matches(' ');
         let slot = match name.to_ascii_lowercase().as_str() {
             "content-disposition" => &mut disposition,
             "content-type" => &mut content_type,
-            "content-length" if value.bytes().all(|byte| byte.is_ascii_digit()) => continue,
-            "content-transfer-encoding" if ["binary", "8bit", "7bit"].contains(&value) => continue,
-            _ => return Err(FormError::Headers),
+            "content-transfer-encoding" if !is_unencoded(value) => {
+                return Err(HeadersError::Encoded);
+            }
+            _ => continue,
         };
         if slot.replace(value).is_some() {
-            return Err(FormError::Headers);
+            return Err(HeadersError::Repeated);
         }
     }
-    let (name, file) =
-        parse_disposition(disposition.ok_or(FormError::Headers)?).ok_or(FormError::Headers)?;
-    let content_type = content_type.unwrap_or("text/plain").to_ascii_lowercase();
-    if content_type.starts_with("multipart/") || content_type.starts_with("message/") {
-        return Err(FormError::Headers);
+    let (name, file) = parse_disposition(disposition.ok_or(HeadersError::Disposition)?)?;
+    let (media, parameters) = media_type::split(content_type.unwrap_or_default());
+    let starts = |prefix: &str| {
+        media.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if starts("multipart/") || starts("message/") {
+        return Err(HeadersError::Nested);
     }
-    let text = matches!(
-        content_type.as_str(),
-        "text/plain"
-            | "text/plain; charset=utf-8"
-            | "text/plain;charset=utf-8"
-            | "text/plain; charset=\"utf-8\""
-    );
-    Ok(Headers { name, file, text })
+    let ascii = parameters.into_iter().any(|parameter| {
+        parameter.map_or(true, |Parameter { name, value, .. }| {
+            name.to_ascii_lowercase().starts_with("charset") && !media_type::is_utf8(value)
+        })
+    });
+    Ok(Headers { name, file, ascii })
+}
+
+/// Whether a transfer encoding leaves the bytes as they are. Go's reader decodes
+/// `quoted-printable`, and no reader decodes `base64`.
+fn is_unencoded(encoding: &str) -> bool {
+    ["binary", "8bit", "7bit"].iter().any(|known| encoding.eq_ignore_ascii_case(known))
 }
 
 /// Reads `form-data; name="x"; filename="y"`: the name, and whether the part is a file.
-fn parse_disposition(value: &str) -> Option<(&str, bool)> {
-    let kind = value.get(.."form-data".len())?;
-    let mut rest = value.get(kind.len()..).filter(|_| kind.eq_ignore_ascii_case("form-data"))?;
-    let (mut name, mut file) = (None, None);
-    while !rest.is_empty() {
-        let (key, after) = rest
-            .trim_start_matches(' ')
-            .strip_prefix(';')?
-            .trim_start_matches(' ')
-            .split_once("=\"")?;
-        let (text, after) = after.split_once('"')?;
-        if text.contains('\\') {
-            return None;
-        }
-        // Browsers write `"` as %22, and servers differ on decoding it, so a name must not contain
-        // it.
-        let slot = match key {
-            "name" if !text.contains('%') => &mut name,
-            "filename" => &mut file,
-            _ => return None,
-        };
-        if slot.replace(text).is_some() {
-            return None;
-        }
-        rest = after;
+fn parse_disposition(value: &str) -> Result<(&str, bool), HeadersError> {
+    let (kind, parameters) =
+        value.split_at_checked("form-data".len()).ok_or(HeadersError::Disposition)?;
+    // llama.cpp's reader takes no space before the `;`.
+    if !kind.eq_ignore_ascii_case("form-data") || !parameters.starts_with(';') {
+        return Err(HeadersError::Disposition);
     }
-    Some((name.filter(|name| !name.is_empty())?, file.is_some()))
+    let (_, parameters) = media_type::split(parameters);
+    let (mut name, mut file, mut extended) = (None, None, None);
+    for parameter in parameters {
+        let Parameter { name: key, value, .. } = parameter?;
+        let slot = match key {
+            "name" => {
+                // Browsers write `"` as %22, and servers differ on decoding it. llama.cpp's reader
+                // splits at `;` and `=` within quotes.
+                if value.contains(['%', ';', '=', '\\', '\'']) {
+                    return Err(HeadersError::Name);
+                }
+                &mut name
+            }
+            "filename" if value.is_empty() => return Err(HeadersError::EmptyFileName),
+            "filename" if value.contains(';') && name.is_none() => {
+                return Err(HeadersError::FileNameFirst);
+            }
+            "filename" => &mut file,
+            "filename*" if is_extended(value) => &mut extended,
+            "filename*" => return Err(HeadersError::Extended),
+            "size" | "creation-date" | "modification-date" | "read-date"
+                if !value.contains([';', '\\']) =>
+            {
+                continue;
+            }
+            _ => return Err(HeadersError::OtherParameter),
+        };
+        if slot.replace(value).is_some() {
+            return Err(HeadersError::OtherParameter);
+        }
+    }
+    // RFC 7578 section 4.2 forbids `filename*`: one reader ignores it, others do not.
+    if extended.is_some() && file.is_none() {
+        return Err(HeadersError::OnlyExtended);
+    }
+    let name = name.filter(|name| !name.is_empty()).ok_or(HeadersError::Disposition)?;
+    Ok((name, file.is_some()))
+}
+
+/// Whether a value is `utf-8''` with a name (RFC 8187), which no reader refuses or finds empty.
+fn is_extended(value: &str) -> bool {
+    let Some((charset, name)) = value.split_once("''") else { return false };
+    let mut escapes = name.split('%');
+    let plain =
+        |text: &str| text.bytes().all(|byte| is_token(byte) && byte != b'\'' && byte != b'*');
+    charset.eq_ignore_ascii_case("utf-8")
+        && !name.is_empty()
+        && escapes.next().is_some_and(plain)
+        && escapes.all(|rest| {
+            rest.split_at_checked(2).is_some_and(|(hex, rest)| {
+                hex.bytes().all(|byte| byte.is_ascii_hexdigit()) && plain(rest)
+            })
+        })
 }
 
 #[cfg(test)]
@@ -348,9 +482,39 @@ mod tests {
             (format!("{MODEL}{MODEL}--b--"), "a repeated model: the first or the last"),
             (format!("{}--b--", part("name=\"model\"; filename=\"x\"", "m")), "a file for a model"),
             (format!("{}--b--", part("name=\"model\"; filename=\"\"", "m")), "an empty file name"),
+            (format!("{}--b--", part("name=\"x\"; filename=\"\"", "m")), "an empty file name"),
             (format!("{}--b--", part("name=\"Model\"", "m")), "case"),
             (format!("{}--b--", part("name=\" model\"", "m")), "space"),
-            (format!("{}--b--", part("name=model", "m")), "an unquoted name"),
+            (format!("{}--b--", part("name=x[]", "m")), "an unquoted name with brackets"),
+            (format!("{}--b--", part("name='model'", "m")), "single quotes"),
+            (format!("{}--b--", part("name=\"x;y\"", "m")), "a semicolon in a name"),
+            (format!("{}--b--", part("name=\"x=model\"", "m")), "an equals sign in a name"),
+            (format!("{}--b--", part("name=\"model\"; x", "m")), "a parameter without a value"),
+            (format!("{}--b--", part("Name=\"model\"", "m")), "a parameter in another case"),
+            (format!("{}--b--", part("name=x; filename=a b", "m")), "an unquoted space"),
+            (format!("{}--b--", part("name=x; filename*=utf-8''a", "m")), "filename* alone"),
+            (
+                format!("{}--b--", part("name=x; filename=a; filename*=utf-8''", "m")),
+                "an empty filename*",
+            ),
+            (
+                format!("{}--b--", part("name=x; filename=a; filename*=latin1''a", "m")),
+                "another charset of filename*",
+            ),
+            (
+                format!("{}--b--", part("name=x; filename=a; filename*=utf-8''%4", "m")),
+                "half an escape",
+            ),
+            (format!("{}--b--", part("name=x; filename*0=a", "m")), "a continuation"),
+            (
+                format!("{}--b--", part("filename=\"a;name=model;b\"; name=\"x\"", "m")),
+                "a name within the file name",
+            ),
+            (
+                "--b\r\nContent-Disposition: form-data ; name=\"model\"\r\n\r\nm\r\n--b--"
+                    .to_owned(),
+                "a space that cpp-httplib does not take",
+            ),
             (format!("{}--b--", part("name*=utf-8''model", "m")), "an encoded name"),
             (format!("{}--b--", part("name=\"x\"; name*=utf-8''model", "m")), "two names"),
             (format!("{}--b--", part("name=\"x\"; name=\"model\"", "m")), "two names"),
@@ -361,10 +525,10 @@ mod tests {
             ),
             (format!("{}--b--", part("name=\"mod%65l\"", "m")), "percent-encoding"),
             (format!("{}--b--", part("name=\"_charset_\"", "utf-16")), "RFC 7578 section 4.6"),
-            (format!("{}--b--", part("name=\"x\"; size=\"1\"", "m")), "an unknown parameter"),
+            (format!("{}--b--", part("name=\"x\"; other=\"1\"", "m")), "an unknown parameter"),
             (format!("{}--b--", part("name=\"\"", "m")), "no name"),
             (format!("x\r\n{MODEL}--b--"), "a preamble"),
-            (format!("\r\n{MODEL}--b--"), "an empty preamble"),
+            (format!("\r\n\r\n{MODEL}--b--"), "more than an empty preamble"),
             (format!("{MODEL}--b--\r\nx"), "an epilogue"),
             (format!("{MODEL}--b--{MODEL}--b--"), "a second form"),
             (MODEL.to_owned(), "no end"),
@@ -400,8 +564,11 @@ mod tests {
                 "two dispositions",
             ),
             (
-                MODEL.replacen("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1)
-                    + "--b--",
+                MODEL.replacen(
+                    "\r\n\r\n",
+                    "\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n",
+                    1,
+                ) + "--b--",
                 "a transfer encoding",
             ),
             (
@@ -415,12 +582,12 @@ mod tests {
             (
                 MODEL.replacen(
                     "\r\n\r\n",
-                    "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n",
+                    "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n\u{e9}",
                     1,
                 ) + "--b--",
-                "another charset",
+                "another charset, and not ASCII",
             ),
-            (MODEL.replacen("\r\n\r\n", "\r\nX: y\r\n\r\n", 1) + "--b--", "an unknown header"),
+            (MODEL.replacen("\r\n\r\n", "\r\nX : y\r\n\r\n", 1) + "--b--", "a space in a header"),
         ];
         for (body, why) in cases {
             assert!(model(&body).is_err(), "{why}: {body}");
@@ -453,36 +620,91 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_are_plain() {
-        for value in [
-            "multipart/form-data; boundary=x-_9",
-            "Multipart/Form-Data;boundary=\"x-_9\"",
-            "multipart/form-data; Boundary=x-_9",
+    fn parts_are_read_as_client_libraries_write_them() {
+        for (head, client) in [
+            ("Content-Disposition: form-data; name=model", ".NET, a name of letters"),
+            (
+                "Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=model",
+                ".NET",
+            ),
+            ("Content-Disposition: form-data; name=\"model\";", "a trailing semicolon"),
+            (
+                "content-disposition: form-data; name=\"model\"\r\ncontent-type: application/json",
+                "Spring",
+            ),
+            (
+                "Content-Type: text/plain; charset=\"us-ascii\"\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 7bit\r\nContent-Disposition: form-data; name=\"model\"",
+                "Python's email package",
+            ),
+            (
+                "Content-Disposition: form-data; name=\"model\"\r\nContent-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit",
+                "Apache HttpClient",
+            ),
+            ("Content-Disposition: form-data; name=\"model\"\r\nContent-Length: 1", "OkHttp 3"),
+            (
+                "Content-Disposition: form-data; name=\"model\"\r\nContent-ID: <a>\r\nX-Trace: \"b",
+                "others",
+            ),
+            ("Content-Disposition: form-data; name=\"model\"; size=1", "RFC 2183"),
         ] {
-            assert_eq!(boundary(value).unwrap(), "x-_9", "{value}");
-        }
-        let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
-        for value in [
-            "multipart/form-data",
-            "multipart/form-data; boundary=",
-            "multipart/form-data; boundary=\"\"",
-            "multipart/form-data; boundary=\"a",
-            "multipart/form-data; boundary=a b",
-            "multipart/form-data; boundary=a, b",
-            "multipart/form-data; boundary=a; boundary=b",
-            "multipart/form-data; boundary=a; charset=utf-8",
-            "multipart/form-data; boundary*=utf-8''a",
-            "multipart/form-data; boundary=a'b",
-            "multipart/mixed; boundary=a",
-            "application/x-www-form-urlencoded",
-            "application/json",
-            &long,
-        ] {
-            assert_eq!(
-                boundary(value).unwrap_err().reason,
-                Reason::UnsupportedMediaType,
-                "{value}"
+            let file = part("name=file; filename=talk.wav", "RIFF");
+            let named = part(
+                "name=\"a\"; filename=\"C:\\d\\x;y=z.wav\"; filename*=utf-8''%C3%A9.wav",
+                "RIFF",
             );
+            for body in [
+                format!("--b\r\n{head}\r\n\r\nm\r\n{file}{named}--b--\r\n\r\n"),
+                format!("\r\n{named}{file}--b\r\n{head}\r\n\r\nm\r\n--b--"),
+            ] {
+                assert_eq!(model(&body), Ok(Some("m".into())), "{client}: {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn boundaries_have_the_alphabet_of_rfc_2046() {
+        for (value, expected) in [
+            ("multipart/form-data; boundary=x-_9", "x-_9"),
+            ("Multipart/Form-Data;boundary=\"x-_9\"", "x-_9"),
+            ("multipart/form-data ; Boundary=x-_9;", "x-_9"),
+            (
+                "multipart/form-data; boundary=dart-http-boundary-3k_Q.xT+0a",
+                "dart-http-boundary-3k_Q.xT+0a",
+            ),
+            ("multipart/form-data; boundary=a'b", "a'b"),
+            ("multipart/form-data; boundary=\"==='()+_,-./:=? b==\"", "==='()+_,-./:=? b=="),
+            ("multipart/form-data; boundary=a; charset=UTF-8", "a"),
+            ("multipart/form-data; charset=\"utf-8\"; boundary=\"a=\"; type=\"x/y\"", "a="),
+        ] {
+            assert_eq!(boundary(value).unwrap(), expected, "{value}");
+        }
+        let long = format!("multipart/form-data; boundary={}", "b".repeat(BOUNDARY + 1));
+        for (value, message) in [
+            ("multipart/form-data", "no boundary"),
+            ("multipart/form-data; charset=utf-8", "no boundary"),
+            ("multipart/form-data; boundary=", "need quotes"),
+            ("multipart/form-data; boundary=\"\"", "1 to 128"),
+            ("multipart/form-data; boundary=\"a", "quoted value"),
+            ("multipart/form-data; boundary=a b", "need quotes"),
+            ("multipart/form-data; boundary=a=b", "need quotes"),
+            ("multipart/form-data; boundary=a, b", "need quotes"),
+            ("multipart/form-data; boundary=\"a b \"", "1 to 128"),
+            ("multipart/form-data; boundary=\"a;b\"", "1 to 128"),
+            ("multipart/form-data; boundary=a%b", "1 to 128"),
+            ("multipart/form-data; boundary=a; boundary=b", "two boundaries"),
+            ("multipart/form-data; boundary=a; charset=utf-16", "another charset"),
+            ("multipart/form-data; boundary=a; x=\"b;boundary=c\"", "a parameter with"),
+            ("multipart/form-data; boundary*=utf-8''a", "a parameter with"),
+            ("multipart/form-data; boundary=a; flag", "name=value"),
+            ("multipart/mixed; boundary=a", "send the body as"),
+            ("application/x-www-form-urlencoded", "send the body as"),
+            ("application/json", "send the body as"),
+            (&long, "1 to 128"),
+        ] {
+            let denial = boundary(value).unwrap_err();
+            assert_eq!(denial.reason, Reason::UnsupportedMediaType, "{value}");
+            let text = denial.message.unwrap_or_default();
+            assert!(text.contains(message), "{value}: {text}");
         }
     }
 }
