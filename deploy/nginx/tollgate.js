@@ -30,6 +30,12 @@ async function check(r) {
         return;
     }
     const status = reply && Number(reply.headersOut['X-Tollgate-Status']);
+    if (!status && reply && (reply.status === 400 || reply.status === 431)) {
+        // A request that HTTP does not allow, such as one whose header has a control character, or too many headers.
+        r.headersOut['Content-Type'] = 'application/json';
+        r.return(reply.status, '{"error":{"message":"the headers of the request are malformed","type":"invalid_request_error","param":null,"code":"malformed_request"}}');
+        return;
+    }
     if (!status) {
         r.headersOut['Content-Type'] = 'application/json';
         r.headersOut['Retry-After'] = '1';

@@ -165,3 +165,48 @@ fn an_upstream_s_403_is_not_taken_for_tollgate_s() {
         );
     }
 }
+
+/// A retry would not help: the fault is the client's.
+#[test]
+fn a_header_with_a_control_character_is_a_client_error() {
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let rig = ProxyRig::start(kind);
+        let token = rig.token();
+        for value in ["a\u{1}b", "a\u{1f}", "a\u{7f}b"] {
+            let request = Request::get("/v1/models").bearer(&token).header("X-Note", value);
+            let reply = rig.send(&request);
+            assert_eq!(reply.status, 400, "{kind:?} {value:?}: {}", reply.text());
+            assert_eq!(reply.one("retry-after"), None, "{kind:?} {value:?}");
+            // A newer nginx refuses some of them itself, with a page of its own.
+            assert!(
+                reply.text().contains("malformed_request") || reply.text().contains("400"),
+                "{kind:?} {value:?}: {}",
+                reply.text()
+            );
+        }
+        let reply = rig.send(&Request::get("/v1/models").bearer(&token).header("X-Note", "a\tb"));
+        assert_eq!(reply.status, 200, "{kind:?}: a tab is no control character of HTTP");
+        assert_eq!(rig.upstream.taken().len(), 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_token_of_sixteen_kib_passes() {
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let rig = ProxyRig::start(kind);
+        // The claims are written in base64: 4 characters for 3 bytes.
+        for filler in [6_000, 8_000, 11_500] {
+            let token = rig.issuer.token(serde_json::json!({ "groups": "g".repeat(filler) }));
+            assert!((8_000..16_384).contains(&token.len()), "{}", token.len());
+            for path in ["/v1/models", "/v1/forwarded"] {
+                let reply = rig.send(&Request::get(path).bearer(&token));
+                assert_eq!(reply.status, 200, "{kind:?} {path} {}", token.len());
+            }
+            let forwarded = rig.upstream.taken().pop().unwrap();
+            assert_eq!(forwarded.all("authorization"), [format!("Bearer {token}")], "{kind:?}");
+        }
+        let token = rig.issuer.token(serde_json::json!({ "groups": "g".repeat(14_000) }));
+        let reply = rig.send(&Request::get("/v1/models").bearer(&token));
+        assert_eq!(reply.status, 401, "{kind:?}: {}", reply.text());
+    }
+}

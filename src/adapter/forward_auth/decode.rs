@@ -1,7 +1,7 @@
 //! Maps a check over HTTP to the core's [`RawRequest`]: the proxy's description of the client's
 //! request, without the headers of the hop between the proxy and Tollgate.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{
     HeaderMap, Method, Version,
@@ -97,8 +97,10 @@ fn target<'a>(spec: &DialectSpec, parts: &'a Parts) -> Result<Target<'a>, Denial
         RequestPart::Header(name) => exactly_one(&parts.headers, name)?,
         RequestPart::RequestLine => request_host(parts)?,
     };
-    // A proxy that merges repeated headers joins them with a comma, which is valid in a path only.
-    if path.windows(2).any(|pair| matches!(pair, b",/" | b", ")) {
+    // A proxy that merges repeated headers joins them with a comma. In a query, `,/` and `, ` are
+    // data of clients, and the path before it decides.
+    let before_query = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    if before_query.windows(2).any(|pair| matches!(pair, b",/" | b", ")) {
         return Err(malformed("the header with the path is repeated"));
     }
     Ok((method, path, host))
@@ -151,13 +153,23 @@ fn at_most_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]
 fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
     let mut client = None;
     for hop in std::str::from_utf8(list).ok()?.rsplit(',') {
-        let address: IpAddr = hop.trim().parse().ok()?;
+        let address = hop_address(hop.trim())?;
         client = Some(address.to_canonical());
         if !config.is_proxy(address) {
             break;
         }
     }
     client
+}
+
+/// Reads one entry of the list: an address, alone or with a port (`192.0.2.1:4711`,
+/// `[2001:db8::1]:4711`), as Azure's gateways and IIS write it, or in brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse().or_else(|_| hop.parse().map(|with_port: SocketAddr| with_port.ip()));
+    address.ok().or_else(|| {
+        let inner = hop.strip_prefix('[')?.strip_suffix(']')?;
+        inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+    })
 }
 
 /// Returns the client's headers.
