@@ -14,3 +14,4 @@ mod redis_server;
 mod refusals;
 mod replication;
 mod requests;
+mod starvation;

@@ -16,7 +16,6 @@ use tollgate_core::{
     },
     denial::{Denial, Reason},
     request::{Headers, RawBody, RawRequest},
-    route::OnOutage,
     snapshot::Snapshot,
     stage::Stage,
     time::{Span, Timestamp},
@@ -301,12 +300,12 @@ impl Checker {
     }
 
     fn conclude(&self, pending: Pending, answers: Result<AdmitResponse, Outage>) -> Outcome {
-        match (answers, pending.on_outage(), &self.local) {
-            (Err(outage), OnOutage::Local, Some(local)) => {
+        match (answers, &self.local) {
+            (Err(outage), Some(local)) if pending.counts_locally(outage) => {
                 let answers = local.admit(pending.admit_request());
                 pending.conclude_locally(outage, answers)
             }
-            (answers, _, _) => pending.conclude(answers),
+            (answers, _) => pending.conclude(answers),
         }
     }
 }

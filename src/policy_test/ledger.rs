@@ -8,7 +8,6 @@ use tollgate_core::{
     decision::Outcome,
     limit::{BucketId, Charge, Verdict, reference},
     revocation,
-    route::OnOutage,
     time::Timestamp,
 };
 
@@ -59,7 +58,7 @@ impl Ledger {
                 pending.conclude(Ok(answers))
             }
             Some(outage @ (Outage::Full | Outage::Stale)) => pending.conclude(Err(outage)),
-            Some(outage) if pending.on_outage() == OnOutage::Local => {
+            Some(outage) if pending.counts_locally(outage) => {
                 let answers = self.admit(pending.admit_request(), now);
                 pending.conclude_locally(outage, Ok(answers))
             }

@@ -68,8 +68,9 @@ pub struct RedisConfig {
     /// system.
     pub tls_ca: Option<String>,
     /// The time limit for the answer to a check, 1ms to 1s. Beyond it the route's `on_outage`
-    /// decides. Default 100ms: a hundred times the time that Redis needs, and a small part of the
-    /// time that a proxy waits.
+    /// decides. Time in which Tollgate itself is too busy to read the answer does not count: half a
+    /// second later such a check is denied as `overloaded`. Default 100ms: a hundred times the time
+    /// that Redis needs, and a small part of the time that a proxy waits.
     #[serde(default = "deadline")]
     pub deadline: Span,
     /// Copies all revocations into memory, so that a check of a route without limits makes no round

@@ -2,10 +2,12 @@
 //!
 //! An atomic script decides checks: all checks that arrived during the last call, each
 //! independently. A check that is not answered within the deadline is an outage and is not sent
-//! again: it may have been charged. [`keys`] names the keys and the format of the data, and
+//! again: it may have been charged. The deadline runs only while this process can read the answer
+//! ([`attended`]). [`keys`] names the keys and the format of the data, and
 //! docs/operations.md describes them.
 
 mod admit_call;
+mod attended;
 mod connection;
 mod error;
 mod keys;
@@ -18,7 +20,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use ::redis::{RedisResult, Value, aio::MultiplexedConnection, pipe};
 use futures_util::future::{BoxFuture, Either};
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
@@ -29,6 +30,7 @@ use tollgate_core::{
 pub use self::error::PasswordError;
 use self::{
     admit_call::{ScriptRequest, ScriptResponse},
+    attended::{Expiry, within},
     connection::{CircuitBreaker, Connection, Dialer},
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
     script::Scripts,
@@ -55,7 +57,6 @@ pub struct Redis {
     breaker: CircuitBreaker,
     dialer: Arc<Dialer>,
     scripts: Arc<Scripts>,
-    deadline: Duration,
     replication: Option<Replication>,
     leases: Arc<Leases>,
     /// Ends the connection when it is dropped.
@@ -106,7 +107,6 @@ impl Redis {
             breaker,
             dialer,
             scripts,
-            deadline,
             replication,
             leases: Arc::default(),
             _alive: alive.drop_guard(),
@@ -141,11 +141,7 @@ impl Redis {
 
     /// Makes the one round trip of a check.
     async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
-        let until = Instant::now() + self.deadline;
-        let connection = self.connection(until).await?;
-        timeout_at(until, connection.admit(request))
-            .await
-            .unwrap_or_else(|_elapsed| Err(connection.failures().record_timeout()))
+        self.connection().await?.admit(request).await
     }
 
     /// Looks up a credential in the replicated revocations.
@@ -168,12 +164,10 @@ impl Redis {
         }
     }
 
-    async fn connection(&self, until: Instant) -> Result<Arc<Connection>, Outage> {
+    async fn connection(&self) -> Result<Arc<Connection>, Outage> {
         match self.breaker.connection() {
             Some(connection) => Ok(connection),
-            None => timeout_at(until, self.breaker.wait_for_connection())
-                .await
-                .unwrap_or(Err(Outage::Deadline)),
+            None => self.breaker.wait_for_connection().await,
         }
     }
 
@@ -184,11 +178,11 @@ impl Redis {
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = RedisResult<T>>,
     {
-        let until = Instant::now() + CALL_DEADLINE;
-        let connection = self.connection(until).await?;
-        match timeout_at(until, call(connection.redis())).await {
+        let connection = self.connection().await?;
+        match within(CALL_DEADLINE, call(connection.redis())).await {
             Ok(answer) => answer.map_err(|error| connection.failures().record_other_error(&error)),
-            Err(_elapsed) => Err(connection.failures().record_timeout()),
+            Err(Expiry::Store) => Err(connection.failures().record_timeout()),
+            Err(Expiry::Process) => Err(Outage::Starved),
         }
     }
 

@@ -53,17 +53,22 @@ pub enum Outage {
     Full,
     /// The last known revocations are older than allowed.
     Stale,
+    /// The call waited for this process, and whether the store would have answered is not known.
+    /// This is no outage of the store: [`conclude`](crate::check::Pending::conclude) denies it,
+    /// whatever `on_outage` is.
+    Starved,
 }
 
 impl Outage {
     /// Every outage, in the order of declaration.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Deadline,
         Self::Unreachable,
         Self::Refused,
         Self::CircuitOpen,
         Self::Full,
         Self::Stale,
+        Self::Starved,
     ];
 
     /// The label in metrics and audit lines.
@@ -75,6 +80,7 @@ impl Outage {
             Self::CircuitOpen => "circuit_open",
             Self::Full => "full",
             Self::Stale => "stale",
+            Self::Starved => "starved",
         }
     }
 }

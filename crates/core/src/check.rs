@@ -419,9 +419,9 @@ impl Pending {
         self.permit.route()
     }
 
-    /// What the route does in an outage of the store.
-    pub fn on_outage(&self) -> OnOutage {
-        self.permit.route().on_outage
+    /// Whether the route counts locally in this outage of the store.
+    pub fn counts_locally(&self, outage: Outage) -> bool {
+        self.permit.route().on_outage == OnOutage::Local && outage != Outage::Starved
     }
 
     /// As [`Pending::conclude`], for a check that was counted locally in an outage of the store.
@@ -559,6 +559,14 @@ fn rounded_up(span: Span) -> String {
 
 /// The failure policy, as data. `Local` gets here where the local count is out as well.
 fn in_outage(policy: OnOutage, outage: Outage) -> Result<(), Decision> {
+    // INVARIANT: a client can make this process busy, so the policy for outages never decides then.
+    if outage == Outage::Starved {
+        let denial = Denial::new(
+            Reason::Overloaded,
+            "the check waited for this process and not for the store (starved)",
+        );
+        return Err(Decision::Deny(denial.with_retry_after(Span::from_secs(1))));
+    }
     let cause = format!("the store cannot be asked ({})", outage.label());
     match policy {
         OnOutage::Allow => Ok(()),
@@ -575,7 +583,7 @@ mod tests {
 
     #[test]
     fn the_failure_policy_allows_only_where_the_route_says_so() {
-        for outage in Outage::ALL {
+        for outage in Outage::ALL.into_iter().filter(|outage| *outage != Outage::Starved) {
             assert!(in_outage(OnOutage::Allow, outage).is_ok());
             assert!(matches!(in_outage(OnOutage::Error, outage), Err(Decision::Fail(_))));
             for policy in [OnOutage::Deny, OnOutage::Local] {
@@ -587,6 +595,20 @@ mod tests {
                     (Reason::StoreUnavailable, Some(Span::from_secs(1)))
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_lack_of_time_of_this_process_is_denied_by_every_failure_policy() {
+        for policy in [OnOutage::Allow, OnOutage::Deny, OnOutage::Error, OnOutage::Local] {
+            let Err(Decision::Deny(denial)) = in_outage(policy, Outage::Starved) else {
+                panic!("{policy:?} must deny")
+            };
+            assert_eq!(
+                (denial.reason, denial.retry_after),
+                (Reason::Overloaded, Some(Span::from_secs(1))),
+                "{policy:?}"
+            );
         }
     }
 }

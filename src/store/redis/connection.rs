@@ -5,13 +5,14 @@ mod batcher;
 mod breaker;
 mod dialer;
 mod failures;
+mod socket;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::redis::aio::MultiplexedConnection;
 use tollgate_core::admission::Outage;
 
-use self::{batcher::BatchQueue, failures::ErrorLog};
+use self::{batcher::BatchQueue, dialer::Dialled, failures::ErrorLog};
 pub(super) use self::{
     breaker::CircuitBreaker,
     dialer::{Dialer, Driver},
@@ -32,14 +33,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Creates a connection whose checks wait for up to `deadline`.
     fn new(
-        redis: MultiplexedConnection,
-        driver: Driver,
+        Dialled { redis, driver, socket }: Dialled,
+        deadline: Duration,
         scripts: Arc<Scripts>,
         log: Arc<ErrorLog>,
     ) -> Self {
         let failures = Arc::new(FailureTracker::new(log));
-        let batches = BatchQueue::start(redis.clone(), scripts, Arc::clone(&failures));
+        let batches =
+            BatchQueue::start(redis.clone(), socket, deadline, scripts, Arc::clone(&failures));
         Self { redis, batches, driver, failures }
     }
 
@@ -48,7 +51,8 @@ impl Connection {
         self.redis.clone()
     }
 
-    /// Sends the request of a check, in a batch with others.
+    /// Sends the request of a check, in a batch with others, and waits for its answer within the
+    /// deadline.
     pub(super) async fn admit(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
         self.batches.send(request).await
     }

@@ -1,13 +1,17 @@
 //! The reasons why Redis cannot be used, in words for the operator. None of them contains a secret.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    sync::Arc,
+};
 
 use ::redis::{ErrorKind, RedisError};
 use thiserror::Error;
 use tollgate_core::admission::Outage;
 
 use super::keys::{FORMAT, FORMAT_ERROR};
-use crate::{error_text::describe, secrets::SecretError};
+use crate::{bounded_file::FileError, error_text::describe, secrets::SecretError};
 
 /// The reason why there is no connection, or why a call failed.
 #[derive(Clone, Debug, Error)]
@@ -24,6 +28,17 @@ pub(super) enum ConnectionError {
     /// The server does not answer in time.
     #[error("{address} did not answer within the deadline")]
     Timeout { address: Arc<str> },
+    /// This process had no time to connect.
+    #[error(
+        "this process was too busy to connect to {address}; checks are refused as overloaded until \
+         it is connected"
+    )]
+    Starved { address: Arc<str> },
+    /// This process has no descriptor or no memory for a connection.
+    #[error(
+        "this process cannot open a connection to {address}: {cause}; raise its limit of open files"
+    )]
+    Exhausted { address: Arc<str>, cause: String },
     /// The server answers with an error.
     #[error("{address} refuses: {cause}")]
     Refused { address: Arc<str>, cause: String },
@@ -46,14 +61,46 @@ pub enum PasswordError {
     Encoding,
 }
 
+impl PasswordError {
+    /// Whether this process has no descriptor to read the file with.
+    fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::Secret(SecretError::File(FileError::Unreadable { error, .. })) => {
+                is_exhaustion(error)
+            }
+            Self::Secret(_) | Self::Encoding => false,
+        }
+    }
+}
+
+/// Whether an error is caused by a limit of this process or of its machine: open files (`EMFILE`,
+/// `ENFILE`), buffers (`ENOBUFS`) or memory. Connections of clients can use them up.
+fn is_exhaustion(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    error.kind() == io::ErrorKind::OutOfMemory
+        || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
+}
+
 impl ConnectionError {
     /// The error of a socket that could not be opened.
     pub(super) fn connect(address: &Arc<str>, error: &io::Error) -> Self {
-        Self::Connect { address: Arc::clone(address), cause: socket_cause(error) }
+        let address = Arc::clone(address);
+        if is_exhaustion(error) {
+            return Self::Exhausted { address, cause: describe(error) };
+        }
+        Self::Connect { address, cause: socket_cause(error) }
     }
 
-    /// The error of a host name that does not resolve.
+    /// The error of a host name that does not resolve. The system's resolver does not tell when it
+    /// cannot open a socket, so that is tried here.
     pub(super) fn unresolved(address: &Arc<str>) -> Self {
+        if let Err(error) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+            && is_exhaustion(&error)
+        {
+            return Self::connect(address, &error);
+        }
         let cause = "the name does not resolve".to_owned();
         Self::Connect { address: Arc::clone(address), cause }
     }
@@ -72,6 +119,8 @@ impl ConnectionError {
         match self {
             Self::Connect { .. } | Self::Closed { .. } => Outage::Unreachable,
             Self::ConnectTimeout { .. } | Self::Timeout { .. } => Outage::Deadline,
+            Self::Starved { .. } | Self::Exhausted { .. } => Outage::Starved,
+            Self::Password(error) if error.is_exhaustion() => Outage::Starved,
             Self::Refused { .. } | Self::Malformed { .. } | Self::Password(_) => Outage::Refused,
         }
     }
@@ -180,6 +229,22 @@ mod tests {
                 (error.to_string().as_str(), error.outage()),
                 (expected, Outage::Unreachable)
             );
+        }
+    }
+
+    #[test]
+    fn a_limit_of_this_process_is_no_outage_of_the_store() {
+        let address = Arc::from("redis:6379");
+        for code in [23, 24, 105, 12] {
+            let error = io::Error::from_raw_os_error(code);
+            let error = ConnectionError::connect(&address, &error);
+            assert_eq!(error.outage(), Outage::Starved, "{error}");
+        }
+        for (code, expected) in [(24, Outage::Starved), (13, Outage::Refused)] {
+            let error = Arc::new(io::Error::from_raw_os_error(code));
+            let secret = SecretError::File(FileError::Unreadable { path: "/p".into(), error });
+            let error = ConnectionError::Password(Arc::new(PasswordError::Secret(secret)));
+            assert_eq!(error.outage(), expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ::redis::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
@@ -55,15 +55,11 @@ impl Redis {
         let Some(connection) = self.breaker.connection() else {
             return self.leases.forget(charge.bucket, want);
         };
-        let (leases, deadline, charge) = (Arc::clone(&self.leases), self.deadline, charge.clone());
+        let (leases, charge) = (Arc::clone(&self.leases), charge.clone());
         tokio::spawn(async move {
             let request = AdmitRequest { revocation: None, charges: vec![charge.clone()] };
             let request = ScriptRequest { request, wants: vec![want] };
-            let Ok(answer) = timeout(deadline, connection.admit(request)).await else {
-                connection.failures().record_timeout();
-                return leases.forget(charge.bucket, want);
-            };
-            match answer {
+            match connection.admit(request).await {
                 Ok(ScriptResponse {
                     response: AdmitResponse::Counted(verdicts),
                     taken,

@@ -82,8 +82,8 @@ type ScanPage = (u64, Vec<(String, f64)>);
 impl Redis {
     /// Opens a subscription; `None` when a connection cannot be made now.
     pub(in crate::store) async fn subscribe(&self) -> Option<ChangeSubscription> {
-        let (connection, driver) = timeout(CALL_DEADLINE, self.dialer.dial()).await.ok()?.ok()?;
-        Some(ChangeSubscription { connection, _driver: driver })
+        let dialled = timeout(CALL_DEADLINE, self.dialer.dial()).await.ok()?.ok()?;
+        Some(ChangeSubscription { connection: dialled.redis, _driver: dialled.driver })
     }
 
     /// Reads all revocations. An entry that changes meanwhile may be read in either form, or twice:

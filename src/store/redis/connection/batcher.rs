@@ -3,17 +3,27 @@
 //! A check that arrives when no call is in progress is sent at once, so no check waits for others.
 //! Redis spends most of the time of a call around the script, and so does this process; both do it
 //! once for a batch (docs/benchmarks.md, "Redis").
+//!
+//! The batcher also ends the wait of a check: with an outage if Redis did not answer within the
+//! deadline, and with [`Outage::Starved`] if this process had no time to read the answer.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ::redis::{RedisResult, aio::MultiplexedConnection};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::{
+    FutureExt as _,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use tokio::sync::{mpsc, oneshot};
 use tollgate_core::admission::Outage;
 
-use super::FailureTracker;
+use super::{FailureTracker, socket::SocketProbe};
 use crate::store::redis::{
     admit_call::{self, CheckReply, ScriptRequest, ScriptResponse},
+    attended::{AttendedClock, Expiry, Mark},
     packed_list::PackedNumbers,
     script::Scripts,
 };
@@ -27,46 +37,149 @@ const MOST_KEYS: usize = 4000;
 /// The most calls in progress: one that Redis works on, and one that is on its way.
 const CALLS: usize = 2;
 
-/// The most checks in the queue; further ones wait in their own tasks, each within its deadline.
+/// The most checks in the queue; further ones wait in their own tasks for room in it.
 const QUEUE: usize = 1024;
 
-/// A check that waits for its response.
-struct PendingCheck {
+type Responder = oneshot::Sender<Result<ScriptResponse, Outage>>;
+
+/// A check on its way to the batcher.
+struct NewCheck {
     request: ScriptRequest,
-    response: oneshot::Sender<Result<ScriptResponse, Outage>>,
+    response: Responder,
+}
+
+/// A check that is not sent yet.
+struct WaitingCheck {
+    request: ScriptRequest,
+    wait: Wait,
+}
+
+/// The wait of one check. Its end takes the responder.
+struct Wait {
+    since: Mark,
+    response: Option<Responder>,
+}
+
+/// The checks of a call in progress.
+struct OpenCall {
+    id: u64,
+    waits: Vec<Wait>,
+}
+
+impl Wait {
+    /// Whether the caller still waits.
+    fn is_open(&self) -> bool {
+        self.response.as_ref().is_some_and(|response| !response.is_closed())
+    }
+
+    fn end(&mut self, response: Result<ScriptResponse, Outage>) {
+        if let Some(waiting) = self.response.take() {
+            let _gave_up = waiting.send(response);
+        }
+    }
+}
+
+/// The end of a call.
+struct Reply {
+    id: u64,
+    requests: Vec<ScriptRequest>,
+    called_at: Instant,
+    reply: RedisResult<Vec<u8>>,
 }
 
 /// The queue of a batcher, whose task ends when the queue is dropped.
-pub(super) struct BatchQueue(mpsc::Sender<PendingCheck>);
+pub(super) struct BatchQueue(mpsc::Sender<NewCheck>);
 
 impl BatchQueue {
-    /// Starts the batcher of a connection.
+    /// Starts the batcher of a connection, whose checks wait for up to `deadline`.
     pub(super) fn start(
         connection: MultiplexedConnection,
+        socket: SocketProbe,
+        deadline: Duration,
         scripts: Arc<Scripts>,
         failures: Arc<FailureTracker>,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let waiting = Vec::with_capacity(MOST);
-        tokio::spawn(Batcher { connection, scripts, failures, queue, waiting }.run());
+        let batcher = Batcher {
+            connection,
+            socket,
+            scripts,
+            failures,
+            inbox: Inbox { queue, arrived: Vec::with_capacity(MOST), waiting: Vec::new() },
+            clock: AttendedClock::new(deadline),
+            open: Vec::with_capacity(CALLS),
+            calls: 0,
+        };
+        tokio::spawn(batcher.run());
         Self(sender)
     }
 
-    /// Sends a request. The caller bounds the wait; a request whose caller gave up is not sent.
+    /// Sends a request. The batcher bounds the wait; a request whose caller gave up is not sent.
+    ///
+    /// # Errors
+    /// The outage of Redis, or [`Outage::Starved`].
     pub(super) async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
         let (response, received) = oneshot::channel();
-        let check = PendingCheck { request, response };
-        self.0.send(check).await.map_err(|_closed| Outage::Unreachable)?;
-        received.await.unwrap_or(Err(Outage::Unreachable))
+        let check = NewCheck { request, response };
+        // A batcher that ended before its queue is a failure of this process, not of Redis.
+        self.0.send(check).await.map_err(|_closed| Outage::Starved)?;
+        received.await.unwrap_or(Err(Outage::Starved))
+    }
+}
+
+/// The checks that are not sent yet.
+struct Inbox {
+    queue: mpsc::Receiver<NewCheck>,
+    /// A buffer for checks that were just received.
+    arrived: Vec<NewCheck>,
+    waiting: Vec<WaitingCheck>,
+}
+
+impl Inbox {
+    /// Waits until a check can be sent. Returns false at the end of the queue. No check is lost if
+    /// this future is dropped.
+    async fn ready(&mut self) -> bool {
+        !self.waiting.is_empty() || self.queue.recv_many(&mut self.arrived, MOST).await > 0
+    }
+
+    /// Begins the waits of the checks that arrived.
+    fn begin(&mut self, since: Mark) {
+        self.waiting.extend(self.arrived.drain(..).map(|NewCheck { request, response }| {
+            WaitingCheck { request, wait: Wait { since, response: Some(response) } }
+        }));
+    }
+
+    /// Receives every check in the queue.
+    fn receive_all(&mut self, since: Mark) {
+        while let Ok(check) = self.queue.try_recv() {
+            self.arrived.push(check);
+        }
+        self.begin(since);
+    }
+
+    /// Removes the checks of the next call.
+    fn next_batch(&mut self) -> impl Iterator<Item = WaitingCheck> {
+        self.waiting.retain(|check| check.wait.is_open());
+        let mut keys = 0;
+        let fitting = self.waiting.iter().take(MOST).take_while(|check| {
+            keys += check.request.keys();
+            keys <= MOST_KEYS
+        });
+        let fitting = fitting.count().max(1).min(self.waiting.len());
+        self.waiting.drain(..fitting)
     }
 }
 
 struct Batcher {
     connection: MultiplexedConnection,
+    socket: SocketProbe,
     scripts: Arc<Scripts>,
     failures: Arc<FailureTracker>,
-    queue: mpsc::Receiver<PendingCheck>,
-    waiting: Vec<PendingCheck>,
+    inbox: Inbox,
+    clock: AttendedClock,
+    open: Vec<OpenCall>,
+    /// The number of calls since the start.
+    calls: u64,
 }
 
 impl Batcher {
@@ -75,69 +188,96 @@ impl Batcher {
         loop {
             tokio::select! {
                 biased;
-                Some(()) = calls.next(), if !calls.is_empty() => {}
-                gathered = self.gather(), if calls.len() < CALLS => match gathered {
-                    Some(batch) if batch.is_empty() => {}
-                    Some(batch) => calls.push(self.call(batch)),
+                Some(reply) = calls.next(), if !calls.is_empty() => self.finish(reply),
+                ready = self.inbox.ready(), if calls.len() < CALLS => match ready {
+                    true => calls.extend(self.next_call()),
                     // The queue is dropped, and no check waits.
-                    None => return,
+                    false => return,
+                },
+                now = self.clock.tick(), if !calls.is_empty() => {
+                    self.inbox.receive_all(self.clock.mark(now));
+                    if self.is_overdue(now) {
+                        let quiet = self.socket.is_quiet();
+                        // Answers that had been read by then reach their checks first.
+                        while let Some(Some(reply)) = calls.next().now_or_never() {
+                            self.finish(reply);
+                        }
+                        self.end_waits(now, quiet);
+                    }
                 }
             }
         }
     }
 
-    /// Returns the checks of the next call, as soon as there is one; `None` at the end. No check is
-    /// lost if this future is dropped.
-    async fn gather(&mut self) -> Option<Vec<PendingCheck>> {
-        if self.waiting.is_empty() && self.queue.recv_many(&mut self.waiting, MOST).await == 0 {
+    /// Starts the next call; `None` if no check waits for one.
+    fn next_call(&mut self) -> Option<impl Future<Output = Reply> + Send + use<>> {
+        let called_at = Instant::now();
+        self.inbox.begin(self.clock.mark(called_at.into()));
+        let batch = self.inbox.next_batch().map(|check| (check.request, check.wait));
+        let (requests, waits): (Vec<_>, Vec<_>) = batch.unzip();
+        if requests.is_empty() {
             return None;
         }
-        self.waiting.retain(|check| !check.response.is_closed());
-        let mut keys = 0;
-        let fitting = self.waiting.iter().take_while(|check| {
-            keys += check.request.keys();
-            keys <= MOST_KEYS
-        });
-        let fitting = fitting.count().max(1).min(self.waiting.len());
-        Some(self.waiting.drain(..fitting).collect())
+        self.calls += 1;
+        let id = self.calls;
+        self.open.push(OpenCall { id, waits });
+        let (mut connection, scripts) = (self.connection.clone(), Arc::clone(&self.scripts));
+        Some(async move {
+            let keys = admit_call::keys(requests.iter());
+            let reply = scripts
+                .admit
+                .run(&mut connection, keys, |cmd| admit_call::write(cmd, requests.iter()))
+                .await;
+            Reply { id, requests, called_at, reply }
+        })
     }
 
-    /// Makes one call and answers every check in it. It borrows nothing, so that other checks can
-    /// be gathered meanwhile.
-    fn call(&self, batch: Vec<PendingCheck>) -> impl Future<Output = ()> + Send + use<> {
-        let (mut connection, scripts, failures) =
-            (self.connection.clone(), Arc::clone(&self.scripts), Arc::clone(&self.failures));
-        let called_at = Instant::now();
-        async move {
-            let keys = admit_call::keys(batch.iter().map(|check| &check.request));
-            let reply: RedisResult<Vec<u8>> = scripts
-                .admit
-                .run(&mut connection, keys, |cmd| {
-                    admit_call::write(cmd, batch.iter().map(|check| &check.request))
-                })
-                .await;
-            match reply {
-                Ok(reply) => {
-                    failures.record_success();
-                    let mut reply = PackedNumbers::new(&reply);
-                    for check in batch {
-                        let request = &check.request.request;
-                        let response = match admit_call::next_reply(request, called_at, &mut reply)
-                        {
-                            Some(CheckReply::Response(response)) => Ok(response),
-                            Some(CheckReply::Malformed) => Err(failures.record_malformed()),
-                            None => Err(Outage::Refused),
-                        };
-                        let _gave_up = check.response.send(response);
-                    }
-                }
-                Err(error) => {
-                    let outage = failures.record_error(&error);
-                    for check in batch {
-                        let _gave_up = check.response.send(Err(outage));
-                    }
+    /// Answers the checks of a call.
+    fn finish(&mut self, Reply { id, requests, called_at, reply }: Reply) {
+        let Some(at) = self.open.iter().position(|call| call.id == id) else { return };
+        let mut call = self.open.swap_remove(at);
+        match reply {
+            Ok(reply) => {
+                self.failures.record_success();
+                let mut reply = PackedNumbers::new(&reply);
+                for (ScriptRequest { request, .. }, wait) in requests.iter().zip(&mut call.waits) {
+                    wait.end(match admit_call::next_reply(request, called_at, &mut reply) {
+                        Some(CheckReply::Response(response)) => Ok(response),
+                        Some(CheckReply::Malformed) => Err(self.failures.record_malformed()),
+                        None => Err(Outage::Refused),
+                    });
                 }
             }
+            Err(error) => {
+                let outage = self.failures.record_error(&error);
+                call.waits.iter_mut().for_each(|wait| wait.end(Err(outage)));
+            }
         }
+    }
+
+    /// The waits of all checks: those in calls, and those that wait for Redis to answer a call.
+    fn waits(&mut self) -> impl Iterator<Item = &mut Wait> {
+        let sent = self.open.iter_mut().flat_map(|call| &mut call.waits);
+        sent.chain(self.inbox.waiting.iter_mut().map(|check| &mut check.wait))
+            .filter(|wait| wait.is_open())
+    }
+
+    /// Whether the wait of some check may be over.
+    fn is_overdue(&mut self, now: tokio::time::Instant) -> bool {
+        let clock = self.clock.reading();
+        self.waits().any(|wait| clock.expiry(wait.since, now, true).is_some())
+    }
+
+    /// Ends the waits that are over. `is_quiet` is whether nothing that Redis sent was unread.
+    fn end_waits(&mut self, now: tokio::time::Instant, is_quiet: bool) {
+        let (clock, failures) = (self.clock.reading(), Arc::clone(&self.failures));
+        for wait in self.waits() {
+            match clock.expiry(wait.since, now, is_quiet) {
+                Some(Expiry::Store) => wait.end(Err(failures.record_timeout())),
+                Some(Expiry::Process) => wait.end(Err(Outage::Starved)),
+                None => {}
+            }
+        }
+        self.inbox.waiting.retain(|check| check.wait.is_open());
     }
 }

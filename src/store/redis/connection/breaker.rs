@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tollgate_core::admission::Outage;
@@ -18,7 +18,11 @@ use tollgate_core::admission::Outage;
 use super::{Connection, backoff::Backoff, dialer::Dialer, failures::ErrorLog};
 use crate::store::{
     Circuit,
-    redis::{error::ConnectionError, script::Scripts},
+    redis::{
+        attended::{Expiry, within},
+        error::ConnectionError,
+        script::Scripts,
+    },
 };
 
 /// The time limit of one attempt to connect.
@@ -37,7 +41,7 @@ pub(in crate::store::redis) struct CircuitBreaker {
 enum State {
     HalfOpen,
     Closed(Arc<Connection>),
-    /// The circuit is open, because of this outage.
+    /// The circuit is open, because of this outage, or because this process had no time to connect.
     Open(Outage),
 }
 
@@ -64,12 +68,15 @@ impl CircuitBreaker {
         }
     }
 
-    /// Waits for the connection while the circuit is half-open. The caller bounds the wait.
+    /// Waits for the connection while the circuit is half-open, which it is for no longer than the
+    /// deadline of a check.
     pub(in crate::store::redis) async fn wait_for_connection(
         &self,
     ) -> Result<Arc<Connection>, Outage> {
-        if let State::Open(_) = &*self.state.borrow() {
-            return Err(Outage::CircuitOpen);
+        match &*self.state.borrow() {
+            State::Open(Outage::Starved) => return Err(Outage::Starved),
+            State::Open(_) => return Err(Outage::CircuitOpen),
+            State::HalfOpen | State::Closed(_) => {}
         }
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| !matches!(state, State::HalfOpen)).await;
@@ -77,7 +84,7 @@ impl CircuitBreaker {
             Ok(State::Closed(connection)) => Ok(Arc::clone(connection)),
             Ok(State::Open(outage)) => Err(*outage),
             // The process is shutting down.
-            Ok(State::HalfOpen) | Err(_) => Err(Outage::Unreachable),
+            Ok(State::HalfOpen) | Err(_) => Err(Outage::Starved),
         }
     }
 
@@ -145,31 +152,31 @@ impl Supervisor {
     /// Tries until there is a connection.
     async fn connect(&self, backoff: &mut Backoff) -> Arc<Connection> {
         loop {
-            let attempt = timeout(CONNECT, self.dialer.dial());
+            let attempt = within(CONNECT, self.dialer.dial());
             tokio::pin!(attempt);
-            let dialled = tokio::select! {
-                dialled = &mut attempt => dialled,
-                () = sleep(self.deadline) => {
-                    // Requests that waited have given up by now, and no other one need wait.
+            let dialled = match within(self.deadline, &mut attempt).await {
+                Ok(dialled) => dialled,
+                Err(expiry) => {
+                    // No request waits longer than its deadline.
                     self.state.send_if_modified(|state| {
                         let waiting = matches!(state, State::HalfOpen);
                         if waiting {
-                            *state = State::Open(Outage::Deadline);
+                            *state = State::Open(expiry.outage());
                         }
                         waiting
                     });
                     attempt.await
                 }
             };
+            let address = || Arc::clone(&self.log.address);
             let error = match dialled {
-                Ok(Ok((redis, driver))) => {
+                Ok(Ok(dialled)) => {
                     let (scripts, log) = (Arc::clone(&self.scripts), Arc::clone(&self.log));
-                    return Arc::new(Connection::new(redis, driver, scripts, log));
+                    return Arc::new(Connection::new(dialled, self.deadline, scripts, log));
                 }
                 Ok(Err(error)) => error,
-                Err(_elapsed) => {
-                    ConnectionError::ConnectTimeout { address: Arc::clone(&self.log.address) }
-                }
+                Err(Expiry::Store) => ConnectionError::ConnectTimeout { address: address() },
+                Err(Expiry::Process) => ConnectionError::Starved { address: address() },
             };
             self.open(&error, backoff, false).await;
         }

@@ -22,6 +22,7 @@ use tollgate_core::{
     secret::{Secret, SecretSource},
 };
 
+use super::socket::SocketProbe;
 use crate::{
     secrets::{self, SecretError},
     store::{
@@ -55,6 +56,13 @@ pub(in crate::store::redis) struct Dialer {
     password: Option<SecretSource>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     scripts: Arc<Scripts>,
+}
+
+/// A connection that was just made.
+pub(in crate::store::redis) struct Dialled {
+    pub(in crate::store::redis) redis: MultiplexedConnection,
+    pub(in crate::store::redis) driver: Driver,
+    pub(super) socket: SocketProbe,
 }
 
 /// The task that reads and writes one socket. Dropping this value closes the socket.
@@ -125,21 +133,18 @@ impl Dialer {
     }
 
     /// Connects to the server.
-    pub(in crate::store::redis) async fn dial(
-        &self,
-    ) -> Result<(MultiplexedConnection, Driver), ConnectionError> {
-        let stream = self.stream().await?;
+    pub(in crate::store::redis) async fn dial(&self) -> Result<Dialled, ConnectionError> {
+        let (stream, socket) = self.stream().await?;
         // Each call has a deadline of its own; a second timer below it would only cost.
         let config =
             AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&info, stream, config)
-                .await
-                .map_err(|error| self.error(&error))?;
+        let (mut redis, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
+            .await
+            .map_err(|error| self.error(&error))?;
         let driver = Driver::start(driver);
-        self.greet(&mut connection).await?;
-        Ok((connection, driver))
+        self.greet(&mut redis).await?;
+        Ok(Dialled { redis, driver, socket })
     }
 
     /// Logs in, and makes the call of a check. The library could log in, but its errors do not
@@ -165,11 +170,13 @@ impl Dialer {
         Ok(())
     }
 
-    async fn stream(&self) -> Result<Box<dyn Stream>, ConnectionError> {
+    async fn stream(&self) -> Result<(Box<dyn Stream>, SocketProbe), ConnectionError> {
         let failed = |error: io::Error| ConnectionError::connect(&self.shown, &error);
         let (host, port) = match &self.address {
             Address::Unix(path) => {
-                return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?));
+                let stream = UnixStream::connect(path).await.map_err(failed)?;
+                let socket = SocketProbe::of(&stream).map_err(failed)?;
+                return Ok((Box::new(stream), socket));
             }
             Address::Tcp { host, port, .. } => (host.as_str(), *port),
         };
@@ -180,12 +187,14 @@ impl Dialer {
             .map_err(|_| ConnectionError::unresolved(&self.shown))?;
         let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(failed)?;
         set_options(&tcp).map_err(failed)?;
-        match &self.tls {
+        let socket = SocketProbe::of(&tcp).map_err(failed)?;
+        let stream: Box<dyn Stream> = match &self.tls {
             Some((connector, name)) => {
-                Ok(Box::new(connector.connect(name.clone(), tcp).await.map_err(failed)?))
+                Box::new(connector.connect(name.clone(), tcp).await.map_err(failed)?)
             }
-            None => Ok(Box::new(tcp)),
-        }
+            None => Box::new(tcp),
+        };
+        Ok((stream, socket))
     }
 
     /// Makes the call of a check, with a bucket of its own that is never empty: a server that
