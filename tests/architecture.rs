@@ -74,7 +74,7 @@ const MAY: [(&str, &[&str]); 23] = [
     ),
     ("admin", &["bounded_body", "observe", "store"]),
     ("observe", &["bounded_body", "error_text", "proto", "secrets", "store", "tls_roots"]),
-    ("store", &["error_text", "secrets", "tls_roots"]),
+    ("store", &["bounded_file", "error_text", "secrets", "tls_roots"]),
     ("tls_roots", &["bounded_file", "error_text"]),
     ("secrets", &["bounded_file"]),
     ("bounded_body", &[]),
