@@ -453,6 +453,9 @@ fn random_object(id: TableId, dice: &mut Dice, depth: usize) -> Value {
     let members: Vec<(&str, &Member)> =
         table(id).members.iter().map(|(name, member)| (name.as_ref(), member.as_ref())).collect();
     let mut object = Map::new();
+    if members.is_empty() {
+        return json!({ "any": anything(dice, 1) });
+    }
     for _ in 0..=dice.roll(3) {
         // Most denied members would leave nothing to compare below the others.
         let (name, member) = *dice.pick(&members);
