@@ -21,6 +21,7 @@ mod replicated_revocations_and_leases;
 mod request_normalization;
 mod revocation;
 mod secret_leaks;
+mod streams;
 mod tls;
 mod tollgate_outage;
 mod two_models;

@@ -13,6 +13,7 @@ pub(crate) mod python;
 pub(crate) mod redis;
 pub(crate) mod tollgate;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 
 use std::{
     net::{Ipv4Addr, TcpListener},

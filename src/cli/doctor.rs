@@ -59,6 +59,10 @@ pub struct Doctor {
     /// The largest body that must pass, such as `16MiB`; one byte more must be refused.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     body_limit: Option<ByteSize>,
+    /// A path whose clients wait for an answer before they end their request, such as a gRPC
+    /// stream: `/inference.GRPCInferenceService/ModelStreamInfer`. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    stream: Vec<String>,
     /// The `Host` header. Default: the host of the URL.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -129,6 +133,7 @@ impl Doctor {
             [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)]
                 .into_iter()
                 .flatten()
+                .chain(&self.stream)
         {
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
                 bail!("`{path}` is not a path");

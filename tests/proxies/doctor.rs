@@ -213,3 +213,23 @@ fn probes_that_cannot_run_are_reported() {
         assert!(output.status.code() == Some(2) && text.contains(part), "{arguments:?}: {text}");
     }
 }
+
+/// A client that waits for an answer before it ends its request would wait for the proxy.
+#[test]
+fn a_path_whose_bodies_are_held_is_found() {
+    let path = "/inference.GRPCInferenceService/ModelStreamInfer";
+    let sound = rig(Kind::EnvoyHttp, |config| config);
+    let (code, report) = doctor(&sound, &["--stream", path]);
+    assert_eq!(code, Some(0), "{report:#}");
+    assert!(with(&report, "ok").contains(&"open_requests_are_answered".to_owned()), "{report:#}");
+    let holding = rig(Kind::EnvoyHttp, |config| {
+        replace_once(
+            config,
+            "disable_request_body_buffering: true",
+            "disable_request_body_buffering: false",
+        )
+    });
+    let (code, report) = doctor(&holding, &["--stream", path]);
+    assert_eq!(code, Some(1), "{report:#}");
+    assert_eq!(with(&report, "fault"), ["open_requests_are_answered"], "{report:#}");
+}

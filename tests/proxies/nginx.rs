@@ -14,6 +14,7 @@ use std::{
 use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::Request;
 use crate::rig::replace_once;
+use crate::rig::websocket::{EchoServer, Upgraded};
 
 /// A forwarder to a Unix socket that counts its connections.
 fn relay(to: PathBuf) -> (u16, Arc<AtomicUsize>) {
@@ -208,5 +209,27 @@ fn a_token_of_sixteen_kib_passes() {
         let token = rig.issuer.token(serde_json::json!({ "groups": "g".repeat(14_000) }));
         let reply = rig.send(&Request::get("/v1/models").bearer(&token));
         assert_eq!(reply.status, 401, "{kind:?}: {}", reply.text());
+    }
+}
+
+#[test]
+fn a_websocket_passes_on_its_path_only() {
+    let policy = format!(
+        "{POLICY}  - match: {{ methods: [GET], paths: [/v1/realtime] }}\n    name: realtime\n    scopes: []\n"
+    );
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let server = EchoServer::start();
+        let rig = ProxyRig::build(kind, &policy, Some(server.port), |config| config);
+        let token = rig.token();
+        let mut socket = Upgraded::open(rig.port, &Request::get("/v1/realtime").bearer(&token));
+        assert_eq!(socket.status(), 101, "{kind:?}: {}", socket.head);
+        assert!(socket.echoes(), "{kind:?}");
+        assert_eq!(server.taken().len(), 1, "{kind:?}");
+        let refused = Upgraded::open(rig.port, &Request::get("/v1/realtime"));
+        assert_eq!(refused.status(), 401, "{kind:?}");
+        // Any other path is a plain request to the upstream.
+        let plain = Upgraded::open(rig.port, &Request::get("/v1/models").bearer(&token));
+        assert_eq!(plain.status(), 200, "{kind:?}");
+        assert!(server.taken().is_empty(), "{kind:?}");
     }
 }

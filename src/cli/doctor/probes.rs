@@ -1,6 +1,8 @@
 //! The probes: requests that a Tollgate behind a well configured proxy never lets through, or
 //! answers in one way only, and the meaning of each answer.
 
+use std::time::{Duration, Instant};
+
 use super::{
     Doctor, Finding, Verdict,
     wire::{Reply, Target},
@@ -22,24 +24,27 @@ const REMEDY_TARGET: &str = "the proxy forwards headers in which the client desc
 const REMEDY_PATH: &str = "the proxy selects the requests to check by another spelling of the path than the upstream reads; check every path with Tollgate, and normalise before any rule";
 const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has the configuration for each proxy)";
 const REMEDY_DECISION: &str = "after a check with the context extension `tollgate.phase: head` there must be a second ext_authz filter, with the body and without that extension (deploy/envoy/envoy-strangers.yaml)";
+const REMEDY_STREAM: &str = "the proxy waits for the end of the body before it sends the check; switch that off for this path (`disable_request_body_buffering` in Envoy, deploy/envoy/envoy.yaml)";
 const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; forward its status, headers and body (deploy/ has the configuration for each proxy)";
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
-        self.progress.now("1/7: denials that reach the client");
+        self.progress.now("1/8: denials that reach the client");
         self.denials().await?;
-        self.progress.now("2/7: targets that a client claims");
+        self.progress.now("2/8: targets that a client claims");
         self.claimed_targets().await?;
-        self.progress.now("3/7: other spellings of the protected path");
+        self.progress.now("3/8: other spellings of the protected path");
         self.paths().await?;
-        self.progress.now("4/7: methods");
+        self.progress.now("4/8: methods");
         self.methods().await?;
-        self.progress.now("5/7: forged identity");
+        self.progress.now("5/8: forged identity");
         self.identity().await?;
-        self.progress.now("6/7: two credentials");
+        self.progress.now("6/8: two credentials");
         self.credentials().await?;
-        self.progress.now("7/7: a body that is too large");
-        self.body_limit().await
+        self.progress.now("7/8: a body that is too large");
+        self.body_limit().await?;
+        self.progress.now("8/8: requests that stay open");
+        self.streams().await
     }
 
     /// Returns the results, and clears the line of progress.
@@ -420,6 +425,46 @@ impl Probes<'_> {
                 Some("the proxy's limit is above Tollgate's `body.max`, or its answer is replaced"),
             ),
             _ => self.add(name, Verdict::Ok, detail, None),
+        }
+        Ok(())
+    }
+
+    /// Tests that a request whose body has not ended is answered.
+    async fn streams(&mut self) -> anyhow::Result<()> {
+        // A proxy that waits for the body gives up after its own time-out, or the doctor after its.
+        const PROMPT: Duration = Duration::from_secs(5);
+        let name = "open_requests_are_answered";
+        let headers =
+            [("Content-Type", "application/grpc"), ("TE", "trailers"), ("Connection", "close, te")];
+        // The beginning of a message, and no end.
+        let rest = "Transfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n";
+        for path in self.doctor.stream.clone() {
+            let started = Instant::now();
+            let reply = self.send("POST", &path, &headers, rest).await?;
+            let prompt = started.elapsed() < PROMPT;
+            // gRPC has its own status, in an answer of 200.
+            let denied =
+                |reply: &Reply| reply.header("grpc-status").is_some_and(|code| code != "0");
+            match reply {
+                Some(reply) if prompt && reply.passed() && !denied(&reply) => self.add(
+                    name,
+                    Verdict::Leak,
+                    format!("POST {path} without a credential: {}", reply.status),
+                    Some(REMEDY_PATH),
+                ),
+                Some(reply) if prompt => {
+                    self.add(name, Verdict::Ok, format!("POST {path}: {}", reply.status), None);
+                }
+                None if prompt => {
+                    self.add(name, Verdict::Ok, format!("POST {path}: closed"), None);
+                }
+                _ => self.add(
+                    name,
+                    Verdict::Fault,
+                    format!("POST {path}: no answer before the body ended"),
+                    Some(REMEDY_STREAM),
+                ),
+            }
         }
         Ok(())
     }

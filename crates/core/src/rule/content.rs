@@ -178,8 +178,15 @@ impl Content {
         }
         let mut plan = Plan::default();
         if let Some(rule) = sections.model {
-            if let ModelSource::Body(pointer) = &rule.from {
-                plan.model(pointer)?;
+            match &rule.from {
+                ModelSource::Body(pointer) => plan.model(pointer)?,
+                // A server may prefer the body's name: the rule compares the two.
+                ModelSource::Path(_) | ModelSource::Query(_) | ModelSource::Header(_)
+                    if self.fields.as_ref().is_none_or(|fields| fields.admits("model")) =>
+                {
+                    plan.model(&"/model".parse().map_err(PlanError::from)?)?;
+                }
+                _ => {}
             }
             for pointer in &rule.adapters {
                 plan.adapter(pointer)?;

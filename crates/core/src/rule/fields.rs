@@ -221,6 +221,12 @@ impl Fields {
         Self { deny, allow: config.allow.clone(), media: config.media }
     }
 
+    /// Whether a member of the document is neither denied nor left out of `allow`.
+    pub(super) fn admits(&self, name: &str) -> bool {
+        !self.deny.iter().any(|pointer| pointer.to_string() == format!("/{name}"))
+            && self.allow.as_ref().is_none_or(|allow| allow.iter().any(|known| known == name))
+    }
+
     pub(super) fn check(&self, facts: &BodyFacts<'_>) -> Result<(), Denial> {
         if self.media == Media::Inline && facts.external_reference {
             return Err(field_forbidden("a content part refers to a URL or a file", "url")

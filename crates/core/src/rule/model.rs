@@ -483,6 +483,7 @@ impl ModelRule {
         };
         checked(&sent)?;
         self.agrees(request, &sent)?;
+        self.body_agrees(facts, models, &sent)?;
         let (base, adapter) = match self.separator.and_then(|separator| sent.split_once(separator))
         {
             Some((base, adapter)) if !models.by_served.contains_key(&*sent) => {
@@ -510,6 +511,27 @@ impl ModelRule {
         match request.path.query_value(name)? {
             Some(other) if other != sent => {
                 Err(malformed("the query names another model than the rest of the request")
+                    .with_param("model"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A body beside a path, query or header may not name another model: some servers prefer it. Two names of one
+    /// model agree.
+    fn body_agrees(
+        &self,
+        facts: &BodyFacts<'_>,
+        models: &Models,
+        sent: &str,
+    ) -> Result<(), Denial> {
+        let beside = matches!(
+            self.from,
+            ModelSource::Path(_) | ModelSource::Query(_) | ModelSource::Header(_)
+        );
+        match facts.model.as_deref() {
+            Some(other) if beside && other != sent && models.name(other) != models.name(sent) => {
+                Err(malformed("the body names another model than the path, query or header")
                     .with_param("model"))
             }
             _ => Ok(()),

@@ -132,6 +132,29 @@ static_resources:
                       routes:
                         # Every path, health included, goes through Tollgate: what is public is written in its file,
                         # in one place, and there is no route here that could let a request around it.
+                        # A WebSocket, which presets open with `open: [realtime]`. Without `upgrade_configs` Envoy refuses
+                        # every upgrade. Its messages are not checked, so it ends after an hour at the latest, and with its
+                        # credential where the route in Tollgate's file has `websocket: {}`.
+                        - match: { path: /v1/realtime }
+                          route:
+                            cluster: inference
+                            timeout: 0s
+                            idle_timeout: 600s
+                            upgrade_configs: [{ upgrade_type: websocket }]
+                            max_stream_duration: { max_stream_duration: 3600s }
+                        # gRPC, whose clients may wait for an answer before they end their request (Triton's
+                        # ModelStreamInfer, reflection): with the body, the check would wait for its end, and both for each
+                        # other. Tollgate cannot read these bodies, so nothing is lost; a route of its file that needs a body
+                        # is denied here.
+                        - match: { prefix: /inference.GRPCInferenceService/, grpc: {} }
+                          route: { cluster: inference-grpc, timeout: 0s, idle_timeout: 600s }
+                          typed_per_filter_config: &without_body
+                            envoy.filters.http.ext_authz:
+                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
+                              check_settings: { disable_request_body_buffering: true }
+                        - match: { prefix: /grpc.reflection., grpc: {} }
+                          route: { cluster: inference-grpc, timeout: 0s, idle_timeout: 600s }
+                          typed_per_filter_config: *without_body
                         - match: { prefix: / }
                           route:
                             cluster: inference
@@ -169,6 +192,8 @@ static_resources:
                       # Tollgate may set and remove headers, but neither redirect a request nor touch Envoy's own.
                       decoder_header_mutation_rules:
                         disallow_system: true
+                        # The one header of Envoy's own: how long a WebSocket may live.
+                        allow_expression: { regex: x-envoy-upstream-stream-duration-ms }
                         disallow_is_error: true
                   - name: envoy.filters.http.router
                     typed_config:
@@ -199,4 +224,19 @@ static_resources:
         endpoints:
           - lb_endpoints:
               - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: {{ int .Values.inference.port }} } } }
+
+    # The gRPC port of a server that has one (Triton).
+    - name: inference-grpc
+      type: STATIC
+      connect_timeout: 1s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: { http2_protocol_options: {} }
+      circuit_breakers: { thresholds: [{ max_connections: 4096, max_requests: 4096, max_pending_requests: 4096 }] }
+      load_assignment:
+        cluster_name: inference-grpc
+        endpoints:
+          - lb_endpoints:
+              - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 8001 } } }
 {{- end -}}
