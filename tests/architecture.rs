@@ -286,6 +286,38 @@ fn libraries_stay_in_their_modules() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// A read that hangs must hold no thread of the runtime, so that every file is read by one reader.
+#[test]
+fn files_are_read_by_one_reader() {
+    const READS: [&str; 7] = [
+        "fs::read",
+        "tokio::fs",
+        "File::open(",
+        "OpenOptions::new().read(",
+        "pem_file_iter",
+        "from_pem_file",
+        "load_native_certs",
+    ];
+    // The audit log is written by a type of that name, and the system's authorities are loaded by a
+    // library, on a thread of the reader.
+    const EXCEPTIONS: [(&str, &str); 3] = [
+        ("bounded_file.rs", "File::open("),
+        ("observe/audit.rs", "File::open("),
+        ("tls_roots.rs", "load_native_certs"),
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in all("src") {
+        let code = code(&text);
+        for read in READS {
+            let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
+            if code.contains(read) && !is_test && !EXCEPTIONS.contains(&(path.as_str(), read)) {
+                wrong.push(format!("src/{path}: `{read}`; use `bounded_file`"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_core_is_pure() {
     let manifest =

@@ -259,7 +259,13 @@ async fn what_a_reload_removes_stops_while_a_new_issuer_is_waited_for() {
     let after = |policy: &str| policy.replace("models:\n", &format!("{slow}models:\n"));
     let narrower = POLICY.replace("    scopes: []\n", "    scopes: [admin]\n");
     let route = POLICY.replace("paths: [/v1/models]", "paths: [/v1/others]");
+    // An issuer whose keys come from elsewhere, without an answer yet.
+    let file = "jwks: { file: \"${DIR}/jwks.json\" }";
+    let url =
+        format!("jwks: {{ url: \"http://127.0.0.1:{}/\", insecure_http: true }}", silent.port);
+    let source = before.replacen(file, &url, 1);
     for (what, policy, expected) in [
+        ("a key source", source.as_str(), "not_ready"),
         ("an issuer", POLICY, "unknown_issuer"),
         ("a route", route.as_str(), "no_route"),
         ("a scope", narrower.as_str(), "insufficient_scope"),

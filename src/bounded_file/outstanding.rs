@@ -101,11 +101,13 @@ where
         table.insert(key.clone(), Running { since: Instant::now(), waiting: vec![deliver] });
         // The thread needs the table to deliver.
         drop(table);
-        let end = End { table: self, key: key.clone() };
+        let end = End { table: self, key, delivered: false };
         let thread = thread::Builder::new().name("tollgate-file".into());
+        // The entry is removed with `end`, also where the thread does not start.
         let started = thread.spawn(move || {
             let end = end;
-            end.deliver(work());
+            let result = work();
+            end.deliver(result);
         });
         started.map(|_detached| within).map_err(Stalled::NoThread)
     }
@@ -120,10 +122,12 @@ where
 struct End<K: Ord + 'static, T: 'static> {
     table: &'static Outstanding<K, T>,
     key: K,
+    delivered: bool,
 }
 
 impl<K: Ord, T: Clone> End<K, T> {
-    fn deliver(&self, result: T) {
+    fn deliver(mut self, result: T) {
+        self.delivered = true;
         let mut waiting = self.remove();
         let last = waiting.pop();
         for deliver in waiting {
@@ -144,8 +148,8 @@ impl<K: Ord, T> End<K, T> {
 
 impl<K: Ord, T> Drop for End<K, T> {
     fn drop(&mut self) {
-        // Empty after a delivery, unless the key is in use again.
-        if thread::panicking() {
+        // After a delivery the key may be in use again.
+        if !self.delivered {
             drop(self.remove());
         }
     }

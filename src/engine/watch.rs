@@ -4,7 +4,11 @@
 //! The content is compared, not inotify events: a ConfigMap is swapped by symlink, some volumes
 //! send no events, and both look the same to a reader.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{Mutex, Notify, watch};
 
@@ -62,40 +66,50 @@ impl Task {
                 _ = tick.tick() => false,
                 () = self.requests.notified() => true,
             };
-            self.round(requested).await;
+            let mut reloader = self.reloader.lock().await;
+            // The file comes first: what it removes must not wait for a secret that hangs.
+            if let Some(result) =
+                reload(&mut reloader, &self.path, &mut self.rejected, requested).await
+            {
+                reloader.report(&result);
+            }
+            reloader.refresh_upstream_keys().await;
+            drop(reloader);
             self.finished.send_modify(|rounds| *rounds += 1);
         }
     }
+}
 
-    /// Reads the upstream keys and the file, and reloads the file if it differs from what is in
-    /// force or a reload was requested.
-    async fn round(&mut self, requested: bool) {
-        let mut reloader = self.reloader.lock().await;
-        reloader.refresh_upstream_keys().await;
-        let is_known = |text| reloader.is_applied(text) || self.rejected == Some(text);
-        let text = match config::read_text(&self.path, is_known).await {
-            Ok(text) => text,
-            Err(error) => {
-                self.rejected = None;
-                return reloader.report(&Err(error.into()));
-            }
-        };
-        let digest = TextDigest::of(&text);
-        if !requested && (reloader.is_in_force(digest) || self.rejected == Some(digest)) {
-            return;
+/// Reads the file, and puts it in force if it differs from what is in force or a reload was
+/// requested. Returns `None` where there was nothing to do.
+async fn reload(
+    reloader: &mut Reloader,
+    path: &Path,
+    rejected: &mut Option<TextDigest>,
+    requested: bool,
+) -> Option<Result<(), ReloadError>> {
+    let is_known = |text| reloader.is_applied(text) || *rejected == Some(text);
+    let text = match config::read_text(path, is_known).await {
+        Ok(text) => text,
+        Err(error) => {
+            *rejected = None;
+            return Some(Err(error.into()));
         }
-        let path = self.path.clone();
-        // On a blocking thread: compiling a large policy must not delay checks.
-        let compiled =
-            tokio::task::spawn_blocking(move || config::compile_file(&path, &text)).await;
-        let result = match compiled {
-            Ok(Ok(loaded)) => reloader.apply(loaded).await,
-            Ok(Err(error)) => Err(error.into()),
-            Err(_panic) => Err(ReloadError::Interrupted),
-        };
-        // Any other failure may pass, such as a secret that is not there yet: the next round tries
-        // the same text again.
-        self.rejected = result.as_ref().is_err_and(ReloadError::is_final).then_some(digest);
-        reloader.report(&result);
+    };
+    let digest = TextDigest::of(&text);
+    if !requested && (reloader.is_in_force(digest) || *rejected == Some(digest)) {
+        return None;
     }
+    let owned = path.to_owned();
+    // On a blocking thread: compiling a large policy must not delay checks.
+    let compiled = tokio::task::spawn_blocking(move || config::compile_file(&owned, &text)).await;
+    let result = match compiled {
+        Ok(Ok(loaded)) => reloader.apply(loaded).await,
+        Ok(Err(error)) => Err(error.into()),
+        Err(_panic) => Err(ReloadError::Interrupted),
+    };
+    // Any other failure may pass, such as a secret that is not there yet: the next round tries the
+    // same text again.
+    *rejected = result.as_ref().is_err_and(ReloadError::is_final).then_some(digest);
+    Some(result)
 }

@@ -43,6 +43,9 @@ use self::{file::LogFile, queue::Queue, writer::Sink};
 /// The buffer for a line: more than almost all lines need.
 const USUAL_LINE: usize = 768;
 
+/// The time in which the file must be opened at the start.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
+
 /// The section `audit`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -214,7 +217,7 @@ impl Audit {
                 Sink::Other(Box::new(std::fs::File::from(fd)))
             }
             AuditTarget::File(path) => {
-                let file = LogFile::open(path.into())
+                let file = LogFile::open_within(path.into(), OPENED_WITHIN)
                     .map_err(|error| AuditError::Open { path: path.clone(), error })?;
                 Sink::File(file)
             }

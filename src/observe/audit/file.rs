@@ -5,6 +5,9 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 /// A file that is appended to, and reopened when its path leads to another file or to none.
@@ -23,6 +26,18 @@ impl LogFile {
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
         let meta = file.metadata()?;
         Ok(Self { path, file, id: (meta.dev(), meta.ino()) })
+    }
+
+    /// As [`Self::open`], for the start: a pipe without a reader, or a file system that hangs, must not
+    /// keep the process from ending.
+    pub(super) fn open_within(path: PathBuf, within: Duration) -> io::Result<Self> {
+        let (sender, opened) = mpsc::sync_channel(1);
+        // The thread may outlive the attempt; then there is no receiver.
+        thread::Builder::new()
+            .name("tollgate-audit-open".into())
+            .spawn(move || drop(sender.try_send(Self::open(path))))?;
+        let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, "it cannot be opened in time");
+        opened.recv_timeout(within).map_err(hangs)?
     }
 
     /// Reopens the path when it leads to another file: one `stat` for each batch. While it cannot

@@ -180,6 +180,15 @@ fn a_torn_line_does_not_spoil_the_next() {
 }
 
 #[test]
+fn a_pipe_without_a_reader_does_not_hold_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let error = LogFile::open_within(path, Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
 fn a_file_is_appended_to_and_followed_when_it_is_rotated() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");

@@ -3,7 +3,7 @@
 //! An invalid key does not invalidate the set; it is skipped and reported. A shared secret (`oct`)
 //! is never taken from a key set.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use aws_lc_rs::signature;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,7 +11,10 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -22,6 +25,9 @@ use crate::{identity::Generation, secret::Secret};
 pub const MAX_BYTES: usize = 1 << 20;
 /// The maximum number of keys in a set.
 pub const MAX_KEYS: usize = 256;
+/// The maximum size of one key in bytes: its type keeps members that are not used, at many times
+/// their size.
+const MAX_KEY: usize = 64 * 1024;
 /// The maximum length of a `kid` in bytes.
 pub(super) const MAX_KID: usize = 256;
 
@@ -101,7 +107,38 @@ pub enum KeySetError {
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
-    keys: Vec<&'a RawValue>,
+    keys: FirstKeys<'a>,
+}
+
+/// At most one key more than a set may have. A document of [`MAX_BYTES`] has room for half a
+/// million empty ones.
+struct FirstKeys<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for FirstKeys<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = FirstKeys<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of keys")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut keys = Vec::new();
+                while let Some(key) = list.next_element()? {
+                    keys.push(key);
+                    if keys.len() > MAX_KEYS {
+                        while list.next_element::<IgnoredAny>()?.is_some() {}
+                    }
+                }
+                Ok(FirstKeys(keys))
+            }
+        }
+
+        deserializer.deserialize_seq(Keys)
+    }
 }
 
 impl KeySet {
@@ -117,7 +154,7 @@ impl KeySet {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
-        let Document { keys } =
+        let Document { keys: FirstKeys(keys) } =
             serde_json::from_slice(document).map_err(|_| KeySetError::NotAKeySet)?;
         if keys.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
@@ -216,6 +253,9 @@ impl KeySet {
 }
 
 fn read(raw: &str, algorithms: &[Algorithm]) -> Result<(Option<String>, Key), SkippedKey> {
+    if raw.len() > MAX_KEY {
+        return Err(SkippedKey { kid: None, reason: "it is larger than 64 KiB" });
+    }
     let jwk: Jwk = serde_json::from_str(raw)
         .map_err(|_| SkippedKey { kid: None, reason: "it is not a JWK" })?;
     let kid = jwk.common.key_id.clone();
@@ -500,6 +540,12 @@ mod tests {
             error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))),
             KeySetError::TooManyKeys
         );
+        assert_eq!(
+            error(&format!("{{\"keys\":[{}]}}", vec!["0"; MAX_BYTES / 2 - 8].join(","))),
+            KeySetError::TooManyKeys
+        );
+        let large = format!(r#"{{"kid":"a","x5c":["{}"],{ED}}}"#, "x".repeat(MAX_KEY));
+        assert_eq!(error(&format!("{{\"keys\":[{large}]}}")), KeySetError::NoUsableKey(1));
         assert_eq!(
             error(&format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(MAX_BYTES))),
             KeySetError::TooLarge
