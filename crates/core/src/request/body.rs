@@ -13,6 +13,10 @@ mod names;
 mod plan;
 mod scan;
 mod seen_keys;
+#[cfg(any(test, fuzzing))]
+pub mod steps;
+#[cfg(not(any(test, fuzzing)))]
+mod steps;
 
 pub use self::{
     content::Parts,

@@ -19,6 +19,7 @@ use super::{
     json::integer,
     media_type::{self, Parameter, ParameterError, Parameters, is_token},
     plan::cap_fields,
+    steps,
 };
 use crate::denial::{Denial, Reason};
 
@@ -222,7 +223,9 @@ pub(super) fn read<'a>(
         if parts > PARTS {
             return Err(FormError::TooManyParts);
         }
-        let end = finder.find(part).ok_or(FormError::NoEnd)?;
+        let end = finder.find(part);
+        steps::count(end.unwrap_or(part.len()) / 8 + 1);
+        let end = end.ok_or(FormError::NoEnd)?;
         let (inside, after) = part.split_at_checked(end).ok_or(FormError::NoEnd)?;
         rest = after.get(delimiter.len()..).ok_or(FormError::NoEnd)?;
         let inside = inside.strip_suffix(b"\r\n").ok_or(FormError::StrayBoundary)?;
@@ -232,6 +235,7 @@ pub(super) fn read<'a>(
 
 fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
+    steps::count(head.len());
     let split = memmem::find(head, b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
     let (head, rest) = part.split_at_checked(split).ok_or(HeadersError::NoEnd)?;
     let value = rest.strip_prefix(b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
@@ -252,6 +256,7 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
     for wanted in
         listed.map(String::as_str).chain(["_charset_"]).chain(counted.map(|(_, name)| name))
     {
+        steps::count(1);
         if variant(wanted) {
             return Err(FormError::Variant(wanted.to_owned()));
         }

@@ -12,9 +12,11 @@ use super::{
     content::{Parts, is_external, is_inline_medium, is_text_part, kind},
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember, Message},
     json_error::{DEPTH, JsonError, KEYS, LENGTH, STRINGS},
+    names::Found,
     plan::{Expect, Node, Plan, SourceKey, Text, TextRole, Unnamed},
     scan::{RawString, Scanner},
     seen_keys::SeenKeys,
+    steps,
 };
 
 /// The largest integer that every JSON reader represents exactly (RFC 8259 section 6).
@@ -112,6 +114,7 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// Reads a value with its node. `key` is the member that is or contains the value.
     fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
+        steps::count(1);
         let wrong = || JsonError::WrongType(key.to_owned());
         match &node.expect {
             Expect::Field(name) => {
@@ -282,6 +285,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     fn empty_list(&mut self, most: u64, depth: usize) -> Result<(), JsonError> {
         let before = self.scanner.rest();
         self.skip(depth)?;
+        steps::count(before.len() - self.scanner.rest().len());
         let inside = before.get(1..before.len() - self.scanner.rest().len()).unwrap_or_default();
         if inside.bytes().any(|byte| !byte.is_ascii_whitespace() && byte != b']') {
             self.facts.forbid(|| ForbiddenMember::here("", ForbiddenCause::Over(most)));
@@ -397,6 +401,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         let text = string.unescape()?;
         prompt.truncated |= text.len() >= room;
         if !prompt.truncated {
+            steps::count(text.len() / 8);
             prompt.text.push_str(&text);
             prompt.text.push('\n');
         }
@@ -405,6 +410,7 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     fn add_reference(&mut self, string: &RawString<'a>) {
         // The beginning decides. Clients have no reason to escape it.
+        steps::count(string.inner.len().min(LENGTH));
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
         self.facts.external_reference |= escaped || is_external(string.inner);
     }
@@ -541,6 +547,7 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// Checks and skips a value of any type.
     fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
+        steps::count(1);
         let close = match self.scanner.peek() {
             Some(b'"') => return self.scanner.skip_string().map(drop),
             Some(b'{') => b'}',
@@ -575,12 +582,10 @@ pub(super) fn integer(scalar: &str) -> Option<u64> {
 /// Refuses a key that Go reads as another, selected one: Go folds ASCII case, and the two other
 /// letters that fold into ASCII (long s and the Kelvin sign).
 fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
-    match node.keys.get(key) {
-        Some(place) => Ok(Some(place)),
-        None => match node.keys.variant(key) {
-            Some(name) => Err(JsonError::CaseVariant(name.to_string())),
-            None => Ok(None),
-        },
+    match node.keys.find(key) {
+        Found::Place(place) => Ok(Some(place)),
+        Found::Variant(name) => Err(JsonError::CaseVariant(name.to_string())),
+        Found::None => Ok(None),
     }
 }
 

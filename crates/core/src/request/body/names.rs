@@ -4,6 +4,8 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
+use super::steps;
+
 /// Names of this length and longer ones are kept together.
 const LONG: usize = 31;
 
@@ -13,6 +15,17 @@ pub(super) struct Names {
     list: Vec<(Arc<str>, usize)>,
     /// For each length up to [`LONG`], the index of the first name that is at least as long.
     starts: [u16; LONG + 1],
+}
+
+/// The result of a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found<'n> {
+    /// The place of the name.
+    Place(usize),
+    /// A name that the key differs from only in case.
+    Variant(&'n Arc<str>),
+    /// The key is none of the names.
+    None,
 }
 
 impl Names {
@@ -61,13 +74,38 @@ impl Names {
         self.list.iter().map(|(name, place)| (name, *place))
     }
 
+    /// The place of a name, or the name that Go takes `key` for ([`variant`](Self::variant)).
+    pub(super) fn find(&self, key: &str) -> Found<'_> {
+        if !key.is_ascii() {
+            return match self.get(key) {
+                Some(place) => Found::Place(place),
+                None => self.variant(key).map_or(Found::None, Found::Variant),
+            };
+        }
+        let first = |name: &str| name.as_bytes().first().map(|byte| byte | 0x20);
+        let mut variant = Found::None;
+        let alike = self.as_long_as(key);
+        steps::count(alike.len());
+        for (known, place) in alike {
+            if first(known) == first(key) && known.eq_ignore_ascii_case(key) {
+                if **known == *key {
+                    return Found::Place(*place);
+                }
+                variant = Found::Variant(known);
+            }
+        }
+        variant
+    }
+
     /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
     /// ASCII (long s and the Kelvin sign). `key` itself is none of the names.
     pub(super) fn variant(&self, key: &str) -> Option<&Arc<str>> {
-        let special = ['\u{17f}', '\u{212a}'];
+        steps::count(self.as_long_as(key).len() + key.len() / 8);
         // Only these two letters beyond ASCII fold into it. Comparing every key with every name would
         // make a key of a few bytes cost as much as all names.
-        let folded = (!key.is_ascii() && key.contains(special))
+        let folded = key
+            .bytes()
+            .any(|byte| matches!(byte, 0xc5 | 0xe2))
             .then(|| key.replace('\u{17f}', "s").replace('\u{212a}', "k"));
         let key = folded.as_deref().unwrap_or(key);
         let known = self.as_long_as(key).iter().find(|(known, _)| known.eq_ignore_ascii_case(key));
@@ -100,6 +138,7 @@ mod tests {
         names.set("n", 99);
         for (place, word) in words.iter().enumerate().filter(|(_, word)| **word != "n") {
             assert_eq!(names.get(word), Some(place), "{word}");
+            assert_eq!(names.find(word), Found::Place(place), "{word}");
         }
         assert_eq!(names.get("n"), Some(99), "a name has one place");
         for other in ["", "m", "modem", "Model", "max_token", "max_tokens_"] {
@@ -118,6 +157,11 @@ mod tests {
             ),
         ] {
             assert_eq!(names.variant(key).map(AsRef::as_ref), known, "{key}");
+            let found = match names.find(key) {
+                Found::Variant(known) => Some(&**known),
+                Found::Place(_) | Found::None => None,
+            };
+            assert_eq!(found, known, "{key}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The keys of the open objects of a body, each compared with the others of its object.
 //!
-//! Comparing every key of an object with all others takes quadratic time. Here, a filter finds most
-//! new keys without a comparison: a set of bits, indexed by a hash of the key. The seed of the hash
-//! is random, so a client cannot choose keys that share a bit. The seed changes how many comparisons
-//! are made and never their result.
+//! Comparing every key of an object with all others takes quadratic time. Here, an object with more
+//! than a few keys keeps a tag of each, and only keys with equal tags are compared. A tag is a hash
+//! with a random seed, so a client cannot choose keys with equal tags: the seed changes how many
+//! comparisons are made and never their result. The tags of one object are searched with vector
+//! instructions, and are bounded by the number of its keys.
 
 use std::{
     borrow::Cow,
@@ -12,22 +13,18 @@ use std::{
 
 use foldhash::fast::FixedState;
 
-/// The number of keys of an object that are compared one by one.
-const FEW: usize = 8;
-/// The bits of a filter: with 256 keys, one of 16 new keys finds its bit set.
-const BITS: usize = 4096;
+use super::steps;
 
-/// A set of bits.
-type Filter = [u64; BITS / 64];
+/// The number of keys of an object that are compared one by one.
+const FEW: usize = 4;
 
 /// The keys of all open objects.
 #[derive(Debug)]
 pub(super) struct SeenKeys<'a> {
     /// The keys, those of the innermost object last.
     keys: Vec<Cow<'a, str>>,
-    /// Filters that no object uses at the moment.
-    #[expect(clippy::vec_box, reason = "a box moves between this list and an open object")]
-    unused: Vec<Box<Filter>>,
+    /// The tags of the objects that have more than a few keys, those of the innermost last.
+    tags: Vec<u32>,
     hash: Option<FixedState>,
 }
 
@@ -36,18 +33,19 @@ pub(super) struct SeenKeys<'a> {
 pub(super) struct OpenObject {
     /// The place of its first key.
     first: usize,
-    filter: Option<Box<Filter>>,
+    /// The place of its first tag, once it has more than a few keys.
+    tags: Option<usize>,
 }
 
 impl<'a> SeenKeys<'a> {
     /// Creates an empty list.
     pub(super) fn new() -> Self {
-        Self { keys: Vec::with_capacity(32), unused: Vec::new(), hash: None }
+        Self { keys: Vec::with_capacity(32), tags: Vec::new(), hash: None }
     }
 
     /// Opens an object.
     pub(super) fn open(&self) -> OpenObject {
-        OpenObject { first: self.keys.len(), filter: None }
+        OpenObject { first: self.keys.len(), tags: None }
     }
 
     /// The number of keys of the innermost object.
@@ -55,26 +53,40 @@ impl<'a> SeenKeys<'a> {
         self.keys.len() - object.first
     }
 
-    /// Whether the innermost object has the key already.
+    /// Whether the innermost object has the key already. A key that it has not is added with
+    /// [`push`](Self::push).
     pub(super) fn contains(&mut self, object: &mut OpenObject, key: &str) -> bool {
         let keys = self.keys.get(object.first..).unwrap_or_default();
         if keys.len() < FEW {
+            steps::count(keys.len());
             return keys.iter().any(|known| known == key);
         }
+        self.contains_tagged(object, key)
+    }
+
+    fn contains_tagged(&mut self, object: &mut OpenObject, key: &str) -> bool {
+        let keys = self.keys.get(object.first..).unwrap_or_default();
         let hash = self
             .hash
             .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(FEW)));
-        let unused = &mut self.unused;
-        let filter = object.filter.get_or_insert_with(|| {
-            let mut filter = unused.pop().unwrap_or_else(|| Box::new([0; BITS / 64]));
-            filter.fill(0);
-            for known in keys {
-                set(&mut filter, hash.hash_one(known.as_bytes()));
-            }
-            filter
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
+        let tag = |key: &str| hash.hash_one(key.as_bytes()) as u32;
+        let first = *object.tags.get_or_insert_with(|| {
+            let first = self.tags.len();
+            self.tags.extend(keys.iter().map(|known| tag(known)));
+            first
         });
-        let is_set = set(filter, hash.hash_one(key.as_bytes()));
-        is_set && keys.iter().any(|known| known == key)
+        let new = tag(key);
+        let tags = self.tags.get(first..).unwrap_or_default();
+        steps::count(key.len() / 8 + tags.len() / 8);
+        // Not `contains`, which stops at the first equal one and is not made of vector instructions.
+        let found = tags.iter().fold(false, |found, tag| found | (*tag == new))
+            && keys.iter().zip(tags).any(|(known, tag)| {
+                steps::count(1);
+                *tag == new && known == key
+            });
+        self.tags.push(new);
+        found
     }
 
     /// Adds a key to the innermost object.
@@ -86,22 +98,11 @@ impl<'a> SeenKeys<'a> {
     pub(super) fn close(&mut self, object: OpenObject) -> usize {
         let count = self.count(&object);
         self.keys.truncate(object.first);
-        self.unused.extend(object.filter);
+        if let Some(first) = object.tags {
+            self.tags.truncate(first);
+        }
         count
     }
-}
-
-/// Sets the bit of a hash, and returns whether it was set.
-fn set(filter: &mut Filter, hash: u64) -> bool {
-    let bit = hash % (BITS as u64);
-    let mask = 1 << (bit % 64);
-    let word = usize::try_from(bit / 64).ok().and_then(|word| filter.get_mut(word));
-    // The index is below the length: the bit is below `BITS`.
-    word.is_none_or(|word| {
-        let is_set = *word & mask != 0;
-        *word |= mask;
-        is_set
-    })
 }
 
 #[cfg(test)]
