@@ -1,6 +1,7 @@
 //! The rules of a route: scopes, model, members of the body, tools, content, categories,
 //! conditions.
 
+mod automaton;
 pub mod category;
 pub mod condition;
 pub mod content;

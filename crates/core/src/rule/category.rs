@@ -137,9 +137,9 @@ impl Categories {
                 let alone = if pattern.is_empty() || pattern.len() > LENGTH {
                     Err(PatternsError::Length(LENGTH))
                 } else {
-                    Patterns::compile(&[pattern]).and_then(|alone| match alone.find("").next() {
-                        Some(_) => Err(PatternsError::MatchesEmpty(pattern.clone())),
-                        None => Ok(()),
+                    Patterns::compile(&[pattern]).and_then(|alone| match alone.is_match("") {
+                        true => Err(PatternsError::MatchesEmpty(pattern.clone())),
+                        false => Ok(()),
                     })
                 };
                 if errors.take(&at, alone).is_some() {
@@ -311,8 +311,11 @@ impl CategoryRule {
             return Err(forbidden("a prompt in tokens or embeddings cannot be classified")
                 .with_message("send the prompt as text"));
         }
-        let found = categories.patterns.find(&prompt.text);
-        Ok(found.filter_map(|pattern| categories.owners.get(pattern).copied()).collect())
+        let mut found = BTreeSet::new();
+        categories
+            .patterns
+            .find(&prompt.text, |pattern| found.extend(categories.owners.get(pattern)));
+        Ok(found)
     }
 
     /// Returns the categories of a request.

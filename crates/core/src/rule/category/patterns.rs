@@ -1,18 +1,15 @@
-//! A set of patterns that are matched together against a text.
+//! A set of patterns that are matched together against a text, by a few complete automata.
 //!
-//! The set behaves like `regex::RegexSet`, except that word boundaries are ASCII. The lazy
-//! automaton that makes sets fast gives up at the first byte beyond ASCII if a pattern has a
-//! Unicode boundary. Its fallback takes fifty times as long, and any client could cause it by
-//! writing `é`.
+//! The set behaves like `regex::RegexSet`, except that word boundaries are ASCII. Each automaton has
+//! as many of the patterns as fit its limit: patterns such as `a.+b` double its size each. A text
+//! costs one step for each byte and automaton.
 
-use regex_automata::{Input, MatchKind, PatternSet, meta};
-use regex_syntax::hir::{Capture, Hir, HirKind, Literal, Look, Repetition};
 use thiserror::Error;
 
-/// The maximum size in bytes of the compiled patterns, and of the cache for matching them.
-const COMPILED: usize = 1024 * 1024;
-/// The maximum depth of groups.
-const NEST: u32 = 32;
+use crate::rule::automaton::{AUTOMATON, Automaton, AutomatonError, Pattern, too_large};
+
+/// The maximum number of automata of a set.
+const AUTOMATA: usize = 8;
 
 /// Patterns that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -23,108 +20,99 @@ pub(super) enum PatternsError {
     /// A pattern matches the empty text.
     #[error("`{0}` finds the empty text, and so every prompt")]
     MatchesEmpty(String),
-    /// A pattern is malformed.
-    #[error("`{pattern}` is no pattern: {cause}")]
-    Syntax { pattern: String, cause: String },
+    /// A pattern is malformed, or cannot be built.
+    #[error(transparent)]
+    Pattern(#[from] AutomatonError),
     /// A pattern exceeds the size limit.
-    #[error("`{0}` is no pattern: compiled, it would take more than {COMPILED} bytes")]
+    #[error("{}", too_large(.0))]
     TooLarge(String),
     /// All patterns together exceed the size limit.
-    #[error("together, the patterns would take more than {COMPILED} bytes")]
+    #[error(
+        "together, the patterns would take more than {AUTOMATA} automata of {AUTOMATON} bytes each; \
+         patterns with `.*` between words take most"
+    )]
     SetTooLarge,
-    /// The automaton cannot be built.
-    #[error("the patterns cannot be compiled: {0}")]
-    Build(String),
 }
 
 /// A compiled set of patterns.
 #[derive(Debug, Default)]
-pub(super) struct Patterns(Option<meta::Regex>);
+pub(super) struct Patterns(Vec<Part>);
+
+/// Neighbouring patterns that share an automaton.
+#[derive(Debug)]
+struct Part {
+    /// The index of the first pattern.
+    first: usize,
+    automaton: Automaton,
+}
 
 impl Patterns {
     /// Compiles patterns in the syntax of the `regex` crate.
     pub(super) fn compile(patterns: &[&str]) -> Result<Self, PatternsError> {
-        if patterns.is_empty() {
-            return Ok(Self(None));
+        let parsed =
+            patterns.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut set = Self::default();
+        match set.add(0, &parsed) {
+            Err(PatternsError::SetTooLarge) if patterns.len() == 1 => {
+                Err(PatternsError::TooLarge(patterns.concat()))
+            }
+            result => result.map(|()| set),
         }
-        let parsed = patterns.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-        // All matches are reported; by default the first one hides the others.
-        let config = meta::Config::new()
-            .match_kind(MatchKind::All)
-            .nfa_size_limit(Some(COMPILED))
-            .hybrid_cache_capacity(COMPILED)
-            .utf8_empty(false);
-        let built = meta::Builder::new().configure(config).build_many_from_hir(&parsed);
-        built.map(|regex| Self(Some(regex))).map_err(|error| match (error.size_limit(), patterns) {
-            (Some(_), [text]) => PatternsError::TooLarge((*text).to_owned()),
-            (Some(_), _) => PatternsError::SetTooLarge,
-            (None, _) => PatternsError::Build(error.to_string()),
-        })
+    }
+
+    /// Adds patterns with one automaton, or with one for each half.
+    fn add(&mut self, first: usize, patterns: &[Pattern]) -> Result<(), PatternsError> {
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        if self.0.len() >= AUTOMATA {
+            return Err(PatternsError::SetTooLarge);
+        }
+        match Automaton::build(patterns) {
+            Ok(automaton) => self.0.push(Part { first, automaton }),
+            Err(AutomatonError::TooLarge) if patterns.len() > 1 => {
+                let (left, right) = patterns.split_at(patterns.len() / 2);
+                self.add(first, left)?;
+                self.add(first + left.len(), right)?;
+            }
+            Err(AutomatonError::TooLarge) => return Err(PatternsError::SetTooLarge),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// Whether the set has no patterns.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 
-    /// Returns the indexes of the patterns that match anywhere in a text, in linear time.
-    pub(super) fn find(&self, text: &str) -> impl Iterator<Item = usize> {
-        let found = self.0.as_ref().map(|regex| {
-            let mut found = PatternSet::new(regex.pattern_len());
-            regex.which_overlapping_matches(&Input::new(text), &mut found);
-            found
-        });
-        found
-            .into_iter()
-            .flat_map(|found| found.iter().map(|pattern| pattern.as_usize()).collect::<Vec<_>>())
+    /// Calls `found` with the index of each pattern that matches anywhere in a text, some of them
+    /// several times.
+    pub(super) fn find(&self, text: &str, mut found: impl FnMut(usize)) {
+        for Part { first, automaton } in &self.0 {
+            automaton.find(text, |pattern| found(first + pattern));
+        }
     }
-}
 
-fn parse(text: &str) -> Result<Hir, PatternsError> {
-    let parsed = regex_syntax::ParserBuilder::new().nest_limit(NEST).build().parse(text);
-    parsed.map(ascii_boundaries).map_err(|error| {
-        let cause = match &error {
-            regex_syntax::Error::Parse(error) => error.kind().to_string(),
-            regex_syntax::Error::Translate(error) => error.kind().to_string(),
-            _ => error.to_string(),
-        };
-        PatternsError::Syntax { pattern: text.to_owned(), cause }
-    })
-}
-
-fn ascii_boundaries(hir: Hir) -> Hir {
-    match hir.into_kind() {
-        HirKind::Empty => Hir::empty(),
-        HirKind::Literal(Literal(bytes)) => Hir::literal(bytes),
-        HirKind::Class(class) => Hir::class(class),
-        HirKind::Look(look) => Hir::look(match look {
-            Look::WordUnicode => Look::WordAscii,
-            Look::WordUnicodeNegate => Look::WordAsciiNegate,
-            Look::WordStartUnicode => Look::WordStartAscii,
-            Look::WordEndUnicode => Look::WordEndAscii,
-            Look::WordStartHalfUnicode => Look::WordStartHalfAscii,
-            Look::WordEndHalfUnicode => Look::WordEndHalfAscii,
-            other => other,
-        }),
-        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            sub: Box::new(ascii_boundaries(*repetition.sub)),
-            ..repetition
-        }),
-        HirKind::Capture(capture) => {
-            Hir::capture(Capture { sub: Box::new(ascii_boundaries(*capture.sub)), ..capture })
-        }
-        HirKind::Concat(parts) => Hir::concat(parts.into_iter().map(ascii_boundaries).collect()),
-        HirKind::Alternation(parts) => {
-            Hir::alternation(parts.into_iter().map(ascii_boundaries).collect())
-        }
+    /// Whether a pattern matches anywhere in a text.
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.0.iter().any(|part| part.automaton.is_match(text))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use regex::RegexSet;
 
     use super::*;
+
+    fn found(patterns: &Patterns, text: &str) -> Vec<usize> {
+        let mut all = BTreeSet::new();
+        patterns.find(text, |pattern| all.extend([pattern]));
+        all.into_iter().collect()
+    }
 
     #[test]
     fn matches_equal_those_of_the_regex_crate() {
@@ -161,7 +149,7 @@ mod tests {
             "abc abc write a code write some code 555-1234 x\ny quit end",
         ] {
             assert_eq!(
-                ours.find(text).collect::<Vec<_>>(),
+                found(&ours, text),
                 theirs.matches(text).into_iter().collect::<Vec<_>>(),
                 "{text}"
             );
@@ -170,9 +158,8 @@ mod tests {
 
     #[test]
     fn word_boundaries_are_ascii() {
-        let find = |pattern: &str, text: &str| {
-            Patterns::compile(&[pattern]).unwrap().find(text).next().is_some()
-        };
+        let find =
+            |pattern: &str, text: &str| Patterns::compile(&[pattern]).unwrap().is_match(text);
         assert!(
             find(r"\bcode\b", "code")
                 && find(r"\bcode\b", "\u{e9}code\u{e9}")
@@ -183,16 +170,46 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_are_too_large_are_refused() {
-        assert!(
-            Patterns::compile(&[r"\w{500}{50}"])
-                .unwrap_err()
-                .to_string()
-                .contains("would take more")
-        );
-        let many: Vec<String> = (0..100).map(|n| format!(r"\w{{40}}{n}")).collect();
+    fn a_set_that_needs_several_automata_finds_the_same() {
+        let patterns: Vec<String> =
+            (0..24).map(|n| format!(r"(?i)\bword{n}\b.*\bend{n}\b")).collect();
+        let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+        let ours = Patterns::compile(&patterns).unwrap();
+        assert!((2..=AUTOMATA).contains(&ours.0.len()), "{}", ours.0.len());
+        let theirs = RegexSet::new(&patterns).unwrap();
+        for text in
+            ["", "word3 end3", "Word23 to END23, word0 and word1 end1 end0", "end5 word5\nend5"]
+        {
+            assert_eq!(
+                found(&ours, text),
+                theirs.matches(text).into_iter().collect::<Vec<_>>(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn patterns_whose_automaton_has_no_bound_are_refused() {
+        for pattern in [
+            r"\w{500}{50}",
+            r"(a|b)*a(a|b){20}",
+            r"[ab]*a[ab]{24}c",
+            r"(?s)a.{40}b",
+            r"(?i)select.{0,400}from",
+            r"(x+x+)+y.{60}z",
+        ] {
+            let error = Patterns::compile(&[pattern]).unwrap_err();
+            assert_eq!(error, PatternsError::TooLarge(pattern.to_owned()));
+            assert!(error.to_string().contains("could make it slow"), "{error}");
+        }
+        let many: Vec<String> =
+            (0..200).map(|n| format!(r"(?i)\bword{n}\b.*\bmiddle{n}\b.*\bend{n}\b")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(Patterns::compile(&many).unwrap_err().to_string().contains("together"));
+    }
+
+    #[test]
+    fn patterns_that_are_malformed_are_refused() {
         assert!(Patterns::compile(&["(".repeat(40).as_str()]).is_err());
         assert!(
             Patterns::compile(&[format!("{}a{}", "(".repeat(40), ")".repeat(40)).as_str()])

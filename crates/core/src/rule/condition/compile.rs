@@ -9,7 +9,6 @@ use cel::{
     IdedExpr,
     common::ast::{CallExpr, ComprehensionExpr, Expr, LiteralValue, SelectExpr, operators as op},
 };
-use regex::{Regex, RegexBuilder};
 
 use super::{
     clock::{self, DatePart},
@@ -17,13 +16,12 @@ use super::{
     network::Network,
     term::{Arithmetic, Relation, Search, Term, Variable},
 };
+use crate::rule::automaton::{Automaton, AutomatonError, Pattern, too_large};
 
 /// The maximum depth of terms.
 const DEPTH: usize = 32;
 /// The maximum depth of nested `all` and `exists`.
 const LOOPS: usize = 2;
-/// The maximum size in bytes of a compiled pattern, and of the cache for matching it.
-const PATTERN: usize = 256 * 1024;
 
 /// The type of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,17 +79,12 @@ pub(super) fn compile(
 }
 
 /// Compiles a pattern for `matches`.
-fn pattern(text: &str) -> Result<Regex, ConditionError> {
-    let built =
-        RegexBuilder::new(text).size_limit(PATTERN).dfa_size_limit(PATTERN).nest_limit(32).build();
-    built.map_err(|error| not_a_pattern(text, &error).into())
-}
-
-/// Returns the error in a pattern on one line.
-fn not_a_pattern(text: &str, error: &regex::Error) -> String {
-    let error = error.to_string();
-    let last = error.lines().last().unwrap_or_default();
-    format!("`{text}` is no pattern: {}", last.strip_prefix("error: ").unwrap_or(last))
+fn pattern(text: &str) -> Result<Automaton, ConditionError> {
+    let built = Pattern::parse(text).and_then(|pattern| Automaton::build(&[pattern]));
+    built.map_err(|error| match error {
+        AutomatonError::TooLarge => too_large(text).into(),
+        _ => error.to_string().into(),
+    })
 }
 
 struct Compiler<'a, 'c> {
@@ -408,10 +401,8 @@ impl Compiler<'_, '_> {
                 let pattern = pattern(
                     string_literal(sought).ok_or("the pattern of `matches` must be written out")?,
                 )?;
-                Ok((
-                    Term::Matches(self.expect_boxed(text, &Type::Text, "`matches`")?, pattern),
-                    Type::Bool,
-                ))
+                let text = self.expect_boxed(text, &Type::Text, "`matches`")?;
+                Ok((Term::Matches(text, Box::new(pattern)), Type::Bool))
             }
             ("size", [inner]) => match self.typed(inner)? {
                 (term, Type::Text | Type::List(_) | Type::Claim) => {

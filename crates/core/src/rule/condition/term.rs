@@ -6,11 +6,10 @@
 use std::{borrow::Cow, cmp::Ordering, net::IpAddr};
 
 use jiff::tz::TimeZone;
-use regex::Regex;
 use thiserror::Error;
 
 use super::{activation::Activation, clock::DatePart, network::Network};
-use crate::{json::Json, time::Timestamp};
+use crate::{json::Json, rule::automaton::Automaton, time::Timestamp};
 
 /// The maximum number of steps of one evaluation. A term is one step, and so are some bytes of
 /// text.
@@ -120,7 +119,7 @@ pub(super) enum Term {
     In(Box<Term>, Box<Term>),
     Arithmetic(Arithmetic, Box<Term>, Box<Term>),
     Search(Search, Box<Term>, Box<Term>),
-    Matches(Box<Term>, Regex),
+    Matches(Box<Term>, Box<Automaton>),
     Size(Box<Term>),
     DatePart(DatePart, Box<Term>, TimeZone),
     Seconds(Box<Term>),

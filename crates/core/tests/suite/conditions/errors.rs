@@ -35,6 +35,7 @@ fn what_is_wrong_is_told_with_its_line() {
         ("has(principal.subject)", "`subject` is always there"),
         ("request.path.matches(principal.subject)", "must be written out"),
         ("request.path.matches('(')", "is no pattern: unclosed group"),
+        ("request.path.matches('(a|b)*a(a|b){20}')", "could make it slow"),
         ("request.path.matches('(?=a)')", "look-around"),
         ("request.path.matches('(a)\\\\1')", "backreferences are not supported"),
         ("request.path.matches('\\\\w{500}{100}')", "size limit"),
