@@ -5,7 +5,7 @@
     ROUNDS=7 SECONDS=0.8 make bench  rounds, and the length of each measurement
 
 Sections: wire (in flight, transports), cold (unknown tokens, bad tokens), redis, footprint (memory, start), size (of the policy), revocations,
-steady (latency while everything is reloaded), allocations. `SECTIONS=soak MINUTES=10` is not among them by default.
+steady (latency while everything is reloaded), attack (latency while one client sends large bodies), allocations. `SECTIONS=soak MINUTES=10` is not among them by default.
 
 Contestants of a section take turns within each round, in another order each time, and a ratio is taken within a round, so that
 what else the machine does falls on all of them. The server has one core for itself, load and Redis share the other.
@@ -367,6 +367,34 @@ def steady(program, tool, tokens):
     return {**found, "rate": rate}
 
 
+#: Below `body.max`, with the rest of the message.
+ATTACK_BYTES = 15 << 20
+ATTACK_RATE = 1000
+
+
+def attack(program, tool, tokens):
+    """Latency of other clients while one token sends bodies that cost their reader most, on three connections."""
+    file, one_token = tokens.file("RS256", TOKENS), tokens.file("EdDSA", 1)
+    seconds = max(SECONDS * 5, 2.0)
+    found = {"rounds": [], "seconds": seconds, "rate": ATTACK_RATE, "bytes": ATTACK_BYTES}
+    with servers.Rig(DIR) as rig:
+        gate = primed(tool, Gate(rig, program, "attacked", gates.policy(tokens.jwks, body=True)), file, *BODY)
+        at = lambda: measure.check(tool, gate.address, file, gate.server, "--rate", ATTACK_RATE, *BODY, in_flight=256, seconds=seconds)
+        hostile = ["--body", ATTACK_BYTES, "--hostile", "--connections", 3, "--in-flight", 3, "--seconds", seconds + 1, "--warm", 0]
+        command = [*on_core(LOAD_CORE), tool, "check", "--target", gate.address, "--tokens", one_token, *hostile]
+        for index in range(ROUNDS):
+            measure.say(f"round {index + 1}")
+            one = {"quiet": at()}
+            attacker = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+            try:
+                one["attacked"] = at()
+                one["hostile"] = json.loads(attacker.communicate(timeout=60)[0].splitlines()[-1])
+            finally:
+                attacker.kill()
+            found["rounds"].append(one)
+    return found
+
+
 def soak(program, tool, tokens):
     """Memory over minutes at half load."""
     minutes = measure.number("MINUTES", 10.0)
@@ -400,6 +428,7 @@ SECTIONS = {
     "size": size,
     "revocations": revocations,
     "steady": steady,
+    "attack": attack,
     "allocations": allocations,
     "soak": soak,
 }

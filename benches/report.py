@@ -195,6 +195,21 @@ def steady(data):
     return how(data) + what + table(head, rows) + drawing("steady", "Latency at half load", "microseconds", groups)
 
 
+def attack(data):
+    rounds = data["rounds"]
+    rows = [
+        [label, *(spread(values(rounds, name, key)) for key in ["p50_us", "p99_us", "p999_us"])]
+        for name, label in [("quiet", "alone"), ("attacked", "during the attack")]
+    ]
+    more = [(b - a) / 1000 for a, b in zip(values(rounds, "quiet", "p99_us"), values(rounds, "attacked", "p99_us"))]
+    at_most("p99 of others while one client sends large bodies, beyond p99 alone", 5, more, " ms", 1)
+    what = (
+        f"\n{data['rate']} checks/s with bodies of 4 KiB at an even rate, alone and while one token sends bodies of {data['bytes'] >> 20} MiB of objects with 250 keys on three "
+        f"connections ({spread(values(rounds, 'hostile', 'rps'), 0)} a second). The server has one core.\n\n"
+    )
+    return how(data) + what + table(["other clients", "p50 us", "p99 us", "p99.9 us"], rows)
+
+
 def soak(data):
     memory = data["mib"]
     later = memory[len(memory) // 5 :]
@@ -321,6 +336,7 @@ SECTIONS = {
     "size": size,
     "revocations": revocations,
     "steady": steady,
+    "attack": attack,
     "soak": soak,
     "instructions": instructions,
     "allocations": allocations,

@@ -48,9 +48,11 @@
 //! # }
 //! ```
 
+mod body_pool;
 pub mod check;
 pub mod live;
 pub mod readiness;
+mod refusals;
 pub mod reload;
 mod status;
 mod upstream_keys;

@@ -23,6 +23,7 @@ use tollgate_core::{
     admission::Outage,
     decision::{Decision, Outcome},
     request::{Headers, RawRequest},
+    stage::Stage,
     text::hex_128,
     time::Timestamp,
 };
@@ -290,6 +291,7 @@ impl Drop for CheckRecord<'_> {
             route,
             model,
             limits: evidence.map(|evidence| evidence.limits.as_slice()).unwrap_or_default(),
+            remembered: evidence.is_some_and(|evidence| evidence.stage == Stage::Refusals),
             result,
             elapsed,
             store: if let StoreCall::Finished(elapsed) = self.store { Some(elapsed) } else { None },

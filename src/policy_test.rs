@@ -18,7 +18,7 @@ mod values;
 
 use tollgate_core::{
     admission::Outage,
-    check::{NoHooks, Prepared, prepare},
+    check::{Prepared, prepare},
     decision::Outcome,
     revocation::Target,
     snapshot::Snapshot,
@@ -29,7 +29,7 @@ pub use self::{
     error::CaseError,
     expect::{Differences, Expectation, Internal, Observed, Verdict, compare, reason_of},
     file::CaseFile,
-    ledger::Ledger,
+    ledger::{Ledger, LedgerHooks},
     request::{Body, Request},
 };
 
@@ -84,11 +84,10 @@ pub enum Revoked {
 impl Case {
     /// Decides the case with the core, after the earlier requests.
     pub fn decide(&self, snapshot: &Snapshot) -> Outcome {
-        match prepare(snapshot, self.request.raw(), self.now, &mut NoHooks) {
+        let mut store = self.store(snapshot);
+        match prepare(snapshot, self.request.raw(), self.now, &mut store.hooks()) {
             Prepared::Decided(outcome) => outcome,
-            Prepared::Pending(pending) => {
-                self.store(snapshot).conclude(pending, self.now, self.outage)
-            }
+            Prepared::Pending(pending) => store.conclude(pending, self.now, self.outage),
         }
     }
 
@@ -97,9 +96,9 @@ impl Case {
         let mut ledger = Ledger::new(&self.revoked);
         for earlier in &self.earlier {
             for _ in 0..earlier.times {
-                if let Prepared::Pending(pending) =
-                    prepare(snapshot, earlier.request.raw(), earlier.at, &mut NoHooks)
-                {
+                let raw = earlier.request.raw();
+                let prepared = prepare(snapshot, raw, earlier.at, &mut ledger.hooks());
+                if let Prepared::Pending(pending) = prepared {
                     // Only the counts matter here, not the answer.
                     drop(ledger.conclude(pending, earlier.at, None));
                 }

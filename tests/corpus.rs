@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, compare};
 use tollgate_core::{
-    check::{NoHooks, Prepared, PreparedHead, prepare, prepare_head},
+    check::{Prepared, PreparedHead, prepare, prepare_head},
     denial::Reason,
     snapshot::Snapshot,
 };
@@ -92,6 +92,7 @@ fn head_and_body_come_to_the_decision_of_the_whole() {
     let mut needed = 0;
     let rows = rows(&files);
     for (Row { file, case }, snapshot) in &rows {
+        let store = case.store(snapshot);
         let decided = |prepared| {
             let outcome = match prepared {
                 Prepared::Decided(outcome) => outcome,
@@ -102,13 +103,13 @@ fn head_and_body_come_to_the_decision_of_the_whole() {
             let observed = Observed::of(&outcome, snapshot, "decision-1");
             (outcome.evidence.stage, format!("{observed:?}"))
         };
-        let whole = decided(prepare(snapshot, case.request.raw(), case.now, &mut NoHooks));
+        let whole = decided(prepare(snapshot, case.request.raw(), case.now, &mut store.hooks()));
         let (head, body) = case.request.raw().split();
-        let parts = decided(match prepare_head(snapshot, head, case.now, &mut NoHooks) {
+        let parts = decided(match prepare_head(snapshot, head, case.now, &mut store.hooks()) {
             PreparedHead::Complete(prepared) => prepared,
             PreparedHead::NeedsBody(head) => {
                 needed += 1;
-                head.with_body(body, &mut NoHooks)
+                head.with_body(body, &mut store.hooks())
             }
         });
         assert_eq!(whole, parts, "{file}: {}", case.name);

@@ -106,6 +106,53 @@ async fn it_allows_denies_and_reloads_without_a_socket() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_remembered_until_the_policy_is_replaced() {
+    const LIMITED: &str = r#"
+issuers:
+  - { issuer: "https://auth.example.com", audiences: [inference-api], algorithms: [RS256, ES256, EdDSA], jwks: { file: "${DIR}/jwks.json" } }
+routes:
+  - { match: { methods: [GET], paths: [/v1/models] }, scopes: [], limits: [each] }
+limits: [{ name: each, by: [subject], rate: 1/1h }]
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let engine = start(load(dir.path(), LIMITED));
+    until("readiness", || engine.readiness().missing().is_empty()).await;
+    let token = issuer.token(json!({}));
+    let counted = || {
+        let text = engine.observer().exposition(engine.status()).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        (
+            value("tollgate_remembered_denials_total"),
+            value("tollgate_limit_denied_total{limit=\"each\"}"),
+            value("tollgate_remembered_refusals"),
+        )
+    };
+    for (expected, counts) in [
+        ("allow", (0, 0, 0)),
+        ("rate_limited", (0, 1, 1)),
+        ("rate_limited", (1, 2, 1)),
+        ("rate_limited", (2, 3, 1)),
+    ] {
+        assert_eq!(decide(&engine, "/v1/models", Some(&token)).await, expected);
+        assert_eq!(counted(), counts);
+    }
+    let other = issuer.token(json!({ "sub": "another" }));
+    assert_eq!(decide(&engine, "/v1/models", Some(&other)).await, "allow");
+
+    // The store has the bucket still: what is forgotten is the refusal.
+    engine.reload(load(dir.path(), LIMITED)).await.unwrap();
+    assert_eq!(counted(), (2, 3, 0));
+    assert_eq!(decide(&engine, "/v1/models", Some(&token)).await, "rate_limited");
+    assert_eq!(counted(), (2, 4, 1));
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn it_reloads_a_watched_file_and_keeps_the_last_good_one() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");

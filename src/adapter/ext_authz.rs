@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use tollgate_core::{
     denial::{Denial, Reason},
+    request::RawRequest,
     time::Span,
 };
 use tollgate_grpc_unary::{FramedMessage, RequestBody, Status, UnaryMethod};
@@ -19,8 +20,8 @@ use tonic::server::NamedService;
 
 use self::check_request::is_head_check;
 pub use self::check_request::{MAX_ENTRIES, read_check_request};
-use super::in_flight::{InFlight, MessageError, Refusal};
-use crate::engine::check::{Answer, CheckAnswer, Checker};
+use super::in_flight::{ChargedBytes, InFlight, MessageError, Refusal};
+use crate::engine::check::{Answer, CheckAnswer, Checker, INLINE, LargeRequest};
 
 /// The path of the method `Check`.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -60,6 +61,23 @@ impl EnvoyAuthorization {
         self.checker.check(Some(headers), read, encode).await
     }
 
+    /// As [`check`](Self::check), for a message that may have a large body, which is then read by
+    /// another thread.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub async fn check_large(
+        &self,
+        headers: &HeaderMap,
+        message: ChargedBytes,
+    ) -> Result<FramedMessage, Status> {
+        if is_head_check(message.bytes()) {
+            return self.check(headers, message.bytes()).await;
+        }
+        let message = Arc::new(message);
+        self.checker.check_large(Some(headers), &message, encode).await
+    }
+
     /// The denial for a message that is not read.
     fn refuse(&self, refusal: Refusal) -> Result<FramedMessage, Status> {
         let denial = match refusal {
@@ -70,6 +88,12 @@ impl EnvoyAuthorization {
                 .with_retry_after(Span::from_secs(1)),
         };
         self.checker.refuse(denial, encode)
+    }
+}
+
+impl LargeRequest for ChargedBytes {
+    fn read(&self) -> Result<RawRequest<'_>, Denial> {
+        read_check_request(self.bytes())
     }
 }
 
@@ -85,7 +109,10 @@ impl UnaryMethod for EnvoyAuthorization {
     ) -> Result<FramedMessage, Status> {
         match self.budget.read_message(body).await {
             // The message is charged until there is an answer, or until the call is dropped.
-            Ok(message) => self.check(headers, message.bytes()).await,
+            Ok(message) if message.bytes().len() <= INLINE => {
+                self.check(headers, message.bytes()).await
+            }
+            Ok(message) => Box::pin(self.check_large(headers, message)).await,
             Err(MessageError::Refused(refusal)) => self.refuse(refusal),
             Err(MessageError::Failed(status)) => Err(status),
         }

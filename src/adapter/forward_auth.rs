@@ -23,11 +23,12 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, header, request::Parts};
 use http_body::Body;
 use http_body_util::Full;
 use tollgate_core::{
     denial::{Denial, Reason},
+    request::RawRequest,
     time::Span,
 };
 
@@ -37,9 +38,9 @@ pub use self::{
     dialect::Dialect,
     encode::{ProxyResponse, encode},
 };
-use super::in_flight::{BodyError, InFlight, Refusal};
+use super::in_flight::{BodyError, ChargedBytes, InFlight, Refusal};
 use crate::{
-    engine::check::{CheckAnswer, Checker},
+    engine::check::{CheckAnswer, Checker, INLINE, LargeRequest},
     listener::Peer,
 };
 
@@ -79,16 +80,21 @@ impl ForwardAuth {
         let (parts, body) = request.into_parts();
         let has_body = has_body(config, &parts.method);
         let charged = if has_body { budget.read_body(body).await } else { budget.charge_call() };
-        // The first value is the verified one: the core refuses a request with two credentials.
-        let credential = parts.headers.get(header::AUTHORIZATION);
-        let encode =
-            |answered: CheckAnswer<'_>| encode(config.dialect, answered.answer, credential);
-        let mut reply = match &charged {
+        let mut reply = match charged {
+            Ok(charged) if charged.bytes().len() > INLINE => {
+                let shared = Arc::clone(&self.shared);
+                let check = Arc::new(LargeCheck { shared, parts: parts.clone(), charged });
+                let encode = |answered: CheckAnswer<'_>| respond(config, &parts, answered);
+                checker.check_large(None, &check, encode).await
+            }
             Ok(charged) => {
                 let read = || decode(config, &parts, has_body.then(|| &**charged.bytes()));
+                let encode = |answered: CheckAnswer<'_>| respond(config, &parts, answered);
                 checker.check(None, read, encode).await
             }
-            Err(error) => checker.refuse(denial_of(*error), encode),
+            Err(error) => {
+                checker.refuse(denial_of(error), |answered| respond(config, &parts, answered))
+            }
         };
         // The check repeats the client's HEAD. Its answer has no body and no content length: Envoy
         // treats a length without a body as a failed check, which `failure_mode_allow` forwards.
@@ -109,6 +115,24 @@ impl ForwardAuth {
             );
         }
     }
+}
+
+/// A check with a large body.
+struct LargeCheck {
+    shared: Arc<Shared>,
+    parts: Parts,
+    charged: ChargedBytes,
+}
+
+impl LargeRequest for LargeCheck {
+    fn read(&self) -> Result<RawRequest<'_>, Denial> {
+        decode(&self.shared.config, &self.parts, Some(self.charged.bytes()))
+    }
+}
+
+/// Encodes an answer. The first credential is the verified one: the core refuses a request with two.
+fn respond(config: &ForwardAuthConfig, parts: &Parts, answered: CheckAnswer<'_>) -> ProxyResponse {
+    encode(config.dialect, answered.answer, parts.headers.get(header::AUTHORIZATION))
 }
 
 fn denial_of(error: BodyError) -> Denial {

@@ -1,6 +1,8 @@
 //! One check around the core: the snapshot, [`prepare`], one call to the store,
 //! [`conclude`](Pending::conclude), the encoded answer, and one record.
 
+mod large;
+
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
@@ -15,13 +17,19 @@ use tollgate_core::{
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
+    limit::{Charge, refusal::Refusal},
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     stage::Stage,
     time::{Span, Timestamp},
 };
 
-use super::live::{Live, State};
+pub use self::large::LargeRequest;
+pub(crate) use super::body_pool::INLINE;
+use super::{
+    body_pool::BodyPool,
+    live::{Live, State},
+};
 use crate::{
     observe::{CheckRecord, Observer, trace::Trace},
     store::{LocalFallback, Store},
@@ -72,6 +80,8 @@ pub struct Checker {
     observer: Arc<Observer>,
     clock: Clock,
     max_body: usize,
+    /// Reads large bodies.
+    bodies: BodyPool,
 }
 
 /// Returns the time that a check is decided at.
@@ -126,7 +136,8 @@ impl Checker {
         max_body: usize,
     ) -> Self {
         let remote = store.status().remote;
-        Self { live, store, remote, local, observer, clock, max_body }
+        let bodies = BodyPool::new();
+        Self { live, store, remote, local, observer, clock, max_body, bodies }
     }
 
     /// Reads one request, decides it and encodes the answer. A request that `read` rejects is
@@ -228,7 +239,7 @@ impl Checker {
             }
         };
         let answers = self.ask(&pending, &mut record).await;
-        outcome = self.conclude(pending, answers);
+        outcome = self.conclude(pending, answers, &state, record.now());
         self.answer(&outcome, &state, record, encode)
     }
 
@@ -257,7 +268,6 @@ impl Checker {
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         record: &mut CheckRecord<'r>,
     ) -> Prepared {
-        let refused = |denial| Prepared::Decided(Outcome::refused(denial));
         let raw = match read() {
             Ok(raw) => raw,
             Err(denial) => {
@@ -265,21 +275,34 @@ impl Checker {
                 return refused(denial);
             }
         };
-        record.set_request(&raw);
+        if let Err(denial) = self.begin(&raw, call, record) {
+            return refused(denial);
+        }
+        let now = record.now();
+        let mut hooks = Hooks { state, trace: record.trace_mut() };
+        prepare(&state.snapshot, raw, now, &mut hooks)
+    }
+
+    /// Records a request, and checks that there is room for its audit line and its body.
+    fn begin<'a: 'r, 'r>(
+        &self,
+        raw: &RawRequest<'a>,
+        call: Option<&HeaderMap>,
+        record: &mut CheckRecord<'r>,
+    ) -> Result<(), Denial> {
+        record.set_request(raw);
         record.start_trace(call, &raw.headers);
         if !record.has_audit_slot() {
             let denial = Denial::new(
                 Reason::Overloaded,
                 "the audit queue is full, and audit.on_full is deny",
             );
-            return refused(denial.with_retry_after(Span::from_secs(1)));
+            return Err(denial.with_retry_after(Span::from_secs(1)));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
-            return refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
+            return Err(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
-        let now = record.now();
-        let mut hooks = Hooks { state, trace: record.trace_mut() };
-        prepare(&state.snapshot, raw, now, &mut hooks)
+        Ok(())
     }
 
     /// Calls the store, at most once, and not when there is nothing to admit.
@@ -299,18 +322,51 @@ impl Checker {
         answers
     }
 
-    fn conclude(&self, pending: Pending, answers: Result<AdmitResponse, Outage>) -> Outcome {
+    fn conclude(
+        &self,
+        pending: Pending,
+        answers: Result<AdmitResponse, Outage>,
+        state: &State,
+        now: Timestamp,
+    ) -> Outcome {
         match (answers, &self.local) {
             (Err(outage), Some(local)) if pending.counts_locally(outage) => {
                 let answers = local.admit(pending.admit_request());
+                remember(&pending, &answers, state, now);
                 pending.conclude_locally(outage, answers)
             }
-            (answers, _) => pending.conclude(answers),
+            (answers, _) => {
+                remember(&pending, &answers, state, now);
+                pending.conclude(answers)
+            }
         }
     }
 }
 
-/// The hooks of a check: verified tokens are cached, and stages are traced.
+fn refused(denial: Denial) -> Prepared {
+    Prepared::Decided(Outcome::refused(denial))
+}
+
+/// Remembers the limits that refused a check, from the moment that it was decided at: the store
+/// refused it later, so that what is remembered ends a little early.
+fn remember(
+    pending: &Pending,
+    answers: &Result<AdmitResponse, Outage>,
+    state: &State,
+    now: Timestamp,
+) {
+    let Ok(AdmitResponse::Counted(verdicts)) = answers else { return };
+    if verdicts.iter().all(|verdict| verdict.admitted) {
+        return;
+    }
+    let owner = pending.principal().map(|principal| principal.revocation().subject().fingerprint());
+    for (charge, refusal) in pending.refusals(verdicts, now) {
+        state.refusals.remember(charge, owner, refusal, now);
+    }
+}
+
+/// The hooks of a check: verified tokens are cached, refusals are remembered, and stages are
+/// traced.
 struct Hooks<'h> {
     state: &'h State,
     trace: Option<&'h mut Trace>,
@@ -324,6 +380,14 @@ impl CheckHooks for Hooks<'_> {
         now: Timestamp,
     ) -> Verified {
         self.state.tokens.verify(snapshot, credential, now)
+    }
+
+    fn has_refusals(&self, now: Timestamp) -> bool {
+        self.state.refusals.any(now)
+    }
+
+    fn refusal(&self, charge: &Charge) -> Option<Refusal> {
+        self.state.refusals.get(charge)
     }
 
     fn passed(&mut self, stage: Stage) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tollgate_core::{policy::Policy, secret::Secret, snapshot::Snapshot};
 
+use super::refusals::Refusals;
 use crate::credential::{
     jwks::Source,
     token_cache::{Lookups, TokenCache, TokenCacheConfig},
@@ -20,6 +21,8 @@ pub struct State {
     pub sources: Vec<Arc<Source>>,
     /// The cache of tokens that were verified under this policy.
     pub tokens: Arc<TokenCache>,
+    /// The refusals of this policy's limits.
+    pub(super) refusals: Arc<Refusals>,
 }
 
 /// Contains the state in force.
@@ -43,14 +46,19 @@ impl Live {
         let snapshot = snapshot(policy, &sources, upstream_keys);
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
-        let state = ArcSwap::from_pointee(State { snapshot, sources, tokens });
+        let refusals = Arc::new(Refusals::new());
+        let state = ArcSwap::from_pointee(State { snapshot, sources, tokens, refusals });
         Self { state, writing: Mutex::new(()), token_cache, lookups }
     }
 
     /// Creates a state without key sources and without a token cache, for tests.
     pub fn fixed(snapshot: Snapshot) -> Self {
-        let state =
-            State { snapshot, sources: Vec::new(), tokens: Arc::new(TokenCache::disabled()) };
+        let state = State {
+            snapshot,
+            sources: Vec::new(),
+            tokens: Arc::new(TokenCache::disabled()),
+            refusals: Arc::new(Refusals::new()),
+        };
         Self {
             state: ArcSwap::from_pointee(state),
             writing: Mutex::new(()),
@@ -69,7 +77,8 @@ impl Live {
         self.state.load_full()
     }
 
-    /// Puts another policy in force. Tokens are verified again under it.
+    /// Puts another policy in force. Tokens are verified again under it, and limits that refused a
+    /// request count again.
     pub fn replace(
         &self,
         policy: Arc<Policy>,
@@ -82,6 +91,7 @@ impl Live {
             snapshot: snapshot(policy, &sources, upstream_keys),
             sources,
             tokens,
+            refusals: Arc::new(Refusals::new()),
         }));
     }
 
@@ -95,6 +105,7 @@ impl Live {
             snapshot: snapshot(policy, &sources, upstream_keys),
             sources,
             tokens,
+            refusals: Arc::clone(&state.refusals),
         }));
     }
 
@@ -104,7 +115,8 @@ impl Live {
         let state = self.state.load();
         let snapshot = Snapshot { upstream_keys, ..state.snapshot.clone() };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        self.state.store(Arc::new(State { snapshot, sources, tokens }));
+        let refusals = Arc::clone(&state.refusals);
+        self.state.store(Arc::new(State { snapshot, sources, tokens, refusals }));
     }
 }
 

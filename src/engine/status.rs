@@ -2,7 +2,10 @@
 
 use crate::{
     engine::Engine,
-    observe::exposition::{JwksStatus, Status, TokenStatus},
+    observe::{
+        self,
+        exposition::{JwksStatus, Status, TokenStatus},
+    },
 };
 
 impl Engine {
@@ -27,6 +30,7 @@ impl Engine {
             store: Some(self.store.store.status()),
             local: self.store.local.as_ref().map(|local| local.status()),
             in_flight: None,
+            refusals: state.refusals.count(observe::now()),
             tokens: TokenStatus { lookups: self.live.lookups().by_result(), entries, bytes },
         }
     }

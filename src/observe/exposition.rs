@@ -46,6 +46,8 @@ pub struct Status {
     pub in_flight: Option<InFlightStatus>,
     /// The state of the token cache.
     pub tokens: TokenStatus,
+    /// The refusals of limits that are remembered.
+    pub refusals: u64,
 }
 
 /// The token cache.
@@ -185,6 +187,10 @@ impl Scrape {
         for (limit, count) in &series.limits {
             family.count(&[("limit", limit.as_str())], count.load(Relaxed))?;
         }
+        let help = "Checks that were denied by a limit whose refusal of an earlier check was remembered, without a call to the store.";
+        Family::counter(encoder, "remembered_denials", help)?.total(self.metrics.remembered())?;
+        let help = "Buckets of limits that are remembered to be used up.";
+        Family::gauge(encoder, "remembered_refusals", help, None)?.alone(self.status.refusals)?;
         let help =
             "Checks that were denied for a member of the request, with reason field_forbidden.";
         let mut family = Family::counter(encoder, "forbidden_members", help)?;
@@ -238,9 +244,9 @@ impl Scrape {
                 MetricType::Histogram,
             )?;
             histogram(&mut family.0, self.metrics.store())?;
-            let mut family =
+            let family =
                 Family::counter(encoder, "store_connections", "Connections made to the store.")?;
-            family.0.encode_counter::<NoLabelSet, _, f64>(&store.connections, None)?;
+            family.total(store.connections)?;
         }
         if let Some(buckets) = store.buckets {
             let help = "Buckets of limits that the store in memory holds; store.memory.max_buckets is the most.";
@@ -447,6 +453,10 @@ impl<'e> Family<'e> {
         count: impl EncodeCounterValue,
     ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    fn total(mut self, count: u64) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, f64>(&count, None)
     }
 
     fn value(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {

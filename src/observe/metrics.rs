@@ -93,6 +93,8 @@ pub struct Metrics {
     other: Arc<ModelCounters>,
     store: Durations,
     outages: [AtomicU64; Outage::ALL.len()],
+    /// Denials by a refusal that was remembered.
+    remembered: AtomicU64,
     reload: Reload,
     subjects: Option<Subjects>,
     secrets: Mutex<BTreeMap<&'static str, Vec<SecretStatus>>>,
@@ -123,6 +125,8 @@ pub(super) struct CheckSample<'a> {
     pub(super) model: Option<&'a str>,
     /// The state of each limit.
     pub(super) limits: &'a [LimitStatus],
+    /// Whether a refusal of an earlier check was remembered.
+    pub(super) remembered: bool,
     pub(super) result: CheckResult,
     pub(super) elapsed: Duration,
     /// The time that a remote store took to answer, if it did.
@@ -172,6 +176,7 @@ impl Metrics {
             other,
             store: Durations::new(),
             outages: array::from_fn(|_| AtomicU64::new(0)),
+            remembered: AtomicU64::new(0),
             reload: Reload::default(),
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
             secrets: Mutex::default(),
@@ -252,6 +257,9 @@ impl Metrics {
                     count.fetch_add(1, Relaxed);
                 }
             }
+            if check.remembered {
+                self.remembered.fetch_add(1, Relaxed);
+            }
         }
         if let Some(member) = check.member {
             self.count_member(&series, member);
@@ -313,6 +321,11 @@ impl Metrics {
             .iter()
             .zip(&self.outages)
             .map(|(outage, count)| (outage.label(), count.load(Relaxed)))
+    }
+
+    /// Denials by a refusal that was remembered.
+    pub(super) fn remembered(&self) -> u64 {
+        self.remembered.load(Relaxed)
     }
 
     /// The result of the last load of the configuration.
@@ -396,6 +409,7 @@ mod tests {
             route: None,
             model: None,
             limits: &[],
+            remembered: false,
             result,
             elapsed: Duration::ZERO,
             store: None,
@@ -435,6 +449,7 @@ mod tests {
             route: None,
             model: None,
             limits: &limits,
+            remembered: false,
             result: CheckResult::Deny(Reason::RateLimited),
             elapsed: Duration::ZERO,
             store: None,
@@ -485,6 +500,7 @@ mod tests {
                 route: Some("/stays"),
                 model: Some("qwen"),
                 limits: &limits,
+                remembered: false,
                 result,
                 elapsed: Duration::ZERO,
                 store: None,
@@ -509,6 +525,7 @@ mod tests {
             route: None,
             model: None,
             limits: &[],
+            remembered: false,
             result: CheckResult::Deny(Reason::FieldForbidden),
             elapsed: Duration::ZERO,
             store: None,

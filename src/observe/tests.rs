@@ -409,6 +409,7 @@ fn everything_counted_as_text() {
             buckets: 8,
         }),
         in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
+        refusals: 13,
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
             entries: 1,
@@ -444,6 +445,12 @@ tollgate_model_checks_total{model="qwen",decision="deny"} 0
 # HELP tollgate_limit_denied Checks that a limit had no room for.
 # TYPE tollgate_limit_denied counter
 tollgate_limit_denied_total{limit="each"} 1
+# HELP tollgate_remembered_denials Checks that were denied by a limit whose refusal of an earlier check was remembered, without a call to the store.
+# TYPE tollgate_remembered_denials counter
+tollgate_remembered_denials_total 0
+# HELP tollgate_remembered_refusals Buckets of limits that are remembered to be used up.
+# TYPE tollgate_remembered_refusals gauge
+tollgate_remembered_refusals 13
 # HELP tollgate_forbidden_members Checks that were denied for a member of the request, with reason field_forbidden.
 # TYPE tollgate_forbidden_members counter
 tollgate_forbidden_members_total{member="other"} 0

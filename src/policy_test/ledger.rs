@@ -1,12 +1,13 @@
-//! The store of a case, in memory: the reference model of the limits, and a list of revocations.
+//! The store of a case, in memory: the reference model of the limits, a list of revocations, and
+//! the refusals that a process remembers.
 
 use std::collections::{HashMap, HashSet};
 
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    check::Pending,
+    check::{CheckHooks, Pending},
     decision::Outcome,
-    limit::{BucketId, Charge, Verdict, reference},
+    limit::{BucketId, Charge, Verdict, reference, refusal::Refusal},
     revocation,
     time::Timestamp,
 };
@@ -20,6 +21,21 @@ pub struct Ledger {
     exact: HashMap<String, &'static str>,
     before: HashMap<String, (u64, &'static str)>,
     external: HashSet<String>,
+    refusals: HashMap<BucketId, Refusal>,
+}
+
+/// The hooks of a check that finds the refusals of a ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct LedgerHooks<'a>(&'a Ledger);
+
+impl CheckHooks for LedgerHooks<'_> {
+    fn has_refusals(&self, _: Timestamp) -> bool {
+        true
+    }
+
+    fn refusal(&self, charge: &Charge) -> Option<Refusal> {
+        self.0.refusal(charge)
+    }
 }
 
 impl Ledger {
@@ -43,6 +59,22 @@ impl Ledger {
         ledger
     }
 
+    /// Returns the hooks of a check that comes after those that were concluded here.
+    pub fn hooks(&self) -> LedgerHooks<'_> {
+        LedgerHooks(self)
+    }
+
+    /// Returns the last refusal by the bucket of a charge, if it refused one.
+    pub fn refusal(&self, charge: &Charge) -> Option<Refusal> {
+        self.refusals.get(&charge.bucket).copied()
+    }
+
+    fn remember(&mut self, pending: &Pending, answers: &AdmitResponse, now: Timestamp) {
+        let AdmitResponse::Counted(verdicts) = answers else { return };
+        let refusals = pending.refusals(verdicts, now);
+        self.refusals.extend(refusals.map(|(charge, refusal)| (charge.bucket, refusal)));
+    }
+
     /// Concludes a check. In an outage a route with `on_outage: local` is counted here as its own
     /// process would count it, unless the outage is of that local count.
     pub fn conclude(
@@ -55,11 +87,13 @@ impl Ledger {
         match outage {
             None => {
                 let answers = self.admit(pending.admit_request(), now);
+                self.remember(&pending, &answers, now);
                 pending.conclude(Ok(answers))
             }
             Some(outage @ (Outage::Full | Outage::Stale)) => pending.conclude(Err(outage)),
             Some(outage) if pending.counts_locally(outage) => {
                 let answers = self.admit(pending.admit_request(), now);
+                self.remember(&pending, &answers, now);
                 pending.conclude_locally(outage, Ok(answers))
             }
             Some(outage) => pending.conclude(Err(outage)),

@@ -1,7 +1,10 @@
 //! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with
 //! the same expectations as through the core.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use envoy_types::pb::envoy::{
     config::core::v3::{
@@ -15,6 +18,7 @@ use envoy_types::pb::envoy::{
     },
 };
 use futures_util::future::{BoxFuture, Either, ready};
+use http_body_util::Full;
 use prost::Message as _;
 use tollgate::{
     adapter::{ext_authz::EnvoyAuthorization, in_flight::InFlight},
@@ -24,7 +28,7 @@ use tollgate::{
         audit::Audit,
         metrics::{Metrics, ObserveConfig},
     },
-    policy_test::{Body, Case, Ledger, Observed, Verdict, compare},
+    policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
     store::{AdmitFuture, Circuit, Page, Revocation, Store, StoreStatus},
 };
 use tollgate_core::{
@@ -40,15 +44,32 @@ use super::{files, rows};
 /// The store of a row: its ledger, or its outage.
 struct Stored {
     ledger: Mutex<Ledger>,
-    now: Timestamp,
-    outage: Option<Outage>,
+    moment: Arc<Moment>,
+}
+
+/// The time and the outage of the request that is sent.
+#[derive(Default)]
+struct Moment {
+    micros: AtomicU64,
+    outage: Mutex<Option<Outage>>,
+}
+
+impl Moment {
+    fn set(&self, now: Timestamp, outage: Option<Outage>) {
+        self.micros.store(now.micros(), Ordering::Relaxed);
+        *self.outage.lock().unwrap() = outage;
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.micros.load(Ordering::Relaxed))
+    }
 }
 
 impl Store for Stored {
     fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> AdmitFuture<'a> {
-        let answers = match self.outage {
+        let answers = match *self.moment.outage.lock().unwrap() {
             Some(outage) => Err(outage),
-            None => Ok(self.ledger.lock().unwrap().admit(demands, self.now)),
+            None => Ok(self.ledger.lock().unwrap().admit(demands, self.moment.now())),
         };
         Either::Left(ready(answers))
     }
@@ -100,8 +121,7 @@ fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
     None
 }
 
-fn message(case: &Case) -> CheckRequest {
-    let request = &case.request;
+fn message(request: &policy_test::Request) -> CheckRequest {
     let mut http = HttpRequest {
         method: request.method.clone(),
         // The client's own, which decides nothing.
@@ -159,9 +179,28 @@ fn message(case: &Case) -> CheckRequest {
 async fn call(
     service: &EnvoyAuthorization,
     message: &CheckRequest,
+    reading: Reading,
 ) -> Result<CheckResponse, tonic::Status> {
-    let answer = service.check(&http::HeaderMap::new(), &message.encode_to_vec()).await?;
+    let (headers, bytes) = (http::HeaderMap::new(), message.encode_to_vec());
+    let answer = match reading {
+        Reading::Inline => service.check(&headers, &bytes).await?,
+        Reading::Pool => {
+            let charged = budget().read_body(Full::new(bytes.into())).await.unwrap();
+            service.check_large(&headers, charged).await?
+        }
+    };
     Ok(CheckResponse::decode(answer.message()).unwrap())
+}
+
+/// Where the body of a message is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    Inline,
+    Pool,
+}
+
+fn budget() -> InFlight {
+    InFlight::new(16 << 20, 32 << 20).unwrap()
 }
 
 fn pairs(options: Vec<HeaderValueOption>) -> Vec<(String, String)> {
@@ -239,6 +278,15 @@ fn observed(answer: Result<CheckResponse, tonic::Status>) -> Observed {
 
 #[tokio::test]
 async fn every_row_has_the_same_result_through_grpc() {
+    every_row_has_its_result(Reading::Inline).await;
+}
+
+#[tokio::test]
+async fn every_row_has_the_same_result_when_its_body_is_read_elsewhere() {
+    every_row_has_its_result(Reading::Pool).await;
+}
+
+async fn every_row_has_its_result(reading: Reading) {
     let files = files();
     let (mut failures, mut checked, mut elsewhere) = (Vec::new(), 0, Vec::new());
     for (row, snapshot) in rows(&files) {
@@ -247,27 +295,32 @@ async fn every_row_has_the_same_result_through_grpc() {
             elsewhere.push(format!("{}: {why}", row.place()));
             continue;
         }
-        let store = Stored {
-            ledger: Mutex::new(row.case.store(&snapshot)),
-            now: row.case.now,
-            outage: row.case.outage,
-        };
+        let moment = Arc::<Moment>::default();
+        let ledger = Mutex::new(Ledger::new(&row.case.revoked));
+        let store = Stored { ledger, moment: Arc::clone(&moment) };
         let observer = Arc::new(Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),
             Arc::new(Audit::off()),
         ));
-        let now = row.case.now;
+        let clock = Arc::clone(&moment);
         let checker = Checker::new(
             Arc::new(Live::fixed(snapshot.clone())),
             Arc::new(store),
             None,
             observer,
-            Arc::new(move || now),
+            Arc::new(move || clock.now()),
             16 << 20,
         );
-        let budget = InFlight::new(16 << 20, 32 << 20).unwrap();
-        let service = EnvoyAuthorization::new(Arc::new(checker), budget);
-        let answer = call(&service, &message(&row.case)).await;
+        let service = EnvoyAuthorization::new(Arc::new(checker), budget());
+        for earlier in &row.case.earlier {
+            moment.set(earlier.at, None);
+            let message = message(&earlier.request);
+            for _ in 0..earlier.times {
+                drop(call(&service, &message, reading).await);
+            }
+        }
+        moment.set(row.case.now, row.case.outage);
+        let answer = call(&service, &message(&row.case.request), reading).await;
         checked += 1;
         if let Err(difference) = compare(expect, &observed(answer)) {
             failures.push(format!("{}\n    {difference}", row.place()));

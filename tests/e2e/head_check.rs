@@ -52,8 +52,13 @@ fn two_checks(version: &str) {
         assert_eq!(seen.body, CHAT.as_bytes());
     }
     assert_eq!(rig.envoy.send(&chat).verdict(), (429, "rate_limited".to_owned()));
+    // What is remembered to be used up is refused by the first check, whatever the body.
+    let unread = Request::post("/v1/chat/completions", "{").bearer(&token);
+    assert_eq!(rig.envoy.send(&unread).verdict(), (429, "rate_limited".to_owned()));
     // The second check decides by the body.
-    let other = Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&token);
+    let token_of_another = rig.token(json!({ "sub": "bob" }));
+    let other =
+        Request::post("/v1/chat/completions", r#"{"model":"big-70b"}"#).bearer(&token_of_another);
     assert_eq!(rig.envoy.send(&other).verdict(), (403, "model_forbidden".to_owned()));
     assert_eq!(rig.upstream.taken().len(), 0);
     // A header cannot mark a check, and a forged identity does not pass the first.
@@ -72,7 +77,7 @@ fn two_checks(version: &str) {
             .filter(|line| line["event"] == "check" && line["path"] != "/health")
             .map(|line| line["reason"].as_str().unwrap().to_owned())
             .collect();
-        (reasons.len() >= 7).then_some(reasons)
+        (reasons.len() >= 8).then_some(reasons)
     });
     assert_eq!(
         reasons,
@@ -80,6 +85,7 @@ fn two_checks(version: &str) {
             "missing_credential",
             "granted",
             "granted",
+            "rate_limited",
             "rate_limited",
             "model_forbidden",
             "missing_credential",

@@ -154,13 +154,16 @@ fn what_happens_is_what_is_counted() {
     );
     assert_eq!(
         redis.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"deny\""]),
-        2.0
+        1.0,
+        "the body of the third request was not read"
     );
+    assert_eq!(redis.metric("tollgate_remembered_denials_total", &[]), 1.0);
+    assert_eq!(redis.metric("tollgate_remembered_refusals", &[]), 1.0);
     assert_eq!(
         memory.metric("tollgate_model_checks_total", &["model=\"qwen\"", "decision=\"allow\""]),
         3.0
     );
-    assert_eq!(redis.metric("tollgate_store_duration_seconds_count", &[]), 3.0);
+    assert_eq!(redis.metric("tollgate_store_duration_seconds_count", &[]), 2.0);
     assert_eq!(redis.metric("tollgate_store_connections_total", &[]), 1.0);
     assert_eq!(redis.metric("tollgate_ready", &[]), 1.0);
     assert_eq!(redis.metric("tollgate_in_flight_bytes", &[]), 0.0);

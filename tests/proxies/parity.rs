@@ -12,7 +12,7 @@ use tollgate::{
     policy_test::{Body, Case, Expectation, Observed, Verdict, compare},
 };
 use tollgate_core::{
-    check::{NoHooks, Prepared, prepare},
+    check::{Prepared, prepare},
     decision::{
         Decision, Outcome,
         answer::{DECISION_ID, IDENTITY, allowed, denied},
@@ -149,12 +149,13 @@ fn answer_of(sent: &ProxyCheck, case: &Case, snapshot: &Snapshot) -> ProxyRespon
     let body = has_body(&sent.config, &sent.parts.method).then_some(&*sent.body);
     let outcome = match decode(&sent.config, &sent.parts, body) {
         Err(denial) => Outcome::refused(denial),
-        Ok(raw) => match prepare(snapshot, raw, case.now, &mut NoHooks) {
-            Prepared::Decided(outcome) => outcome,
-            Prepared::Pending(pending) => {
-                case.store(snapshot).conclude(pending, case.now, case.outage)
+        Ok(raw) => {
+            let mut store = case.store(snapshot);
+            match prepare(snapshot, raw, case.now, &mut store.hooks()) {
+                Prepared::Decided(outcome) => outcome,
+                Prepared::Pending(pending) => store.conclude(pending, case.now, case.outage),
             }
-        },
+        }
     };
     let id = "decision-1";
     let answer = match &outcome.decision {

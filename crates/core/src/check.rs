@@ -3,7 +3,8 @@
 //!
 //! The order of the stages ([`Stage`]) is the one in which a client learns least: an ambiguous
 //! request is refused before a route is known, a route before a credential is read, a credential
-//! before its scopes, and the body is only read for a principal who may use the route.
+//! before its scopes, and the body is only read for a principal who may use the route and is not
+//! known to be beyond a limit.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -18,7 +19,7 @@ use crate::{
     denial::{Denial, Reason, malformed},
     details::{Details, NormalizedRequest},
     identity::Principal,
-    limit::{Charge, LimitStatus, rate::ChargeSubject},
+    limit::{Charge, LimitStatus, Verdict, rate::ChargeSubject, refusal::Refusal},
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
     request::{Body, RawBody, RawHead, RawRequest, Request},
@@ -48,6 +49,16 @@ pub trait CheckHooks {
     /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
     /// credential ([`Check::Claims`]) and [`Stage::Content`].
     fn passed(&mut self, _stage: Stage) {}
+
+    /// Whether a refusal by a limit may be remembered at this moment; by default none is.
+    fn has_refusals(&self, _now: Timestamp) -> bool {
+        false
+    }
+
+    /// Returns the last refusal by the bucket of a charge, where it is remembered.
+    fn refusal(&self, _charge: &Charge) -> Option<Refusal> {
+        None
+    }
 
     /// Where details are recorded; by default they are not.
     fn details(&mut self) -> Option<&mut Details> {
@@ -242,7 +253,7 @@ pub fn prepare_head<'a>(
     }
 }
 
-/// The stages that need no body: request, transport, route, credential, scopes.
+/// The stages that need no body: request, transport, route, credential, scopes, refusals.
 fn check_head<'a>(
     snapshot: &'a Snapshot,
     head: RawHead<'a>,
@@ -253,7 +264,8 @@ fn check_head<'a>(
     match enter(snapshot, head, now, hooks, &mut evidence) {
         Ok((request, captures, access)) => {
             let models = &snapshot.policy.models;
-            Ok(CheckedHead { request, captures, access, models, now, evidence })
+            let head = CheckedHead { request, captures, access, models, now, evidence };
+            if hooks.has_refusals(now) { head.without_refusals(hooks) } else { Ok(head) }
         }
         Err(denial) => Err(Outcome { decision: Decision::Deny(denial), evidence }),
     }
@@ -346,6 +358,41 @@ impl CheckedHead<'_> {
         }
     }
 
+    /// The holder of the credential; `None` on a public route.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.evidence.principal.as_ref()
+    }
+
+    /// Denies the request if a limit of its route is remembered to be used up. Limits by model are
+    /// not looked up: the model is known from the body only.
+    fn without_refusals(mut self, hooks: &impl CheckHooks) -> Result<Self, Outcome> {
+        let principal = match &self.access {
+            Access::Public(_) => None,
+            Access::Scoped(permit) => Some(permit.principal()),
+        };
+        let route = self.route();
+        let subject = ChargeSubject {
+            principal,
+            model: None,
+            route: &route.name,
+            address: self.request.address,
+        };
+        let refused =
+            route.limits.iter().filter(|limit| !limit.needs_model()).filter_map(|limit| {
+                // A request that lacks what a limit counts by is denied in its own stage.
+                let charge = limit.charge(&subject).ok()?;
+                let verdict = hooks.refusal(&charge)?.verdict(&charge, self.now)?;
+                Some(LimitStatus::of(charge, verdict))
+            });
+        let refused: Vec<LimitStatus> = refused.collect();
+        let Err(decision) = check_limits(&refused, ", as remembered from an earlier check") else {
+            return Ok(self);
+        };
+        self.evidence.stage = Stage::Refusals;
+        self.evidence.limits = refused;
+        Err(Outcome { decision, evidence: self.evidence })
+    }
+
     /// Continues with the body: model, conditions, content, and what to count by. A route that
     /// needs no body does not read it.
     pub fn with_body(self, body: RawBody<'_>, hooks: &mut impl CheckHooks) -> Prepared {
@@ -417,6 +464,21 @@ impl Pending {
     /// The route that covers the request.
     pub fn route(&self) -> &Route {
         self.permit.route()
+    }
+
+    /// Returns each charge that `verdicts` refuse, and its refusal, for a caller that remembers
+    /// them ([`CheckHooks::refusal`]). Charges by model are left out: they are never looked up.
+    pub fn refusals(
+        &self,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> impl Iterator<Item = (&Charge, Refusal)> {
+        let charges = &self.admit_request.charges;
+        let answered = charges.len() == verdicts.len();
+        let limits = self.permit.route().limits.iter().filter(move |_| answered);
+        limits.zip(charges).zip(verdicts).filter(|((limit, _), _)| !limit.needs_model()).filter_map(
+            move |((_, charge), verdict)| Some((charge, Refusal::of(charge, *verdict, now)?)),
+        )
     }
 
     /// Whether the route counts locally in this outage of the store.
@@ -503,7 +565,7 @@ impl Pending {
                     .zip(verdicts)
                     .map(|(charge, verdict)| LimitStatus::of(charge, verdict))
                     .collect();
-                check_limits(&evidence.limits)
+                check_limits(&evidence.limits, "")
             }
             Ok(AdmitResponse::Counted(_)) => Err(Decision::Deny(Denial::new(
                 Reason::Internal,
@@ -527,7 +589,8 @@ impl Pending {
 }
 
 /// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
-fn check_limits(limits: &[LimitStatus]) -> Result<(), Decision> {
+/// `basis` is added to its cause.
+fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Decision> {
     let Some(worst) = limits
         .iter()
         .filter(|status| !status.verdict.admitted)
@@ -535,7 +598,8 @@ fn check_limits(limits: &[LimitStatus]) -> Result<(), Decision> {
     else {
         return Ok(());
     };
-    let denial = Denial::new(Reason::RateLimited, format!("limit `{}` is used up", worst.name));
+    let cause = format!("limit `{}` is used up{basis}", worst.name);
+    let denial = Denial::new(Reason::RateLimited, cause);
     Err(Decision::Deny(match worst.retry_after() {
         Some(span) => denial
             .with_message(format!(

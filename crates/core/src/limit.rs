@@ -7,6 +7,7 @@ mod bucket;
 pub mod lease;
 pub mod rate;
 pub mod reference;
+pub mod refusal;
 mod verdict;
 
 use std::sync::Arc;

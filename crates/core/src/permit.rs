@@ -100,6 +100,11 @@ impl RoutePermit {
         &self.route
     }
 
+    /// The holder of the credential.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
     /// Reads what the route needs of the body, then checks the model, the conditions, and the rest
     /// of the body.
     ///

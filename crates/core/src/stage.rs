@@ -15,6 +15,8 @@ pub enum Stage {
     Verification(Check),
     /// The principal has the scopes of the route.
     Scopes,
+    /// No limit of the route is remembered to be used up.
+    Refusals,
     /// The body is read as far as the route needs it.
     Body,
     /// The principal may use the model.
@@ -31,7 +33,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Request,
         Self::Transport,
         Self::Route,
@@ -46,6 +48,7 @@ impl Stage {
         Self::Verification(Check::Audience),
         Self::Verification(Check::Claims),
         Self::Scopes,
+        Self::Refusals,
         Self::Body,
         Self::Model,
         Self::Conditions,
@@ -63,6 +66,7 @@ impl Stage {
             Self::Credential => "credential",
             Self::Verification(_) => "token",
             Self::Scopes => "scopes",
+            Self::Refusals => "refusals",
             Self::Body => "body",
             Self::Model => "model",
             Self::Conditions => "conditions",

@@ -9,7 +9,7 @@ use tollgate_core::{
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
     identity::Principal,
-    limit::Charge,
+    limit::{Charge, LimitStatus, refusal::Refusal},
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
     stage::{Check, Stage},
@@ -19,7 +19,7 @@ use tollgate_core::{
 use super::keys::PolicyKeys;
 use crate::{
     cli::token_view,
-    policy_test::{self, Body, Case, Differences, Ledger, Observed, Request},
+    policy_test::{self, Body, Case, Differences, Ledger, LedgerHooks, Observed, Request},
 };
 
 /// The request to explain, and what is known about it.
@@ -93,13 +93,23 @@ impl Explanation {
     }
 }
 
-/// Hooks that ask the core for details.
-#[derive(Default)]
-struct Recorder(Details);
+/// Hooks that record details, and find the refusals of earlier requests.
+struct Recorder<'a> {
+    details: Details,
+    earlier: LedgerHooks<'a>,
+}
 
-impl CheckHooks for Recorder {
+impl CheckHooks for Recorder<'_> {
+    fn has_refusals(&self, now: Timestamp) -> bool {
+        self.earlier.has_refusals(now)
+    }
+
+    fn refusal(&self, charge: &Charge) -> Option<Refusal> {
+        self.earlier.refusal(charge)
+    }
+
     fn details(&mut self) -> Option<&mut Details> {
-        Some(&mut self.0)
+        Some(&mut self.details)
     }
 }
 
@@ -107,25 +117,25 @@ impl CheckHooks for Recorder {
 pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanation {
     let snapshot = &input.found.snapshot;
     let too_large = matches!((&input.request.body, input.max_body), (Body::Whole(bytes), Some(max)) if bytes.len() > max);
-    let mut recorder = Recorder::default();
-    let (outcome, admit_request) = if too_large {
-        (
+    let mut recorder = Recorder { details: Details::default(), earlier: store.hooks() };
+    let prepared =
+        (!too_large).then(|| prepare(snapshot, input.request.raw(), input.now, &mut recorder));
+    let details = recorder.details;
+    let (outcome, admit_request) = match prepared {
+        None => (
             Outcome::refused(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max")),
             None,
-        )
-    } else {
-        match prepare(snapshot, input.request.raw(), input.now, &mut recorder) {
-            Prepared::Decided(outcome) => (outcome, None),
-            Prepared::Pending(pending) => {
-                let admit_request = pending.admit_request().clone();
-                (store.conclude(pending, input.now, input.outage), Some(admit_request))
-            }
+        ),
+        Some(Prepared::Decided(outcome)) => (outcome, None),
+        Some(Prepared::Pending(pending)) => {
+            let admit_request = pending.admit_request().clone();
+            (store.conclude(pending, input.now, input.outage), Some(admit_request))
         }
     };
     let record = Record {
         input,
         evidence: &outcome.evidence,
-        details: &recorder.0,
+        details: &details,
         admit_request: admit_request.as_ref(),
     };
     let failed =
@@ -175,6 +185,7 @@ impl Record<'_> {
             Stage::Model => route.is_some_and(|route| route.model.is_some()),
             Stage::Conditions => route.is_some_and(|route| !route.conditions.is_empty()),
             Stage::Body | Stage::Content => route.is_some_and(Route::reads_body),
+            Stage::Refusals => failed == Some(Stage::Refusals),
             Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
             Stage::Store => self.admit_request.is_some_and(|request| !request.is_empty()),
         };
@@ -195,6 +206,7 @@ impl Record<'_> {
             (Stage::Body, _) => Vec::new(),
             (Stage::Content, _) => self.content(),
             (Stage::Limits, _) => self.admit_request.map(limit_facts).unwrap_or_default(),
+            (Stage::Refusals, _) => self.answers(),
             (Stage::Store, _) => self.store(),
         };
         Step { stage, state, facts }
@@ -351,6 +363,20 @@ impl Record<'_> {
         if categories.is_empty() { Vec::new() } else { vec![("categories", json!(categories))] }
     }
 
+    /// Returns the state of each limit.
+    fn answers(&self) -> Facts {
+        let answer = |status: &LimitStatus| {
+            let verdict = &status.verdict;
+            let room = if verdict.admitted { "room" } else { "no room" };
+            let text = format!(
+                "`{}`: {room}, {} of {} left",
+                status.name, verdict.remaining, status.limit
+            );
+            ("answer", json!(text))
+        };
+        self.evidence.limits.iter().map(answer).collect()
+    }
+
     fn store(&self) -> Facts {
         let mut facts = Vec::new();
         let Some(admit_request) = self.admit_request else { return facts };
@@ -362,17 +388,7 @@ impl Record<'_> {
         if let Some(route) = &self.evidence.route {
             facts.push(("on outage", json!(outage_word(route.on_outage))));
         }
-        for status in &self.evidence.limits {
-            let verdict = &status.verdict;
-            let room = if verdict.admitted { "room" } else { "no room" };
-            facts.push((
-                "answer",
-                json!(format!(
-                    "`{}`: {room}, {} of {} left",
-                    status.name, verdict.remaining, status.limit
-                )),
-            ));
-        }
+        facts.extend(self.answers());
         if let Some(outage) = self.evidence.outage {
             facts.push(("outage", json!(outage.label())));
         }

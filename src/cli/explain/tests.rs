@@ -285,7 +285,8 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "field_forbidden" | "tool_forbidden" | "category_forbidden" => place == "content",
                 "unsupported_media_type" | "body_unavailable" => place == "body",
                 "model_forbidden" | "model_missing" => place == "model",
-                "revoked" | "rate_limited" | "store_unavailable" => place == "store",
+                "rate_limited" => matches!(place, "refusals" | "store"),
+                "revoked" | "store_unavailable" => place == "store",
                 "tenant_mismatch" | "address_forbidden" => place == "limits",
                 _ => true,
             };

@@ -91,6 +91,7 @@ impl Trace {
             Stage::Request
             | Stage::Credential
             | Stage::Scopes
+            | Stage::Refusals
             | Stage::Body
             | Stage::Model
             | Stage::Conditions

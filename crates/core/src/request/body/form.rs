@@ -315,6 +315,7 @@ fn listed<'a>(
 
 /// The text of a field, unless it is not UTF-8, or not ASCII although it has to be.
 fn text(value: &[u8], ascii: bool) -> Option<&str> {
+    steps::count(value.len() / 8);
     std::str::from_utf8(value).ok().filter(|text| !ascii || text.is_ascii())
 }
 

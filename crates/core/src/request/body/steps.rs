@@ -19,13 +19,13 @@ thread_local! {
     static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts steps.
+/// Counts so many steps.
 #[cfg(any(test, fuzzing))]
 pub(super) fn count(steps: usize) {
     STEPS.with(|all| all.set(all.get() + steps as u64));
 }
 
-/// Counts steps.
+/// Counts so many steps.
 #[cfg(not(any(test, fuzzing)))]
 #[inline(always)]
 pub(super) fn count(_: usize) {}

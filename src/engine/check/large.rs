@@ -1,0 +1,155 @@
+//! A check whose body is large: the head is checked as always, and the body is read by a thread of
+//! the pool.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use http::HeaderMap;
+use tollgate_core::{
+    authenticate::Verified,
+    check::{CheckHooks, Prepared, PreparedHead, prepare, prepare_head},
+    credential::Credential,
+    decision::Outcome,
+    denial::{Denial, Reason},
+    identity::Principal,
+    limit::{Charge, refusal::Refusal},
+    request::{Headers, RawBody, RawRequest},
+    snapshot::Snapshot,
+    stage::Stage,
+    time::{Span, Timestamp},
+};
+
+use super::{CheckAnswer, Checker, Hooks, refused, shape};
+use crate::{
+    engine::{body_pool::BodyPoolError, live::State},
+    observe::CheckRecord,
+};
+
+/// A message with a large body, which a thread of its own can read.
+pub trait LargeRequest: Send + Sync + 'static {
+    /// Reads the request in place.
+    ///
+    /// # Errors
+    /// The denial of a message that is not a request.
+    fn read(&self) -> Result<RawRequest<'_>, Denial>;
+}
+
+impl Checker {
+    /// As [`check`](Self::check), for a request with a large body. The check waits for the body
+    /// without holding up others. What `request` holds is held until the body is read, even if the
+    /// check is cancelled.
+    pub async fn check_large<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        request: &'a Arc<impl LargeRequest>,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
+    ) -> T {
+        let recorded = self.recorded_large(call, request, &encode);
+        let answered = AssertUnwindSafe(recorded).catch_unwind().await;
+        answered.unwrap_or_else(|_| {
+            let outcome =
+                Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
+            encode(shape(&outcome, &self.live.load().snapshot, "panic"))
+        })
+    }
+
+    async fn recorded_large<'a, T>(
+        &'a self,
+        call: Option<&HeaderMap>,
+        request: &'a Arc<impl LargeRequest>,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
+    ) -> T {
+        // Declared before the record, which borrows it until the end.
+        let outcome;
+        let mut record = self.observer.begin((self.clock)());
+        let state = self.live.load();
+        match self.prepare_large(&state, call, request, &mut record).await {
+            Prepared::Decided(done) => outcome = done,
+            Prepared::Pending(pending) => {
+                let answers = self.ask(&pending, &mut record).await;
+                outcome = self.conclude(pending, answers, &state, record.now());
+            }
+        }
+        self.answer(&outcome, &state, record, encode)
+    }
+
+    /// Runs every stage before the store. The stages that need no body come first, so that only a
+    /// caller who may use the route gets a place in the pool.
+    async fn prepare_large<'a>(
+        &'a self,
+        state: &Arc<State>,
+        call: Option<&HeaderMap>,
+        request: &'a Arc<impl LargeRequest>,
+        record: &mut CheckRecord<'a>,
+    ) -> Prepared {
+        let raw = match request.read() {
+            Ok(raw) => raw,
+            Err(denial) => {
+                record.start_trace(call, &Headers::default());
+                return refused(denial);
+            }
+        };
+        if let Err(denial) = self.begin(&raw, call, record) {
+            return refused(denial);
+        }
+        let now = record.now();
+        let (head, body) = raw.split();
+        let mut hooks = Hooks { state, trace: record.trace_mut() };
+        let principal = match prepare_head(&state.snapshot, head, now, &mut hooks) {
+            PreparedHead::Complete(prepared) => return prepared,
+            PreparedHead::NeedsBody(head) => head.principal().cloned(),
+        };
+        let (owned, of_policy) = (Arc::clone(request), Arc::clone(state));
+        let read = move || match owned.read() {
+            Ok(raw) => {
+                let mut hooks = Continued { state: &of_policy, principal };
+                prepare(&of_policy.snapshot, raw, now, &mut hooks)
+            }
+            Err(denial) => refused(denial),
+        };
+        let bytes = if let RawBody::Whole(bytes) = body { bytes.len() } else { 0 };
+        let prepared = match self.bodies.run(bytes, read).await {
+            Ok(prepared) => prepared,
+            Err(error @ BodyPoolError::Full) => {
+                let denial = Denial::new(Reason::Overloaded, error.to_string());
+                refused(denial.with_retry_after(Span::from_secs(1)))
+            }
+            Err(error @ BodyPoolError::Panic) => {
+                refused(Denial::new(Reason::Internal, error.to_string()))
+            }
+        };
+        if let (Prepared::Pending(_), Some(trace)) = (&prepared, record.trace_mut()) {
+            trace.passed(Stage::Content);
+        }
+        prepared
+    }
+}
+
+/// The hooks of a check whose head has passed: its credential is verified.
+struct Continued<'s> {
+    state: &'s State,
+    principal: Option<Arc<Principal>>,
+}
+
+impl CheckHooks for Continued<'_> {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        match self.principal.take() {
+            Some(principal) => Ok(principal),
+            None => self.state.tokens.verify(snapshot, credential, now),
+        }
+    }
+
+    // A limit may have refused another request while this one waited.
+    fn has_refusals(&self, now: Timestamp) -> bool {
+        self.state.refusals.any(now)
+    }
+
+    fn refusal(&self, charge: &Charge) -> Option<Refusal> {
+        self.state.refusals.get(charge)
+    }
+}
