@@ -18,9 +18,11 @@ mod config;
 mod error;
 mod grpc;
 mod http;
+mod places;
 mod serve;
 mod stream;
 mod tls;
+mod trusted;
 mod unix;
 
 use std::time::Duration;
@@ -35,6 +37,7 @@ pub use self::{
     serve::BoxError,
     stream::Peer,
     tls::{Tls, TlsError, TlsProblem},
+    trusted::Networks,
 };
 
 /// The protocol of a listener.
@@ -59,8 +62,9 @@ impl Protocol {
 /// The limits of a listener. The defaults suit a sidecar, and a gateway with some hundred proxies.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at a time. Further ones are closed at once, so that the proxy fails over instead
-    /// of waiting. A proxy opens one connection for each of its worker threads.
+    /// Connections at a time. A further one gets the place of an idle one, or is closed at once, so
+    /// that the proxy fails over instead of waiting. A proxy opens one connection for each of its
+    /// worker threads.
     pub max_connections: usize,
     /// TLS handshakes at a time. Further ones wait within `handshake_timeout`. Each costs a
     /// signature, about a millisecond of a core.

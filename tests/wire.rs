@@ -7,4 +7,5 @@ mod grpc_calls;
 mod http_and_limits;
 mod message_memory;
 mod servers;
+mod strangers;
 mod tls;

@@ -107,7 +107,7 @@ impl UnaryMethod for EnvoyAuthorization {
         headers: &HeaderMap,
         body: &mut RequestBody,
     ) -> Result<FramedMessage, Status> {
-        match self.budget.read_message(body).await {
+        match self.budget.read_message(headers, body).await {
             // The message is charged until there is an answer, or until the call is dropped.
             Ok(message) if message.bytes().len() <= INLINE => {
                 self.check(headers, message.bytes()).await

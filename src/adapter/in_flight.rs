@@ -7,7 +7,9 @@
 //! The memory that a process uses for checks, with the defaults (a message limit of 16 MiB and
 //! 128 MiB in flight):
 //!
-//! - the budget: 128 MiB, three quarters for messages, one quarter for the fixed cost of each call;
+//! - the budget: 128 MiB, three quarters for messages and for headers of calls beyond 16 KiB, one
+//!   quarter for the fixed cost of each call; streams of the health service take at most an eighth
+//!   of the latter;
 //! - frames that HTTP/2 received and that are not read yet: at most one connection window (512 KiB,
 //!   see [`Http2Limits`](tollgate_grpc_unary::Http2Limits)) for each of at most 512 connections,
 //!   256 MiB if each is filled;
@@ -28,7 +30,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::{
-    body::{BodyError, ChargedBytes},
+    body::{BodyError, ChargedBytes, ChargedStream},
     message::MessageError,
 };
 
@@ -79,6 +81,8 @@ pub struct InFlight {
     /// A separate part for the fixed cost of each call, so that a few large bodies cannot keep
     /// small checks out.
     calls: Arc<Semaphore>,
+    /// The part of `calls` that streams may take, which stay open for as long as their peers want.
+    streams: Arc<Semaphore>,
     messages: Arc<Semaphore>,
     total: usize,
     max_message: u32,
@@ -106,6 +110,7 @@ impl InFlight {
         }
         Ok(Self {
             calls: Arc::new(Semaphore::new(calls as usize)),
+            streams: Arc::new(Semaphore::new((calls / 8).max(CALL) as usize)),
             messages: Arc::new(Semaphore::new(messages as usize)),
             total: total as usize,
             max_message,

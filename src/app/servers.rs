@@ -52,15 +52,14 @@ impl Servers {
         in_flight: &InFlight,
         engine: &Engine,
     ) -> anyhow::Result<Address> {
-        let (health, health_server) = grpc_health::health();
-        let readiness = Arc::clone(engine.readiness());
-        self.tasks.spawn(follow_readiness(health, readiness, self.stop.clone()));
         let listener = Listener::bind("listen.grpc", config, Protocol::Grpc).await?;
         let address = self.keep_certificates(&listener);
         let checker = Arc::clone(engine.checker());
-        let services = Services::new()
-            .unary(CHECK_PATH, EnvoyAuthorization::new(checker, in_flight.clone()))
-            .generated(health_server);
+        let checks = EnvoyAuthorization::new(checker, in_flight.clone());
+        let (health, services) =
+            grpc_health::add(Services::new().unary(CHECK_PATH, checks), in_flight);
+        let readiness = Arc::clone(engine.readiness());
+        self.tasks.spawn(follow_readiness(health, readiness, self.stop.clone()));
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
         self.tasks.spawn(serving);
         Ok(address)

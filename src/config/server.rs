@@ -161,6 +161,7 @@ impl AdminListenConfig {
             mode: self.mode,
             tls: self.tls.clone(),
             max_header_bytes: None,
+            trusted_proxies: None,
         }
     }
 }

@@ -2,17 +2,13 @@
 
 use std::{
     io::{self, ErrorKind},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 use tokio_util::either::Either;
@@ -23,8 +19,10 @@ use super::{
     address::Address,
     config::ListenerConfig,
     error::BindError,
+    places::{PeerGroup, Place, Places},
     stream::{Peer, Socket},
     tls::Tls,
+    trusted::Networks,
     unix::{self, SocketFile},
 };
 
@@ -44,8 +42,10 @@ pub struct Listener {
     address: Address,
     pub(super) tls: Option<Tls>,
     pub(super) limits: Limits,
-    permits: Arc<Semaphore>,
+    pub(super) places: Places,
+    trusted: Option<Networks>,
     rejected: AtomicU64,
+    untrusted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -54,11 +54,11 @@ enum Source {
     Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
-/// An accepted connection, and its permit among the connections that are allowed.
+/// An accepted connection, and its place among the connections that are allowed.
 pub(super) struct Accepted {
     pub(super) socket: Socket,
     pub(super) peer: Peer,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 impl Listener {
@@ -99,9 +99,12 @@ impl Listener {
             source,
             address,
             tls,
-            permits: Arc::new(Semaphore::new(limits.max_connections)),
+            // Where only proxies connect, none of them loses a connection.
+            places: Places::new(limits.max_connections, config.trusted_proxies.is_none()),
+            trusted: config.trusted_proxies.clone(),
             limits,
             rejected: AtomicU64::new(0),
+            untrusted: AtomicU64::new(0),
         })
     }
 
@@ -118,14 +121,20 @@ impl Listener {
         self.tls.as_ref()
     }
 
-    /// Returns the next connection within the limit. Connections beyond it are closed.
+    /// Returns the next connection. Connections of peers that are not trusted, or beyond the limit,
+    /// are closed.
     pub(super) async fn accept(&self) -> Accepted {
         let mut backoff = MIN_BACKOFF;
         loop {
             match self.source.accept().await {
-                Ok((socket, peer)) => match Arc::clone(&self.permits).try_acquire_owned() {
-                    Ok(permit) => return Accepted { socket, peer, permit },
-                    Err(_) => self.reject(),
+                Ok((_, peer, _))
+                    if self.trusted.as_ref().is_some_and(|list| !list.admits(peer)) =>
+                {
+                    self.reject_untrusted(peer);
+                }
+                Ok((socket, peer, group)) => match self.places.take(group) {
+                    Some(place) => return Accepted { socket, peer, place },
+                    None => self.reject(),
                 },
                 Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
@@ -145,6 +154,17 @@ impl Listener {
             let limit = self.limits.max_connections;
             let address = &self.address;
             warn!(%address, limit, count, "closed a connection: the limit is reached");
+        }
+    }
+
+    fn reject_untrusted(&self, peer: Peer) {
+        let count = self.untrusted.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            let address = &self.address;
+            warn!(
+                %address, ?peer, count,
+                "closed a connection: its peer is not listed in `trusted_proxies`"
+            );
         }
     }
 }
@@ -167,16 +187,18 @@ impl Source {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    async fn accept(&self) -> io::Result<(Socket, Peer, PeerGroup)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 configure(&stream);
-                Ok((Either::Left(stream), Peer::Tcp(peer)))
+                let peer = Peer::Tcp(peer);
+                Ok((Either::Left(stream), peer, PeerGroup::of(peer, None)))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Either::Right(stream), Peer::Unix))
+                let user = stream.peer_cred().ok().map(|process| process.uid());
+                Ok((Either::Right(stream), Peer::Unix, PeerGroup::of(Peer::Unix, user)))
             }
         }
     }

@@ -8,7 +8,7 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::address::Address;
+use super::{address::Address, trusted::Networks};
 use crate::byte_size::ByteSize;
 
 /// The settings of a listener. In a file either an address alone or `{ address, mode, tls }`.
@@ -22,6 +22,8 @@ pub struct ListenerConfig {
     pub tls: Option<TlsConfig>,
     /// Bytes of the headers of one request or call, `None` for the default.
     pub max_header_bytes: Option<ByteSize>,
+    /// The peers whose connections are accepted, `None` for all.
+    pub trusted_proxies: Option<Networks>,
 }
 
 /// TLS on a listener. The files are read again when they change; files that cannot be used leave
@@ -75,7 +77,13 @@ impl ListenerConfig {
     /// A listener on `address`, with every other setting at its default.
     #[must_use]
     pub fn new(address: Address) -> Self {
-        Self { address, mode: SocketMode::default(), tls: None, max_header_bytes: None }
+        Self {
+            address,
+            mode: SocketMode::default(),
+            tls: None,
+            max_header_bytes: None,
+            trusted_proxies: None,
+        }
     }
 }
 
@@ -108,6 +116,13 @@ struct ListenerTable {
     /// header limit of the proxy. Default 128KiB, for Envoy's default of 60 KiB.
     #[serde(default)]
     max_header_bytes: Option<ByteSize>,
+    /// Addresses of the proxies, or of those that read `listen.ops`, as `10.0.0.0/8` or `10.1.2.3`.
+    /// A connection from any other address is closed. Default: every address may connect, and when
+    /// all 512 places are taken, idle connections of the address that has most are closed for new
+    /// ones. Peers on a Unix socket are admitted by its permissions.
+    #[schemars(with = "Option<Vec<String>>")]
+    #[serde(default)]
+    trusted_proxies: Option<Networks>,
 }
 
 impl JsonSchema for ListenerConfig {
@@ -137,7 +152,7 @@ impl<'de> Visitor<'de> for ListenerVisitor {
     type Value = ListenerConfig;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address, or a table with `address`, `mode`, `tls` and `max_header_bytes`")
+        f.write_str("an address, or a table with `address`, `mode`, `tls`, `max_header_bytes` and `trusted_proxies`")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<ListenerConfig, E> {
@@ -145,7 +160,7 @@ impl<'de> Visitor<'de> for ListenerVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerConfig, A::Error> {
-        let ListenerTable { address, mode, tls, max_header_bytes } =
+        let ListenerTable { address, mode, tls, max_header_bytes, trusted_proxies } =
             ListenerTable::deserialize(MapAccessDeserializer::new(map))?;
         let address = address.parse().map_err(A::Error::custom)?;
         let mode = match (mode, &address) {
@@ -162,7 +177,22 @@ impl<'de> Visitor<'de> for ListenerVisitor {
         {
             return Err(A::Error::custom("`max_header_bytes` is from 16KiB to 1MiB"));
         }
-        Ok(ListenerConfig { address, mode, tls, max_header_bytes })
+        match (&trusted_proxies, &address) {
+            (Some(_), Address::Unix(_)) => {
+                return Err(A::Error::custom(
+                    "peers on a Unix socket are admitted by its permissions: leave \
+                     `trusted_proxies` out",
+                ));
+            }
+            (Some(list), Address::Tcp(_)) if list.is_empty() => {
+                return Err(A::Error::custom(
+                    "`trusted_proxies` is empty, so every connection would be closed: list the \
+                     proxies",
+                ));
+            }
+            _ => {}
+        }
+        Ok(ListenerConfig { address, mode, tls, max_header_bytes, trusted_proxies })
     }
 }
 
@@ -206,6 +236,15 @@ mod tests {
             (
                 r#"{"address": "unix:/x", "max_header_bytes": "2MiB"}"#,
                 "`max_header_bytes` is from 16KiB to 1MiB",
+            ),
+            (
+                r#"{"address": "unix:/x", "trusted_proxies": ["10.0.0.1"]}"#,
+                "admitted by its permissions",
+            ),
+            (r#"{"address": "0.0.0.0:1", "trusted_proxies": []}"#, "`trusted_proxies` is empty"),
+            (
+                r#"{"address": "0.0.0.0:1", "trusted_proxies": ["10.0.0.1/8"]}"#,
+                "bits beyond its prefix",
             ),
             (r#"{"address": "unix:/x", "mode": "0888"}"#, "`0888` is not a permission"),
             (r#"{"address": "unix:/x", "mode": "0+66"}"#, "`0+66` is not a permission"),

@@ -38,13 +38,7 @@ impl ConnectionHandler for Grpc {
     ) -> Result<(), BoxError> {
         let limits =
             Http2Limits { header_bytes: lifetime.header_bytes(), ..Http2Limits::default() };
-        Ok(serve_connection(
-            stream,
-            &self.0,
-            &limits,
-            || lifetime.record_request(),
-            lifetime.expired(),
-        )
-        .await?)
+        Ok(serve_connection(stream, &self.0, &limits, lifetime.activity(), lifetime.expired())
+            .await?)
     }
 }

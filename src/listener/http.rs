@@ -1,6 +1,6 @@
 //! HTTP/1.1 and HTTP/2 on a listener, by hyper, with every limit set.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -20,6 +20,7 @@ use super::{
     serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
 };
+
 /// Header lines of one HTTP/1 request, the client's included.
 const HTTP1_HEADER_LINES: usize = 200;
 
@@ -63,11 +64,16 @@ where
         peer: Peer,
         lifetime: ConnectionLifetime,
     ) -> Result<(), BoxError> {
-        let counted = lifetime.clone();
+        let activity = Arc::clone(lifetime.activity());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            counted.record_request();
+            activity.record_call();
             request.extensions_mut().insert(peer);
-            self.0.call(request)
+            let (answering, answer) = (activity.begin_answer(), self.0.call(request));
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
+            }
         });
         let builder = builder(lifetime.header_bytes());
         let mut connection =

@@ -1,19 +1,13 @@
 //! Serves a listener, from its first connection to the last call of its drain.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::{either::Either, sync::CancellationToken};
-use tollgate_grpc_unary::Http2Limits;
+use tollgate_grpc_unary::{Activity, Http2Limits};
 use tracing::{debug, warn};
 
 use super::{
@@ -57,10 +51,12 @@ pub(super) async fn serve(
                 let lifetime = ConnectionLifetime {
                     limits: listener.limits.clone(),
                     stop: stop.clone(),
-                    requests: Arc::default(),
+                    activity: Arc::clone(accepted.place.activity()),
                 };
                 let tls = listener.tls.clone();
-                connections.spawn(connection(accepted, tls, handler.clone(), lifetime));
+                let id = accepted.place.id();
+                let task = connections.spawn(connection(accepted, tls, handler.clone(), lifetime));
+                listener.places.started(id, task);
             }
         }
     }
@@ -79,7 +75,7 @@ async fn connection(
     handler: impl ConnectionHandler,
     lifetime: ConnectionLifetime,
 ) {
-    let Accepted { socket, peer, permit } = accepted;
+    let Accepted { socket, peer, place } = accepted;
     let stream: Stream = match tls {
         None => Either::Left(socket),
         Some(tls) => match tls.accept(socket).await {
@@ -92,7 +88,7 @@ async fn connection(
     if let Err(error) = handler.handle(stream, peer, lifetime).await {
         debug!(?peer, error, "connection failed");
     }
-    drop(permit);
+    drop(place);
 }
 
 /// Decides when a connection takes no further requests.
@@ -100,7 +96,7 @@ async fn connection(
 pub(super) struct ConnectionLifetime {
     limits: Limits,
     stop: CancellationToken,
-    requests: Arc<AtomicU64>,
+    activity: Arc<Activity>,
 }
 
 impl ConnectionLifetime {
@@ -109,21 +105,21 @@ impl ConnectionLifetime {
         self.limits.header_bytes
     }
 
-    /// Counts a request.
-    pub(super) fn record_request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// The calls of the connection.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
-    /// Waits until the open calls of a connection end. On a connection without any request the wait
-    /// is short: its peer may be gone without a trace.
+    /// Waits until the open calls of a connection end, for a bounded time: a peer may withhold a
+    /// body or not read an answer. On a connection without any request the wait is short: its peer
+    /// may be gone without a trace.
     pub(super) async fn drain(
         &self,
         rest: impl Future<Output = Result<(), BoxError>>,
     ) -> Result<(), BoxError> {
-        match self.requests.load(Ordering::Relaxed) {
-            0 => timeout(Http2Limits::default().unused_drain, rest).await.unwrap_or(Ok(())),
-            _ => rest.await,
-        }
+        let Http2Limits { unused_drain, drain, .. } = Http2Limits::default();
+        let within = if self.activity.calls() == 0 { unused_drain } else { drain };
+        timeout(within, rest).await.unwrap_or(Ok(()))
     }
 
     /// Completes when the connection should take no further requests: the server stops, or the
@@ -134,7 +130,7 @@ impl ConnectionLifetime {
             let mut seen = 0;
             sleep(first_request_timeout).await;
             loop {
-                match self.requests.load(Ordering::Relaxed) {
+                match self.activity.calls() {
                     now if now == seen => break,
                     now => seen = now,
                 }

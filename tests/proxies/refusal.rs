@@ -61,7 +61,7 @@ fn a_route_that_reads_the_body_is_refused_with_its_name_and_the_remedy() {
 }
 
 #[test]
-fn a_check_from_an_untrusted_peer_is_refused_without_a_reason() {
+fn a_check_from_an_untrusted_peer_is_closed_without_an_answer() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir.path());
@@ -74,13 +74,7 @@ fn a_check_from_an_untrusted_peer_is_refused_without_a_reason() {
         // No header makes a peer trusted.
         .header("X-Real-IP", "192.0.2.7")
         .header("X-Forwarded-For", "192.0.2.7");
-    let reply = check.send(tollgate.http_port());
-    assert_eq!((reply.status, reply.body.len()), (403, 0));
-    assert!(
-        reply.headers.iter().all(|(name, _)| !name.starts_with("x-tollgate")),
-        "{:?}",
-        reply.headers
-    );
+    assert!(check.try_send(tollgate.http_port()).is_none());
     assert!(tollgate.process.err().contains("not listed in `trusted_proxies`"));
 }
 

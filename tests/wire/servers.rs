@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tollgate::adapter::ext_authz::{CHECK_PATH, read_check_request};
-use tollgate::adapter::grpc_health::health;
+use tollgate::adapter::grpc_health;
 use tollgate::adapter::in_flight::{InFlight, MessageError, Refusal};
 use tollgate::listener::{
     Address, Limits, Listener, ListenerConfig, Peer, Protocol, Tls, TlsConfig, serve, serve_grpc,
@@ -38,6 +38,8 @@ pub(crate) struct Running {
 pub(crate) struct Wanted {
     pub(crate) address: Address,
     pub(crate) limits: Limits,
+    /// `trusted_proxies`, as JSON.
+    pub(crate) trusted: Option<&'static str>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) drain: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Wanted {
         Self {
             address: "127.0.0.1:0".parse().unwrap(),
             limits: Limits::default(),
+            trusted: None,
             tls: None,
             drain: SOON,
         }
@@ -57,15 +60,16 @@ impl Wanted {
     async fn bind(&self, protocol: Protocol) -> Listener {
         let mut config = ListenerConfig::new(self.address.clone());
         config.tls = self.tls.clone();
+        config.trusted_proxies = self.trusted.map(|list| serde_json::from_str(list).unwrap());
         Listener::bind_with("listen.test", &config, protocol, self.limits.clone()).await.unwrap()
     }
 
     /// Starts the gRPC services.
     pub(crate) async fn grpc(self, checks: Checks, budget: InFlight) -> Running {
         let listener = self.bind(Protocol::Grpc).await;
-        let (_, health) = health();
         let services =
-            Services::new().unary(CHECK_PATH, ChargedChecks { checks, budget }).generated(health);
+            Services::new().unary(CHECK_PATH, ChargedChecks { checks, budget: budget.clone() });
+        let (_, services) = grpc_health::add(services, &budget);
         run(listener, |listener, stop| serve_grpc(listener, services, stop, self.drain))
     }
 
@@ -133,8 +137,12 @@ struct ChargedChecks {
 }
 
 impl UnaryMethod for ChargedChecks {
-    async fn call(&self, _: &HeaderMap, body: &mut RequestBody) -> Result<FramedMessage, Status> {
-        match self.budget.read_message(body).await {
+    async fn call(
+        &self,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<FramedMessage, Status> {
+        match self.budget.read_message(headers, body).await {
             Ok(message) => Ok(self.checks.answer(message.bytes()).await),
             Err(MessageError::Refused(Refusal::TooLarge)) => Ok(verdict(7, "too large")),
             Err(MessageError::Refused(Refusal::NoRoom)) => Ok(verdict(7, "no room")),

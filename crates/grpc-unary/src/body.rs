@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,20 +12,29 @@ use h2::RecvStream;
 use http_body::{Body, Frame};
 use tonic::Status;
 
+use crate::activity::{Activity, Answering};
+
 /// gRPC puts a flag (compressed or not) and a length of four bytes in front of each message.
 const PREFIX_BYTES: usize = 5;
 
 /// The bytes that a peer sends for one call.
 #[derive(Debug)]
-pub struct RequestBody<B = H2Body>(B);
+pub struct RequestBody<B = H2Body> {
+    body: B,
+    activity: Option<Arc<Activity>>,
+    /// Set when the message has arrived.
+    answering: Option<Answering>,
+}
 
 /// A request body as h2 receives it.
 #[derive(Debug)]
 pub struct H2Body(RecvStream);
 
 impl RequestBody {
-    pub(crate) fn of_stream(stream: RecvStream) -> Self {
-        Self(H2Body(stream))
+    /// The body of a call on the connection of `activity`. Its answer begins when its message has
+    /// arrived, and ends when this value is dropped.
+    pub(crate) fn of_call(stream: RecvStream, activity: &Arc<Activity>) -> Self {
+        Self { activity: Some(Arc::clone(activity)), ..Self::new(H2Body(stream)) }
     }
 }
 
@@ -34,7 +44,7 @@ where
 {
     /// Wraps any body, for callers and tests that have no h2 stream.
     pub fn new(body: B) -> Self {
-        Self(body)
+        Self { body, activity: None, answering: None }
     }
 
     /// Reads the prefix of the message, and nothing behind the frame in which it ends.
@@ -63,7 +73,7 @@ where
 
     /// The next data, or `None` at the end. Trailers of a request have no meaning and end it.
     async fn next_data(&mut self) -> Result<Option<Bytes>, Status> {
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.0).poll_frame(cx)).await {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await {
             let Ok(data) = frame?.into_data() else { break };
             if !data.is_empty() {
                 return Ok(Some(data));
@@ -117,6 +127,7 @@ where
         if received.len() > length || body.next_data().await?.is_some() {
             return Err(Status::invalid_argument("the message is longer than announced"));
         }
+        body.answering = body.activity.take().map(|activity| activity.begin_answer());
         Ok(received)
     }
 }
@@ -152,9 +163,7 @@ impl Body for H2Body {
     }
 }
 
-impl RequestBody {
-    /// The body for a server that tonic generates.
-    pub(crate) fn into_tonic(self) -> tonic::body::Body {
-        tonic::body::Body::new(self.0)
-    }
+/// The body for a server that tonic generates.
+pub(crate) fn for_tonic(stream: RecvStream) -> tonic::body::Body {
+    tonic::body::Body::new(H2Body(stream))
 }

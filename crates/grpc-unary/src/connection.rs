@@ -4,6 +4,7 @@
 use std::{
     future::poll_fn,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{batch::OpenCalls, coalesced::CoalescedWrites, services::Services};
+use crate::{activity::Activity, batch::OpenCalls, coalesced::CoalescedWrites, services::Services};
 
 /// The limits of one HTTP/2 connection. Each is set: several defaults of the libraries are "none".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +33,12 @@ pub struct Http2Limits {
     /// refused to 32 of full size: h2 remembers the last 50 resets, and counts frames for older
     /// ones as errors of the peer.
     pub connection_window: u32,
-    /// Calls at a time on one connection. A proxy opens another connection beyond it.
+    /// Calls at a time on one connection. A proxy opens another connection beyond it. Each holds
+    /// some KiB until its peer has read the answer.
     pub concurrent_streams: u32,
+    /// Calls of generated services at a time on one connection. Their streams stay open as long as
+    /// the peer wants; further calls end with `resource_exhausted`.
+    pub generated_calls: usize,
     /// Resets by the peer of calls that were not accepted yet, before the connection is closed. A
     /// proxy resets the call of each client that disconnects, many at once when it restarts. The
     /// limit protects against rapid reset (CVE-2023-44487).
@@ -52,6 +57,9 @@ pub struct Http2Limits {
     /// Time for a graceful shutdown of a connection on which no call ever arrived. Its peer may be
     /// gone without a trace.
     pub unused_drain: Duration,
+    /// Time for a graceful shutdown of any other connection: longer than a call takes, unless its
+    /// peer withholds the message or does not read the answer.
+    pub drain: Duration,
 }
 
 impl Default for Http2Limits {
@@ -59,7 +67,8 @@ impl Default for Http2Limits {
         Self {
             stream_window: 128 << 10,
             connection_window: 512 << 10,
-            concurrent_streams: 1024,
+            concurrent_streams: 256,
+            generated_calls: 4,
             pending_resets: 1024,
             error_resets: 1024,
             header_bytes: 128 << 10,
@@ -67,6 +76,7 @@ impl Default for Http2Limits {
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
             unused_drain: Duration::from_secs(1),
+            drain: Duration::from_secs(30),
         }
     }
 }
@@ -98,8 +108,8 @@ pub enum ConnectionError {
 }
 
 /// Answers the calls of one connection until the peer closes it, or until `shutdown` completes:
-/// then no further calls are accepted and the open ones are answered. `on_call` runs once for each
-/// call.
+/// then no further calls are accepted, the open ones are answered, and streams end. `activity` counts
+/// the calls.
 ///
 /// Dropping the future drops the connection and its calls.
 ///
@@ -109,7 +119,7 @@ pub async fn serve_connection<S>(
     stream: S,
     services: &Services,
     limits: &Http2Limits,
-    on_call: impl Fn(),
+    activity: &Arc<Activity>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ConnectionError>
 where
@@ -121,16 +131,17 @@ where
         () = shutdown.as_mut() => return Ok(()),
     };
     let mut lost = pin!(wait_until_lost(connection.ping_pong(), limits));
-    let (mut arrived, mut open, mut used) = (Vec::new(), OpenCalls::new(), false);
-    let mut answer = |connection: &mut Connection<_, _>, used: &mut bool, cx: &mut Context<'_>| {
+    let (mut arrived, mut open) = (Vec::new(), OpenCalls::new());
+    let mut answer = |connection: &mut Connection<_, _>, cx: &mut Context<'_>| {
         loop {
             while let Poll::Ready(next) = connection.poll_accept(cx)? {
                 let Some(call) = next else { return Poll::Ready(Ok(())) };
-                on_call();
-                *used = true;
+                activity.record_call();
                 arrived.push(call);
             }
-            let calls = arrived.drain(..).map(|(request, respond)| services.call(request, respond));
+            let calls = arrived
+                .drain(..)
+                .map(|(request, respond)| services.call(request, respond, activity, limits));
             // Responses are written when the connection is polled again.
             if !open.poll(calls, cx) {
                 return Poll::Pending;
@@ -139,20 +150,17 @@ where
     };
     tokio::select! {
         biased;
-        ended = poll_fn(|cx| answer(&mut connection, &mut used, cx)) => return ended,
-        () = shutdown => connection.graceful_shutdown(),
+        ended = poll_fn(|cx| answer(&mut connection, cx)) => return ended,
+        () = shutdown => {
+            connection.graceful_shutdown();
+            activity.close();
+        }
         () = lost.as_mut() => return Err(ConnectionError::PeerLost),
     }
-    let deadline = if used { None } else { Some(limits.unused_drain) };
-    let rest = poll_fn(|cx| answer(&mut connection, &mut used, cx));
-    let rest = async {
-        match deadline {
-            None => rest.await,
-            Some(deadline) => timeout(deadline, rest).await.unwrap_or(Ok(())),
-        }
-    };
+    let within = if activity.calls() == 0 { limits.unused_drain } else { limits.drain };
+    let rest = timeout(within, poll_fn(|cx| answer(&mut connection, cx)));
     tokio::select! {
-        ended = rest => ended,
+        ended = rest => ended.unwrap_or(Ok(())),
         () = lost => Err(ConnectionError::PeerLost),
     }
 }

@@ -7,9 +7,12 @@
 //! `README.md` lists what it replaces and how its equivalence is tested.
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use http::HeaderMap;
 //! use tollgate_grpc_unary::{
-//!     FramedMessage, Http2Limits, RequestBody, Services, Status, UnaryMethod, serve_connection,
+//!     Activity, FramedMessage, Http2Limits, RequestBody, Services, Status, UnaryMethod,
+//!     serve_connection,
 //! };
 //!
 //! /// Sends each message back.
@@ -31,7 +34,8 @@
 //! let (client, server) = tokio::io::duplex(4096);
 //! tokio::spawn(async move {
 //!     let never = std::future::pending();
-//!     serve_connection(server, &services, &Http2Limits::default(), || {}, never).await
+//!     let activity = Arc::new(Activity::default());
+//!     serve_connection(server, &services, &Http2Limits::default(), &activity, never).await
 //! });
 //!
 //! let (mut client, connection) = h2::client::handshake(client).await?;
@@ -50,6 +54,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod activity;
 mod batch;
 mod body;
 mod coalesced;
@@ -62,6 +67,7 @@ pub mod wire;
 pub use tonic::Status;
 
 pub use self::{
+    activity::{Activity, Answering},
     body::{LengthPrefix, RequestBody},
     coalesced::CoalescedWrites,
     connection::{ConnectionError, Http2Limits, serve_connection},

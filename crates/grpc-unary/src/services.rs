@@ -3,16 +3,27 @@
 //! The rules of a unary call are those of gRPC over HTTP/2
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
-use std::{convert::Infallible, fmt, pin::pin, sync::Arc, task::Poll};
+use std::{convert::Infallible, fmt, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Request, Response};
+use tokio::time::timeout;
 use tonic::{Status, body::Body, server::NamedService};
 use tower_service::Service;
 
-use crate::{body::RequestBody, framing, framing::FramedMessage, streaming};
+use crate::{
+    activity::Activity,
+    body::{self, RequestBody},
+    connection::Http2Limits,
+    framing,
+    framing::FramedMessage,
+    streaming,
+};
+
+/// The time in which a generated service must begin its response, once it is called.
+const BEGIN_RESPONSE: Duration = Duration::from_secs(10);
 
 /// A method with one request message and one response message.
 pub trait UnaryMethod: Send + Sync + 'static {
@@ -71,10 +82,35 @@ impl Services {
         self
     }
 
-    /// Adds a generated service with all its methods, at `/NAME/`.
+    /// Adds a generated service with all its methods, at `/NAME/`. `charge` runs for each call, and
+    /// its result is kept while the call is open. Without one the call is refused.
     #[must_use]
-    pub fn generated<S: GeneratedService>(mut self, service: S) -> Self {
-        self.entries.push((PathPattern::Service(S::NAME), Arc::new(Generated(service))));
+    pub fn generated<S: GeneratedService, C: Send + 'static>(
+        self,
+        service: S,
+        charge: impl Fn() -> Option<C> + Send + Sync + 'static,
+    ) -> Self {
+        self.generated_at(PathPattern::Service(S::NAME), service, charge)
+    }
+
+    /// Adds the method of a generated service at `path`, with a charge of its own.
+    #[must_use]
+    pub fn generated_method<S: GeneratedService, C: Send + 'static>(
+        self,
+        path: &'static str,
+        service: S,
+        charge: impl Fn() -> Option<C> + Send + Sync + 'static,
+    ) -> Self {
+        self.generated_at(PathPattern::Method(path), service, charge)
+    }
+
+    fn generated_at<S: GeneratedService, C: Send + 'static>(
+        mut self,
+        pattern: PathPattern,
+        service: S,
+        charge: impl Fn() -> Option<C> + Send + Sync + 'static,
+    ) -> Self {
+        self.entries.push((pattern, Arc::new(Generated { service, charge })));
         self
     }
 
@@ -83,13 +119,13 @@ impl Services {
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
+        activity: &Arc<Activity>,
+        limits: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
         let path = request.uri().path();
         match self.entries.iter().find(|(pattern, _)| pattern.matches(path)) {
-            Some((_, handler)) => handler.call(request, respond),
-            None => Box::pin(async {
-                let _ = framing::send(Err(Status::unimplemented("unknown method")), respond);
-            }),
+            Some((_, handler)) => handler.call(request, respond, activity, limits),
+            None => fail(Status::unimplemented("unknown method"), respond),
         }
     }
 }
@@ -128,7 +164,16 @@ trait CallHandler: Send + Sync {
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
+        activity: &Arc<Activity>,
+        limits: &Http2Limits,
     ) -> BoxFuture<'static, ()>;
+}
+
+/// Ends a call with a status.
+fn fail(status: Status, respond: SendResponse<Bytes>) -> BoxFuture<'static, ()> {
+    Box::pin(async {
+        let _ = framing::send(Err(status), respond);
+    })
 }
 
 struct Unary<M>(Arc<M>);
@@ -138,12 +183,14 @@ impl<M: UnaryMethod> CallHandler for Unary<M> {
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
+        activity: &Arc<Activity>,
+        _: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
         let method = Arc::clone(&self.0);
         // The parts that are not needed are dropped here, so that they are not in the future.
         let (head, body) = request.into_parts();
         let headers = head.headers;
-        let mut body = RequestBody::of_stream(body);
+        let mut body = RequestBody::of_call(body, activity);
         Box::pin(async move {
             let answer = method.call(&headers, &mut body);
             if let Some(response) = unless_reset(&mut respond, answer).await {
@@ -153,21 +200,49 @@ impl<M: UnaryMethod> CallHandler for Unary<M> {
     }
 }
 
-struct Generated<S>(S);
+struct Generated<S, F> {
+    service: S,
+    charge: F,
+}
 
-impl<S: GeneratedService> CallHandler for Generated<S> {
+impl<S, F, C> CallHandler for Generated<S, F>
+where
+    S: GeneratedService,
+    F: Fn() -> Option<C> + Send + Sync,
+    C: Send + 'static,
+{
     fn call(
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
+        activity: &Arc<Activity>,
+        limits: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
-        let mut service = self.0.clone();
-        let request = request.map(|body| RequestBody::of_stream(body).into_tonic());
+        let open = activity.open_generated(limits.generated_calls);
+        let Some((open, charge)) = open.zip((self.charge)()) else {
+            return fail(Status::resource_exhausted("too many calls are open"), respond);
+        };
+        let (mut service, activity) = (self.service.clone(), Arc::clone(activity));
+        let request = request.map(body::for_tonic);
         Box::pin(async move {
-            if let Some(response) = unless_reset(&mut respond, service.call(request)).await {
-                let response = response.unwrap_or_else(|never| match never {});
-                let _ = streaming::send(response, respond).await;
+            let response = timeout(BEGIN_RESPONSE, service.call(request));
+            match unless_reset(&mut respond, response).await {
+                None => {}
+                Some(Err(_elapsed)) => {
+                    let late = Status::deadline_exceeded("the message did not arrive in time");
+                    let _ = framing::send(Err(late), respond);
+                }
+                Some(Ok(response)) => {
+                    let response = response.unwrap_or_else(|never| match never {});
+                    tokio::select! {
+                        biased;
+                        _ = streaming::send(response, respond) => {}
+                        // A stream would keep the connection open for as long as the peer wants.
+                        () = activity.closed() => {}
+                    }
+                }
             }
+            drop((open, charge));
         })
     }
 }

@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tollgate_core::config::{Errors, Path};
 
 use super::dialect::Dialect;
-use crate::listener::{Address, ListenerConfig, Peer, SocketMode, TlsConfig};
+use crate::listener::{Address, ListenerConfig, Networks, Peer, SocketMode, TlsConfig};
 
 /// A listener for checks over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -21,13 +20,13 @@ pub struct ForwardAuthConfig {
     /// The proxy that sends checks to this listener. Each describes the client's request in its own
     /// headers, so a listener has one dialect.
     pub dialect: Dialect,
-    /// Addresses of the proxies, as `10.0.0.0/8` or `10.1.2.3`. A check from any other address is
-    /// answered with 403 and nothing more, because its headers may be forged. The list is also used
-    /// to read the client's address from a list of hops: these hops are skipped, from the right.
-    /// Default: loopback. Peers on a Unix socket are trusted by its permissions.
+    /// Addresses of the proxies, as `10.0.0.0/8` or `10.1.2.3`. A connection from any other address
+    /// is closed, because the headers of its checks may be forged. The list is also used to read the
+    /// client's address from a list of hops: these hops are skipped, from the right. Default:
+    /// loopback. Peers on a Unix socket are trusted by its permissions.
     #[schemars(with = "Option<Vec<String>>")]
-    #[serde(default, deserialize_with = "nets")]
-    pub trusted_proxies: Option<Vec<IpNet>>,
+    #[serde(default)]
+    pub trusted_proxies: Option<Networks>,
     /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660".
     #[schemars(with = "Option<String>")]
     #[serde(default, deserialize_with = "some_parsed")]
@@ -66,35 +65,6 @@ fn some_parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sock
     parsed(deserializer).map(Some)
 }
 
-fn nets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
-    let list = Vec::<String>::deserialize(deserializer)?;
-    list.iter()
-        .map(|text| net(text).map_err(serde::de::Error::custom))
-        .collect::<Result<_, _>>()
-        .map(Some)
-}
-
-/// Text that is not the network of a proxy.
-#[derive(Debug, thiserror::Error)]
-enum NetworkError {
-    #[error("`{0}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`")]
-    Unknown(String),
-    /// `10.1.2.3/8` may mean the address or the network.
-    #[error("`{0}` has bits beyond its prefix; write `{1}`, or the address without a prefix")]
-    BitsBeyondPrefix(String, IpNet),
-}
-
-fn net(text: &str) -> Result<IpNet, NetworkError> {
-    let net = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text.parse().map_err(|_| NetworkError::Unknown(text.to_owned()))?,
-    };
-    if net.trunc() != net {
-        return Err(NetworkError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
-    }
-    Ok(net)
-}
-
 impl ForwardAuthConfig {
     /// Returns the settings of the listener.
     #[must_use]
@@ -104,6 +74,7 @@ impl ForwardAuthConfig {
             mode: self.mode.unwrap_or_default(),
             tls: self.tls.clone(),
             max_header_bytes: None,
+            trusted_proxies: Some(self.trusted_proxies.clone().unwrap_or_else(Networks::loopback)),
         }
     }
 
@@ -178,11 +149,9 @@ impl ForwardAuthConfig {
 
     /// Returns whether `address` is one of the proxies.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
-        // The address of an IPv4 peer on an IPv6 socket is ::ffff:a.b.c.d.
-        let address = address.to_canonical();
         match &self.trusted_proxies {
-            Some(list) => list.iter().any(|net| net.contains(&address)),
-            None => address.is_loopback(),
+            Some(list) => list.contains(address),
+            None => address.to_canonical().is_loopback(),
         }
     }
 }

@@ -19,6 +19,13 @@ pub struct ChargedBytes {
     pub(super) message: Option<OwnedSemaphorePermit>,
 }
 
+/// A stream that is charged until this is dropped.
+#[derive(Debug)]
+pub struct ChargedStream {
+    _call: OwnedSemaphorePermit,
+    _part: OwnedSemaphorePermit,
+}
+
 /// The reason why there is no body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
@@ -44,6 +51,15 @@ impl InFlight {
     pub fn charge_call(&self) -> Result<ChargedBytes, BodyError> {
         let call = reserve(&self.calls, CALL)?;
         Ok(ChargedBytes { bytes: Bytes::new(), _call: call, message: None })
+    }
+
+    /// Charges a stream, which may stay open.
+    ///
+    /// # Errors
+    /// When there is no room, or when streams have taken their part of it.
+    pub fn charge_stream(&self) -> Result<ChargedStream, BodyError> {
+        let part = reserve(&self.streams, CALL)?;
+        Ok(ChargedStream { _call: reserve(&self.calls, CALL)?, _part: part })
     }
 
     /// Reads a whole body. A refused body is read to its end as well, up to the limit of a body and
@@ -207,6 +223,17 @@ mod tests {
         assert_eq!(refused, BodyError::Refused(Refusal::NoRoom));
         assert!(budget.charge_call().is_ok(), "large bodies do not keep small checks out");
         held.clear();
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn streams_leave_room_for_checks() {
+        let budget = budget();
+        let streams: Vec<_> = std::iter::from_fn(|| budget.charge_stream().ok()).collect();
+        assert_eq!(streams.len(), 4, "an eighth of a quarter of 4 MiB, 32 KiB each");
+        let checks: Vec<_> = std::iter::from_fn(|| budget.charge_call().ok()).collect();
+        assert_eq!(checks.len(), 28);
+        drop((streams, checks));
         assert_eq!(budget.taken(), 0);
     }
 

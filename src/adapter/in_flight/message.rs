@@ -1,6 +1,7 @@
 //! One gRPC message, held to its announced length and to a deadline.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body;
 use tokio::time::timeout;
 use tollgate_grpc_unary::{RequestBody, Status};
@@ -27,37 +28,51 @@ impl From<Refusal> for MessageError {
 }
 
 impl InFlight {
-    /// Reads the length of a message, reserves its bytes, and then reads the message.
+    /// Reads the length of a message, reserves its bytes, and then reads the message. The headers of
+    /// the call are charged from the beginning, as a proxy can be made to send large ones.
     ///
     /// # Errors
     /// When there is no room, or when the body is not one message or does not arrive in time.
     pub async fn read_message<B>(
         &self,
+        headers: &HeaderMap,
         body: &mut RequestBody<B>,
     ) -> Result<ChargedBytes, MessageError>
     where
         B: Body<Data = Bytes, Error = Status> + Unpin,
     {
         let late = |_| Err(Status::deadline_exceeded("the message did not arrive in time").into());
-        timeout(self.arrival, self.read_announced(body)).await.unwrap_or_else(late)
+        timeout(self.arrival, self.read_announced(headers, body)).await.unwrap_or_else(late)
     }
 
     async fn read_announced<B>(
         &self,
+        headers: &HeaderMap,
         body: &mut RequestBody<B>,
     ) -> Result<ChargedBytes, MessageError>
     where
         B: Body<Data = Bytes, Error = Status> + Unpin,
     {
         let call = reserve(&self.calls, CALL)?;
+        let head: usize =
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let head = u32::try_from(head).unwrap_or(u32::MAX).saturating_sub(CALL / 2);
+        let mut charged = match head {
+            0 => None,
+            head => Some(reserve(&self.messages, head)?),
+        };
         let prefix = body.length_prefix().await?;
         if prefix.length() > self.max_message {
             return Err(Refusal::TooLarge.into());
         }
-        let message = match prefix.length().saturating_sub(CALL) {
-            0 => None,
-            beyond => Some(reserve(&self.messages, beyond)?),
-        };
-        Ok(ChargedBytes { bytes: prefix.message().await?, _call: call, message })
+        let beyond = prefix.length().saturating_sub(CALL);
+        if beyond > 0 {
+            let message = reserve(&self.messages, beyond)?;
+            match &mut charged {
+                Some(head) => head.merge(message),
+                none => *none = Some(message),
+            }
+        }
+        Ok(ChargedBytes { bytes: prefix.message().await?, _call: call, message: charged })
     }
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
@@ -37,7 +38,7 @@ fn whole(message: Bytes) -> Body {
 }
 
 async fn read(budget: &InFlight, body: Body) -> Result<ChargedBytes, MessageError> {
-    budget.read_message(&mut RequestBody::new(body)).await
+    budget.read_message(&HeaderMap::new(), &mut RequestBody::new(body)).await
 }
 
 /// The result as text: the length that was read, the refusal, or the status of a failed call.

@@ -309,7 +309,7 @@ const ROWS: [Row; 56] = [
         "listen: { ops: { address: '127.0.0.1:9002', port: 9002 } }\n\
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
-            "line 1: listen.ops.port: unknown key `port`; known here: address, mode, tls, max_header_bytes",
+            "line 1: listen.ops.port: unknown key `port`; known here: address, mode, tls, max_header_bytes, trusted_proxies",
         ],
     ),
     (

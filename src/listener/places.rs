@@ -1,0 +1,253 @@
+//! The places of a listener's connections. When all are taken, a new connection gets the place of an
+//! idle one of the peer address that holds most, so that no stranger keeps a proxy out.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::task::AbortHandle;
+use tollgate_grpc_unary::Activity;
+
+use super::stream::Peer;
+
+/// The peers that are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PeerGroup {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// The first 64 bits of an IPv6 address: one machine usually has all addresses behind them.
+    V6([u16; 4]),
+    /// The user of a process that connected to the Unix socket. `None` if the system does not name
+    /// it.
+    Unix(Option<u32>),
+}
+
+impl PeerGroup {
+    /// The group of a peer. `user` is the one of a process on the other end of a Unix socket.
+    pub(super) fn of(peer: Peer, user: Option<u32>) -> Self {
+        match peer.ip().map(|address| address.to_canonical()) {
+            Some(IpAddr::V4(address)) => Self::V4(address),
+            Some(IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                Self::V6([a, b, c, d])
+            }
+            None => Self::Unix(user),
+        }
+    }
+}
+
+/// The places of one listener.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    /// Whether a full listener closes idle connections.
+    evicts: bool,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// In the order in which they were accepted.
+    connections: BTreeMap<u64, Connection>,
+    held: HashMap<PeerGroup, usize>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    group: PeerGroup,
+    activity: Arc<Activity>,
+    /// Ends the connection; `None` until its task is started.
+    task: Option<AbortHandle>,
+}
+
+/// The place of one connection, which is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    table: Arc<Mutex<Table>>,
+    id: u64,
+    activity: Arc<Activity>,
+}
+
+impl Places {
+    /// Returns `most` free places.
+    pub(super) fn new(most: usize, evicts: bool) -> Self {
+        Self { most, evicts, table: Arc::default() }
+    }
+
+    /// Takes a place. If none is free, an idle connection is closed for it. Returns `None` if no
+    /// connection may be closed.
+    pub(super) fn take(&self, group: PeerGroup) -> Option<Place> {
+        let mut table = lock(&self.table);
+        if table.connections.len() >= self.most && !(self.evicts && table.evict_for(group)) {
+            return None;
+        }
+        let activity = Arc::<Activity>::default();
+        let id = table.next;
+        table.next += 1;
+        table.held.entry(group).and_modify(|held| *held += 1).or_insert(1);
+        let connection = Connection { group, activity: Arc::clone(&activity), task: None };
+        table.connections.insert(id, connection);
+        Some(Place { table: Arc::clone(&self.table), id, activity })
+    }
+
+    /// Notes the task of the connection with this number.
+    pub(super) fn started(&self, id: u64, task: AbortHandle) {
+        if let Some(connection) = lock(&self.table).connections.get_mut(&id) {
+            connection.task = Some(task);
+        }
+    }
+}
+
+impl Table {
+    /// Closes one idle connection of the group that holds most, for a new one of `newcomer`. A
+    /// group that holds less than the newcomer's own loses none, and the own group loses none that
+    /// was used. Returns whether one was closed.
+    fn evict_for(&mut self, newcomer: PeerGroup) -> bool {
+        let own = self.held.get(&newcomer).copied().unwrap_or(0);
+        let mut groups: Vec<_> = self.held.iter().map(|(group, held)| (*held, *group)).collect();
+        groups.retain(|(held, _)| *held >= own);
+        groups.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        let idle = groups.into_iter().find_map(|(_, group)| self.idle_of(group, group == newcomer));
+        let Some(connection) = idle.and_then(|id| self.remove(id)) else { return false };
+        if let Some(task) = connection.task {
+            task.abort();
+        }
+        true
+    }
+
+    /// An idle connection of a group: one that never sent a request, or else the oldest, unless it
+    /// has to be `unused`.
+    fn idle_of(&self, group: PeerGroup, unused: bool) -> Option<u64> {
+        let idle = self.connections.iter().filter(|(_, connection)| {
+            connection.group == group
+                && connection.task.is_some()
+                && !connection.activity.is_answering()
+                && !(unused && connection.activity.calls() > 0)
+        });
+        idle.min_by_key(|(id, connection)| (connection.activity.calls() > 0, **id))
+            .map(|(id, _)| *id)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        if let Some(held) = self.held.get_mut(&connection.group) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&connection.group);
+            }
+        }
+        Some(connection)
+    }
+}
+
+impl Place {
+    /// The number of the connection.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The calls of the connection.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.table).remove(self.id);
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(address: &str) -> PeerGroup {
+        PeerGroup::of(Peer::Tcp(format!("{address}:1").parse().unwrap()), None)
+    }
+
+    /// Takes a place for a connection whose task has started.
+    fn start(places: &Places, address: &str) -> Option<Place> {
+        let place = places.take(group(address))?;
+        places.started(place.id(), tokio::spawn(std::future::pending::<()>()).abort_handle());
+        Some(place)
+    }
+
+    fn holds(places: &Places, place: &Place) -> bool {
+        lock(&places.table).connections.contains_key(&place.id())
+    }
+
+    #[test]
+    fn addresses_of_one_machine_are_one_group() {
+        for (one, other, same) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("[::ffff:10.0.0.1]", "10.0.0.1", true),
+            ("[2001:db8:0:1::1]", "[2001:db8:0:1:ffff::9]", true),
+            ("[2001:db8:0:1::1]", "[2001:db8:0:2::1]", false),
+        ] {
+            assert_eq!(group(one) == group(other), same, "{one} {other}");
+        }
+        assert_ne!(PeerGroup::of(Peer::Unix, Some(1)), PeerGroup::of(Peer::Unix, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_gets_the_place_of_the_one_who_holds_most() {
+        let places = Places::new(4, true);
+        let proxy = start(&places, "10.0.0.1").unwrap();
+        let strangers = [(); 3].map(|()| start(&places, "10.0.0.2").unwrap());
+        strangers[0].activity().record_call();
+        let second = start(&places, "10.0.0.1").unwrap();
+        assert!(holds(&places, &proxy) && holds(&places, &second));
+        let held = strangers.each_ref().map(|place| holds(&places, place));
+        assert_eq!(held, [true, false, true], "one that sent no request goes first");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_answers_keeps_its_place() {
+        let places = Places::new(2, true);
+        let held = [(); 2].map(|()| start(&places, "10.0.0.2").unwrap());
+        let answering = held.each_ref().map(|place| place.activity().begin_answer());
+        assert!(start(&places, "10.0.0.1").is_none());
+        drop(answering);
+        assert!(start(&places, "10.0.0.1").is_some());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_holds_most_keeps_its_used_connections() {
+        let places = Places::new(2, true);
+        let held = [(); 2].map(|()| start(&places, "10.0.0.1").unwrap());
+        held[0].activity().record_call();
+        let third = start(&places, "10.0.0.1").unwrap();
+        assert!(holds(&places, &held[0]) && !holds(&places, &held[1]));
+        third.activity().record_call();
+        assert!(start(&places, "10.0.0.1").is_none());
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_place_of_one_who_holds_less() {
+        let places = Places::new(3, true);
+        let proxy = start(&places, "10.0.0.1").unwrap();
+        let strangers = [(); 2].map(|()| start(&places, "10.0.0.2").unwrap());
+        let answering = strangers.each_ref().map(|place| place.activity().begin_answer());
+        assert!(start(&places, "10.0.0.2").is_none(), "the own ones are busy");
+        assert!(holds(&places, &proxy));
+        drop(answering);
+    }
+
+    #[tokio::test]
+    async fn where_only_proxies_connect_none_is_closed() {
+        let places = Places::new(1, false);
+        let place = start(&places, "10.0.0.1").unwrap();
+        assert!(start(&places, "10.0.0.3").is_none());
+        drop(place);
+        assert!(start(&places, "10.0.0.3").is_some());
+    }
+}

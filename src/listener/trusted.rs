@@ -1,0 +1,90 @@
+//! The addresses from which a listener accepts connections.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+
+use super::stream::Peer;
+
+/// Addresses and networks, as `10.1.2.3` or `10.0.0.0/8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Networks(Vec<IpNet>);
+
+/// Text that is not a network.
+#[derive(Debug, thiserror::Error)]
+enum NetworkError {
+    #[error("`{0}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`")]
+    Unknown(String),
+    /// `10.1.2.3/8` may mean the address or the network.
+    #[error("`{0}` has bits beyond its prefix; write `{1}`, or the address without a prefix")]
+    BitsBeyondPrefix(String, IpNet),
+}
+
+impl Networks {
+    /// The networks of this machine's own processes.
+    #[must_use]
+    pub fn loopback() -> Self {
+        let v4 = IpNet::from(IpAddr::from([127, 0, 0, 0]));
+        let v4 = IpNet::new(v4.addr(), 8).unwrap_or(v4);
+        Self(vec![v4, IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST))])
+    }
+
+    /// Whether the list has no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `address` is in one of the networks.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // The address of an IPv4 peer on an IPv6 socket is ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.0.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether `peer` may connect. Peers on a Unix socket are admitted by its permissions.
+    #[must_use]
+    pub fn admits(&self, peer: Peer) -> bool {
+        peer.ip().is_none_or(|address| self.contains(address))
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let list = Vec::<String>::deserialize(deserializer)?;
+        let nets = list.iter().map(|text| net(text).map_err(serde::de::Error::custom));
+        nets.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn net(text: &str) -> Result<IpNet, NetworkError> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().map_err(|_| NetworkError::Unknown(text.to_owned()))?,
+    };
+    if net.trunc() != net {
+        return Err(NetworkError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
+    }
+    Ok(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_this_machine_and_nothing_else() {
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("128.0.0.1", false),
+            ("::2", false),
+        ] {
+            assert_eq!(Networks::loopback().contains(address.parse().unwrap()), expected);
+        }
+    }
+}
