@@ -476,6 +476,7 @@ tollgate_store_errors_total{outage="refused"} 0
 tollgate_store_errors_total{outage="circuit_open"} 0
 tollgate_store_errors_total{outage="full"} 0
 tollgate_store_errors_total{outage="stale"} 0
+tollgate_store_errors_total{outage="starved"} 0
 # HELP tollgate_store_up Whether the last question to the store was answered.
 # TYPE tollgate_store_up gauge
 tollgate_store_up 0
