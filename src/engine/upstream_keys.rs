@@ -9,6 +9,9 @@ use crate::secrets::{
     Look, SecretError, SecretStatus, WatchedSecret, check_upstream_key, upstream_credential,
 };
 
+/// The most files that are read at a time: each takes a thread.
+const AT_ONCE: usize = 16;
+
 /// Upstream keys that are read again from their files.
 #[derive(Debug)]
 pub(super) struct UpstreamKeys {
@@ -35,15 +38,18 @@ impl UpstreamKeys {
     /// One of them cannot be read or used. The others may be watched then.
     pub(super) async fn add(&mut self, sources: &[SecretSource]) -> Result<(), SecretError> {
         let is_new = |source: &&SecretSource| self.find(source).is_none();
-        let added = sources.iter().filter(is_new).map(async |source| {
-            let mut secret = WatchedSecret::unread(source, self.max_stale, check_upstream_key);
-            match secret.look().await {
-                Look::Unchanged | Look::Changed => Ok(secret),
-                Look::Failed { error, .. } | Look::Lapsed(error) => Err(error),
-            }
-        });
-        let added = try_join_all(added).await?;
-        self.watched.extend(added);
+        let new: Vec<&SecretSource> = sources.iter().filter(is_new).collect();
+        for some in new.chunks(AT_ONCE) {
+            let added = some.iter().map(async |source| {
+                let mut secret = WatchedSecret::unread(source, self.max_stale, check_upstream_key);
+                match secret.look().await {
+                    Look::Unchanged | Look::Changed => Ok(secret),
+                    Look::Failed { error, .. } | Look::Lapsed(error) => Err(error),
+                }
+            });
+            let added = try_join_all(added).await?;
+            self.watched.extend(added);
+        }
         Ok(())
     }
 
@@ -55,7 +61,11 @@ impl UpstreamKeys {
     /// Reads all keys again, and logs what changed. Returns whether another key is in force.
     pub(super) async fn look(&mut self) -> bool {
         let mut changed = false;
-        for look in join_all(self.watched.iter_mut().map(WatchedSecret::look)).await {
+        let mut looks = Vec::with_capacity(self.watched.len());
+        for some in self.watched.chunks_mut(AT_ONCE) {
+            looks.extend(join_all(some.iter_mut().map(WatchedSecret::look)).await);
+        }
+        for look in looks {
             match look {
                 Look::Unchanged | Look::Failed { is_new: false, .. } => {}
                 Look::Changed => {
