@@ -3,6 +3,7 @@
 mod discovery;
 mod disk;
 mod files;
+mod flood;
 mod hostile;
 mod pace;
 mod redirect;

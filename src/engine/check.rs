@@ -253,7 +253,7 @@ impl Checker {
         record.set_outcome(outcome);
         if let Some(source) = outcome.evidence.refresh.and_then(|issuer| state.sources.get(issuer))
         {
-            source.unknown_key();
+            source.request_refresh();
         }
         let encoded = encode(shape(outcome, &state.snapshot, record.id()));
         record.finish();

@@ -84,8 +84,11 @@ limits:
         metrics.add_policy(&policy);
         metrics.reloaded(Timestamp::from_secs(1_795_318_900), true);
         let mut snapshot = Snapshot::without_keys(Arc::new(policy));
-        let keys =
-            KeySet::from_secret(&Secret::new(SECRET), &[jsonwebtoken::Algorithm::HS256]).unwrap();
+        let keys = KeySet::from_secret(
+            &Secret::new(SECRET),
+            &[tollgate_core::credential::jwt::algorithm::Algorithm::HS256],
+        )
+        .unwrap();
         snapshot.keys = vec![Some(Arc::new(keys))];
         let written = Written::default();
         let audit = Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap();
@@ -200,7 +203,7 @@ fn the_line_of_an_allowed_check() {
     // struct.
     let expected = concat!(
         r#"{"client_ip":"203.0.113.9","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
-        r#""host":"api.example.com","iat":1795318861,"iss":"","#,
+        r#""holder":"user","host":"api.example.com","iat":1795318861,"iss":"","#,
         // printf t-1 | sha256sum
         r#""jti_sha256":"JTI","method":"POST","microseconds":0,"path":"/v1/chat/completions","reason":"granted","#,
         r#""route":"chat","sub":"alice","tenant":"acme","time":"2026-11-22T03:42:01.000042Z"}"#,

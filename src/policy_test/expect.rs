@@ -71,6 +71,8 @@ pub struct Expectation {
     pub cause: Option<String>,
     /// The client that the credential was issued to.
     pub client: Option<String>,
+    /// The kind of the subject: `user` or `client`.
+    pub holder: Option<String>,
     /// The roles, in the credential's order.
     pub roles: Option<Vec<String>>,
 }
@@ -107,6 +109,8 @@ pub struct Internal {
     pub cause: String,
     /// The client that the credential was issued to.
     pub client: Option<String>,
+    /// The kind of the subject.
+    pub holder: Option<String>,
     /// The roles of the principal.
     pub roles: Vec<String>,
 }
@@ -126,6 +130,10 @@ impl Observed {
                 .principal
                 .as_ref()
                 .and_then(|principal| principal.client().map(str::to_owned)),
+            holder: evidence
+                .principal
+                .as_ref()
+                .map(|principal| principal.holder().label().to_owned()),
             roles: evidence
                 .principal
                 .as_ref()
@@ -221,6 +229,7 @@ pub fn compare(expect: &Expectation, observed: &Observed) -> Result<(), Differen
         found.equal("model", expect.model.as_ref(), internal.model.as_ref());
         found.contains("cause", expect.cause.as_deref(), Some(&internal.cause));
         found.equal("client", expect.client.as_ref(), internal.client.as_ref());
+        found.equal("holder", expect.holder.as_ref(), internal.holder.as_ref());
         found.equal("roles", expect.roles.as_ref(), Some(&internal.roles));
     }
     found.into_result()

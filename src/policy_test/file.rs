@@ -9,7 +9,7 @@ use tollgate_core::{
     config::{ConfigError, Document, Errors, Path},
     credential::jwt::{
         issuer::{Issuer, KeySource},
-        key_set::KeySet,
+        key_set::{KeySet, KeySetError, SkippedKey},
     },
     policy::Policy,
     revocation::{Target, token_digest},
@@ -25,6 +25,9 @@ use super::{
     spec::{BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
     values::Bytes,
 };
+
+/// The keys of an issuer and the keys that are skipped, or the reason why none is usable.
+pub(crate) type ParsedKeySet = Result<(KeySet, Vec<SkippedKey>), KeySetError>;
 
 /// The time of a file without `now`: 2026-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
@@ -98,7 +101,8 @@ impl CaseFile {
         let policy = self.policy.as_ref().ok_or(CaseError::NoPolicy)?;
         let mut snapshot = Snapshot::without_keys(Arc::clone(policy));
         for (slot, issuer) in snapshot.keys.iter_mut().zip(policy.issuers.list()) {
-            *slot = self.key_set(issuer)?.map(Arc::new);
+            let set = self.key_set(issuer)?.and_then(Result::ok);
+            *slot = set.map(|(set, _)| Arc::new(set));
         }
         for source in &policy.upstream_keys {
             let key = [b"Bearer ", inline(source)?.expose()].concat();
@@ -107,19 +111,20 @@ impl CaseFile {
         Ok(snapshot)
     }
 
-    /// Returns the keys of one issuer, if this file has any.
+    /// Returns the keys of one issuer and the keys that are skipped, or the reason why none of them
+    /// is usable; `None` if this file has no keys of the issuer.
     ///
     /// # Errors
     /// Returns [`CaseError`] for a shared secret that is in a file or too short.
-    pub fn key_set(&self, issuer: &Issuer) -> Result<Option<KeySet>, CaseError> {
+    pub fn key_set(&self, issuer: &Issuer) -> Result<Option<ParsedKeySet>, CaseError> {
         match &issuer.source {
             KeySource::Secret(source) => {
-                Ok(Some(KeySet::from_secret(inline(source)?, &issuer.algorithms)?))
+                let set = KeySet::from_secret(inline(source)?, &issuer.algorithms)?;
+                Ok(Some(Ok((set, Vec::new()))))
             }
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))
-                .and_then(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms).ok())
-                .map(|(set, _)| set)),
+                .map(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms))),
         }
     }
 

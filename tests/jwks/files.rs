@@ -95,7 +95,7 @@ async fn a_secret_in_the_configuration_is_there_and_stays() {
     rig.sources.tried().await;
     let status = source.status();
     assert_eq!((status.keys, status.next_refresh, status.last_error), (1, None, None));
-    source.unknown_key();
+    source.request_refresh();
     eventually(|| source.status().fetches_ok == 2, || "a hint reads it again, to no effect".into())
         .await;
     assert_eq!(rig.changes(), 1);

@@ -187,17 +187,17 @@ async fn one_bad_key_does_not_discard_the_set() {
         .status()
         .skipped
         .into_iter()
-        .map(|skip| (skip.kid.unwrap_or_default(), skip.reason))
+        .map(|skip| (skip.kid.unwrap_or_default(), skip.reason.into_owned()))
         .collect();
     skipped.sort();
     assert_eq!(
         skipped,
         [
-            (String::new(), "it is not a JWK"),
-            (String::new(), "its type or curve is not supported"),
-            ("secret".into(), "it is a shared secret, which no key set may publish"),
-            ("short".into(), "its modulus has fewer than 2048 or more than 8192 bits"),
-            ("twice".into(), "its kid is used twice"),
+            (String::new(), "it is not a JWK".into()),
+            (String::new(), "its type or curve is not supported".into()),
+            ("secret".into(), "it is a shared secret, which no key set may publish".into()),
+            ("short".into(), "its modulus has fewer than 2048 or more than 8192 bits".into()),
+            ("twice".into(), "its kid is used twice".into()),
         ]
     );
 }
@@ -219,7 +219,7 @@ async fn one_issuer_that_hangs_stops_no_other() {
     alive.answer(Answer::Keys(&["b"]));
     keys_become(&sources[1], &["b"]).await;
     for _ in 0..1000 {
-        sources[0].unknown_key();
+        sources[0].request_refresh();
     }
     let status = sources[0].status();
     assert!(!status.tried && sources[0].current().is_none(), "{status:?}");
@@ -243,7 +243,7 @@ async fn a_storm_of_unknown_keys_asks_only_the_issuer_it_names() {
     let storm = async {
         let mut poll = poll();
         while stormy.hits() < 5 {
-            sources[0].unknown_key();
+            sources[0].request_refresh();
             poll.tick().await;
         }
     };

@@ -20,8 +20,7 @@ fn with_cache_control(value: &str) -> Answer {
     Answer::Whole(200, vec![("cache-control", value.into())], key_set(&["a"]))
 }
 
-/// Waits for the keys `a` and for the end of their fetch: a request that comes earlier is dropped,
-/// because a fetch is under way.
+/// Waits for the keys `a` and for the end of their fetch, so that a request leads to a second one.
 async fn ready_for_requests(source: &Source) {
     keys_become(source, &["a"]).await;
     source.tried().await;
@@ -37,7 +36,7 @@ async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
     let storm = |source: Arc<Source>| {
         std::thread::spawn(move || {
             for _ in 0..100_000 {
-                source.unknown_key();
+                source.request_refresh();
             }
         })
     };
@@ -53,7 +52,7 @@ async fn a_storm_of_unknown_keys_is_one_fetch_per_cool_down() {
         "the first fetch and one for the storm",
     )
     .await;
-    assert_eq!(source.status().unknown_keys, 500_000);
+    assert_eq!(source.status().refresh_requests, 500_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +64,7 @@ async fn after_the_cool_down_there_is_a_next_fetch_and_never_before() {
     let start = Instant::now();
     let mut poll = poll();
     while server.hits() < 6 {
-        source.unknown_key();
+        source.request_refresh();
         assert!(start.elapsed() < Duration::from_secs(30), "{:?}", source.status());
         poll.tick().await;
     }
@@ -82,7 +81,7 @@ async fn an_unknown_key_finds_a_rotation_at_once() {
         Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
     ready_for_requests(&source).await;
     server.answer(Answer::Keys(&["a", "b"]));
-    source.unknown_key();
+    source.request_refresh();
     keys_become(&source, &["a", "b"]).await;
     rig.changes_become(2).await;
     assert_eq!(server.hits(), 2);
@@ -99,7 +98,7 @@ async fn a_failed_fetch_does_not_cost_the_cool_down() {
     let (_rig, source) =
         Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "1h" })));
     ready_for_requests(&source).await;
-    source.unknown_key();
+    source.request_refresh();
     keys_become(&source, &["b"]).await;
     assert_eq!(server.hits(), 4);
 }
@@ -114,13 +113,13 @@ async fn a_requested_refresh_does_not_wait_for_a_long_back_off() {
     let jwks = jwks(&server.url(), json!({ "refresh": "2h", "cool_down": "50ms" }));
     let source = rig.apply(&[issuer("https://idp.example", &jwks)]).remove(0);
     ready_for_requests(&source).await;
-    source.unknown_key();
+    source.request_refresh();
     eventually(|| source.status().fetches_failed == 1, || format!("{:?}", source.status())).await;
     assert!(source.status().next_refresh.is_none_or(|next| next > hour / 2));
     let requests = async {
         let mut poll = poll();
         loop {
-            source.unknown_key();
+            source.request_refresh();
             poll.tick().await;
         }
     };
@@ -291,7 +290,7 @@ async fn the_status_describes_the_source() {
         (status.keys, status.kids.as_slice()),
         (2, ["a".to_owned(), "b".to_owned()].as_slice())
     );
-    assert_eq!((status.fetches_ok, status.fetches_failed, status.unknown_keys), (1, 0, 0));
+    assert_eq!((status.fetches_ok, status.fetches_failed, status.refresh_requests), (1, 0, 0));
     assert!(
         status.tried
             && !status.from_cache

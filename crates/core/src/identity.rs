@@ -1,11 +1,12 @@
 //! The identity behind a proven credential, whatever its kind.
 
+mod claim_path;
 mod packed;
 
 use std::sync::Arc;
 
-pub use self::packed::IdentityError;
 use self::packed::{PackedTexts, Texts};
+pub use self::{claim_path::ClaimPath, packed::IdentityError};
 use crate::{json::Json, revocation, time::Timestamp};
 
 /// A kind of credential.
@@ -25,6 +26,25 @@ impl CredentialKind {
             Self::Jwt => "jwt",
             #[cfg(test)]
             Self::Test => "test",
+        }
+    }
+}
+
+/// The kind of the holder of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A user: the subject is not the client itself.
+    User,
+    /// A client that acts for itself: the subject is the client's id (RFC 9068 section 2.2).
+    Client,
+}
+
+impl Holder {
+    /// The word of audit lines and of `explain`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Client => "client",
         }
     }
 }
@@ -101,6 +121,14 @@ impl Claims {
     }
 }
 
+/// The optional parts of an identity that some limit or condition of the policy uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct UsedParts {
+    pub(crate) tenant: bool,
+    pub(crate) client: bool,
+    pub(crate) roles: bool,
+}
+
 /// The parts of a [`Principal`] that a credential states about its holder.
 #[derive(Clone, Debug)]
 pub struct Identity<'a> {
@@ -110,6 +138,8 @@ pub struct Identity<'a> {
     pub issuer: Arc<str>,
     /// The subject of the credential.
     pub subject: &'a str,
+    /// The kind of the subject.
+    pub holder: Holder,
     /// The tenant of the subject.
     pub tenant: Option<&'a str>,
     /// Whether the tenant is fixed for the issuer, and not named by it.
@@ -118,6 +148,8 @@ pub struct Identity<'a> {
     pub client: Option<&'a str>,
     /// The scopes that were granted.
     pub scopes: &'a [String],
+    /// Why elements of a list of scopes were omitted, one sentence each.
+    pub omitted_scopes: Vec<String>,
     /// The roles of the subject.
     pub roles: &'a [String],
     /// The claims that conditions read.
@@ -134,7 +166,10 @@ pub struct Principal {
     kind: CredentialKind,
     issuer: Arc<str>,
     texts: PackedTexts,
+    holder: Holder,
     is_tenant_fixed: bool,
+    /// `None` where nothing was omitted, which is the usual case.
+    omitted_scopes: Option<Box<[String]>>,
     claims: Claims,
     issued_at: Option<u64>,
     expires_at: u64,
@@ -152,7 +187,8 @@ impl Principal {
     /// ```
     /// use tollgate_core::{
     ///     identity::{
-    ///         Claims, CredentialKind, Generation, Identity, KeyVersion, Principal, Validity,
+    ///         Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Principal,
+    ///         Validity,
     ///     },
     ///     revocation::{Keys, Names, issuer_digest, sha256},
     ///     time::Timestamp,
@@ -162,10 +198,12 @@ impl Principal {
     ///     kind: CredentialKind::Jwt,
     ///     issuer: "https://auth.example.com".into(),
     ///     subject: "alice",
+    ///     holder: Holder::User,
     ///     tenant: Some("acme"),
     ///     is_tenant_fixed: false,
     ///     client: None,
     ///     scopes: &["infer:text".to_owned()],
+    ///     omitted_scopes: Vec::new(),
     ///     roles: &[],
     ///     claims: Claims::default(),
     ///     issued_at: Some(1_800_000_000),
@@ -202,7 +240,11 @@ impl Principal {
             kind,
             issuer,
             texts,
+            holder: identity.holder,
             is_tenant_fixed: identity.is_tenant_fixed,
+            omitted_scopes: Some(identity.omitted_scopes)
+                .filter(|omitted| !omitted.is_empty())
+                .map(Vec::into_boxed_slice),
             claims: identity.claims,
             issued_at: identity.issued_at,
             expires_at: identity.expires_at,
@@ -224,6 +266,11 @@ impl Principal {
     /// The subject of the credential.
     pub fn subject(&self) -> &str {
         self.texts.subject()
+    }
+
+    /// The kind of the subject.
+    pub fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// The tenant, from the credential or fixed for its issuer.
@@ -261,13 +308,18 @@ impl Principal {
         self.texts.scope_list()
     }
 
+    /// Why elements of a list of scopes were omitted, one sentence each.
+    pub fn omitted_scopes(&self) -> &[String] {
+        self.omitted_scopes.as_deref().unwrap_or_default()
+    }
+
     /// Whether the principal has exactly this scope (RFC 6749 section 3.3: case-sensitive, no
     /// prefixes).
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes().any(|held| held == scope)
     }
 
-    /// A claim that some condition of the policy reads.
+    /// A claim that some condition or limit of the policy reads.
     pub(crate) fn claim(&self, name: &str) -> Option<&Json> {
         self.claims.get(name)
     }
@@ -297,7 +349,13 @@ impl Principal {
         /// The revocation keys with their two reference counts.
         const KEYS: usize = size_of::<revocation::Keys>() + 2 * size_of::<usize>();
         let foreign = self.revocation.foreign.iter().map(|key| size_of::<String>() + key.len());
-        size_of::<Self>() + KEYS + self.texts.len() + foreign.sum::<usize>() + self.claims.size()
+        let omitted = self.omitted_scopes().iter().map(|text| size_of::<String>() + text.len());
+        size_of::<Self>()
+            + KEYS
+            + self.texts.len()
+            + foreign.sum::<usize>()
+            + omitted.sum::<usize>()
+            + self.claims.size()
     }
 }
 
@@ -321,10 +379,12 @@ mod tests {
             kind: CredentialKind::Jwt,
             issuer: "i".into(),
             subject: "ann",
+            holder: Holder::User,
             tenant,
             is_tenant_fixed: false,
             client: None,
             scopes: &owned(scopes),
+            omitted_scopes: Vec::new(),
             roles: &owned(roles),
             claims: Claims::default(),
             issued_at: None,

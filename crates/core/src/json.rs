@@ -15,6 +15,9 @@ use serde::{
 pub(crate) enum Json {
     Null,
     Bool(bool),
+    /// An integer in the range of `i64`, exact.
+    Integer(i64),
+    /// Any other number.
     Number(f64),
     Text(String),
     List(Vec<Json>),
@@ -44,7 +47,7 @@ impl Json {
     pub(super) fn size(&self) -> usize {
         size_of::<Self>()
             + match self {
-                Self::Null | Self::Bool(_) | Self::Number(_) => 0,
+                Self::Null | Self::Bool(_) | Self::Integer(_) | Self::Number(_) => 0,
                 Self::Text(text) => text.len(),
                 Self::List(items) => items.iter().map(Self::size).sum(),
                 Self::Map(members) => members
@@ -52,6 +55,31 @@ impl Json {
                     .map(|(name, value)| size_of::<String>() + name.len() + value.size())
                     .sum(),
             }
+    }
+
+    /// Returns a number in floating point.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a NumericDate beyond 2^53 seconds is out of every bound all the same"
+    )]
+    pub(super) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(number) => Some(*number as f64),
+            Self::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of the value's type, with an article.
+    pub(super) const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) | Self::Number(_) => "a number",
+            Self::Text(_) => "text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "an object",
+        }
     }
 
     /// Returns the text of a string.
@@ -87,17 +115,13 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(Json::Bool(value))
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a NumericDate beyond 2^53 seconds is out of every bound all the same"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "only beyond the range of `i64`")]
     fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-        Ok(Json::Number(value as f64))
+        Ok(i64::try_from(value).map_or(Json::Number(value as f64), Json::Integer))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "as above")]
     fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(Json::Number(value as f64))
+        Ok(Json::Integer(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Json, E> {

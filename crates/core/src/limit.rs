@@ -8,12 +8,13 @@ pub mod lease;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
+mod selector;
 mod verdict;
 
 use std::sync::Arc;
 
 use self::lease::LeaseTerms;
-pub use self::{bucket::BucketId, verdict::Verdict};
+pub use self::{bucket::BucketId, selector::ClaimValue, verdict::Verdict};
 use crate::time::Span;
 
 /// One charge of a check: take `cost` units from a bucket.

@@ -85,11 +85,18 @@ pub fn permit_public(
     Ok(Permit { route, principal: None, model: None })
 }
 
-/// Checks the scopes of the route itself.
+/// Checks the scopes of the route itself. A route with conditions needs all scopes that the
+/// credential names, because a condition may restrict by one of them.
 ///
 /// # Errors
-/// `insufficient_scope`.
+/// `insufficient_scope`; `invalid_claim` where a scope was omitted and the route has conditions.
 pub fn check_scopes(route: &Arc<Route>, principal: &Arc<Principal>) -> Result<RoutePermit, Denial> {
+    if let Some(omitted) = principal.omitted_scopes().first()
+        && !route.conditions.is_empty()
+    {
+        let cause = format!("{omitted}, and the route has conditions, which may read scopes");
+        return Err(Denial::new(Reason::InvalidClaim, cause));
+    }
     route.scopes.check(principal)?;
     Ok(RoutePermit { route: Arc::clone(route), principal: Arc::clone(principal) })
 }

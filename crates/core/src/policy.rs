@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     credential::jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
+    identity::UsedParts,
     limit::rate::{self, LimitConfig, RateLimit},
     revocation::{ExternalDenylist, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
@@ -124,9 +125,16 @@ impl Policy {
             limits: &limits,
             upstream_keys: Vec::new(),
             claims: BTreeSet::new(),
+            has_conditions: false,
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
+        let mut used = rate::used_parts(&config.limits);
+        parts.claims.extend(rate::claims(&config.limits));
+        if parts.has_conditions {
+            used = UsedParts { tenant: true, client: true, roles: true };
+        }
+        issuers.use_parts(used);
         issuers.retain_claims(parts.claims);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
@@ -165,6 +173,14 @@ fn check_across(
     {
         let message = "the route needs a credential, and there are no `issuers` to verify one";
         errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
+    }
+    for (limit, entry, issuer) in rate::override_issuers(&config.limits) {
+        if !config.issuers.iter().any(|known| known.issuer == *issuer) {
+            let path = root.key("limits").index(limit).key("overrides").index(entry);
+            let issuers = [root.key("issuers")];
+            let message = format!("no entry of `issuers` is `{issuer}`");
+            errors.push_presuming(&path.key("issuer"), &issuers, message);
+        }
     }
     if denylists.iter().any(ExternalDenylist::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {

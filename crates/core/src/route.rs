@@ -174,4 +174,6 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) categories: &'a Arc<Categories>,
     /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
+    /// Whether a route compiled so far has conditions.
+    pub(crate) has_conditions: bool,
 }

@@ -95,8 +95,12 @@ fn whose<'a>(policy: &Policy, given: &'a str) -> anyhow::Result<(usize, &'a str)
 }
 
 fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
-    if let Some(Ok(Some(set))) = case.map(|case| case.key_set(issuer)) {
-        return (Some(set), "keys of the case file".into());
+    match case.map(|case| case.key_set(issuer)) {
+        Some(Ok(Some(Ok((set, skipped))))) => {
+            return (Some(set), format!("keys of the case file{}", left_out(&skipped)));
+        }
+        Some(Ok(Some(Err(error)))) => return (None, format!("keys of the case file: {error}")),
+        _ => {}
     }
     let read = match &issuer.source {
         KeySource::Secret(source) => shared_secret(source, issuer),
@@ -125,13 +129,12 @@ fn read(file: &str, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
     let document = argument::file(file, MAX_BYTES).context("the key set")?;
     let (set, skipped) = KeySet::parse(&document, &issuer.algorithms)
         .with_context(|| format!("the key set `{file}`"))?;
-    let left_out: Vec<String> = skipped.iter().map(skipped_key).collect();
-    let note = if left_out.is_empty() {
-        String::new()
-    } else {
-        format!("; left out: {}", left_out.join(", "))
-    };
-    Ok((set, format!("`{file}`{note}")))
+    Ok((set, format!("`{file}`{}", left_out(&skipped))))
+}
+
+fn left_out(skipped: &[SkippedKey]) -> String {
+    let keys: Vec<String> = skipped.iter().map(skipped_key).collect();
+    if keys.is_empty() { String::new() } else { format!("; left out: {}", keys.join(", ")) }
 }
 
 fn skipped_key(SkippedKey { kid, reason }: &SkippedKey) -> String {

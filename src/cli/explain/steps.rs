@@ -333,7 +333,9 @@ impl Record<'_> {
             .principal
             .as_ref()
             .map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
-        needed.into_iter().chain(held).collect()
+        let omitted = self.evidence.principal.iter().flat_map(|held| held.omitted_scopes());
+        let omitted = omitted.map(|why| ("left out", json!(why)));
+        needed.into_iter().chain(held).chain(omitted).collect()
     }
 
     fn model(&self) -> Facts {
@@ -432,7 +434,10 @@ fn route_facts(route: &Route) -> Facts {
 
 /// Returns the facts of a principal. `jti` is the token's own: a principal stores its digest.
 fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
-    let mut facts = vec![("subject", json!(principal.subject()))];
+    let mut facts = vec![
+        ("subject", json!(principal.subject())),
+        ("holder", json!(principal.holder().label())),
+    ];
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));

@@ -344,7 +344,7 @@ const ROWS: [Row; 56] = [
         "issuers: [{ issuer: 'https://a', audiences: [x], algorithms: [none], jwks: { discovery: true } }]\n\
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
-            "line 1: issuers[0].algorithms[0]: unknown algorithm `none`; known: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512",
+            "line 1: issuers[0].algorithms[0]: unknown algorithm `none`; known: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, HS256, HS384, HS512",
         ],
     ),
     (

@@ -3,9 +3,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use jsonwebtoken::Algorithm;
 use tollgate_core::{
-    credential::jwt::issuer::{Issuer, JwksConfig, KeySource},
+    credential::jwt::{
+        algorithm::Algorithm,
+        issuer::{Issuer, JwksConfig, KeySource},
+    },
     secret::{Secret, SecretSource},
 };
 

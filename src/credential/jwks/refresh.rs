@@ -59,17 +59,13 @@ impl Refresher {
     /// Runs until the task is aborted.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            let fetch = self.source.budget.begin_fetch();
+            let fetch = self.source.budget.begin_fetch(self.source.elapsed());
             self.source.note_begin();
             let loaded = until_stale(&self.source, &self.changes, self.loader.load()).await;
             let wait = match loaded {
                 Ok(loaded) => {
                     let wait = self.succeeded(loaded);
-                    self.source.budget.succeeded(
-                        fetch,
-                        self.source.elapsed(),
-                        self.plan.pace.cool_down,
-                    );
+                    self.source.budget.succeeded(&fetch, self.plan.pace.cool_down);
                     wait
                 }
                 Err(error) => {
@@ -84,7 +80,7 @@ impl Refresher {
             let waiting = async {
                 tokio::select! {
                     () = sleep_until(next) => {}
-                    () = self.source.budget.requested() => {}
+                    () = self.source.refresh_requested() => {}
                 }
             };
             until_stale(&self.source, &self.changes, waiting).await;

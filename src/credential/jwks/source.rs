@@ -69,8 +69,8 @@ pub struct SourceStatus {
     pub fetches_failed: u64,
     /// The error of the last fetch; `None` when it was good.
     pub last_error: Option<String>,
-    /// The number of calls of [`Source::unknown_key`].
-    pub unknown_keys: u64,
+    /// The number of calls of [`Source::request_refresh`].
+    pub refresh_requests: u64,
     /// Whether the first attempt has ended, successful or not.
     pub tried: bool,
 }
@@ -93,10 +93,10 @@ impl Source {
         self.usable().map(|in_use| Arc::clone(&in_use.keys))
     }
 
-    /// Requests a refresh because a token names a key that is not in the set. It never blocks, and
-    /// leads to at most one fetch per `cool_down`.
-    pub fn unknown_key(&self) {
-        self.budget.request(self.elapsed());
+    /// Requests a refresh because the keys do not verify a token that a newer set may verify. It
+    /// never blocks, and leads to at most one fetch per `cool_down`.
+    pub fn request_refresh(&self) {
+        self.budget.request();
     }
 
     /// Returns the state of the source.
@@ -115,7 +115,7 @@ impl Source {
             fetches_ok: report.fetches_ok,
             fetches_failed: report.fetches_failed,
             last_error: report.last_error.clone(),
-            unknown_keys: self.budget.requests(),
+            refresh_requests: self.budget.requests(),
             tried: *self.tried.borrow(),
         }
     }
@@ -125,6 +125,15 @@ impl Source {
         let mut tried = self.tried.subscribe();
         // The sender is a field of `self`, so the wait cannot fail.
         let _tried = tried.wait_for(|tried| *tried).await;
+    }
+
+    /// Waits until a refresh is requested and the budget permits it.
+    pub(super) async fn refresh_requested(&self) {
+        self.budget.requested().await;
+        match self.base.checked_add(self.budget.open_from()) {
+            Some(moment) => tokio::time::sleep_until(moment).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The issuer's name in the log.

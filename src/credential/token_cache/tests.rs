@@ -27,7 +27,11 @@ const NOW: Timestamp = Timestamp::from_secs(1_795_318_900);
 
 fn keys(secret: &str) -> Option<Arc<KeySet>> {
     Some(Arc::new(
-        KeySet::from_secret(&Secret::new(secret), &[jsonwebtoken::Algorithm::HS256]).unwrap(),
+        KeySet::from_secret(
+            &Secret::new(secret),
+            &[tollgate_core::credential::jwt::algorithm::Algorithm::HS256],
+        )
+        .unwrap(),
     ))
 }
 

@@ -55,6 +55,7 @@ impl CheckLine<'_> {
         }
         if let Some(principal) = self.principal {
             line.text(name!("sub"), principal.subject().as_bytes(), TEXT);
+            line.plain(name!("holder"), principal.holder().label().as_bytes());
             line.text(name!("iss"), principal.issuer().as_bytes(), TEXT);
             if let Some(digest) = principal.revocation().jti_digest() {
                 let digits = digest.as_chunks().0.iter().map(|half| hex_128(*half));
@@ -186,7 +187,8 @@ mod tests {
         let who = 3 * TEXT
             + 64
             + 2 * 20
-            + r#""sub":"","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#.len();
+            + r#""sub":"","holder":"client","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#
+                .len();
         assert!(size + who <= MAX_LINE, "{size} and {who}");
     }
 }

@@ -4,6 +4,7 @@
 //! claims. Nothing in the token chooses an algorithm or a key beyond the `kid` of the issuer's own
 //! set, and no claim has an effect before the signature is proven.
 
+pub mod algorithm;
 mod claims;
 mod compact;
 pub mod issuer;
@@ -15,7 +16,7 @@ use self::{
     claims::Wanted,
     compact::{Header, Parts, decode, refuse},
     issuer::{Issuer, Issuers, KeySource},
-    key_set::{Key, KeySet},
+    key_set::{Candidates, KeySet},
 };
 use super::rejection::Rejection;
 use crate::{
@@ -61,7 +62,8 @@ pub fn verify<'k>(
     denylists: &[ExternalDenylist],
     now: Timestamp,
 ) -> Result<Arc<Principal>, Rejection> {
-    let wanted = Wanted { claims: issuers.retained_claims(), denylists };
+    let wanted =
+        Wanted { claims: issuers.retained_claims(), used: issuers.used_parts(), denylists };
     let mut progress = Progress { check: Check::Shape, keys: None, refresh: None };
     checks(token, issuers, keys, wanted, now, &mut progress).map_err(|denial| {
         let Progress { check, keys, refresh } = progress;
@@ -122,18 +124,28 @@ fn checks<'k>(
     let Some(set) = keys(issuer.index) else {
         return refuse(
             Reason::NotReady,
-            "the issuer's keys have not been loaded, or are older than max_stale",
-        );
+            "the issuer has no keys: none are loaded, none of them can be used, or they are older \
+             than max_stale",
+        )
+        .map_err(|denial| {
+            denial.with_message("the keys of the token's issuer are not available; retry shortly")
+        });
     };
     let version = KeyVersion { source: issuer.index, generation: set.generation().clone() };
-    let key = find_key(set, issuer, &header).inspect_err(|denial| {
-        // A newer set does not help a token that names no key where it must.
-        let named = header.kid.is_some() || !issuer.kid_required;
-        progress.refresh = (denial.reason == Reason::UnknownKey && named).then_some(issuer.index);
-    })?;
+    // Keys that were replaced may have kept their name, so a newer set may help in each of these
+    // cases. It does not help a token that names no key where it must, nor where the key is a
+    // secret, whose file is read at short intervals.
+    let is_fetched = matches!(issuer.source, KeySource::Jwks(_));
+    if is_fetched && (header.kid.is_some() || !issuer.kid_required) {
+        progress.refresh = Some(issuer.index);
+    }
+    let candidates = find_keys(set, issuer, &header)?;
     progress.keys = Some(version.clone());
     progress.check = Check::Signature;
-    check_signature(&parts, key)?;
+    check_signature(&parts, &candidates).inspect_err(|denial| {
+        progress.refresh = progress.refresh.filter(|_| denial.reason == Reason::BadSignature);
+    })?;
+    progress.refresh = None;
     progress.check = Check::Times;
     let times = claims::check_times(issuer, &claims, now)?;
     progress.check = Check::Audience;
@@ -143,32 +155,83 @@ fn checks<'k>(
     claims::principal(text, issuer, &claims, &times, wanted, validity).map(Arc::new)
 }
 
-/// Finds the key by name, within the issuer's own set only. Its algorithm must be that of the
-/// header.
-fn find_key<'k>(set: &'k KeySet, issuer: &Issuer, header: &Header) -> Result<&'k Key, Denial> {
-    let key = match (&header.kid, &issuer.source) {
-        (_, KeySource::Secret(_)) => set.only(header.algorithm),
-        (Some(kid), _) => set.named(kid),
+/// Finds the keys that may have signed the token, within the issuer's own set only. Their algorithm
+/// is that of the header.
+///
+/// Where `kid` is optional, a token without one may be signed with any key of its algorithm, and a
+/// token with an unknown one with any such key that has no name.
+fn find_keys<'k>(
+    set: &'k KeySet,
+    issuer: &Issuer,
+    header: &Header,
+) -> Result<Candidates<'k>, Denial> {
+    let algorithm = header.algorithm;
+    let (candidates, cause) = match (&header.kid, &issuer.source) {
+        (_, KeySource::Secret(_)) => {
+            (Candidates::of(set.unnamed(), algorithm), "the secret is not for this algorithm")
+        }
         (None, _) if issuer.kid_required => {
-            return refuse(Reason::UnknownKey, "the token names no key (kid)");
+            return refuse(Reason::UnknownKey, "the token names no key (kid)")
+                .map_err(|denial| denial.with_message("the token names no key (`kid`)"));
         }
-        (None, _) => set.only(header.algorithm),
+        (None, _) => (
+            Candidates::of(set.all(), algorithm),
+            "no key of the issuer is for the token's algorithm",
+        ),
+        (Some(kid), _) if set.named(kid).next().is_some() => {
+            let candidates = Candidates::of(set.named(kid), algorithm);
+            if candidates.keys.is_empty() {
+                return refuse(
+                    Reason::AlgorithmNotAllowed,
+                    "the key of this kid is for another algorithm",
+                )
+                .map_err(|denial| denial.with_message("the token's key is for another algorithm"));
+            }
+            return Ok(candidates);
+        }
+        (Some(kid), _) => {
+            if let Some(why) = set.why_skipped(kid) {
+                let cause = format!("the issuer's key of this kid cannot be used: {why}");
+                return Err(Denial::new(Reason::UnknownKey, cause));
+            }
+            let unnamed = Candidates::of(set.unnamed(), algorithm);
+            match (issuer.kid_required, unnamed.keys.is_empty()) {
+                (true, false) => {
+                    return refuse(
+                        Reason::UnknownKey,
+                        "no key of the issuer has this kid; keys without kid are used with \
+                         `kid: optional`",
+                    );
+                }
+                _ => (unnamed, "no key of the issuer has this kid"),
+            }
+        }
     };
-    match key {
-        None => refuse(Reason::UnknownKey, "no key of the issuer fits"),
-        Some(key) if key.algorithm != header.algorithm => {
-            refuse(Reason::AlgorithmNotAllowed, "the key is bound to another algorithm")
-        }
-        Some(key) => Ok(key),
-    }
+    if candidates.keys.is_empty() { refuse(Reason::UnknownKey, cause) } else { Ok(candidates) }
 }
 
-fn check_signature(parts: &Parts<'_>, key: &Key) -> Result<(), Denial> {
+fn check_signature(parts: &Parts<'_>, candidates: &Candidates<'_>) -> Result<(), Denial> {
     // Decoded here first, so that the crypto library only gets base64url without stray bits.
     decode(parts.signature)?;
-    if key.verifies(parts.signed.as_bytes(), parts.signature) {
-        Ok(())
-    } else {
-        refuse(Reason::BadSignature, "the signature does not verify")
+    let Candidates { keys, fitting } = candidates;
+    if keys.iter().any(|key| key.verifies(parts.signed.as_bytes(), parts.signature)) {
+        return Ok(());
     }
+    let tried = keys.len();
+    if *fitting > tried {
+        let cause = format!(
+            "the signature verifies with none of the first {tried} of {fitting} keys that fit, and \
+             no other is tried"
+        );
+        return Err(Denial::new(Reason::BadSignature, cause)
+            .with_message("the token's signature does not verify with the keys that were tried"));
+    }
+    refuse(
+        Reason::BadSignature,
+        if tried == 1 {
+            "the signature does not verify"
+        } else {
+            "the signature verifies with none of the keys that fit"
+        },
+    )
 }

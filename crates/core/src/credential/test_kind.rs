@@ -7,7 +7,9 @@ use std::sync::{Arc, LazyLock};
 use super::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason},
-    identity::{Claims, CredentialKind, Generation, Identity, KeyVersion, Principal, Validity},
+    identity::{
+        Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Principal, Validity,
+    },
     request::Headers,
     revocation::{Keys, Names, issuer_digest, sha256},
     stage::Check,
@@ -46,10 +48,12 @@ impl<'a> Key<'a> {
             kind: CredentialKind::Test,
             issuer: "".into(),
             subject,
+            holder: Holder::User,
             tenant: None,
             is_tenant_fixed: false,
             client: None,
             scopes: &["read".to_owned()],
+            omitted_scopes: Vec::new(),
             roles: &[],
             claims: Claims::default(),
             issued_at: None,

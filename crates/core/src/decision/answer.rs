@@ -132,9 +132,10 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     ))
 }
 
-/// The `scope` attribute of a challenge.
+/// The `scope` attribute of a challenge. A scope beyond ASCII cannot be written there (RFC 6750
+/// section 3); the message of the answer names it.
 fn scope(scopes: &[String]) -> String {
-    let fitting = fitting(scopes.iter().map(String::as_str));
+    let fitting = fitting(scopes.iter().map(String::as_str).filter(|scope| scope.is_ascii()));
     if fitting.is_empty() { String::new() } else { format!(", scope=\"{}\"", fitting.join(" ")) }
 }
 

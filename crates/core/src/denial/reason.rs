@@ -142,11 +142,9 @@ impl Reason {
             Self::UnknownIssuer => {
                 of("unknown_issuer", 401, "the token comes from an issuer that is not trusted here")
             }
-            Self::UnknownKey => of(
-                "unknown_key",
-                401,
-                "the token is signed with a key that its issuer does not publish",
-            ),
+            Self::UnknownKey => {
+                of("unknown_key", 401, "no key of the token's issuer fits the token")
+            }
             Self::BadSignature => of("bad_signature", 401, "the token's signature does not verify"),
             Self::Expired => of("expired", 401, "the token has expired; get a new one"),
             Self::NotYetValid => {

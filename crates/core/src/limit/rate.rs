@@ -9,11 +9,12 @@ use thiserror::Error;
 use super::{
     BucketId, Charge,
     lease::{LeaseConfig, LeaseTerms},
+    selector::{ClaimValue, Selector, SelectorKeys},
 };
 use crate::{
     config::{Errors, Path, from_text},
     denial::{Denial, Reason},
-    identity::Principal,
+    identity::{ClaimPath, Principal, UsedParts},
     revocation::EntryKey,
     time::{Span, SpanError},
 };
@@ -33,8 +34,7 @@ pub struct LimitConfig {
     /// The maximum number of requests at once after a pause. Default: the N of `rate`. 0 admits
     /// none.
     pub burst: Option<u64>,
-    /// Other rates for principals with a role. The first entry whose role the principal has is
-    /// used.
+    /// Other rates for some principals. The first entry that selects the principal is used.
     #[serde(default)]
     pub overrides: Vec<OverrideConfig>,
     /// Lets each replica take units ahead of need and spend them without querying Redis. The limit
@@ -43,16 +43,42 @@ pub struct LimitConfig {
     pub lease: Option<LeaseConfig>,
 }
 
-/// A rate for principals with a role.
+/// A rate for some principals: those that have all of the properties that the entry names.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OverrideConfig {
-    /// The role, as in the credential's roles claim.
-    pub role: String,
-    /// The rate for this role.
+    /// A role of the credential.
+    pub role: Option<String>,
+    /// The subject of the credential. Two issuers may use one name: with several, add `issuer`.
+    pub subject: Option<String>,
+    /// The client id of the credential.
+    pub client: Option<String>,
+    /// The tenant of the credential.
+    pub tenant: Option<String>,
+    /// A claim of the credential, whose value is `value`: a name, or a list of names as a path.
+    pub claim: Option<ClaimPath>,
+    /// The value of `claim`: text, a whole number or a boolean. A list has it as an element.
+    pub value: Option<ClaimValue>,
+    /// The issuer of the credential, in addition to one of the other keys.
+    pub issuer: Option<String>,
+    /// The rate for these principals.
     pub rate: Rate,
-    /// The burst for this role. Default: the N of this `rate`.
+    /// The burst for these principals. Default: the N of this `rate`.
     pub burst: Option<u64>,
+}
+
+impl OverrideConfig {
+    fn selector(&self) -> SelectorKeys<'_> {
+        SelectorKeys {
+            issuer: &self.issuer,
+            role: &self.role,
+            subject: &self.subject,
+            client: &self.client,
+            tenant: &self.tenant,
+            claim: &self.claim,
+            value: &self.value,
+        }
+    }
 }
 
 /// An attribute of a request that a limit can count by.
@@ -177,7 +203,7 @@ pub struct RateLimit {
     /// The part of the identity that all its buckets share: the name, and what it counts by.
     base_id: BucketId,
     bucket: Bucket,
-    overrides: Vec<(String, Bucket)>,
+    overrides: Vec<(Selector, Bucket)>,
     lease: Option<LeaseTerms>,
 }
 
@@ -263,16 +289,17 @@ impl RateLimit {
             }
         }
         let bucket = errors.take(&path.key("rate"), Bucket::compile(config.rate, config.burst))?;
-        let mut overrides: Vec<(String, Bucket)> = Vec::new();
+        let mut overrides: Vec<(Selector, Bucket)> = Vec::new();
         for (index, entry) in config.overrides.iter().enumerate() {
             let path = path.key("overrides").index(index);
-            if overrides.iter().any(|(role, _)| *role == entry.role) {
-                errors.push(&path.key("role"), format!("role `{}` is listed twice", entry.role));
+            let selector = Selector::compile(entry.selector(), &path, errors);
+            if let Some(earlier) = overrides.iter().position(|(known, _)| *known == selector) {
+                errors.push(&path, format!("entry {earlier} selects the same principals"));
             }
             if let Some(bucket) =
                 errors.take(&path.key("rate"), Bucket::compile(entry.rate, entry.burst))
             {
-                overrides.push((entry.role.clone(), bucket));
+                overrides.push((selector, bucket));
             }
         }
         let lease =
@@ -305,13 +332,14 @@ impl RateLimit {
     /// A denial if the request lacks an attribute that the limit counts by.
     pub fn charge(&self, facts: &ChargeSubject<'_>) -> Result<Charge, Denial> {
         let bucket_id = self.base_id.with(self.bucket_id(facts)?);
-        let held = |role: &str| facts.principal.is_some_and(|principal| principal.has_role(role));
+        let is_selected =
+            |selector: &Selector| facts.principal.is_some_and(|holder| selector.selects(holder));
         let bucket = self
             .overrides
             .iter()
-            .find(|(role, _)| held(role))
+            .find(|(selector, _)| is_selected(selector))
             .map_or(self.bucket, |(_, bucket)| *bucket);
-        // A role with a smaller bucket leases smaller slices, or none.
+        // An override with a smaller bucket leases smaller slices, or none.
         let lease =
             self.lease.map(|terms| LeaseTerms { slice: terms.slice.min(bucket.burst), ..terms });
         let lease = lease.filter(|terms| terms.slice >= 2);
@@ -391,6 +419,35 @@ fn network(address: IpAddr) -> String {
             format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
     }
+}
+
+/// Returns the parts of an identity that limits count by or select by.
+pub(crate) fn used_parts(configs: &[LimitConfig]) -> UsedParts {
+    let counts_by = |by: By| configs.iter().any(|limit| limit.by.contains(&by));
+    let selects = |key: fn(&OverrideConfig) -> bool| {
+        configs.iter().flat_map(|limit| &limit.overrides).any(key)
+    };
+    UsedParts {
+        tenant: counts_by(By::Tenant) || selects(|entry| entry.tenant.is_some()),
+        client: counts_by(By::Client) || selects(|entry| entry.client.is_some()),
+        roles: selects(|entry| entry.role.is_some()),
+    }
+}
+
+/// Returns the top-level claims that overrides read.
+pub(crate) fn claims(configs: &[LimitConfig]) -> impl Iterator<Item = String> {
+    let overrides = configs.iter().flat_map(|limit| &limit.overrides);
+    overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()))
+}
+
+/// Returns the issuers that overrides name, with the indices of the limit and of the override.
+pub(crate) fn override_issuers(
+    configs: &[LimitConfig],
+) -> impl Iterator<Item = (usize, usize, &String)> {
+    configs.iter().enumerate().flat_map(|(limit, config)| {
+        let entries = config.overrides.iter().enumerate();
+        entries.filter_map(move |(at, entry)| Some((limit, at, entry.issuer.as_ref()?)))
+    })
 }
 
 /// Compiles the list `limits`, whose names must be unique, and records every error.
@@ -521,6 +578,13 @@ mod tests {
             "{name: a, by: [route, route], rate: 1/1s}",
             "{name: a, by: [route], rate: 1/1d, burst: 5000}",
             "{name: a, by: [route], rate: 1/1s, overrides: [{role: x, rate: 2/1s}, {role: x, rate: 3/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{issuer: 'https://a', rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{claim: plan, rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{value: gold, rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{claim: [], value: gold, rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{claim: plan, value: [gold], rate: 2/1s}]}",
+            "{name: a, by: [route], rate: 1/1s, overrides: [{claim: plan, value: 1.5, rate: 2/1s}]}",
         ] {
             assert!(limit(yaml).is_err(), "{yaml}");
         }

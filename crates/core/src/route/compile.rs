@@ -263,6 +263,7 @@ fn route(
         errors.push(&path.key("resource_metadata"), message);
     }
     let has = condition::Route { public: config.public, model: model.is_some(), captures };
+    context.has_conditions |= !config.conditions.is_empty();
     let conditions = Condition::compile(
         &config.conditions,
         has,

@@ -74,9 +74,15 @@ impl ScopeRule {
     }
 }
 
-/// Whether a text is a `scope-token` of RFC 6749 section 3.3.
+/// Whether a text is a `scope-token` of RFC 6749 section 3.3, or one beyond ASCII: names of models
+/// in other scripts are common, and scopes contain them.
 pub(super) fn is_scope(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    let fits = |c: char| match c {
+        '"' | '\\' => false,
+        c if c.is_ascii() => c.is_ascii_graphic(),
+        c => !c.is_whitespace() && !c.is_control(),
+    };
+    !text.is_empty() && text.chars().all(fits)
 }
 
 impl<'de> Deserialize<'de> for ScopeRule {
@@ -114,5 +120,32 @@ impl JsonSchema for ScopeRule {
             { "type": "array", "items": { "type": "string" } },
             { "type": "object", "properties": { "any": { "type": "array", "items": { "type": "string" }, "minItems": 1 } }, "required": ["any"], "additionalProperties": false }
         ] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_has_no_spaces_quotes_or_backslashes_in_any_script() {
+        for text in ["infer:text", "!", "~", "a,b", "模型:通义千问", "modèle", "модель"]
+        {
+            assert!(is_scope(text), "{text}");
+        }
+        for text in [
+            "",
+            "a b",
+            "a\"b",
+            "a\\b",
+            "a\nb",
+            "\u{7f}",
+            "模 型",
+            "a\u{3000}b",
+            "a\u{a0}b",
+            "a\u{85}b",
+        ] {
+            assert!(!is_scope(text), "{text:?}");
+        }
     }
 }

@@ -10,10 +10,7 @@ use std::{
 use tollgate_core::{
     check::{NoHooks, Prepared, prepare},
     config::{Document, Errors},
-    credential::jwt::{
-        issuer::{AlgorithmName, KeySource},
-        key_set::KeySet,
-    },
+    credential::jwt::{algorithm::Algorithm, issuer::KeySource, key_set::KeySet},
     decision::{
         Decision,
         answer::{DeniedAnswer, denied},
@@ -376,6 +373,6 @@ fn complaint(answer: &Answer, authorization: &[u8]) -> Option<String> {
 }
 
 /// Returns the algorithm with a JOSE name.
-pub fn algorithm(name: &str) -> jsonwebtoken::Algorithm {
-    AlgorithmName::parse(name).unwrap()
+pub fn algorithm(name: &str) -> Algorithm {
+    Algorithm::parse(name).unwrap()
 }

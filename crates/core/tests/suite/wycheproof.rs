@@ -103,7 +103,7 @@ fn rsa_pkcs1() {
                 run.vector(
                     &format!("{name:?}"),
                     test.tc_id,
-                    keys.named("k").unwrap(),
+                    keys.named("k").next().unwrap(),
                     &test.msg,
                     &test.sig,
                     expected,
@@ -142,7 +142,7 @@ fn rsa_pkcs1_with_another_hash() {
                         run.vector(
                             &format!("{name:?} as {alg}"),
                             test.tc_id,
-                            keys.named("k").unwrap(),
+                            keys.named("k").next().unwrap(),
                             &test.msg,
                             &test.sig,
                             false,
@@ -204,7 +204,7 @@ fn rsa_pss() {
                     run.vector(
                         &format!("{name:?}"),
                         test.tc_id,
-                        keys.named("k").unwrap(),
+                        keys.named("k").next().unwrap(),
                         &test.msg,
                         &test.sig,
                         expected,
@@ -225,6 +225,7 @@ fn ecdsa_key(curve: EllipticCurve, key: &[u8]) -> (&'static str, String) {
     match curve {
         EllipticCurve::Secp256r1 => ("ES256", ec_jwk("P-256", x, y)),
         EllipticCurve::Secp384r1 => ("ES384", ec_jwk("P-384", x, y)),
+        EllipticCurve::Secp521r1 => ("ES512", ec_jwk("P-521", x, y)),
         other => panic!("{other:?} is not offered"),
     }
 }
@@ -232,9 +233,11 @@ fn ecdsa_key(curve: EllipticCurve, key: &[u8]) -> (&'static str, String) {
 #[test]
 fn ecdsa_p1363() {
     use ecdsa::TestName as Name;
-    for (name, valid, refused) in
-        [(Name::EcdsaSecp256r1Sha256P1363, 173, 89), (Name::EcdsaSecp384r1Sha384P1363, 193, 87)]
-    {
+    for (name, valid, refused) in [
+        (Name::EcdsaSecp256r1Sha256P1363, 173, 89),
+        (Name::EcdsaSecp384r1Sha384P1363, 193, 87),
+        (Name::EcdsaSecp521r1Sha512P1363, 231, 87),
+    ] {
         let mut run = Run::default();
         for group in ecdsa::TestSet::load(name).unwrap().test_groups {
             let (alg, jwk) = ecdsa_key(group.key.curve, &group.key.key);
@@ -245,7 +248,7 @@ fn ecdsa_p1363() {
                 run.vector(
                     &format!("{name:?}"),
                     test.tc_id,
-                    keys.named("k").unwrap(),
+                    keys.named("k").next().unwrap(),
                     &test.msg,
                     &test.sig,
                     expected,
@@ -267,6 +270,8 @@ fn ecdsa_in_der_and_with_another_hash() {
         Name::EcdsaSecp384r1Sha512P1363,
         Name::EcdsaSecp256r1Shake128P1363,
         Name::EcdsaSecp384r1Shake256P1363,
+        Name::EcdsaSecp521r1Sha512,
+        Name::EcdsaSecp521r1Shake256P1363,
     ] {
         let mut run = Run::default();
         for group in ecdsa::TestSet::load(name).unwrap().test_groups {
@@ -276,7 +281,7 @@ fn ecdsa_in_der_and_with_another_hash() {
                 run.vector(
                     &format!("{name:?}"),
                     test.tc_id,
-                    keys.named("k").unwrap(),
+                    keys.named("k").next().unwrap(),
                     &test.msg,
                     &test.sig,
                     false,
@@ -304,7 +309,7 @@ fn ed25519() {
             run.vector(
                 "Ed25519",
                 test.tc_id,
-                keys.named("k").unwrap(),
+                keys.named("k").next().unwrap(),
                 &test.msg,
                 &test.sig,
                 expected,

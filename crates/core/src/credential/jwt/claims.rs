@@ -1,14 +1,18 @@
 //! The claims of a token whose signature is proven: times, audience, and the identity they state.
 
+mod words;
+
 use std::sync::Arc;
 
 use super::{
     compact::refuse,
-    issuer::{Audiences, ClaimPath, Issuer},
+    issuer::{Audiences, ClaimSource, ClaimSources, Issuer},
 };
 use crate::{
     denial::{Denial, Reason},
-    identity::{Claims, CredentialKind, Identity, Principal, Validity},
+    identity::{
+        ClaimPath, Claims, CredentialKind, Holder, Identity, Principal, UsedParts, Validity,
+    },
     json::Json,
     revocation::{self, ExternalDenylist, Names},
     text::is_identifier,
@@ -29,11 +33,13 @@ pub(super) fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Res
     const MOST: f64 = 253_402_300_799.0; // the year 9999
     let date = |name: &str| match claims.get(name) {
         None => Ok(None),
-        Some(Json::Number(seconds)) if (0.0..=MOST).contains(seconds) => Ok(Some(*seconds)),
-        Some(_) => Err(Denial::new(
-            Reason::InvalidClaim,
-            format!("{name} is not a number of seconds since 1970"),
-        )),
+        Some(json) => match json.number().filter(|seconds| (0.0..=MOST).contains(seconds)) {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(Denial::new(
+                Reason::InvalidClaim,
+                format!("{name} is not a number of seconds since 1970"),
+            )),
+        },
     };
     let (now, leeway) = (now.numeric_date(), issuer.leeway.as_secs_f64());
     let Some(expires) = date("exp")? else {
@@ -94,6 +100,8 @@ pub(super) fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denia
 pub(super) struct Wanted<'a> {
     /// The claims that are kept for conditions.
     pub(super) claims: &'a [Arc<str>],
+    /// The optional parts that the policy uses.
+    pub(super) used: UsedParts,
     /// The denylists of other services.
     pub(super) denylists: &'a [ExternalDenylist],
 }
@@ -119,39 +127,31 @@ pub(super) fn principal(
             .with_message(format!("the token lacks the claim `{name}`")));
         }
     }
-    let subject = match text(
-        claims,
-        &issuer.claims.subject,
-        "the subject is not 1 to 256 printable characters",
-    )? {
-        Some(subject) => subject,
-        None => return refuse(Reason::InvalidClaim, "the token has no subject"),
-    };
+    let sources = &issuer.claims;
+    let (subject, subject_claim) = subject(claims, sources)?;
     let tenant = match &issuer.tenant {
         Some(fixed) => Some(fixed.clone()),
-        None => {
-            text(claims, &issuer.claims.tenant, "the tenant is not 1 to 256 printable characters")?
-        }
+        None => optional(claims, &sources.tenant, wanted.used.tenant, "tenant")?,
     };
-    let client =
-        text(claims, &issuer.claims.client, "the client is not 1 to 256 printable characters")?;
-    let jti =
-        text(claims, &ClaimPath(vec!["jti".into()]), "jti is not 1 to 256 printable characters")?;
-    let roles = words(
-        claims,
-        &issuer.claims.roles,
-        false,
-        "the roles are neither a string nor a list of strings",
-    )?;
-    let mut scopes = Vec::new();
-    for path in &issuer.claims.scopes {
-        scopes.extend(words(
-            claims,
-            path,
-            true,
-            "the scopes are neither a string nor a list of strings",
-        )?);
+    let client = optional(claims, &sources.client, wanted.used.client, "client")?;
+    let jti = match claims.get("jti") {
+        None | Some(Json::Null) => None,
+        Some(json) => Some(identifier(json, false).ok_or_else(|| {
+            Denial::new(Reason::InvalidClaim, "jti is not 1 to 256 printable characters")
+        })?),
+    };
+    let ClaimSource { path, is_named } = &sources.roles;
+    let claim = path.find(claims);
+    let roles = if *is_named || wanted.used.roles || words::is_textual(claim) {
+        words::roles(claim, path)?
+    } else {
+        Vec::new()
+    };
+    let mut scopes = words::Scopes::default();
+    for path in &sources.scopes {
+        scopes.add(path.find(claims), path)?;
     }
+    let words::Scopes { scopes, omitted } = scopes;
     let names = Names {
         issuer: &issuer.digest,
         // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
@@ -163,14 +163,19 @@ pub(super) fn principal(
     };
     let foreign = foreign_keys(token, jti.as_deref(), &subject, wanted.denylists)?;
     let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign);
+    let is_client = client.as_deref() == Some(&*subject)
+        || *subject_claim == sources.client.path
+        || CLIENT_CLAIMS.contains(&subject_claim.top());
     let identity = Identity {
         kind: CredentialKind::Jwt,
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
+        holder: if is_client { Holder::Client } else { Holder::User },
         tenant: tenant.as_deref(),
         is_tenant_fixed: issuer.tenant.is_some(),
         client: client.as_deref(),
         scopes: &scopes,
+        omitted_scopes: omitted,
         roles: &roles,
         claims: Claims::select(wanted.claims, claims),
         issued_at: times.issued_at,
@@ -180,51 +185,65 @@ pub(super) fn principal(
         .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))
 }
 
-/// The claim at a path; a null is an absent one.
-fn at<'j>(claims: &'j Json, ClaimPath(path): &ClaimPath) -> Option<&'j Json> {
-    path.iter()
-        .try_fold(claims, |json, name| json.get(name))
-        .filter(|json| !matches!(json, Json::Null))
-}
+/// The names that issuers use for the id of a client.
+const CLIENT_CLAIMS: [&str; 4] = ["client_id", "azp", "cid", "appid"];
 
-/// A claim that becomes a header, a log field or a part of a key.
-fn text(claims: &Json, path: &ClaimPath, cause: &'static str) -> Result<Option<String>, Denial> {
-    let invalid = || Denial::new(Reason::InvalidClaim, cause);
-    at(claims, path)
-        .map(|json| json.text().filter(|text| is_identifier(text)).map(str::to_owned))
-        .map(|text| text.ok_or_else(invalid))
-        .transpose()
-}
-
-/// The words of a claim: a list of strings, or one string, which `split` splits at spaces.
-fn words(
+/// The first claim of the subject that the token has, and which one it is. A claim that is there and
+/// cannot be a subject is not passed over.
+fn subject<'p>(
     claims: &Json,
-    path: &ClaimPath,
-    split: bool,
-    cause: &'static str,
-) -> Result<Vec<String>, Denial> {
-    let words: Vec<String> = match at(claims, path) {
-        None => Vec::new(),
-        Some(Json::Text(text)) if split => {
-            text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
-        }
-        Some(Json::Text(text)) => vec![text.clone()],
-        Some(Json::List(items)) => items
-            .iter()
-            .map(|item| item.text().map(str::to_owned))
-            .collect::<Option<_>>()
-            .ok_or_else(|| Denial::new(Reason::InvalidClaim, cause))?,
-        Some(_) => return refuse(Reason::InvalidClaim, cause),
+    sources: &'p ClaimSources,
+) -> Result<(String, &'p ClaimPath), Denial> {
+    let found = sources.subject.iter().find_map(|path| Some((path.find(claims)?, path)));
+    let Some((json, path)) = found else {
+        let names: Vec<String> = sources.subject.iter().map(|path| format!("`{path}`")).collect();
+        let cause = format!("the token has no subject: no claim {}", names.join(", "));
+        return Err(Denial::new(Reason::InvalidClaim, cause));
     };
-    // Scopes go to the upstream as one string, where a space separates them: one scope of a list
-    // must not become two there.
-    if split && words.iter().any(|word| word.contains(' ')) {
-        return refuse(Reason::InvalidClaim, "a scope of a list holds a space");
+    match identifier(json, false) {
+        Some(subject) => Ok((subject, path)),
+        None => Err(unfit("subject", json, path, true)),
     }
-    if words.iter().any(|word| word.chars().any(char::is_control)) {
-        return refuse(Reason::InvalidClaim, "a scope or role holds a control character");
+}
+
+/// An optional part of the identity. A claim with a default name and another type is ignored where
+/// the policy does not use the part; text that cannot be a name is refused everywhere.
+fn optional(
+    claims: &Json,
+    ClaimSource { path, is_named }: &ClaimSource,
+    is_used: bool,
+    part: &str,
+) -> Result<Option<String>, Denial> {
+    let Some(json) = path.find(claims) else { return Ok(None) };
+    match identifier(json, *is_named) {
+        Some(text) => Ok(Some(text)),
+        None if !is_named && !is_used && json.text().is_none() => Ok(None),
+        None => Err(unfit(part, json, path, *is_named)),
     }
-    Ok(words)
+}
+
+fn unfit(part: &str, json: &Json, path: &ClaimPath, is_named: bool) -> Denial {
+    let cause = match json {
+        Json::Text(_) => format!("the {part} (`{path}`) is not 1 to 256 printable characters"),
+        Json::Integer(_) if !is_named => format!(
+            "the {part} (`{path}`) is a number; name the claim in `claims.{part}` to take it as text"
+        ),
+        Json::Number(_) if part != "subject" => {
+            format!("the {part} (`{path}`) is not a whole number below 2^63")
+        }
+        other => format!("the {part} (`{path}`) is {}, not text", other.type_name()),
+    };
+    Denial::new(Reason::InvalidClaim, cause)
+}
+
+/// A claim that becomes a header, a log field or a part of a key: text, or the decimal text of a
+/// whole number where the policy names the claim.
+fn identifier(json: &Json, takes_numbers: bool) -> Option<String> {
+    match json {
+        Json::Text(text) if is_identifier(text) => Some(text.clone()),
+        Json::Integer(number) if takes_numbers => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// The keys of the token on the denylists of other services.

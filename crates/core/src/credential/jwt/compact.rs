@@ -1,9 +1,8 @@
 //! The compact serialisation of a JWS (RFC 7515 section 7.1) and its header.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 
-use super::{issuer::AlgorithmName, key_set::MAX_KID};
+use super::{algorithm::Algorithm, key_set::MAX_KID};
 use crate::{
     denial::{Denial, Reason},
     json::Json,
@@ -65,6 +64,7 @@ pub(super) fn decode(part: &str) -> Result<Vec<u8>, Denial> {
 /// The header of a token, as far as it is used.
 pub(super) struct Header {
     pub(super) algorithm: Algorithm,
+    /// The name of the key; `None` where it is absent or empty.
     pub(super) kid: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl Header {
             }
         }
         let algorithm = match json.get("alg") {
-            Some(Json::Text(name)) => AlgorithmName::parse(name).ok_or_else(|| {
+            Some(Json::Text(name)) => Algorithm::parse(name).ok_or_else(|| {
                 Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not known")
             })?,
             Some(_) | None => {
@@ -97,6 +97,7 @@ impl Header {
         };
         let kid = match json.get("kid") {
             None => None,
+            Some(Json::Text(kid)) if kid.is_empty() => None,
             Some(Json::Text(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
             Some(_) => {
                 return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes");

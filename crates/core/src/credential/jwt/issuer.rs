@@ -4,13 +4,14 @@ mod config;
 
 use std::{collections::HashMap, sync::Arc};
 
-use jsonwebtoken::Algorithm;
-
 pub use self::config::{
-    AlgorithmName, Audiences, ClaimPath, ClaimsConfig, IssuerConfig, JwksConfig, KidRule,
+    AlgorithmName, Audiences, ClaimList, ClaimsConfig, IssuerConfig, JwksConfig, KidRule,
 };
+pub(super) use self::config::{ClaimSource, ClaimSources};
+use super::algorithm::Algorithm;
 use crate::{
     config::{Errors, Path},
+    identity::UsedParts,
     revocation,
     secret::SecretSource,
     text::is_identifier,
@@ -22,11 +23,6 @@ pub const MAX_LEEWAY: Span = Span::from_secs(60);
 
 /// The largest `max_lifetime` of an issuer.
 pub const MAX_LIFETIME: Span = Span::from_secs(31 * 86_400);
-
-/// Whether an algorithm uses a shared secret.
-pub fn is_symmetric(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
-}
 
 /// A compiled issuer.
 #[derive(Debug)]
@@ -48,7 +44,7 @@ pub struct Issuer {
     pub(super) required_claims: Vec<String>,
     pub(super) leeway: Span,
     pub(super) max_lifetime: Span,
-    pub(super) claims: ClaimsConfig,
+    pub(super) claims: ClaimSources,
     pub(super) tenant: Option<String>,
 }
 
@@ -75,6 +71,7 @@ pub struct Issuers {
     list: Vec<Arc<Issuer>>,
     by_name: HashMap<Arc<str>, usize>,
     retained_claims: Vec<Arc<str>>,
+    used: UsedParts,
 }
 
 impl Issuers {
@@ -107,6 +104,16 @@ impl Issuers {
     /// Sets the claims that are retained of every token, besides those with a meaning of their own.
     pub(crate) fn retain_claims(&mut self, claims: impl IntoIterator<Item = String>) {
         self.retained_claims = claims.into_iter().map(Arc::from).collect();
+    }
+
+    /// Sets the optional parts of an identity that the policy uses.
+    pub(crate) fn use_parts(&mut self, used: UsedParts) {
+        self.used = used;
+    }
+
+    /// Returns the optional parts of an identity that the policy uses.
+    pub(super) fn used_parts(&self) -> UsedParts {
+        self.used
     }
 
     /// Returns the claims that are retained of every token.
@@ -163,7 +170,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
             );
         }
     }
-    if config.claims.scopes.is_empty() {
+    if config.claims.scopes.as_ref().is_some_and(Vec::is_empty) {
         errors.push(&path.key("claims").key("scopes"), "list at least one claim that holds scopes");
     }
     if let Some(tenant) = &config.tenant
@@ -183,7 +190,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         required_claims: config.required_claims.clone(),
         leeway: config.leeway,
         max_lifetime: config.max_lifetime,
-        claims: config.claims.clone(),
+        claims: ClaimSources::of(&config.claims),
         tenant: config.tenant.clone(),
     }
 }
@@ -195,7 +202,7 @@ fn source(
     path: &Path,
     errors: &mut Errors,
 ) -> KeySource {
-    let symmetric = algorithms.iter().filter(|algorithm| is_symmetric(**algorithm)).count();
+    let symmetric = algorithms.iter().filter(|algorithm| algorithm.is_symmetric()).count();
     match (&config.secret, &config.jwks) {
         (Some(secret), None) => {
             if symmetric != algorithms.len() {

@@ -156,6 +156,7 @@ impl<'a> Value<'a> {
         Some(match json {
             Json::Null => return None,
             Json::Bool(value) => Self::Bool(*value),
+            Json::Integer(number) => Self::Int(*number),
             Json::Number(number) => integer(*number).map_or(Self::Number(*number), Self::Int),
             Json::Text(text) => Self::Text(Cow::Borrowed(text)),
             Json::List(_) | Json::Map(_) => Self::Json(json),

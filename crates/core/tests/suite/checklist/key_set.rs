@@ -141,7 +141,7 @@ fn elliptic() -> Vec<Case> {
         es("a P-256 point said to be on P-384", ec_jwk("P-384", x, y)),
         es("another curve", ec_jwk("secp256k1", x, y)),
         es("the curve's name in small letters", ec_jwk("p-256", x, y)),
-        es("a curve that is not offered", ec_jwk("P-521", x, y)),
+        es("a P-256 point said to be on P-521", ec_jwk("P-521", x, y)),
         es("the curve of another type", ec_jwk("Ed25519", x, y)),
         es("the type in small letters", ec_jwk("P-256", x, y).replace("\"EC\"", "\"ec\"")),
         es("the type of a key pair of octets", ec_jwk("P-256", x, y).replace("\"EC\"", "\"OKP\"")),

@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use jsonwebtoken::Algorithm;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-use crate::{secret::SecretSource, time::Span};
+use crate::{
+    credential::jwt::algorithm::Algorithm, identity::ClaimPath, secret::SecretSource, time::Span,
+};
 
 /// One entry of `issuers`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -33,12 +34,13 @@ pub struct IssuerConfig {
     pub jwks: Option<JwksConfig>,
     /// The shared secret, at least as long as the hash. For HS256, HS384 and HS512 only.
     pub secret: Option<SecretSource>,
-    /// Whether a token must name its key. Default `required`; `optional` uses the only key that
-    /// fits. Not allowed with `secret`, which has no name.
+    /// Whether a token must name its key. Default `required`. With `optional`, a token without `kid`
+    /// is verified with the keys that fit its algorithm, at most four, and a token with a `kid` that
+    /// no key has with the keys that have none. Not allowed with `secret`, which has no name.
     pub kid: Option<KidRule>,
-    /// Claims that a token must have besides `exp`, `sub`, `iss` and the audience. Default `[iat]`:
-    /// without it, a revocation cannot distinguish older tokens from newer ones. Add `jti` if the
-    /// issuer sets it.
+    /// Claims that a token must have besides `exp`, `iss`, the subject and the audience. Default
+    /// `[iat]`: without it, a revocation cannot distinguish older tokens from newer ones. Add `jti`
+    /// if the issuer sets it, and `sub` if no machine may be without it.
     #[serde(default = "required_claims")]
     pub required_claims: Vec<String>,
     /// The tolerated clock skew, at most 60s. Default 30s.
@@ -48,7 +50,8 @@ pub struct IssuerConfig {
     /// 31d. Default 24h.
     #[serde(default = "max_lifetime")]
     pub max_lifetime: Span,
-    /// The claims that contain subject, tenant, client, roles and scopes.
+    /// The claims that contain subject, tenant, client, roles and scopes. A claim with a default name
+    /// and another type is ignored where no route, limit or condition uses it.
     #[serde(default)]
     pub claims: ClaimsConfig,
     /// A fixed tenant for every token of this issuer, instead of a claim.
@@ -143,7 +146,8 @@ pub struct JwksConfig {
     /// refused. Default 24h.
     #[serde(default = "max_stale")]
     pub max_stale: Span,
-    /// The minimum time between two fetches for an unknown `kid`. Default 30s.
+    /// The minimum time between two fetches that tokens cause: with an unknown `kid`, or with a
+    /// signature that does not verify. Default 5s.
     #[serde(default = "cool_down")]
     pub cool_down: Span,
     /// The timeout of one fetch. Default 5s.
@@ -165,7 +169,7 @@ fn max_stale() -> Span {
 }
 
 fn cool_down() -> Span {
-    Span::from_secs(30)
+    Span::from_secs(5)
 }
 
 fn timeout() -> Span {
@@ -178,120 +182,127 @@ fn timeout() -> Span {
 pub enum KidRule {
     /// The token must name its key.
     Required,
-    /// A token without `kid` is verified with the key that fits, if there is exactly one.
+    /// A token without `kid` is verified with the keys that fit, at most four.
     Optional,
 }
 
 /// The names of claims. A text is one top-level claim, used literally; a list is a path into nested
 /// objects.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimsConfig {
-    /// The claim with the subject, a string. Default `sub`.
-    pub subject: ClaimPath,
-    /// The claim with the tenant, a string. Default `tenant_id`; a token without it has no tenant.
-    pub tenant: ClaimPath,
-    /// The claim with the client id, a string. Default `client_id`; Keycloak and Auth0 use `azp`,
-    /// Okta `cid`, Entra `appid`.
-    pub client: ClaimPath,
-    /// The claim with the roles, a list of strings or one string. Default `roles`; Keycloak uses
-    /// `[realm_access, roles]`.
-    pub roles: ClaimPath,
-    /// The claims with the scopes. All of them are read, and strings are split at spaces. Default
-    /// `[scope, scopes, scp]`.
-    pub scopes: Vec<ClaimPath>,
+    /// The claim with the subject, or a list of claims, of which the first that the token has is
+    /// used: `[sub, client_id]`. A path is a list within the list: `[[user, id]]`. The subject is
+    /// text. Default `[sub, client_id]`: a person has `sub`, and a machine without `sub` has
+    /// `client_id`.
+    pub subject: Option<ClaimList>,
+    /// The claim with the tenant: text, or a whole number, which is taken as its decimal text.
+    /// Default `tenant_id`, where the tenant is text; a token without it has no tenant.
+    pub tenant: Option<ClaimPath>,
+    /// The claim with the client id: text, or a whole number, which is taken as its decimal text.
+    /// Default `client_id`, where the id is text; Keycloak and Auth0 use `azp`, Okta `cid`, Entra
+    /// `appid`.
+    pub client: Option<ClaimPath>,
+    /// The claim with the roles: a list of strings, one string, or an object whose members are
+    /// objects and whose names are the roles. Default `roles`; Keycloak uses `[realm_access, roles]`.
+    pub roles: Option<ClaimPath>,
+    /// The claims with the scopes. All of them are read, strings are split at spaces, and an element
+    /// of a list that has a space is omitted. Default `[scope, scopes, scp]`.
+    pub scopes: Option<Vec<ClaimPath>>,
 }
 
-impl Default for ClaimsConfig {
-    fn default() -> Self {
-        let claim = |name: &str| ClaimPath(vec![name.to_owned()]);
+/// The claims that an issuer's tokens are read by.
+#[derive(Clone, Debug)]
+pub(in crate::credential::jwt) struct ClaimSources {
+    /// In order of preference.
+    pub(in crate::credential::jwt) subject: Vec<ClaimPath>,
+    pub(in crate::credential::jwt) tenant: ClaimSource,
+    pub(in crate::credential::jwt) client: ClaimSource,
+    pub(in crate::credential::jwt) roles: ClaimSource,
+    pub(in crate::credential::jwt) scopes: Vec<ClaimPath>,
+}
+
+/// The claim of an optional part of an identity.
+#[derive(Clone, Debug)]
+pub(in crate::credential::jwt) struct ClaimSource {
+    pub(in crate::credential::jwt) path: ClaimPath,
+    /// Whether the policy names the claim. The type of a claim with a default name matters only
+    /// where the policy uses the part.
+    pub(in crate::credential::jwt) is_named: bool,
+}
+
+impl ClaimSources {
+    pub(super) fn of(config: &ClaimsConfig) -> Self {
+        let top = |name: &str| ClaimPath::top_level(name);
+        let source = |path: &Option<ClaimPath>, default: &str| ClaimSource {
+            path: path.clone().unwrap_or_else(|| top(default)),
+            is_named: path.is_some(),
+        };
+        let default_subject = || vec![top("sub"), top("client_id")];
+        let default_scopes = || vec![top("scope"), top("scopes"), top("scp")];
         Self {
-            subject: claim("sub"),
-            tenant: claim("tenant_id"),
-            client: claim("client_id"),
-            roles: claim("roles"),
-            scopes: vec![claim("scope"), claim("scopes"), claim("scp")],
+            subject: config
+                .subject
+                .as_ref()
+                .map_or_else(default_subject, |ClaimList(paths)| paths.clone()),
+            tenant: source(&config.tenant, "tenant_id"),
+            client: source(&config.client, "client_id"),
+            roles: source(&config.roles, "roles"),
+            scopes: config.scopes.clone().unwrap_or_else(default_scopes),
         }
     }
 }
 
-/// The path to a claim.
+/// One claim, or a list of claims in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimPath(pub(in crate::credential::jwt) Vec<String>);
+pub struct ClaimList(Vec<ClaimPath>);
 
-impl<'de> Deserialize<'de> for ClaimPath {
+impl<'de> Deserialize<'de> for ClaimList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl<'de> Visitor<'de> for Words {
-            type Value = ClaimPath;
+        struct Claims;
+        impl<'de> Visitor<'de> for Claims {
+            type Value = ClaimList;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a claim's name, or a list of names as a path")
+                f.write_str("a claim's name, or a list of claims")
             }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ClaimPath, E> {
-                self.checked(vec![text.to_owned()])
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ClaimList, E> {
+                ClaimPath::checked(vec![text.to_owned()])
+                    .map(|path| ClaimList(vec![path]))
+                    .map_err(E::custom)
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<ClaimPath, A::Error> {
-                self.checked(Vec::deserialize(SeqAccessDeserializer::new(items))?)
-            }
-        }
-        impl Words {
-            fn checked<E: serde::de::Error>(self, names: Vec<String>) -> Result<ClaimPath, E> {
-                if names.is_empty() || names.iter().any(String::is_empty) {
-                    return Err(E::custom("a claim's name must not be empty"));
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<ClaimList, A::Error> {
+                let paths: Vec<ClaimPath> = Vec::deserialize(SeqAccessDeserializer::new(items))?;
+                if paths.is_empty() {
+                    return Err(serde::de::Error::custom("list at least one claim"));
                 }
-                Ok(ClaimPath(names))
+                Ok(ClaimList(paths))
             }
         }
-        deserializer.deserialize_any(Words)
+        deserializer.deserialize_any(Claims)
     }
 }
 
-impl JsonSchema for ClaimPath {
+impl JsonSchema for ClaimList {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Claim".into()
+        "ClaimList".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": { "type": "string", "minLength": 1 }, "minItems": 1 }] })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let claim = generator.subschema_for::<ClaimPath>();
+        json_schema!({ "anyOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": claim, "minItems": 1 }] })
     }
 }
 
-/// An algorithm by its JOSE name (RFC 7518 section 3.1, RFC 8037).
+/// An algorithm by its JOSE name (RFC 7518 section 3.1, RFC 8037, RFC 9864).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlgorithmName(pub(super) Algorithm);
-
-impl AlgorithmName {
-    /// Every algorithm that can be configured, with its name.
-    pub const ALL: [(&'static str, Algorithm); 12] = [
-        ("RS256", Algorithm::RS256),
-        ("RS384", Algorithm::RS384),
-        ("RS512", Algorithm::RS512),
-        ("PS256", Algorithm::PS256),
-        ("PS384", Algorithm::PS384),
-        ("PS512", Algorithm::PS512),
-        ("ES256", Algorithm::ES256),
-        ("ES384", Algorithm::ES384),
-        ("EdDSA", Algorithm::EdDSA),
-        ("HS256", Algorithm::HS256),
-        ("HS384", Algorithm::HS384),
-        ("HS512", Algorithm::HS512),
-    ];
-
-    /// Returns the algorithm with exactly this name.
-    pub fn parse(name: &str) -> Option<Algorithm> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
-    }
-}
 
 impl<'de> Deserialize<'de> for AlgorithmName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        Self::parse(&name).map(Self).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
-            serde::de::Error::custom(format!(
-                "unknown algorithm `{name}`; known: {}",
-                known.join(", ")
-            ))
+        Algorithm::parse(&name).map(Self).ok_or_else(|| {
+            let known = known_names().join(", ");
+            serde::de::Error::custom(format!("unknown algorithm `{name}`; known: {known}"))
         })
     }
 }
@@ -302,7 +313,10 @@ impl JsonSchema for AlgorithmName {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let known: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
-        json_schema!({ "enum": known })
+        json_schema!({ "enum": known_names() })
     }
+}
+
+fn known_names() -> Vec<&'static str> {
+    Algorithm::NAMES.iter().map(|(name, _)| *name).collect()
 }

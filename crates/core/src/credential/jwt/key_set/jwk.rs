@@ -1,0 +1,205 @@
+//! One key of a key set: what a JWK must be to verify tokens.
+
+use std::borrow::Cow;
+
+use aws_lc_rs::signature;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+
+use super::key::{Key, MAX_KID, Material, SkippedKey};
+use crate::credential::jwt::algorithm::Algorithm;
+
+/// The maximum size of one key in bytes: its type keeps members that are not used, at many times
+/// their size.
+pub(super) const MAX_KEY: usize = 64 * 1024;
+
+/// The reason why a key cannot be used.
+type Unusable = Cow<'static, str>;
+
+/// Reads one key and its name. An empty name is none.
+///
+/// # Errors
+/// The key cannot be used by an issuer that may use `algorithms`.
+pub(super) fn read(
+    raw: &str,
+    algorithms: &[Algorithm],
+) -> Result<(Option<String>, Key), SkippedKey> {
+    if raw.len() > MAX_KEY {
+        return Err(SkippedKey { kid: None, reason: "it is larger than 64 KiB".into() });
+    }
+    let jwk: Jwk = serde_json::from_str(raw)
+        .map_err(|_| SkippedKey { kid: None, reason: "it is not a JWK".into() })?;
+    let kid = jwk.common.key_id.clone().filter(|kid| !kid.is_empty());
+    if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID || kid.chars().any(char::is_control)) {
+        return Err(SkippedKey {
+            kid: None,
+            reason: "its kid is too long, or not printable".into(),
+        });
+    }
+    match usable(&jwk, raw, algorithms) {
+        Ok(key) => Ok((kid, key)),
+        Err(reason) => Err(SkippedKey { kid, reason }),
+    }
+}
+
+/// Checks use, operations, curve and the key itself, which jsonwebtoken's `from_jwk` does not.
+fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusable> {
+    if matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature) {
+        return Err("its use is not sig".into());
+    }
+    if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify))
+    {
+        return Err("its key_ops do not hold verify".into());
+    }
+    let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
+    let (fitting, key): (&[Algorithm], Material) = match &jwk.algorithm {
+        AlgorithmParameters::RSA(parameters) => (
+            &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ],
+            Material::Jose(rsa(&parameters.n, &parameters.e)?),
+        ),
+        AlgorithmParameters::EllipticCurve(parameters) => match parameters.curve {
+            EllipticCurve::P256 => {
+                point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
+                (&[Algorithm::ES256], Material::Jose(decoded()?))
+            }
+            EllipticCurve::P384 => {
+                point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
+                (&[Algorithm::ES384], Material::Jose(decoded()?))
+            }
+            EllipticCurve::P521 => {
+                let key =
+                    point(&signature::ECDSA_P521_SHA512_FIXED, &parameters.x, &parameters.y, 66)?;
+                (&[Algorithm::ES512], Material::P521(key))
+            }
+            _ => return Err("its type or curve is not supported".into()),
+        },
+        AlgorithmParameters::OctetKeyPair(parameters)
+            if parameters.curve == EllipticCurve::Ed25519 =>
+        {
+            edwards_point(&parameters.x)?;
+            (&[Algorithm::EdDSA], Material::Jose(decoded()?))
+        }
+        AlgorithmParameters::OctetKey(_) => {
+            return Err("it is a shared secret, which no key set may publish".into());
+        }
+        _ => return Err("its type or curve is not supported".into()),
+    };
+    let algorithm = match alg_member(raw)? {
+        Some(named) => Algorithm::parse(&named)
+            .filter(|algorithm| fitting.contains(algorithm))
+            .ok_or("its alg does not fit its type")?,
+        // The key is bound to the issuer's first algorithm that fits its type.
+        None => {
+            *algorithms.iter().find(|algorithm| fitting.contains(algorithm)).ok_or_else(|| {
+                let (fitting, listed) = (Algorithm::list(fitting), Algorithm::list(algorithms));
+                format!("it is for {fitting}, and the issuer's `algorithms` are {listed}")
+            })?
+        }
+    };
+    if !algorithms.contains(&algorithm) {
+        return Err(format!(
+            "its alg is {}, and the issuer's `algorithms` are {}",
+            algorithm.name(),
+            Algorithm::list(algorithms)
+        )
+        .into());
+    }
+    Key::new(algorithm, key).ok_or_else(|| "its alg does not fit its type".into())
+}
+
+/// Returns the member `alg` as written, so that a name unknown to jsonwebtoken is not read as "no
+/// alg".
+fn alg_member(raw: &str) -> Result<Option<String>, &'static str> {
+    #[derive(Deserialize)]
+    struct Alg {
+        alg: Option<String>,
+    }
+    serde_json::from_str::<Alg>(raw).map(|Alg { alg }| alg).map_err(|_| "its alg is not a string")
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
+}
+
+/// Reads an RSA key.
+///
+/// Leading zeros, which some servers write although RFC 7518 section 6.3.1.1 forbids them, are
+/// removed: the crypto library refuses them, and only when a signature is verified.
+fn rsa(n: &str, e: &str) -> Result<DecodingKey, &'static str> {
+    let (n, e) = (decode(n)?, decode(e)?);
+    let (n, e) = (without_zeros(&n), without_zeros(&e));
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    if !(2048..=8192).contains(&bits) {
+        return Err("its modulus has fewer than 2048 or more than 8192 bits");
+    }
+    if n.last().is_none_or(|byte| byte % 2 == 0) {
+        return Err("its modulus is even");
+    }
+    let exponent =
+        e.iter().try_fold(0u64, |sum, byte| sum.checked_mul(256).map(|sum| sum + u64::from(*byte)));
+    if !exponent.is_some_and(|exponent| exponent >= 3 && exponent % 2 == 1 && exponent < 1 << 33) {
+        return Err("its exponent is even, below 3 or above 2^33");
+    }
+    Ok(DecodingKey::from_rsa_raw_components(n, e))
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let start = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    number.get(start..).unwrap_or_default()
+}
+
+fn point(
+    algorithm: &'static signature::EcdsaVerificationAlgorithm,
+    x: &str,
+    y: &str,
+    length: usize,
+) -> Result<signature::ParsedPublicKey, &'static str> {
+    let (x, y) = (decode(x)?, decode(y)?);
+    if x.len() != length || y.len() != length {
+        return Err("its point has the wrong length");
+    }
+    let uncompressed = [&[4], x.as_slice(), y.as_slice()].concat();
+    signature::ParsedPublicKey::new(algorithm, uncompressed)
+        .map_err(|_| "its point is not on the curve")
+}
+
+/// The points of Ed25519 whose order divides 8, without the sign of x: 0, 1 and -1, two of order 8,
+/// and the encodings of 0 and 1 that are not reduced.
+///
+/// With such a key a signature hardly depends on the message: for the neutral point, S = 0 and the
+/// neutral point as R verify every message (RFC 8032 section 5.1.7).
+const SMALL_ORDER: [[u8; 32]; 7] = {
+    const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+        let mut bytes = [between; 32];
+        bytes[0] = first;
+        bytes[31] = last;
+        bytes
+    }
+    [
+        ends(0, 0, 0),
+        ends(1, 0, 0),
+        ends(0xec, 0xff, 0x7f),
+        ends(0xed, 0xff, 0x7f),
+        ends(0xee, 0xff, 0x7f),
+        *b"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+        *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+    ]
+};
+
+fn edwards_point(x: &str) -> Result<(), &'static str> {
+    let mut point =
+        <[u8; 32]>::try_from(decode(x)?).map_err(|_| "its point has the wrong length")?;
+    point[31] &= 0x7f;
+    if SMALL_ORDER.contains(&point) { Err("its point has a small order") } else { Ok(()) }
+}

@@ -1,0 +1,86 @@
+//! The path to a claim.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
+
+use crate::json::Json;
+
+/// The path to a claim: names of members, of which the first is that of a top-level claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPath(Vec<String>);
+
+impl ClaimPath {
+    /// The path to a top-level claim.
+    pub(crate) fn top_level(name: &str) -> Self {
+        Self(vec![name.to_owned()])
+    }
+
+    /// The path of these names.
+    ///
+    /// # Errors
+    /// A message where there is no name, or an empty one.
+    pub(crate) fn checked(names: Vec<String>) -> Result<Self, &'static str> {
+        if names.is_empty() || names.iter().any(String::is_empty) {
+            return Err("a claim's name must not be empty");
+        }
+        Ok(Self(names))
+    }
+
+    /// Returns the name of the top-level claim.
+    pub(crate) fn top(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// Returns the claim of these claims; a null is an absent one.
+    pub(crate) fn find<'j>(&self, claims: &'j Json) -> Option<&'j Json> {
+        let found = self.0.iter().try_fold(claims, |json, name| json.get(name));
+        found.filter(|json| !matches!(json, Json::Null))
+    }
+
+    /// Returns the claim within its top-level claim; a null is an absent one.
+    pub(crate) fn find_below<'j>(&self, top: &'j Json) -> Option<&'j Json> {
+        let found = self.0.iter().skip(1).try_fold(top, |json, name| json.get(name));
+        found.filter(|json| !matches!(json, Json::Null))
+    }
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+impl<'de> Deserialize<'de> for ClaimPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = ClaimPath;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a claim's name, or a list of names as a path")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ClaimPath, E> {
+                ClaimPath::checked(vec![text.to_owned()]).map_err(E::custom)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<ClaimPath, A::Error> {
+                let names = Vec::deserialize(SeqAccessDeserializer::new(items))?;
+                ClaimPath::checked(names).map_err(serde::de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
+impl JsonSchema for ClaimPath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Claim".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": { "type": "string", "minLength": 1 }, "minItems": 1 }] })
+    }
+}

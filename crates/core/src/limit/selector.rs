@@ -1,0 +1,155 @@
+//! The principals that an override of a limit is for.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de::Visitor};
+
+use crate::{
+    config::{Errors, Path},
+    identity::{ClaimPath, Principal},
+    json::Json,
+};
+
+/// The value of a claim: text, a whole number or a boolean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimValue {
+    /// Text, compared exactly.
+    Text(String),
+    /// A whole number, exactly.
+    Integer(i64),
+    /// True or false.
+    Bool(bool),
+}
+
+impl ClaimValue {
+    /// Whether a claim has this value, or is a list with an element of this value.
+    fn is_in(&self, claim: &Json) -> bool {
+        match claim {
+            Json::List(items) => items.iter().any(|item| self.is(item)),
+            one => self.is(one),
+        }
+    }
+
+    fn is(&self, json: &Json) -> bool {
+        match (self, json) {
+            (Self::Text(value), Json::Text(text)) => value == text,
+            (Self::Integer(value), Json::Integer(number)) => value == number,
+            (Self::Bool(value), Json::Bool(found)) => value == found,
+            _ => false,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ClaimValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Value;
+        impl Visitor<'_> for Value {
+            type Value = ClaimValue;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, a whole number or a boolean")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<ClaimValue, E> {
+                Ok(ClaimValue::Text(text.to_owned()))
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<ClaimValue, E> {
+                Ok(ClaimValue::Bool(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<ClaimValue, E> {
+                Ok(ClaimValue::Integer(value))
+            }
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<ClaimValue, E> {
+                i64::try_from(value)
+                    .map(ClaimValue::Integer)
+                    .map_err(|_| E::custom("a number of a claim is below 2^63"))
+            }
+        }
+        deserializer.deserialize_any(Value)
+    }
+}
+
+impl JsonSchema for ClaimValue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ClaimValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "integer" }, { "type": "boolean" }] })
+    }
+}
+
+/// The keys of an override that select principals.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SelectorKeys<'a> {
+    pub(super) issuer: &'a Option<String>,
+    pub(super) role: &'a Option<String>,
+    pub(super) subject: &'a Option<String>,
+    pub(super) client: &'a Option<String>,
+    pub(super) tenant: &'a Option<String>,
+    pub(super) claim: &'a Option<ClaimPath>,
+    pub(super) value: &'a Option<ClaimValue>,
+}
+
+/// The properties that a principal must have, all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selector {
+    issuer: Option<String>,
+    role: Option<String>,
+    subject: Option<String>,
+    client: Option<String>,
+    tenant: Option<String>,
+    claim: Option<(ClaimPath, ClaimValue)>,
+}
+
+impl Selector {
+    /// Compiles the keys of an override and records every error.
+    pub(super) fn compile(config: SelectorKeys<'_>, path: &Path, errors: &mut Errors) -> Self {
+        let claim = match (config.claim, config.value) {
+            (Some(claim), Some(value)) => Some((claim.clone(), value.clone())),
+            (None, None) => None,
+            (Some(_), None) => {
+                errors.push(&path.key("claim"), "write the claim's `value` beside it");
+                None
+            }
+            (None, Some(_)) => {
+                errors.push(&path.key("value"), "write the `claim` that has this value");
+                None
+            }
+        };
+        let SelectorKeys { role, subject, client, tenant, .. } = config;
+        let texts = [role, subject, client, tenant];
+        if texts.iter().all(|text| text.is_none())
+            && config.claim.is_none()
+            && config.value.is_none()
+        {
+            let message = "name the principals of the override: `role`, `subject`, `client`, `tenant`, or `claim` and `value`";
+            errors.push(path, message);
+        }
+        let issuer = config.issuer.clone();
+        Self {
+            // Tokens without `iss` have no issuer.
+            issuer: issuer.map(|name| if name == "absent" { String::new() } else { name }),
+            role: role.clone(),
+            subject: subject.clone(),
+            client: client.clone(),
+            tenant: tenant.clone(),
+            claim,
+        }
+    }
+
+    /// Whether a principal has all of the properties.
+    pub(super) fn selects(&self, principal: &Principal) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| Some(wanted) == found)
+        };
+        is(&self.issuer, Some(principal.issuer()))
+            && is(&self.subject, Some(principal.subject()))
+            && is(&self.client, principal.client())
+            && is(&self.tenant, principal.tenant())
+            && self.role.as_deref().is_none_or(|role| principal.has_role(role))
+            && self.claim.as_ref().is_none_or(|(path, value)| {
+                let claim = principal.claim(path.top()).and_then(|top| path.find_below(top));
+                claim.is_some_and(|claim| value.is_in(claim))
+            })
+    }
+}
