@@ -3,6 +3,7 @@
 
 mod foreign_keys;
 mod named_files;
+mod proxy_needs;
 mod server;
 
 use std::{fmt, path::Path as FilePath};
@@ -143,18 +144,30 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Reads and compiles a file, and opens the files that it names. Returns an error for each of those
-/// that cannot be read on this machine.
+/// What a file without errors needs besides itself.
+#[derive(Debug)]
+pub struct Notes {
+    /// An error for each file that it names and that cannot be read on this machine.
+    pub unreadable: Vec<ConfigError>,
+    /// What its routes need of the proxy.
+    pub proxy: Vec<ConfigError>,
+}
+
+/// Reads and compiles a file, opens the files that it names, and lists what its routes need of the
+/// proxy.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with_files(path: &FilePath) -> Result<(Loaded, Vec<ConfigError>), LoadError> {
+pub fn load_with_notes(path: &FilePath) -> Result<(Loaded, Notes), LoadError> {
     let text = bounded_file::read_text_blocking(path, MAX_FILE)?;
     let document = Document::parse(&text, &environment).map_err(|errors| invalid(path, errors))?;
     let loaded = compile_document(&document, TextDigest::of(&text))
         .map_err(|errors| invalid(path, errors))?;
-    let unreadable = document.locate(named_files::unreadable(&loaded.file));
-    Ok((loaded, unreadable))
+    let notes = Notes {
+        unreadable: document.locate(named_files::unreadable(&loaded.file)),
+        proxy: document.locate(proxy_needs::of(&loaded.file)),
+    };
+    Ok((loaded, notes))
 }
 
 fn invalid(path: &FilePath, errors: Vec<ConfigError>) -> LoadError {

@@ -1,6 +1,7 @@
 //! The files of deploy/ for Kubernetes, Compose, systemd and images: rendered, validated and run
 //! with the real programs.
 
+mod browsers;
 mod chart;
 mod gateways;
 mod image;

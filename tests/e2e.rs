@@ -2,6 +2,7 @@
 //! assertions are on what the upstream received.
 
 mod allow;
+mod browsers;
 mod cli;
 mod cli_output;
 mod denials;

@@ -26,6 +26,7 @@ async function check(r) {
             r.variables[`tollgate_${name}`] = reply.headersOut[`x-tollgate-${name.replace('_', '-')}`] || '';
         });
         r.variables.tollgate_authorization = reply.headersOut['Authorization'] || '';
+        r.variables.tollgate_protocols = reply.headersOut['Sec-WebSocket-Protocol'] || '';
         copy(LIMITS, reply, r);
         return;
     }

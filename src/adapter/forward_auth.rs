@@ -40,7 +40,7 @@ pub use self::{
 };
 use super::in_flight::{BodyError, ChargedBytes, InFlight, Refusal};
 use crate::{
-    engine::check::{CheckAnswer, Checker, INLINE, LargeRequest},
+    engine::check::{Answer, CheckAnswer, Checker, INLINE, LargeRequest},
     listener::Peer,
 };
 
@@ -132,7 +132,19 @@ impl LargeRequest for LargeCheck {
 
 /// Encodes an answer. The first credential is the verified one: the core refuses a request with two.
 fn respond(config: &ForwardAuthConfig, parts: &Parts, answered: CheckAnswer<'_>) -> ProxyResponse {
-    encode(config.dialect, answered.answer, parts.headers.get(header::AUTHORIZATION))
+    // A handshake that is not changed keeps the protocols that the client offers.
+    let kept = match &answered.answer {
+        Answer::Allow(answer) if answer.upgrade.is_none() => {
+            encode::protocols(config.dialect, &parts.headers)
+        }
+        _ => None,
+    };
+    let credential = parts.headers.get(header::AUTHORIZATION);
+    let mut reply = encode(config.dialect, answered.answer, credential);
+    if let Some(protocols) = kept {
+        reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
+    reply
 }
 
 fn denial_of(error: BodyError) -> Denial {

@@ -23,7 +23,8 @@ Exit codes:
 /// Each error has its file, line and key, and a remedy. Variables such as `${NAME}` are taken from
 /// the environment. Files that the configuration names (secrets, key sets, certificates) are
 /// opened: a missing one is a warning, because a file is often checked on another machine than the
-/// one that serves it, and an error with `--require-files`.
+/// one that serves it, and an error with `--require-files`. A note names what a route needs of the
+/// proxy, such as the upgrade to a WebSocket.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct CheckConfig {
@@ -44,9 +45,9 @@ impl CheckConfig {
     /// # Errors
     /// A file that cannot be read.
     pub fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
-        let (mut errors, mut warnings) = match config::load_with_files(&self.file) {
-            Ok((_, unreadable)) => (Vec::new(), unreadable),
-            Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new()),
+        let (mut errors, mut warnings, notes) = match config::load_with_notes(&self.file) {
+            Ok((_, notes)) => (Vec::new(), notes.unreadable, notes.proxy),
+            Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new(), Vec::new()),
             Err(error @ LoadError::Read(_)) => return Err(error.into()),
         };
         if self.require_files {
@@ -59,6 +60,7 @@ impl CheckConfig {
                     .iter()
                     .map(|error| ("", error))
                     .chain(warnings.iter().map(|warning| ("warning: ", warning)))
+                    .chain(notes.iter().map(|note| ("note: ", note)))
                 {
                     // The place first, as compilers write it, so that editors find it.
                     let line = printable::printable(&Located { path: &path, error }.to_string());
@@ -75,6 +77,7 @@ impl CheckConfig {
                     "ok": errors.is_empty(),
                     "errors": failure::locations(&path, &errors),
                     "warnings": failure::locations(&path, &warnings),
+                    "notes": failure::locations(&path, &notes),
                 });
                 writeln!(out, "{}", printable::json(&report)?)?;
             }
@@ -116,6 +119,31 @@ routes:
             run(WITH_FILE, true, Output::Text),
             (format!("{place}{message}"), ExitCode::from(1))
         );
+    }
+
+    #[test]
+    fn what_a_route_needs_of_the_proxy_is_a_note() {
+        let text = "listen: { http: [{ address: \"127.0.0.1:0\", dialect: caddy }] }
+routes:
+  - match: { methods: [GET], paths: [/v1/live] }
+    scopes: []
+    websocket: { token_prefix: key., origins: [\"https://a.example\"] }
+  - { match: { methods: [POST], paths: [/a.Service/Method] }, scopes: [] }
+issuers:
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef }
+";
+        let (printed, code) = run(text, true, Output::Text);
+        assert_eq!(code, ExitCode::SUCCESS, "{printed}");
+        for part in [
+            "tollgate.yaml:5: note: routes[0].websocket: `/v1/live` is a WebSocket",
+            "tollgate.yaml:5: note: routes[0].websocket.token_prefix: only Envoy over gRPC",
+            "tollgate.yaml:6: note: routes[1].match.paths: `/a.Service/Method` looks like gRPC",
+        ] {
+            assert!(printed.contains(part), "{part}: {printed}");
+        }
+        let (printed, _) = run(text, true, Output::Json);
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(report["notes"].as_array().unwrap().len(), 3, "{printed}");
     }
 
     #[test]

@@ -161,3 +161,60 @@ fn a_websocket_passes_and_ends_in_time() {
     }
     assert!(server.taken().is_empty());
 }
+
+const BROWSERS: &str = r#"
+issuers:
+  - issuer: https://auth.example.com
+    audiences: [inference-api]
+    algorithms: [RS256]
+    leeway: 0s
+    jwks: { file: "${DIR}/jwks.json" }
+routes:
+  - preset: vllm
+    open: [realtime]
+    websocket: { token_prefix: "openai-insecure-api-key.", origins: ["https://app.example.com"] }
+"#;
+
+/// A handshake as a browser's SDK sends it.
+fn handshake(token: &str) -> Request {
+    Request::get("/v1/realtime").header("Origin", "https://app.example.com").header(
+        "Sec-WebSocket-Protocol",
+        &format!("realtime, openai-insecure-api-key.{token}, openai-beta.realtime-v1"),
+    )
+}
+
+#[test]
+fn a_token_among_the_protocols_of_a_websocket_does_not_reach_the_upstream() {
+    let (rig, server) = websockets(BROWSERS, |envoy| envoy);
+    let token = rig.token(json!({ "scope": "infer:audio" }));
+    let mut socket = Upgraded::open(rig.envoy.port, &handshake(&token));
+    assert_eq!(socket.status(), 101, "{}", socket.head);
+    assert!(socket.echoes());
+    assert_eq!(socket.header("sec-websocket-protocol").as_deref(), Some("realtime"));
+    let seen = server.taken().concat();
+    assert!(seen.contains("realtime, openai-beta.realtime-v1"), "{seen}");
+    let page = handshake(&token).without("origin").header("Origin", "https://evil.example");
+    assert_eq!(Upgraded::open(rig.envoy.port, &page).status(), 403);
+    let twice = handshake(&token).bearer(&token);
+    assert_eq!(Upgraded::open(rig.envoy.port, &twice).status(), 401);
+    let log = format!("{}{}", rig.envoy.process.out(), rig.envoy.process.err());
+    let tollgate = format!("{}{}", rig.tollgate.process.out(), rig.tollgate.process.err());
+    for (place, text) in [
+        ("the answer", &socket.head),
+        ("the upstream", &seen),
+        ("Envoy's log", &log),
+        ("Tollgate's log", &tollgate),
+    ] {
+        assert!(!text.contains(&token), "the token is in {place}");
+    }
+}
+
+#[test]
+fn a_websocket_ends_with_its_credential() {
+    let (rig, _server) = websockets(BROWSERS, |envoy| envoy);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let token = rig.token(json!({ "scope": "infer:audio", "exp": now.as_secs() + 4 }));
+    let socket = Upgraded::open(rig.envoy.port, &handshake(&token));
+    assert_eq!(socket.status(), 101, "{}", socket.head);
+    assert!(socket.lasts() < Duration::from_secs(20));
+}

@@ -14,7 +14,7 @@ use std::{
 use super::proxy_rig::{Kind, POLICY, ProxyRig};
 use crate::rig::http::Request;
 use crate::rig::replace_once;
-use crate::rig::websocket::{EchoServer, Upgraded};
+use crate::rig::websocket::{EchoServer, Upgraded, value};
 
 /// A forwarder to a Unix socket that counts its connections.
 fn relay(to: PathBuf) -> (u16, Arc<AtomicUsize>) {
@@ -231,5 +231,38 @@ fn a_websocket_passes_on_its_path_only() {
         let plain = Upgraded::open(rig.port, &Request::get("/v1/models").bearer(&token));
         assert_eq!(plain.status(), 200, "{kind:?}");
         assert!(server.taken().is_empty(), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_token_among_the_protocols_of_a_websocket_is_taken_out() {
+    let policy = format!(
+        "{POLICY}  - match: {{ methods: [GET], paths: [/v1/realtime] }}\n    name: realtime\n    scopes: []\n    websocket: {{ token_prefix: key., origins: [\"https://app.example.com\"] }}\n"
+    );
+    for kind in [Kind::Nginx, Kind::NewNginx, Kind::Njs] {
+        let server = EchoServer::start();
+        let rig = ProxyRig::build(kind, &policy, Some(server.port), |config| config);
+        let token = rig.token();
+        let offer = |protocols: &str| {
+            Request::get("/v1/realtime")
+                .header("Origin", "https://app.example.com")
+                .header("Sec-WebSocket-Protocol", protocols)
+        };
+        let socket = Upgraded::open(rig.port, &offer(&format!("realtime, key.{token}, beta")));
+        assert_eq!(socket.status(), 101, "{kind:?}: {}", socket.head);
+        let seen = server.taken().concat();
+        assert_eq!(
+            value(&seen, "sec-websocket-protocol").as_deref(),
+            Some("realtime, beta"),
+            "{kind:?}: {seen}"
+        );
+        assert!(!seen.contains(&token) && !socket.head.contains(&token), "{kind:?}");
+        let alone = Upgraded::open(rig.port, &offer(&format!("key.{token}")));
+        assert_eq!(alone.status(), 101, "{kind:?}");
+        assert!(!server.taken().concat().to_lowercase().contains("protocol"), "{kind:?}");
+        let plain = Upgraded::open(rig.port, &offer("a, b").bearer(&token));
+        assert_eq!(plain.status(), 101, "{kind:?}");
+        let seen = server.taken().concat();
+        assert_eq!(value(&seen, "sec-websocket-protocol").as_deref(), Some("a, b"), "{kind:?}");
     }
 }

@@ -32,6 +32,14 @@ pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
     credential::bearer(headers).map(jwt::Token::new).map(Credential::Jwt)
 }
 
+/// Takes the credential of a WebSocket, found among the protocols that its client offers.
+///
+/// # Errors
+/// `missing_credential` and `malformed_token`.
+pub(crate) fn offered(token: &[u8]) -> Result<Credential<'_>, Denial> {
+    credential::offered(token).map(jwt::Token::new).map(Credential::Jwt)
+}
+
 /// Verifies a credential against the policy and the keys of `snapshot`, at `now`.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::{
     authenticate::{self, Verified},
     credential::Credential,
     decision::{
-        Decision, Dialect, Evidence, Failure, Grant, Outcome,
+        Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
     denial::{Denial, Reason, malformed},
@@ -318,13 +318,26 @@ fn enter<'a>(
         return Ok((request, captures, access));
     }
     evidence.stage = Stage::Credential;
-    let credential = authenticate::extract(&request.headers)?;
+    let offered = match &route.websocket {
+        Some(rule) => rule.token(&request.headers)?,
+        None => None,
+    };
+    let credential = match offered {
+        Some(offered) => authenticate::offered(offered.token)?,
+        None => authenticate::extract(&request.headers)?,
+    };
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         evidence.refresh = rejection.refresh;
         *rejection.denial
     })?;
     let principal = &*evidence.principal.insert(principal);
+    if let Some(rule) = &route.websocket {
+        let left = principal.validity().until.micros().saturating_sub(now.micros());
+        let left = Span::from_micros(left).min(rule.max_duration);
+        let protocols = rule.for_upstream(&request.headers);
+        evidence.upgrade = Some(Box::new(Upgrade { protocols, left }));
+    }
     hooks.passed(Stage::Verification(Check::Claims));
     evidence.stage = Stage::Scopes;
     let permit = permit::check_scopes(route, principal)?;

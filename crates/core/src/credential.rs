@@ -69,6 +69,24 @@ pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
     Ok(token)
 }
 
+/// A token that a client sent as a protocol of a WebSocket.
+///
+/// # Errors
+/// `missing_credential` where it is empty, `malformed_token` where it is too long.
+pub(crate) fn offered(token: &[u8]) -> Result<&[u8], Denial> {
+    match token.len() {
+        0 => Err(Denial::new(
+            Reason::MissingCredential,
+            "an element of `Sec-WebSocket-Protocol` has the prefix of a token, and no token",
+        )),
+        1..=MAX_CREDENTIAL => Ok(token),
+        _ => Err(Denial::new(
+            Reason::MalformedToken,
+            "the token in `Sec-WebSocket-Protocol` is longer than 16 KiB",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use crate::{
     permit::Permit,
     route::Route,
     stage::Stage,
+    time::Span,
 };
 
 /// The answer to one check.
@@ -86,6 +87,18 @@ pub struct Evidence {
     pub refresh: Option<usize>,
     /// The outage of the store.
     pub outage: Option<Outage>,
+    /// The changes to a handshake, on a route for WebSockets.
+    pub upgrade: Option<Box<Upgrade>>,
+}
+
+/// The changes to the handshake of a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The protocols that the upstream is offered, without the one that holds a token; `None` for no
+    /// header.
+    pub protocols: Option<String>,
+    /// How long the connection may live.
+    pub left: Span,
 }
 
 impl Evidence {
@@ -101,6 +114,7 @@ impl Evidence {
             dialect,
             refresh: None,
             outage: None,
+            upgrade: None,
         }
     }
 }

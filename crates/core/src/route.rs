@@ -30,6 +30,7 @@ use crate::{
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
         tool::McpConfig,
+        websocket::{WebSocketConfig, WebSocketRule},
     },
     secret::SecretSource,
 };
@@ -75,6 +76,8 @@ pub struct RouteConfig {
     pub categories: Option<CategoryRuleConfig>,
     /// Rules for a body that is JSON-RPC for an MCP server.
     pub mcp: Option<McpConfig>,
+    /// Rules for a route whose requests are upgraded to a WebSocket.
+    pub websocket: Option<WebSocketConfig>,
     /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
     /// with every challenge (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
@@ -144,6 +147,8 @@ pub struct Route {
     pub conditions: Vec<Condition>,
     /// The rules for the body.
     pub(crate) content: Content,
+    /// The rules for a WebSocket.
+    pub websocket: Option<WebSocketRule>,
     /// The `resource_metadata` of its challenges.
     pub resource_metadata: Option<String>,
     /// The limits that count its requests.

@@ -10,3 +10,4 @@ pub mod member;
 pub mod model;
 pub mod scope;
 pub mod tool;
+pub mod websocket;

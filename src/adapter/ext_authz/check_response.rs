@@ -176,6 +176,7 @@ mod tests {
                 forward_credential: false,
                 strip: &strip,
                 spoofed: &[],
+                upgrade: None,
             };
             let mut known = [("", None); 6];
             known[0] = ("subject", Some(subject.as_str()));

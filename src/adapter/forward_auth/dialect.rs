@@ -88,6 +88,8 @@ pub(super) struct DialectSpec {
     pub(super) bodies: BodyForwarding,
     pub(super) absent: AbsentHeader,
     pub(super) statuses: StatusMapping,
+    /// Whether the shipped configuration forwards `Sec-WebSocket-Protocol` as the answer has it.
+    pub(super) protocols: bool,
     /// The change in the proxy after which it sends bodies.
     pub(super) remedy: &'static str,
 }
@@ -105,6 +107,7 @@ impl Dialect {
                 bodies: BodyForwarding::PostOnly,
                 absent: AbsentHeader::Empty,
                 statuses: StatusMapping::UnauthorizedAndForbidden,
+                protocols: true,
                 remedy: "use njs (deploy/nginx/njs.conf), which sends bodies, and write \
                          `body: sent`",
             },
@@ -118,6 +121,7 @@ impl Dialect {
                 bodies: BodyForwarding::Always,
                 absent: AbsentHeader::Omitted,
                 statuses: StatusMapping::All,
+                protocols: false,
                 remedy: "set `forwardBody: true` in the ForwardAuth middleware, and write \
                          `body: sent`",
             },
@@ -131,6 +135,7 @@ impl Dialect {
                 bodies: BodyForwarding::Never,
                 absent: AbsentHeader::Empty,
                 statuses: StatusMapping::All,
+                protocols: false,
                 remedy: "Caddy's forward_auth cannot send bodies: use another proxy for this route",
             },
             Self::Haproxy => DialectSpec {
@@ -143,6 +148,7 @@ impl Dialect {
                 bodies: BodyForwarding::PostOnly,
                 absent: AbsentHeader::Empty,
                 statuses: StatusMapping::All,
+                protocols: false,
                 remedy: "call `lua.tollgate` with the argument `body` \
                          (deploy/haproxy/haproxy.cfg), and write `body: sent`",
             },
@@ -156,9 +162,16 @@ impl Dialect {
                 bodies: BodyForwarding::Always,
                 absent: AbsentHeader::Listed("x-envoy-auth-headers-to-remove"),
                 statuses: StatusMapping::BelowServerErrors,
+                protocols: false,
                 remedy: "set `with_request_body` in the ext_authz filter, and write `body: sent`",
             },
         }
+    }
+
+    /// Returns whether the shipped configuration forwards `Sec-WebSocket-Protocol` as an answer has
+    /// it.
+    pub fn rewrites_protocols(self) -> bool {
+        self.spec().protocols
     }
 
     /// Returns whether the proxy can send bodies.

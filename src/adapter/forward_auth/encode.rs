@@ -33,6 +33,16 @@ pub fn encode(
     }
 }
 
+/// The protocols that a client offers for a WebSocket, where the proxy forwards those of the answer.
+pub(super) fn protocols(dialect: Dialect, client: &HeaderMap) -> Option<HeaderValue> {
+    let values: Vec<&[u8]> =
+        client.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().map(HeaderValue::as_bytes).collect();
+    if values.is_empty() || !dialect.spec().protocols {
+        return None;
+    }
+    HeaderValue::from_bytes(&values.join(&b", "[..])).ok()
+}
+
 /// Returns 403 without headers and body, for peers that are not trusted.
 pub(super) fn forbidden() -> ProxyResponse {
     reply(StatusCode::FORBIDDEN, HeaderMap::new(), String::new())

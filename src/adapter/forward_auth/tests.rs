@@ -317,6 +317,7 @@ fn allow(
         forward_credential: false,
         strip,
         spoofed,
+        upgrade: None,
     }
 }
 

@@ -9,11 +9,16 @@ use serde_json::json;
 
 use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
-use super::{Dialect, Evidence, Grant};
+use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::denial::{Denial, Reason, fitting};
 use crate::{
-    limit::LimitStatus, route::Route, rule::scope::ScopeRule, secret::Secret, snapshot::Snapshot,
-    text::is_printable_without, time::Span,
+    limit::LimitStatus,
+    route::Route,
+    rule::{scope::ScopeRule, websocket::PROTOCOLS},
+    secret::Secret,
+    snapshot::Snapshot,
+    text::is_printable_without,
+    time::Span,
 };
 
 /// The header with the decision id, part of every answer.
@@ -28,6 +33,9 @@ pub const IDENTITY: [&str; 6] = [
     "x-tollgate-model",
     "x-tollgate-issuer",
 ];
+
+/// The header in which Envoy's router finds the time that a stream may take.
+pub const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
 
 /// The most bytes of the headers of a denial: names, values, and four bytes for each header. With
 /// the body as one more header in ASCII, as nginx gets it, they stay below the 4 KiB in which nginx
@@ -66,6 +74,8 @@ pub struct AllowedAnswer<'a> {
     pub strip: &'a BTreeSet<String>,
     /// Headers of the client that are other spellings of those.
     pub spoofed: &'a [String],
+    /// The changes to the handshake of a WebSocket.
+    pub upgrade: Option<&'a Upgrade>,
 }
 
 /// The response of a denial.
@@ -168,6 +178,7 @@ pub fn allowed<'a>(
         forward_credential: route.forward_credential,
         strip: &snapshot.policy.strip_headers,
         spoofed: &evidence.spoofed,
+        upgrade: evidence.upgrade.as_deref(),
     }
 }
 
@@ -180,6 +191,13 @@ impl<'a> AllowedAnswer<'a> {
             if let Some(value) = value {
                 to.header(name, |text| header_value(value, text));
             }
+        }
+        if let Some(upgrade) = self.upgrade {
+            if let Some(protocols) = &upgrade.protocols {
+                to.text(PROTOCOLS, protocols);
+            }
+            // Envoy ends the stream after it; 0 would be no limit.
+            to.number(STREAM_DURATION, (upgrade.left.micros() / 1000).max(1));
         }
     }
 
@@ -194,7 +212,9 @@ impl<'a> AllowedAnswer<'a> {
         let credential = (self.upstream_credential.is_none() && !self.forward_credential)
             .then_some("authorization");
         let known = unset.chain(self.strip.iter().map(String::as_str)).map(Cow::Borrowed);
+        let protocols = self.upgrade.is_some_and(|upgrade| upgrade.protocols.is_none());
         known
+            .chain(protocols.then_some(Cow::Borrowed(PROTOCOLS)))
             .chain(self.respelled().into_iter().map(Cow::Owned))
             .chain(credential.map(Cow::Borrowed))
     }

@@ -47,6 +47,8 @@ pub enum Reason {
     TenantMismatch,
     /// A limit counts by address, and the proxy reported none.
     AddressForbidden,
+    /// The token of a WebSocket came from a page of another origin than those listed.
+    OriginForbidden,
     /// The request did not come over https.
     InsecureTransport,
     /// The route requires the body, and the proxy did not send it.
@@ -80,7 +82,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -103,6 +105,7 @@ impl Reason {
         Self::ConditionFailed,
         Self::TenantMismatch,
         Self::AddressForbidden,
+        Self::OriginForbidden,
         Self::InsecureTransport,
         Self::BodyUnavailable,
         Self::MalformedRequest,
@@ -191,6 +194,9 @@ impl Reason {
                 403,
                 "the client's address is not known, and this endpoint is counted by address",
             ),
+            Self::OriginForbidden => {
+                of("origin_forbidden", 403, "a page of this origin may not send a token here")
+            }
             Self::InsecureTransport => {
                 of("insecure_transport", 403, "this endpoint is only served over https")
             }

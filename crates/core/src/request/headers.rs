@@ -46,12 +46,15 @@ pub struct ProxyBehavior {
     /// The proxy can remove headers by name. Without this it only overwrites the identity headers
     /// that Tollgate sets.
     pub can_remove: bool,
+    /// The proxy forwards `Sec-WebSocket-Protocol` as the answer sets it, so that a token in it does
+    /// not reach the upstream.
+    pub rewrites_protocols: bool,
 }
 
 impl Default for ProxyBehavior {
     /// Repeated headers arrive separately, and headers can be removed.
     fn default() -> Self {
-        Self { joins_repeats: false, can_remove: true }
+        Self { joins_repeats: false, can_remove: true, rewrites_protocols: true }
     }
 }
 

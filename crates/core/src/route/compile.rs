@@ -17,6 +17,7 @@ use crate::{
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
+        websocket::WebSocketRule,
     },
 };
 
@@ -219,6 +220,7 @@ fn route(
             ("tools", config.tools.is_some()),
             ("mcp", config.mcp.is_some()),
             ("categories", config.categories.is_some()),
+            ("websocket", config.websocket.is_some()),
             ("resource_metadata", config.resource_metadata.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
@@ -262,6 +264,10 @@ fn route(
         let message = format!("a URL in a response header has at most {MAX_METADATA_URL} bytes");
         errors.push(&path.key("resource_metadata"), message);
     }
+    let websocket = config
+        .websocket
+        .as_ref()
+        .map(|rule| WebSocketRule::compile(rule, &path.key("websocket"), errors));
     let has = condition::Route { public: config.public, model: model.is_some(), captures };
     context.has_conditions |= !config.conditions.is_empty();
     let conditions = Condition::compile(
@@ -287,6 +293,7 @@ fn route(
         model,
         conditions,
         content,
+        websocket,
         resource_metadata: config.resource_metadata.clone(),
         limits,
         on_outage: config.on_outage,

@@ -346,6 +346,7 @@ mod tests {
                 scopes: ScopeRule::All(Vec::new()),
                 model: None,
                 conditions: Vec::new(),
+                websocket: None,
                 content: Content::default(),
                 resource_metadata: None,
                 limits: Vec::new(),

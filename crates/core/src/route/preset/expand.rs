@@ -22,6 +22,7 @@ use crate::{
         member::RouteMembers,
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
+        websocket::WebSocketConfig,
     },
     secret::SecretSource,
 };
@@ -66,6 +67,8 @@ pub struct PresetConfig {
     /// The scope for each tool that a JSON body declares or chooses, such as `tool:{name}`. Default: tools
     /// are not checked.
     pub tools: Option<String>,
+    /// Rules for its WebSockets, which `open: [realtime]` opens.
+    pub websocket: Option<WebSocketConfig>,
     /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
     /// with every challenge of routes that are not public (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
@@ -212,6 +215,7 @@ pub(in crate::route) fn expand<'a>(
                     .filter(|categories| json || (form && categories.reads_forms())),
                 conditions: if route.public { Vec::new() } else { config.conditions.clone() },
                 mcp: None,
+                websocket: config.websocket.clone().filter(|_| route.body == BodyKind::Websocket),
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
                 limits: limits.cloned().collect(),
                 on_outage: config.on_outage,
@@ -303,6 +307,17 @@ fn check_keys(
                 format!("`{group}` hides its model ({listed}), so `model.scope` cannot be checked; open it with a `match` entry of its own"),
             );
         }
+    }
+    let opens = |route: &PresetRoute| {
+        route.body == BodyKind::Websocket
+            && route.closed.as_ref().is_none_or(|group| config.open.contains(group))
+    };
+    if config.websocket.is_some() && !preset.routes.iter().any(opens) {
+        errors.push_presuming(
+            &path.key("websocket"),
+            &[path.key("open")],
+            "no WebSocket of the preset is open; write `open: [realtime]`, or remove this",
+        );
     }
     let mut opened = Opened {
         groups: config.open.clone(),
