@@ -30,7 +30,7 @@ use std::time::Duration;
 pub use self::{
     accept::Listener,
     address::{Address, AddressError},
-    config::{ListenerConfig, ModeError, SocketMode, TlsConfig},
+    config::{ListenerConfig, ModeError, SocketMode, TlsConfig, header_bytes},
     error::{BindError, SocketError},
     grpc::serve_grpc,
     http::serve,

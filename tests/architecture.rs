@@ -64,7 +64,7 @@ const MAY: [(&str, &[&str]); 25] = [
             "store",
         ],
     ),
-    ("adapter", &["engine::check", "listener"]),
+    ("adapter", &["byte_size", "engine::check", "listener"]),
     ("listener", &["bounded_file", "byte_size", "error_text", "tls_roots"]),
     ("engine::check", &["engine::body_pool", "engine::live", "observe", "store"]),
     ("engine::body_pool", &[]),

@@ -114,7 +114,7 @@ struct ListenerTable {
     /// can copy headers of its clients (`tracestate`, `baggage`, initial metadata) into its own
     /// call, and a call beyond this limit fails before Tollgate can deny it. Keep it above twice the
     /// header limit of the proxy. Default 128KiB, for Envoy's default of 60 KiB.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "header_bytes")]
     max_header_bytes: Option<ByteSize>,
     /// Addresses of the proxies, or of those that read `listen.ops`, as `10.0.0.0/8` or `10.1.2.3`.
     /// A connection from any other address is closed. Default: every address may connect, and when
@@ -146,6 +146,20 @@ impl<'de> Deserialize<'de> for ListenerConfig {
 /// connection could hold too much above.
 const HEADER_BYTES: RangeInclusive<usize> = 16 << 10..=1 << 20;
 
+/// Reads `max_header_bytes`.
+///
+/// # Errors
+/// A size that is out of bounds.
+pub fn header_bytes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    let size = ByteSize::deserialize(deserializer)?;
+    if !HEADER_BYTES.contains(&size.0) {
+        return Err(D::Error::custom("`max_header_bytes` is from 16KiB to 1MiB"));
+    }
+    Ok(Some(size))
+}
+
 struct ListenerVisitor;
 
 impl<'de> Visitor<'de> for ListenerVisitor {
@@ -172,11 +186,6 @@ impl<'de> Visitor<'de> for ListenerVisitor {
                 ));
             }
         };
-        if let Some(size) = max_header_bytes
-            && !HEADER_BYTES.contains(&size.0)
-        {
-            return Err(A::Error::custom("`max_header_bytes` is from 16KiB to 1MiB"));
-        }
         match (&trusted_proxies, &address) {
             (Some(_), Address::Unix(_)) => {
                 return Err(A::Error::custom(

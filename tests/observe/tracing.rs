@@ -1,9 +1,9 @@
 //! One span for each check, in a real collector.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::collector::{Collector, Span};
 use crate::rig::{
@@ -120,6 +120,40 @@ fn headers_that_envoy_copies_into_the_call_cannot_make_it_fail() {
             let request = chat("not-a-token").header("traceparent", PARENT).header(name, &value);
             let reply = rig.envoy.send(&request);
             assert_eq!(reply.status, 401, "{name} of {bytes} bytes");
+        }
+    }
+}
+
+/// The doctor sends such headers, and finds a listener whose limit is below what Envoy copies.
+#[test]
+fn doctor_finds_a_check_that_large_headers_make_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let small = "listen: { grpc: { address: \"unix:${DIR}/authz.sock\", max_header_bytes: 16KiB }, ops: \"127.0.0.1:0\" }\n";
+    for (listen, allow, expected) in
+        [("", true, "ok"), (small, false, "fault"), (small, true, "leak")]
+    {
+        let section = format!("{POLICY}{}{listen}", tollgate(collector.grpc));
+        let rig = Rig::with(&section, |config| {
+            let config = tracing_envoy(config, collector.grpc);
+            if allow { failure_mode_allow(config) } else { config }
+        });
+        let url = format!("http://127.0.0.1:{}", rig.envoy.port);
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["doctor", &url, "--output", "json"])
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let probes = report["probes"].as_array().unwrap();
+        let name = "large_headers_do_not_break_the_check";
+        let probe = probes.iter().find(|probe| probe["name"] == name).unwrap();
+        assert_eq!(probe["verdict"], expected, "{probe}");
+        let detail = probe["detail"].as_str().unwrap();
+        if expected == "ok" {
+            assert!(detail.ends_with("with up to 58000 bytes"), "{detail}");
+        } else {
+            assert!(detail.starts_with("`tracestate` of 17000 bytes"), "{detail}");
+            assert!(probe["remedy"].as_str().unwrap().contains("`max_header_bytes`"), "{probe}");
         }
     }
 }

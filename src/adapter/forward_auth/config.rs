@@ -7,7 +7,10 @@ use serde::{Deserialize, Deserializer};
 use tollgate_core::config::{Errors, Path};
 
 use super::dialect::Dialect;
-use crate::listener::{Address, ListenerConfig, Networks, Peer, SocketMode, TlsConfig};
+use crate::{
+    byte_size::ByteSize,
+    listener::{Address, ListenerConfig, Networks, Peer, SocketMode, TlsConfig, header_bytes},
+};
 
 /// A listener for checks over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -27,6 +30,9 @@ pub struct ForwardAuthConfig {
     #[schemars(with = "Option<Vec<String>>")]
     #[serde(default)]
     pub trusted_proxies: Option<Networks>,
+    /// The most bytes that the headers of one check may have, from 16KiB to 1MiB. Default 128KiB.
+    #[serde(default, deserialize_with = "header_bytes")]
+    pub max_header_bytes: Option<ByteSize>,
     /// Permissions of a Unix socket, in quotes: four octal digits. Default "0660".
     #[schemars(with = "Option<String>")]
     #[serde(default, deserialize_with = "some_parsed")]
@@ -73,7 +79,7 @@ impl ForwardAuthConfig {
             address: self.address.clone(),
             mode: self.mode.unwrap_or_default(),
             tls: self.tls.clone(),
-            max_header_bytes: None,
+            max_header_bytes: self.max_header_bytes,
             trusted_proxies: Some(self.trusted_proxies.clone().unwrap_or_else(Networks::loopback)),
         }
     }
@@ -212,6 +218,10 @@ mod tests {
             (
                 r#"{"address": "127.0.0.1:1", "dialect": "nginx", "trusted": []}"#,
                 "unknown field `trusted`",
+            ),
+            (
+                r#"{"address": "127.0.0.1:1", "dialect": "nginx", "max_header_bytes": "1KiB"}"#,
+                "`max_header_bytes` is from 16KiB to 1MiB",
             ),
             (r#"{"address": "127.0.0.1:1"}"#, "missing field `dialect`"),
         ] {

@@ -1,6 +1,8 @@
 //! The probes: requests that a Tollgate behind a well configured proxy never lets through, or
 //! answers in one way only, and the meaning of each answer.
 
+mod large_headers;
+
 use std::time::{Duration, Instant};
 
 use super::{
@@ -29,22 +31,24 @@ const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; forward its 
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
-        self.progress.now("1/8: denials that reach the client");
+        self.progress.now("1/9: denials that reach the client");
         self.denials().await?;
-        self.progress.now("2/8: targets that a client claims");
+        self.progress.now("2/9: targets that a client claims");
         self.claimed_targets().await?;
-        self.progress.now("3/8: other spellings of the protected path");
+        self.progress.now("3/9: other spellings of the protected path");
         self.paths().await?;
-        self.progress.now("4/8: methods");
+        self.progress.now("4/9: methods");
         self.methods().await?;
-        self.progress.now("5/8: forged identity");
+        self.progress.now("5/9: forged identity");
         self.identity().await?;
-        self.progress.now("6/8: two credentials");
+        self.progress.now("6/9: two credentials");
         self.credentials().await?;
-        self.progress.now("7/8: a body that is too large");
+        self.progress.now("7/9: a body that is too large");
         self.body_limit().await?;
-        self.progress.now("8/8: requests that stay open");
-        self.streams().await
+        self.progress.now("8/9: requests that stay open");
+        self.streams().await?;
+        self.progress.now("9/9: large headers");
+        self.large_headers().await
     }
 
     /// Returns the results, and clears the line of progress.
