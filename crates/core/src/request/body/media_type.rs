@@ -97,7 +97,10 @@ pub(super) fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> (String, Result<Vec<(String, String, bool)>, ParameterError>) {
+    /// A name, a value, and whether it is in quotes.
+    type Read = (String, String, bool);
+
+    fn read(text: &str) -> (String, Result<Vec<Read>, ParameterError>) {
         let (media, parameters) = split(text);
         let list = parameters
             .map(|found| found.map(|p| (p.name.to_owned(), p.value.to_owned(), p.quoted)))
