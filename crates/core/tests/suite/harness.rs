@@ -19,7 +19,7 @@ use tollgate_core::{
     identity::Principal,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
-    secret::SecretSource,
+    secret::{Secret, SecretSource},
     snapshot::Snapshot,
     time::Timestamp,
 };
@@ -129,6 +129,12 @@ impl Harness {
         });
         let keys = keys.collect();
         Self { snapshot: Snapshot { policy, keys, upstream_keys: Vec::new() }, now: NOW }
+    }
+
+    /// The same harness with these upstream keys, in the order of the policy.
+    pub fn with_upstream_keys(&self, upstream_keys: Vec<Option<Secret>>) -> Self {
+        let snapshot = Snapshot { upstream_keys, ..self.snapshot.clone() };
+        Self { snapshot, now: self.now }
     }
 
     /// The same harness, so many seconds later.

@@ -33,4 +33,5 @@ mod presets;
 mod properties;
 mod real_tokens;
 mod token;
+mod upstream_key;
 mod wycheproof;
