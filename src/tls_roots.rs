@@ -67,8 +67,8 @@ static SYSTEM: Outstanding<(), Vec<CertificateDer<'static>>> = Outstanding::new(
 /// # Errors
 /// See [`RootsError`].
 pub fn load(ca: Option<&Path>) -> Result<RootCertStore, RootsError> {
-    let mut roots = RootCertStore::empty();
     let Some(ca) = ca else {
+        let mut roots = RootCertStore::empty();
         let system =
             SYSTEM.run_blocking((), WITHIN, || rustls_native_certs::load_native_certs().certs);
         let system = system.map_err(|stalled| match stalled {
@@ -79,9 +79,17 @@ pub fn load(ca: Option<&Path>) -> Result<RootCertStore, RootsError> {
         roots.add_parsable_certificates(system);
         return if roots.is_empty() { Err(RootsError::NoSystemRoots) } else { Ok(roots) };
     };
+    of_pem(ca, &bounded_file::read_blocking(ca, MAX_FILE)?)
+}
+
+/// Returns the authorities in the content of the PEM file `ca`.
+///
+/// # Errors
+/// See [`RootsError`].
+pub fn of_pem(ca: &Path, pem: &[u8]) -> Result<RootCertStore, RootsError> {
+    let mut roots = RootCertStore::empty();
     let path = || ca.display().to_string();
-    let pem = bounded_file::read_blocking(ca, MAX_FILE)?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|_| RootsError::NotPem { path: path() })?;
         let unusable =
             |error: rustls::Error| RootsError::Unusable { path: path(), cause: describe(&error) };

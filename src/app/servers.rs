@@ -105,7 +105,7 @@ pub(super) async fn reload_certificates(
     while let Some(Ok(())) = stop.run_until_cancelled(rounds.changed()).await {
         let certificates = tls.clone();
         // On a blocking thread: reading and parsing must not delay checks.
-        let reloading = tokio::task::spawn_blocking(move || certificates.reload());
+        let reloading = tokio::task::spawn_blocking(move || certificates.reload_if_settled());
         let Some(Ok(reloaded)) = stop.run_until_cancelled(reloading).await else { continue };
         let error = reloaded.err().map(|error| error.to_string());
         if let Some(error) = error.as_ref().filter(|_| error != failure) {

@@ -4,8 +4,8 @@ mod error;
 
 use std::{
     io,
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -22,11 +22,15 @@ use rustls::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tollgate_core::revocation::sha256;
 use tracing::warn;
 
 pub use self::error::{TlsError, TlsProblem};
 use super::{Limits, config::TlsConfig, stream::Socket};
-use crate::{bounded_file, tls_roots};
+use crate::{
+    bounded_file,
+    tls_roots::{self, RootsError},
+};
 
 /// Most bytes of a file with a certificate chain or a key.
 const MAX_FILE: usize = 4 << 20;
@@ -36,8 +40,34 @@ const MAX_FILE: usize = 4 << 20;
 pub struct Tls {
     files: Arc<TlsFiles>,
     current: Arc<ArcSwap<ServerConfig>>,
+    looks: Arc<Mutex<Looks>>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
+}
+
+/// What was found in the files.
+#[derive(Debug)]
+struct Looks {
+    in_use: Digest,
+    /// The last look, where it differs from what is in use.
+    last: Option<Digest>,
+}
+
+type Digest = [u8; 32];
+
+/// The content of the files.
+struct Pem {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Pem {
+    fn digest(&self) -> Digest {
+        let parts = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        let parts = parts.map(|part| sha256(part.map(Vec::as_slice).unwrap_or_default()));
+        sha256(parts.as_flattened())
+    }
 }
 
 /// Where the certificates are, and what is negotiated with them.
@@ -57,8 +87,11 @@ impl Tls {
         limits: &Limits,
     ) -> Result<Self, TlsError> {
         let files = TlsFiles { key: key.to_owned(), config: config.clone(), alpn };
+        let pem = files.read()?;
+        let looks = Looks { in_use: pem.digest(), last: None };
         Ok(Self {
-            current: Arc::new(ArcSwap::from_pointee(files.load()?)),
+            current: Arc::new(ArcSwap::from_pointee(files.compile(&pem)?)),
+            looks: Arc::new(Mutex::new(looks)),
             files: Arc::new(files),
             handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
             handshake_timeout: limits.handshake_timeout,
@@ -81,8 +114,39 @@ impl Tls {
     /// When the files cannot be used; the previous certificates stay in use. Files that are
     /// replaced one after the other cause this for a moment.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(self.files.load()?));
+        let pem = self.files.read()?;
+        self.put_in_use(&pem, &mut self.looks())
+    }
+
+    /// As [`Self::reload`], where the files have changed and the last call found the same content:
+    /// a file may be read while it is written. Sessions go on while nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Self::reload`].
+    pub fn reload_if_settled(&self) -> Result<(), TlsError> {
+        let pem = self.files.read()?;
+        let digest = pem.digest();
+        let mut looks = self.looks();
+        if looks.in_use == digest {
+            looks.last = None;
+            return Ok(());
+        }
+        if looks.last.replace(digest) == Some(digest) {
+            self.put_in_use(&pem, &mut looks)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn put_in_use(&self, pem: &Pem, looks: &mut Looks) -> Result<(), TlsError> {
+        self.current.store(Arc::new(self.files.compile(pem)?));
+        looks.in_use = pem.digest();
         Ok(())
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        // Digests: none can be left half-written by a panic.
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Performs a handshake within its timeout, which includes the wait for a permit.
@@ -96,7 +160,20 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn load(&self) -> Result<ServerConfig, TlsError> {
+    /// Reads the files. It blocks.
+    fn read(&self) -> Result<Pem, TlsError> {
+        let TlsConfig { cert, key, client_ca } = &self.config;
+        let read = |path: &PathBuf| bounded_file::read_blocking(path, MAX_FILE);
+        let file = |field: &str, path| {
+            read(path).map_err(|error| self.error(field, TlsProblem::of_file(error)))
+        };
+        let client_ca = client_ca.as_ref().map(read).transpose().map_err(|error| {
+            self.error("client_ca", TlsProblem::Authorities(RootsError::File(error)))
+        })?;
+        Ok(Pem { cert: file("cert", cert)?, key: file("key", key)?, client_ca })
+    }
+
+    fn compile(&self, pem: &Pem) -> Result<ServerConfig, TlsError> {
         let TlsConfig { cert, key, client_ca } = &self.config;
         let in_pair =
             |error| self.error("key", TlsProblem::of_pair(cert.clone(), key.clone(), error));
@@ -104,10 +181,10 @@ impl TlsFiles {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(in_pair)?;
-        let builder = match client_ca {
+        let builder = match client_ca.as_ref().zip(pem.client_ca.as_ref()) {
             None => builder.with_no_client_auth(),
-            Some(path) => {
-                let roots = tls_roots::load(Some(path))
+            Some((path, pem)) => {
+                let roots = tls_roots::of_pem(path, pem)
                     .map_err(|error| self.error("client_ca", TlsProblem::Authorities(error)))?;
                 let roots = Arc::new(roots);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
@@ -116,9 +193,8 @@ impl TlsFiles {
                 })?)
             }
         };
-        let chain = self.certificates(cert)?;
-        let pem = self.read("key", key)?;
-        let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        let chain = self.certificates(cert, &pem.cert)?;
+        let private = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|error| {
             self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
         })?;
         self.warn_if_expired(&chain);
@@ -127,21 +203,19 @@ impl TlsFiles {
         Ok(server)
     }
 
-    fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    fn certificates(
+        &self,
+        path: &Path,
+        pem: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let wrong =
             |error| self.error("cert", TlsProblem::of_pem(path.to_owned(), "certificate", error));
-        let pem = self.read("cert", path)?;
         let chain: Vec<_> =
-            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(wrong)?;
+            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(wrong)?;
         if chain.is_empty() {
             return Err(wrong(pem::Error::NoItemsFound));
         }
         Ok(chain)
-    }
-
-    fn read(&self, field: &str, path: &Path) -> Result<Vec<u8>, TlsError> {
-        let read = bounded_file::read_blocking(path, MAX_FILE);
-        read.map_err(|error| self.error(field, TlsProblem::of_file(error)))
     }
 
     /// Logs an expired certificate. It is served all the same: some clients do not verify it, and
