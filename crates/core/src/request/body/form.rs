@@ -250,7 +250,8 @@ fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Resu
         }
         listed(fields, name, text, facts)?;
     }
-    let variant = |wanted: &str| name != wanted && name.trim().eq_ignore_ascii_case(wanted);
+    let trimmed = name.trim();
+    let variant = |wanted: &str| trimmed.eq_ignore_ascii_case(wanted) && name != wanted;
     let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
     let counted = plan.caps.then(cap_fields).into_iter().flatten();
     for wanted in
@@ -332,7 +333,8 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     let mut disposition = None;
     let mut content_type = None;
     for line in head.split("\r\n") {
-        if line.chars().any(char::is_control) {
+        let has_control = line.bytes().fold(false, |found, byte| found | byte.is_ascii_control());
+        if has_control || (!line.is_ascii() && line.chars().any(char::is_control)) {
             return Err(HeadersError::Control);
         }
         let (name, value) = line

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::{
-    content::{Parts, is_external, is_inline_medium, is_text_part, kind},
+    content::{PartCounts, is_external, is_inline_medium, is_text_part, kind},
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember, Message},
     json_error::{DEPTH, JsonError, KEYS, LENGTH, STRINGS},
     names::Found,
@@ -24,12 +24,17 @@ const INTEGER: u64 = (1 << 53) - 1;
 
 /// Reads from a body what `plan` selects.
 pub(super) fn read<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, JsonError> {
+    read_boxed(bytes, plan).map_err(|error| *error)
+}
+
+/// As [`read`]. A boxed error keeps the results of the functions below in registers.
+fn read_boxed<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Box<JsonError>> {
     let mut reader = Reader {
         scanner: Scanner::new(bytes)?,
         plan,
         seen: SeenKeys::new(),
-        typed: Parts::default(),
-        keyed: Parts::default(),
+        typed: PartCounts::default(),
+        keyed: PartCounts::default(),
         tool: ToolState::default(),
         source: Source::default(),
         facts: BodyFacts {
@@ -57,9 +62,9 @@ struct Reader<'a, 'p> {
     /// Keys of the open objects.
     seen: SeenKeys<'a>,
     /// Parts of the innermost object, recognised by its type.
-    typed: Parts,
+    typed: PartCounts,
     /// Parts of the innermost object, recognised by its keys.
-    keyed: Parts,
+    keyed: PartCounts,
     /// The innermost tool.
     tool: ToolState,
     /// The innermost object that is a source.
@@ -76,7 +81,7 @@ struct Source<'a> {
 }
 
 impl<'a, 'p> Reader<'a, 'p> {
-    fn document(&mut self) -> Result<(), JsonError> {
+    fn document(&mut self) -> Result<(), Box<JsonError>> {
         self.scanner.space();
         let root = self.plan.node(0).ok_or(JsonError::NotAnObject)?;
         match self.scanner.peek() {
@@ -87,14 +92,14 @@ impl<'a, 'p> Reader<'a, 'p> {
                 while more {
                     self.scanner.space();
                     if self.scanner.peek() != Some(b'{') {
-                        return Err(JsonError::NotAnObject);
+                        return Err(JsonError::NotAnObject.into());
                     }
                     self.message(root, 2)?;
                     more = self.scanner.has_next(b']')?;
                 }
             }
             Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
-                return Err(JsonError::NotAnObject);
+                return Err(JsonError::NotAnObject.into());
             }
             _ => return Err(self.scanner.syntax()),
         }
@@ -102,10 +107,10 @@ impl<'a, 'p> Reader<'a, 'p> {
         if self.scanner.at_end() { Ok(()) } else { Err(self.scanner.syntax()) }
     }
 
-    fn message(&mut self, root: &'p Node, depth: usize) -> Result<(), JsonError> {
+    fn message(&mut self, root: &'p Node, depth: usize) -> Result<(), Box<JsonError>> {
         if self.plan.rpc {
             if self.facts.messages.len() >= STRINGS {
-                return Err(JsonError::TooMany);
+                return Err(JsonError::TooMany.into());
             }
             self.facts.messages.push(Message::default());
         }
@@ -113,9 +118,9 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Reads a value with its node. `key` is the member that is or contains the value.
-    fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
+    fn value(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), Box<JsonError>> {
         steps::count(1);
-        let wrong = || JsonError::WrongType(key.to_owned());
+        let wrong = || Box::new(JsonError::WrongType(key.to_owned()));
         match &node.expect {
             Expect::Field(name) => {
                 self.facts.forbid(|| ForbiddenMember::at(name.clone(), ForbiddenCause::Denied));
@@ -153,13 +158,13 @@ impl<'a, 'p> Reader<'a, 'p> {
                         let outer = std::mem::take(&mut self.tool);
                         self.object(node, depth)?;
                         if !self.tool.is_named && !self.tool.has_own_type {
-                            return Err(JsonError::NamelessTool);
+                            return Err(JsonError::NamelessTool.into());
                         }
                         self.tool = outer;
                         Ok(())
                     }
                     Expect::Media(kind) => {
-                        self.keyed.add(*kind, 1);
+                        self.keyed.add(*kind);
                         self.object(node, depth).map(drop)
                     }
                     Expect::Prompts { .. } => self.prompts_object(node, depth),
@@ -231,7 +236,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             self.facts.scopes |= 1 << scope;
         }
         if let Some(kind) = node.part {
-            self.keyed.add(kind, 1);
+            self.keyed.add(kind);
         }
     }
 
@@ -257,12 +262,12 @@ impl<'a, 'p> Reader<'a, 'p> {
             self.facts.scopes |= 1 << scope;
         }
         if let Some(kind) = place.part {
-            self.typed.add(kind, 1);
+            self.typed.add(kind);
         }
     }
 
     /// An object where prompts are: one prompt, or without a table of its own one for each member.
-    fn prompts_object(&mut self, node: &'p Node, depth: usize) -> Result<(), JsonError> {
+    fn prompts_object(&mut self, node: &'p Node, depth: usize) -> Result<(), Box<JsonError>> {
         let outer = self.facts.prompts;
         let members = if self.shape(node).reads_members() {
             self.object(node, depth)?
@@ -282,7 +287,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// A list where a number must be: only an empty one says nothing.
-    fn empty_list(&mut self, most: u64, depth: usize) -> Result<(), JsonError> {
+    fn empty_list(&mut self, most: u64, depth: usize) -> Result<(), Box<JsonError>> {
         let before = self.scanner.rest();
         self.skip(depth)?;
         steps::count(before.len() - self.scanner.rest().len());
@@ -294,7 +299,12 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Records a string at a node.
-    fn string(&mut self, node: &Node, key: &str, string: &RawString<'a>) -> Result<(), JsonError> {
+    fn string(
+        &mut self,
+        node: &Node,
+        key: &str,
+        string: &RawString<'a>,
+    ) -> Result<(), Box<JsonError>> {
         if matches!(node.text_role, TextRole::Text | TextRole::Free) {
             self.add_prompt_text(string)?;
         }
@@ -303,7 +313,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
         match &node.expect {
             Expect::Container { .. } | Expect::Cap(..) | Expect::Tool | Expect::List => {
-                Err(JsonError::WrongType(key.to_owned()))
+                Err(JsonError::WrongType(key.to_owned()).into())
             }
             Expect::AtMost(most) => {
                 if !string.inner.is_empty() {
@@ -321,7 +331,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 let short = Some(string).filter(|string| string.inner.len() <= LENGTH);
                 let part_type = short.map(RawString::unescape).transpose()?;
                 match part_type.as_deref().and_then(kind) {
-                    Some(kind) => self.typed.add(kind, 1),
+                    Some(kind) => self.typed.add(kind),
                     // The type of the part is unknown, so its text cannot be read.
                     None if *strict => {
                         self.facts.prompt_text.opaque |=
@@ -332,7 +342,7 @@ impl<'a, 'p> Reader<'a, 'p> {
                 Ok(())
             }
             Expect::Media(kind) => {
-                self.keyed.add(*kind, 1);
+                self.keyed.add(*kind);
                 self.add_reference(string);
                 Ok(())
             }
@@ -342,7 +352,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             }
             Expect::Text(text) | Expect::Texts(text) => {
                 if string.inner.len() > LENGTH {
-                    return Err(JsonError::TooLong);
+                    return Err(JsonError::TooLong.into());
                 }
                 let value = string.unescape()?;
                 self.emit(*text, value)
@@ -352,7 +362,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// A string whose node has marks.
-    fn marked_string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), JsonError> {
+    fn marked_string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), Box<JsonError>> {
         self.mark(node);
         if node.reference {
             self.add_reference(string);
@@ -368,7 +378,11 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// A member of a source.
-    fn source_member(&mut self, key: SourceKey, string: &RawString<'a>) -> Result<(), JsonError> {
+    fn source_member(
+        &mut self,
+        key: SourceKey,
+        string: &RawString<'a>,
+    ) -> Result<(), Box<JsonError>> {
         match key {
             SourceKey::Type => self.source.base64 = string.unescape()? == "base64",
             SourceKey::MediaType => {
@@ -380,7 +394,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// The end of a source: its data are text, or a medium in base64, or what cannot be read.
-    fn end_source(&mut self) -> Result<(), JsonError> {
+    fn end_source(&mut self) -> Result<(), Box<JsonError>> {
         match self.source.data.take() {
             Some(_) if self.source.base64 => self.facts.prompt_text.opaque |= !self.source.medium,
             Some(data) => self.add_prompt_text(&data)?,
@@ -390,7 +404,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Adds a part of the prompt's text.
-    fn add_prompt_text(&mut self, string: &RawString<'_>) -> Result<(), JsonError> {
+    fn add_prompt_text(&mut self, string: &RawString<'_>) -> Result<(), Box<JsonError>> {
         let prompt = &mut self.facts.prompt_text;
         let room = self.plan.prompt_text_limit.saturating_sub(prompt.text.len());
         // An escape decodes to at least a sixth of its length, so a longer string is not decoded.
@@ -416,7 +430,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Records a selected string.
-    fn emit(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), JsonError> {
+    fn emit(&mut self, text: Text, value: Cow<'a, str>) -> Result<(), Box<JsonError>> {
         let message = self.facts.messages.last_mut();
         match text {
             Text::Model => self.facts.model = Some(value),
@@ -437,21 +451,21 @@ impl<'a, 'p> Reader<'a, 'p> {
             Text::Uri => drop(message.map(|message| message.uri = Some(value))),
         }
         if self.facts.tools.len() > STRINGS || self.facts.adapters.len() > STRINGS {
-            Err(JsonError::TooMany)
+            Err(JsonError::TooMany.into())
         } else {
             Ok(())
         }
     }
 
     /// Reads an object whose members are read, and returns their number.
-    fn object(&mut self, node: &'p Node, depth: usize) -> Result<u64, JsonError> {
+    fn object(&mut self, node: &'p Node, depth: usize) -> Result<u64, Box<JsonError>> {
         let node = self.shape(node);
         if depth > DEPTH {
-            return Err(JsonError::TooDeep);
+            return Err(JsonError::TooDeep.into());
         }
         let tool = node.tool.then(|| std::mem::take(&mut self.tool));
         if self.scanner.opens_empty(b'}') {
-            return if tool.is_some() { Err(JsonError::NamelessTool) } else { Ok(0) };
+            return if tool.is_some() { Err(JsonError::NamelessTool.into()) } else { Ok(0) };
         }
         let outer = (std::mem::take(&mut self.typed), std::mem::take(&mut self.keyed));
         let source = node.has_source.then(|| std::mem::take(&mut self.source));
@@ -459,14 +473,14 @@ impl<'a, 'p> Reader<'a, 'p> {
         loop {
             let raw = self.scanner.key()?;
             if raw.inner.len() > LENGTH {
-                return Err(JsonError::TooLong);
+                return Err(JsonError::TooLong.into());
             }
             let key = raw.unescape()?;
             if self.seen.contains(&mut open, &key) {
-                return Err(JsonError::RepeatedKey);
+                return Err(JsonError::RepeatedKey.into());
             }
             if self.seen.count(&open) >= KEYS {
-                return Err(JsonError::TooManyKeys);
+                return Err(JsonError::TooManyKeys.into());
             }
             if node.text_role == TextRole::Free {
                 self.add_prompt_text(&raw)?;
@@ -501,7 +515,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
         if let Some(outer) = tool {
             if !self.tool.is_named && !self.tool.has_own_type {
-                return Err(JsonError::NamelessTool);
+                return Err(JsonError::NamelessTool.into());
             }
             self.tool = outer;
         }
@@ -509,9 +523,9 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Reads a list whose elements may be read.
-    fn list(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), JsonError> {
+    fn list(&mut self, node: &'p Node, key: &str, depth: usize) -> Result<(), Box<JsonError>> {
         if depth > DEPTH {
-            return Err(JsonError::TooDeep);
+            return Err(JsonError::TooDeep.into());
         }
         let element = match &node.expect {
             Expect::Texts(_) | Expect::Media(_) | Expect::Reference => Some(node),
@@ -546,7 +560,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 
     /// Checks and skips a value of any type.
-    fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
+    fn skip(&mut self, depth: usize) -> Result<(), Box<JsonError>> {
         steps::count(1);
         let close = match self.scanner.peek() {
             Some(b'"') => return self.scanner.skip_string().map(drop),
@@ -555,7 +569,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             _ => return self.scanner.scalar().map(drop),
         };
         if depth > DEPTH {
-            return Err(JsonError::TooDeep);
+            return Err(JsonError::TooDeep.into());
         }
         let mut more = !self.scanner.opens_empty(close);
         while more {
@@ -581,10 +595,10 @@ pub(super) fn integer(scalar: &str) -> Option<u64> {
 ///
 /// Refuses a key that Go reads as another, selected one: Go folds ASCII case, and the two other
 /// letters that fold into ASCII (long s and the Kelvin sign).
-fn member(node: &Node, key: &str) -> Result<Option<usize>, JsonError> {
+fn member(node: &Node, key: &str) -> Result<Option<usize>, Box<JsonError>> {
     match node.keys.find(key) {
         Found::Place(place) => Ok(Some(place)),
-        Found::Variant(name) => Err(JsonError::CaseVariant(name.to_string())),
+        Found::Variant(name) => Err(JsonError::CaseVariant(name.to_string()).into()),
         Found::None => Ok(None),
     }
 }

@@ -2,7 +2,7 @@
 //! a table of a hundred names costs a lookup no more than a table of ten (`cargo bench --bench body`,
 //! "chat, preset").
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, ops::Range, sync::Arc};
 
 use super::steps;
 
@@ -13,6 +13,8 @@ const LONG: usize = 31;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
     list: Vec<(Arc<str>, usize)>,
+    /// The first byte of each name, in lower case.
+    firsts: Vec<u8>,
     /// For each length up to [`LONG`], the index of the first name that is at least as long.
     starts: [u16; LONG + 1],
 }
@@ -38,11 +40,21 @@ impl Names {
     }
 
     /// The names that are as long as a key, or as long as any long key.
-    fn as_long_as(&self, key: &str) -> &[(Arc<str>, usize)] {
+    fn as_long_as(&self, key: &str) -> Range<usize> {
         let start = |length: usize| self.starts.get(length).map(|start| usize::from(*start));
         let length = key.len().min(LONG);
         let end = start(length + 1).unwrap_or(self.list.len());
-        self.list.get(start(length).unwrap_or(end)..end).unwrap_or_default()
+        start(length).unwrap_or(end)..end
+    }
+
+    /// The names that are as long as a key and begin with its first byte in any case.
+    fn alike(&self, key: &str) -> impl Iterator<Item = &(Arc<str>, usize)> {
+        let range = self.as_long_as(key);
+        steps::count(range.len());
+        let first = first_byte(key);
+        let firsts = self.firsts.get(range.clone()).unwrap_or_default();
+        let alike = self.list.get(range).unwrap_or_default();
+        alike.iter().zip(firsts).filter(move |(_, known)| **known == first).map(|(name, _)| name)
     }
 
     /// Whether there is no name.
@@ -52,8 +64,7 @@ impl Names {
 
     /// The place of a name.
     pub(super) fn get(&self, name: &str) -> Option<usize> {
-        let known = self.as_long_as(name).iter().find(|(known, _)| **known == *name);
-        known.map(|(_, place)| *place)
+        self.alike(name).find(|(known, _)| **known == *name).map(|(_, place)| *place)
     }
 
     /// Adds a name, or gives it another place.
@@ -63,6 +74,7 @@ impl Names {
             Ok(at) => drop(self.list.get_mut(at).map(|slot| slot.1 = place)),
             Err(at) => self.list.insert(at, (name, place)),
         }
+        self.firsts = self.list.iter().map(|(name, _)| first_byte(name)).collect();
         for (length, start) in self.starts.iter_mut().enumerate() {
             let first = self.list.partition_point(|(known, _)| known.len() < length);
             *start = u16::try_from(first).unwrap_or(u16::MAX);
@@ -76,41 +88,39 @@ impl Names {
 
     /// The place of a name, or the name that Go takes `key` for ([`variant`](Self::variant)).
     pub(super) fn find(&self, key: &str) -> Found<'_> {
-        if !key.is_ascii() {
-            return match self.get(key) {
-                Some(place) => Found::Place(place),
-                None => self.variant(key).map_or(Found::None, Found::Variant),
-            };
-        }
-        let first = |name: &str| name.as_bytes().first().map(|byte| byte | 0x20);
-        let mut variant = Found::None;
-        let alike = self.as_long_as(key);
-        steps::count(alike.len());
-        for (known, place) in alike {
-            if first(known) == first(key) && known.eq_ignore_ascii_case(key) {
-                if **known == *key {
-                    return Found::Place(*place);
-                }
-                variant = Found::Variant(known);
+        let mut variant = None;
+        for (known, place) in self.alike(key) {
+            if **known == *key {
+                return Found::Place(*place);
+            }
+            if known.eq_ignore_ascii_case(key) {
+                variant = Some(known);
             }
         }
-        variant
+        if !key.is_ascii() {
+            variant = self.variant(key);
+        }
+        variant.map_or(Found::None, Found::Variant)
     }
 
     /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
     /// ASCII (long s and the Kelvin sign). `key` itself is none of the names.
     pub(super) fn variant(&self, key: &str) -> Option<&Arc<str>> {
-        steps::count(self.as_long_as(key).len() + key.len() / 8);
         // Only these two letters beyond ASCII fold into it. Comparing every key with every name would
         // make a key of a few bytes cost as much as all names.
+        steps::count(key.len() / 8);
         let folded = key
             .bytes()
             .any(|byte| matches!(byte, 0xc5 | 0xe2))
             .then(|| key.replace('\u{17f}', "s").replace('\u{212a}', "k"));
         let key = folded.as_deref().unwrap_or(key);
-        let known = self.as_long_as(key).iter().find(|(known, _)| known.eq_ignore_ascii_case(key));
-        known.map(|(known, _)| known)
+        self.alike(key).find(|(known, _)| known.eq_ignore_ascii_case(key)).map(|(known, _)| known)
     }
+}
+
+/// The first byte of a name, in lower case if it is a letter.
+fn first_byte(name: &str) -> u8 {
+    name.as_bytes().first().map_or(0, |byte| byte | 0x20)
 }
 
 #[cfg(test)]

@@ -27,12 +27,12 @@ pub(super) struct RawString<'a> {
 
 impl<'a> RawString<'a> {
     /// Decodes the escapes, which are known to be valid.
-    pub(super) fn unescape(&self) -> Result<Cow<'a, str>, JsonError> {
+    pub(super) fn unescape(&self) -> Result<Cow<'a, str>, Box<JsonError>> {
         if !self.escaped {
             return Ok(Cow::Borrowed(self.inner));
         }
         steps::count(self.inner.len());
-        decoded(self.inner).map(Cow::Owned).ok_or(JsonError::Syntax(0))
+        decoded(self.inner).map(Cow::Owned).ok_or_else(|| JsonError::Syntax(0).into())
     }
 }
 
@@ -127,14 +127,15 @@ fn plain(rest: &[u8]) -> usize {
 
 impl<'a> Scanner<'a> {
     /// Creates a scanner at the beginning of a body, all of which must be UTF-8.
-    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, JsonError> {
+    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, Box<JsonError>> {
         let text =
             std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))?;
         Ok(Self { text, bytes, at: 0 })
     }
 
-    pub(super) fn syntax(&self) -> JsonError {
-        JsonError::Syntax(self.at)
+    #[cold]
+    pub(super) fn syntax(&self) -> Box<JsonError> {
+        Box::new(JsonError::Syntax(self.at))
     }
 
     pub(super) fn peek(&self) -> Option<u8> {
@@ -158,7 +159,7 @@ impl<'a> Scanner<'a> {
         steps::count(self.at - start + 1);
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
+    fn expect(&mut self, byte: u8) -> Result<(), Box<JsonError>> {
         if self.peek() == Some(byte) {
             self.at += 1;
             Ok(())
@@ -177,7 +178,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the list or the object has another element (`,`) or ends (`close`).
-    pub(super) fn has_next(&mut self, close: u8) -> Result<bool, JsonError> {
+    pub(super) fn has_next(&mut self, close: u8) -> Result<bool, Box<JsonError>> {
         self.space();
         let byte = self.peek();
         if byte != Some(b',') && byte != Some(close) {
@@ -188,7 +189,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a key and its colon, up to the value.
-    pub(super) fn key(&mut self) -> Result<RawString<'a>, JsonError> {
+    pub(super) fn key(&mut self) -> Result<RawString<'a>, Box<JsonError>> {
         self.space();
         let key = self.string()?;
         self.colon()?;
@@ -196,13 +197,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips a key and its colon, up to the value.
-    pub(super) fn skip_key(&mut self) -> Result<(), JsonError> {
+    pub(super) fn skip_key(&mut self) -> Result<(), Box<JsonError>> {
         self.space();
         self.skip_string()?;
         self.colon()
     }
 
-    fn colon(&mut self) -> Result<(), JsonError> {
+    fn colon(&mut self) -> Result<(), Box<JsonError>> {
         self.space();
         self.expect(b':')?;
         self.space();
@@ -210,7 +211,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string from quote to quote.
-    pub(super) fn string(&mut self) -> Result<RawString<'a>, JsonError> {
+    pub(super) fn string(&mut self) -> Result<RawString<'a>, Box<JsonError>> {
         let start = self.at + 1;
         let escaped = self.skip_string()?;
         let inner = self.text.get(start..self.at - 1).ok_or_else(|| self.syntax())?;
@@ -219,7 +220,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips a string and returns whether it has escapes. Refuses control characters, unknown
     /// escapes and unpaired surrogates.
-    pub(super) fn skip_string(&mut self) -> Result<bool, JsonError> {
+    pub(super) fn skip_string(&mut self) -> Result<bool, Box<JsonError>> {
         self.expect(b'"')?;
         let mut escaped = false;
         loop {
@@ -240,7 +241,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn escape(&mut self) -> Result<(), JsonError> {
+    fn escape(&mut self) -> Result<(), Box<JsonError>> {
         self.at += 1;
         match self.peek() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
@@ -260,7 +261,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads `uXXXX` of an escape.
-    fn unit(&mut self) -> Result<u32, JsonError> {
+    fn unit(&mut self) -> Result<u32, Box<JsonError>> {
         self.expect(b'u')?;
         let mut unit = 0;
         for _ in 0..4 {
@@ -275,7 +276,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads `true`, `false`, `null` or a number, as written.
-    pub(super) fn scalar(&mut self) -> Result<&'a str, JsonError> {
+    pub(super) fn scalar(&mut self) -> Result<&'a str, Box<JsonError>> {
         let start = self.at;
         match self.peek() {
             Some(b't') => self.word("true")?,
@@ -285,12 +286,12 @@ impl<'a> Scanner<'a> {
         }
         steps::count(self.at - start);
         if self.at - start > NUMBER {
-            return Err(JsonError::LongNumber);
+            return Err(JsonError::LongNumber.into());
         }
         self.text.get(start..self.at).ok_or_else(|| self.syntax())
     }
 
-    fn word(&mut self, word: &str) -> Result<(), JsonError> {
+    fn word(&mut self, word: &str) -> Result<(), Box<JsonError>> {
         if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
             self.at += word.len();
             Ok(())
@@ -300,7 +301,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips a number (RFC 8259 section 6).
-    fn number(&mut self) -> Result<(), JsonError> {
+    fn number(&mut self) -> Result<(), Box<JsonError>> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -322,7 +323,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), JsonError> {
+    fn digits(&mut self) -> Result<(), Box<JsonError>> {
         let start = self.at;
         while self.peek().is_some_and(|b| b.is_ascii_digit()) {
             self.at += 1;

@@ -24,7 +24,7 @@ pub(super) struct SeenKeys<'a> {
     /// The keys, those of the innermost object last.
     keys: Vec<Cow<'a, str>>,
     /// The tags of the objects that have more than a few keys, those of the innermost last.
-    tags: Vec<u32>,
+    tags: Vec<u16>,
     hash: Option<FixedState>,
 }
 
@@ -70,7 +70,7 @@ impl<'a> SeenKeys<'a> {
             .hash
             .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(FEW)));
         #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
-        let tag = |key: &str| hash.hash_one(key.as_bytes()) as u32;
+        let tag = |key: &str| hash.hash_one(key.as_bytes()) as u16;
         let first = *object.tags.get_or_insert_with(|| {
             let first = self.tags.len();
             self.tags.extend(keys.iter().map(|known| tag(known)));
@@ -79,8 +79,7 @@ impl<'a> SeenKeys<'a> {
         let new = tag(key);
         let tags = self.tags.get(first..).unwrap_or_default();
         steps::count(key.len() / 8 + tags.len() / 8);
-        // Not `contains`, which stops at the first equal one and is not made of vector instructions.
-        let found = tags.iter().fold(false, |found, tag| found | (*tag == new))
+        let found = has_tag(tags, new)
             && keys.iter().zip(tags).any(|(known, tag)| {
                 steps::count(1);
                 *tag == new && known == key
@@ -103,6 +102,13 @@ impl<'a> SeenKeys<'a> {
         }
         count
     }
+}
+
+/// Whether a tag is among others. The compiler generates vector instructions for each chunk.
+fn has_tag(tags: &[u16], tag: u16) -> bool {
+    let equal = |found: u16, known: &u16| found | u16::from(*known == tag);
+    let (chunks, rest) = tags.as_chunks::<16>();
+    chunks.iter().any(|chunk| chunk.iter().fold(0, equal) != 0) || rest.iter().fold(0, equal) != 0
 }
 
 #[cfg(test)]
