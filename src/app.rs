@@ -19,7 +19,7 @@ use crate::{
     config::{AdminListenConfig, Loaded},
     engine::{Engine, check::Clock, watch::Watch},
     health::{self, Health},
-    listener::{Address, Peer, Tls},
+    listener::{Address, Limits, Peer, Tls},
     observe::{
         self,
         exposition::{InFlightStatus, Status},
@@ -111,14 +111,14 @@ impl App {
                 async move { front.answer(request).await }
             };
             let key = format!("listen.http[{index}]");
-            http.push(servers.http(&key, &config.listener(), handler).await?);
+            http.push(servers.http(&key, &config.listener(), Limits::default(), handler).await?);
         }
         let health = Arc::new(health_of(&engine, in_flight));
         let handler = move |request| {
             let health = Arc::clone(&health);
             async move { health::handle(&health, request).await }
         };
-        let ops = servers.http("listen.ops", &listen.ops, handler).await?;
+        let ops = servers.http("listen.ops", &listen.ops, Limits::for_operators(), handler).await?;
         let (admin, admin_token) = match &listen.admin {
             Some(config) => {
                 let secret = admin_token(config, max_stale)?;
@@ -193,7 +193,7 @@ async fn serve_admin(
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
         async move { admin::handle(&handlers, peer, request).await }
     };
-    servers.http("listen.admin", &config.listener(), handler).await
+    servers.http("listen.admin", &config.listener(), Limits::for_operators(), handler).await
 }
 
 /// Reads the admin token for the start.

@@ -1,6 +1,8 @@
 //! `listen.ops`: `/healthz`, `/readyz` and `/metrics`. Answers hold no secret and nothing of the
 //! request, and no request changes anything.
 
+mod text;
+
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
@@ -8,13 +10,17 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
 };
-use http_body_util::Full;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
+pub use self::text::{Text, TooSlow};
 use crate::observe::{
     Observer,
     exposition::{self, Status},
 };
+
+/// The metrics that may wait for their readers. With thousands of routes they are megabytes.
+const UNREAD: usize = 16;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -24,6 +30,7 @@ pub struct Health {
     observer: Arc<Observer>,
     missing: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     status: Box<dyn Fn() -> Status + Send + Sync>,
+    unread: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Health {
@@ -41,36 +48,52 @@ impl Health {
         missing: impl Fn() -> Vec<String> + Send + Sync + 'static,
         status: impl Fn() -> Status + Send + Sync + 'static,
     ) -> Self {
-        Self { observer, missing: Box::new(missing), status: Box::new(status) }
+        let unread = Arc::new(Semaphore::new(UNREAD));
+        Self { observer, missing: Box::new(missing), status: Box::new(status), unread }
     }
 }
 
 /// Answers one request, without reading its body.
-pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Full<Bytes>> {
+pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Text> {
+    let mut room = None;
     let (status, kind, body) = match (request.uri().path(), request.method()) {
         ("/healthz" | "/readyz" | "/metrics", method)
             if method != Method::GET && method != Method::HEAD =>
         {
             let mut response =
-                answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
+                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, Text::short("only GET and HEAD\n"));
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         ("/healthz", _) => (StatusCode::OK, TEXT, "ok\n".to_owned()),
         ("/readyz", _) => readyz(&(health.missing)()),
-        ("/metrics", _) => match metrics(health).await {
-            Some(text) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
-            None => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                TEXT,
-                "the metrics could not be written\n".into(),
-            ),
-        },
+        ("/metrics", _) => {
+            room = Arc::clone(&health.unread).try_acquire_owned().ok();
+            let text = if room.is_some() { metrics(health).await } else { None };
+            match (text, &room) {
+                (Some(text), _) => (StatusCode::OK, exposition::CONTENT_TYPE, text),
+                (None, Some(_)) => (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    TEXT,
+                    "the metrics could not be written\n".into(),
+                ),
+                (None, None) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    TEXT,
+                    "too many answers wait for their readers; retry shortly\n".into(),
+                ),
+            }
+        }
         _ => (StatusCode::NOT_FOUND, TEXT, "only /healthz, /readyz and /metrics are here\n".into()),
     };
     let head = request.method() == Method::HEAD;
     let length = body.len();
-    let mut response = answer(status, kind, if head { String::new() } else { body });
+    let body = match room {
+        _ if head => Text::short(Bytes::new()),
+        Some(room) => Text::long(body, room),
+        None => Text::short(body),
+    };
+    let mut response = respond(status, kind, body);
     if head {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
@@ -90,8 +113,8 @@ fn readyz(missing: &[String]) -> (StatusCode, &'static str, String) {
     (status, JSON, format!("{}\n", json!({ "ready": ready, "missing": missing })))
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn respond(status: StatusCode, kind: &'static str, body: Text) -> Response<Text> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -176,6 +199,21 @@ mod tests {
             (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         );
         assert!(body.ends_with("# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn metrics_that_are_not_read_are_bounded() {
+        let health = health(&[]);
+        let get = || handle(&health, Request::get("/metrics").body(()).unwrap());
+        let mut unread = Vec::new();
+        for _ in 0..UNREAD {
+            let response = get().await;
+            assert_eq!(response.status(), 200);
+            unread.push(response);
+        }
+        assert_eq!(get().await.status(), 503);
+        unread.pop();
+        assert_eq!(get().await.status(), 200);
     }
 
     #[tokio::test]

@@ -79,6 +79,8 @@ pub struct Limits {
     /// The age at which a connection ends, without losing a call, so that a client whose
     /// certificate or authority was withdrawn needs a new handshake.
     pub max_age: Duration,
+    /// Requests at a time on one connection of HTTP/2.
+    pub streams: u32,
     /// The bytes of the headers of one request or call. Beyond it, HTTP/2 answers 431 before any
     /// code of this program runs, which a proxy takes for a failed check: the limit is above
     /// everything that a proxy with its default limits can be made to send.
@@ -94,7 +96,17 @@ impl Default for Limits {
             first_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             max_age: Duration::from_secs(3600),
+            streams: 256,
             header_bytes: 128 << 10,
         }
+    }
+}
+
+impl Limits {
+    /// The limits of a listener for probes, scrapers and operators, which are few. Together with
+    /// the default for checks they stay below 1024 open files, a usual limit of a process.
+    #[must_use]
+    pub fn for_operators() -> Self {
+        Self { max_connections: 64, streams: 16, header_bytes: 32 << 10, ..Self::default() }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         in_flight::InFlight,
     },
     engine::{Engine, readiness::Readiness},
-    listener::{self, Address, Listener, ListenerConfig, Protocol, Tls},
+    listener::{self, Address, Limits, Listener, ListenerConfig, Protocol, Tls},
     observe::metrics::Metrics,
     secrets::{Look, WatchedSecret},
 };
@@ -70,6 +70,7 @@ impl Servers {
         &mut self,
         key: &str,
         config: &ListenerConfig,
+        limits: Limits,
         handler: H,
     ) -> anyhow::Result<Address>
     where
@@ -78,7 +79,7 @@ impl Servers {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<listener::BoxError>,
     {
-        let listener = Listener::bind(key, config, Protocol::Http).await?;
+        let listener = Listener::bind_with(key, config, Protocol::Http, limits).await?;
         let address = self.keep_certificates(&listener);
         let service = tower::service_fn(move |request| {
             let response = handler(request);

@@ -72,14 +72,11 @@ impl Listener {
         config: &ListenerConfig,
         protocol: Protocol,
     ) -> Result<Self, BindError> {
-        let mut limits = Limits::default();
-        if let Some(size) = config.max_header_bytes.and_then(|size| u32::try_from(size.0).ok()) {
-            limits.header_bytes = size;
-        }
-        Self::bind_with(key, config, protocol, limits).await
+        Self::bind_with(key, config, protocol, Limits::default()).await
     }
 
-    /// Binds a socket with other limits.
+    /// Binds a socket with other limits. `max_header_bytes` of the configuration replaces the one
+    /// among them.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -87,8 +84,11 @@ impl Listener {
         key: &str,
         config: &ListenerConfig,
         protocol: Protocol,
-        limits: Limits,
+        mut limits: Limits,
     ) -> Result<Self, BindError> {
+        if let Some(size) = config.max_header_bytes.and_then(|size| u32::try_from(size.0).ok()) {
+            limits.header_bytes = size;
+        }
         let tls = config
             .tls
             .as_ref()

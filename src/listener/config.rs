@@ -113,13 +113,14 @@ struct ListenerTable {
     /// The most bytes that the headers of one request or call may have, from 16KiB to 1MiB. A proxy
     /// can copy headers of its clients (`tracestate`, `baggage`, initial metadata) into its own
     /// call, and a call beyond this limit fails before Tollgate can deny it. Keep it above twice the
-    /// header limit of the proxy. Default 128KiB, for Envoy's default of 60 KiB.
+    /// header limit of the proxy. Default 128KiB, for Envoy's default of 60 KiB; 32KiB on
+    /// `listen.ops`.
     #[serde(default, deserialize_with = "header_bytes")]
     max_header_bytes: Option<ByteSize>,
     /// Addresses of the proxies, or of those that read `listen.ops`, as `10.0.0.0/8` or `10.1.2.3`.
     /// A connection from any other address is closed. Default: every address may connect, and when
-    /// all 512 places are taken, idle connections of the address that has most are closed for new
-    /// ones. Peers on a Unix socket are admitted by its permissions.
+    /// all places are taken (512, and 64 on `listen.ops`), idle connections of the address that has
+    /// most are closed for new ones. Peers on a Unix socket are admitted by its permissions.
     #[schemars(with = "Option<Vec<String>>")]
     #[serde(default)]
     trusted_proxies: Option<Networks>,

@@ -37,7 +37,7 @@ impl ConnectionHandler for Grpc {
         lifetime: ConnectionLifetime,
     ) -> Result<(), BoxError> {
         let limits =
-            Http2Limits { header_bytes: lifetime.header_bytes(), ..Http2Limits::default() };
+            Http2Limits { header_bytes: lifetime.limits().header_bytes, ..Http2Limits::default() };
         Ok(serve_connection(stream, &self.0, &limits, lifetime.activity(), lifetime.expired())
             .await?)
     }

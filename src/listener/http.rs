@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::{CoalescedWrites, Http2Limits};
 
 use super::{
+    Limits,
     accept::Listener,
     serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
@@ -75,7 +76,7 @@ where
                 answer
             }
         });
-        let builder = builder(lifetime.header_bytes());
+        let builder = builder(lifetime.limits());
         let mut connection =
             pin!(builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service));
         tokio::select! {
@@ -88,7 +89,8 @@ where
     }
 }
 
-fn builder(header_bytes: u32) -> Builder<TokioExecutor> {
+fn builder(of_listener: &Limits) -> Builder<TokioExecutor> {
+    let Limits { header_bytes, streams, .. } = *of_listener;
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -102,7 +104,7 @@ fn builder(header_bytes: u32) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
-        .max_concurrent_streams(limits.concurrent_streams)
+        .max_concurrent_streams(streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.error_resets)
         .max_header_list_size(header_bytes)

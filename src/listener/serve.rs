@@ -100,9 +100,9 @@ pub(super) struct ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
-    /// The bytes that the headers of one request may have.
-    pub(super) fn header_bytes(&self) -> u32 {
-        self.limits.header_bytes
+    /// The limits of the listener.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The calls of the connection.

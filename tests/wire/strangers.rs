@@ -132,6 +132,10 @@ fn whole(bytes: &'static [u8]) -> AnyBody {
     Full::new(Bytes::from_static(bytes)).map_err(|never| match never {}).boxed_unsync()
 }
 
+fn check() -> AnyBody {
+    Full::new(message(1)).map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Starts a call on a connection of its own and returns what keeps it open.
 async fn open_call(server: &Running, uri: &str, body: AnyBody) -> impl Sized + use<> {
     let stream = TokioIo::new(connect_from(STRANGER, server).await.unwrap());
@@ -243,14 +247,16 @@ async fn streams_leave_room_for_health_checks() {
 async fn calls_that_stay_open_take_bounded_memory() {
     const CONNECTIONS: usize = 40;
     const CALLS: usize = 1024;
+    const UNREAD: &str = "checks whose answer is not read";
     let other = "http://tollgate/x.Y/Other";
     let all = CONNECTIONS * CALLS;
     // How many of the calls are answered at once; the others stay open.
-    let rows: [(&str, &str, fn() -> AnyBody, usize); 4] = [
+    let rows: [(&str, &str, fn() -> AnyBody, usize); 5] = [
         ("streams", WATCH, || whole(b"\0\0\0\0\0"), all),
         ("streams whose request never arrives", WATCH, never, all - 4 * CONNECTIONS),
         ("unknown methods whose request never arrives", other, never, all),
         ("checks whose message never arrives", CHECK, never, all - 4 * CALLS),
+        (UNREAD, CHECK, check, 256 * CONNECTIONS),
     ];
     for (name, uri, body, at_once) in rows {
         let dir = tempfile::tempdir().unwrap();
@@ -262,8 +268,11 @@ async fn calls_that_stay_open_take_bounded_memory() {
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..CONNECTIONS {
             let stream = TokioIo::new(connect(&address).await.unwrap());
-            let (client, connection) =
-                http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            if name == UNREAD {
+                builder.initial_stream_window_size(0);
+            }
+            let (client, connection) = builder.handshake(stream).await.unwrap();
             tokio::spawn(connection);
             for _ in 0..CALLS {
                 let mut client = client.clone();
