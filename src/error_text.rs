@@ -82,11 +82,18 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
             let (expected, names) = (expected.to_str(), names.join(", "));
+            if names.is_empty() {
+                return "the certificate names no host (it has no subjectAltName)".to_owned();
+            }
             return format!("the certificate is not valid for `{expected}`, only for {names}");
         }
         // webpki's error for a certificate that is marked as an authority's.
         other if other.to_string().contains("CaUsedAsEndEntity") => {
-            "the certificate is marked as an authority's, not as a server's"
+            "the certificate is marked as an authority's, not as a server's, and is not in the file \
+             of authorities"
+        }
+        other if other.to_string().contains("UnsupportedCertVersion") => {
+            "the certificate is of an old version of X.509, and version 3 is needed"
         }
         _ => "the certificate cannot be used",
     };

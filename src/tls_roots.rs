@@ -1,9 +1,12 @@
 //! The certificate authorities that outgoing TLS trusts: those of a PEM file, or the system's.
 
+mod own_authority;
+
 use std::{path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::WebPkiServerVerifier,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
@@ -98,16 +101,35 @@ pub fn of_pem(ca: &Path, pem: &[u8]) -> Result<RootCertStore, RootsError> {
     if roots.is_empty() { Err(RootsError::Empty { path: path() }) } else { Ok(roots) }
 }
 
-/// Creates the configuration of a TLS client that trusts these authorities; see [`load`].
+/// Creates the configuration of a TLS client that trusts these authorities; see [`load`]. A server
+/// may use a certificate of `ca` itself, which is what `openssl req -x509` makes.
 ///
 /// # Errors
 /// See [`RootsError`].
 pub fn client_config(ca: Option<&Path>) -> Result<ClientConfig, RootsError> {
-    let roots = load(ca)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let (roots, own) = match ca {
+        None => (load(None)?, Vec::new()),
+        Some(ca) => {
+            let pem = bounded_file::read_blocking(ca, MAX_FILE)?;
+            let own: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            let own = own.map_err(|_| RootsError::NotPem { path: ca.display().to_string() })?;
+            (of_pem(ca, &pem)?, own)
+        }
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let setup = |error: &(dyn std::error::Error + 'static)| RootsError::Setup(describe(error));
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| setup(&error))?;
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| RootsError::Setup(describe(&error)))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+        .map_err(|error| setup(&error))?;
+    let verifier = own_authority::Verifier::new(verifier, own);
+    Ok(config
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The key sources against a key server of the tests, whose faults the tests choose.
 
+mod access;
 mod discovery;
 mod disk;
 mod files;

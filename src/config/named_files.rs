@@ -65,6 +65,11 @@ impl Check {
             if let Some(jwks) = &issuer.jwks {
                 self.file(jwks.file.as_ref(), &path.key("jwks").key("file"));
                 self.file(jwks.ca.as_ref(), &path.key("jwks").key("ca"));
+                self.secret(jwks.proxy.as_ref(), &path.key("jwks").key("proxy"));
+                self.secret(jwks.bearer.as_ref(), &path.key("jwks").key("bearer"));
+                for (name, value) in &jwks.headers {
+                    self.secret(Some(value), &path.key("jwks").key("headers").key(name));
+                }
             }
         }
         for (index, route) in policy.routes.iter().enumerate() {

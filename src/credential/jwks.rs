@@ -16,6 +16,7 @@ mod fetch;
 mod guard;
 mod load;
 mod plan;
+mod proxy;
 mod refresh;
 mod refresh_budget;
 mod source;

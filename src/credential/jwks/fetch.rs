@@ -4,8 +4,8 @@
 //! Every fetch has its own connection, closed at its end. Fetches are minutes apart, so a kept
 //! connection would often be one that the server has closed in the meantime
 //! (kgateway-dev/kgateway#4838), and a connection opened under one rule of the guard could be used
-//! under another. A dropped fetch leaves nothing behind. No proxy is used, and none is read from
-//! the environment.
+//! under another. A dropped fetch leaves nothing behind. A proxy resolves names itself, so that
+//! only addresses that the operator has named are fetched through one.
 
 use std::{
     error::Error as StdError,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header, response::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header, response::Parts};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -27,15 +27,18 @@ use tokio::{
     sync::OnceCell,
 };
 use tokio_rustls::TlsConnector;
-use tollgate_core::credential::jwt::key_set::MAX_BYTES;
+use tollgate_core::{credential::jwt::key_set::MAX_BYTES, secret::SecretSource};
 
 use super::{
     guard::{AddressRange, Guard, GuardError, Target},
+    plan::Access,
+    proxy::{Environment, Proxy, ProxyError},
     timing,
 };
 use crate::{
     bounded_body::{self, BodyError},
     error_text::describe,
+    secrets::{self, SecretError},
     tls_roots::{self, RootsError},
 };
 
@@ -52,6 +55,24 @@ pub(super) enum FetchError {
     /// The guard forbids the request.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// The proxy cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The connection to the proxy failed.
+    #[error("no connection to the proxy `{0}`: {1}")]
+    ProxyConnect(String, String),
+    /// A proxy resolves a name that is neither configured nor allowed.
+    #[error(
+        "`{0}` is not the configured address, and the proxy resolves its name; add it to \
+         `allowed_hosts` if it is meant"
+    )]
+    NotNamed(Target),
+    /// A credential for the key server cannot be read.
+    #[error("{0}: {1}")]
+    Credential(String, SecretError),
+    /// A header for the key server cannot be sent.
+    #[error("`headers` has the name or the value of `{0}`, which HTTP cannot carry")]
+    Header(String),
     /// There is no certificate authority to trust.
     #[error("no certificate authority to trust: {0}")]
     Authorities(#[from] RootsError),
@@ -102,15 +123,52 @@ pub(super) enum Fetched {
 pub(super) struct Client<'a> {
     guard: &'a Guard,
     ca: Option<&'a Path>,
+    /// Headers for the host of the configured address.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    proxy: ProxyChoice,
     /// The time for one connection, all addresses of the name together.
     connect_within: Duration,
     /// Created when first needed, for each attempt: the authorities may change on disk.
     tls: OnceCell<Arc<ClientConfig>>,
 }
 
+/// The proxy of a client.
+#[derive(Debug)]
+enum ProxyChoice {
+    /// The one that the policy names, for every address.
+    Named(Proxy),
+    Environment(Environment),
+}
+
 impl<'a> Client<'a> {
-    pub(super) fn new(guard: &'a Guard, ca: Option<&'a Path>, connect_within: Duration) -> Self {
-        Self { guard, ca, connect_within, tls: OnceCell::new() }
+    /// Creates the client of one attempt. Credentials in files are read now.
+    ///
+    /// # Errors
+    /// [`FetchError::Credential`], [`FetchError::Header`], [`FetchError::Proxy`].
+    pub(super) async fn new(
+        guard: &'a Guard,
+        ca: Option<&'a Path>,
+        access: &Access,
+        connect_within: Duration,
+    ) -> Result<Self, FetchError> {
+        let read = async |key: &str, source: &SecretSource| {
+            let secret = secrets::resolve(source).await;
+            secret.map_err(|error| FetchError::Credential(format!("`jwks.{key}`"), error))
+        };
+        let proxy = match &access.proxy {
+            Some(source) => ProxyChoice::Named(Proxy::parse(&read("proxy", source).await?)?),
+            None => ProxyChoice::Environment(Environment::read(|name| std::env::var(name).ok())),
+        };
+        let mut headers = Vec::new();
+        for (name, source) in &access.headers {
+            let value = read("headers", source).await?;
+            headers.push(header(name, value.expose())?);
+        }
+        if let Some(source) = &access.bearer {
+            let token = read("bearer", source).await?;
+            headers.push(header("authorization", &[b"Bearer ", token.expose()].concat())?);
+        }
+        Ok(Self { guard, ca, headers, proxy, connect_within, tls: OnceCell::new() })
     }
 
     /// Returns the document at `target`, following redirects.
@@ -159,19 +217,92 @@ impl<'a> Client<'a> {
         range: AddressRange,
         validator: Option<&Validator>,
     ) -> Result<(Parts, Bytes), FetchError> {
-        let request = request(target, validator)?;
+        let proxy = match &self.proxy {
+            ProxyChoice::Named(proxy) => Some(proxy.clone()),
+            ProxyChoice::Environment(environment) => environment.proxy(target)?,
+        };
+        let request = self.request(target, validator, proxy.as_ref())?;
+        let Some(proxy) = proxy else {
+            let stream = self.dial(target, range).await?;
+            return self.exchange_over(target, stream, request).await;
+        };
+        if range != AddressRange::Any {
+            return Err(FetchError::NotNamed(target.clone()));
+        }
+        let stream = self.dial_proxy(&proxy).await?;
+        if target.https {
+            let stream = proxy.tunnel(stream, target).await?;
+            self.exchange_over(target, stream, request).await
+        } else {
+            send(target, stream, request).await
+        }
+    }
+
+    /// Sends the request over a connection to the target, with TLS for https.
+    async fn exchange_over<S>(
+        &self,
+        target: &Target,
+        stream: S,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Parts, Bytes), FetchError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         if !target.https {
-            return send(target, self.dial(target, range).await?, request).await;
+            return send(target, stream, request).await;
         }
         let tls = self.tls.get_or_try_init(|| tls(self.ca.map(Path::to_owned))).await?;
         let name = ServerName::try_from(target.host.clone())
             .map_err(|_| GuardError::NotAnAddress(target.to_string()))?;
-        let stream = self.dial(target, range).await?;
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         let stream = connecting
             .await
             .map_err(|error| FetchError::Connect(target.clone(), describe(&error)))?;
         send(target, stream, request).await
+    }
+
+    fn request(
+        &self,
+        target: &Target,
+        validator: Option<&Validator>,
+        proxy: Option<&Proxy>,
+    ) -> Result<Request<Empty<Bytes>>, FetchError> {
+        // A proxy that forwards plain http needs the whole address (RFC 9112 section 3.2.2).
+        let forwarder = proxy.filter(|_| !target.https);
+        let uri = match forwarder {
+            Some(_) => format!("{target}{}", target.path),
+            None => target.path.clone(),
+        };
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .uri(uri)
+            .header(header::HOST, target.authority())
+            .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .header(header::CONNECTION, "close");
+        if let Some(validator) = validator {
+            request = request.header(header::IF_NONE_MATCH, validator.etag.clone());
+        }
+        if let Some(authorization) = forwarder.and_then(Proxy::authorization) {
+            request = request.header(header::PROXY_AUTHORIZATION, authorization.clone());
+        }
+        // A redirect or a discovery document must not send the credentials elsewhere.
+        let home = self.guard.configured();
+        if target.https == home.https && target.host == home.host && target.port == home.port {
+            for (name, value) in &self.headers {
+                request = request.header(name, value.clone());
+            }
+        }
+        request.body(Empty::new()).map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
+    }
+
+    async fn dial_proxy(&self, proxy: &Proxy) -> Result<TcpStream, FetchError> {
+        let connecting = TcpStream::connect((proxy.host.as_str(), proxy.port));
+        let failed = |why: String| FetchError::ProxyConnect(proxy.authority(), why);
+        match tokio::time::timeout(self.connect_within, connecting).await {
+            Ok(stream) => stream.map_err(|error| failed(error.to_string())),
+            Err(_) => Err(failed("timed out".to_owned())),
+        }
     }
 
     /// Connects to an address in `range`. Names and IP literals are both resolved here, so that
@@ -196,21 +327,14 @@ impl<'a> Client<'a> {
     }
 }
 
-fn request(
-    target: &Target,
-    validator: Option<&Validator>,
-) -> Result<Request<Empty<Bytes>>, FetchError> {
-    let mut request = Request::builder()
-        .method(Method::GET)
-        .uri(&target.path)
-        .header(header::HOST, target.authority())
-        .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-        .header(header::ACCEPT, "application/json, application/jwk-set+json")
-        .header(header::CONNECTION, "close");
-    if let Some(validator) = validator {
-        request = request.header(header::IF_NONE_MATCH, validator.etag.clone());
-    }
-    request.body(Empty::new()).map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
+/// A header for the key server, whose value does not print.
+fn header(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), FetchError> {
+    let wrong =
+        || FetchError::Header(name.chars().take(100).flat_map(char::escape_debug).collect());
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+    let mut value = HeaderValue::from_bytes(value).map_err(|_| wrong())?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// Sends the request, and reads the head and, of a 200, the body. The connection is part of this
@@ -285,9 +409,11 @@ mod tests {
                 allowed_hosts: Vec::new(),
                 insecure_http: true,
                 ca: None,
+                access: Access::default(),
             })
             .unwrap();
-            let client = Client::new(&guard, None, Duration::from_secs(5));
+            let access = Access::default();
+            let client = Client::new(&guard, None, &access, Duration::from_secs(5)).await.unwrap();
             let target = Target::parse(&url).unwrap();
             let error = client.dial(&target, AddressRange::Public).await.unwrap_err();
             // A system without IPv6 may not know ::1.

@@ -250,7 +250,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::Access, *};
 
     fn guard(url: &str, allowed: &[&str], insecure_http: bool) -> Guard {
         let allowed_hosts = allowed.iter().map(ToString::to_string).collect();
@@ -260,6 +260,7 @@ mod tests {
             allowed_hosts,
             insecure_http,
             ca: None,
+            access: Access::default(),
         })
         .unwrap()
     }
@@ -335,6 +336,7 @@ mod tests {
                 allowed_hosts: vec![entry.into()],
                 insecure_http: false,
                 ca: None,
+                access: Access::default(),
             };
             assert!(matches!(Guard::new(&remote), Err(GuardError::BadEntry(_))), "{entry}");
         }

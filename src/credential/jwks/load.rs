@@ -147,7 +147,9 @@ impl Loader {
     /// small, and a key set that moves is followed as fast as one that changes.
     async fn fetch(&mut self, remote: &Remote) -> Result<Loaded, LoadError> {
         let guard = Guard::new(remote)?;
-        let client = Client::new(&guard, remote.ca.as_deref(), self.plan.pace.timeout);
+        let client =
+            Client::new(&guard, remote.ca.as_deref(), &remote.access, self.plan.pace.timeout)
+                .await?;
         let target = if remote.discovery {
             self.discover(&client, guard.configured()).await?
         } else {

@@ -1,7 +1,7 @@
 //! The plan of one source: the parts of an issuer's configuration that it depends on, comparable,
 //! so that a reload that changes none of them changes nothing.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tollgate_core::{
     credential::jwt::{
@@ -48,6 +48,15 @@ pub(super) struct Remote {
     pub(super) allowed_hosts: Vec<String>,
     pub(super) insecure_http: bool,
     pub(super) ca: Option<PathBuf>,
+    pub(super) access: Access,
+}
+
+/// The way to a key server: a proxy, and the credentials that the server requires.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) proxy: Option<SecretSource>,
+    pub(super) bearer: Option<SecretSource>,
+    pub(super) headers: BTreeMap<String, SecretSource>,
 }
 
 /// The times of refreshes.
@@ -92,6 +101,11 @@ fn jwks(issuer: &str, config: &JwksConfig, timing: &Timing) -> (Origin, Pace, Op
             allowed_hosts: config.allowed_hosts.clone(),
             insecure_http: config.insecure_http,
             ca: config.ca.as_ref().map(PathBuf::from),
+            access: Access {
+                proxy: config.proxy.clone(),
+                bearer: config.bearer.clone(),
+                headers: config.headers.clone(),
+            },
         })
     };
     let origin = match (&config.url, &config.file) {

@@ -237,6 +237,23 @@ fn source(
     if let Some(url) = &jwks.url {
         check_url(url, jwks.insecure_http, &at.key("url"), &at, errors);
     }
+    if jwks.file.is_some() {
+        let fetched = [
+            ("proxy", jwks.proxy.is_some()),
+            ("bearer", jwks.bearer.is_some()),
+            ("headers", !jwks.headers.is_empty()),
+        ];
+        for (key, _) in fetched.into_iter().filter(|(_, is_set)| *is_set) {
+            errors.push(&at.key(key), "a key file is not fetched; remove this key");
+        }
+    }
+    if jwks.bearer.is_some()
+        && let Some(name) =
+            jwks.headers.keys().find(|name| name.eq_ignore_ascii_case("authorization"))
+    {
+        errors
+            .push(&at.key("headers").key(name), "`bearer` sets this header; remove one of the two");
+    }
     for (key, span) in [
         ("refresh", jwks.refresh),
         ("max_stale", jwks.max_stale),

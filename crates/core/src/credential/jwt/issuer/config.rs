@@ -1,6 +1,6 @@
 //! The section `issuers` of the configuration.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -153,8 +153,21 @@ pub struct JwksConfig {
     /// The timeout of one fetch. Default 5s.
     #[serde(default = "timeout")]
     pub timeout: Span,
-    /// A PEM file with the certificate authorities for this server, in place of the system's.
+    /// A PEM file with the certificate authorities for this server, in place of the system's. A
+    /// self-signed certificate that is its own authority may be in it as well.
     pub ca: Option<String>,
+    /// A forward proxy for the fetches, such as `http://proxy.example:3128`, with a user and a
+    /// password where it needs them. Default: that of the environment, `HTTPS_PROXY` without the
+    /// hosts in `NO_PROXY`, for https; none for plain http.
+    pub proxy: Option<SecretSource>,
+    /// A credential that the key server requires, sent as `Authorization: Bearer` to the host of the
+    /// configured address only. A file is read again for each fetch: Kubernetes wants
+    /// `file:/var/run/secrets/kubernetes.io/serviceaccount/token`.
+    pub bearer: Option<SecretSource>,
+    /// Headers that the key server requires, by name, sent to the host of the configured address
+    /// only. A file is read again for each fetch.
+    #[serde(default)]
+    pub headers: BTreeMap<String, SecretSource>,
     /// A file that stores the last valid key set, for a start while the server is down. Default:
     /// none.
     pub cache_file: Option<String>,
