@@ -24,7 +24,7 @@ const MAX_INPUT: usize = 64 << 20;
 pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
     match (argument, argument.strip_prefix('@')) {
         ("-", _) => Ok(Secret::new(
-            stdin().context("cannot read the token from standard input")?.trim_ascii(),
+            stdin(secrets::MAX).context("cannot read the token from standard input")?.trim_ascii(),
         )),
         (_, Some(path)) => secret_file(path),
         _ => Ok(Secret::new(argument.trim())),
@@ -39,12 +39,16 @@ pub(super) fn secret_file(path: &str) -> anyhow::Result<Secret> {
     Ok(Secret::new(file(path, secrets::MAX)?.trim_ascii()))
 }
 
-/// Reads a file of at most `max` bytes.
+/// Reads a file of at most `max` bytes; `-` is standard input. A file is a regular one: a pipe can be
+/// read in no other way than as standard input, which waits for its writer.
 ///
 /// # Errors
 /// The file cannot be read.
 pub(super) fn file(path: impl AsRef<Path>, max: usize) -> anyhow::Result<Vec<u8>> {
     let path = path.as_ref();
+    if path == Path::new("-") {
+        return stdin(max).context("cannot read standard input");
+    }
     bounded_file::read_blocking(path, max).map_err(|error| match error {
         FileError::Unreadable { error, .. } => {
             anyhow!("cannot read `{}`: {error}", path.display())
@@ -60,7 +64,7 @@ pub(super) fn file(path: impl AsRef<Path>, max: usize) -> anyhow::Result<Vec<u8>
 /// The file or standard input cannot be read.
 pub(super) fn body(argument: &str) -> anyhow::Result<Vec<u8>> {
     match (argument, argument.strip_prefix('@')) {
-        ("-", _) => stdin().context("cannot read the body from standard input"),
+        ("-", _) => stdin(MAX_INPUT).context("cannot read the body from standard input"),
         (_, Some(path)) => file(path, MAX_INPUT),
         _ => Ok(argument.as_bytes().to_vec()),
     }
@@ -72,8 +76,15 @@ pub(super) fn trimmed(file: &[u8]) -> &[u8] {
     file.strip_suffix(b"\r").unwrap_or(file)
 }
 
-fn stdin() -> io::Result<Vec<u8>> {
+/// Reads standard input, which waits for its writer: the user of the command line can end it.
+fn stdin(max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io::stdin().take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
+    io::stdin().take(max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > max {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {max} bytes"),
+        ));
+    }
     Ok(bytes)
 }

@@ -136,7 +136,7 @@ struct What {
 struct Access {
     #[command(flatten)]
     store: StoreArgs,
-    /// The file with the admin API's bearer token.
+    /// The file with the admin API's bearer token; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
     token_file: Option<String>,
     /// How to print.

@@ -214,3 +214,25 @@ fn the_admin_token_follows_its_file() {
     until("the next token", || (list(next) == 200).then_some(()));
     assert_eq!(list(ADMIN_TOKEN), 401);
 }
+
+#[test]
+fn the_command_line_reads_a_pipe_as_standard_input_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let key = dir.join("key.pem");
+    std::fs::write(&key, Key::ec("main").pem()).unwrap();
+    let mint = |key: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["token", "mint", "--key", key, "--sub", "alice"]).current_dir(dir);
+        command
+    };
+    let input = std::fs::File::open(&key).unwrap();
+    let output = mint("-").stdin(input).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches('.').count(), 2, "a token");
+    make_pipe(&key);
+    let output = mint("key.pem").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("`key.pem` is not a regular file but a pipe"), "{error}");
+}
