@@ -340,3 +340,23 @@ fn read(blocks: &[Block]) -> Vec<String> {
     }
     Vec::new()
 }
+
+#[test]
+fn the_front_page_shows_the_real_answer() {
+    let readme = || all().into_iter().find(|(name, _)| name == "README.md").unwrap().1;
+    let first = |kind: &dyn Fn(&Kind) -> bool| {
+        readme().into_iter().find(|block| block.kind().as_ref().is_some_and(kind)).unwrap()
+    };
+    let policy = first(&|kind| matches!(kind, Kind::Config(Some(_))));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("policy.yaml"), &policy.text).unwrap();
+    let explain = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["explain", "--config", "policy.yaml", "--method", "POST"])
+        .args(["--path", "/v1/chat/completions", "--host", "api.example.com", "--body", "{}"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(explain.stdout).unwrap();
+    let answer = first(&|kind| *kind == Kind::Json).text;
+    assert!(printed.contains(answer.trim()), "{printed}");
+}
