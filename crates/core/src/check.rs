@@ -287,10 +287,7 @@ fn enter<'a>(
     if let Some(details) = hooks.details() {
         details.request = Some(normalized(&request));
     }
-    evidence.spoofed = request.headers.spoofed().map(Cow::into_owned).collect();
-    evidence
-        .spoofed
-        .extend(request.headers.spelled_like(policy.strip_headers.iter()).map(Cow::into_owned));
+    evidence.spoofed = request.headers.to_remove(&policy.strip_headers);
     // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so
     // one that would stay is refused.
     let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);

@@ -10,6 +10,7 @@ use crate::{
     credential::jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     identity::UsedParts,
     limit::rate::{self, LimitConfig, RateLimit},
+    request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
     rule::{
@@ -73,7 +74,7 @@ pub struct Policy {
     pub route_names: Vec<String>,
     /// Headers that choose a model or change how a body is read: those of the presets in use. They
     /// are removed from every request that passes. Lower case.
-    pub strip_headers: BTreeSet<String>,
+    pub strip_headers: HeaderNames,
     /// The entries of `routes` with a route that needs the body, and so denies every request without
     /// it: the place of the entry, and the name of its first such route.
     pub body_routes: Vec<(Path, String)>,
@@ -149,7 +150,7 @@ impl Policy {
             require_https: config.require_https,
             upstream_keys,
             route_names: compiled.names,
-            strip_headers: compiled.strip_headers,
+            strip_headers: compiled.strip_headers.into_iter().collect(),
             body_routes: compiled.body_routes,
             uses_local,
             leased: config

@@ -3,6 +3,7 @@
 //! A request that two parsers could read differently is refused with `malformed_request`.
 
 pub mod body;
+mod header_names;
 pub mod headers;
 pub mod host;
 pub mod path;
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use self::headers::KnownHeader;
 pub use self::{
     body::{Body, RawBody},
+    header_names::HeaderNames,
     headers::{Headers, ProxyBehavior},
     host::Host,
     path::RequestPath,

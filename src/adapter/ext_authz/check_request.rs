@@ -63,22 +63,38 @@ const PHASE: (&[u8], &[u8]) = (b"tollgate.phase", b"head");
 /// Whether the proxy marks the message as a check of the head only (`tollgate.phase: head`). With
 /// any other value it is a whole check.
 pub(super) fn is_head_check(message: &[u8]) -> bool {
-    let fields = |message| Fields::of(message).map_while(Result::ok);
-    fields(message)
-        .filter(|(number, _)| *number == 1)
-        .flat_map(|(_, attributes)| fields(attributes))
-        .filter(|(number, _)| *number == 10)
-        .any(|(_, extension)| {
-            let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
-            for (number, text) in fields(extension) {
-                match number {
-                    1 => key = text,
-                    2 => value = text,
-                    _ => {}
-                }
-            }
-            (key, value) == PHASE
-        })
+    for field in Fields::of(message) {
+        let Ok((number, attributes)) = field else { return false };
+        if number == 1 && has_phase(attributes) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether an `AttributeContext` has the context extension [`PHASE`].
+fn has_phase(attributes: &[u8]) -> bool {
+    for field in Fields::of(attributes) {
+        let Ok((number, extension)) = field else { return false };
+        if number == 10 && is_phase(extension) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether an entry of the context extensions is [`PHASE`].
+fn is_phase(extension: &[u8]) -> bool {
+    let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
+    for field in Fields::of(extension) {
+        match field {
+            Ok((1, text)) => key = text,
+            Ok((2, text)) => value = text,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    (key, value) == PHASE
 }
 
 /// The used parts of a message. Of a field that occurs twice the last one is used, as protocol

@@ -1,7 +1,5 @@
 //! Tests of the rows of data, and of the decoder and encoder that read them.
 
-use std::collections::BTreeSet;
-
 use http::{HeaderValue, Method, Request, request::Parts};
 use tollgate_core::{
     decision::{
@@ -10,7 +8,7 @@ use tollgate_core::{
     },
     denial::{Denial, Reason},
     limit::{LimitStatus, Verdict},
-    request::{RawBody, RawRequest},
+    request::{HeaderNames, RawBody, RawRequest},
     secret::Secret,
     time::Span,
 };
@@ -300,14 +298,14 @@ fn bodies_are_read_only_where_dialect_and_file_allow_it() {
 }
 
 /// The values to which `allow` refers: a limit, and a header of the client.
-fn known() -> ([LimitStatus; 1], [String; 1], BTreeSet<String>) {
+fn known() -> ([LimitStatus; 1], [String; 1], HeaderNames) {
     let verdict = Verdict { admitted: true, remaining: 4, retry_after: 0, reset: 1 };
     let limit = LimitStatus { name: "a".into(), limit: 5, window: 5_000_000, verdict };
-    ([limit], ["X_Tollgate_Subject".to_owned()], BTreeSet::new())
+    ([limit], ["X_Tollgate_Subject".to_owned()], HeaderNames::default())
 }
 
 fn allow(
-    (limits, spoofed, strip): &([LimitStatus; 1], [String; 1], BTreeSet<String>),
+    (limits, spoofed, strip): &([LimitStatus; 1], [String; 1], HeaderNames),
 ) -> AllowedAnswer<'_> {
     AllowedAnswer {
         decision_id: "d1",

@@ -3,7 +3,7 @@
 mod limits;
 mod list;
 
-use std::{borrow::Cow, collections::BTreeSet, io::Write as _};
+use std::{borrow::Cow, io::Write as _};
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::denial::{Denial, Reason, fitting};
 use crate::{
     limit::LimitStatus,
+    request::HeaderNames,
     route::Route,
     rule::{scope::ScopeRule, websocket::PROTOCOLS},
     secret::Secret,
@@ -71,7 +72,7 @@ pub struct AllowedAnswer<'a> {
     /// Whether the client's credential is forwarded to an upstream without a credential of its own.
     pub forward_credential: bool,
     /// The headers that the policy removes from every request, in lower case.
-    pub strip: &'a BTreeSet<String>,
+    pub strip: &'a HeaderNames,
     /// Headers of the client that are other spellings of those.
     pub spoofed: &'a [String],
     /// The changes to the handshake of a WebSocket.
