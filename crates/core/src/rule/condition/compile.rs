@@ -78,10 +78,11 @@ pub(super) fn compile(
     compiler.expect(expression, &Type::Bool, "a condition")
 }
 
-/// Compiles a pattern for `matches`.
-fn pattern(text: &str) -> Result<Automaton, ConditionError> {
+/// Compiles a pattern for `matches`. Boxed here: its size would be part of every frame of the
+/// recursion over an expression.
+fn pattern(text: &str) -> Result<Box<Automaton>, ConditionError> {
     let built = Pattern::parse(text).and_then(|pattern| Automaton::build(&[pattern]));
-    built.map_err(|error| match error {
+    built.map(Box::new).map_err(|error| match error {
         AutomatonError::TooLarge => too_large(text).into(),
         _ => error.to_string().into(),
     })
@@ -402,7 +403,7 @@ impl Compiler<'_, '_> {
                     string_literal(sought).ok_or("the pattern of `matches` must be written out")?,
                 )?;
                 let text = self.expect_boxed(text, &Type::Text, "`matches`")?;
-                Ok((Term::Matches(text, Box::new(pattern)), Type::Bool))
+                Ok((Term::Matches(text, pattern), Type::Bool))
             }
             ("size", [inner]) => match self.typed(inner)? {
                 (term, Type::Text | Type::List(_) | Type::Claim) => {
