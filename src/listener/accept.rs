@@ -46,6 +46,7 @@ pub struct Listener {
     trusted: Option<Networks>,
     rejected: AtomicU64,
     untrusted: AtomicU64,
+    replaced: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -105,6 +106,7 @@ impl Listener {
             limits,
             rejected: AtomicU64::new(0),
             untrusted: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
         })
     }
 
@@ -133,7 +135,12 @@ impl Listener {
                     self.reject_untrusted(peer);
                 }
                 Ok((socket, peer, group)) => match self.places.take(group) {
-                    Some(place) => return Accepted { socket, peer, place },
+                    Some(place) => {
+                        if place.replaced_another() {
+                            self.record_replacement();
+                        }
+                        return Accepted { socket, peer, place };
+                    }
                     None => self.reject(),
                 },
                 Err(error) if is_peer_error(&error) => {}
@@ -154,6 +161,19 @@ impl Listener {
             let limit = self.limits.max_connections;
             let address = &self.address;
             warn!(%address, limit, count, "closed a connection: the limit is reached");
+        }
+    }
+
+    fn record_replacement(&self) {
+        let count = self.replaced.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            let limit = self.limits.max_connections;
+            let address = &self.address;
+            warn!(
+                %address, limit, count,
+                "closed an idle connection for a new one: the limit is reached; list the proxies in \
+                 `trusted_proxies`"
+            );
         }
     }
 

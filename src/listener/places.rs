@@ -69,6 +69,7 @@ pub(super) struct Place {
     table: Arc<Mutex<Table>>,
     id: u64,
     activity: Arc<Activity>,
+    replaced: bool,
 }
 
 impl Places {
@@ -81,7 +82,8 @@ impl Places {
     /// connection may be closed.
     pub(super) fn take(&self, group: PeerGroup) -> Option<Place> {
         let mut table = lock(&self.table);
-        if table.connections.len() >= self.most && !(self.evicts && table.evict_for(group)) {
+        let full = table.connections.len() >= self.most;
+        if full && !(self.evicts && table.evict_for(group)) {
             return None;
         }
         let activity = Arc::<Activity>::default();
@@ -90,7 +92,7 @@ impl Places {
         table.held.entry(group).and_modify(|held| *held += 1).or_insert(1);
         let connection = Connection { group, activity: Arc::clone(&activity), task: None };
         table.connections.insert(id, connection);
-        Some(Place { table: Arc::clone(&self.table), id, activity })
+        Some(Place { table: Arc::clone(&self.table), id, activity, replaced: full })
     }
 
     /// Notes the task of the connection with this number.
@@ -149,6 +151,11 @@ impl Place {
         self.id
     }
 
+    /// Whether another connection was closed for this one.
+    pub(super) fn replaced_another(&self) -> bool {
+        self.replaced
+    }
+
     /// The calls of the connection.
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.activity
@@ -205,6 +212,7 @@ mod tests {
         let strangers = [(); 3].map(|()| start(&places, "10.0.0.2").unwrap());
         strangers[0].activity().record_call();
         let second = start(&places, "10.0.0.1").unwrap();
+        assert!(second.replaced_another() && !proxy.replaced_another());
         assert!(holds(&places, &proxy) && holds(&places, &second));
         let held = strangers.each_ref().map(|place| holds(&places, place));
         assert_eq!(held, [true, false, true], "one that sent no request goes first");

@@ -251,7 +251,8 @@ async fn calls_that_stay_open_take_bounded_memory() {
     let other = "http://tollgate/x.Y/Other";
     let all = CONNECTIONS * CALLS;
     // How many of the calls are answered at once; the others stay open.
-    let rows: [(&str, &str, fn() -> AnyBody, usize); 5] = [
+    type Row = (&'static str, &'static str, fn() -> AnyBody, usize);
+    let rows: [Row; 5] = [
         ("streams", WATCH, || whole(b"\0\0\0\0\0"), all),
         ("streams whose request never arrives", WATCH, never, all - 4 * CONNECTIONS),
         ("unknown methods whose request never arrives", other, never, all),
