@@ -17,7 +17,7 @@ help: ## This list
 
 .PHONY: demo
 demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO_ONCE=1 ends after it)
-	@tools/parts toolchain curl openssl envoy python model >/dev/null
+	@tools/parts toolchain curl envoy python model >/dev/null
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
 .PHONY: test

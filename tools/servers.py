@@ -1,8 +1,6 @@
 """Starting, watching and ending the real servers, for the demo and the benchmarks."""
 
-import base64
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -162,19 +160,15 @@ def shipped_envoy_config():
     return (ROOT / "deploy/envoy/envoy.yaml").read_text()
 
 
-def openssl(*arguments):
-    done = subprocess.run([BIN / "openssl", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise Failed(f"`openssl {arguments[0]}` failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def make_issuer(directory):
+def make_issuer(directory, program):
     """What there is of an identity provider here: issuer.pem, its private key, and jwks.json, what it publishes."""
     key = directory / "issuer.pem"
-    openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
-    key.chmod(0o600)
-    modulus = bytes.fromhex(openssl("rsa", "-in", key, "-noout", "-modulus").strip().removeprefix("Modulus="))
-    public = {"kty": "RSA", "kid": "demo", "alg": "RS256", "use": "sig", "e": "AQAB"}
-    public["n"] = base64.urlsafe_b64encode(modulus).rstrip(b"=").decode()
-    (directory / "jwks.json").write_text(json.dumps({"keys": [public]}))
+
+    def token(*arguments):
+        done = subprocess.run([program, "token", *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise Failed(f"`tollgate token {arguments[0]}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    token("keygen", "--alg", "RS256", "--out", key)
+    (directory / "jwks.json").write_text(token("jwks", "--key", f"demo={key}"))

@@ -243,7 +243,7 @@ def main():
     port = envoy_port()  # a taken one is said before the build
     program = servers.build(os.environ.get("DEMO_PROFILE", "release"))
     servers.empty(DIR)
-    servers.make_issuer(DIR)
+    servers.make_issuer(DIR, program)
     with rig(program, port) as (running, at):
         as_expected = tour(program, at["url"], at["admin"])
         if os.environ.get("DEMO_ONCE") != "1":

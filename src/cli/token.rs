@@ -1,13 +1,16 @@
-//! `tollgate token`: makes tokens to try a policy with, and shows the contents of tokens.
+//! `tollgate token`: makes keys and tokens to try a policy with, and shows the contents of tokens.
 
 mod inspect;
+mod jwks;
+mod key_file;
+mod keygen;
 mod mint;
 
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
-/// Make and read JSON Web Tokens.
+/// Make and read JSON Web Tokens, and keys for them.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
@@ -16,6 +19,8 @@ pub struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Keygen(keygen::Keygen),
+    Jwks(jwks::Jwks),
     Mint(Box<mint::Mint>),
     Inspect(inspect::Inspect),
 }
@@ -27,6 +32,8 @@ impl TokenArgs {
     /// A key or a token cannot be read, or the arguments make no token.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match self.action {
+            Action::Keygen(keygen) => keygen.run(out),
+            Action::Jwks(jwks) => jwks.run(out),
             Action::Mint(mint) => mint.run(out),
             Action::Inspect(inspect) => inspect.run(out),
         }

@@ -5,7 +5,11 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tollgate_core::{revocation::token_digest, text::hex, time::Timestamp};
+use tollgate_core::{
+    revocation::token_digest,
+    text::{hex, is_identifier},
+    time::Timestamp,
+};
 
 use crate::{
     cli::{
@@ -83,6 +87,8 @@ struct TokenReport {
     defects: Vec<String>,
     /// The settings of a policy that accepts it.
     needs: Vec<String>,
+    /// What a policy may take from it besides.
+    hints: Vec<String>,
 }
 
 impl TokenReport {
@@ -90,8 +96,10 @@ impl TokenReport {
         let token_view::DecodedToken { header, claims } = token_view::decode(token)?;
         let mut defects: Vec<String> = token_view::format_error(token, now).into_iter().collect();
         let mut needs = Vec::new();
+        let mut hints = Vec::new();
+        names(&header, &claims, &mut needs);
         times(&claims, now, &mut defects, &mut needs);
-        names(&header, &claims, &mut defects, &mut needs);
+        identity(&claims, &mut defects, &mut needs, &mut hints);
         Some(Self {
             times: DATES
                 .iter()
@@ -102,6 +110,7 @@ impl TokenReport {
             claims,
             defects,
             needs,
+            hints,
         })
     }
 
@@ -111,6 +120,7 @@ impl TokenReport {
         json!({
             "jwt": true, "verified": false, "header": self.header, "claims": self.claims, "times": times,
             "revocation_digest": self.digest, "refused": self.defects, "needs": self.needs,
+            "may_use": self.hints,
         })
     }
 
@@ -133,6 +143,7 @@ impl TokenReport {
         for (title, list) in [
             ("no policy accepts it", &self.defects),
             ("a policy that accepts it needs", &self.needs),
+            ("a policy may also use", &self.hints),
         ] {
             if !list.is_empty() {
                 writeln!(out, "\n{title}")?;
@@ -187,21 +198,13 @@ fn times(
     }
 }
 
-fn names(
-    header: &Map<String, Value>,
-    claims: &Map<String, Value>,
-    defects: &mut Vec<String>,
-    needs: &mut Vec<String>,
-) {
-    let text = |object: &Map<String, Value>, name: &str| {
-        object.get(name).and_then(Value::as_str).map(str::to_owned)
-    };
+/// What a policy must name: the issuer, the audience, the algorithm and the key.
+fn names(header: &Map<String, Value>, claims: &Map<String, Value>, needs: &mut Vec<String>) {
     let algorithm = text(header, "alg").unwrap_or_default();
-    let shared = algorithm.starts_with("HS");
-    if shared {
+    let is_shared = algorithm.starts_with("HS");
+    if is_shared {
         needs.push("`secret`, the one it was signed with".into());
-    }
-    if !shared && !header.contains_key("kid") {
+    } else if text(header, "kid").is_none_or(str::is_empty) {
         needs.push("`kid: optional`, as it does not name its key".into());
     }
     match text(claims, "iss") {
@@ -222,13 +225,136 @@ fn names(
             "`audiences: any`, or `audience_claim` with the claim that names the service".into(),
         ),
     }
-    match claims.get("sub") {
-        Some(Value::String(sub))
-            if !sub.is_empty() && sub.len() <= 256 && !sub.chars().any(char::is_control) => {}
-        Some(Value::String(_)) => defects.push("sub is not 1 to 256 printable characters".into()),
-        Some(_) => defects.push("sub is not text".into()),
-        None => needs.push("`claims: { subject: … }` with the claim that names the subject".into()),
+    if !algorithm.is_empty() {
+        needs.push(format!("`algorithms: [{algorithm}]`"));
     }
+}
+
+/// What a policy takes from the claims: the subject, the tenant, the client, roles and scopes.
+fn identity(
+    claims: &Map<String, Value>,
+    defects: &mut Vec<String>,
+    needs: &mut Vec<String>,
+    hints: &mut Vec<String>,
+) {
+    let present = |name: &str| claims.get(name).filter(|value| !value.is_null());
+    match (present("sub"), present("client_id")) {
+        (Some(Value::String(sub)), _) | (None, Some(Value::String(sub))) if is_identifier(sub) => {}
+        (None, None) => {
+            needs.push("`claims: { subject: … }` with the claim that names the subject".into());
+        }
+        (found, _) => {
+            let claim = if found.is_some() { "sub" } else { "client_id" };
+            needs.push(format!(
+                "`claims: {{ subject: … }}` with another claim, as {claim} is not text of 1 to 256 \
+                 printable characters"
+            ));
+        }
+    }
+    if present("jti").is_some_and(|jti| jti.as_str().is_none_or(|jti| !is_identifier(jti))) {
+        defects.push("jti is not text of 1 to 256 printable characters".into());
+    }
+    for (name, part) in [("tenant_id", "tenant"), ("client_id", "client")] {
+        match present(name) {
+            Some(Value::String(value)) if !is_identifier(value) => needs.push(format!(
+                "`claims: {{ {part}: … }}` with another claim, as {name} is not 1 to 256 printable \
+                 characters"
+            )),
+            Some(Value::Number(_)) => needs.push(format!(
+                "`claims: {{ {part}: {name} }}` where the {part} is used, as it is a number"
+            )),
+            Some(value) if !value.is_string() => needs.push(format!(
+                "`claims: {{ {part}: … }}` with another claim where the {part} is used, as {name} \
+                 is not text"
+            )),
+            _ => {}
+        }
+    }
+    if let Some(problem) = present("roles").and_then(|roles| list_problem(roles, false)) {
+        needs.push(format!("`claims: {{ roles: … }}` with another claim, as roles {problem}"));
+    }
+    let mut has_scopes = false;
+    for name in ["scope", "scopes", "scp"] {
+        let Some(value) = present(name) else { continue };
+        has_scopes = true;
+        if let Some(problem) = list_problem(value, true) {
+            needs.push(format!("`claims: {{ scopes: [ … ] }}` without {name}, as it {problem}"));
+        } else if has_space(value) {
+            hints.push(format!(
+                "{name} has an element with a space, which is no scope; routes with conditions \
+                 refuse the token"
+            ));
+        }
+    }
+    if !has_scopes {
+        hints.push(
+            "it has none of scope, scopes and scp: `claims: { scopes: [ … ] }` names other claims, \
+             and routes with `scopes: []` need none"
+                .into(),
+        );
+    }
+    // The claims of well-known issuers, and the parts of an identity that they are.
+    for (path, part) in CANDIDATES {
+        let found = path.split('/').try_fold(None, |at: Option<&Value>, name| match at {
+            None => claims.get(name).map(Some),
+            Some(value) => value.get(name).map(Some),
+        });
+        if let Some(Some(value)) = found
+            && !value.is_null()
+        {
+            let names: Vec<&str> = path.split('/').collect();
+            let shown = match names.as_slice() {
+                [one] => format!("\"{one}\""),
+                many => format!("[{}]", many.join(", ")),
+            };
+            hints.push(format!("`claims: {{ {part}: {shown} }}`: {value}"));
+        }
+    }
+}
+
+/// Claims of well-known issuers that no default reads, with the part of an identity that they are.
+const CANDIDATES: [(&str, &str); 11] = [
+    ("azp", "client"),
+    ("cid", "client"),
+    ("appid", "client"),
+    ("tid", "tenant"),
+    ("org_id", "tenant"),
+    ("realm_access/roles", "roles"),
+    ("groups", "roles"),
+    ("cognito:groups", "roles"),
+    ("permissions", "scopes"),
+    ("kubernetes.io/namespace", "tenant"),
+    ("email", "subject"),
+];
+
+fn text<'v>(object: &'v Map<String, Value>, name: &str) -> Option<&'v str> {
+    object.get(name).and_then(Value::as_str)
+}
+
+/// Why words cannot be read from a claim, if they cannot.
+fn list_problem(value: &Value, is_split: bool) -> Option<&'static str> {
+    let has_control = |text: &str| text.chars().any(char::is_control);
+    match value {
+        Value::String(text) if has_control(text) && is_split => Some("has a control character"),
+        Value::String(text) if has_control(text) => Some("have a control character"),
+        Value::String(_) => None,
+        Value::Array(items) => items.iter().find_map(|item| match item {
+            Value::String(text) if has_control(text) => {
+                Some("has an element with a control character")
+            }
+            Value::String(_) => None,
+            _ => Some("has an element that is not text"),
+        }),
+        Value::Object(members) if !members.is_empty() && members.values().all(Value::is_object) => {
+            None
+        }
+        _ => Some("is not text or a list of texts"),
+    }
+}
+
+fn has_space(value: &Value) -> bool {
+    let has = |item: &Value| item.as_str().is_some_and(|text| text.contains(char::is_whitespace));
+    value.as_array().is_some_and(|items| items.iter().any(has))
 }
 
 #[cfg(test)]
@@ -248,10 +374,11 @@ mod tests {
     fn a_good_token_needs_only_its_issuer_and_audience() {
         let report = report(
             json!({ "alg": "RS256", "kid": "k" }),
-            json!({ "iss": "https://a", "aud": "b", "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900 }),
+            json!({ "iss": "https://a", "aud": "b", "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900, "scope": "s" }),
         );
-        assert_eq!(report.defects, [""; 0]);
-        assert_eq!(report.needs, ["`issuer: https://a`", "`audiences` with `b`"]);
+        assert_eq!((report.defects.as_slice(), report.hints.as_slice()), (&[][..], &[][..]));
+        let expected = ["`issuer: https://a`", "`audiences` with `b`", "`algorithms: [RS256]`"];
+        assert_eq!(report.needs, expected);
         let mut text = Vec::new();
         report.print(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
@@ -296,8 +423,8 @@ mod tests {
             (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_600 + 40 * 86_400 }), "31 days"),
             (
                 json!({ "alg": "RS256" }),
-                json!({ "exp": 1_767_225_900, "sub": 7 }),
-                "sub is not text",
+                json!({ "exp": 1_767_225_900, "sub": "a", "jti": 7 }),
+                "jti is not text",
             ),
             (
                 json!({ "alg": "RS256", "typ": "logout+jwt" }),
@@ -307,6 +434,55 @@ mod tests {
         ] {
             let defects = report(header, claims).defects.join("; ");
             assert!(defects.contains(word), "{word}: {defects}");
+        }
+    }
+
+    /// Each of these claims made a token unusable that `inspect` had nothing to say about.
+    #[test]
+    fn every_claim_that_a_policy_must_settle_is_named() {
+        for (claims, word) in [
+            (json!({ "sub": 7 }), "`claims: { subject: … }` with another claim, as sub"),
+            (json!({ "sub": "" }), "with another claim, as sub"),
+            (json!({ "sub": null, "client_id": "c\n" }), "with another claim, as client_id"),
+            (json!({ "sub": null }), "`claims: { subject: … }` with the claim that names"),
+            (json!({ "tenant_id": 7 }), "`claims: { tenant: tenant_id }`"),
+            (json!({ "tenant_id": "a\nb" }), "tenant_id is not 1 to 256 printable"),
+            (json!({ "tenant_id": { "id": 7 } }), "as tenant_id is not text"),
+            (json!({ "client_id": ["c"] }), "as client_id is not text"),
+            (json!({ "roles": { "admin": true } }), "as roles is not text or a list of texts"),
+            (json!({ "roles": ["a", 7] }), "as roles has an element that is not text"),
+            (json!({ "scope": 7 }), "without scope, as it is not text"),
+            (json!({ "scp": ["a", "b\t"] }), "without scp, as it has an element with a control"),
+        ] {
+            let mut all = json!({ "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900 });
+            for (name, value) in claims.as_object().unwrap() {
+                all[name] = value.clone();
+            }
+            let report = report(json!({ "alg": "RS256", "kid": "k" }), all);
+            let needs = report.needs.join("; ");
+            assert!(needs.contains(word), "{claims}: {needs}");
+        }
+        let empty_kid = report(json!({ "alg": "RS256", "kid": "" }), json!({ "exp": 5 }));
+        assert!(empty_kid.needs.join("; ").contains("kid: optional"), "{:?}", empty_kid.needs);
+    }
+
+    #[test]
+    fn the_claims_of_well_known_issuers_are_suggested() {
+        let report = report(
+            json!({ "alg": "RS256", "kid": "k" }),
+            json!({
+                "sub": "c", "exp": 1_767_225_900, "azp": "chat-ui", "tid": "t",
+                "realm_access": { "roles": ["premium", "GPU Team Leads"] },
+            }),
+        );
+        let hints = report.hints.join("\n");
+        for expected in [
+            "it has none of scope, scopes and scp",
+            "`claims: { client: \"azp\" }`: \"chat-ui\"",
+            "`claims: { tenant: \"tid\" }`: \"t\"",
+            "`claims: { roles: [realm_access, roles] }`: [\"premium\",\"GPU Team Leads\"]",
+        ] {
+            assert!(hints.contains(expected), "{expected}: {hints}");
         }
     }
 

@@ -12,8 +12,9 @@ use tollgate_core::{
     text::hex,
     time::{Span, SpanError, Timestamp},
 };
-use tollgate_testkit::{Algorithm, KeyPair, signed};
+use tollgate_testkit::{Algorithm, signed};
 
+use super::key_file;
 use crate::{cli::argument, observe::now, secrets};
 
 const MORE: &str = "\
@@ -112,13 +113,10 @@ impl Mint {
     }
 
     fn token(&self, key: &Secret, now: Timestamp) -> anyhow::Result<String> {
-        let pair = read_key(key.expose())?;
+        let pair = key_file::read(key.expose())?;
         let algorithm = match &self.alg {
             None => pair.key_type().usual_algorithm(),
-            Some(name) => Algorithm::parse(name).filter(is_accepted).with_context(|| {
-                let known: Vec<&str> = Accepted::NAMES.iter().map(|(name, _)| *name).collect();
-                format!("unknown algorithm `{name}`; known: {}", known.join(", "))
-            })?,
+            Some(name) => key_file::algorithm(name)?,
         };
         check_length(key.expose(), algorithm)?;
         let header = Value::Object(self.header(algorithm)).to_string();
@@ -169,19 +167,6 @@ fn random() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok().context("the system has no randomness")?;
     Ok(hex(&bytes))
-}
-
-/// Reads a key file: PEM, or a shared secret.
-fn read_key(file: &[u8]) -> anyhow::Result<KeyPair> {
-    match std::str::from_utf8(file) {
-        Ok(text) if text.trim_start().starts_with("-----BEGIN ") => Ok(KeyPair::from_pem(text)?),
-        _ => Ok(KeyPair::secret(argument::trimmed(file))),
-    }
-}
-
-/// Whether an issuer can be configured with the algorithm.
-fn is_accepted(algorithm: &Algorithm) -> bool {
-    Accepted::parse(algorithm.name()).is_some()
 }
 
 /// Rejects a shared secret that is too short for any policy.

@@ -1,6 +1,6 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Parser;
-use tollgate_testkit::{KeyType, TokenParts};
+use tollgate_testkit::{KeyPair, KeyType, TokenParts};
 
 use super::*;
 
