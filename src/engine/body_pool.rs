@@ -3,10 +3,18 @@
 //! All checks of a connection are answered by one task. A body of some MiB takes tens of
 //! milliseconds to read, and would delay the checks of every other client on the connection.
 
-use std::{num::NonZero, sync::Arc, thread};
+use std::{
+    num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread,
+};
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 /// A message of this size is read by the task that answers it; a larger one by a thread of the pool.
 ///
@@ -32,8 +40,18 @@ pub(super) struct BodyPool {
 #[derive(Debug)]
 struct Lane {
     places: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    /// The number of threads, which start with the first body.
+    threads: usize,
+    /// Ends the threads when it is dropped.
+    jobs: OnceLock<Sender<Job>>,
 }
+
+/// The reading of one body, which sends its result.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The niceness of the threads of the pool. A thread that answers checks preempts them at once, and
+/// does not wait for the end of their time slice.
+const NICENESS: i32 = 10;
 
 /// The reason why a body is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -66,20 +84,53 @@ impl BodyPool {
         let lane = if bytes <= MIDDLE { &self.middle } else { &self.large };
         let place = Arc::clone(&lane.places).try_acquire_owned();
         let place = place.map_err(|_| BodyPoolError::Full)?;
-        let turn = Arc::clone(&lane.turns).acquire_owned().await;
-        let turn = turn.map_err(|_| BodyPoolError::Full)?;
-        // The thread ends its work even if nothing waits for it, and holds its turn until then.
-        let reading = tokio::task::spawn_blocking(move || {
-            let _held = (place, turn);
-            read()
-        });
-        reading.await.map_err(|_| BodyPoolError::Panic)
+        let (send, result) = oneshot::channel();
+        let job = move || {
+            if !send.is_closed() {
+                let result = catch_unwind(AssertUnwindSafe(read));
+                drop(place);
+                // A result that nothing waits for any more is dropped.
+                let _unsent = send.send(result);
+            }
+        };
+        let jobs = lane.jobs.get_or_init(|| start(lane.threads));
+        jobs.send(Box::new(job)).map_err(|_| BodyPoolError::Panic)?;
+        match result.await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) | Err(_) => Err(BodyPoolError::Panic),
+        }
     }
 }
 
 impl Lane {
-    fn new(turns: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(PLACES)), turns: Arc::new(Semaphore::new(turns)) }
+    fn new(threads: usize) -> Self {
+        let places = Arc::new(Semaphore::new(PLACES));
+        Self { places, threads, jobs: OnceLock::new() }
+    }
+}
+
+/// Starts the threads of a lane.
+fn start(threads: usize) -> Sender<Job> {
+    let (jobs, receiver) = mpsc::channel();
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..threads {
+        let receiver = Arc::clone(&receiver);
+        let thread = thread::Builder::new().name("body".into());
+        if let Err(error) = thread.spawn(move || read_bodies(&receiver)) {
+            tracing::error!("a thread for large bodies cannot be started: {error}");
+        }
+    }
+    jobs
+}
+
+/// Reads bodies until the lane is dropped.
+fn read_bodies(jobs: &Mutex<Receiver<Job>>) {
+    // It fails where the process is nicer already.
+    let _unchanged = rustix::process::setpriority_process(None, NICENESS);
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        job();
     }
 }
 

@@ -50,9 +50,6 @@ pub(crate) struct Check {
     /// The approximate size of the chat in the body, in bytes; 0 for no body.
     #[arg(long, default_value_t = 0)]
     body: usize,
-    /// Whether the body has as many keys as fit, which costs its reader most.
-    #[arg(long)]
-    hostile: bool,
     /// The encoding of the client's headers.
     #[arg(long, value_enum, default_value = "raw")]
     headers: Packing,
@@ -60,8 +57,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let body =
-            if self.hostile { message::many_keys(self.body) } else { message::chat(self.body) };
+        let body = message::chat(self.body);
         let source = Source::new(&self.which, |token| {
             message::framed(&message::check_request(token, &body, self.headers))
         })?;

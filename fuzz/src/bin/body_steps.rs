@@ -46,10 +46,13 @@ const TIMES: usize = 64;
 
 fuzz_target!(|input: &[u8]| {
     let form = FormPlan { model: Some("model".into()), caps: true, ..FormPlan::default() };
-    let mut values = [input, b","].concat().repeat(TIMES);
-    values.pop();
-    let within = [br#"{"model":"m","messages":[{"content":["#, &values[..], b"]}]}"].concat();
-    for body in [input, &within] {
+    let mut within = br#"{"model":"m","messages":[{"content":["#.to_vec();
+    for at in 0..TIMES {
+        within.extend_from_slice(if at > 0 { b"," } else { b"" });
+        within.extend_from_slice(input);
+    }
+    within.extend_from_slice(b"]}]}");
+    for body in [input, within.as_slice()] {
         for plan in &*PLANS {
             bounded(body, || drop(body_of(post("application/json", body)).unwrap().json(plan)));
         }
