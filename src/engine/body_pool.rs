@@ -18,9 +18,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// A message of this size is read by the task that answers it; a larger one by a thread of the pool.
 ///
-/// The slowest bodies are read at some 0.3 GB/s (`cargo bench -p tollgate-core --bench body`), so
-/// that a check delays another by less than a quarter of a millisecond. Chats are shorter, and
-/// would take longer to be handed over than to be read.
+/// The slowest bodies are read at 0.18 GB/s (`cargo bench -p tollgate-core --bench body`), so that a
+/// check delays another by a third of a millisecond at most. Chats are shorter, and would take
+/// longer to be handed over than to be read.
 pub(crate) const INLINE: usize = 64 << 10;
 
 /// Bodies up to this size do not wait behind larger ones.
