@@ -176,3 +176,19 @@ fn the_checked_host_is_the_forwarded_host(kind: Kind) {
     }
 }
 through_every_proxy!(the_checked_host_is_the_forwarded_host);
+
+/// A comma is data in a query, and no sign of a repeated header.
+fn a_query_with_commas_is_forwarded(kind: Kind) {
+    let rig = ProxyRig::start(kind);
+    let token = rig.token();
+    for path in ["/v1/models?next=/a,/b", "/v1/models?x=1,/public", "/v1/models?a=1,2&b=,"] {
+        let reply = rig.send(&Request::get(path).bearer(&token));
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        let seen: Vec<String> =
+            rig.upstream.taken().into_iter().map(|request| request.path).collect();
+        assert_eq!(seen, [path]);
+    }
+    let denied = rig.send(&Request::get("/public/x,/v1/models").bearer(&token));
+    assert_eq!(denied.status, 400, "{}", denied.text());
+}
+through_every_proxy!(a_query_with_commas_is_forwarded);
