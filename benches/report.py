@@ -279,9 +279,11 @@ def envoy(data):
         "jwt-cache": "Envoy, jwt_authn with its cache",
         "noop": "Envoy, stock no-op over gRPC",
         "grpc": "Envoy, Tollgate over gRPC",
+        "twice": "Envoy, Tollgate over gRPC, the head first",
         "http": "Envoy, Tollgate over HTTP",
     }
-    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "http"]}
+    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "twice", "http"]}
+    at_least("Envoy and Tollgate, the head first (default only above): requests/s over one check", 0.9, ratios(rounds, "twice", "grpc", "rps"))
     at_least("Envoy and Tollgate: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "grpc", "noop", "rps"))
     at_least("Envoy and Tollgate: requests/s over jwt_authn without cache", 0.95, ratios(rounds, "grpc", "jwt", "rps"))
     at_most("Envoy and Tollgate: p99 over jwt_authn without cache", 1.15, ratios(rounds, "grpc", "jwt", "p99_us"))

@@ -34,6 +34,7 @@ def main():
         upstream = gateways.nginx(rig)
         noop = gates.Noop(rig, tool, "noop", core=LOAD_CORE)
         grpc = gates.Gate(rig, program, "grpc", policy, core=LOAD_CORE)
+        twice = gates.Gate(rig, program, "twice", policy, core=LOAD_CORE)
         http = gates.Gate(rig, program, "http", policy, core=LOAD_CORE, http="{ address: ADDRESS, dialect: envoy_http, body: sent }")
         authz, over_http = gateways.shipped("envoy.yaml"), gateways.shipped("envoy-http.yaml")
         contestants = {
@@ -42,6 +43,7 @@ def main():
             "jwt-cache": (Envoy(rig, "envoy-jwt-cache", gateways.with_check(gateways.jwt_authn(tokens.jwks, True)), upstream), None),
             "noop": (Envoy(rig, "envoy-noop", authz, upstream, "noop.sock"), noop.server),
             "grpc": (Envoy(rig, "envoy-grpc", authz, upstream, "grpc.sock"), grpc.server),
+            "twice": (Envoy(rig, "envoy-twice", gateways.shipped("envoy-strangers.yaml"), upstream, "twice.sock"), twice.server),
             "http": (Envoy(rig, "envoy-http", over_http, upstream, "http-http.sock"), http.server),
         }
         for name, (envoy, _) in contestants.items():

@@ -1,7 +1,5 @@
 //! A fixed set of header names, which every request is compared with.
 
-use super::headers::plain;
-
 /// A set of header names in lower case.
 ///
 /// Every check compares each header with the set and lists it in the answer, so that it is a sorted
@@ -49,6 +47,12 @@ impl FromIterator<String> for HeaderNames {
         let lengths = sorted.iter().fold(0, |lengths, name| lengths | 1 << (name.len() & 63));
         Self { sorted: sorted.into_boxed_slice(), lengths }
     }
+}
+
+/// Returns a byte of a name as servers read it that treat all punctuation, and both cases, alike.
+#[inline]
+pub(super) fn plain(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 pub(super) use self::known::KnownHeader;
 use self::known::{KnownIndex, Occurrence, names_equal};
-use super::header_names::HeaderNames;
+use super::header_names::{HeaderNames, plain};
 use crate::denial::{Denial, malformed};
 
 /// The prefix of every identity header. A client's own headers with this prefix are removed.
@@ -223,12 +223,6 @@ fn is_identity(name: &[u8]) -> bool {
 /// Whether one name is a prefix of the other for a server that treats all punctuation alike.
 fn reads_as(name: &[u8], wanted: &str) -> bool {
     name.iter().zip(wanted.as_bytes()).all(|(have, want)| plain(*have) == plain(*want))
-}
-
-/// Returns a byte of a name as servers read it that treat all punctuation, and both cases, alike.
-#[inline]
-pub(super) fn plain(byte: u8) -> u8 {
-    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 #[cfg(test)]
