@@ -271,3 +271,20 @@ async fn errors_hold_no_secrets_and_are_short() {
         assert!(!format!("{:?}", rig.sources).contains("hunter2"));
     }
 }
+
+/// The everyday case: keys for RS256, and `algorithms` from an example with ES256.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_key_is_usable_every_reason_is_told() {
+    let server = KeyServer::start().await;
+    let modulus = "x".repeat(341) + "w";
+    let rsa = format!(r#"{{"kty":"RSA","kid":"r1","alg":"RS256","n":"{modulus}","e":"AQAB"}}"#);
+    let encryption = jwk("e1").replacen('{', r#"{"use":"enc","#, 1);
+    server.answer(Answer::Body(format!(r#"{{"keys":[{rsa},{encryption}]}}"#)));
+    let (_rig, source) = Rig::one(&jwks(&server.url(), json!({})));
+    super::rig::error_becomes(
+        &source,
+        "no key that this issuer may use: `r1`: its alg is RS256, and the issuer's `algorithms` are \
+         EdDSA; `e1`: its use is not sig",
+    )
+    .await;
+}

@@ -137,7 +137,7 @@ pub(super) struct Client<'a> {
 enum ProxyChoice {
     /// The one that the policy names, for every address.
     Named(Proxy),
-    Environment(Environment),
+    Environment(Box<Environment>),
 }
 
 impl<'a> Client<'a> {
@@ -157,7 +157,10 @@ impl<'a> Client<'a> {
         };
         let proxy = match &access.proxy {
             Some(source) => ProxyChoice::Named(Proxy::parse(&read("proxy", source).await?)?),
-            None => ProxyChoice::Environment(Environment::read(|name| std::env::var(name).ok())),
+            None => {
+                let environment = Environment::read(|name| std::env::var(name).ok());
+                ProxyChoice::Environment(Box::new(environment))
+            }
         };
         let mut headers = Vec::new();
         for (name, source) in &access.headers {

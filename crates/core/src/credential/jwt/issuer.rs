@@ -58,6 +58,7 @@ impl Issuer {
 
 /// The source of an issuer's keys.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each issuer")]
 pub enum KeySource {
     /// A published key set.
     Jwks(JwksConfig),
