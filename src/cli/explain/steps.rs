@@ -335,7 +335,12 @@ impl Record<'_> {
             .map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
         let omitted = self.evidence.principal.iter().flat_map(|held| held.omitted_scopes());
         let omitted = omitted.map(|why| ("left out", json!(why)));
-        needed.into_iter().chain(held).chain(omitted).collect()
+        // A token with `a,b` holds one scope of that name (RFC 6749 section 3.3).
+        let joined = self.evidence.principal.iter().flat_map(|held| held.scopes());
+        let joined = joined.filter(|scope| scope.contains(',')).map(|scope| {
+            ("one scope", json!(format!("`{scope}`: only a space separates scopes, not a comma")))
+        });
+        needed.into_iter().chain(held).chain(omitted).chain(joined).collect()
     }
 
     fn model(&self) -> Facts {

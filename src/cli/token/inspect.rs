@@ -279,6 +279,8 @@ fn identity(
         has_scopes = true;
         if let Some(problem) = list_problem(value, true) {
             needs.push(format!("`claims: {{ scopes: [ … ] }}` without {name}, as it {problem}"));
+        } else if value.as_str().is_some_and(|text| text.contains(',')) {
+            hints.push(format!("{name} has a comma, which separates nothing: only a space does"));
         } else if has_space(value) {
             hints.push(format!(
                 "{name} has an element with a space, which is no scope; routes with conditions \
@@ -483,6 +485,17 @@ mod tests {
             "`claims: { roles: [realm_access, roles] }`: [\"premium\",\"GPU Team Leads\"]",
         ] {
             assert!(hints.contains(expected), "{expected}: {hints}");
+        }
+    }
+
+    #[test]
+    fn scopes_with_a_comma_or_a_space_are_named() {
+        for (claims, word) in [
+            (json!({ "sub": "c", "scope": "a,b" }), "scope has a comma"),
+            (json!({ "sub": "c", "scp": ["a", "b c"] }), "scp has an element with a space"),
+        ] {
+            let hints = report(json!({ "alg": "RS256" }), claims).hints.join("; ");
+            assert!(hints.contains(word), "{hints}");
         }
     }
 
