@@ -20,6 +20,7 @@ use crate::{
     engine::{Engine, check::Clock, watch::Watch},
     health::{self, Health},
     listener::{Address, Limits, Peer, Tls},
+    log_list::LogList,
     observe::{
         self,
         exposition::{InFlightStatus, Status},
@@ -70,9 +71,9 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
     let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
     let mut app = App::start(loaded, Arc::new(observe::now)).await?;
-    let http: Vec<String> = app.http.iter().map(ToString::to_string).collect();
+    let http = LogList::of(&app.http);
     let admin = app.admin.as_ref().map(tracing::field::display);
-    tracing::info!(grpc = %app.grpc, ?http, ops = %app.ops, admin, "listening");
+    tracing::info!(grpc = %app.grpc, http = http.value(), ops = %app.ops, admin, "listening");
     let watch = app.watch(path);
     loop {
         tokio::select! {

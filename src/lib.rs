@@ -21,6 +21,7 @@ pub mod engine;
 mod error_text;
 pub mod health;
 pub mod listener;
+mod log_list;
 pub mod observe;
 pub mod policy_test;
 #[doc(hidden)]

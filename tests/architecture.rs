@@ -13,7 +13,7 @@ use std::{
 /// For each module of the root package, the modules it may import. A file belongs to the longest
 /// name here that its module path begins with. Each permission is used, and there is no cycle. The
 /// core may be imported by all.
-const MAY: [(&str, &[&str]); 25] = [
+const MAY: [(&str, &[&str]); 26] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -42,6 +42,7 @@ const MAY: [(&str, &[&str]); 25] = [
             "engine::check",
             "health",
             "listener",
+            "log_list",
             "observe",
             "secrets",
         ],
@@ -72,16 +73,28 @@ const MAY: [(&str, &[&str]); 25] = [
     ("engine::refusals", &[]),
     (
         "credential",
-        &["bounded_body", "bounded_file", "byte_size", "error_text", "secrets", "tls_roots"],
+        &[
+            "bounded_body",
+            "bounded_file",
+            "byte_size",
+            "error_text",
+            "log_list",
+            "secrets",
+            "tls_roots",
+        ],
     ),
     ("admin", &["bounded_body", "observe", "store"]),
-    ("observe", &["bounded_body", "error_text", "proto", "secrets", "store", "tls_roots"]),
+    (
+        "observe",
+        &["bounded_body", "error_text", "log_list", "proto", "secrets", "store", "tls_roots"],
+    ),
     ("store", &["bounded_file", "error_text", "secrets", "tls_roots"]),
     ("tls_roots", &["bounded_file", "error_text"]),
     ("secrets", &["bounded_file"]),
     ("bounded_body", &[]),
     ("bounded_file", &[]),
     ("error_text", &[]),
+    ("log_list", &[]),
     ("policy_test", &[]),
     ("byte_size", &[]),
     ("proto", &[]),

@@ -109,8 +109,9 @@ impl ForwardAuth {
         let count = self.shared.untrusted.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_power_of_two() {
             let address = &self.shared.config.address;
+            let peer = peer.map(tracing::field::display);
             tracing::warn!(
-                %address, ?peer, count,
+                %address, peer, count,
                 "refused a check: its sender is not listed in `trusted_proxies`"
             );
         }

@@ -182,7 +182,7 @@ impl Listener {
         if count.is_power_of_two() {
             let address = &self.address;
             warn!(
-                %address, ?peer, count,
+                %address, %peer, count,
                 "closed a connection: its peer is not listed in `trusted_proxies`"
             );
         }

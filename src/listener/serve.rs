@@ -81,12 +81,12 @@ async fn connection(
         Some(tls) => match tls.accept(socket).await {
             Ok(stream) => Either::Right(Box::new(stream)),
             Err(error) => {
-                return debug!(?peer, error = describe(&error), "TLS handshake failed");
+                return debug!(%peer, error = describe(&error), "TLS handshake failed");
             }
         },
     };
     if let Err(error) = handler.handle(stream, peer, lifetime).await {
-        debug!(?peer, error, "connection failed");
+        debug!(%peer, error, "connection failed");
     }
     drop(place);
 }

@@ -1,6 +1,9 @@
 //! The stream of a connection: one type for TCP and Unix sockets, plain and TLS.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -19,6 +22,15 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A process on this machine that the permissions of the Unix socket admit.
     Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("a process on this machine"),
+        }
+    }
 }
 
 impl Peer {

@@ -3,6 +3,8 @@
 //! The configured level is that of Tollgate. Libraries never log below `warn`: at `debug`, some of
 //! them print the frames and headers they handle, with tokens in them.
 
+mod json;
+
 use std::{io, panic, str::FromStr};
 
 use schemars::JsonSchema;
@@ -27,7 +29,8 @@ pub struct LogConfig {
     /// log below `warn`.
     #[serde(default)]
     pub level: LogLevel,
-    /// `text` or `json`. Default `text`, for people; `json` is for collectors.
+    /// `text` or `json`. Default `text`, for people; `json` is for collectors, with `time`, `level`,
+    /// `target`, `message` and the fields of the event in one object.
     #[serde(default)]
     pub format: LogFormat,
 }
@@ -123,15 +126,19 @@ where
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     Registry::default().with(match config.format {
         LogFormat::Text => layer.with_filter(filter).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Json => layer.event_format(json::JsonFormat).with_filter(filter).boxed(),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        net::SocketAddr,
+        sync::{Arc, Mutex},
+    };
 
     use super::*;
+    use crate::log_list::LogList;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -185,6 +192,51 @@ mod tests {
         assert_eq!((&event["level"], &event["message"]), (&"INFO".into(), &"keys loaded".into()));
         assert_eq!(event["issuer"], "https://a\n\"b");
         assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn json_has_types_lists_and_the_time_of_audit_lines() {
+        let addresses = [SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([0; 8], 2))];
+        let (listed, none) = (LogList::of(addresses), LogList::of([""; 0]));
+        let odd = LogList::of(["a \"quoted\" one", "\u{1b}[31m", "é"]);
+        let text = written(LogLevel::Info, LogFormat::Json, || {
+            tracing::info!(
+                http = listed.value(),
+                none = none.value(),
+                odd = odd.value(),
+                keys = 2_usize,
+                up = true,
+                share = 0.5,
+                shown = %"[\"no list\"]",
+                time = "of the event",
+                "listening"
+            );
+        });
+        let mut event: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        let time = event["time"].take();
+        assert!(crate::observe::rfc3339::parse(time.as_str().unwrap()).is_ok(), "{time}");
+        assert_eq!(time.as_str().unwrap().len(), 27, "as in audit lines");
+        assert_eq!(
+            event,
+            serde_json::json!({
+                "time": null,
+                "level": "INFO",
+                "target": "tollgate::observe::log::tests",
+                "message": "listening",
+                "http": ["127.0.0.1:1", "[::]:2"],
+                "none": [],
+                "odd": ["a \"quoted\" one", "\u{1b}[31m", "é"],
+                "keys": 2,
+                "up": true,
+                "share": 0.5,
+                "shown": "[\"no list\"]",
+                "time_": "of the event",
+            })
+        );
+        let text = written(LogLevel::Info, LogFormat::Text, || {
+            tracing::info!(http = listed.value(), "listening");
+        });
+        assert!(text.ends_with("listening http=[\"127.0.0.1:1\", \"[::]:2\"]\n"), "{text}");
     }
 
     #[test]

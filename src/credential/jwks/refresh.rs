@@ -4,6 +4,7 @@ use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
+use tracing::field::display;
 
 use super::{
     Timing,
@@ -12,6 +13,7 @@ use super::{
     source::{KeysInUse, Source},
     timing,
 };
+use crate::log_list::LogList;
 
 /// Most key ids in one log line.
 const MAX_LOGGED: usize = 16;
@@ -129,10 +131,10 @@ impl Refresher {
         let (source, plan) = (Arc::clone(&self.source), Arc::clone(&self.plan));
         self.writing = Some(tokio::spawn(async move {
             if let Err(error) = writing.await {
-                let path = plan.cache_file.as_deref();
+                let path = plan.cache_file.as_deref().map(|path| display(path.display()));
                 tracing::warn!(
                     issuer = source.issuer(),
-                    ?path,
+                    path,
                     "key cache file not written: {error}"
                 );
             }
@@ -144,10 +146,10 @@ impl Refresher {
             Ok(Some((loaded, age))) => self.put_in_use(loaded, Some(age)),
             Ok(None) => {}
             Err(error) => {
-                let path = self.plan.cache_file.as_deref();
+                let path = self.plan.cache_file.as_deref().map(|path| display(path.display()));
                 tracing::warn!(
                     issuer = self.source.issuer(),
-                    ?path,
+                    path,
                     "key cache file ignored: {error}"
                 );
             }
@@ -178,11 +180,17 @@ impl Refresher {
 
     fn announce(&self, keys: &KeySet, skipped: &[SkippedKey], cached: Option<Duration>) {
         let (issuer, kids) = (self.source.issuer(), keys.kids());
-        let shown = kids.get(..MAX_LOGGED).unwrap_or(&kids);
+        let shown = LogList::of(kids.iter().take(MAX_LOGGED));
         match cached {
-            None => tracing::info!(issuer, keys = keys.len(), kids = ?shown, "keys in use"),
+            None => tracing::info!(issuer, keys = keys.len(), kids = shown.value(), "keys in use"),
             Some(age) => {
-                tracing::warn!(issuer, keys = keys.len(), kids = ?shown, ?age, "keys in use, from the cache file");
+                tracing::warn!(
+                    issuer,
+                    keys = keys.len(),
+                    kids = shown.value(),
+                    age_seconds = age.as_secs(),
+                    "keys in use, from the cache file"
+                );
             }
         }
         for SkippedKey { kid, reason } in skipped.iter().take(MAX_LOGGED) {
