@@ -22,6 +22,7 @@ use http::HeaderMap;
 use tollgate_core::{
     admission::Outage,
     decision::{Decision, Outcome},
+    denial::Denial,
     request::{Headers, RawRequest},
     stage::Stage,
     text::hex_128,
@@ -150,6 +151,7 @@ struct RequestFields<'a> {
     host: &'a [u8],
     path: &'a [u8],
     address: Option<IpAddr>,
+    request_id: Option<&'a [u8]>,
 }
 
 impl<'a> CheckRecord<'a> {
@@ -179,6 +181,7 @@ impl<'a> CheckRecord<'a> {
             host: request.host,
             path: request.path,
             address: request.address,
+            request_id: request.headers.request_id(),
         };
     }
 
@@ -258,6 +261,14 @@ impl<'a> CheckRecord<'a> {
         }
     }
 
+    /// The denial, where the request was denied.
+    fn denial(&self, result: CheckResult) -> Option<&'a Denial> {
+        match (&self.outcome?.decision, result) {
+            (Decision::Deny(denial), CheckResult::Deny(_)) => Some(denial),
+            _ => None,
+        }
+    }
+
     /// Ends the span of a traced check.
     fn traced(&self, trace: Trace, tracer: &Tracer, result: CheckResult) {
         let evidence = self.outcome.map(|outcome| &outcome.evidence);
@@ -312,18 +323,23 @@ impl Drop for CheckRecord<'_> {
         }
         let slot = self.slot.take();
         let cause = self.cause(result);
+        let denial = self.denial(result);
+        let claimed = denial.and_then(|denial| denial.claimed.as_deref());
         let fields = CheckLine {
             time: Rfc3339(self.now),
             decision_id: &self.id,
+            request_id: self.request.request_id,
             client_ip: self.request.address,
             principal,
+            claimed_issuer: claimed.and_then(|claimed| claimed.issuer.as_deref()),
             method: self.request.method,
             host: self.request.host,
             path: self.request.path,
-            model,
+            model: model.or_else(|| claimed.and_then(|claimed| claimed.model.as_deref())),
             route,
             decision: result.decision(),
             reason: result.reason(),
+            status: denial.map(|denial| denial.reason.http()),
             cause: cause.as_deref(),
             microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         };

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 use tollgate::policy_test::{Case, CaseFile, Observed, Verdict, compare};
 use tollgate_core::{
     check::{Prepared, PreparedHead, prepare, prepare_head},
-    denial::Reason,
+    decision::Decision,
+    denial::{MAX_CAUSE, Reason},
     snapshot::Snapshot,
 };
 
@@ -115,6 +116,49 @@ fn head_and_body_come_to_the_decision_of_the_whole() {
         assert_eq!(whole, parts, "{file}: {}", case.name);
     }
     assert!(needed > 50 && needed < rows.len() - 50, "{needed} of {} need the body", rows.len());
+}
+
+/// An operator can explain every denial from the audit line: its cause has every name in the answer.
+#[test]
+fn the_cause_of_a_denial_is_at_least_as_exact_as_its_answer() {
+    // The operator's own text, which the name of the condition leads to.
+    const OWN_TEXT: [Reason; 1] = [Reason::ConditionFailed];
+    let files = files();
+    let (mut compared, mut models, mut issuers, mut wrong) = (0, 0, 0, Vec::new());
+    for (row, snapshot) in &rows(&files) {
+        let Decision::Deny(denial) = row.case.decide(snapshot).decision else { continue };
+        let message = denial.message.clone().unwrap_or_default();
+        let message = message.strip_suffix("...").unwrap_or(&message);
+        let quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+        let numbers = message.split(|c: char| !c.is_ascii_digit()).filter(|text| !text.is_empty());
+        let member = [Reason::FieldForbidden, Reason::MalformedRequest].contains(&denial.reason);
+        let named: BTreeSet<String> = quoted
+            .chain(numbers.map(str::to_owned))
+            .chain(denial.needed.clone())
+            .chain(denial.param.clone().filter(|_| member))
+            .filter(|_| !OWN_TEXT.contains(&denial.reason))
+            .collect();
+        compared += named.len();
+        let claimed = denial.claimed.clone().unwrap_or_default();
+        for name in named.iter().chain(&claimed.model) {
+            if !denial.cause.contains(name.as_str()) {
+                wrong.push(format!("{}\n    `{name}` is not in: {}", row.place(), denial.cause));
+            }
+        }
+        assert_eq!(
+            claimed.model.is_some(),
+            denial.reason == Reason::ModelForbidden,
+            "{}",
+            row.place()
+        );
+        models += usize::from(claimed.model.is_some());
+        issuers += usize::from(claimed.issuer.is_some());
+        if denial.cause.chars().count() > MAX_CAUSE {
+            wrong.push(format!("{}\n    the cause is too long", row.place()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} causes lack a name:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(compared >= 100 && models >= 10 && issuers >= 20, "{compared}, {models}, {issuers}");
 }
 
 /// The part of an answer that contains the token of the request. No answer may contain it.

@@ -245,7 +245,7 @@ fn each_way_to_end_is_told_apart() {
     assert_eq!(
         told,
         [
-            ["deny", "rate_limited", "chat", "limit `each` is used up"],
+            ["deny", "rate_limited", "chat", "limit `each` is used up; it has room in 30s"],
             ["deny", "revoked", "chat", "revoked by jti"],
             ["deny", "store_unavailable", "chat", "the store cannot be asked (deadline)"],
             ["deny", "missing_credential", "chat", "no Authorization header"],
@@ -257,6 +257,8 @@ fn each_way_to_end_is_told_apart() {
             ["allow", "public", "/health", "-"],
         ]
     );
+    let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64().unwrap_or(0)).collect();
+    assert_eq!(statuses, [429, 401, 503, 401, 401, 400, 403, 0, 0, 0]);
     // Only an authenticated principal is in the line.
     assert_eq!(lines[0]["sub"], "alice");
     assert_eq!(lines[3].get("sub"), None);

@@ -103,6 +103,75 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
     }
 }
 
+/// A request that is refused: its status, its issuer, its model, and parts of the cause.
+type Refused = (Request, u16, Option<&'static str>, Option<&'static str>, &'static [&'static str]);
+
+/// An operator reads the line alone: what was refused, what was held, and where to find the request
+/// in the proxy's log.
+#[test]
+fn the_line_of_a_refusal_explains_it() {
+    let rig = Rig::start(POLICY);
+    let chat = |claims: Value, body: &str| {
+        Request::post("/v1/chat/completions", body).bearer(&rig.token(claims))
+    };
+    let (qwen, big) = (r#"{"model":"qwen"}"#, r#"{"model":"big-70b"}"#);
+    let ours = "https://auth.example.com";
+    let rows: [Refused; 6] = [
+        (
+            chat(json!({ "scope": "a b" }), qwen),
+            403,
+            Some(ours),
+            None,
+            &["`infer:text`", "`a`, `b`"],
+        ),
+        (
+            chat(json!({}), big),
+            403,
+            Some(ours),
+            Some("big"),
+            &["`model:big:inference`", "`infer:text`, `model:qwen:inference`"],
+        ),
+        (chat(json!({}), r#"{"model":"gpt-4o"}"#), 403, Some(ours), Some("gpt-4o"), &["`gpt-4o`"]),
+        (
+            chat(json!({ "aud": "billing" }), qwen),
+            401,
+            Some(ours),
+            None,
+            &["billing", "inference-api"],
+        ),
+        (
+            chat(json!({ "exp": 1_700_000_000 }), qwen),
+            401,
+            Some(ours),
+            None,
+            &["1700000000", "30s"],
+        ),
+        (chat(json!({ "iss": "https://b" }), qwen), 401, None, None, &["`https://b`"]),
+    ];
+    for (request, status, iss, model, parts) in rows {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let reply = rig.envoy.send(&request.header("X-Request-Id", &id));
+        assert_eq!(reply.status, status, "{}", reply.text());
+        let decision = reply.one("x-tollgate-decision-id").unwrap();
+        let line = until("the line", || {
+            rig.tollgate.audit().into_iter().find(|line| line["decision_id"] == *decision)
+        });
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["iss"].as_str(), iss, "{line}");
+        assert_eq!(line["model"].as_str(), model, "{line}");
+        assert_eq!(line["sub"].is_string(), status == 403, "{line}");
+        let cause = line["cause"].as_str().unwrap();
+        assert!(parts.iter().all(|part| cause.contains(part)), "{line}");
+        // The id under which Envoy logs the request.
+        let request_id = until("Envoy's line", || {
+            let mut log = rig.envoy.access_log().into_iter();
+            let own = log.find(|logged| logged["decision_id"] == *decision)?;
+            own["request_id"].as_str().map(str::to_owned)
+        });
+        assert_eq!(line["request_id"], request_id, "{line}");
+    }
+}
+
 #[test]
 #[ignore = "needs a large download: make test-all"]
 fn the_collector_takes_every_line_to_loki_s_door() {

@@ -16,7 +16,7 @@ use crate::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, listed, malformed},
     details::{Details, NormalizedRequest},
     identity::Principal,
     limit::{Charge, LimitStatus, Verdict, rate::ChargeSubject, refusal::Refusal},
@@ -608,7 +608,14 @@ fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Decision> {
     else {
         return Ok(());
     };
-    let cause = format!("limit `{}` is used up{basis}", worst.name);
+    let room = match worst.retry_after() {
+        Some(span) => format!("it has room in {}", rounded_up(span)),
+        None => "it admits no requests".to_owned(),
+    };
+    let others = limits.iter().filter(|status| !status.verdict.admitted);
+    let others = listed(others.map(|status| &*status.name).filter(|name| **name != *worst.name));
+    let others = if others.is_empty() { others } else { format!("; so is {others}") };
+    let cause = format!("limit `{}` is used up{basis}; {room}{others}", worst.name);
     let denial = Denial::new(Reason::RateLimited, cause);
     Err(Decision::Deny(match worst.retry_after() {
         Some(span) => denial

@@ -2,7 +2,7 @@
 
 mod reason;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 pub use self::reason::Reason;
 use crate::time::Span;
@@ -11,6 +11,8 @@ use crate::time::Span;
 pub const MAX_MESSAGE: usize = 512;
 /// The most characters of [`Denial::param`], counted in the same way.
 pub const MAX_PARAM: usize = 256;
+/// The most characters of [`Denial::cause`], counted in the same way: an audit line has room for it.
+pub const MAX_CAUSE: usize = 768;
 /// The most scopes in [`Denial::needed`].
 pub const MAX_SCOPES: usize = 16;
 /// The most bytes of all scopes in [`Denial::needed`], with a space after each.
@@ -40,20 +42,36 @@ pub struct Denial {
     pub needs_scopes: bool,
     /// The time after which a retry may succeed.
     pub retry_after: Option<Span>,
+    /// The names in the request that the audit line reports, where they are known.
+    pub claimed: Option<Box<Claimed>>,
+}
+
+/// Names that a refused request contains, for the audit line. They are not proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The issuer of the policy that the credential names.
+    pub issuer: Option<Arc<str>>,
+    /// The model: by its policy name if the policy has it, otherwise as the request spells it.
+    pub model: Option<String>,
 }
 
 impl Denial {
-    /// Creates a denial with the reason's default text.
+    /// Creates a denial with the reason's default text. A cause beyond [`MAX_CAUSE`] is cut.
     pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
+        let cause = match cause.into() {
+            Cow::Owned(text) => Cow::Owned(cut(text, MAX_CAUSE)),
+            constant => constant,
+        };
         Self {
             reason,
-            cause: cause.into(),
+            cause,
             message: None,
             param: None,
             listed: false,
             needed: Vec::new(),
             needs_scopes: false,
             retry_after: None,
+            claimed: None,
         }
     }
 
@@ -61,6 +79,20 @@ impl Denial {
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(cut(message.into(), MAX_MESSAGE));
+        self
+    }
+
+    /// Records the model that the request names. A name beyond [`MAX_PARAM`] is cut.
+    #[must_use]
+    pub fn with_model(mut self, model: &str) -> Self {
+        self.claimed.get_or_insert_default().model = Some(shown(model));
+        self
+    }
+
+    /// Records the issuer that the credential names.
+    #[must_use]
+    pub fn with_issuer(mut self, issuer: &Arc<str>) -> Self {
+        self.claimed.get_or_insert_default().issuer = Some(Arc::clone(issuer));
         self
     }
 
@@ -116,6 +148,27 @@ pub(crate) fn fitting<S: AsRef<str>>(scopes: impl IntoIterator<Item = S>) -> Vec
         rest.is_some()
     };
     scopes.into_iter().filter(fits).take(MAX_SCOPES).collect()
+}
+
+/// Returns a text of the client for a cause, cut at [`MAX_PARAM`].
+pub(crate) fn shown(text: &str) -> String {
+    cut(text.chars().take(MAX_PARAM + 1).collect(), MAX_PARAM)
+}
+
+/// Lists names for a cause, each in backticks: as many as there is room for, and the number of the
+/// others.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const ROOM: usize = 256;
+    let (mut list, mut omitted) = (String::new(), 0_usize);
+    for name in names {
+        if omitted > 0 || (list.len() + name.len() > ROOM && !list.is_empty()) {
+            omitted += 1;
+            continue;
+        }
+        let separator = if list.is_empty() { "" } else { ", " };
+        list = format!("{list}{separator}`{}`", shown(name));
+    }
+    if omitted > 0 { format!("{list} and {omitted} more") } else { list }
 }
 
 /// Returns the number of characters that one character needs as JSON in ASCII: the body of an
@@ -178,6 +231,25 @@ mod tests {
             let denial = Denial::new(Reason::NoRoute, "").with_message(text.clone());
             assert_eq!(denial.message, Some(text));
         }
+    }
+
+    #[test]
+    fn a_cause_is_bounded_and_lists_as_many_names_as_fit() {
+        for unit in ["x", "\"", "\u{1}", "\u{1f600}"] {
+            let long = unit.repeat(200_000);
+            let width = |text: &str| text.chars().map(json_width).sum::<usize>();
+            let denial = Denial::new(Reason::ModelForbidden, long.clone()).with_model(&long);
+            assert!(width(&denial.cause) <= MAX_CAUSE, "{unit:?}");
+            let model = denial.claimed.unwrap().model.unwrap();
+            assert!(width(&model) <= MAX_PARAM && model.ends_with("..."), "{unit:?}");
+        }
+        assert_eq!(listed([]), "");
+        assert_eq!(listed(["a", "b:c"]), "`a`, `b:c`");
+        let names: Vec<String> = (0..100).map(|number| format!("scope:{number:02}")).collect();
+        let list = listed(names.iter().map(String::as_str));
+        assert!(list.starts_with("`scope:00`, `scope:01`, ") && list.len() < 300, "{list}");
+        let shown = list.matches('`').count() / 2;
+        assert!(list.ends_with(&format!(" and {} more", 100 - shown)), "{list}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, shown},
     details::{ConditionResult, Details},
     identity::Principal,
     pattern::Captures,
@@ -133,11 +133,14 @@ impl RoutePermit {
         *progress.stage = Stage::Model;
         let (model, tier) = match &route.model {
             None if !facts.adapters.is_empty() && !models.are_open() => {
-                return Err(Denial::new(
-                    Reason::ModelForbidden,
-                    "no rule of the route checks the adapter; set `model.default` of the preset",
-                )
-                .with_param("model"));
+                let adapter = facts.adapters.first().map(AsRef::as_ref).unwrap_or_default();
+                let cause = format!(
+                    "no rule of the route checks the adapter `{}`; set `model.default` of the preset",
+                    shown(adapter)
+                );
+                return Err(Denial::new(Reason::ModelForbidden, cause)
+                    .with_param("model")
+                    .with_model(adapter));
             }
             None => (None, None),
             Some(rule) => {

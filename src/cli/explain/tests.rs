@@ -152,7 +152,7 @@ fn the_step_that_denies_is_named_with_its_cause() {
         (
             &[&good[..], &["--body", r#"{"model":"n"}"#]].concat(),
             "model",
-            "scope for the model is missing",
+            "the scope `model:n:inference` of the model `n` is missing",
         ),
         (&["--body", &long], "request", "body.max"),
         (&["--method", "get"], "request", "upper-case"),

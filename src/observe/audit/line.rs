@@ -5,6 +5,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use tollgate_core::{
+    denial::MAX_CAUSE,
     identity::Principal,
     text::{hex_128, is_printable_without},
 };
@@ -21,6 +22,10 @@ pub(crate) const MAX_LINE: usize = 4096;
 const PATH: usize = 1024;
 /// Most bytes of a method, as escaped.
 const METHOD: usize = 32;
+/// Most bytes of a cause, as escaped: the core makes none that needs more.
+const CAUSE: usize = MAX_CAUSE;
+/// Most bytes of a request id. The shortest signed token is longer.
+const REQUEST_ID: usize = 128;
 /// Most bytes of any other text, as escaped.
 pub(crate) const TEXT: usize = 256;
 
@@ -29,8 +34,12 @@ pub(crate) struct CheckLine<'a> {
     pub(crate) time: Rfc3339,
     /// The decision id, in hex.
     pub(crate) decision_id: &'a [u8],
+    /// The request id as the proxy sent it; one that is none is not written.
+    pub(crate) request_id: Option<&'a [u8]>,
     pub(crate) client_ip: Option<IpAddr>,
     pub(crate) principal: Option<&'a Principal>,
+    /// The issuer that a refused credential names.
+    pub(crate) claimed_issuer: Option<&'a str>,
     pub(crate) method: &'a [u8],
     pub(crate) host: &'a [u8],
     /// The path with the query, which is cut off when the line is written.
@@ -39,6 +48,8 @@ pub(crate) struct CheckLine<'a> {
     pub(crate) route: Option<&'a str>,
     pub(crate) decision: &'static str,
     pub(crate) reason: &'static str,
+    /// The HTTP status of a denial.
+    pub(crate) status: Option<u16>,
     pub(crate) cause: Option<&'a str>,
     pub(crate) microseconds: u64,
 }
@@ -50,6 +61,9 @@ impl CheckLine<'_> {
         line.plain(name!("time"), &self.time.digits());
         line.plain(name!("event"), b"check");
         line.plain(name!("decision_id"), self.decision_id);
+        if let Some(id) = self.request_id.filter(|id| is_request_id(id)) {
+            line.plain(name!("request_id"), id);
+        }
         if let Some(address) = self.client_ip {
             line.address(name!("client_ip"), address);
         }
@@ -70,6 +84,8 @@ impl CheckLine<'_> {
             if let Some(tenant) = principal.tenant() {
                 line.text(name!("tenant"), tenant.as_bytes(), TEXT);
             }
+        } else if let Some(issuer) = self.claimed_issuer {
+            line.text(name!("iss"), issuer.as_bytes(), TEXT);
         }
         line.text(name!("method"), self.method, METHOD);
         line.text(name!("host"), self.host, TEXT);
@@ -82,12 +98,22 @@ impl CheckLine<'_> {
         }
         line.plain(name!("decision"), self.decision.as_bytes());
         line.plain(name!("reason"), self.reason.as_bytes());
+        if let Some(status) = self.status {
+            line.number(name!("status"), status.into());
+        }
         if let Some(cause) = self.cause {
-            line.text(name!("cause"), cause.as_bytes(), TEXT);
+            line.text(name!("cause"), cause.as_bytes(), CAUSE);
         }
         line.number(name!("microseconds"), self.microseconds);
         line.close();
     }
+}
+
+/// Whether bytes are the id of a request: one printable word that needs no escapes.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=REQUEST_ID).contains(&id.len())
+        && is_printable_without(id, [b'"', b'\\'])
+        && !id.iter().any(|byte| matches!(byte, b' ' | b','))
 }
 
 /// Returns the path without the query and the fragment, which may hold a key.
@@ -163,14 +189,35 @@ mod tests {
     }
 
     #[test]
+    fn a_request_id_is_one_short_word() {
+        for (id, expected) in [
+            (&b"5f0c9a1b-7e4b-0fa0-f6c1-a5d2e39b7704"[..], true),
+            (b"Root=1-67891233-abcdef012345678912345678", true),
+            (&[b'a'; REQUEST_ID], true),
+            (&[b'a'; REQUEST_ID + 1], false),
+            (b"", false),
+            (b"a b", false),
+            (b"a,b", false),
+            (b"a\"b", false),
+            (b"a\\b", false),
+            (b"a\nb", false),
+            ("\u{e9}".as_bytes(), false),
+        ] {
+            assert_eq!(is_request_id(id), expected, "{id:?}");
+        }
+    }
+
+    #[test]
     fn the_longest_line_has_room() {
         let hostile = "\u{1}".repeat(20_000);
         let mut line = Vec::new();
         CheckLine {
             time: Rfc3339(tollgate_core::time::Timestamp::from_secs(0)),
             decision_id: b"0123456789abcdef0123456789abcdef",
+            request_id: Some(&[b'x'; REQUEST_ID]),
             client_ip: Some(IpAddr::from([0xffff; 8])),
             principal: None,
+            claimed_issuer: None,
             method: hostile.as_bytes(),
             host: hostile.as_bytes(),
             path: hostile.as_bytes(),
@@ -178,6 +225,7 @@ mod tests {
             route: Some(&hostile),
             decision: "cancelled",
             reason: "unsupported_media_type",
+            status: Some(u16::MAX),
             cause: Some(&hostile),
             microseconds: u64::MAX,
         }

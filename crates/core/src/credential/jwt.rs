@@ -20,7 +20,7 @@ use self::{
 };
 use super::rejection::Rejection;
 use crate::{
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, shown},
     identity::{CredentialKind, KeyVersion, Principal, Validity},
     json::Json,
     revocation::ExternalDenylist,
@@ -64,9 +64,13 @@ pub fn verify<'k>(
 ) -> Result<Arc<Principal>, Rejection> {
     let wanted =
         Wanted { claims: issuers.retained_claims(), used: issuers.used_parts(), denylists };
-    let mut progress = Progress { check: Check::Shape, keys: None, refresh: None };
+    let mut progress = Progress { check: Check::Shape, issuer: None, keys: None, refresh: None };
     checks(token, issuers, keys, wanted, now, &mut progress).map_err(|denial| {
-        let Progress { check, keys, refresh } = progress;
+        let Progress { check, issuer, keys, refresh } = progress;
+        let denial = match issuer.and_then(|index| issuers.list().get(index)) {
+            Some(issuer) => denial.with_issuer(&issuer.name),
+            None => denial,
+        };
         let is_final = matches!(check, Check::Signature | Check::Audience | Check::Claims)
             || denial.reason == Reason::Expired;
         Rejection {
@@ -83,6 +87,8 @@ pub fn verify<'k>(
 struct Progress {
     /// The check in progress.
     check: Check,
+    /// The index of the issuer that the token names, once it is known.
+    issuer: Option<usize>,
     /// The keys of the issuer, once they are known.
     keys: Option<KeyVersion>,
     /// The issuer whose keys may be out of date.
@@ -114,11 +120,18 @@ fn checks<'k>(
         Some(_) => return refuse(Reason::UnknownIssuer, "iss is not a string"),
     };
     let issuer = issuers.find(iss).ok_or_else(|| {
-        Denial::new(Reason::UnknownIssuer, "no issuer of the configuration has this iss")
+        let cause = match iss {
+            Some(iss) => format!("no issuer of the configuration has the iss `{}`", shown(iss)),
+            None => "the token has no iss, and no issuer of the configuration is `absent`".into(),
+        };
+        Denial::new(Reason::UnknownIssuer, cause)
     })?;
+    progress.issuer = Some(issuer.index);
     progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
-        return refuse(Reason::AlgorithmNotAllowed, "the algorithm is not in the issuer's list");
+        let cause =
+            format!("the algorithm `{}` is not in the issuer's list", header.algorithm.name());
+        return Err(Denial::new(Reason::AlgorithmNotAllowed, cause));
     }
     progress.check = Check::Key;
     let Some(set) = keys(issuer.index) else {
@@ -181,29 +194,37 @@ fn find_keys<'k>(
         (Some(kid), _) if set.named(kid).next().is_some() => {
             let candidates = Candidates::of(set.named(kid), algorithm);
             if candidates.keys.is_empty() {
-                return refuse(
-                    Reason::AlgorithmNotAllowed,
-                    "the key of this kid is for another algorithm",
-                )
-                .map_err(|denial| denial.with_message("the token's key is for another algorithm"));
+                let cause = format!(
+                    "the key of the kid `{}` is not for the algorithm `{}`",
+                    shown(kid),
+                    algorithm.name()
+                );
+                return Err(Denial::new(Reason::AlgorithmNotAllowed, cause)
+                    .with_message("the token's key is for another algorithm"));
             }
             return Ok(candidates);
         }
         (Some(kid), _) => {
             if let Some(why) = set.why_skipped(kid) {
-                let cause = format!("the issuer's key of this kid cannot be used: {why}");
+                let cause =
+                    format!("the issuer's key of the kid `{}` cannot be used: {why}", shown(kid));
                 return Err(Denial::new(Reason::UnknownKey, cause));
             }
             let unnamed = Candidates::of(set.unnamed(), algorithm);
             match (issuer.kid_required, unnamed.keys.is_empty()) {
                 (true, false) => {
-                    return refuse(
-                        Reason::UnknownKey,
-                        "no key of the issuer has this kid; keys without kid are used with \
+                    let cause = format!(
+                        "no key of the issuer has the kid `{}`; keys without kid are used with \
                          `kid: optional`",
+                        shown(kid)
                     );
+                    return Err(Denial::new(Reason::UnknownKey, cause));
                 }
-                _ => (unnamed, "no key of the issuer has this kid"),
+                _ if unnamed.keys.is_empty() => {
+                    let cause = format!("no key of the issuer has the kid `{}`", shown(kid));
+                    return Err(Denial::new(Reason::UnknownKey, cause));
+                }
+                _ => return Ok(unnamed),
             }
         }
     };

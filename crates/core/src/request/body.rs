@@ -28,7 +28,7 @@ pub use self::{
 };
 use self::{field_plan::FieldError, media_type::Parameter};
 use super::{Headers, headers::KnownHeader, path::RequestPath};
-use crate::denial::{Denial, Reason, malformed};
+use crate::denial::{Denial, Reason, malformed, shown};
 
 /// The largest number of parameters in a query.
 const PARAMETERS: usize = 64;
@@ -262,7 +262,11 @@ fn unsupported(cause: &'static str) -> Denial {
 
 /// Creates a `malformed_request` for a body that names the member at fault, if there is one.
 fn refused(error: &str, param: Option<&str>) -> Denial {
-    let denial = Denial::new(Reason::MalformedRequest, error.to_owned())
+    let cause = match param {
+        Some(param) if !error.contains(param) => format!("{error}, at `{}`", shown(param)),
+        _ => error.to_owned(),
+    };
+    let denial = Denial::new(Reason::MalformedRequest, cause)
         .with_message(format!("the body was refused: {error}"));
     match param {
         Some(param) => denial.with_param(param),

@@ -146,6 +146,15 @@ impl<'a> Headers<'a> {
         Ok(first)
     }
 
+    /// Returns the value of `x-request-id`, the id of the request that the proxy reports; `None`
+    /// where there is none, or several.
+    pub fn request_id(&self) -> Option<&'a [u8]> {
+        match self.known.get(KnownHeader::RequestId) {
+            Occurrence::Once(_) => self.first(KnownHeader::RequestId),
+            Occurrence::Absent | Occurrence::Repeated(_) => None,
+        }
+    }
+
     /// Returns the scheme in `x-forwarded-proto`: one name, or a list. Empty without the header. Of
     /// several lines the first one is returned that has anything but `https`, if there is one.
     pub fn forwarded_scheme(&self) -> &'a [u8] {

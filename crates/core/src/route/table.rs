@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::Route;
 use crate::{
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, listed, malformed},
     pattern::{Captures, Pattern, Segment},
     request::{Host, RequestPath, path::percent_decode},
 };
@@ -236,7 +236,9 @@ impl<'t> Match<'t, '_> {
         let Some(MethodRoute { route, names, .. }) =
             self.leaf.methods.iter().find(|known| known.method == method)
         else {
-            return Err(Denial::new(Reason::NoRoute, "the route does not list this method"));
+            let listed = listed(self.leaf.methods.iter().map(|known| known.method.as_str()));
+            let cause = format!("the route does not list this method; it lists {listed}");
+            return Err(Denial::new(Reason::NoRoute, cause));
         };
         let captures = names
             .iter()

@@ -15,7 +15,7 @@ use self::patterns::{Patterns, PatternsError};
 use super::{condition::is_credential, scope::ScopeRule};
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, malformed, shown},
     identity::Principal,
     request::{
         Headers,
@@ -279,7 +279,8 @@ impl CategoryRule {
         };
         let known = std::str::from_utf8(name).ok().and_then(|name| categories.find(name));
         known.map(Some).ok_or_else(|| {
-            forbidden("the declared category is none of the policy's")
+            let declared = shown(&String::from_utf8_lossy(name));
+            forbidden(format!("the declared category `{declared}` is none of the policy's"))
                 .with_message("the declared category is not known here")
         })
     }
@@ -300,7 +301,10 @@ impl CategoryRule {
         if prompt.truncated {
             return Err(Denial::new(
                 Reason::BodyTooLarge,
-                "the prompt is longer than `scan_bytes`, so it cannot be classified",
+                format!(
+                    "the prompt is longer than `scan_bytes` ({}), so it cannot be classified",
+                    self.scan
+                ),
             )
             .with_message(format!(
                 "the text of a prompt may have at most {} bytes here",
@@ -327,9 +331,9 @@ impl CategoryRule {
     ) -> Result<BTreeSet<usize>, Denial> {
         let declared = self.declared(categories, headers, facts)?;
         if declared.is_none() && self.required {
-            return Err(
-                forbidden("the request declares no category").with_message(self.how_to_declare())
-            );
+            let remedy = self.how_to_declare();
+            return Err(forbidden(format!("the request declares no category; {remedy}"))
+                .with_message(remedy));
         }
         let mut all = self.found(categories, facts)?;
         if let Some(declared) = declared
@@ -389,7 +393,8 @@ impl CategoryRule {
                     "the scope"
                 };
                 return Err(forbidden(format!(
-                    "the prompt is in the category `{name}`, whose scope is missing"
+                    "the prompt is in the category `{name}`, and {}",
+                    scopes.shortfall("of the category", principal)
                 ))
                 .with_message(format!(
                     "prompts of the category `{name}` need {quantity} `{needed}`"

@@ -11,7 +11,7 @@ use super::{
     fields::{Caps, CapsConfig, Fields, FieldsConfig, Media, forbidden_member},
     member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
-    scope::is_scope,
+    scope::{is_scope, missing_scopes},
     tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
@@ -461,12 +461,10 @@ impl RaiseConfig {
         let missing: Vec<String> =
             needed.into_iter().filter(|scope| !principal.has_scope(scope)).cloned().collect();
         let Some(first) = missing.first() else { return Ok(()) };
-        Err(Denial::new(
-            Reason::InsufficientScope,
-            "the scope for content other than text is missing",
-        )
-        .with_message(format!("content other than text needs the scope `{first}` here"))
-        .with_param("messages")
-        .with_scopes(missing))
+        let cause = missing_scopes("of content other than text", &missing, false, principal);
+        Err(Denial::new(Reason::InsufficientScope, cause)
+            .with_message(format!("content other than text needs the scope `{first}` here"))
+            .with_param("messages")
+            .with_scopes(missing))
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, shown},
     request::body::{
         BodyFacts, Cap, CappedNumber, ForbiddenCause, ForbiddenMember, Parts, Pointer,
     },
@@ -131,7 +131,10 @@ impl Caps {
         {
             return Err(Denial::new(
                 Reason::BodyTooLarge,
-                "the body is over the cap `input_bytes`",
+                format!(
+                    "the body of {} bytes is over the cap `input_bytes` of {most}",
+                    facts.bytes
+                ),
             )
             .with_message(format!("the body may have at most {most} bytes here")));
         }
@@ -159,11 +162,12 @@ impl Caps {
 
 fn at_most(name: &str, number: u64, most: Option<u64>) -> Result<(), Denial> {
     match most {
-        Some(most) if number > most => {
-            Err(Denial::new(Reason::FieldForbidden, format!("`{name}` is over its cap of {most}"))
-                .with_listed_member(name)
-                .with_message(format!("`{name}` may be at most {most} here")))
-        }
+        Some(most) if number > most => Err(Denial::new(
+            Reason::FieldForbidden,
+            format!("`{name}` is {number}, over its cap of {most}"),
+        )
+        .with_listed_member(name)
+        .with_message(format!("`{name}` may be at most {most} here"))),
         _ => Ok(()),
     }
 }
@@ -174,19 +178,20 @@ fn field_forbidden(cause: &'static str, name: &str) -> Denial {
 
 /// The denial of a member that the route forbids.
 pub(super) fn forbidden_member(member: &ForbiddenMember) -> Denial {
-    let shown: String = member.name.chars().take(64).collect();
+    let short: String = member.name.chars().take(64).collect();
+    let name = shown(&member.name);
     let (cause, message) = match member.cause {
         ForbiddenCause::Denied => (
-            format!("the route denies the member `{shown}`"),
-            format!("`{shown}` may not be sent here"),
+            format!("the route denies the member `{name}`"),
+            format!("`{short}` may not be sent here"),
         ),
         ForbiddenCause::Unlisted => (
-            format!("the member `{shown}` is not among those that the route lists"),
-            format!("`{shown}` may not be sent here"),
+            format!("the member `{name}` is not among those that the route lists"),
+            format!("`{short}` may not be sent here"),
         ),
         ForbiddenCause::Over(most) => (
-            format!("the member `{shown}` is no number of at most {most}"),
-            format!("`{shown}` may be at most {most} here"),
+            format!("the member `{name}` is no number of at most {most}"),
+            format!("`{short}` may be at most {most} here"),
         ),
     };
     let denial = Denial::new(Reason::FieldForbidden, cause).with_message(message);
@@ -229,8 +234,12 @@ impl Fields {
 
     pub(super) fn check(&self, facts: &BodyFacts<'_>) -> Result<(), Denial> {
         if self.media == Media::Inline && facts.external_reference {
-            return Err(field_forbidden("a content part refers to a URL or a file", "url")
-                .with_message("media may only be sent inline here, as `data:` URLs"));
+            return Err(field_forbidden(
+                "a content part refers to a `url` or a file, and the route admits only `data:` URLs \
+                 (`media: inline`)",
+                "url",
+            )
+            .with_message("media may only be sent inline here, as `data:` URLs"));
         }
         Ok(())
     }

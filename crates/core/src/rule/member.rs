@@ -1,5 +1,6 @@
 //! Members of a preset's routes: the tables of a request, what the operator opens, and the scopes that members need.
 
+use super::scope::missing_scopes;
 use crate::{
     denial::{Denial, Reason},
     identity::Principal,
@@ -45,12 +46,10 @@ impl RouteMembers {
             .cloned()
             .collect();
         let Some(first) = missing.first() else { return Ok(()) };
-        Err(Denial::new(
-            Reason::InsufficientScope,
-            "the scope for content other than text is missing",
-        )
-        .with_message(format!("content other than text needs the scope `{first}` here"))
-        .with_param("messages")
-        .with_scopes(missing))
+        let cause = missing_scopes("of content other than text", &missing, false, principal);
+        Err(Denial::new(Reason::InsufficientScope, cause)
+            .with_message(format!("content other than text needs the scope `{first}` here"))
+            .with_param("messages")
+            .with_scopes(missing))
     }
 }

@@ -15,11 +15,11 @@ use thiserror::Error;
 
 use super::{
     fields::{Caps, CapsConfig},
-    scope::is_scope,
+    scope::{is_scope, missing_scopes},
 };
 use crate::{
     config::{Errors, Path, from_text},
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, malformed, shown},
     identity::Principal,
     pattern::Captures,
     request::{
@@ -288,9 +288,9 @@ impl Models {
             if needed.len() == 1 { "the scope" } else { "one of the scopes" },
             needed.join("`, `")
         );
-        Err(forbidden("the scope of the model's tier is missing")
-            .with_message(message)
-            .with_scopes(needed))
+        let purpose = format!("of the tier of the model `{}`", shown(name));
+        let cause = missing_scopes(&purpose, &needed, true, principal);
+        Err(forbidden(name, cause).with_message(message).with_scopes(needed))
     }
 }
 
@@ -475,7 +475,7 @@ impl ModelRule {
                 let (place, name) = self.place();
                 return Err(Denial::new(
                     Reason::ModelMissing,
-                    "the request has nothing at the model's place",
+                    format!("the request has nothing at the model's place: {place} `{name}`"),
                 )
                 .with_message(format!("the request names no model; name it in {place} `{name}`"))
                 .with_param(name));
@@ -546,8 +546,8 @@ impl ModelRule {
         models: &'m Models,
     ) -> Result<AdmittedModel<'m>, Denial> {
         let Some(name) = models.name(sent) else {
-            return Err(forbidden("no model of the policy is served under this name")
-                .with_message("this model is not open here"));
+            let cause = format!("no model of the policy is served under `{}`", shown(sent));
+            return Err(forbidden(sent, cause).with_message("this model is not open here"));
         };
         if let Some(template) = &self.scope
             && !(principal.scopes().any(|scope| template.matches(scope, &name)) && is_scope(&name))
@@ -555,12 +555,15 @@ impl ModelRule {
             // A name with characters that scopes exclude would split into several scopes.
             let needed = template.text.replace("{model}", &name);
             if !is_scope(&needed) {
-                return Err(forbidden("the scope for the model is missing"));
+                let cause = format!("no scope can name the model `{}`", shown(&name));
+                return Err(forbidden(&name, cause));
             }
             if !principal.has_scope(&needed) {
-                return Err(forbidden("the scope for the model is missing")
-                    .with_message(format!("this model needs the scope `{needed}`"))
-                    .with_scopes([needed]));
+                let needed = [needed];
+                let purpose = format!("of the model `{}`", shown(&name));
+                let cause = missing_scopes(&purpose, &needed, false, principal);
+                let message = format!("this model needs the scope `{}`", needed.concat());
+                return Err(forbidden(&name, cause).with_message(message).with_scopes(needed));
             }
         }
         let caps = models.admit(&name, principal)?;
@@ -603,8 +606,8 @@ impl ModelRule {
     }
 }
 
-fn forbidden(cause: &'static str) -> Denial {
-    Denial::new(Reason::ModelForbidden, cause).with_param("model")
+fn forbidden(model: &str, cause: String) -> Denial {
+    Denial::new(Reason::ModelForbidden, cause).with_param("model").with_model(model)
 }
 
 /// Whether `text` is a scope in which at most the placeholder `hole` is to be replaced.

@@ -13,7 +13,7 @@ use serde::{
 
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, listed},
     identity::Principal,
 };
 
@@ -68,9 +68,42 @@ impl ScopeRule {
             Self::All(_) => format!("this endpoint needs the scope `{joined}`"),
             Self::Any(_) => format!("this endpoint needs one of the scopes `{joined}`"),
         };
-        Err(Denial::new(Reason::InsufficientScope, "a scope of the route is missing")
+        let cause = self.shortfall("of the route", principal);
+        Err(Denial::new(Reason::InsufficientScope, cause)
             .with_message(message)
             .with_scopes(needed.iter().cloned()))
+    }
+
+    /// Returns the cause of a denial for these scopes, as [`missing_scopes`].
+    pub(super) fn shortfall(&self, purpose: &str, principal: &Principal) -> String {
+        match self {
+            Self::All(needed) => missing_scopes(purpose, needed, false, principal),
+            Self::Any(needed) => missing_scopes(purpose, needed, true, principal),
+        }
+    }
+}
+
+/// Returns the cause of a denial for missing scopes: which are missing, and which the credential has.
+/// `purpose` names what needs them. With `is_any`, one of them would do.
+pub(super) fn missing_scopes(
+    purpose: &str,
+    needed: &[String],
+    is_any: bool,
+    principal: &Principal,
+) -> String {
+    let missing: Vec<&str> =
+        needed.iter().map(String::as_str).filter(|scope| !principal.has_scope(scope)).collect();
+    let list = listed(missing.iter().copied());
+    let missing = match missing.len() {
+        1 => format!("the scope {list} {purpose} is missing"),
+        _ if is_any => format!("every one of the scopes {list} {purpose} is missing"),
+        _ => format!("the scopes {list} {purpose} are missing"),
+    };
+    let held = listed(principal.scopes());
+    if held.is_empty() {
+        format!("{missing}; the credential has no scopes")
+    } else {
+        format!("{missing}; the credential has {held}")
     }
 }
 

@@ -5,10 +5,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{model::is_template, scope::is_scope};
+use super::{
+    model::is_template,
+    scope::{is_scope, missing_scopes},
+};
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, malformed, shown},
     identity::Principal,
     request::{
         Headers,
@@ -112,7 +115,7 @@ impl McpConfig {
                 needed.push(scope);
             }
         }
-        if needed.is_empty() { Ok(()) } else { Err(missing(needed)) }
+        if needed.is_empty() { Ok(()) } else { Err(missing(needed, principal)) }
     }
 
     /// Returns the scope that one message requires, if any.
@@ -136,7 +139,7 @@ impl McpConfig {
                 } else {
                     Err(Denial::new(
                         Reason::ToolForbidden,
-                        "the JSON-RPC method is not open on the route",
+                        format!("the JSON-RPC method `{}` is not open on the route", shown(method)),
                     )
                     .with_message("this method is not open here")
                     .with_param("method"))
@@ -190,23 +193,29 @@ pub(super) fn check_tools(
             needed.push(scope);
         }
     }
-    if needed.is_empty() { Ok(()) } else { Err(missing(needed)) }
+    if needed.is_empty() { Ok(()) } else { Err(missing(needed, principal)) }
 }
 
 /// Returns the scope for a name. A name with characters that scopes exclude is refused.
 fn scope(template: &str, name: &str) -> Result<String, Denial> {
     let scope = template.replace("{name}", name);
-    if is_scope(&scope) && !name.is_empty() { Ok(scope) } else { Err(forbidden()) }
+    if is_scope(&scope) && !name.is_empty() {
+        Ok(scope)
+    } else {
+        Err(forbidden(format!("no scope can name the tool `{}`", shown(name))))
+    }
 }
 
-fn missing(needed: Vec<String>) -> Denial {
+fn missing(needed: Vec<String>, principal: &Principal) -> Denial {
     let message = match needed.as_slice() {
         [scope] => format!("this tool needs the scope `{scope}`"),
         scopes => format!("these tools need the scopes `{}`", scopes.join("`, `")),
     };
-    forbidden().with_message(message).with_scopes(needed)
+    let purpose = if needed.len() == 1 { "of a tool" } else { "of tools" };
+    let cause = missing_scopes(purpose, &needed, false, principal);
+    forbidden(cause).with_message(message).with_scopes(needed)
 }
 
-fn forbidden() -> Denial {
-    Denial::new(Reason::ToolForbidden, "the scope for a tool is missing").with_param("tools")
+fn forbidden(cause: String) -> Denial {
+    Denial::new(Reason::ToolForbidden, cause).with_param("tools")
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, malformed, shown},
     request::Headers,
     time::Span,
 };
@@ -131,10 +131,14 @@ impl WebSocketRule {
         let mut sent = headers.all("origin");
         let origin = sent.next().filter(|_| sent.next().is_none());
         if !origin.is_some_and(|sent| origins.iter().any(|known| known.as_bytes() == sent)) {
-            return Err(Denial::new(
-                Reason::OriginForbidden,
-                "`Origin` is not one of the route's `websocket.origins`",
-            ));
+            let sent = origin.map(|sent| shown(&String::from_utf8_lossy(sent)));
+            let cause = match sent {
+                Some(sent) => {
+                    format!("`Origin` (`{sent}`) is not one of the route's `websocket.origins`")
+                }
+                None => "the request has no `Origin`, or several".to_owned(),
+            };
+            return Err(Denial::new(Reason::OriginForbidden, cause));
         }
         Ok(found)
     }

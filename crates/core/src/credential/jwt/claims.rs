@@ -9,7 +9,7 @@ use super::{
     issuer::{Audiences, ClaimSource, ClaimSources, Issuer},
 };
 use crate::{
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, listed},
     identity::{
         ClaimPath, Claims, CredentialKind, Holder, Identity, Principal, UsedParts, Validity,
     },
@@ -46,20 +46,27 @@ pub(super) fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Res
         return refuse(Reason::InvalidClaim, "the token has no exp");
     };
     let (issued, not_before) = (date("iat")?, date("nbf")?);
+    // A rejection may be remembered, so its cause has moments and no distance from now.
+    let leeway_shown = issuer.leeway;
     if expires + leeway <= now {
-        return refuse(Reason::Expired, "exp has passed");
+        let cause = format!("exp ({expires:.0}) has passed, with a leeway of {leeway_shown}");
+        return Err(Denial::new(Reason::Expired, cause));
     }
-    if not_before.is_some_and(|moment| moment > now + leeway) {
-        return refuse(Reason::NotYetValid, "nbf lies in the future");
+    let future = [("nbf", not_before), ("iat", issued)];
+    for (name, moment) in future.into_iter().filter_map(|(name, at)| Some((name, at?))) {
+        if moment > now + leeway {
+            let cause =
+                format!("{name} ({moment:.0}) lies in the future, with a leeway of {leeway_shown}");
+            return Err(Denial::new(Reason::NotYetValid, cause));
+        }
     }
-    if issued.is_some_and(|moment| moment > now + leeway) {
-        return refuse(Reason::NotYetValid, "iat lies in the future");
-    }
-    if expires - issued.unwrap_or(now) > issuer.max_lifetime.as_secs_f64() {
-        return refuse(
-            Reason::InvalidClaim,
-            "the token lives longer than the issuer's max_lifetime",
+    let life = expires - issued.unwrap_or(now);
+    if life > issuer.max_lifetime.as_secs_f64() {
+        let cause = format!(
+            "the token lives longer ({life:.0}s) than the issuer's max_lifetime ({})",
+            issuer.max_lifetime
         );
+        return Err(Denial::new(Reason::InvalidClaim, cause));
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -91,7 +98,26 @@ pub(super) fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denia
     if fits {
         Ok(())
     } else {
-        refuse(Reason::WrongAudience, "the audience does not name this service")
+        Err(Denial::new(Reason::WrongAudience, wrong_audience(issuer, ours, claims)))
+    }
+}
+
+/// The cause of a denial for the audience: the one of the token beside those of the issuer.
+fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
+    let name = &issuer.audience_claim;
+    let sent = match claims.get(name) {
+        Some(Json::Text(one)) => listed([one.as_str()]),
+        Some(Json::List(many)) => listed(many.iter().filter_map(|item| match item {
+            Json::Text(text) => Some(text.as_str()),
+            _ => None,
+        })),
+        _ => String::new(),
+    };
+    let ours = listed(ours.iter().map(String::as_str));
+    if sent.is_empty() {
+        format!("the claim `{name}` has no audience; the issuer's audiences are {ours}")
+    } else {
+        format!("the claim `{name}` is {sent}; the issuer's audiences are {ours}")
     }
 }
 

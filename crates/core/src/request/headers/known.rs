@@ -19,10 +19,11 @@ pub(in crate::request) enum KnownHeader {
     PartialBody,
     ForwardedProto,
     Connection,
+    RequestId,
 }
 
 /// Every known header with its name, in the order of the enum.
-const ALL: [(KnownHeader, &str); 12] = [
+const ALL: [(KnownHeader, &str); 13] = [
     (KnownHeader::ContentType, "content-type"),
     (KnownHeader::ContentLength, "content-length"),
     (KnownHeader::ContentEncoding, "content-encoding"),
@@ -35,6 +36,7 @@ const ALL: [(KnownHeader, &str); 12] = [
     (KnownHeader::PartialBody, "x-envoy-auth-partial-body"),
     (KnownHeader::ForwardedProto, "x-forwarded-proto"),
     (KnownHeader::Connection, "connection"),
+    (KnownHeader::RequestId, "x-request-id"),
 ];
 
 /// Whether a header's name is `name`, which is in lower case.
@@ -56,6 +58,7 @@ impl KnownHeader {
             (10, b':') => Self::Authority,
             (10, b'c') => Self::Connection,
             (12, b'c') => Self::ContentType,
+            (12, b'x') => Self::RequestId,
             (13, b'a') => Self::Authorization,
             (14, b'c') => Self::ContentLength,
             (16, b'c') => Self::ContentEncoding,
