@@ -63,9 +63,12 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
     let (_rig, lines) = lines();
     let written = fields(&lines);
 
-    let template: Value =
-        serde_json::from_str(include_str!("../../deploy/elasticsearch/tollgate-audit.json"))
-            .unwrap();
+    let text = include_str!("../../deploy/elasticsearch/tollgate-audit.json");
+    let template: Value = serde_json::from_str(text).unwrap();
+    for name in written.keys() {
+        let count = text.matches(&format!("\"{name}\": {{")).count();
+        assert_eq!(count, 1, "Elasticsearch refuses a repeated name: {name}");
+    }
     let properties = template["template"]["mappings"]["properties"].as_object().unwrap();
     assert_eq!(properties["@timestamp"], json!({ "type": "alias", "path": "time" }));
     let mapped: BTreeMap<&str, &str> = properties
