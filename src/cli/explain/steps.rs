@@ -137,6 +137,10 @@ pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanatio
         evidence: &outcome.evidence,
         details: &details,
         admit_request: admit_request.as_ref(),
+        denied: match &outcome.decision {
+            Decision::Deny(denial) => Some(denial.reason),
+            Decision::Allow(_) | Decision::Fail(_) => None,
+        },
     };
     let failed =
         (!matches!(outcome.decision, Decision::Allow(_))).then_some(outcome.evidence.stage);
@@ -160,6 +164,8 @@ struct Record<'a> {
     evidence: &'a Evidence,
     details: &'a Details,
     admit_request: Option<&'a AdmitRequest>,
+    /// The reason of the denial; `None` where the request is not denied.
+    denied: Option<Reason>,
 }
 
 type Facts = Vec<(&'static str, Value)>;
@@ -390,7 +396,9 @@ impl Record<'_> {
         if let Some(keys) = &admit_request.revocation {
             let ours = keys.exact().chain(keys.before()).map(|(_, key)| key);
             let listed: Vec<String> = ours.chain(keys.foreign.iter().cloned()).collect();
-            facts.push(("revoked by", json!(listed)));
+            let is_revoked = self.denied == Some(Reason::Revoked);
+            let name = if is_revoked { "revoked by one of" } else { "would be revoked by" };
+            facts.push((name, json!(listed)));
         }
         if let Some(route) = &self.evidence.route {
             facts.push(("on outage", json!(outage_word(route.on_outage))));

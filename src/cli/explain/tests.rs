@@ -118,6 +118,7 @@ fn an_allowed_request_is_told_step_by_step() {
         "  subject: alice",
         "  charge: `per-subject`: 1 of 20, one more every 1s, in bucket rate:per-subject:",
         "  answer: `per-subject`: room, 19 of 20 left",
+        "  would be revoked by: ",
         "  assumed: nothing is revoked, and every bucket is full",
         "answer       allow",
         "  to the upstream: x-tollgate-model: m",
@@ -292,6 +293,13 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 _ => true,
             };
             assert!(right, "{path}: {reason} in {place}: {line}");
+            // What is not revoked is not reported as revoked.
+            let steps = json["steps"].as_array().unwrap();
+            let facts = &steps.iter().find(|step| step["step"] == "store").unwrap()["facts"];
+            let is_revoked = reason == "revoked";
+            assert_eq!(facts.get("revoked_by_one_of").is_some(), is_revoked, "{path}: {line}");
+            assert!(facts.get("revoked_by").is_none(), "{path}: {line}");
+            assert!(!is_revoked || facts.get("would_be_revoked_by").is_none(), "{path}: {line}");
         }
     }
 }
