@@ -11,10 +11,14 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread,
+    time::Duration,
 };
 
 use thiserror::Error;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
 /// A message of this size is read by the task that answers it; a larger one by a thread of the pool.
 ///
@@ -34,6 +38,8 @@ const PLACES: usize = 64;
 pub(super) struct BodyPool {
     middle: Lane,
     large: Lane,
+    /// The longest time from a body's arrival to the end of its reading.
+    within: Duration,
 }
 
 /// Bodies of similar size, which are read in the order of their arrival.
@@ -53,12 +59,22 @@ type Job = Box<dyn FnOnce() + Send>;
 /// does not wait for the end of their time slice.
 const NICENESS: i32 = 10;
 
+/// The longest time that a check waits for the reading of its body.
+///
+/// The proxies of the shipped configurations wait two seconds for an answer, and then treat the
+/// check as failed. With `failure_mode_allow` that would forward the request, so that a client could
+/// pass by making its own check late.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
 /// The reason why a body is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum BodyPoolError {
     /// Too many bodies wait.
     #[error("too many large bodies wait to be read")]
     Full,
+    /// Its turn, or the end of the reading, did not come in time.
+    #[error("the body was not read within a second")]
+    Late,
     /// A panic ended the reading.
     #[error("a panic inside the reading of a body")]
     Panic,
@@ -68,14 +84,18 @@ impl BodyPool {
     /// Creates a pool that uses at most half of the cores for each lane.
     pub(super) fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { middle: Lane::new(cores.div_ceil(2)), large: Lane::new(cores.div_ceil(4)) }
+        Self {
+            middle: Lane::new(cores.div_ceil(2)),
+            large: Lane::new(cores.div_ceil(4)),
+            within: READ_WITHIN,
+        }
     }
 
     /// Runs `read` for a body of `bytes` on a thread of the pool. If the future is dropped before
     /// its turn, `read` does not run.
     ///
     /// # Errors
-    /// Too many bodies wait already, or a panic ended `read`.
+    /// Too many bodies wait already, `read` did not end within [`READ_WITHIN`], or a panic ended it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -95,9 +115,10 @@ impl BodyPool {
         };
         let jobs = lane.jobs.get_or_init(|| start(lane.threads));
         jobs.send(Box::new(job)).map_err(|_| BodyPoolError::Panic)?;
-        match result.await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) | Err(_) => Err(BodyPoolError::Panic),
+        match timeout(self.within, result).await {
+            Ok(Ok(Ok(result))) => Ok(result),
+            Ok(Ok(Err(_)) | Err(_)) => Err(BodyPoolError::Panic),
+            Err(_) => Err(BodyPoolError::Late),
         }
     }
 }
@@ -152,7 +173,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     fn pool() -> BodyPool {
-        BodyPool { middle: Lane::new(1), large: Lane::new(1) }
+        BodyPool { middle: Lane::new(1), large: Lane::new(1), within: SOON }
     }
 
     /// A reading that waits until `end` is used or dropped.
@@ -207,6 +228,16 @@ mod tests {
         assert_eq!(pool.run(LARGE, || ()).await, Ok(()));
         assert!(!was_read.load(Ordering::Relaxed));
         assert_eq!(pool.large.places.available_permits(), PLACES);
+    }
+
+    /// A proxy treats a check without an answer as failed.
+    #[tokio::test]
+    async fn a_reading_that_is_late_is_refused() {
+        let pool = BodyPool { within: Duration::ZERO, ..pool() };
+        let (end, read) = held();
+        assert_eq!(pool.run(LARGE, read).await, Err(BodyPoolError::Late));
+        assert_eq!(pool.run(LARGE, || ()).await, Err(BodyPoolError::Late), "it waits its turn");
+        drop(end);
     }
 
     #[tokio::test]

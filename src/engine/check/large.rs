@@ -110,7 +110,7 @@ impl Checker {
         let bytes = if let RawBody::Whole(bytes) = body { bytes.len() } else { 0 };
         let prepared = match self.bodies.run(bytes, read).await {
             Ok(prepared) => prepared,
-            Err(error @ BodyPoolError::Full) => {
+            Err(error @ (BodyPoolError::Full | BodyPoolError::Late)) => {
                 let denial = Denial::new(Reason::Overloaded, error.to_string());
                 refused(denial.with_retry_after(Span::from_secs(1)))
             }
