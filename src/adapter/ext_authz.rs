@@ -1,8 +1,7 @@
 //! Envoy's external authorization over gRPC: `envoy.service.auth.v3.Authorization`.
 //!
-//! `check_request` maps a `CheckRequest` to the core's
-//! [`RawRequest`](tollgate_core::request::RawRequest), `check_response` maps an answer to a
-//! `CheckResponse`. The transport is [`tollgate_grpc_unary`].
+//! `check_request` maps a `CheckRequest` to the core's [`RawRequest`], `check_response` maps an
+//! answer to a `CheckResponse`. The transport is [`tollgate_grpc_unary`].
 
 mod check_request;
 mod check_response;
