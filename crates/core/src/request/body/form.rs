@@ -53,6 +53,8 @@ pub struct FormPlan {
 pub(super) enum FormError {
     #[error("it does not start with its boundary")]
     NoBoundary,
+    #[error("the end of its boundary occurs as a boundary of its own")]
+    PartOfBoundary,
     #[error("its boundary occurs where no part starts or ends")]
     StrayBoundary,
     #[error("it has no end")]
@@ -127,6 +129,10 @@ enum BoundaryError {
     Charset,
     #[error("it has a parameter with `*`, `;` or a backslash")]
     Other,
+    #[error("a parameter beside the boundary has `boundary` in it")]
+    Elsewhere,
+    #[error("it has a space before a `;` or at its end")]
+    Padding,
 }
 
 impl FormError {
@@ -158,7 +164,13 @@ pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
         )
         .with_message("send the body as `multipart/form-data`"));
     }
-    read_boundary(parameters).map_err(|error| {
+    // Older versions of cpp-httplib read up to the `;`, and include the space.
+    let padded = |part: &str| part.ends_with([' ', '\t']);
+    let found = match content_type.split(';').skip(1).any(padded) {
+        true => Err(BoundaryError::Padding),
+        false => read_boundary(parameters),
+    };
+    found.map_err(|error| {
         let error = format!("the content type of the form was refused: {error}");
         Denial::new(Reason::UnsupportedMediaType, error.clone()).with_message(error)
     })
@@ -166,6 +178,7 @@ pub(super) fn boundary(content_type: &str) -> Result<&str, Denial> {
 
 fn read_boundary(parameters: Parameters<'_>) -> Result<&str, BoundaryError> {
     let mut found = None;
+    let mentions = |text: &str| text.to_ascii_lowercase().contains("boundary");
     for parameter in parameters {
         let Parameter { name, value, .. } = parameter?;
         if name.eq_ignore_ascii_case("boundary") {
@@ -175,6 +188,9 @@ fn read_boundary(parameters: Parameters<'_>) -> Result<&str, BoundaryError> {
             if found.replace(value).is_some() {
                 return Err(BoundaryError::Repeated);
             }
+        } else if mentions(name) || mentions(value) {
+            // Older versions of cpp-httplib read the first `boundary=` of the whole header.
+            return Err(BoundaryError::Elsewhere);
         } else if name.eq_ignore_ascii_case("charset") {
             // Starlette decodes every name and value with it.
             if !media_type::is_utf8(value) {
@@ -196,12 +212,25 @@ fn is_boundary(value: &str) -> bool {
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b))
 }
 
+/// Whether the end of a boundary with `=` occurs as a boundary of its own.
+///
+/// cpp-httplib splits the parameter at each `=` and takes what is after the last one, with the closing
+/// quote, for the boundary. It searches the whole body for it, and would find other fields.
+fn has_part_of_boundary(bytes: &[u8], boundary: &str) -> bool {
+    let Some((_, end)) = boundary.rsplit_once('=') else { return false };
+    let occurs = |delimiter: String| memmem::find(bytes, delimiter.as_bytes()).is_some();
+    occurs(format!("--{end}\"\r\n")) || (!end.is_empty() && occurs(format!("--{end}\r\n")))
+}
+
 /// Reads from a body what `plan` selects.
 pub(super) fn read<'a>(
     bytes: &'a [u8],
     boundary: &str,
     plan: &FormPlan,
 ) -> Result<BodyFacts<'a>, FormError> {
+    if has_part_of_boundary(bytes, boundary) {
+        return Err(FormError::PartOfBoundary);
+    }
     let delimiter = format!("--{boundary}");
     let start = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let mut rest = start.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
@@ -670,6 +699,31 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_boundary_is_no_boundary() {
+        for (boundary, other) in [
+            ("a=b", "b\""),
+            ("a=b", "b"),
+            ("===============5083274918475610023==", "\""),
+            ("----=_Part_7_1024.1767225600", "_Part_7_1024.1767225600\""),
+        ] {
+            let part = |delimiter: &str, name: &str, value: &str| {
+                format!(
+                    "--{delimiter}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+                )
+            };
+            let hidden = part(other, "model", "large");
+            let form = |file: &str| {
+                let parts = part(boundary, "model", "small") + &part(boundary, "x", file);
+                format!("{parts}--{boundary}--\r\n")
+            };
+            let plan = FormPlan { model: Some("model".into()), ..FormPlan::default() };
+            let read = |text: String| read(text.as_bytes(), boundary, &plan).err();
+            assert_eq!(read(form("y")), None, "{boundary}");
+            assert_eq!(read(form(&hidden)), Some(FormError::PartOfBoundary), "{boundary}");
+        }
+    }
+
+    #[test]
     fn boundaries_have_the_alphabet_of_rfc_2046() {
         for (value, expected) in [
             ("multipart/form-data; boundary=x-_9", "x-_9"),
@@ -701,8 +755,13 @@ mod tests {
             ("multipart/form-data; boundary=a%b", "1 to 128"),
             ("multipart/form-data; boundary=a; boundary=b", "two boundaries"),
             ("multipart/form-data; boundary=a; charset=utf-16", "another charset"),
-            ("multipart/form-data; boundary=a; x=\"b;boundary=c\"", "a parameter with"),
-            ("multipart/form-data; boundary*=utf-8''a", "a parameter with"),
+            ("multipart/form-data; boundary=a; x=\"b;boundary=c\"", "has `boundary` in it"),
+            ("multipart/form-data; xboundary=c; boundary=b", "has `boundary` in it"),
+            ("multipart/form-data; x=\"boundary=c\"; boundary=b", "has `boundary` in it"),
+            ("multipart/form-data; Boundary=b; xBOUNDARY=c", "has `boundary` in it"),
+            ("multipart/form-data; boundary=\"b\" ; x=y", "a space before"),
+            ("multipart/form-data; boundary=b ;", "a space before"),
+            ("multipart/form-data; boundary*=utf-8''a", "has `boundary` in it"),
             ("multipart/form-data; boundary=a; flag", "name=value"),
             ("multipart/mixed; boundary=a", "send the body as"),
             ("application/x-www-form-urlencoded", "send the body as"),
