@@ -206,9 +206,12 @@ static_resources:
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          explicit_http_config: { http2_protocol_options: {} }
-      # The default of 1024 concurrent checks would turn a burst of slow ones into 503.
-      circuit_breakers: { thresholds: [{ max_requests: 4096, max_pending_requests: 4096 }] }
+          # Tollgate refuses the 257th stream of a connection, and a refused stream is a failed check. Envoy opens
+          # another connection beyond these.
+          explicit_http_config: { http2_protocol_options: { max_concurrent_streams: 200 } }
+      # A check beyond a breaker is a failed check, too: they are above all that the listener admits, 10 000
+      # connections of 128 streams. Tollgate bounds its own work, and answers 503 beyond it.
+      circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }
       load_assignment:
         cluster_name: tollgate
         endpoints:
