@@ -183,6 +183,8 @@ fn the_configuration_for_models_has_every_setting_of_the_reference() {
         "envoy.filters.http.ext_authz:",
         "ExtAuthzPerRoute",
         "disable_request_body_buffering",
+        // Of the gRPC port of the server.
+        "explicit_http_config: { http2_protocol_options: {} }",
     ];
     assert!(missing.iter().all(|line| own.iter().any(|own| line.contains(own))), "{missing:#?}");
 }
