@@ -153,12 +153,13 @@ impl Checker {
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
-        answered.unwrap_or_else(|_| {
-            // The panic has finished the record; this answer has none.
-            let outcome =
-                Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
-            encode(shape(&outcome, &self.live.load().snapshot, "panic"))
-        })
+        answered.unwrap_or_else(|_| self.answer_after_panic(encode))
+    }
+
+    /// The answer to a check that panicked. The panic has finished its record.
+    fn answer_after_panic<T>(&self, encode: impl Fn(CheckAnswer<'_>) -> T) -> T {
+        let denial = Denial::new(Reason::Internal, "a panic inside the check");
+        encode(shape(&Outcome::refused(denial), &self.live.load().snapshot, "panic"))
     }
 
     /// Checks the head of a request. A denial is answered and recorded as by [`check`](Self::check).
@@ -174,10 +175,7 @@ impl Checker {
         let checked = AssertUnwindSafe(|| self.head_denial(call, read, &encode));
         match std::panic::catch_unwind(checked) {
             Ok(denial) => denial.unwrap_or_else(pass),
-            Err(_) => {
-                let denial = Denial::new(Reason::Internal, "a panic inside the check");
-                encode(shape(&Outcome::refused(denial), &self.live.load().snapshot, "panic"))
-            }
+            Err(_) => self.answer_after_panic(encode),
         }
     }
 

@@ -9,7 +9,6 @@ use tollgate_core::{
     authenticate::Verified,
     check::{CheckHooks, Prepared, PreparedHead, prepare, prepare_head},
     credential::Credential,
-    decision::Outcome,
     denial::{Denial, Reason},
     identity::Principal,
     limit::{Charge, refusal::Refusal},
@@ -19,7 +18,7 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use super::{CheckAnswer, Checker, Hooks, refused, shape};
+use super::{CheckAnswer, Checker, Hooks, refused};
 use crate::{
     engine::{body_pool::BodyPoolError, live::State},
     observe::CheckRecord,
@@ -46,11 +45,7 @@ impl Checker {
     ) -> T {
         let recorded = self.recorded_large(call, request, &encode);
         let answered = AssertUnwindSafe(recorded).catch_unwind().await;
-        answered.unwrap_or_else(|_| {
-            let outcome =
-                Outcome::refused(Denial::new(Reason::Internal, "a panic inside the check"));
-            encode(shape(&outcome, &self.live.load().snapshot, "panic"))
-        })
+        answered.unwrap_or_else(|_| self.answer_after_panic(encode))
     }
 
     async fn recorded_large<'a, T>(
