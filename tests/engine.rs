@@ -42,7 +42,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Decides one GET request: `allow`, or the code of the reason.
-async fn decide(engine: &Engine, path: &str, token: Option<&str>) -> String {
+pub(crate) async fn decide(engine: &Engine, path: &str, token: Option<&str>) -> String {
     let authorization = token.map(|token| format!("Bearer {token}"));
     let mut headers = Headers::default();
     if let Some(value) = &authorization {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
@@ -20,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     rig::{Rig, error_becomes, jwks, keys_become},
     server::{Answer, KeyServer, key_set, redirect},
+    tls::acceptor,
 };
 
 /// A forward proxy that requires a user and a password, and records what it is asked for.
@@ -97,17 +97,7 @@ fn self_signed(names: &[&str], last_year: i32) -> (String, TlsAcceptor) {
     params.not_after = date_time_ymd(last_year, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        )
-        .unwrap();
-    (certificate.pem(), TlsAcceptor::from(Arc::new(config)))
+    (certificate.pem(), acceptor(&certificate, &key))
 }
 
 fn write(directory: &Path, name: &str, content: &str) -> PathBuf {

@@ -9,15 +9,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tollgate::{
-    config,
-    engine::{Engine, check::Answer as Decision},
-    observe,
-};
-use tollgate_core::request::{Headers, RawBody, RawRequest};
+use tollgate::{config, engine::Engine, observe};
 use tollgate_testkit::{Algorithm, KeyPair, KeyType, Token, jwk_set, wait::until_async};
 
 use super::server::{Answer, KeyServer};
+use crate::engine::decide;
 
 const COOL_DOWN: Duration = Duration::from_millis(250);
 /// Room for a busy machine.
@@ -74,34 +70,6 @@ routes:
     }
 }
 
-/// Decides a request: `allow`, or the code of the reason.
-async fn decide(engine: &Engine, token: &str) -> String {
-    let authorization = format!("Bearer {token}");
-    let mut headers = Headers::default();
-    headers.push("authorization", authorization.as_bytes());
-    let request = RawRequest {
-        method: b"GET",
-        scheme: b"https",
-        host: b"api.example.com",
-        path: b"/v1/models",
-        headers,
-        address: None,
-        body: RawBody::None,
-    };
-    let answer = engine.checker().check(
-        None,
-        || Ok(request),
-        |checked| match checked.answer {
-            Decision::Allow(_) => "allow".to_owned(),
-            Decision::Deny(_) | Decision::Fail(_) => {
-                let mut metadata = checked.metadata.iter();
-                metadata.find(|(name, _)| *name == "reason").unwrap().1.to_owned()
-            }
-        },
-    );
-    answer.await
-}
-
 /// Replaces the key five times under a flood, and returns how long the first token of each new key
 /// was refused.
 async fn rotate_under_a_flood(kid: Option<&'static str>) -> Vec<Duration> {
@@ -110,7 +78,10 @@ async fn rotate_under_a_flood(kid: Option<&'static str>) -> Vec<Duration> {
     rotation.publish(&current);
     let engine = Arc::new(rotation.engine());
     until_async("readiness", async || engine.readiness().missing().is_empty().then_some(())).await;
-    assert_eq!(decide(&engine, &rotation.token(&current, "ann")).await, "allow");
+    assert_eq!(
+        decide(&engine, "/v1/models", Some(&rotation.token(&current, "ann"))).await,
+        "allow"
+    );
 
     let attacker = KeyPair::generate(KeyType::Ed25519).unwrap();
     let forged: Vec<String> =
@@ -120,7 +91,7 @@ async fn rotate_under_a_flood(kid: Option<&'static str>) -> Vec<Duration> {
         let (engine, stop, sent) = (Arc::clone(&engine), Arc::clone(&stop), Arc::clone(&sent));
         async move {
             for token in forged.iter().cycle() {
-                assert_eq!(decide(&engine, token).await, "bad_signature");
+                assert_eq!(decide(&engine, "/v1/models", Some(token)).await, "bad_signature");
                 sent.fetch_add(1, Ordering::Relaxed);
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -144,7 +115,7 @@ async fn rotate_under_a_flood(kid: Option<&'static str>) -> Vec<Duration> {
         let good = rotation.token(&current, &format!("ann{round}"));
         let start = Instant::now();
         until_async("the new key", async || {
-            (decide(&engine, &good).await == "allow").then_some(())
+            (decide(&engine, "/v1/models", Some(&good)).await == "allow").then_some(())
         })
         .await;
         waits.push(start.elapsed());
@@ -186,18 +157,23 @@ async fn a_request_in_the_cool_down_is_served_at_its_end() {
     rotation.publish(&old);
     let engine = rotation.engine();
     until_async("readiness", async || engine.readiness().missing().is_empty().then_some(())).await;
-    assert_eq!(decide(&engine, &rotation.token(&new, "mallory")).await, "bad_signature");
+    assert_eq!(
+        decide(&engine, "/v1/models", Some(&rotation.token(&new, "mallory"))).await,
+        "bad_signature"
+    );
     until_async("the fetch that it causes", async || (rotation.server.hits() == 2).then_some(()))
         .await;
     rotation.publish(&new);
     // Sent once, and not again before the keys have changed.
     let good = rotation.token(&new, "ann");
-    assert_eq!(decide(&engine, &good).await, "bad_signature");
+    assert_eq!(decide(&engine, "/v1/models", Some(&good)).await, "bad_signature");
     until_async("the fetch at the end of the cool-down", async || {
         (rotation.server.hits() == 3).then_some(())
     })
     .await;
-    until_async("the new key", async || (decide(&engine, &good).await == "allow").then_some(()))
-        .await;
+    until_async("the new key", async || {
+        (decide(&engine, "/v1/models", Some(&good)).await == "allow").then_some(())
+    })
+    .await;
     engine.close().await;
 }
