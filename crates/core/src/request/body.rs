@@ -157,7 +157,7 @@ impl<'a> Body<'a> {
     /// # Errors
     /// As for [`Body::json`].
     pub fn form(&self, plan: &FormPlan) -> Result<BodyFacts<'a>, Denial> {
-        let boundary = form::boundary(self.content_type()?)?;
+        let boundary = form::boundary_of(self.content_type()?)?;
         form::read(self.bytes()?, boundary, plan)
             .map_err(|error| refused(&error.to_string(), error.param()))
     }
