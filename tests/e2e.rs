@@ -3,6 +3,7 @@
 
 mod allow;
 mod browsers;
+mod bursts;
 mod cli;
 mod cli_output;
 mod denials;

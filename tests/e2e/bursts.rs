@@ -1,0 +1,56 @@
+//! Bursts of requests without a credential, through the shipped Envoy with `failure_mode_allow: true`:
+//! Envoy forwards a request whose check fails, so none may fail for the number of requests.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::rig::{POLICY, Rig, envoy::failure_mode_allow};
+
+/// Streams of one connection, of which the listener accepts 128.
+const STREAMS: usize = 120;
+
+/// Sends requests over several connections at once, and counts the answers by status.
+async fn burst(port: u16, connections: usize) -> BTreeMap<u16, usize> {
+    let opened = (0..connections).map(|_| async move {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (client, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        client
+    });
+    let clients = join_all(opened).await;
+    let requests = clients.iter().flat_map(|client| (0..STREAMS).map(|_| client.clone()));
+    let answers = requests.map(|mut client| async move {
+        let request = hyper::Request::get("http://api.example.com/v1/models");
+        let sent = client.send_request(request.body(Empty::<Bytes>::new()).unwrap());
+        sent.await.unwrap().status().as_u16()
+    });
+    let statuses = timeout(Duration::from_secs(60), join_all(answers)).await.unwrap();
+    let mut counts = BTreeMap::new();
+    for status in statuses {
+        *counts.entry(status).or_default() += 1;
+    }
+    counts
+}
+
+/// A new connection to Tollgate gets more streams than Tollgate accepts before Envoy has read the
+/// limit, and Envoy has breakers for requests: both are failed checks.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_of_requests_at_once_passes_without_a_decision() {
+    let rig = tokio::task::block_in_place(|| Rig::with(POLICY, failure_mode_allow));
+    for connections in [4, 20, 45] {
+        let answers = burst(rig.envoy.port, connections).await;
+        // 503 is Tollgate's own `overloaded`.
+        let passed: usize =
+            answers.iter().filter(|(s, _)| ![401, 503].contains(*s)).map(|(_, n)| n).sum();
+        assert_eq!(passed, 0, "{connections} connections: {answers:?}");
+        assert!(answers.contains_key(&401), "{connections} connections: {answers:?}");
+    }
+    assert_eq!(rig.upstream.taken().len(), 0);
+}
