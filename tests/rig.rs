@@ -7,6 +7,7 @@
 pub(crate) mod envoy;
 pub(crate) mod grpc;
 pub(crate) mod http;
+pub(crate) mod http2_frames;
 pub(crate) mod issuer;
 pub(crate) mod process;
 pub(crate) mod python;

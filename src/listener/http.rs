@@ -89,6 +89,9 @@ where
     }
 }
 
+/// Resets of requests that were not accepted yet, before a connection is closed (CVE-2023-44487).
+const PENDING_RESETS: usize = 1024;
+
 fn builder(of_listener: &Limits) -> Builder<TokioExecutor> {
     let Limits { header_bytes, streams, .. } = *of_listener;
     let mut builder = Builder::new(TokioExecutor::new());
@@ -105,7 +108,7 @@ fn builder(of_listener: &Limits) -> Builder<TokioExecutor> {
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(streams)
-        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(limits.error_resets)
         .max_header_list_size(header_bytes)
         .keep_alive_interval(limits.ping_interval)

@@ -1,16 +1,21 @@
 //! Bursts of requests without a credential, through the shipped Envoy with `failure_mode_allow: true`:
 //! Envoy forwards a request whose check fails, so none may fail for the number of requests.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, net::TcpStream, thread, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use crate::rig::{POLICY, Rig, envoy::failure_mode_allow};
+use crate::rig::{
+    POLICY, Rig,
+    envoy::failure_mode_allow,
+    http::Request,
+    http2_frames::{cancelled_requests, preface, request_headers},
+};
 
 /// Streams of one connection, of which the listener accepts 128.
 const STREAMS: usize = 120;
@@ -18,7 +23,7 @@ const STREAMS: usize = 120;
 /// Sends requests over several connections at once, and counts the answers by status.
 async fn burst(port: u16, connections: usize) -> BTreeMap<u16, usize> {
     let opened = (0..connections).map(|_| async move {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (client, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -52,5 +57,33 @@ async fn no_number_of_requests_at_once_passes_without_a_decision() {
         assert_eq!(passed, 0, "{connections} connections: {answers:?}");
         assert!(answers.contains_key(&401), "{connections} connections: {answers:?}");
     }
+    assert_eq!(rig.upstream.taken().len(), 0);
+}
+
+/// Requests that are reset at once make Envoy reset their checks. A connection to Tollgate that ended
+/// for their number would fail the checks of others on it.
+#[test]
+fn cancelled_requests_do_not_fail_the_checks_of_others() {
+    // Without its timeouts, so that a busy machine fails no check.
+    let rig =
+        Rig::with(POLICY, |envoy| failure_mode_allow(envoy).replace("timeout: 2s", "timeout: 60s"));
+    let burst =
+        [preface(), cancelled_requests(&request_headers(2, "/v1/models"), true, 125)].concat();
+    let attack = || {
+        let mut attacker = TcpStream::connect(("127.0.0.1", rig.envoy.port)).unwrap();
+        // Envoy may close it before the end.
+        let _sent = attacker.write_all(&burst);
+        attacker
+    };
+    let check = || rig.envoy.send(&Request::get("/v1/models")).status;
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let others: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| (0..16).map(|_| check()).collect::<Vec<_>>())).collect();
+        for _ in 0..8 {
+            let _attackers: Vec<_> = (0..20).map(|_| attack()).collect();
+        }
+        others.into_iter().flat_map(|other| other.join().unwrap()).collect()
+    });
+    assert!(statuses.iter().all(|status| *status == 401), "{statuses:?}");
     assert_eq!(rig.upstream.taken().len(), 0);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tollgate::listener::Address;
 use tollgate_testkit::wait::until_async;
@@ -15,6 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::clients::{Answer, CHECK, call, connect, framed, http2, message};
 use super::servers::{Checks, Gate, Running, SOON, Wanted, budget};
+use crate::rig::http2_frames::{cancelled_requests, frame, preface, request_headers};
 
 const MIB: u64 = 1 << 20;
 
@@ -76,6 +78,36 @@ async fn a_check_and_a_health_check_over_tcp_and_over_a_unix_socket() {
             assert!(!path.exists());
         }
     }
+}
+
+/// A proxy forwards the resets of its clients, however many of them arrive together.
+#[tokio::test]
+async fn no_number_of_resets_ends_a_connection() {
+    const CALLS: u32 = 100_000;
+    let headers = request_headers(3, "/envoy.service.auth.v3.Authorization/Check");
+    let mut sent = preface();
+    sent.extend(cancelled_requests(&headers, false, CALLS));
+    sent.extend(frame(6, 0, 0, b"the end."));
+
+    let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
+    let (mut reading, mut writing) = tokio::io::split(connect(&server.address).await.unwrap());
+    let writing = tokio::spawn(async move { writing.write_all(&sent).await });
+    // Until the answer to the ping: no GOAWAY.
+    let answered = timeout(SOON, async {
+        loop {
+            let mut head = [0; 9];
+            reading.read_exact(&mut head).await.unwrap();
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            reading.read_exact(&mut payload).await.unwrap();
+            match (head[3], head[4]) {
+                (6, 1) => return payload,
+                (kind, _) => assert_ne!(kind, 7, "GOAWAY: {payload:?}"),
+            }
+        }
+    });
+    assert_eq!(answered.await.unwrap(), b"the end.");
+    writing.await.unwrap().unwrap();
 }
 
 #[tokio::test]

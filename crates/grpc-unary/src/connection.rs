@@ -18,7 +18,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{activity::Activity, batch::OpenCalls, coalesced::CoalescedWrites, services::Services};
+use crate::{
+    activity::Activity,
+    batch::OpenCalls,
+    coalesced::CoalescedWrites,
+    read_slices::{ReadSlices, Slice},
+    services::Services,
+};
 
 /// The limits of one HTTP/2 connection. Each is set: several defaults of the libraries are "none".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +46,9 @@ pub struct Http2Limits {
     /// the peer wants; further calls end with `resource_exhausted`.
     pub generated_calls: usize,
     /// Resets by the peer of calls that were not accepted yet, before the connection is closed. A
-    /// proxy resets the call of each client that disconnects, many at once when it restarts. The
-    /// limit protects against rapid reset (CVE-2023-44487).
+    /// proxy resets the call of each client that disconnects, as often as its clients want, so the
+    /// limit is above what is read between two accepts. It protects against rapid reset
+    /// (CVE-2023-44487).
     pub pending_resets: usize,
     /// Protocol errors of the peer over the life of a connection, before it is closed.
     pub error_resets: usize,
@@ -69,7 +76,7 @@ impl Default for Http2Limits {
             connection_window: 512 << 10,
             concurrent_streams: 256,
             generated_calls: 4,
-            pending_resets: 1024,
+            pending_resets: 32_768,
             error_resets: 1024,
             header_bytes: 128 << 10,
             unread_bytes: 400 << 10,
@@ -126,14 +133,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut shutdown = pin!(shutdown);
+    let slice = Slice::new();
+    let stream = CoalescedWrites::new(ReadSlices::new(stream, slice.clone()));
     let mut connection = tokio::select! {
-        connection = limits.builder().handshake(CoalescedWrites::new(stream)) => connection?,
+        connection = limits.builder().handshake(stream) => connection?,
         () = shutdown.as_mut() => return Ok(()),
     };
     let mut lost = pin!(wait_until_lost(connection.ping_pong(), limits));
     let (mut arrived, mut open) = (Vec::new(), OpenCalls::new());
     let mut answer = |connection: &mut Connection<_, _>, cx: &mut Context<'_>| {
         loop {
+            slice.renew();
             while let Poll::Ready(next) = connection.poll_accept(cx)? {
                 let Some(call) = next else { return Poll::Ready(Ok(())) };
                 activity.record_call();
@@ -144,6 +154,9 @@ where
                 .map(|(request, respond)| services.call(request, respond, activity, limits));
             // Responses are written when the connection is polled again.
             if !open.poll(calls, cx) {
+                if slice.is_used_up() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }

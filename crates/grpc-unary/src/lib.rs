@@ -60,6 +60,7 @@ mod body;
 mod coalesced;
 mod connection;
 mod framing;
+mod read_slices;
 mod services;
 mod streaming;
 pub mod wire;

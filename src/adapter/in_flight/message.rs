@@ -1,7 +1,5 @@
 //! One gRPC message, held to its announced length and to a deadline.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
-
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
@@ -44,12 +42,7 @@ impl InFlight {
         B: Body<Data = Bytes, Error = Status> + Unpin,
     {
         let late = |_| Err(Status::deadline_exceeded("the message did not arrive in time").into());
-        let mut read = pin!(self.read_announced(headers, body));
-        // The usual message has arrived with its call, and needs no timer.
-        match poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await {
-            Poll::Ready(message) => message,
-            Poll::Pending => timeout(self.arrival, read).await.unwrap_or_else(late),
-        }
+        timeout(self.arrival, self.read_announced(headers, body)).await.unwrap_or_else(late)
     }
 
     async fn read_announced<B>(

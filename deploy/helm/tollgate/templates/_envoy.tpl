@@ -202,13 +202,20 @@ static_resources:
   clusters:
     - name: tollgate
       type: STATIC
-      connect_timeout: 0.25s
+      # As long as a check. A shorter time passes while Envoy is busy with a burst, and the checks that wait fail.
+      connect_timeout: 2s
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
           # Tollgate refuses the 257th stream of a connection, and a refused stream is a failed check. Envoy opens
           # another connection beyond these.
-          explicit_http_config: { http2_protocol_options: { max_concurrent_streams: 200 } }
+          explicit_http_config:
+            http2_protocol_options:
+              max_concurrent_streams: 200
+              # Each check of a client that cancels is reset. Above these numbers of unsent frames Envoy closes the
+              # connection to Tollgate, and every check on it fails; the defaults are 10 000 and 1 000.
+              max_outbound_frames: 2000000
+              max_outbound_control_frames: 2000000
       # A check beyond a breaker is a failed check, too: they are above all that the listener admits, 10 000
       # connections of 128 streams. Tollgate bounds its own work, and answers 503 beyond it.
       circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }
