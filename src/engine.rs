@@ -240,11 +240,12 @@ impl Engine {
 
     /// Puts another configuration in force. Checks go on meanwhile, under the previous one. The keys
     /// of new issuers are not waited for: until they are there, their tokens are denied with 503
-    /// `not_ready`. Those of issuers whose key source has changed are, for less than a second.
+    /// `not_ready`. Those of issuers whose key source has changed are, for less than a second. A
+    /// route whose upstream key is missing is denied in the same way.
     ///
     /// # Errors
-    /// Returns [`ReloadError`] where the configuration cannot be put in force. The previous one
-    /// stays in force then.
+    /// [`ReloadError::NeedsRestart`] where the policy is in force, and other sections have changed
+    /// as well. With every other error the previous configuration stays in force.
     pub async fn reload(&self, loaded: Loaded) -> Result<(), ReloadError> {
         let mut reloader = self.reloader.lock().await;
         let result = reloader.apply(loaded).await;

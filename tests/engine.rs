@@ -95,13 +95,13 @@ async fn it_allows_denies_and_reloads_without_a_socket() {
     engine.reload(load(dir.path(), &wider)).await.unwrap();
     assert_eq!(decide(&engine, "/elsewhere", Some(&good)).await, "allow");
 
-    // A change that needs a restart is refused whole.
+    // What needs a restart keeps no change of the policy out.
     let moved = format!("{POLICY}drain_timeout: 1s\n");
     let refused = engine.reload(load(dir.path(), &moved)).await;
     let Err(error @ ReloadError::NeedsRestart(_)) = refused else { panic!("{refused:?}") };
     let expected = "drain_timeout changed, which needs a restart; restart, or undo the change";
     assert_eq!(error.to_string(), expected);
-    assert_eq!(decide(&engine, "/elsewhere", Some(&good)).await, "allow");
+    assert_eq!(decide(&engine, "/elsewhere", Some(&good)).await, "no_route");
     engine.close().await;
 }
 
@@ -246,23 +246,86 @@ fn with_upstream_key() -> String {
 }
 
 #[tokio::test]
-async fn a_reload_that_waits_for_a_secret_is_tried_again_until_it_applies() {
+async fn what_a_reload_removes_stops_while_an_upstream_key_is_missing() {
     let (watched, issuer) = Watched::start(POLICY).await;
     let token = issuer.token(json!({}));
     assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
 
-    // The new policy trusts another issuer, and its secret arrives after the file.
+    // The new policy trusts another issuer, and its upstream key arrives after the file.
     let other = with_upstream_key().replace("https://auth.example.com", "https://new.example.com");
     watched.write(&other);
     watched.watch.request_reload();
-    watched.metric("tollgate_config_reload_failed 1").await;
-    assert_eq!(decide(&watched.engine, "/v1/models", Some(&token)).await, "allow");
-    std::fs::write(watched.dir.path().join("upstream"), "sk-1").unwrap();
     watched.becomes("/v1/models", Some(&token), "unknown_issuer").await;
     watched.metric("tollgate_config_reload_failed 0").await;
     let new = Issuer::new("https://new.example.com").token(json!({}));
+    watched.becomes("/v1/models", Some(&new), "not_ready").await;
+    std::fs::write(watched.dir.path().join("upstream"), "sk-1").unwrap();
     watched.becomes("/v1/models", Some(&new), "allow").await;
     watched.engine.close().await;
+}
+
+/// Every other file that a policy names may be missing as well.
+#[tokio::test]
+async fn what_a_reload_removes_stops_while_files_of_issuers_are_missing() {
+    let file = "jwks: { file: \"${DIR}/jwks.json\" }";
+    let gone = "  - issuer: https://gone.example.com\n    audiences: any\n    algorithms: [RS256]\n    jwks: { file: \"${DIR}/jwks.json\" }\n";
+    let before = POLICY.replace("models:\n", &format!("{gone}models:\n"));
+    for (source, algorithm) in [
+        ("jwks: { file: \"${DIR}/none\" }", "RS256"),
+        ("secret: \"file:${DIR}/none\"", "HS256"),
+        ("jwks: { url: \"https://127.0.0.1:1/\", ca: \"${DIR}/none\" }", "RS256"),
+        ("jwks: { url: \"https://127.0.0.1:1/\", bearer: \"file:${DIR}/none\" }", "RS256"),
+    ] {
+        let new = gone.replace("gone", "new").replace(file, source).replace("RS256", algorithm);
+        let (watched, issuer) = Watched::start(&before).await;
+        let (stays, goes) =
+            (issuer.token(json!({})), Issuer::new("https://gone.example.com").token(json!({})));
+        assert_eq!(decide(&watched.engine, "/v1/models", Some(&goes)).await, "allow");
+        let after = POLICY.replace("models:\n", &format!("{new}models:\n"));
+        watched.engine.reload(load(watched.dir.path(), &after)).await.unwrap();
+        let decided = async |token| decide(&watched.engine, "/v1/models", Some(token)).await;
+        assert_eq!(decided(&goes).await, "unknown_issuer", "{source}");
+        assert_eq!(decided(&stays).await, "allow", "{source}");
+        watched.engine.close().await;
+    }
+}
+
+/// The policy is applied under the sections in force, where it may need what only the restart
+/// brings: it is denied meanwhile.
+#[tokio::test]
+async fn what_a_reload_removes_stops_while_other_sections_need_a_restart() {
+    const REDIS: &str =
+        "store: { redis: { url: \"redis://127.0.0.1:1\", local: { replicas: 1 } } }\n";
+    let gone = "  - issuer: https://gone.example.com\n    audiences: any\n    algorithms: [RS256]\n    jwks: { file: \"${DIR}/jwks.json\" }\n";
+    let before = POLICY.replace("models:\n", &format!("{gone}models:\n"));
+    let local = POLICY.replace("    scopes: []\n", "    scopes: []\n    on_outage: local\n");
+    let foreign = format!("{POLICY}revocation: {{ foreign: [\"b:{{sub}}\"] }}\n");
+    for (sections, policy, stays_decided) in [
+        ("body: { max: 1MiB }\n", POLICY, "allow"),
+        (REDIS, POLICY, "allow"),
+        (REDIS, local.as_str(), "allow"),
+        ("store: { redis: { url: \"redis://127.0.0.1:1\" } }\n", &foreign, "store_unavailable"),
+        ("listen: { ops: \"127.0.0.1:0\" }\nsecrets: { max_stale: 1h }\n", POLICY, "allow"),
+    ] {
+        let (watched, issuer) = Watched::start(&before).await;
+        let stays = issuer.token(json!({}));
+        let goes = Issuer::new("https://gone.example.com").token(json!({}));
+        assert_eq!(decide(&watched.engine, "/v1/models", Some(&goes)).await, "allow");
+        watched.write(&format!("{sections}{policy}"));
+        watched.becomes("/v1/models", Some(&goes), "unknown_issuer").await;
+        watched.metric("tollgate_config_reload_failed 1").await;
+        let decided = decide(&watched.engine, "/v1/models", Some(&stays)).await;
+        assert_eq!(decided, stays_decided, "{sections}{policy}");
+
+        // A further change of the policy applies as well, and so does what is undone.
+        watched.write(&format!("{sections}{}", POLICY.replace("/v1/models", "/elsewhere")));
+        watched.becomes("/v1/models", Some(&stays), "no_route").await;
+        watched.metric("tollgate_config_reload_failed 1").await;
+        watched.write(&before);
+        watched.becomes("/v1/models", Some(&goes), "allow").await;
+        watched.metric("tollgate_config_reload_failed 0").await;
+        watched.engine.close().await;
+    }
 }
 
 #[tokio::test]

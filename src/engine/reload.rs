@@ -1,16 +1,19 @@
-//! Reload: another configuration is put in force while checks go on, whole or not at all.
+//! Reload: another policy is put in force while checks go on, whole or not at all.
+//!
+//! What only a restart changes keeps no policy out, and neither does a secret that is missing: what
+//! the policy removes has to stop.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tollgate_core::{policy::Policy, secret::Secret};
+use tokio::time::timeout;
+use tollgate_core::policy::Policy;
 
 use super::{live::Live, upstream_keys::UpstreamKeys};
 use crate::{
     config::{LoadError, Loaded, ServerConfig, TextDigest},
     credential::jwks::{KeySources, Source},
     observe::{self, Observer},
-    secrets::SecretError,
 };
 
 /// How long a reload waits for the keys of issuers whose key source has changed. Their tokens were
@@ -18,18 +21,19 @@ use crate::{
 /// long.
 const FIRST_KEYS: Duration = Duration::from_millis(750);
 
-/// The reason why a configuration is not put in force.
+/// How long a reload waits for new upstream keys: two looks at a file, a second apart, have to
+/// agree. A file that is missing is not waited for.
+const NEW_UPSTREAM_KEYS: Duration = Duration::from_millis(1500);
+
+/// The reason why a configuration is not in force, or not all of it.
 #[derive(Debug, Error)]
 pub enum ReloadError {
     /// The file cannot be read, or is wrong.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// These sections differ, which only a restart changes.
+    /// The policy is in force. These sections differ, which only a restart changes.
     #[error("{} changed, which needs a restart; restart, or undo the change", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
-    /// An upstream key is missing or cannot be used.
-    #[error("upstream_key: {0}")]
-    UpstreamKey(SecretError),
     /// A panic ended the compilation.
     #[error("the file could not be compiled: a panic was caught, see the log")]
     Interrupted,
@@ -42,7 +46,7 @@ impl ReloadError {
             Self::Load(LoadError::Invalid { .. }) | Self::NeedsRestart(_) | Self::Interrupted => {
                 true
             }
-            Self::Load(LoadError::Read(_)) | Self::UpstreamKey(_) => false,
+            Self::Load(LoadError::Read(_)) => false,
         }
     }
 }
@@ -87,21 +91,17 @@ impl Reloader {
         self.applied == text
     }
 
-    /// Puts a configuration in force.
+    /// Puts the policy of a configuration in force.
+    ///
+    /// # Errors
+    /// [`ReloadError::NeedsRestart`] for the sections that stay as they were.
     pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<(), ReloadError> {
         let Loaded { file, policy, digest } = loaded;
-        let changed = file.server.changed_sections(&self.server);
-        if !changed.is_empty() {
-            return Err(ReloadError::NeedsRestart(changed));
-        }
-        self.upstream_keys.add(&policy.upstream_keys).await.map_err(ReloadError::UpstreamKey)?;
-        let policy = Arc::new(policy);
-        let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
-        self.install(Arc::clone(&policy), credentials).await;
+        self.install(Arc::new(policy)).await;
         self.applied = digest;
-        self.upstream_keys.retain(&policy.upstream_keys);
         self.report_upstream_keys();
-        Ok(())
+        let changed = file.server.changed_sections(&self.server);
+        if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
     }
 
     /// Counts the result of a reload, and logs it where it is news: a reload that fails is tried
@@ -116,9 +116,15 @@ impl Reloader {
             Err(error) => {
                 let failure = Some(error.to_string());
                 if self.failure != failure {
-                    tracing::error!(
-                        "configuration reload failed, keeping the previous one:\n{error}"
-                    );
+                    match error {
+                        ReloadError::NeedsRestart(_) => tracing::error!(
+                            "configuration reloaded in part: the policy is in force, the rest is \
+                             not: {error}"
+                        ),
+                        _ => tracing::error!(
+                            "configuration reload failed, keeping the previous one:\n{error}"
+                        ),
+                    }
                 }
                 self.failure = failure;
             }
@@ -139,10 +145,10 @@ impl Reloader {
         self.observer.metrics().set_secrets("upstream_key", self.upstream_keys.status());
     }
 
-    /// Starts the policy's key sources, swaps the pointer, and gives metrics the labels of the
-    /// policy.
-    async fn install(&self, policy: Arc<Policy>, upstream_keys: Vec<Option<Secret>>) {
-        let metrics = self.observer.metrics();
+    /// Starts the policy's key sources, reads its upstream keys, swaps the pointer, and gives
+    /// metrics the labels of the policy.
+    async fn install(&mut self, policy: Arc<Policy>) {
+        let metrics = Arc::clone(self.observer.metrics());
         metrics.add_policy(&policy);
         let sources = self.key_sources.apply(policy.issuers.list());
         // What is removed stops at once; a new issuer is not waited for. An issuer whose key source
@@ -162,9 +168,15 @@ impl Reloader {
                 source.tried().await;
             }
         };
-        // An issuer that has not answered by then is logged below.
-        let _timed_out = tokio::time::timeout(FIRST_KEYS, tried).await;
-        self.live.replace(Arc::clone(&policy), sources.clone(), upstream_keys);
+        // An issuer that has not answered by then is logged below. An upstream key that is not read
+        // by then is read by the next look: its routes are denied meanwhile.
+        let _timed_out = tokio::join!(
+            timeout(FIRST_KEYS, tried),
+            timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
+        );
+        let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
+        self.live.replace(Arc::clone(&policy), sources.clone(), credentials);
+        self.upstream_keys.retain(&policy.upstream_keys);
         metrics.retain_policy(&policy);
         for source in sources.iter().filter(|source| !source.status().tried) {
             tracing::warn!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use tollgate_core::secret::{Secret, SecretSource};
 
 use crate::secrets::{
@@ -32,25 +32,21 @@ impl UpstreamKeys {
         Ok(Self { watched: sources.iter().map(start).collect::<Result<_, _>>()?, max_stale })
     }
 
-    /// Reads the keys that are not watched yet, and watches them as well.
-    ///
-    /// # Errors
-    /// One of them cannot be read or used. The others may be watched then.
-    pub(super) async fn add(&mut self, sources: &[SecretSource]) -> Result<(), SecretError> {
-        let is_new = |source: &&SecretSource| self.find(source).is_none();
-        let new: Vec<&SecretSource> = sources.iter().filter(is_new).collect();
-        for some in new.chunks(AT_ONCE) {
-            let added = some.iter().map(async |source| {
-                let mut secret = WatchedSecret::unread(source, self.max_stale, check_upstream_key);
-                match secret.look().await {
-                    Look::Unchanged | Look::Changed => Ok(secret),
-                    Look::Failed { error, .. } | Look::Lapsed(error) => Err(error),
-                }
-            });
-            let added = try_join_all(added).await?;
-            self.watched.extend(added);
+    /// Watches further keys, and reads them. If the future is dropped, those that are not read yet
+    /// are read by the next [`look`](Self::look).
+    pub(super) async fn add(&mut self, sources: &[SecretSource]) {
+        let known = self.watched.len();
+        for source in sources {
+            if self.find(source).is_none() {
+                self.watched.push(WatchedSecret::unread(
+                    source,
+                    self.max_stale,
+                    check_upstream_key,
+                ));
+            }
         }
-        Ok(())
+        let new = self.watched.get_mut(known..).unwrap_or_default();
+        look_at(new).await;
     }
 
     /// Ends the watch of all other keys.
@@ -60,34 +56,7 @@ impl UpstreamKeys {
 
     /// Reads all keys again, and logs what changed. Returns whether another key is in force.
     pub(super) async fn look(&mut self) -> bool {
-        let mut changed = false;
-        let mut looks = Vec::with_capacity(self.watched.len());
-        for some in self.watched.chunks_mut(AT_ONCE) {
-            looks.extend(join_all(some.iter_mut().map(WatchedSecret::look)).await);
-        }
-        for look in looks {
-            match look {
-                Look::Unchanged | Look::Failed { is_new: false, .. } => {}
-                Look::Changed => {
-                    changed = true;
-                    tracing::info!("upstream key reloaded");
-                }
-                Look::Failed { error, is_new: true } => {
-                    tracing::warn!(
-                        "upstream key reload failed, keeping the previous one for \
-                         `secrets.max_stale`: {error}"
-                    );
-                }
-                Look::Lapsed(error) => {
-                    changed = true;
-                    tracing::error!(
-                        "an upstream key is older than `secrets.max_stale` and no longer used, its \
-                         routes are denied: {error}"
-                    );
-                }
-            }
-        }
-        changed
+        look_at(&mut self.watched).await
     }
 
     /// Returns the value of `Authorization` for each source; `None` without a key in force.
@@ -104,5 +73,47 @@ impl UpstreamKeys {
 
     fn find(&self, source: &SecretSource) -> Option<&WatchedSecret> {
         self.watched.iter().find(|secret| secret.source() == source)
+    }
+}
+
+/// Reads keys again, and logs what changed. Returns whether another key is in force.
+async fn look_at(keys: &mut [WatchedSecret]) -> bool {
+    let mut changed = false;
+    for some in keys.chunks_mut(AT_ONCE) {
+        let looks = join_all(some.iter_mut().map(async |key| {
+            let before = key.current().is_some();
+            (before, key.look().await)
+        }));
+        for (before, look) in looks.await {
+            changed |= matches!(look, Look::Changed | Look::Lapsed(_));
+            log(before, look);
+        }
+    }
+    changed
+}
+
+/// Logs a look at a key. `before` is whether a key was in force until then.
+fn log(before: bool, look: Look) {
+    match look {
+        Look::Unchanged | Look::Failed { is_new: false, .. } => {}
+        Look::Changed => tracing::info!("upstream key reloaded"),
+        Look::Failed { error, is_new: true } if before => {
+            tracing::warn!(
+                "upstream key reload failed, keeping the previous one for `secrets.max_stale`: \
+                 {error}"
+            );
+        }
+        Look::Failed { error, is_new: true } => {
+            tracing::error!(
+                "an upstream key cannot be read, its routes are denied with 503 not_ready until it \
+                 can: {error}"
+            );
+        }
+        Look::Lapsed(error) => {
+            tracing::error!(
+                "an upstream key is older than `secrets.max_stale` and no longer used, its routes \
+                 are denied: {error}"
+            );
+        }
     }
 }
