@@ -1,7 +1,9 @@
 //! The places of a listener's connections. When all are taken, a new connection gets the place of an
-//! idle one of the peer address that holds most, so that no stranger keeps a proxy out.
+//! idle one that was never used, or else of one that was used least, so that no stranger keeps a
+//! proxy out.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -104,33 +106,45 @@ impl Places {
 }
 
 impl Table {
-    /// Closes one idle connection of the group that holds most, for a new one of `newcomer`. A
-    /// group that holds less than the newcomer's own loses none, and the own group loses none that
-    /// was used. Returns whether one was closed.
+    /// Closes one idle connection for a new one of `newcomer`. Returns whether one was closed.
+    ///
+    /// Connections without any answered check are closed first, those of the group that has most of
+    /// them before others: a stranger with many addresses holds one of each. Then comes the used
+    /// connection with the fewest answers, and of those with equally many one of the group that
+    /// holds most. A group that holds less than the newcomer's own loses none, and the own group
+    /// loses none that was used.
     fn evict_for(&mut self, newcomer: PeerGroup) -> bool {
         let own = self.held.get(&newcomer).copied().unwrap_or(0);
-        let mut groups: Vec<_> = self.held.iter().map(|(group, held)| (*held, *group)).collect();
-        groups.retain(|(held, _)| *held >= own);
-        groups.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
-        let idle = groups.into_iter().find_map(|(_, group)| self.idle_of(group, group == newcomer));
-        let Some(connection) = idle.and_then(|id| self.remove(id)) else { return false };
+        let held = |connection: &Connection| self.held.get(&connection.group).copied().unwrap_or(0);
+        let mut unused = HashMap::<PeerGroup, usize>::new();
+        let idle: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| {
+                connection.task.is_some()
+                    && !connection.activity.is_answering()
+                    && held(connection) >= own
+            })
+            .map(|(id, connection)| (*id, connection, connection.activity.answered()))
+            .filter(|(_, connection, answered)| *answered == 0 || connection.group != newcomer)
+            .inspect(|(_, connection, answered)| {
+                *unused.entry(connection.group).or_default() += usize::from(*answered == 0);
+            })
+            .collect();
+        let first = idle.into_iter().min_by_key(|(id, connection, answered)| {
+            let of_group = match answered {
+                0 => unused.get(&connection.group).copied().unwrap_or(0),
+                _ => held(connection),
+            };
+            (*answered, Reverse(of_group), *id)
+        });
+        let Some(connection) = first.map(|(id, ..)| id).and_then(|id| self.remove(id)) else {
+            return false;
+        };
         if let Some(task) = connection.task {
             task.abort();
         }
         true
-    }
-
-    /// An idle connection of a group: one that never sent a request, or else the oldest, unless it
-    /// has to be `unused`.
-    fn idle_of(&self, group: PeerGroup, unused: bool) -> Option<u64> {
-        let idle = self.connections.iter().filter(|(_, connection)| {
-            connection.group == group
-                && connection.task.is_some()
-                && !connection.activity.is_answering()
-                && !(unused && connection.activity.calls() > 0)
-        });
-        idle.min_by_key(|(id, connection)| (connection.activity.calls() > 0, **id))
-            .map(|(id, _)| *id)
     }
 
     fn remove(&mut self, id: u64) -> Option<Connection> {
@@ -187,6 +201,14 @@ mod tests {
         Some(place)
     }
 
+    /// Answers checks on a connection.
+    fn answer(place: &Place, checks: usize) {
+        for _ in 0..checks {
+            place.activity().record_call();
+            drop(place.activity().begin_answer());
+        }
+    }
+
     fn holds(places: &Places, place: &Place) -> bool {
         lock(&places.table).connections.contains_key(&place.id())
     }
@@ -210,7 +232,7 @@ mod tests {
         let places = Places::new(4, true);
         let proxy = start(&places, "10.0.0.1").unwrap();
         let strangers = [(); 3].map(|()| start(&places, "10.0.0.2").unwrap());
-        strangers[0].activity().record_call();
+        answer(&strangers[0], 1);
         let second = start(&places, "10.0.0.1").unwrap();
         assert!(second.replaced_another() && !proxy.replaced_another());
         assert!(holds(&places, &proxy) && holds(&places, &second));
@@ -232,11 +254,36 @@ mod tests {
     async fn an_address_that_holds_most_keeps_its_used_connections() {
         let places = Places::new(2, true);
         let held = [(); 2].map(|()| start(&places, "10.0.0.1").unwrap());
-        held[0].activity().record_call();
+        answer(&held[0], 1);
         let third = start(&places, "10.0.0.1").unwrap();
         assert!(holds(&places, &held[0]) && !holds(&places, &held[1]));
-        third.activity().record_call();
+        answer(&third, 1);
         assert!(start(&places, "10.0.0.1").is_none());
+    }
+
+    /// One address each, so that the proxy's group holds most.
+    #[tokio::test]
+    async fn strangers_with_many_addresses_replace_each_other() {
+        let places = Places::new(8, true);
+        let proxies = [(); 3].map(|()| start(&places, "10.0.0.1").unwrap());
+        for (proxy, checks) in proxies.iter().zip([2, 3, 300]) {
+            answer(proxy, checks);
+        }
+        // A call whose message is withheld is no answered check.
+        let stranger = |number: usize| {
+            let place = start(&places, &format!("10.0.1.{number}")).unwrap();
+            place.activity().record_call();
+            place
+        };
+        let strangers: Vec<Place> = (1..100).map(stranger).collect();
+        assert!(proxies.iter().all(|place| holds(&places, place)));
+        assert_eq!(strangers.iter().filter(|place| holds(&places, place)).count(), 5);
+
+        // Those with a check each go before the proxy's connections that were used more.
+        strangers.iter().for_each(|place| answer(place, 1));
+        let more: Vec<Place> = (100..104).map(stranger).collect();
+        more.iter().for_each(|place| answer(place, 1));
+        assert!(proxies.iter().all(|place| holds(&places, place)));
     }
 
     #[tokio::test]

@@ -122,6 +122,31 @@ async fn idle_connections_with_one_check_each_do_not_keep_the_proxy_out() {
     assert!((56..64).contains(&open), "{open} of 64 are left");
 }
 
+/// Each of them has an address, so that the proxy's holds most: its connections were closed.
+#[tokio::test]
+async fn strangers_with_many_addresses_do_not_close_the_connections_of_the_proxy() {
+    let server = with_places(32).grpc(Checks::default(), budget(MIB, 64 * MIB)).await;
+    let mut proxies = Vec::new();
+    for _ in 0..8 {
+        let mut proxy = http2(connect_from(PROXY, &server).await.unwrap()).await;
+        assert!(call(&mut proxy, CHECK, message(2)).await.unwrap().is(0, "2"));
+        proxies.push(proxy);
+    }
+    let mut strangers = Vec::new();
+    for number in 2..100 {
+        let address = Ipv4Addr::new(127, 0, 1, number);
+        if number % 2 == 0 {
+            let silent = connect_from(address, &server).await.unwrap();
+            strangers.push((Some(silent), None));
+        } else {
+            strangers.push((None, Some(open_call(&server, address, CHECK, never()).await)));
+        }
+    }
+    for proxy in &mut proxies {
+        assert!(call(proxy, CHECK, message(2)).await.unwrap().is(0, "2"));
+    }
+}
+
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 fn never() -> AnyBody {
@@ -137,8 +162,13 @@ fn check() -> AnyBody {
 }
 
 /// Starts a call on a connection of its own and returns what keeps it open.
-async fn open_call(server: &Running, uri: &str, body: AnyBody) -> impl Sized + use<> {
-    let stream = TokioIo::new(connect_from(STRANGER, server).await.unwrap());
+async fn open_call(
+    server: &Running,
+    from: Ipv4Addr,
+    uri: &str,
+    body: AnyBody,
+) -> impl Sized + use<> {
+    let stream = TokioIo::new(connect_from(from, server).await.unwrap());
     let (mut client, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
     let request = Request::post(uri).header("content-type", "application/grpc").body(body).unwrap();
@@ -154,7 +184,7 @@ async fn calls_that_never_end_do_not_keep_the_proxy_out() {
         let mut strangers = Vec::new();
         for _ in 0..32 {
             let body = if uri == CHECK { never() } else { whole(b"\0\0\0\0\0") };
-            strangers.push(open_call(&server, uri, body).await);
+            strangers.push(open_call(&server, STRANGER, uri, body).await);
         }
         let mut proxy = http2(connect_from(PROXY, &server).await.unwrap()).await;
         assert!(call(&mut proxy, CHECK, message(2)).await.unwrap().is(0, "2"), "{name}");
@@ -226,7 +256,7 @@ async fn streams_leave_room_for_health_checks() {
     let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
     let mut strangers = Vec::new();
     for _ in 0..20 {
-        strangers.push(open_call(&server, WATCH, whole(b"\0\0\0\0\0")).await);
+        strangers.push(open_call(&server, STRANGER, WATCH, whole(b"\0\0\0\0\0")).await);
     }
     let mut proxy = http2(connect_from(PROXY, &server).await.unwrap()).await;
     let health = "http://tollgate/grpc.health.v1.Health/Check";

@@ -7,11 +7,15 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
+/// One answered call in `Activity::answers`, above the calls that wait: one addition changes both.
+const ANSWERED: u64 = 1 << 32;
+
 /// Counts the calls of one connection, for its owner, who may close it between two answers.
 #[derive(Debug, Default)]
 pub struct Activity {
     calls: AtomicU64,
-    answering: AtomicUsize,
+    /// The calls that wait for their answers, and in units of [`ANSWERED`] those that were answered.
+    answers: AtomicU64,
     generated: AtomicUsize,
     closing: AtomicBool,
     closed: Notify,
@@ -33,13 +37,19 @@ impl Activity {
     /// withheld, and a stream that stays open, do not count.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        self.answering.load(Ordering::Acquire) > 0
+        self.answers.load(Ordering::Acquire) % ANSWERED > 0
+    }
+
+    /// The number of calls that arrived as a whole and were answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.answers.load(Ordering::Acquire) / ANSWERED
     }
 
     /// Begins the answer to a call, until the returned value is dropped.
     #[must_use]
     pub fn begin_answer(self: &Arc<Self>) -> Answering {
-        self.answering.fetch_add(1, Ordering::AcqRel);
+        self.answers.fetch_add(1, Ordering::AcqRel);
         Answering(Arc::clone(self))
     }
 
@@ -70,7 +80,7 @@ pub struct Answering(Arc<Activity>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answering.fetch_sub(1, Ordering::AcqRel);
+        self.0.answers.fetch_add(ANSWERED - 1, Ordering::AcqRel);
     }
 }
 
@@ -107,5 +117,6 @@ mod tests {
         assert!(activity.is_answering());
         drop(second);
         assert!(!activity.is_answering());
+        assert_eq!(activity.answered(), 2);
     }
 }
