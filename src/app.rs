@@ -2,7 +2,11 @@
 
 mod servers;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -23,7 +27,7 @@ use crate::{
     log_list::LogList,
     observe::{
         self,
-        exposition::{InFlightStatus, Status},
+        exposition::{CertificateStatus, InFlightStatus, Status},
     },
     secrets::{SecretError, WatchedSecret},
 };
@@ -114,7 +118,9 @@ impl App {
             let key = format!("listen.http[{index}]");
             http.push(servers.http(&key, &config.listener(), Limits::default(), handler).await?);
         }
-        let health = Arc::new(health_of(&engine, in_flight));
+        // Set below, when every listener is bound.
+        let certificates: Arc<OnceLock<Vec<Tls>>> = Arc::default();
+        let health = Arc::new(health_of(&engine, in_flight, Arc::clone(&certificates)));
         let handler = move |request| {
             let health = Arc::clone(&health);
             async move { health::handle(&health, request).await }
@@ -129,8 +135,9 @@ impl App {
             }
             None => (None, None),
         };
-        let Servers { tasks, stop, certificates, .. } = servers;
-        Ok(Self { grpc, http, ops, admin, engine, certificates, admin_token, stop, tasks })
+        let Servers { tasks, stop, certificates: bound, .. } = servers;
+        certificates.get_or_init(|| bound.clone());
+        Ok(Self { grpc, http, ops, admin, engine, certificates: bound, admin_token, stop, tasks })
     }
 
     /// The engine behind the servers.
@@ -166,7 +173,11 @@ impl App {
 }
 
 /// The handlers of health and metrics.
-fn health_of(engine: &Arc<Engine>, in_flight: InFlight) -> Health {
+fn health_of(
+    engine: &Arc<Engine>,
+    in_flight: InFlight,
+    certificates: Arc<OnceLock<Vec<Tls>>>,
+) -> Health {
     let readiness = Arc::clone(engine.readiness());
     let for_status = Arc::clone(engine);
     let status = move || Status {
@@ -174,9 +185,20 @@ fn health_of(engine: &Arc<Engine>, in_flight: InFlight) -> Health {
             bytes: in_flight.taken() as u64,
             limit: in_flight.total() as u64,
         }),
+        certificates: certificates.get().into_iter().flatten().filter_map(certificate).collect(),
         ..for_status.status()
     };
     Health::new(Arc::clone(engine.observer()), move || readiness.missing(), status)
+}
+
+/// The state of the certificates of a listener.
+fn certificate(tls: &Tls) -> Option<CertificateStatus> {
+    let validity = tls.validity()?;
+    Some(CertificateStatus {
+        listener: tls.key().to_owned(),
+        not_before: validity.not_before.as_secs(),
+        not_after: validity.not_after.as_secs(),
+    })
 }
 
 async fn serve_admin(

@@ -36,7 +36,7 @@ pub use self::{
     http::serve,
     serve::BoxError,
     stream::Peer,
-    tls::{Tls, TlsError, TlsProblem},
+    tls::{Tls, TlsError, TlsProblem, Validity},
     trusted::Networks,
 };
 

@@ -6,6 +6,7 @@ mod check_result;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
+mod process;
 pub mod rfc3339;
 mod subjects;
 pub mod trace;
@@ -23,6 +24,7 @@ use tollgate_core::{
     admission::Outage,
     decision::{Decision, Outcome},
     denial::Denial,
+    identity::Principal,
     request::{Headers, RawRequest},
     stage::Stage,
     text::hex_128,
@@ -297,9 +299,13 @@ impl Drop for CheckRecord<'_> {
             .map(|route| route.name.as_str());
         let principal = evidence.and_then(|evidence| evidence.principal.as_deref());
         let model = evidence.and_then(|evidence| evidence.model.as_deref());
+        let denial = self.denial(result);
+        let claimed = denial.and_then(|denial| denial.claimed.as_deref());
+        let claimed_issuer = claimed.and_then(|claimed| claimed.issuer.as_deref());
         let metrics = &self.observer.metrics;
         metrics.count(&CheckSample {
             route,
+            issuer: principal.map(Principal::issuer).or(claimed_issuer),
             model,
             limits: evidence.map(|evidence| evidence.limits.as_slice()).unwrap_or_default(),
             remembered: evidence.is_some_and(|evidence| evidence.stage == Stage::Refusals),
@@ -323,15 +329,13 @@ impl Drop for CheckRecord<'_> {
         }
         let slot = self.slot.take();
         let cause = self.cause(result);
-        let denial = self.denial(result);
-        let claimed = denial.and_then(|denial| denial.claimed.as_deref());
         let fields = CheckLine {
             time: Rfc3339(self.now),
             decision_id: &self.id,
             request_id: self.request.request_id,
             client_ip: self.request.address,
             principal,
-            claimed_issuer: claimed.and_then(|claimed| claimed.issuer.as_deref()),
+            claimed_issuer,
             method: self.request.method,
             host: self.request.host,
             path: self.request.path,

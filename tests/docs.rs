@@ -49,6 +49,16 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
 }
 
+/// The shipped configuration of Envoy with the parts that a page adds to it.
+pub(crate) fn envoy_of_page(name: &str) -> String {
+    let blocks = block::blocks(name, &page(name));
+    let parts: Vec<&block::Block> = blocks
+        .iter()
+        .filter(|block| matches!(block.kind(), Some(block::Kind::EnvoyPart(_))))
+        .collect();
+    kinds::with_parts(&parts)
+}
+
 /// Fails with everything that is wrong, one line each.
 fn none(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));

@@ -30,6 +30,7 @@ impl Engine {
             store: Some(self.store.store.status()),
             local: self.store.local.as_ref().map(|local| local.status()),
             in_flight: None,
+            certificates: Vec::new(),
             refusals: state.refusals.count(observe::now()),
             tokens: TokenStatus { lookups: self.live.lookups().by_result(), entries, bytes },
         }

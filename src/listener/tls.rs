@@ -1,31 +1,33 @@
 //! TLS and mTLS on a listener, with certificates that can be reloaded.
 
 mod error;
+mod validity;
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig,
-    client::verify_server_cert_signed_by_trust_anchor,
-    crypto,
+    ServerConfig, crypto,
     pki_types::{
-        CertificateDer, PrivateKeyDer, UnixTime,
+        CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{ParsedCertificate, WebPkiClientVerifier},
+    server::WebPkiClientVerifier,
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tollgate_core::revocation::sha256;
 use tracing::warn;
 
-pub use self::error::{TlsError, TlsProblem};
+pub use self::{
+    error::{TlsError, TlsProblem},
+    validity::Validity,
+};
 use super::{Limits, config::TlsConfig, stream::Socket};
 use crate::{
     bounded_file,
@@ -39,10 +41,17 @@ const MAX_FILE: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Tls {
     files: Arc<TlsFiles>,
-    current: Arc<ArcSwap<ServerConfig>>,
+    current: Arc<ArcSwap<Current>>,
     looks: Arc<Mutex<Looks>>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
+}
+
+/// The certificates in use.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    validity: Option<Validity>,
 }
 
 /// What was found in the files.
@@ -104,6 +113,18 @@ impl Tls {
         &self.files.config
     }
 
+    /// The key of the listener in the configuration.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.files.key
+    }
+
+    /// The period in which the certificates in use are valid; `None` where it cannot be read.
+    #[must_use]
+    pub fn validity(&self) -> Option<Validity> {
+        self.current.load().validity
+    }
+
     /// Reads the files again, for new connections. It blocks while it reads, for a bounded time.
     ///
     /// Sessions are not resumed across a reload, so that an earlier handshake does not admit a
@@ -153,7 +174,8 @@ impl Tls {
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         timeout(self.handshake_timeout, async {
             let _permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            TlsAcceptor::from(self.current.load_full()).accept(socket).await
+            let config = Arc::clone(&self.current.load().config);
+            TlsAcceptor::from(config).accept(socket).await
         })
         .await?
     }
@@ -173,7 +195,7 @@ impl TlsFiles {
         Ok(Pem { cert: file("cert", cert)?, key: file("key", key)?, client_ca })
     }
 
-    fn compile(&self, pem: &Pem) -> Result<ServerConfig, TlsError> {
+    fn compile(&self, pem: &Pem) -> Result<Current, TlsError> {
         let TlsConfig { cert, key, client_ca } = &self.config;
         let in_pair =
             |error| self.error("key", TlsProblem::of_pair(cert.clone(), key.clone(), error));
@@ -197,10 +219,17 @@ impl TlsFiles {
         let private = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|error| {
             self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
         })?;
-        self.warn_if_expired(&chain);
+        let validity = Validity::of_chain(&chain);
+        if let Some(warning) = validity.and_then(|validity| validity.warning(now())) {
+            warn!(
+                "{}.tls.cert: the certificate in `{}` {warning}; replace the file",
+                self.key,
+                self.config.cert.display()
+            );
+        }
         let mut server = builder.with_single_cert(chain, private).map_err(in_pair)?;
         server.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(server)
+        Ok(Current { config: Arc::new(server), validity })
     }
 
     fn certificates(
@@ -218,59 +247,12 @@ impl TlsFiles {
         Ok(chain)
     }
 
-    /// Logs an expired certificate. It is served all the same: some clients do not verify it, and
-    /// for them a listener with it is better than none.
-    fn warn_if_expired(&self, chain: &[CertificateDer<'_>]) {
-        if let Some(age) = chain.first().and_then(|certificate| expired_since(certificate)) {
-            warn!(
-                "{}.tls.cert: the certificate in `{}` expired {} hours ago: clients that verify it \
-                 refuse to connect; replace the file",
-                self.key,
-                self.config.cert.display(),
-                age.as_secs() / 3600
-            );
-        }
-    }
-
     fn error(&self, field: &str, problem: TlsProblem) -> TlsError {
         TlsError { key: format!("{}.tls.{field}", self.key), problem }
     }
 }
 
-/// The time since a certificate expired, or `None` when it did not.
-fn expired_since(certificate: &CertificateDer<'_>) -> Option<Duration> {
-    let now = UnixTime::since_unix_epoch(
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-    );
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    // Without any authority the chain is never valid; the period of the certificate is checked
-    // before its issuer is looked for.
-    let roots = RootCertStore::empty();
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, &[]) {
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext {
-            time,
-            not_after,
-        })) => Some(Duration::from_secs(time.as_secs().saturating_sub(not_after.as_secs()))),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-
-    use super::*;
-
-    #[test]
-    fn an_expired_certificate_is_recognized() {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["tollgate.test".to_owned()]).unwrap();
-        let valid = params.clone().self_signed(&key).unwrap();
-        assert_eq!(expired_since(valid.der()), None);
-        params.not_before = date_time_ymd(2019, 1, 1);
-        params.not_after = date_time_ymd(2020, 1, 1);
-        let expired = params.self_signed(&key).unwrap();
-        let age = expired_since(expired.der()).unwrap();
-        assert!(age > Duration::from_secs(6 * 365 * 86_400), "{age:?}");
-    }
+/// The time since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

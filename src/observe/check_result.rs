@@ -41,17 +41,6 @@ const REASONS: usize = Reason::ALL.len();
 /// The number of results.
 pub(super) const SLOTS: usize = ALLOW_BASES.len() + 2 * REASONS + 2;
 
-/// Reasons that end a check before its route is known.
-const BEFORE_A_ROUTE: [Reason; 7] = [
-    Reason::NoRoute,
-    Reason::InsecureTransport,
-    Reason::MalformedRequest,
-    Reason::BodyTooLarge,
-    Reason::Overloaded,
-    Reason::NotReady,
-    Reason::Internal,
-];
-
 impl CheckResult {
     /// The result of a check whose outcome was answered.
     pub fn of(outcome: &Outcome) -> Self {
@@ -112,19 +101,6 @@ impl CheckResult {
             Self::Panic => ALLOW_BASES.len() + 2 * REASONS + 1,
         }
     }
-
-    /// Whether the series exists before anything was counted, so that an alert on its increase sees
-    /// the first one. The other results are impossible or rare; their series appear with the first
-    /// count.
-    pub(super) fn is_expected(self, without_route: bool) -> bool {
-        match self {
-            Self::Cancelled | Self::Panic => true,
-            Self::Allow(_) => !without_route,
-            Self::Deny(reason) if without_route => BEFORE_A_ROUTE.contains(&reason),
-            Self::Deny(reason) => !matches!(reason, Reason::NoRoute | Reason::InsecureTransport),
-            Self::Error(reason) => !without_route && reason == Reason::StoreUnavailable,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -143,5 +119,16 @@ mod tests {
         let words: BTreeSet<_> =
             all.iter().map(|result| (result.decision(), result.reason())).collect();
         assert_eq!(words.len(), SLOTS);
+    }
+
+    #[test]
+    fn the_documented_bound_of_series_is_that_of_the_results() {
+        let bound = format!("(R + 1) × (17 + {SLOTS})");
+        for page in [
+            include_str!("../../docs/metrics.md"),
+            include_str!("../../docs/decisions/0033-series-appear-with-their-first-count.md"),
+        ] {
+            assert!(page.contains(&bound), "{bound}");
+        }
     }
 }

@@ -16,11 +16,13 @@ use prometheus_client::{
     metrics::MetricType,
     registry::{Registry, Unit},
 };
+use tollgate_core::route::OnOutage;
 
 use super::{
     audit::{Dropped, QueueUsage},
     check_result::CheckResult,
-    metrics::{BUCKETS, Durations, Metrics, NO_ROUTE},
+    metrics::{BUCKETS, DecisionCounters, Durations, Metrics, OutageAllowed},
+    process::{ProcessMetrics, ProcessStatus},
     trace::SpanCounts,
 };
 use crate::{
@@ -48,6 +50,19 @@ pub struct Status {
     pub tokens: TokenStatus,
     /// The refusals of limits that are remembered.
     pub refusals: u64,
+    /// The certificates of the listeners with TLS.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// The period in which the certificates of a listener are valid, in seconds since 1970.
+#[derive(Clone, Debug)]
+pub struct CertificateStatus {
+    /// The key of the listener in the configuration.
+    pub listener: String,
+    /// The beginning of the period.
+    pub not_before: u64,
+    /// The end of the period.
+    pub not_after: u64,
 }
 
 /// The token cache.
@@ -105,8 +120,15 @@ pub(super) fn exposition(
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("tollgate");
     registry.register_collector(Box::new(Scrape { metrics: Arc::clone(metrics), status, queues }));
+    // These names have no prefix: dashboards and alerts for any program know them.
+    let mut of_process = Registry::default();
+    let status = ProcessStatus::read();
+    let started = metrics.started();
+    of_process.register_collector(Box::new(ProcessMetrics { started, status }));
     let mut text = String::new();
-    text::encode(&mut text, &registry)?;
+    text::encode_registry(&mut text, &registry)?;
+    text::encode_registry(&mut text, &of_process)?;
+    text::encode_eof(&mut text)?;
     Ok(text)
 }
 
@@ -126,7 +148,9 @@ impl Collector for Scrape {
         let help = "Whether requests may be sent here, as /readyz says.";
         Family::gauge(encoder, "ready", help, None)?.alone(u64::from(self.status.ready))?;
         self.checks(encoder)?;
+        self.issuers(encoder)?;
         self.subjects(encoder)?;
+        self.outages(encoder)?;
         self.in_flight(encoder)?;
         self.store(encoder)?;
         self.local(encoder)?;
@@ -134,6 +158,7 @@ impl Collector for Scrape {
         self.secrets(encoder)?;
         self.tokens(encoder)?;
         self.config(encoder)?;
+        self.certificates(encoder)?;
         self.audit(encoder)?;
         self.spans(encoder)
     }
@@ -142,13 +167,14 @@ impl Collector for Scrape {
 impl Scrape {
     fn checks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let series = self.metrics.series();
+        // A series appears with its first count: all reasons of all routes would be thousands.
         let mut family =
             Family::counter(encoder, "checks", "Checks by decision, reason and route.")?;
         for (route, counters) in &series.routes {
             for result in CheckResult::all() {
                 let count =
                     counters.results.get(result.slot()).map_or(0, |count| count.load(Relaxed));
-                if count > 0 || result.is_expected(route == NO_ROUTE) {
+                if count > 0 {
                     family.count(
                         &[
                             ("decision", result.decision()),
@@ -169,18 +195,16 @@ impl Scrape {
             MetricType::Histogram,
         )?;
         for (route, counters) in &series.routes {
+            if counters.durations.is_empty() {
+                continue;
+            }
             let labels = [("route", route.as_str())];
             histogram(&mut family.0.encode_family(&labels)?, &counters.durations)?;
         }
         let help = "Checks that asked for a model, by decision; models that the file does not name are other.";
         let mut family = Family::counter(encoder, "model_checks", help)?;
         for (model, counters) in &series.models {
-            for (decision, count) in [("allow", &counters.allow), ("deny", &counters.deny)] {
-                family.count(
-                    &[("model", model.as_str()), ("decision", decision)],
-                    count.load(Relaxed),
-                )?;
-            }
+            family.decisions("model", model, counters)?;
         }
         let mut family =
             Family::counter(encoder, "limit_denied", "Checks that a limit had no room for.")?;
@@ -196,6 +220,31 @@ impl Scrape {
         let mut family = Family::counter(encoder, "forbidden_members", help)?;
         for (member, count) in &series.members {
             family.count(&[("member", member.as_str())], count.load(Relaxed))?;
+        }
+        let help = "Checks that a panic ended.";
+        Family::counter(encoder, "panics", help)?.total(self.metrics.panics())
+    }
+
+    fn issuers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Checks whose credential names an issuer of the policy, by decision.";
+        let mut family = Family::counter(encoder, "issuer_checks", help)?;
+        for (issuer, counters) in &self.metrics.series().issuers {
+            family.decisions("issuer", issuer, counters)?;
+        }
+        Ok(())
+    }
+
+    fn outages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Routes that use the store, by their behaviour in its outage.";
+        let mut family = Family::gauge(encoder, "routes", help, None)?;
+        for (on_outage, count) in OnOutage::ALL.iter().zip(self.metrics.series().on_outage) {
+            family.value(&[("on_outage", on_outage.label())], count)?;
+        }
+        let help = "Requests that were allowed although the store did not answer, by on_outage.";
+        let mut family = Family::counter(encoder, "outage_allowed", help)?;
+        let OutageAllowed { allow, local } = self.metrics.outage_allowed();
+        for (on_outage, count) in [(OnOutage::Allow, allow), (OnOutage::Local, local)] {
+            family.count(&[("on_outage", on_outage.label())], count.load(Relaxed))?;
         }
         Ok(())
     }
@@ -256,13 +305,16 @@ impl Scrape {
             let help = "Revocations that the store in memory holds.";
             Family::gauge(encoder, "store_revocations", help, None)?.alone(revocations)?;
         }
-        if let Some(ReplicaStatus { age, revocations, .. }) = store.replica {
+        if let Some(ReplicaStatus { age, revocations, max_staleness }) = store.replica {
             if let Some(age) = age {
                 let help =
                     "Age of the copy of the store's revocations; absent before it was first read.";
                 Family::gauge(encoder, "store_replica_age", help, Some(&Unit::Seconds))?
                     .alone(age.as_secs_f64())?;
             }
+            let help = "The age beyond which each check queries the store.";
+            Family::gauge(encoder, "store_replica_max_age", help, Some(&Unit::Seconds))?
+                .alone(max_staleness.as_secs_f64())?;
             let help = "Revocations in the copy.";
             Family::gauge(encoder, "store_replica_revocations", help, None)?.alone(revocations)?;
         }
@@ -359,6 +411,25 @@ impl Scrape {
             .alone(reload.worked.load(Relaxed))
     }
 
+    fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.status.certificates.is_empty() {
+            return Ok(());
+        }
+        let help =
+            "When the first certificate of a listener's chain to end is valid from, since 1970.";
+        let unit = Some(&Unit::Seconds);
+        let mut family = Family::gauge(encoder, "certificate_not_before_timestamp", help, unit)?;
+        for CertificateStatus { listener, not_before, .. } in &self.status.certificates {
+            family.value(&[("listener", listener.as_str())], *not_before)?;
+        }
+        let help = "When the first certificate of a listener's chain to end expires, since 1970.";
+        let mut family = Family::gauge(encoder, "certificate_not_after_timestamp", help, unit)?;
+        for CertificateStatus { listener, not_after, .. } in &self.status.certificates {
+            family.value(&[("listener", listener.as_str())], *not_after)?;
+        }
+        Ok(())
+    }
+
     fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut family = Family::counter(
             encoder,
@@ -453,6 +524,14 @@ impl<'e> Family<'e> {
         count: impl EncodeCounterValue,
     ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    /// Writes the two series of a name.
+    fn decisions(&mut self, label: &str, name: &str, counters: &DecisionCounters) -> fmt::Result {
+        for (decision, count) in [("allow", &counters.allow), ("deny", &counters.deny)] {
+            self.count(&[(label, name), ("decision", decision)], count.load(Relaxed))?;
+        }
+        Ok(())
     }
 
     fn total(mut self, count: u64) -> fmt::Result {

@@ -20,11 +20,12 @@ use tollgate_core::{
     identity::Principal,
     limit::LimitStatus,
     policy::Policy,
+    route::OnOutage,
     time::Timestamp,
 };
 
 use super::{
-    check_result::{CheckResult, SLOTS},
+    check_result::{AllowBasis, CheckResult, SLOTS},
     subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
 };
@@ -88,10 +89,15 @@ pub(super) const BUCKETS: [u64; 14] = [
 /// The counters of one process.
 #[derive(Debug)]
 pub struct Metrics {
+    /// The start of the process, as near as it is known.
+    started: Timestamp,
     series: ArcSwap<Series>,
     none: Arc<RouteCounters>,
-    other: Arc<ModelCounters>,
+    other: Arc<DecisionCounters>,
     store: Durations,
+    /// Checks that a panic ended.
+    panics: AtomicU64,
+    outage_allowed: OutageAllowed,
     outages: [AtomicU64; Outage::ALL.len()],
     /// Denials by a refusal that was remembered.
     remembered: AtomicU64,
@@ -104,24 +110,45 @@ pub struct Metrics {
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) routes: BTreeMap<String, Arc<RouteCounters>>,
-    pub(super) models: BTreeMap<String, Arc<ModelCounters>>,
+    /// How many routes that use the store have each `on_outage`.
+    pub(super) on_outage: [u64; OnOutage::ALL.len()],
+    pub(super) issuers: BTreeMap<String, Arc<DecisionCounters>>,
+    pub(super) models: BTreeMap<String, Arc<DecisionCounters>>,
     /// Denials, by limit.
     pub(super) limits: BTreeMap<String, Arc<AtomicU64>>,
     /// Denials, by the member that was forbidden.
     pub(super) members: BTreeMap<String, Arc<AtomicU64>>,
 }
 
-/// The counters of one model.
+/// The counters of one model, or of one issuer.
 #[derive(Debug, Default)]
-pub(super) struct ModelCounters {
+pub(super) struct DecisionCounters {
     pub(super) allow: AtomicU64,
     /// Checks that were not allowed.
     pub(super) deny: AtomicU64,
 }
 
+impl DecisionCounters {
+    fn count(&self, allowed: bool) {
+        let count = if allowed { &self.allow } else { &self.deny };
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+/// Requests that were allowed although the store did not answer.
+#[derive(Debug, Default)]
+pub(super) struct OutageAllowed {
+    /// By `on_outage: allow`.
+    pub(super) allow: AtomicU64,
+    /// By `on_outage: local`.
+    pub(super) local: AtomicU64,
+}
+
 /// The facts of a finished check that are counted.
 pub(super) struct CheckSample<'a> {
     pub(super) route: Option<&'a str>,
+    /// The issuer of the credential, or the issuer of the policy that a refused one names.
+    pub(super) issuer: Option<&'a str>,
     pub(super) model: Option<&'a str>,
     /// The state of each limit.
     pub(super) limits: &'a [LimitStatus],
@@ -163,18 +190,23 @@ pub(super) struct Durations {
 impl Metrics {
     /// Creates counters at zero.
     pub fn new(config: &ObserveConfig) -> Self {
-        let (none, other) = (Arc::new(RouteCounters::new()), Arc::<ModelCounters>::default());
+        let (none, other) = (Arc::new(RouteCounters::new()), Arc::<DecisionCounters>::default());
         let series = Series {
             routes: BTreeMap::from([(NO_ROUTE.to_owned(), Arc::clone(&none))]),
+            on_outage: [0; OnOutage::ALL.len()],
+            issuers: BTreeMap::new(),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(&other))]),
             limits: BTreeMap::new(),
             members: BTreeMap::from([(OTHER_MEMBER.to_owned(), Arc::default())]),
         };
         Self {
+            started: super::now(),
             series: ArcSwap::from_pointee(series),
             none,
             other,
             store: Durations::new(),
+            panics: AtomicU64::new(0),
+            outage_allowed: OutageAllowed::default(),
             outages: array::from_fn(|_| AtomicU64::new(0)),
             remembered: AtomicU64::new(0),
             reload: Reload::default(),
@@ -183,7 +215,7 @@ impl Metrics {
         }
     }
 
-    /// Adds counters for the routes, models and limits of a policy. It is called before the policy
+    /// Adds counters for the routes, issuers, models and limits of a policy. It is called before the policy
     /// is in force: a check of a route without counters counts as `none`, of a model without them
     /// as `other`.
     pub fn add_policy(&self, policy: &Policy) {
@@ -191,6 +223,12 @@ impl Metrics {
             let mut series = Series::clone(series);
             for name in &policy.route_names {
                 series.routes.entry(name.clone()).or_insert_with(|| Arc::new(RouteCounters::new()));
+            }
+            series.on_outage = OnOutage::ALL.map(|on_outage| {
+                policy.on_outage.iter().filter(|route| **route == on_outage).count() as u64
+            });
+            for issuer in policy.issuers.list() {
+                series.issuers.entry(issuer.name.to_string()).or_default();
             }
             for name in policy.models.names() {
                 series.models.entry(name.to_owned()).or_default();
@@ -206,11 +244,14 @@ impl Metrics {
     /// force. A check that still runs under the previous one counts as `none` and `other`.
     pub fn retain_policy(&self, policy: &Policy) {
         let routes: BTreeSet<&str> = policy.route_names.iter().map(String::as_str).collect();
+        let issuers: BTreeSet<&str> =
+            policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
         let models: BTreeSet<&str> = policy.models.names().collect();
         let limits: BTreeSet<&str> = policy.limits.iter().map(|limit| &*limit.name).collect();
         self.series.rcu(|series| {
             let mut series = Series::clone(series);
             series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));
+            series.issuers.retain(|name, _| issuers.contains(name.as_str()));
             series.models.retain(|name, _| name == OTHER_MODEL || models.contains(name.as_str()));
             series.limits.retain(|name, _| limits.contains(name.as_str()));
             series
@@ -246,11 +287,13 @@ impl Metrics {
             count.fetch_add(1, Relaxed);
         }
         counters.durations.observe(check.elapsed);
-        if let Some(model) = check.model {
-            let counters = series.models.get(model).unwrap_or(&self.other);
-            let count = if allowed { &counters.allow } else { &counters.deny };
-            count.fetch_add(1, Relaxed);
+        if let Some(issuer) = check.issuer.and_then(|issuer| series.issuers.get(issuer)) {
+            issuer.count(allowed);
         }
+        if let Some(model) = check.model {
+            series.models.get(model).unwrap_or(&self.other).count(allowed);
+        }
+        self.count_rare(check.result);
         if !allowed {
             for limit in check.limits.iter().filter(|limit| !limit.verdict.admitted) {
                 if let Some(count) = series.limits.get(&*limit.name) {
@@ -275,6 +318,17 @@ impl Metrics {
         {
             count.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts a result that an alert watches from its first occurrence on.
+    fn count_rare(&self, result: CheckResult) {
+        let count = match result {
+            CheckResult::Panic => &self.panics,
+            CheckResult::Allow(AllowBasis::OutageAllow) => &self.outage_allowed.allow,
+            CheckResult::Allow(AllowBasis::OutageLocal) => &self.outage_allowed.local,
+            _ => return,
+        };
+        count.fetch_add(1, Relaxed);
     }
 
     /// Counts one denial of a member, which has a counter from its first denial on.
@@ -308,6 +362,21 @@ impl Metrics {
     /// The series of everything that the policy names.
     pub(super) fn series(&self) -> Arc<Series> {
         self.series.load_full()
+    }
+
+    /// The start of the process.
+    pub(super) fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Checks that a panic ended.
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.load(Relaxed)
+    }
+
+    /// Requests that were allowed although the store did not answer.
+    pub(super) fn outage_allowed(&self) -> &OutageAllowed {
+        &self.outage_allowed
     }
 
     /// The time that a remote store took to answer.
@@ -359,6 +428,11 @@ impl Durations {
         self.sum.fetch_add(micros, Relaxed);
     }
 
+    /// Whether nothing was counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts.iter().all(|count| count.load(Relaxed) == 0)
+    }
+
     /// Returns the sum in microseconds and the count of each bucket, that without an upper bound
     /// last.
     pub(super) fn read(&self) -> (u64, [u64; BUCKETS.len() + 1]) {
@@ -407,6 +481,7 @@ mod tests {
         let result = CheckResult::Deny(Reason::NoRoute);
         let check = CheckSample {
             route: None,
+            issuer: None,
             model: None,
             limits: &[],
             remembered: false,
@@ -447,6 +522,7 @@ mod tests {
         });
         let check = CheckSample {
             route: None,
+            issuer: None,
             model: None,
             limits: &limits,
             remembered: false,
@@ -498,6 +574,7 @@ mod tests {
             });
             metrics.count(&CheckSample {
                 route: Some("/stays"),
+                issuer: None,
                 model: Some("qwen"),
                 limits: &limits,
                 remembered: false,
@@ -523,6 +600,7 @@ mod tests {
         let metrics = Metrics::new(&ObserveConfig::default());
         let check = CheckSample {
             route: None,
+            issuer: None,
             model: None,
             limits: &[],
             remembered: false,

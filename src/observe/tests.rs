@@ -22,7 +22,7 @@ use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use super::{
     audit::AuditConfig,
-    exposition::{InFlightStatus, JwksStatus, TokenStatus},
+    exposition::{CertificateStatus, InFlightStatus, JwksStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
@@ -415,6 +415,11 @@ fn everything_counted_as_text() {
         }),
         in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
         refusals: 13,
+        certificates: vec![CertificateStatus {
+            listener: "listen.grpc".into(),
+            not_before: 1_790_000_000,
+            not_after: 1_800_000_000,
+        }],
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
             entries: 1,
@@ -423,11 +428,11 @@ fn everything_counted_as_text() {
     };
     assert!(bench.observer.audit.close(Duration::from_secs(10)));
     let text = bench.observer.exposition(status).unwrap();
-    // Everything to the letter, without the zeros of reasons and the times of buckets.
-    let counted =
-        |line: &&str| !line.starts_with("tollgate_checks_total{") || !line.ends_with(" 0");
-    let shown: Vec<&str> =
-        text.lines().filter(counted).filter(|line| !line.contains("_duration_seconds_")).collect();
+    // Everything to the letter, without the times of buckets and the values of this process.
+    let shown: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("_duration_seconds_") && !line.starts_with("process_"))
+        .collect();
     let expected = r#"# HELP tollgate_build The version that runs.
 # TYPE tollgate_build info
 tollgate_build_info{version="0.1.0"} 1
@@ -459,12 +464,29 @@ tollgate_remembered_refusals 13
 # HELP tollgate_forbidden_members Checks that were denied for a member of the request, with reason field_forbidden.
 # TYPE tollgate_forbidden_members counter
 tollgate_forbidden_members_total{member="other"} 0
+# HELP tollgate_panics Checks that a panic ended.
+# TYPE tollgate_panics counter
+tollgate_panics_total 0
+# HELP tollgate_issuer_checks Checks whose credential names an issuer of the policy, by decision.
+# TYPE tollgate_issuer_checks counter
+tollgate_issuer_checks_total{issuer="",decision="allow"} 1
+tollgate_issuer_checks_total{issuer="",decision="deny"} 1
 # HELP tollgate_subject_checks Checks of the busiest subjects since each became one of them, and of the rest as other.
 # TYPE tollgate_subject_checks counter
 tollgate_subject_checks_total{issuer="",subject="alice",decision="allow"} 1
 tollgate_subject_checks_total{issuer="",subject="alice",decision="deny"} 1
 tollgate_subject_checks_total{issuer="",subject="other",decision="allow"} 0
 tollgate_subject_checks_total{issuer="",subject="other",decision="deny"} 0
+# HELP tollgate_routes Routes that use the store, by their behaviour in its outage.
+# TYPE tollgate_routes gauge
+tollgate_routes{on_outage="deny"} 1
+tollgate_routes{on_outage="error"} 1
+tollgate_routes{on_outage="allow"} 1
+tollgate_routes{on_outage="local"} 0
+# HELP tollgate_outage_allowed Requests that were allowed although the store did not answer, by on_outage.
+# TYPE tollgate_outage_allowed counter
+tollgate_outage_allowed_total{on_outage="allow"} 0
+tollgate_outage_allowed_total{on_outage="local"} 0
 # HELP tollgate_in_flight_bytes What the messages of checks in flight hold.
 # TYPE tollgate_in_flight_bytes gauge
 # UNIT tollgate_in_flight_bytes bytes
@@ -506,6 +528,10 @@ tollgate_store_revocations 6
 # TYPE tollgate_store_replica_age_seconds gauge
 # UNIT tollgate_store_replica_age_seconds seconds
 tollgate_store_replica_age_seconds 0.5
+# HELP tollgate_store_replica_max_age_seconds The age beyond which each check queries the store.
+# TYPE tollgate_store_replica_max_age_seconds gauge
+# UNIT tollgate_store_replica_max_age_seconds seconds
+tollgate_store_replica_max_age_seconds 5.0
 # HELP tollgate_store_replica_revocations Revocations in the copy.
 # TYPE tollgate_store_replica_revocations gauge
 tollgate_store_replica_revocations 11
@@ -559,6 +585,14 @@ tollgate_config_last_reload_timestamp_seconds 1795318999
 # TYPE tollgate_config_last_success_timestamp_seconds gauge
 # UNIT tollgate_config_last_success_timestamp_seconds seconds
 tollgate_config_last_success_timestamp_seconds 1795318900
+# HELP tollgate_certificate_not_before_timestamp_seconds When the first certificate of a listener's chain to end is valid from, since 1970.
+# TYPE tollgate_certificate_not_before_timestamp_seconds gauge
+# UNIT tollgate_certificate_not_before_timestamp_seconds seconds
+tollgate_certificate_not_before_timestamp_seconds{listener="listen.grpc"} 1790000000
+# HELP tollgate_certificate_not_after_timestamp_seconds When the first certificate of a listener's chain to end expires, since 1970.
+# TYPE tollgate_certificate_not_after_timestamp_seconds gauge
+# UNIT tollgate_certificate_not_after_timestamp_seconds seconds
+tollgate_certificate_not_after_timestamp_seconds{listener="listen.grpc"} 1800000000
 # HELP tollgate_audit_dropped Audit lines that were not written, by cause.
 # TYPE tollgate_audit_dropped counter
 tollgate_audit_dropped_total{cause="full"} 0
@@ -569,35 +603,55 @@ tollgate_audit_queue 0
 # HELP tollgate_audit_queue_limit Audit lines that may wait, audit.queue.
 # TYPE tollgate_audit_queue_limit gauge
 tollgate_audit_queue_limit 8192
+# HELP process_cpu_seconds Processor time, user and system.
+# TYPE process_cpu_seconds counter
+# UNIT process_cpu_seconds seconds
+# HELP process_resident_memory_bytes Resident memory.
+# TYPE process_resident_memory_bytes gauge
+# UNIT process_resident_memory_bytes bytes
+# HELP process_virtual_memory_bytes Virtual memory.
+# TYPE process_virtual_memory_bytes gauge
+# UNIT process_virtual_memory_bytes bytes
+# HELP process_open_fds Open file descriptors.
+# TYPE process_open_fds gauge
+# HELP process_max_fds Most file descriptors.
+# TYPE process_max_fds gauge
+# HELP process_start_time_seconds The start of the process, since 1970.
+# TYPE process_start_time_seconds gauge
+# UNIT process_start_time_seconds seconds
 # EOF"#;
     assert_eq!(shown.join("\n"), expected);
     let buckets: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("duration_seconds_") && line.contains("\"none\""))
+        .filter(|line| line.contains("duration_seconds_") && line.contains("\"chat\""))
         .collect();
     let bounds = [
         "0.00005", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025",
         "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf",
     ];
     let expected: Vec<String> =
-        [("sum{route=\"none\"} 0.0".to_owned()), ("count{route=\"none\"} 0".to_owned())]
+        ["sum{route=\"chat\"}".to_owned(), "count{route=\"chat\"}".to_owned()]
             .into_iter()
-            .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"none\"}} 0")))
+            .chain(bounds.iter().map(|bound| format!("bucket{{le=\"{bound}\",route=\"chat\"}}")))
             .map(|line| format!("tollgate_check_duration_seconds_{line}"))
             .collect();
-    assert_eq!(buckets, expected);
+    let names = buckets.iter().map(|line| line.rsplit_once(' ').unwrap().0);
+    assert_eq!(names.collect::<Vec<_>>(), expected);
     assert!(text.contains("tollgate_check_duration_seconds_count{route=\"chat\"} 2\n"), "{text}");
 }
 
 #[test]
-fn series_exist_before_they_are_counted_and_their_number_is_bounded() {
+fn a_route_has_no_series_before_its_first_check_and_then_a_bounded_number() {
     let bench = Bench::new(0);
     let text = bench.observer.exposition(Status::default()).unwrap();
+    assert!(!text.contains("route=\""), "{text}");
+    // What an alert watches from its first occurrence on exists from the start.
     for series in [
-        r#"{decision="deny",reason="bad_signature",route="chat"} 0"#,
-        r#"{decision="allow",reason="granted",route="chat"} 0"#,
-        r#"{decision="error",reason="store_unavailable",route="/strict"} 0"#,
-        r#"{decision="deny",reason="no_route",route="none"} 0"#,
+        "tollgate_panics_total 0\n",
+        "tollgate_outage_allowed_total{on_outage=\"allow\"} 0\n",
+        "tollgate_outage_allowed_total{on_outage=\"local\"} 0\n",
+        "tollgate_audit_dropped_total{cause=\"full\"} 0\n",
+        "tollgate_issuer_checks_total{issuer=\"\",decision=\"deny\"} 0\n",
     ] {
         assert!(text.contains(series), "{series}");
     }
@@ -609,5 +663,23 @@ fn series_exist_before_they_are_counted_and_their_number_is_bounded() {
         bench.check("POST", &format!("/made/up/{number}"), &token, counted(&[]), answered);
         bench.check("POST", "/v1/chat/completions", &token, counted(&[ROOM]), answered);
     }
-    assert_eq!(bench.observer.exposition(Status::default()).unwrap().lines().count(), before);
+    // Two routes, `chat` and `none`: one result each, and a histogram of 15 buckets, sum, count.
+    let after = bench.observer.exposition(Status::default()).unwrap().lines().count();
+    assert_eq!(after, before + 2 * (1 + 17));
+}
+
+#[test]
+fn requests_that_pass_in_an_outage_are_counted_by_the_behaviour_of_their_route() {
+    let bench = Bench::new(0);
+    bench.check("GET", "/lenient", &Bench::alice(), Err(Outage::Unreachable), answered);
+    bench.check("GET", "/strict", &Bench::alice(), Err(Outage::Unreachable), answered);
+    let text = bench.observer.exposition(Status::default()).unwrap();
+    for series in [
+        "tollgate_outage_allowed_total{on_outage=\"allow\"} 1\n",
+        "tollgate_outage_allowed_total{on_outage=\"local\"} 0\n",
+        "tollgate_issuer_checks_total{issuer=\"\",decision=\"allow\"} 1\n",
+        "tollgate_issuer_checks_total{issuer=\"\",decision=\"deny\"} 1\n",
+    ] {
+        assert!(text.contains(series), "{series}{text}");
+    }
 }

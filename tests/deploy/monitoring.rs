@@ -55,8 +55,12 @@ fn every_alert_has_a_runbook_on_the_page() {
                 .replace("{{ $labels.", "`")
                 .replace(" }}", "`")
         };
+        // A second rule of the same alert, with another severity.
+        if !page.contains(&format!("\n## {name}\n")) {
+            page.push_str(&format!("\n## {name}\n"));
+        }
         page.push_str(&format!(
-            "\n## {name}\n\nSeverity: {severity}. {}.\n\n{}\n\n{}\n",
+            "\nSeverity: {severity}. {}.\n\n{}\n\n{}\n",
             plain(text("summary")),
             wrapped(&plain(text("description"))),
             wrapped(&plain(text("runbook"))),
@@ -206,7 +210,7 @@ fn rules_and_dashboard_select_what_the_rendered_chart_scrapes() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let query = target["expr"].as_str().unwrap();
             assert!(
-                query.matches("job=~").count() == query.matches("namespace=~").count(),
+                query.matches("cluster=~").count() == query.matches("namespace=~").count(),
                 "{query}"
             );
         }

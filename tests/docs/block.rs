@@ -20,7 +20,8 @@ pub(super) enum Kind {
     Cases,
     /// `yaml envoy`: a whole configuration of Envoy, through `envoy --mode validate`.
     Envoy,
-    /// `yaml envoy http`, `route` or `cluster`: keys of the connection manager, routes, clusters, checked in the shipped configuration.
+    /// `yaml envoy http`, `route`, `listener` or `cluster`: keys of the connection manager, routes, listeners, clusters, checked in
+    /// the shipped configuration.
     EnvoyPart(EnvoyPlace),
     /// `yaml template`: lines of a Helm template in `deploy/`.
     Template,
@@ -45,6 +46,8 @@ pub(super) enum EnvoyPlace {
     Http,
     /// Its routes, the first of them.
     Route,
+    /// The list of listeners.
+    Listener,
     /// The list of clusters.
     Cluster,
 }
@@ -106,6 +109,7 @@ impl Block {
             ["yaml", "envoy"] => Kind::Envoy,
             ["yaml", "envoy", "http"] => Kind::EnvoyPart(EnvoyPlace::Http),
             ["yaml", "envoy", "route"] => Kind::EnvoyPart(EnvoyPlace::Route),
+            ["yaml", "envoy", "listener"] => Kind::EnvoyPart(EnvoyPlace::Listener),
             ["yaml", "envoy", "cluster"] => Kind::EnvoyPart(EnvoyPlace::Cluster),
             ["yaml", "template"] => Kind::Template,
             ["yaml", "manifest"] => Kind::Manifest,

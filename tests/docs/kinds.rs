@@ -192,7 +192,7 @@ fn json_and_manifests_can_be_read() {
 }
 
 /// The shipped configuration with the parts that a page has for it, and a cluster for each name that the page does not define.
-fn with_parts(parts: &[&Block]) -> String {
+pub(super) fn with_parts(parts: &[&Block]) -> String {
     let shipped = super::page("deploy/envoy/envoy.yaml");
     let part = |config: String, block: &&Block| {
         let (before, indent) = match block.kind() {
@@ -202,6 +202,7 @@ fn with_parts(parts: &[&Block]) -> String {
             Some(Kind::EnvoyPart(EnvoyPlace::Route)) => {
                 ("                        - match: { prefix: / }\n", 24)
             }
+            Some(Kind::EnvoyPart(EnvoyPlace::Listener)) => ("  clusters:\n", 4),
             _ => ("    - name: inference\n      type: STATIC\n", 4),
         };
         assert_eq!(

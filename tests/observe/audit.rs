@@ -10,11 +10,15 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::rig::{
-    POLICY, Rig, SOON,
+    POLICY, Rig, SOON, chat,
+    grpc::Peer,
     http::{Answer, Reply, Request, Server},
+    issuer::Issuer,
     part,
     process::Process,
-    replace_once, until, within,
+    replace_once,
+    tollgate::Tollgate,
+    until, within,
 };
 
 /// Starts a Tollgate and makes it write lines that together have every field.
@@ -244,4 +248,58 @@ fn the_collector_takes_every_line_to_loki_s_door() {
         let nanos: u64 = record["timeUnixNano"].as_str().unwrap().parse().unwrap();
         assert!(nanos.is_multiple_of(1000) && nanos > 1_700_000_000_000_000_000, "{nanos}");
     }
+}
+
+/// The command of the page that counts requests by minute and subject.
+fn frequency_recipe() -> String {
+    let page = include_str!("../../docs/observability.md");
+    let line = page.lines().find(|line| line.trim_start().starts_with("sed -nE 's/^")).unwrap();
+    line.trim().to_owned()
+}
+
+#[test]
+fn the_recipe_for_the_frequency_of_one_person_counts_every_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let config = format!("{POLICY}audit: {{ to: \"file:${{DIR}}/audit.jsonl\" }}\n");
+    let _tollgate = Tollgate::start(dir.path(), &config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let send = |request: &Request| {
+        runtime.block_on(async {
+            Peer::connect(dir.path()).await.begin(request).await.finish().await
+        });
+    };
+    // A subject with every character that has a meaning in JSON or in the recipe, and a path that
+    // imitates the field.
+    let odd = r#"a "b" \ c"#;
+    for (subject, times) in [("alice", 3), (odd, 2), ("bob", 1)] {
+        for _ in 0..times {
+            let token = issuer.token(json!({ "sub": subject }));
+            send(&chat(&token));
+        }
+    }
+    send(&Request::get(r#"/nowhere/"event":"check","sub":"mallory""#));
+    let audit = dir.path().join("audit.jsonl");
+    let lines = || std::fs::read_to_string(&audit).unwrap_or_default().matches('\n').count();
+    until("seven lines", || (lines() == 7).then_some(()));
+    let output = Command::new("sh")
+        .args(["-c", &frequency_recipe()])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut counts = BTreeMap::<String, u32>::new();
+    for line in text.lines() {
+        // `  3 2026-11-29T19:08 "alice"`; a run may cross the end of a minute.
+        let mut fields = line.trim_start().splitn(3, ' ');
+        let (count, minute) = (fields.next().unwrap(), fields.next().unwrap());
+        assert_eq!(minute.len(), 16, "{line}");
+        let subject: String = serde_json::from_str(fields.next().unwrap()).unwrap();
+        *counts.entry(subject).or_default() += count.parse::<u32>().unwrap();
+    }
+    let counts: Vec<(&str, u32)> =
+        counts.iter().map(|(subject, count)| (subject.as_str(), *count)).collect();
+    assert_eq!(counts, [(odd, 2), ("alice", 3), ("bob", 1)]);
 }

@@ -13,7 +13,16 @@ use crate::rig::{
     redis::Redis,
     replace_once,
     tollgate::Tollgate,
+    until,
 };
+
+/// Listeners, one of them with TLS.
+const TLS: &str = r#"listen:
+  grpc: "unix:${DIR}/authz.sock"
+  ops: "127.0.0.1:0"
+  http:
+    - { address: "127.0.0.1:0", dialect: nginx, body: deny, tls: { cert: "${DIR}/tls.pem", key: "${DIR}/tls.key" } }
+"#;
 
 /// Two Tollgates that together have every metric: one on Redis with everything that is off by
 /// default, one in memory.
@@ -49,8 +58,16 @@ impl Everything {
              {store}observe: {{ subjects: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
             collector.port,
         );
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for (file, content) in [
+            ("tls.pem", certificate.cert.pem()),
+            ("tls.key", certificate.signing_key.serialize_pem()),
+        ] {
+            std::fs::write(second.path().join(file), content).unwrap();
+        }
+        let in_memory = format!("{TLS}{POLICY}");
         let tollgates =
-            [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), POLICY)];
+            [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), &in_memory)];
         Self { tollgates, _redis: redis, issuer, dir, second }
     }
 
@@ -108,10 +125,11 @@ fn documented() -> Metrics {
     let code = |cell: &str| {
         cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>()
     };
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `tollgate_"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = rows.filter(|row| row.starts_with("tollgate_") || row.starts_with("process_"));
     let rows = rows.map(|row| {
         let cells: Vec<&str> = row.split(" | ").collect();
-        let (name, kind) = (format!("tollgate_{}", cells[0].trim_end_matches('`')), cells[1]);
+        let (name, kind) = (cells[0].trim_end_matches('`').to_owned(), cells[1]);
         // An empty cell has one space.
         let labels = if cells[2].starts_with('`') { code(cells[2]) } else { BTreeSet::new() };
         let kind = kind.split(' ').next().unwrap().to_owned();
@@ -169,4 +187,85 @@ fn what_happens_is_what_is_counted() {
     assert_eq!(redis.metric("tollgate_in_flight_bytes", &[]), 0.0);
     assert_eq!(redis.metric("tollgate_in_flight_limit_bytes", &[]), f64::from(128 << 20));
     assert_eq!(redis.metric("tollgate_audit_queue_limit", &[]), 8192.0);
+}
+
+/// The number of series in an exposition.
+fn series(text: &str) -> usize {
+    text.lines().filter(|line| !line.starts_with('#')).count()
+}
+
+#[test]
+fn every_preset_starts_with_the_documented_number_of_series() {
+    let page = include_str!("../../docs/metrics.md");
+    let documented: usize = page
+        .split_once("With any one preset, one issuer and the store in memory there are **")
+        .and_then(|(_, rest)| rest.split_once("** series at the start"))
+        .map(|(number, _)| number.parse().unwrap())
+        .expect("docs/metrics.md states the number of series");
+    assert!(documented <= 300);
+    let issuer = Issuer::new("https://auth.example.com");
+    let issuers = POLICY.split_once("models:").unwrap().0;
+    let mut counted = BTreeMap::new();
+    for preset in tollgate_core::route::preset::names() {
+        let dir = tempfile::tempdir().unwrap();
+        issuer.publish(dir.path());
+        let config = format!("{issuers}routes: [{{ preset: {preset} }}]\n");
+        let tollgate = Tollgate::start(dir.path(), &config);
+        // A scrape after the first, so that a series of the scrape itself would count.
+        let (first, second) = (tollgate.metrics(), tollgate.metrics());
+        assert_eq!(series(&first), series(&second), "{preset}");
+        counted.insert(preset, series(&second));
+    }
+    assert!(counted.len() >= 10, "{counted:?}");
+    for (preset, number) in &counted {
+        assert_eq!(*number, documented, "{preset}: docs/metrics.md has another number");
+    }
+}
+
+#[test]
+fn each_called_route_adds_its_histogram_and_one_series_for_each_result() {
+    let everything = Everything::start();
+    let token = everything.issuer.token(json!({}));
+    let of_route = |text: &str| text.matches("route=\"generate\"").count();
+    let [_, memory] = &everything.tollgates;
+    assert_eq!(of_route(&memory.metrics()), 0);
+    everything.send(&chat(&token));
+    assert_eq!(of_route(&memory.metrics()), 17 + 1);
+    everything.send(&chat("a.b.c"));
+    everything.send(&chat(&token));
+    assert_eq!(of_route(&memory.metrics()), 17 + 2);
+}
+
+#[test]
+fn the_end_of_a_certificate_is_a_metric_and_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let write = |days: (i64, i64)| {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let now = std::time::SystemTime::now();
+        let at = |days: i64| {
+            let shift = std::time::Duration::from_secs(days.unsigned_abs() * 86_400);
+            if days < 0 { now - shift } else { now + shift }
+        };
+        (params.not_before, params.not_after) = (at(days.0).into(), at(days.1).into());
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(dir.path().join("tls.pem"), certificate.pem()).unwrap();
+    };
+    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
+    write((-80, 10));
+    let tollgate = Tollgate::start(dir.path(), &format!("{TLS}{POLICY}"));
+    let not_after = || {
+        let listener = &["listener=\"listen.http[0]\""];
+        tollgate.metric("tollgate_certificate_not_after_timestamp_seconds", listener)
+    };
+    let first = not_after();
+    let expires = "expires in 9 days: clients that verify it refuse to connect then; replace";
+    assert!(tollgate.process.err().contains(expires), "{}", tollgate.process.err());
+    write((-1, 400));
+    until("the new certificate", || (not_after() > first + 380.0 * 86_400.0).then_some(()));
+    write((-80, 2));
+    until("the warning of a reload", || {
+        tollgate.process.err().contains("expires in 47 hours: ").then_some(())
+    });
 }

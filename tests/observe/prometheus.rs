@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use tollgate_core::config::Document;
 
 use super::metrics::Everything;
-use crate::rig::{chat, free_port, http::Request, part, process::Process, until, within};
+use crate::{
+    docs::envoy_of_page,
+    rig::{chat, envoy::CURRENT, free_port, http::Request, part, process::Process, until, within},
+};
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
@@ -66,12 +69,21 @@ fn every_alert_has_a_runbook_and_fires_in_a_case() {
     let (cases, page) = (read("prometheus/rules_test.yaml"), include_str!("../../docs/metrics.md"));
     for name in &names {
         assert!(
-            cases.contains(&format!("'{{alertname=\"{name}\"}}'")),
+            [',', '}'].iter().any(|end| cases.contains(&format!("'{{alertname=\"{name}\"{end}"))),
             "no case in rules_test.yaml fires {name}"
         );
         assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not know {name}");
     }
+    // Each alert has the series of its expression in the case that raises nothing.
+    let quiet = cases.split("\n  - name: ").nth(1).unwrap();
     for alert in &alerts {
+        for name in named(alert["expr"].as_str().unwrap()) {
+            assert!(
+                quiet.contains(&format!("'{name}{{")),
+                "{}: `{name}` is not in the case that raises nothing",
+                alert["alert"]
+            );
+        }
         for text in ["summary", "description", "runbook"] {
             assert!(
                 alert["annotations"][text].as_str().is_some_and(|text| !text.is_empty()),
@@ -125,15 +137,55 @@ fn panels() -> Vec<(String, Vec<String>)> {
     panels.collect()
 }
 
+/// Returns the words of a text that may be names of metrics.
+fn words(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Returns the names of Tollgate's metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-    words.filter(|word| word.starts_with("tollgate_")).map(str::to_owned).collect()
+    words(text).into_iter().filter(|word| word.starts_with("tollgate_")).collect()
+}
+
+/// A running Envoy with the listener for its counters.
+struct EnvoyWithCounters {
+    _process: Process,
+    ingress: u16,
+    counters: u16,
+}
+
+/// Starts Envoy with the parts that docs/observability.md adds to the shipped configuration.
+fn envoy_with_counters(dir: &Path) -> EnvoyWithCounters {
+    let (ingress, counters) = (free_port(), free_port());
+    let config = envoy_of_page("docs/observability.md")
+        .replace("/run/tollgate/", &format!("{}/", dir.display()))
+        .replace("0.0.0.0, port_value: 8080", &format!("127.0.0.1, port_value: {ingress}"))
+        .replace("0.0.0.0, port_value: 9101", &format!("127.0.0.1, port_value: {counters}"))
+        .replace("address: otel-collector,", "address: 127.0.0.1,");
+    let path = dir.join("envoy-counters.yaml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = Command::new(part(&format!("envoy-{CURRENT}"), "envoy"));
+    command.arg("-c").arg(&path);
+    command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+    let mut process = Process::start(dir, "envoy-counters", &mut command);
+    process.until("its counters", |_| {
+        let reply = Request::get("/stats/prometheus").try_send(counters)?;
+        (reply.status == 200).then_some(())
+    });
+    // The rest of the admin interface is not reachable.
+    for (method, path) in [("GET", "/"), ("GET", "/config_dump"), ("POST", "/stats/prometheus")] {
+        let reply = Request::new(method, path).send(counters);
+        assert_eq!(reply.status, 404, "{method} {path}");
+    }
+    EnvoyWithCounters { _process: process, ingress, counters }
 }
 
 #[test]
 fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let everything = Everything::start();
+    let envoy = envoy_with_counters(everything.dir.path());
     let targets =
         everything.tollgates.iter().map(|tollgate| format!("\"127.0.0.1:{}\"", tollgate.ops));
     let targets = targets.collect::<Vec<_>>().join(", ");
@@ -141,6 +193,7 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let config = read("prometheus/prometheus.yaml")
         .replace("15s", "1s")
         .replace("\"127.0.0.1:9002\"", &targets)
+        .replace("127.0.0.1:9101", &format!("127.0.0.1:{}", envoy.counters))
         .replace("[rules.yaml]", &format!("[\"{}\"]", deploy("prometheus/rules.yaml").display()));
     std::fs::write(dir.join("prometheus.yaml"), config).unwrap();
     let port = free_port();
@@ -160,39 +213,42 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     };
 
     // Prometheus parses the whole exposition.
-    let health = until("both targets", || {
+    let health = until("all targets", || {
         let targets = Request::get("/api/v1/targets").send(port).json();
         let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
-        (targets.len() == 2 && targets.iter().all(|target| target["health"] != "unknown"))
+        (targets.len() == 3 && targets.iter().all(|target| target["health"] != "unknown"))
             .then_some(targets)
     });
     assert!(health.iter().all(|target| target["health"] == "up"), "{health:?}");
 
-    let names: BTreeSet<String> =
-        Request::get("/api/v1/label/__name__/values").send(port).json()["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|name| name.as_str().unwrap().to_owned())
-            .collect();
-    let recorded = |name: &String| name.contains(':');
-    for name in named(&read("prometheus/rules.yaml"))
-        .union(&named(&read("grafana/tollgate.json")))
-        .filter(|name| !recorded(name))
-    {
+    // Every name in deploy/ is one that is scraped. Series of routes exist from the first check on.
+    let token = everything.issuer.token(json!({}));
+    everything.send(&chat(&token));
+    let (rules_text, board) = (read("prometheus/rules.yaml"), read("grafana/tollgate.json"));
+    let mut used = named(&rules_text);
+    used.extend(words(&board).into_iter().filter(|word| {
+        ["tollgate_", "process_", "envoy_http_"].iter().any(|prefix| word.starts_with(prefix))
+    }));
+    used.retain(|name| !name.contains(':'));
+    let mut missing = used;
+    let found = within(Duration::from_secs(30), || {
+        let answer = Request::get("/api/v1/label/__name__/values").send(port).json();
+        let names: BTreeSet<&str> =
+            answer["data"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         // A text may name a histogram as a whole.
-        assert!(
-            names.contains(name) || names.contains(&format!("{name}_bucket")),
-            "`{name}` is in deploy/, and no Tollgate has it"
-        );
-    }
+        missing.retain(|name| {
+            !names.contains(name.as_str()) && !names.contains(format!("{name}_bucket").as_str())
+        });
+        missing.is_empty().then_some(())
+    });
+    assert!(found.is_some(), "in deploy/, and no program has it: {missing:?}");
 
     // Prometheus accepts every expression, and every panel shows data.
-    let token = everything.issuer.token(json!({}));
     let mut empty: Vec<(String, Vec<String>)> = panels();
     let shown = within(Duration::from_secs(60), || {
         everything.send(&chat(&token));
         everything.send(&chat("a.b.c"));
+        assert_eq!(Request::get("/v1/models").send(envoy.ingress).status, 401);
         empty.retain(|(_, queries)| queries.iter().all(|query| ask(query).is_empty()));
         empty.is_empty().then_some(())
     });

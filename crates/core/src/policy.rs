@@ -78,6 +78,8 @@ pub struct Policy {
     /// The entries of `routes` with a route that needs the body, and so denies every request without
     /// it: the place of the entry, and the name of its first such route.
     pub body_routes: Vec<(Path, String)>,
+    /// The `on_outage` of each route that uses the store, for metrics.
+    pub on_outage: Vec<OnOutage>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
     /// The place of the first limit with a lease.
@@ -141,6 +143,7 @@ impl Policy {
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         check_across(config, &denylists, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
+        let on_outage = compiled.on_outage();
         errors.is_empty().then(|| Self {
             issuers,
             models,
@@ -149,6 +152,7 @@ impl Policy {
             denylists,
             require_https: config.require_https,
             upstream_keys,
+            on_outage,
             route_names: compiled.names,
             strip_headers: compiled.strip_headers.into_iter().collect(),
             body_routes: compiled.body_routes,

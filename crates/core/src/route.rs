@@ -132,6 +132,21 @@ pub enum OnOutage {
     Local,
 }
 
+impl OnOutage {
+    /// Every behaviour in an outage.
+    pub const ALL: [Self; 4] = [Self::Deny, Self::Error, Self::Allow, Self::Local];
+
+    /// The word of the configuration file, and the label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Error => "error",
+            Self::Allow => "allow",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// A compiled route.
 #[derive(Debug)]
 pub struct Route {
@@ -167,6 +182,12 @@ impl Route {
     /// Whether the route reads the body of a request.
     pub fn reads_body(&self) -> bool {
         self.content.reads_body()
+    }
+
+    /// Whether the store takes part in a decision on the route: it counts requests, or it may know
+    /// that the credential is revoked.
+    pub fn uses_store(&self) -> bool {
+        !self.public || !self.limits.is_empty()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    CompileContext, Route, RouteConfig, RouteEntry, RouteTable,
+    CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
     preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
 };
@@ -39,6 +39,12 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
+    /// The `on_outage` of each route that uses the store.
+    pub(crate) fn on_outage(&self) -> Vec<OnOutage> {
+        let routes = self.entries.iter().map(|(route, _)| route);
+        routes.filter(|route| route.uses_store()).map(|route| route.on_outage).collect()
+    }
+
     /// The entry of the file that a route comes from.
     fn entry_of(&self, route: &Arc<Route>) -> Option<&Path> {
         let entry = self.entries.iter().find(|(known, _)| Arc::ptr_eq(known, route));
