@@ -9,8 +9,8 @@ use super::{
     documents, example, is_generated, only, read, strings, template, validate_manifests, written,
 };
 use crate::rig::{
-    POLICY, free_port, http::Request, issuer::Issuer, part, process::Process, tollgate::Tollgate,
-    until,
+    POLICY, chat, free_port, grpc::Peer, http::Request, issuer::Issuer, part, process::Process,
+    tollgate::Tollgate, until,
 };
 
 const HOW: &str = "cargo test --test main deploy::monitoring";
@@ -174,7 +174,14 @@ fn rules_and_dashboard_select_what_the_rendered_chart_scrapes() {
 
     until("the target", || some("up{job=\"gate-tollgate\"} == 1"));
     // The alert on a missing Tollgate knows the job: nothing is pending.
-    until("recorded series", || some("job:tollgate_checks:rate5m{job=\"gate-tollgate\"}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    until("recorded series", || {
+        // Series of routes exist from the first check on, and a rate needs two scrapes.
+        runtime.block_on(async {
+            Peer::connect(dir.path()).await.begin(&chat("a.b.c")).await.finish().await
+        });
+        some("job:tollgate_checks:rate5m{job=\"gate-tollgate\"}")
+    });
     until("no alert is pending", || {
         ask("ALERTS{alertname=~\"TollgateAbsent|TollgateDown\"}").filter(Vec::is_empty)
     });
