@@ -81,10 +81,12 @@ impl Subjects {
 
     /// Counts one check of an authenticated principal.
     pub(super) fn count(&self, principal: &Principal, allowed: bool) {
-        self.count_as(
-            SubjectKey { issuer: label(principal.issuer()), subject: label(principal.subject()) },
-            allowed,
-        );
+        let subject = if principal.is_subject_client() {
+            label(&format!("=client:{}", principal.subject()))
+        } else {
+            label(principal.subject())
+        };
+        self.count_as(SubjectKey { issuer: label(principal.issuer()), subject }, allowed);
     }
 
     fn count_as(&self, key: SubjectKey, allowed: bool) {

@@ -172,8 +172,15 @@ mod tests {
 
     fn keys(name: &str, issued_at: u64) -> Keys {
         let issuer = &issuer_digest("i");
-        let names =
-            Names { issuer, token: [0; 32], jti: None, subject: name, client: None, tenant: None };
+        let names = Names {
+            issuer,
+            token: [0; 32],
+            jti: None,
+            subject: name,
+            subject_is_client: false,
+            client: None,
+            tenant: None,
+        };
         Keys::new(names, EPOCH + issued_at, Vec::new())
     }
 

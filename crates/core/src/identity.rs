@@ -28,15 +28,27 @@ impl CredentialKind {
             Self::Test => "test",
         }
     }
+
+    /// The label of the kind where the subject is the id of a client, which a user may have as a
+    /// name: `x-tollgate-credential` tells the upstream.
+    pub const fn label_of_client(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt; subject=client",
+            #[cfg(test)]
+            Self::Test => "test; subject=client",
+        }
+    }
 }
 
 /// The kind of the holder of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A user: the subject is not the client itself.
+    /// A user: the credential has a claim that issuers write for users only.
     User,
-    /// A client that acts for itself: the subject is the client's id (RFC 9068 section 2.2).
+    /// A client that acts for itself, or a workload: the subject is not a person.
     Client,
+    /// Nothing in the credential tells one from the other.
+    Unknown,
 }
 
 impl Holder {
@@ -45,6 +57,7 @@ impl Holder {
         match self {
             Self::User => "user",
             Self::Client => "client",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -219,6 +232,7 @@ impl Principal {
     ///     token: sha256(b"the signed part of the token"),
     ///     jti: None,
     ///     subject: "alice",
+    ///     subject_is_client: false,
     ///     client: None,
     ///     tenant: Some("acme"),
     /// };
@@ -266,6 +280,13 @@ impl Principal {
     /// The subject of the credential.
     pub fn subject(&self) -> &str {
         self.texts.subject()
+    }
+
+    /// Whether the subject is the id of a client, because the credential has no subject of its own.
+    ///
+    /// Ids of clients and subjects are two name spaces: a client may have the name of a user.
+    pub fn is_subject_client(&self) -> bool {
+        self.revocation.is_subject_client()
     }
 
     /// The kind of the subject.
@@ -372,6 +393,7 @@ mod tests {
             token: [0; 32],
             jti: None,
             subject: "ann",
+            subject_is_client: false,
             client: None,
             tenant,
         };

@@ -64,6 +64,7 @@ impl<'a> Key<'a> {
             token: sha256(self.0),
             jti: None,
             subject,
+            subject_is_client: false,
             client: None,
             tenant: None,
         };

@@ -164,7 +164,12 @@ pub fn allowed<'a>(
             // Without scopes the header is removed, not set: a proxy that drops an empty value would
             // let the client's own header through.
             let scopes = Some(principal.scope_list()).filter(|scopes| !scopes.is_empty());
-            let kind = Some(principal.kind().label());
+            let kind = principal.kind();
+            let kind = Some(if principal.is_subject_client() {
+                kind.label_of_client()
+            } else {
+                kind.label()
+            });
             // A subject is one of its issuer. Tokens without `iss` name none.
             let issuer = Some(principal.issuer()).filter(|issuer| !issuer.is_empty());
             (Some(principal.subject()), principal.tenant(), scopes, kind, issuer)

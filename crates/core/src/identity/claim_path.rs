@@ -31,6 +31,11 @@ impl ClaimPath {
         Ok(Self(names))
     }
 
+    /// Whether the path is that of the top-level claim `name`.
+    pub(crate) fn is_top(&self, name: &str) -> bool {
+        matches!(self.0.as_slice(), [only] if only == name)
+    }
+
     /// Returns the name of the top-level claim.
     pub(crate) fn top(&self) -> &str {
         self.0.first().map_or("", String::as_str)

@@ -49,7 +49,8 @@ pub struct LimitConfig {
 pub struct OverrideConfig {
     /// A role of the credential.
     pub role: Option<String>,
-    /// The subject of the credential. Two issuers may use one name: with several, add `issuer`.
+    /// The subject of the credential. Two issuers may use one name: with several, add `issuer`. A
+    /// client without a subject of its own is selected by `client`.
     pub subject: Option<String>,
     /// The client id of the credential.
     pub client: Option<String>,
@@ -85,7 +86,7 @@ impl OverrideConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// Issuer and subject of the credential.
+    /// Issuer and subject of the credential, or its client id where it has no subject of its own.
     Subject,
     /// Issuer and tenant of the credential. Issuers with the same fixed `tenant` share its bucket.
     Tenant,

@@ -142,9 +142,16 @@ impl Selector {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| Some(wanted) == found)
         };
+        // A client may choose the name of a user as its id.
+        let subject = Some(principal.subject());
+        let (user, client) =
+            if principal.is_subject_client() { (None, subject) } else { (subject, None) };
         is(&self.issuer, Some(principal.issuer()))
-            && is(&self.subject, Some(principal.subject()))
-            && is(&self.client, principal.client())
+            && is(&self.subject, user)
+            && self
+                .client
+                .as_deref()
+                .is_none_or(|wanted| principal.client() == Some(wanted) || client == Some(wanted))
             && is(&self.tenant, principal.tenant())
             && self.role.as_deref().is_none_or(|role| principal.has_role(role))
             && self.claim.as_ref().is_none_or(|(path, value)| {

@@ -15,6 +15,7 @@ pub struct Keys {
     token: [u8; 32],
     jti: Option<[u8; 32]>,
     subject: [u8; 32],
+    subject_is_client: bool,
     client: Option<[u8; 32]>,
     tenant: Option<[u8; 32]>,
     /// The credential's `iat` in whole seconds. 0 if it has none, so that every revocation time
@@ -48,6 +49,9 @@ pub struct Names<'a> {
     pub jti: Option<&'a str>,
     /// The subject's name.
     pub subject: &'a str,
+    /// Whether the subject is the id of a client, whose entries apply to it in place of those of a
+    /// subject with the same name.
+    pub subject_is_client: bool,
     /// The client's id.
     pub client: Option<&'a str>,
     /// The tenant's name.
@@ -63,6 +67,7 @@ impl Keys {
             token: names.token,
             jti: names.jti.map(digest),
             subject: digest(names.subject),
+            subject_is_client: names.subject_is_client,
             client: names.client.map(digest),
             tenant: names.tenant.map(digest),
             issued_at,
@@ -95,12 +100,24 @@ impl Keys {
 
     /// Returns the entries of [`Keys::before`] without writing out their keys.
     pub fn before_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
-        std::iter::once(self.subject()).chain(self.client()).chain(self.tenant())
+        let client = self.client().filter(|client| !self.is_subject(*client));
+        std::iter::once(self.subject()).chain(client).chain(self.tenant())
     }
 
-    /// Returns the entry of the subject.
+    /// Returns the entry of the subject: that of a client where the subject is one.
     pub fn subject(&self) -> EntryKey<'_> {
-        self.entry(Kind::Subject, &self.subject)
+        let kind = if self.subject_is_client { Kind::Client } else { Kind::Subject };
+        self.entry(kind, &self.subject)
+    }
+
+    /// Whether the subject is the id of a client.
+    pub fn is_subject_client(&self) -> bool {
+        self.subject_is_client
+    }
+
+    /// Whether an entry of the client is that of the subject as well.
+    fn is_subject(&self, client: EntryKey<'_>) -> bool {
+        self.subject_is_client && *client.digest == self.subject
     }
 
     /// Returns the entry of the client.
@@ -182,6 +199,7 @@ mod tests {
             token: [7; 32],
             jti: Some("j"),
             subject: "s",
+            subject_is_client: false,
             client: Some("c"),
             tenant: Some("t"),
         };
@@ -214,5 +232,31 @@ mod tests {
             entry.write(&mut written);
             assert_eq!(entry.key().as_bytes(), written, "both forms of a key are equal");
         }
+    }
+
+    #[test]
+    fn a_client_without_a_subject_has_the_entries_of_the_client_only() {
+        let issuer = issuer_digest("i");
+        let user = Names {
+            issuer: &issuer,
+            token: [7; 32],
+            jti: None,
+            subject: "alice",
+            subject_is_client: false,
+            client: Some("chat-ui"),
+            tenant: None,
+        };
+        let entries = |names: Names<'_>| {
+            let keys = Keys::new(names, 0, Vec::new());
+            keys.before().map(|(_, key)| key).collect::<Vec<_>>()
+        };
+        let issuer = || "i".to_owned();
+        let subject = |name: &str| Target::Subject { issuer: issuer(), subject: name.into() }.key();
+        let client = |name: &str| Target::Client { issuer: issuer(), client: name.into() }.key();
+        assert_eq!(entries(user), [subject("alice"), client("chat-ui")]);
+        let own = Names { subject_is_client: true, client: Some("alice"), ..user };
+        assert_eq!(entries(own), [client("alice")]);
+        let other = Names { subject_is_client: true, ..user };
+        assert_eq!(entries(other), [client("alice"), client("chat-ui")]);
     }
 }

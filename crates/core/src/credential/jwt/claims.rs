@@ -1,18 +1,17 @@
 //! The claims of a token whose signature is proven: times, audience, and the identity they state.
 
+mod holder;
 mod words;
 
 use std::sync::Arc;
 
 use super::{
     compact::refuse,
-    issuer::{Audiences, ClaimSource, ClaimSources, Issuer},
+    issuer::{Audiences, ClaimSource, ClaimSources, Issuer, SubjectSource},
 };
 use crate::{
     denial::{Denial, Reason, listed},
-    identity::{
-        ClaimPath, Claims, CredentialKind, Holder, Identity, Principal, UsedParts, Validity,
-    },
+    identity::{ClaimPath, Claims, CredentialKind, Identity, Principal, UsedParts, Validity},
     json::Json,
     revocation::{self, ExternalDenylist, Names},
     text::is_identifier,
@@ -154,7 +153,7 @@ pub(super) fn principal(
         }
     }
     let sources = &issuer.claims;
-    let (subject, subject_claim) = subject(claims, sources)?;
+    let (subject, source) = subject(claims, sources)?;
     let tenant = match &issuer.tenant {
         Some(fixed) => Some(fixed.clone()),
         None => optional(claims, &sources.tenant, wanted.used.tenant, "tenant")?,
@@ -184,19 +183,17 @@ pub(super) fn principal(
         token: revocation::token_digest(token),
         jti: jti.as_deref(),
         subject: &subject,
+        subject_is_client: source.is_client,
         client: client.as_deref(),
         tenant: tenant.as_deref(),
     };
     let foreign = foreign_keys(token, jti.as_deref(), &subject, wanted.denylists)?;
     let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign);
-    let is_client = client.as_deref() == Some(&*subject)
-        || *subject_claim == sources.client.path
-        || CLIENT_CLAIMS.contains(&subject_claim.top());
     let identity = Identity {
         kind: CredentialKind::Jwt,
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
-        holder: if is_client { Holder::Client } else { Holder::User },
+        holder: holder::of(claims, &subject, source, client.as_deref()),
         tenant: tenant.as_deref(),
         is_tenant_fixed: issuer.tenant.is_some(),
         client: client.as_deref(),
@@ -211,24 +208,22 @@ pub(super) fn principal(
         .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))
 }
 
-/// The names that issuers use for the id of a client.
-const CLIENT_CLAIMS: [&str; 4] = ["client_id", "azp", "cid", "appid"];
-
 /// The first claim of the subject that the token has, and which one it is. A claim that is there and
 /// cannot be a subject is not passed over.
 fn subject<'p>(
     claims: &Json,
     sources: &'p ClaimSources,
-) -> Result<(String, &'p ClaimPath), Denial> {
-    let found = sources.subject.iter().find_map(|path| Some((path.find(claims)?, path)));
-    let Some((json, path)) = found else {
-        let names: Vec<String> = sources.subject.iter().map(|path| format!("`{path}`")).collect();
+) -> Result<(String, &'p SubjectSource), Denial> {
+    let found = sources.subject.iter().find_map(|source| Some((source.path.find(claims)?, source)));
+    let Some((json, source)) = found else {
+        let names = sources.subject.iter().map(|source| format!("`{}`", source.path));
+        let names: Vec<String> = names.collect();
         let cause = format!("the token has no subject: no claim {}", names.join(", "));
         return Err(Denial::new(Reason::InvalidClaim, cause));
     };
     match identifier(json, false) {
-        Some(subject) => Ok((subject, path)),
-        None => Err(unfit("subject", json, path, true)),
+        Some(subject) => Ok((subject, source)),
+        None => Err(unfit("subject", json, &source.path, true)),
     }
 }
 

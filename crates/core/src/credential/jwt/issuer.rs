@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 pub use self::config::{
     AlgorithmName, Audiences, ClaimList, ClaimsConfig, IssuerConfig, JwksConfig, KidRule,
 };
-pub(super) use self::config::{ClaimSource, ClaimSources};
+pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource};
 use super::algorithm::Algorithm;
 use crate::{
     config::{Errors, Path},

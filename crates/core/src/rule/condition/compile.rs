@@ -313,7 +313,8 @@ impl Compiler<'_, '_> {
         let may_be_absent = matches!(
             &term,
             Term::Variable(
-                Variable::Tenant
+                Variable::Subject
+                    | Variable::Tenant
                     | Variable::Client
                     | Variable::Address
                     | Variable::Header(_)

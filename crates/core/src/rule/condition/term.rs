@@ -313,7 +313,14 @@ impl<'a> Evaluation<'a> {
                 text(std::str::from_utf8(value).map_err(|_| EvaluationError::WrongType)?)
             }
             Variable::Issuer => text(who?.issuer()),
-            Variable::Subject => text(who?.subject()),
+            // A client may choose the name of a user as its id.
+            Variable::Subject => {
+                let who = who?;
+                if who.is_subject_client() {
+                    return Err(missing("principal.subject"));
+                }
+                text(who.subject())
+            }
             Variable::Tenant => text(who?.tenant().ok_or_else(|| missing("principal.tenant"))?),
             Variable::Client => text(who?.client().ok_or_else(|| missing("principal.client"))?),
             Variable::Roles => Ok(Value::Texts(self.activation.roles(who?))),

@@ -32,7 +32,7 @@ fn what_is_wrong_is_told_with_its_line() {
         ("principal.roles['a'] == 'a'", "a list of texts has no member `a`"),
         ("principal.roles['a'][0] == 'a'", "a list of texts has no member `a`"),
         ("principal.roles[0][0] == 'a'", "text"),
-        ("has(principal.subject)", "`subject` is always there"),
+        ("has(principal.issuer)", "`issuer` is always there"),
         ("request.path.matches(principal.subject)", "must be written out"),
         ("request.path.matches('(')", "is no pattern: unclosed group"),
         ("request.path.matches('(a|b)*a(a|b){20}')", "could make it slow"),

@@ -207,7 +207,7 @@ pub struct ClaimsConfig {
     /// The claim with the subject, or a list of claims, of which the first that the token has is
     /// used: `[sub, client_id]`. A path is a list within the list: `[[user, id]]`. The subject is
     /// text. Default `[sub, client_id]`: a person has `sub`, and a machine without `sub` has
-    /// `client_id`.
+    /// `client_id`, and counts as that client.
     pub subject: Option<ClaimList>,
     /// The claim with the tenant: text, or a whole number, which is taken as its decimal text.
     /// Default `tenant_id`, where the tenant is text; a token without it has no tenant.
@@ -228,12 +228,24 @@ pub struct ClaimsConfig {
 #[derive(Clone, Debug)]
 pub(in crate::credential::jwt) struct ClaimSources {
     /// In order of preference.
-    pub(in crate::credential::jwt) subject: Vec<ClaimPath>,
+    pub(in crate::credential::jwt) subject: Vec<SubjectSource>,
     pub(in crate::credential::jwt) tenant: ClaimSource,
     pub(in crate::credential::jwt) client: ClaimSource,
     pub(in crate::credential::jwt) roles: ClaimSource,
     pub(in crate::credential::jwt) scopes: Vec<ClaimPath>,
 }
+
+/// One of the claims that the subject may be taken from.
+#[derive(Clone, Debug)]
+pub(in crate::credential::jwt) struct SubjectSource {
+    pub(in crate::credential::jwt) path: ClaimPath,
+    /// Whether the claim has the id of a client, and others of the list have users.
+    pub(in crate::credential::jwt) is_client: bool,
+}
+
+/// The names that issuers use for the claim with the id of a client.
+pub(in crate::credential::jwt) const CLIENT_CLAIMS: [&str; 4] =
+    ["client_id", "azp", "cid", "appid"];
 
 /// The claim of an optional part of an identity.
 #[derive(Clone, Debug)]
@@ -251,15 +263,23 @@ impl ClaimSources {
             path: path.clone().unwrap_or_else(|| top(default)),
             is_named: path.is_some(),
         };
-        let default_subject = || vec![top("sub"), top("client_id")];
+        let client = source(&config.client, "client_id");
+        let subject = match &config.subject {
+            Some(ClaimList(paths)) => paths.clone(),
+            None => vec![top("sub"), top("client_id")],
+        };
+        let is_client = |path: &ClaimPath| {
+            *path == client.path || CLIENT_CLAIMS.iter().any(|name| *path == top(name))
+        };
+        let has_users = subject.iter().any(|path| !is_client(path));
+        let subject = subject
+            .into_iter()
+            .map(|path| SubjectSource { is_client: has_users && is_client(&path), path });
         let default_scopes = || vec![top("scope"), top("scopes"), top("scp")];
         Self {
-            subject: config
-                .subject
-                .as_ref()
-                .map_or_else(default_subject, |ClaimList(paths)| paths.clone()),
+            subject: subject.collect(),
             tenant: source(&config.tenant, "tenant_id"),
-            client: source(&config.client, "client_id"),
+            client,
             roles: source(&config.roles, "roles"),
             scopes: config.scopes.clone().unwrap_or_else(default_scopes),
         }
