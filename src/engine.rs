@@ -50,10 +50,12 @@
 
 mod body_pool;
 pub mod check;
+mod deadline;
 pub mod live;
 pub mod readiness;
 mod refusals;
 pub mod reload;
+mod shares;
 mod status;
 mod upstream_keys;
 pub mod watch;
@@ -78,7 +80,7 @@ use tollgate_core::{
 };
 
 use self::{
-    check::{Checker, Clock},
+    check::{CheckBounds, Checker, Clock},
     live::Live,
     readiness::Readiness,
     reload::{ReloadError, Reloader},
@@ -186,7 +188,7 @@ impl Engine {
             store.local.clone(),
             Arc::clone(&observer),
             clock,
-            server.body.max.0,
+            CheckBounds { max_body: server.body.max.0, max_in_flight: server.body.max_in_flight.0 },
         ));
         let reloader = Reloader::new(
             server,

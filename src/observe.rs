@@ -169,6 +169,16 @@ impl<'a> CheckRecord<'a> {
         self.now
     }
 
+    /// The moment at which the check began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The client's address, as the proxy reports it.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.request.address
+    }
+
     /// Whether the audit queue has room for the line of this check. Without room, and with
     /// `on_full: deny`, the check must be denied with [`tollgate_core::denial::Reason::Overloaded`]
     /// before the store is called.

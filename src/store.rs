@@ -16,7 +16,7 @@ mod revocation_map;
 mod sharded_map;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
@@ -84,6 +84,11 @@ pub trait Store: Send + Sync {
     /// The store does not answer. What was charged stays charged, and the request is not sent
     /// again.
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a>;
+
+    /// The longest time that [`admit`](Self::admit) takes.
+    fn longest_wait(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Adds a revocation, or strengthens the one of the same target: neither its moment nor its end
     /// is moved back.

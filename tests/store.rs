@@ -3,8 +3,10 @@
 
 mod batches;
 mod bucket_keys;
+mod checks;
 mod contract;
 mod counting_proxy;
+mod deadline;
 mod differential;
 mod format;
 mod leases;
@@ -14,4 +16,5 @@ mod redis_server;
 mod refusals;
 mod replication;
 mod requests;
+mod shares;
 mod starvation;

@@ -6,7 +6,7 @@
 mod check_request;
 mod check_response;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::HeaderMap;
 use tollgate_core::{
@@ -20,7 +20,7 @@ use tonic::server::NamedService;
 use self::check_request::is_head_check;
 pub use self::check_request::{MAX_ENTRIES, read_check_request};
 use super::in_flight::{ChargedBytes, InFlight, MessageError, Refusal};
-use crate::engine::check::{Answer, CheckAnswer, Checker, INLINE, LargeRequest};
+use crate::engine::check::{Answer, CheckAnswer, Checker, INLINE, LargeRequest, ProxyCall};
 
 /// The path of the method `Check`.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -52,12 +52,20 @@ impl EnvoyAuthorization {
         headers: &HeaderMap,
         message: &[u8],
     ) -> Result<FramedMessage, Status> {
+        self.check_call(ProxyCall { headers, since: Instant::now() }, message).await
+    }
+
+    async fn check_call(
+        &self,
+        call: ProxyCall<'_>,
+        message: &[u8],
+    ) -> Result<FramedMessage, Status> {
         let read = || read_check_request(message);
         if is_head_check(message) {
             let pass = || Ok(check_response::head_passed());
-            return self.checker.check_head(Some(headers), read, encode, pass);
+            return self.checker.check_head(Some(call), read, encode, pass);
         }
-        self.checker.check(Some(headers), read, encode).await
+        self.checker.check(Some(call), read, encode).await
     }
 
     /// As [`check`](Self::check), for a message that may have a large body, which is then read by
@@ -70,11 +78,12 @@ impl EnvoyAuthorization {
         headers: &HeaderMap,
         message: ChargedBytes,
     ) -> Result<FramedMessage, Status> {
+        let call = ProxyCall { headers, since: message.since() };
         if is_head_check(message.bytes()) {
-            return self.check(headers, message.bytes()).await;
+            return self.check_call(call, message.bytes()).await;
         }
         let message = Arc::new(message);
-        self.checker.check_large(Some(headers), &message, encode).await
+        self.checker.check_large(Some(call), &message, encode).await
     }
 
     /// The denial for a message that is not read.
@@ -85,6 +94,10 @@ impl EnvoyAuthorization {
             }
             Refusal::NoRoom => Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
                 .with_retry_after(Span::from_secs(1)),
+            Refusal::Late => {
+                Denial::new(Reason::Overloaded, "the CheckRequest did not arrive in time")
+                    .with_retry_after(Span::from_secs(1))
+            }
         };
         self.checker.refuse(denial, encode)
     }
@@ -109,7 +122,8 @@ impl UnaryMethod for EnvoyAuthorization {
         match self.budget.read_message(headers, body).await {
             // The message is charged until there is an answer, or until the call is dropped.
             Ok(message) if message.bytes().len() <= INLINE => {
-                self.check(headers, message.bytes()).await
+                let call = ProxyCall { headers, since: message.since() };
+                self.check_call(call, message.bytes()).await
             }
             Ok(message) => Box::pin(self.check_large(headers, message)).await,
             Err(MessageError::Refused(refusal)) => self.refuse(refusal),

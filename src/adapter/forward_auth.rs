@@ -157,7 +157,7 @@ fn denial_of(error: BodyError) -> Denial {
             Denial::new(Reason::Overloaded, "body.max_in_flight is used up")
                 .with_retry_after(Span::from_secs(1))
         }
-        BodyError::Incomplete => {
+        BodyError::Refused(Refusal::Late) | BodyError::Incomplete => {
             Denial::new(Reason::MalformedRequest, "the check's body did not arrive")
         }
     }

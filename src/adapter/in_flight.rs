@@ -29,6 +29,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::engine::check::{self, CheckBounds};
+
 pub use self::{
     body::{BodyError, ChargedBytes, ChargedStream},
     message::MessageError,
@@ -39,11 +41,15 @@ pub const ALLOWANCE: u64 = 256 << 10;
 
 /// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a
 /// message of up to this size.
-pub const CALL: u32 = 32 << 10;
+pub const CALL: u32 = check::CALL;
 
-/// The time for a message to arrive. The proxy has all of it before it calls, so this limit ends
-/// broken peers only.
+/// The time for a body to arrive. The proxy has all of it before it calls, so this limit ends broken
+/// peers only.
 pub const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// The time for a gRPC message to arrive, unless its call names a longer one. Then the check is
+/// answered without it, before the proxy stops waiting.
+pub const MESSAGE_ARRIVAL: Duration = check::CHECK_WITHIN;
 
 /// The reason why a call is answered before its message is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub enum Refusal {
     TooLarge,
     /// The messages in flight leave no room for this one.
     NoRoom,
+    /// The message did not arrive in time.
+    Late,
 }
 
 /// Limits that contradict each other.
@@ -87,6 +95,7 @@ pub struct InFlight {
     total: usize,
     max_message: u32,
     arrival: Duration,
+    message_arrival: Duration,
 }
 
 impl InFlight {
@@ -99,7 +108,8 @@ impl InFlight {
         let narrow = |value, name| u32::try_from(value).map_err(|_| LimitError::TooMuch(name));
         let max_message = narrow(max_body.saturating_add(ALLOWANCE), "body.max")?;
         let total = narrow(max_in_flight, "body.max_in_flight")?;
-        let calls = total / 4;
+        let bounds = CheckBounds { max_body: max_message as usize, max_in_flight: total as usize };
+        let calls = u32::try_from(bounds.calls()).unwrap_or(u32::MAX);
         let messages = total - calls;
         if messages < max_message {
             return Err(LimitError::TooLittle {
@@ -115,13 +125,14 @@ impl InFlight {
             total: total as usize,
             max_message,
             arrival: ARRIVAL,
+            message_arrival: MESSAGE_ARRIVAL,
         })
     }
 
-    /// Replaces [`ARRIVAL`] in tests.
+    /// Replaces [`ARRIVAL`] and [`MESSAGE_ARRIVAL`] in tests.
     #[must_use]
     pub fn with_arrival(self, arrival: Duration) -> Self {
-        Self { arrival, ..self }
+        Self { arrival, message_arrival: arrival, ..self }
     }
 
     /// The length of the longest message that is accepted, in bytes.

@@ -38,8 +38,6 @@ const PLACES: usize = 64;
 pub(super) struct BodyPool {
     middle: Lane,
     large: Lane,
-    /// The longest time from a body's arrival to the end of its reading.
-    within: Duration,
 }
 
 /// Bodies of similar size, which are read in the order of their arrival.
@@ -59,12 +57,12 @@ type Job = Box<dyn FnOnce() + Send>;
 /// does not wait for the end of their time slice.
 const NICENESS: i32 = 10;
 
-/// The longest time that a check waits for the reading of its body.
-///
-/// The proxies of the shipped configurations wait two seconds for an answer, and then treat the
-/// check as failed. With `failure_mode_allow` that would forward the request, so that a client could
-/// pass by making its own check late.
-const READ_WITHIN: Duration = Duration::from_secs(1);
+/// The longest time that a check waits for the reading of its body. It leaves time for the store,
+/// before the proxy stops waiting.
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(1);
+
+/// The most bodies that one client may have in a lane.
+pub(super) const CLIENT_PLACES: u32 = 16;
 
 /// The reason why a body is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -73,7 +71,7 @@ pub(super) enum BodyPoolError {
     #[error("too many large bodies wait to be read")]
     Full,
     /// Its turn, or the end of the reading, did not come in time.
-    #[error("the body was not read within a second")]
+    #[error("the body was not read in time")]
     Late,
     /// A panic ended the reading.
     #[error("a panic inside the reading of a body")]
@@ -84,21 +82,18 @@ impl BodyPool {
     /// Creates a pool that uses at most half of the cores for each lane.
     pub(super) fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self {
-            middle: Lane::new(cores.div_ceil(2)),
-            large: Lane::new(cores.div_ceil(4)),
-            within: READ_WITHIN,
-        }
+        Self { middle: Lane::new(cores.div_ceil(2)), large: Lane::new(cores.div_ceil(4)) }
     }
 
     /// Runs `read` for a body of `bytes` on a thread of the pool. If the future is dropped before
     /// its turn, `read` does not run.
     ///
     /// # Errors
-    /// Too many bodies wait already, `read` did not end within [`READ_WITHIN`], or a panic ended it.
+    /// Too many bodies wait already, `read` did not end `within` a time, or a panic ended it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
+        within: Duration,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, BodyPoolError> {
         let lane = if bytes <= MIDDLE { &self.middle } else { &self.large };
@@ -115,7 +110,7 @@ impl BodyPool {
         };
         let jobs = lane.jobs.get_or_init(|| start(lane.threads));
         jobs.send(Box::new(job)).map_err(|_| BodyPoolError::Panic)?;
-        match timeout(self.within, result).await {
+        match timeout(within, result).await {
             Ok(Ok(Ok(result))) => Ok(result),
             Ok(Ok(Err(_)) | Err(_)) => Err(BodyPoolError::Panic),
             Err(_) => Err(BodyPoolError::Late),
@@ -173,7 +168,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     fn pool() -> BodyPool {
-        BodyPool { middle: Lane::new(1), large: Lane::new(1), within: SOON }
+        BodyPool { middle: Lane::new(1), large: Lane::new(1) }
     }
 
     /// A reading that waits until `end` is used or dropped.
@@ -188,9 +183,9 @@ mod tests {
     async fn middle_bodies_do_not_wait_for_large_ones() {
         let pool = pool();
         let (end, read) = held();
-        let mut large = Box::pin(pool.run(LARGE, read));
+        let mut large = Box::pin(pool.run(LARGE, SOON, read));
         assert!(large.as_mut().now_or_never().is_none());
-        assert_eq!(pool.run(MIDDLE, || 1).await, Ok(1));
+        assert_eq!(pool.run(MIDDLE, SOON, || 1).await, Ok(1));
         drop(end);
         assert_eq!(large.await, Ok(()));
     }
@@ -199,33 +194,35 @@ mod tests {
     async fn what_finds_no_place_is_refused_at_once() {
         let pool = pool();
         let (end, read) = held();
-        let mut first = Box::pin(pool.run(LARGE, read));
+        let mut first = Box::pin(pool.run(LARGE, SOON, read));
         assert!(first.as_mut().now_or_never().is_none());
-        let mut waiting: Vec<_> = (1..PLACES).map(|_| Box::pin(pool.run(LARGE, || ()))).collect();
+        let mut waiting: Vec<_> =
+            (1..PLACES).map(|_| Box::pin(pool.run(LARGE, SOON, || ()))).collect();
         for one in &mut waiting {
             assert!(one.as_mut().now_or_never().is_none());
         }
-        assert_eq!(pool.run(LARGE, || ()).await, Err(BodyPoolError::Full));
+        assert_eq!(pool.run(LARGE, SOON, || ()).await, Err(BodyPoolError::Full));
         drop(end);
         assert_eq!(first.await, Ok(()));
         assert!(join_all(waiting).await.into_iter().all(|result| result.is_ok()));
-        assert_eq!(pool.run(LARGE, || 2).await, Ok(2));
+        assert_eq!(pool.run(LARGE, SOON, || 2).await, Ok(2));
     }
 
     #[tokio::test]
     async fn a_check_that_is_cancelled_before_its_turn_is_not_read() {
         let pool = pool();
         let (end, read) = held();
-        let mut first = Box::pin(pool.run(LARGE, read));
+        let mut first = Box::pin(pool.run(LARGE, SOON, read));
         assert!(first.as_mut().now_or_never().is_none());
         let was_read = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&was_read);
-        let mut second = Box::pin(pool.run(LARGE, move || seen.store(true, Ordering::Relaxed)));
+        let mut second =
+            Box::pin(pool.run(LARGE, SOON, move || seen.store(true, Ordering::Relaxed)));
         assert!(second.as_mut().now_or_never().is_none());
         drop(second);
         drop(end);
         assert_eq!(first.await, Ok(()));
-        assert_eq!(pool.run(LARGE, || ()).await, Ok(()));
+        assert_eq!(pool.run(LARGE, SOON, || ()).await, Ok(()));
         assert!(!was_read.load(Ordering::Relaxed));
         assert_eq!(pool.large.places.available_permits(), PLACES);
     }
@@ -233,17 +230,24 @@ mod tests {
     /// A proxy treats a check without an answer as failed.
     #[tokio::test]
     async fn a_reading_that_is_late_is_refused() {
-        let pool = BodyPool { within: Duration::ZERO, ..pool() };
+        let pool = pool();
         let (end, read) = held();
-        assert_eq!(pool.run(LARGE, read).await, Err(BodyPoolError::Late));
-        assert_eq!(pool.run(LARGE, || ()).await, Err(BodyPoolError::Late), "it waits its turn");
+        assert_eq!(pool.run(LARGE, Duration::ZERO, read).await, Err(BodyPoolError::Late));
+        assert_eq!(
+            pool.run(LARGE, Duration::ZERO, || ()).await,
+            Err(BodyPoolError::Late),
+            "it waits its turn"
+        );
         drop(end);
     }
 
     #[tokio::test]
     async fn a_panic_ends_one_reading_only() {
         let pool = pool();
-        assert_eq!(pool.run(LARGE, || panic!("a test")).await, Err::<(), _>(BodyPoolError::Panic));
-        assert_eq!(pool.run(LARGE, || ()).await, Ok(()));
+        assert_eq!(
+            pool.run(LARGE, SOON, || panic!("a test")).await,
+            Err::<(), _>(BodyPoolError::Panic)
+        );
+        assert_eq!(pool.run(LARGE, SOON, || ()).await, Ok(()));
     }
 }

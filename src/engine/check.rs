@@ -3,10 +3,16 @@
 
 mod large;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    borrow::Cow,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use http::HeaderMap;
+use tokio::time::timeout;
 use tollgate_core::{
     admission::{AdmitResponse, Outage},
     authenticate::Verified,
@@ -17,6 +23,7 @@ use tollgate_core::{
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
+    identity::Principal,
     limit::{Charge, refusal::Refusal},
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
@@ -25,10 +32,12 @@ use tollgate_core::{
 };
 
 pub use self::large::LargeRequest;
-pub(crate) use super::body_pool::INLINE;
+pub(crate) use super::{body_pool::INLINE, deadline::CHECK_WITHIN};
 use super::{
-    body_pool::BodyPool,
+    body_pool::{BodyPool, CLIENT_PLACES},
+    deadline::Deadline,
     live::{Live, State},
+    shares::{Owner, Share, Shares},
 };
 use crate::{
     observe::{CheckRecord, Observer, trace::Trace},
@@ -82,6 +91,90 @@ pub struct Checker {
     max_body: usize,
     /// Reads large bodies.
     bodies: BodyPool,
+    shares: ClientShares,
+    /// The longest time that the store takes.
+    longest_wait: Duration,
+}
+
+/// The call in which a proxy sent a check, where it has headers of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxyCall<'c> {
+    /// The headers of the call. They may name its trace, and the time that the proxy waits.
+    pub headers: &'c HeaderMap,
+    /// The beginning of the call, from which on the proxy waits.
+    pub since: Instant,
+}
+
+/// The time for a check of a call with these headers.
+pub(crate) fn time_for(headers: &HeaderMap) -> Duration {
+    Deadline::of(Some(headers)).within()
+}
+
+/// The bounds of the memory that checks hold.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckBounds {
+    /// The size of the largest body, `body.max`.
+    pub max_body: usize,
+    /// The size of all bodies in flight, `body.max_in_flight`.
+    pub max_in_flight: usize,
+}
+
+impl CheckBounds {
+    /// The bytes for the fixed cost of calls: a quarter. The rest is for messages.
+    pub(crate) const fn calls(self) -> usize {
+        self.max_in_flight / 4
+    }
+}
+
+/// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a
+/// message of up to this size.
+pub(crate) const CALL: u32 = 32 << 10;
+
+/// The shares of one client of what waiting checks hold, so that it cannot use up all of it.
+#[derive(Debug)]
+struct ClientShares {
+    /// An eighth of the checks that may be in flight.
+    calls: Shares,
+    /// A quarter of the bytes of messages, and a quarter of the places in a lane of the pool.
+    bodies: Shares,
+    /// The least that a large body counts as.
+    least_body: u32,
+}
+
+impl ClientShares {
+    fn new(bounds: CheckBounds) -> Self {
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let calls = narrow(bounds.calls()) / CALL / 8;
+        let bodies = narrow((bounds.max_in_flight - bounds.calls()) / 4);
+        Self {
+            calls: Shares::new(calls.max(1)),
+            bodies: Shares::new(bodies),
+            least_body: bodies / CLIENT_PLACES,
+        }
+    }
+
+    /// Takes the place of a check that waits for the store.
+    fn call(&self, owner: Owner) -> Option<Share<'_>> {
+        self.calls.take(owner, 1)
+    }
+
+    /// Takes the bytes of a large body, and its place in the pool.
+    fn body(&self, owner: Owner, bytes: usize) -> Option<Share<'_>> {
+        self.bodies.take(owner, u32::try_from(bytes).unwrap_or(u32::MAX).max(self.least_body))
+    }
+}
+
+/// The client that a check belongs to.
+fn owner(principal: Option<&Arc<Principal>>, record: &CheckRecord<'_>) -> Owner {
+    match principal {
+        Some(principal) => Owner::Subject(principal.revocation().subject().fingerprint()),
+        None => Owner::of_address(record.address()),
+    }
+}
+
+/// The denial of a check for which there is no room or no time.
+fn overloaded(cause: impl Into<Cow<'static, str>>) -> Denial {
+    Denial::new(Reason::Overloaded, cause).with_retry_after(Span::from_secs(1))
 }
 
 /// Returns the time that a check is decided at.
@@ -125,19 +218,29 @@ impl std::fmt::Debug for Checker {
 }
 
 impl Checker {
-    /// Creates a checker. `local` is the fallback of routes with `on_outage: local`; `max_body` is
-    /// `body.max`.
+    /// Creates a checker. `local` is the fallback of routes with `on_outage: local`.
     pub fn new(
         live: Arc<Live>,
         store: Arc<dyn Store>,
         local: Option<Arc<LocalFallback>>,
         observer: Arc<Observer>,
         clock: Clock,
-        max_body: usize,
+        bounds: CheckBounds,
     ) -> Self {
         let remote = store.status().remote;
-        let bodies = BodyPool::new();
-        Self { live, store, remote, local, observer, clock, max_body, bodies }
+        let longest_wait = store.longest_wait();
+        Self {
+            live,
+            store,
+            remote,
+            local,
+            observer,
+            clock,
+            max_body: bounds.max_body,
+            bodies: BodyPool::new(),
+            shares: ClientShares::new(bounds),
+            longest_wait,
+        }
     }
 
     /// Reads one request, decides it and encodes the answer. A request that `read` rejects is
@@ -148,7 +251,7 @@ impl Checker {
     /// the future small.
     pub async fn check<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
@@ -167,7 +270,7 @@ impl Checker {
     /// proxy sends the request again with its body.
     pub fn check_head<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
         pass: impl FnOnce() -> T,
@@ -182,7 +285,7 @@ impl Checker {
     /// The answer to a request whose head is denied.
     fn head_denial<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> Option<T> {
@@ -204,9 +307,9 @@ impl Checker {
         match read() {
             Ok(raw) => {
                 record.set_request(&raw);
-                record.start_trace(call, &raw.headers);
+                record.start_trace(call.map(|call| call.headers), &raw.headers);
             }
-            Err(_) => record.start_trace(call, &Headers::default()),
+            Err(_) => record.start_trace(call.map(|call| call.headers), &Headers::default()),
         }
         Some(self.answer(&outcome, &state, record, encode))
     }
@@ -221,7 +324,7 @@ impl Checker {
 
     async fn recorded<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
@@ -236,8 +339,8 @@ impl Checker {
                 return self.answer(&outcome, &state, record, encode);
             }
         };
-        let answers = self.ask(&pending, &mut record).await;
-        outcome = self.conclude(pending, answers, &state, record.now());
+        let began = record.started();
+        outcome = self.admit(pending, &state, &mut record, (call, began)).await;
         self.answer(&outcome, &state, record, encode)
     }
 
@@ -262,14 +365,14 @@ impl Checker {
     fn prepare<'a: 'r, 'r>(
         &self,
         state: &State,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
         record: &mut CheckRecord<'r>,
     ) -> Prepared {
         let raw = match read() {
             Ok(raw) => raw,
             Err(denial) => {
-                record.start_trace(call, &Headers::default());
+                record.start_trace(call.map(|call| call.headers), &Headers::default());
                 return refused(denial);
             }
         };
@@ -285,17 +388,13 @@ impl Checker {
     fn begin<'a: 'r, 'r>(
         &self,
         raw: &RawRequest<'a>,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         record: &mut CheckRecord<'r>,
     ) -> Result<(), Denial> {
         record.set_request(raw);
-        record.start_trace(call, &raw.headers);
+        record.start_trace(call.map(|call| call.headers), &raw.headers);
         if !record.has_audit_slot() {
-            let denial = Denial::new(
-                Reason::Overloaded,
-                "the audit queue is full, and audit.on_full is deny",
-            );
-            return Err(denial.with_retry_after(Span::from_secs(1)));
+            return Err(overloaded("the audit queue is full, and audit.on_full is deny"));
         }
         if matches!(raw.body, RawBody::Whole(bytes) if bytes.len() > self.max_body) {
             return Err(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
@@ -303,21 +402,57 @@ impl Checker {
         Ok(())
     }
 
-    /// Calls the store, at most once, and not when there is nothing to admit.
+    /// Decides a prepared check of a call, and calls the store: at most once, not when there is
+    /// nothing to admit, and at `now`.
+    async fn admit(
+        &self,
+        pending: Pending,
+        state: &State,
+        record: &mut CheckRecord<'_>,
+        (call, now): (Option<ProxyCall<'_>>, Instant),
+    ) -> Outcome {
+        if pending.admit_request().is_empty() {
+            return self.conclude(
+                pending,
+                Ok(AdmitResponse::Counted(Vec::new())),
+                state,
+                record.now(),
+            );
+        }
+        if !self.remote {
+            let answers = self.store.admit(pending.admit_request()).await;
+            record.store_call_finished(answers.as_ref().err().copied());
+            return self.conclude(pending, answers, state, record.now());
+        }
+        let Some(share) = self.shares.call(owner(pending.principal(), record)) else {
+            return pending.refuse(overloaded("the client has too many checks that wait"));
+        };
+        record.store_call_started();
+        let since = call.map_or(record.started(), |call| call.since);
+        let answers =
+            self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
+        record.store_call_finished(answers.as_ref().err().copied());
+        drop(share);
+        self.conclude(pending, answers, state, record.now())
+    }
+
+    /// Calls the remote store at `now`, for as long as a check may take that began at `since`.
     async fn ask(
         &self,
         pending: &Pending,
-        record: &mut CheckRecord<'_>,
+        deadline: Deadline,
+        since: Instant,
+        now: Instant,
     ) -> Result<AdmitResponse, Outage> {
-        if pending.admit_request().is_empty() {
-            return Ok(AdmitResponse::Counted(Vec::new()));
+        let admitted = self.store.admit(pending.admit_request());
+        // A usual check needs no timer of its own.
+        if deadline.allows(now.saturating_duration_since(since) + self.longest_wait) {
+            return admitted.await;
         }
-        if self.remote {
-            record.store_call_started();
-        }
-        let answers = self.store.admit(pending.admit_request()).await;
-        record.store_call_finished(answers.as_ref().err().copied());
-        answers
+        // INVARIANT: the call is not repeated, and what was charged stays charged. How long the
+        // store would have taken is not known, so this is no outage of the store.
+        let Some(left) = deadline.left(since) else { return Err(Outage::Starved) };
+        Box::pin(timeout(left, admitted)).await.unwrap_or(Err(Outage::Starved))
     }
 
     fn conclude(

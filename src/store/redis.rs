@@ -30,7 +30,7 @@ use tollgate_core::{
 pub use self::error::PasswordError;
 use self::{
     admit_call::{ScriptRequest, ScriptResponse},
-    attended::{Expiry, within},
+    attended::{Expiry, GRACE, within},
     connection::{CircuitBreaker, Connection, Dialer},
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
     script::Scripts,
@@ -59,6 +59,8 @@ pub struct Redis {
     scripts: Arc<Scripts>,
     replication: Option<Replication>,
     leases: Arc<Leases>,
+    /// The time limit for the answer to a check.
+    deadline: Duration,
     /// Ends the connection when it is dropped.
     _alive: DropGuard,
 }
@@ -109,6 +111,7 @@ impl Redis {
             scripts,
             replication,
             leases: Arc::default(),
+            deadline,
             _alive: alive.drop_guard(),
         })
     }
@@ -252,6 +255,12 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
 impl Store for Redis {
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a> {
         Either::Right(Box::pin(self.decide(request)))
+    }
+
+    /// One deadline for a connection whose circuit is half-open, one for the answer, and the time
+    /// for which this process may be busy.
+    fn longest_wait(&self) -> Duration {
+        self.deadline * 2 + GRACE
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {

@@ -22,7 +22,10 @@ use http_body_util::Full;
 use prost::Message as _;
 use tollgate::{
     adapter::{ext_authz::EnvoyAuthorization, in_flight::InFlight},
-    engine::{check::Checker, live::Live},
+    engine::{
+        check::{CheckBounds, Checker},
+        live::Live,
+    },
     observe::{
         Observer,
         audit::Audit,
@@ -309,7 +312,7 @@ async fn every_row_has_its_result(reading: Reading) {
             None,
             observer,
             Arc::new(move || clock.now()),
-            16 << 20,
+            CheckBounds { max_body: 16 << 20, max_in_flight: 128 << 20 },
         );
         let service = EnvoyAuthorization::new(Arc::new(checker), budget());
         for earlier in &row.case.earlier {

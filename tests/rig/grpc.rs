@@ -56,6 +56,8 @@ impl Peer {
             hyper::Request::post("http://tollgate/envoy.service.auth.v3.Authorization/Check")
                 .header("content-type", "application/grpc")
                 .header("te", "trailers")
+                // The test withholds the last byte for longer than a proxy would.
+                .header("grpc-timeout", "60S")
                 .body(StreamBody::new(ReceiverStream::new(receiver)))
                 .unwrap();
         self.client.ready().await.unwrap();

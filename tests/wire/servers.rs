@@ -146,6 +146,7 @@ impl UnaryMethod for ChargedChecks {
             Ok(message) => Ok(self.checks.answer(message.bytes()).await),
             Err(MessageError::Refused(Refusal::TooLarge)) => Ok(verdict(7, "too large")),
             Err(MessageError::Refused(Refusal::NoRoom)) => Ok(verdict(7, "no room")),
+            Err(MessageError::Refused(Refusal::Late)) => Ok(verdict(7, "late")),
             Err(MessageError::Failed(status)) => Err(status),
         }
     }

@@ -373,6 +373,11 @@ impl CheckedHead<'_> {
         self.evidence.principal.as_ref()
     }
 
+    /// Denies the request, for a reason outside of it: its body cannot be read now.
+    pub fn refuse(self, denial: Denial) -> Outcome {
+        Outcome { decision: Decision::Deny(denial), evidence: self.evidence }
+    }
+
     /// Denies the request if a limit of its route is remembered to be used up. Limits by model are
     /// not looked up: the model is known from the body only.
     fn without_refusals(mut self, hooks: &impl CheckHooks) -> Result<Self, Outcome> {
@@ -474,6 +479,11 @@ impl Pending {
     /// The route that covers the request.
     pub fn route(&self) -> &Route {
         self.permit.route()
+    }
+
+    /// Denies the request, for a reason outside of it: the store cannot be called now.
+    pub fn refuse(self, denial: Denial) -> Outcome {
+        Outcome { decision: Decision::Deny(denial), evidence: self.evidence }
     }
 
     /// Returns each charge that `verdicts` refuse, and its refusal, for a caller that remembers

@@ -17,6 +17,8 @@ pub struct ChargedBytes {
     pub(super) bytes: Bytes,
     pub(super) _call: OwnedSemaphorePermit,
     pub(super) message: Option<OwnedSemaphorePermit>,
+    /// The beginning of the call.
+    pub(super) since: Instant,
 }
 
 /// A stream that is charged until this is dropped.
@@ -50,7 +52,7 @@ impl InFlight {
     /// When there is no room.
     pub fn charge_call(&self) -> Result<ChargedBytes, BodyError> {
         let call = reserve(&self.calls, CALL)?;
-        Ok(ChargedBytes { bytes: Bytes::new(), _call: call, message: None })
+        Ok(ChargedBytes { bytes: Bytes::new(), _call: call, message: None, since: Instant::now() })
     }
 
     /// Charges a stream, which may stay open.
@@ -127,6 +129,12 @@ impl ChargedBytes {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The beginning of the call, from which on its message was awaited.
+    #[must_use]
+    pub fn since(&self) -> std::time::Instant {
+        self.since.into_std()
     }
 
     /// Charges the cost of a body of `length` bytes beyond the fixed cost of a call.

@@ -1,12 +1,15 @@
 //! One gRPC message, held to its announced length and to a deadline.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tollgate_grpc_unary::{RequestBody, Status};
 
 use super::{CALL, ChargedBytes, InFlight, Refusal, reserve};
+use crate::engine::check;
 
 /// The reason why there is no message.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,8 @@ impl InFlight {
     /// the call are charged from the beginning, as a proxy can be made to send large ones.
     ///
     /// # Errors
-    /// When there is no room, or when the body is not one message or does not arrive in time.
+    /// When there is no room, when the message does not arrive in time, or when the body is not one
+    /// message.
     pub async fn read_message<B>(
         &self,
         headers: &HeaderMap,
@@ -41,14 +45,21 @@ impl InFlight {
     where
         B: Body<Data = Bytes, Error = Status> + Unpin,
     {
-        let late = |_| Err(Status::deadline_exceeded("the message did not arrive in time").into());
-        timeout(self.arrival, self.read_announced(headers, body)).await.unwrap_or_else(late)
+        let since = Instant::now();
+        let mut read = pin!(self.read_announced(headers, body, since));
+        if let Ok(read) = timeout_at(since + self.message_arrival, read.as_mut()).await {
+            return read;
+        }
+        // Read only here: the usual message has arrived by then.
+        let within = since + check::time_for(headers);
+        timeout_at(within, read).await.unwrap_or(Err(Refusal::Late.into()))
     }
 
     async fn read_announced<B>(
         &self,
         headers: &HeaderMap,
         body: &mut RequestBody<B>,
+        since: Instant,
     ) -> Result<ChargedBytes, MessageError>
     where
         B: Body<Data = Bytes, Error = Status> + Unpin,
@@ -73,6 +84,7 @@ impl InFlight {
                 none => *none = Some(message),
             }
         }
-        Ok(ChargedBytes { bytes: prefix.message().await?, _call: call, message: charged })
+        let bytes = prefix.message().await?;
+        Ok(ChargedBytes { bytes, _call: call, message: charged, since })
     }
 }

@@ -1,10 +1,9 @@
 //! A check whose body is large: the head is checked as always, and the body is read by a thread of
 //! the pool.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
-use http::HeaderMap;
 use tollgate_core::{
     authenticate::Verified,
     check::{CheckHooks, Prepared, PreparedHead, prepare, prepare_head},
@@ -15,12 +14,17 @@ use tollgate_core::{
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     stage::Stage,
-    time::{Span, Timestamp},
+    time::Timestamp,
 };
 
-use super::{CheckAnswer, Checker, Hooks, refused};
+use super::{CheckAnswer, Checker, Hooks, ProxyCall, overloaded, owner, refused};
 use crate::{
-    engine::{body_pool::BodyPoolError, live::State},
+    engine::{
+        body_pool::{BodyPoolError, READ_WITHIN},
+        deadline::Deadline,
+        live::State,
+        shares::Share,
+    },
     observe::CheckRecord,
 };
 
@@ -33,13 +37,20 @@ pub trait LargeRequest: Send + Sync + 'static {
     fn read(&self) -> Result<RawRequest<'_>, Denial>;
 }
 
+/// The share of the client whose body it is, and the time for its check.
+struct Held<'s> {
+    share: Option<Share<'s>>,
+    since: Instant,
+    deadline: Deadline,
+}
+
 impl Checker {
     /// As [`check`](Self::check), for a request with a large body. The check waits for the body
     /// without holding up others. What `request` holds is held until the body is read, even if the
     /// check is cancelled.
     pub async fn check_large<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         request: &'a Arc<impl LargeRequest>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
@@ -50,7 +61,7 @@ impl Checker {
 
     async fn recorded_large<'a, T>(
         &'a self,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         request: &'a Arc<impl LargeRequest>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
@@ -58,13 +69,16 @@ impl Checker {
         let outcome;
         let mut record = self.observer.begin((self.clock)());
         let state = self.live.load();
-        match self.prepare_large(&state, call, request, &mut record).await {
-            Prepared::Decided(done) => outcome = done,
+        let since = call.map_or(record.started(), |call| call.since);
+        let mut held =
+            Held { share: None, since, deadline: Deadline::of(call.map(|call| call.headers)) };
+        outcome = match self.prepare_large(&state, call, request, &mut record, &mut held).await {
+            Prepared::Decided(done) => done,
             Prepared::Pending(pending) => {
-                let answers = self.ask(&pending, &mut record).await;
-                outcome = self.conclude(pending, answers, &state, record.now());
+                self.admit(pending, &state, &mut record, (call, Instant::now())).await
             }
-        }
+        };
+        drop(held);
         self.answer(&outcome, &state, record, encode)
     }
 
@@ -73,14 +87,15 @@ impl Checker {
     async fn prepare_large<'a>(
         &'a self,
         state: &Arc<State>,
-        call: Option<&HeaderMap>,
+        call: Option<ProxyCall<'_>>,
         request: &'a Arc<impl LargeRequest>,
         record: &mut CheckRecord<'a>,
+        held: &mut Held<'a>,
     ) -> Prepared {
         let raw = match request.read() {
             Ok(raw) => raw,
             Err(denial) => {
-                record.start_trace(call, &Headers::default());
+                record.start_trace(call.map(|call| call.headers), &Headers::default());
                 return refused(denial);
             }
         };
@@ -90,10 +105,21 @@ impl Checker {
         let now = record.now();
         let (head, body) = raw.split();
         let mut hooks = Hooks { state, trace: record.trace_mut() };
-        let principal = match prepare_head(&state.snapshot, head, now, &mut hooks) {
+        let head = match prepare_head(&state.snapshot, head, now, &mut hooks) {
             PreparedHead::Complete(prepared) => return prepared,
-            PreparedHead::NeedsBody(head) => head.principal().cloned(),
+            PreparedHead::NeedsBody(head) => head,
         };
+        let bytes = if let RawBody::Whole(bytes) = body { bytes.len() } else { 0 };
+        held.share = self.shares.body(owner(head.principal(), record), bytes);
+        if held.share.is_none() {
+            let cause = "the client has too many large bodies in flight";
+            return Prepared::Decided(head.refuse(overloaded(cause)));
+        }
+        let Some(left) = held.deadline.left(held.since) else {
+            let cause = "the message arrived too late to be read in time";
+            return Prepared::Decided(head.refuse(overloaded(cause)));
+        };
+        let principal = head.principal().cloned();
         let (owned, of_policy) = (Arc::clone(request), Arc::clone(state));
         let read = move || match owned.read() {
             Ok(raw) => {
@@ -102,15 +128,14 @@ impl Checker {
             }
             Err(denial) => refused(denial),
         };
-        let bytes = if let RawBody::Whole(bytes) = body { bytes.len() } else { 0 };
-        let prepared = match self.bodies.run(bytes, read).await {
+        let prepared = match self.bodies.run(bytes, left.min(READ_WITHIN), read).await {
             Ok(prepared) => prepared,
             Err(error @ (BodyPoolError::Full | BodyPoolError::Late)) => {
-                let denial = Denial::new(Reason::Overloaded, error.to_string());
-                refused(denial.with_retry_after(Span::from_secs(1)))
+                Prepared::Decided(head.refuse(overloaded(error.to_string())))
             }
             Err(error @ BodyPoolError::Panic) => {
-                refused(Denial::new(Reason::Internal, error.to_string()))
+                let denial = Denial::new(Reason::Internal, error.to_string());
+                Prepared::Decided(head.refuse(denial))
             }
         };
         if let (Prepared::Pending(_), Some(trace)) = (&prepared, record.trace_mut()) {

@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_micros(12_500);
 const TIMER: Duration = Duration::from_micros(1500);
 
 /// The time beyond a deadline after which a call ends whose deadline was not attended.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// The party that a call waited for until its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
