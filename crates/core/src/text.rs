@@ -43,8 +43,32 @@ pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
 
 /// Returns two hex digits for each byte, in lower case.
 pub(crate) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
-    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
+    let mut digits = [[0; 2]; N];
+    let (sixteens, pairs) = digits.as_flattened_mut().as_chunks_mut();
+    let (eights, rest) = bytes.as_chunks();
+    let mut eights = eights.iter();
+    for sixteen in sixteens {
+        *sixteen = hex_of_eight(eights.next().copied().unwrap_or_default());
+    }
+    for (pair, byte) in pairs.as_chunks_mut::<2>().0.iter_mut().zip(rest) {
+        let [high, low, ..] = hex_of_eight([*byte, 0, 0, 0, 0, 0, 0, 0]);
+        *pair = [high, low];
+    }
+    digits
+}
+
+/// Returns the hex digits of eight bytes, all at a time.
+fn hex_of_eight(bytes: [u8; 8]) -> [u8; 16] {
+    const ONES: u128 = u128::from_ne_bytes([1; 16]);
+    // Moves each half byte into a byte of its own.
+    let word = u128::from(u64::from_be_bytes(bytes));
+    let word = (word | word << 32) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
+    let word = (word | word << 16) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff;
+    let word = (word | word << 8) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
+    let word = (word | word << 4) & (ONES * 15);
+    // 1 in each byte above 9.
+    let letters = ((word + ONES * 6) >> 4) & ONES;
+    (word + ONES * u128::from(b'0') + letters * u128::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Returns bytes in lower-case hex.

@@ -9,6 +9,8 @@ pub struct HeaderNames {
     sorted: Box<[String]>,
     /// The lengths of the names modulo 64, one bit each.
     lengths: u64,
+    /// The last letters of the names modulo 32, in which both cases are equal, one bit each.
+    lasts: u32,
 }
 
 impl HeaderNames {
@@ -26,7 +28,10 @@ impl HeaderNames {
     /// punctuation in place of `-`.
     #[inline]
     pub fn contains_like(&self, header: &[u8]) -> bool {
-        self.lengths >> (header.len() & 63) & 1 == 1 && self.compare(header)
+        let last = header.last().map_or(0, |last| last & 31);
+        self.lengths >> (header.len() & 63) & 1 == 1
+            && self.lasts >> last & 1 == 1
+            && self.compare(header)
     }
 
     #[inline(never)]
@@ -45,7 +50,13 @@ impl FromIterator<String> for HeaderNames {
         sorted.sort_unstable();
         sorted.dedup();
         let lengths = sorted.iter().fold(0, |lengths, name| lengths | 1 << (name.len() & 63));
-        Self { sorted: sorted.into_boxed_slice(), lengths }
+        let last = |name: &String| match name.as_bytes().last() {
+            Some(last) if last.is_ascii_alphanumeric() => 1 << (last & 31),
+            // Other punctuation may be in its place.
+            _ => u32::MAX,
+        };
+        let lasts = sorted.iter().fold(0, |lasts, name| lasts | last(name));
+        Self { sorted: sorted.into_boxed_slice(), lengths, lasts }
     }
 }
 
@@ -86,6 +97,7 @@ mod tests {
         {
             assert!(!set.contains_like(name.as_bytes()), "{name}");
         }
+        assert!(names(&["x-"]).contains_like(b"X_"), "a name that ends in punctuation");
         let long = "a".repeat(64 + "x-body-compressed".len());
         assert!(!set.contains_like(long.as_bytes()));
     }
