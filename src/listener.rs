@@ -79,7 +79,10 @@ pub struct Limits {
     /// The age at which a connection ends, without losing a call, so that a client whose
     /// certificate or authority was withdrawn needs a new handshake.
     pub max_age: Duration,
-    /// Requests at a time on one connection of HTTP/2.
+    /// Requests at a time on one connection of HTTP/2, for the first eight connections. The proxy
+    /// takes the limit from its first frame, and what it sent before that is refused beyond it: a
+    /// failed check. The default is the number of requests that Envoy sends at most to a cluster
+    /// without breakers of its own, and the number of its streams on a new connection.
     pub streams: u32,
     /// The bytes of the headers of one request or call. Beyond it, HTTP/2 answers 431 before any
     /// code of this program runs, which a proxy takes for a failed check: the limit is above
@@ -96,17 +99,45 @@ impl Default for Limits {
             first_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             max_age: Duration::from_secs(3600),
-            streams: 256,
+            streams: 1024,
             header_bytes: 128 << 10,
         }
     }
 }
 
 impl Limits {
+    /// The limits of a connection that was accepted as one of `connections`. Beyond eight they share
+    /// the streams of eight, but each has a quarter, above what the shipped proxies use: all 512
+    /// together have fewer than 145 000, each of which holds some KiB until its peer has read the
+    /// answer.
+    #[must_use]
+    pub(crate) fn for_one_of(&self, connections: usize) -> Self {
+        let shared = u64::from(self.streams) * 8 / (connections as u64).max(1);
+        let shared = u32::try_from(shared).unwrap_or(u32::MAX);
+        let least = (self.streams / 4).max(16).min(self.streams);
+        Self { streams: shared.clamp(least, self.streams), ..self.clone() }
+    }
+
     /// The limits of a listener for probes, scrapers and operators, which are few. Together with
     /// the default for checks they stay below 1024 open files, a usual limit of a process.
     #[must_use]
     pub fn for_operators() -> Self {
         Self { max_connections: 64, streams: 16, header_bytes: 32 << 10, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_all_connections_are_bounded() {
+        let limits = Limits::default();
+        let streams = |connections| limits.for_one_of(connections).streams;
+        let expected = [(1, 1024), (8, 1024), (9, 910), (16, 512), (32, 256), (512, 256)];
+        assert_eq!(expected.map(|(connections, _)| (connections, streams(connections))), expected);
+        assert!((1..=512).map(streams).sum::<u32>() < 145_000);
+        let few = Limits { streams: 1, ..limits };
+        assert_eq!(few.for_one_of(512).streams, 1);
     }
 }

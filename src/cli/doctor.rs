@@ -35,7 +35,7 @@ Exit codes:
 /// Test a live proxy in front of Tollgate.
 ///
 /// Sends somewhat more than a hundred requests that must not pass, or must be answered in one way,
-/// and examines what reaches the client and the upstream. Reports leaks, answers that the proxy
+/// then a burst of two thousand, and examines what reaches the client and the upstream. Reports leaks, answers that the proxy
 /// replaces, and remedies. Nothing is changed; the log and the metrics will show denials.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
@@ -63,6 +63,10 @@ pub struct Doctor {
     /// stream: `/inference.GRPCInferenceService/ModelStreamInfer`. May be repeated.
     #[arg(long, value_name = "PATH")]
     stream: Vec<String>,
+    /// The number of requests that are sent at once, over HTTP/2 if the proxy speaks it; 128 at most
+    /// over HTTP/1. 0 sends none.
+    #[arg(long, value_name = "REQUESTS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    burst: u32,
     /// The `Host` header. Default: the host of the URL.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::{Http2Limits, Services, serve_connection};
 
 use super::{
+    Limits,
     accept::Listener,
     serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
@@ -36,8 +37,9 @@ impl ConnectionHandler for Grpc {
         _: Peer,
         lifetime: ConnectionLifetime,
     ) -> Result<(), BoxError> {
-        let limits =
-            Http2Limits { header_bytes: lifetime.limits().header_bytes, ..Http2Limits::default() };
+        let Limits { header_bytes, streams, .. } = *lifetime.limits();
+        let concurrent_streams = streams;
+        let limits = Http2Limits { header_bytes, concurrent_streams, ..Http2Limits::default() };
         Ok(serve_connection(stream, &self.0, &limits, lifetime.activity(), lifetime.expired())
             .await?)
     }

@@ -72,6 +72,8 @@ pub(super) struct Place {
     id: u64,
     activity: Arc<Activity>,
     replaced: bool,
+    /// The number of connections when this one was accepted, itself among them.
+    connections: usize,
 }
 
 impl Places {
@@ -94,7 +96,8 @@ impl Places {
         table.held.entry(group).and_modify(|held| *held += 1).or_insert(1);
         let connection = Connection { group, activity: Arc::clone(&activity), task: None };
         table.connections.insert(id, connection);
-        Some(Place { table: Arc::clone(&self.table), id, activity, replaced: full })
+        let connections = table.connections.len();
+        Some(Place { table: Arc::clone(&self.table), id, activity, replaced: full, connections })
     }
 
     /// Notes the task of the connection with this number.
@@ -163,6 +166,11 @@ impl Place {
     /// The number of the connection.
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The number of connections when this one was accepted, itself among them.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Whether another connection was closed for this one.

@@ -49,7 +49,7 @@ pub(super) async fn serve(
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
                 let lifetime = ConnectionLifetime {
-                    limits: listener.limits.clone(),
+                    limits: listener.limits.for_one_of(accepted.place.connections()),
                     stop: stop.clone(),
                     activity: Arc::clone(accepted.place.activity()),
                 };

@@ -15,6 +15,7 @@ use crate::rig::{
     envoy::failure_mode_allow,
     http::Request,
     http2_frames::{cancelled_requests, preface, request_headers},
+    replace_once,
 };
 
 /// Streams of one connection, of which the listener accepts 128.
@@ -57,6 +58,26 @@ async fn no_number_of_requests_at_once_passes_without_a_decision() {
         assert_eq!(passed, 0, "{connections} connections: {answers:?}");
         assert!(answers.contains_key(&401), "{connections} connections: {answers:?}");
     }
+    assert_eq!(rig.upstream.taken().len(), 0);
+}
+
+/// An operator's own file has Envoy's defaults: 1024 requests for a cluster, and as many streams as
+/// there are on a connection whose limit is not known yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requests_that_envoy_admits_by_default_find_streams() {
+    let by_default = |envoy: String| {
+        let envoy = replace_once(
+            failure_mode_allow(envoy),
+            "max_concurrent_streams: 200",
+            "max_concurrent_streams: 2147483647",
+        );
+        let breakers = "circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }";
+        replace_once(envoy, breakers, "")
+    };
+    let rig = tokio::task::block_in_place(|| Rig::with(POLICY, by_default));
+    let answers = burst(rig.envoy.port, 8).await;
+    let decided = |status: u16| answers.get(&status).copied().unwrap_or(0);
+    assert_eq!(decided(401) + decided(503), 8 * STREAMS, "{answers:?}");
     assert_eq!(rig.upstream.taken().len(), 0);
 }
 

@@ -195,7 +195,7 @@ fn progress_is_printed_only_to_terminals_and_erased() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, step) in [
         (&["audit-upstream", &url, "--preset", "vllm"][..], "reading http://127.0.0.1"),
-        (&["doctor", &url], "3/9: other spellings"),
+        (&["doctor", &url], "3/10: other spellings"),
     ] {
         let seen = at_a_terminal(dir.path(), arguments, &[]);
         assert!(seen.contains(&format!("\r\x1b[K{step}")), "{arguments:?}: {seen:?}");

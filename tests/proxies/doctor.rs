@@ -58,7 +58,9 @@ fn with(report: &Value, verdict: &str) -> Vec<String> {
 
 fn a_shipped_configuration_is_sound(kind: Kind) {
     let rig = rig(kind, |config| config);
-    let (code, report) = doctor(&rig, &["--body-limit", "16MiB"]);
+    // Traefik opens a connection for each check, and cannot bound them.
+    let burst = if kind == Kind::Traefik { "400" } else { "2000" };
+    let (code, report) = doctor(&rig, &["--body-limit", "16MiB", "--burst", burst]);
     assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
     assert_eq!(with(&report, "skipped"), [""; 0], "{report:#}");
     assert!(with(&report, "ok").len() >= 11, "{report:#}");
@@ -232,4 +234,26 @@ fn a_path_whose_bodies_are_held_is_found() {
     let (code, report) = doctor(&holding, &["--stream", path]);
     assert_eq!(code, Some(1), "{report:#}");
     assert_eq!(with(&report, "fault"), ["open_requests_are_answered"], "{report:#}");
+}
+
+/// A cluster without room for a burst: its checks fail, and the proxy decides.
+#[test]
+fn a_proxy_whose_checks_fail_in_a_burst_is_found() {
+    for (failure_mode_allow, verdict) in [(false, "fault"), (true, "leak")] {
+        let faulty = rig(Kind::EnvoyHttp, |config| {
+            let config = config
+                .lines()
+                .filter(|line| !line.contains("max_pending_requests: 2000000"))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let allow = format!("failure_mode_allow: {failure_mode_allow}");
+            replace_once(config, "failure_mode_allow: false", &allow)
+        });
+        let (code, report) = doctor(&faulty, &[]);
+        assert_eq!(code, Some(1), "{report:#}");
+        assert_eq!(with(&report, verdict), ["bursts_are_answered"], "{report:#}");
+        let (code, report) = doctor(&faulty, &["--burst", "0"]);
+        assert_eq!(code, Some(0), "{report:#}");
+        assert!(with(&report, "skipped").contains(&"bursts_are_answered".to_owned()));
+    }
 }

@@ -1,6 +1,7 @@
 //! The probes: requests that a Tollgate behind a well configured proxy never lets through, or
 //! answers in one way only, and the meaning of each answer.
 
+mod bursts;
 mod large_headers;
 
 use std::time::{Duration, Instant};
@@ -31,24 +32,26 @@ const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; forward its 
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
-        self.progress.now("1/9: denials that reach the client");
+        self.progress.now("1/10: denials that reach the client");
         self.denials().await?;
-        self.progress.now("2/9: targets that a client claims");
+        self.progress.now("2/10: targets that a client claims");
         self.claimed_targets().await?;
-        self.progress.now("3/9: other spellings of the protected path");
+        self.progress.now("3/10: other spellings of the protected path");
         self.paths().await?;
-        self.progress.now("4/9: methods");
+        self.progress.now("4/10: methods");
         self.methods().await?;
-        self.progress.now("5/9: forged identity");
+        self.progress.now("5/10: forged identity");
         self.identity().await?;
-        self.progress.now("6/9: two credentials");
+        self.progress.now("6/10: two credentials");
         self.credentials().await?;
-        self.progress.now("7/9: a body that is too large");
+        self.progress.now("7/10: a body that is too large");
         self.body_limit().await?;
-        self.progress.now("8/9: requests that stay open");
+        self.progress.now("8/10: requests that stay open");
         self.streams().await?;
-        self.progress.now("9/9: large headers");
-        self.large_headers().await
+        self.progress.now("9/10: large headers");
+        self.large_headers().await?;
+        self.progress.now("10/10: many requests at once");
+        self.bursts().await
     }
 
     /// Returns the results, and clears the line of progress.

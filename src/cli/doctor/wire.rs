@@ -11,15 +11,19 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{cli::tls, error_text::describe};
+use crate::{cli::tls, error_text::describe, tls_roots::RootsError};
 
 /// The time for one exchange.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 256 << 10;
+
+/// A connection to the proxy, in clear text or by TLS.
+pub(super) type Connected = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The address of the proxy.
 #[derive(Debug)]
@@ -73,12 +77,38 @@ impl Target {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
+    /// The scheme of the URL.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
     /// Sends these bytes on a connection of their own. Returns `None` when there is no answer,
     /// which is a refusal too.
     ///
     /// # Errors
     /// There is no connection.
     pub(super) async fn exchange(&self, bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
+        Ok(send(self.connect(&tls::connector).await?, bytes).await)
+    }
+
+    /// Opens a connection for HTTP/2. Returns `None` if the proxy does not offer it by TLS. In clear
+    /// text, only the first answer shows whether it speaks it.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub(super) async fn connect_http2(&self) -> anyhow::Result<Option<Connected>> {
+        let stream = self.connect(&tls::connector_for_http2).await?;
+        let offered = match &stream {
+            Either::Left(_) => true,
+            Either::Right(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        };
+        Ok(offered.then_some(stream))
+    }
+
+    async fn connect(
+        &self,
+        connector: &dyn Fn() -> Result<TlsConnector, RootsError>,
+    ) -> anyhow::Result<Connected> {
         let connect = async {
             let stream = TcpStream::connect((self.bare(), self.port))
                 .await
@@ -88,14 +118,13 @@ impl Target {
             }
             let name = ServerName::try_from(self.bare().to_owned())
                 .context("the host is no name for a certificate")?;
-            let stream = tls::connector()?.connect(name, stream).await;
+            let stream = connector()?.connect(name, stream).await;
             let stream =
                 stream.map_err(|error| anyhow!("no TLS with the proxy: {}", describe(&error)))?;
-            Ok(Either::Right(stream))
+            Ok(Either::Right(Box::new(stream)))
         };
         let slow = || format!("no connection to the proxy within {} s", DEADLINE.as_secs());
-        let stream = timeout(DEADLINE, connect).await.with_context(slow)??;
-        Ok(send(stream, bytes).await)
+        timeout(DEADLINE, connect).await.with_context(slow)?
     }
 }
 

@@ -207,7 +207,7 @@ static_resources:
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          # Tollgate refuses the 257th stream of a connection, and a refused stream is a failed check. Envoy opens
+          # A stream that Tollgate refuses (beyond 1024 of a connection, or 256 of one of many) is a failed check. Envoy opens
           # another connection beyond these.
           explicit_http_config:
             http2_protocol_options:
