@@ -1,6 +1,11 @@
 //! HTTP/1.1 and HTTP/2 on a listener, by hyper, with every limit set.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -13,7 +18,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_grpc_unary::{CoalescedWrites, Http2Limits};
+use tollgate_grpc_unary::{CoalescedWrites, Http2Limits, ReadSlices, Slice};
 
 use super::{
     Limits,
@@ -77,20 +82,33 @@ where
             }
         });
         let builder = builder(lifetime.limits());
-        let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(CoalescedWrites::new(stream)), service));
+        let slice = Slice::new();
+        let stream = CoalescedWrites::new(ReadSlices::new(stream, slice.clone()));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = in_slices(connection.as_mut(), &slice) => return ended,
             () = lifetime.expired() => connection.as_mut().graceful_shutdown(),
         }
         // hyper cannot end a connection gracefully before the HTTP/2 preface, which may never
         // arrive.
-        lifetime.drain(connection).await
+        lifetime.drain(in_slices(connection, &slice)).await
     }
 }
 
-/// Resets of requests that were not accepted yet, before a connection is closed (CVE-2023-44487).
-const PENDING_RESETS: usize = 1024;
+/// Polls a connection, with a slice of its stream at a time. Between two of them hyper accepts the
+/// requests that have arrived, so that no number of resets among them ends the connection.
+async fn in_slices<T>(mut connection: Pin<&mut impl Future<Output = T>>, slice: &Slice) -> T {
+    poll_fn(|cx| {
+        loop {
+            slice.renew();
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_ready() || !slice.is_used_up() {
+                return polled;
+            }
+        }
+    })
+    .await
+}
 
 fn builder(of_listener: &Limits) -> Builder<TokioExecutor> {
     let Limits { header_bytes, streams, .. } = *of_listener;
@@ -108,7 +126,7 @@ fn builder(of_listener: &Limits) -> Builder<TokioExecutor> {
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(streams)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.error_resets)
         .max_header_list_size(header_bytes)
         .keep_alive_interval(limits.ping_interval)

@@ -83,13 +83,23 @@ async fn a_check_and_a_health_check_over_tcp_and_over_a_unix_socket() {
 /// A proxy forwards the resets of its clients, however many of them arrive together.
 #[tokio::test]
 async fn no_number_of_resets_ends_a_connection() {
+    let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
+    survives_resets(&server, "/envoy.service.auth.v3.Authorization/Check").await;
+}
+
+/// The same for a proxy that calls over HTTP/2.
+#[tokio::test]
+async fn no_number_of_resets_ends_a_connection_of_http_2() {
+    let server = Wanted::default().http().await;
+    survives_resets(&server, "/check").await;
+}
+
+async fn survives_resets(server: &Running, path: &str) {
     const CALLS: u32 = 100_000;
-    let headers = request_headers(3, "/envoy.service.auth.v3.Authorization/Check");
+    let headers = request_headers(3, path);
     let mut sent = preface();
     sent.extend(cancelled_requests(&headers, false, CALLS));
     sent.extend(frame(6, 0, 0, b"the end."));
-
-    let server = Wanted::default().grpc(Checks::default(), budget(MIB, 4 * MIB)).await;
     let (mut reading, mut writing) = tokio::io::split(connect(&server.address).await.unwrap());
     let writing = tokio::spawn(async move { writing.write_all(&sent).await });
     // Until the answer to the ping: no GOAWAY.

@@ -73,5 +73,6 @@ pub use self::{
     coalesced::CoalescedWrites,
     connection::{ConnectionError, Http2Limits, serve_connection},
     framing::FramedMessage,
+    read_slices::{ReadSlices, Slice},
     services::{GeneratedService, Services, UnaryMethod},
 };

@@ -22,22 +22,30 @@ const SLICE: usize = 576 << 10;
 
 /// The bytes that may be read before the slice is renewed.
 #[derive(Clone, Debug)]
-pub(crate) struct Slice(Arc<AtomicUsize>);
+pub struct Slice(Arc<AtomicUsize>);
 
 impl Slice {
     /// Returns a whole slice.
-    pub(crate) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         Self(Arc::new(AtomicUsize::new(SLICE)))
     }
 
     /// Permits a whole slice to be read.
-    pub(crate) fn renew(&self) {
+    pub fn renew(&self) {
         self.0.store(SLICE, Relaxed);
     }
 
     /// Whether reading has stopped. Nothing wakes the reader: the owner of the slice polls again.
-    pub(crate) fn is_used_up(&self) -> bool {
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
         self.0.load(Relaxed) == 0
+    }
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -48,14 +56,15 @@ impl Slice {
 /// could reach any limit of them, and end the calls of all others with the connection
 /// (CVE-2023-44487 is the attack that the limit is for).
 #[derive(Debug)]
-pub(crate) struct ReadSlices<S> {
+pub struct ReadSlices<S> {
     stream: S,
     slice: Slice,
 }
 
 impl<S> ReadSlices<S> {
     /// Wraps a stream, whose reads use up `slice`.
-    pub(crate) fn new(stream: S, slice: Slice) -> Self {
+    #[must_use]
+    pub fn new(stream: S, slice: Slice) -> Self {
         Self { stream, slice }
     }
 }
