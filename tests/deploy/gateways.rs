@@ -54,23 +54,37 @@ fn envoy_accepts_what_istios_filter_adds() {
         },
     });
 
+    let address =
+        |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
+    let mut cluster = json!({ "name": "tollgate", "type": "STATIC", "load_assignment": { "cluster_name": "tollgate",
+        "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(9000) } }] }] } });
+
     let policies = documents(&read("deploy/istio/policy.yaml"));
     let filter = super::only(&policies, "EnvoyFilter");
     for patch in filter["spec"]["configPatches"].as_array().unwrap() {
         assert_eq!(patch["patch"]["operation"], "MERGE");
         let value = &patch["patch"]["value"];
-        let target = if patch["applyTo"] == "HTTP_FILTER" { &mut authz } else { &mut manager };
-        assert_eq!(value["name"], target["name"]);
+        let target = match patch["applyTo"].as_str().unwrap() {
+            "HTTP_FILTER" => &mut authz,
+            "NETWORK_FILTER" => &mut manager,
+            "CLUSTER" => &mut cluster,
+            other => panic!("{other}"),
+        };
+        match patch["applyTo"].as_str() {
+            Some("CLUSTER") => {
+                let matched = &patch["match"]["cluster"];
+                assert_eq!(matched["service"], provider["service"]);
+                assert_eq!(matched["portNumber"].to_string(), provider["port"].as_str().unwrap());
+            }
+            _ => assert_eq!(value["name"], target["name"]),
+        }
         merge(target, value);
     }
     let router = json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } });
     manager["typed_config"]["http_filters"] = json!([authz, router]);
-    let address =
-        |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
     let config = json!({ "static_resources": {
         "listeners": [{ "name": "ingress", "address": address(8080), "filter_chains": [{ "filters": [manager] }] }],
-        "clusters": [{ "name": "tollgate", "type": "STATIC", "load_assignment": { "cluster_name": "tollgate",
-            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(9000) } }] }] } }],
+        "clusters": [cluster],
     }});
     validate_envoy("Istio's gateway with the EnvoyFilter", &config.to_string());
 }
@@ -102,6 +116,11 @@ fn gateways_and_meshes_call_the_listener_of_the_chart_and_fail_closed() {
     );
     assert_eq!((&auth["failOpen"], &auth["statusOnError"]), (&json!(false), &json!(503)));
     assert_eq!(auth["bodyToExtAuth"]["maxRequestBytes"], most);
+    // What the shipped Envoy files have, as far as the gateway has settings for it.
+    let settings = &auth["grpc"]["backendSettings"];
+    assert_eq!(settings["circuitBreaker"]["maxParallelRequests"], 2_000_000);
+    assert_eq!(settings["circuitBreaker"]["maxPendingRequests"], 2_000_000);
+    assert_eq!(settings["http2"]["maxConcurrentStreams"], 200);
     let grant = &super::only(&gateway, "ReferenceGrant");
     assert_eq!(grant["metadata"]["namespace"], auth["grpc"]["backendRefs"][0]["namespace"]);
     let routes = documents(&read("deploy/gateway-api/gateway.yaml"));
