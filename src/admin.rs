@@ -87,6 +87,8 @@ pub struct Admin<R> {
     revocations: R,
     token: Box<dyn Fn() -> Option<Secret> + Send + Sync>,
     longest_life: Box<dyn Fn() -> Span + Send + Sync>,
+    /// The issuers of the policy in force; `None` where they are not known.
+    issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
     audit: Arc<Audit>,
 }
 
@@ -107,7 +109,20 @@ impl<R: Revocations> Admin<R> {
         longest_life: impl Fn() -> Span + Send + Sync + 'static,
         audit: Arc<Audit>,
     ) -> Self {
-        Self { revocations, token: Box::new(token), longest_life: Box::new(longest_life), audit }
+        Self {
+            revocations,
+            token: Box::new(token),
+            longest_life: Box::new(longest_life),
+            issuers: Box::new(|| None),
+            audit,
+        }
+    }
+
+    /// Refuses revocations of issuers that the policy in force does not have. `issuers` returns
+    /// those that it has.
+    #[must_use]
+    pub fn with_issuers(self, issuers: impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static) -> Self {
+        Self { issuers: Box::new(move || Some(issuers())), ..self }
     }
 }
 
@@ -174,6 +189,9 @@ where
             let revocation =
                 request::revocation(&body(request).await?, now(), (admin.longest_life)())?;
             record.revoking(&revocation);
+            if let Some(known) = (admin.issuers)() {
+                request::check_issuer(revocation.target(), &known)?;
+            }
             admin.revocations.revoke(&revocation).await.map_err(|error| unavailable(&error))?;
             Ok(ok(&request::listed(&revocation.entry(now()))))
         }

@@ -38,8 +38,8 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// A running sidecar.
 pub struct App {
-    /// The address of the gRPC server.
-    pub grpc: Address,
+    /// The address of the gRPC server, where there is one.
+    pub grpc: Option<Address>,
     /// The addresses of the HTTP servers for checks, in the order of `listen.http`.
     pub http: Vec<Address>,
     /// The address of health and metrics.
@@ -65,11 +65,11 @@ impl std::fmt::Debug for App {
 }
 
 /// Serves the file at `path`, which was loaded as `loaded`, until SIGTERM or Ctrl-C. SIGHUP reloads
-/// the file.
+/// the file. Without a path the configuration is not reloaded.
 ///
 /// # Errors
 /// The errors of [`App::start`], and a signal that cannot be handled.
-pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
+pub async fn serve(path: Option<PathBuf>, loaded: Loaded) -> anyhow::Result<()> {
     let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
     let mut hangup = listen(SignalKind::hangup(), "SIGHUP")?;
     let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
@@ -77,7 +77,8 @@ pub async fn serve(path: PathBuf, loaded: Loaded) -> anyhow::Result<()> {
     let mut app = App::start(loaded, Arc::new(observe::now)).await?;
     let http = LogList::of(&app.http);
     let admin = app.admin.as_ref().map(tracing::field::display);
-    tracing::info!(grpc = %app.grpc, http = http.value(), ops = %app.ops, admin, "listening");
+    let grpc = app.grpc.as_ref().map(tracing::field::display);
+    tracing::info!(grpc, http = http.value(), ops = %app.ops, admin, "listening");
     let watch = app.watch(path);
     loop {
         tokio::select! {
@@ -106,7 +107,10 @@ impl App {
         let (max, max_in_flight) = (body.max.0 as u64, body.max_in_flight.0 as u64);
         let in_flight = InFlight::new(max, max_in_flight)?;
         let mut servers = Servers::new(drain);
-        let grpc = servers.grpc(&listen.grpc, &in_flight, &engine).await?;
+        let grpc = match listen.grpc() {
+            Some(config) => Some(servers.grpc(&config, &in_flight, &engine).await?),
+            None => None,
+        };
         let mut http = Vec::with_capacity(listen.http.len());
         for (index, config) in listen.http.iter().enumerate() {
             let checker = Arc::clone(engine.checker());
@@ -159,7 +163,7 @@ impl App {
 impl App {
     /// Watches the configuration file at `path`, the certificate files of the listeners, and the
     /// file of the admin token.
-    fn watch(&mut self, path: PathBuf) -> Watch {
+    fn watch(&mut self, path: Option<PathBuf>) -> Watch {
         let watch = self.engine.watch(path);
         for tls in self.certificates.drain(..) {
             self.tasks.spawn(servers::reload_certificates(tls, watch.rounds(), self.stop.clone()));
@@ -209,8 +213,8 @@ async fn serve_admin(
 ) -> anyhow::Result<Address> {
     let revocations = StoreRevocations(Arc::clone(engine.store()));
     let audit = Arc::clone(engine.observer().audit());
-    let handlers =
-        Arc::new(Admin::new(revocations, move || token.get(), engine.longest_life(), audit));
+    let admin = Admin::new(revocations, move || token.get(), engine.longest_life(), audit);
+    let handlers = Arc::new(admin.with_issuers(engine.issuers()));
     let handler = move |request: http::Request<_>| {
         let handlers = Arc::clone(&handlers);
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);

@@ -3,12 +3,15 @@
 
 mod argument;
 pub mod audit_upstream;
+pub mod cases;
 pub mod check_config;
 pub mod completions;
+pub mod config_file;
 pub mod doctor;
 pub mod explain;
 mod failure;
 pub mod init;
+pub mod jwks;
 pub mod paint;
 pub mod presets;
 pub(crate) mod printable;
@@ -34,9 +37,13 @@ In the usual order:
   # list every error in it
   tollgate check-config tollgate.yaml
   # show one decision, step by step, offline
-  tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
+  tollgate explain tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
+  # test it with requests and the answers that you expect
+  tollgate test tollgate.yaml cases.yaml
+  # fetch the issuers' keys as `serve` does
+  tollgate jwks tollgate.yaml
   # answer checks
-  tollgate serve --config tollgate.yaml
+  tollgate serve tollgate.yaml
   # test the proxy in front for leaks
   tollgate doctor https://api.example.com
   # list what the server offers, and what of it is open
@@ -71,6 +78,8 @@ enum Command {
     Init(init::Init),
     CheckConfig(check_config::CheckConfig),
     Explain(explain::Explain),
+    Test(cases::Test),
+    Jwks(jwks::Jwks),
     Serve(serve::Serve),
     Doctor(doctor::Doctor),
     AuditUpstream(audit_upstream::AuditUpstream),
@@ -97,7 +106,7 @@ pub fn main() -> ExitCode {
     let json = failure::wants_json(std::env::args_os());
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return failure::usage(&error, json),
+        Err(error) => return failure::usage(&error, &Cli::command(), json),
     };
     let out = &mut std::io::stdout();
     let paint = Paint::stdout();
@@ -106,6 +115,8 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => check.run(out, paint),
         Command::Explain(explain) => explain.run(out, paint),
+        Command::Test(test) => test.run(out, paint),
+        Command::Jwks(jwks) => blocking(jwks.run(out, paint)),
         Command::Schema(schema) => schema.run(out),
         Command::Presets(presets) => presets.run(out),
         Command::AuditUpstream(audit) => blocking(audit.run(out, paint)),
@@ -116,6 +127,11 @@ pub fn main() -> ExitCode {
         Command::Version(version) => version.run(out),
     };
     result.unwrap_or_else(|error| failure::report(&error, json))
+}
+
+/// Names in backticks, as a list.
+fn listed(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Runs network work on a runtime of its own.

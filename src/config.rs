@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Most bytes of a configuration file.
-const MAX_FILE: usize = 16 << 20;
+pub const MAX_FILE: usize = 16 << 20;
 
 /// A whole configuration file. Its sections are side by side in the file, and are read as two
 /// structs.
@@ -114,7 +114,15 @@ impl fmt::Display for Located<'_> {
 /// # Errors
 /// A file that cannot be read, or everything that is wrong with it at once.
 pub fn load(path: &FilePath) -> Result<Loaded, LoadError> {
-    compile_file(path, &bounded_file::read_text_blocking(path, MAX_FILE)?)
+    compile_file(path, &read_blocking(path)?)
+}
+
+/// Reads the text of a file once.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read_blocking(path: &FilePath) -> Result<String, LoadError> {
+    Ok(bounded_file::read_text_blocking(path, MAX_FILE)?)
 }
 
 /// Reads the text of a file whose content may have changed, until two reads agree: the file may be
@@ -153,15 +161,14 @@ pub struct Notes {
     pub proxy: Vec<ConfigError>,
 }
 
-/// Reads and compiles a file, opens the files that it names, and lists what its routes need of the
-/// proxy.
+/// Compiles the text of the file at `path`, opens the files that it names, and lists what its routes
+/// need of the proxy.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_with_notes(path: &FilePath) -> Result<(Loaded, Notes), LoadError> {
-    let text = bounded_file::read_text_blocking(path, MAX_FILE)?;
-    let document = Document::parse(&text, &environment).map_err(|errors| invalid(path, errors))?;
-    let loaded = compile_document(&document, TextDigest::of(&text))
+/// As [`compile_file`].
+pub fn compile_with_notes(path: &FilePath, text: &str) -> Result<(Loaded, Notes), LoadError> {
+    let document = Document::parse(text, &environment).map_err(|errors| invalid(path, errors))?;
+    let loaded = compile_document(&document, TextDigest::of(text))
         .map_err(|errors| invalid(path, errors))?;
     let notes = Notes {
         unreadable: document.locate(named_files::unreadable(&loaded.file)),

@@ -235,6 +235,16 @@ impl Engine {
         move || live.load().snapshot.policy.longest_life()
     }
 
+    /// Returns a function that returns the names of the issuers of the policy in force.
+    pub fn issuers(&self) -> impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static {
+        let live = Arc::clone(&self.live);
+        move || {
+            let state = live.load();
+            let issuers = state.snapshot.policy.issuers.list().iter();
+            issuers.map(|issuer| Arc::clone(&issuer.name)).collect()
+        }
+    }
+
     /// The store of limits and revocations.
     pub fn store(&self) -> &Arc<dyn store::Store> {
         &self.store.store
@@ -256,9 +266,10 @@ impl Engine {
     }
 
     /// Reloads the file at `path` while its text differs from the configuration in force, until the
-    /// engine is closed. The file must be the one that the engine was started with.
-    pub fn watch(&self, path: PathBuf) -> Watch {
-        let (watch, task) = watch::start(path, Arc::clone(&self.reloader));
+    /// engine is closed. The file must be the one that the engine was started with. Without a path
+    /// only the files that the configuration names are read.
+    pub fn watch(&self, path: impl Into<Option<PathBuf>>) -> Watch {
+        let (watch, task) = watch::start(path.into(), Arc::clone(&self.reloader));
         self.tasks().spawn(task);
         watch
     }

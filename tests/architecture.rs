@@ -24,6 +24,7 @@ const MAY: [(&str, &[&str]); 28] = [
             "bounded_body",
             "bounded_file",
             "config",
+            "credential",
             "error_text",
             "observe",
             "policy_test",

@@ -1,6 +1,8 @@
 //! The bodies and queries of calls, read strictly: an unknown member, a second selector or a
 //! missing issuer is refused, because a revocation of the wrong target protects nothing.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -30,6 +32,9 @@ const MAX_AHEAD: Span = Span::from_secs(60);
 
 /// The longest issuer, subject and the like, in bytes.
 const MAX_TEXT: usize = 1024;
+
+/// The most issuers that a message lists.
+const LISTED_ISSUERS: usize = 16;
 
 /// Entries per page: the default and the most.
 const LIMITS: (usize, usize) = (100, 1000);
@@ -173,6 +178,35 @@ pub fn check_at(at: Timestamp, now: Timestamp) -> Result<Timestamp, FutureMoment
         return Err(FutureMoment(at));
     }
     Ok(at)
+}
+
+/// Refuses a target of an issuer that is none of `known`: a mistyped name would protect nothing.
+pub(super) fn check_issuer(target: &Target, known: &[Arc<str>]) -> Result<(), Refusal> {
+    let (Target::Jti { issuer, .. }
+    | Target::Subject { issuer, .. }
+    | Target::Client { issuer, .. }) = target
+    else {
+        return Ok(());
+    };
+    if known.iter().any(|known| **known == **issuer) {
+        return Ok(());
+    }
+    let mut names: Vec<String> =
+        known.iter().take(LISTED_ISSUERS).map(|name| shown(name)).collect();
+    if known.len() > LISTED_ISSUERS {
+        names.push(format!("{} more", known.len() - LISTED_ISSUERS));
+    }
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Err(Refusal::new(
+        400,
+        "unknown_issuer",
+        format!("no issuer of the policy is `{issuer}`; its issuers are {names}"),
+    ))
+}
+
+/// The name of an issuer in the configuration, in backticks.
+fn shown(issuer: &str) -> String {
+    if issuer.is_empty() { "`absent`".to_owned() } else { format!("`{issuer}`") }
 }
 
 /// Reads the query of `GET`: the offset that `cursor` contains, and `limit`.

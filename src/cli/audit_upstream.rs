@@ -6,10 +6,10 @@ mod members;
 mod report;
 mod server;
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tollgate_core::{
     config::{Document, Errors},
     policy::{Policy, PolicyConfig},
@@ -18,13 +18,18 @@ use tollgate_core::{
 };
 
 use self::{report::Report, server::Offer};
-use super::{Output, paint::Paint, printable, progress::Progress};
-use crate::config;
+use super::{
+    Output,
+    config_file::{self, OptionalConfigFile},
+    paint::Paint,
+    printable,
+    progress::Progress,
+};
 
 const MORE: &str = "\
 Examples:
   tollgate audit-upstream http://127.0.0.1:8000 --preset vllm
-  tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml
+  tollgate audit-upstream http://127.0.0.1:8000 tollgate.yaml
   tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml --output json \\
     | jq '.operations[] | select(.dangerous)'
 
@@ -36,19 +41,22 @@ Exit codes:
 /// Report what an inference server offers, and what of it is open.
 ///
 /// Reads the server's `/openapi.json` once, and requests nothing else. Reports which of its routes
-/// are known, which are dangerous, and what the policy answers to each without a credential.
+/// are known, which are dangerous, and what the policy answers to each without a credential: the
+/// policy of the configuration, or else that of the preset alone. What is open comes first.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
+#[command(group(
+    ArgGroup::new("policy").required(true).multiple(true).args(["preset", "file", "config"])
+))]
 pub struct AuditUpstream {
     /// The server: `http://127.0.0.1:8000`, or the whole URL of its OpenAPI document.
     #[arg(value_name = "URL")]
     url: String,
     /// The preset of the server. Default: the presets that the configuration uses.
-    #[arg(long, value_name = "NAME", required_unless_present = "config")]
+    #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// The configuration whose answers are reported. Default: the preset alone.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: OptionalConfigFile,
     /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -101,8 +109,8 @@ impl AuditUpstream {
 
     /// Returns the policy to audit, and its routes as written.
     fn policy(&self) -> anyhow::Result<(Policy, Vec<RouteEntry>)> {
-        if let Some(file) = &self.config {
-            let loaded = config::load(file)?;
+        if let Some(file) = self.config.path() {
+            let loaded = config_file::load(file)?;
             return Ok((loaded.policy, loaded.file.policy.routes));
         }
         let name = self.preset.as_deref().unwrap_or_default();

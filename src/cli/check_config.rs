@@ -1,16 +1,23 @@
 //! The command `tollgate check-config`.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, failure, paint::Paint, printable};
+use super::{
+    Output,
+    config_file::{self, ConfigFile, ConfigText},
+    failure,
+    paint::Paint,
+    printable,
+};
 use crate::config::{self, LoadError, Located};
 
 const MORE: &str = "\
 Examples:
   tollgate check-config tollgate.yaml
+  helm template gate deploy/helm/tollgate | yq '.data[\"tollgate.yaml\"]' | tollgate check-config -
   tollgate check-config tollgate.yaml --output json | jq -r '.errors[] | \"\\(.line) \\(.message)\"'
 
 Exit codes:
@@ -28,9 +35,8 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct CheckConfig {
-    /// The configuration file.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Count a file that the configuration names and that cannot be read as an error.
     #[arg(long)]
     require_files: bool,
@@ -45,7 +51,8 @@ impl CheckConfig {
     /// # Errors
     /// A file that cannot be read.
     pub fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
-        let (mut errors, mut warnings, notes) = match config::load_with_notes(&self.file) {
+        let ConfigText { path, text } = config_file::read(self.config.path())?;
+        let (mut errors, mut warnings, notes) = match config::compile_with_notes(&path, &text) {
             Ok((_, notes)) => (Vec::new(), notes.unreadable, notes.proxy),
             Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new(), Vec::new()),
             Err(error @ LoadError::Read(_)) => return Err(error.into()),
@@ -53,7 +60,7 @@ impl CheckConfig {
         if self.require_files {
             errors.append(&mut warnings);
         }
-        let path = self.file.display().to_string();
+        let path = path.display().to_string();
         match self.output {
             Output::Text => {
                 for (label, error) in errors
@@ -88,14 +95,24 @@ impl CheckConfig {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        check: CheckConfig,
+    }
 
     fn run(text: &str, require_files: bool, output: Output) -> (String, ExitCode) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("tollgate.yaml");
         std::fs::write(&file, text).unwrap();
         let mut out = Vec::new();
-        let check = CheckConfig { file, require_files, output };
+        let name = file.display().to_string();
+        let mut check = Line::try_parse_from(["check-config", &name]).unwrap().check;
+        (check.require_files, check.output) = (require_files, output);
         let code = check.run(&mut out, Paint::default()).unwrap();
         let printed = String::from_utf8(out).unwrap();
         (printed.replace(&format!("{}/", directory.path().display()), ""), code)

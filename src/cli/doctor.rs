@@ -10,7 +10,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use self::{probes::Probes, wire::Target};
+use self::{
+    probes::{Probes, Protected},
+    wire::Target,
+};
 use super::{
     Output, argument,
     paint::{Paint, Painted},
@@ -43,9 +46,10 @@ pub struct Doctor {
     /// The proxy: `https://host` or `http://host:port`.
     #[arg(value_name = "URL")]
     url: String,
-    /// A path that needs a credential for GET.
-    #[arg(long, value_name = "PATH", default_value = "/v1/models")]
-    protected: String,
+    /// A path that needs a credential, for GET or else for POST. Default: `/v1/models`, or the path
+    /// of --post where no route has that.
+    #[arg(long, value_name = "PATH")]
+    protected: Option<String>,
     /// A path that needs no credential for GET.
     #[arg(long, value_name = "PATH", default_value = "/health")]
     public: String,
@@ -134,7 +138,7 @@ impl Doctor {
     pub async fn run(self, out: &mut impl Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let target = Target::parse(&self.url)?;
         for path in
-            [Some(&self.protected), Some(&self.public), self.echo.as_ref(), Some(&self.post)]
+            [self.protected.as_ref(), Some(&self.public), self.echo.as_ref(), Some(&self.post)]
                 .into_iter()
                 .flatten()
                 .chain(&self.stream)
@@ -155,6 +159,7 @@ impl Doctor {
         let mut probes = Probes {
             target: &target,
             doctor: &self,
+            protected: Protected::default(),
             marker,
             token,
             findings: Vec::new(),

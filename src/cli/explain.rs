@@ -1,29 +1,41 @@
 //! `tollgate explain`: every step of one decision, offline.
 
+mod cases;
 mod keys;
 mod show;
 mod steps;
 
-use std::{io::Write, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
-
-use anyhow::{Context as _, bail};
-use clap::Args;
-use tollgate_core::policy::Policy;
-
-use self::steps::{ExplainInput, Explanation};
-use super::{Output, argument, paint::Paint, printable};
-use crate::{
-    config,
-    observe::now,
-    policy_test::{Body, Case, CaseFile, Ledger, Request},
+use std::{
+    io::Write,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
 };
 
-/// Most bytes of a case file.
-const MAX_CASES: usize = 64 << 20;
+use anyhow::{Context as _, bail};
+use clap::{ArgGroup, Args};
+use tollgate_core::policy::Policy;
+
+use self::steps::ExplainInput;
+pub(super) use self::{
+    cases::{CaseRun, read as read_cases},
+    steps::Explanation,
+};
+use super::{
+    Output, argument,
+    config_file::{self, OptionalConfigFile},
+    paint::Paint,
+    printable,
+};
+use crate::{
+    observe::now,
+    policy_test::{Body, Ledger, Request},
+};
 
 const MORE: &str = "\
 Examples:
-  tollgate explain --config tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
+  tollgate explain tollgate.yaml --path /v1/models --token @token.txt --jwks jwks.json
   tollgate explain --config tollgate.yaml --path /v1/chat/completions \\
     --header 'content-type: application/json' --body '{\"model\":\"Qwen/Qwen2-72B-Instruct\"}' \\
     --token @token.txt --jwks jwks.json
@@ -42,10 +54,10 @@ Exit codes:
 /// expected answers is a test of a policy.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
+#[command(group(ArgGroup::new("explained").required(true).args(["path", "case"])))]
 pub struct Explain {
-    /// The configuration file. A case file may contain a policy of its own.
-    #[arg(long, value_name = "FILE", required_unless_present = "case")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: OptionalConfigFile,
     /// A file of cases, in the format of `tests/cases`, instead of a request.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address"])]
     case: Option<PathBuf>,
@@ -56,7 +68,7 @@ pub struct Explain {
     #[arg(long)]
     method: Option<String>,
     /// The path, with the query.
-    #[arg(long, required_unless_present = "case")]
+    #[arg(long)]
     path: Option<String>,
     /// The host. Default: localhost.
     #[arg(long)]
@@ -106,7 +118,7 @@ impl Explain {
     }
 
     fn explained(&self, printer: &mut Printer<'_>) -> anyhow::Result<ExitStatus> {
-        let loaded = self.config.as_deref().map(config::load).transpose()?;
+        let loaded = self.config.path().map(config_file::load).transpose()?;
         let (policy, max_body) = match loaded {
             Some(loaded) => (Some(Arc::new(loaded.policy)), Some(loaded.file.server.body.max.0)),
             None => (None, None),
@@ -114,7 +126,9 @@ impl Explain {
         match &self.case {
             Some(path) => self.cases(path, policy, max_body, printer),
             None => self.request(
-                policy.context("name the configuration with --config")?,
+                policy.context(
+                    "name the configuration: FILE, --config FILE, or `-` for standard input",
+                )?,
                 max_body,
                 printer,
             ),
@@ -168,42 +182,19 @@ impl Explain {
 
     fn cases(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         policy: Option<Arc<Policy>>,
         max_body: Option<usize>,
         printer: &mut Printer<'_>,
     ) -> anyhow::Result<ExitStatus> {
-        let shown = path.display();
-        let text = String::from_utf8(argument::file(path, MAX_CASES)?)
-            .with_context(|| format!("cannot read `{shown}`"))?;
-        let file = CaseFile::parse(&text).map_err(|errors| {
-            let lines: Vec<String> =
-                errors.iter().map(|error| format!("{shown}: {error}")).collect();
-            anyhow::Error::msg(lines.join("\n"))
-        })?;
-        let policy = policy
-            .or_else(|| file.policy().cloned())
-            .context("the case file has no `config`; name one with --config")?;
-        let found = keys::find(policy, Some(&file), self.config.is_none(), &self.jwks)?;
-        let named = |case: &Case| self.only.as_ref().is_none_or(|only| case.name.contains(only));
-        let cases: Vec<Case> = file.cases(None)?.into_iter().filter(named).collect();
-        if cases.is_empty() {
-            bail!("`{shown}` has no such case");
-        }
+        let only = self.only.as_deref();
+        let run = CaseRun { policy, max_body, jwks: &self.jwks, only };
         let mut worst = ExitStatus::Good;
-        for case in &cases {
-            let input = ExplainInput {
-                found: &found,
-                request: &case.request,
-                now: case.now,
-                max_body,
-                outage: case.outage,
-                assumed: false,
-            };
-            let explanation = steps::explain(&input, case.store(&found.snapshot)).of(case);
+        run.each(path, &read_cases(path)?, |_, explanation| {
             printer.print(&explanation)?;
             worst = worst.max(exit_status(&explanation));
-        }
+            Ok(())
+        })?;
         Ok(worst)
     }
 }

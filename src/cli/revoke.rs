@@ -22,7 +22,11 @@ use tollgate_core::{
 };
 
 use self::client::AdminClient;
-use super::{Output, argument, printable};
+use super::{
+    Output, argument,
+    config_file::{self, OptionalConfigFile},
+    printable,
+};
 use crate::{
     admin::{
         Revocations,
@@ -53,7 +57,13 @@ enum Action {
     /// with --redis, or a running Tollgate with --admin and --token-file.
     #[command(after_long_help = help::ADD)]
     Add(AddArgs),
-    /// List all revocations.
+    /// Tell whether a token, a subject, a client or a tenant is revoked.
+    ///
+    /// A token is looked up by its hash, and by the id, the subject and the client that it names;
+    /// whether its tenant is revoked is another question, with --tenant.
+    #[command(after_long_help = help::CHECK)]
+    Check(CheckArgs),
+    /// List all revocations, or those of one name.
     ///
     /// Names are stored as hashes, so the list shows kinds, moments and notes.
     #[command(after_long_help = help::LIST)]
@@ -84,12 +94,69 @@ struct AddArgs {
     note: Option<String>,
     #[command(flatten)]
     access: Access,
+    // The policy whose issuers are known. The admin API knows them by itself.
+    #[command(flatten)]
+    config: OptionalConfigFile,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    selector: Selector,
+    #[command(flatten)]
+    access: Access,
 }
 
 #[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
     access: Access,
+}
+
+/// The revocations to list; all without an option.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Filter {
+    /// Only that of one token, by its id.
+    #[arg(long, value_name = "ID", requires = "issuer")]
+    jti: Option<String>,
+    /// Only that of a subject.
+    #[arg(long, value_name = "SUBJECT", requires = "issuer")]
+    subject: Option<String>,
+    /// Only that of a client.
+    #[arg(long, value_name = "CLIENT", requires = "issuer")]
+    client: Option<String>,
+    /// Only that of a tenant.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    #[command(flatten)]
+    issuer: FilterIssuer,
+}
+
+/// The issuer of a filter.
+#[derive(Debug, Args)]
+struct FilterIssuer {
+    /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
+    #[arg(long, visible_alias = "iss", value_name = "ISS")]
+    issuer: Option<String>,
+}
+
+impl Filter {
+    /// The key of the revocation to list; `None` for all.
+    fn key(self) -> Option<String> {
+        let Self { jti, subject, client, tenant, issuer: FilterIssuer { issuer } } = self;
+        let issuer = issuer.unwrap_or_default();
+        let target = match (jti, subject, client, tenant) {
+            (Some(jti), ..) => Target::Jti { issuer, jti },
+            (_, Some(subject), ..) => Target::Subject { issuer, subject },
+            (_, _, Some(client), _) => Target::Client { issuer, client },
+            (.., Some(tenant)) => Target::Tenant { tenant },
+            _ => return None,
+        };
+        Some(target.key())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -106,7 +173,7 @@ struct Selector {
     #[command(flatten)]
     what: What,
     /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
-    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "token"], conflicts_with_all = ["tenant", "token"])]
+    #[arg(long, visible_alias = "iss", value_name = "ISS", conflicts_with_all = ["tenant", "token"])]
     issuer: Option<String>,
 }
 
@@ -114,13 +181,13 @@ struct Selector {
 #[group(required = true, multiple = false)]
 struct What {
     /// One token by its id.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", requires = "issuer")]
     jti: Option<String>,
     /// Every token of a subject.
-    #[arg(long, value_name = "SUBJECT")]
+    #[arg(long, value_name = "SUBJECT", requires = "issuer")]
     subject: Option<String>,
     /// Every token of a client.
-    #[arg(long, value_name = "CLIENT")]
+    #[arg(long, value_name = "CLIENT", requires = "issuer")]
     client: Option<String>,
     /// Every token of a tenant, of any issuer.
     #[arg(long, value_name = "TENANT")]
@@ -137,7 +204,7 @@ struct Access {
     #[command(flatten)]
     store: StoreArgs,
     /// The file with the admin API's bearer token; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "redis", required_unless_present = "redis")]
+    #[arg(long, value_name = "FILE", conflicts_with = "redis")]
     token_file: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
@@ -152,7 +219,7 @@ struct StoreArgs {
     #[arg(long, value_name = "URL|@FILE")]
     redis: Option<String>,
     /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", requires = "token_file")]
     admin: Option<String>,
 }
 
@@ -188,9 +255,13 @@ where
     R: Revocations,
     F: Future<Output = anyhow::Result<R>>,
 {
+    if let Action::Add(AddArgs { selector, config, .. }) = &args.action {
+        check_issuer(selector.issuer.as_deref(), config)?;
+    }
     let access = match &args.action {
         Action::Add(AddArgs { access, .. })
-        | Action::List(ListArgs { access })
+        | Action::Check(CheckArgs { access, .. })
+        | Action::List(ListArgs { access, .. })
         | Action::Remove(RemoveArgs { access, .. }) => access,
     };
     if let Some(url) = &access.store.redis {
@@ -198,23 +269,23 @@ where
             Some(path) => argument::secret_file(path)?,
             None => Secret::new(url.as_str()),
         };
-        act(&connect(url).await?, &args.action, out).await
+        act(&connect(url).await?, args.action, out).await
     } else {
         let (Some(url), Some(path)) = (&access.store.admin, &access.token_file) else {
             bail!("name the store with --redis, or the admin API with --admin and --token-file");
         };
-        act(&AdminClient::new(url, argument::secret_file(path)?)?, &args.action, out).await
+        act(&AdminClient::new(url, argument::secret_file(path)?)?, args.action, out).await
     }
 }
 
 async fn act<R: Revocations>(
     store: &R,
-    action: &Action,
+    action: Action,
     out: &mut (dyn Write + Send),
 ) -> anyhow::Result<ExitCode> {
     match action {
         Action::Add(args) => {
-            let revocation = revocation(args, now())?;
+            let revocation = revocation(&args, now())?;
             store.revoke(&revocation).await?;
             let entry = revocation.entry(now());
             let (kind, until) = (entry.kind(), end(&entry));
@@ -249,8 +320,32 @@ async fn act<R: Revocations>(
             }
             Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Action::List(args) => {
+        Action::Check(args) => {
+            let names = names(&args.selector)?;
             let entries = all(store).await?;
+            let found = entries.iter().filter(|entry| names.revoke(entry)).collect::<Vec<_>>();
+            match args.access.output {
+                Output::Json => {
+                    let list: Vec<_> = found.iter().map(|entry| listed(entry)).collect();
+                    let report = json!({ "revoked": !found.is_empty(), "revocations": list });
+                    writeln!(out, "{}", printable::json(&report)?)?;
+                }
+                Output::Text if found.is_empty() => {
+                    writeln!(out, "not revoked by {}", names.kinds())?;
+                }
+                Output::Text => {
+                    for entry in &found {
+                        print_found(entry, out)?;
+                    }
+                }
+            }
+            Ok(if found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Action::List(args) => {
+            let mut entries = all(store).await?;
+            if let Some(key) = args.filter.key() {
+                entries.retain(|entry| entry.key == key);
+            }
             match args.access.output {
                 Output::Json => {
                     let list =
@@ -277,6 +372,83 @@ async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
     entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);
     Ok(entries)
+}
+
+/// Prints the revocation that an answer rests on.
+fn print_found(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
+    let (kind, at, until) = (entry.kind(), Rfc3339(entry.at), end(entry));
+    match entry.kind() {
+        "jti" | "token" => writeln!(out, "revoked by {kind}, kept until {until}")?,
+        _ => writeln!(out, "revoked by {kind} what was issued until {at}, kept until {until}")?,
+    }
+    if let Some(note) = &entry.note {
+        writeln!(out, "  {}", printable::printable(note))?;
+    }
+    Ok(())
+}
+
+/// The names that revocations are looked up by.
+struct Names {
+    targets: Vec<Target>,
+    /// The time of issue of a token, in seconds since 1970, where it has one.
+    issued: Option<u64>,
+}
+
+impl Names {
+    /// Whether the entry revokes what has these names.
+    fn revoke(&self, entry: &Entry) -> bool {
+        self.targets.iter().any(|target| {
+            // A token that was issued after the moment of a revocation is not revoked by it.
+            let later = self.issued.is_some_and(|issued| issued > entry.at.secs());
+            target.key() == entry.key && !(target.is_before() && later)
+        })
+    }
+
+    /// The kinds of names, for messages.
+    fn kinds(&self) -> String {
+        self.targets.iter().map(Target::kind).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Returns the names of the options; of a token also those in its claims, which are not verified.
+fn names(selector: &Selector) -> anyhow::Result<Names> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Claims {
+        iss: String,
+        jti: Option<String>,
+        sub: Option<String>,
+        client_id: Option<String>,
+        azp: Option<String>,
+        iat: Option<f64>,
+    }
+    let Some(token) = &selector.what.token else {
+        return Ok(Names { targets: vec![target(selector)?.0], issued: None });
+    };
+    let token = jwt(&argument::token(token)?)?;
+    let target = Target::Token { sha256: token_digest(&token) };
+    let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims: Claims =
+        payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default();
+    let Claims { iss: issuer, jti, sub, client_id, azp, iat } = claims;
+    let mut targets = vec![target];
+    targets.extend(jti.map(|jti| Target::Jti { issuer: issuer.clone(), jti }));
+    targets.extend(sub.map(|subject| Target::Subject { issuer: issuer.clone(), subject }));
+    targets
+        .extend(client_id.or(azp).map(|client| Target::Client { issuer: issuer.clone(), client }));
+    let issued = iat.and_then(|iat| std::time::Duration::try_from_secs_f64(iat).ok());
+    Ok(Names { targets, issued: issued.map(|issued| issued.as_secs()) })
+}
+
+/// Refuses an issuer that the policy does not have: a revocation of it would protect nothing.
+fn check_issuer(issuer: Option<&str>, config: &OptionalConfigFile) -> anyhow::Result<()> {
+    let (Some(issuer), Some(path)) = (issuer, config.path()) else { return Ok(()) };
+    let policy = config_file::load(path)?.policy;
+    let known: Vec<&str> = policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
+    if known.contains(&issuer) {
+        return Ok(());
+    }
+    bail!("no issuer of the policy is `{issuer}`; its issuers are {}", super::listed(&known))
 }
 
 fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
@@ -320,19 +492,20 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
         What { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
         What { token, .. } => {
-            let token = argument::token(token.as_deref().unwrap_or_default())?;
-            let text = std::str::from_utf8(token.expose())
-                .ok()
-                .filter(|text| text.split('.').count() == 3);
-            let Some(text) = text else {
-                bail!(
-                    "this is not a JWT: it needs a header, a payload and a signature, separated by dots"
-                )
-            };
-            return Ok((Target::Token { sha256: token_digest(text) }, expiry(text)));
+            let token = jwt(&argument::token(token.as_deref().unwrap_or_default())?)?;
+            return Ok((Target::Token { sha256: token_digest(&token) }, expiry(&token)));
         }
     };
     Ok((target, None))
+}
+
+/// Returns the text of a token that has the three parts of a JWT.
+fn jwt(token: &Secret) -> anyhow::Result<String> {
+    let text = std::str::from_utf8(token.expose()).ok();
+    let Some(text) = text.filter(|text| text.split('.').count() == 3) else {
+        bail!("this is not a JWT: it needs a header, a payload and a signature, separated by dots")
+    };
+    Ok(text.to_owned())
 }
 
 /// Returns the token's `exp`, which is not verified: an operator who may revoke may choose any

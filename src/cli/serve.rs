@@ -1,15 +1,15 @@
 //! The command `tollgate serve`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use crate::{app, config, observe::log};
+use super::config_file::{self, ConfigFile};
+use crate::{app, observe::log};
 
 const MORE: &str = "\
 Examples:
-  tollgate serve --config tollgate.yaml
+  tollgate serve tollgate.yaml
   TOLLGATE_LOG=debug tollgate serve --config /etc/tollgate/tollgate.yaml
+  tollgate serve - < tollgate.yaml
 
 Exit codes:
   0  ended by SIGTERM or Ctrl-C
@@ -17,15 +17,15 @@ Exit codes:
 
 /// Answer checks until SIGTERM or Ctrl-C.
 ///
-/// SIGHUP, or a change of the file, reloads policy and secrets; a wrong file changes nothing. Audit
+/// SIGHUP, or a change of the file, reloads policy and secrets; a wrong file changes nothing. A
+/// configuration from standard input is not reloaded, only its secrets and certificates are. Audit
 /// lines go to standard output, the log to standard error. `listen.ops` serves `/healthz` and
 /// `/readyz` for probes and `/metrics` for Prometheus.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Serve {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 impl Serve {
@@ -34,10 +34,12 @@ impl Serve {
     /// # Errors
     /// The engine or a listener does not start.
     pub fn run(self) -> anyhow::Result<()> {
-        let loaded = config::load(&self.config)?;
+        let path = self.config.path();
+        let loaded = config_file::load(path)?;
+        let watched = (!config_file::is_stdin(path)).then(|| path.to_owned());
         log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
         let runtime = runtime()?;
-        let served = runtime.block_on(app::serve(self.config, loaded));
+        let served = runtime.block_on(app::serve(watched, loaded));
         // Blocking threads are not waited for: a call that hangs, such as the resolution of a name,
         // must not delay the end of the process.
         runtime.shutdown_background();

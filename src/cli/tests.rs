@@ -39,7 +39,7 @@ fn examples(help: &str) -> Vec<String> {
     let lines = help.lines().map(str::trim).filter(|line| line.starts_with("tollgate "));
     lines
         .map(|line| {
-            [" # ", " | ", " > "]
+            [" # ", " | ", " > ", " < "]
                 .iter()
                 .fold(line, |line, end| line.split(end).next().unwrap())
                 .to_owned()

@@ -35,7 +35,8 @@ struct Check {
 impl Check {
     fn server(&mut self, server: &ServerConfig) {
         let listen = Path::root().key("listen");
-        self.tls(server.listen.grpc.tls.as_ref(), &listen.key("grpc"));
+        let grpc = server.listen.grpc.as_ref().and_then(|grpc| grpc.tls.as_ref());
+        self.tls(grpc, &listen.key("grpc"));
         self.tls(server.listen.ops.tls.as_ref(), &listen.key("ops"));
         for (index, http) in server.listen.http.iter().enumerate() {
             self.tls(http.tls.as_ref(), &listen.key("http").index(index));

@@ -103,8 +103,9 @@ impl ServerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
-    /// The gRPC listener: Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000`.
-    pub grpc: ListenerConfig,
+    /// The gRPC listener: Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000` where `http`
+    /// is empty, else none.
+    pub grpc: Option<ListenerConfig>,
     /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP
     /// service. Default: none.
     pub http: Vec<ForwardAuthConfig>,
@@ -117,11 +118,21 @@ pub struct ListenConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        let loopback = |port: u16| {
-            ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
-        };
-        Self { grpc: loopback(9000), http: Vec::new(), ops: loopback(9002), admin: None }
+        Self { grpc: None, http: Vec::new(), ops: loopback(9002), admin: None }
     }
+}
+
+impl ListenConfig {
+    /// The gRPC listener that is opened: the one of the file, or the default where no other
+    /// listener takes checks.
+    pub fn grpc(&self) -> Option<ListenerConfig> {
+        self.grpc.clone().or_else(|| self.http.is_empty().then(|| loopback(9000)))
+    }
+}
+
+/// A listener on a port of loopback.
+fn loopback(port: u16) -> ListenerConfig {
+    ListenerConfig::new(Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
 /// The section `listen.admin`.

@@ -58,6 +58,8 @@ pub struct KeySources {
     /// How long a secret is used after its file was last read.
     secret_max_stale: Duration,
     running: Mutex<Vec<Running>>,
+    /// Whether cache files are read and written.
+    uses_cache_files: bool,
     /// Whether issuers were applied before.
     started: AtomicBool,
 }
@@ -94,8 +96,15 @@ impl KeySources {
             timing,
             secret_max_stale,
             running: Mutex::default(),
+            uses_cache_files: true,
             started: AtomicBool::new(false),
         }
+    }
+
+    /// Neither reads nor writes cache files: every key comes from its source.
+    #[must_use]
+    pub fn without_cache_files(self) -> Self {
+        Self { uses_cache_files: false, ..self }
     }
 
     /// Counts how often [`Source::current`] of any source has changed. The count rises after the
@@ -119,7 +128,10 @@ impl KeySources {
         // A secret of the start is used after one look; any other one after two.
         let looks = if self.started.swap(true, Relaxed) { Looks::Two } else { Looks::One };
         for issuer in issuers {
-            let plan = Plan::new(issuer, &self.timing, self.secret_max_stale);
+            let mut plan = Plan::new(issuer, &self.timing, self.secret_max_stale);
+            if !self.uses_cache_files {
+                plan.cache_file = None;
+            }
             let known = before
                 .iter()
                 .position(|old| old.plan.trust == plan.trust)

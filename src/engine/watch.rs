@@ -40,7 +40,7 @@ impl Watch {
 
 /// Creates the watch of the file at `path` and the task that runs it.
 pub(super) fn start(
-    path: PathBuf,
+    path: Option<PathBuf>,
     reloader: Arc<Mutex<Reloader>>,
 ) -> (Watch, impl Future<Output = ()> + Send + 'static) {
     let (finished, rounds) = watch::channel(0);
@@ -50,7 +50,8 @@ pub(super) fn start(
 }
 
 struct Task {
-    path: PathBuf,
+    /// The file; `None` where the configuration came from standard input.
+    path: Option<PathBuf>,
     reloader: Arc<Mutex<Reloader>>,
     /// The text that failed last, where it would fail again.
     rejected: Option<TextDigest>,
@@ -68,10 +69,18 @@ impl Task {
             };
             let mut reloader = self.reloader.lock().await;
             // The file comes first: what it removes must not wait for a secret that hangs.
-            if let Some(result) =
-                reload(&mut reloader, &self.path, &mut self.rejected, requested).await
-            {
-                reloader.report(&result);
+            match &self.path {
+                Some(path) => {
+                    let result = reload(&mut reloader, path, &mut self.rejected, requested).await;
+                    if let Some(result) = result {
+                        reloader.report(&result);
+                    }
+                }
+                None if requested => tracing::warn!(
+                    "the configuration came from standard input and is not reloaded; restart to \
+                     change it"
+                ),
+                None => {}
             }
             reloader.refresh_upstream_keys().await;
             drop(reloader);

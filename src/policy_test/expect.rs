@@ -14,7 +14,7 @@ use tollgate_core::{
 };
 
 /// The kinds of decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The request is forwarded.
@@ -23,6 +23,17 @@ pub enum Verdict {
     Deny,
     /// The check fails, and the proxy decides.
     Fail,
+}
+
+/// Writes the word of the case file, for the differences that a user reads.
+impl std::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Fail => "fail",
+        })
+    }
 }
 
 /// `expect` of a case. Omitted fields are not compared.

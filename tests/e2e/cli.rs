@@ -297,3 +297,121 @@ fn serve_does_not_start_without_what_it_needs() {
         assert!(!text.contains("panicked"), "{about}: {text}");
     }
 }
+
+/// Runs a command with a text as standard input.
+fn run_with(dir: &std::path::Path, arguments: &[&str], input: &str) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(arguments).current_dir(dir).env("DIR", dir);
+    command.stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that fails early does not read it.
+    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn every_command_takes_the_configuration_in_the_same_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    Issuer::new("https://auth.example.com").publish(dir);
+    let cases = "cases:\n  - { name: a, request: { method: GET, path: /health }, expect: { decision: allow } }\n";
+    std::fs::write(dir.join("cases.yaml"), cases).unwrap();
+    std::fs::write(dir.join("t.yaml"), POLICY).unwrap();
+    let broken = "routes: 5\n";
+    std::fs::write(dir.join("broken.yaml"), broken).unwrap();
+    // `serve` runs until it is ended, so it is tested with the file that it refuses.
+    for (before, after, serves) in [
+        (&["check-config"][..], &[][..], false),
+        (&["explain"], &["--path", "/health"], false),
+        (&["test"], &["cases.yaml"], false),
+        (&["jwks"], &[], false),
+        (&["serve"], &[], true),
+    ] {
+        let (file, input) = if serves { ("broken.yaml", broken) } else { ("t.yaml", POLICY) };
+        let mut printed = Vec::new();
+        for named in [&[file][..], &["--config", file], &["-"], &["--config", "-"]] {
+            if before == ["test"] && named == ["-"] {
+                // The case file may be on standard input as well.
+                continue;
+            }
+            let arguments = [before, named, after].concat();
+            let output = run_with(dir, &arguments, input);
+            let expected = if serves { Some(2) } else { Some(0) };
+            assert_eq!(output.status.code(), expected, "{arguments:?}: {}", text(&output));
+            printed.push(text(&output).replace("<stdin>", file));
+        }
+        assert!(printed.iter().all(|other| *other == printed[0]), "{before:?}: {printed:#?}");
+        // Two names are one too many, and none names the ways.
+        let both = [before, &[file, "--config", file], after].concat();
+        if before != ["test"] {
+            assert_eq!(run_with(dir, &both, "").status.code(), Some(2), "{both:?}");
+        }
+        let none = [before, after].concat();
+        let output = run_with(dir, &none, "");
+        if before != ["test"] {
+            let text = text(&output);
+            assert_eq!(output.status.code(), Some(2), "{none:?}");
+            assert!(text.contains("FILE") && text.contains("--config"), "{none:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_keys_of_every_issuer_are_fetched_as_serve_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir);
+    // A key that no issuer of the policy may use.
+    let published = std::fs::read_to_string(dir.join("jwks.json")).unwrap();
+    let mut set: Value = serde_json::from_str(&published).unwrap();
+    let weak = serde_json::json!({ "kty": "RSA", "kid": "weak", "n": "AQAB", "e": "AQAB" });
+    set["keys"].as_array_mut().unwrap().push(weak);
+    std::fs::write(dir.join("jwks.json"), set.to_string()).unwrap();
+    let port = crate::rig::free_port();
+    let config = format!(
+        "{}  - issuer: https://other.example.com
+    audiences: any
+    algorithms: [RS256]
+    jwks: {{ url: \"http://127.0.0.1:{port}/jwks.json\", insecure_http: true, cache_file: \"${{DIR}}/cache.json\" }}
+{}",
+        POLICY.split_once("models:").unwrap().0,
+        POLICY.split_once("models:").map(|(_, rest)| format!("models:{rest}")).unwrap(),
+    );
+    std::fs::write(dir.join("t.yaml"), config).unwrap();
+    let output = run(dir, &["jwks", "t.yaml"]);
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines[0], "https://auth.example.com", "{printed}");
+    assert_eq!(lines[1], "  1 key: `main`", "{printed}");
+    assert!(lines[2].starts_with("  skipped `weak`: "), "{printed}");
+    assert_eq!(lines[3], "https://other.example.com", "{printed}");
+    assert!(lines[4].contains("no keys: no connection to `http://127.0.0.1:"), "{printed}");
+    assert!(!dir.join("cache.json").exists(), "no cache file is written");
+    let one = ["jwks", "t.yaml", "--issuer", "https://auth.example.com", "--output", "json"];
+    let output = run(dir, &one);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(json(&output)["issuers"][0]["kids"], serde_json::json!(["main"]));
+    let output = run(dir, &["jwks", "t.yaml", "--issuer", "https://auth.example.org"]);
+    let expected = "the configuration has no issuer `https://auth.example.org`; it has \
+                    `https://auth.example.com`, `https://other.example.com`";
+    assert!(text(&output).contains(expected), "{}", text(&output));
+}
+
+#[test]
+fn the_grpc_listener_opens_where_it_is_configured_or_nothing_else_is() {
+    let http = "http: [{ address: \"127.0.0.1:0\", dialect: caddy, body: deny }]";
+    for (listen, grpc) in [
+        (format!("ops: \"127.0.0.1:0\", {http}"), false),
+        (format!("ops: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", {http}"), true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        Issuer::new("https://auth.example.com").publish(dir.path());
+        let config = format!("listen: {{ {listen} }}\n{POLICY}");
+        let tollgate = crate::rig::tollgate::Tollgate::start(dir.path(), &config);
+        let log = tollgate.process.err();
+        assert_eq!(log.contains("listening grpc="), grpc, "{log}");
+    }
+}

@@ -257,3 +257,35 @@ fn a_proxy_whose_checks_fail_in_a_burst_is_found() {
         assert!(with(&report, "skipped").contains(&"bursts_are_answered".to_owned()));
     }
 }
+
+/// A policy without a route for GET that needs a credential is tested with POST.
+#[test]
+fn routes_that_only_post_opens_are_tested() {
+    let policy = POLICY
+        .replace("methods: [GET], paths: [/v1/models]", "methods: [POST], paths: [/v1/rerank]");
+    assert_ne!(policy, POLICY);
+    let rig = ProxyRig::build(Kind::EnvoyHttp, &policy, Some(mirror().port), |config| config);
+    let url = format!("http://127.0.0.1:{}", rig.port);
+    for more in [
+        &["--post", "/v1/rerank"][..],
+        &["--protected", "/v1/rerank"],
+        &["--protected", "/v1/nothing"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["doctor", &url, "--host", "api.example.com"])
+            .args(more)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if more.contains(&"/v1/nothing") {
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert!(text.contains("remedy: no route has this path for GET or POST"), "{text}");
+        } else {
+            assert_eq!(output.status.code(), Some(0), "{text}");
+            assert!(
+                text.contains("ok       protected_needs_a_credential: POST /v1/rerank: 401"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -128,10 +128,65 @@ impl Report {
         self.findings.iter().filter(which).count()
     }
 
-    /// Prints a table, dangerous operations first.
+    /// Prints the verdict and the counts, then what is open, then what needs a decision, then the
+    /// rest.
     pub(super) fn text(&self, url: &str, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out, "{} at {}", printable(&self.title), printable(url))?;
-        for finding in &self.findings {
+        match self.count(|finding| finding.is_dangerous()) {
+            0 => writeln!(out, "{}", paint.good("nothing dangerous is open without a credential"))?,
+            count => {
+                let count = paint.bad(format!(
+                    "{count} dangerous or unlisted operations are open without a credential"
+                ));
+                writeln!(out, "{count}, marked !!")?;
+            }
+        }
+        writeln!(
+            out,
+            "{} operations offered: {} listed, {} unlisted; {} more listed that the document does not show",
+            self.count(|finding| finding.offered),
+            self.count(|finding| finding.offered && finding.known.is_some()),
+            self.count(|finding| finding.offered && finding.known.is_none()),
+            self.count(|finding| !finding.offered),
+        )?;
+        self.section("open without a credential:", paint, out, Finding::is_open)?;
+        self.section(
+            "unlisted, and denied: a rule of your own opens one:",
+            paint,
+            out,
+            |finding| !finding.is_open() && finding.known.is_none(),
+        )?;
+        if !self.members.is_empty() {
+            writeln!(
+                out,
+                "\n{} members of requests are not known to the preset, which denies them; `fields.allow` opens one:",
+                self.members.len()
+            )?;
+            for UnknownMember { operation, place } in &self.members {
+                let (path, place) = (printable(&operation.path), printable(place));
+                writeln!(out, "   {:<7} {path:<44} {place}", operation.method)?;
+            }
+        }
+        self.section("listed, and closed without a credential:", paint, out, |finding| {
+            !finding.is_open() && finding.known.is_some()
+        })
+    }
+
+    /// Prints the operations of one kind below a title, if there are any.
+    fn section(
+        &self,
+        title: &str,
+        paint: Paint,
+        out: &mut dyn Write,
+        which: impl Fn(&Finding) -> bool,
+    ) -> anyhow::Result<()> {
+        let findings: Vec<&Finding> =
+            self.findings.iter().filter(|finding| which(finding)).collect();
+        if findings.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\n{title}")?;
+        for finding in findings {
             let mark = if finding.is_dangerous() { paint.bad("!!") } else { paint.dim("  ") };
             let Operation { path, method } = &finding.operation;
             let path = printable(path);
@@ -150,34 +205,6 @@ impl Report {
                     known.scopes.join(" and "),
                     known.risk
                 )?;
-            }
-        }
-        writeln!(
-            out,
-            "{} operations offered: {} listed, {} unlisted; {} more listed that the document does not show",
-            self.count(|finding| finding.offered),
-            self.count(|finding| finding.offered && finding.known.is_some()),
-            self.count(|finding| finding.offered && finding.known.is_none()),
-            self.count(|finding| !finding.offered),
-        )?;
-        if !self.members.is_empty() {
-            writeln!(
-                out,
-                "{} members of requests are not known to the preset, which denies them; `fields.allow` opens one:",
-                self.members.len()
-            )?;
-            for UnknownMember { operation, place } in &self.members {
-                let (path, place) = (printable(&operation.path), printable(place));
-                writeln!(out, "   {:<7} {path:<44} {place}", operation.method)?;
-            }
-        }
-        match self.count(|finding| finding.is_dangerous()) {
-            0 => writeln!(out, "{}", paint.good("nothing dangerous is open without a credential"))?,
-            count => {
-                let count = paint.bad(format!(
-                    "{count} dangerous or unlisted operations are open without a credential"
-                ));
-                writeln!(out, "{count}, marked !!")?;
             }
         }
         Ok(())
@@ -204,11 +231,16 @@ impl Report {
 }
 
 impl Finding {
+    /// Whether a request without a credential passes.
+    fn is_open(&self) -> bool {
+        matches!(self.answer, Answer::Open { .. })
+    }
+
     /// Whether the operation is open and neither harmless nor a mere leak. An operation that no
     /// preset lists may do anything.
     fn is_dangerous(&self) -> bool {
         let harmless = self.known.as_ref().is_some_and(|known| known.danger < Danger::Serious);
-        matches!(self.answer, Answer::Open { .. }) && !harmless
+        self.is_open() && !harmless
     }
 
     fn known(&self) -> &'static str {

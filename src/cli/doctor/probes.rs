@@ -16,6 +16,8 @@ use crate::cli::progress::Progress;
 pub(super) struct Probes<'a> {
     pub(super) target: &'a Target,
     pub(super) doctor: &'a Doctor,
+    /// The request that needs a credential.
+    pub(super) protected: Protected,
     /// A random value that marks the requests of this run.
     pub(super) marker: String,
     pub(super) token: Option<String>,
@@ -23,6 +25,27 @@ pub(super) struct Probes<'a> {
     pub(super) progress: Progress,
 }
 
+/// A request that needs a credential.
+#[derive(Clone, Debug)]
+pub(super) struct Protected {
+    method: &'static str,
+    path: String,
+}
+
+impl Default for Protected {
+    fn default() -> Self {
+        Self { method: "GET", path: "/v1/models".to_owned() }
+    }
+}
+
+impl Protected {
+    /// The end of the head, for a method with a body an empty one.
+    fn rest(&self) -> &'static str {
+        if self.method == "GET" { "" } else { "Content-Length: 0\r\n\r\n" }
+    }
+}
+
+const REMEDY_PROTECTED: &str = "no route has this path for GET or POST; name one that needs a credential with `--protected PATH`";
 const REMEDY_TARGET: &str = "the proxy forwards headers in which the client describes its own request; set every header of the dialect in the proxy (docs/proxies.md), and never trust those of clients";
 const REMEDY_PATH: &str = "the proxy selects the requests to check by another spelling of the path than the upstream reads; check every path with Tollgate, and normalise before any rule";
 const REMEDY_IDENTITY: &str = "remove the header from the client's request, in every spelling, before Tollgate's is set (deploy/ has the configuration for each proxy)";
@@ -32,6 +55,7 @@ const REMEDY_MAPPING: &str = "the proxy replaces Tollgate's answer; forward its 
 
 impl Probes<'_> {
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
+        self.protected = self.find_protected().await?;
         self.progress.now("1/10: denials that reach the client");
         self.denials().await?;
         self.progress.now("2/10: targets that a client claims");
@@ -108,34 +132,56 @@ impl Probes<'_> {
         self.token.as_ref().map(|token| format!("Bearer {token}"))
     }
 
+    /// Returns the request that needs a credential: the first candidate that Tollgate does not
+    /// refuse for lack of a route, or else the first. Any other answer, a leak above all, is a
+    /// finding of its own.
+    async fn find_protected(&self) -> anyhow::Result<Protected> {
+        let request = |method, path: &str| Protected { method, path: path.to_owned() };
+        let candidates = match &self.doctor.protected {
+            Some(path) => vec![request("GET", path), request("POST", path)],
+            None => vec![Protected::default(), request("POST", &self.doctor.post)],
+        };
+        for candidate in &candidates {
+            let Protected { method, path } = candidate;
+            let reply = self.send(method, path, &[], candidate.rest()).await?;
+            let code = reply.as_ref().and_then(Reply::code);
+            if code.as_deref() != Some("no_route") {
+                return Ok(candidate.clone());
+            }
+        }
+        Ok(candidates.into_iter().next().unwrap_or_default())
+    }
+
     /// Tests that denials reach the client unchanged.
     async fn denials(&mut self) -> anyhow::Result<()> {
-        let protected = self.doctor.protected.clone();
+        let Protected { method, path: protected } = self.protected.clone();
         let unlisted = format!("/{}", self.marker);
         let rows = [
-            ("protected_needs_a_credential", protected.clone(), 401, "missing_credential"),
-            ("unlisted_is_denied", unlisted, 403, "no_route"),
+            ("protected_needs_a_credential", method, protected.clone(), 401, "missing_credential"),
+            ("unlisted_is_denied", "GET", unlisted, 403, "no_route"),
             // A path that proxies do not refuse themselves, and Tollgate does not let through.
             (
                 "malformed_stays_400",
+                "GET",
                 format!("{protected};{}", self.marker),
                 400,
                 "malformed_request",
             ),
         ];
-        for (name, path, status, code) in rows {
-            let Some(reply) = self.send("GET", &path, &[], "").await? else {
+        for (name, method, path, status, code) in rows {
+            let rest = Protected { method, path: String::new() }.rest();
+            let Some(reply) = self.send(method, &path, &[], rest).await? else {
                 self.add(
                     name,
                     Verdict::Fault,
-                    format!("GET {path}: no answer"),
+                    format!("{method} {path}: no answer"),
                     Some(REMEDY_MAPPING),
                 );
                 continue;
             };
             let code_sent = reply.code();
             let detail = format!(
-                "GET {path}: {}{}",
+                "{method} {path}: {}{}",
                 reply.status,
                 code_sent.as_deref().map(|code| format!(" {code}")).unwrap_or_default()
             );
@@ -147,11 +193,14 @@ impl Probes<'_> {
                     Some(REMEDY_PATH),
                 );
             } else if reply.status != status || code_sent.as_deref() != Some(code) {
+                let no_route =
+                    code == "missing_credential" && code_sent.as_deref() == Some("no_route");
+                let remedy = if no_route { REMEDY_PROTECTED } else { REMEDY_MAPPING };
                 self.add(
                     name,
                     Verdict::Fault,
                     format!("{detail}, where {status} {code} was expected"),
-                    Some(REMEDY_MAPPING),
+                    Some(remedy),
                 );
             } else if reply.header("x-tollgate-decision-id").is_none()
                 || (status == 401 && reply.header("www-authenticate").is_none())
@@ -172,7 +221,8 @@ impl Probes<'_> {
 
     /// Tests headers in which a client claims another target.
     async fn claimed_targets(&mut self) -> anyhow::Result<()> {
-        let (protected, public) = (self.doctor.protected.clone(), self.doctor.public.clone());
+        let request = self.protected.clone();
+        let (protected, public) = (request.path.clone(), self.doctor.public.clone());
         let url = format!("https://{}{public}", self.target.host);
         let mut tried = 0;
         let mut leaks = Vec::new();
@@ -194,7 +244,7 @@ impl Probes<'_> {
                 ] {
                     tried += 1;
                     if self
-                        .send("GET", &protected, headers, "")
+                        .send(request.method, &protected, headers, request.rest())
                         .await?
                         .is_some_and(|reply| reply.passed())
                     {
@@ -211,7 +261,8 @@ impl Probes<'_> {
     /// Tests spellings of the protected path that begin with the public one.
     async fn paths(&mut self) -> anyhow::Result<()> {
         let public = self.doctor.public.trim_end_matches('/').to_owned();
-        let protected = self.doctor.protected.clone();
+        let request = self.protected.clone();
+        let (protected, method) = (request.path.clone(), request.method);
         let bare = protected.trim_start_matches('/');
         let back = |step: &str| public.split('/').skip(1).map(|_| step).collect::<String>();
         let encoded = bare.replace('/', "%2f");
@@ -233,8 +284,9 @@ impl Probes<'_> {
         ];
         let mut leaks = Vec::new();
         for path in &rows {
-            if self.send("GET", path, &[], "").await?.is_some_and(|reply| reply.passed()) {
-                leaks.push(format!("GET {path} passes without a credential"));
+            let reply = self.send(method, path, &[], request.rest()).await?;
+            if reply.is_some_and(|reply| reply.passed()) {
+                leaks.push(format!("{method} {path} passes without a credential"));
             }
         }
         self.summarize("no_path_shadows_a_protected_one", rows.len(), &leaks, REMEDY_PATH);
@@ -242,7 +294,7 @@ impl Probes<'_> {
     }
 
     async fn methods(&mut self) -> anyhow::Result<()> {
-        let protected = self.doctor.protected.clone();
+        let protected = self.protected.path.clone();
         let methods = ["HEAD", "POST", "PUT", "DELETE", "TRACE", "get", "TOLLGATE"];
         let mut leaks = Vec::new();
         for method in methods {
@@ -375,7 +427,11 @@ impl Probes<'_> {
             self.add(name, Verdict::Skipped, "needs `--token`", None);
             return Ok(());
         };
-        let protected = self.doctor.protected.clone();
+        let Protected { method, path: protected } = self.protected.clone();
+        if method != "GET" {
+            self.add(name, Verdict::Skipped, "needs a `--protected` path that GET opens", None);
+            return Ok(());
+        }
         if !self
             .send("GET", &protected, &[("Authorization", &authorization)], "")
             .await?

@@ -35,7 +35,7 @@ pub(super) struct ExplainInput<'a> {
 }
 
 /// The steps of a decision, and the answer.
-pub(super) struct Explanation {
+pub(in crate::cli) struct Explanation {
     pub(super) case: Option<String>,
     pub(super) now: Timestamp,
     pub(super) steps: Vec<Step>,
@@ -85,6 +85,16 @@ impl Explanation {
     /// Whether the request would be forwarded.
     pub(super) fn allows(&self) -> bool {
         matches!(self.outcome.decision, Decision::Allow(_))
+    }
+
+    /// The comparison with what the case expects; `None` without an expectation.
+    pub(in crate::cli) fn expectation(&self) -> Option<&Result<(), Differences>> {
+        self.expected.as_ref()
+    }
+
+    /// The decision on the request.
+    pub(in crate::cli) fn decision(&self) -> &Decision {
+        &self.outcome.decision
     }
 
     /// Whether the answer is as the case expects; `None` without an expectation.

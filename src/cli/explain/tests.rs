@@ -4,6 +4,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::*;
+use crate::policy_test::CaseFile;
 
 const POLICY: &str = r#"
 issuers:
@@ -309,7 +310,7 @@ fn arguments_that_say_too_little_or_too_much_are_refused() {
     for arguments in [
         &["explain"][..],
         &["explain", "--config", "f"],
-        &["explain", "--path", "/"],
+        &["explain", "f", "--config", "f", "--path", "/"],
         &["explain", "--case", "f", "--path", "/"],
         &["explain", "--config", "f", "--path", "/", "--only", "x"],
         &["explain", "--config", "f", "--path", "/", "--header", "no colon"],
@@ -317,4 +318,8 @@ fn arguments_that_say_too_little_or_too_much_are_refused() {
     ] {
         assert!(Line::try_parse_from(arguments).is_err(), "{arguments:?}");
     }
+    let line = Line::try_parse_from(["explain", "--path", "/"]).unwrap();
+    let error = line.explain.run(&mut Vec::new(), Paint::default()).unwrap_err();
+    let ways = "name the configuration: FILE, --config FILE, or `-` for standard input";
+    assert_eq!(error.to_string(), ways);
 }

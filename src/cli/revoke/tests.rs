@@ -38,12 +38,15 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let kept = Kept::default();
-        let admin = Arc::new(Admin::new(
-            kept.clone(),
-            || Some(Secret::new(TOKEN)),
-            || ANY_LIFE,
-            Arc::new(Audit::off()),
-        ));
+        let admin = Arc::new(
+            Admin::new(
+                kept.clone(),
+                || Some(Secret::new(TOKEN)),
+                || ANY_LIFE,
+                Arc::new(Audit::off()),
+            )
+            .with_issuers(|| vec!["https://a".into(), "".into()]),
+        );
         let socket = directory.path().join("admin.sock");
         let (tcp, unix) =
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), UnixListener::bind(&socket).unwrap());
@@ -305,4 +308,89 @@ async fn a_moment_to_come_is_refused() {
     .await
     .unwrap_err();
     assert!(error.to_string().contains("lies in the future"), "{error}");
+}
+
+#[tokio::test]
+async fn whether_a_name_is_revoked_is_answered() {
+    let kept = Kept::default();
+    let redis = ["--redis", "redis://there"];
+    let line = |words: &[&str]| [words, &redis].concat().into_iter().map(str::to_owned).collect();
+    let run = async |words: &[&str]| {
+        let words: Vec<String> = line(words);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        run_line(&words, &kept).await.unwrap()
+    };
+    let alice = ["--subject", "alice", "--issuer", "https://a"];
+    let (text, revoked) = run(&[&["check"][..], &alice].concat()).await;
+    assert_eq!((text.as_str(), revoked), ("not revoked by subject\n", false));
+    let at = ["--at", "2026-01-02T03:04:05Z", "--note", "left"];
+    run(&[&["add"][..], &alice, &at].concat()).await;
+    run(&["add", "--tenant", "acme"]).await;
+    let (text, revoked) = run(&[&["check"][..], &alice].concat()).await;
+    let begins =
+        "revoked by subject what was issued until 2026-01-02T03:04:05.000000Z, kept until ";
+    assert!(revoked && text.starts_with(begins) && text.ends_with("\n  left\n"), "{text}");
+    let (text, _) = run(&[&["check", "--output", "json"][..], &alice].concat()).await;
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&report["revoked"], &report["revocations"][0]["kind"]),
+        (&true.into(), &"subject".into())
+    );
+    // Another issuer's subject of the same name is another one.
+    let (_, revoked) = run(&["check", "--subject", "alice", "--issuer", "https://b"]).await;
+    assert!(!revoked);
+    let (text, _) = run(&[&["list"][..], &alice].concat()).await;
+    assert!(text.starts_with("subject:") && !text.contains("tenant:"), "{text}");
+    let (text, _) = run(&["list", "--tenant", "other"]).await;
+    assert_eq!(text, "nothing is revoked\n");
+
+    // A token is looked up by everything that it names, and by its time.
+    for (iat, expected) in [(1_767_323_045_u64, true), (1_767_323_046, false)] {
+        let token = token(&format!(r#"{{"iss":"https://a","sub":"alice","jti":"j","iat":{iat}}}"#));
+        let (text, revoked) = run(&["check", "--token", &token]).await;
+        assert_eq!(revoked, expected, "{text}");
+        if !expected {
+            assert_eq!(text, "not revoked by token, jti, subject\n");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_the_policy_does_not_have_is_refused() {
+    let served = Served::new().await;
+    let config = served.file("tollgate.yaml");
+    std::fs::write(
+        &config,
+        "issuers: [{ issuer: 'https://a', audiences: any, algorithms: [RS256], jwks: { url: 'https://a/jwks' } }]\n\
+         routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [] }]\n",
+    )
+    .unwrap();
+    for (issuer, good) in [("https://a", true), ("https://a/", false), ("https://b", false)] {
+        let words = ["add", "--subject", "alice", "--issuer", issuer];
+        let redis = ["--redis", "redis://there"];
+        for named in [&["--config", config.as_str()][..], &[config.as_str()]] {
+            let result = run_line(&[&words[..], &redis, named].concat(), &served.kept).await;
+            match result {
+                Ok(_) => assert!(good, "{issuer}"),
+                Err(error) => {
+                    assert!(!good, "{error}");
+                    let message = format!(
+                        "no issuer of the policy is `{issuer}`; its issuers are `https://a`"
+                    );
+                    assert_eq!(error.to_string(), message);
+                }
+            }
+        }
+        // The admin API knows the issuers by itself.
+        let result = served.run(&words).await;
+        assert_eq!(result.is_ok(), good, "{issuer}");
+        if let Err(error) = result {
+            let message = format!(
+                "the admin API refused (400): no issuer of the policy is `{issuer}`; its issuers are `https://a`, `absent`"
+            );
+            assert_eq!(error.to_string(), message);
+        }
+    }
+    // A tenant has no issuer.
+    assert!(served.run(&["add", "--tenant", "acme"]).await.unwrap().1);
 }

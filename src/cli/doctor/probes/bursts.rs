@@ -73,7 +73,7 @@ impl Answers {
 impl Probes<'_> {
     /// Tests that a burst of requests without a credential is answered by Tollgate.
     pub(super) async fn bursts(&mut self) -> anyhow::Result<()> {
-        let (path, requests) = (self.doctor.protected.clone(), self.doctor.burst);
+        let (path, requests) = (self.protected.path.clone(), self.doctor.burst);
         if requests == 0 {
             self.add(NAME, Verdict::Skipped, "`--burst` is 0", None);
             return Ok(());

@@ -45,13 +45,14 @@ impl Probes<'_> {
     /// Tests that large headers do not make the check itself fail.
     pub(super) async fn large_headers(&mut self) -> anyhow::Result<()> {
         let name = "large_headers_do_not_break_the_check";
-        let path = self.doctor.protected.clone();
+        let request = self.protected.clone();
+        let (method, path) = (request.method, request.path.clone());
         let (mut largest, mut passed, mut failed) = (0, Vec::new(), Vec::new());
         for header in NAMES {
             for size in SIZES {
                 let value = format!("tollgate={}", "x".repeat(size));
                 let headers = [("traceparent", PARENT), (header, value.as_str())];
-                let reply = self.send("GET", &path, &headers, "").await?;
+                let reply = self.send(method, &path, &headers, request.rest()).await?;
                 let status = reply.as_ref().map_or(0, |reply| reply.status);
                 let detail = || format!("`{header}` of {size} bytes: {status}");
                 match meaning(reply.as_ref()) {
@@ -75,7 +76,7 @@ impl Probes<'_> {
             let detail = format!("{}: not an answer of Tollgate", failed.join("; "));
             self.add(name, Verdict::Fault, detail, Some(REMEDY));
         } else {
-            let detail = format!("GET {path}: denied by Tollgate with up to {largest} bytes");
+            let detail = format!("{method} {path}: denied by Tollgate with up to {largest} bytes");
             self.add(name, Verdict::Ok, detail, None);
         }
         Ok(())
