@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::task::AbortHandle;
-use tollgate_grpc_unary::Activity;
+use tollgate_grpc_unary::{Activity, Withheld};
 
 use super::stream::Peer;
 
@@ -53,8 +53,15 @@ pub(super) struct Places {
 struct Table {
     /// In the order in which they were accepted.
     connections: BTreeMap<u64, Connection>,
-    held: HashMap<PeerGroup, usize>,
+    held: HashMap<PeerGroup, Held>,
     next: u64,
+}
+
+/// What the peers of a group hold.
+#[derive(Debug, Default)]
+struct Held {
+    connections: usize,
+    withheld: Arc<Withheld>,
 }
 
 #[derive(Debug)]
@@ -90,10 +97,11 @@ impl Places {
         if full && !(self.evicts && table.evict_for(group)) {
             return None;
         }
-        let activity = Arc::<Activity>::default();
         let id = table.next;
         table.next += 1;
-        table.held.entry(group).and_modify(|held| *held += 1).or_insert(1);
+        let held = table.held.entry(group).or_default();
+        held.connections += 1;
+        let activity = Arc::new(Activity::of_peer(Arc::clone(&held.withheld)));
         let connection = Connection { group, activity: Arc::clone(&activity), task: None };
         table.connections.insert(id, connection);
         let connections = table.connections.len();
@@ -117,8 +125,9 @@ impl Table {
     /// holds most. A group that holds less than the newcomer's own loses none, and the own group
     /// loses none that was used.
     fn evict_for(&mut self, newcomer: PeerGroup) -> bool {
-        let own = self.held.get(&newcomer).copied().unwrap_or(0);
-        let held = |connection: &Connection| self.held.get(&connection.group).copied().unwrap_or(0);
+        let of_group = |group: PeerGroup| self.held.get(&group).map_or(0, |held| held.connections);
+        let own = of_group(newcomer);
+        let held = |connection: &Connection| of_group(connection.group);
         let mut unused = HashMap::<PeerGroup, usize>::new();
         let idle: Vec<_> = self
             .connections
@@ -153,8 +162,8 @@ impl Table {
     fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
         if let Some(held) = self.held.get_mut(&connection.group) {
-            *held -= 1;
-            if *held == 0 {
+            held.connections -= 1;
+            if held.connections == 0 {
                 self.held.remove(&connection.group);
             }
         }

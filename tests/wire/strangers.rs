@@ -191,6 +191,50 @@ async fn calls_that_never_end_do_not_keep_the_proxy_out() {
     }
 }
 
+/// What a stranger has begun to send and withholds leaves room for others: one connection could take
+/// all places of calls, and a few announced messages all of the bytes.
+#[tokio::test]
+async fn what_a_stranger_withholds_does_not_keep_others_out() {
+    // 1024 calls, and 96 MiB for messages.
+    let budget = budget(16 * MIB, 128 * MIB);
+    let server = Wanted::default().grpc(Checks::default(), budget.clone()).await;
+    let announced = || {
+        let prefix = Bytes::from_static(b"\0\x00\xe0\0\0");
+        let frames = futures_util::stream::iter([Ok(http_body::Frame::data(prefix))]);
+        let rest = futures_util::stream::pending();
+        StreamBody::new(futures_util::StreamExt::chain(frames, rest)).boxed_unsync()
+    };
+    for (name, body, calls, least) in [
+        ("calls", never as fn() -> AnyBody, 300, 800 * (32 << 10)),
+        ("messages", announced as fn() -> AnyBody, 10, 70 * MIB as usize),
+    ] {
+        let mut open = Vec::new();
+        for address in [STRANGER, Ipv4Addr::new(127, 0, 0, 3)] {
+            for _ in 0..4 {
+                let stream = TokioIo::new(connect_from(address, &server).await.unwrap());
+                let handshake = http2::handshake(TokioExecutor::new(), stream);
+                let (client, connection) = handshake.await.unwrap();
+                tokio::spawn(connection);
+                for _ in 0..calls {
+                    let request = Request::post(CHECK).header("content-type", "application/grpc");
+                    // Longer than the test takes.
+                    let request = request.header("grpc-timeout", "1H").body(body()).unwrap();
+                    let mut client = client.clone();
+                    open.push(tokio::spawn(async move { client.send_request(request).await }));
+                }
+            }
+        }
+        until_async("the attack", async || (budget.taken() >= least).then_some(())).await;
+        let mut proxy = http2(connect_from(PROXY, &server).await.unwrap()).await;
+        for size in [1, 1 << 20] {
+            let answer = call(&mut proxy, CHECK, message(size)).await.unwrap();
+            assert!(answer.is(0, &size.to_string()), "{name}: {answer:?}");
+        }
+        open.iter().for_each(|call| call.abort());
+        until_async("the end of the attack", async || (budget.taken() == 0).then_some(())).await;
+    }
+}
+
 #[tokio::test]
 async fn a_check_that_waits_for_its_answer_keeps_its_connection() {
     let gate = std::sync::Arc::new(super::servers::Gate::default());

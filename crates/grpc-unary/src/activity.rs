@@ -7,6 +7,8 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
+use crate::withheld::Withheld;
+
 /// One answered call in `Activity::answers`, above the calls that wait: one addition changes both.
 const ANSWERED: u64 = 1 << 32;
 
@@ -17,11 +19,24 @@ pub struct Activity {
     /// The calls that wait for their answers, and in units of [`ANSWERED`] those that were answered.
     answers: AtomicU64,
     generated: AtomicUsize,
+    withheld: Arc<Withheld>,
     closing: AtomicBool,
     closed: Notify,
 }
 
 impl Activity {
+    /// Creates the counters of a connection, whose peer withholds what `withheld` counts.
+    #[must_use]
+    pub fn of_peer(withheld: Arc<Withheld>) -> Self {
+        Self { withheld, ..Self::default() }
+    }
+
+    /// What the peer of the connection withholds, on this one and others.
+    #[must_use]
+    pub fn withheld(&self) -> &Arc<Withheld> {
+        &self.withheld
+    }
+
     /// Counts a call.
     pub fn record_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);

@@ -12,7 +12,10 @@ use h2::RecvStream;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use crate::activity::{Activity, Answering};
+use crate::{
+    activity::{Activity, Answering},
+    withheld::Withheld,
+};
 
 /// gRPC puts a flag (compressed or not) and a length of four bytes in front of each message.
 const PREFIX_BYTES: usize = 5;
@@ -45,6 +48,12 @@ where
     /// Wraps any body, for callers and tests that have no h2 stream.
     pub fn new(body: B) -> Self {
         Self { body, activity: None, answering: None }
+    }
+
+    /// What the peer withholds, for a message that has not arrived.
+    #[must_use]
+    pub fn withheld(&self) -> Option<&Arc<Withheld>> {
+        self.activity.as_deref().map(Activity::withheld)
     }
 
     /// Reads the prefix of the message, and nothing behind the frame in which it ends.

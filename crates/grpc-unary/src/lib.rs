@@ -64,6 +64,7 @@ mod read_slices;
 mod services;
 mod streaming;
 pub mod wire;
+mod withheld;
 
 pub use tonic::Status;
 
@@ -75,4 +76,5 @@ pub use self::{
     framing::FramedMessage,
     read_slices::{ReadSlices, Slice},
     services::{GeneratedService, Services, UnaryMethod},
+    withheld::{CountedPart, MissingPart, Withheld},
 };

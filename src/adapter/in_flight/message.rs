@@ -1,12 +1,12 @@
 //! One gRPC message, held to its announced length and to a deadline.
 
-use std::pin::pin;
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
-use tollgate_grpc_unary::{RequestBody, Status};
+use tollgate_grpc_unary::{CountedPart, MissingPart, RequestBody, Status, Withheld};
 
 use super::{CALL, ChargedBytes, InFlight, Refusal, reserve};
 use crate::engine::check;
@@ -72,10 +72,15 @@ impl InFlight {
             0 => None,
             head => Some(reserve(&self.messages, head)?),
         };
-        let prefix = body.length_prefix().await?;
+        let withheld = body.withheld().cloned();
+        let withheld = withheld.as_ref();
+        let places = || self.calls.available_permits() / CALL as usize;
+        let count = || self.count(withheld, MissingPart::Length, places());
+        let prefix = arrived(body.length_prefix(), count).await??;
         if prefix.length() > self.max_message {
             return Err(Refusal::TooLarge.into());
         }
+        let length = prefix.length() as usize;
         let beyond = prefix.length().saturating_sub(CALL);
         if beyond > 0 {
             let message = reserve(&self.messages, beyond)?;
@@ -84,7 +89,37 @@ impl InFlight {
                 none => *none = Some(message),
             }
         }
-        let bytes = prefix.message().await?;
+        let free = || self.messages.available_permits();
+        let count = || self.count(withheld, MissingPart::Message(length), free());
+        let bytes = arrived(prefix.message(), count).await??;
         Ok(ChargedBytes { bytes, _call: call, message: charged, since })
     }
+
+    /// Counts a part that a peer has not sent, where the peer is known. All that one peer withholds
+    /// is at most seven times what is free, so that every other peer finds some room: a peer alone
+    /// has seven eighths.
+    fn count(
+        &self,
+        withheld: Option<&Arc<Withheld>>,
+        part: MissingPart,
+        free: usize,
+    ) -> Result<Option<CountedPart>, Refusal> {
+        let Some(withheld) = withheld else { return Ok(None) };
+        let counted = Arc::clone(withheld).count(part, free.saturating_mul(7));
+        counted.map(Some).ok_or(Refusal::NoRoom)
+    }
+}
+
+/// Waits for a part of a message. A part that has not arrived yet is counted while it is awaited;
+/// the usual one has arrived with its call.
+async fn arrived<T>(
+    part: impl Future<Output = T>,
+    count: impl FnOnce() -> Result<Option<CountedPart>, Refusal>,
+) -> Result<T, Refusal> {
+    let mut part = pin!(part);
+    if let Poll::Ready(part) = poll_fn(|cx| Poll::Ready(part.as_mut().poll(cx))).await {
+        return Ok(part);
+    }
+    let _counted = count()?;
+    Ok(part.await)
 }
