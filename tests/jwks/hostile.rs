@@ -197,7 +197,7 @@ async fn one_bad_key_does_not_discard_the_set() {
             (String::new(), "its type or curve is not supported".into()),
             ("secret".into(), "it is a shared secret, which no key set may publish".into()),
             ("short".into(), "its modulus has fewer than 2048 or more than 8192 bits".into()),
-            ("twice".into(), "its kid is used twice".into()),
+            ("twice".into(), "its kid is used twice, for two different keys".into()),
         ]
     );
 }

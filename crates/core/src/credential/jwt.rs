@@ -13,6 +13,7 @@ pub mod key_set;
 use std::sync::Arc;
 
 use self::{
+    algorithm::Algorithm,
     claims::Wanted,
     compact::{Header, Parts, decode, refuse},
     issuer::{Issuer, Issuers, KeySource},
@@ -20,7 +21,7 @@ use self::{
 };
 use super::rejection::Rejection;
 use crate::{
-    denial::{Denial, Reason, shown},
+    denial::{Denial, Reason, listed, shown},
     identity::{CredentialKind, KeyVersion, Principal, Validity},
     json::Json,
     revocation::ExternalDenylist,
@@ -155,7 +156,7 @@ fn checks<'k>(
     let candidates = find_keys(set, issuer, &header)?;
     progress.keys = Some(version.clone());
     progress.check = Check::Signature;
-    check_signature(&parts, &candidates).inspect_err(|denial| {
+    check_signature(&parts, header.algorithm, &candidates).inspect_err(|denial| {
         progress.refresh = progress.refresh.filter(|_| denial.reason == Reason::BadSignature);
     })?;
     progress.refresh = None;
@@ -179,25 +180,37 @@ fn find_keys<'k>(
     header: &Header,
 ) -> Result<Candidates<'k>, Denial> {
     let algorithm = header.algorithm;
+    let name = algorithm.name();
+    let no_key = |kid: &str| {
+        let kids = listed(set.kids());
+        let known = if kids.is_empty() { String::new() } else { format!("; it has {kids}") };
+        format!("no key of the issuer has the kid `{}`{known}", shown(kid))
+    };
     let (candidates, cause) = match (&header.kid, &issuer.source) {
-        (_, KeySource::Secret(_)) => {
-            (Candidates::of(set.unnamed(), algorithm), "the secret is not for this algorithm")
-        }
+        (_, KeySource::Secret(_)) => (
+            Candidates::of(set.unnamed(), algorithm),
+            "the secret is not for this algorithm".to_owned(),
+        ),
         (None, _) if issuer.kid_required => {
             return refuse(Reason::UnknownKey, "the token names no key (kid)")
                 .map_err(|denial| denial.with_message("the token names no key (`kid`)"));
         }
         (None, _) => (
             Candidates::of(set.all(), algorithm),
-            "no key of the issuer is for the token's algorithm",
+            format!(
+                "no key of the issuer is for the token's algorithm `{name}`; its keys are for {}",
+                KeySet::algorithms(set.all())
+            ),
         ),
         (Some(kid), _) if set.named(kid).next().is_some() => {
             let candidates = Candidates::of(set.named(kid), algorithm);
             if candidates.keys.is_empty() {
+                let skipped = set.why_skipped(kid).map(|why| format!("; another entry: {why}"));
                 let cause = format!(
-                    "the key of the kid `{}` is not for the algorithm `{}`",
+                    "the key of the kid `{}` is for {}, not for the token's algorithm `{name}`{}",
                     shown(kid),
-                    algorithm.name()
+                    KeySet::algorithms(set.named(kid)),
+                    skipped.unwrap_or_default()
                 );
                 return Err(Denial::new(Reason::AlgorithmNotAllowed, cause)
                     .with_message("the token's key is for another algorithm"));
@@ -213,29 +226,34 @@ fn find_keys<'k>(
             let unnamed = Candidates::of(set.unnamed(), algorithm);
             match (issuer.kid_required, unnamed.keys.is_empty()) {
                 (true, false) => {
-                    let cause = format!(
-                        "no key of the issuer has the kid `{}`; keys without kid are used with \
-                         `kid: optional`",
-                        shown(kid)
-                    );
+                    let cause =
+                        format!("{}; keys without kid are used with `kid: optional`", no_key(kid));
                     return Err(Denial::new(Reason::UnknownKey, cause));
                 }
                 _ if unnamed.keys.is_empty() => {
-                    let cause = format!("no key of the issuer has the kid `{}`", shown(kid));
-                    return Err(Denial::new(Reason::UnknownKey, cause));
+                    return Err(Denial::new(Reason::UnknownKey, no_key(kid)));
                 }
                 _ => return Ok(unnamed),
             }
         }
     };
-    if candidates.keys.is_empty() { refuse(Reason::UnknownKey, cause) } else { Ok(candidates) }
+    if candidates.keys.is_empty() {
+        Err(Denial::new(Reason::UnknownKey, cause))
+    } else {
+        Ok(candidates)
+    }
 }
 
-fn check_signature(parts: &Parts<'_>, candidates: &Candidates<'_>) -> Result<(), Denial> {
+fn check_signature(
+    parts: &Parts<'_>,
+    algorithm: Algorithm,
+    candidates: &Candidates<'_>,
+) -> Result<(), Denial> {
     // Decoded here first, so that the crypto library only gets base64url without stray bits.
     decode(parts.signature)?;
     let Candidates { keys, fitting } = candidates;
-    if keys.iter().any(|key| key.verifies(parts.signed.as_bytes(), parts.signature)) {
+    let message = parts.signed.as_bytes();
+    if keys.iter().any(|key| key.verifies(algorithm, message, parts.signature)) {
         return Ok(());
     }
     let tried = keys.len();

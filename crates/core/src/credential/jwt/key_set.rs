@@ -1,4 +1,4 @@
-//! Key sets (RFC 7517): the keys that verify tokens, each bound to one algorithm.
+//! Key sets (RFC 7517): the keys that verify tokens, each bound to the algorithms it may verify.
 //!
 //! An invalid key does not invalidate the set; it is skipped and reported. A shared secret (`oct`)
 //! is never taken from a key set.
@@ -6,8 +6,7 @@
 mod document;
 mod jwk;
 mod key;
-
-use std::borrow::Cow;
+mod misfit;
 
 use jsonwebtoken::DecodingKey;
 use thiserror::Error;
@@ -25,6 +24,8 @@ use crate::{identity::Generation, secret::Secret};
 pub(super) const MAX_CANDIDATES: usize = 4;
 /// The maximum number of key ids in the text of one reason.
 const MAX_NAMED: usize = 8;
+/// The reason why a key is not used that shares its name and an algorithm with another.
+const TWICE: &str = "its kid is used twice, for two different keys";
 
 /// The keys of one issuer, in the order of the document.
 #[derive(Debug, Default)]
@@ -52,8 +53,8 @@ pub(super) struct Candidates<'k> {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeySetError {
     /// The document is not of the form `{"keys": [...]}`, but an HTML page, for example.
-    #[error("not a JSON Web Key Set")]
-    NotAKeySet,
+    #[error("not a JSON Web Key Set: {0}")]
+    NotAKeySet(&'static str),
     /// The document is larger than [`MAX_BYTES`].
     #[error("larger than 1 MiB")]
     TooLarge,
@@ -102,8 +103,9 @@ fn reasons(skipped: &[SkippedKey]) -> String {
 impl KeySet {
     /// Parses a key set for an issuer that may use `algorithms`.
     ///
-    /// Two different keys of one name and one algorithm are both skipped. Keys of one name for
-    /// different algorithms are distinguished by the algorithm of the token.
+    /// Keys of one name for different algorithms are distinguished by the algorithm of the token. Two
+    /// different keys of one name verify nothing by an algorithm that both are bound to. A key that
+    /// is listed twice is one key, whichever members the entries have besides it.
     ///
     /// # Errors
     /// The document is not a key set, or has no usable key. Single invalid keys are returned as
@@ -115,49 +117,64 @@ impl KeySet {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
-        let keys = document::keys(document).ok_or(KeySetError::NotAKeySet)?;
+        let keys = document::keys(document)
+            .ok_or_else(|| KeySetError::NotAKeySet(misfit::document(document)))?;
         if keys.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
         let mut set = Self::default();
-        // The first text of each name and algorithm.
-        let mut seen: Vec<(String, Algorithm, &str)> = Vec::new();
         for raw in keys {
-            let (kid, key) = match jwk::read(raw.get(), algorithms) {
-                Ok(read) => read,
-                Err(skip) => {
-                    set.skipped.push(skip);
-                    continue;
-                }
-            };
-            let Some(kid) = kid else {
-                set.keys.push(NamedKey { kid: None, key });
-                continue;
-            };
-            let is_same = |(known, algorithm, _): &&(String, Algorithm, &str)| {
-                *known == kid && *algorithm == key.algorithm
-            };
-            match seen.iter().find(is_same) {
-                None => {
-                    seen.push((kid.clone(), key.algorithm, raw.get()));
-                    set.keys.push(NamedKey { kid: Some(kid), key });
-                }
-                Some((_, _, earlier)) if *earlier == raw.get() => {}
-                Some(_) => {
-                    // It is unknown which of the two is meant.
-                    set.keys.retain(|known| {
-                        known.kid.as_ref() != Some(&kid) || known.key.algorithm != key.algorithm
-                    });
-                    let reason = Cow::Borrowed("its kid is used twice");
-                    set.skipped.push(SkippedKey { kid: Some(kid), reason });
-                }
+            match jwk::read(raw.get(), algorithms) {
+                Ok((kid, key)) => set.add(kid, key),
+                Err(skip) => set.skipped.push(skip),
             }
         }
+        set.drop_ambiguous();
         if set.is_empty() {
             return Err(KeySetError::NoUsableKey(set.skipped));
         }
         let skipped = set.skipped.clone();
         Ok((set, skipped))
+    }
+
+    /// Adds a key, or what its entry adds to one of the same name that is the same key.
+    fn add(&mut self, kid: Option<String>, key: Key) {
+        let same =
+            |known: &&mut NamedKey| known.kid == kid && known.key.thumbprint == key.thumbprint;
+        match self.keys.iter_mut().find(same) {
+            Some(known) => known.key.merge(&key),
+            None => self.keys.push(NamedKey { kid, key }),
+        }
+    }
+
+    /// Unbinds different keys of one name from the algorithms that they share: it is unknown which of
+    /// them is meant.
+    fn drop_ambiguous(&mut self) {
+        let shared = |of: &NamedKey, algorithm: Algorithm| {
+            let has = |it: &NamedKey| it.key.algorithms.contains(&algorithm);
+            of.kid.is_some()
+                && self.keys.iter().filter(|it| it.kid == of.kid && has(it)).count() > 1
+        };
+        let kept: Vec<Vec<Algorithm>> = self
+            .keys
+            .iter()
+            .map(|it| {
+                let algorithms = it.key.algorithms.iter().copied();
+                algorithms.filter(|algorithm| !shared(it, *algorithm)).collect()
+            })
+            .collect();
+        for (named, algorithms) in self.keys.iter_mut().zip(kept) {
+            if named.key.algorithms.len() == algorithms.len() {
+                continue;
+            }
+            named.key.algorithms = algorithms;
+            let is_known = |skip: &SkippedKey| skip.kid == named.kid && skip.reason == TWICE;
+            if !self.skipped.iter().any(is_known) {
+                let kid = named.kid.clone();
+                self.skipped.push(SkippedKey { kid, reason: TWICE.into() });
+            }
+        }
+        self.keys.retain(|named| !named.key.algorithms.is_empty());
     }
 
     /// Creates the set of an issuer with a shared secret: one unnamed key per algorithm.
@@ -177,7 +194,9 @@ impl KeySet {
                 return Err(KeySetError::ShortSecret { bits, algorithm, required });
             }
             let key = Material::Jose(DecodingKey::from_secret(secret.expose()));
-            set.keys.extend(Key::new(algorithm, key).map(|key| NamedKey { kid: None, key }));
+            // One key of each algorithm, so that each is counted.
+            let key = Key::new(vec![algorithm], true, [0; 32], key);
+            set.keys.push(NamedKey { kid: None, key });
         }
         Ok(set)
     }
@@ -203,6 +222,17 @@ impl KeySet {
         kids.sort_unstable();
         kids.dedup();
         kids
+    }
+
+    /// Returns the algorithms that the keys are for, each once.
+    pub(super) fn algorithms<'k>(keys: impl Iterator<Item = &'k Key>) -> String {
+        let mut all: Vec<Algorithm> = Vec::new();
+        for algorithm in keys.flat_map(|key| &key.algorithms) {
+            if !all.contains(algorithm) {
+                all.push(*algorithm);
+            }
+        }
+        Algorithm::list(&all)
     }
 
     /// Returns the keys named `kid`, which differ in their algorithms.
@@ -231,10 +261,18 @@ impl KeySet {
 impl<'k> Candidates<'k> {
     /// Takes the keys for `algorithm`: no other key ever verifies a token of that algorithm.
     pub(super) fn of(keys: impl Iterator<Item = &'k Key>, algorithm: Algorithm) -> Self {
-        let mut keys: Vec<&Key> = keys.filter(|key| key.algorithm == algorithm).collect();
-        let fitting = keys.len();
-        keys.truncate(MAX_CANDIDATES);
-        Self { keys, fitting }
+        let (mut candidates, mut fitting): (Vec<&Key>, usize) = (Vec::new(), 0);
+        for key in keys.filter(|key| key.algorithms.contains(&algorithm)) {
+            // A key that is listed under two names is tried once.
+            if candidates.iter().any(|known| known.thumbprint == key.thumbprint) {
+                continue;
+            }
+            fitting += 1;
+            if candidates.len() < MAX_CANDIDATES {
+                candidates.push(key);
+            }
+        }
+        Self { keys: candidates, fitting }
     }
 }
 
@@ -269,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bound_to_one_algorithm() {
+    fn keys_are_bound_to_their_alg_or_to_the_listed_algorithms_that_fit() {
         let keys = [
             jwk("r", &rsa_jwk(256, "AQAB")),
             jwk("e", P256),
@@ -280,14 +318,14 @@ mod tests {
             parse(&keys, &[Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA])
                 .unwrap();
         assert_eq!(skipped, [""; 0]);
-        for (kid, algorithm) in [
-            ("r", Algorithm::RS256),
-            ("e", Algorithm::ES256),
-            ("d", Algorithm::EdDSA),
-            ("p", Algorithm::PS256),
+        for (kid, algorithms) in [
+            ("r", &[Algorithm::RS256, Algorithm::PS256][..]),
+            ("e", &[Algorithm::ES256]),
+            ("d", &[Algorithm::EdDSA]),
+            ("p", &[Algorithm::PS256]),
         ] {
-            let keys: Vec<_> = set.named(kid).map(|key| key.algorithm).collect();
-            assert_eq!(keys, [algorithm], "{kid}");
+            let keys: Vec<_> = set.named(kid).map(|key| key.algorithms.as_slice()).collect();
+            assert_eq!(keys, [algorithms], "{kid}");
         }
     }
 
@@ -324,7 +362,7 @@ mod tests {
                 "its alg is PS256, and the issuer's `algorithms` are RS256, ES256, ES384, EdDSA",
             ),
             (jwk("b", r#""kty":"nonsense""#), "its type or curve is not supported"),
-            ("17".into(), "it is not a JWK"),
+            ("17".into(), "it is not a JWK: not one JSON object without repeated members"),
             (jwk(&"k".repeat(257), ED), "its kid is too long, or not printable"),
         ];
         for (bad, why) in cases {
@@ -342,7 +380,55 @@ mod tests {
         )
         .unwrap();
         assert_eq!((set.kids(), set.len()), (vec!["c"], 1));
-        assert_eq!(skipped, ["its kid is used twice"]);
+        assert_eq!(skipped, ["its kid is used twice, for two different keys"]);
+    }
+
+    #[test]
+    fn one_key_under_one_kid_is_one_key_whatever_its_entries_have_besides() {
+        let rsa = rsa_jwk(256, "AQAB");
+        let zero = format!(r#""kty":"RSA","e":"AAEAAQ",{}"#, rsa.split(',').nth(1).unwrap());
+        let algorithms = [Algorithm::RS256, Algorithm::PS256, Algorithm::EdDSA];
+        for (first, second, bound) in [
+            (rsa.clone(), format!("{rsa},\"use\":\"sig\""), &algorithms[..2]),
+            (format!("{rsa},\"x5c\":[\"MIIC\"]"), rsa.clone(), &algorithms[..2]),
+            (rsa.clone(), format!("{rsa},\"alg\":\"PS256\""), &algorithms[1..2]),
+            (format!("{rsa},\"alg\":\"PS256\""), rsa.clone(), &algorithms[1..2]),
+            (rsa.clone(), format!("{rsa},\"key_ops\":[\"verify\"]"), &algorithms[..2]),
+            (rsa.clone(), zero, &algorithms[..2]),
+            (
+                format!("{rsa},\"alg\":\"RS256\""),
+                format!("{rsa},\"alg\":\"PS256\""),
+                &algorithms[..2],
+            ),
+            (ED.to_owned(), format!("{ED},\"alg\":\"EdDSA\",\"use\":\"sig\""), &algorithms[2..]),
+        ] {
+            let (set, skipped) =
+                parse(&[jwk("a", &first), jwk("a", &second)], &algorithms).unwrap();
+            assert_eq!((set.len(), skipped), (1, vec![]), "{second}");
+            let found: Vec<_> = set.named("a").map(|key| key.algorithms.as_slice()).collect();
+            assert_eq!(found, [bound], "{second}");
+        }
+        let unnamed = [format!("{{{ED}}}"), format!("{{{ED},\"use\":\"sig\"}}")];
+        assert_eq!(parse(&unnamed, &algorithms).unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn two_keys_of_a_kid_lose_the_algorithms_that_they_share() {
+        let (one, other) = (rsa_jwk(256, "AQAB"), rsa_jwk(257, "AQAB"));
+        let algorithms = [Algorithm::RS256, Algorithm::PS256];
+        let keys = [jwk("a", &one), jwk("a", &format!("{other},\"alg\":\"PS256\""))];
+        let (set, skipped) = parse(&keys, &algorithms).unwrap();
+        assert_eq!(skipped, ["its kid is used twice, for two different keys"]);
+        let found: Vec<_> = set.named("a").map(|key| key.algorithms.as_slice()).collect();
+        assert_eq!(found, [&[Algorithm::RS256]]);
+        assert!(parse(&[jwk("a", &one), jwk("a", &other)], &algorithms).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_listed_under_two_names_is_tried_once() {
+        let (set, _) = parse(&[jwk("a", ED), jwk("b", ED)], &[Algorithm::EdDSA]).unwrap();
+        let found = Candidates::of(set.all(), Algorithm::EdDSA);
+        assert_eq!((set.len(), found.keys.len(), found.fitting), (2, 1, 1));
     }
 
     #[test]
@@ -356,19 +442,21 @@ mod tests {
         ];
         let algorithms = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256, Algorithm::PS256];
         let (set, skipped) = parse(&keys, &algorithms).unwrap();
-        assert_eq!((set.kids(), set.len(), skipped), (vec!["a"], 4, vec![]));
+        // The RSA key is one.
+        assert_eq!((set.kids(), set.len(), skipped), (vec!["a"], 3, vec![]));
         for algorithm in algorithms {
             let found = Candidates::of(set.named("a"), algorithm);
             assert_eq!((found.keys.len(), found.fitting), (1, 1), "{algorithm:?}");
-            assert_eq!(found.keys[0].algorithm, algorithm);
+            assert!(found.keys[0].algorithms.contains(&algorithm));
         }
     }
 
     #[test]
     fn no_more_than_four_keys_are_candidates() {
-        let keys: Vec<String> = (0..6).map(|_| format!("{{{ED}}}")).collect();
-        let (set, _) = parse(&keys, &[Algorithm::EdDSA, Algorithm::ES256]).unwrap();
-        let found = Candidates::of(set.all(), Algorithm::EdDSA);
+        let keys: Vec<String> =
+            (0..6).map(|more| format!("{{{}}}", rsa_jwk(256 + more, "AQAB"))).collect();
+        let (set, _) = parse(&keys, &[Algorithm::RS256, Algorithm::ES256]).unwrap();
+        let found = Candidates::of(set.all(), Algorithm::RS256);
         assert_eq!((found.keys.len(), found.fitting), (4, 6));
         assert!(Candidates::of(set.all(), Algorithm::ES256).keys.is_empty());
     }
@@ -408,8 +496,8 @@ mod tests {
         let error = |document: &str| {
             KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).map(drop).unwrap_err()
         };
-        assert_eq!(error("<html></html>"), KeySetError::NotAKeySet);
-        assert_eq!(error("{}"), KeySetError::NotAKeySet);
+        assert_eq!(error("<html></html>"), KeySetError::NotAKeySet("it is a page of HTML or XML"));
+        assert_eq!(error("{}"), KeySetError::NotAKeySet("it has no `keys`"));
         assert_eq!(error("{\"keys\":[]}"), KeySetError::NoUsableKey(Vec::new()));
         assert_eq!(
             error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))),

@@ -123,7 +123,7 @@ fn spelling() -> Vec<Row> {
 }
 
 /// J03 and J04, at an issuer that lists seven algorithms: a key still verifies with its own one
-/// only.
+/// only, or without `alg` with those of its type.
 fn key_binding() -> Vec<Row> {
     let many = |line, says: &str, alg, kid, signer, expected| {
         row(line, says, token("https://many.example", alg, kid, signer), expected)
@@ -136,14 +136,29 @@ fn key_binding() -> Vec<Row> {
         many("J03", "EdDSA by its key", "EdDSA", "ed", Signer::Ed, Ok(())),
         many(
             "J03",
-            "a key without alg takes the first of the list that fits",
+            "a key without alg verifies with each of the list that fits",
             "RS256",
             "noalg",
             Signer::Rs256,
             Ok(()),
         ),
-        many("J03", "and no other that would fit", "PS256", "noalg", Signer::Ps256, NOT_ALLOWED),
-        many("J03", "nor a longer hash", "RS384", "noalg", Signer::Rs384, NOT_ALLOWED),
+        many("J03", "another of the list", "PS256", "noalg", Signer::Ps256, Ok(())),
+        many("J03", "a longer hash of the list", "RS384", "noalg", Signer::Rs384, Ok(())),
+        many(
+            "J03",
+            "the hash that the header names",
+            "RS256",
+            "noalg",
+            Signer::Rs384,
+            BAD_SIGNATURE,
+        ),
+        many("J03", "ES256 on an RSA key", "ES256", "noalg", Signer::Es256, NOT_ALLOWED),
+        row(
+            "J03",
+            "an algorithm that is not listed",
+            token("https://rsa.example", "PS256", "noalg", Signer::Ps256),
+            NOT_ALLOWED,
+        ),
         many("J03", "RS384 on a key of RS256", "RS384", "rsa", Signer::Rs384, NOT_ALLOWED),
         many("J03", "RS512 on a key of RS256", "RS512", "rsa", Signer::Rs512, NOT_ALLOWED),
         many(

@@ -10,8 +10,11 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-use super::key::{Key, MAX_KID, Material, SkippedKey};
-use crate::credential::jwt::algorithm::Algorithm;
+use super::{
+    key::{Key, MAX_KID, Material, SkippedKey},
+    misfit,
+};
+use crate::{credential::jwt::algorithm::Algorithm, revocation::sha256};
 
 /// The maximum size of one key in bytes: its type keeps members that are not used, at many times
 /// their size.
@@ -32,7 +35,7 @@ pub(super) fn read(
         return Err(SkippedKey { kid: None, reason: "it is larger than 64 KiB".into() });
     }
     let jwk: Jwk = serde_json::from_str(raw)
-        .map_err(|_| SkippedKey { kid: None, reason: "it is not a JWK".into() })?;
+        .map_err(|_| SkippedKey { kid: None, reason: misfit::reason(raw) })?;
     let kid = jwk.common.key_id.clone().filter(|kid| !kid.is_empty());
     if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID || kid.chars().any(char::is_control)) {
         return Err(SkippedKey {
@@ -56,7 +59,7 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusabl
         return Err("its key_ops do not hold verify".into());
     }
     let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
-    let (fitting, key): (&[Algorithm], Material) = match &jwk.algorithm {
+    let (fitting, key, thumbprint): (&[Algorithm], Material, [u8; 32]) = match &jwk.algorithm {
         AlgorithmParameters::RSA(parameters) => (
             &[
                 Algorithm::RS256,
@@ -67,20 +70,24 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusabl
                 Algorithm::PS512,
             ],
             Material::Jose(rsa(&parameters.n, &parameters.e)?),
+            thumbprint("RSA", &[&parameters.n, &parameters.e])?,
         ),
         AlgorithmParameters::EllipticCurve(parameters) => match parameters.curve {
             EllipticCurve::P256 => {
                 point(&signature::ECDSA_P256_SHA256_FIXED, &parameters.x, &parameters.y, 32)?;
-                (&[Algorithm::ES256], Material::Jose(decoded()?))
+                let thumbprint = thumbprint("P-256", &[&parameters.x, &parameters.y])?;
+                (&[Algorithm::ES256], Material::Jose(decoded()?), thumbprint)
             }
             EllipticCurve::P384 => {
                 point(&signature::ECDSA_P384_SHA384_FIXED, &parameters.x, &parameters.y, 48)?;
-                (&[Algorithm::ES384], Material::Jose(decoded()?))
+                let thumbprint = thumbprint("P-384", &[&parameters.x, &parameters.y])?;
+                (&[Algorithm::ES384], Material::Jose(decoded()?), thumbprint)
             }
             EllipticCurve::P521 => {
                 let key =
                     point(&signature::ECDSA_P521_SHA512_FIXED, &parameters.x, &parameters.y, 66)?;
-                (&[Algorithm::ES512], Material::P521(key))
+                let thumbprint = thumbprint("P-521", &[&parameters.x, &parameters.y])?;
+                (&[Algorithm::ES512], Material::P521(key), thumbprint)
             }
             _ => return Err("its type or curve is not supported".into()),
         },
@@ -88,34 +95,48 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusabl
             if parameters.curve == EllipticCurve::Ed25519 =>
         {
             edwards_point(&parameters.x)?;
-            (&[Algorithm::EdDSA], Material::Jose(decoded()?))
+            (
+                &[Algorithm::EdDSA],
+                Material::Jose(decoded()?),
+                thumbprint("Ed25519", &[&parameters.x])?,
+            )
         }
         AlgorithmParameters::OctetKey(_) => {
             return Err("it is a shared secret, which no key set may publish".into());
         }
         _ => return Err("its type or curve is not supported".into()),
     };
-    let algorithm = match alg_member(raw)? {
-        Some(named) => Algorithm::parse(&named)
-            .filter(|algorithm| fitting.contains(algorithm))
-            .ok_or("its alg does not fit its type")?,
-        // The key is bound to the issuer's first algorithm that fits its type.
-        None => {
-            *algorithms.iter().find(|algorithm| fitting.contains(algorithm)).ok_or_else(|| {
-                let (fitting, listed) = (Algorithm::list(fitting), Algorithm::list(algorithms));
-                format!("it is for {fitting}, and the issuer's `algorithms` are {listed}")
-            })?
-        }
+    let named = alg_member(raw)?;
+    let bound = match &named {
+        Some(named) => vec![
+            Algorithm::parse(named)
+                .filter(|algorithm| fitting.contains(algorithm))
+                .ok_or("its alg does not fit its type")?,
+        ],
+        // RFC 7517 section 4.4: `alg` is optional. The issuer's list decides, not the token.
+        None => fitting.to_vec(),
     };
-    if !algorithms.contains(&algorithm) {
-        return Err(format!(
-            "its alg is {}, and the issuer's `algorithms` are {}",
-            algorithm.name(),
-            Algorithm::list(algorithms)
-        )
-        .into());
+    let listed: Vec<Algorithm> =
+        algorithms.iter().copied().filter(|algorithm| bound.contains(algorithm)).collect();
+    if listed.is_empty() {
+        let what = if named.is_some() { "its alg is" } else { "it is for" };
+        let (bound, listed) = (Algorithm::list(&bound), Algorithm::list(algorithms));
+        return Err(format!("{what} {bound}, and the issuer's `algorithms` are {listed}").into());
     }
-    Key::new(algorithm, key).ok_or_else(|| "its alg does not fit its type".into())
+    Ok(Key::new(listed, named.is_some(), thumbprint, key))
+}
+
+/// Returns the digest of a key: its type or curve, and the members that make the key. Zeros in front,
+/// which change nothing, are left out, and each member is preceded by its length.
+fn thumbprint(kind: &str, members: &[&str]) -> Result<[u8; 32], &'static str> {
+    let mut bytes = kind.as_bytes().to_vec();
+    for member in members {
+        let member = decode(member)?;
+        let member = without_zeros(&member);
+        bytes.extend_from_slice(&(member.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(member);
+    }
+    Ok(sha256(&bytes))
 }
 
 /// Returns the member `alg` as written, so that a name unknown to jsonwebtoken is not read as "no

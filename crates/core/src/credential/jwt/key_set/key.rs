@@ -11,46 +11,68 @@ use crate::credential::jwt::algorithm::Algorithm;
 /// The maximum length of a `kid` in bytes.
 pub(in crate::credential::jwt) const MAX_KID: usize = 256;
 
-/// A key that verifies with exactly one algorithm.
+/// A key that verifies with the algorithms it is bound to: the `alg` of its JWK, or those of the
+/// issuer that fit its type.
 pub struct Key {
-    pub(in crate::credential::jwt) algorithm: Algorithm,
-    verifier: Verifier,
+    pub(super) algorithms: Vec<Algorithm>,
+    /// Whether the JWK names its algorithm.
+    pub(super) is_named: bool,
+    /// The digest of the members that make the key, which is the same for the same key.
+    pub(super) thumbprint: [u8; 32],
+    material: Material,
 }
 
 /// The key itself, with the library that verifies.
-enum Verifier {
-    Jose(jsonwebtoken::Algorithm, DecodingKey),
+pub(super) enum Material {
+    Jose(DecodingKey),
     /// P-521, which jsonwebtoken has no algorithm for.
     P521(ParsedPublicKey),
 }
 
-/// The key of a JWK before it is bound to an algorithm.
-pub(super) enum Material {
-    Jose(DecodingKey),
-    P521(ParsedPublicKey),
-}
-
 impl Key {
-    /// Binds a key to an algorithm; `None` where the library cannot verify the algorithm with it.
-    pub(super) fn new(algorithm: Algorithm, key: Material) -> Option<Self> {
-        let verifier = match key {
-            Material::P521(key) if algorithm == Algorithm::ES512 => Verifier::P521(key),
-            Material::P521(_) => return None,
-            Material::Jose(key) => Verifier::Jose(of_library(algorithm)?, key),
-        };
-        Some(Self { algorithm, verifier })
+    /// Binds a key to algorithms that fit its type.
+    pub(super) fn new(
+        algorithms: Vec<Algorithm>,
+        is_named: bool,
+        thumbprint: [u8; 32],
+        material: Material,
+    ) -> Self {
+        Self { algorithms, is_named, thumbprint, material }
     }
 
-    /// Whether `signature` is a signature of this key over `message` by the key's own algorithm.
-    /// The signature is in base64url, as in a token (RFC 7515 section 3.1).
-    pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        match &self.verifier {
+    /// Adds what another entry with the same key has. An `alg` that one of them names binds both.
+    pub(super) fn merge(&mut self, other: &Self) {
+        match (self.is_named, other.is_named) {
+            (true, true) => {
+                let more = other.algorithms.iter().filter(|it| !self.algorithms.contains(it));
+                let more: Vec<Algorithm> = more.copied().collect();
+                self.algorithms.extend(more);
+            }
+            (false, true) => {
+                self.algorithms.clone_from(&other.algorithms);
+                self.is_named = true;
+            }
+            (_, false) => {}
+        }
+    }
+
+    /// Returns the algorithms that the key may verify, in the order of the issuer's list.
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// Whether `signature` is a signature of this key over `message` by `algorithm`, which is one of
+    /// the key's. The signature is in base64url, as in a token (RFC 7515 section 3.1).
+    pub fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
+        if !self.algorithms.contains(&algorithm) {
+            return false;
+        }
+        match &self.material {
             // `Ok(false)` is a wrong signature, `Err` a malformed one.
-            Verifier::Jose(algorithm, key) => matches!(
-                jsonwebtoken::crypto::verify(signature, message, key, *algorithm),
-                Ok(true)
-            ),
-            Verifier::P521(key) => URL_SAFE_NO_PAD
+            Material::Jose(key) => of_library(algorithm).is_some_and(|algorithm| {
+                matches!(jsonwebtoken::crypto::verify(signature, message, key, algorithm), Ok(true))
+            }),
+            Material::P521(key) => URL_SAFE_NO_PAD
                 .decode(signature)
                 .is_ok_and(|signature| key.verify_sig(message, &signature).is_ok()),
         }
@@ -78,7 +100,7 @@ const fn of_library(algorithm: Algorithm) -> Option<jsonwebtoken::Algorithm> {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{:?} key]", self.algorithm)
+        write!(f, "[{} key]", Algorithm::list(&self.algorithms))
     }
 }
 
