@@ -203,7 +203,7 @@ fn the_line_of_an_allowed_check() {
     // struct.
     let expected = concat!(
         r#"{"client_ip":"203.0.113.9","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
-        r#""holder":"user","host":"api.example.com","iat":1795318861,"iss":"","#,
+        r#""holder":"unknown","host":"api.example.com","iat":1795318861,"iss":"","#,
         // printf t-1 | sha256sum
         r#""jti_sha256":"JTI","method":"POST","microseconds":0,"path":"/v1/chat/completions","reason":"granted","#,
         r#""route":"chat","sub":"alice","tenant":"acme","time":"2026-11-22T03:42:01.000042Z"}"#,

@@ -193,7 +193,7 @@ async fn one_bad_key_does_not_discard_the_set() {
     assert_eq!(
         skipped,
         [
-            (String::new(), "it is not a JWK".into()),
+            (String::new(), "it is not a JWK: not one JSON object without repeated members".into()),
             (String::new(), "its type or curve is not supported".into()),
             ("secret".into(), "it is a shared secret, which no key set may publish".into()),
             ("short".into(), "its modulus has fewer than 2048 or more than 8192 bits".into()),

@@ -134,12 +134,40 @@ impl Claims {
     }
 }
 
-/// The optional parts of an identity that some limit or condition of the policy uses.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct UsedParts {
-    pub(crate) tenant: bool,
-    pub(crate) client: bool,
-    pub(crate) roles: bool,
+/// An optional part of an identity, which only some routes use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The tenant of the subject.
+    Tenant,
+    /// The client of the credential.
+    Client,
+    /// The roles of the subject.
+    Roles,
+    /// The scopes of a whole claim.
+    Scopes,
+    /// The id of the credential, which only revocations use.
+    Id,
+}
+
+/// What could not be read of a credential, where only some routes need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Omitted {
+    /// Why scopes were omitted, one sentence each.
+    pub scopes: Vec<String>,
+    /// The parts that were omitted, with the reason.
+    pub parts: Vec<(Part, String)>,
+}
+
+impl Omitted {
+    /// Whether nothing was omitted.
+    pub fn is_empty(&self) -> bool {
+        self.scopes.is_empty() && self.parts.is_empty()
+    }
+
+    /// Returns every reason.
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.scopes.iter().chain(self.parts.iter().map(|(_, why)| why)).map(String::as_str)
+    }
 }
 
 /// The parts of a [`Principal`] that a credential states about its holder.
@@ -161,8 +189,8 @@ pub struct Identity<'a> {
     pub client: Option<&'a str>,
     /// The scopes that were granted.
     pub scopes: &'a [String],
-    /// Why elements of a list of scopes were omitted, one sentence each.
-    pub omitted_scopes: Vec<String>,
+    /// What could not be read, where only some routes need it.
+    pub omitted: Omitted,
     /// The roles of the subject.
     pub roles: &'a [String],
     /// The claims that conditions read.
@@ -182,7 +210,7 @@ pub struct Principal {
     holder: Holder,
     is_tenant_fixed: bool,
     /// `None` where nothing was omitted, which is the usual case.
-    omitted_scopes: Option<Box<[String]>>,
+    omitted: Option<Box<Omitted>>,
     claims: Claims,
     issued_at: Option<u64>,
     expires_at: u64,
@@ -200,8 +228,8 @@ impl Principal {
     /// ```
     /// use tollgate_core::{
     ///     identity::{
-    ///         Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Principal,
-    ///         Validity,
+    ///         Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Omitted,
+    ///         Principal, Validity,
     ///     },
     ///     revocation::{Keys, Names, issuer_digest, sha256},
     ///     time::Timestamp,
@@ -216,7 +244,7 @@ impl Principal {
     ///     is_tenant_fixed: false,
     ///     client: None,
     ///     scopes: &["infer:text".to_owned()],
-    ///     omitted_scopes: Vec::new(),
+    ///     omitted: Omitted::default(),
     ///     roles: &[],
     ///     claims: Claims::default(),
     ///     issued_at: Some(1_800_000_000),
@@ -256,9 +284,7 @@ impl Principal {
             texts,
             holder: identity.holder,
             is_tenant_fixed: identity.is_tenant_fixed,
-            omitted_scopes: Some(identity.omitted_scopes)
-                .filter(|omitted| !omitted.is_empty())
-                .map(Vec::into_boxed_slice),
+            omitted: Some(identity.omitted).filter(|omitted| !omitted.is_empty()).map(Box::new),
             claims: identity.claims,
             issued_at: identity.issued_at,
             expires_at: identity.expires_at,
@@ -329,9 +355,9 @@ impl Principal {
         self.texts.scope_list()
     }
 
-    /// Why elements of a list of scopes were omitted, one sentence each.
-    pub fn omitted_scopes(&self) -> &[String] {
-        self.omitted_scopes.as_deref().unwrap_or_default()
+    /// What could not be read of the credential, where only some routes need it.
+    pub fn omitted(&self) -> Option<&Omitted> {
+        self.omitted.as_deref()
     }
 
     /// Whether the principal has exactly this scope (RFC 6749 section 3.3: case-sensitive, no
@@ -370,7 +396,8 @@ impl Principal {
         /// The revocation keys with their two reference counts.
         const KEYS: usize = size_of::<revocation::Keys>() + 2 * size_of::<usize>();
         let foreign = self.revocation.foreign.iter().map(|key| size_of::<String>() + key.len());
-        let omitted = self.omitted_scopes().iter().map(|text| size_of::<String>() + text.len());
+        let omitted = self.omitted().into_iter().flat_map(Omitted::reasons);
+        let omitted = omitted.map(|text| size_of::<(Part, String)>() + text.len());
         size_of::<Self>()
             + KEYS
             + self.texts.len()
@@ -406,7 +433,7 @@ mod tests {
             is_tenant_fixed: false,
             client: None,
             scopes: &owned(scopes),
-            omitted_scopes: Vec::new(),
+            omitted: Omitted::default(),
             roles: &owned(roles),
             claims: Claims::default(),
             issued_at: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     denial::{Denial, Reason, shown},
     details::{ConditionResult, Details},
-    identity::Principal,
+    identity::{Omitted, Principal},
     pattern::Captures,
     request::{Body, Request},
     route::Route,
@@ -85,20 +85,32 @@ pub fn permit_public(
     Ok(Permit { route, principal: None, model: None })
 }
 
-/// Checks the scopes of the route itself. A route with conditions needs all scopes that the
-/// credential names, because a condition may restrict by one of them.
+/// Checks the scopes of the route itself.
 ///
 /// # Errors
-/// `insufficient_scope`; `invalid_claim` where a scope was omitted and the route has conditions.
+/// `insufficient_scope`; `invalid_claim` where the route uses what could not be read of the
+/// credential.
 pub fn check_scopes(route: &Arc<Route>, principal: &Arc<Principal>) -> Result<RoutePermit, Denial> {
-    if let Some(omitted) = principal.omitted_scopes().first()
-        && !route.conditions.is_empty()
-    {
-        let cause = format!("{omitted}, and the route has conditions, which may read scopes");
-        return Err(Denial::new(Reason::InvalidClaim, cause));
+    if let Some(omitted) = principal.omitted() {
+        check_omitted(route, omitted)?;
     }
     route.scopes.check(principal)?;
     Ok(RoutePermit { route: Arc::clone(route), principal: Arc::clone(principal) })
+}
+
+/// Checks that the route does not use what could not be read. A route with conditions needs all
+/// scopes that the credential names, because a condition may restrict by one of them.
+fn check_omitted(route: &Route, omitted: &Omitted) -> Result<(), Denial> {
+    if let Some((_, why)) = omitted.parts.iter().find(|(part, _)| route.uses(*part)) {
+        return Err(Denial::new(Reason::InvalidClaim, why.clone()));
+    }
+    match omitted.scopes.first() {
+        Some(why) if !route.conditions.is_empty() => {
+            let cause = format!("{why}, and the route has conditions, which may read scopes");
+            Err(Denial::new(Reason::InvalidClaim, cause))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl RoutePermit {

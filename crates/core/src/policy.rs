@@ -8,7 +8,6 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     credential::jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
-    identity::UsedParts,
     limit::rate::{self, LimitConfig, RateLimit},
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
@@ -128,16 +127,10 @@ impl Policy {
             limits: &limits,
             upstream_keys: Vec::new(),
             claims: BTreeSet::new(),
-            has_conditions: false,
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
-        let mut used = rate::used_parts(&config.limits);
         parts.claims.extend(rate::claims(&config.limits));
-        if parts.has_conditions {
-            used = UsedParts { tenant: true, client: true, roles: true };
-        }
-        issuers.use_parts(used);
         issuers.retain_claims(parts.claims);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);

@@ -20,6 +20,7 @@ use serde::Deserialize;
 pub(crate) use self::compile::compile;
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
+    identity::Part,
     limit::rate::RateLimit,
     rule::{
         category::{Categories, CategoryRuleConfig},
@@ -184,6 +185,17 @@ impl Route {
         self.content.reads_body()
     }
 
+    /// Whether the route uses a part of the identity.
+    pub(crate) fn uses(&self, part: Part) -> bool {
+        // A condition can read every other part.
+        let is_read = part != Part::Id && !self.conditions.is_empty();
+        is_read
+            || match part {
+                Part::Scopes => !self.scopes.is_empty() || self.model.is_some(),
+                _ => self.limits.iter().any(|limit| limit.uses(part)),
+            }
+    }
+
     /// Whether the store takes part in a decision on the route: it counts requests, or it may know
     /// that the credential is revoked.
     pub fn uses_store(&self) -> bool {
@@ -200,6 +212,4 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) categories: &'a Arc<Categories>,
     /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
-    /// Whether a route compiled so far has conditions.
-    pub(crate) has_conditions: bool,
 }

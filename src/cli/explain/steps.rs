@@ -8,7 +8,7 @@ use tollgate_core::{
     decision::{Decision, Evidence, Outcome},
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
-    identity::Principal,
+    identity::{Omitted, Principal},
     limit::{Charge, LimitStatus, refusal::Refusal},
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
@@ -349,7 +349,8 @@ impl Record<'_> {
             .principal
             .as_ref()
             .map(|principal| ("held", json!(principal.scopes().collect::<Vec<_>>())));
-        let omitted = self.evidence.principal.iter().flat_map(|held| held.omitted_scopes());
+        let omitted = self.evidence.principal.iter().filter_map(|held| held.omitted());
+        let omitted = omitted.flat_map(Omitted::reasons);
         let omitted = omitted.map(|why| ("left out", json!(why)));
         // A token with `a,b` holds one scope of that name (RFC 6749 section 3.3).
         let joined = self.evidence.principal.iter().flat_map(|held| held.scopes());

@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 56] = [
+const ROWS: [Row; 57] = [
     (
         "an empty file",
         "# nothing yet",
@@ -448,6 +448,26 @@ const ROWS: [Row; 56] = [
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
             "line 1: not valid YAML: unclosed quote at column 14",
+        ],
+    ),
+    (
+        "lists of claims that are read as paths",
+        "issuers:\n\
+         - issuer: https://a.example\n  \
+           audiences: any\n  \
+           algorithms: [ES256]\n  \
+           jwks: { url: \"https://a.example/jwks\" }\n  \
+           claims: { client: [azp, client_id], tenant: [tid], roles: [roles, groups] }\n\
+         limits:\n\
+         - name: each\n  \
+           by: [subject]\n  \
+           rate: 1/1m\n  \
+           overrides: [{ claim: [tid, tenant_id], value: acme, rate: 2/1m }]\n\
+         routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [] }]\n",
+        &[
+            "line 6: issuers[0].claims.client: a list of names is a path here: `azp.client_id`, a member of `azp`, which is no object; for the first of several claims, as in `claims.subject`, write `[[azp], [client_id]]`",
+            "line 6: issuers[0].claims.roles: a list of names is a path here: `roles.groups`, a member of `roles`, which is no object; the roles are read from one claim",
+            "line 11: limits[0].overrides[0].claim: a list of names is a path: `tid.tenant_id`, a member of `tid`, which is no object; write one entry for each claim",
         ],
     ),
 ];

@@ -63,8 +63,7 @@ pub fn verify<'k>(
     denylists: &[ExternalDenylist],
     now: Timestamp,
 ) -> Result<Arc<Principal>, Rejection> {
-    let wanted =
-        Wanted { claims: issuers.retained_claims(), used: issuers.used_parts(), denylists };
+    let wanted = Wanted { claims: issuers.retained_claims(), denylists };
     let mut progress = Progress { check: Check::Shape, issuer: None, keys: None, refresh: None };
     checks(token, issuers, keys, wanted, now, &mut progress).map_err(|denial| {
         let Progress { check, issuer, keys, refresh } = progress;

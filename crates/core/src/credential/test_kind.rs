@@ -8,7 +8,8 @@ use super::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason},
     identity::{
-        Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Principal, Validity,
+        Claims, CredentialKind, Generation, Holder, Identity, KeyVersion, Omitted, Principal,
+        Validity,
     },
     request::Headers,
     revocation::{Keys, Names, issuer_digest, sha256},
@@ -53,7 +54,7 @@ impl<'a> Key<'a> {
             is_tenant_fixed: false,
             client: None,
             scopes: &["read".to_owned()],
-            omitted_scopes: Vec::new(),
+            omitted: Omitted::default(),
             roles: &[],
             claims: Claims::default(),
             issued_at: None,

@@ -36,6 +36,11 @@ impl ClaimPath {
         matches!(self.0.as_slice(), [only] if only == name)
     }
 
+    /// Returns the names of the path.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Returns the name of the top-level claim.
     pub(crate) fn top(&self) -> &str {
         self.0.first().map_or("", String::as_str)
@@ -45,6 +50,54 @@ impl ClaimPath {
     pub(crate) fn find<'j>(&self, claims: &'j Json) -> Option<&'j Json> {
         let found = self.0.iter().try_fold(claims, |json, name| json.get(name));
         found.filter(|json| !matches!(json, Json::Null))
+    }
+
+    /// Returns the first claim on the path that is there and is no object, and so ends the path
+    /// before its end, with its own path.
+    pub(crate) fn blocked<'j>(&self, claims: &'j Json) -> Option<(Self, &'j Json)> {
+        let mut json = claims;
+        for (at, name) in self.0.iter().enumerate().take(self.0.len().saturating_sub(1)) {
+            json = json.get(name)?;
+            match json {
+                Json::Map(_) => {}
+                Json::Null => return None,
+                _ => return Some((Self(self.0.iter().take(at + 1).cloned().collect()), json)),
+            }
+        }
+        None
+    }
+
+    /// Whether the path is misread: a list of claims that issuers write at the top level is meant as
+    /// alternatives, and is a path here.
+    pub(crate) fn looks_like_alternatives(&self) -> bool {
+        /// Claims whose values are text or numbers: no path goes through them.
+        const PLAIN: [&str; 20] = [
+            "sub",
+            "iss",
+            "jti",
+            "azp",
+            "client_id",
+            "cid",
+            "appid",
+            "oid",
+            "uid",
+            "tid",
+            "tenant_id",
+            "tenant",
+            "org_id",
+            "email",
+            "upn",
+            "name",
+            "username",
+            "preferred_username",
+            "scope",
+            "scp",
+        ];
+        /// Claims that are lists, or objects whose names are the roles.
+        const WORDS: [&str; 5] = ["roles", "groups", "permissions", "scopes", "cognito:groups"];
+        let is_plain = |name: &String| PLAIN.contains(&name.as_str());
+        let is_known = |name: &String| is_plain(name) || WORDS.contains(&name.as_str());
+        self.0.len() > 1 && (self.0.first().is_some_and(is_plain) || self.0.iter().all(is_known))
     }
 
     /// Returns the claim within its top-level claim; a null is an absent one.

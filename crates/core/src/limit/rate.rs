@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{Errors, Path, from_text},
     denial::{Denial, Reason},
-    identity::{ClaimPath, Principal, UsedParts},
+    identity::{ClaimPath, Part, Principal},
     revocation::EntryKey,
     time::{Span, SpanError},
 };
@@ -322,6 +322,16 @@ impl RateLimit {
         self.by.iter().any(|by| matches!(by, By::Subject | By::Tenant | By::Client))
     }
 
+    /// Whether the limit counts or selects by a part of the identity.
+    pub(crate) fn uses(&self, part: Part) -> bool {
+        let counts = match part {
+            Part::Tenant => self.by.contains(&By::Tenant),
+            Part::Client => self.by.contains(&By::Client),
+            Part::Roles | Part::Scopes | Part::Id => false,
+        };
+        counts || self.overrides.iter().any(|(selector, _)| selector.uses(part))
+    }
+
     /// Whether the limit counts by the model.
     pub fn needs_model(&self) -> bool {
         self.by.contains(&By::Model)
@@ -419,19 +429,6 @@ fn network(address: IpAddr) -> String {
             let [a, b, c, d, ..] = v6.segments();
             format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
-    }
-}
-
-/// Returns the parts of an identity that limits count by or select by.
-pub(crate) fn used_parts(configs: &[LimitConfig]) -> UsedParts {
-    let counts_by = |by: By| configs.iter().any(|limit| limit.by.contains(&by));
-    let selects = |key: fn(&OverrideConfig) -> bool| {
-        configs.iter().flat_map(|limit| &limit.overrides).any(key)
-    };
-    UsedParts {
-        tenant: counts_by(By::Tenant) || selects(|entry| entry.tenant.is_some()),
-        client: counts_by(By::Client) || selects(|entry| entry.client.is_some()),
-        roles: selects(|entry| entry.role.is_some()),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Visitor};
 
 use crate::{
     config::{Errors, Path},
-    identity::{ClaimPath, Principal},
+    identity::{ClaimPath, Part, Principal},
     json::Json,
 };
 
@@ -31,10 +31,19 @@ impl ClaimValue {
         }
     }
 
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::float_cmp,
+        reason = "both are whole numbers of at most 2^53, or unequal"
+    )]
     fn is(&self, json: &Json) -> bool {
         match (self, json) {
             (Self::Text(value), Json::Text(text)) => value == text,
             (Self::Integer(value), Json::Integer(number)) => value == number,
+            // `5.0` is 5. Numbers beyond 2^53 with a fraction or an exponent are not exact.
+            (Self::Integer(value), Json::Number(number)) => {
+                number.abs() <= 9_007_199_254_740_992.0 && *number == *value as f64
+            }
             (Self::Bool(value), Json::Bool(found)) => value == found,
             _ => false,
         }
@@ -105,7 +114,17 @@ impl Selector {
     /// Compiles the keys of an override and records every error.
     pub(super) fn compile(config: SelectorKeys<'_>, path: &Path, errors: &mut Errors) -> Self {
         let claim = match (config.claim, config.value) {
-            (Some(claim), Some(value)) => Some((claim.clone(), value.clone())),
+            (Some(claim), Some(value)) => {
+                if claim.looks_like_alternatives() {
+                    let message = format!(
+                        "a list of names is a path: `{claim}`, a member of `{}`, which is no object; \
+                         write one entry for each claim",
+                        claim.top()
+                    );
+                    errors.push(&path.key("claim"), message);
+                }
+                Some((claim.clone(), value.clone()))
+            }
             (None, None) => None,
             (Some(_), None) => {
                 errors.push(&path.key("claim"), "write the claim's `value` beside it");
@@ -134,6 +153,16 @@ impl Selector {
             client: client.clone(),
             tenant: tenant.clone(),
             claim,
+        }
+    }
+
+    /// Whether the selector reads a part of the identity.
+    pub(super) fn uses(&self, part: Part) -> bool {
+        match part {
+            Part::Tenant => self.tenant.is_some(),
+            Part::Client => self.client.is_some(),
+            Part::Roles => self.role.is_some(),
+            Part::Scopes | Part::Id => false,
         }
     }
 

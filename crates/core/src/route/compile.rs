@@ -275,7 +275,6 @@ fn route(
         .as_ref()
         .map(|rule| WebSocketRule::compile(rule, &path.key("websocket"), errors));
     let has = condition::Route { public: config.public, model: model.is_some(), captures };
-    context.has_conditions |= !config.conditions.is_empty();
     let conditions = Condition::compile(
         &config.conditions,
         has,

@@ -51,6 +51,11 @@ impl ScopeRule {
         self.clone()
     }
 
+    /// Whether no scope is required.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::All(scopes) if scopes.is_empty())
+    }
+
     /// Checks that a principal has the required scopes.
     ///
     /// # Errors
@@ -100,11 +105,13 @@ pub(super) fn missing_scopes(
         _ => format!("the scopes {list} {purpose} are missing"),
     };
     let held = listed(principal.scopes());
-    if held.is_empty() {
-        format!("{missing}; the credential has no scopes")
-    } else {
-        format!("{missing}; the credential has {held}")
+    let held = if held.is_empty() { "no scopes".to_owned() } else { held };
+    let omitted = principal.omitted().map(|omitted| omitted.scopes.as_slice()).unwrap_or_default();
+    let mut cause = format!("{missing}; the credential has {held}");
+    if !omitted.is_empty() {
+        cause = format!("{cause}; left out: {}", omitted.join("; "));
     }
+    cause
 }
 
 /// Whether a text is a `scope-token` of RFC 6749 section 3.3, or one beyond ASCII: names of models

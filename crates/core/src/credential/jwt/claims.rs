@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     denial::{Denial, Reason, listed},
-    identity::{ClaimPath, Claims, CredentialKind, Identity, Principal, UsedParts, Validity},
+    identity::{ClaimPath, Claims, CredentialKind, Identity, Omitted, Part, Principal, Validity},
     json::Json,
     revocation::{self, ExternalDenylist, Names},
     text::is_identifier,
@@ -125,8 +125,6 @@ fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
 pub(super) struct Wanted<'a> {
     /// The claims that are kept for conditions.
     pub(super) claims: &'a [Arc<str>],
-    /// The optional parts that the policy uses.
-    pub(super) used: UsedParts,
     /// The denylists of other services.
     pub(super) denylists: &'a [ExternalDenylist],
 }
@@ -154,29 +152,36 @@ pub(super) fn principal(
     }
     let sources = &issuer.claims;
     let (subject, source) = subject(claims, sources)?;
+    let mut omitted = Omitted::default();
     let tenant = match &issuer.tenant {
         Some(fixed) => Some(fixed.clone()),
-        None => optional(claims, &sources.tenant, wanted.used.tenant, "tenant")?,
+        None => optional(claims, &sources.tenant, (Part::Tenant, "tenant"), &mut omitted)?,
     };
-    let client = optional(claims, &sources.client, wanted.used.client, "client")?;
-    let jti = match claims.get("jti") {
-        None | Some(Json::Null) => None,
-        Some(json) => Some(identifier(json, false).ok_or_else(|| {
-            Denial::new(Reason::InvalidClaim, "jti is not 1 to 256 printable characters")
-        })?),
-    };
-    let ClaimSource { path, is_named } = &sources.roles;
-    let claim = path.find(claims);
-    let roles = if *is_named || wanted.used.roles || words::is_textual(claim) {
-        words::roles(claim, path)?
-    } else {
-        Vec::new()
+    let client = optional(claims, &sources.client, (Part::Client, "client"), &mut omitted)?;
+    let jti = token_id(claims, issuer, &mut omitted)?;
+    let ClaimSource { paths, is_named } = &sources.roles;
+    let roles = match found(claims, paths, "roles", *is_named)? {
+        None => Vec::new(),
+        Some((claim, path)) => match words::roles(claim, path) {
+            Ok(roles) => roles,
+            Err(words::Unusable::Type(why)) if !is_named => {
+                omitted.parts.push((Part::Roles, why));
+                Vec::new()
+            }
+            Err(unusable) => return Err(unusable.into()),
+        },
     };
     let mut scopes = words::Scopes::default();
     for path in &sources.scopes {
-        scopes.add(path.find(claims), path)?;
+        match scopes.add(path.find(claims), path) {
+            Err(words::Unusable::Type(why)) if !sources.are_scopes_named => {
+                omitted.parts.push((Part::Scopes, why));
+            }
+            result => result?,
+        }
     }
-    let words::Scopes { scopes, omitted } = scopes;
+    let words::Scopes { scopes, omitted: omitted_scopes } = scopes;
+    omitted.scopes = omitted_scopes;
     let names = Names {
         issuer: &issuer.digest,
         // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
@@ -198,7 +203,7 @@ pub(super) fn principal(
         is_tenant_fixed: issuer.tenant.is_some(),
         client: client.as_deref(),
         scopes: &scopes,
-        omitted_scopes: omitted,
+        omitted,
         roles: &roles,
         claims: Claims::select(wanted.claims, claims),
         issued_at: times.issued_at,
@@ -214,44 +219,125 @@ fn subject<'p>(
     claims: &Json,
     sources: &'p ClaimSources,
 ) -> Result<(String, &'p SubjectSource), Denial> {
-    let found = sources.subject.iter().find_map(|source| Some((source.path.find(claims)?, source)));
-    let Some((json, source)) = found else {
+    let mut named = None;
+    for source in &sources.subject {
+        if sources.is_subject_named {
+            check_path(claims, &source.path, "subject")?;
+        }
+        if let Some(json) = source.path.find(claims) {
+            named = Some((json, source));
+            break;
+        }
+    }
+    let Some((json, source)) = named else {
         let names = sources.subject.iter().map(|source| format!("`{}`", source.path));
         let names: Vec<String> = names.collect();
         let cause = format!("the token has no subject: no claim {}", names.join(", "));
         return Err(Denial::new(Reason::InvalidClaim, cause));
     };
-    match identifier(json, false) {
+    match identifier(json, sources.is_subject_named) {
         Some(subject) => Ok((subject, source)),
-        None => Err(unfit("subject", json, &source.path, true)),
+        None => Err(unfit("subject", json, &source.path, sources.is_subject_named)),
     }
 }
 
-/// An optional part of the identity. A claim with a default name and another type is ignored where
-/// the policy does not use the part; text that cannot be a name is refused everywhere.
+/// An optional part of the identity. A claim with a default name and another type is omitted, and
+/// refused on the routes that use the part; text that cannot be a name is refused everywhere.
 fn optional(
     claims: &Json,
-    ClaimSource { path, is_named }: &ClaimSource,
-    is_used: bool,
-    part: &str,
+    ClaimSource { paths, is_named }: &ClaimSource,
+    (part, name): (Part, &str),
+    omitted: &mut Omitted,
 ) -> Result<Option<String>, Denial> {
-    let Some(json) = path.find(claims) else { return Ok(None) };
+    let Some((json, path)) = found(claims, paths, name, *is_named)? else { return Ok(None) };
     match identifier(json, *is_named) {
         Some(text) => Ok(Some(text)),
-        None if !is_named && !is_used && json.text().is_none() => Ok(None),
-        None => Err(unfit(part, json, path, *is_named)),
+        None if !is_named && json.text().is_none() => {
+            omitted.parts.push((part, unfit(name, json, path, false).cause.into_owned()));
+            Ok(None)
+        }
+        None => Err(unfit(name, json, path, *is_named)),
+    }
+}
+
+/// Returns the first claim of a list that the token has.
+fn found<'j, 'p>(
+    claims: &'j Json,
+    paths: &'p [ClaimPath],
+    part: &str,
+    is_named: bool,
+) -> Result<Option<(&'j Json, &'p ClaimPath)>, Denial> {
+    for path in paths {
+        if is_named {
+            check_path(claims, path, part)?;
+        }
+        if let Some(json) = path.find(claims) {
+            return Ok(Some((json, path)));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks that a path that the policy names does not end at a claim of another type: the claim is
+/// there, and what the policy looks for is not in it.
+fn check_path(claims: &Json, path: &ClaimPath, part: &str) -> Result<(), Denial> {
+    match path.blocked(claims) {
+        None => Ok(()),
+        Some((at, json)) => {
+            let cause = format!(
+                "the {part} is at the path `{path}`, and `{at}` is {}, not an object",
+                json.type_name()
+            );
+            Err(Denial::new(Reason::InvalidClaim, cause))
+        }
+    }
+}
+
+/// The token's id, under which it can be revoked. It is optional unless the policy requires it: a
+/// token without it is revoked by its digest, its subject or its client.
+fn token_id(
+    claims: &Json,
+    issuer: &Issuer,
+    omitted: &mut Omitted,
+) -> Result<Option<String>, Denial> {
+    let is_required = issuer.required_claims.iter().any(|claim| claim == "jti");
+    let Some(json) = claims.get("jti").filter(|json| !matches!(json, Json::Null)) else {
+        return Ok(None);
+    };
+    match (identifier(json, !is_required), json) {
+        (Some(jti), _) => Ok(Some(jti)),
+        (None, Json::Text(_)) => {
+            Err(Denial::new(Reason::InvalidClaim, "jti is not 1 to 256 printable characters"))
+        }
+        (None, other) => {
+            let why = format!("jti is {}, not text", other.type_name());
+            if is_required {
+                return Err(Denial::new(Reason::InvalidClaim, why));
+            }
+            omitted.parts.push((Part::Id, format!("{why}, so that no revocation by jti finds it")));
+            Ok(None)
+        }
     }
 }
 
 fn unfit(part: &str, json: &Json, path: &ClaimPath, is_named: bool) -> Denial {
     let cause = match json {
+        Json::Text(text) if !text.is_empty() && text.trim().is_empty() => {
+            format!("the {part} (`{path}`) has white space only")
+        }
         Json::Text(_) => format!("the {part} (`{path}`) is not 1 to 256 printable characters"),
         Json::Integer(_) if !is_named => format!(
-            "the {part} (`{path}`) is a number; name the claim in `claims.{part}` to take it as text"
+            "the {part} (`{path}`) is a number, not text; name the claim in `claims.{part}` to take \
+             it as text"
         ),
-        Json::Number(_) if part != "subject" => {
-            format!("the {part} (`{path}`) is not a whole number below 2^63")
-        }
+        // `1.0` and `1e3` are numbers with more than one text, and large ones lose digits.
+        Json::Number(_) => format!(
+            "the {part} (`{path}`) is not a whole number below 2^63 without fraction and exponent"
+        ),
+        Json::List(_) | Json::Map(_) if part == "subject" => format!(
+            "the {part} (`{path}`) is {}, not text; a path is a list in the list, `[[a, b]]`",
+            json.type_name()
+        ),
         other => format!("the {part} (`{path}`) is {}, not text", other.type_name()),
     };
     Denial::new(Reason::InvalidClaim, cause)
@@ -261,7 +347,7 @@ fn unfit(part: &str, json: &Json, path: &ClaimPath, is_named: bool) -> Denial {
 /// whole number where the policy names the claim.
 fn identifier(json: &Json, takes_numbers: bool) -> Option<String> {
     match json {
-        Json::Text(text) if is_identifier(text) => Some(text.clone()),
+        Json::Text(text) if is_identifier(text) && !text.trim().is_empty() => Some(text.clone()),
         Json::Integer(number) if takes_numbers => Some(number.to_string()),
         _ => None,
     }

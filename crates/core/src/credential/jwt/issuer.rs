@@ -5,13 +5,14 @@ mod config;
 use std::{collections::HashMap, sync::Arc};
 
 pub use self::config::{
-    AlgorithmName, Audiences, ClaimList, ClaimsConfig, IssuerConfig, JwksConfig, KidRule,
+    AlgorithmName, Audiences, ClaimChoice, ClaimList, ClaimsConfig, IssuerConfig, JwksConfig,
+    KidRule,
 };
 pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource};
 use super::algorithm::Algorithm;
 use crate::{
     config::{Errors, Path},
-    identity::UsedParts,
+    identity::ClaimPath,
     revocation,
     secret::SecretSource,
     text::is_identifier,
@@ -72,7 +73,6 @@ pub struct Issuers {
     list: Vec<Arc<Issuer>>,
     by_name: HashMap<Arc<str>, usize>,
     retained_claims: Vec<Arc<str>>,
-    used: UsedParts,
 }
 
 impl Issuers {
@@ -105,16 +105,6 @@ impl Issuers {
     /// Sets the claims that are retained of every token, besides those with a meaning of their own.
     pub(crate) fn retain_claims(&mut self, claims: impl IntoIterator<Item = String>) {
         self.retained_claims = claims.into_iter().map(Arc::from).collect();
-    }
-
-    /// Sets the optional parts of an identity that the policy uses.
-    pub(crate) fn use_parts(&mut self, used: UsedParts) {
-        self.used = used;
-    }
-
-    /// Returns the optional parts of an identity that the policy uses.
-    pub(super) fn used_parts(&self) -> UsedParts {
-        self.used
     }
 
     /// Returns the claims that are retained of every token.
@@ -174,6 +164,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
     if config.claims.scopes.as_ref().is_some_and(Vec::is_empty) {
         errors.push(&path.key("claims").key("scopes"), "list at least one claim that holds scopes");
     }
+    check_claims(&config.claims, &path.key("claims"), errors);
     if let Some(tenant) = &config.tenant
         && !is_identifier(tenant)
     {
@@ -193,6 +184,32 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         max_lifetime: config.max_lifetime,
         claims: ClaimSources::of(&config.claims),
         tenant: config.tenant.clone(),
+    }
+}
+
+/// Checks that no list is read as a path where a list of claims is meant.
+fn check_claims(claims: &ClaimsConfig, path: &Path, errors: &mut Errors) {
+    let path_of = |misread: &ClaimPath| {
+        format!(
+            "a list of names is a path here: `{misread}`, a member of `{}`, which is no object",
+            misread.top()
+        )
+    };
+    let choices = [("tenant", &claims.tenant), ("client", &claims.client)];
+    for (key, choice) in choices {
+        if let Some(misread) = choice.as_ref().and_then(ClaimChoice::misread) {
+            let names: Vec<String> = misread.names().map(|name| format!("[{name}]")).collect();
+            let message = format!(
+                "{}; for the first of several claims, as in `claims.subject`, write `[{}]`",
+                path_of(misread),
+                names.join(", ")
+            );
+            errors.push(&path.key(key), message);
+        }
+    }
+    if let Some(misread) = claims.roles.as_ref().filter(|roles| roles.looks_like_alternatives()) {
+        let message = format!("{}; the roles are read from one claim", path_of(misread));
+        errors.push(&path.key("roles"), message);
     }
 }
 

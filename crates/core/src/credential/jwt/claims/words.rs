@@ -1,8 +1,9 @@
 //! Claims with several words: roles and scopes.
 //!
-//! Scopes only give rights, so that a list loses an element with a space, which cannot be a scope.
-//! Every other element that is unusable refuses the token: a control character is an attack, another
-//! type a mistake, and roles can restrict.
+//! Scopes only give rights, so that a list loses an element that cannot be a scope. An element that
+//! cannot be a role refuses the token, because roles can restrict.
+
+use thiserror::Error;
 
 use crate::{
     denial::{Denial, Reason},
@@ -15,18 +16,36 @@ const MAX_SHOWN: usize = 60;
 /// The most omitted elements that are remembered.
 const MAX_OMITTED: usize = 8;
 
-/// Whether a claim has a type that words are read from, acceptable or not.
-pub(super) fn is_textual(claim: Option<&Json>) -> bool {
-    matches!(claim, Some(Json::Text(_) | Json::List(_)))
+/// The reason why words cannot be read from a claim: the claim, and the element.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum Unusable {
+    /// The claim or an element has another type, a mistake of the issuer.
+    #[error("{0}")]
+    Type(String),
+    /// A text has a control character, which may be an attack.
+    #[error("{0}")]
+    Control(String),
+}
+
+impl From<Unusable> for Denial {
+    fn from(unusable: Unusable) -> Self {
+        Self::new(Reason::InvalidClaim, unusable.to_string())
+    }
 }
 
 /// Reads the roles: a list of strings, one string, or the names of an object's members.
 ///
 /// # Errors
-/// `invalid_claim`, which names the claim and the element.
-pub(super) fn roles(claim: Option<&Json>, path: &ClaimPath) -> Result<Vec<String>, Denial> {
+/// The claim, or the first element that cannot be a role.
+pub(super) fn roles(claim: &Json, path: &ClaimPath) -> Result<Vec<String>, Unusable> {
     let words = elements(claim, path, "roles")?;
-    words.into_iter().map(|element| element.word(path, "role").map(str::to_owned)).collect()
+    let word = |element: &Element<'_>| element.word(path, "role").map(str::to_owned);
+    // A control character anywhere is the reason, so that no other type hides it.
+    let control = words.iter().find_map(|element| match word(element) {
+        Err(error @ Unusable::Control(_)) => Some(error),
+        _ => None,
+    });
+    control.map_or_else(|| words.iter().map(word).collect(), Err)
 }
 
 /// The scopes of all claims.
@@ -42,24 +61,28 @@ impl Scopes {
     /// names of an object's members.
     ///
     /// # Errors
-    /// `invalid_claim` for another type, or for a control character in a string.
-    pub(super) fn add(&mut self, claim: Option<&Json>, path: &ClaimPath) -> Result<(), Denial> {
-        if let Some(Json::Text(text)) = claim {
+    /// The claim has another type, or a string a control character.
+    pub(super) fn add(&mut self, claim: Option<&Json>, path: &ClaimPath) -> Result<(), Unusable> {
+        let Some(claim) = claim else { return Ok(()) };
+        if let Json::Text(text) = claim {
             // Only a space separates (RFC 6749 section 3.3), so that a tab would be a part of a scope.
             if text.chars().any(char::is_control) {
-                return Err(unusable(path, "a scope has a control character"));
+                let why = "a scope has a control character, and only a space separates scopes";
+                return Err(Unusable::Control(named(path, why)));
             }
             self.scopes.extend(text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned));
             return Ok(());
         }
         for element in elements(claim, path, "scopes")? {
-            let word = element.word(path, "scope")?;
-            // The upstream gets scopes as one string, where a space separates them: one element must
-            // not become two there.
-            if word.contains(char::is_whitespace) {
-                self.omit(format!("the scope {} of `{path}` has a space", quoted(word)));
-            } else if !word.is_empty() {
-                self.scopes.push(word.to_owned());
+            match element.word(path, "scope") {
+                Err(unusable) => self.omit(unusable.to_string()),
+                // The upstream gets scopes as one string, where a space separates them: one element
+                // must not become two there.
+                Ok(word) if word.contains(char::is_whitespace) => {
+                    self.omit(format!("the scope {} of `{path}` has a space", quoted(word)));
+                }
+                Ok("") => {}
+                Ok(word) => self.scopes.push(word.to_owned()),
             }
         }
         Ok(())
@@ -79,15 +102,16 @@ enum Element<'j> {
 
 impl<'j> Element<'j> {
     /// Returns the text of an element without control characters.
-    fn word(self, path: &ClaimPath, part: &str) -> Result<&'j str, Denial> {
+    fn word(&self, path: &ClaimPath, part: &str) -> Result<&'j str, Unusable> {
         match self {
             Self::Word(word) if !word.chars().any(char::is_control) => Ok(word),
             Self::Word(word) => {
-                let word = quoted(word);
-                Err(unusable(path, &format!("the {part} {word} has a control character")))
+                let why = format!("the {part} {} has a control character", quoted(word));
+                Err(Unusable::Control(named(path, &why)))
             }
             Self::Other(json) => {
-                Err(unusable(path, &format!("an element is {}, not text", json.type_name())))
+                let why = format!("an element is {}, not text", json.type_name());
+                Err(Unusable::Type(named(path, &why)))
             }
         }
     }
@@ -96,35 +120,32 @@ impl<'j> Element<'j> {
 /// The elements of a claim. An object has the names of its members, where each of them is an object:
 /// a member such as `admin: false` may mean that the name is not held.
 fn elements<'j>(
-    claim: Option<&'j Json>,
+    claim: &'j Json,
     path: &ClaimPath,
     part: &str,
-) -> Result<Vec<Element<'j>>, Denial> {
-    match claim {
-        None => Ok(Vec::new()),
-        Some(Json::Text(text)) => Ok(vec![Element::Word(text)]),
-        Some(Json::List(items)) => Ok(items
-            .iter()
-            .map(|item| item.text().map_or(Element::Other(item), Element::Word))
-            .collect()),
-        Some(Json::Map(members))
+) -> Result<Vec<Element<'j>>, Unusable> {
+    let why = match claim {
+        Json::Text(text) => return Ok(vec![Element::Word(text)]),
+        Json::List(items) => {
+            return Ok(items
+                .iter()
+                .map(|item| item.text().map_or(Element::Other(item), Element::Word))
+                .collect());
+        }
+        Json::Map(members)
             if !members.is_empty()
                 && members.iter().all(|(_, value)| matches!(value, Json::Map(_))) =>
         {
-            Ok(members.iter().map(|(name, _)| Element::Word(name)).collect())
+            return Ok(members.iter().map(|(name, _)| Element::Word(name)).collect());
         }
-        Some(Json::Map(_)) => {
-            Err(unusable(path, &format!("the {part} are an object with members that are none")))
-        }
-        Some(other) => {
-            let found = other.type_name();
-            Err(unusable(path, &format!("the {part} are {found}, not text or a list of texts")))
-        }
-    }
+        Json::Map(_) => format!("the {part} are an object with members that are none"),
+        other => format!("the {part} are {}, not text or a list of texts", other.type_name()),
+    };
+    Err(Unusable::Type(named(path, &why)))
 }
 
-fn unusable(path: &ClaimPath, why: &str) -> Denial {
-    Denial::new(Reason::InvalidClaim, format!("the claim `{path}`: {why}"))
+fn named(path: &ClaimPath, why: &str) -> String {
+    format!("the claim `{path}`: {why}")
 }
 
 /// An element for a cause: bounded, without control characters.
@@ -161,9 +182,26 @@ mod tests {
                 "the scope `a\\u{3000}b` of `realm_access.roles` has a space",
             ]
         );
-        for claim in ["[\"a\", 7]", "[\"a\", \"b\\n\"]", "[null]", "{}"] {
-            assert!(Scopes::default().add(Some(&json(claim)), &path()).is_err(), "{claim}");
-        }
+        assert!(Scopes::default().add(Some(&json("{}")), &path()).is_err());
+    }
+
+    #[test]
+    fn a_list_of_scopes_loses_every_element_that_cannot_be_one() {
+        let claim = json("[\"a\", \"b\\tc\", null, 7, [\"d\"], {\"e\": true}, \"\", \"f\"]");
+        let mut scopes = Scopes::default();
+        scopes.add(Some(&claim), &path()).unwrap();
+        assert_eq!(scopes.scopes, ["a", "f"]);
+        let expected = [
+            "the scope `b\\tc` has a control character",
+            "an element is null, not text",
+            "an element is a number, not text",
+            "an element is a list, not text",
+            "an element is an object, not text",
+        ];
+        assert_eq!(
+            scopes.omitted,
+            expected.map(|why| format!("the claim `realm_access.roles`: {why}"))
+        );
     }
 
     #[test]
@@ -179,27 +217,28 @@ mod tests {
                 "the claim `realm_access.roles`: the roles are a number, not text or a list of texts",
             ),
         ] {
-            let denial = roles(Some(&json(claim)), &path()).unwrap_err();
-            assert_eq!(denial.cause, expected);
+            assert_eq!(roles(&json(claim), &path()).unwrap_err().to_string(), expected);
         }
-        let good = roles(Some(&json("[\"GPU Team Leads\", \"\"]")), &path()).unwrap();
+        let both = roles(&json("[7, \"b\\n\"]"), &path()).unwrap_err();
+        assert!(matches!(both, Unusable::Control(_)), "{both}");
+        let good = roles(&json("[\"GPU Team Leads\", \"\"]"), &path()).unwrap();
         assert_eq!(good, ["GPU Team Leads", ""]);
     }
 
     #[test]
     fn names_of_members_are_words_only_where_each_member_is_an_object() {
         let zitadel = json("{\"models:read\": {\"123\": \"acme.example.com\"}, \"b\": {}}");
-        assert_eq!(roles(Some(&zitadel), &path()).unwrap(), ["models:read", "b"]);
+        assert_eq!(roles(&zitadel, &path()).unwrap(), ["models:read", "b"]);
         for claim in ["{\"admin\": false}", "{\"a\": {}, \"admin\": null}", "{\"admin\": true}"] {
-            assert!(roles(Some(&json(claim)), &path()).is_err(), "{claim}");
+            assert!(roles(&json(claim), &path()).is_err(), "{claim}");
             assert!(Scopes::default().add(Some(&json(claim)), &path()).is_err(), "{claim}");
         }
     }
 
     #[test]
     fn a_long_element_is_cut_in_the_cause() {
-        let denial =
-            roles(Some(&json(&format!("[\"{}\\n\"]", "é".repeat(500)))), &path()).unwrap_err();
-        assert!(denial.cause.len() < 250 && denial.cause.contains("..."), "{}", denial.cause);
+        let long = json(&format!("[\"{}\\n\"]", "é".repeat(500)));
+        let error = roles(&long, &path()).unwrap_err().to_string();
+        assert!(error.len() < 250 && error.contains("..."), "{error}");
     }
 }

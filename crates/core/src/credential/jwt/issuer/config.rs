@@ -206,21 +206,24 @@ pub enum KidRule {
 pub struct ClaimsConfig {
     /// The claim with the subject, or a list of claims, of which the first that the token has is
     /// used: `[sub, client_id]`. A path is a list within the list: `[[user, id]]`. The subject is
-    /// text. Default `[sub, client_id]`: a person has `sub`, and a machine without `sub` has
+    /// text, or a whole number of a claim that is named here. Default `[sub, client_id]`: a person has `sub`, and a machine without `sub` has
     /// `client_id`, and counts as that client.
     pub subject: Option<ClaimList>,
-    /// The claim with the tenant: text, or a whole number, which is taken as its decimal text.
-    /// Default `tenant_id`, where the tenant is text; a token without it has no tenant.
-    pub tenant: Option<ClaimPath>,
-    /// The claim with the client id: text, or a whole number, which is taken as its decimal text.
-    /// Default `client_id`, where the id is text; Keycloak and Auth0 use `azp`, Okta `cid`, Entra
+    /// The claim with the tenant: text, or a whole number, which is taken as its decimal text. A list
+    /// of names is a path; `[[tid], [org, id]]` is a list of claims, of which the first that the
+    /// token has is used. Default `tenant_id`, where the tenant is text; a token without it has no
+    /// tenant.
+    pub tenant: Option<ClaimChoice>,
+    /// The claim with the client id: text, or a whole number, which is taken as its decimal text. A
+    /// list of names is a path, and `[[azp], [client_id]]` a list of claims, as in `tenant`. Default
+    /// `client_id`, where the id is text; Keycloak and Auth0 use `azp`, Okta `cid`, Entra `azp` or
     /// `appid`.
-    pub client: Option<ClaimPath>,
+    pub client: Option<ClaimChoice>,
     /// The claim with the roles: a list of strings, one string, or an object whose members are
     /// objects and whose names are the roles. Default `roles`; Keycloak uses `[realm_access, roles]`.
     pub roles: Option<ClaimPath>,
     /// The claims with the scopes. All of them are read, strings are split at spaces, and an element
-    /// of a list that has a space is omitted. Default `[scope, scopes, scp]`.
+    /// of a list that cannot be a scope is omitted. Default `[scope, scopes, scp]`.
     pub scopes: Option<Vec<ClaimPath>>,
 }
 
@@ -229,10 +232,12 @@ pub struct ClaimsConfig {
 pub(in crate::credential::jwt) struct ClaimSources {
     /// In order of preference.
     pub(in crate::credential::jwt) subject: Vec<SubjectSource>,
+    pub(in crate::credential::jwt) is_subject_named: bool,
     pub(in crate::credential::jwt) tenant: ClaimSource,
     pub(in crate::credential::jwt) client: ClaimSource,
     pub(in crate::credential::jwt) roles: ClaimSource,
     pub(in crate::credential::jwt) scopes: Vec<ClaimPath>,
+    pub(in crate::credential::jwt) are_scopes_named: bool,
 }
 
 /// One of the claims that the subject may be taken from.
@@ -250,7 +255,8 @@ pub(in crate::credential::jwt) const CLIENT_CLAIMS: [&str; 4] =
 /// The claim of an optional part of an identity.
 #[derive(Clone, Debug)]
 pub(in crate::credential::jwt) struct ClaimSource {
-    pub(in crate::credential::jwt) path: ClaimPath,
+    /// In order of preference.
+    pub(in crate::credential::jwt) paths: Vec<ClaimPath>,
     /// Whether the policy names the claim. The type of a claim with a default name matters only
     /// where the policy uses the part.
     pub(in crate::credential::jwt) is_named: bool,
@@ -259,17 +265,18 @@ pub(in crate::credential::jwt) struct ClaimSource {
 impl ClaimSources {
     pub(super) fn of(config: &ClaimsConfig) -> Self {
         let top = |name: &str| ClaimPath::top_level(name);
-        let source = |path: &Option<ClaimPath>, default: &str| ClaimSource {
-            path: path.clone().unwrap_or_else(|| top(default)),
-            is_named: path.is_some(),
+        let source = |named: Option<Vec<ClaimPath>>, default: &str| ClaimSource {
+            is_named: named.is_some(),
+            paths: named.unwrap_or_else(|| vec![top(default)]),
         };
-        let client = source(&config.client, "client_id");
+        let choice = |named: &Option<ClaimChoice>| named.clone().map(|ClaimChoice(paths)| paths);
+        let client = source(choice(&config.client), "client_id");
         let subject = match &config.subject {
             Some(ClaimList(paths)) => paths.clone(),
             None => vec![top("sub"), top("client_id")],
         };
         let is_client = |path: &ClaimPath| {
-            *path == client.path || CLIENT_CLAIMS.iter().any(|name| *path == top(name))
+            client.paths.contains(path) || CLIENT_CLAIMS.iter().any(|name| *path == top(name))
         };
         let has_users = subject.iter().any(|path| !is_client(path));
         let subject = subject
@@ -278,11 +285,74 @@ impl ClaimSources {
         let default_scopes = || vec![top("scope"), top("scopes"), top("scp")];
         Self {
             subject: subject.collect(),
-            tenant: source(&config.tenant, "tenant_id"),
+            is_subject_named: config.subject.is_some(),
+            tenant: source(choice(&config.tenant), "tenant_id"),
             client,
-            roles: source(&config.roles, "roles"),
+            roles: source(config.roles.clone().map(|path| vec![path]), "roles"),
             scopes: config.scopes.clone().unwrap_or_else(default_scopes),
+            are_scopes_named: config.scopes.is_some(),
         }
+    }
+}
+
+/// One claim, as a name or a path, or a list of claims in order of preference, each of which is a
+/// list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimChoice(Vec<ClaimPath>);
+
+impl ClaimChoice {
+    /// Returns the path that is probably meant as a list of claims.
+    pub(super) fn misread(&self) -> Option<&ClaimPath> {
+        self.0.iter().find(|path| path.looks_like_alternatives())
+    }
+}
+
+impl<'de> Deserialize<'de> for ClaimChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Claims;
+        impl<'de> Visitor<'de> for Claims {
+            type Value = ClaimChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a claim's name, a list of names as a path, or a list of such lists")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ClaimChoice, E> {
+                ClaimPath::checked(vec![text.to_owned()])
+                    .map(|path| ClaimChoice(vec![path]))
+                    .map_err(E::custom)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<ClaimChoice, A::Error> {
+                let items: Vec<Names> = Vec::deserialize(SeqAccessDeserializer::new(items))?;
+                let is_path = items.iter().all(|item| matches!(item, Names::One(_)));
+                let names = items.into_iter().map(|item| match item {
+                    Names::One(name) => vec![name],
+                    Names::Path(names) => names,
+                });
+                let paths: Vec<Vec<String>> =
+                    if is_path { vec![names.flatten().collect()] } else { names.collect() };
+                let paths: Result<Vec<_>, _> = paths.into_iter().map(ClaimPath::checked).collect();
+                paths.map(ClaimChoice).map_err(serde::de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Claims)
+    }
+}
+
+/// An element of a [`ClaimChoice`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Path(Vec<String>),
+}
+
+impl JsonSchema for ClaimChoice {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ClaimChoice".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let claim = generator.subschema_for::<ClaimPath>();
+        json_schema!({ "anyOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": claim, "minItems": 1 }] })
     }
 }
 
