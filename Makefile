@@ -20,6 +20,11 @@ demo: ## Envoy, Tollgate and a real model server: a tour of allow and deny (DEMO
 	@tools/parts toolchain curl envoy python model >/dev/null
 	@PYTHONPATH=tools .parts/bin/python -B deploy/demo/demo.py
 
+.PHONY: model
+model: ## A small inference server on 127.0.0.1:8000, for the quick starts (MODEL_PORT=8000)
+	@tools/parts python model >/dev/null
+	@.parts/bin/python -B tools/llama_server.py --port $(or $(MODEL_PORT),8000)
+
 .PHONY: test
 test: ## The core, gRPC, and real Envoy, Redis, nginx, Prometheus, an OpenTelemetry collector and an MCP server
 	@tools/parts $(TEST_PARTS) >/dev/null

@@ -165,3 +165,52 @@ fn values_that_only_look_like_secrets_are_accepted() {
         super::succeeds(helm("helm-4", home.path()).args(arguments).args(["--set", value]));
     }
 }
+
+/// The values that docs/quickstart/kubernetes.md adds for Redis, with the example of that page.
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_values_of_the_quick_start_mount_the_secret_that_they_name() {
+    let page = super::read("docs/quickstart/kubernetes.md");
+    let values = page
+        .split_once("```yaml values redis-values.yaml\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .expect("the values of the page")
+        .0;
+    let (_file, path) = super::written(values);
+    let path = path.to_str().unwrap();
+    let rendered = super::template("helm-4", &["-f", &super::example("vllm.yaml"), "-f", path]);
+    let objects = super::documents(&rendered);
+    let pod = &super::only(&objects, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(super::only(&objects, "Deployment")["spec"]["replicas"], 2);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes
+        .iter()
+        .find(|volume| volume["secret"]["secretName"] == "tollgate-redis")
+        .expect("a volume of the secret");
+    let tollgate = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|kind| pod[kind].as_array().into_iter().flatten())
+        .find(|container| container["name"] == "tollgate")
+        .unwrap();
+    let mounts = tollgate["volumeMounts"].as_array().unwrap();
+    let mounted = mounts.iter().any(|mount| {
+        mount["name"] == volume["name"] && mount["mountPath"] == "/run/secrets/tollgate/redis"
+    });
+    assert!(mounted, "{mounts:?}");
+    // Without `secrets` the same configuration is refused.
+    let without: String = values
+        .lines()
+        .filter(|line| !line.contains("secretName") && *line != "secrets:")
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (_file, path) = super::written(&without);
+    let home = tempfile::tempdir().unwrap();
+    let output = helm("helm-4", home.path())
+        .args(["template", "gate", "tollgate", "-f", &super::example("vllm.yaml"), "-f"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("/run/secrets/tollgate/redis/password"), "{error}");
+}

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     /// `yaml envoy http`, `route`, `listener` or `cluster`: keys of the connection manager, routes, listeners, clusters, checked in
     /// the shipped configuration.
     EnvoyPart(EnvoyPlace),
+    /// `yaml values FILE`: values of the chart, which the commands on the page use; tests/deploy renders them.
+    Values,
     /// `yaml template`: lines of a Helm template in `deploy/`.
     Template,
     /// `yaml manifest`: Kubernetes objects.
@@ -111,6 +113,7 @@ impl Block {
             ["yaml", "envoy", "route"] => Kind::EnvoyPart(EnvoyPlace::Route),
             ["yaml", "envoy", "listener"] => Kind::EnvoyPart(EnvoyPlace::Listener),
             ["yaml", "envoy", "cluster"] => Kind::EnvoyPart(EnvoyPlace::Cluster),
+            ["yaml", "values", _file] => Kind::Values,
             ["yaml", "template"] => Kind::Template,
             ["yaml", "manifest"] => Kind::Manifest,
             ["sh"] => Kind::Commands,

@@ -8,7 +8,7 @@ use tollgate_core::config::Document;
 use super::{
     block::{Block, EnvoyPlace, Kind, blocks},
     none, pages, root,
-    session::Session,
+    session::{Reader, Session},
 };
 use crate::rig::{envoy::CURRENT, part};
 
@@ -32,7 +32,9 @@ fn refused(block: &Block, text: &str, arguments: &[&str]) -> Option<String> {
     tollgate.args(arguments).current_dir(dir.path());
     // Names from the environment stand for something on the reader's machine.
     for name in text.split("${").skip(1).filter_map(|rest| rest.split(['}', ':']).next()) {
-        tollgate.env(name, "something");
+        // `PWD` is a directory; everything else is the reader's own business.
+        let value = if name == "PWD" { dir.path().as_os_str() } else { "something".as_ref() };
+        tollgate.env(name, value);
     }
     let output = tollgate.output().unwrap();
     let printed = [output.stdout, output.stderr].concat();
@@ -306,24 +308,31 @@ fn targets_and_files_that_commands_name_exist() {
     none(wrong);
 }
 
-/// Every page with commands in a directory of its own, as a reader follows it: from the top.
+/// Pages that name their own directories: nothing but the ports is replaced in what they write and run.
+const LITERAL: [&str; 2] = ["docs/quickstart/envoy.md", "docs/quickstart/nginx.md"];
+
+/// Every page with commands in a directory of its own, as a reader follows it: from the top, as root and as another user.
 #[test]
 fn commands_do_what_the_pages_say() {
     let runs = |block: &Block| matches!(block.kind(), Some(Kind::Commands | Kind::Console));
     let pages: Vec<(String, Vec<Block>)> =
         all().into_iter().filter(|(_, blocks)| blocks.iter().any(runs)).collect();
     assert!(pages.len() >= 5, "{}", pages.len());
+    let readers = Reader::all();
     let wrong = std::thread::scope(|scope| {
-        let pages: Vec<_> = pages.iter().map(|(_, blocks)| scope.spawn(|| read(blocks))).collect();
+        let pages = pages.iter().flat_map(|page| readers.iter().map(move |reader| (page, *reader)));
+        let pages: Vec<_> = pages
+            .map(|((name, blocks), reader)| scope.spawn(move || read(name, blocks, reader)))
+            .collect();
         pages.into_iter().flat_map(|page| page.join().unwrap()).collect()
     });
     none(wrong);
 }
 
 /// Does what a page says; what went otherwise.
-fn read(blocks: &[Block]) -> Vec<String> {
+fn read(name: &str, blocks: &[Block], reader: Reader) -> Vec<String> {
     let uses = |word: &str| blocks.iter().any(|block| block.text.contains(word));
-    let mut session = Session::start(uses("redis://redis:6379"));
+    let mut session = Session::start(reader, uses("redis://redis:6379"), LITERAL.contains(&name));
     for block in blocks {
         match block.kind() {
             Some(Kind::Config(Some(file))) => session.write(Path::new(&file), &block.text),
@@ -332,7 +341,8 @@ fn read(blocks: &[Block]) -> Vec<String> {
                 for (command, printed) in block.commands() {
                     if let Err(difference) = session.run(&command, &printed) {
                         // What comes after would fail for this reason.
-                        return vec![format!("{}: $ {command}\n{difference}", block.place)];
+                        let who = reader.name();
+                        return vec![format!("{}, {who}: $ {command}\n{difference}", block.place)];
                     }
                 }
             }

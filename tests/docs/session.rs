@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -40,7 +40,71 @@ cases:
     expect: { decision: deny, reason: missing_credential }
 ";
 
+/// The user and the group of [`Reader::Other`].
+const OTHER: u32 = 65534;
+
+/// The user that follows a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The user of the tests: root in a container, an ordinary user elsewhere.
+    Own,
+    /// An ordinary user, where the tests run as root.
+    Other,
+}
+
+impl Reader {
+    /// Root and an ordinary user, as far as the user of the tests can be both.
+    pub(super) fn all() -> &'static [Self] {
+        let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        if root { &[Self::Own, Self::Other] } else { &[Self::Own] }
+    }
+
+    /// The reader in a message.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Own => "as the user of the tests",
+            Self::Other => "as another user than root",
+        }
+    }
+
+    /// A command that this reader runs.
+    fn command(self, program: &str) -> Command {
+        match self {
+            Self::Own => Command::new(program),
+            Self::Other => {
+                let mut command = Command::new("setpriv");
+                let (user, group) = (format!("--reuid={OTHER}"), format!("--regid={OTHER}"));
+                command.args([&user, &group, "--clear-groups", "--"]).arg(program);
+                command
+            }
+        }
+    }
+
+    /// Gives a file of the session to this reader.
+    fn own(self, path: &Path) {
+        if self == Self::Other {
+            chown(path, Some(OTHER), Some(OTHER)).unwrap();
+        }
+    }
+
+    /// Fails with the remedy where this reader cannot run a program.
+    fn requires(self, program: &Path) {
+        let output = self.command("test").arg("-x").arg(program).output();
+        let output = output.unwrap_or_else(|error| {
+            panic!("setpriv does not start: {error}; install it: apt-get install util-linux")
+        });
+        assert!(
+            output.status.success(),
+            "user {OTHER} cannot run `{}`: let all users enter the directories above it (chmod o+x)",
+            program.display()
+        );
+    }
+}
+
 pub(super) struct Session {
+    reader: Reader,
+    /// Whether only ports are replaced in what the page writes and runs.
+    literal: bool,
     /// Ended first, the last one first.
     services: Vec<Process>,
     ports: Vec<(&'static str, u16)>,
@@ -49,23 +113,31 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn start(redis: bool) -> Self {
+    pub(super) fn start(reader: Reader, redis: bool, literal: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // Workers of nginx are another user than root.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        reader.own(dir.path());
         // All at once, so that they differ.
         let listeners = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = PORTS
             .into_iter()
             .zip(listeners.iter().map(|listener| listener.local_addr().unwrap().port()))
             .collect();
-        let mut session = Self { services: Vec::new(), ports, upstream: Upstream::start(), dir };
+        let upstream = Upstream::start();
+        let mut session = Self { reader, literal, services: Vec::new(), ports, upstream, dir };
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(session.dir.path());
+        reader.own(&session.path("jwks.json"));
         let scopes = format!("{SCOPES} models:read infer:multimodal ocr_api_access");
         let claims = json!({ "scope": scopes, "jti": "7f3c9e", "tenant_id": "acme" });
         session.write(Path::new("token.txt"), &issuer.token(claims));
         session.write(Path::new("key.pem"), &Key::ec("mine").pem());
         session.write(Path::new("cases.yaml"), CASES);
-        fs::create_dir(session.path("run")).unwrap();
+        if !literal {
+            fs::create_dir(session.path("run")).unwrap();
+            reader.own(&session.path("run"));
+        }
         fs::create_dir(session.path("bin")).unwrap();
         for (name, program) in [
             ("tollgate", PathBuf::from(env!("CARGO_BIN_EXE_tollgate"))),
@@ -73,6 +145,7 @@ impl Session {
             ("nginx", part("nginx-njs", "nginx-njs")),
             ("curl", part("curl", "curl")),
         ] {
+            reader.requires(&program);
             symlink(program, session.path("bin").join(name)).unwrap();
         }
         session.copy(&root().join("deploy"), &PathBuf::from("deploy"));
@@ -88,6 +161,7 @@ impl Session {
 
     fn copy(&self, from: &Path, to: &Path) {
         fs::create_dir_all(self.dir.path().join(to)).unwrap();
+        self.reader.own(&self.dir.path().join(to));
         for entry in fs::read_dir(from).unwrap() {
             let path = entry.unwrap().path();
             let to = to.join(path.file_name().unwrap());
@@ -101,11 +175,20 @@ impl Session {
 
     /// Writes a file of the reader's.
     pub(super) fn write(&self, name: &Path, text: &str) {
-        fs::write(self.dir.path().join(name), self.here(text)).unwrap();
+        let path = self.dir.path().join(name);
+        fs::write(&path, self.here(text)).unwrap();
+        self.reader.own(&path);
     }
 
     /// The same text with the addresses of this session.
     fn here(&self, text: &str) -> String {
+        let ports = self.ports.iter().copied().chain([("8000", self.upstream.port)]);
+        let with_ports = |text: String| {
+            ports.fold(text, |text, (named, real)| numbers(&text, named, &real.to_string()))
+        };
+        if self.literal {
+            return with_ports(text.replace("0.0.0.0", "127.0.0.1"));
+        }
         let dir = self.dir.path().display();
         let mut text = text
             .replace("redis://redis:6379", &format!("unix://{dir}/redis.sock"))
@@ -123,8 +206,7 @@ impl Session {
                 &format!("\nhttp {{ access_log {dir}/access.log; {}", own.join(" ")),
             );
         }
-        let ports = self.ports.iter().copied().chain([("8000", self.upstream.port)]);
-        ports.fold(text, |text, (named, real)| numbers(&text, named, &real.to_string()))
+        with_ports(text)
     }
 
     fn port(&self, named: &str) -> u16 {
@@ -134,7 +216,7 @@ impl Session {
     fn redis(&mut self) {
         let mut redis = Command::new(part("redis-server", "redis"));
         redis
-            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .args(["--port", "0", "--save", "", "--unixsocketperm", "777", "--unixsocket"])
             .arg(self.path("redis.sock"))
             .arg("--dir")
             .arg(self.dir.path());
@@ -148,7 +230,7 @@ impl Session {
     pub(super) fn run(&mut self, command: &str, printed: &[String]) -> Result<(), String> {
         let bare = command.trim_end_matches('&').trim();
         if let Some(program) =
-            ["tollgate serve", "envoy -c", "nginx -c"].iter().find(|start| bare.starts_with(*start))
+            ["tollgate serve", "envoy -c", "nginx -"].iter().find(|start| bare.starts_with(*start))
         {
             self.serve(program, bare);
             return Ok(());
@@ -173,12 +255,13 @@ impl Session {
     }
 
     fn shell(&self, command: &str) -> Command {
-        let mut shell = Command::new("bash");
+        let mut shell = self.reader.command("bash");
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
         shell
             .args(["-euo", "pipefail", "-c", &self.here(command)])
             .current_dir(self.dir.path())
             .env("PATH", path);
+        shell.env("PWD", self.dir.path()).env("HOME", self.dir.path());
         shell.env_remove("NO_COLOR").env("NO_PROXY", "*").env("no_proxy", "*");
         shell
     }
@@ -190,7 +273,6 @@ impl Session {
 
     /// Starts what runs until it is ended, and waits until it answers.
     fn serve(&mut self, program: &str, command: &str) {
-        let dir = self.dir.path().display().to_string();
         let (name, more, port, path) = match program {
             "tollgate serve" => ("tollgate", String::new(), self.port("9002"), "/healthz"),
             "envoy -c" => (
@@ -199,12 +281,7 @@ impl Session {
                 self.port("8080"),
                 "/health",
             ),
-            _ => (
-                "nginx",
-                format!(" -e stderr -g 'daemon off; master_process off;' -p {dir}"),
-                self.port("8080"),
-                "/health",
-            ),
+            _ => ("nginx", String::new(), self.port("8080"), "/health"),
         };
         let mut process = Process::start(
             self.dir.path(),
