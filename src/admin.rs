@@ -1,4 +1,4 @@
-//! The admin API on `listen.admin`: adds, removes and lists revocations.
+//! The admin API on `listen.admin`: adds, removes and lists revocations and [`bans`].
 //!
 //! `POST /v1/revocations` revokes, `DELETE /v1/revocations` removes a revocation, and
 //! `GET /v1/revocations?limit=&cursor=` lists. The target is named in a JSON body, for DELETE as
@@ -9,6 +9,7 @@
 
 mod answer;
 mod auth;
+pub mod bans;
 mod record;
 pub mod request;
 pub mod store;
@@ -28,6 +29,7 @@ use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time:
 pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
     answer::{Refusal, ok},
+    bans::Bans,
     record::AdminRecord,
 };
 use crate::{
@@ -42,7 +44,7 @@ const MAX_BODY: usize = 64 << 10;
 /// The time in which a body must arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The only path of the API.
+/// The path of the revocations.
 pub(crate) const PATH: &str = "/v1/revocations";
 
 /// The operations on revocations, implemented by the store and, for the command line, by a client
@@ -68,7 +70,7 @@ pub trait Revocations: Send + Sync {
     ) -> impl Future<Output = Result<EntryPage, Self::Error>> + Send;
 }
 
-/// A page of the list of revocations.
+/// A page of the list of revocations, or of bans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntryPage {
     /// The entries of this page.
@@ -84,7 +86,7 @@ pub struct StoreUnavailable(pub Outage);
 
 /// The state of the admin API.
 pub struct Admin<R> {
-    revocations: R,
+    store: R,
     token: Box<dyn Fn() -> Option<Secret> + Send + Sync>,
     longest_life: Box<dyn Fn() -> Span + Send + Sync>,
     /// The issuers of the policy in force; `None` where they are not known.
@@ -98,19 +100,20 @@ impl<R> fmt::Debug for Admin<R> {
     }
 }
 
-impl<R: Revocations> Admin<R> {
-    /// Creates the state of an API over `revocations`. `token` returns the current bearer token,
+impl<R: Revocations + Bans> Admin<R> {
+    /// Creates the state of an API over the revocations and bans of `store`. `token` returns the
+    /// current bearer token,
     /// which may be replaced in its file. While it returns none, or one that [`check_token`]
     /// refuses, every call is refused. `longest_life` returns the longest remaining life of a token
     /// that the policy accepts, for revocations without a `ttl`.
     pub fn new(
-        revocations: R,
+        store: R,
         token: impl Fn() -> Option<Secret> + Send + Sync + 'static,
         longest_life: impl Fn() -> Span + Send + Sync + 'static,
         audit: Arc<Audit>,
     ) -> Self {
         Self {
-            revocations,
+            store,
             token: Box::new(token),
             longest_life: Box::new(longest_life),
             issuers: Box::new(|| None),
@@ -118,7 +121,7 @@ impl<R: Revocations> Admin<R> {
         }
     }
 
-    /// Refuses revocations of issuers that the policy in force does not have. `issuers` returns
+    /// Refuses revocations and bans of issuers that the policy in force does not have. `issuers` returns
     /// those that it has.
     #[must_use]
     pub fn with_issuers(self, issuers: impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static) -> Self {
@@ -133,7 +136,7 @@ pub async fn handle<R, B>(
     request: Request<B>,
 ) -> Response<Full<Bytes>>
 where
-    R: Revocations,
+    R: Revocations + Bans,
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
@@ -156,7 +159,7 @@ async fn call<R, B>(
     record: &mut AdminRecord<'_>,
 ) -> Result<Response<Full<Bytes>>, Refusal>
 where
-    R: Revocations,
+    R: Revocations + Bans,
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
@@ -171,15 +174,34 @@ where
             "the audit queue is full, and every call must be recorded; retry shortly",
         ));
     }
-    if request.uri().path() != PATH {
-        return Err(Refusal::new(404, "not_found", format!("the only path is `{PATH}`")));
+    match request.uri().path() {
+        PATH => revocations(admin, request, record).await,
+        bans::PATH | bans::CHECK_PATH => bans::call(admin, request, record).await,
+        _ => {
+            let paths =
+                format!("the paths are `{PATH}`, `{}` and `{}`", bans::PATH, bans::CHECK_PATH);
+            Err(Refusal::new(404, "not_found", paths))
+        }
     }
+}
+
+/// Handles a call of [`PATH`].
+async fn revocations<R, B>(
+    admin: &Admin<R>,
+    request: Request<B>,
+    record: &mut AdminRecord<'_>,
+) -> Result<Response<Full<Bytes>>, Refusal>
+where
+    R: Revocations + Bans,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     match *request.method() {
         Method::GET => {
             record.doing("list");
             let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
             let page =
-                admin.revocations.list(offset, limit).await.map_err(|error| unavailable(&error))?;
+                admin.store.list(offset, limit).await.map_err(|error| unavailable(&error))?;
             let entries: Vec<_> = page.entries.iter().map(request::listed).collect();
             let next = page.next.map(|offset| offset.to_string());
             Ok(ok(&json!({ "revocations": entries, "next": next })))
@@ -190,16 +212,16 @@ where
                 request::revocation(&body(request).await?, now(), (admin.longest_life)())?;
             record.revoking(&revocation);
             if let Some(known) = (admin.issuers)() {
-                request::check_issuer(revocation.target(), &known)?;
+                request::check_issuer(revocation.target().issuer(), &known)?;
             }
-            admin.revocations.revoke(&revocation).await.map_err(|error| unavailable(&error))?;
+            admin.store.revoke(&revocation).await.map_err(|error| unavailable(&error))?;
             Ok(ok(&request::listed(&revocation.entry(now()))))
         }
         Method::DELETE => {
             record.doing("reinstate");
             let target = request::target(&body(request).await?)?;
             record.naming(&target);
-            if admin.revocations.reinstate(&target).await.map_err(|error| unavailable(&error))? {
+            if admin.store.reinstate(&target).await.map_err(|error| unavailable(&error))? {
                 Ok(ok(&json!({ "kind": target.kind(), "key": target.key(), "reinstated": true })))
             } else {
                 Err(Refusal::new(
@@ -209,8 +231,7 @@ where
                 ))
             }
         }
-        _ => Err(Refusal::new(405, "method_not_allowed", "use GET, POST or DELETE")
-            .with(ALLOW, "GET, POST, DELETE")),
+        _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod argument;
 pub mod audit_upstream;
+pub mod ban;
 pub mod cases;
 pub mod check_config;
 pub mod completions;
@@ -50,6 +51,8 @@ In the usual order:
   tollgate audit-upstream http://127.0.0.1:8000 --config tollgate.yaml
   # revoke credentials at once
   tollgate revoke add --tenant acme --redis redis://redis:6379
+  # ban a network for a day
+  tollgate ban add --network 203.0.113.0/24 --for 1d --redis redis://redis:6379
 
 Exit codes:
   0  yes: allowed, valid, no leak, nothing dangerous open
@@ -86,6 +89,7 @@ enum Command {
     Presets(presets::PresetsArgs),
     Token(token::TokenArgs),
     Revoke(revoke::RevokeArgs),
+    Ban(ban::BanArgs),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Version(version::Version),
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Presets(presets) => presets.run(out),
         Command::AuditUpstream(audit) => blocking(audit.run(out, paint)),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, out, revoke::redis::connect)),
+        Command::Ban(ban) => blocking(ban::run(ban, out, revoke::redis::connect)),
         Command::Doctor(doctor) => blocking(doctor.run(out, paint)),
         Command::Token(token) => token.run(out),
         Command::Completions(completions) => completions.run(&mut Cli::command(), out),

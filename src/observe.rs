@@ -353,7 +353,7 @@ impl Drop for CheckRecord<'_> {
             route,
             decision: result.decision(),
             reason: result.reason(),
-            status: denial.map(|denial| denial.reason.http()),
+            status: denial.map(Denial::http),
             cause: cause.as_deref(),
             microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         };

@@ -6,6 +6,7 @@
 //! relative to the file's `now`, so that an adapter with a clock of its own can have the tokens
 //! made for its own time.
 
+mod banned;
 mod error;
 pub mod expect;
 mod file;
@@ -26,6 +27,7 @@ use tollgate_core::{
 };
 
 pub use self::{
+    banned::Banned,
     error::CaseError,
     expect::{Differences, Expectation, Internal, Observed, Verdict, compare, reason_of},
     file::CaseFile,
@@ -50,6 +52,8 @@ pub struct Case {
     pub earlier: Vec<Earlier>,
     /// The revocations that are in force.
     pub revoked: Vec<Revoked>,
+    /// The bans, some of which may have ended.
+    pub banned: Vec<Banned>,
     /// The outage of the store; `None` where the store answers.
     pub outage: Option<Outage>,
     /// The decision that is expected.
@@ -93,7 +97,7 @@ impl Case {
 
     /// Returns the store of the case, with the earlier requests counted.
     pub fn store(&self, snapshot: &Snapshot) -> Ledger {
-        let mut ledger = Ledger::new(&self.revoked);
+        let mut ledger = Ledger::new(&self.revoked, &self.banned);
         for earlier in &self.earlier {
             for _ in 0..earlier.times {
                 let raw = earlier.request.raw();

@@ -1,10 +1,12 @@
-//! Stores, which count limits and keep revocations: one port, [`Store`], in memory and in Redis.
+//! Stores, which count limits and keep revocations and bans: one port, [`Store`], in memory and in Redis.
 //!
-//! A check makes one call ([`Store::admit`]): is the credential revoked, and does every bucket have
-//! room? The stores implement the model of the core, [`tollgate_core::limit::reference`]. When a
+//! A check makes one call ([`Store::admit`]): is it banned, is the credential revoked, and does every
+//! bucket have room? The stores implement the model of the core, [`tollgate_core::limit::reference`]. When a
 //! store does not answer, the route's `on_outage` decides; [`LocalFallback`] implements one of its
 //! values.
 
+mod ban;
+mod ban_map;
 mod config;
 mod leases;
 mod local;
@@ -16,17 +18,19 @@ mod revocation_map;
 mod sharded_map;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
+    ban::{self as core_ban, Ban},
     revocation::Target,
 };
 
 pub use self::{
+    ban::{BanQuery, InvalidBan, NEVER, NewBan, until},
     config::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
         StoreConfig,
@@ -38,7 +42,7 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
-    status::{Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
+    status::{BanStatus, Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
 };
 use self::{redis::Replication, replica::Replica};
 use crate::tls_roots::RootsError;
@@ -70,7 +74,7 @@ pub type AdmitFuture<'a> =
 ///     by_principal: true,
 ///     lease: None,
 /// };
-/// let request = AdmitRequest { revocation: None, charges: vec![charge] };
+/// let request = AdmitRequest { revocation: None, address: None, charges: vec![charge] };
 /// for admitted in [true, true, false] {
 ///     let Ok(AdmitResponse::Counted(verdicts)) = store.admit(&request).await else { panic!() };
 ///     assert_eq!(verdicts[0].admitted, admitted);
@@ -110,6 +114,36 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store does not answer.
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+
+    /// Returns the ban of a network that contains an address, as far as it is known without a call;
+    /// of several the one that ends last. A known ban holds at any age of the copy.
+    fn network_ban(&self, address: IpAddr) -> Option<Ban>;
+
+    /// Adds a ban, or extends the one of the same target: its end is not moved back. Returns the ban
+    /// that holds.
+    ///
+    /// # Errors
+    /// The store does not answer. Banning again does no harm.
+    fn ban<'a>(&'a self, ban: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>>;
+
+    /// Lifts a ban. Returns whether it was in force.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn lift<'a>(&'a self, target: &'a core_ban::Target) -> BoxFuture<'a, Result<bool, Outage>>;
+
+    /// Lists the bans in force, as [`list`](Self::list) does revocations; [`until`] returns the end
+    /// of one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+
+    /// Returns the bans in force that answer a question.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn bans_of<'a>(&'a self, query: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>>;
 
     /// Returns all leased units, when the process ends and checks are over.
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -168,17 +202,15 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
                 .map(|local| local.refresh.std())
                 .into_iter()
                 .chain(replicate.map(ReplicateConfig::refresh))
-                .min();
-            let replica = Arc::new(Replica::new());
-            let replication = refresh.map(|_| Replication {
+                .fold(redis::BAN_STALENESS / 4, Duration::min);
+            let replica = Arc::new(Replica::new(local.is_some() || replicate.is_some()));
+            let replication = Replication {
                 replica: Arc::clone(&replica),
                 max_staleness: replicate.map(|replicate| replicate.max_staleness.std()),
-            });
-            let store = Arc::new(Redis::with_replication(config, replication, stop.clone())?);
-            if let Some(refresh) = refresh {
-                let source = Arc::downgrade(&store);
-                replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
-            }
+            };
+            let store = Arc::new(Redis::with_replication(config, Some(replication), stop.clone())?);
+            let source = Arc::downgrade(&store);
+            replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
             redis::spawn_give_back(Arc::downgrade(&store), stop);
             let local = local.map(|local| Arc::new(LocalFallback::new(local, replica)));
             Ok(Opened { store, local })

@@ -1,6 +1,7 @@
 //! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed,
 //! read-only, out of memory, and shared with the previous version of Tollgate.
 
+mod bans;
 mod batches;
 mod bucket_keys;
 mod checks;

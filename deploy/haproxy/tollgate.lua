@@ -22,7 +22,8 @@ local identity = {
 
 -- The headers of a denial for the client.
 local denial = {
-    "content-type", "cache-control", "www-authenticate", "retry-after", "retry-after-ms", "x-tollgate-decision-id",
+    "content-type", "cache-control", "www-authenticate", "retry-after", "retry-after-ms", "x-should-retry",
+    "x-tollgate-decision-id",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "ratelimit",
     "ratelimit-policy",
 }

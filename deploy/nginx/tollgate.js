@@ -4,7 +4,7 @@
 const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'decision_id'];
 
 // What the client gets with a denial. On success it gets the limits and the decision's id.
-const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms'];
+const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms', 'X-Should-Retry'];
 const LIMITS = [
     'X-Tollgate-Decision-Id', 'X-RateLimit-Limit-Requests', 'X-RateLimit-Remaining-Requests', 'X-RateLimit-Reset-Requests',
     'RateLimit', 'RateLimit-Policy',

@@ -65,6 +65,11 @@ impl Refusal {
     }
 }
 
+/// 405: the path has other methods.
+pub(super) fn not_allowed(remedy: &'static str) -> Refusal {
+    Refusal::new(405, "method_not_allowed", remedy)
+}
+
 /// Returns 200 with a JSON body.
 pub(super) fn ok(body: &impl Serialize) -> Response<Full<Bytes>> {
     let mut bytes = serde_json::to_vec(body).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::{borrow::Cow, net::IpAddr, thread, time::Instant};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use tollgate_core::{
+    ban,
     revocation::{Target, sha256},
     text::hex,
     time::Timestamp,
@@ -19,7 +20,7 @@ use crate::{
         },
         rfc3339::Rfc3339,
     },
-    store::Revocation,
+    store::{BanQuery, NewBan, Revocation},
 };
 
 /// The record of one call; dropping it writes the audit line.
@@ -35,6 +36,8 @@ pub(super) struct AdminRecord<'a> {
     action: Option<&'static str>,
     target: Option<Target>,
     revocation: Option<Revocation>,
+    ban: Option<BanQuery>,
+    banned: Option<NewBan>,
     code: Option<&'static str>,
     status: Option<StatusCode>,
 }
@@ -54,6 +57,8 @@ struct AdminLine<'a> {
     target: Option<TargetLine<'a>>,
     #[serde(flatten)]
     revocation: Option<RevocationLine<'a>>,
+    #[serde(flatten)]
+    ban: Option<BanLine<'a>>,
     result: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -68,6 +73,16 @@ enum TargetLine<'a> {
     Client { iss: Cow<'a, str>, client: Cow<'a, str> },
     Tenant { tenant: Cow<'a, str> },
     Token { token_sha256: String },
+    Network { network: String },
+    Address { address: IpAddr },
+}
+
+#[derive(Serialize)]
+struct BanLine<'a> {
+    /// `None`: until the ban is lifted.
+    until: Option<Rfc3339>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +114,8 @@ impl<'a> AdminRecord<'a> {
             action: None,
             target: None,
             revocation: None,
+            ban: None,
+            banned: None,
             code: None,
             status: None,
         }
@@ -120,6 +137,15 @@ impl<'a> AdminRecord<'a> {
     pub(super) fn revoking(&mut self, revocation: &Revocation) {
         self.naming(revocation.target());
         self.revocation = Some(revocation.clone());
+    }
+
+    pub(super) fn finding(&mut self, query: &BanQuery) {
+        self.ban = Some(query.clone());
+    }
+
+    pub(super) fn banning(&mut self, ban: &NewBan) {
+        self.finding(&BanQuery::Target(ban.target().clone()));
+        self.banned = Some(ban.clone());
     }
 
     pub(super) fn refused(&mut self, code: &'static str) {
@@ -158,6 +184,25 @@ impl<'a> TargetLine<'a> {
             Target::Token { sha256 } => Self::Token { token_sha256: hex(sha256) },
         }
     }
+
+    fn of_ban(query: &'a BanQuery) -> Self {
+        let text = |text: &'a str| truncated(text.as_bytes(), TEXT);
+        match query {
+            BanQuery::Address(address) => Self::Address { address: *address },
+            BanQuery::Target(ban::Target::Network(network)) => {
+                Self::Network { network: network.to_string() }
+            }
+            BanQuery::Target(ban::Target::Subject { issuer, subject }) => {
+                Self::Subject { iss: text(issuer), sub: text(subject) }
+            }
+            BanQuery::Target(ban::Target::Client { issuer, client }) => {
+                Self::Client { iss: text(issuer), client: text(client) }
+            }
+            BanQuery::Target(ban::Target::Tenant { tenant }) => {
+                Self::Tenant { tenant: text(tenant) }
+            }
+        }
+    }
 }
 
 impl Drop for AdminRecord<'_> {
@@ -170,11 +215,16 @@ impl Drop for AdminRecord<'_> {
             method: Cow::Borrowed(&self.method),
             path: Cow::Borrowed(&self.path),
             action: self.action,
-            target: self.target.as_ref().map(TargetLine::new),
+            target: (self.target.as_ref().map(TargetLine::new))
+                .or_else(|| self.ban.as_ref().map(TargetLine::of_ban)),
             revocation: self.revocation.as_ref().map(|revocation| RevocationLine {
                 at: revocation.at().secs(),
                 ttl_seconds: revocation.ttl().secs(),
                 note: revocation.note().map(|note| truncated(note.as_bytes(), TEXT)),
+            }),
+            ban: self.banned.as_ref().map(|ban| BanLine {
+                until: ban.until().map(Rfc3339),
+                reason: ban.reason().map(|reason| truncated(reason.as_bytes(), TEXT)),
             }),
             result: self.result(),
             status: self.status.map(|status| status.as_u16()),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tollgate_core::{admission::Outage, revocation::Target};
+use tollgate_core::{admission::Outage, ban, revocation::Target};
 
-use super::{EntryPage, Revocations, StoreUnavailable};
-use crate::store::{PAGE_MAX, Revocation, Store};
+use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans};
+use crate::store::{BanQuery, Entry, NewBan, PAGE_MAX, Page, Revocation, Store};
 
-/// A store whose revocations can be changed.
+/// A store whose revocations and bans can be changed.
 #[derive(Clone)]
 pub struct StoreRevocations(pub Arc<dyn Store>);
 
@@ -35,9 +35,33 @@ impl Revocations for StoreRevocations {
     }
 
     async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
-        let page = self.0.list(offset, limit.clamp(1, PAGE_MAX)).await?;
-        let seen = offset.saturating_add(page.entries.len());
-        let is_last = page.entries.is_empty() || seen as u64 >= page.total;
-        Ok(EntryPage { entries: page.entries, next: (!is_last).then_some(seen) })
+        Ok(numbered(offset, self.0.list(offset, limit.clamp(1, PAGE_MAX)).await?))
     }
+}
+
+impl Bans for StoreRevocations {
+    type Error = StoreUnavailable;
+
+    async fn ban(&self, ban: &NewBan) -> Result<Entry, StoreUnavailable> {
+        Ok(self.0.ban(ban).await?)
+    }
+
+    async fn lift(&self, target: &ban::Target) -> Result<bool, StoreUnavailable> {
+        Ok(self.0.lift(target).await?)
+    }
+
+    async fn list_bans(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
+        Ok(numbered(offset, self.0.list_bans(offset, limit.clamp(1, PAGE_MAX)).await?))
+    }
+
+    async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
+        Ok(self.0.bans_of(query).await?)
+    }
+}
+
+/// Adds the offset of the next page.
+fn numbered(offset: usize, page: Page) -> EntryPage {
+    let seen = offset.saturating_add(page.entries.len());
+    let is_last = page.entries.is_empty() || seen as u64 >= page.total;
+    EntryPage { entries: page.entries, next: (!is_last).then_some(seen) }
 }

@@ -5,20 +5,56 @@ use serde_json::Value;
 use tollgate_core::time::Timestamp;
 
 use super::*;
-use crate::observe::{
-    audit::{AuditConfig, OnFull},
-    rfc3339,
-    tests::Written,
+use crate::{
+    admin::store::StoreRevocations,
+    observe::{
+        audit::{AuditConfig, OnFull},
+        rfc3339,
+        tests::Written,
+    },
+    store::{BanQuery, Memory, MemoryConfig, NewBan},
 };
 
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Revocations in memory, listed two at a time, or a store that does not answer.
-#[derive(Clone, Debug, Default)]
+/// Revocations and bans in memory, listed two at a time, or a store that does not answer.
+#[derive(Clone, Debug)]
 pub(crate) struct Kept {
-    entries: Arc<Mutex<BTreeMap<String, (Revocation, Entry)>>>,
-    outage: Option<Outage>,
-    hangs: bool,
+    pub(crate) entries: Arc<Mutex<BTreeMap<String, (Revocation, Entry)>>>,
+    pub(crate) bans: Arc<Memory>,
+    pub(crate) outage: Option<Outage>,
+    pub(crate) hangs: bool,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        let bans = Arc::new(Memory::new(&MemoryConfig::default()));
+        Self { entries: Arc::default(), bans, outage: None, hangs: false }
+    }
+}
+
+impl Bans for Kept {
+    type Error = StoreUnavailable;
+
+    async fn ban(&self, ban: &NewBan) -> Result<Entry, StoreUnavailable> {
+        self.answer().await?;
+        StoreRevocations(Arc::clone(&self.bans) as _).ban(ban).await
+    }
+
+    async fn lift(&self, target: &tollgate_core::ban::Target) -> Result<bool, StoreUnavailable> {
+        self.answer().await?;
+        StoreRevocations(Arc::clone(&self.bans) as _).lift(target).await
+    }
+
+    async fn list_bans(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
+        self.answer().await?;
+        StoreRevocations(Arc::clone(&self.bans) as _).list_bans(offset, limit.min(2)).await
+    }
+
+    async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
+        self.answer().await?;
+        StoreRevocations(Arc::clone(&self.bans) as _).bans_of(query).await
+    }
 }
 
 impl Kept {
@@ -68,15 +104,15 @@ impl Revocations for Kept {
 /// The longest life that the policy allows.
 const DAY: Span = Span::from_secs(86_400);
 
-struct Bench {
+pub(super) struct Bench {
     admin: Admin<Kept>,
-    kept: Kept,
+    pub(super) kept: Kept,
     audit: Arc<Audit>,
     written: Written,
 }
 
 impl Bench {
-    fn new(kept: Kept) -> Self {
+    pub(super) fn new(kept: Kept) -> Self {
         let written = Written::default();
         let audit =
             Arc::new(Audit::to_writer(Box::new(written.clone()), &AuditConfig::default()).unwrap());
@@ -85,7 +121,7 @@ impl Bench {
         Self { admin, kept, audit, written }
     }
 
-    async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, json, _) = self
             .raw(
                 method,
@@ -100,7 +136,7 @@ impl Bench {
         (status, json)
     }
 
-    async fn raw(
+    pub(super) async fn raw(
         &self,
         method: &str,
         path: &str,
@@ -118,14 +154,14 @@ impl Bench {
         (status, serde_json::from_slice(&body).unwrap(), headers)
     }
 
-    fn lines(&self) -> Vec<Value> {
+    pub(super) fn lines(&self) -> Vec<Value> {
         assert!(self.audit.close(Duration::from_secs(10)));
         let lines = self.written.text();
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-fn code(json: &Value) -> &str {
+pub(super) fn code(json: &Value) -> &str {
     json["error"]["code"].as_str().unwrap_or("-")
 }
 

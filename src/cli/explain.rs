@@ -175,7 +175,7 @@ impl Explain {
             outage: None,
             assumed: true,
         };
-        let explanation = steps::explain(&input, Ledger::new(&[]));
+        let explanation = steps::explain(&input, Ledger::new(&[], &[]));
         printer.print(&explanation)?;
         Ok(exit_status(&explanation))
     }

@@ -1,6 +1,6 @@
 //! `tollgate revoke`: adds, removes and lists revocations.
 
-mod client;
+pub(super) mod client;
 mod help;
 pub(crate) mod redis;
 
@@ -198,9 +198,9 @@ struct What {
     token: Option<String>,
 }
 
-/// The place of the revocations, and the output format.
+/// The place of the revocations and bans, and the output format.
 #[derive(Debug, Args)]
-struct Access {
+pub(super) struct Access {
     #[command(flatten)]
     store: StoreArgs,
     /// The file with the admin API's bearer token; `-` is standard input.
@@ -208,7 +208,31 @@ struct Access {
     token_file: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    pub(super) output: Output,
+}
+
+/// The place that [`Access`] names.
+pub(super) enum Place {
+    /// The Redis at this URL.
+    Redis(Secret),
+    /// The admin API.
+    Admin(AdminClient),
+}
+
+impl Access {
+    /// Reads the files that the options name.
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        if let Some(url) = &self.store.redis {
+            return Ok(Place::Redis(match url.strip_prefix('@') {
+                Some(path) => argument::secret_file(path)?,
+                None => Secret::new(url.as_str()),
+            }));
+        }
+        let (Some(url), Some(path)) = (&self.store.admin, &self.token_file) else {
+            bail!("name the store with --redis, or the admin API with --admin and --token-file");
+        };
+        Ok(Place::Admin(AdminClient::new(url, argument::secret_file(path)?)?))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -264,17 +288,9 @@ where
         | Action::List(ListArgs { access, .. })
         | Action::Remove(RemoveArgs { access, .. }) => access,
     };
-    if let Some(url) = &access.store.redis {
-        let url = match url.strip_prefix('@') {
-            Some(path) => argument::secret_file(path)?,
-            None => Secret::new(url.as_str()),
-        };
-        act(&connect(url).await?, args.action, out).await
-    } else {
-        let (Some(url), Some(path)) = (&access.store.admin, &access.token_file) else {
-            bail!("name the store with --redis, or the admin API with --admin and --token-file");
-        };
-        act(&AdminClient::new(url, argument::secret_file(path)?)?, args.action, out).await
+    match access.place()? {
+        Place::Redis(url) => act(&connect(url).await?, args.action, out).await,
+        Place::Admin(client) => act(&client, args.action, out).await,
     }
 }
 
@@ -441,7 +457,10 @@ fn names(selector: &Selector) -> anyhow::Result<Names> {
 }
 
 /// Refuses an issuer that the policy does not have: a revocation of it would protect nothing.
-fn check_issuer(issuer: Option<&str>, config: &OptionalConfigFile) -> anyhow::Result<()> {
+pub(super) fn check_issuer(
+    issuer: Option<&str>,
+    config: &OptionalConfigFile,
+) -> anyhow::Result<()> {
     let (Some(issuer), Some(path)) = (issuer, config.path()) else { return Ok(()) };
     let policy = config_file::load(path)?.policy;
     let known: Vec<&str> = policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
@@ -521,4 +540,4 @@ fn expiry(token: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

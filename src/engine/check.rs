@@ -5,6 +5,7 @@ mod large;
 
 use std::{
     borrow::Cow,
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use tollgate_core::{
     admission::{AdmitResponse, Outage},
     authenticate::Verified,
+    ban::Ban,
     check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
     credential::Credential,
     decision::{
@@ -293,7 +295,7 @@ impl Checker {
         let outcome = match read() {
             Err(denial) => Outcome::refused(denial),
             Ok(raw) => {
-                let mut hooks = Hooks { state: &state, trace: None };
+                let mut hooks = Hooks { state: &state, store: &*self.store, trace: None };
                 let (head, _) = raw.split();
                 match prepare_head(&state.snapshot, head, (self.clock)(), &mut hooks) {
                     PreparedHead::Complete(Prepared::Decided(outcome)) => outcome,
@@ -380,7 +382,7 @@ impl Checker {
             return refused(denial);
         }
         let now = record.now();
-        let mut hooks = Hooks { state, trace: record.trace_mut() };
+        let mut hooks = Hooks { state, store: &*self.store, trace: record.trace_mut() };
         prepare(&state.snapshot, raw, now, &mut hooks)
     }
 
@@ -502,10 +504,16 @@ fn remember(
 /// traced.
 struct Hooks<'h> {
     state: &'h State,
+    store: &'h dyn Store,
     trace: Option<&'h mut Trace>,
 }
 
 impl CheckHooks for Hooks<'_> {
+    // The store has a clock that never steps.
+    fn network_ban(&self, address: IpAddr, _now: Timestamp) -> Option<Ban> {
+        self.store.network_ban(address)
+    }
+
     fn verify(
         &mut self,
         snapshot: &Snapshot,

@@ -16,7 +16,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::{Registry, Unit},
 };
-use tollgate_core::route::OnOutage;
+use tollgate_core::{ban::Kind, route::OnOutage};
 
 use super::{
     audit::{Dropped, QueueUsage},
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     secrets::SecretStatus,
-    store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus},
+    store::{BanStatus, Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus},
 };
 
 /// The content type of the exposition.
@@ -317,6 +317,18 @@ impl Scrape {
                 .alone(max_staleness.as_secs_f64())?;
             let help = "Revocations in the copy.";
             Family::gauge(encoder, "store_replica_revocations", help, None)?.alone(revocations)?;
+        }
+        if let Some(BanStatus { counts, age }) = store.bans {
+            let help = "Bans that this process knows, by kind.";
+            let mut family = Family::gauge(encoder, "bans", help, None)?;
+            for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+                family.value(&[("kind", kind.label())], count)?;
+            }
+            if let Some(age) = age {
+                let help = "Age of the copy of the store's bans; absent before it was first read.";
+                Family::gauge(encoder, "bans_age", help, Some(&Unit::Seconds))?
+                    .alone(age.as_secs_f64())?;
+            }
         }
         if let Some(LeaseStatus { units, .. }) = store.leases {
             let help = "Units of leased limits that are held here, unspent.";

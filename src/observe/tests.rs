@@ -26,7 +26,7 @@ use super::{
     metrics::ObserveConfig,
     *,
 };
-use crate::store::{Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
+use crate::store::{BanStatus, Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
 
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
 const NOW: Timestamp = Timestamp::from_micros(1_795_318_921_000_042);
@@ -405,6 +405,7 @@ fn everything_counted_as_text() {
                 revocations: 11,
                 max_staleness: Duration::from_secs(5),
             }),
+            bans: Some(BanStatus { counts: [14, 15, 16, 17], age: Some(Duration::from_secs(2)) }),
             leases: Some(LeaseStatus { buckets: 4, units: 12 }),
         }),
         ready: true,
@@ -535,6 +536,16 @@ tollgate_store_replica_max_age_seconds 5.0
 # HELP tollgate_store_replica_revocations Revocations in the copy.
 # TYPE tollgate_store_replica_revocations gauge
 tollgate_store_replica_revocations 11
+# HELP tollgate_bans Bans that this process knows, by kind.
+# TYPE tollgate_bans gauge
+tollgate_bans{kind="network"} 14
+tollgate_bans{kind="subject"} 15
+tollgate_bans{kind="client"} 16
+tollgate_bans{kind="tenant"} 17
+# HELP tollgate_bans_age_seconds Age of the copy of the store's bans; absent before it was first read.
+# TYPE tollgate_bans_age_seconds gauge
+# UNIT tollgate_bans_age_seconds seconds
+tollgate_bans_age_seconds 2.0
 # HELP tollgate_store_leased_units Units of leased limits that are held here, unspent.
 # TYPE tollgate_store_leased_units gauge
 tollgate_store_leased_units 12

@@ -73,4 +73,10 @@ pub enum CaseError {
         "a revocation names exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and `foreign`"
     )]
     Revocation,
+    /// A ban has no target, or two.
+    #[error("a ban names exactly one of `subject`, `client`, `tenant` and `network`")]
+    Ban,
+    /// A ban is of a network that cannot be banned.
+    #[error(transparent)]
+    Network(#[from] tollgate_core::ban::InvalidNetwork),
 }

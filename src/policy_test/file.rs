@@ -19,7 +19,7 @@ use tollgate_core::{
 };
 
 use super::{
-    Body, Case, CaseError, Earlier, Request, Revoked,
+    Banned, Body, Case, CaseError, Earlier, Request, Revoked,
     keys::Keys,
     mint,
     spec::{BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
@@ -157,6 +157,11 @@ impl CaseFile {
             .iter()
             .map(|spec| revoked(spec, &credential, token.as_deref(), now))
             .collect::<Result<_, _>>()?;
+        let banned = spec
+            .banned
+            .iter()
+            .map(|spec| Banned::of(spec, mint::issuer(&credential), now))
+            .collect::<Result<_, _>>()?;
         let earlier = spec
             .earlier
             .iter()
@@ -170,6 +175,7 @@ impl CaseFile {
             token,
             earlier,
             revoked,
+            banned,
             outage: spec.outage.map(|word| word.0),
             expect: spec.expect.clone(),
         })

@@ -1,10 +1,14 @@
-//! The store of a case, in memory: the reference model of the limits, a list of revocations, and
-//! the refusals that a process remembers.
+//! The store of a case, in memory: the reference model of the limits, lists of revocations and bans,
+//! and the refusals that a process remembers.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
+    ban::Ban,
     check::{CheckHooks, Pending},
     decision::Outcome,
     limit::{BucketId, Charge, Verdict, reference, refusal::Refusal},
@@ -12,7 +16,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::Revoked;
+use super::{Banned, Revoked, banned};
 
 /// The state of the store.
 #[derive(Debug, Default)]
@@ -21,6 +25,7 @@ pub struct Ledger {
     exact: HashMap<String, &'static str>,
     before: HashMap<String, (u64, &'static str)>,
     external: HashSet<String>,
+    banned: Vec<Banned>,
     refusals: HashMap<BucketId, Refusal>,
 }
 
@@ -29,6 +34,10 @@ pub struct Ledger {
 pub struct LedgerHooks<'a>(&'a Ledger);
 
 impl CheckHooks for LedgerHooks<'_> {
+    fn network_ban(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
+        self.0.network_ban(address, now)
+    }
+
     fn has_refusals(&self, _: Timestamp) -> bool {
         true
     }
@@ -39,9 +48,9 @@ impl CheckHooks for LedgerHooks<'_> {
 }
 
 impl Ledger {
-    /// Creates a store with these revocations, in which nothing is counted.
-    pub fn new(revoked: &[Revoked]) -> Self {
-        let mut ledger = Self::default();
+    /// Creates a store with these revocations and bans, in which nothing is counted.
+    pub fn new(revoked: &[Revoked], banned: &[Banned]) -> Self {
+        let mut ledger = Self { banned: banned.to_vec(), ..Self::default() };
         for revoked in revoked {
             match revoked {
                 Revoked::Target { target, at } if target.is_before() => {
@@ -62,6 +71,11 @@ impl Ledger {
     /// Returns the hooks of a check that comes after those that were concluded here.
     pub fn hooks(&self) -> LedgerHooks<'_> {
         LedgerHooks(self)
+    }
+
+    /// Returns the ban of the networks of an address that ends last.
+    pub fn network_ban(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
+        banned::of_address(&self.banned, address, now)
     }
 
     /// Returns the last refusal by the bucket of a charge, if it refused one.
@@ -102,6 +116,11 @@ impl Ledger {
 
     /// Answers and counts one request.
     pub fn admit(&mut self, demands: &AdmitRequest, now: Timestamp) -> AdmitResponse {
+        let network = demands.address.and_then(|address| self.network_ban(address, now));
+        let holder = || banned::of_holder(&self.banned, demands.revocation.as_deref()?, now);
+        if let Some(ban) = network.or_else(holder) {
+            return AdmitResponse::Banned(ban);
+        }
         if let Some(by) = demands.revocation.as_deref().and_then(|keys| self.revoked(keys)) {
             return AdmitResponse::Revoked(by);
         }

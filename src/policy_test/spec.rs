@@ -80,6 +80,9 @@ pub(super) struct CaseSpec {
     /// Revocations that are in force.
     #[serde(default)]
     pub(super) revoked: Vec<RevokedSpec>,
+    /// Bans, some of which may have ended.
+    #[serde(default)]
+    pub(super) banned: Vec<BannedSpec>,
     /// The outage of the store. Default: none.
     pub(super) outage: Option<OutageName>,
     /// The decision that is expected; `explain` does not need it.
@@ -125,6 +128,21 @@ pub(super) struct RevokedSpec {
     /// The time until which tokens are revoked (`subject`, `client`, `tenant`). Default `now`.
     #[serde(default)]
     pub(super) at: Offset,
+}
+
+/// One ban: exactly one of `subject`, `client`, `tenant` and `network`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BannedSpec {
+    pub(super) subject: Option<String>,
+    pub(super) client: Option<String>,
+    pub(super) tenant: Option<String>,
+    /// An address or a network.
+    pub(super) network: Option<String>,
+    /// The issuer of the banned subject or client. Default: that of the case's token.
+    pub(super) issuer: Option<String>,
+    /// The moment when the ban ends. Default: when it is lifted.
+    pub(super) until: Option<Offset>,
 }
 
 /// A request. Every field is optional.

@@ -64,9 +64,13 @@ impl LocalFallback {
     /// is not replicated.
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
+        // First: a known ban applies at any age.
+        if let Some(ban) = self.replica.ban(request) {
+            return Ok(AdmitResponse::Banned(ban));
+        }
         if let Some(keys) = &request.revocation {
             let age = self.replica.age();
-            // First: a known revocation applies at any age.
+            // So does a known revocation.
             if let Some(kind) = self.replica.revoked_by(keys) {
                 return Ok(AdmitResponse::Revoked(kind));
             }

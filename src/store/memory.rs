@@ -1,8 +1,10 @@
-//! The store of a single replica: buckets and revocations in memory, lost when the process ends.
+//! The store of a single replica: buckets, revocations and bans in memory, lost when the process
+//! ends.
 
 mod buckets;
 
 use std::{
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -10,14 +12,16 @@ use std::{
 use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
+    ban::{self, Ban},
     revocation::Target,
     time::Timestamp,
 };
 
 pub(super) use self::buckets::{Buckets, owner};
 use super::{
-    AdmitFuture, Circuit, MemoryConfig, PAGE_MAX, Page, Revocation, Store, StoreStatus,
-    revocation::RevocationTable, revocation_map::RevocationMap,
+    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, MemoryConfig, NewBan, PAGE_MAX, Page,
+    Revocation, Store, StoreStatus, ban_map::BanMap, revocation::RevocationTable,
+    revocation_map::RevocationMap,
 };
 
 /// Buckets and revocations in memory.
@@ -28,6 +32,10 @@ pub struct Memory {
     map: RevocationMap,
     /// The revocations as they are listed, by the moment they end.
     table: Mutex<RevocationTable>,
+    /// The bans as checks look them up.
+    bans: BanMap,
+    /// The bans as they are listed, by the moment they end.
+    ban_table: Mutex<RevocationTable>,
     clock: Clock,
 }
 
@@ -38,6 +46,8 @@ impl Memory {
             buckets: Buckets::new(config.max_buckets),
             map: RevocationMap::default(),
             table: Mutex::default(),
+            bans: BanMap::default(),
+            ban_table: Mutex::default(),
             clock: Clock::start(),
         }
     }
@@ -52,6 +62,9 @@ impl Memory {
         request: &AdmitRequest,
         now: Timestamp,
     ) -> Result<AdmitResponse, Outage> {
+        if let Some(ban) = self.ban(request, now) {
+            return Ok(AdmitResponse::Banned(ban));
+        }
         if let Some(keys) = &request.revocation {
             // Such a configuration is refused at the start. Unknown must not mean "not revoked".
             if !keys.foreign.is_empty() {
@@ -71,6 +84,33 @@ impl Memory {
             map.add(&entry.key, entry.at, entry.ends);
             table.add(entry);
         });
+    }
+
+    fn ban(&self, request: &AdmitRequest, now: Timestamp) -> Option<Ban> {
+        let network = request.address.and_then(|address| self.bans.network_ban(address, || now));
+        let holder = || self.bans.holder_ban(request.revocation.as_deref()?, || now);
+        network.or_else(holder)
+    }
+
+    /// Adds a ban at a given moment: [`Store::ban`].
+    pub fn ban_at(&self, ban: &NewBan, now: Timestamp) -> Entry {
+        let entry = ban.entry();
+        self.with_bans(now, |table, map| {
+            map.add(&entry);
+            table.add(entry.clone());
+            table.entry(&entry.key).unwrap_or(entry)
+        })
+    }
+
+    /// Changes the bans, after those that have ended are removed.
+    fn with_bans<T>(
+        &self,
+        now: Timestamp,
+        change: impl FnOnce(&mut RevocationTable, &BanMap) -> T,
+    ) -> T {
+        let mut table = self.ban_table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.prune(now, |key| self.bans.remove(key));
+        change(&mut table, &self.bans)
     }
 
     /// Changes the revocations, after those that have ended are removed.
@@ -111,6 +151,37 @@ impl Store for Memory {
         Box::pin(future::ready(Ok(page)))
     }
 
+    fn network_ban(&self, address: IpAddr) -> Option<Ban> {
+        self.bans.network_ban(address, || self.clock.now())
+    }
+
+    fn ban<'a>(&'a self, ban: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
+        Box::pin(future::ready(Ok(self.ban_at(ban, self.clock.now()))))
+    }
+
+    fn lift<'a>(&'a self, target: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        let now = self.clock.now();
+        let key = target.key();
+        let existed = self.with_bans(now, |table, map| {
+            map.remove(&key);
+            table.remove(&key, now)
+        });
+        Box::pin(future::ready(Ok(existed)))
+    }
+
+    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        let page =
+            self.with_bans(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
+        Box::pin(future::ready(Ok(page)))
+    }
+
+    fn bans_of<'a>(&'a self, query: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>> {
+        let found = self.with_bans(self.clock.now(), |table, _| {
+            query.keys().iter().filter_map(|key| table.entry(key)).collect()
+        });
+        Box::pin(future::ready(Ok(found)))
+    }
+
     fn status(&self) -> StoreStatus {
         StoreStatus {
             remote: false,
@@ -121,6 +192,7 @@ impl Store for Memory {
             buckets: Some(self.buckets.len()),
             revocations: Some(self.table.lock().unwrap_or_else(PoisonError::into_inner).len()),
             replica: None,
+            bans: Some(BanStatus { counts: self.bans.counts(), age: None }),
             leases: None,
         }
     }

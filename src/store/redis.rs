@@ -8,6 +8,7 @@
 
 mod admit_call;
 mod attended;
+mod bans;
 mod connection;
 mod error;
 mod keys;
@@ -16,13 +17,14 @@ mod packed_list;
 mod replication;
 pub(super) mod script;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use ::redis::{RedisResult, Value, aio::MultiplexedConnection, pipe};
 use futures_util::future::{BoxFuture, Either};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
+    ban::{self, Ban},
     revocation::Target,
     time::Timestamp,
 };
@@ -40,8 +42,8 @@ pub(super) use self::{
     replication::{Change, ChangeSubscription, Cursor},
 };
 use super::{
-    AdmitFuture, Circuit, Entry, PAGE_MAX, Page, RedisConfig, ReplicaStatus, Revocation, Store,
-    StoreError, StoreStatus, leases::Leases, replica::Replica,
+    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, RedisConfig,
+    ReplicaStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases, replica::Replica,
 };
 
 /// The time limit of a call that is not a check: those of operators, and the steps of replication.
@@ -65,11 +67,15 @@ pub struct Redis {
     _alive: DropGuard,
 }
 
-/// A copy of the revocations in Redis.
+/// The greatest age at which the copy of the bans is not confirmed by Redis, where the revocations
+/// are not replicated.
+pub(super) const BAN_STALENESS: Duration = Duration::from_secs(5);
+
+/// A copy of the bans in Redis, and of the revocations where the configuration requires it.
 pub(super) struct Replication {
     pub(super) replica: Arc<Replica>,
     /// The greatest age at which a credential that is not in the copy is not revoked. `None`: Redis
-    /// is queried, and the copy holds in outages only.
+    /// is queried, and revocations in the copy hold in outages only.
     pub(super) max_staleness: Option<Duration>,
 }
 
@@ -118,17 +124,15 @@ impl Redis {
 
     async fn decide(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         match self.look_up(request) {
-            Lookup::Revoked(kind) => Ok(AdmitResponse::Revoked(kind)),
+            Lookup::Denied(response) => Ok(response),
             Lookup::NotRevoked => {
                 let charges = request.charges.clone();
-                self.query(AdmitRequest { revocation: None, charges }).await
+                self.query(AdmitRequest { revocation: None, address: None, charges }).await
             }
             Lookup::Unknown => self.query(request.clone()).await,
-            // INVARIANT: an outage never forgets a revocation that is known. Redis may have removed
-            // it since, so it is queried first.
-            Lookup::OnceRevoked(kind) => {
-                self.query(request.clone()).await.or(Ok(AdmitResponse::Revoked(kind)))
-            }
+            // INVARIANT: an outage never forgets a revocation or a ban that is known. Redis may have
+            // removed it since, so it is queried first.
+            Lookup::OnceDenied(response) => self.query(request.clone()).await.or(Ok(response)),
         }
     }
 
@@ -147,21 +151,28 @@ impl Redis {
         self.connection().await?.admit(request).await
     }
 
-    /// Looks up a credential in the replicated revocations.
+    /// Looks up a request in the replicated bans, and its credential in the replicated revocations.
     fn look_up(&self, request: &AdmitRequest) -> Lookup {
-        let (Some(Replication { replica, max_staleness }), Some(keys)) =
-            (&self.replication, &request.revocation)
-        else {
+        let Some(Replication { replica, max_staleness }) = &self.replication else {
             return Lookup::Unknown;
         };
-        // INVARIANT: the age is read before the revocations, so that they are not older than the
-        // bound. External denylists are not replicated: the configuration is refused, and here
-        // they would be queried in Redis.
+        // INVARIANT: the age is read before the entries, so that they are not older than the bound.
         let age = replica.age();
-        let is_current = age.zip(*max_staleness).is_some_and(|(age, most)| age <= most);
-        match (replica.revoked_by(keys), is_current) {
-            (Some(kind), true) => Lookup::Revoked(kind),
-            (Some(kind), false) => Lookup::OnceRevoked(kind),
+        let is_within = |most: Duration| age.is_some_and(|age| age <= most);
+        if let Some(ban) = replica.ban(request) {
+            let response = AdmitResponse::Banned(ban);
+            return if is_within(max_staleness.unwrap_or(BAN_STALENESS)) {
+                Lookup::Denied(response)
+            } else {
+                Lookup::OnceDenied(response)
+            };
+        }
+        // External denylists are not replicated: the configuration is refused, and here they would
+        // be queried in Redis.
+        let Some(keys) = &request.revocation else { return Lookup::Unknown };
+        match (replica.revoked_by(keys), max_staleness.is_some_and(is_within)) {
+            (Some(kind), true) => Lookup::Denied(AdmitResponse::Revoked(kind)),
+            (Some(kind), false) => Lookup::OnceDenied(AdmitResponse::Revoked(kind)),
             (None, true) if keys.foreign.is_empty() => Lookup::NotRevoked,
             (None, _) => Lookup::Unknown,
         }
@@ -189,14 +200,23 @@ impl Redis {
         }
     }
 
+    /// Checks the format marker, and returns the time of Redis.
+    async fn format_and_time(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<Timestamp> {
+        let mut clock = pipe();
+        clock.cmd("GET").arg(FORMAT_KEY).cmd("TIME");
+        let (format, (seconds, micros)): (Option<String>, (u64, u64)) =
+            clock.query_async(connection).await?;
+        check_format(format)?;
+        Ok(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)))
+    }
+
     async fn page(&self, offset: usize, limit: usize) -> Result<Page, Outage> {
         self.call(move |mut connection| async move {
-            let mut clock = pipe();
-            clock.cmd("GET").arg(FORMAT_KEY).cmd("TIME");
-            let (format, (seconds, micros)): (Option<String>, (u64, u64)) =
-                clock.query_async(&mut connection).await?;
-            check_format(format)?;
-            let after = format!("({}", seconds * 1000 + micros / 1000);
+            let now = self.format_and_time(&mut connection).await?;
+            let after = format!("({}", now.micros() / 1000);
             let mut listing = pipe();
             listing.cmd("ZCOUNT").arg(INDEX).arg(&after).arg("+inf");
             listing.cmd("ZRANGEBYSCORE").arg(INDEX).arg(&after).arg("+inf").arg("WITHSCORES");
@@ -228,14 +248,14 @@ impl Redis {
     }
 }
 
-/// The result of a look-up in the replicated revocations.
+/// The result of a look-up in the copy.
 enum Lookup {
-    /// The credential is revoked by an entry of this kind.
-    Revoked(&'static str),
-    /// The credential is not revoked.
+    /// The request is banned, or its credential revoked.
+    Denied(AdmitResponse),
+    /// The request is not banned, and its credential not revoked.
     NotRevoked,
-    /// A copy that is too old has an entry of this kind that revokes the credential.
-    OnceRevoked(&'static str),
+    /// A copy that is too old bans the request or revokes its credential.
+    OnceDenied(AdmitResponse),
     /// There is no copy, or one that is too old and has no such entry.
     Unknown,
 }
@@ -292,6 +312,26 @@ impl Store for Redis {
         Box::pin(self.page(offset, limit.min(PAGE_MAX)))
     }
 
+    fn network_ban(&self, address: IpAddr) -> Option<Ban> {
+        self.replication.as_ref()?.replica.network_ban(address)
+    }
+
+    fn ban<'a>(&'a self, ban: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
+        Box::pin(self.add_ban(ban))
+    }
+
+    fn lift<'a>(&'a self, target: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        Box::pin(self.lift_ban(target))
+    }
+
+    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        Box::pin(self.ban_page(offset, limit.min(PAGE_MAX)))
+    }
+
+    fn bans_of<'a>(&'a self, query: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>> {
+        Box::pin(self.find_bans(query))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.give_back(true))
     }
@@ -315,6 +355,10 @@ impl Store for Redis {
                     })
                 },
             ),
+            bans: self.replication.as_ref().map(|Replication { replica, .. }| BanStatus {
+                counts: replica.ban_counts(),
+                age: replica.age(),
+            }),
             leases: Some(self.leases.status()),
         }
     }

@@ -1,4 +1,5 @@
-//! A copy of the revocations in Redis: read once as a whole, and then kept up to date.
+//! A copy of the bans in Redis, and of the revocations where they are replicated: read once as a
+//! whole, and then kept up to date.
 //!
 //! Every change is an entry of a stream in Redis. A connection of its own waits there, so that a
 //! change is read as soon as it is made. The copy is confirmed when Redis has no more changes than
@@ -6,6 +7,7 @@
 //! missed; when it is not, or Redis was emptied, everything is read again.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -14,10 +16,16 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tollgate_core::{admission::Outage, revocation::Keys, time::Timestamp};
+use tollgate_core::{
+    admission::{AdmitRequest, Outage},
+    ban::{Ban, Kind},
+    revocation::Keys,
+    time::Timestamp,
+};
 
 use super::{
     Entry, Redis, Store as _,
+    ban_map::BanMap,
     memory::Clock,
     redis::{Change, ChangeSubscription, Cursor},
     revocation_map::{END_MARGIN, RevocationMap},
@@ -26,10 +34,13 @@ use super::{
 /// The interval at which ended revocations are removed.
 const PRUNE: Duration = Duration::from_secs(60);
 
-/// A copy of the revocations in Redis.
+/// A copy of the bans in Redis, and of the revocations.
 #[derive(Debug)]
 pub(super) struct Replica {
+    bans: BanMap,
     revocations: RevocationMap,
+    /// Whether the revocations are part of the copy.
+    has_revocations: bool,
     clock: Clock,
     started: Instant,
     /// The moment of the last query to which Redis had no more changes, in microseconds since
@@ -38,8 +49,11 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new() -> Self {
+    /// An empty copy, of the bans and, with `has_revocations`, of the revocations.
+    pub(super) fn new(has_revocations: bool) -> Self {
         Self {
+            bans: BanMap::default(),
+            has_revocations,
             revocations: RevocationMap::default(),
             clock: Clock::start(),
             started: Instant::now(),
@@ -53,11 +67,33 @@ impl Replica {
         self.revocations.revoked_by(keys, self.clock.now())
     }
 
+    /// Returns the ban of a network that contains an address, according to the copy.
+    pub(super) fn network_ban(&self, address: IpAddr) -> Option<Ban> {
+        self.bans.network_ban(address, || self.clock.now())
+    }
+
+    /// Returns the ban of a request, according to the copy: of its network before its holder.
+    pub(super) fn ban(&self, request: &AdmitRequest) -> Option<Ban> {
+        let network = request.address.and_then(|address| self.network_ban(address));
+        let holder = || self.bans.holder_ban(request.revocation.as_deref()?, || self.clock.now());
+        network.or_else(holder)
+    }
+
+    /// The number of bans of each kind, in the order of [`Kind::ALL`].
+    pub(super) fn ban_counts(&self) -> [u64; Kind::ALL.len()] {
+        self.bans.counts()
+    }
+
     /// The greatest possible age of the copy; `None` before it was first read.
     pub(super) fn age(&self) -> Option<Duration> {
         let confirmed =
             Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
+    }
+
+    /// What is copied, for the log.
+    fn content(&self) -> &'static str {
+        if self.has_revocations { "bans and revocations" } else { "bans" }
     }
 
     /// The number of revocations.
@@ -121,12 +157,14 @@ impl Follower {
             {
                 let error = source.status().last_error.unwrap_or_default();
                 tracing::warn!(
-                    "store.redis: the copy of the revocations is not refreshed ({}): {error}",
+                    "store.redis: the copy of the {} is not refreshed ({}): {error}",
+                    self.replica.content(),
                     outage.label()
                 );
             }
             failing = result.is_err();
             if self.pruned.elapsed() > PRUNE {
+                self.replica.bans.prune(self.replica.clock.now()).await;
                 self.replica.revocations.prune(self.replica.clock.now()).await;
                 self.pruned = Instant::now();
             }
@@ -148,10 +186,7 @@ impl Follower {
     async fn read(&mut self, source: &Redis) -> Result<(), Outage> {
         loop {
             let Some(cursor) = &self.cursor else {
-                let replica = &self.replica;
-                replica.revocations.begin_reload().await;
-                self.cursor = Some(source.revocations(|entry| replica.add(&entry)).await?);
-                replica.revocations.finish_reload(replica.clock.now()).await;
+                self.cursor = Some(self.read_all(source).await?);
                 continue;
             };
             // Taken before the query: a change may be made while the answer is on its way.
@@ -162,8 +197,11 @@ impl Follower {
             };
             for change in &batch.changes {
                 match change {
-                    Change::Add(entry) => self.replica.add(entry),
+                    Change::Add(entry) if self.replica.has_revocations => self.replica.add(entry),
+                    Change::Add(_) => {}
                     Change::Remove(key) => self.replica.revocations.remove(key),
+                    Change::Ban(entry) => self.replica.bans.add(entry),
+                    Change::Lift(key) => self.replica.bans.remove(key),
                 }
             }
             self.cursor = Some(batch.cursor);
@@ -172,6 +210,22 @@ impl Follower {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads everything again. Returns the cursor after which changes may be missing.
+    async fn read_all(&self, source: &Redis) -> Result<Cursor, Outage> {
+        let replica = &self.replica;
+        let cursor = source.newest_change().await?;
+        // Bans first: a million revocations take a second.
+        replica.bans.begin_reload().await;
+        source.all_bans(|entry| replica.bans.add(&entry)).await?;
+        replica.bans.finish_reload(replica.clock.now()).await;
+        if replica.has_revocations {
+            replica.revocations.begin_reload().await;
+            source.revocations(|entry| replica.add(&entry)).await?;
+            replica.revocations.finish_reload(replica.clock.now()).await;
+        }
+        Ok(cursor)
     }
 
     /// Waits for a change, for `most` at most. Returns whether it could wait.
@@ -185,7 +239,8 @@ impl Follower {
             Ok(()) => return true,
             Err(Outage::Refused) => {
                 tracing::warn!(
-                    "store.redis: changes of revocations are polled every {most:?} instead of pushed, because redis refuses XREAD; grant `+xread` to the ACL user"
+                    "store.redis: changes of the {} are polled every {most:?} instead of pushed, because redis refuses XREAD; grant `+xread` to the ACL user",
+                    self.replica.content()
                 );
                 self.subscription = Subscription::Forbidden;
             }

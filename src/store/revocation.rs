@@ -1,4 +1,5 @@
-//! Revocations as an operator adds and lists them, and the table of the store in memory.
+//! Revocations as an operator adds and lists them, and the list of the store in memory, which is of
+//! revocations or of bans.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -120,36 +121,37 @@ impl Revocation {
     }
 }
 
-/// A revocation in force, as it is listed. The names in it are hashed and cannot be shown.
+/// A revocation or a ban in force, as it is listed. The names in it are hashed and cannot be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The key below `{tollgate}:revoked:`, which starts with the kind: [`Target::key`].
+    /// The key, which starts with the kind: [`Target::key`], or
+    /// [`ban::Target::key`](tollgate_core::ban::Target::key).
     pub key: String,
-    /// The moment of [`Revocation::at`], in whole seconds.
+    /// The moment of [`Revocation::at`], or when the ban was added, in whole seconds.
     pub at: Timestamp,
-    /// The moment when the revocation ends.
+    /// The moment when it ends. For bans see [`until`](super::until).
     pub ends: Timestamp,
     /// The operator's note.
     pub note: Option<String>,
 }
 
 impl Entry {
-    /// The kind of target: `jti`, `token`, `subject`, `client` or `tenant`.
+    /// The kind of target: `jti`, `token`, `subject`, `client`, `tenant` or `network`.
     pub fn kind(&self) -> &str {
         self.key.split(':').next().unwrap_or_default()
     }
 }
 
-/// A page of the list of revocations.
+/// A page of the list of revocations, or of bans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The entries of this page.
     pub entries: Vec<Entry>,
-    /// The number of all revocations in force.
+    /// The number of all entries in force.
     pub total: u64,
 }
 
-/// All revocations of the store in memory, by key and by the moment they end.
+/// All revocations of the store in memory, or all bans, by key and by the moment they end.
 #[derive(Debug, Default)]
 pub(super) struct RevocationTable {
     entries: HashMap<Arc<str>, Stored>,
@@ -177,6 +179,13 @@ impl RevocationTable {
         }
         self.ends.insert((stored.ends, Arc::clone(&key)));
         self.entries.insert(key, stored);
+    }
+
+    /// Returns the entry of a key.
+    pub(super) fn entry(&self, key: &str) -> Option<Entry> {
+        let Stored { at, ends, note } = self.entries.get(key)?;
+        let at = Timestamp::from_secs(*at);
+        Some(Entry { key: key.to_owned(), at, ends: *ends, note: note.clone() })
     }
 
     /// Removes the entry of a key. Returns whether it was in force.
@@ -209,19 +218,8 @@ impl RevocationTable {
     /// Returns a page of the list, ordered by the moment the entries end. Call
     /// [`prune`](Self::prune) first.
     pub(super) fn page(&self, offset: usize, limit: usize) -> Page {
-        let entry = |(ends, key): &(Timestamp, Arc<str>)| {
-            let stored = self.entries.get(key)?;
-            Some(Entry {
-                key: key.to_string(),
-                at: Timestamp::from_secs(stored.at),
-                ends: *ends,
-                note: stored.note.clone(),
-            })
-        };
-        Page {
-            entries: self.ends.iter().skip(offset).take(limit).filter_map(entry).collect(),
-            total: self.len(),
-        }
+        let ends = self.ends.iter().skip(offset).take(limit);
+        Page { entries: ends.filter_map(|(_, key)| self.entry(key)).collect(), total: self.len() }
     }
 }
 

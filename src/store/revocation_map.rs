@@ -13,7 +13,7 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use self::packed::PackedEntry;
+pub(super) use self::packed::PackedEntry;
 use super::sharded_map::{Digest, Key, Place, Shard, Sharding};
 
 /// The number of shards. Each has a lock, which is held for one entry at a time: loading or
@@ -60,7 +60,8 @@ impl RevocationMap {
         exact.or_else(before).map(|entry| entry.kind().label())
     }
 
-    fn get(&self, entry: EntryKey<'_>) -> Option<PackedEntry> {
+    /// Returns the entry of a key.
+    pub(super) fn get(&self, entry: EntryKey<'_>) -> Option<PackedEntry> {
         if self.counts.get(entry.kind() as usize)?.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -148,6 +149,11 @@ impl RevocationMap {
             change(&mut shard.write().unwrap_or_else(PoisonError::into_inner));
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The number of entries of a kind.
+    pub(super) fn count_of(&self, kind: Kind) -> u64 {
+        self.counts.get(kind as usize).map_or(0, |count| count.load(Ordering::Acquire))
     }
 
     /// The number of entries.

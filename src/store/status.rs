@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tollgate_core::ban::Kind;
+
 /// The state of the circuit breaker of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
@@ -48,8 +50,19 @@ pub struct StoreStatus {
     /// The copy of Redis' revocations that checks rely on (`store.redis.replicate_revocations`);
     /// `None` without one.
     pub replica: Option<ReplicaStatus>,
+    /// The bans that this process knows; `None` for a connection without a copy of them.
+    pub bans: Option<BanStatus>,
     /// The units of leased limits that this process holds; `None` in memory.
     pub leases: Option<LeaseStatus>,
+}
+
+/// The bans that a process knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanStatus {
+    /// The number of bans of each kind, in the order of [`Kind::ALL`].
+    pub counts: [u64; Kind::ALL.len()],
+    /// The age of the copy of Redis' bans; `None` before it was first read, and in memory.
+    pub age: Option<Duration>,
 }
 
 /// The units of leased limits that this process holds.

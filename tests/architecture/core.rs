@@ -9,10 +9,10 @@ use super::{all, code, module, tree};
 
 /// The modules of the core, lowest layer first. A module imports modules of lower layers only.
 const LAYERS: [&[&str]; 10] = [
-    &["config", "details", "json", "pattern", "secret", "stage", "text"],
+    &["config", "details", "json", "network", "pattern", "secret", "stage", "text"],
     &["time"],
     &["denial", "revocation"],
-    &["identity", "request"],
+    &["ban", "identity", "request"],
     &["credential", "limit", "rule"],
     &["admission", "route"],
     &["permit", "policy"],

@@ -1,9 +1,12 @@
 //! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with
 //! the same expectations as through the core.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use envoy_types::pb::envoy::{
@@ -32,10 +35,11 @@ use tollgate::{
         metrics::{Metrics, ObserveConfig},
     },
     policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
-    store::{AdmitFuture, Circuit, Page, Revocation, Store, StoreStatus},
+    store::{AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, Revocation, Store, StoreStatus},
 };
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
+    ban::{self, Ban},
     revocation::Target,
     route::OnOutage,
     snapshot::Snapshot,
@@ -89,6 +93,26 @@ impl Store for Stored {
         panic!("a check lists nothing")
     }
 
+    fn network_ban(&self, address: IpAddr) -> Option<Ban> {
+        self.ledger.lock().unwrap().network_ban(address, self.moment.now())
+    }
+
+    fn ban<'a>(&'a self, _: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
+        panic!("a check bans nothing")
+    }
+
+    fn lift<'a>(&'a self, _: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {
+        panic!("a check lifts nothing")
+    }
+
+    fn list_bans(&self, _: usize, _: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+        panic!("a check lists nothing")
+    }
+
+    fn bans_of<'a>(&'a self, _: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>> {
+        panic!("a check finds nothing")
+    }
+
     fn status(&self) -> StoreStatus {
         StoreStatus {
             remote: false,
@@ -99,6 +123,7 @@ impl Store for Stored {
             buckets: None,
             revocations: None,
             replica: None,
+            bans: None,
             leases: None,
         }
     }
@@ -299,7 +324,7 @@ async fn every_row_has_its_result(reading: Reading) {
             continue;
         }
         let moment = Arc::<Moment>::default();
-        let ledger = Mutex::new(Ledger::new(&row.case.revoked));
+        let ledger = Mutex::new(Ledger::new(&row.case.revoked, &row.case.banned));
         let store = Stored { ledger, moment: Arc::clone(&moment) };
         let observer = Arc::new(Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),

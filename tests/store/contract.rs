@@ -195,6 +195,7 @@ async fn a_revoked_request_is_not_counted(store: &dyn Store) {
     let charges = vec![charge("counted", 3_600_000, 5)];
     let request = AdmitRequest {
         revocation: Some(Arc::clone(principal(full(&json!({})), &[]).revocation())),
+        address: None,
         charges: charges.clone(),
     };
     store.revoke(&hour(jti.clone(), NOW)).await.unwrap();
@@ -309,6 +310,7 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
     // Between charges and foreign keys, the script must not mix up which key it was.
     let mut request = AdmitRequest {
         revocation: Some(Arc::clone(ada.revocation())),
+        address: None,
         charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)],
     };
     set(client, "SET", "gone/ada", "x");

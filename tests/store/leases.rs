@@ -201,6 +201,7 @@ async fn a_revoked_request_spends_nothing() {
     for _ in 0..5 {
         let demands = AdmitRequest {
             revocation: Some(Arc::clone(ada.revocation())),
+            address: None,
             charges: charges.clone(),
         };
         assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("subject")));

@@ -77,12 +77,16 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
 
 /// A request that looks up the revocations of a principal.
 pub(super) fn about(principal: &Arc<Principal>) -> AdmitRequest {
-    AdmitRequest { revocation: Some(Arc::clone(principal.revocation())), charges: Vec::new() }
+    AdmitRequest {
+        revocation: Some(Arc::clone(principal.revocation())),
+        address: None,
+        charges: Vec::new(),
+    }
 }
 
 /// A request that takes charges.
 pub(super) fn charging(charges: &[Charge]) -> AdmitRequest {
-    AdmitRequest { revocation: None, charges: charges.to_vec() }
+    AdmitRequest { revocation: None, address: None, charges: charges.to_vec() }
 }
 
 /// A charge of 1; `interval` in milliseconds.
@@ -112,6 +116,7 @@ pub(super) async fn revoked_by(
     principal: &Arc<Principal>,
 ) -> Result<Option<&'static str>, Outage> {
     store.admit(&about(principal)).await.map(|answers| match answers {
+        AdmitResponse::Banned(ban) => panic!("{ban}"),
         AdmitResponse::Revoked(kind) => Some(kind),
         AdmitResponse::Counted(verdicts) => {
             assert_eq!(verdicts, []);

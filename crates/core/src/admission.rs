@@ -4,9 +4,10 @@
 //! atomic step. A store never sees an identity: a credential is known to it by its
 //! [`revocation::Keys`] only.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
+    ban::Ban,
     limit::{Charge, Verdict},
     revocation,
 };
@@ -14,14 +15,20 @@ use crate::{
 /// What a check requests from the store: one round trip, one atomic step.
 #[derive(Clone, Debug)]
 pub struct AdmitRequest {
-    /// The keys under which the credential could be revoked; `None` where there is no credential.
+    /// The keys under which the credential could be revoked, or its holder banned; `None` where
+    /// there is no credential.
     pub revocation: Option<Arc<revocation::Keys>>,
+    /// The client's address, whose networks could be banned; `None` where it is not known.
+    pub address: Option<IpAddr>,
     /// The charges: all of them are taken, or none.
     pub charges: Vec<Charge>,
 }
 
 impl AdmitRequest {
-    /// Whether the store has nothing to decide, so that no request is sent.
+    /// Whether the store has nothing to decide, so that no request is sent. For an address alone
+    /// there is none: what is known of its networks is applied before
+    /// ([`CheckHooks::network_ban`](crate::check::CheckHooks::network_ban)), and a public route
+    /// without limits depends on no store.
     pub fn is_empty(&self) -> bool {
         self.revocation.is_none() && self.charges.is_empty()
     }
@@ -30,6 +37,8 @@ impl AdmitRequest {
 /// The store's answer to an [`AdmitRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdmitResponse {
+    /// The client's network, or the holder of the credential, is banned. Nothing was charged.
+    Banned(Ban),
     /// The credential is revoked, by an entry of this kind (`jti`, `subject`, `client`, `tenant`,
     /// `token` or `foreign`). Nothing was charged.
     Revoked(&'static str),

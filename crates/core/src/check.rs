@@ -6,11 +6,12 @@
 //! before its scopes, and the body is only read for a principal who may use the route and is not
 //! known to be beyond a limit.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
     authenticate::{self, Verified},
+    ban::{Ban, Kind},
     credential::Credential,
     decision::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
@@ -49,6 +50,12 @@ pub trait CheckHooks {
     /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
     /// credential ([`Check::Claims`]) and [`Stage::Content`].
     fn passed(&mut self, _stage: Stage) {}
+
+    /// Returns the ban in force at `now` of a network that contains an address, where it is known
+    /// without a call to the store; of several the one that ends last.
+    fn network_ban(&self, _address: IpAddr, _now: Timestamp) -> Option<Ban> {
+        None
+    }
 
     /// Whether a refusal by a limit may be remembered at this moment; by default none is.
     fn has_refusals(&self, _now: Timestamp) -> bool {
@@ -113,6 +120,7 @@ enum Access {
 pub struct Pending {
     permit: Permit,
     admit_request: AdmitRequest,
+    now: Timestamp,
     evidence: Evidence,
 }
 
@@ -253,7 +261,7 @@ pub fn prepare_head<'a>(
     }
 }
 
-/// The stages that need no body: request, transport, route, credential, scopes, refusals.
+/// The stages that need no body: request, transport, network, route, credential, scopes, refusals.
 fn check_head<'a>(
     snapshot: &'a Snapshot,
     head: RawHead<'a>,
@@ -306,6 +314,11 @@ fn enter<'a>(
         return Err(Denial::new(Reason::InsecureTransport, "the request did not come over https"));
     }
     hooks.passed(Stage::Transport);
+    evidence.stage = Stage::Network;
+    // Before the route and the credential: a banned network learns nothing and costs no signature.
+    if let Some(ban) = request.address.and_then(|address| hooks.network_ban(address, now)) {
+        return Err(banned(ban, now));
+    }
     evidence.stage = Stage::Route;
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(route));
@@ -416,7 +429,7 @@ impl CheckedHead<'_> {
         let body = Body::new(body, &request.headers);
         match authorize(access, models, context, &body, &mut evidence, hooks) {
             Ok((permit, admit_request)) => {
-                Prepared::Pending(Pending { permit, admit_request, evidence })
+                Prepared::Pending(Pending { permit, admit_request, now, evidence })
             }
             Err(denial) => {
                 Prepared::Decided(Outcome { decision: Decision::Deny(denial), evidence })
@@ -446,7 +459,7 @@ fn authorize(
     evidence.stage = Stage::Limits;
     let charges = charges(&permit, context.request)?;
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
-    Ok((permit, AdmitRequest { revocation, charges }))
+    Ok((permit, AdmitRequest { revocation, address: context.request.address, charges }))
 }
 
 /// One charge for each limit of the route.
@@ -516,8 +529,8 @@ impl Pending {
         self.conclude(response)
     }
 
-    /// Decides with the response of the store: whether the credential is revoked, and whether every
-    /// limit has room.
+    /// Decides with the response of the store: whether the network or the holder is banned, whether
+    /// the credential is revoked, and whether every limit has room.
     ///
     /// # Examples
     /// ```
@@ -573,7 +586,7 @@ impl Pending {
     /// ));
     /// ```
     pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
-        let Self { permit, admit_request, mut evidence } = self;
+        let Self { permit, admit_request, now, mut evidence } = self;
         evidence.stage = Stage::Store;
         let counted = match response {
             Ok(AdmitResponse::Counted(verdicts))
@@ -591,6 +604,7 @@ impl Pending {
                 Reason::Internal,
                 "the response of the store belongs to another request",
             ))),
+            Ok(AdmitResponse::Banned(ban)) => Err(Decision::Deny(banned(ban, now))),
             Ok(AdmitResponse::Revoked(by)) => {
                 Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
             }
@@ -605,6 +619,23 @@ impl Pending {
             Err(decision) => decision,
         };
         Outcome { decision, evidence }
+    }
+}
+
+/// The denial of a banned request. It is refused for as long as the ban holds, so that only the end
+/// of a ban of a network is a time to retry: an identity gets a 403.
+fn banned(ban: Ban, now: Timestamp) -> Denial {
+    let denial = Denial::new(Reason::Banned, format!("banned by {ban}"));
+    if ban.kind != Kind::Network {
+        return denial.with_message("the holder of this credential is banned");
+    }
+    let denial = Denial { is_network_banned: true, ..denial }
+        .with_message("requests from this network are banned");
+    match ban.until {
+        Some(until) => denial.with_retry_after(Span::from_micros(
+            until.micros().saturating_sub(now.micros()).max(1_000_000),
+        )),
+        None => denial,
     }
 }
 

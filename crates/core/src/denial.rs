@@ -5,6 +5,7 @@ mod reason;
 use std::{borrow::Cow, sync::Arc};
 
 pub use self::reason::Reason;
+use self::reason::{anthropic_type, openai_type};
 use crate::time::Span;
 
 /// The most characters of [`Denial::message`], counted as JSON in ASCII needs them: [`json_width`].
@@ -42,6 +43,9 @@ pub struct Denial {
     pub needs_scopes: bool,
     /// The time after which a retry may succeed.
     pub retry_after: Option<Span>,
+    /// Whether the client's network is banned: the status is then 429, and a client that follows
+    /// `x-should-retry` sends the request no more.
+    pub is_network_banned: bool,
     /// The names in the request that the audit line reports, where they are known.
     pub claimed: Option<Box<Claimed>>,
 }
@@ -71,8 +75,24 @@ impl Denial {
             needed: Vec::new(),
             needs_scopes: false,
             retry_after: None,
+            is_network_banned: false,
             claimed: None,
         }
+    }
+
+    /// Returns the HTTP status of the response: that of the reason, and 429 for a banned network.
+    pub const fn http(&self) -> u16 {
+        if self.is_network_banned { 429 } else { self.reason.http() }
+    }
+
+    /// Returns OpenAI's `error.type`.
+    pub const fn openai_type(&self) -> &'static str {
+        openai_type(self.http())
+    }
+
+    /// Returns Anthropic's `error.type`.
+    pub const fn anthropic_type(&self) -> &'static str {
+        anthropic_type(self.http())
     }
 
     /// Replaces the default text for the client. A text beyond [`MAX_MESSAGE`] is cut.

@@ -11,6 +11,7 @@
 
 pub mod admission;
 pub mod authenticate;
+pub mod ban;
 pub mod check;
 pub mod config;
 pub mod credential;
@@ -20,6 +21,7 @@ pub mod details;
 pub mod identity;
 mod json;
 pub mod limit;
+pub mod network;
 pub mod pattern;
 pub mod permit;
 pub mod policy;

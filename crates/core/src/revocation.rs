@@ -117,6 +117,16 @@ impl Target {
         }
     }
 
+    /// Returns the issuer within which the target is named; `None` for a tenant and a digest.
+    pub fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Jti { issuer, .. }
+            | Self::Subject { issuer, .. }
+            | Self::Client { issuer, .. } => Some(issuer),
+            Self::Tenant { .. } | Self::Token { .. } => None,
+        }
+    }
+
     /// Whether the entry revokes all tokens issued up to a time, rather than one token for good.
     pub const fn is_before(&self) -> bool {
         matches!(self, Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. })

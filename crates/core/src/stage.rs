@@ -7,6 +7,8 @@ pub enum Stage {
     Request,
     /// The request came over https, where the policy requires it.
     Transport,
+    /// The client's network is not banned, as far as it is known without a call to the store.
+    Network,
     /// A route covers the request.
     Route,
     /// The request carries one credential. Not on public routes.
@@ -27,15 +29,17 @@ pub enum Stage {
     Content,
     /// The limits of the route know what to count by.
     Limits,
-    /// The store decides: the credential is not revoked, and every limit has room.
+    /// The store decides: nothing of the request is banned, the credential is not revoked, and
+    /// every limit has room.
     Store,
 }
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Request,
         Self::Transport,
+        Self::Network,
         Self::Route,
         Self::Credential,
         Self::Verification(Check::Shape),
@@ -62,6 +66,7 @@ impl Stage {
         match self {
             Self::Request => "request",
             Self::Transport => "transport",
+            Self::Network => "network",
             Self::Route => "route",
             Self::Credential => "credential",
             Self::Verification(_) => "token",

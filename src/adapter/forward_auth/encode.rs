@@ -135,7 +135,7 @@ fn failed(failure: &Failure) -> ProxyResponse {
     let reason = failure.reason;
     let error = json!({ "error": {
         "message": reason.text(),
-        "type": reason.openai_type(),
+        "type": "server_error",
         "param": null,
         "code": reason.code(),
     } });

@@ -89,7 +89,7 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
                 "{:<12} {}: HTTP {}, {}, gRPC {}",
                 "answer",
                 paint.bad("deny"),
-                denial.reason.http(),
+                denial.http(),
                 denial.reason.code(),
                 denial.reason.grpc()
             )?;

@@ -1,9 +1,12 @@
 //! The steps of a decision, printed from what the core recorded: its evidence and its details. No
 //! step is repeated here.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
+    ban::{Ban, holder_entries},
     check::{CheckHooks, Prepared, prepare},
     decision::{Decision, Evidence, Outcome},
     denial::{Denial, Reason},
@@ -30,7 +33,8 @@ pub(super) struct ExplainInput<'a> {
     /// `body.max`, where the configuration is a whole file.
     pub(super) max_body: Option<usize>,
     pub(super) outage: Option<Outage>,
-    /// Whether the state of the store is assumed: nothing is revoked, and every bucket is full.
+    /// Whether the state of the store is assumed: nothing is revoked or banned, and every bucket
+    /// is full.
     pub(super) assumed: bool,
 }
 
@@ -110,6 +114,10 @@ struct Recorder<'a> {
 }
 
 impl CheckHooks for Recorder<'_> {
+    fn network_ban(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
+        self.earlier.network_ban(address, now)
+    }
+
     fn has_refusals(&self, now: Timestamp) -> bool {
         self.earlier.has_refusals(now)
     }
@@ -201,6 +209,7 @@ impl Record<'_> {
             Stage::Model => route.is_some_and(|route| route.model.is_some()),
             Stage::Conditions => route.is_some_and(|route| !route.conditions.is_empty()),
             Stage::Body | Stage::Content => route.is_some_and(Route::reads_body),
+            Stage::Network => failed == Some(Stage::Network),
             Stage::Refusals => failed == Some(Stage::Refusals),
             Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
             Stage::Store => self.admit_request.is_some_and(|request| !request.is_empty()),
@@ -213,6 +222,13 @@ impl Record<'_> {
             (Stage::Request, _) => self.request(),
             (_, State::NotReached | State::NotNeeded) => Vec::new(),
             (Stage::Transport, _) => vec![("scheme", json!(self.input.request.scheme))],
+            (Stage::Network, _) => self
+                .input
+                .request
+                .address
+                .map(|address| ("address", json!(address)))
+                .into_iter()
+                .collect(),
             (Stage::Route, _) => route.map(route_facts).unwrap_or_default(),
             (Stage::Credential, _) => self.credential(),
             (Stage::Verification(_), _) => self.token(failed),
@@ -407,9 +423,14 @@ impl Record<'_> {
         if let Some(keys) = &admit_request.revocation {
             let ours = keys.exact().chain(keys.before()).map(|(_, key)| key);
             let listed: Vec<String> = ours.chain(keys.foreign.iter().cloned()).collect();
-            let is_revoked = self.denied == Some(Reason::Revoked);
-            let name = if is_revoked { "revoked by one of" } else { "would be revoked by" };
-            facts.push((name, json!(listed)));
+            if self.denied == Some(Reason::Banned) {
+                let holder = holder_entries(keys).map(|(_, entry)| entry.key());
+                facts.push(("banned by one of", json!(holder.collect::<Vec<_>>())));
+            } else {
+                let is_revoked = self.denied == Some(Reason::Revoked);
+                let name = if is_revoked { "revoked by one of" } else { "would be revoked by" };
+                facts.push((name, json!(listed)));
+            }
         }
         if let Some(route) = &self.evidence.route {
             facts.push(("on outage", json!(outage_word(route.on_outage))));
@@ -419,7 +440,8 @@ impl Record<'_> {
             facts.push(("outage", json!(outage.label())));
         }
         if self.input.assumed {
-            facts.push(("assumed", json!("nothing is revoked, and every bucket is full")));
+            facts
+                .push(("assumed", json!("nothing is revoked or banned, and every bucket is full")));
         }
         facts
     }

@@ -120,7 +120,7 @@ fn an_allowed_request_is_told_step_by_step() {
         "  charge: `per-subject`: 1 of 20, one more every 1s, in bucket rate:per-subject:",
         "  answer: `per-subject`: room, 19 of 20 left",
         "  would be revoked by: ",
-        "  assumed: nothing is revoked, and every bucket is full",
+        "  assumed: nothing is revoked or banned, and every bucket is full",
         "answer       allow",
         "  to the upstream: x-tollgate-model: m",
         "  to the upstream: authorization: [secret]",
@@ -290,6 +290,7 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "model_forbidden" | "model_missing" => place == "model",
                 "rate_limited" => matches!(place, "refusals" | "store"),
                 "revoked" | "store_unavailable" => place == "store",
+                "banned" => matches!(place, "network" | "store"),
                 "tenant_mismatch" | "address_forbidden" => place == "limits",
                 _ => true,
             };

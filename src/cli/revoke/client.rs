@@ -41,7 +41,7 @@ const MAX_ANSWER: usize = 4 << 20;
 
 /// The reason why a call failed.
 #[derive(Debug, Error)]
-pub(super) enum ClientError {
+pub(in crate::cli) enum ClientError {
     /// The URL has no accepted form.
     // The URL is not quoted: people write passwords into URLs.
     #[error(
@@ -79,19 +79,19 @@ enum Endpoint {
 
 /// A client of the admin API.
 #[derive(Debug)]
-pub(super) struct AdminClient {
+pub(in crate::cli) struct AdminClient {
     endpoint: Endpoint,
     token: Secret,
 }
 
 impl AdminClient {
-    pub(super) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
+    pub(in crate::cli) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
         check_token(&token)?;
         Ok(Self { endpoint: Endpoint::parse(url)?, token })
     }
 
     /// Makes one call. Returns the status and the JSON of the response.
-    async fn call(
+    pub(in crate::cli) async fn call(
         &self,
         method: Method,
         path: String,

@@ -26,15 +26,15 @@ struct Command {
 }
 
 /// An admin API on a port and on a socket, and a file with its token.
-struct Served {
-    kept: Kept,
-    address: SocketAddr,
+pub(in crate::cli) struct Served {
+    pub(in crate::cli) kept: Kept,
+    pub(in crate::cli) address: SocketAddr,
     socket: PathBuf,
     directory: tempfile::TempDir,
 }
 
 impl Served {
-    async fn new() -> Self {
+    pub(in crate::cli) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let kept = Kept::default();
@@ -63,7 +63,7 @@ impl Served {
         Self { kept, address, socket, directory }
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(in crate::cli) fn file(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 

@@ -104,7 +104,7 @@ impl Checker {
         }
         let now = record.now();
         let (head, body) = raw.split();
-        let mut hooks = Hooks { state, trace: record.trace_mut() };
+        let mut hooks = Hooks { state, store: &*self.store, trace: record.trace_mut() };
         let head = match prepare_head(&state.snapshot, head, now, &mut hooks) {
             PreparedHead::Complete(prepared) => return prepared,
             PreparedHead::NeedsBody(head) => head,

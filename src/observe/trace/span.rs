@@ -89,6 +89,7 @@ impl Trace {
             Stage::Verification(_) => "authenticate",
             Stage::Content => "authorize",
             Stage::Request
+            | Stage::Network
             | Stage::Credential
             | Stage::Scopes
             | Stage::Refusals

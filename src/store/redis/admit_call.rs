@@ -1,17 +1,22 @@
 //! The call of `admit.lua`: how the requests of checks are written, and how its reply is read.
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use ::redis::Cmd;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse},
+    ban::{Ban, Kind},
     limit::Verdict,
+    network::Network,
+    text::hex_128,
+    time::Timestamp,
 };
 
 use super::{
-    keys::{FORMAT_KEY, Key},
+    keys::{BAN_ENDS, BAN_MARKER, FORMAT_KEY, Key},
     packed_list::PackedList,
 };
+use crate::store::ban::NEVER;
 
 /// The request of one check.
 pub(in crate::store) struct ScriptRequest {
@@ -60,9 +65,10 @@ impl RevocationCounts {
     }
 }
 
-/// The number of keys of a call: those of its checks, and the format marker.
+/// The number of keys of a call: those of its checks, the marker and the ends of bans, and the
+/// format marker.
 pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest>) -> usize {
-    checks.map(ScriptRequest::keys).sum::<usize>() + 1
+    checks.map(ScriptRequest::keys).sum::<usize>() + 3
 }
 
 /// Writes the keys and the numbers of some checks, in the order that `admit.lua` describes.
@@ -71,7 +77,7 @@ pub(super) fn write<'a>(
     checks: impl ExactSizeIterator<Item = &'a ScriptRequest> + Clone,
 ) {
     let (mut own, mut key) = (0, Vec::new());
-    let mut numbers = PackedList::with_capacity(16 * checks.len());
+    let mut numbers = PackedList::with_capacity(20 * checks.len());
     for ScriptRequest { request, wants } in checks.clone() {
         let revocation = request.revocation.as_ref();
         let RevocationCounts { exact, before, external } = RevocationCounts::of(request);
@@ -86,6 +92,10 @@ pub(super) fn write<'a>(
             numbers.push_count(count);
         }
         numbers.push(revocation.map_or(0, |keys| keys.issued_at));
+        match request.address {
+            Some(address) => numbers.push_text(&digits(address)),
+            None => numbers.push(0),
+        }
         for (n, charge) in request.charges.iter().enumerate() {
             key.clear();
             charge.bucket.write_key(&charge.limit, &mut key);
@@ -97,12 +107,18 @@ pub(super) fn write<'a>(
         }
         own += exact + before + request.charges.len();
     }
+    cmd.arg(BAN_MARKER);
     for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
         for key in &keys.foreign {
             cmd.arg(key);
         }
     }
-    cmd.arg(FORMAT_KEY).arg(checks.len()).arg(own).arg(numbers);
+    cmd.arg(BAN_ENDS).arg(FORMAT_KEY).arg(checks.len()).arg(own).arg(numbers);
+}
+
+/// The 32 hex digits of an address, with IPv4 mapped to IPv6.
+fn digits(address: IpAddr) -> [u8; 32] {
+    hex_128(Network::host(address).first().to_be_bytes())
 }
 
 /// The reply of the script to one check.
@@ -120,17 +136,15 @@ pub(super) fn next_reply(
     called_at: Instant,
     reply: &mut impl Iterator<Item = i64>,
 ) -> Option<CheckReply> {
-    match reply.next()? {
-        0 => {}
+    let denied = match reply.next()? {
+        0 => None,
         -1 => return Some(CheckReply::Malformed),
-        place => {
-            let response = revoked(request, usize::try_from(place).ok()?.checked_sub(1)?)?;
-            return Some(CheckReply::Response(ScriptResponse {
-                response,
-                taken: Vec::new(),
-                called_at,
-            }));
-        }
+        -2 => Some(banned(request, reply.next()?, reply.next()?)?),
+        place => Some(revoked(request, usize::try_from(place).ok()?.checked_sub(1)?)?),
+    };
+    if let Some(response) = denied {
+        let taken = Vec::new();
+        return Some(CheckReply::Response(ScriptResponse { response, taken, called_at }));
     }
     let count = request.charges.len();
     let (mut verdicts, mut taken) = (Vec::with_capacity(count), Vec::new());
@@ -155,6 +169,21 @@ fn revoked(request: &AdmitRequest, index: usize) -> Option<AdmitResponse> {
     let is_external = (first_external..first_external + external).contains(&index);
     let kind = { own }.nth(index).or_else(|| is_external.then_some("foreign"));
     kind.map(AdmitResponse::Revoked)
+}
+
+/// The response to a check that is banned until `ends`: by its network, or by the key at `place`,
+/// counted from 1.
+fn banned(request: &AdmitRequest, place: i64, ends: i64) -> Option<AdmitResponse> {
+    let kind = match usize::try_from(place).ok()?.checked_sub(1) {
+        None => Kind::Network,
+        Some(index) => {
+            let keys = request.revocation.as_ref()?;
+            let entry = keys.exact_entries().chain(keys.before_entries()).nth(index)?;
+            Kind::of_entry(entry.kind())?
+        }
+    };
+    let ends = Timestamp::from_secs(u64::try_from(ends).ok()?);
+    Some(AdmitResponse::Banned(Ban { kind, until: Some(ends).filter(|ends| *ends < NEVER) }))
 }
 
 fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> {
@@ -188,6 +217,7 @@ mod tests {
         let terms = LeaseTerms { slice: 2, life: 9 };
         AdmitRequest {
             revocation: None,
+            address: None,
             charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],
         }
     }
@@ -198,18 +228,23 @@ mod tests {
         let both = ScriptRequest { request: request(), wants: vec![1, 2] };
         let one = ScriptRequest::exact(AdmitRequest {
             revocation: None,
+            address: Some([192, 0, 2, 1].into()),
             charges: request().charges[..1].to_vec(),
         });
-        assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 4));
+        assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 6));
         write(&mut cmd, [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         // The first half of the SHA-256 of `a`, and of `b`.
         let a = "{tollgate}:rate:l:ca978112ca1bbdcafac231b39a23dc4d";
         let b = "{tollgate}:rate:m:3e23e8160039594a33894f6564e1b134";
-        assert_eq!(words[..6], [a, b, a, "{tollgate}:format", "2", "3"].map(str::as_bytes));
-        let list = [0, 0, 2, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2, 0, 0, 1, 0, 0, 7, 3, 1, 1];
-        assert_eq!(words[6..], [[&[0xdd, 0, 0, 0, 22][..], &list].concat()]);
+        let bans = ["{tollgate}:bans:marker", "{tollgate}:bans:ends"];
+        let keys = [a, b, a, bans[0], bans[1], "{tollgate}:format", "2", "3"];
+        assert_eq!(words[..8], keys.map(str::as_bytes));
+        let first = [0, 0, 2, 0, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2];
+        let address = [&[0xd9, 32], &b"00000000000000000000ffffc0000201"[..]].concat();
+        let list = [&first[..], &[0, 0, 1, 0, 0], &address, &[7, 3, 1, 1]].concat();
+        assert_eq!(words[8..], [[&[0xdd, 0, 0, 0, 24][..], &list].concat()]);
     }
 
     #[test]
@@ -225,11 +260,21 @@ mod tests {
         };
         assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(CheckReply::Response(response)));
         assert_eq!(read(&[-1]), Some(CheckReply::Malformed));
+        for (ends, until) in [(9, Some(Timestamp::from_secs(9))), (253_402_300_800, None)] {
+            let response = AdmitResponse::Banned(Ban { kind: Kind::Network, until });
+            let response = ScriptResponse { response, taken: Vec::new(), called_at };
+            assert_eq!(read(&[-2, 0, ends]), Some(CheckReply::Response(response)));
+        }
         for bad in [
             &[][..],
             &[0],
             &[1],
+            &[-3],
             &[-2],
+            &[-2, 0],
+            &[-2, 1, 9],
+            &[-2, -1, 9],
+            &[-2, 0, -1],
             &[0, 1, 2, 0, 7],
             &[0, 1, 2, 0, 7, 1, 2, 0],
             &[0, -1, 2, 0, 7, 1, 2, 0, 7],

@@ -23,6 +23,18 @@ pub(super) const NOTES: &str = "{tollgate}:revocations:notes";
 /// The latest additions and removals of revocations, for replication.
 pub(super) const CHANGES: &str = "{tollgate}:revocations:changes";
 
+/// All bans by the moment they end, in seconds.
+pub(super) const BANS: &str = "{tollgate}:bans";
+
+/// The ends of all bans, in seconds, by their key.
+pub(super) const BAN_ENDS: &str = "{tollgate}:bans:ends";
+
+/// The moments and reasons of all bans.
+pub(super) const BAN_NOTES: &str = "{tollgate}:bans:notes";
+
+/// How many bans there are; missing without bans. Format: `bans.lua`.
+pub(super) const BAN_MARKER: &str = "{tollgate}:bans:marker";
+
 /// Checks a format marker that was read without a script.
 ///
 /// # Errors

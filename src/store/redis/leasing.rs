@@ -57,7 +57,8 @@ impl Redis {
         };
         let (leases, charge) = (Arc::clone(&self.leases), charge.clone());
         tokio::spawn(async move {
-            let request = AdmitRequest { revocation: None, charges: vec![charge.clone()] };
+            let request =
+                AdmitRequest { revocation: None, address: None, charges: vec![charge.clone()] };
             let request = ScriptRequest { request, wants: vec![want] };
             match connection.admit(request).await {
                 Ok(ScriptResponse {
@@ -164,7 +165,8 @@ impl LeasedCheck<'_> {
             ChargeStep::Taken(..) | ChargeStep::Refused(_) => None,
         });
         let (charges, wants) = parts.unzip();
-        let request = AdmitRequest { revocation: request.revocation.clone(), charges };
+        let AdmitRequest { revocation, address, charges: _ } = request;
+        let request = AdmitRequest { revocation: revocation.clone(), address: *address, charges };
         ScriptRequest { request, wants }
     }
 

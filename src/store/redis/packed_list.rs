@@ -1,4 +1,4 @@
-//! Lists of whole numbers in MessagePack, which Redis' Lua reads and writes (`cmsgpack`).
+//! Lists of whole numbers, and of addresses, in MessagePack, which Redis' Lua reads and writes (`cmsgpack`).
 //!
 //! A number that is an argument or a reply of its own costs more, here and in Redis, than
 //! everything else that is done with it.
@@ -30,6 +30,13 @@ impl PackedList {
                 self.numbers.extend_from_slice(&number.to_be_bytes());
             }
         }
+    }
+
+    /// Appends 32 ASCII characters.
+    pub(super) fn push_text(&mut self, text: &[u8; 32]) {
+        self.count += 1;
+        self.numbers.extend_from_slice(&[0xd9, 32]);
+        self.numbers.extend_from_slice(text);
     }
 
     /// Appends a count.

@@ -1,4 +1,4 @@
-//! Reading the revocations: all of them once, and then each change.
+//! Reading the revocations and the bans: all of them once, and then each change.
 //!
 //! Every change is an entry of a stream that keeps the last ten thousand. While the entry that was
 //! read last is still in the stream, no later one was missed. When it is not (more changes than
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::redis::{Value, aio::MultiplexedConnection, cmd, pipe};
 use tokio::time::timeout;
-use tollgate_core::admission::Outage;
+use tollgate_core::{admission::Outage, time::Timestamp};
 
 use super::{
     CALL_DEADLINE, Redis,
@@ -20,19 +20,23 @@ use super::{
 use crate::store::Entry;
 
 /// The most changes, or entries, in one reply: a longer one would delay checks.
-const BATCH: usize = 500;
+pub(super) const BATCH: usize = 500;
 
 /// The entry of the stream that was read last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Cursor(Option<String>);
 
-/// One change of the revocations.
+/// One change of the revocations or of the bans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Change {
     /// This entry was added or strengthened.
     Add(Entry),
     /// The entry of this key was removed.
     Remove(String),
+    /// This ban was added or extended.
+    Ban(Entry),
+    /// The ban of this key was lifted.
+    Lift(String),
 }
 
 /// Some changes, in order.
@@ -86,12 +90,9 @@ impl Redis {
         Some(ChangeSubscription { connection: dialled.redis, _driver: dialled.driver })
     }
 
-    /// Reads all revocations. An entry that changes meanwhile may be read in either form, or twice:
-    /// its change comes after the returned cursor.
-    pub(in crate::store) async fn revocations(
-        &self,
-        mut add: impl FnMut(Entry),
-    ) -> Result<Cursor, Outage> {
+    /// The cursor of the newest change. What changes after it may be read in either form, or twice,
+    /// by [`revocations`](Self::revocations) and [`all_bans`](Self::all_bans).
+    pub(in crate::store) async fn newest_change(&self) -> Result<Cursor, Outage> {
         let newest: Vec<Row> = self
             .call(|mut connection| async move {
                 let mut last = cmd("XREVRANGE");
@@ -99,12 +100,20 @@ impl Redis {
                 last.query_async(&mut connection).await
             })
             .await?;
+        Ok(Cursor(newest.into_iter().next().map(|(id, _)| id)))
+    }
+
+    /// Reads all revocations.
+    pub(in crate::store) async fn revocations(
+        &self,
+        mut add: impl FnMut(Entry),
+    ) -> Result<(), Outage> {
         let mut from = 0_u64;
         loop {
             let (next, page) = self.scan(from).await?;
             page.into_iter().for_each(&mut add);
             match next {
-                0 => return Ok(Cursor(newest.into_iter().next().map(|(id, _)| id))),
+                0 => return Ok(()),
                 next => from = next,
             }
         }
@@ -169,13 +178,21 @@ impl Redis {
     }
 }
 
-/// Parses a change as `revoke.lua` and `reinstate.lua` write it.
+/// Parses a change as `revoke.lua`, `reinstate.lua`, `ban.lua` and `lift.lua` write it.
 fn parse_change(fields: &[String]) -> Option<Change> {
     match fields {
-        [sign, key, ..] if sign == "-" => Some(Change::Remove(key.clone())),
-        [sign, key, _, at, _, ends] if sign == "+" => {
-            Some(Change::Add(entry(key.clone(), at.parse().ok()?, ends.parse().ok()?, None)))
-        }
+        [sign, key, ..] if sign == "-" => Some(match key.strip_prefix("ban:") {
+            Some(key) => Change::Lift(key.to_owned()),
+            None => Change::Remove(key.clone()),
+        }),
+        [sign, key, _, at, _, ends] if sign == "+" => Some(match key.strip_prefix("ban:") {
+            Some(key) => {
+                let at = Timestamp::from_secs(at.parse().ok()?);
+                let ends = Timestamp::from_secs(ends.parse().ok()?);
+                Change::Ban(Entry { key: key.to_owned(), at, ends, note: None })
+            }
+            None => Change::Add(entry(key.clone(), at.parse().ok()?, ends.parse().ok()?, None)),
+        }),
         _ => None,
     }
 }

@@ -22,12 +22,25 @@ macro_rules! script {
     };
 }
 
+/// A script that changes bans: the functions for their number are in front of its body.
+macro_rules! script_of_bans {
+    ($file:literal) => {
+        concat!(
+            include_str!("../scripts/preamble.lua"),
+            include_str!("../scripts/bans.lua"),
+            include_str!($file)
+        )
+    };
+}
+
 /// All scripts of the store.
 pub(super) struct Scripts {
     pub(super) admit: Script,
     pub(super) give_back: Script,
     pub(super) revoke: Script,
     pub(super) reinstate: Script,
+    pub(super) ban: Script,
+    pub(super) lift: Script,
 }
 
 impl Scripts {
@@ -37,6 +50,8 @@ impl Scripts {
             give_back: Script::new(script!("../scripts/give_back.lua")),
             revoke: Script::new(script!("../scripts/revoke.lua")),
             reinstate: Script::new(script!("../scripts/reinstate.lua")),
+            ban: Script::new(script_of_bans!("../scripts/ban.lua")),
+            lift: Script::new(script_of_bans!("../scripts/lift.lua")),
         }
     }
 }

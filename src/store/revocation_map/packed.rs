@@ -6,13 +6,13 @@
 use tollgate_core::time::Timestamp;
 
 /// The first representable end, in seconds: 2020. 31 bits reach to 2088.
-pub(super) const EPOCH: u64 = 1_577_836_800;
+pub(in crate::store) const EPOCH: u64 = 1_577_836_800;
 
 const ENDS_MAX: u32 = u32::MAX >> 1;
 
 /// The moment and the end of a revocation, and whether it was added since the last reload began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PackedEntry {
+pub(in crate::store) struct PackedEntry {
     /// The moment, in seconds since 1970.
     at: u32,
     /// The end, in seconds since 2020, rounded up; the lowest bit is set if the entry is current.
@@ -21,34 +21,39 @@ pub(super) struct PackedEntry {
 
 impl PackedEntry {
     /// A current entry.
-    pub(super) fn new(at: Timestamp, ends: Timestamp) -> Self {
+    pub(in crate::store) fn new(at: Timestamp, ends: Timestamp) -> Self {
         let ends = ends.micros().div_ceil(1_000_000).saturating_sub(EPOCH);
         let ends = u32::try_from(ends).unwrap_or(ENDS_MAX).min(ENDS_MAX);
         Self { at: u32::try_from(at.secs()).unwrap_or(u32::MAX), ends: ends << 1 | 1 }
     }
 
     /// The moment, in seconds since 1970.
-    pub(super) fn at(self) -> u64 {
+    pub(in crate::store) fn at(self) -> u64 {
         u64::from(self.at)
     }
 
     /// The end of the entry.
-    pub(super) fn ends(self) -> Timestamp {
+    pub(in crate::store) fn ends(self) -> Timestamp {
         Timestamp::from_secs(EPOCH + u64::from(self.ends >> 1))
     }
 
+    /// Whether the entry has the latest end, which means none: that of a ban until it is lifted.
+    pub(in crate::store) fn is_endless(self) -> bool {
+        self.ends >> 1 == ENDS_MAX
+    }
+
     /// Whether the entry was added since the last reload began.
-    pub(super) fn is_current(self) -> bool {
+    pub(in crate::store) fn is_current(self) -> bool {
         self.ends & 1 == 1
     }
 
     /// Marks the entry as one from before a reload.
-    pub(super) fn mark_old(&mut self) {
+    pub(in crate::store) fn mark_old(&mut self) {
         self.ends &= !1;
     }
 
     /// The later moment and the later end of both.
-    pub(super) fn strengthened(self, other: Self) -> Self {
+    pub(in crate::store) fn strengthened(self, other: Self) -> Self {
         Self { at: self.at.max(other.at), ends: self.ends.max(other.ends) }
     }
 }
@@ -82,6 +87,7 @@ mod tests {
         );
         let beyond = PackedEntry::new(Timestamp::from_secs(1), Timestamp::from_secs(EPOCH * 4));
         assert_eq!(beyond.ends(), Timestamp::from_secs(EPOCH + u64::from(ENDS_MAX)));
+        assert!(beyond.is_endless() && !entry.is_endless());
     }
 
     #[test]

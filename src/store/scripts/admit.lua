@@ -1,17 +1,21 @@
--- Decides some checks, one after the other, in one atomic step. For each check: is the credential revoked, and does
--- every bucket have room? All of its charges are taken, or none, independently of the other checks.
--- `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
+-- Decides some checks, one after the other, in one atomic step. For each check: is its network or its holder banned, is
+-- the credential revoked, and does every bucket have room? All of its charges are taken, or none, independently of the
+-- other checks. `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
 --
--- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all checks, each check's
---       F keys of external denylists; the last key is the format marker
--- ARGV  the number of checks, the number of keys that belong to Tollgate, and a packed list (MessagePack: one argument
---       costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, and interval, burst,
---       cost and want of each bucket
+-- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all checks, the marker of
+--       bans (bans.lua), and each check's F keys of external denylists; the last two keys are the ends of bans (ban.lua)
+--       and the format marker
+-- ARGV  the number of checks, the number of keys of Tollgate before the marker of bans, and a packed list (MessagePack:
+--       one argument costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, the
+--       client's address (32 hex digits of IPv6; 0 where it is not known), and interval, burst, cost and want of each
+--       bucket
 -- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F (nothing is charged); -1 if a stored
---       or given value is not a number (nothing is charged); otherwise 0 and for each bucket: the number of units taken (if
---       the check was not admitted: 1 where there was room, 0 where there was none), remaining, retry_after (-1: never),
---       reset. An admitted charge takes cost, or up to want units for a lease, but then no more than half of the room. The
---       value of a bucket is its TAT in microseconds: crates/core/src/limit/reference.rs.
+--       or given value is not a number (nothing is charged); -2 if it is banned (nothing is charged), then 0 for its
+--       network or n for the holder that its n-th key names, and the end of the ban in seconds; otherwise 0 and for each
+--       bucket: the number of units taken (if the check was not admitted: 1 where there was room, 0 where there was none),
+--       remaining, retry_after (-1: never), reset. An admitted charge takes cost, or up to want units for a lease, but then
+--       no more than half of the room. The value of a bucket is its TAT in microseconds:
+--       crates/core/src/limit/reference.rs.
 
 -- Lua looks up a global by its name at each use; a local costs less.
 local tonumber, floor, ceil, max = tonumber, math.floor, math.ceil, math.max
@@ -23,19 +27,62 @@ local function integer(value)
 end
 
 local checks, own, numbers = tonumber(ARGV[1]), tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
-local stored = own > 0 and redis.call('MGET', unpack(KEYS, 1, own)) or {}
+local stored = redis.call('MGET', unpack(KEYS, 1, own + 1))
+local bans = stored[own + 1]
 -- The TATs of the buckets that earlier checks of this call charged, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
-local key, external, arg = 0, own, 0
+local key, external, arg = 0, own + 1, 0
+
+-- The field of the ban of the network of `length` bits that contains an address.
+local function network_of(address, length)
+  local digits, bits = floor(length / 4), length % 4
+  local first = string.sub(address, 1, digits)
+  if bits > 0 then
+    local digit, unit = tonumber(string.sub(address, digits + 1, digits + 1), 16), 2 ^ (4 - bits)
+    first = first .. string.format('%x', digit - digit % unit)
+  end
+  return 'network:' .. first .. string.rep('0', 32 - #first) .. '/' .. string.format('%d', length)
+end
+
+-- Returns the place and the end of the ban of a check that ends last, of its networks (0) before its holders. -1 is the
+-- place if a stored end is not a number.
+local function ban_of(revocations, address)
+  local fields, networks = {}, 0
+  if type(address) == 'string' then
+    local widest = string.sub(address, 1, 24) == '00000000000000000000ffff' and 97 or 1
+    for length in string.gmatch(bans, '(%d+)=') do
+      if tonumber(length) >= widest then
+        networks = networks + 1
+        fields[networks] = network_of(address, tonumber(length))
+      end
+    end
+  end
+  -- A ban has the key of the revocation of the same target, below `{tollgate}:revoked:`.
+  for i = 1, revocations do fields[networks + i] = string.sub(KEYS[key + i], 20) end
+  if #fields == 0 then return end
+  local found, place, last = redis.call('HMGET', KEYS[#KEYS - 1], unpack(fields)), nil, 0
+  for i = 1, #fields do
+    local ends = found[i] and integer(found[i])
+    if found[i] and not ends then return -1, 0 end
+    if ends and ends * 1000000 > now and ends > last then place, last = max(i - networks, 0), ends end
+    if i == networks and place then return place, last end
+  end
+  return place, last
+end
 
 for _ = 1, checks do
   local exact, before, buckets = numbers[arg + 1], numbers[arg + 2], numbers[arg + 3]
   local others, issued_at = numbers[arg + 4], integer(numbers[arg + 5])
-  arg = arg + 5
+  local address, banned, till = numbers[arg + 6], nil, 0
+  arg = arg + 6
   local code, base, room = issued_at and 0 or -1, key + exact + before, true
 
+  if bans and code == 0 then
+    banned, till = ban_of(exact + before, address)
+    if banned then code = banned == -1 and -1 or -2 end
+  end
   for i = 1, exact do
     if code == 0 and stored[key + i] then code = i end
   end
@@ -75,7 +122,10 @@ for _ = 1, checks do
 
   size = size + 1
   answer[size] = code
-  if code == 0 then
+  if code == -2 then
+    answer[size + 1], answer[size + 2] = banned, till
+    size = size + 2
+  elseif code == 0 then
     for i = 1, buckets do
       local next, latest = nexts[i], latests[i]
       local admitted = next <= latest

@@ -85,27 +85,31 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
     let body = match evidence.dialect {
         Dialect::OpenAi => {
-            json!({ "error": { "message": message, "type": reason.openai_type(), "param": denial.param, "code": reason.code() } })
+            json!({ "error": { "message": message, "type": denial.openai_type(), "param": denial.param, "code": reason.code() } })
         }
         Dialect::Anthropic => {
-            json!({ "type": "error", "error": { "type": reason.anthropic_type(), "message": message, "code": reason.code() } })
+            json!({ "type": "error", "error": { "type": denial.anthropic_type(), "message": message, "code": reason.code() } })
         }
     };
-    let mut headers = HeaderList::with_capacity(8);
+    let mut headers = HeaderList::with_capacity(9);
     headers.text("content-type", "application/json");
     headers.text("cache-control", "no-store");
     if let Some(value) = challenge(denial, evidence.route.as_deref()) {
         headers.text("www-authenticate", &value);
     }
     // A 503 is temporary, so that it always has a time to retry, also where the denial has none.
-    let shortly = (reason.http() == 503).then_some(Span::from_secs(1));
+    let shortly = (denial.http() == 503).then_some(Span::from_secs(1));
     if let Some(span) = denial.retry_after.or(shortly) {
         headers.number("retry-after", span.micros().div_ceil(1_000_000));
         headers.number("retry-after-ms", span.micros().div_ceil(1000));
     }
+    if denial.is_network_banned {
+        // The SDKs repeat a 429 by themselves, which a ban does not end.
+        headers.text("x-should-retry", "false");
+    }
     rate_limit_headers(&evidence.limits, &mut headers);
     headers.text(DECISION_ID, decision_id);
-    DeniedAnswer { reason, status: reason.http(), headers, body: body.to_string() }
+    DeniedAnswer { reason, status: denial.http(), headers, body: body.to_string() }
 }
 
 /// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent) and
@@ -122,7 +126,7 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
         }
         _ => scope(&denial.needed),
     };
-    let error = match (denial.reason, denial.reason.http()) {
+    let error = match (denial.reason, denial.http()) {
         (Reason::MissingCredential, _) => {
             return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}"));
         }

@@ -29,6 +29,8 @@ pub enum Reason {
     InvalidClaim,
     /// The credential was revoked.
     Revoked,
+    /// The subject, the client, the tenant or the network is banned.
+    Banned,
     /// No route covers the request.
     NoRoute,
     /// The credential lacks a scope.
@@ -82,7 +84,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -96,6 +98,7 @@ impl Reason {
         Self::WrongTokenType,
         Self::InvalidClaim,
         Self::Revoked,
+        Self::Banned,
         Self::NoRoute,
         Self::InsufficientScope,
         Self::ModelForbidden,
@@ -161,6 +164,7 @@ impl Reason {
                 of("invalid_claim", 401, "a claim of the token is missing or not acceptable")
             }
             Self::Revoked => of("revoked", 401, "the credential has been revoked"),
+            Self::Banned => of("banned", 403, "access from here is banned"),
             Self::NoRoute => of("no_route", 403, "this method and path are not open here"),
             Self::InsufficientScope => of(
                 "insufficient_scope",
@@ -236,7 +240,8 @@ impl Reason {
         self.meaning().code
     }
 
-    /// Returns the HTTP status of the response.
+    /// Returns the HTTP status of the response. That of one denial may differ:
+    /// [`Denial::http`](super::Denial::http).
     pub const fn http(self) -> u16 {
         self.meaning().http
     }
@@ -256,28 +261,28 @@ impl Reason {
     pub const fn text(self) -> &'static str {
         self.meaning().text
     }
+}
 
-    /// Returns OpenAI's `error.type` for the status.
-    pub const fn openai_type(self) -> &'static str {
-        match self.http() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            429 => "rate_limit_error",
-            503 => "server_error",
-            _ => "invalid_request_error",
-        }
+/// Returns OpenAI's `error.type` for an HTTP status.
+pub(crate) const fn openai_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        503 => "server_error",
+        _ => "invalid_request_error",
     }
+}
 
-    /// Returns Anthropic's `error.type` for the status.
-    pub const fn anthropic_type(self) -> &'static str {
-        match self.http() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            413 => "request_too_large",
-            429 => "rate_limit_error",
-            503 => "overloaded_error",
-            _ => "invalid_request_error",
-        }
+/// Returns Anthropic's `error.type` for an HTTP status.
+pub(crate) const fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        _ => "invalid_request_error",
     }
 }
 

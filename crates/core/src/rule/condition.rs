@@ -10,7 +10,6 @@ mod activation;
 mod clock;
 mod compile;
 mod error;
-mod network;
 mod parse;
 mod term;
 

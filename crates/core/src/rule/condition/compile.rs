@@ -13,10 +13,12 @@ use cel::{
 use super::{
     clock::{self, DatePart},
     error::ConditionError,
-    network::Network,
     term::{Arithmetic, Relation, Search, Term, Variable},
 };
-use crate::rule::automaton::{Automaton, AutomatonError, Pattern, too_large};
+use crate::{
+    network::Network,
+    rule::automaton::{Automaton, AutomatonError, Pattern, too_large},
+};
 
 /// The maximum depth of terms.
 const DEPTH: usize = 32;

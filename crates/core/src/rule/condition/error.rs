@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::{clock::ClockError, network::NetworkError};
+use super::clock::ClockError;
+use crate::network::NetworkError;
 
 /// An expression that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

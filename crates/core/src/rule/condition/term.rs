@@ -8,8 +8,8 @@ use std::{borrow::Cow, cmp::Ordering, net::IpAddr};
 use jiff::tz::TimeZone;
 use thiserror::Error;
 
-use super::{activation::Activation, clock::DatePart, network::Network};
-use crate::{json::Json, rule::automaton::Automaton, time::Timestamp};
+use super::{activation::Activation, clock::DatePart};
+use crate::{json::Json, network::Network, rule::automaton::Automaton, time::Timestamp};
 
 /// The maximum number of steps of one evaluation. A term is one step, and so are some bytes of
 /// text.

@@ -1,0 +1,281 @@
+//! `/v1/bans`: `POST` bans, `DELETE` lifts a ban, and `GET ?limit=&cursor=` lists;
+//! `POST /v1/bans/check` finds the bans of one target or one address. Targets are named in a body,
+//! as in the rest of the API.
+
+use std::{error::Error, future::Future, net::IpAddr};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header::ALLOW};
+use http_body::Body;
+use http_body_util::Full;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tollgate_core::{
+    ban::{Target, network_of_key, parse_network},
+    time::{Span, Timestamp},
+};
+
+use super::{
+    Admin, EntryPage, Revocations, answer,
+    answer::{Refusal, ok},
+    body,
+    record::AdminRecord,
+    request, unavailable,
+};
+use crate::{
+    observe::{now, rfc3339},
+    store::{BanQuery, Entry, NewBan, until},
+};
+
+/// The path of the bans.
+pub(crate) const PATH: &str = "/v1/bans";
+
+/// The path of questions for bans.
+pub(crate) const CHECK_PATH: &str = "/v1/bans/check";
+
+/// The longest issuer, subject and the like, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// The operations on bans, implemented by the store and, for the command line, by a client of this
+/// API.
+pub trait Bans: Send + Sync {
+    /// The reason why an operation failed.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Adds a ban, or extends the one of its target. Returns the ban that holds.
+    fn ban(&self, ban: &NewBan) -> impl Future<Output = Result<Entry, Self::Error>> + Send;
+
+    /// Lifts a ban. Returns whether it was in force.
+    fn lift(&self, target: &Target) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Lists at most `limit` bans, after the first `offset`.
+    fn list_bans(
+        &self,
+        offset: usize,
+        limit: usize,
+    ) -> impl Future<Output = Result<EntryPage, Self::Error>> + Send;
+
+    /// Returns the bans in force that answer a question.
+    fn bans_of(
+        &self,
+        query: &BanQuery,
+    ) -> impl Future<Output = Result<Vec<Entry>, Self::Error>> + Send;
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    subject: Option<String>,
+    client: Option<String>,
+    tenant: Option<String>,
+    network: Option<String>,
+    address: Option<IpAddr>,
+    issuer: Option<String>,
+    #[serde(rename = "for")]
+    span: Option<Span>,
+    until: Option<String>,
+    reason: Option<String>,
+}
+
+/// Handles a call of [`PATH`] or [`CHECK_PATH`] that is authorized.
+pub(super) async fn call<R, B>(
+    admin: &Admin<R>,
+    request: Request<B>,
+    record: &mut AdminRecord<'_>,
+) -> Result<Response<Full<Bytes>>, Refusal>
+where
+    R: Revocations + Bans,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let bans = &admin.store;
+    let is_check = request.uri().path() == CHECK_PATH;
+    match *request.method() {
+        Method::POST if is_check => {
+            record.doing("check_ban");
+            let query = Call::read(&body(request).await?)?.query()?;
+            record.finding(&query);
+            let found = bans.bans_of(&query).await.map_err(|error| unavailable(&error))?;
+            let found: Vec<_> = found.iter().map(listed).collect();
+            Ok(ok(&json!({ "banned": !found.is_empty(), "bans": found })))
+        }
+        Method::GET if !is_check => {
+            record.doing("list_bans");
+            let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
+            let page = bans.list_bans(offset, limit).await.map_err(|error| unavailable(&error))?;
+            let entries: Vec<_> = page.entries.iter().map(listed).collect();
+            let next = page.next.map(|offset| offset.to_string());
+            Ok(ok(&json!({ "bans": entries, "next": next })))
+        }
+        Method::POST => {
+            record.doing("ban");
+            let ban = Call::read(&body(request).await?)?.ban(now())?;
+            record.banning(&ban);
+            if let Some(known) = (admin.issuers)() {
+                request::check_issuer(ban.target().issuer(), &known)?;
+            }
+            let entry = bans.ban(&ban).await.map_err(|error| unavailable(&error))?;
+            Ok(ok(&listed(&entry)))
+        }
+        Method::DELETE if !is_check => {
+            record.doing("lift");
+            let target = Call::read(&body(request).await?)?.lifted()?;
+            record.finding(&BanQuery::Target(target.clone()));
+            if bans.lift(&target).await.map_err(|error| unavailable(&error))? {
+                let (kind, key) = (target.kind().label(), target.key());
+                Ok(ok(&json!({ "kind": kind, "key": key, "lifted": true })))
+            } else {
+                let message = format!("there is no such ban; `GET {PATH}` lists them");
+                Err(Refusal::new(404, "not_found", message))
+            }
+        }
+        _ if is_check => Err(answer::not_allowed("use POST").with(ALLOW, "POST")),
+        _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
+    }
+}
+
+impl Call {
+    fn read(body: &[u8]) -> Result<Self, Refusal> {
+        serde_json::from_slice(body)
+            .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
+    }
+
+    fn ban(self, now: Timestamp) -> Result<NewBan, Refusal> {
+        let until = match (&self.until, self.span) {
+            (Some(_), Some(_)) => {
+                return Err(Refusal::invalid("state the end once, as `until` or as `for`"));
+            }
+            (Some(text), None) => {
+                Some(rfc3339::parse(text).map_err(|error| Refusal::invalid(error.to_string()))?)
+            }
+            (None, span) => span.map(|span| after(now, span)),
+        };
+        let target = self.target()?;
+        NewBan::new(target, now, until, self.reason)
+            .map_err(|error| Refusal::invalid(error.to_string()))
+    }
+
+    fn lifted(self) -> Result<Target, Refusal> {
+        self.names_only_a_target()?;
+        self.target()
+    }
+
+    fn query(self) -> Result<BanQuery, Refusal> {
+        self.names_only_a_target()?;
+        let Some(address) = self.address else { return self.target().map(BanQuery::Target) };
+        if self.names().into_iter().flatten().count() > 0 || self.issuer.is_some() {
+            return Err(Refusal::invalid("name one target, or one `address`"));
+        }
+        Ok(BanQuery::Address(address))
+    }
+
+    fn names_only_a_target(&self) -> Result<(), Refusal> {
+        if self.until.is_some() || self.span.is_some() || self.reason.is_some() {
+            return Err(Refusal::invalid(
+                "`until`, `for` and `reason` have no meaning here; only name the target",
+            ));
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> [&Option<String>; 4] {
+        [&self.subject, &self.client, &self.tenant, &self.network]
+    }
+
+    fn target(&self) -> Result<Target, Refusal> {
+        let names = self.names();
+        if names.into_iter().flatten().count() != 1 || self.address.is_some() {
+            return Err(Refusal::invalid(
+                "name exactly one of `subject`, `client`, `tenant` and `network`",
+            ));
+        }
+        for text in names.into_iter().chain([&self.issuer]).flatten() {
+            if text.len() > MAX_TEXT {
+                let message = format!("a value has {} bytes; the most is {MAX_TEXT}", text.len());
+                return Err(Refusal::invalid(message));
+            }
+        }
+        if names.into_iter().flatten().any(String::is_empty) {
+            return Err(Refusal::invalid("the value that names the target is empty"));
+        }
+        let issuer = || {
+            self.issuer.clone().ok_or_else(|| {
+                Refusal::invalid(
+                    "name the `issuer` as the tokens do in `iss`; `\"\"` for tokens without one",
+                )
+            })
+        };
+        Ok(match self {
+            Self { subject: Some(subject), .. } => {
+                Target::Subject { issuer: issuer()?, subject: subject.clone() }
+            }
+            Self { client: Some(client), .. } => {
+                Target::Client { issuer: issuer()?, client: client.clone() }
+            }
+            Self { issuer: Some(_), .. } => {
+                return Err(Refusal::invalid(
+                    "`issuer` has no meaning for `tenant` and `network`; leave it out",
+                ));
+            }
+            Self { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
+            Self { network, .. } => parse_network(network.as_deref().unwrap_or_default())
+                .map(Target::Network)
+                .map_err(|error| Refusal::invalid(error.to_string()))?,
+        })
+    }
+}
+
+/// The moment `span` after `now`.
+pub fn after(now: Timestamp, span: Span) -> Timestamp {
+    Timestamp::from_micros(now.micros().saturating_add(span.micros()))
+}
+
+/// Returns the members that name `target` in a body: the inverse of what this module reads.
+pub fn selector(target: &Target) -> Map<String, Value> {
+    let (name, value, issuer) = match target {
+        Target::Network(network) => ("network", network.to_string(), None),
+        Target::Subject { issuer, subject } => ("subject", subject.clone(), Some(issuer)),
+        Target::Client { issuer, client } => ("client", client.clone(), Some(issuer)),
+        Target::Tenant { tenant } => ("tenant", tenant.clone(), None),
+    };
+    let issuer = issuer.map(|issuer| ("issuer".to_owned(), Value::from(issuer.as_str())));
+    [(name.to_owned(), Value::from(value))].into_iter().chain(issuer).collect()
+}
+
+/// One ban in JSON, with moments in seconds since 1970. Written by the API, read by the command
+/// line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ListedBan {
+    kind: String,
+    key: String,
+    /// The network in CIDR notation; other names are hashed, and cannot be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    since: u64,
+    /// `null`: until the ban is lifted.
+    until: Option<u64>,
+    reason: Option<String>,
+}
+
+/// Converts an entry to its JSON form.
+pub(crate) fn listed(entry: &Entry) -> ListedBan {
+    ListedBan {
+        kind: entry.kind().to_owned(),
+        key: entry.key.clone(),
+        network: network_of_key(&entry.key).map(|network| network.to_string()),
+        since: entry.at.secs(),
+        until: until(entry).map(Timestamp::secs),
+        reason: entry.note.clone(),
+    }
+}
+
+impl From<ListedBan> for Entry {
+    fn from(json: ListedBan) -> Self {
+        let ListedBan { kind: _, key, network: _, since, until, reason } = json;
+        let ends = until.map_or(crate::store::NEVER, Timestamp::from_secs);
+        Self { key, at: Timestamp::from_secs(since), ends, note: reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! `tollgate ban`: adds, lifts, lists and finds bans.
+
+mod client;
+mod help;
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    net::IpAddr,
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tollgate_core::{
+    ban::{Target, network_of_key, parse_network},
+    network::Network,
+    secret::Secret,
+    time::{Span, Timestamp},
+};
+
+use super::{
+    Output,
+    config_file::OptionalConfigFile,
+    printable,
+    revoke::{Access, Place, check_issuer},
+};
+use crate::{
+    admin::bans::{Bans, after, listed},
+    observe::{
+        now,
+        rfc3339::{self, Rfc3339},
+    },
+    store::{BanQuery, Entry, InvalidRevocation, NewBan, check_note, until},
+};
+
+/// The number of entries that one call lists.
+const PAGE: usize = 1000;
+
+/// Ban subjects, clients, tenants and networks, lift bans, list and find them.
+#[derive(Debug, Args)]
+pub struct BanArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Ban a subject, a client, a tenant or a network, until a moment or until the ban is lifted.
+    ///
+    /// A ban also stops credentials that are issued later, which a revocation does not. A longer ban
+    /// of the same target is never shortened: lift it first.
+    #[command(after_long_help = help::ADD)]
+    Add(AddArgs),
+    /// List all bans.
+    ///
+    /// Names of subjects, clients and tenants are stored as hashes, so the list shows their kinds,
+    /// moments and reasons.
+    #[command(after_long_help = help::LIST)]
+    List(ListArgs),
+    /// Lift a ban.
+    ///
+    /// Name the same target that was banned. Bans of other targets stay in force.
+    #[command(after_long_help = help::LIFT)]
+    Lift(LiftArgs),
+    /// Show whether a target or an address is banned.
+    #[command(after_long_help = help::CHECK)]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct AddArgs {
+    #[command(flatten)]
+    selector: Selector,
+    /// The time after which the ban ends. Default: it holds until it is lifted.
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
+    span: Option<Span>,
+    /// The moment when the ban ends, in RFC 3339 or seconds since 1970.
+    #[arg(long, value_name = "TIME", value_parser = rfc3339::parse)]
+    until: Option<Timestamp>,
+    /// The reason, one line, shown in the list.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
+    #[command(flatten)]
+    access: Access,
+    #[command(flatten)]
+    config: OptionalConfigFile,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Args)]
+struct LiftArgs {
+    #[command(flatten)]
+    selector: Selector,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    what: Question,
+    /// The issuer of a subject or client, exactly as `iss` of the tokens names it.
+    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "address"], conflicts_with_all = ["tenant", "network", "address"])]
+    issuer: Option<String>,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// The target of a ban.
+#[derive(Debug, Args)]
+struct Selector {
+    #[command(flatten)]
+    what: What,
+    /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
+    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network"], conflicts_with_all = ["tenant", "network"])]
+    issuer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// A subject of an issuer.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// A client of an issuer.
+    #[arg(long, value_name = "CLIENT")]
+    client: Option<String>,
+    /// A tenant, of any issuer.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// An address or a network, IPv4 or IPv6.
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    network: Option<Network>,
+}
+
+/// What [`Action::Check`] looks for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Question {
+    /// A subject of an issuer.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// A client of an issuer.
+    #[arg(long, value_name = "CLIENT")]
+    client: Option<String>,
+    /// A tenant, of any issuer.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Exactly this network.
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    network: Option<Network>,
+    /// An address: every ban of a network that contains it.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+}
+
+fn reason(text: &str) -> Result<String, InvalidRevocation> {
+    check_note(text).map(|()| text.to_owned())
+}
+
+/// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an
+/// argument so that tests can replace it.
+///
+/// # Errors
+/// The store or the admin API does not answer or refuses, or a file cannot be read.
+pub async fn run<B, F>(
+    args: BanArgs,
+    out: &mut (dyn Write + Send),
+    connect: impl FnOnce(Secret) -> F,
+) -> anyhow::Result<ExitCode>
+where
+    B: Bans,
+    F: Future<Output = anyhow::Result<B>>,
+{
+    if let Action::Add(AddArgs { selector, config, .. }) = &args.action {
+        check_issuer(selector.issuer.as_deref(), config)?;
+    }
+    let access = match &args.action {
+        Action::Add(AddArgs { access, .. })
+        | Action::List(ListArgs { access })
+        | Action::Lift(LiftArgs { access, .. })
+        | Action::Check(CheckArgs { access, .. }) => access,
+    };
+    match access.place()? {
+        Place::Redis(url) => act(&connect(url).await?, &args.action, out).await,
+        Place::Admin(client) => act(&client, &args.action, out).await,
+    }
+}
+
+async fn act<B: Bans>(
+    store: &B,
+    action: &Action,
+    out: &mut (dyn Write + Send),
+) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Add(AddArgs { selector, span, until: end, reason, access, config: _ }) => {
+            let now = now();
+            let end = end.or_else(|| span.map(|span| after(now, span)));
+            let ban = NewBan::new(selector.target(), now, end, reason.clone())?;
+            let entry = store.ban(&ban).await?;
+            match access.output {
+                Output::Json => writeln!(out, "{}", printable::json(&listed(&entry))?)?,
+                Output::Text => writeln!(out, "banned {} {}", name(&entry), ending(&entry))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Lift(LiftArgs { selector, access }) => {
+            let target = selector.target();
+            let found = store.lift(&target).await?;
+            let kind = target.kind().label();
+            match (access.output, found) {
+                (Output::Json, _) => {
+                    let answer = json!({ "kind": kind, "key": target.key(), "lifted": found });
+                    writeln!(out, "{answer}")?;
+                }
+                (Output::Text, true) => writeln!(out, "lifted the ban of the {kind}")?,
+                (Output::Text, false) => writeln!(out, "there is no such ban of a {kind}")?,
+            }
+            Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Action::List(ListArgs { access }) => {
+            let entries = all(store).await?;
+            match access.output {
+                Output::Json => {
+                    let list = json!({ "bans": entries.iter().map(listed).collect::<Vec<_>>() });
+                    writeln!(out, "{}", printable::json(&list)?)?;
+                }
+                Output::Text if entries.is_empty() => writeln!(out, "nothing is banned")?,
+                Output::Text => print_list(&entries, out)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Check(args) => {
+            let entries = store.bans_of(&args.query()).await?;
+            match args.access.output {
+                Output::Json => {
+                    let bans: Vec<_> = entries.iter().map(listed).collect();
+                    let answer = json!({ "banned": !entries.is_empty(), "bans": bans });
+                    writeln!(out, "{}", printable::json(&answer)?)?;
+                }
+                Output::Text if entries.is_empty() => writeln!(out, "not banned")?,
+                Output::Text => print_list(&entries, out)?,
+            }
+            Ok(if entries.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+    }
+}
+
+/// Reads all pages, each ban once: a ban that is added meanwhile may shift another one into the
+/// next page.
+async fn all<B: Bans>(store: &B) -> anyhow::Result<Vec<Entry>> {
+    let (mut entries, mut offset) = (Vec::new(), Some(0));
+    while let Some(from) = offset {
+        let page = store.list_bans(from, PAGE).await?;
+        entries.extend(page.entries);
+        // A server that does not move on would be queried for ever.
+        offset = page.next.filter(|next| *next > from);
+    }
+    entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
+    entries.dedup_by(|one, two| one.key == two.key);
+    Ok(entries)
+}
+
+fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
+    for entry in entries {
+        writeln!(out, "{}\n  since {}, {}", name(entry), Rfc3339(entry.at), ending(entry))?;
+        if let Some(reason) = &entry.note {
+            writeln!(out, "  {}", printable::printable(reason))?;
+        }
+    }
+    Ok(())
+}
+
+/// The target of a ban: a network in CIDR notation, other targets by their key.
+fn name(entry: &Entry) -> String {
+    match network_of_key(&entry.key) {
+        Some(network) => format!("network {network}"),
+        None => printable::printable(&entry.key),
+    }
+}
+
+fn ending(entry: &Entry) -> String {
+    match until(entry) {
+        Some(end) => format!("until {}", Rfc3339(end)),
+        None => "until the ban is lifted".to_owned(),
+    }
+}
+
+impl Selector {
+    fn target(&self) -> Target {
+        let issuer = self.issuer.clone().unwrap_or_default();
+        match &self.what {
+            What { subject: Some(subject), .. } => {
+                Target::Subject { issuer, subject: subject.clone() }
+            }
+            What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
+            What { network: Some(network), .. } => Target::Network(*network),
+            What { tenant, .. } => Target::Tenant { tenant: tenant.clone().unwrap_or_default() },
+        }
+    }
+}
+
+impl CheckArgs {
+    fn query(&self) -> BanQuery {
+        let Question { subject, client, tenant, network, address } = &self.what;
+        if let Some(address) = address {
+            return BanQuery::Address(*address);
+        }
+        let what = What {
+            subject: subject.clone(),
+            client: client.clone(),
+            tenant: tenant.clone(),
+            network: *network,
+        };
+        BanQuery::Target(Selector { what, issuer: self.issuer.clone() }.target())
+    }
+}
+
+#[cfg(test)]
+mod tests;

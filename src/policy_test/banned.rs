@@ -1,0 +1,77 @@
+//! The bans of a case.
+
+use tollgate_core::{
+    ban::{Ban, Target, holder_entries, network_key, parse_network},
+    network::Network,
+    revocation,
+    time::Timestamp,
+};
+
+use super::{CaseError, spec::BannedSpec};
+
+/// A ban in a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Banned {
+    /// What is banned.
+    pub target: Target,
+    /// The moment when the ban ends; `None`: when it is lifted.
+    pub until: Option<Timestamp>,
+}
+
+impl Banned {
+    /// Reads a ban. `issuer` is that of the case's token.
+    pub(super) fn of(spec: &BannedSpec, issuer: &str, now: Timestamp) -> Result<Self, CaseError> {
+        let issuer = || spec.issuer.clone().unwrap_or_else(|| issuer.to_owned());
+        let target = match spec {
+            BannedSpec {
+                subject: Some(subject),
+                client: None,
+                tenant: None,
+                network: None,
+                ..
+            } => Target::Subject { issuer: issuer(), subject: subject.clone() },
+            BannedSpec {
+                subject: None, client: Some(client), tenant: None, network: None, ..
+            } => Target::Client { issuer: issuer(), client: client.clone() },
+            BannedSpec {
+                subject: None, client: None, tenant: Some(tenant), network: None, ..
+            } => Target::Tenant { tenant: tenant.clone() },
+            BannedSpec {
+                subject: None,
+                client: None,
+                tenant: None,
+                network: Some(network),
+                ..
+            } => Target::Network(parse_network(network)?),
+            _ => return Err(CaseError::Ban),
+        };
+        Ok(Self { target, until: spec.until.map(|offset| offset.from(now)) })
+    }
+
+    /// Returns the ban if it is in force at `now`, and its key is `key`.
+    fn found(&self, key: &str, now: Timestamp) -> Option<Ban> {
+        let in_force = self.until.is_none_or(|until| until > now);
+        (in_force && self.target.key() == key)
+            .then_some(Ban { kind: self.target.kind(), until: self.until })
+    }
+}
+
+/// Returns the ban of the holder of a credential that ends last.
+pub(super) fn of_holder(bans: &[Banned], keys: &revocation::Keys, now: Timestamp) -> Option<Ban> {
+    let keys = holder_entries(keys).map(|(_, entry)| entry.key());
+    longest(bans, keys, now)
+}
+
+/// Returns the ban of the networks of an address that ends last.
+pub(super) fn of_address(
+    bans: &[Banned],
+    address: std::net::IpAddr,
+    now: Timestamp,
+) -> Option<Ban> {
+    longest(bans, Network::around(address).map(network_key), now)
+}
+
+fn longest(bans: &[Banned], keys: impl Iterator<Item = String>, now: Timestamp) -> Option<Ban> {
+    let found = |key: String| bans.iter().filter_map(move |ban| ban.found(&key, now));
+    Ban::longest(keys.flat_map(found))
+}
