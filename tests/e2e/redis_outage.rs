@@ -17,6 +17,7 @@ use crate::rig::{
     http::{Reply, Request},
     issuer::Issuer,
     redis::Redis,
+    replace_once,
     tollgate::Tollgate,
     until,
     upstream::Upstream,
@@ -214,4 +215,32 @@ impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Envoy names its timeout in the call, and forwards a request whose check is later.
+#[test]
+fn a_check_is_answered_before_envoy_stops_waiting_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let redis = Redis::start(dir.path());
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let upstream = Upstream::start();
+    // The store may take as long as Envoy waits.
+    let policy = policy().replace("  redis:\n", "  redis:\n    deadline: 1s\n");
+    let tollgate = Tollgate::start(dir.path(), &policy);
+    let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |config| {
+        let timeout = |time: &str| format!("                        timeout: {time}");
+        replace_once(failure_mode_allow(config), &timeout("2s"), &timeout("1s"))
+    });
+    let token = issuer.token(json!({}));
+    until("the first answer of Redis", || {
+        (envoy.send(&Request::get("/deny").bearer(&token)).status == 200).then_some(())
+    });
+    upstream.taken();
+    redis.pause();
+    let reply = envoy.send(&Request::get("/deny").bearer(&token));
+    redis.resume();
+    assert_eq!(reply.verdict(), (503, "overloaded".into()));
+    assert_eq!(upstream.taken().len(), 0);
+    assert!(tollgate.metric("tollgate_checks_total", &["reason=\"overloaded\""]) >= 1.0);
 }

@@ -52,7 +52,7 @@ impl Activity {
     /// withheld, and a stream that stays open, do not count.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        self.answers.load(Ordering::Acquire) % ANSWERED > 0
+        self.answers.load(Ordering::Acquire) & (ANSWERED - 1) > 0
     }
 
     /// The number of calls that arrived as a whole and were answered.
