@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use thiserror::Error;
 use tollgate_core::{
     config::{ConfigError, ConfigErrorKind, Document, Errors, Path, keys_of},
+    credential::api_key::{KeyFile, KeyTable, PolicyNames},
     policy::{Policy, PolicyConfig},
     revocation::sha256,
 };
@@ -28,6 +29,9 @@ use crate::{
 
 /// Most bytes of a configuration file.
 pub const MAX_FILE: usize = 16 << 20;
+
+/// Most bytes of a file of API keys: about forty thousand records.
+pub const MAX_KEY_FILE: usize = 16 << 20;
 
 /// A whole configuration file. Its sections are side by side in the file, and are read as two
 /// structs.
@@ -60,7 +64,12 @@ pub struct TextDigest([u8; 32]);
 impl TextDigest {
     /// Returns the digest of a text.
     pub fn of(text: &str) -> Self {
-        Self(sha256(text.as_bytes()))
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// Returns the digest of a text in bytes.
+    pub fn of_bytes(text: &[u8]) -> Self {
+        Self(sha256(text))
     }
 }
 
@@ -148,6 +157,19 @@ pub fn compile_file(path: &FilePath, text: &str) -> Result<Loaded, LoadError> {
     compile(text, &environment).map_err(|errors| invalid(path, errors))
 }
 
+/// Compiles the text of the file of API keys at `path`, for a policy.
+///
+/// # Errors
+/// Everything that is wrong with its records at once.
+pub fn compile_keys(path: &FilePath, text: &str, policy: &Policy) -> Result<KeyTable, LoadError> {
+    let lifetimes = policy.api_keys.as_ref().map(|keys| keys.lifetimes).unwrap_or_default();
+    let names = PolicyNames {
+        has_limit: &|name| policy.has_limit(name),
+        has_tier: &|tier| policy.has_key_tier(tier),
+    };
+    KeyFile::compile(text, &lifetimes, Some(names)).map_err(|errors| invalid(path, errors))
+}
+
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -170,11 +192,23 @@ pub fn compile_with_notes(path: &FilePath, text: &str) -> Result<(Loaded, Notes)
     let document = Document::parse(text, &environment).map_err(|errors| invalid(path, errors))?;
     let loaded = compile_document(&document, TextDigest::of(text))
         .map_err(|errors| invalid(path, errors))?;
+    check_keys(&loaded.policy)?;
     let notes = Notes {
         unreadable: document.locate(named_files::unreadable(&loaded.file)),
         proxy: document.locate(proxy_needs::of(&loaded.file)),
     };
     Ok((loaded, notes))
+}
+
+/// Checks the file of API keys, where it can be read: one that cannot is in [`Notes::unreadable`].
+fn check_keys(policy: &Policy) -> Result<(), LoadError> {
+    let Some(path) = policy.api_keys.as_ref().and_then(|keys| keys.file.as_deref()) else {
+        return Ok(());
+    };
+    match bounded_file::read_text_blocking(path, MAX_KEY_FILE) {
+        Ok(text) => compile_keys(path, &text, policy).map(drop),
+        Err(_) => Ok(()),
+    }
 }
 
 fn invalid(path: &FilePath, errors: Vec<ConfigError>) -> LoadError {

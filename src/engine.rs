@@ -48,6 +48,7 @@
 //! # }
 //! ```
 
+mod api_keys;
 mod body_pool;
 pub mod check;
 mod deadline;
@@ -80,6 +81,7 @@ use tollgate_core::{
 };
 
 use self::{
+    api_keys::ApiKeyFile,
     check::{CheckBounds, Checker, Clock},
     live::Live,
     readiness::Readiness,
@@ -88,7 +90,7 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    config::{File, Loaded},
+    config::{File, LoadError, Loaded},
     credential::jwks::{KeySources, Timing},
     observe::{
         self, Observer,
@@ -140,6 +142,9 @@ pub enum StartError {
     /// An upstream key is missing or cannot be used.
     #[error("upstream_key: {0}")]
     UpstreamKey(SecretError),
+    /// The file of API keys is missing or has errors.
+    #[error("api_keys.file: {0}")]
+    ApiKeys(LoadError),
     /// A file that `observe.tracing` names is missing or cannot be used.
     #[error(transparent)]
     Tracing(#[from] TraceError),
@@ -166,6 +171,8 @@ impl Engine {
         check_issuer_secrets(&policy)?;
         let upstream_keys = UpstreamKeys::start(&policy.upstream_keys, max_stale)
             .map_err(StartError::UpstreamKey)?;
+        let policy = Arc::new(policy);
+        let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
         let metrics = Arc::new(Metrics::new(&server.observe));
         let audit = Arc::new(Audit::start(&server.audit)?);
@@ -180,7 +187,9 @@ impl Engine {
         let key_changes = key_sources.changes();
         let sources = key_sources.apply(policy.issuers.list());
         let credentials = upstream_keys.credentials(&policy.upstream_keys);
-        let live = Live::new(Arc::new(policy), sources, credentials, server.token_cache);
+        let tables = policy.api_keys.iter().map(|_| api_keys.as_ref().and_then(ApiKeyFile::table));
+        let tables: Vec<_> = tables.collect();
+        let live = Live::new(Arc::clone(&policy), sources, credentials, tables, server.token_cache);
         let live = Arc::new(live);
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
@@ -194,6 +203,7 @@ impl Engine {
             server,
             digest,
             upstream_keys,
+            api_keys,
             Arc::clone(&live),
             key_sources,
             Arc::clone(&observer),

@@ -22,7 +22,6 @@ mod places;
 mod serve;
 mod stream;
 mod tls;
-mod trusted;
 mod unix;
 
 use std::time::Duration;
@@ -37,7 +36,6 @@ pub use self::{
     serve::BoxError,
     stream::Peer,
     tls::{Tls, TlsError, TlsProblem, Validity},
-    trusted::Networks,
 };
 
 /// The protocol of a listener.

@@ -7,7 +7,6 @@ pub mod exposition;
 pub mod log;
 pub mod metrics;
 mod process;
-pub mod rfc3339;
 mod subjects;
 pub mod trace;
 
@@ -30,6 +29,8 @@ use tollgate_core::{
     text::hex_128,
     time::Timestamp,
 };
+
+pub use tollgate_core::time::rfc3339;
 
 pub use self::check_result::{AllowBasis, CheckResult};
 use self::{

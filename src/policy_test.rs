@@ -6,6 +6,7 @@
 //! relative to the file's `now`, so that an adapter with a clock of its own can have the tokens
 //! made for its own time.
 
+mod api_keys;
 mod banned;
 mod error;
 pub mod expect;

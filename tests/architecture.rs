@@ -51,7 +51,16 @@ const MAY: [(&str, &[&str]); 28] = [
     ("health", &["observe"]),
     (
         "engine",
-        &["config", "credential", "engine::check", "engine::live", "observe", "secrets", "store"],
+        &[
+            "bounded_file",
+            "config",
+            "credential",
+            "engine::check",
+            "engine::live",
+            "observe",
+            "secrets",
+            "store",
+        ],
     ),
     (
         "config",

@@ -17,7 +17,7 @@ local options = {
 -- The headers for the upstream.
 local identity = {
     "x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model",
-    "x-tollgate-issuer", "x-tollgate-decision-id",
+    "x-tollgate-issuer", "x-tollgate-key-id", "x-tollgate-decision-id",
 }
 
 -- The headers of a denial for the client.
@@ -100,10 +100,12 @@ core.register_action("tollgate", { "http-req" }, function(txn, what)
             end
         end
         -- The client's credential, the upstream's own key, or nothing: as the route says.
-        txn.http:req_del_header("authorization")
-        local credential = first(response, "authorization")
-        if credential then
-            txn.http:req_add_header("authorization", credential)
+        for _, name in ipairs({ "authorization", "x-api-key", "api-key" }) do
+            txn.http:req_del_header(name)
+            local credential = first(response, name)
+            if credential then
+                txn.http:req_add_header(name, credential)
+            end
         end
         txn:set_var("txn.tollgate_allowed", true)
         return

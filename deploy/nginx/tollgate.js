@@ -1,7 +1,7 @@
 // Asks Tollgate about a request, body included, before nginx forwards it. Used by njs.conf.
 
 // What the upstream learns: these variables are declared there, and set as headers of the forwarded request.
-const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'decision_id'];
+const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'key_id', 'decision_id'];
 
 // What the client gets with a denial. On success it gets the limits and the decision's id.
 const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms', 'X-Should-Retry'];
@@ -26,6 +26,8 @@ async function check(r) {
             r.variables[`tollgate_${name}`] = reply.headersOut[`x-tollgate-${name.replace('_', '-')}`] || '';
         });
         r.variables.tollgate_authorization = reply.headersOut['Authorization'] || '';
+        r.variables.tollgate_x_api_key = reply.headersOut['X-Api-Key'] || '';
+        r.variables.tollgate_api_key = reply.headersOut['Api-Key'] || '';
         r.variables.tollgate_protocols = reply.headersOut['Sec-WebSocket-Protocol'] || '';
         copy(LIMITS, reply, r);
         return;

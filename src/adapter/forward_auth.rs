@@ -140,8 +140,7 @@ fn respond(config: &ForwardAuthConfig, parts: &Parts, answered: CheckAnswer<'_>)
         }
         _ => None,
     };
-    let credential = parts.headers.get(header::AUTHORIZATION);
-    let mut reply = encode(config.dialect, answered.answer, credential);
+    let mut reply = encode(config.dialect, answered.answer, &parts.headers);
     if let Some(protocols) = kept {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
     }

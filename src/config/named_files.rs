@@ -73,6 +73,9 @@ impl Check {
                 }
             }
         }
+        if let Some(keys) = &policy.api_keys {
+            self.file(keys.file.as_ref(), &Path::root().key("api_keys").key("file"));
+        }
         for (index, route) in policy.routes.iter().enumerate() {
             let path = Path::root().key("routes").index(index).key("upstream_key");
             let key = match route {
@@ -159,6 +162,7 @@ issuers:
   - { issuer: "https://a", audiences: [x], algorithms: [RS256], jwks: { file: /no/jwks.json } }
   - { issuer: "https://b", audiences: [x], algorithms: [RS256], jwks: { url: "https://b/jwks", ca: /no/ca.pem, cache_file: /no/cache } }
   - { issuer: "https://c", audiences: [x], algorithms: [HS256], secret: "file:/no/secret" }
+api_keys: { file: /no/keys.yaml }
 routes:
   - { match: { methods: [GET], paths: [/a] }, scopes: [], upstream_key: "file:/no/route" }
   - { preset: vllm, upstream_key: "file:/no/preset" }
@@ -190,8 +194,9 @@ audit: { to: "file:/no/audit" }
             "line 11: issuers[0].jwks.file: `jwks.json`",
             "line 12: issuers[1].jwks.ca: `ca.pem`",
             "line 13: issuers[2].secret: `secret`",
-            "line 15: routes[0].upstream_key: `route`",
-            "line 16: routes[1].upstream_key: `preset`",
+            "line 14: api_keys.file: `keys.yaml`",
+            "line 16: routes[0].upstream_key: `route`",
+            "line 17: routes[1].upstream_key: `preset`",
         ];
         assert_eq!(found, expected.iter().map(is_missing).collect::<Vec<_>>());
     }

@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tollgate_core::{policy::Policy, secret::Secret, snapshot::Snapshot};
+use tollgate_core::{
+    credential::api_key::KeyTable, policy::Policy, secret::Secret, snapshot::Snapshot,
+};
 
 use super::refusals::Refusals;
 use crate::credential::{
@@ -36,14 +38,15 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts with a policy, its key sources and its upstream keys.
+    /// Starts with a policy, its key sources, its upstream keys and its tables of API keys.
     pub fn new(
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
         upstream_keys: Vec<Option<Secret>>,
+        api_keys: Vec<Option<Arc<KeyTable>>>,
         token_cache: TokenCacheConfig,
     ) -> Self {
-        let snapshot = snapshot(policy, &sources, upstream_keys);
+        let snapshot = snapshot(policy, &sources, upstream_keys, api_keys);
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
         let refusals = Arc::new(Refusals::new());
@@ -84,11 +87,12 @@ impl Live {
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
         upstream_keys: Vec<Option<Secret>>,
+        api_keys: Vec<Option<Arc<KeyTable>>>,
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys),
+            snapshot: snapshot(policy, &sources, upstream_keys, api_keys),
             sources,
             tokens,
             refusals: Arc::new(Refusals::new()),
@@ -99,14 +103,29 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let Snapshot { policy, upstream_keys, .. } = state.snapshot.clone();
+        let Snapshot { policy, upstream_keys, api_keys, .. } = state.snapshot.clone();
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys),
+            snapshot: snapshot(policy, &sources, upstream_keys, api_keys),
             sources,
             tokens,
             refusals: Arc::clone(&state.refusals),
         }));
+    }
+
+    /// Puts the table of one source of API keys in force; `None` where it has none that may be used.
+    /// Cached results of records that did not change stay valid. A source that the policy in force
+    /// does not have is left out.
+    pub fn replace_api_keys(&self, source: usize, table: Option<Arc<KeyTable>>) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.load();
+        let mut snapshot = state.snapshot.clone();
+        if let Some(place) = snapshot.api_keys.get_mut(source) {
+            *place = table;
+        }
+        let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
+        let refusals = Arc::clone(&state.refusals);
+        self.state.store(Arc::new(State { snapshot, sources, tokens, refusals }));
     }
 
     /// Puts upstream keys in force.
@@ -124,10 +143,12 @@ fn snapshot(
     policy: Arc<Policy>,
     sources: &[Arc<Source>],
     upstream_keys: Vec<Option<Secret>>,
+    api_keys: Vec<Option<Arc<KeyTable>>>,
 ) -> Snapshot {
     Snapshot {
         policy,
         keys: sources.iter().map(|source| source.current()).collect(),
         upstream_keys,
+        api_keys,
     }
 }

@@ -51,7 +51,7 @@ impl Readiness {
             self.started.store(true, Ordering::Relaxed);
         }
         let mut missing = Vec::new();
-        let Snapshot { keys, upstream_keys, policy } = &state.snapshot;
+        let Snapshot { keys, upstream_keys, policy, api_keys } = &state.snapshot;
         if !state.sources.is_empty() && keys.iter().all(Option::is_none) {
             let issuers: Vec<String> = state
                 .sources
@@ -59,6 +59,9 @@ impl Readiness {
                 .map(|source| format!("`{}`", source.status().issuer))
                 .collect();
             missing.push(format!("no issuer has usable keys: {}", issuers.join(", ")));
+        }
+        if !api_keys.is_empty() && api_keys.iter().all(Option::is_none) && keys.is_empty() {
+            missing.push("no source of API keys can be used".to_owned());
         }
         if !upstream_keys.is_empty() && upstream_keys.iter().all(Option::is_none) {
             let files = policy.upstream_keys.iter().filter_map(|source| match source {

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tollgate_core::policy::Policy;
 
-use super::{live::Live, upstream_keys::UpstreamKeys};
+use super::{api_keys::ApiKeyFile, live::Live, upstream_keys::UpstreamKeys};
 use crate::{
     config::{LoadError, Loaded, ServerConfig, TextDigest},
     credential::jwks::{KeySources, Source},
@@ -61,6 +61,7 @@ pub(super) struct Reloader {
     /// The text of the configuration in force.
     applied: TextDigest,
     upstream_keys: UpstreamKeys,
+    api_keys: Option<ApiKeyFile>,
     /// The error of the last reload, where it failed.
     failure: Option<String>,
 }
@@ -71,13 +72,16 @@ impl Reloader {
         server: ServerConfig,
         applied: TextDigest,
         upstream_keys: UpstreamKeys,
+        api_keys: Option<ApiKeyFile>,
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
     ) -> Self {
+        let failure = None;
         let reloader =
-            Self { live, key_sources, observer, server, applied, upstream_keys, failure: None };
+            Self { live, key_sources, observer, server, applied, upstream_keys, api_keys, failure };
         reloader.report_upstream_keys();
+        reloader.report_api_keys();
         reloader
     }
 
@@ -100,6 +104,7 @@ impl Reloader {
         self.install(Arc::new(policy)).await;
         self.applied = digest;
         self.report_upstream_keys();
+        self.report_api_keys();
         let changed = file.server.changed_sections(&self.server);
         if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
     }
@@ -141,6 +146,21 @@ impl Reloader {
         self.report_upstream_keys();
     }
 
+    /// Reads the file of API keys, and puts its table in force if it has changed.
+    pub(super) async fn refresh_api_keys(&mut self) {
+        if let Some(file) = &mut self.api_keys
+            && file.look().await
+        {
+            self.live.replace_api_keys(0, file.table());
+        }
+        self.report_api_keys();
+    }
+
+    fn report_api_keys(&self) {
+        let status = self.api_keys.iter().map(ApiKeyFile::status).collect();
+        self.observer.metrics().set_secrets("api_keys", status);
+    }
+
     fn report_upstream_keys(&self) {
         self.observer.metrics().set_secrets("upstream_key", self.upstream_keys.status());
     }
@@ -168,14 +188,26 @@ impl Reloader {
                 source.tried().await;
             }
         };
-        // An issuer that has not answered by then is logged below. An upstream key that is not read
-        // by then is read by the next look: its routes are denied meanwhile.
+        let max_stale = self.server.secrets.max_stale.std();
+        let mut api_keys = ApiKeyFile::for_policy(self.api_keys.take(), &policy, max_stale);
+        let keys_read = async {
+            if let Some(file) = api_keys.as_mut().filter(|file| !file.is_usable()) {
+                let _timed_out = timeout(NEW_UPSTREAM_KEYS, file.look()).await;
+            }
+        };
+        // An issuer that has not answered by then is logged below. An upstream key, or a file of API
+        // keys, that is not read by then is read by the next look: what needs it is denied
+        // meanwhile.
         let _timed_out = tokio::join!(
             timeout(FIRST_KEYS, tried),
             timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
+            keys_read,
         );
+        let tables = policy.api_keys.iter().map(|_| api_keys.as_ref().and_then(ApiKeyFile::table));
+        let tables = tables.collect();
+        self.api_keys = api_keys;
         let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
-        self.live.replace(Arc::clone(&policy), sources.clone(), credentials);
+        self.live.replace(Arc::clone(&policy), sources.clone(), credentials, tables);
         self.upstream_keys.retain(&policy.upstream_keys);
         metrics.retain_policy(&policy);
         for source in sources.iter().filter(|source| !source.status().tried) {

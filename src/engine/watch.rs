@@ -82,6 +82,7 @@ impl Task {
                 ),
                 None => {}
             }
+            reloader.refresh_api_keys().await;
             reloader.refresh_upstream_keys().await;
             drop(reloader);
             self.finished.send_modify(|rounds| *rounds += 1);

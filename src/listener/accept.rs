@@ -12,6 +12,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::either::Either;
+use tollgate_core::network::Networks;
 use tracing::warn;
 
 use super::{
@@ -22,7 +23,6 @@ use super::{
     places::{PeerGroup, Place, Places},
     stream::{Peer, Socket},
     tls::Tls,
-    trusted::Networks,
     unix::{self, SocketFile},
 };
 
@@ -130,7 +130,9 @@ impl Listener {
         loop {
             match self.source.accept().await {
                 Ok((_, peer, _))
-                    if self.trusted.as_ref().is_some_and(|list| !list.admits(peer)) =>
+                    if self.trusted.as_ref().is_some_and(|list| {
+                        peer.ip().is_some_and(|address| !list.contains(address))
+                    }) =>
                 {
                     self.reject_untrusted(peer);
                 }

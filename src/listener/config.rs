@@ -8,7 +8,9 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{address::Address, trusted::Networks};
+use tollgate_core::network::Networks;
+
+use super::address::Address;
 use crate::byte_size::ByteSize;
 
 /// The settings of a listener. In a file either an address alone or `{ address, mode, tls }`.

@@ -1,7 +1,7 @@
 //! Errors of case files.
 
 use thiserror::Error;
-use tollgate_core::credential::jwt::key_set::KeySetError;
+use tollgate_core::credential::{api_key::KeyTableError, jwt::key_set::KeySetError};
 use tollgate_testkit::KeyError;
 
 /// The reason why a case, a key or a policy of a case file cannot be used.
@@ -33,6 +33,12 @@ pub enum CaseError {
     /// The file has no key of this name before the one that uses its pair.
     #[error("there is no key `{0}` to be like")]
     UnknownLike(String),
+    /// The file has no API key of this name.
+    #[error("there is no API key `{0}`")]
+    UnknownApiKey(String),
+    /// Two API keys cannot be in one table.
+    #[error(transparent)]
+    ApiKey(#[from] KeyTableError),
     /// A token is to be signed with an algorithm that does not exist.
     #[error("unknown algorithm `{0}` to sign with")]
     UnknownAlgorithm(String),

@@ -7,12 +7,15 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tollgate_core::{
     config::{ConfigError, Document, Errors, Path},
-    credential::jwt::{
-        issuer::{Issuer, KeySource},
-        key_set::{KeySet, KeySetError, SkippedKey},
+    credential::{
+        api_key::{KeyTable, PREFIX},
+        jwt::{
+            issuer::{Issuer, KeySource},
+            key_set::{KeySet, KeySetError, SkippedKey},
+        },
     },
     policy::Policy,
-    revocation::{Target, token_digest},
+    revocation::{Target, sha256, token_digest},
     secret::{Secret, SecretSource},
     snapshot::Snapshot,
     time::Timestamp,
@@ -20,6 +23,7 @@ use tollgate_core::{
 
 use super::{
     Banned, Body, Case, CaseError, Earlier, Request, Revoked,
+    api_keys::ApiKeys,
     keys::Keys,
     mint,
     spec::{BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
@@ -37,6 +41,7 @@ pub struct CaseFile {
     spec: FileSpec,
     policy: Option<Arc<Policy>>,
     keys: Keys,
+    api_keys: ApiKeys,
     lines: Vec<Option<u64>>,
 }
 
@@ -68,10 +73,18 @@ impl CaseFile {
                 }
             }
         }
+        let now = spec.now.map_or(NOW, Timestamp::from_secs);
+        let api_keys = ApiKeys::make(
+            &spec.api_keys,
+            policy.as_deref(),
+            now,
+            &root.key("api_keys"),
+            &mut errors,
+        );
         let lines = (0..spec.cases.len())
             .map(|index| document.line(&root.key("cases").index(index)))
             .collect();
-        let file = Self { spec, policy, keys, lines };
+        let file = Self { spec, policy, keys, api_keys, lines };
         for (index, spec) in file.spec.cases.iter().enumerate() {
             errors.take(&root.key("cases").index(index), file.case(index, spec, None).map(drop));
         }
@@ -91,6 +104,11 @@ impl CaseFile {
         self.keys.jwks(issuer).map(|jwks| jwks.to_string())
     }
 
+    /// The table of the file's API keys.
+    pub fn api_keys(&self) -> &KeyTable {
+        &self.api_keys.table
+    }
+
     /// Returns the file's policy with its keys. An issuer whose set has no usable key has none, as
     /// after a failed fetch.
     ///
@@ -103,6 +121,9 @@ impl CaseFile {
         for (slot, issuer) in snapshot.keys.iter_mut().zip(policy.issuers.list()) {
             let set = self.key_set(issuer)?.and_then(Result::ok);
             *slot = set.map(|(set, _)| Arc::new(set));
+        }
+        for table in &mut snapshot.api_keys {
+            *table = Some(Arc::new(self.api_keys.table.clone()));
         }
         for source in &policy.upstream_keys {
             let key = [b"Bearer ", inline(source)?.expose()].concat();
@@ -155,7 +176,11 @@ impl CaseFile {
         let revoked = spec
             .revoked
             .iter()
-            .map(|spec| revoked(spec, &credential, token.as_deref(), now))
+            .map(|spec| {
+                let jti = spec.jti.as_deref().map(|jti| self.api_keys.with_ids(jti));
+                let spec = RevokedSpec { jti, ..spec.clone() };
+                revoked(&spec, &credential, token.as_deref(), now)
+            })
             .collect::<Result<_, _>>()?;
         let banned = spec
             .banned
@@ -202,7 +227,7 @@ impl CaseFile {
         credential: &TokenSpec,
         now: Timestamp,
     ) -> Result<(Request, Option<String>), CaseError> {
-        let token = mint::mint(credential, &self.keys, now)?;
+        let token = mint::mint(credential, &self.keys, &self.api_keys, now)?;
         let filled = |text: &str| {
             token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace("{token}", token))
         };
@@ -278,6 +303,12 @@ fn secret(made: &mut HashMap<String, String>, name: &str) -> Option<String> {
     Some(made.entry(name.to_owned()).or_insert(STANDARD.encode(bytes)).clone())
 }
 
+/// Returns the digest that a credential is revoked by: a key as a whole, a token without its
+/// signature.
+fn digest(token: &str) -> [u8; 32] {
+    if token.starts_with(PREFIX) { sha256(token.as_bytes()) } else { token_digest(token) }
+}
+
 fn revoked(
     spec: &RevokedSpec,
     credential: &TokenSpec,
@@ -290,9 +321,7 @@ fn revoked(
     found.extend(spec.subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
     found.extend(spec.client.clone().map(|client| Target::Client { issuer: issuer(), client }));
     found.extend(spec.tenant.clone().map(|tenant| Target::Tenant { tenant }));
-    found.extend(
-        token.filter(|_| spec.token).map(|token| Target::Token { sha256: token_digest(token) }),
-    );
+    found.extend(token.filter(|_| spec.token).map(|token| Target::Token { sha256: digest(token) }));
     match (<[Target; 1]>::try_from(found), &spec.foreign) {
         (Ok([target]), None) => Ok(Revoked::Target { target, at: spec.at.from(now) }),
         (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::ExternalDenylist(key.clone())),

@@ -2,11 +2,12 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
-use tollgate_core::time::Timestamp;
+use tollgate_core::{credential::api_key::ISSUER, time::Timestamp};
 use tollgate_testkit::{Algorithm, TokenParts, base64url, hmac_sha256, merged, pem, signed};
 
 use super::{
     CaseError,
+    api_keys::ApiKeys,
     keys::{Keys, SigningKey},
     spec::{SigningMethod, Tamper, TokenSpec},
     values::{Bytes, Offset},
@@ -22,6 +23,7 @@ const DATES: [&str; 4] = ["exp", "nbf", "iat", "auth_time"];
 pub(super) fn mint(
     spec: &TokenSpec,
     keys: &Keys,
+    api_keys: &ApiKeys,
     now: Timestamp,
 ) -> Result<Option<String>, CaseError> {
     if spec.none == Some(true) {
@@ -29,6 +31,9 @@ pub(super) fn mint(
     }
     if let Some(raw) = &spec.raw {
         return tampered(raw.clone(), spec, None, now).map(Some);
+    }
+    if let Some(name) = &spec.api_key {
+        return api_keys.text(name).map(|text| Some(text.to_owned()));
     }
     let Some(name) = &spec.key else { return Ok(None) };
     let key = keys.get(name)?;
@@ -53,6 +58,9 @@ pub(super) fn mint(
 
 /// Returns the issuer that the token of a case names, for revocations without one.
 pub(super) fn issuer(spec: &TokenSpec) -> &str {
+    if spec.api_key.is_some() {
+        return ISSUER;
+    }
     let without = spec.claims_without.iter().any(|name| name == "iss");
     spec.claims.get("iss").filter(|_| !without).and_then(Value::as_str).unwrap_or_default()
 }

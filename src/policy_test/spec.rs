@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tollgate_core::{policy::PolicyConfig, secret::SecretSource};
+use tollgate_core::{
+    credential::api_key::HolderSpec, network::Networks, policy::PolicyConfig, secret::SecretSource,
+    time::Rate,
+};
 use tollgate_testkit::merged;
 
 use super::{
@@ -24,6 +27,9 @@ pub(super) struct FileSpec {
     /// Signing keys, made when the file is read.
     #[serde(default)]
     pub(super) keys: BTreeMap<String, KeySpec>,
+    /// API keys, made when the file is read.
+    #[serde(default)]
+    pub(super) api_keys: BTreeMap<String, ApiKeySpec>,
     #[serde(default)]
     pub(super) defaults: DefaultsSpec,
     pub(super) cases: Vec<CaseSpec>,
@@ -60,6 +66,48 @@ pub(super) struct KeySpec {
     /// Members of the published JWK to remove.
     #[serde(default)]
     pub(super) jwk_without: Vec<String>,
+}
+
+/// An API key: its record, or another secret of the id of one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApiKeySpec {
+    /// The other key whose id this key has. It has no record: it is the `previous` secret of that
+    /// key, or one that was never issued.
+    pub(super) of: Option<String>,
+    /// The text of a key of a foreign format. Its record is marked as weak.
+    pub(super) raw: Option<String>,
+    /// `false`: the key has no record. Default true.
+    pub(super) issue: Option<bool>,
+    /// Default: the key's name in the file.
+    pub(super) subject: Option<String>,
+    #[serde(default)]
+    pub(super) holder: HolderSpec,
+    pub(super) tenant: Option<String>,
+    pub(super) owner: Option<String>,
+    #[serde(default)]
+    pub(super) scopes: Vec<String>,
+    pub(super) models: Option<Vec<String>>,
+    pub(super) tier: Option<String>,
+    #[serde(default)]
+    pub(super) limits: BTreeMap<String, Rate>,
+    pub(super) networks: Option<Networks>,
+    /// Default `now`, as all times relative to the time of the file.
+    #[serde(default)]
+    pub(super) created: Offset,
+    pub(super) expires: Option<Offset>,
+    /// The secret before the last rotation.
+    pub(super) previous: Option<PreviousKeySpec>,
+}
+
+/// The secret before the last rotation.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PreviousKeySpec {
+    /// The name of the key that has it.
+    pub(super) key: String,
+    /// The end of its grace.
+    pub(super) until: Offset,
 }
 
 /// One case of the file.
@@ -111,7 +159,7 @@ fn once() -> u32 {
 
 /// One revocation: exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and
 /// `foreign`.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevokedSpec {
     pub(super) jti: Option<String>,
@@ -211,6 +259,8 @@ pub(super) struct TokenSpec {
     pub(super) none: Option<bool>,
     /// The token as text.
     pub(super) raw: Option<String>,
+    /// The name of an API key.
+    pub(super) api_key: Option<String>,
     /// The name of the signing key.
     pub(super) key: Option<String>,
     /// An algorithm to sign with instead of the key's. The header names it too, unless it is
@@ -244,14 +294,23 @@ pub(super) struct TokenSpec {
 impl TokenSpec {
     /// Returns this token, completed from `base`; claims and header member by member.
     pub(super) fn or_defaults(&self, base: &Self) -> Self {
-        let own = self.raw.is_some() || self.key.is_some();
+        let own = self.raw.is_some() || self.key.is_some() || self.api_key.is_some();
         let choose =
             |own: &Option<String>, base: &Option<String>| own.clone().or_else(|| base.clone());
         let list =
             |own: &Vec<String>, base: &Vec<String>| base.iter().chain(own).cloned().collect();
         Self {
             none: self.none.or(base.none.filter(|_| !own)),
-            raw: if self.key.is_some() { None } else { choose(&self.raw, &base.raw) },
+            raw: if self.key.is_some() || self.api_key.is_some() {
+                None
+            } else {
+                choose(&self.raw, &base.raw)
+            },
+            api_key: if self.key.is_some() || self.raw.is_some() {
+                self.api_key.clone()
+            } else {
+                choose(&self.api_key, &base.api_key)
+            },
             key: choose(&self.key, &base.key),
             alg: choose(&self.alg, &base.alg),
             header: merged(&base.header, &self.header),

@@ -14,9 +14,11 @@ use super::{
 use crate::rig::http::{Request, exchange};
 
 /// Every spelling of an identity header that some server reads as one.
-const SPELLINGS: [&str; 14] = [
+const SPELLINGS: [&str; 16] = [
     "X-Tollgate-Issuer",
     "X_Tollgate_Issuer",
+    "X-Tollgate-Key-Id",
+    "X_Tollgate_Key_Id",
     "X-Tollgate-Subject",
     "x-tollgate-subject",
     "X-TOLLGATE-TENANT",

@@ -59,6 +59,9 @@ fn places(dialect: &str) -> [&'static str; 5] {
 const FRAMING: [&str; 6] =
     ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
 
+/// The headers, besides `Authorization`, that may hold an API key: proxies copy them from the answer.
+const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+
 struct ProxyCheck {
     config: ForwardAuthConfig,
     parts: Parts,
@@ -164,7 +167,7 @@ fn answer_of(sent: &ProxyCheck, case: &Case, snapshot: &Snapshot) -> ProxyRespon
         Decision::Deny(denial) => Answer::Deny(denied(denial, &outcome.evidence, id)),
         Decision::Fail(failure) => Answer::Fail(failure),
     };
-    encode(sent.config.dialect, answer, sent.parts.headers.get("authorization"))
+    encode(sent.config.dialect, answer, &sent.parts.headers)
 }
 
 /// The answer as a proxy with the shipped configuration reads it.
@@ -191,6 +194,7 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
         .filter(|(name, value)| {
             let copied = name.starts_with("x-tollgate-")
                 || name == "authorization"
+                || KEY_HEADERS.contains(&&**name)
                 || name == PROTOCOLS
                 || name == STREAM_DURATION;
             copied && !value.is_empty()
@@ -205,7 +209,9 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
             None => {
                 let known = IDENTITY.into_iter().chain(["authorization"]);
                 let protocols = sent.parts.headers.contains_key(PROTOCOLS).then_some(PROTOCOLS);
-                let known = known.chain(protocols);
+                let keys = KEY_HEADERS.into_iter();
+                let keys = keys.filter(|name| sent.parts.headers.contains_key(*name));
+                let known = known.chain(protocols).chain(keys);
                 removed.extend(
                     known.filter(|name| !set.iter().any(|(set, _)| set == name)).map(str::to_owned),
                 );
@@ -213,8 +219,11 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
         }
     }
     // A credential that is set to its own value is forwarded unchanged.
-    let own = sent.parts.headers.get("authorization").and_then(|value| value.to_str().ok());
-    set.retain(|(name, value)| name != "authorization" || Some(value.as_str()) != own);
+    set.retain(|(name, value)| {
+        let is_credential = name == "authorization" || KEY_HEADERS.contains(&&**name);
+        let own = sent.parts.headers.get(name).and_then(|value| value.to_str().ok());
+        !is_credential || Some(value.as_str()) != own
+    });
     Observed {
         decision,
         status: (decision == Verdict::Deny).then_some(status),

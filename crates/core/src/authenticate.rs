@@ -9,35 +9,62 @@ use std::sync::Arc;
 #[cfg(test)]
 use crate::credential::test_kind;
 use crate::{
-    credential::{self, Credential, Rejection, jwt},
-    denial::Denial,
+    credential::{
+        self, Credential, Rejection,
+        api_key::{self, ApiKeys, KeyContext, PolicyNames},
+        jwt,
+    },
+    denial::{Denial, Reason},
     identity::{CredentialKind, Generation, KeyVersion, Principal},
     request::Headers,
     snapshot::Snapshot,
+    stage::Check,
     time::Timestamp,
 };
 
 /// The result of a verification.
 pub type Verified = Result<Arc<Principal>, Rejection>;
 
-/// Finds the one credential of a request.
+/// Finds the one credential of a request. `keys` is the section `api_keys` of the policy: without it,
+/// every credential is a token.
 ///
 /// # Errors
-/// `missing_credential`, `ambiguous_credential` and `malformed_token`.
-pub fn extract<'a>(headers: &Headers<'a>) -> Result<Credential<'a>, Denial> {
+/// `missing_credential`, `ambiguous_credential`, `malformed_token`, and `invalid_api_key` for a key
+/// of which format or checksum is wrong.
+pub fn extract<'a>(
+    headers: &Headers<'a>,
+    keys: Option<&ApiKeys>,
+) -> Result<Credential<'a>, Denial> {
     #[cfg(test)]
     if let Some(key) = test_kind::Key::extract(headers) {
         return Ok(Credential::Test(key));
     }
-    credential::bearer(headers).map(jwt::Token::new).map(Credential::Jwt)
+    match keys {
+        None => credential::bearer(headers).map(jwt::Token::new).map(Credential::Jwt),
+        Some(keys) => credential::token_or_key(headers, keys),
+    }
 }
 
 /// Takes the credential of a WebSocket, found among the protocols that its client offers.
 ///
 /// # Errors
-/// `missing_credential` and `malformed_token`.
-pub(crate) fn offered(token: &[u8]) -> Result<Credential<'_>, Denial> {
-    credential::offered(token).map(jwt::Token::new).map(Credential::Jwt)
+/// As [`extract`].
+pub(crate) fn offered<'a>(
+    token: &'a [u8],
+    headers: &Headers<'a>,
+    keys: Option<&ApiKeys>,
+) -> Result<Credential<'a>, Denial> {
+    let token = credential::offered(token)?;
+    let Some(keys) = keys else {
+        return Ok(Credential::Jwt(jwt::Token::new(token)));
+    };
+    if credential::key_header(headers, keys)?.is_some() {
+        return Err(Denial::new(
+            Reason::AmbiguousCredential,
+            "a token in `Sec-WebSocket-Protocol` beside a header with an API key",
+        ));
+    }
+    credential::classify(token, keys)
 }
 
 /// Verifies a credential against the policy and the keys of `snapshot`, at `now`.
@@ -68,7 +95,7 @@ pub(crate) fn offered(token: &[u8]) -> Result<Credential<'_>, Denial> {
 ///
 /// let mut headers = Headers::default();
 /// headers.push("authorization", b"Bearer not.a.token");
-/// let credential = extract(&headers).unwrap();
+/// let credential = extract(&headers, snapshot.policy.api_keys.as_ref()).unwrap();
 /// let rejection = verify(&snapshot, credential, Timestamp::from_secs(1)).unwrap_err();
 /// assert_eq!(rejection.denial.reason, Reason::MalformedToken);
 /// assert_eq!(rejection.check, Check::Header);
@@ -85,6 +112,31 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
             &policy.denylists,
             now,
         ),
+        Credential::ApiKey(key) => match &policy.api_keys {
+            Some(keys) => api_key::verify(
+                key,
+                KeyContext {
+                    tables: &snapshot.api_keys,
+                    keys,
+                    names: PolicyNames {
+                        has_limit: &|name| policy.has_limit(name),
+                        has_tier: &|tier| policy.has_key_tier(tier),
+                    },
+                    denylists: &policy.denylists,
+                },
+                now,
+            ),
+            None => Err(Rejection {
+                kind: CredentialKind::ApiKey,
+                denial: Box::new(Denial::new(
+                    Reason::InvalidApiKey,
+                    "the policy has no section `api_keys`",
+                )),
+                check: Check::Issuer,
+                refresh: None,
+                settled: None,
+            }),
+        },
         #[cfg(test)]
         Credential::Test(key) => key.verify(now),
     }
@@ -95,6 +147,7 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
 pub fn cache_key<'a>(credential: &Credential<'a>) -> &'a [u8] {
     match credential {
         Credential::Jwt(token) => token.bytes(),
+        Credential::ApiKey(key) => key.bytes(),
         #[cfg(test)]
         Credential::Test(key) => key.bytes(),
     }
@@ -104,7 +157,14 @@ pub fn cache_key<'a>(credential: &Credential<'a>) -> &'a [u8] {
 /// long as the policy is the one that it was verified under.
 pub fn is_current(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> bool {
     let validity = principal.validity();
-    validity.is_valid_at(now) && has_keys(snapshot, principal.kind(), &validity.keys)
+    let is_same = match principal.key() {
+        // A change of one record ends the results of that record, and of no other.
+        Some(key) => snapshot
+            .api_key_table(validity.keys.source)
+            .is_some_and(|table| table.is_current(&key.id, key.serial, &validity.keys.generation)),
+        None => has_keys(snapshot, principal.kind(), &validity.keys),
+    };
+    validity.is_valid_at(now) && is_same
 }
 
 /// Whether [`verify`] would reject the credential again for the same reason, at any later moment,
@@ -122,6 +182,8 @@ fn has_keys(snapshot: &Snapshot, kind: CredentialKind, keys: &KeyVersion) -> boo
 fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Option<&Generation> {
     match kind {
         CredentialKind::Jwt => snapshot.key_set(source).map(|keys| keys.generation()),
+        // A rejected key is never remembered, and an accepted one has its record.
+        CredentialKind::ApiKey => None,
         #[cfg(test)]
         CredentialKind::Test => Some(test_kind::generation()),
     }

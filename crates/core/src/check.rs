@@ -19,7 +19,7 @@ use crate::{
     },
     denial::{Denial, Reason, listed, malformed},
     details::{Details, NormalizedRequest},
-    identity::Principal,
+    identity::{CredentialKind, Principal},
     limit::{Charge, LimitStatus, Verdict, rate::ChargeSubject, refusal::Refusal},
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
@@ -298,7 +298,11 @@ fn enter<'a>(
     evidence.spoofed = request.headers.to_remove(&policy.strip_headers);
     // Some servers read another spelling as the same header (CVE-2025-64484, CVE-2026-39858), so
     // one that would stay is refused.
-    let known = |name: &str| name == DECISION_ID || IDENTITY.contains(&name);
+    let known = |name: &str| {
+        name == DECISION_ID
+            || IDENTITY.contains(&name)
+            || policy.api_keys.as_ref().is_some_and(|keys| keys.headers.contains(&name))
+    };
     if !request.headers.proxy().can_remove
         && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
     {
@@ -333,9 +337,14 @@ fn enter<'a>(
         None => None,
     };
     let credential = match offered {
-        Some(offered) => authenticate::offered(offered.token)?,
-        None => authenticate::extract(&request.headers)?,
+        Some(offered) => {
+            authenticate::offered(offered.token, &request.headers, policy.api_keys.as_ref())?
+        }
+        None => authenticate::extract(&request.headers, policy.api_keys.as_ref())?,
     };
+    if !route.credentials.contains(credential.kind()) {
+        return Err(not_accepted(credential.kind(), route));
+    }
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         evidence.refresh = rejection.refresh;
@@ -350,6 +359,7 @@ fn enter<'a>(
     }
     hooks.passed(Stage::Verification(Check::Claims));
     evidence.stage = Stage::Scopes;
+    permit::check_network(principal, request.address)?;
     let permit = permit::check_scopes(route, principal)?;
     if route.upstream_key.is_some_and(|index| snapshot.upstream_key(index).is_none()) {
         return Err(Denial::new(
@@ -358,6 +368,16 @@ fn enter<'a>(
         ));
     }
     Ok((request, captures, Access::Scoped(permit)))
+}
+
+fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {
+    let accepted: Vec<&str> = route.credentials.labels().collect();
+    let cause = format!(
+        "the credential is of the kind `{}`, and the route accepts {}",
+        kind.label(),
+        listed(accepted)
+    );
+    Denial::new(Reason::CredentialNotAccepted, cause)
 }
 
 fn normalized(request: &Request<'_>) -> NormalizedRequest {

@@ -1,14 +1,17 @@
 //! Credentials as clients send them: one variant of [`Credential`] for each kind, one file for
 //! each variant.
 
+pub mod api_key;
 pub mod jwt;
 mod rejection;
 #[cfg(test)]
 pub mod test_kind;
 
+use self::api_key::{ApiKey, ApiKeys};
 pub use self::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason},
+    identity::CredentialKind,
     request::Headers,
 };
 
@@ -20,9 +23,23 @@ pub const MAX_CREDENTIAL: usize = 16 * 1024;
 pub enum Credential<'a> {
     /// A signed JWT.
     Jwt(jwt::Token<'a>),
+    /// An API key.
+    ApiKey(ApiKey<'a>),
     /// The kind that only unit tests have.
     #[cfg(test)]
     Test(test_kind::Key<'a>),
+}
+
+impl Credential<'_> {
+    /// Returns the kind of the credential.
+    pub const fn kind(&self) -> CredentialKind {
+        match self {
+            Self::Jwt(_) => CredentialKind::Jwt,
+            Self::ApiKey(_) => CredentialKind::ApiKey,
+            #[cfg(test)]
+            Self::Test(_) => CredentialKind::Test,
+        }
+    }
 }
 
 impl std::fmt::Debug for Credential<'_> {
@@ -69,6 +86,69 @@ pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
     Ok(token)
 }
 
+/// The one credential of a request, where the policy accepts API keys: the header that holds it
+/// decides, and no second one may be beside it, whatever it holds.
+///
+/// # Errors
+/// As [`bearer`], and `invalid_api_key` for a key of which format or checksum is wrong.
+pub(crate) fn token_or_key<'a>(
+    headers: &Headers<'a>,
+    keys: &ApiKeys,
+) -> Result<Credential<'a>, Denial> {
+    let Some(key) = key_header(headers, keys)? else {
+        return bearer(headers).and_then(|token| classify(token, keys));
+    };
+    if headers.all("authorization").next().is_some() {
+        return Err(Denial::new(
+            Reason::AmbiguousCredential,
+            "a header with an API key beside Authorization",
+        ));
+    }
+    ApiKey::read(key).map(Credential::ApiKey)
+}
+
+/// A token that comes without a header of its own kind: a JWT, or a key where keys may be sent as
+/// `Bearer`.
+///
+/// A JWT begins with `eyJ`, which is `{"` in base64url, or has three parts; a key of Tollgate has
+/// neither.
+///
+/// # Errors
+/// `invalid_api_key` for a key of which format or checksum is wrong.
+pub(crate) fn classify<'a>(token: &'a [u8], keys: &ApiKeys) -> Result<Credential<'a>, Denial> {
+    let is_jwt = || token.starts_with(b"eyJ") || memchr::memchr_iter(b'.', token).count() == 2;
+    if keys.is_bearer && !is_jwt() {
+        ApiKey::read(token).map(Credential::ApiKey)
+    } else {
+        Ok(Credential::Jwt(jwt::Token::new(token)))
+    }
+}
+
+/// The value of the one header, other than `Authorization`, that holds an API key.
+///
+/// # Errors
+/// `ambiguous_credential` where there are two, or where a comma may mean two; `missing_credential`
+/// where the header is empty; `invalid_api_key` where it is too long.
+pub(crate) fn key_header<'a>(
+    headers: &Headers<'a>,
+    keys: &ApiKeys,
+) -> Result<Option<&'a [u8]>, Denial> {
+    let refuse = |reason, cause| Err(Denial::new(reason, cause));
+    let mut values = keys.headers.iter().flat_map(|name| headers.all(name));
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() || memchr::memchr(b',', value).is_some() {
+        return refuse(
+            Reason::AmbiguousCredential,
+            "more than one header with an API key, or one with a comma",
+        );
+    }
+    match value.len() {
+        0 => refuse(Reason::MissingCredential, "the header for an API key is empty"),
+        1..=MAX_CREDENTIAL => Ok(Some(value)),
+        _ => refuse(Reason::InvalidApiKey, "the header with the API key is longer than 16 KiB"),
+    }
+}
+
 /// A token that a client sent as a protocol of a WebSocket.
 ///
 /// # Errors
@@ -90,6 +170,7 @@ pub(crate) fn offered(token: &[u8]) -> Result<&[u8], Denial> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Errors, Path};
 
     fn reason(values: &[&str]) -> Result<String, Reason> {
         let mut headers = Headers::default();
@@ -125,6 +206,69 @@ mod tests {
         ] {
             assert_eq!(reason(values), Err(expected), "{values:?}");
         }
+    }
+
+    fn found(section: &str, list: &[(&str, &str)]) -> Result<&'static str, Reason> {
+        let mut headers = Headers::default();
+        for (name, value) in list {
+            headers.push(name, value.as_bytes());
+        }
+        let config: api_key::ApiKeysConfig = serde_json::from_str(section).unwrap();
+        let keys = config.compile(&Path::root(), &mut Errors::default());
+        let credential = token_or_key(&headers, &keys).map_err(|denial| denial.reason)?;
+        Ok(credential.kind().label())
+    }
+
+    #[test]
+    fn the_header_and_the_form_decide_whether_it_is_a_key() {
+        const KEY: &str = "tgk_7Jk2mN4pQ8rT_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2fQEWa";
+        let (bearer, wrong) = (format!("Bearer {KEY}"), KEY.replace("2fQ", "2fR"));
+        let wrong_bearer = format!("Bearer {wrong}");
+        let long = "k".repeat(MAX_CREDENTIAL + 1);
+        let every = r#"{ "file": "/k" }"#;
+        for (list, expected) in [
+            (&[("authorization", &*bearer)][..], Ok("api_key")),
+            (&[("Authorization", "bearer sk-1")], Ok("api_key")),
+            (&[("x-api-key", KEY)], Ok("api_key")),
+            (&[("X-API-Key", "sk-1")], Ok("api_key")),
+            (&[("api-key", KEY)], Ok("api_key")),
+            // A key of its own header is never read as a token.
+            (&[("x-api-key", "eyJ.b.c")], Ok("api_key")),
+            (&[("authorization", "Bearer eyJhbGciOiJub25lIn0")], Ok("jwt")),
+            (&[("authorization", "Bearer a.b.c")], Ok("jwt")),
+            (&[("authorization", "Bearer a.b.c.d.e")], Ok("api_key")),
+            (&[], Err(Reason::MissingCredential)),
+            (&[("authorization", "Basic a")], Err(Reason::MissingCredential)),
+            (&[("x-api-key", "")], Err(Reason::MissingCredential)),
+            (&[("x-api-key", &long)], Err(Reason::InvalidApiKey)),
+            (&[("x-api-key", &wrong)], Err(Reason::InvalidApiKey)),
+            (&[("authorization", &wrong_bearer)], Err(Reason::InvalidApiKey)),
+            (&[("authorization", "Bearer tgk_")], Err(Reason::InvalidApiKey)),
+            // Two credentials, equal or not.
+            (&[("authorization", &bearer), ("x-api-key", KEY)], Err(Reason::AmbiguousCredential)),
+            (
+                &[("authorization", "Bearer a.b.c"), ("api-key", KEY)],
+                Err(Reason::AmbiguousCredential),
+            ),
+            (&[("authorization", ""), ("x-api-key", KEY)], Err(Reason::AmbiguousCredential)),
+            (&[("authorization", "Basic a"), ("x-api-key", KEY)], Err(Reason::AmbiguousCredential)),
+            (&[("x-api-key", KEY), ("x-api-key", KEY)], Err(Reason::AmbiguousCredential)),
+            (&[("x-api-key", KEY), ("api-key", KEY)], Err(Reason::AmbiguousCredential)),
+            (&[("x-api-key", "sk-1,sk-2")], Err(Reason::AmbiguousCredential)),
+            (
+                &[("authorization", &bearer), ("authorization", &bearer)],
+                Err(Reason::AmbiguousCredential),
+            ),
+        ] {
+            assert_eq!(found(every, list), expected, "{list:?}");
+        }
+        // Headers that are not listed hold no key.
+        let only_bearer = r#"{ "file": "/k", "header": ["authorization"] }"#;
+        assert_eq!(found(only_bearer, &[("x-api-key", KEY)]), Err(Reason::MissingCredential));
+        let both = [("authorization", "Bearer a.b.c"), ("x-api-key", KEY)];
+        assert_eq!(found(only_bearer, &both), Ok("jwt"));
+        let only_header = r#"{ "file": "/k", "header": ["x-api-key"] }"#;
+        assert_eq!(found(only_header, &[("authorization", &bearer)]), Ok("jwt"));
     }
 
     #[test]

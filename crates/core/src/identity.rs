@@ -1,29 +1,45 @@
 //! The identity behind a proven credential, whatever its kind.
 
 mod claim_path;
+mod key_terms;
 mod packed;
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use self::packed::{PackedTexts, Texts};
-pub use self::{claim_path::ClaimPath, packed::IdentityError};
+pub use self::{
+    claim_path::ClaimPath,
+    key_terms::{KeyId, KeyIdError, KeyTerms},
+    packed::IdentityError,
+};
 use crate::{json::Json, revocation, time::Timestamp};
 
 /// A kind of credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum CredentialKind {
     /// A signed JWT.
     Jwt,
+    /// An API key.
+    ApiKey,
     /// The kind that only unit tests have.
     #[cfg(test)]
+    #[serde(skip)]
     Test,
 }
 
 impl CredentialKind {
+    /// Every kind that a policy can name, in the order of declaration.
+    pub const ALL: [Self; 2] = [Self::Jwt, Self::ApiKey];
+
     /// The label of the kind, as `x-tollgate-credential` has it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Jwt => "jwt",
+            Self::ApiKey => "api_key",
             #[cfg(test)]
             Self::Test => "test",
         }
@@ -34,9 +50,33 @@ impl CredentialKind {
     pub const fn label_of_client(self) -> &'static str {
         match self {
             Self::Jwt => "jwt; subject=client",
+            Self::ApiKey => "api_key; subject=client",
             #[cfg(test)]
             Self::Test => "test; subject=client",
         }
+    }
+}
+
+/// A set of kinds of credentials: those that a route accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CredentialKinds(u8);
+
+impl CredentialKinds {
+    /// Whether the set has a kind.
+    pub const fn contains(self, kind: CredentialKind) -> bool {
+        self.0 >> kind as u8 & 1 == 1
+    }
+
+    /// Returns the labels of the kinds, in the order of [`CredentialKind::ALL`].
+    pub fn labels(self) -> impl Iterator<Item = &'static str> {
+        let has = move |kind: &CredentialKind| self.contains(*kind);
+        CredentialKind::ALL.into_iter().filter(has).map(CredentialKind::label)
+    }
+}
+
+impl FromIterator<CredentialKind> for CredentialKinds {
+    fn from_iter<T: IntoIterator<Item = CredentialKind>>(kinds: T) -> Self {
+        Self(kinds.into_iter().fold(0, |set, kind| set | 1 << kind as u8))
     }
 }
 
@@ -216,6 +256,7 @@ pub struct Principal {
     expires_at: u64,
     revocation: Arc<revocation::Keys>,
     validity: Validity,
+    key: Option<Box<KeyTerms>>,
 }
 
 impl Principal {
@@ -290,7 +331,18 @@ impl Principal {
             expires_at: identity.expires_at,
             revocation: Arc::new(revocation),
             validity,
+            key: None,
         })
+    }
+
+    /// Adds the terms of an API key.
+    pub(crate) fn with_key(self, key: KeyTerms) -> Self {
+        Self { key: Some(Box::new(key)), ..self }
+    }
+
+    /// The terms of the API key; `None` for credentials of other kinds.
+    pub fn key(&self) -> Option<&KeyTerms> {
+        self.key.as_deref()
     }
 
     /// The kind of the credential.
@@ -404,6 +456,7 @@ impl Principal {
             + foreign.sum::<usize>()
             + omitted.sum::<usize>()
             + self.claims.size()
+            + self.key.as_ref().map_or(0, |key| key.size())
     }
 }
 

@@ -1,11 +1,15 @@
 //! Networks in CIDR notation.
 
+mod list;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
 use thiserror::Error;
+
+pub use self::list::{Networks, NetworksError};
 
 /// A range of addresses with a common prefix.
 ///

@@ -1,6 +1,6 @@
 //! Authorization: a principal and a route become a [`Permit`], or a denial.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     denial::{Denial, Reason, shown},
@@ -85,6 +85,25 @@ pub fn permit_public(
     Ok(Permit { route, principal: None, model: None })
 }
 
+/// Checks that the credential may be used from the client's address.
+///
+/// # Errors
+/// `address_forbidden`.
+pub fn check_network(principal: &Principal, address: Option<IpAddr>) -> Result<(), Denial> {
+    let Some(key) = principal.key().filter(|key| !key.allows_address(address)) else {
+        return Ok(());
+    };
+    let from = match address {
+        Some(address) => format!("{address} is in none of the networks"),
+        None => {
+            "the proxy reported no address of the client, which has to be in the networks".into()
+        }
+    };
+    let cause = format!("{from} of the key `{}`", key.id);
+    Err(Denial::new(Reason::AddressForbidden, cause)
+        .with_message("the credential may not be used from this network"))
+}
+
 /// Checks the scopes of the route itself.
 ///
 /// # Errors
@@ -154,7 +173,10 @@ impl RoutePermit {
                     .with_param("model")
                     .with_model(adapter));
             }
-            None => (None, None),
+            None => {
+                check_models_of_key(&principal, request)?;
+                (None, None)
+            }
             Some(rule) => {
                 let chosen = rule.check(&principal, models, request, captures, &facts)?;
                 (Some(chosen.name), chosen.caps)
@@ -168,6 +190,21 @@ impl RoutePermit {
         }
         route.content.check(&principal, tier, request, &facts)?;
         Ok(Permit { route, principal: Some(principal), model })
+    }
+}
+
+/// A key that is limited to models may not send a body where no rule finds out its model.
+fn check_models_of_key(principal: &Principal, request: &Request<'_>) -> Result<(), Denial> {
+    match principal.key() {
+        Some(key) if key.models.is_some() && !matches!(request.method, "GET" | "HEAD") => {
+            let cause = format!(
+                "the key `{}` is limited to models, and the route has no rule for the model",
+                key.id
+            );
+            Err(Denial::new(Reason::InsufficientScope, cause)
+                .with_message("the credential is limited to models, and this endpoint names none"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,10 @@ use serde::Deserialize;
 
 use crate::{
     config::{Errors, Path},
-    credential::jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
+    credential::{
+        api_key::{ApiKeys, ApiKeysConfig, ISSUER},
+        jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
+    },
     limit::rate::{self, LimitConfig, RateLimit},
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
@@ -27,6 +30,8 @@ pub struct PolicyConfig {
     /// Who may issue tokens. Needed as soon as one route is not public.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,
+    /// Keys that clients send in place of a token. Default: none are accepted.
+    pub api_keys: Option<ApiKeysConfig>,
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
@@ -57,6 +62,10 @@ pub struct PolicyConfig {
 pub struct Policy {
     /// The issuers that are trusted.
     pub issuers: Issuers,
+    /// The section `api_keys`.
+    pub api_keys: Option<ApiKeys>,
+    /// The tiers of API keys that overrides of limits select.
+    pub key_tiers: Vec<String>,
     /// The models by name.
     pub models: Models,
     /// The table of routes.
@@ -71,8 +80,9 @@ pub struct Policy {
     pub upstream_keys: Vec<SecretSource>,
     /// Names of all routes, for metrics.
     pub route_names: Vec<String>,
-    /// Headers that choose a model or change how a body is read: those of the presets in use. They
-    /// are removed from every request that passes. Lower case.
+    /// Headers that choose a model or change how a body is read: those of the presets in use; and
+    /// those that may hold an API key. They are removed from every request that passes, the latter
+    /// unless the credential is forwarded. Lower case.
     pub strip_headers: HeaderNames,
     /// The entries of `routes` with a route that needs the body, and so denies every request without
     /// it: the place of the entry, and the name of its first such route.
@@ -86,11 +96,22 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Returns the longest time for which a token that is accepted now may still be accepted: the
-    /// largest of all issuers, or of any policy where there is none.
+    /// Returns the longest time for which a credential that is accepted now may still be accepted:
+    /// the largest of all issuers and of API keys, or of any policy where there are none.
     pub fn longest_life(&self) -> Span {
         let issuers = self.issuers.list().iter();
-        issuers.map(|issuer| issuer.longest_life()).max().unwrap_or(MAX_LIFETIME)
+        let keys = self.api_keys.iter().map(|keys| keys.lifetimes.max_life());
+        issuers.map(|issuer| issuer.longest_life()).chain(keys).max().unwrap_or(MAX_LIFETIME)
+    }
+
+    /// Whether a limit has this name.
+    pub fn has_limit(&self, name: &str) -> bool {
+        self.limits.iter().any(|limit| *limit.name == *name)
+    }
+
+    /// Whether an override of a limit selects this tier of API keys.
+    pub fn has_key_tier(&self, tier: &str) -> bool {
+        self.key_tiers.iter().any(|known| known == tier)
     }
 
     /// Compiles the sections and collects every error; `None` where there are any.
@@ -117,6 +138,8 @@ impl Policy {
     pub fn compile(config: &PolicyConfig, errors: &mut Errors) -> Option<Self> {
         let root = Path::root();
         let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
+        let api_keys = config.api_keys.as_ref();
+        let api_keys = api_keys.map(|keys| keys.compile(&root.key("api_keys"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
         let categories =
@@ -127,6 +150,8 @@ impl Policy {
             limits: &limits,
             upstream_keys: Vec::new(),
             claims: BTreeSet::new(),
+            has_issuers: !config.issuers.is_empty(),
+            has_api_keys: api_keys.is_some(),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
@@ -137,8 +162,13 @@ impl Policy {
         check_across(config, &denylists, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         let on_outage = compiled.on_outage();
+        let mut strip_headers = compiled.strip_headers;
+        let key_headers = api_keys.iter().flat_map(|keys| &keys.headers);
+        strip_headers.extend(key_headers.map(|name| (*name).to_owned()));
         errors.is_empty().then(|| Self {
             issuers,
+            api_keys,
+            key_tiers: rate::key_tiers(&config.limits),
             models,
             routes: compiled.table,
             limits: limits.into_values().collect(),
@@ -147,7 +177,7 @@ impl Policy {
             upstream_keys,
             on_outage,
             route_names: compiled.names,
-            strip_headers: compiled.strip_headers.into_iter().collect(),
+            strip_headers: strip_headers.into_iter().collect(),
             body_routes: compiled.body_routes,
             uses_local,
             leased: config
@@ -167,13 +197,21 @@ fn check_across(
     errors: &mut Errors,
 ) {
     if config.issuers.is_empty()
+        && config.api_keys.is_none()
         && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
-        let message = "the route needs a credential, and there are no `issuers` to verify one";
+        let message = "the route needs a credential, and there are no `issuers` and no `api_keys` to verify one";
         errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
+    for (index, issuer) in config.issuers.iter().enumerate() {
+        if config.api_keys.is_some() && issuer.issuer == ISSUER {
+            let path = root.key("issuers").index(index).key("issuer");
+            errors.push(&path, format!("`{ISSUER}` is the issuer of API keys"));
+        }
+    }
     for (limit, entry, issuer) in rate::override_issuers(&config.limits) {
-        if !config.issuers.iter().any(|known| known.issuer == *issuer) {
+        let is_of_keys = config.api_keys.is_some() && issuer == ISSUER;
+        if !is_of_keys && !config.issuers.iter().any(|known| known.issuer == *issuer) {
             let path = root.key("limits").index(limit).key("overrides").index(entry);
             let issuers = [root.key("issuers")];
             let message = format!("no entry of `issuers` is `{issuer}`");

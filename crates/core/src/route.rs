@@ -20,7 +20,7 @@ use serde::Deserialize;
 pub(crate) use self::compile::compile;
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
-    identity::Part,
+    identity::{CredentialKind, CredentialKinds, Part},
     limit::rate::RateLimit,
     rule::{
         category::{Categories, CategoryRuleConfig},
@@ -88,6 +88,9 @@ pub struct RouteConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
+    /// The kinds of credentials that the route accepts: `jwt`, `api_key`. Default: `jwt`, and
+    /// `api_key` where the file has `api_keys`.
+    pub credentials: Option<Vec<CredentialKind>>,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -171,6 +174,10 @@ pub struct Route {
     pub limits: Vec<Arc<RateLimit>>,
     /// The behaviour in an outage of the store.
     pub on_outage: OnOutage,
+    /// The kinds of credentials that it accepts.
+    pub credentials: CredentialKinds,
+    /// The kinds as its challenges name them, where the policy has more than one.
+    pub(crate) challenged: Option<String>,
     /// Whether the client's credential is forwarded.
     pub forward_credential: bool,
     /// The index of its upstream key in the policy's list.
@@ -212,4 +219,7 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) categories: &'a Arc<Categories>,
     /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
+    /// Whether the policy has issuers, and whether it has API keys.
+    pub(crate) has_issuers: bool,
+    pub(crate) has_api_keys: bool,
 }

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::{credential::jwt::key_set::KeySet, policy::Policy, secret::Secret};
+use crate::{
+    credential::{api_key::KeyTable, jwt::key_set::KeySet},
+    policy::Policy,
+    secret::Secret,
+};
 
 /// A policy with its keys.
 #[derive(Clone, Debug)]
@@ -16,18 +20,28 @@ pub struct Snapshot {
     /// For each of the policy's upstream keys: the value of `Authorization`; `None` while there is
     /// none that may be used.
     pub upstream_keys: Vec<Option<Secret>>,
+    /// The table of each source of API keys; `None` while a source has none that may be used. A
+    /// key that no table knows is denied with `not_ready` then, and with `invalid_api_key`
+    /// otherwise. The file comes first.
+    pub api_keys: Vec<Option<Arc<KeyTable>>>,
 }
 
 impl Snapshot {
     /// A snapshot before any key is loaded.
     pub fn without_keys(policy: Arc<Policy>) -> Self {
         let keys = vec![None; policy.issuers.list().len()];
-        Self { policy, keys, upstream_keys: Vec::new() }
+        let api_keys = policy.api_keys.iter().map(|_| None).collect();
+        Self { policy, keys, upstream_keys: Vec::new(), api_keys }
     }
 
     /// The value of `Authorization` of an upstream key.
     pub(crate) fn upstream_key(&self, index: usize) -> Option<&Secret> {
         self.upstream_keys.get(index)?.as_ref()
+    }
+
+    /// The table of a source of API keys.
+    pub(crate) fn api_key_table(&self, source: usize) -> Option<&Arc<KeyTable>> {
+        self.api_keys.get(source)?.as_ref()
     }
 
     /// The keys of an issuer.

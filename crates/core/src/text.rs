@@ -34,6 +34,17 @@ pub fn is_identifier(text: &str) -> bool {
     (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
+/// Whether a text is a `scope-token` of RFC 6749 section 3.3, or one beyond ASCII: names of models
+/// in other scripts are common, and scopes contain them.
+pub(crate) fn is_scope(text: &str) -> bool {
+    let fits = |c: char| match c {
+        '"' | '\\' => false,
+        c if c.is_ascii() => c.is_ascii_graphic(),
+        c => !c.is_whitespace() && !c.is_control(),
+    };
+    !text.is_empty() && text.chars().all(fits)
+}
+
 /// Returns 128 bits in lower-case hex.
 pub fn hex_128(bytes: [u8; 16]) -> [u8; 32] {
     let mut digits = [0; 32];

@@ -1,11 +1,15 @@
 //! Timestamps and durations. The core never reads a clock: a [`Timestamp`] is always an argument.
 
+mod rate;
+pub mod rfc3339;
+
 use std::{fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+pub use self::rate::{Rate, RateError};
 use crate::config::from_text;
 
 const MICROS: u64 = 1_000_000;

@@ -170,6 +170,7 @@ mod tests {
                     Some("jwt"),
                     Some("m"),
                     Some("i"),
+                    Some("k"),
                 ],
                 limits: &[],
                 upstream_credential: None,
@@ -181,10 +182,18 @@ mod tests {
             let mut known = [("", None); 6];
             known[0] = ("subject", Some(subject.as_str()));
             let metadata = Metadata(known);
-            let names =
-                ["decision-id", "subject", "tenant", "scopes", "credential", "model", "issuer"]
-                    .map(|name| format!("x-tollgate-{name}"));
-            let values = ["d", &subject, "t", "a b", "jwt", "m", "i"];
+            let names = [
+                "decision-id",
+                "subject",
+                "tenant",
+                "scopes",
+                "credential",
+                "model",
+                "issuer",
+                "key-id",
+            ]
+            .map(|name| format!("x-tollgate-{name}"));
+            let values = ["d", &subject, "t", "a b", "jwt", "m", "i", "k"];
             let expected = CheckResponse {
                 status: Some(crate::proto::google::rpc::Status::default()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {

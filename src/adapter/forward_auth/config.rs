@@ -4,12 +4,15 @@ use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use tollgate_core::config::{Errors, Path};
+use tollgate_core::{
+    config::{Errors, Path},
+    network::Networks,
+};
 
 use super::dialect::Dialect;
 use crate::{
     byte_size::ByteSize,
-    listener::{Address, ListenerConfig, Networks, Peer, SocketMode, TlsConfig, header_bytes},
+    listener::{Address, ListenerConfig, Peer, SocketMode, TlsConfig, header_bytes},
 };
 
 /// A listener for checks over HTTP.

@@ -4,13 +4,19 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
-use tollgate_core::decision::{
-    Failure,
-    answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
+use tollgate_core::{
+    credential::api_key::KeyHeader,
+    decision::{
+        Failure,
+        answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
+    },
 };
 
 use super::dialect::{AbsentHeader, BODY, Dialect, DialectSpec, STATUS, StatusMapping};
 use crate::engine::check::Answer;
+
+/// The headers, besides `Authorization`, that may hold an API key.
+const KEY_HEADERS: [&str; 2] = [KeyHeader::XApiKey.name(), KeyHeader::ApiKey.name()];
 
 /// The response to a check.
 pub type ProxyResponse = Response<Full<Bytes>>;
@@ -19,15 +25,12 @@ pub type ProxyResponse = Response<Full<Bytes>>;
 /// or 8 KiB by default. Without it the proxy sends a shorter text of its own.
 const MAX_BODY_HEADER: usize = 3072;
 
-/// Encodes an answer. `credential` is the client's `Authorization`, for routes that forward it.
-pub fn encode(
-    dialect: Dialect,
-    answer: Answer<'_>,
-    credential: Option<&HeaderValue>,
-) -> ProxyResponse {
+/// Encodes an answer. `client` is the list of the client's headers, for routes that forward its
+/// credential.
+pub fn encode(dialect: Dialect, answer: Answer<'_>, client: &HeaderMap) -> ProxyResponse {
     let spec = dialect.spec();
     match answer {
-        Answer::Allow(answer) => allowed(&spec, &answer, credential),
+        Answer::Allow(answer) => allowed(&spec, &answer, client),
         Answer::Deny(answer) => denied(&spec, answer),
         Answer::Fail(failure) => failed(failure),
     }
@@ -50,11 +53,7 @@ pub(super) fn forbidden() -> ProxyResponse {
 
 /// Returns 200 with the headers for the upstream, which the proxy copies by name. Each name is in
 /// each answer, with a value or with the dialect's form of "no value".
-fn allowed(
-    spec: &DialectSpec,
-    answer: &AllowedAnswer<'_>,
-    credential: Option<&HeaderValue>,
-) -> ProxyResponse {
+fn allowed(spec: &DialectSpec, answer: &AllowedAnswer<'_>, client: &HeaderMap) -> ProxyResponse {
     let remove: Vec<_> = answer.removed().collect();
     let mut headers = HeaderMap::new();
     // Values are printable ASCII (the core's `header_value`). Any other value is replaced by an
@@ -76,16 +75,26 @@ fn allowed(
     for (name, value) in HeaderList::of(|list| answer.response(list)).iter() {
         put(name, value);
     }
-    // `Authorization` is copied like the others: the upstream's own key, the client's credential,
-    // or none.
-    let forwarded = !remove.iter().any(|name| name == header::AUTHORIZATION.as_str());
+    // Headers with a credential are copied like the others: the upstream's own key, the client's
+    // credential, or none.
+    let mut put = |name: HeaderName, value: Option<HeaderValue>| {
+        if let Some(mut value) = value {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    };
+    let forwarded = |name: &HeaderName| {
+        let value = client.get(name);
+        value.filter(|_| !remove.iter().any(|removed| *removed == *name.as_str())).cloned()
+    };
     let authorization = match answer.upstream_credential {
         Some(key) => HeaderValue::from_bytes(key.expose()).ok(),
-        None => credential.filter(|_| forwarded).cloned(),
+        None => forwarded(&header::AUTHORIZATION),
     };
-    if let Some(mut value) = authorization {
-        value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
+    put(header::AUTHORIZATION, authorization);
+    for name in KEY_HEADERS.map(HeaderName::from_static) {
+        let value = forwarded(&name);
+        put(name, value);
     }
     if let AbsentHeader::Listed(name) = spec.absent
         && let Some(value) = value_of(&remove.join(",")).filter(|value| !value.is_empty())

@@ -1,6 +1,6 @@
 //! Tests of the rows of data, and of the decoder and encoder that read them.
 
-use http::{HeaderValue, Method, Request, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header, request::Parts};
 use tollgate_core::{
     decision::{
         Failure, Outcome,
@@ -309,7 +309,7 @@ fn allow(
 ) -> AllowedAnswer<'_> {
     AllowedAnswer {
         decision_id: "d1",
-        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None, Some("https://a")],
+        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None, Some("https://a"), None],
         limits,
         upstream_credential: None,
         forward_credential: false,
@@ -319,17 +319,24 @@ fn allow(
     }
 }
 
+/// The headers of a client with a token and a key.
+fn client() -> HeaderMap {
+    let bearer = (header::AUTHORIZATION, HeaderValue::from_static("Bearer client"));
+    let key = (HeaderName::from_static("x-api-key"), HeaderValue::from_static("key"));
+    HeaderMap::from_iter([bearer, key])
+}
+
 fn header<'a>(reply: &'a ProxyResponse, name: &str) -> Option<&'a str> {
     reply.headers().get(name).map(|value| value.to_str().unwrap())
 }
 
 #[test]
 fn an_allowed_request_has_every_identity_header() {
-    let token = HeaderValue::from_static("Bearer client");
+    let client = client();
     let known = known();
     for dialect in ALL {
         let spec = config(dialect, "none").dialect;
-        let reply = encode(spec, Answer::Allow(allow(&known)), Some(&token));
+        let reply = encode(spec, Answer::Allow(allow(&known)), &client);
         assert_eq!(reply.status(), 200, "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-subject"), Some("alice"), "{dialect}");
         assert_eq!(header(&reply, "x-tollgate-issuer"), Some("https://a"), "{dialect}");
@@ -338,9 +345,12 @@ fn an_allowed_request_has_every_identity_header() {
         let (empty, listed) = match dialect {
             "nginx" | "caddy" | "haproxy" => (Some(""), None),
             "traefik" => (None, None),
-            _ => {
-                (None, Some("x-tollgate-tenant,x-tollgate-model,x_tollgate_subject,authorization"))
-            }
+            _ => (
+                None,
+                Some(
+                    "x-tollgate-tenant,x-tollgate-model,x-tollgate-key-id,x_tollgate_subject,authorization",
+                ),
+            ),
         };
         assert_eq!(header(&reply, "x-tollgate-tenant"), empty, "{dialect}");
         assert_eq!(header(&reply, "x-envoy-auth-headers-to-remove"), listed, "{dialect}");
@@ -349,16 +359,24 @@ fn an_allowed_request_has_every_identity_header() {
 
 #[test]
 fn the_upstream_gets_its_own_key_the_credential_or_none() {
-    let token = HeaderValue::from_static("Bearer client");
+    let client = client();
     let known = known();
     for dialect in ALL {
         let spec = config(dialect, "none").dialect;
         let forward = AllowedAnswer { forward_credential: true, ..allow(&known) };
-        let reply = encode(spec, Answer::Allow(forward), Some(&token));
+        let reply = encode(spec, Answer::Allow(forward), &client);
         assert_eq!(header(&reply, "authorization"), Some("Bearer client"), "{dialect}");
         let secret = Secret::new(b"Bearer upstream".to_vec());
+        assert_eq!(header(&reply, "x-api-key"), Some("key"), "{dialect}");
+        // A header that holds API keys is one of those that the policy removes.
+        let strip: HeaderNames = ["x-api-key".to_owned()].into_iter().collect();
+        for (forward_credential, kept) in [(true, Some("key")), (false, None)] {
+            let answer = AllowedAnswer { forward_credential, strip: &strip, ..allow(&known) };
+            let reply = encode(spec, Answer::Allow(answer), &client);
+            assert_eq!(header(&reply, "x-api-key"), kept, "{dialect}");
+        }
         let own = AllowedAnswer { upstream_credential: Some(&secret), ..allow(&known) };
-        let reply = encode(spec, Answer::Allow(own), Some(&token));
+        let reply = encode(spec, Answer::Allow(own), &client);
         assert_eq!(header(&reply, "authorization"), Some("Bearer upstream"), "{dialect}");
     }
 }
@@ -381,7 +399,8 @@ fn denials_keep_their_status_where_the_proxy_can_send_it() {
         (Reason::StoreUnavailable, 503, 403, 429),
     ] {
         for dialect in ALL {
-            let reply = encode(config(dialect, "none").dialect, deny(reason, "no"), None);
+            let reply =
+                encode(config(dialect, "none").dialect, deny(reason, "no"), &HeaderMap::new());
             let expected = match dialect {
                 "nginx" => nginx,
                 "envoy_http" => envoy,
@@ -408,7 +427,7 @@ fn a_denial_that_repeats_much_of_the_request_fits_every_proxy() {
                 .with_scopes((0..200).map(|n| format!("tool:{n}{}", "x".repeat(40))));
             let outcome = Outcome::refused(denial.clone());
             let answer = Answer::Deny(answer::denied(&denial, &outcome.evidence, "d1"));
-            let reply = encode(config(dialect, "none").dialect, answer, None);
+            let reply = encode(config(dialect, "none").dialect, answer, &HeaderMap::new());
             let bytes: usize = reply
                 .headers()
                 .iter()
@@ -423,12 +442,14 @@ fn a_denial_that_repeats_much_of_the_request_fits_every_proxy() {
 #[test]
 fn nginx_gets_the_body_in_ascii_or_none() {
     let spec = config("nginx", "none").dialect;
-    let reply = encode(spec, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), None);
+    let reply =
+        encode(spec, deny(Reason::ModelForbidden, "caf\u{e9} \u{1f600}\r\nx"), &HeaderMap::new());
     let body: serde_json::Value =
         serde_json::from_str(header(&reply, "x-tollgate-body").unwrap()).unwrap();
     assert_eq!(body["error"]["message"], "caf\u{e9} \u{1f600}\r\nx");
     for unit in ["x", "\u{e9}", "\u{1}", "\u{1f600}"] {
-        let reply = encode(spec, deny(Reason::ModelForbidden, &unit.repeat(9000)), None);
+        let reply =
+            encode(spec, deny(Reason::ModelForbidden, &unit.repeat(9000)), &HeaderMap::new());
         let body = header(&reply, "x-tollgate-body").unwrap();
         assert!(body.len() < 1024 && body.contains("...\""), "{unit:?}: {body}");
         assert_eq!(reply.status(), 403);
@@ -440,7 +461,8 @@ fn a_failed_check_is_a_server_error_everywhere() {
     for dialect in ALL {
         let failure =
             Failure { reason: Reason::StoreUnavailable, cause: "secret host 10.0.0.9".into() };
-        let reply = encode(config(dialect, "none").dialect, Answer::Fail(&failure), None);
+        let reply =
+            encode(config(dialect, "none").dialect, Answer::Fail(&failure), &HeaderMap::new());
         assert_eq!(reply.status(), 503, "{dialect}");
     }
 }

@@ -358,6 +358,7 @@ impl Probes<'_> {
             "X-Tollgate-Credential",
             "X-Tollgate-Model",
             "X-Tollgate-Issuer",
+            "X-Tollgate-Key-Id",
             "X-Tollgate-Decision-Id",
             "X-Tollgate-Admin",
             "X_Tollgate_Subject",

@@ -4,16 +4,25 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tollgate_core::{
-    credential::jwt::{
-        issuer::{Issuer, JwksConfig, KeySource},
-        key_set::{KeySet, MAX_BYTES, SkippedKey},
+    credential::{
+        api_key::KeyTable,
+        jwt::{
+            issuer::{Issuer, JwksConfig, KeySource},
+            key_set::{KeySet, MAX_BYTES, SkippedKey},
+        },
     },
     policy::Policy,
     secret::{Secret, SecretSource},
     snapshot::Snapshot,
 };
 
-use crate::{cli::argument, error_text::describe, policy_test::CaseFile, secrets};
+use crate::{
+    cli::argument,
+    config::{MAX_KEY_FILE, compile_keys},
+    error_text::describe,
+    policy_test::CaseFile,
+    secrets,
+};
 
 /// A policy with the keys that were found.
 #[derive(Debug)]
@@ -68,7 +77,27 @@ pub(super) fn find(
             key.map_or_else(|| Secret::new("unread"), |key| secrets::upstream_credential(&key));
         snapshot.upstream_keys.push(Some(credential));
     }
+    snapshot.api_keys = api_keys(&policy, case, complete)?;
     Ok(PolicyKeys { snapshot, sources })
+}
+
+/// Returns the tables of API keys: of the case file with a policy of its own, or of the file that
+/// the policy names. Without the file, its keys cannot be verified here.
+fn api_keys(
+    policy: &Policy,
+    case: Option<&CaseFile>,
+    complete: bool,
+) -> anyhow::Result<Vec<Option<Arc<KeyTable>>>> {
+    let Some(keys) = &policy.api_keys else { return Ok(Vec::new()) };
+    if let Some(case) = case.filter(|_| complete) {
+        return Ok(vec![Some(Arc::new(case.api_keys().clone()))]);
+    }
+    let Some(path) = keys.file.as_deref().filter(|path| path.exists()) else {
+        return Ok(vec![None]);
+    };
+    let text = argument::file(path, MAX_KEY_FILE).context("the file of API keys")?;
+    let text = String::from_utf8(text).context("the file of API keys")?;
+    Ok(vec![Some(Arc::new(compile_keys(path, &text, policy)?))])
 }
 
 /// Reads `ISSUER=FILE`, or a file alone where there is one issuer with a key set.

@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
+    authenticate,
     ban::{Ban, holder_entries},
     check::{CheckHooks, Prepared, prepare},
+    credential::{Credential, api_key::ApiKey},
     decision::{Decision, Evidence, Outcome},
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
     identity::{Omitted, Principal},
     limit::{Charge, LimitStatus, refusal::Refusal},
+    request::Headers,
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
     stage::{Check, Stage},
@@ -288,7 +291,25 @@ impl Record<'_> {
             .filter(|_| values.next().is_none())
     }
 
+    /// Returns the API key of the request, if that is its credential.
+    fn api_key(&self) -> Option<ApiKey<'_>> {
+        let mut headers = Headers::default();
+        for (name, value) in &self.input.request.headers {
+            headers.push(name, value);
+        }
+        let keys = self.input.found.snapshot.policy.api_keys.as_ref();
+        match authenticate::extract(&headers, keys) {
+            Ok(Credential::ApiKey(key)) => Some(key),
+            _ => None,
+        }
+    }
+
     fn credential(&self) -> Facts {
+        if let Some(key) = self.api_key() {
+            let id =
+                key.id().map_or_else(|| "none: a foreign format".to_owned(), |id| id.to_string());
+            return vec![("kind", json!("api_key")), ("key id", json!(id))];
+        }
         self.sent()
             .map(|token| ("bearer token", json!(format!("{} bytes", token.len()))))
             .into_iter()
@@ -484,6 +505,20 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
         ("subject", json!(principal.subject())),
         ("holder", json!(principal.holder().label())),
     ];
+    if let Some(key) = principal.key() {
+        facts.push(("key id", json!(key.id)));
+        facts.extend(key.tier.as_ref().map(|tier| ("tier", json!(tier))));
+        facts.extend(key.models.as_ref().map(|models| ("models of the key", json!(models))));
+        facts.extend(key.networks.as_ref().map(|list| ("networks of the key", json!(list))));
+        let limits = key.limits.iter().map(|(name, rate)| format!("`{name}`: {rate}"));
+        let limits: Vec<String> = limits.collect();
+        if !limits.is_empty() {
+            facts.push(("limits of the key", json!(limits)));
+        }
+        if key.weak {
+            facts.push(("weak", json!("a foreign format; rotate the key")));
+        }
+    }
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));

@@ -291,7 +291,10 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "rate_limited" => matches!(place, "refusals" | "store"),
                 "revoked" | "store_unavailable" => place == "store",
                 "banned" => matches!(place, "network" | "store"),
-                "tenant_mismatch" | "address_forbidden" => place == "limits",
+                "tenant_mismatch" => place == "limits",
+                "address_forbidden" => matches!(place, "scopes" | "limits"),
+                "credential_not_accepted" => place == "credential",
+                "invalid_api_key" => matches!(place, "credential" | "token"),
                 _ => true,
             };
             assert!(right, "{path}: {reason} in {place}: {line}");

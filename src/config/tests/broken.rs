@@ -98,7 +98,7 @@ const ROWS: [Row; 57] = [
         "routes: [{ match: { paths: [/health] }, public: true }]\n\
          frobnicate: true",
         &[
-            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, models, tiers, categories, routes, limits, revocation, require_https",
+            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, api_keys, models, tiers, categories, routes, limits, revocation, require_https",
         ],
     ),
     (
@@ -367,7 +367,7 @@ const ROWS: [Row; 57] = [
         "a route with a credential and no issuer",
         "routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [] }]",
         &[
-            "line 1: routes[0]: the route needs a credential, and there are no `issuers` to verify one",
+            "line 1: routes[0]: the route needs a credential, and there are no `issuers` and no `api_keys` to verify one",
         ],
     ),
     (

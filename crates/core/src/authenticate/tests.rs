@@ -69,13 +69,13 @@ fn another_kind_is_cached_and_rejected_like_a_token() {
     assert_eq!(outcome.evidence.stage, Stage::Verification(Check::Signature));
     let mut headers = Headers::default();
     headers.push("x-test-key", b"bad");
-    let credential = extract(&headers).unwrap();
+    let credential = extract(&headers, None).unwrap();
     assert_eq!(cache_key(&credential), b"bad");
     assert_eq!(format!("{credential:?}"), "[credential]");
     assert!(is_settled(&snapshot, &verify(&snapshot, credential, NOW).unwrap_err()));
     let mut headers = Headers::default();
     headers.push("x-test-key", b"ann");
-    let ann = verify(&snapshot, extract(&headers).unwrap(), NOW).unwrap();
+    let ann = verify(&snapshot, extract(&headers, None).unwrap(), NOW).unwrap();
     assert!(is_current(&snapshot, &ann, NOW));
     assert!(!is_current(&snapshot, &ann, Timestamp::from_secs(160)));
 }

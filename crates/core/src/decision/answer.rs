@@ -10,8 +10,9 @@ use serde_json::json;
 use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
 use super::{Dialect, Evidence, Grant, Upgrade};
-use crate::denial::{Denial, Reason, fitting};
 use crate::{
+    credential::api_key::KeyHeader,
+    denial::{Denial, Reason, fitting},
     limit::LimitStatus,
     request::HeaderNames,
     route::Route,
@@ -26,13 +27,14 @@ use crate::{
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
 /// The identity headers, in a fixed order. Each is set or removed on every request that passes.
-pub const IDENTITY: [&str; 6] = [
+pub const IDENTITY: [&str; 7] = [
     "x-tollgate-subject",
     "x-tollgate-tenant",
     "x-tollgate-scopes",
     "x-tollgate-credential",
     "x-tollgate-model",
     "x-tollgate-issuer",
+    "x-tollgate-key-id",
 ];
 
 /// The header in which Envoy's router finds the time that a stream may take.
@@ -112,12 +114,15 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     DeniedAnswer { reason, status: denial.http(), headers, body: body.to_string() }
 }
 
-/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent) and
+/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent, and
+/// `credentials` as an attribute of its own where the route may accept API keys) and
 /// RFC 9728 section 5.1: where a route has metadata, the challenge to a client without a credential
 /// lists the scopes of the route.
 fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     let url = route.and_then(|route| route.resource_metadata.as_deref());
     let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
+    let kinds = route.and_then(|route| route.challenged.as_deref());
+    let kinds = kinds.map(|kinds| format!(", credentials=\"{kinds}\"")).unwrap_or_default();
     let scope = match route.map(|route| &route.scopes) {
         Some(ScopeRule::All(scopes))
             if url.is_some() && denial.reason == Reason::MissingCredential =>
@@ -128,7 +133,7 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     };
     let error = match (denial.reason, denial.http()) {
         (Reason::MissingCredential, _) => {
-            return Some(format!("Bearer realm=\"tollgate\"{metadata}{scope}"));
+            return Some(format!("Bearer realm=\"tollgate\"{kinds}{metadata}{scope}"));
         }
         (Reason::AmbiguousCredential, _) => "invalid_request",
         (_, 401) => "invalid_token",
@@ -143,7 +148,7 @@ fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     };
     let description = denial.reason.text().replace(['"', '\\', '`'], "'");
     Some(format!(
-        "Bearer realm=\"tollgate\"{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"
+        "Bearer realm=\"tollgate\"{kinds}{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"
     ))
 }
 
@@ -163,7 +168,7 @@ pub fn allowed<'a>(
 ) -> AllowedAnswer<'a> {
     let permit = grant.permit();
     let route = permit.route();
-    let (subject, tenant, scopes, kind, issuer) = match permit.principal() {
+    let (subject, tenant, scopes, kind, issuer, key) = match permit.principal() {
         Some(principal) => {
             // Without scopes the header is removed, not set: a proxy that drops an empty value would
             // let the client's own header through.
@@ -176,13 +181,14 @@ pub fn allowed<'a>(
             });
             // A subject is one of its issuer. Tokens without `iss` name none.
             let issuer = Some(principal.issuer()).filter(|issuer| !issuer.is_empty());
-            (Some(principal.subject()), principal.tenant(), scopes, kind, issuer)
+            let key = principal.key().map(|key| key.id.as_str());
+            (Some(principal.subject()), principal.tenant(), scopes, kind, issuer, key)
         }
-        None => (None, None, None, None, None),
+        None => (None, None, None, None, None, None),
     };
     AllowedAnswer {
         decision_id,
-        identity: [subject, tenant, scopes, kind, permit.model(), issuer],
+        identity: [subject, tenant, scopes, kind, permit.model(), issuer, key],
         limits: &evidence.limits,
         upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_key(index)),
         forward_credential: route.forward_credential,
@@ -221,7 +227,10 @@ impl<'a> AllowedAnswer<'a> {
             .map(|(name, _)| name);
         let credential = (self.upstream_credential.is_none() && !self.forward_credential)
             .then_some("authorization");
-        let known = unset.chain(self.strip.iter().map(String::as_str)).map(Cow::Borrowed);
+        let forwards = self.forward_credential;
+        let strip = self.strip.iter().map(String::as_str);
+        let strip = strip.filter(move |name| !(forwards && is_key_header(name)));
+        let known = unset.chain(strip).map(Cow::Borrowed);
         let protocols = self.upgrade.is_some_and(|upgrade| upgrade.protocols.is_none());
         known
             .chain(protocols.then_some(Cow::Borrowed(PROTOCOLS)))
@@ -250,6 +259,11 @@ impl<'a> AllowedAnswer<'a> {
         to.text(DECISION_ID, self.decision_id);
         rate_limit_headers(self.limits, to);
     }
+}
+
+/// Whether a header may hold an API key, besides `Authorization`.
+fn is_key_header(name: &str) -> bool {
+    KeyHeader::ALL.iter().any(|header| header.name() == name)
 }
 
 /// Appends a header value: printable ASCII as it is, everything else (and `%` itself)

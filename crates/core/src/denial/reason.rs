@@ -27,6 +27,10 @@ pub enum Reason {
     WrongTokenType,
     /// A claim is missing, has the wrong type, or is out of bounds.
     InvalidClaim,
+    /// The API key is unknown, wrong or expired.
+    InvalidApiKey,
+    /// The route does not accept credentials of this kind.
+    CredentialNotAccepted,
     /// The credential was revoked.
     Revoked,
     /// The subject, the client, the tenant or the network is banned.
@@ -84,7 +88,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -97,6 +101,8 @@ impl Reason {
         Self::WrongAudience,
         Self::WrongTokenType,
         Self::InvalidClaim,
+        Self::InvalidApiKey,
+        Self::CredentialNotAccepted,
         Self::Revoked,
         Self::Banned,
         Self::NoRoute,
@@ -163,6 +169,14 @@ impl Reason {
             Self::InvalidClaim => {
                 of("invalid_claim", 401, "a claim of the token is missing or not acceptable")
             }
+            Self::InvalidApiKey => {
+                of("invalid_api_key", 401, "the API key is not valid; get a new one")
+            }
+            Self::CredentialNotAccepted => of(
+                "credential_not_accepted",
+                401,
+                "this endpoint does not accept credentials of this kind",
+            ),
             Self::Revoked => of("revoked", 401, "the credential has been revoked"),
             Self::Banned => of("banned", 403, "access from here is banned"),
             Self::NoRoute => of("no_route", 403, "this method and path are not open here"),

@@ -1,10 +1,9 @@
 //! Rate limits: `N/duration` with a burst, counted by attributes of the request.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer};
-use thiserror::Error;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{
     BucketId, Charge,
@@ -12,11 +11,11 @@ use super::{
     selector::{ClaimValue, Selector, SelectorKeys},
 };
 use crate::{
-    config::{Errors, Path, from_text},
+    config::{Errors, Path},
     denial::{Denial, Reason},
     identity::{ClaimPath, Part, Principal},
     revocation::EntryKey,
-    time::{Span, SpanError},
+    time::{Rate, RateError},
 };
 
 /// One entry of `limits`.
@@ -37,6 +36,9 @@ pub struct LimitConfig {
     /// Other rates for some principals. The first entry that selects the principal is used.
     #[serde(default)]
     pub overrides: Vec<OverrideConfig>,
+    /// The highest rate that the record of an API key may set for this limit. Default: a record
+    /// only lowers the rate of its key.
+    pub may_raise_to: Option<Rate>,
     /// Lets each replica take units ahead of need and spend them without querying Redis. The limit
     /// is then approximate, within a stated bound. Requires `store.redis`. Default: off, the limit
     /// is exact.
@@ -56,6 +58,8 @@ pub struct OverrideConfig {
     pub client: Option<String>,
     /// The tenant of the credential.
     pub tenant: Option<String>,
+    /// The tier of an API key, as its record has it.
+    pub tier: Option<String>,
     /// A claim of the credential, whose value is `value`: a name, or a list of names as a path.
     pub claim: Option<ClaimPath>,
     /// The value of `claim`: text, a whole number or a boolean. A list has it as an element.
@@ -76,6 +80,7 @@ impl OverrideConfig {
             subject: &self.subject,
             client: &self.client,
             tenant: &self.tenant,
+            tier: &self.tier,
             claim: &self.claim,
             value: &self.value,
         }
@@ -92,6 +97,8 @@ pub enum By {
     Tenant,
     /// Issuer and client id of the credential.
     Client,
+    /// The id of an API key. A request with another kind of credential is denied.
+    Key,
     /// The model, by its name in the policy. The names must be few: those of `models`, a fixed one,
     /// or those that `model.scope` binds to a scope of the credential.
     Model,
@@ -107,91 +114,11 @@ impl By {
             Self::Subject => "subject",
             Self::Tenant => "tenant",
             Self::Client => "client",
+            Self::Key => "key",
             Self::Model => "model",
             Self::Route => "route",
             Self::Address => "address",
         }
-    }
-}
-
-/// A number of requests in a duration, written as `N/duration`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    count: u64,
-    per: Span,
-}
-
-/// A text that is not a [`Rate`], or a rate that a bucket cannot hold.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RateError {
-    /// The text is not a number, a slash and a duration.
-    #[error("`{0}` is not a rate; write a number and a duration, such as `60/1m`")]
-    Malformed(String),
-    /// The part after the slash is not a duration.
-    #[error("`{rate}` is not a rate; {error}")]
-    Duration {
-        /// The whole text.
-        rate: String,
-        /// The error in the duration.
-        error: SpanError,
-    },
-    /// The duration is zero or too long.
-    #[error("`{0}`: the time of a rate lies between 1ms and 366d")]
-    Period(String),
-    /// The rate exceeds the resolution of the clock.
-    #[error("`{0}` is more than one in a microsecond")]
-    TooFast(String),
-    /// A full bucket takes too long to fill.
-    #[error("a burst of {burst} at `{rate}` takes more than 366d to fill")]
-    Burst {
-        /// The rate at which the bucket fills.
-        rate: Rate,
-        /// Units in a full bucket.
-        burst: u64,
-    },
-}
-
-impl FromStr for Rate {
-    type Err = RateError;
-
-    fn from_str(text: &str) -> Result<Self, RateError> {
-        let malformed = || RateError::Malformed(text.to_owned());
-        let (count, per) = text.split_once('/').ok_or_else(malformed)?;
-        if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(malformed());
-        }
-        let count: u64 = count.parse().map_err(|_| malformed())?;
-        let per: Span =
-            per.parse().map_err(|error| RateError::Duration { rate: text.to_owned(), error })?;
-        if per.micros() == 0 || per > Span::from_secs(366 * 86_400) {
-            return Err(RateError::Period(text.to_owned()));
-        }
-        if count > per.micros() {
-            return Err(RateError::TooFast(text.to_owned()));
-        }
-        Ok(Self { count, per })
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.count, self.per)
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "a rate such as `60/1m`")
-    }
-}
-
-impl JsonSchema for Rate {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Rate".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+/[0-9]+(ms|s|m|h|d)$", "description": "A number of requests and a duration: `60/1m`. `0/1m` admits none." })
     }
 }
 
@@ -205,6 +132,7 @@ pub struct RateLimit {
     base_id: BucketId,
     bucket: Bucket,
     overrides: Vec<(Selector, Bucket)>,
+    may_raise_to: Option<Bucket>,
     lease: Option<LeaseTerms>,
 }
 
@@ -219,12 +147,22 @@ impl Bucket {
     /// Compiles a rate. The interval is rounded up to a whole microsecond, so that the bucket never
     /// fills faster than the rate.
     fn compile(rate: Rate, burst: Option<u64>) -> Result<Self, RateError> {
-        let burst = if rate.count == 0 { 0 } else { burst.unwrap_or(rate.count) };
-        let interval = rate.per.micros().div_ceil(rate.count.max(1));
+        let burst = if rate.count() == 0 { 0 } else { burst.unwrap_or(rate.count()) };
+        let interval = rate.per().micros().div_ceil(rate.count().max(1));
         match interval.checked_mul(burst) {
             Some(full) if full <= 366 * 86_400 * 1_000_000 => Ok(Self { interval, burst }),
             _ => Err(RateError::Burst { rate, burst }),
         }
+    }
+
+    /// The bucket of a rate in the record of a key.
+    fn of_record(rate: Rate) -> Self {
+        Self { interval: rate.per().micros().div_ceil(rate.count().max(1)), burst: rate.count() }
+    }
+
+    /// Returns the bucket that exceeds neither rate nor burst of either.
+    fn at_most(self, most: Self) -> Self {
+        Self { interval: self.interval.max(most.interval), burst: self.burst.min(most.burst) }
     }
 }
 
@@ -278,7 +216,7 @@ impl RateLimit {
         if config.by.is_empty() {
             errors.push(
                 &path.key("by"),
-                "a limit counts by something; list at least one of subject, tenant, client, model, route, address",
+                "a limit counts by something; list at least one of subject, tenant, client, key, model, route, address",
             );
         }
         for (index, by) in config.by.iter().enumerate() {
@@ -303,6 +241,15 @@ impl RateLimit {
                 overrides.push((selector, bucket));
             }
         }
+        let may_raise_to = config.may_raise_to.and_then(|rate| {
+            errors.take(&path.key("may_raise_to"), Bucket::compile(rate, config.burst))
+        });
+        if may_raise_to.is_some_and(|raised| raised.at_most(bucket) == raised) {
+            errors.push(
+                &path.key("may_raise_to"),
+                "a record could not raise the rate: write more than `rate`, or remove it",
+            );
+        }
         let lease =
             config.lease.map(|lease| lease.compile(bucket.burst, &path.key("lease"), errors));
         let counted_by: Vec<&str> = config.by.iter().map(|by| by.label()).collect();
@@ -313,13 +260,14 @@ impl RateLimit {
             base_id,
             bucket,
             overrides,
+            may_raise_to,
             lease,
         })
     }
 
     /// Whether the limit counts by an attribute of the credential.
     pub fn needs_principal(&self) -> bool {
-        self.by.iter().any(|by| matches!(by, By::Subject | By::Tenant | By::Client))
+        self.by.iter().any(|by| matches!(by, By::Subject | By::Tenant | By::Client | By::Key))
     }
 
     /// Whether the limit counts or selects by a part of the identity.
@@ -350,6 +298,10 @@ impl RateLimit {
             .iter()
             .find(|(selector, _)| is_selected(selector))
             .map_or(self.bucket, |(_, bucket)| *bucket);
+        let rate = facts.principal.and_then(Principal::key).and_then(|key| key.rate(&self.name));
+        let bucket = rate.map_or(bucket, |rate| {
+            Bucket::of_record(rate).at_most(self.may_raise_to.unwrap_or(bucket))
+        });
         // An override with a smaller bucket leases smaller slices, or none.
         let lease =
             self.lease.map(|terms| LeaseTerms { slice: terms.slice.min(bucket.burst), ..terms });
@@ -386,6 +338,10 @@ fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
     Ok(match by {
         By::Subject => keys()?.subject().fingerprint().into(),
         By::Client => keys()?.client().ok_or_else(|| missing(by))?.fingerprint().into(),
+        By::Key => {
+            let key = facts.principal.and_then(Principal::key).ok_or_else(|| missing(by))?;
+            BucketId::of(key.id.digits())
+        }
         // Two issuers may use one name for two tenants.
         By::Tenant => {
             let keys = keys()?;
@@ -408,7 +364,7 @@ fn missing(by: By) -> Denial {
         By::Tenant => Reason::TenantMismatch,
         By::Address => Reason::AddressForbidden,
         By::Model => Reason::ModelMissing,
-        By::Subject | By::Client | By::Route => Reason::InvalidClaim,
+        By::Subject | By::Client | By::Key | By::Route => Reason::InvalidClaim,
     };
     let denial =
         Denial::new(reason, format!("a limit counts by {}, and the request has none", by.label()));
@@ -416,6 +372,8 @@ fn missing(by: By) -> Denial {
         By::Client => {
             denial.with_message("the token names no client, and this endpoint is counted by client")
         }
+        By::Key => denial
+            .with_message("the credential is no API key, and this endpoint is counted by API key"),
         _ => denial,
     }
 }
@@ -436,6 +394,18 @@ fn network(address: IpAddr) -> String {
 pub(crate) fn claims(configs: &[LimitConfig]) -> impl Iterator<Item = String> {
     let overrides = configs.iter().flat_map(|limit| &limit.overrides);
     overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()))
+}
+
+/// Returns the tiers of API keys that overrides select.
+pub(crate) fn key_tiers(configs: &[LimitConfig]) -> Vec<String> {
+    let mut tiers: Vec<String> = configs
+        .iter()
+        .flat_map(|limit| &limit.overrides)
+        .flat_map(|entry| entry.tier.clone())
+        .collect();
+    tiers.sort();
+    tiers.dedup();
+    tiers
 }
 
 /// Returns the issuers that overrides name, with the indices of the limit and of the override.
@@ -485,22 +455,6 @@ mod tests {
             model: None,
             route: "/health",
             address: address.map(|text| text.parse().unwrap()),
-        }
-    }
-
-    #[test]
-    fn rates_are_a_number_and_a_duration() {
-        for (text, count, micros) in
-            [("60/1m", 60, 60_000_000), ("0/1s", 0, 1_000_000), ("1/30d", 1, 30 * 86_400_000_000)]
-        {
-            let rate: Rate = text.parse().unwrap();
-            assert_eq!((rate.count, rate.per.micros()), (count, micros), "{text}");
-        }
-        for text in [
-            "", "60", "/1m", "60/", "60/m", "-1/1m", "+1/1m", "1.5/1m", "60/0s", "5/1000d",
-            "2000/1ms",
-        ] {
-            assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }
 

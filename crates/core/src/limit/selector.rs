@@ -95,6 +95,7 @@ pub(super) struct SelectorKeys<'a> {
     pub(super) subject: &'a Option<String>,
     pub(super) client: &'a Option<String>,
     pub(super) tenant: &'a Option<String>,
+    pub(super) tier: &'a Option<String>,
     pub(super) claim: &'a Option<ClaimPath>,
     pub(super) value: &'a Option<ClaimValue>,
 }
@@ -107,6 +108,7 @@ pub(super) struct Selector {
     subject: Option<String>,
     client: Option<String>,
     tenant: Option<String>,
+    tier: Option<String>,
     claim: Option<(ClaimPath, ClaimValue)>,
 }
 
@@ -135,13 +137,13 @@ impl Selector {
                 None
             }
         };
-        let SelectorKeys { role, subject, client, tenant, .. } = config;
-        let texts = [role, subject, client, tenant];
+        let SelectorKeys { role, subject, client, tenant, tier, .. } = config;
+        let texts = [role, subject, client, tenant, tier];
         if texts.iter().all(|text| text.is_none())
             && config.claim.is_none()
             && config.value.is_none()
         {
-            let message = "name the principals of the override: `role`, `subject`, `client`, `tenant`, or `claim` and `value`";
+            let message = "name the principals of the override: `role`, `subject`, `client`, `tenant`, `tier`, or `claim` and `value`";
             errors.push(path, message);
         }
         let issuer = config.issuer.clone();
@@ -152,6 +154,7 @@ impl Selector {
             subject: subject.clone(),
             client: client.clone(),
             tenant: tenant.clone(),
+            tier: tier.clone(),
             claim,
         }
     }
@@ -182,6 +185,7 @@ impl Selector {
                 .as_deref()
                 .is_none_or(|wanted| principal.client() == Some(wanted) || client == Some(wanted))
             && is(&self.tenant, principal.tenant())
+            && is(&self.tier, principal.key().and_then(|key| key.tier.as_deref()))
             && self.role.as_deref().is_none_or(|role| principal.has_role(role))
             && self.claim.as_ref().is_none_or(|(path, value)| {
                 let claim = principal.claim(path.top()).and_then(|top| path.find_below(top));

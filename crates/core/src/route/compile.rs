@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{Errors, Path},
+    identity::{CredentialKind, CredentialKinds},
     limit::rate::RateLimit,
     pattern::Pattern,
     rule::{
@@ -228,6 +229,7 @@ fn route(
             ("categories", config.categories.is_some()),
             ("websocket", config.websocket.is_some()),
             ("resource_metadata", config.resource_metadata.is_some()),
+            ("credentials", config.credentials.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -291,6 +293,9 @@ fn route(
             context.upstream_keys.len() - 1
         })
     });
+    let credentials = credentials(config, context, path, errors);
+    let labels: Vec<&str> = credentials.labels().collect();
+    let challenged = context.has_api_keys.then(|| labels.join(" "));
     Route {
         name: config.name().to_owned(),
         public: config.public,
@@ -302,10 +307,48 @@ fn route(
         resource_metadata: config.resource_metadata.clone(),
         limits,
         on_outage: config.on_outage,
+        credentials,
+        challenged,
         forward_credential: config.forward_credential,
         upstream_key,
         from_preset,
     }
+}
+
+/// Returns the kinds of credentials that the route accepts: no kind that is not named or default
+/// opens a route.
+fn credentials(
+    config: &RouteConfig,
+    context: &CompileContext<'_>,
+    path: &Path,
+    errors: &mut Errors,
+) -> CredentialKinds {
+    let Some(kinds) = &config.credentials else {
+        let has = |kind: &CredentialKind| *kind != CredentialKind::ApiKey || context.has_api_keys;
+        let kinds = CredentialKind::ALL.into_iter().filter(has);
+        #[cfg(test)]
+        let kinds = kinds.chain([CredentialKind::Test]);
+        return kinds.collect();
+    };
+    let at = path.key("credentials");
+    if kinds.is_empty() {
+        errors.push(&at, "list at least one kind: jwt, api_key");
+    }
+    for (index, kind) in kinds.iter().enumerate() {
+        let root = path.parent().parent();
+        if kinds.iter().take(index).any(|earlier| earlier == kind) {
+            errors.push(&at.index(index), format!("`{}` is listed twice", kind.label()));
+        }
+        let (is_configured, section) = match kind {
+            CredentialKind::ApiKey => (context.has_api_keys, "api_keys"),
+            _ => (context.has_issuers, "issuers"),
+        };
+        if !is_configured {
+            let message = format!("`{}` needs the section `{section}`", kind.label());
+            errors.push_presuming(&at.index(index), &[root.key(section)], message);
+        }
+    }
+    kinds.iter().copied().collect()
 }
 
 fn limits(

@@ -335,6 +335,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::{
+        identity::{CredentialKind, CredentialKinds},
         route::OnOutage,
         rule::{content::Content, scope::ScopeRule},
     };
@@ -353,6 +354,8 @@ mod tests {
                 resource_metadata: None,
                 limits: Vec::new(),
                 on_outage: OnOutage::Deny,
+                credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),
+                challenged: None,
                 forward_credential: false,
                 upstream_key: None,
                 from_preset: false,

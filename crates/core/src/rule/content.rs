@@ -11,7 +11,7 @@ use super::{
     fields::{Caps, CapsConfig, Fields, FieldsConfig, Media, forbidden_member},
     member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
-    scope::{is_scope, missing_scopes},
+    scope::missing_scopes,
     tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
             PlanError, Wanted, cap_names, members::TableId,
         },
     },
+    text::is_scope,
 };
 
 /// `raise` of a route: scopes that a request requires besides the route's if its body contains more

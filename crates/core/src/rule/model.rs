@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     fields::{Caps, CapsConfig},
-    scope::{is_scope, missing_scopes},
+    scope::missing_scopes,
 };
 use crate::{
     config::{Errors, Path, from_text},
@@ -26,6 +26,7 @@ use crate::{
         Request,
         body::{BodyFacts, Pointer, PointerError},
     },
+    text::is_scope,
 };
 
 /// One entry of `models`.
@@ -549,6 +550,11 @@ impl ModelRule {
             let cause = format!("no model of the policy is served under `{}`", shown(sent));
             return Err(forbidden(sent, cause).with_message("this model is not open here"));
         };
+        if let Some(key) = principal.key().filter(|key| !key.allows_model(&name)) {
+            let cause =
+                format!("the key `{}` may not be used for the model `{}`", key.id, shown(&name));
+            return Err(forbidden(&name, cause));
+        }
         if let Some(template) = &self.scope
             && !(principal.scopes().any(|scope| template.matches(scope, &name)) && is_scope(&name))
         {

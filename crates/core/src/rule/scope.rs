@@ -15,6 +15,7 @@ use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason, listed},
     identity::Principal,
+    text::is_scope,
 };
 
 /// `scopes` of a route: a list, all of which are required, or `{ any: [...] }`, one of which is
@@ -112,17 +113,6 @@ pub(super) fn missing_scopes(
         cause = format!("{cause}; left out: {}", omitted.join("; "));
     }
     cause
-}
-
-/// Whether a text is a `scope-token` of RFC 6749 section 3.3, or one beyond ASCII: names of models
-/// in other scripts are common, and scopes contain them.
-pub(super) fn is_scope(text: &str) -> bool {
-    let fits = |c: char| match c {
-        '"' | '\\' => false,
-        c if c.is_ascii() => c.is_ascii_graphic(),
-        c => !c.is_whitespace() && !c.is_control(),
-    };
-    !text.is_empty() && text.chars().all(fits)
 }
 
 impl<'de> Deserialize<'de> for ScopeRule {

@@ -5,10 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    model::is_template,
-    scope::{is_scope, missing_scopes},
-};
+use super::{model::is_template, scope::missing_scopes};
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason, malformed, shown},
@@ -17,6 +14,7 @@ use crate::{
         Headers,
         body::{BodyFacts, Message},
     },
+    text::is_scope,
 };
 
 /// `mcp` of a route: its body is JSON-RPC for an MCP server (Model Context Protocol). The body

@@ -87,6 +87,7 @@ impl Asked {
             policy: Arc::new(policy),
             keys: vec![Some(Arc::new(keys.unwrap()))],
             upstream_keys: Vec::new(),
+            api_keys: Vec::new(),
         };
         let token =
             signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());

@@ -128,7 +128,10 @@ impl Harness {
             Some(Arc::new(set))
         });
         let keys = keys.collect();
-        Self { snapshot: Snapshot { policy, keys, upstream_keys: Vec::new() }, now: NOW }
+        Self {
+            snapshot: Snapshot { policy, keys, upstream_keys: Vec::new(), api_keys: Vec::new() },
+            now: NOW,
+        }
     }
 
     /// The same harness with these upstream keys, in the order of the policy.

@@ -32,6 +32,7 @@ fn snapshot(routes: &str) -> Snapshot {
         policy: policy.into(),
         keys: vec![Some(key.unwrap().into())],
         upstream_keys: Vec::new(),
+        api_keys: Vec::new(),
     }
 }
 

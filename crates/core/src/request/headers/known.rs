@@ -20,10 +20,12 @@ pub(in crate::request) enum KnownHeader {
     ForwardedProto,
     Connection,
     RequestId,
+    XApiKey,
+    ApiKey,
 }
 
 /// Every known header with its name, in the order of the enum.
-const ALL: [(KnownHeader, &str); 13] = [
+const ALL: [(KnownHeader, &str); 15] = [
     (KnownHeader::ContentType, "content-type"),
     (KnownHeader::ContentLength, "content-length"),
     (KnownHeader::ContentEncoding, "content-encoding"),
@@ -37,6 +39,8 @@ const ALL: [(KnownHeader, &str); 13] = [
     (KnownHeader::ForwardedProto, "x-forwarded-proto"),
     (KnownHeader::Connection, "connection"),
     (KnownHeader::RequestId, "x-request-id"),
+    (KnownHeader::XApiKey, "x-api-key"),
+    (KnownHeader::ApiKey, "api-key"),
 ];
 
 /// Whether a header's name is `name`, which is in lower case.
@@ -55,6 +59,8 @@ impl KnownHeader {
             (4, b'h') => Self::Host,
             (5, b':') => Self::Path,
             (7, b':') => Self::Method,
+            (7, b'a') => Self::ApiKey,
+            (9, b'x') => Self::XApiKey,
             (10, b':') => Self::Authority,
             (10, b'c') => Self::Connection,
             (12, b'c') => Self::ContentType,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     config::{Errors, Path},
+    identity::CredentialKind,
     limit::rate::RateLimit,
     request::body::Opened,
     route::{MatchConfig, OnOutage, RouteConfig},
@@ -84,6 +85,9 @@ pub struct PresetConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
+    /// The kinds of credentials that its routes accept: `jwt`, `api_key`. Default: `jwt`, and
+    /// `api_key` where the file has `api_keys`.
+    pub credentials: Option<Vec<CredentialKind>>,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -219,6 +223,7 @@ pub(in crate::route) fn expand<'a>(
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
                 limits: limits.cloned().collect(),
                 on_outage: config.on_outage,
+                credentials: config.credentials.clone().filter(|_| !route.public),
                 forward_credential: config.forward_credential && !route.public,
                 upstream_key: config.upstream_key.clone().filter(|_| !route.public),
             });

@@ -1,16 +1,17 @@
 //! Times as RFC 3339 text in UTC, for audit lines and the admin API.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-use serde::{Serialize, Serializer};
+use super::Timestamp;
+use crate::config::from_text;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
-use tollgate_core::time::Timestamp;
 
 const DAY: u64 = 86_400;
 
 /// A time that prints as RFC 3339 in UTC with microseconds: `2026-11-22T03:42:01.000042Z`. The
 /// width is fixed, so that lines sort as text.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rfc3339(pub Timestamp);
 
 impl Rfc3339 {
@@ -49,6 +50,20 @@ impl fmt::Display for Rfc3339 {
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Rfc3339 {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        parse(text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rfc3339 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a time such as `2026-11-22T03:42:01Z`")
     }
 }
 

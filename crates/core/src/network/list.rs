@@ -1,19 +1,18 @@
-//! The addresses from which a listener accepts connections.
+//! Lists of addresses and networks.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
-
-use super::stream::Peer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Addresses and networks, as `10.1.2.3` or `10.0.0.0/8`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
 /// Text that is not a network.
-#[derive(Debug, thiserror::Error)]
-enum NetworkError {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworksError {
+    /// The text is no address and no network.
     #[error("`{0}` is neither an address nor a network; write `10.1.2.3` or `10.0.0.0/8`")]
     Unknown(String),
     /// `10.1.2.3/8` may mean the address or the network.
@@ -44,28 +43,40 @@ impl Networks {
         self.0.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether `peer` may connect. Peers on a Unix socket are admitted by its permissions.
-    #[must_use]
-    pub fn admits(&self, peer: Peer) -> bool {
-        peer.ip().is_none_or(|address| self.contains(address))
+    /// Creates a list from texts such as `10.1.2.3` and `10.0.0.0/8`.
+    ///
+    /// # Errors
+    /// Text that is neither an address nor a network, and networks with bits beyond their prefix.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, NetworksError> {
+        texts.iter().map(|text| net(text.as_ref())).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns the networks in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
     }
 }
 
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let list = Vec::<String>::deserialize(deserializer)?;
-        let nets = list.iter().map(|text| net(text).map_err(serde::de::Error::custom));
-        nets.collect::<Result<_, _>>().map(Self)
+        Self::parse(&list).map_err(serde::de::Error::custom)
     }
 }
 
-fn net(text: &str) -> Result<IpNet, NetworkError> {
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(ToString::to_string))
+    }
+}
+
+fn net(text: &str) -> Result<IpNet, NetworksError> {
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse().map_err(|_| NetworkError::Unknown(text.to_owned()))?,
+        Err(_) => text.parse().map_err(|_| NetworksError::Unknown(text.to_owned()))?,
     };
     if net.trunc() != net {
-        return Err(NetworkError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
+        return Err(NetworksError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
     }
     Ok(net)
 }

@@ -1,0 +1,51 @@
+//! How long keys live.
+
+use crate::time::{Span, Timestamp};
+
+/// The life of a key for which nothing else is given.
+pub const DEFAULT_LIFE: Span = Span::from_secs(90 * 86_400);
+
+/// The lives of keys under a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLifetimes {
+    max_life: Span,
+    grace: Span,
+}
+
+impl Default for KeyLifetimes {
+    fn default() -> Self {
+        Self { max_life: DEFAULT_LIFE, grace: Span::from_secs(86_400) }
+    }
+}
+
+impl KeyLifetimes {
+    /// Creates the lives from `max_life`, the longest life of a secret, and `grace`, for which a
+    /// secret is accepted after its rotation.
+    pub const fn new(max_life: Span, grace: Span) -> Self {
+        Self { max_life, grace }
+    }
+
+    /// The longest life of a secret.
+    pub const fn max_life(&self) -> Span {
+        self.max_life
+    }
+
+    /// The time for which a secret is accepted after its rotation.
+    pub const fn grace(&self) -> Span {
+        self.grace
+    }
+
+    /// Returns the latest end of a secret that was issued at a time.
+    pub const fn latest(&self, issued: Timestamp) -> Timestamp {
+        after(issued, self.max_life)
+    }
+
+    /// Returns the end of a secret for which none is given.
+    pub fn default_end(&self, issued: Timestamp) -> Timestamp {
+        after(issued, self.max_life.min(DEFAULT_LIFE))
+    }
+}
+
+const fn after(time: Timestamp, span: Span) -> Timestamp {
+    Timestamp::from_micros(time.micros().saturating_add(span.micros()))
+}

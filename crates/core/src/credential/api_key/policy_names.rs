@@ -1,0 +1,25 @@
+//! The names of a policy that records of keys refer to.
+
+use super::record::KeyRecord;
+
+/// The limits and the tiers of a policy.
+#[derive(Clone, Copy)]
+pub struct PolicyNames<'a> {
+    /// Whether the policy has a limit of a name.
+    pub has_limit: &'a dyn Fn(&str) -> bool,
+    /// Whether an override of the policy selects a tier.
+    pub has_tier: &'a dyn Fn(&str) -> bool,
+}
+
+impl PolicyNames<'_> {
+    /// Returns the first limit of a record that the policy does not have.
+    pub(super) fn unknown_limit<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
+        let mut names = record.limits.iter().map(|(name, _)| &**name);
+        names.find(|name| !(self.has_limit)(name))
+    }
+
+    /// Returns the tier of a record that no override selects.
+    pub(super) fn unknown_tier<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
+        record.tier.as_deref().filter(|tier| !(self.has_tier)(tier))
+    }
+}
