@@ -179,6 +179,8 @@ mod tests {
         let path = directory.path().join("key");
         std::fs::write(&path, "old").unwrap();
         let mut secret = watched(&path, Duration::from_secs(3600));
+        // The first look does not find the old secret.
+        std::fs::write(&path, "part-0").unwrap();
         let mut parts = 0u32;
         let mut tick = tokio::time::interval(LOOK_AGAIN / 20);
         let write = async {

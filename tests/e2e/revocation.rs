@@ -35,7 +35,12 @@ fn call(rig: &Rig, method: &str, body: &Value) -> Reply {
 
 #[test]
 fn the_admin_api_revokes_the_target_and_nothing_else() {
-    let rig = Rig::start(POLICY);
+    let other = "issuers:
+  - issuer: https://other.example.com
+    audiences: [inference-api]
+    algorithms: [RS256]
+    jwks: { file: \"${DIR}/jwks.json\" }";
+    let rig = Rig::start(&POLICY.replacen("issuers:", other, 1));
     let token = |claims: Value| rig.token(claims);
     let alice = token(json!({ "sub": "alice", "jti": "a1" }));
     let bob = token(json!({ "sub": "bob", "tenant_id": "acme", "client_id": "app", "jti": "b1" }));
