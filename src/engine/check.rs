@@ -7,7 +7,10 @@ use std::{
     borrow::Cow,
     net::IpAddr,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -96,6 +99,8 @@ pub struct Checker {
     shares: ClientShares,
     /// The longest time that the store takes.
     longest_wait: Duration,
+    /// The checks of which the proxy may not wait so long.
+    short_times: AtomicU64,
 }
 
 /// The call in which a proxy sent a check, where it has headers of its own.
@@ -242,6 +247,7 @@ impl Checker {
             bodies: BodyPool::new(),
             shares: ClientShares::new(bounds),
             longest_wait,
+            short_times: AtomicU64::new(0),
         }
     }
 
@@ -438,6 +444,24 @@ impl Checker {
         self.conclude(pending, answers, state, record.now())
     }
 
+    /// Logs that the proxy may not wait as long as the store may take, at powers of two.
+    fn note_short_time(&self, deadline: Deadline) {
+        if deadline.allows(self.longest_wait) {
+            return;
+        }
+        let count = self.short_times.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            let within = deadline.within().as_millis();
+            let store = self.longest_wait.as_millis();
+            tracing::warn!(
+                count,
+                "the proxy's timeout for checks leaves {within} ms, and with `store.redis.deadline` \
+                 the store may take {store} ms: a check that takes longer is answered with 503 \
+                 overloaded; raise the timeout (2s), or lower the deadline"
+            );
+        }
+    }
+
     /// Calls the remote store at `now`, for as long as a check may take that began at `since`.
     async fn ask(
         &self,
@@ -451,6 +475,7 @@ impl Checker {
         if deadline.allows(now.saturating_duration_since(since) + self.longest_wait) {
             return admitted.await;
         }
+        self.note_short_time(deadline);
         // INVARIANT: the call is not repeated, and what was charged stays charged. How long the
         // store would have taken is not known, so this is no outage of the store.
         let Some(left) = deadline.left(since) else { return Err(Outage::Starved) };

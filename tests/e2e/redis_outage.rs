@@ -243,4 +243,6 @@ fn a_check_is_answered_before_envoy_stops_waiting_for_it() {
     assert_eq!(reply.verdict(), (503, "overloaded".into()));
     assert_eq!(upstream.taken().len(), 0);
     assert!(tollgate.metric("tollgate_checks_total", &["reason=\"overloaded\""]) >= 1.0);
+    let log = tollgate.process.err();
+    assert!(log.contains("timeout for checks leaves 750 ms"), "{log}");
 }
