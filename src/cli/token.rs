@@ -5,6 +5,7 @@ mod jwks;
 mod key_file;
 mod keygen;
 mod mint;
+mod unreadable;
 
 use std::{io::Write, process::ExitCode};
 

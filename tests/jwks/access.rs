@@ -4,6 +4,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -15,12 +16,14 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
+use tollgate_testkit::wait::until_async;
 
 use super::{
     rig::{Rig, error_becomes, jwks, keys_become},
     server::{Answer, KeyServer, key_set, redirect},
     tls::acceptor,
 };
+use crate::rig::process::Process;
 
 /// A forward proxy that requires a user and a password, and records what it is asked for.
 struct ForwardProxy {
@@ -160,6 +163,57 @@ async fn https_goes_through_a_tunnel_of_the_proxy() {
     let request = &server.requests()[0].head;
     assert!(request.starts_with("GET /keys HTTP/1.1\r\n"), "{request}");
     assert!(!request.contains("proxy-authorization"), "{request}");
+}
+
+/// The environment is that of a process, which a test cannot change for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_takes_the_proxy_of_its_environment_and_no_proxy_for_the_named_hosts() {
+    let directory = tempfile::tempdir().unwrap();
+    let proxy = ForwardProxy::start().await;
+    let (pem, acceptor) = self_signed(&["localhost"], 2200);
+    let server = KeyServer::start_tls(acceptor).await;
+    server.answer(Answer::Keys(&["a"]));
+    let to = format!("localhost:{}", server.address.port());
+    let ca = write(directory.path(), "own.pem", &pem);
+    let config = format!(
+        "listen: {{ http: [{{ address: \"127.0.0.1:0\", dialect: caddy, body: deny }}], ops: \"127.0.0.1:0\" }}\n\
+         issuers:\n  \
+         - issuer: https://idp.example\n    \
+           audiences: any\n    \
+           algorithms: [ES256]\n    \
+           jwks: {{ url: \"https://{to}/keys\", ca: \"{}\" }}\n\
+         routes: [{{ match: {{ methods: [GET], paths: [/a] }}, scopes: [] }}]\n",
+        ca.display()
+    );
+    let config = write(directory.path(), "tollgate.yaml", &config);
+    let start = |name: &str, variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["serve", "--config"]).arg(&config);
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().copied());
+        Process::start(directory.path(), name, &mut command)
+    };
+    let url = proxy.url("bob:hunter2");
+    for (name, variables) in [
+        ("upper", vec![("HTTPS_PROXY", url.as_str())]),
+        ("lower", vec![("https_proxy", url.as_str()), ("no_proxy", "other.example")]),
+    ] {
+        let before = (proxy.heads.lock().unwrap().len(), server.requests().len());
+        let process = start(name, &variables);
+        let fetched = async || (server.requests().len() > before.1).then_some(());
+        until_async("the fetch through the proxy", fetched).await;
+        let heads = proxy.heads.lock().unwrap().clone();
+        assert_eq!(heads.len(), before.0 + 1, "{name}: {heads:?}");
+        assert!(heads[before.0].starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")), "{heads:?}");
+        assert!(!process.err().contains("hunter2"), "{}", process.err());
+    }
+    let before = (proxy.heads.lock().unwrap().len(), server.requests().len());
+    let _process = start("direct", &[("HTTPS_PROXY", &url), ("NO_PROXY", "x.example, localhost")]);
+    let fetched = async || (server.requests().len() > before.1).then_some(());
+    until_async("the fetch without the proxy", fetched).await;
+    assert_eq!(proxy.heads.lock().unwrap().len(), before.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

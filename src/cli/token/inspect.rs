@@ -11,6 +11,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
+use super::unreadable;
 use crate::{
     cli::{
         Output, argument,
@@ -59,13 +60,15 @@ impl Inspect {
         let secret = argument::token(&self.token)?;
         let token = std::str::from_utf8(secret.expose()).ok().context("the token is not text")?;
         let Some(report) = TokenReport::of(token, now()) else {
+            let reason = unreadable::reason(token);
+            let reason = reason.or_else(|| token_view::format_error(token, now()));
+            let reason = reason.unwrap_or_default();
             match self.output {
-                Output::Text => writeln!(
-                    out,
-                    "not a JWT: {}",
-                    token_view::format_error(token, now()).unwrap_or_default()
-                )?,
-                Output::Json => writeln!(out, "{}", json!({ "jwt": false }))?,
+                Output::Text => writeln!(out, "not a JWT: {}", printable(&reason))?,
+                Output::Json => {
+                    let report = json!({ "jwt": false, "reason": reason });
+                    writeln!(out, "{}", printable::json(&report)?)?;
+                }
             }
             return Ok(ExitCode::from(1));
         };
@@ -94,7 +97,8 @@ struct TokenReport {
 impl TokenReport {
     fn of(token: &str, now: Timestamp) -> Option<Self> {
         let token_view::DecodedToken { header, claims } = token_view::decode(token)?;
-        let mut defects: Vec<String> = token_view::format_error(token, now).into_iter().collect();
+        let form = unreadable::reason(token).or_else(|| token_view::format_error(token, now));
+        let mut defects: Vec<String> = form.into_iter().collect();
         let mut needs = Vec::new();
         let mut hints = Vec::new();
         names(&header, &claims, &mut needs);
@@ -239,9 +243,13 @@ fn identity(
 ) {
     let present = |name: &str| claims.get(name).filter(|value| !value.is_null());
     match (present("sub"), present("client_id")) {
-        (Some(Value::String(sub)), _) | (None, Some(Value::String(sub))) if is_identifier(sub) => {}
+        (Some(Value::String(sub)), _) | (None, Some(Value::String(sub)))
+            if is_identifier(sub) && !sub.trim().is_empty() => {}
         (None, None) => {
             needs.push("`claims: { subject: … }` with the claim that names the subject".into());
+        }
+        (Some(Value::Number(number)), _) if number.is_i64() => {
+            needs.push("`claims: { subject: sub }`, as sub is a number".into());
         }
         (found, _) => {
             let claim = if found.is_some() { "sub" } else { "client_id" };
@@ -251,8 +259,12 @@ fn identity(
             ));
         }
     }
-    if present("jti").is_some_and(|jti| jti.as_str().is_none_or(|jti| !is_identifier(jti))) {
-        defects.push("jti is not text of 1 to 256 printable characters".into());
+    match present("jti") {
+        Some(Value::String(jti)) if !is_identifier(jti) => {
+            defects.push("jti is not text of 1 to 256 printable characters".into());
+        }
+        None | Some(Value::String(_)) => {}
+        Some(_) => needs.push("`required_claims` without `jti`, as jti is not text".into()),
     }
     for (name, part) in [("tenant_id", "tenant"), ("client_id", "client")] {
         match present(name) {
@@ -281,10 +293,10 @@ fn identity(
             needs.push(format!("`claims: {{ scopes: [ … ] }}` without {name}, as it {problem}"));
         } else if value.as_str().is_some_and(|text| text.contains(',')) {
             hints.push(format!("{name} has a comma, which separates nothing: only a space does"));
-        } else if has_space(value) {
+        } else if has_unusable(value) {
             hints.push(format!(
-                "{name} has an element with a space, which is no scope; routes with conditions \
-                 refuse the token"
+                "{name} has an element that is no scope (a space, a control character or another \
+                 type) and is left out; routes with conditions refuse the token"
             ));
         }
     }
@@ -340,6 +352,8 @@ fn list_problem(value: &Value, is_split: bool) -> Option<&'static str> {
         Value::String(text) if has_control(text) && is_split => Some("has a control character"),
         Value::String(text) if has_control(text) => Some("have a control character"),
         Value::String(_) => None,
+        // A list of scopes loses them.
+        Value::Array(_) if is_split => None,
         Value::Array(items) => items.iter().find_map(|item| match item {
             Value::String(text) if has_control(text) => {
                 Some("has an element with a control character")
@@ -354,9 +368,12 @@ fn list_problem(value: &Value, is_split: bool) -> Option<&'static str> {
     }
 }
 
-fn has_space(value: &Value) -> bool {
-    let has = |item: &Value| item.as_str().is_some_and(|text| text.contains(char::is_whitespace));
-    value.as_array().is_some_and(|items| items.iter().any(has))
+fn has_unusable(value: &Value) -> bool {
+    let is_unusable = |item: &Value| {
+        let bad = |c: char| c.is_whitespace() || c.is_control();
+        item.as_str().is_none_or(|text| text.contains(bad))
+    };
+    value.as_array().is_some_and(|items| items.iter().any(is_unusable))
 }
 
 #[cfg(test)]
@@ -425,7 +442,7 @@ mod tests {
             (json!({ "alg": "RS256" }), json!({ "exp": 1_767_225_600 + 40 * 86_400 }), "31 days"),
             (
                 json!({ "alg": "RS256" }),
-                json!({ "exp": 1_767_225_900, "sub": "a", "jti": 7 }),
+                json!({ "exp": 1_767_225_900, "sub": "a", "jti": "" }),
                 "jti is not text",
             ),
             (
@@ -443,7 +460,10 @@ mod tests {
     #[test]
     fn every_claim_that_a_policy_must_settle_is_named() {
         for (claims, word) in [
-            (json!({ "sub": 7 }), "`claims: { subject: … }` with another claim, as sub"),
+            (json!({ "sub": 7 }), "`claims: { subject: sub }`, as sub is a number"),
+            (json!({ "sub": 1.5 }), "`claims: { subject: … }` with another claim, as sub"),
+            (json!({ "sub": " " }), "`claims: { subject: … }` with another claim, as sub"),
+            (json!({ "jti": 7 }), "`required_claims` without `jti`"),
             (json!({ "sub": "" }), "with another claim, as sub"),
             (json!({ "sub": null, "client_id": "c\n" }), "with another claim, as client_id"),
             (json!({ "sub": null }), "`claims: { subject: … }` with the claim that names"),
@@ -454,7 +474,6 @@ mod tests {
             (json!({ "roles": { "admin": true } }), "as roles is not text or a list of texts"),
             (json!({ "roles": ["a", 7] }), "as roles has an element that is not text"),
             (json!({ "scope": 7 }), "without scope, as it is not text"),
-            (json!({ "scp": ["a", "b\t"] }), "without scp, as it has an element with a control"),
         ] {
             let mut all = json!({ "sub": "c", "iat": 1_767_225_600, "exp": 1_767_225_900 });
             for (name, value) in claims.as_object().unwrap() {
@@ -492,7 +511,9 @@ mod tests {
     fn scopes_with_a_comma_or_a_space_are_named() {
         for (claims, word) in [
             (json!({ "sub": "c", "scope": "a,b" }), "scope has a comma"),
-            (json!({ "sub": "c", "scp": ["a", "b c"] }), "scp has an element with a space"),
+            (json!({ "sub": "c", "scp": ["a", "b c"] }), "scp has an element that is no scope"),
+            (json!({ "sub": "c", "scp": ["a", "b\t"] }), "scp has an element that is no scope"),
+            (json!({ "sub": "c", "scp": ["a", 7] }), "scp has an element that is no scope"),
         ] {
             let hints = report(json!({ "alg": "RS256" }), claims).hints.join("; ");
             assert!(hints.contains(word), "{hints}");

@@ -48,10 +48,13 @@ impl<'a> RequestPath<'a> {
         let query = rest.strip_prefix('?');
         if !query.unwrap_or(rest).bytes().all(is_visible) {
             let fragment = target.bytes().all(|byte| byte.is_ascii_graphic());
-            return Err(malformed(if fragment {
-                "the path holds a fragment"
-            } else {
-                "the path holds bytes that must be percent-encoded"
+            return Err(malformed(match (query, fragment) {
+                (Some(_), true) => "the query holds a fragment (`#`)",
+                (None, true) => "the path holds a fragment",
+                (Some(_), false) => {
+                    "the query holds bytes that must be percent-encoded, such as a space"
+                }
+                (None, false) => "the path holds bytes that must be percent-encoded",
             }));
         }
         if !raw.starts_with('/') {

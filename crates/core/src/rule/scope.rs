@@ -44,7 +44,8 @@ impl ScopeRule {
                 errors.push(
                     &path.index(index),
                     format!(
-                        "`{scope}` is not a scope; scopes have no spaces, quotes or backslashes"
+                        "`{}` is not a scope; scopes have no spaces, quotes or backslashes",
+                        escaped(scope)
                     ),
                 );
             }
@@ -113,6 +114,15 @@ pub(super) fn missing_scopes(
         cause = format!("{cause}; left out: {}", omitted.join("; "));
     }
     cause
+}
+
+/// Returns a text with what cannot be seen in it escaped: `a\u{a0}b`.
+fn escaped(text: &str) -> String {
+    let shown = |c: char| match c {
+        '"' | '\\' | '\'' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 impl<'de> Deserialize<'de> for ScopeRule {

@@ -18,10 +18,18 @@ pub(super) fn token_text(token: &[u8]) -> Result<&str, Denial> {
     let is_token = |b: &u8| {
         b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
     };
-    match std::str::from_utf8(token) {
-        Ok(text) if token.iter().all(is_token) => Ok(text),
-        _ => refuse(Reason::MalformedToken, "the token holds characters no token has"),
-    }
+    let Some(at) = token.iter().position(|byte| !is_token(byte)) else {
+        return std::str::from_utf8(token)
+            .map_err(|_| Denial::new(Reason::MalformedToken, "the token is not text"));
+    };
+    let rest = token.get(at..).unwrap_or_default();
+    let first = rest.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next());
+    let what = match first {
+        Some(character) => format!("U+{:04X}", u32::from(character)),
+        None => "bytes that are not UTF-8".to_owned(),
+    };
+    let cause = format!("the token holds characters no token has: {what} at byte {at}");
+    Err(Denial::new(Reason::MalformedToken, cause))
 }
 
 /// The parts of a token.

@@ -22,6 +22,10 @@ pub(super) enum ParameterError {
     NeedsQuotes,
     #[error("a quoted value has no end, or a backslash before its end")]
     Quotes,
+    #[error("a quoted value is followed by something else than `;`")]
+    AfterQuotes,
+    #[error("it has a tab, where readers take only a space")]
+    Tab,
 }
 
 /// The parameters after a media type: `; charset=utf-8`. A `;` at the end is ignored, as by every reader.
@@ -56,7 +60,8 @@ impl<'a> Parameters<'a> {
         let ends = matches!(rest.trim_start_matches(' ').as_bytes().first(), None | Some(b';'));
         match (ends && (quoted || !value.is_empty()), quoted) {
             (true, _) => Ok(Parameter { name, value, quoted }),
-            (false, true) => Err(ParameterError::Quotes),
+            _ if rest.trim_start_matches(' ').starts_with('\t') => Err(ParameterError::Tab),
+            (false, true) => Err(ParameterError::AfterQuotes),
             (false, false) => Err(ParameterError::NeedsQuotes),
         }
     }
@@ -72,6 +77,9 @@ impl<'a> Iterator for Parameters<'a> {
         }
         let Some(rest) = rest.strip_prefix(';') else { return Some(Err(ParameterError::Syntax)) };
         let rest = rest.trim_start_matches(' ');
+        if rest.starts_with('\t') {
+            return Some(Err(ParameterError::Tab));
+        }
         self.0 = rest;
         (!rest.is_empty()).then(|| self.parameter(rest))
     }
@@ -128,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_a_reader_refuses_or_reads_otherwise_is_an_error() {
-        use ParameterError::{NeedsQuotes, Quotes, Syntax};
+        use ParameterError::{AfterQuotes, NeedsQuotes, Quotes, Syntax, Tab};
         for (text, error) in [
             ("a/b; x", Syntax),
             ("a/b;; x=1", Syntax),
@@ -140,7 +148,11 @@ mod tests {
             ("a/b; x=1, c/d", NeedsQuotes),
             ("a/b; =1", Syntax),
             ("a/b; x=\"1", Quotes),
-            ("a/b; x=\"1\"2", Quotes),
+            ("a/b; x=\"1\"2", AfterQuotes),
+            ("a/b;\tx=1", Tab),
+            ("a/b; \tx=1", Tab),
+            ("a/b; x=1\t; y=2", Tab),
+            ("a/b; x=\"1\"\t", Tab),
             ("a/b; x=\"1\\\"; y=\"2\"", Quotes),
         ] {
             assert_eq!(read(text).1, Err(error), "{text}");
