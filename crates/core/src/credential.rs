@@ -73,7 +73,11 @@ pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
     let Some((scheme, rest)) =
         value.iter().position(|byte| *byte == b' ').and_then(|space| value.split_at_checked(space))
     else {
-        return missing("the Authorization header has no scheme and token");
+        return missing(if value.is_ascii() {
+            "the Authorization header has no scheme and token with a space between them"
+        } else {
+            "the Authorization header has no space after the scheme, but a character beyond ASCII"
+        });
     };
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return missing("the Authorization scheme is not Bearer");

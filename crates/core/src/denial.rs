@@ -6,7 +6,10 @@ use std::{borrow::Cow, sync::Arc};
 
 pub use self::reason::Reason;
 use self::reason::{anthropic_type, openai_type};
-use crate::time::Span;
+use crate::{
+    text::{is_invisible, with_invisible_escaped},
+    time::Span,
+};
 
 /// The most characters of [`Denial::message`], counted as JSON in ASCII needs them: [`json_width`].
 pub const MAX_MESSAGE: usize = 512;
@@ -63,6 +66,9 @@ impl Denial {
     /// Creates a denial with the reason's default text. A cause beyond [`MAX_CAUSE`] is cut.
     pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
         let cause = match cause.into() {
+            Cow::Owned(text) if text.chars().any(is_invisible) => {
+                Cow::Owned(cut(with_invisible_escaped(&text), MAX_CAUSE))
+            }
             Cow::Owned(text) => Cow::Owned(cut(text, MAX_CAUSE)),
             constant => constant,
         };

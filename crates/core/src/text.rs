@@ -40,9 +40,38 @@ pub(crate) fn is_scope(text: &str) -> bool {
     let fits = |c: char| match c {
         '"' | '\\' => false,
         c if c.is_ascii() => c.is_ascii_graphic(),
-        c => !c.is_whitespace() && !c.is_control(),
+        c => !c.is_whitespace() && !c.is_control() && !is_invisible(c),
     };
     !text.is_empty() && text.chars().all(fits)
+}
+
+/// Whether a character cannot be seen, or looks like a space: a text that was copied from a page may
+/// have one. Joiners, which scripts and emoji need, are none.
+pub fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{a0}'
+            | '\u{ad}'
+            | '\u{2000}'..='\u{200b}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202f}'
+            | '\u{205f}'..='\u{2064}'
+            | '\u{3000}'
+            | '\u{feff}'
+    )
+}
+
+/// Returns a text whose invisible characters are escaped: `a\u{a0}b`.
+pub fn with_invisible_escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_invisible(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// Returns 128 bits in lower-case hex.

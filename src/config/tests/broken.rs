@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 57] = [
+const ROWS: [Row; 58] = [
     (
         "an empty file",
         "# nothing yet",
@@ -448,6 +448,20 @@ const ROWS: [Row; 57] = [
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
             "line 1: not valid YAML: unclosed quote at column 14",
+        ],
+    ),
+    (
+        "characters that cannot be seen",
+        "issuers:\n\
+         - issuer: \"https://a.example\\u00a0\"\n  \
+           audiences: [api, \"api\\u200b\"]\n  \
+           algorithms: [ES256]\n  \
+           jwks: { url: \"https://a.example/jwks\" }\n\
+         routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [\"a\\u00a0\"] }]\n",
+        &[
+            "line 2: issuers[0].issuer: the text has U+00A0, which cannot be seen; write the text again",
+            "line 3: issuers[0].audiences[1]: the text has U+200B, which cannot be seen; write the text again",
+            "line 6: routes[0].scopes[0]: `a\\u{a0}` is not a scope; scopes have no spaces, quotes or backslashes",
         ],
     ),
     (

@@ -15,7 +15,7 @@ use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason, listed},
     identity::Principal,
-    text::is_scope,
+    text::{is_scope, with_invisible_escaped},
 };
 
 /// `scopes` of a route: a list, all of which are required, or `{ any: [...] }`, one of which is
@@ -45,7 +45,7 @@ impl ScopeRule {
                     &path.index(index),
                     format!(
                         "`{}` is not a scope; scopes have no spaces, quotes or backslashes",
-                        escaped(scope)
+                        with_invisible_escaped(scope)
                     ),
                 );
             }
@@ -114,15 +114,6 @@ pub(super) fn missing_scopes(
         cause = format!("{cause}; left out: {}", omitted.join("; "));
     }
     cause
-}
-
-/// Returns a text with what cannot be seen in it escaped: `a\u{a0}b`.
-fn escaped(text: &str) -> String {
-    let shown = |c: char| match c {
-        '"' | '\\' | '\'' => c.to_string(),
-        c => c.escape_debug().to_string(),
-    };
-    text.chars().map(shown).collect()
 }
 
 impl<'de> Deserialize<'de> for ScopeRule {

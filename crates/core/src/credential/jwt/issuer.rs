@@ -15,7 +15,7 @@ use crate::{
     identity::ClaimPath,
     revocation,
     secret::SecretSource,
-    text::is_identifier,
+    text::{is_identifier, is_invisible},
     time::Span,
 };
 
@@ -135,6 +135,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         }
         _ => {}
     }
+    check_visible(config, path, errors);
     let algorithms: Vec<Algorithm> =
         config.algorithms.iter().map(|AlgorithmName(algorithm)| *algorithm).collect();
     if algorithms.is_empty() {
@@ -184,6 +185,28 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         max_lifetime: config.max_lifetime,
         claims: ClaimSources::of(&config.claims),
         tenant: config.tenant.clone(),
+    }
+}
+
+/// Checks that the names that are compared with a token's have no character that cannot be seen.
+fn check_visible(config: &IssuerConfig, path: &Path, errors: &mut Errors) {
+    let mut check = |path: Path, text: &str| {
+        if let Some(character) = text.chars().find(|character| is_invisible(*character)) {
+            let code = u32::from(character);
+            let message =
+                format!("the text has U+{code:04X}, which cannot be seen; write the text again");
+            errors.push(&path, message);
+        }
+    };
+    check(path.key("issuer"), &config.issuer);
+    check(path.key("audience_claim"), &config.audience_claim);
+    if let Audiences::OneOf(names) = &config.audiences {
+        for (index, name) in names.iter().enumerate() {
+            check(path.key("audiences").index(index), name);
+        }
+    }
+    for (index, name) in config.required_claims.iter().enumerate() {
+        check(path.key("required_claims").index(index), name);
     }
 }
 
