@@ -61,6 +61,11 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
 
+.PHONY: dashboard
+dashboard: ## The picture of the Grafana dashboard, with the data of a real run of two minutes (DASHBOARD_SECONDS=120)
+	@tools/parts toolchain envoy redis python prometheus >/dev/null
+	@PYTHONPATH=tools .parts/bin/python -B tools/dashboard.py
+
 .PHONY: image
 image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there
 	@deploy/image/build

@@ -318,15 +318,17 @@ fn commands_do_what_the_pages_say() {
     let pages: Vec<(String, Vec<Block>)> =
         all().into_iter().filter(|(_, blocks)| blocks.iter().any(runs)).collect();
     assert!(pages.len() >= 5, "{}", pages.len());
-    let readers = Reader::all();
-    let wrong = std::thread::scope(|scope| {
-        let pages = pages.iter().flat_map(|page| readers.iter().map(move |reader| (page, *reader)));
-        let pages: Vec<_> = pages
-            .map(|((name, blocks), reader)| scope.spawn(move || read(name, blocks, reader)))
-            .collect();
-        pages.into_iter().flat_map(|page| page.join().unwrap()).collect()
-    });
-    none(wrong);
+    // One reader after the other: two proxies in a burst of requests would share the cores.
+    for reader in Reader::all() {
+        let wrong = std::thread::scope(|scope| {
+            let pages: Vec<_> = pages
+                .iter()
+                .map(|(name, blocks)| scope.spawn(move || read(name, blocks, *reader)))
+                .collect();
+            pages.into_iter().flat_map(|page| page.join().unwrap()).collect()
+        });
+        none(wrong);
+    }
 }
 
 /// Does what a page says; what went otherwise.

@@ -274,3 +274,18 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
         ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
     assert!(counted >= 2.0, "{counted}");
 }
+
+#[test]
+fn the_picture_of_the_dashboard_has_every_panel() {
+    let picture = include_str!("../../docs/plots/dashboard.svg");
+    let board: Value = serde_json::from_str(&read("grafana/tollgate.json")).unwrap();
+    for panel in board["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(
+            picture.contains(&format!(">{title}</text>")),
+            "docs/plots/dashboard.svg has no panel `{title}`; `make dashboard` writes it"
+        );
+    }
+    // Tracing is the only thing that the run has not.
+    assert_eq!(picture.matches(">no data</text>").count(), 1);
+}
