@@ -37,7 +37,8 @@ fn alerts() -> Vec<Value> {
 fn every_alert_has_a_runbook_on_the_page() {
     let mut page = String::from(
         "# Runbooks\n\nOne section per alert of [deploy/prometheus/rules.yaml](../deploy/prometheus/rules.yaml). The\n\
-         `runbook_url` of an alert leads to its section. This page is generated from that file.\n",
+         `runbook_url` of an alert leads to its section. This page is generated from that file; what has no\n\
+         alert follows at the end, from tests/deploy/runbooks.md.\n",
     );
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
@@ -66,6 +67,7 @@ fn every_alert_has_a_runbook_on_the_page() {
             wrapped(&plain(text("runbook"))),
         ));
     }
+    page.push_str(&read("tests/deploy/runbooks.md"));
     is_generated("docs/runbooks.md", &page, HOW);
 }
 
