@@ -54,6 +54,7 @@ pub mod check;
 mod deadline;
 pub mod live;
 pub mod readiness;
+mod redis_keys;
 mod refusals;
 pub mod reload;
 mod shares;
@@ -83,9 +84,11 @@ use tollgate_core::{
 use self::{
     api_keys::ApiKeyFile,
     check::{CheckBounds, Checker, Clock},
-    live::Live,
+    live::{ApiKeySources, Live},
     readiness::Readiness,
+    redis_keys::RedisKeys,
     reload::{ReloadError, Reloader},
+    status::Misfits,
     upstream_keys::UpstreamKeys,
     watch::Watch,
 };
@@ -120,8 +123,10 @@ pub struct Engine {
     readiness: Arc<Readiness>,
     live: Arc<Live>,
     observer: Arc<Observer>,
-    store: Opened,
+    store: Arc<Opened>,
     reloader: Arc<AsyncMutex<Reloader>>,
+    /// The records of API keys that do not fit the policy, as they were last counted.
+    misfits: Mutex<Misfits>,
     tasks: Mutex<JoinSet<()>>,
     /// Stops the background work of the store.
     stop: CancellationToken,
@@ -180,17 +185,20 @@ impl Engine {
         observer.metrics().add_policy(&policy);
         observer.metrics().reloaded(observe::now(), true);
         let stop = CancellationToken::new();
-        let store = store::open(&server.store, stop.clone())?;
+        let store = Arc::new(store::open(&server.store, stop.clone())?);
 
         let key_sources = Arc::new(KeySources::new(Timing::default(), max_stale));
         // Subscribed before the first fetch starts, so that no change is missed.
         let key_changes = key_sources.changes();
         let sources = key_sources.apply(policy.issuers.list());
         let credentials = upstream_keys.credentials(&policy.upstream_keys);
-        let tables = policy.api_keys.iter().map(|_| api_keys.as_ref().and_then(ApiKeyFile::table));
-        let tables: Vec<_> = tables.collect();
-        let live = Live::new(Arc::clone(&policy), sources, credentials, tables, server.token_cache);
+        let mut redis_keys = RedisKeys::new(Arc::clone(&store), max_stale, stop.clone());
+        let replica = redis_keys.prepare(&policy);
+        let table = api_keys.as_ref().and_then(ApiKeyFile::table);
+        let keys = ApiKeySources { file: table, redis: replica.clone() };
+        let live = Live::new(Arc::clone(&policy), sources, credentials, keys, server.token_cache);
         let live = Arc::new(live);
+        redis_keys.installed(&policy, replica, &live);
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
             Arc::clone(&store.store),
@@ -203,7 +211,7 @@ impl Engine {
             server,
             digest,
             upstream_keys,
-            api_keys,
+            (api_keys, redis_keys),
             Arc::clone(&live),
             key_sources,
             Arc::clone(&observer),
@@ -217,6 +225,7 @@ impl Engine {
             observer,
             store,
             reloader: Arc::new(AsyncMutex::new(reloader)),
+            misfits: Mutex::default(),
             tasks: Mutex::new(tasks),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,

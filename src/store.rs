@@ -8,6 +8,7 @@
 mod ban;
 mod ban_map;
 mod config;
+mod key_replica;
 mod leases;
 mod local;
 mod memory;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
     ban::{self as core_ban, Ban},
+    credential::api_key::ReplicateKeysConfig,
     revocation::Target,
 };
 
@@ -35,10 +37,11 @@ pub use self::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
         StoreConfig,
     },
+    key_replica::{KeyReplica, KeyReplicaStatus},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
     redis::{
-        ACL_RULE, PasswordError, Redis,
+        ACL_RULE, KeyPage, KeyWrite, PasswordError, Redis, StoredKey,
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
@@ -163,6 +166,22 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     /// The fallback for outages, if `store.redis.local` is set.
     pub local: Option<Arc<LocalFallback>>,
+    /// The same store, if it is a Redis.
+    redis: Option<Arc<Redis>>,
+}
+
+impl Opened {
+    /// Starts to copy the API keys of the store, until the copy is dropped or `stop`; `None` in
+    /// memory, where there are none. Without an answer of Redis for `max_stale` the copy is emptied.
+    pub fn copy_keys(
+        &self,
+        bounds: ReplicateKeysConfig,
+        max_stale: Duration,
+        stop: CancellationToken,
+    ) -> Option<Arc<KeyReplica>> {
+        let redis = self.redis.as_ref()?;
+        Some(KeyReplica::start(redis, bounds, max_stale, stop))
+    }
 }
 
 impl std::fmt::Debug for Opened {
@@ -194,7 +213,7 @@ pub enum StoreError {
 pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, StoreError> {
     match config {
         StoreConfig::Memory(config) => {
-            Ok(Opened { store: Arc::new(Memory::new(config)), local: None })
+            Ok(Opened { store: Arc::new(Memory::new(config)), local: None, redis: None })
         }
         StoreConfig::Redis(config) => {
             let (local, replicate) = (config.local.as_ref(), config.replicate_revocations.as_ref());
@@ -213,7 +232,8 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
             replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
             redis::spawn_give_back(Arc::downgrade(&store), stop);
             let local = local.map(|local| Arc::new(LocalFallback::new(local, replica)));
-            Ok(Opened { store, local })
+            let redis = Some(Arc::clone(&store));
+            Ok(Opened { store, local, redis })
         }
     }
 }

@@ -91,7 +91,7 @@ const MAY: [(&str, &[&str]); 28] = [
     ("engine::body_pool", &[]),
     ("engine::deadline", &[]),
     ("engine::shares", &[]),
-    ("engine::live", &["credential", "engine::refusals"]),
+    ("engine::live", &["credential", "engine::refusals", "store"]),
     ("engine::refusals", &[]),
     (
         "credential",

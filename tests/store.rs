@@ -1,6 +1,8 @@
 //! The stores against the reference model and against real Redis servers: whole, slow, stopped, killed,
 //! read-only, out of memory, and shared with the previous version of Tollgate.
 
+mod api_keys;
+mod api_keys_of_engines;
 mod bans;
 mod batches;
 mod bucket_keys;

@@ -439,6 +439,8 @@ impl Checker {
         let since = call.map_or(record.started(), |call| call.since);
         let answers =
             self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
+        let answers =
+            if has_stale_key(&pending, state) { unless_admitted(answers) } else { answers };
         record.store_call_finished(answers.as_ref().err().copied());
         drop(share);
         self.conclude(pending, answers, state, record.now())
@@ -500,6 +502,33 @@ impl Checker {
                 pending.conclude(answers)
             }
         }
+    }
+}
+
+/// Whether the record of a check's key is in a copy that Redis has not confirmed in time: the key may
+/// be revoked.
+fn has_stale_key(pending: &Pending, state: &State) -> bool {
+    let Some(replica) = &state.api_keys.redis else { return false };
+    let keys = state.snapshot.policy.api_keys.as_ref();
+    let Some((keys, bounds)) = keys.and_then(|keys| Some((keys, keys.redis?))) else {
+        return false;
+    };
+    pending.principal().is_some_and(|principal| {
+        principal.key().is_some()
+            && keys.redis_source() == Some(principal.validity().keys.source)
+            && replica.is_stale(bounds.max_staleness.std())
+    })
+}
+
+/// Turns an answer that admits a check into an outage.
+///
+/// INVARIANT: a revocation, a ban and a limit that the store knows hold in an outage, too.
+fn unless_admitted(answers: Result<AdmitResponse, Outage>) -> Result<AdmitResponse, Outage> {
+    match answers {
+        Ok(AdmitResponse::Counted(verdicts)) if verdicts.iter().all(|one| one.admitted) => {
+            Err(Outage::Stale)
+        }
+        answers => answers,
     }
 }
 

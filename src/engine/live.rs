@@ -9,10 +9,33 @@ use tollgate_core::{
 };
 
 use super::refusals::Refusals;
-use crate::credential::{
-    jwks::Source,
-    token_cache::{Lookups, TokenCache, TokenCacheConfig},
+use crate::{
+    credential::{
+        jwks::Source,
+        token_cache::{Lookups, TokenCache, TokenCacheConfig},
+    },
+    store::KeyReplica,
 };
+
+/// The sources of API keys of a policy.
+#[derive(Clone, Debug, Default)]
+pub struct ApiKeySources {
+    /// The table of the file; `None` while it has none that may be used.
+    pub file: Option<Arc<KeyTable>>,
+    /// The copy of the keys in Redis; `None` where Redis is no source.
+    pub redis: Option<Arc<KeyReplica>>,
+}
+
+impl ApiKeySources {
+    /// Returns the tables in the order of the policy's sources.
+    fn tables(&self, policy: &Policy) -> Vec<Option<Arc<KeyTable>>> {
+        let Some(keys) = &policy.api_keys else { return Vec::new() };
+        let file = keys.file.iter().map(|_| self.file.clone());
+        let redis = keys.redis.iter();
+        let redis = redis.map(|_| self.redis.as_ref().and_then(|replica| replica.table()));
+        file.chain(redis).collect()
+    }
+}
 
 /// The state that a check loads.
 #[derive(Debug)]
@@ -21,6 +44,8 @@ pub struct State {
     pub snapshot: Snapshot,
     /// The key source of each issuer, by its index in the policy.
     pub sources: Vec<Arc<Source>>,
+    /// The sources of API keys.
+    pub api_keys: ApiKeySources,
     /// The cache of tokens that were verified under this policy.
     pub tokens: Arc<TokenCache>,
     /// The refusals of this policy's limits.
@@ -38,19 +63,19 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts with a policy, its key sources, its upstream keys and its tables of API keys.
+    /// Starts with a policy, its key sources, its upstream keys and its sources of API keys.
     pub fn new(
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
         upstream_keys: Vec<Option<Secret>>,
-        api_keys: Vec<Option<Arc<KeyTable>>>,
+        api_keys: ApiKeySources,
         token_cache: TokenCacheConfig,
     ) -> Self {
-        let snapshot = snapshot(policy, &sources, upstream_keys, api_keys);
+        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
         let refusals = Arc::new(Refusals::new());
-        let state = ArcSwap::from_pointee(State { snapshot, sources, tokens, refusals });
+        let state = ArcSwap::from_pointee(State { snapshot, sources, api_keys, tokens, refusals });
         Self { state, writing: Mutex::new(()), token_cache, lookups }
     }
 
@@ -59,6 +84,7 @@ impl Live {
         let state = State {
             snapshot,
             sources: Vec::new(),
+            api_keys: ApiKeySources::default(),
             tokens: Arc::new(TokenCache::disabled()),
             refusals: Arc::new(Refusals::new()),
         };
@@ -87,13 +113,14 @@ impl Live {
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
         upstream_keys: Vec<Option<Secret>>,
-        api_keys: Vec<Option<Arc<KeyTable>>>,
+        api_keys: ApiKeySources,
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys, api_keys),
+            snapshot: snapshot(policy, &sources, upstream_keys, &api_keys),
             sources,
+            api_keys,
             tokens,
             refusals: Arc::new(Refusals::new()),
         }));
@@ -103,29 +130,40 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let Snapshot { policy, upstream_keys, api_keys, .. } = state.snapshot.clone();
+        let Snapshot { policy, upstream_keys, .. } = state.snapshot.clone();
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
+        let api_keys = state.api_keys.clone();
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys, api_keys),
+            snapshot: snapshot(policy, &sources, upstream_keys, &api_keys),
             sources,
+            api_keys,
             tokens,
             refusals: Arc::clone(&state.refusals),
         }));
     }
 
-    /// Puts the table of one source of API keys in force; `None` where it has none that may be used.
-    /// Cached results of records that did not change stay valid. A source that the policy in force
-    /// does not have is left out.
-    pub fn replace_api_keys(&self, source: usize, table: Option<Arc<KeyTable>>) {
+    /// Puts the table of the file of API keys in force; `None` where it has none that may be used.
+    /// Cached results of records that did not change stay valid.
+    pub fn replace_key_file(&self, table: Option<Arc<KeyTable>>) {
+        self.replace_api_keys(|sources| sources.file = table);
+    }
+
+    /// Puts the current table of the copy of the keys in Redis in force, likewise.
+    pub fn refresh_redis_keys(&self) {
+        self.replace_api_keys(|_| {});
+    }
+
+    fn replace_api_keys(&self, change: impl FnOnce(&mut ApiKeySources)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
+        let mut api_keys = state.api_keys.clone();
+        change(&mut api_keys);
         let mut snapshot = state.snapshot.clone();
-        if let Some(place) = snapshot.api_keys.get_mut(source) {
-            *place = table;
-        }
+        // INVARIANT: the table of a copy is read inside the turn, so that no older one follows.
+        snapshot.api_keys = api_keys.tables(&snapshot.policy);
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let refusals = Arc::clone(&state.refusals);
-        self.state.store(Arc::new(State { snapshot, sources, tokens, refusals }));
+        self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
     }
 
     /// Puts upstream keys in force.
@@ -134,8 +172,8 @@ impl Live {
         let state = self.state.load();
         let snapshot = Snapshot { upstream_keys, ..state.snapshot.clone() };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        let refusals = Arc::clone(&state.refusals);
-        self.state.store(Arc::new(State { snapshot, sources, tokens, refusals }));
+        let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
+        self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
     }
 }
 
@@ -143,12 +181,9 @@ fn snapshot(
     policy: Arc<Policy>,
     sources: &[Arc<Source>],
     upstream_keys: Vec<Option<Secret>>,
-    api_keys: Vec<Option<Arc<KeyTable>>>,
+    api_keys: &ApiKeySources,
 ) -> Snapshot {
-    Snapshot {
-        policy,
-        keys: sources.iter().map(|source| source.current()).collect(),
-        upstream_keys,
-        api_keys,
-    }
+    let api_keys = api_keys.tables(&policy);
+    let keys = sources.iter().map(|source| source.current()).collect();
+    Snapshot { policy, keys, upstream_keys, api_keys }
 }

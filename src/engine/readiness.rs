@@ -1,4 +1,4 @@
-//! Readiness: every issuer was tried once since the start, one issuer at least has keys (or none is
+//! Readiness: every issuer and the API keys in Redis were tried once since the start, one issuer at least has keys (or none is
 //! configured), one upstream key at least may be used (or none is configured), and the engine is
 //! not shutting down.
 
@@ -44,7 +44,10 @@ impl Readiness {
             let untried = untried.map(|source| {
                 format!("the first fetch of the keys of `{}` has not ended", source.status().issuer)
             });
-            let untried: Vec<String> = untried.collect();
+            let mut untried: Vec<String> = untried.collect();
+            if state.api_keys.redis.as_ref().is_some_and(|replica| !replica.is_tried()) {
+                untried.push("the API keys in Redis are not read yet".to_owned());
+            }
             if !untried.is_empty() {
                 return untried;
             }

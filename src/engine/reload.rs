@@ -9,7 +9,12 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tollgate_core::policy::Policy;
 
-use super::{api_keys::ApiKeyFile, live::Live, upstream_keys::UpstreamKeys};
+use super::{
+    api_keys::ApiKeyFile,
+    live::{ApiKeySources, Live},
+    redis_keys::RedisKeys,
+    upstream_keys::UpstreamKeys,
+};
 use crate::{
     config::{LoadError, Loaded, ServerConfig, TextDigest},
     credential::jwks::{KeySources, Source},
@@ -62,6 +67,7 @@ pub(super) struct Reloader {
     applied: TextDigest,
     upstream_keys: UpstreamKeys,
     api_keys: Option<ApiKeyFile>,
+    redis_keys: RedisKeys,
     /// The error of the last reload, where it failed.
     failure: Option<String>,
 }
@@ -72,14 +78,23 @@ impl Reloader {
         server: ServerConfig,
         applied: TextDigest,
         upstream_keys: UpstreamKeys,
-        api_keys: Option<ApiKeyFile>,
+        (api_keys, redis_keys): (Option<ApiKeyFile>, RedisKeys),
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
     ) -> Self {
         let failure = None;
-        let reloader =
-            Self { live, key_sources, observer, server, applied, upstream_keys, api_keys, failure };
+        let reloader = Self {
+            live,
+            key_sources,
+            observer,
+            server,
+            applied,
+            upstream_keys,
+            api_keys,
+            redis_keys,
+            failure,
+        };
         reloader.report_upstream_keys();
         reloader.report_api_keys();
         reloader
@@ -151,7 +166,7 @@ impl Reloader {
         if let Some(file) = &mut self.api_keys
             && file.look().await
         {
-            self.live.replace_api_keys(0, file.table());
+            self.live.replace_key_file(file.table());
         }
         self.report_api_keys();
     }
@@ -203,11 +218,13 @@ impl Reloader {
             timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
             keys_read,
         );
-        let tables = policy.api_keys.iter().map(|_| api_keys.as_ref().and_then(ApiKeyFile::table));
-        let tables = tables.collect();
+        let table = api_keys.as_ref().and_then(ApiKeyFile::table);
         self.api_keys = api_keys;
+        let replica = self.redis_keys.prepare(&policy);
+        let keys = ApiKeySources { file: table, redis: replica.clone() };
         let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
-        self.live.replace(Arc::clone(&policy), sources.clone(), credentials, tables);
+        self.live.replace(Arc::clone(&policy), sources.clone(), credentials, keys);
+        self.redis_keys.installed(&policy, replica, &self.live);
         self.upstream_keys.retain(&policy.upstream_keys);
         metrics.retain_policy(&policy);
         for source in sources.iter().filter(|source| !source.status().tried) {

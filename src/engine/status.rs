@@ -1,10 +1,18 @@
 //! The state of the engine's parts, as `/metrics` shows it.
 
+use std::sync::{Arc, PoisonError, Weak};
+
+use tollgate_core::{
+    credential::api_key::{KeyTable, PolicyNames},
+    policy::Policy,
+    snapshot::Snapshot,
+};
+
 use crate::{
-    engine::Engine,
+    engine::{Engine, live::State},
     observe::{
         self,
-        exposition::{JwksStatus, Status, TokenStatus},
+        exposition::{ApiKeyStatus, JwksStatus, Status, TokenStatus},
     },
 };
 
@@ -32,7 +40,45 @@ impl Engine {
             in_flight: None,
             certificates: Vec::new(),
             refusals: state.refusals.count(observe::now()),
+            api_keys: self.api_key_status(&state),
             tokens: TokenStatus { lookups: self.live.lookups().by_result(), entries, bytes },
         }
+    }
+
+    /// The state of the copy of the API keys in Redis. The records that the policy does not fit are
+    /// counted again only where the table or the policy is another one.
+    fn api_key_status(&self, state: &State) -> Option<ApiKeyStatus> {
+        let replica = state.api_keys.redis.as_ref()?.status();
+        let Snapshot { policy, api_keys, .. } = &state.snapshot;
+        let table = api_keys.get(policy.api_keys.as_ref()?.redis_source()?)?.as_ref();
+        let misfits = table.map_or(0, |table| {
+            let mut counted = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+            counted.of(policy, table)
+        });
+        Some(ApiKeyStatus { replica, misfits })
+    }
+}
+
+/// The number of records that name a limit or a tier that the policy does not have.
+#[derive(Debug, Default)]
+pub(super) struct Misfits {
+    counted: Option<(Weak<Policy>, Weak<KeyTable>, usize)>,
+}
+
+impl Misfits {
+    fn of(&mut self, policy: &Arc<Policy>, table: &Arc<KeyTable>) -> usize {
+        if let Some((of_policy, of_table, count)) = &self.counted
+            && std::ptr::eq(of_policy.as_ptr(), Arc::as_ptr(policy))
+            && std::ptr::eq(of_table.as_ptr(), Arc::as_ptr(table))
+        {
+            return *count;
+        }
+        let names = PolicyNames {
+            has_limit: &|name| policy.has_limit(name),
+            has_tier: &|tier| policy.has_key_tier(tier),
+        };
+        let count = table.iter().filter(|record| !names.fit(record)).count();
+        self.counted = Some((Arc::downgrade(policy), Arc::downgrade(table), count));
+        count
     }
 }

@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     secrets::SecretStatus,
-    store::{BanStatus, Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus},
+    store::{
+        BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus,
+    },
 };
 
 /// The content type of the exposition.
@@ -46,6 +48,8 @@ pub struct Status {
     pub local: Option<LocalStatus>,
     /// The budget for messages; `None` without listeners.
     pub in_flight: Option<InFlightStatus>,
+    /// The copy of the API keys in Redis; `None` where Redis is no source.
+    pub api_keys: Option<ApiKeyStatus>,
     /// The state of the token cache.
     pub tokens: TokenStatus,
     /// The refusals of limits that are remembered.
@@ -63,6 +67,15 @@ pub struct CertificateStatus {
     pub not_before: u64,
     /// The end of the period.
     pub not_after: u64,
+}
+
+/// The copy of the API keys in Redis.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiKeyStatus {
+    /// The copy itself.
+    pub replica: KeyReplicaStatus,
+    /// The records that name a limit or a tier that the policy does not have.
+    pub misfits: usize,
 }
 
 /// The token cache.
@@ -154,6 +167,7 @@ impl Collector for Scrape {
         self.in_flight(encoder)?;
         self.store(encoder)?;
         self.local(encoder)?;
+        self.api_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
         self.tokens(encoder)?;
@@ -333,6 +347,30 @@ impl Scrape {
         if let Some(LeaseStatus { units, .. }) = store.leases {
             let help = "Units of leased limits that are held here, unspent.";
             Family::gauge(encoder, "store_leased_units", help, None)?.alone(units)?;
+        }
+        Ok(())
+    }
+
+    fn api_keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(ApiKeyStatus { replica, misfits }) = self.status.api_keys else { return Ok(()) };
+        if let Some(age) = replica.age {
+            let help = "Age of the copy of the API keys in Redis; absent before it was first read.";
+            Family::gauge(encoder, "api_keys_age", help, Some(&Unit::Seconds))?
+                .alone(age.as_secs_f64())?;
+        }
+        let help = "The age beyond which on_outage decides requests with a key of the copy.";
+        Family::gauge(encoder, "api_keys_max_age", help, Some(&Unit::Seconds))?
+            .alone(replica.max_staleness.as_secs_f64())?;
+        let help = "Records of API keys in Redis, by whether they can be used.";
+        let mut family = Family::gauge(encoder, "api_key_records", help, None)?;
+        let states = [
+            ("usable", replica.keys.saturating_sub(misfits)),
+            ("unknown_name", misfits),
+            ("broken", replica.broken),
+            ("beyond_max", replica.beyond),
+        ];
+        for (state, records) in states {
+            family.value(&[("state", state)], records as u64)?;
         }
         Ok(())
     }

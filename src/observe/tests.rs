@@ -22,11 +22,13 @@ use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use super::{
     audit::AuditConfig,
-    exposition::{CertificateStatus, InFlightStatus, JwksStatus, TokenStatus},
+    exposition::{ApiKeyStatus, CertificateStatus, InFlightStatus, JwksStatus, TokenStatus},
     metrics::ObserveConfig,
     *,
 };
-use crate::store::{BanStatus, Circuit, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus};
+use crate::store::{
+    BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus,
+};
 
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
 const NOW: Timestamp = Timestamp::from_micros(1_795_318_921_000_042);
@@ -415,6 +417,16 @@ fn everything_counted_as_text() {
             buckets: 8,
         }),
         in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
+        api_keys: Some(ApiKeyStatus {
+            replica: KeyReplicaStatus {
+                keys: 30,
+                broken: 2,
+                beyond: 3,
+                age: Some(Duration::from_millis(250)),
+                max_staleness: Duration::from_secs(4),
+            },
+            misfits: 1,
+        }),
         refusals: 13,
         certificates: vec![CertificateStatus {
             listener: "listen.grpc".into(),
@@ -559,6 +571,20 @@ tollgate_local_revocations 7
 # HELP tollgate_local_buckets Buckets of limits that were filled here in an outage.
 # TYPE tollgate_local_buckets gauge
 tollgate_local_buckets 8
+# HELP tollgate_api_keys_age_seconds Age of the copy of the API keys in Redis; absent before it was first read.
+# TYPE tollgate_api_keys_age_seconds gauge
+# UNIT tollgate_api_keys_age_seconds seconds
+tollgate_api_keys_age_seconds 0.25
+# HELP tollgate_api_keys_max_age_seconds The age beyond which on_outage decides requests with a key of the copy.
+# TYPE tollgate_api_keys_max_age_seconds gauge
+# UNIT tollgate_api_keys_max_age_seconds seconds
+tollgate_api_keys_max_age_seconds 4.0
+# HELP tollgate_api_key_records Records of API keys in Redis, by whether they can be used.
+# TYPE tollgate_api_key_records gauge
+tollgate_api_key_records{state="usable"} 29
+tollgate_api_key_records{state="unknown_name"} 1
+tollgate_api_key_records{state="broken"} 2
+tollgate_api_key_records{state="beyond_max"} 3
 # HELP tollgate_jwks_keys Keys of an issuer that may be used.
 # TYPE tollgate_jwks_keys gauge
 tollgate_jwks_keys{issuer="https://a.example.com"} 2

@@ -161,6 +161,10 @@ impl StoreConfig {
                         "a lease saves calls to Redis, and the store is in memory; remove it, or set `store.redis`",
                     );
                 }
+                if policy.is_some_and(has_redis_keys) {
+                    let message = "`api_keys.redis` reads keys from a Redis; set `store.redis`, or use `api_keys.file`";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
+                }
                 if foreign {
                     let message = "`revocation.foreign` names keys in a Redis; set `store.redis`, or remove it";
                     errors.push_presuming(path, std::slice::from_ref(path), message);
@@ -182,6 +186,10 @@ impl StoreConfig {
             }
         }
     }
+}
+
+fn has_redis_keys(policy: &Policy) -> bool {
+    policy.api_keys.as_ref().is_some_and(|keys| keys.redis.is_some())
 }
 
 impl RedisConfig {
@@ -290,6 +298,8 @@ mod tests {
     const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
     const LEASED: &str = "limits: [{ name: l, by: [route], rate: 9/1s, lease: { slice: 3 } }]\n\
         routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
+    const KEYS: &str =
+        "api_keys: { redis: true }\nroutes: [{ match: { paths: [/a] }, public: true }]";
     const FOREIGN: &str =
         "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
 
@@ -311,6 +321,7 @@ mod tests {
             ),
             ("redis: { url: 'redis://r', replicate_revocations: {} }", PLAIN),
             ("redis: { url: 'redis://r' }", LEASED),
+            ("redis: { url: 'redis://r' }", KEYS),
             ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
         ] {
             assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
@@ -323,6 +334,7 @@ mod tests {
             ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
             ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
             ("memory: {}", LEASED, "limits[0].lease", "set `store.redis`"),
+            ("memory: {}", KEYS, "store:", "set `store.redis`, or use `api_keys.file`"),
             ("memory: {}", FOREIGN, "store:", "set `store.redis`"),
             ("redis: { url: 'redis://r' }", LOCAL, "store.redis:", "add `local: { replicas: N }`"),
             (

@@ -7,6 +7,7 @@
 //! docs/operations.md describes them.
 
 mod admit_call;
+mod api_keys;
 mod attended;
 mod bans;
 mod connection;
@@ -29,7 +30,6 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub use self::error::PasswordError;
 use self::{
     admit_call::{ScriptRequest, ScriptResponse},
     attended::{Expiry, GRACE, within},
@@ -37,9 +37,13 @@ use self::{
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
     script::Scripts,
 };
+pub use self::{
+    api_keys::{KeyPage, KeyWrite, StoredKey},
+    error::PasswordError,
+};
 pub(super) use self::{
     leasing::spawn_give_back,
-    replication::{Change, ChangeSubscription, Cursor},
+    replication::{BATCH, Change, ChangeSubscription, Cursor},
 };
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, RedisConfig,

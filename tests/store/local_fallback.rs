@@ -29,7 +29,7 @@ fn opened(url: &str, max_staleness: Span) -> (Arc<dyn Store>, Arc<LocalFallback>
         max_buckets: 1000,
     };
     let config = RedisConfig { local: Some(local), ..section(url) };
-    let Opened { store, local } =
+    let Opened { store, local, .. } =
         store::open(&StoreConfig::Redis(Box::new(config)), CancellationToken::new()).unwrap();
     (store, local.unwrap())
 }

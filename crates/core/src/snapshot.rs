@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use crate::{
-    credential::{api_key::KeyTable, jwt::key_set::KeySet},
+    credential::{
+        api_key::{ApiKeys, KeyTable},
+        jwt::key_set::KeySet,
+    },
     policy::Policy,
     secret::Secret,
 };
@@ -30,7 +33,8 @@ impl Snapshot {
     /// A snapshot before any key is loaded.
     pub fn without_keys(policy: Arc<Policy>) -> Self {
         let keys = vec![None; policy.issuers.list().len()];
-        let api_keys = policy.api_keys.iter().map(|_| None).collect();
+        let sources = policy.api_keys.as_ref().map_or(0, ApiKeys::sources);
+        let api_keys = vec![None; sources];
         Self { policy, keys, upstream_keys: Vec::new(), api_keys }
     }
 

@@ -90,14 +90,18 @@ fn api_keys(
 ) -> anyhow::Result<Vec<Option<Arc<KeyTable>>>> {
     let Some(keys) = &policy.api_keys else { return Ok(Vec::new()) };
     if let Some(case) = case.filter(|_| complete) {
-        return Ok(vec![Some(Arc::new(case.api_keys().clone()))]);
+        return Ok(vec![Some(Arc::new(case.api_keys().clone())); keys.sources()]);
     }
-    let Some(path) = keys.file.as_deref().filter(|path| path.exists()) else {
-        return Ok(vec![None]);
-    };
+    // Redis is not read here.
+    let redis = keys.redis.iter().map(|_| None);
+    let Some(path) = &keys.file else { return Ok(redis.collect()) };
+    if !path.exists() {
+        return Ok(std::iter::once(None).chain(redis).collect());
+    }
     let text = argument::file(path, MAX_KEY_FILE).context("the file of API keys")?;
     let text = String::from_utf8(text).context("the file of API keys")?;
-    Ok(vec![Some(Arc::new(compile_keys(path, &text, policy)?))])
+    let table = Arc::new(compile_keys(path, &text, policy)?);
+    Ok(std::iter::once(Some(table)).chain(redis).collect())
 }
 
 /// Reads `ISSUER=FILE`, or a file alone where there is one issuer with a key set.

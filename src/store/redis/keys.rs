@@ -35,6 +35,15 @@ pub(super) const BAN_NOTES: &str = "{tollgate}:bans:notes";
 /// How many bans there are; missing without bans. Format: `bans.lua`.
 pub(super) const BAN_MARKER: &str = "{tollgate}:bans:marker";
 
+/// The ids of all API keys by the moment of their creation, in seconds.
+pub(super) const API_KEYS: &str = "{tollgate}:keys";
+
+/// The ids of API keys of foreign formats, by their digest.
+pub(super) const API_KEY_DIGESTS: &str = "{tollgate}:keys:digests";
+
+/// The latest changes of API keys, for replication.
+pub(super) const API_KEY_CHANGES: &str = "{tollgate}:keys:changes";
+
 /// Checks a format marker that was read without a script.
 ///
 /// # Errors
@@ -55,6 +64,11 @@ impl<'a> Key<'a> {
     /// The key of a revocation.
     pub(super) fn revoked(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self("{tollgate}:revoked:", key.as_ref())
+    }
+
+    /// The key of the record of an API key.
+    pub(super) fn api_key(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:key:", id.as_ref())
     }
 
     /// The key of a bucket.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ::redis::{Value, aio::MultiplexedConnection, cmd, pipe};
+use ::redis::{FromRedisValue, Value, aio::MultiplexedConnection, cmd, pipe};
 use tokio::time::timeout;
 use tollgate_core::{admission::Outage, time::Timestamp};
 
@@ -20,11 +20,11 @@ use super::{
 use crate::store::Entry;
 
 /// The most changes, or entries, in one reply: a longer one would delay checks.
-pub(super) const BATCH: usize = 500;
+pub(in crate::store) const BATCH: usize = 500;
 
 /// The entry of the stream that was read last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Cursor(Option<String>);
+pub(in crate::store) struct Cursor(pub(super) Option<String>);
 
 /// One change of the revocations or of the bans.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,10 @@ pub(in crate::store) struct ChangeBatch {
     pub(in crate::store) complete: bool,
 }
 
-/// A connection on which Redis announces changes.
+/// A connection on which Redis announces the entries of a stream.
 pub(in crate::store) struct ChangeSubscription {
     connection: MultiplexedConnection,
+    stream: &'static str,
     /// Closes the socket when it is dropped.
     _driver: Driver,
 }
@@ -69,7 +70,7 @@ impl ChangeSubscription {
         let block = u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut read = cmd("XREAD");
         read.arg("BLOCK").arg(block).arg("COUNT").arg(1);
-        read.arg("STREAMS").arg(CHANGES).arg(cursor.0.as_deref().unwrap_or("0"));
+        read.arg("STREAMS").arg(self.stream).arg(cursor.0.as_deref().unwrap_or("0"));
         match timeout(most + CALL_DEADLINE, read.query_async(&mut self.connection)).await {
             Ok(answer) => answer.map(|_: Value| ()).map_err(|error| outage(&error)),
             Err(_elapsed) => Err(Outage::Deadline),
@@ -77,30 +78,48 @@ impl ChangeSubscription {
     }
 }
 
-/// An entry of the stream: its id and its fields.
-type Row = (String, Vec<String>);
+/// An entry of a stream: its id and its fields.
+pub(super) type Row<T> = (String, Vec<T>);
+
+/// Some entries of a stream, in order.
+pub(super) struct Rows<T> {
+    pub(super) rows: Vec<Row<T>>,
+    /// Whether the stream has no more.
+    pub(super) complete: bool,
+}
 
 /// A page of the index: the next cursor, and members with their ends.
 type ScanPage = (u64, Vec<(String, f64)>);
 
 impl Redis {
-    /// Opens a subscription; `None` when a connection cannot be made now.
+    /// Opens a subscription to the changes of revocations; `None` when a connection cannot be made
+    /// now.
     pub(in crate::store) async fn subscribe(&self) -> Option<ChangeSubscription> {
+        self.subscribe_to(CHANGES).await
+    }
+
+    /// Opens a subscription to a stream.
+    pub(super) async fn subscribe_to(&self, stream: &'static str) -> Option<ChangeSubscription> {
         let dialled = timeout(CALL_DEADLINE, self.dialer.dial()).await.ok()?.ok()?;
-        Some(ChangeSubscription { connection: dialled.redis, _driver: dialled.driver })
+        Some(ChangeSubscription { connection: dialled.redis, stream, _driver: dialled.driver })
+    }
+
+    /// The cursor of the newest entry of a stream.
+    pub(super) async fn newest_entry(&self, stream: &'static str) -> Result<Cursor, Outage> {
+        let newest: Vec<Row<Vec<u8>>> = self
+            .call(|mut connection| async move {
+                let mut last = cmd("XREVRANGE");
+                last.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+                last.query_async(&mut connection).await
+            })
+            .await?;
+        Ok(Cursor(newest.into_iter().next().map(|(id, _)| id)))
     }
 
     /// The cursor of the newest change. What changes after it may be read in either form, or twice,
     /// by [`revocations`](Self::revocations) and [`all_bans`](Self::all_bans).
     pub(in crate::store) async fn newest_change(&self) -> Result<Cursor, Outage> {
-        let newest: Vec<Row> = self
-            .call(|mut connection| async move {
-                let mut last = cmd("XREVRANGE");
-                last.arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1);
-                last.query_async(&mut connection).await
-            })
-            .await?;
-        Ok(Cursor(newest.into_iter().next().map(|(id, _)| id)))
+        self.newest_entry(CHANGES).await
     }
 
     /// Reads all revocations.
@@ -143,19 +162,20 @@ impl Redis {
         .await
     }
 
-    /// Reads the changes after `cursor`, one batch, in order; `None` if the stream no longer has
-    /// all of them.
-    pub(in crate::store) async fn changes(
+    /// Reads the entries of a stream after `cursor`, one batch, in order; `None` if the stream no
+    /// longer has all of them.
+    pub(super) async fn rows_after<T: FromRedisValue>(
         &self,
+        stream: &'static str,
         cursor: &Cursor,
-    ) -> Result<Option<ChangeBatch>, Outage> {
+    ) -> Result<Option<Rows<T>>, Outage> {
         let from = cursor.0.as_deref().unwrap_or("-");
-        let rows: Vec<Row> = self
+        let rows: Vec<Row<T>> = self
             .call(|mut connection| async move {
                 let mut range = pipe();
                 range.cmd("GET").arg(FORMAT_KEY);
-                range.cmd("XRANGE").arg(CHANGES).arg(from).arg("+").arg("COUNT").arg(BATCH);
-                let (format, rows): (Option<String>, Vec<Row>) =
+                range.cmd("XRANGE").arg(stream).arg(from).arg("+").arg("COUNT").arg(BATCH);
+                let (format, rows): (Option<String>, Vec<Row<T>>) =
                     range.query_async(&mut connection).await?;
                 check_format(format)?;
                 Ok(rows)
@@ -167,6 +187,18 @@ impl Redis {
         if last_read != cursor.0 {
             return Ok(None);
         }
+        Ok(Some(Rows { rows: rows.collect(), complete }))
+    }
+
+    /// Reads the changes after `cursor`, one batch, in order; `None` if the stream no longer has
+    /// all of them.
+    pub(in crate::store) async fn changes(
+        &self,
+        cursor: &Cursor,
+    ) -> Result<Option<ChangeBatch>, Outage> {
+        let Some(Rows { rows, complete }) = self.rows_after(CHANGES, cursor).await? else {
+            return Ok(None);
+        };
         let mut cursor = cursor.clone();
         let mut changes = Vec::new();
         for (id, fields) in rows {

@@ -33,6 +33,17 @@ macro_rules! script_of_bans {
     };
 }
 
+/// A script that changes API keys: the functions for their digests are in front of its body.
+macro_rules! script_of_keys {
+    ($file:literal) => {
+        concat!(
+            include_str!("../scripts/preamble.lua"),
+            include_str!("../scripts/keys.lua"),
+            include_str!($file)
+        )
+    };
+}
+
 /// All scripts of the store.
 pub(super) struct Scripts {
     pub(super) admit: Script,
@@ -41,6 +52,8 @@ pub(super) struct Scripts {
     pub(super) reinstate: Script,
     pub(super) ban: Script,
     pub(super) lift: Script,
+    pub(super) write_key: Script,
+    pub(super) remove_key: Script,
 }
 
 impl Scripts {
@@ -52,6 +65,8 @@ impl Scripts {
             reinstate: Script::new(script!("../scripts/reinstate.lua")),
             ban: Script::new(script_of_bans!("../scripts/ban.lua")),
             lift: Script::new(script_of_bans!("../scripts/lift.lua")),
+            write_key: Script::new(script_of_keys!("../scripts/write_key.lua")),
+            remove_key: Script::new(script_of_keys!("../scripts/remove_key.lua")),
         }
     }
 }

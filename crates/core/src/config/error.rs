@@ -297,6 +297,17 @@ impl Errors {
         self.0.is_empty()
     }
 
+    /// Returns the errors of values that are in no document.
+    pub fn without_lines(self) -> Vec<ConfigError> {
+        let located = |Entry { path, kind, remedy, .. }: Entry| ConfigError {
+            line: None,
+            path: path.to_string(),
+            kind,
+            remedy,
+        };
+        self.0.into_iter().map(located).collect()
+    }
+
     /// The same errors in a document that contains their section below `key`.
     #[must_use]
     pub fn under(self, key: &str) -> Self {

@@ -15,12 +15,13 @@ mod policy_names;
 mod record;
 mod shared_map;
 mod spec;
+mod stored;
 mod table;
 
 use std::{fmt, sync::Arc};
 
 pub use self::{
-    config::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
+    config::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader, ReplicateKeysConfig},
     digest::{KeyDigest, KeyDigestError},
     file::KeyFile,
     format::{GeneratedKey, IdEntropy, LENGTH, PREFIX, SCANNER, SecretEntropy},
@@ -28,6 +29,7 @@ pub use self::{
     policy_names::PolicyNames,
     record::{KeyRecord, KeySecret, PreviousSecret},
     spec::{HolderSpec, KeySpec, PreviousSpec},
+    stored::StoredKeyError,
     table::{KeyTable, KeyTableError},
 };
 use self::{format::Format, table::Entry};

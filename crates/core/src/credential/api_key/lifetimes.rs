@@ -19,6 +19,10 @@ impl Default for KeyLifetimes {
 }
 
 impl KeyLifetimes {
+    /// The lives of keys that no policy bounds, for a source that several policies may read.
+    pub const UNBOUNDED: Self =
+        Self { max_life: Span::from_micros(u64::MAX), grace: Span::from_secs(86_400) };
+
     /// Creates the lives from `max_life`, the longest life of a secret, and `grace`, for which a
     /// secret is accepted after its rotation.
     pub const fn new(max_life: Span, grace: Span) -> Self {

@@ -12,6 +12,11 @@ pub struct PolicyNames<'a> {
 }
 
 impl PolicyNames<'_> {
+    /// Whether the policy has every limit and the tier that a record names.
+    pub fn fit(&self, record: &KeyRecord) -> bool {
+        self.unknown_limit(record).is_none() && self.unknown_tier(record).is_none()
+    }
+
     /// Returns the first limit of a record that the policy does not have.
     pub(super) fn unknown_limit<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
         let mut names = record.limits.iter().map(|(name, _)| &**name);
