@@ -76,7 +76,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    credential::jwt::{issuer::KeySource, key_set::KeySet},
+    credential::{
+        api_key::ISSUER,
+        jwt::{issuer::KeySource, key_set::KeySet},
+    },
     policy::Policy,
     time::Span,
 };
@@ -260,7 +263,8 @@ impl Engine {
         move || {
             let state = live.load();
             let issuers = state.snapshot.policy.issuers.list().iter();
-            issuers.map(|issuer| Arc::clone(&issuer.name)).collect()
+            let of_keys = state.snapshot.policy.api_keys.as_ref().map(|_| Arc::from(ISSUER));
+            issuers.map(|issuer| Arc::clone(&issuer.name)).chain(of_keys).collect()
         }
     }
 

@@ -2,6 +2,7 @@
 //! assertions are on what the upstream received.
 
 mod allow;
+mod bans;
 mod browsers;
 mod bursts;
 mod cli;

@@ -50,6 +50,7 @@ macro_rules! through_every_proxy {
 
 mod allow;
 mod attacks;
+mod bans;
 mod body;
 mod denials;
 mod doctor;

@@ -11,7 +11,8 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    ban::{Target, network_of_key, parse_network},
+    ban::{Kind, Target, network_of_key, parse_network},
+    identity::KeyId,
     time::{Span, Timestamp},
 };
 
@@ -69,6 +70,7 @@ struct Call {
     client: Option<String>,
     tenant: Option<String>,
     network: Option<String>,
+    key: Option<KeyId>,
     address: Option<IpAddr>,
     issuer: Option<String>,
     #[serde(rename = "for")]
@@ -163,7 +165,8 @@ impl Call {
     fn query(self) -> Result<BanQuery, Refusal> {
         self.names_only_a_target()?;
         let Some(address) = self.address else { return self.target().map(BanQuery::Target) };
-        if self.names().into_iter().flatten().count() > 0 || self.issuer.is_some() {
+        let is_other = self.key.is_some() || self.issuer.is_some();
+        if self.names().into_iter().flatten().count() > 0 || is_other {
             return Err(Refusal::invalid("name one target, or one `address`"));
         }
         Ok(BanQuery::Address(address))
@@ -184,9 +187,10 @@ impl Call {
 
     fn target(&self) -> Result<Target, Refusal> {
         let names = self.names();
-        if names.into_iter().flatten().count() != 1 || self.address.is_some() {
+        let count = names.into_iter().flatten().count() + usize::from(self.key.is_some());
+        if count != 1 || self.address.is_some() {
             return Err(Refusal::invalid(
-                "name exactly one of `subject`, `client`, `tenant` and `network`",
+                "name exactly one of `subject`, `client`, `tenant`, `network` and `key`",
             ));
         }
         for text in names.into_iter().chain([&self.issuer]).flatten() {
@@ -214,9 +218,10 @@ impl Call {
             }
             Self { issuer: Some(_), .. } => {
                 return Err(Refusal::invalid(
-                    "`issuer` has no meaning for `tenant` and `network`; leave it out",
+                    "`issuer` has no meaning for `tenant`, `network` and `key`; leave it out",
                 ));
             }
+            Self { key: Some(id), .. } => Target::Key { id: *id },
             Self { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
             Self { network, .. } => parse_network(network.as_deref().unwrap_or_default())
                 .map(Target::Network)
@@ -237,6 +242,7 @@ pub fn selector(target: &Target) -> Map<String, Value> {
         Target::Subject { issuer, subject } => ("subject", subject.clone(), Some(issuer)),
         Target::Client { issuer, client } => ("client", client.clone(), Some(issuer)),
         Target::Tenant { tenant } => ("tenant", tenant.clone(), None),
+        Target::Key { id } => ("key", id.to_string(), None),
     };
     let issuer = issuer.map(|issuer| ("issuer".to_owned(), Value::from(issuer.as_str())));
     [(name.to_owned(), Value::from(value))].into_iter().chain(issuer).collect()
@@ -260,7 +266,7 @@ pub(crate) struct ListedBan {
 /// Converts an entry to its JSON form.
 pub(crate) fn listed(entry: &Entry) -> ListedBan {
     ListedBan {
-        kind: entry.kind().to_owned(),
+        kind: Kind::of_key(&entry.key).map_or(entry.kind(), |kind| kind.label()).to_owned(),
         key: entry.key.clone(),
         network: network_of_key(&entry.key).map(|network| network.to_string()),
         since: entry.at.secs(),

@@ -75,6 +75,7 @@ enum TargetLine<'a> {
     Token { token_sha256: String },
     Network { network: String },
     Address { address: IpAddr },
+    Key { key: String },
 }
 
 #[derive(Serialize)]
@@ -192,6 +193,7 @@ impl<'a> TargetLine<'a> {
             BanQuery::Target(ban::Target::Network(network)) => {
                 Self::Network { network: network.to_string() }
             }
+            BanQuery::Target(ban::Target::Key { id }) => Self::Key { key: id.to_string() },
             BanQuery::Target(ban::Target::Subject { issuer, subject }) => {
                 Self::Subject { iss: text(issuer), sub: text(subject) }
             }

@@ -13,7 +13,8 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tollgate_core::{
-    ban::{Target, network_of_key, parse_network},
+    ban::{Kind, Target, network_of_key, parse_network},
+    identity::KeyId,
     network::Network,
     secret::Secret,
     time::{Span, Timestamp},
@@ -37,7 +38,7 @@ use crate::{
 /// The number of entries that one call lists.
 const PAGE: usize = 1000;
 
-/// Ban subjects, clients, tenants and networks, lift bans, list and find them.
+/// Ban subjects, clients, tenants, networks and API keys, lift bans, list and find them.
 #[derive(Debug, Args)]
 pub struct BanArgs {
     #[command(subcommand)]
@@ -46,7 +47,7 @@ pub struct BanArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Ban a subject, a client, a tenant or a network, until a moment or until the ban is lifted.
+    /// Ban a subject, client, tenant, network or API key, until a moment or until lifted.
     ///
     /// A ban also stops credentials that are issued later, which a revocation does not. A longer ban
     /// of the same target is never shortened: lift it first.
@@ -54,7 +55,7 @@ enum Action {
     Add(AddArgs),
     /// List all bans.
     ///
-    /// Names of subjects, clients and tenants are stored as hashes, so the list shows their kinds,
+    /// Names of subjects, clients, tenants and keys are stored as hashes, so the list shows their kinds,
     /// moments and reasons.
     #[command(after_long_help = help::LIST)]
     List(ListArgs),
@@ -106,7 +107,7 @@ struct CheckArgs {
     #[command(flatten)]
     what: Question,
     /// The issuer of a subject or client, exactly as `iss` of the tokens names it.
-    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "address"], conflicts_with_all = ["tenant", "network", "address"])]
+    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "key", "address"], conflicts_with_all = ["tenant", "network", "key", "address"])]
     issuer: Option<String>,
     #[command(flatten)]
     access: Access,
@@ -118,7 +119,7 @@ struct Selector {
     #[command(flatten)]
     what: What,
     /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
-    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network"], conflicts_with_all = ["tenant", "network"])]
+    #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "key"], conflicts_with_all = ["tenant", "network", "key"])]
     issuer: Option<String>,
 }
 
@@ -137,6 +138,9 @@ struct What {
     /// An address or a network, IPv4 or IPv6.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     network: Option<Network>,
+    /// An API key by its id, with the secrets of later rotations.
+    #[arg(long, value_name = "ID")]
+    key: Option<KeyId>,
 }
 
 /// What [`Action::Check`] looks for.
@@ -155,6 +159,9 @@ struct Question {
     /// Exactly this network.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     network: Option<Network>,
+    /// An API key by its id.
+    #[arg(long, value_name = "ID")]
+    key: Option<KeyId>,
     /// An address: every ban of a network that contains it.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<IpAddr>,
@@ -277,12 +284,15 @@ fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// The target of a ban: a network in CIDR notation, other targets by their key.
+/// The target of a ban: a network in CIDR notation, other targets by their kind and the hashes of
+/// their names.
 fn name(entry: &Entry) -> String {
-    match network_of_key(&entry.key) {
-        Some(network) => format!("network {network}"),
-        None => printable::printable(&entry.key),
+    if let Some(network) = network_of_key(&entry.key) {
+        return format!("network {network}");
     }
+    let names = entry.key.strip_prefix(entry.kind()).unwrap_or(&entry.key);
+    let kind = Kind::of_key(&entry.key).map_or(entry.kind(), |kind| kind.label());
+    printable::printable(&format!("{kind}{names}"))
 }
 
 fn ending(entry: &Entry) -> String {
@@ -301,6 +311,7 @@ impl Selector {
             }
             What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
             What { network: Some(network), .. } => Target::Network(*network),
+            What { key: Some(id), .. } => Target::Key { id: *id },
             What { tenant, .. } => Target::Tenant { tenant: tenant.clone().unwrap_or_default() },
         }
     }
@@ -308,7 +319,7 @@ impl Selector {
 
 impl CheckArgs {
     fn query(&self) -> BanQuery {
-        let Question { subject, client, tenant, network, address } = &self.what;
+        let Question { subject, client, tenant, network, key, address } = &self.what;
         if let Some(address) = address {
             return BanQuery::Address(*address);
         }
@@ -317,6 +328,7 @@ impl CheckArgs {
             client: client.clone(),
             tenant: tenant.clone(),
             network: *network,
+            key: *key,
         };
         BanQuery::Target(Selector { what, issuer: self.issuer.clone() }.target())
     }

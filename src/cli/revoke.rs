@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use thiserror::Error;
 use tollgate_core::{
+    credential::api_key::ISSUER,
     revocation::{Target, token_digest},
     secret::Secret,
     time::{Span, Timestamp},
@@ -463,7 +464,9 @@ pub(super) fn check_issuer(
 ) -> anyhow::Result<()> {
     let (Some(issuer), Some(path)) = (issuer, config.path()) else { return Ok(()) };
     let policy = config_file::load(path)?.policy;
-    let known: Vec<&str> = policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
+    let of_keys = policy.api_keys.as_ref().map(|_| ISSUER);
+    let known = policy.issuers.list().iter().map(|issuer| &*issuer.name).chain(of_keys);
+    let known: Vec<&str> = known.collect();
     if known.contains(&issuer) {
         return Ok(());
     }

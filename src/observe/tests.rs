@@ -407,7 +407,10 @@ fn everything_counted_as_text() {
                 revocations: 11,
                 max_staleness: Duration::from_secs(5),
             }),
-            bans: Some(BanStatus { counts: [14, 15, 16, 17], age: Some(Duration::from_secs(2)) }),
+            bans: Some(BanStatus {
+                counts: [14, 15, 16, 17, 18],
+                age: Some(Duration::from_secs(2)),
+            }),
             leases: Some(LeaseStatus { buckets: 4, units: 12 }),
         }),
         ready: true,
@@ -554,6 +557,7 @@ tollgate_bans{kind="network"} 14
 tollgate_bans{kind="subject"} 15
 tollgate_bans{kind="client"} 16
 tollgate_bans{kind="tenant"} 17
+tollgate_bans{kind="key"} 18
 # HELP tollgate_bans_age_seconds Age of the copy of the store's bans; absent before it was first read.
 # TYPE tollgate_bans_age_seconds gauge
 # UNIT tollgate_bans_age_seconds seconds

@@ -22,29 +22,19 @@ impl Banned {
     /// Reads a ban. `issuer` is that of the case's token.
     pub(super) fn of(spec: &BannedSpec, issuer: &str, now: Timestamp) -> Result<Self, CaseError> {
         let issuer = || spec.issuer.clone().unwrap_or_else(|| issuer.to_owned());
-        let target = match spec {
-            BannedSpec {
-                subject: Some(subject),
-                client: None,
-                tenant: None,
-                network: None,
-                ..
-            } => Target::Subject { issuer: issuer(), subject: subject.clone() },
-            BannedSpec {
-                subject: None, client: Some(client), tenant: None, network: None, ..
-            } => Target::Client { issuer: issuer(), client: client.clone() },
-            BannedSpec {
-                subject: None, client: None, tenant: Some(tenant), network: None, ..
-            } => Target::Tenant { tenant: tenant.clone() },
-            BannedSpec {
-                subject: None,
-                client: None,
-                tenant: None,
-                network: Some(network),
-                ..
-            } => Target::Network(parse_network(network)?),
-            _ => return Err(CaseError::Ban),
-        };
+        let BannedSpec { subject, client, tenant, network, key, .. } = spec;
+        let mut targets = Vec::new();
+        targets
+            .extend(subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
+        targets.extend(client.clone().map(|client| Target::Client { issuer: issuer(), client }));
+        targets.extend(tenant.clone().map(|tenant| Target::Tenant { tenant }));
+        if let Some(network) = network {
+            targets.push(Target::Network(parse_network(network)?));
+        }
+        if let Some(id) = key {
+            targets.push(Target::Key { id: id.parse()? });
+        }
+        let Ok([target]) = <[Target; 1]>::try_from(targets) else { return Err(CaseError::Ban) };
         Ok(Self { target, until: spec.until.map(|offset| offset.from(now)) })
     }
 

@@ -80,9 +80,12 @@ pub enum CaseError {
     )]
     Revocation,
     /// A ban has no target, or two.
-    #[error("a ban names exactly one of `subject`, `client`, `tenant` and `network`")]
+    #[error("a ban names exactly one of `subject`, `client`, `tenant`, `network` and `key`")]
     Ban,
     /// A ban is of a network that cannot be banned.
     #[error(transparent)]
     Network(#[from] tollgate_core::ban::InvalidNetwork),
+    /// A ban is of a key whose id has another form.
+    #[error(transparent)]
+    KeyId(#[from] tollgate_core::identity::KeyIdError),
 }

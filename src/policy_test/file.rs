@@ -26,7 +26,9 @@ use super::{
     api_keys::ApiKeys,
     keys::Keys,
     mint,
-    spec::{BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec},
+    spec::{
+        BannedSpec, BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec,
+    },
     values::Bytes,
 };
 
@@ -185,7 +187,11 @@ impl CaseFile {
         let banned = spec
             .banned
             .iter()
-            .map(|spec| Banned::of(spec, mint::issuer(&credential), now))
+            .map(|spec| {
+                let key = spec.key.as_deref().map(|key| self.api_keys.with_ids(key));
+                let spec = BannedSpec { key, ..spec.clone() };
+                Banned::of(&spec, mint::issuer(&credential), now)
+            })
             .collect::<Result<_, _>>()?;
         let earlier = spec
             .earlier

@@ -178,8 +178,8 @@ pub(super) struct RevokedSpec {
     pub(super) at: Offset,
 }
 
-/// One ban: exactly one of `subject`, `client`, `tenant` and `network`.
-#[derive(Deserialize)]
+/// One ban: exactly one of `subject`, `client`, `tenant`, `network` and `key`.
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BannedSpec {
     pub(super) subject: Option<String>,
@@ -187,6 +187,8 @@ pub(super) struct BannedSpec {
     pub(super) tenant: Option<String>,
     /// An address or a network.
     pub(super) network: Option<String>,
+    /// The id of an API key; `{id:NAME}` is that of a key of the file.
+    pub(super) key: Option<String>,
     /// The issuer of the banned subject or client. Default: that of the case's token.
     pub(super) issuer: Option<String>,
     /// The moment when the ban ends. Default: when it is lifted.

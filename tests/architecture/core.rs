@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{all, code, module, tree};
 
 /// The modules of the core, lowest layer first. A module imports modules of lower layers only.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["config", "details", "json", "network", "pattern", "secret", "stage", "text"],
     &["time"],
     &["denial", "revocation"],
-    &["ban", "identity", "request"],
+    &["identity", "request"],
     &["credential", "limit", "rule"],
+    &["ban"],
     &["admission", "route"],
     &["permit", "policy"],
     &["snapshot"],

@@ -214,3 +214,40 @@ fn an_update_and_a_rollback_keep_revocations_and_counts() {
         assert_eq!(left, 8, "`{store}`: two of ten were charged before");
     }
 }
+
+/// The previous version knows no bans: it goes on, and its revocations are not disturbed.
+#[test]
+#[ignore = "builds the previous version: make test-all"]
+fn bans_apply_in_this_version_and_do_not_disturb_the_previous_one() {
+    for store in ["", ", replicate_revocations: { max_staleness: 2s }"] {
+        let fleet = Fleet::new();
+        let old = fleet.start(Previous, store, "rate: 1000/1d");
+        let new = fleet.start(Current, store, "rate: 1000/1d");
+        let (alice, bob) = (fleet.token("alice"), fleet.token("bob"));
+        both(&format!("`{store}`: allowed"), [&old, &new], &alice, 200);
+        let ban = |method: &str, body: serde_json::Value| {
+            let request = Request::new(method, "/v1/bans")
+                .header("Content-Type", "application/json")
+                .body(body.to_string());
+            assert_eq!(new.tollgate.admin(request).status, 200, "{method} {body}");
+        };
+        let subject = json!({ "issuer": ISSUER, "subject": "alice" });
+        let network = json!({ "network": "192.0.2.0/24" });
+        ban("POST", subject.clone());
+        until("the ban applies", || (new.check(&alice) == 403).then_some(()));
+        assert_eq!((old.check(&alice), new.check(&bob)), (200, 200), "`{store}`");
+        // Revocations of either version still reach both.
+        old.change("POST", "bob");
+        both(&format!("`{store}`: revoked"), [&old, &new], &bob, 401);
+        new.change("DELETE", "bob");
+        both(&format!("`{store}`: reinstated"), [&old, &new], &bob, 200);
+        ban("POST", network.clone());
+        until("the ban of the network applies", || (new.check(&bob) == 429).then_some(()));
+        assert_eq!(old.check(&bob), 200, "`{store}`");
+        ban("DELETE", network);
+        ban("DELETE", subject);
+        both(&format!("`{store}`: lifted"), [&old, &new], &alice, 200);
+        old.stop();
+        new.stop();
+    }
+}

@@ -12,7 +12,7 @@ use crate::rig::{
     part,
     process::Process,
     replace_once,
-    tollgate::Tollgate,
+    tollgate::{ADMIN_TOKEN, Tollgate},
     upstream::Upstream,
 };
 
@@ -180,7 +180,7 @@ fn listen(kind: Kind) -> String {
     let address = if kind.calls_over_tcp() { "127.0.0.1:0" } else { "unix:${DIR}/http.sock" };
     let body = if kind.sends_bodies() { "sent" } else { "deny" };
     format!(
-        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body} }} ]\n",
+        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  admin: {{ address: \"127.0.0.1:0\", token: {ADMIN_TOKEN} }}\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body} }} ]\n",
         kind.dialect()
     )
 }

@@ -7,16 +7,20 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{
-    self, BanQuery, LocalConfig, Memory, MemoryConfig, NewBan, RedisConfig, ReplicateConfig, Store,
-    StoreConfig, until as end_of,
+    self, ACL_RULE, BanQuery, LocalConfig, Memory, MemoryConfig, NewBan, RedisConfig,
+    ReplicateConfig, Store, StoreConfig, until as end_of,
 };
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     ban::{Ban, Kind, Target, parse_network},
+    credential::api_key::ISSUER as API_KEYS,
+    identity::KeyId,
+    revocation::{Keys, Names, issuer_digest},
     time::{Span, Timestamp},
 };
 
@@ -47,10 +51,25 @@ fn network(text: &str) -> Target {
     Target::Network(parse_network(text).unwrap())
 }
 
+/// A check of an API key.
+fn of_key(id: KeyId) -> AdmitRequest {
+    let names = Names {
+        issuer: &issuer_digest(API_KEYS),
+        token: [1; 32],
+        jti: Some(id.as_str()),
+        subject: "ci",
+        subject_is_client: false,
+        client: None,
+        tenant: None,
+    };
+    let keys = Arc::new(Keys::new(names, NOW, Vec::new()));
+    AdmitRequest { revocation: Some(keys), address: None, charges: Vec::new() }
+}
+
 /// A check of `ada`, with a tenant and a client, from an address.
 fn check(address: &str) -> AdmitRequest {
     let claims = json!({
-        "jti": "j", "sub": "ada", "iat": NOW, "tenant_id": "acme", "client_id": "app",
+        "jti": "7Jk2mN4pQ8rT", "sub": "ada", "iat": NOW, "tenant_id": "acme", "client_id": "app",
     });
     AdmitRequest { address: address.parse().ok(), ..about(&principal(claims, &[])) }
 }
@@ -103,6 +122,16 @@ async fn each_kind_bans_what_it_names(store: &dyn Store, check: &AdmitRequest) {
         assert_eq!(ban_of(store, check).await, None, "{target:?}");
         assert_eq!(store.lift(&target).await, Ok(false));
         assert_eq!(store.lift(&spared).await, Ok(true));
+    }
+    let id: KeyId = "7Jk2mN4pQ8rT".parse().unwrap();
+    let key = of_key(id);
+    store.ban(&new(Target::Key { id: "7Jk2mN4pQ8rU".parse().unwrap() }, None, None)).await.unwrap();
+    assert_eq!(ban_of(store, &key).await, None);
+    store.ban(&new(Target::Key { id }, None, None)).await.unwrap();
+    assert_eq!(ban_of(store, &key).await, Some(Ban { kind: Kind::Key, until: None }));
+    assert_eq!(ban_of(store, check).await, None, "the token of another issuer with this jti");
+    for id in ["7Jk2mN4pQ8rT", "7Jk2mN4pQ8rU"] {
+        assert_eq!(store.lift(&Target::Key { id: id.parse().unwrap() }).await, Ok(true));
     }
     // The network is reported before the holder, and of each the ban that ends last.
     let ends = [after(100), after(200), after(300), after(400)];
@@ -209,7 +238,7 @@ async fn a_banned_check_is_not_counted(store: &dyn Store, check: &AdmitRequest) 
 async fn memory_holds_the_contract() {
     let store = Memory::new(&MemoryConfig::default());
     holds(&store).await;
-    assert_eq!(store.status().bans.unwrap().counts, [0; 4]);
+    assert_eq!(store.status().bans.unwrap().counts, [0; 5]);
 }
 
 fn names_left(server: &Server) -> Vec<String> {
@@ -434,4 +463,142 @@ async fn a_known_ban_holds_while_redis_is_down_and_after_a_restart() {
         assert!(ban_of(&*store, &holder).await.is_some());
         assert!(ban_of(&*store, &stranger).await.is_some());
     }
+}
+
+#[tokio::test]
+async fn the_documented_user_may_ban_and_lift() {
+    let user = format!("--user tollgate on >s3cret {ACL_RULE}");
+    let server = redis_server::start(&user.split_whitespace().collect::<Vec<_>>());
+    let url = format!("redis://tollgate:s3cret@127.0.0.1:{}", server.port());
+    holds(&redis_server::open(&url)).await;
+    let store = open(section(&url));
+    until("the copy is read", async || store.status().bans.unwrap().age.is_some()).await;
+}
+
+#[tokio::test]
+async fn bans_of_a_newer_format_are_neither_read_nor_written() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let ban = new(subject("ada"), None, None);
+    store.ban(&ban).await.unwrap();
+    let mut client = server.client();
+    redis::cmd("SET").arg("{tollgate}:format").arg("2").exec(&mut client).unwrap();
+    assert_eq!(store.admit(&check("none")).await, Err(Outage::Refused));
+    assert_eq!(store.ban(&ban).await, Err(Outage::Refused));
+    assert_eq!(store.lift(&subject("ada")).await, Err(Outage::Refused));
+    assert_eq!(store.list_bans(0, 10).await, Err(Outage::Refused));
+    assert_eq!(store.bans_of(&BanQuery::Target(subject("ada"))).await, Err(Outage::Refused));
+    redis::cmd("DEL").arg("{tollgate}:format").exec(&mut client).unwrap();
+    assert!(ban_of(&store, &check("none")).await.is_some());
+    store.ban(&ban).await.unwrap();
+    let format: String = redis::cmd("GET").arg("{tollgate}:format").query(&mut client).unwrap();
+    assert_eq!(format, "1", "a ban writes the marker");
+}
+
+#[tokio::test]
+async fn checks_of_one_call_are_banned_each_by_itself() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    for target in [network("192.0.2.0/24"), subject("bob"), network("2001:db8::/33")] {
+        store.ban(&new(target, None, None)).await.unwrap();
+    }
+    let of = |name: &str, address: &str| {
+        let holder = principal(json!({ "jti": name, "sub": name, "iat": NOW }), &[]);
+        let charges = vec![charge(name, 3_600_000, 100)];
+        AdmitRequest { address: address.parse().ok(), charges, ..about(&holder) }
+    };
+    let checks = [
+        (of("ada", "192.0.2.1"), Some(Kind::Network)),
+        (of("ada", "192.0.3.1"), None),
+        (of("bob", "none"), Some(Kind::Subject)),
+        (of("bob", "2001:db8:7fff::1"), Some(Kind::Network)),
+        (of("ada", "2001:db8:8000::1"), None),
+        (of("ada", "none"), None),
+    ];
+    // The first call is in progress while the others arrive, and are sent in one.
+    for _ in 0..20 {
+        let answers =
+            join_all(checks.iter().cycle().take(30).map(|(check, _)| store.admit(check))).await;
+        for (answer, (check, expected)) in answers.into_iter().zip(checks.iter().cycle()) {
+            let kind = match answer.unwrap() {
+                AdmitResponse::Banned(ban) => Some(ban.kind),
+                AdmitResponse::Counted(verdicts) => {
+                    assert_eq!(verdicts.len(), 1);
+                    None
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(kind, *expected, "{check:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_missed_changes_reads_all_bans_again() {
+    let server = redis_server::start(&[]);
+    let store = open(plain(&server));
+    let admin = redis_server::open(&server.unix());
+    for target in [subject("ada"), network("192.0.2.0/24")] {
+        admin.ban(&new(target, None, None)).await.unwrap();
+    }
+    let known = || store.status().bans.unwrap().counts;
+    until("the copy has both", async || {
+        known() == [1, 1, 0, 0, 0] && store.status().bans.unwrap().age.is_some()
+    })
+    .await;
+    // A lifted ban whose change is gone, and one more ban.
+    let mut step = redis::pipe();
+    step.atomic();
+    for key in ["{tollgate}:bans:ends", "{tollgate}:bans:notes"] {
+        step.cmd("HDEL").arg(key).arg(subject("ada").key());
+    }
+    step.cmd("ZREM").arg("{tollgate}:bans").arg(subject("ada").key());
+    step.cmd("ZADD").arg("{tollgate}:bans").arg(4_000_000_000_u64).arg(network("::1").key());
+    step.cmd("DEL").arg("{tollgate}:revocations:changes");
+    step.exec(&mut server.client()).unwrap();
+    until("the copy is as Redis is", async || known() == [2, 0, 0, 0, 0]).await;
+    assert!(store.network_ban("::1".parse().unwrap()).is_some());
+    admin.ban(&new(network("::2"), None, None)).await.unwrap();
+    until("the copy has one more", async || known() == [3, 0, 0, 0, 0]).await;
+    // Redis loses everything.
+    redis::cmd("FLUSHALL").exec(&mut server.client()).unwrap();
+    until("so does the copy", async || known() == [0; 5]).await;
+}
+
+/// A million bans of networks with all lengths of IPv4: memory, time to read them, and look-ups.
+#[tokio::test]
+#[ignore = "figures of docs/operations.md: a minute of a whole core"]
+async fn a_million_bans() {
+    let server = redis_server::start(&[]);
+    let mut client = server.client();
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..1000 {
+        let mut step = redis::cmd("ZADD");
+        step.arg("{tollgate}:bans");
+        for _ in 0..1000 {
+            let bits: u32 = random.random();
+            let length = 96 + random.random_range(9..=32_u8);
+            let mask = u128::MAX << (128 - length);
+            let base = (0xffff_0000_0000 | u128::from(bits)) & mask;
+            let network = tollgate_core::network::Network::from_bits(base, length).unwrap();
+            step.arg(4_000_000_000_u64).arg(Target::Network(network).key());
+        }
+        step.exec(&mut client).unwrap();
+    }
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_048_576
+    };
+    let before = resident();
+    let started = Instant::now();
+    let store = open(plain(&server));
+    until("all are read", async || store.status().bans.unwrap().age.is_some()).await;
+    let count = store.status().bans.unwrap().counts[0];
+    println!("{count} bans, read in {:?}, {} MiB", started.elapsed(), resident() - before);
+    let address: IpAddr = [223, 255, 255, 254].into();
+    let started = Instant::now();
+    for _ in 0..10_000 {
+        std::hint::black_box(store.network_ban(std::hint::black_box(address)));
+    }
+    println!("a look-up of 24 lengths: {:?}", started.elapsed() / 10_000);
 }

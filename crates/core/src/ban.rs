@@ -8,9 +8,11 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::{
+    credential::api_key::ISSUER,
+    identity::KeyId,
     network::{Network, NetworkError},
     revocation::{self, EntryKey},
-    time::Timestamp,
+    time::{Timestamp, rfc3339::Rfc3339},
 };
 
 /// The kind of a ban.
@@ -24,30 +26,45 @@ pub enum Kind {
     Client,
     /// A ban of a tenant: [`Target::Tenant`].
     Tenant,
+    /// A ban of an API key: [`Target::Key`].
+    Key,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::Network, Self::Subject, Self::Client, Self::Tenant];
+    pub const ALL: [Self; 5] =
+        [Self::Network, Self::Subject, Self::Client, Self::Tenant, Self::Key];
 
-    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`.
+    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`, `key`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Network => "network",
             Self::Subject => "subject",
             Self::Client => "client",
             Self::Tenant => "tenant",
+            Self::Key => "key",
+        }
+    }
+
+    /// Returns the kind of a ban with this key; `None` for another text.
+    pub fn of_key(key: &str) -> Option<Self> {
+        let word = key.split(':').next()?;
+        let entry = revocation::Kind::ALL.into_iter().find(|kind| kind.label() == word);
+        match entry {
+            Some(entry) => Self::of_entry(entry),
+            None => network_of_key(key).map(|_| Self::Network),
         }
     }
 
     /// Returns the kind of a ban under the same key as a revocation; `None` for a revocation of one
-    /// token, which is not banned but revoked.
+    /// token without an id, which is not banned but revoked. The id of an API key is its `jti`.
     pub const fn of_entry(kind: revocation::Kind) -> Option<Self> {
         match kind {
             revocation::Kind::Subject => Some(Self::Subject),
             revocation::Kind::Client => Some(Self::Client),
             revocation::Kind::Tenant => Some(Self::Tenant),
-            revocation::Kind::Jti | revocation::Kind::Token => None,
+            revocation::Kind::Jti => Some(Self::Key),
+            revocation::Kind::Token => None,
         }
     }
 }
@@ -79,11 +96,11 @@ impl Ban {
 }
 
 impl fmt::Display for Ban {
-    /// Writes the kind and the end: `subject until 2026-01-01T00:00:00Z`.
+    /// Writes the kind and the end: `subject until 2026-01-01T00:00:00.000000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind.label();
         match self.until {
-            Some(until) => write!(f, "{kind} until {until}"),
+            Some(until) => write!(f, "{kind} until {}", Rfc3339(until)),
             None => write!(f, "{kind} until it is lifted"),
         }
     }
@@ -112,6 +129,11 @@ pub enum Target {
     Tenant {
         /// The tenant's name.
         tenant: String,
+    },
+    /// An API key with all of its secrets, those of later rotations included.
+    Key {
+        /// The id of the key.
+        id: KeyId,
     },
 }
 
@@ -156,15 +178,18 @@ impl Target {
                 revocation::Target::Client { issuer: issuer.clone(), client: client.clone() }
             }
             Self::Tenant { tenant } => revocation::Target::Tenant { tenant: tenant.clone() },
+            Self::Key { id } => {
+                revocation::Target::Jti { issuer: ISSUER.into(), jti: id.as_str().to_owned() }
+            }
         };
         issued.key()
     }
 
-    /// Returns the issuer within which the target is named; `None` for a tenant and a network.
+    /// Returns the issuer within which the target is named; `None` for others.
     pub fn issuer(&self) -> Option<&str> {
         match self {
             Self::Subject { issuer, .. } | Self::Client { issuer, .. } => Some(issuer),
-            Self::Tenant { .. } | Self::Network(_) => None,
+            Self::Tenant { .. } | Self::Network(_) | Self::Key { .. } => None,
         }
     }
 
@@ -175,6 +200,7 @@ impl Target {
             Self::Subject { .. } => Kind::Subject,
             Self::Client { .. } => Kind::Client,
             Self::Tenant { .. } => Kind::Tenant,
+            Self::Key { .. } => Kind::Key,
         }
     }
 }
@@ -227,7 +253,7 @@ mod tests {
     #[test]
     fn a_ban_is_written_with_its_kind_and_its_end() {
         let until = ban(Kind::Subject, Some(1_767_225_600));
-        assert_eq!(until.to_string(), "subject until 2026-01-01T00:00:00Z");
+        assert_eq!(until.to_string(), "subject until 2026-01-01T00:00:00.000000Z");
         assert_eq!(ban(Kind::Network, None).to_string(), "network until it is lifted");
     }
 
@@ -302,11 +328,25 @@ mod tests {
         let keys = revocation::Keys::new(names, 0, Vec::new());
         let entries: Vec<_> =
             holder_entries(&keys).map(|(kind, entry)| (kind, entry.key())).collect();
+        for target in [&subject, &Target::Key { id: "7Jk2mN4pQ8rT".parse().unwrap() }] {
+            assert_eq!(Kind::of_key(&target.key()), Some(target.kind()));
+        }
+        let key = format!("network:{:032x}/1", 0);
+        assert_eq!(Kind::of_key(&key), Some(Kind::Network));
+        assert_eq!((Kind::of_key("token:00"), Kind::of_key("network:0")), (None, None));
+        // The id of a credential is that of a key; no token is banned by it, as no issuer of tokens
+        // is that of the keys.
+        let of_key = (Kind::Key, revocation::Target::Jti { issuer: issuer(), jti: "j".into() });
         let targets = [
             subject,
             Target::Client { issuer: issuer(), client: "c".into() },
             Target::Tenant { tenant: "t".into() },
         ];
-        assert_eq!(entries, targets.map(|target| (target.kind(), target.key())));
+        let expected = [(of_key.0, of_key.1.key())];
+        let expected: Vec<_> = expected
+            .into_iter()
+            .chain(targets.map(|target| (target.kind(), target.key())))
+            .collect();
+        assert_eq!(entries, expected);
     }
 }

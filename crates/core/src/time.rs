@@ -49,18 +49,6 @@ impl Timestamp {
     }
 }
 
-impl fmt::Display for Timestamp {
-    /// Writes the moment in RFC 3339, in whole seconds; after the year 9999 the number of seconds
-    /// since 1970.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secs = self.secs();
-        match i64::try_from(secs).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok()) {
-            Some(moment) => write!(f, "{moment}"),
-            None => write!(f, "{secs}s"),
-        }
-    }
-}
-
 /// A duration, written in the configuration as an integer and `ms`, `s`, `m`, `h` or `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
