@@ -53,7 +53,7 @@ enum Action {
     /// `--members`: the class of each member of a request.
     #[command(after_long_help = SHOW)]
     Show {
-        /// The name of the preset.
+        /// The name of the preset, one of those that `tollgate presets list` prints.
         name: String,
         /// Print each member that the server reads, with its class and the reason, in place of the
         /// routes.
