@@ -77,7 +77,10 @@ fn every_alert_has_a_runbook_and_fires_in_a_case() {
     // Each alert has the series of its expression in the case that raises nothing.
     let quiet = cases.split("\n  - name: ").nth(1).unwrap();
     for alert in &alerts {
-        for name in named(alert["expr"].as_str().unwrap()) {
+        let of_alert = words(alert["expr"].as_str().unwrap());
+        let measured =
+            |name: &&String| name.starts_with("tollgate_") || name.starts_with("envoy_h");
+        for name in of_alert.iter().filter(measured) {
             assert!(
                 quiet.contains(&format!("'{name}{{")),
                 "{}: `{name}` is not in the case that raises nothing",
