@@ -8,9 +8,11 @@ Tollgate runs twice under callgrind, and answers more checks the second time; th
 more, is what one check costs. Start, key parsing and first verification are in both.
 """
 
+import json
 import os
 import re
 import signal
+import subprocess
 
 import gates
 import measure
@@ -22,6 +24,8 @@ FEW, MANY = 1500, 5500
 #: All of them are known after a small part of the first run.
 TOKENS = 64
 SLACK = 0.03
+#: What a hot check with an API key may take, of one with a token.
+MOST_OF_A_KEY = 1.1
 
 
 def total(program, tool, tokens, text, count):
@@ -55,6 +59,19 @@ def write(found):
     BASELINE.write_text("\n".join(head + [f"{profile} {count}" for profile, count in sorted(found.items())]) + "\n")
 
 
+def api_keys(program, tokens):
+    """A file of records for the keys of as many subjects as there are tokens, and a file of the keys."""
+    records, keys = tokens.keys / "api-keys.json", tokens.keys / "api-keys.txt"
+    records.unlink(missing_ok=True)
+    scopes = ["--scope", "infer:text", "--scope", "model:qwen:inference"]
+    made = []
+    for number in range(TOKENS):
+        command = [program, "keys", "create", "--file", records, "--subject", f"subject-{number}", "--tenant", "acme", *scopes, "--output", "json"]
+        made.append(json.loads(subprocess.check_output(command))["key"])
+    keys.write_text("\n".join(made) + "\n")
+    return records, keys
+
+
 def main():
     program, tool = measure.build()
     gates.clear()
@@ -62,8 +79,14 @@ def main():
     file = tokens.file("RS256", 2000)
     text = gates.policy(tokens.jwks, body=False)
     each = round((total(program, tool, file, text, MANY) - total(program, tool, file, text, FEW)) / (MANY - FEW))
+    records, keys = api_keys(program, tokens)
+    with_keys = f'api_keys: {{ file: "{records}" }}\n' + text
+    each_key = round((total(program, tool, keys, with_keys, MANY) - total(program, tool, keys, with_keys, FEW)) / (MANY - FEW))
+    print(f"{each_key} user instructions a hot check with an API key: {each_key / each:.2f} of one with a token")
+    if each_key > MOST_OF_A_KEY * each:
+        raise measure.Failed(f"a check with an API key may take {MOST_OF_A_KEY} of one with a token")
     command = "make bench-instructions"
-    measure.save("instructions", command, {"each": each, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
+    measure.save("instructions", command, {"each": each, "api_key": each_key, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
     known = baselines()
     print(f"{each} user instructions a hot check (profile {measure.PROFILE})")
     if os.environ.get("UPDATE"):

@@ -13,6 +13,7 @@ pub mod explain;
 mod failure;
 pub mod init;
 pub mod jwks;
+mod keys;
 pub mod paint;
 pub mod presets;
 pub(crate) mod printable;
@@ -88,6 +89,7 @@ enum Command {
     AuditUpstream(audit_upstream::AuditUpstream),
     Presets(presets::PresetsArgs),
     Token(token::TokenArgs),
+    Keys(keys::KeysArgs),
     Revoke(revoke::RevokeArgs),
     Ban(ban::BanArgs),
     Schema(schema::Schema),
@@ -128,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Ban(ban) => blocking(ban::run(ban, out, revoke::redis::connect)),
         Command::Doctor(doctor) => blocking(doctor.run(out, paint)),
         Command::Token(token) => token.run(out),
+        Command::Keys(keys) => keys.run(out),
         Command::Completions(completions) => completions.run(&mut Cli::command(), out),
         Command::Version(version) => version.run(out),
     };

@@ -23,6 +23,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tollgate_core::{credential::api_key::GeneratedKey, time::rfc3339::Rfc3339};
 pub(crate) use tollgate_testkit::wait::{SOON, until, within};
 
 use self::{
@@ -133,6 +134,23 @@ impl Rig {
     pub(crate) fn chat(&self, token: &str) -> Reply {
         self.envoy.send(&chat(token))
     }
+}
+
+/// An API key with [`SCOPES`] of the subject `ci`, and the file of keys that has its record.
+pub(crate) fn api_key_file(dir: &Path) -> (String, PathBuf) {
+    let key = GeneratedKey::new(&[7; 16], &[9; 32]);
+    let created = Rfc3339(tollgate::observe::now());
+    let record = serde_json::json!({
+        "id": key.id(),
+        "digest": key.digest(),
+        "subject": "ci",
+        "tenant": "acme",
+        "scopes": SCOPES.split(' ').collect::<Vec<_>>(),
+        "created": created,
+    });
+    let file = dir.join("keys.json");
+    std::fs::write(&file, serde_json::json!({ "keys": [record] }).to_string()).unwrap();
+    (key.expose().to_owned(), file)
 }
 
 /// A request for generated text.

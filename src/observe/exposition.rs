@@ -170,6 +170,7 @@ impl Collector for Scrape {
         self.api_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
+        self.api_key_file(encoder)?;
         self.tokens(encoder)?;
         self.config(encoder)?;
         self.certificates(encoder)?;
@@ -433,6 +434,16 @@ impl Scrape {
             family.value(&labels, found.elapsed().as_secs_f64())?;
         }
         Ok(())
+    }
+
+    fn api_key_file(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.metrics.api_keys();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let help = "API keys of the file, by state; expiring within seven days.";
+        let mut family = Family::gauge(encoder, "api_key_file_records", help, None)?;
+        counts.iter().try_for_each(|(state, count)| family.value(&[("state", *state)], *count))
     }
 
     fn tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

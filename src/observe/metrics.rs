@@ -104,6 +104,8 @@ pub struct Metrics {
     reload: Reload,
     subjects: Option<Subjects>,
     secrets: Mutex<BTreeMap<&'static str, Vec<SecretStatus>>>,
+    /// The number of API keys by state; empty without a file of keys.
+    api_keys: Mutex<Vec<(&'static str, u64)>>,
 }
 
 /// The series of everything that the policy names.
@@ -212,6 +214,7 @@ impl Metrics {
             reload: Reload::default(),
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
             secrets: Mutex::default(),
+            api_keys: Mutex::default(),
         }
     }
 
@@ -256,6 +259,16 @@ impl Metrics {
             series.limits.retain(|name, _| limits.contains(name.as_str()));
             series
         });
+    }
+
+    /// Records the number of API keys by state; none without a file of keys.
+    pub fn set_api_keys(&self, counts: Vec<(&'static str, u64)>) {
+        *self.api_keys.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    /// The number of API keys by state.
+    pub(super) fn api_keys(&self) -> Vec<(&'static str, u64)> {
+        self.api_keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records the state of the secrets with files that have this purpose.

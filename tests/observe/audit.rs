@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::rig::{
-    POLICY, Rig, SOON, chat,
+    POLICY, Rig, SOON, api_key_file, chat,
     grpc::Peer,
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
@@ -25,7 +25,10 @@ use crate::rig::{
 fn lines() -> (Rig, Vec<Value>) {
     let policy =
         replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
-    let rig = Rig::start(&policy);
+    let dir = tempfile::tempdir().unwrap();
+    let (key, file) = api_key_file(dir.path());
+    let rig = Rig::start(&format!("{policy}api_keys: {{ file: \"{}\" }}\n", file.display()));
+    assert_eq!(rig.chat(&key).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({ "scope": "other" }))).status, 403);
     let iss = "https://auth.example.com";
@@ -41,7 +44,7 @@ fn lines() -> (Rig, Vec<Value>) {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
     let lines = until("all lines", || {
-        Some(rig.tollgate.audit()).filter(|lines| lines.len() == 2 + revoked.len())
+        Some(rig.tollgate.audit()).filter(|lines| lines.len() == 3 + revoked.len())
     });
     (rig, lines)
 }

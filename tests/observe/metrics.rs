@@ -44,6 +44,7 @@ impl Everything {
         let redis = Redis::start(dir.path());
         let collector = Server::start(|_| Answer::Whole(Reply::new(200, "")));
         std::fs::write(dir.path().join("upstream"), "sk-1").unwrap();
+        std::fs::write(dir.path().join("keys.yaml"), "keys: []").unwrap();
         let limited = POLICY.replace(
             "    scopes: [infer:text]\n",
             "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n    upstream_key: \"file:${DIR}/upstream\"\n",
@@ -55,7 +56,7 @@ impl Everything {
         );
         let config = format!(
             "{limited}limits: [{{ name: each, by: [subject], rate: 1/1h }}]\n\
-             {store}api_keys: {{ redis: true }}\nobserve: {{ subjects: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
+             {store}api_keys: {{ redis: true, file: \"${{DIR}}/keys.yaml\" }}\nobserve: {{ subjects: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
             collector.port,
         );
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

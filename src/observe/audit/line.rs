@@ -71,6 +71,9 @@ impl CheckLine<'_> {
             line.text(name!("sub"), principal.subject().as_bytes(), TEXT);
             line.plain(name!("holder"), principal.holder().label().as_bytes());
             line.text(name!("iss"), principal.issuer().as_bytes(), TEXT);
+            if let Some(key) = principal.key() {
+                line.plain(name!("key_id"), key.id.digits());
+            }
             if let Some(digest) = principal.revocation().jti_digest() {
                 let digits = digest.as_chunks().0.iter().map(|half| hex_128(*half));
                 line.written(name!("jti_sha256"), |out| {
@@ -231,11 +234,12 @@ mod tests {
         }
         .write(&mut line);
         let size = line.len() + 1;
-        // A principal adds three texts, a digest, two numbers and their names.
+        // A principal adds three texts, a digest, the id of a key, two numbers and their names.
         let who = 3 * TEXT
             + 64
+            + 12
             + 2 * 20
-            + r#""sub":"","holder":"client","iss":"","jti_sha256":"","iat":,"exp":,"tenant":"","#
+            + r#""sub":"","holder":"client","iss":"","key_id":"","jti_sha256":"","iat":,"exp":,"tenant":"","#
                 .len();
         assert!(size + who <= MAX_LINE, "{size} and {who}");
     }

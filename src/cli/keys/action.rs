@@ -1,0 +1,393 @@
+//! The actions of `tollgate keys`.
+
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::bail;
+use clap::Args;
+use tollgate_core::{
+    credential::api_key::{HolderSpec, KeyDigest, KeySpec, PREFIX},
+    identity::KeyId,
+    network::Networks,
+    time::{Rate, Span, rfc3339::Rfc3339},
+};
+
+use super::{FileStore, change, show};
+use crate::{
+    cli::{Output, argument},
+    observe::now,
+};
+
+const CREATE: &str = "\
+Examples:
+  tollgate keys create --subject ci --scope infer:text
+  tollgate keys create --file keys.json --subject ci --tenant acme --scope infer:text
+  tollgate keys create --file keys.json --subject bot --model qwen --network 10.0.0.0/8
+
+Exit codes:
+  0  made
+  2  wrong arguments, or the file cannot be read or written";
+
+const IMPORT: &str = "\
+Examples:
+  tollgate keys import --file keys.json --subject bot --scope infer:text --key @old-key.txt
+  tollgate keys import --file keys.json --subject bot --key -
+
+Exit codes:
+  0  added
+  2  wrong arguments, or the file cannot be read or written";
+
+const HASH: &str = "\
+Examples:
+  tollgate keys hash @old-key.txt
+  tollgate keys hash < old-key.txt
+
+Exit codes:
+  0  printed
+  2  the key cannot be read";
+
+const LIST: &str = "\
+Examples:
+  tollgate keys list --file keys.json
+  tollgate keys list --file keys.json --output json | jq -r .id
+
+Exit codes:
+  0  printed
+  2  the file cannot be read";
+
+const SHOW: &str = "\
+Examples:
+  tollgate keys show 7Jk2mN4pQ8rT --file keys.json
+
+Exit codes:
+  0  printed
+  1  the file has no such key
+  2  the file cannot be read";
+
+const ROTATE: &str = "\
+Examples:
+  tollgate keys rotate 7Jk2mN4pQ8rT --file keys.json
+  tollgate keys rotate 7Jk2mN4pQ8rT --file keys.json --grace 0s --expires-in 30d
+
+Exit codes:
+  0  rotated
+  1  the file has no such key
+  2  the file cannot be read or written";
+
+const REVOKE: &str = "\
+Examples:
+  tollgate keys revoke 7Jk2mN4pQ8rT --file keys.json
+
+Exit codes:
+  0  removed
+  1  the file has no such key
+  2  the file cannot be read or written";
+
+/// What a key is for.
+#[derive(Debug, Args)]
+struct Terms {
+    /// The subject that requests with the key have.
+    #[arg(long, value_name = "NAME")]
+    subject: String,
+    /// The subject is a person, not a program.
+    #[arg(long)]
+    user: bool,
+    /// The tenant of the subject.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// The person or team that is responsible for the key.
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// A scope that is granted. Repeat it for several.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// A model that the key may be used for. Default: those that the policy allows.
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
+    /// The tier, which overrides of limits select by.
+    #[arg(long, value_name = "NAME")]
+    tier: Option<String>,
+    /// A rate for a limit of the policy, such as `per-subject=10/1m`.
+    #[arg(long = "limit", value_name = "NAME=RATE", value_parser = named::<Rate>)]
+    limits: Vec<(String, Rate)>,
+    /// A network from which the key may be used, such as `10.0.0.0/8`. Default: every network.
+    #[arg(long = "network", value_name = "NETWORK")]
+    networks: Vec<String>,
+    /// A label for people and tools, such as `team=search`.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = named::<String>)]
+    labels: Vec<(String, String)>,
+    /// The life of the key. Default 90d; `api_keys.max_life` of the configuration bounds it.
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<Span>,
+}
+
+/// Reads a name and a value, `NAME=VALUE`.
+fn named<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<(String, T), NamedError> {
+    let (name, value) = text.split_once('=').ok_or(NamedError::NoName)?;
+    let value = value.parse().map_err(|error: T::Err| NamedError::Value(error.to_string()))?;
+    Ok((name.to_owned(), value))
+}
+
+/// A text that is not `NAME=VALUE`.
+#[derive(Debug, thiserror::Error)]
+enum NamedError {
+    /// The text has no `=`.
+    #[error("write a name, `=` and a value")]
+    NoName,
+    /// The value cannot be read.
+    #[error("{0}")]
+    Value(String),
+}
+
+impl Terms {
+    /// Returns the record of a key with this digest.
+    ///
+    /// # Errors
+    /// A text that is no network.
+    fn record(self, id: KeyId, digest: KeyDigest, weak: bool) -> anyhow::Result<KeySpec> {
+        let created = now();
+        let networks = Some(self.networks).filter(|list| !list.is_empty());
+        Ok(KeySpec {
+            id,
+            digest,
+            weak,
+            subject: self.subject,
+            holder: if self.user { HolderSpec::User } else { HolderSpec::Client },
+            tenant: self.tenant,
+            owner: self.owner,
+            scopes: self.scopes,
+            models: Some(self.models).filter(|list| !list.is_empty()),
+            tier: self.tier,
+            limits: BTreeMap::from_iter(self.limits),
+            networks: networks.map(|list| Networks::parse(&list)).transpose()?,
+            labels: BTreeMap::from_iter(self.labels),
+            expires: Some(change::end(created, self.expires_in)),
+            created: Rfc3339(tollgate_core::time::Timestamp::from_secs(created.secs())),
+            issued: None,
+            previous: None,
+        })
+    }
+}
+
+/// Make a key, and print it once.
+#[derive(Debug, Args)]
+#[command(after_long_help = CREATE)]
+pub(super) struct Create {
+    /// The file to add the record to. It is made if it is missing. Default: the record is printed.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    terms: Terms,
+    /// The format of the report.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Create {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let key = change::new_key()?;
+        let record = self.terms.record(key.id(), key.digest(), false)?;
+        if let Some(path) = &self.file {
+            let mut store = FileStore::open(path, true)?;
+            store.put(record.clone());
+            store.write()?;
+        }
+        let file = self.file.as_ref().map(|path| path.display().to_string());
+        show::made(out, self.output, &key, &record, file.as_deref())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Add a key that another system made, by its digest.
+///
+/// The record is marked as weak until it is rotated: the strength of the key is not known.
+#[derive(Debug, Args)]
+#[command(after_long_help = IMPORT)]
+pub(super) struct Import {
+    /// The file to add the record to. It is made if it is missing.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The key: `@FILE`, or `-` for standard input. Only its digest is stored.
+    #[arg(long, value_name = "KEY", conflicts_with = "digest", required_unless_present = "digest")]
+    key: Option<String>,
+    /// The digest of the key: `sha256:` and 64 hex digits.
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<KeyDigest>,
+    #[command(flatten)]
+    terms: Terms,
+    /// The format of the report.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Import {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let digest = match (&self.key, self.digest) {
+            (Some(key), _) => digest(key)?,
+            (None, Some(digest)) => digest,
+            (None, None) => bail!("name the key with --key or --digest"),
+        };
+        let mut store = FileStore::open(&self.file, true)?;
+        let record = self.terms.record(change::new_key()?.id(), digest, true)?;
+        store.put(record.clone());
+        store.write()?;
+        show::record(out, self.output, &record, now())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print the digest of a key.
+#[derive(Debug, Args)]
+#[command(after_long_help = HASH)]
+pub(super) struct Hash {
+    /// The key: `@FILE`, or `-` for standard input.
+    #[arg(value_name = "KEY", default_value = "-")]
+    key: String,
+}
+
+impl Hash {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        writeln!(out, "{}", digest(&self.key)?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Returns the digest of the key in a file or on standard input. A key is never an argument: other
+/// users of the machine see those.
+fn digest(key: &str) -> anyhow::Result<KeyDigest> {
+    if key != "-" && !key.starts_with('@') {
+        bail!("write `@FILE`, or `-` for standard input: arguments are visible to other users");
+    }
+    let key = argument::token(key)?;
+    let bytes = key.expose();
+    if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_graphic) {
+        bail!("a key is one word of printable ASCII");
+    }
+    Ok(KeyDigest::of(bytes))
+}
+
+/// List the keys of a file.
+#[derive(Debug, Args)]
+#[command(after_long_help = LIST)]
+pub(super) struct List {
+    /// The file of keys.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The format of the report: with `json`, one object a line.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl List {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let store = FileStore::open(&self.file, false)?;
+        show::list(out, self.output, store.keys(), now())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The record that an action is for.
+#[derive(Debug, Args)]
+struct Named {
+    /// The id of the key, or the key up to its second `_`.
+    #[arg(value_name = "ID", value_parser = id)]
+    id: KeyId,
+    /// The file of keys.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The format of the report.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn id(text: &str) -> Result<KeyId, tollgate_core::identity::KeyIdError> {
+    text.strip_prefix(PREFIX).unwrap_or(text).parse()
+}
+
+impl Named {
+    /// Returns the exit code of an action on a key that the file does not have.
+    fn missing(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        writeln!(out, "`{}` has no key `{}`", self.file.display(), self.id)?;
+        Ok(ExitCode::from(1))
+    }
+}
+
+/// Print the record of a key.
+#[derive(Debug, Args)]
+#[command(after_long_help = SHOW)]
+pub(super) struct Show {
+    #[command(flatten)]
+    named: Named,
+}
+
+impl Show {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let store = FileStore::open(&self.named.file, false)?;
+        let Some(record) = store.find(self.named.id) else { return self.named.missing(out) };
+        show::record(out, self.named.output, record, now())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Make another secret for a key, and print it once.
+///
+/// The id stays, and so do its limits and revocations. The secret before is accepted until the grace
+/// has passed; one of an earlier rotation ends at once.
+#[derive(Debug, Args)]
+#[command(after_long_help = ROTATE)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    named: Named,
+    /// How long the secret before is accepted. `0s`: it ends at once.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    grace: Span,
+    /// The life of the new secret. Default 90d.
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<Span>,
+}
+
+impl Rotate {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let mut store = FileStore::open(&self.named.file, false)?;
+        let Some(record) = store.find(self.named.id) else { return self.named.missing(out) };
+        let key = change::key_of(record.id)?;
+        let expires = change::end(now(), self.expires_in);
+        let record = change::rotated(record, key.digest(), now(), self.grace, expires)?;
+        store.put(record.clone());
+        store.write()?;
+        let file = self.named.file.display().to_string();
+        show::made(out, self.named.output, &key, &record, Some(&file))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Remove a key. It is refused as soon as the file is read again.
+#[derive(Debug, Args)]
+#[command(after_long_help = REVOKE)]
+pub(super) struct Revoke {
+    #[command(flatten)]
+    named: Named,
+}
+
+impl Revoke {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let mut store = FileStore::open(&self.named.file, false)?;
+        if !store.remove(self.named.id) {
+            return self.named.missing(out);
+        }
+        store.write()?;
+        match self.named.output {
+            Output::Text => {
+                writeln!(
+                    out,
+                    "`{}` has no key `{}` any more",
+                    self.named.file.display(),
+                    self.named.id
+                )?;
+            }
+            Output::Json => writeln!(out, "{{\"removed\":\"{}\"}}", self.named.id)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
