@@ -2,6 +2,7 @@
 //! assertions are on what the upstream received.
 
 mod allow;
+mod api_keys;
 mod bans;
 mod browsers;
 mod bursts;

@@ -49,6 +49,7 @@ macro_rules! through_every_proxy {
 }
 
 mod allow;
+mod api_keys;
 mod attacks;
 mod bans;
 mod body;

@@ -139,7 +139,7 @@ impl Rig {
 /// An API key with [`SCOPES`] of the subject `ci`, and the file of keys that has its record.
 pub(crate) fn api_key_file(dir: &Path) -> (String, PathBuf) {
     let key = GeneratedKey::new(&[7; 16], &[9; 32]);
-    let created = Rfc3339(tollgate::observe::now());
+    let created = Rfc3339(::tollgate::observe::now());
     let record = serde_json::json!({
         "id": key.id(),
         "digest": key.digest(),
