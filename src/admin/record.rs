@@ -75,15 +75,16 @@ enum TargetLine<'a> {
     Token { token_sha256: String },
     Network { network: String },
     Address { address: IpAddr },
-    Key { key: String },
+    Key { key_id: String },
 }
 
 #[derive(Serialize)]
 struct BanLine<'a> {
     /// `None`: until the ban is lifted.
     until: Option<Rfc3339>,
+    /// The reason. `reason` is a code in other lines.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Cow<'a, str>>,
+    note: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -193,7 +194,7 @@ impl<'a> TargetLine<'a> {
             BanQuery::Target(ban::Target::Network(network)) => {
                 Self::Network { network: network.to_string() }
             }
-            BanQuery::Target(ban::Target::Key { id }) => Self::Key { key: id.to_string() },
+            BanQuery::Target(ban::Target::Key { id }) => Self::Key { key_id: id.to_string() },
             BanQuery::Target(ban::Target::Subject { issuer, subject }) => {
                 Self::Subject { iss: text(issuer), sub: text(subject) }
             }
@@ -226,7 +227,7 @@ impl Drop for AdminRecord<'_> {
             }),
             ban: self.banned.as_ref().map(|ban| BanLine {
                 until: ban.until().map(Rfc3339),
-                reason: ban.reason().map(|reason| truncated(reason.as_bytes(), TEXT)),
+                note: ban.reason().map(|reason| truncated(reason.as_bytes(), TEXT)),
             }),
             result: self.result(),
             status: self.status.map(|status| status.as_u16()),

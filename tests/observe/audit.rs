@@ -43,9 +43,18 @@ fn lines() -> (Rig, Vec<Value>) {
         let reply = rig.tollgate.admin(Request::post("/v1/revocations", body.to_string()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let lines = until("all lines", || {
-        Some(rig.tollgate.audit()).filter(|lines| lines.len() == 3 + revoked.len())
-    });
+    let banned = [
+        ("/v1/bans", json!({ "network": "192.0.2.0/24", "for": "1h", "reason": "scraper" })),
+        ("/v1/bans", json!({ "key": "7Jk2mN4pQ8rT", "for": "1h" })),
+        ("/v1/bans/check", json!({ "address": "192.0.2.1" })),
+    ];
+    for (path, body) in &banned {
+        let reply = rig.tollgate.admin(Request::post(path, body.to_string()));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let all = 3 + revoked.len() + banned.len();
+    let lines =
+        until("all lines", || Some(rig.tollgate.audit()).filter(|lines| lines.len() == all));
     (rig, lines)
 }
 

@@ -565,6 +565,30 @@ async fn a_copy_that_missed_changes_reads_all_bans_again() {
     until("so does the copy", async || known() == [0; 5]).await;
 }
 
+/// What no version writes costs no check that is not banned its answer.
+#[tokio::test]
+async fn a_marker_and_entries_that_cannot_be_read_ban_no_other_request() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let mut client = server.client();
+    let mut set = |command: &str, arguments: &[&str]| {
+        redis::cmd(command).arg(arguments).exec(&mut client).unwrap();
+    };
+    store.ban(&new(network("192.0.2.0/24"), None, None)).await.unwrap();
+    let (banned, free) = (check("192.0.2.7"), check("198.51.100.7"));
+    for marker in ["1 999=1 120=1", "x 120=1 0=7 =", "120=1", "0 120=0"] {
+        set("SET", &["{tollgate}:bans:marker", marker]);
+        assert!(ban_of(&store, &banned).await.is_some(), "{marker}");
+        assert_eq!(ban_of(&store, &free).await, None, "{marker}");
+    }
+    // An end that is no number: unknown must not mean "not banned".
+    set("HSET", &["{tollgate}:bans:ends", &network("192.0.2.0/24").key(), "soon"]);
+    assert_eq!(store.admit(&banned).await, Err(Outage::Refused));
+    assert_eq!(ban_of(&store, &free).await, None);
+    assert_eq!(store.lift(&network("192.0.2.0/24")).await, Err(Outage::Refused));
+    assert_eq!(ban_of(&store, &banned).await, None, "it was removed all the same");
+}
+
 /// A million bans of networks with all lengths of IPv4: memory, time to read them, and look-ups.
 #[tokio::test]
 #[ignore = "figures of docs/operations.md: a minute of a whole core"]

@@ -219,11 +219,11 @@ async fn every_call_leaves_a_line_with_its_target() {
         })
         .collect();
     let expected = [
-        json!({ "action": "ban", "network": "203.0.113.0/24", "until": "2036-07-18T13:20:00.000000Z", "reason": "scraper", "result": "ok", "status": 200 }),
+        json!({ "action": "ban", "network": "203.0.113.0/24", "until": "2036-07-18T13:20:00.000000Z", "note": "scraper", "result": "ok", "status": 200 }),
         json!({ "action": "check_ban", "address": "203.0.113.7", "result": "ok", "status": 200 }),
         json!({ "action": "ban", "iss": "https://a", "sub": "alice", "until": null, "result": "ok", "status": 200 }),
         json!({ "action": "lift", "iss": "https://a", "client": "app", "result": "not_found", "status": 404 }),
-        json!({ "action": "ban", "key": "7Jk2mN4pQ8rT", "until": null, "result": "ok", "status": 200 }),
+        json!({ "action": "ban", "key_id": "7Jk2mN4pQ8rT", "until": null, "result": "ok", "status": 200 }),
         json!({ "action": "list_bans", "result": "ok", "status": 200 }),
         json!({ "action": "ban", "result": "invalid_request", "status": 400 }),
     ];

@@ -53,9 +53,10 @@ local function ban_of(revocations, address)
   if type(address) == 'string' then
     local widest = string.sub(address, 1, 24) == '00000000000000000000ffff' and 97 or 1
     for length in string.gmatch(bans, '(%d+)=') do
-      if tonumber(length) >= widest then
+      local bits = tonumber(length)
+      if bits >= widest and bits <= 128 then
         networks = networks + 1
-        fields[networks] = network_of(address, tonumber(length))
+        fields[networks] = network_of(address, bits)
       end
     end
   end
