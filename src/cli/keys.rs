@@ -3,22 +3,24 @@
 mod action;
 mod change;
 mod file_store;
+mod records;
+mod redis_store;
 mod show;
 
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
-use self::{
-    action::{Create, Hash, Import, List, Revoke, Rotate, Show},
-    file_store::FileStore,
-};
+use self::action::{Create, Hash, Import, List, Revoke, Rotate, Show};
 
 /// Make, rotate, import and list API keys.
 ///
 /// The file is the one that `api_keys.file` of the configuration names. It contains digests, and no
 /// key: a key is printed once, when it is made. The file is replaced whole, as JSON, which is YAML
 /// too; comments are not kept. A running Tollgate reads it again within seconds.
+///
+/// With --config in place of --file the records are in the Redis of the configuration
+/// (`api_keys.redis`), and a change applies to every replica at once.
 #[derive(Debug, Args)]
 pub(super) struct KeysArgs {
     #[command(subcommand)]

@@ -167,7 +167,7 @@ impl Collector for Scrape {
         self.in_flight(encoder)?;
         self.store(encoder)?;
         self.local(encoder)?;
-        self.api_keys(encoder)?;
+        self.redis_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
         self.api_key_file(encoder)?;
@@ -352,7 +352,7 @@ impl Scrape {
         Ok(())
     }
 
-    fn api_keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn redis_keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(ApiKeyStatus { replica, misfits }) = self.status.api_keys else { return Ok(()) };
         if let Some(age) = replica.age {
             let help = "Age of the copy of the API keys in Redis; absent before it was first read.";

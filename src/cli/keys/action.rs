@@ -1,6 +1,6 @@
 //! The actions of `tollgate keys`.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, io::Write, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
@@ -11,7 +11,11 @@ use tollgate_core::{
     time::{Rate, Span, rfc3339::Rfc3339},
 };
 
-use super::{FileStore, change, show};
+use super::{
+    change,
+    records::{OptionalPlace, Place, Records},
+    show,
+};
 use crate::{
     cli::{Output, argument},
     observe::now,
@@ -22,10 +26,11 @@ Examples:
   tollgate keys create --subject ci --scope infer:text
   tollgate keys create --file keys.json --subject ci --tenant acme --scope infer:text
   tollgate keys create --file keys.json --subject bot --model qwen --network 10.0.0.0/8
+  tollgate keys create --config tollgate.yaml --subject ci --scope infer:text
 
 Exit codes:
   0  made
-  2  wrong arguments, or the file cannot be read or written";
+  2  wrong arguments, or the file or Redis cannot be used";
 
 const IMPORT: &str = "\
 Examples:
@@ -34,7 +39,7 @@ Examples:
 
 Exit codes:
   0  added
-  2  wrong arguments, or the file cannot be read or written";
+  2  wrong arguments, or the file or Redis cannot be used";
 
 const HASH: &str = "\
 Examples:
@@ -49,10 +54,11 @@ const LIST: &str = "\
 Examples:
   tollgate keys list --file keys.json
   tollgate keys list --file keys.json --output json | jq -r .id
+  tollgate keys list --config tollgate.yaml --limit 100 --cursor 100
 
 Exit codes:
   0  printed
-  2  the file cannot be read";
+  2  the file or Redis cannot be used";
 
 const SHOW: &str = "\
 Examples:
@@ -60,8 +66,8 @@ Examples:
 
 Exit codes:
   0  printed
-  1  the file has no such key
-  2  the file cannot be read";
+  1  there is no such key
+  2  the file or Redis cannot be used";
 
 const ROTATE: &str = "\
 Examples:
@@ -70,17 +76,18 @@ Examples:
 
 Exit codes:
   0  rotated
-  1  the file has no such key
-  2  the file cannot be read or written";
+  1  there is no such key
+  2  the file or Redis cannot be used";
 
 const REVOKE: &str = "\
 Examples:
   tollgate keys revoke 7Jk2mN4pQ8rT --file keys.json
+  tollgate keys revoke 7Jk2mN4pQ8rT --config tollgate.yaml
 
 Exit codes:
   0  removed
-  1  the file has no such key
-  2  the file cannot be read or written";
+  1  there is no such key
+  2  the file or Redis cannot be used";
 
 /// What a key is for.
 #[derive(Debug, Args)]
@@ -174,9 +181,8 @@ impl Terms {
 #[derive(Debug, Args)]
 #[command(after_long_help = CREATE)]
 pub(super) struct Create {
-    /// The file to add the record to. It is made if it is missing. Default: the record is printed.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    place: OptionalPlace,
     #[command(flatten)]
     terms: Terms,
     /// The format of the report.
@@ -188,13 +194,12 @@ impl Create {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let key = change::new_key()?;
         let record = self.terms.record(key.id(), key.digest(), false)?;
-        if let Some(path) = &self.file {
-            let mut store = FileStore::open(path, true)?;
-            store.put(record.clone());
-            store.write()?;
+        let records = self.place.open()?;
+        let place = records.is_some().then(|| self.place.name());
+        if let Some(mut records) = records {
+            records.add(&record)?;
         }
-        let file = self.file.as_ref().map(|path| path.display().to_string());
-        show::made(out, self.output, &key, &record, file.as_deref())?;
+        show::made(out, self.output, &key, &record, place.as_deref())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -205,9 +210,8 @@ impl Create {
 #[derive(Debug, Args)]
 #[command(after_long_help = IMPORT)]
 pub(super) struct Import {
-    /// The file to add the record to. It is made if it is missing.
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The key: `@FILE`, or `-` for standard input. Only its digest is stored.
     #[arg(long, value_name = "KEY", conflicts_with = "digest", required_unless_present = "digest")]
     key: Option<String>,
@@ -228,10 +232,9 @@ impl Import {
             (None, Some(digest)) => digest,
             (None, None) => bail!("name the key with --key or --digest"),
         };
-        let mut store = FileStore::open(&self.file, true)?;
+        let mut records = self.place.open(true)?;
         let record = self.terms.record(change::new_key()?.id(), digest, true)?;
-        store.put(record.clone());
-        store.write()?;
+        records.add(&record)?;
         show::record(out, self.output, &record, now())?;
         Ok(ExitCode::SUCCESS)
     }
@@ -267,13 +270,18 @@ fn digest(key: &str) -> anyhow::Result<KeyDigest> {
     Ok(KeyDigest::of(bytes))
 }
 
-/// List the keys of a file.
+/// List the keys of a file, or of Redis by the moment of their creation.
 #[derive(Debug, Args)]
 #[command(after_long_help = LIST)]
 pub(super) struct List {
-    /// The file of keys.
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    place: Place,
+    /// The most keys of Redis that are listed. Default: all.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<NonZeroUsize>,
+    /// The cursor after which the list of Redis goes on, as the list before it printed it.
+    #[arg(long, value_name = "CURSOR", default_value_t = 0)]
+    cursor: usize,
     /// The format of the report: with `json`, one object a line.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -281,8 +289,13 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let store = FileStore::open(&self.file, false)?;
-        show::list(out, self.output, store.keys(), now())?;
+        match self.place.open(false)? {
+            Records::File(file) => show::list(out, self.output, file.keys(), now())?,
+            Records::Redis(redis) => {
+                let limit = self.limit.map_or(usize::MAX, NonZeroUsize::get);
+                show::page(out, self.output, &redis.list(self.cursor, limit)?, now())?;
+            }
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -293,9 +306,8 @@ struct Named {
     /// The id of the key, or the key up to its second `_`.
     #[arg(value_name = "ID", value_parser = id)]
     id: KeyId,
-    /// The file of keys.
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The format of the report.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -306,9 +318,9 @@ fn id(text: &str) -> Result<KeyId, tollgate_core::identity::KeyIdError> {
 }
 
 impl Named {
-    /// Returns the exit code of an action on a key that the file does not have.
+    /// Returns the exit code of an action on a key that the place does not have.
     fn missing(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        writeln!(out, "`{}` has no key `{}`", self.file.display(), self.id)?;
+        writeln!(out, "`{}` has no key `{}`", self.place.name(), self.id)?;
         Ok(ExitCode::from(1))
     }
 }
@@ -323,9 +335,9 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let store = FileStore::open(&self.named.file, false)?;
-        let Some(record) = store.find(self.named.id) else { return self.named.missing(out) };
-        show::record(out, self.named.output, record, now())?;
+        let mut records = self.named.place.open(false)?;
+        let Some(record) = records.find(self.named.id)? else { return self.named.missing(out) };
+        show::record(out, self.named.output, &record, now())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -349,20 +361,19 @@ pub(super) struct Rotate {
 
 impl Rotate {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut store = FileStore::open(&self.named.file, false)?;
-        let Some(record) = store.find(self.named.id) else { return self.named.missing(out) };
+        let mut records = self.named.place.open(false)?;
+        let Some(record) = records.find(self.named.id)? else { return self.named.missing(out) };
         let key = change::key_of(record.id)?;
         let expires = change::end(now(), self.expires_in);
-        let record = change::rotated(record, key.digest(), now(), self.grace, expires)?;
-        store.put(record.clone());
-        store.write()?;
-        let file = self.named.file.display().to_string();
-        show::made(out, self.named.output, &key, &record, Some(&file))?;
+        let record = change::rotated(&record, key.digest(), now(), self.grace, expires)?;
+        records.replace(&record)?;
+        show::made(out, self.named.output, &key, &record, Some(&self.named.place.name()))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Remove a key. It is refused as soon as the file is read again.
+/// Remove a key. It is refused as soon as the file is read again; with Redis at once, on every
+/// replica.
 #[derive(Debug, Args)]
 #[command(after_long_help = REVOKE)]
 pub(super) struct Revoke {
@@ -372,17 +383,16 @@ pub(super) struct Revoke {
 
 impl Revoke {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut store = FileStore::open(&self.named.file, false)?;
-        if !store.remove(self.named.id) {
+        let mut records = self.named.place.open(false)?;
+        if !records.remove(self.named.id)? {
             return self.named.missing(out);
         }
-        store.write()?;
         match self.named.output {
             Output::Text => {
                 writeln!(
                     out,
                     "`{}` has no key `{}` any more",
-                    self.named.file.display(),
+                    self.named.place.name(),
                     self.named.id
                 )?;
             }

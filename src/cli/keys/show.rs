@@ -8,6 +8,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
+use super::redis_store::{KeyList, ListedKey};
 use crate::cli::{Output, printable};
 
 /// Prints a key that was just made, and its record.
@@ -83,18 +84,60 @@ pub(super) fn list(
         }
         return Ok(());
     }
-    writeln!(out, "{:<12}  {:<9}  {:<27}  {:<16}  subject", "id", "state", "expires", "tenant")?;
+    heading(out)?;
     for each in records {
-        let expires = each.expires.map(|end| end.to_string()).unwrap_or_default();
-        let tenant = each.tenant.as_deref().unwrap_or("-");
-        let line = format!(
-            "{:<12}  {:<9}  {expires:<27}  {tenant:<16}  {}",
-            each.id.as_str(),
-            state(each, now),
-            each.subject
-        );
-        writeln!(out, "{}", printable::printable(&line))?;
+        row(out, each, now)?;
     }
+    Ok(())
+}
+
+/// Prints a page of the list of Redis. A record that no replica uses has the state `broken`.
+pub(super) fn page(
+    out: &mut dyn Write,
+    output: Output,
+    page: &KeyList,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    let is_text = matches!(output, Output::Text);
+    if is_text {
+        heading(out)?;
+    }
+    for key in &page.keys {
+        match key {
+            ListedKey::Record(each) if is_text => row(out, each, now)?,
+            ListedKey::Record(each) => record(out, output, each, now)?,
+            ListedKey::Broken(id, error) if is_text => {
+                let line = format!("{id:<12}  {:<9}  {error}", "broken");
+                writeln!(out, "{}", printable::printable(&line))?;
+            }
+            ListedKey::Broken(id, error) => {
+                let value = json!({ "id": id, "state": "broken", "error": error });
+                writeln!(out, "{}", printable::json(&value)?)?;
+            }
+        }
+    }
+    match page.next {
+        Some(next) if is_text => writeln!(out, "There are more: --cursor {next}")?,
+        Some(next) => writeln!(out, "{}", json!({ "next": next }))?,
+        None => {}
+    }
+    Ok(())
+}
+
+fn heading(out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{:<12}  {:<9}  {:<27}  {:<16}  subject", "id", "state", "expires", "tenant")
+}
+
+fn row(out: &mut dyn Write, each: &KeySpec, now: Timestamp) -> std::io::Result<()> {
+    let expires = each.expires.map(|end| end.to_string()).unwrap_or_default();
+    let tenant = each.tenant.as_deref().unwrap_or("-");
+    let line = format!(
+        "{:<12}  {:<9}  {expires:<27}  {tenant:<16}  {}",
+        each.id.as_str(),
+        state(each, now),
+        each.subject
+    );
+    writeln!(out, "{}", printable::printable(&line))?;
     Ok(())
 }
 

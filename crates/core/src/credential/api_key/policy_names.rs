@@ -18,13 +18,13 @@ impl PolicyNames<'_> {
     }
 
     /// Returns the first limit of a record that the policy does not have.
-    pub(super) fn unknown_limit<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
+    pub fn unknown_limit<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
         let mut names = record.limits.iter().map(|(name, _)| &**name);
         names.find(|name| !(self.has_limit)(name))
     }
 
     /// Returns the tier of a record that no override selects.
-    pub(super) fn unknown_tier<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
+    pub fn unknown_tier<'r>(&self, record: &'r KeyRecord) -> Option<&'r str> {
         record.tier.as_deref().filter(|tier| !(self.has_tier)(tier))
     }
 }

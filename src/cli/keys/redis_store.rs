@@ -1,0 +1,182 @@
+//! The records in the Redis of a configuration. The configuration's rules for keys are checked
+//! before a record is written.
+
+use std::path::Path;
+
+use anyhow::{anyhow, bail};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{
+    admission::Outage,
+    config::{Errors, Path as Place},
+    credential::api_key::{KeyRecord, KeySpec, PolicyNames},
+    identity::KeyId,
+    policy::Policy,
+    time::Span,
+};
+
+use crate::{
+    cli::config_file,
+    store::{KeyWrite, Redis, RedisConfig, Store as _, StoreConfig, StoredKey},
+};
+
+/// The deadline of a call, longer than that of a check: an operator waits.
+const DEADLINE: Span = Span::from_secs(1);
+
+/// The most keys that are read at a time.
+const PAGE: usize = 500;
+
+/// The records in a Redis.
+pub(super) struct RedisStore {
+    // Dropped first: its tasks run on the runtime.
+    redis: Redis,
+    runtime: Runtime,
+    policy: Policy,
+    /// The text of the record that was read last.
+    read: Option<(KeyId, String)>,
+}
+
+/// Some keys of the list.
+pub(super) struct KeyList {
+    pub(super) keys: Vec<ListedKey>,
+    /// The cursor of the next page; `None` on the last one.
+    pub(super) next: Option<usize>,
+}
+
+/// A key of the list.
+pub(super) enum ListedKey {
+    /// The record of the key.
+    Record(Box<KeySpec>),
+    /// The id of a record that no replica uses, and the reason.
+    Broken(String, String),
+}
+
+impl RedisStore {
+    /// Opens the store of the configuration at `path`.
+    ///
+    /// # Errors
+    /// The configuration has errors, or no API keys in Redis.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let loaded = config_file::load(path)?;
+        let has_keys = loaded.policy.api_keys.as_ref().is_some_and(|keys| keys.redis.is_some());
+        let (StoreConfig::Redis(config), true) = (&loaded.file.server.store, has_keys) else {
+            bail!("`{}` has no API keys in Redis: set `api_keys.redis`", path.display());
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let config = RedisConfig { deadline: DEADLINE, ..(**config).clone() };
+        let redis = {
+            let _entered = runtime.enter();
+            Redis::open(&config, CancellationToken::new())?
+        };
+        Ok(Self { redis, runtime, policy: loaded.policy, read: None })
+    }
+
+    pub(super) fn find(&mut self, id: KeyId) -> anyhow::Result<Option<KeySpec>> {
+        let text = self.runtime.block_on(self.redis.key(&id)).map_err(|error| self.down(error))?;
+        let Some(text) = text else { return Ok(None) };
+        let record = KeyRecord::from_stored(id, &text).map_err(|error| {
+            anyhow!("the key `{id}` is refused: {error}; `tollgate keys revoke` removes it")
+        })?;
+        self.read = Some((id, text));
+        Ok(Some(KeySpec::from(&record)))
+    }
+
+    pub(super) fn add(&self, record: &KeySpec) -> anyhow::Result<()> {
+        let max = self.policy.api_keys.as_ref().and_then(|keys| keys.redis).map(|keys| keys.max);
+        let listed = self.runtime.block_on(self.redis.list_keys(0, 0));
+        let total = listed.map_err(|error| self.down(error))?.total;
+        if max.is_some_and(|max| usize::try_from(total).is_ok_and(|total| total >= max)) {
+            bail!(
+                "Redis has {total} keys, as many as `api_keys.replicate.max`: one more would be \
+                 refused; raise it, or revoke keys"
+            );
+        }
+        self.write(record, None)
+    }
+
+    pub(super) fn replace(&self, record: &KeySpec) -> anyhow::Result<()> {
+        let read = self.read.as_ref().filter(|(id, _)| *id == record.id);
+        self.write(record, Some(read.map_or("", |(_, text)| text)))
+    }
+
+    fn write(&self, spec: &KeySpec, replaces: Option<&str>) -> anyhow::Result<()> {
+        let record = self.compiled(spec)?;
+        let text = record.to_stored()?;
+        let written = self.runtime.block_on(self.redis.write_key(&record, &text, replaces));
+        match written.map_err(|error| self.down(error))? {
+            KeyWrite::Written => Ok(()),
+            KeyWrite::Exists => bail!("there is a key `{}` already", spec.id),
+            KeyWrite::Changed => {
+                bail!("the key `{}` was changed or revoked meanwhile; repeat the command", spec.id)
+            }
+            KeyWrite::SameDigest(Some(other)) => bail!("the key `{other}` has this digest"),
+            KeyWrite::SameDigest(None) => bail!("another key has this digest"),
+        }
+    }
+
+    /// Checks a record against the configuration.
+    fn compiled(&self, spec: &KeySpec) -> anyhow::Result<KeyRecord> {
+        let keys = self.policy.api_keys.as_ref();
+        let lifetimes = keys.map(|keys| keys.lifetimes).unwrap_or_default();
+        let mut errors = Errors::default();
+        let record = spec.compile(&lifetimes, &Place::root(), &mut errors);
+        let Some(record) = record else {
+            let errors = errors.without_lines();
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            bail!("{}", errors.join("; "));
+        };
+        let names = PolicyNames {
+            has_limit: &|name| self.policy.has_limit(name),
+            has_tier: &|tier| self.policy.has_key_tier(tier),
+        };
+        if let Some(limit) = names.unknown_limit(&record) {
+            bail!("the configuration has no limit `{limit}`, and the key would be refused");
+        }
+        if let Some(tier) = names.unknown_tier(&record) {
+            bail!("no limit has an override for the tier `{tier}`, and the key would be refused");
+        }
+        Ok(record)
+    }
+
+    pub(super) fn remove(&self, id: KeyId) -> anyhow::Result<bool> {
+        self.runtime.block_on(self.redis.remove_key(&id)).map_err(|error| self.down(error))
+    }
+
+    /// Lists at most `limit` keys after the first `cursor`, by the moment of their creation.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub(super) fn list(&self, cursor: usize, limit: usize) -> anyhow::Result<KeyList> {
+        let (mut keys, mut total) = (Vec::new(), 0);
+        let mut at = cursor;
+        while keys.len() < limit {
+            let page = self.redis.list_keys(at, PAGE.min(limit - keys.len()));
+            let page = self.runtime.block_on(page).map_err(|error| self.down(error))?;
+            total = usize::try_from(page.total).unwrap_or(usize::MAX);
+            if page.keys.is_empty() {
+                break;
+            }
+            at += page.keys.len();
+            keys.extend(page.keys.into_iter().map(listed));
+        }
+        Ok(KeyList { keys, next: Some(at).filter(|at| *at < total) })
+    }
+
+    fn down(&self, outage: Outage) -> anyhow::Error {
+        let error = self.redis.status().last_error.unwrap_or_default();
+        anyhow!("Redis does not answer ({}): {error}", outage.label())
+    }
+}
+
+fn listed(key: StoredKey) -> ListedKey {
+    let id = String::from_utf8_lossy(&key.id).into_owned();
+    let read = || {
+        let parsed: KeyId = id.parse().map_err(|error| format!("{error}"))?;
+        let text = key.text.as_deref().ok_or("there is no record, or it is no text")?;
+        KeyRecord::from_stored(parsed, text).map_err(|error| error.to_string())
+    };
+    match read() {
+        Ok(record) => ListedKey::Record(Box::new(KeySpec::from(&record))),
+        Err(error) => ListedKey::Broken(id, error),
+    }
+}
