@@ -3,7 +3,9 @@
 //! each check, bare; and the store, which gathers them. A closed loop on one thread; redis-server
 //! runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs on
 //! the machine do not count. Then what a million revocations cost: memory, and the time of a check
-//! that they do not revoke.
+//! that they do not revoke. Then what a million API keys cost: the time of their first reading,
+//! memory, and the time of a verification and of a change. `ONLY=keys` leaves out the rest, `KEYS` is
+//! the number of keys.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,6 +35,12 @@ use tollgate::store::{
 };
 use tollgate_core::{
     admission::AdmitRequest,
+    config::{Errors, Path},
+    credential::api_key::{
+        ApiKey, ApiKeysConfig, GeneratedKey, KeyContext, KeyRecord, KeySecret, PolicyNames,
+        ReplicateKeysConfig, verify,
+    },
+    identity::{Holder, KeyId},
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -50,10 +58,14 @@ fn main() {
         std::env::var(name).map_or(default, |text| text.parse().unwrap())
     };
     let (rounds, seconds) = (number("ROUNDS", 5), number("SECONDS", 1));
+    let only_keys = std::env::var("ONLY").is_ok_and(|only| only == "keys");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(directory.path());
     runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+        if only_keys {
+            return api_keys(&server, rounds, number("KEYS", 1_000_000)).await;
+        }
         let bench = Rc::new(Bench::new(&server).await);
         println!("in flight | contestant | checks/s | CPU here, us | CPU of Redis, us   (median, least-most of {rounds} rounds)");
         for in_flight in IN_FLIGHT {
@@ -84,6 +96,7 @@ fn main() {
         }
         drop(bench);
         millions(&server, rounds).await;
+        api_keys(&server, rounds, number("KEYS", 1_000_000)).await;
     }));
     let _ = server.0.kill();
     let _ = server.0.wait();
@@ -247,6 +260,100 @@ async fn millions(server: &Server, rounds: u64) {
         }
         let [ten, million] = times.map(|times| shown(times.into_iter(), 0));
         println!("{name}: ns for a check beside ten revocations {ten}, beside a million {million}");
+    }
+}
+
+/// Ten API keys beside many, in the copy of Redis'. Both copies have the keys that are verified.
+async fn api_keys(server: &Server, rounds: u64, many: u64) {
+    const VERIFIED: u16 = 2000;
+    let keys: Vec<GeneratedKey> = (0..VERIFIED)
+        .map(|n| {
+            let mut id = [7; 16];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            GeneratedKey::new(&id, &[9; 32])
+        })
+        .collect();
+    let config: ApiKeysConfig = serde_json::from_str(r#"{ "redis": true }"#).unwrap();
+    let config = config.compile(&Path::root(), &mut Errors::default());
+    let created = Timestamp::from_secs(requests::NOW);
+    let mut tables = Vec::new();
+    for (db, count) in [(3, 10), (4, many)] {
+        let url = format!("{}?db={db}", server.1);
+        load_keys(&url, count);
+        let (before, started) = (resident(), Instant::now());
+        let store = StoreConfig::Redis(Box::new(RedisConfig::at(url.parse().unwrap())));
+        let opened = open(&store, CancellationToken::new()).unwrap();
+        let bounds = ReplicateKeysConfig { max: 10_000_000, max_staleness: Span::from_secs(60) };
+        let copy = opened.copy_keys(bounds, Duration::from_secs(3600), CancellationToken::new());
+        let copy = copy.unwrap();
+        let mut changes = copy.changes();
+        while copy.table().is_none() {
+            changes.changed().await.unwrap();
+        }
+        let status = copy.status();
+        let grown = (resident() - before) / 1e6;
+        println!("{} API keys copied in {:?}: {grown:.1} MB", status.keys, started.elapsed());
+        assert_eq!((status.broken, status.beyond), (0, 0));
+        let mut table = (*copy.table().unwrap()).clone();
+        let began = Instant::now();
+        for key in &keys {
+            let secret = KeySecret { digest: key.digest(), issued: created, weak: false };
+            let mut changed = table.clone();
+            changed.insert(api_key(key.id(), secret, created)).unwrap();
+            table = changed;
+        }
+        println!("{count} API keys: {:?} for a change", began.elapsed() / u32::from(VERIFIED));
+        tables.push([Some(Arc::new(table))]);
+    }
+    let names = PolicyNames { has_limit: &|_| true, has_tier: &|_| true };
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..rounds.max(5) {
+        for (tables, times) in tables.iter().zip(&mut times) {
+            let context = KeyContext { tables, keys: &config, names, denylists: &[] };
+            let before = on_core("/proc/thread-self/schedstat");
+            for key in keys.iter().cycle().take(20 * usize::from(VERIFIED)) {
+                let key = ApiKey::read(key.expose().as_bytes()).unwrap();
+                assert!(verify(key, context, created).is_ok());
+            }
+            let spent = (on_core("/proc/thread-self/schedstat") - before) * 1000.0;
+            times.push(spent / f64::from(20 * u32::from(VERIFIED)));
+        }
+    }
+    let [ten, all] = times.map(|times| shown(times.into_iter(), 0));
+    println!("ns for a verification beside ten API keys {ten}, beside {many} {all}");
+}
+
+fn api_key(id: KeyId, current: KeySecret, created: Timestamp) -> KeyRecord {
+    KeyRecord {
+        id,
+        current,
+        previous: None,
+        subject: "ci".into(),
+        holder: Holder::Client,
+        tenant: None,
+        owner: None,
+        scopes: Box::new(["infer:text".to_owned()]),
+        models: None,
+        tier: None,
+        limits: Box::default(),
+        networks: None,
+        labels: std::collections::BTreeMap::default(),
+        created,
+        expires: Timestamp::from_secs(created.secs() + 86_400),
+    }
+}
+
+/// API keys as `write_key.lua` leaves them.
+fn load_keys(url: &str, count: u64) {
+    let script = redis::Script::new(
+        "for n = ARGV[1], ARGV[2] - 1 do local h = redis.sha1hex(n) local id = string.sub(h, 1, 12) \
+         redis.call('SET', '{tollgate}:key:' .. id, '{\"id\":\"' .. id .. '\",\"digest\":\"sha256:' .. h .. string.sub(redis.sha1hex(h), 1, 24) .. \
+         '\",\"subject\":\"service-' .. n .. '\",\"tenant\":\"t' .. n % 50 .. '\",\"scopes\":[\"infer:text\"],\"created\":\"2026-11-29T00:00:00Z\",' .. \
+         '\"expires\":\"2027-02-27T00:00:00Z\"}') redis.call('ZADD', '{tollgate}:keys', 1795910400, id) end",
+    );
+    let mut client = redis::Client::open(url).unwrap().get_connection().unwrap();
+    for from in (0..count).step_by(10_000) {
+        let _: () = script.arg(from).arg(count.min(from + 10_000)).invoke(&mut client).unwrap();
     }
 }
 

@@ -165,3 +165,41 @@ async fn keys_of_redis_are_not_known_before_they_are_read_and_the_file_wins() {
     assert_eq!(decide(&late, "/allow", Some(redis_key.expose())).await, "not_ready");
     assert_eq!(decide(&late, "/allow", Some(file_key.expose())).await, "allow");
 }
+
+#[tokio::test]
+async fn a_reload_adds_and_removes_the_keys_of_redis() {
+    let server = redis_server::start(&[]);
+    let redis = redis_server::open(&server.unix());
+    let (one, two) = (made(1), made(2));
+    create(&redis, &record(&one)).await;
+    let with = POLICY.replace("URL", &server.unix());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.yaml");
+    std::fs::write(&path, "keys: []").unwrap();
+    let file = format!("api_keys: {{ file: '{}' }}", path.display());
+    let without =
+        with.replace("api_keys: { redis: true, replicate: { max_staleness: 1s } }", &file);
+    let load = |text: &str| config::compile(text, &|_| None).unwrap();
+    let engine = Engine::start(load(&without), Arc::new(observe::now)).unwrap();
+    let answer = async |key: &str| decide(&engine, "/deny", Some(key)).await;
+    assert_eq!(answer(one.expose()).await, "invalid_api_key");
+    for _ in 0..2 {
+        engine.reload(load(&with)).await.unwrap();
+        until("the keys of Redis are there", async || answer(one.expose()).await == "allow").await;
+        create(&redis, &record(&two)).await;
+        until("the copy is followed", async || answer(two.expose()).await == "allow").await;
+        redis.remove_key(&two.id()).await.unwrap();
+        until("the copy is followed", async || answer(two.expose()).await == "invalid_api_key")
+            .await;
+        // Another policy with the same source keeps the copy, and goes on following it.
+        let changed = with.replace("100000/1s", "200000/1s");
+        engine.reload(load(&changed)).await.unwrap();
+        assert_eq!(answer(one.expose()).await, "allow");
+        create(&redis, &record(&two)).await;
+        until("the copy is followed", async || answer(two.expose()).await == "allow").await;
+        redis.remove_key(&two.id()).await.unwrap();
+        engine.reload(load(&without)).await.unwrap();
+        assert_eq!(answer(one.expose()).await, "invalid_api_key");
+        assert!(engine.status().api_keys.is_none());
+    }
+}
