@@ -52,15 +52,20 @@ impl CheckConfig {
     /// A file that cannot be read.
     pub fn run(self, out: &mut dyn Write, paint: Paint) -> anyhow::Result<ExitCode> {
         let ConfigText { path, text } = config_file::read(self.config.path())?;
-        let (mut errors, mut warnings, notes) = match config::compile_with_notes(&path, &text) {
+        let checked = config::compile_with_notes(&path, &text);
+        let mut path = path.display().to_string();
+        let (mut errors, mut warnings, notes) = match checked {
             Ok((_, notes)) => (Vec::new(), notes.unreadable, notes.proxy),
-            Err(LoadError::Invalid { errors, .. }) => (errors, Vec::new(), Vec::new()),
+            // Of this file, or of the file of API keys that it names.
+            Err(LoadError::Invalid { errors, path: of }) => {
+                path = of;
+                (errors, Vec::new(), Vec::new())
+            }
             Err(error @ LoadError::Read(_)) => return Err(error.into()),
         };
         if self.require_files {
             errors.append(&mut warnings);
         }
-        let path = path.display().to_string();
         match self.output {
             Output::Text => {
                 for (label, error) in errors
@@ -161,6 +166,39 @@ issuers:
         let (printed, _) = run(text, true, Output::Json);
         let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(report["notes"].as_array().unwrap().len(), 3, "{printed}");
+    }
+
+    #[test]
+    fn api_keys_need_headers_that_the_proxy_copies() {
+        let file = |dialect: &str| {
+            format!(
+                "listen: {{ http: [{{ address: \"127.0.0.1:0\", dialect: {dialect} }}] }}
+api_keys: {{ file: /no/keys.yaml }}
+routes: [{{ match: {{ methods: [GET], paths: [/a] }}, scopes: [] }}]
+"
+            )
+        };
+        let note = "note: api_keys.header: the proxies of `listen.http` have to copy";
+        for (dialect, noted) in [("nginx", true), ("traefik", true), ("envoy_http", false)] {
+            let (printed, code) = run(&file(dialect), false, Output::Text);
+            assert_eq!((code, printed.contains(note)), (ExitCode::SUCCESS, noted), "{printed}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_file_of_keys_is_an_error_with_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys.yaml");
+        std::fs::write(&keys, "keys:\n- { id: broken }\n").unwrap();
+        let text = format!(
+            "api_keys: {{ file: {} }}
+routes: [{{ match: {{ methods: [GET], paths: [/a] }}, scopes: [] }}]
+",
+            keys.display()
+        );
+        let (printed, code) = run(&text, false, Output::Text);
+        assert_eq!(code, ExitCode::from(1), "{printed}");
+        assert!(printed.contains("keys.yaml:2: keys[0].id: `broken` is not the id"), "{printed}");
     }
 
     #[test]

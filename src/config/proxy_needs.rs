@@ -10,11 +10,13 @@ use tollgate_core::{
 };
 
 use super::File;
+use crate::adapter::forward_auth::ForwardAuthConfig;
 
 /// Returns one note for each key that needs something of the proxy.
 pub(super) fn of(file: &File) -> Errors {
     let mut notes = Errors::default();
     let rewriting = file.server.listen.http.iter().all(|http| http.dialect.rewrites_protocols());
+    key_headers(file, &mut notes);
     for (index, entry) in file.policy.routes.iter().enumerate() {
         let path = Path::root().key("routes").index(index);
         match entry {
@@ -40,6 +42,17 @@ pub(super) fn of(file: &File) -> Errors {
         }
     }
     notes
+}
+
+/// A note where API keys come through a proxy that removes only the headers that it copies.
+fn key_headers(file: &File, notes: &mut Errors) {
+    let copies = |http: &ForwardAuthConfig| !http.dialect.removes_listed_headers();
+    if file.policy.api_keys.is_some() && file.server.listen.http.iter().any(copies) {
+        notes.push(
+            &Path::root().key("api_keys").key("header"),
+            "the proxies of `listen.http` have to copy `X-Api-Key`, `Api-Key` and `X-Tollgate-Key-Id` from the answer, as the files in deploy/ do: otherwise keys reach the upstream (docs/api-keys.md, Sending a key)",
+        );
+    }
 }
 
 /// The paths of the WebSockets that an entry opens.

@@ -174,6 +174,11 @@ impl Dialect {
         self.spec().protocols
     }
 
+    /// Returns whether the proxy removes the headers that an answer lists.
+    pub fn removes_listed_headers(self) -> bool {
+        matches!(self.spec().absent, AbsentHeader::Listed(_))
+    }
+
     /// Returns whether the proxy can send bodies.
     pub(super) fn can_send_bodies(self) -> bool {
         self.spec().bodies != BodyForwarding::Never

@@ -1,3 +1,9 @@
+use tollgate_core::{
+    config::{Errors, Path as ConfigPath},
+    credential::api_key::{KeyLifetimes, KeySpec},
+    revocation::sha256,
+};
+
 use super::*;
 use crate::config::compile;
 
@@ -91,4 +97,45 @@ fn keys_are_counted_by_state_and_each_is_warned_of_once() {
     assert_eq!(file.count(now), expected);
     assert_eq!(file.warned.len(), 1);
     assert_eq!(file.count(now), expected);
+}
+
+/// The figures of docs/api-keys.md: `cargo test -p tollgate --lib million -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes a minute and several hundred MiB"]
+fn a_million_keys_are_held_and_changed_one_at_a_time() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let spec = |number: u32| {
+        let digest = tollgate_core::text::hex(&sha256(&number.to_be_bytes()));
+        let text = format!(
+            r#"{{ "id": "{number:012}", "digest": "sha256:{digest}", "subject": "service-{number}",
+                "tenant": "tenant-{}", "owner": "team-{}", "scopes": ["infer:text", "models:read"],
+                "created": "2026-11-29T00:00:00Z" }}"#,
+            number % 1000,
+            number % 300
+        );
+        let spec: KeySpec = serde_json::from_str(&text).unwrap();
+        let mut errors = Errors::default();
+        spec.compile(&KeyLifetimes::default(), &ConfigPath::root(), &mut errors).unwrap()
+    };
+    let before = resident();
+    let begun = Instant::now();
+    let mut table = KeyTable::new();
+    for number in 0..1_000_000 {
+        table.insert(spec(number)).unwrap();
+    }
+    let (made, grown) = (begun.elapsed(), resident() - before);
+    let in_force = table.clone();
+    let begun = Instant::now();
+    for number in 0..1000 {
+        let mut next = table.clone();
+        next.insert(spec(number * 997)).unwrap();
+        table = next;
+    }
+    let changed = begun.elapsed() / 1000;
+    assert_eq!((table.len(), in_force.len()), (1_000_000, 1_000_000));
+    println!("{} bytes a key, made in {made:?}, {changed:?} a change", grown / 1_000_000);
+    assert!(grown < 700 << 20, "{grown} bytes");
 }

@@ -140,7 +140,7 @@ mod tests {
             text[at] = b'.';
             assert_eq!(read(&text), Format::Malformed, "{at}");
         }
-        assert_eq!(read(KEY[..LENGTH - 1].as_bytes()), Format::Malformed);
+        assert_eq!(read(&KEY.as_bytes()[..LENGTH - 1]), Format::Malformed);
         assert_eq!(read(format!("{KEY}A").as_bytes()), Format::Malformed);
         assert_eq!(read(b"tgk_"), Format::Malformed);
         for foreign in ["", "sk-1234", "TGK_7Jk2mN4pQ8rT"] {
