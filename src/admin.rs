@@ -1,4 +1,4 @@
-//! The admin API on `listen.admin`: adds, removes and lists revocations and [`bans`].
+//! The admin API on `listen.admin`: revocations, [`bans`] and [`keys`].
 //!
 //! `POST /v1/revocations` revokes, `DELETE /v1/revocations` removes a revocation, and
 //! `GET /v1/revocations?limit=&cursor=` lists. The target is named in a JSON body, for DELETE as
@@ -10,6 +10,7 @@
 mod answer;
 mod auth;
 pub mod bans;
+pub mod keys;
 mod record;
 pub mod request;
 pub mod store;
@@ -24,12 +25,15 @@ use http::{
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
-use tollgate_core::{admission::Outage, revocation::Target, secret::Secret, time::Span};
+use tollgate_core::{
+    admission::Outage, policy::Policy, revocation::Target, secret::Secret, time::Span,
+};
 
 pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
     answer::{Refusal, ok},
     bans::Bans,
+    keys::{KeyAdmin, KeyRecords},
     record::AdminRecord,
 };
 use crate::{
@@ -91,6 +95,7 @@ pub struct Admin<R> {
     longest_life: Box<dyn Fn() -> Span + Send + Sync>,
     /// The issuers of the policy in force; `None` where they are not known.
     issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
+    keys: Option<KeyAdmin>,
     audit: Arc<Audit>,
 }
 
@@ -117,6 +122,7 @@ impl<R: Revocations + Bans> Admin<R> {
             token: Box::new(token),
             longest_life: Box::new(longest_life),
             issuers: Box::new(|| None),
+            keys: None,
             audit,
         }
     }
@@ -126,6 +132,17 @@ impl<R: Revocations + Bans> Admin<R> {
     #[must_use]
     pub fn with_issuers(self, issuers: impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static) -> Self {
         Self { issuers: Box::new(move || Some(issuers())), ..self }
+    }
+
+    /// Adds the API keys of `records`, which are managed while the policy in force uses Redis as a
+    /// source of keys. `policy` returns that policy.
+    #[must_use]
+    pub fn with_keys(
+        self,
+        records: Option<Arc<dyn KeyRecords>>,
+        policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
+    ) -> Self {
+        Self { keys: Some(KeyAdmin::new(records, policy)), ..self }
     }
 }
 
@@ -177,9 +194,14 @@ where
     match request.uri().path() {
         PATH => revocations(admin, request, record).await,
         bans::PATH | bans::CHECK_PATH => bans::call(admin, request, record).await,
+        path if keys::is_below(path) => keys::call(admin, request, record).await,
         _ => {
-            let paths =
-                format!("the paths are `{PATH}`, `{}` and `{}`", bans::PATH, bans::CHECK_PATH);
+            let paths = format!(
+                "the paths are `{PATH}`, `{}`, `{}` and `{}`",
+                bans::PATH,
+                bans::CHECK_PATH,
+                keys::PATH
+            );
             Err(Refusal::new(404, "not_found", paths))
         }
     }

@@ -19,7 +19,7 @@ use tollgate_core::secret::Secret;
 use self::servers::{AdminToken, Servers};
 use crate::{
     adapter::{forward_auth::ForwardAuth, in_flight::InFlight},
-    admin::{self, Admin, store::StoreRevocations},
+    admin::{self, Admin, keys::KeyRecords, store::StoreRevocations},
     config::{AdminListenConfig, Loaded},
     engine::{Engine, check::Clock, watch::Watch},
     health::{self, Health},
@@ -214,7 +214,9 @@ async fn serve_admin(
     let revocations = StoreRevocations(Arc::clone(engine.store()));
     let audit = Arc::clone(engine.observer().audit());
     let admin = Admin::new(revocations, move || token.get(), engine.longest_life(), audit);
-    let handlers = Arc::new(admin.with_issuers(engine.issuers()));
+    let records = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn KeyRecords>);
+    let admin = admin.with_issuers(engine.issuers()).with_keys(records, engine.policy());
+    let handlers = Arc::new(admin);
     let handler = move |request: http::Request<_>| {
         let handlers = Arc::clone(&handlers);
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);

@@ -268,6 +268,17 @@ impl Engine {
         }
     }
 
+    /// Returns a function that returns the policy in force.
+    pub fn policy(&self) -> impl Fn() -> Arc<Policy> + Send + Sync + 'static {
+        let live = Arc::clone(&self.live);
+        move || Arc::clone(&live.load().snapshot.policy)
+    }
+
+    /// The Redis of the store, which has records of API keys; `None` where the store is in memory.
+    pub fn redis(&self) -> Option<&Arc<store::Redis>> {
+        self.store.redis()
+    }
+
     /// The store of limits and revocations.
     pub fn store(&self) -> &Arc<dyn store::Store> {
         &self.store.store

@@ -171,6 +171,11 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Returns the store if it is a Redis, which has records of API keys.
+    pub fn redis(&self) -> Option<&Arc<Redis>> {
+        self.redis.as_ref()
+    }
+
     /// Starts to copy the API keys of the store, until the copy is dropped or `stop`; `None` in
     /// memory, where there are none. Without an answer of Redis for `max_stale` the copy is emptied.
     pub fn copy_keys(

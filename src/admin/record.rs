@@ -7,6 +7,8 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use tollgate_core::{
     ban,
+    credential::api_key::KeyRecord,
+    identity::KeyId,
     revocation::{Target, sha256},
     text::hex,
     time::Timestamp,
@@ -38,6 +40,7 @@ pub(super) struct AdminRecord<'a> {
     revocation: Option<Revocation>,
     ban: Option<BanQuery>,
     banned: Option<NewBan>,
+    key: Option<(KeyId, Option<KeyRecord>)>,
     code: Option<&'static str>,
     status: Option<StatusCode>,
 }
@@ -59,6 +62,8 @@ struct AdminLine<'a> {
     revocation: Option<RevocationLine<'a>>,
     #[serde(flatten)]
     ban: Option<BanLine<'a>>,
+    #[serde(flatten)]
+    key: Option<KeyLine<'a>>,
     result: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -85,6 +90,23 @@ struct BanLine<'a> {
     /// The reason. `reason` is a code in other lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize)]
+struct KeyLine<'a> {
+    key_id: String,
+    #[serde(flatten)]
+    terms: Option<KeyTermsLine<'a>>,
+}
+
+/// What a key is for; its digests are not part of it.
+#[derive(Serialize)]
+struct KeyTermsLine<'a> {
+    sub: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Cow<'a, str>>,
+    scopes: String,
+    exp: u64,
 }
 
 #[derive(Serialize)]
@@ -118,6 +140,7 @@ impl<'a> AdminRecord<'a> {
             revocation: None,
             ban: None,
             banned: None,
+            key: None,
             code: None,
             status: None,
         }
@@ -148,6 +171,14 @@ impl<'a> AdminRecord<'a> {
     pub(super) fn banning(&mut self, ban: &NewBan) {
         self.finding(&BanQuery::Target(ban.target().clone()));
         self.banned = Some(ban.clone());
+    }
+
+    pub(super) fn of_key(&mut self, id: KeyId) {
+        self.key = Some((id, None));
+    }
+
+    pub(super) fn of_record(&mut self, record: &KeyRecord) {
+        self.key = Some((record.id, Some(record.clone())));
     }
 
     pub(super) fn refused(&mut self, code: &'static str) {
@@ -208,6 +239,19 @@ impl<'a> TargetLine<'a> {
     }
 }
 
+impl<'a> KeyLine<'a> {
+    fn new(id: KeyId, record: Option<&'a KeyRecord>) -> Self {
+        let text = |text: &'a str| truncated(text.as_bytes(), TEXT);
+        let terms = record.map(|record| KeyTermsLine {
+            sub: text(&record.subject),
+            tenant: record.tenant.as_deref().map(text),
+            scopes: truncated(record.scopes.join(" ").as_bytes(), TEXT).into_owned(),
+            exp: record.expires.secs(),
+        });
+        Self { key_id: id.to_string(), terms }
+    }
+}
+
 impl Drop for AdminRecord<'_> {
     fn drop(&mut self) {
         let line = AdminLine {
@@ -229,6 +273,7 @@ impl Drop for AdminRecord<'_> {
                 until: ban.until().map(Rfc3339),
                 note: ban.reason().map(|reason| truncated(reason.as_bytes(), TEXT)),
             }),
+            key: self.key.as_ref().map(|(id, record)| KeyLine::new(*id, record.as_ref())),
             result: self.result(),
             status: self.status.map(|status| status.as_u16()),
             microseconds: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),

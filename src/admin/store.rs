@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use tollgate_core::{admission::Outage, ban, revocation::Target};
+use futures_util::future::BoxFuture;
+use tollgate_core::{
+    admission::Outage, ban, credential::api_key::KeyRecord, identity::KeyId, revocation::Target,
+};
 
-use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans};
-use crate::store::{BanQuery, Entry, NewBan, PAGE_MAX, Page, Revocation, Store};
+use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans, keys::KeyRecords};
+use crate::store::{
+    BanQuery, Entry, KeyPage, KeyWrite, NewBan, PAGE_MAX, Page, Redis, Revocation, Store,
+};
 
 /// A store whose revocations and bans can be changed.
 #[derive(Clone)]
@@ -56,6 +61,29 @@ impl Bans for StoreRevocations {
 
     async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
         Ok(self.0.bans_of(query).await?)
+    }
+}
+
+impl KeyRecords for Redis {
+    fn read<'a>(&'a self, id: &'a KeyId) -> BoxFuture<'a, Result<Option<String>, Outage>> {
+        Box::pin(self.key(id))
+    }
+
+    fn write<'a>(
+        &'a self,
+        record: &'a KeyRecord,
+        text: &'a str,
+        replaces: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeyWrite, Outage>> {
+        Box::pin(self.write_key(record, text, replaces))
+    }
+
+    fn remove<'a>(&'a self, id: &'a KeyId) -> BoxFuture<'a, Result<bool, Outage>> {
+        Box::pin(self.remove_key(id))
+    }
+
+    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<KeyPage, Outage>> {
+        Box::pin(self.list_keys(offset, limit))
     }
 }
 

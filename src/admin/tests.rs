@@ -121,6 +121,13 @@ impl Bench {
         Self { admin, kept, audit, written }
     }
 
+    /// A bench whose API has keys under `policy`.
+    pub(super) fn with_keys(records: Option<Arc<dyn KeyRecords>>, policy: Arc<Policy>) -> Self {
+        let mut bench = Self::new(Kept::default());
+        bench.admin.keys = Some(KeyAdmin::new(records, move || Arc::clone(&policy)));
+        bench
+    }
+
     pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, json, _) = self
             .raw(
@@ -152,6 +159,11 @@ impl Bench {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap(), headers)
+    }
+
+    /// All audit lines, after [`lines`](Self::lines).
+    pub(super) fn text(&self) -> String {
+        self.written.text()
     }
 
     pub(super) fn lines(&self) -> Vec<Value> {

@@ -16,6 +16,7 @@ use crate::rig::{
     issuer::Issuer,
     part,
     process::Process,
+    redis::Redis,
     replace_once,
     tollgate::Tollgate,
     until, within,
@@ -27,7 +28,10 @@ fn lines() -> (Rig, Vec<Value>) {
         replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
     let dir = tempfile::tempdir().unwrap();
     let (key, file) = api_key_file(dir.path());
-    let rig = Rig::start(&format!("{policy}api_keys: {{ file: \"{}\" }}\n", file.display()));
+    let redis = Redis::start(dir.path());
+    let store = redis.store().replace("${DIR}", &dir.path().display().to_string());
+    let sources = format!("api_keys: {{ file: \"{}\", redis: true }}\n{store}", file.display());
+    let rig = Rig::start(&format!("{policy}{sources}"));
     assert_eq!(rig.chat(&key).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({ "scope": "other" }))).status, 403);
@@ -43,16 +47,17 @@ fn lines() -> (Rig, Vec<Value>) {
         let reply = rig.tollgate.admin(Request::post("/v1/revocations", body.to_string()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let banned = [
+    let others = [
         ("/v1/bans", json!({ "network": "192.0.2.0/24", "for": "1h", "reason": "scraper" })),
         ("/v1/bans", json!({ "key": "7Jk2mN4pQ8rT", "for": "1h" })),
         ("/v1/bans/check", json!({ "address": "192.0.2.1" })),
+        ("/v1/keys", json!({ "subject": "bot", "tenant": "acme", "scopes": ["infer:text"] })),
     ];
-    for (path, body) in &banned {
+    for (path, body) in &others {
         let reply = rig.tollgate.admin(Request::post(path, body.to_string()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let all = 3 + revoked.len() + banned.len();
+    let all = 3 + revoked.len() + others.len();
     let lines =
         until("all lines", || Some(rig.tollgate.audit()).filter(|lines| lines.len() == all));
     (rig, lines)

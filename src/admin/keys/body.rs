@@ -1,0 +1,217 @@
+//! The bodies and queries of calls about API keys, read strictly.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+};
+use tollgate_core::{
+    config::{Errors, Path},
+    credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeyRecord, KeySpec},
+    identity::KeyId,
+    network::Networks,
+    policy::Policy,
+    text::is_identifier,
+    time::{Rate, Span, Timestamp, rfc3339::Rfc3339},
+};
+
+use super::super::{answer::Refusal, request};
+
+/// The longest grace of a rotation.
+const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);
+
+/// The terms of a key that is to be created or imported.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Terms {
+    /// The digest of an imported key.
+    pub(super) digest: Option<KeyDigest>,
+    subject: String,
+    #[serde(default)]
+    holder: HolderSpec,
+    tenant: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    models: Option<Vec<String>>,
+    tier: Option<String>,
+    #[serde(default, deserialize_with = "unique")]
+    limits: BTreeMap<String, Rate>,
+    networks: Option<Networks>,
+    #[serde(default, deserialize_with = "unique")]
+    labels: BTreeMap<String, String>,
+    expires_in: Option<Span>,
+}
+
+/// The members of a rotation.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    grace: Option<Span>,
+    expires_in: Option<Span>,
+}
+
+/// The query of a list.
+pub(super) struct ListQuery {
+    pub(super) offset: usize,
+    pub(super) limit: usize,
+    pub(super) tenant: Option<String>,
+}
+
+/// Reads a body. The error names the place in the body.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
+}
+
+impl Terms {
+    /// Returns the record of a key that is issued at `now`.
+    pub(super) fn record(
+        self,
+        id: KeyId,
+        digest: KeyDigest,
+        now: Timestamp,
+        lifetimes: &KeyLifetimes,
+    ) -> Result<KeyRecord, Refusal> {
+        let expires = end(now, self.expires_in, lifetimes)?;
+        let spec = KeySpec {
+            id,
+            digest,
+            weak: self.digest.is_some(),
+            subject: self.subject,
+            holder: self.holder,
+            tenant: self.tenant,
+            owner: self.owner,
+            scopes: self.scopes,
+            models: self.models,
+            tier: self.tier,
+            limits: self.limits,
+            networks: self.networks,
+            labels: self.labels,
+            created: Rfc3339(now),
+            issued: None,
+            expires: Some(Rfc3339(expires)),
+            previous: None,
+        };
+        let mut errors = Errors::default();
+        spec.compile(lifetimes, &Path::root(), &mut errors).ok_or_else(|| {
+            let errors = errors.without_lines();
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Refusal::invalid(texts.join("; "))
+        })
+    }
+}
+
+impl Rotation {
+    /// Returns the end of the grace of the secret before, and that of the new secret.
+    pub(super) fn ends(
+        &self,
+        now: Timestamp,
+        lifetimes: &KeyLifetimes,
+    ) -> Result<(Timestamp, Timestamp), Refusal> {
+        let grace = self.grace.unwrap_or(lifetimes.grace());
+        if grace > LONGEST_GRACE {
+            return Err(Refusal::invalid(format!("`grace` is at most {LONGEST_GRACE}")));
+        }
+        Ok((after(now, grace), end(now, self.expires_in, lifetimes)?))
+    }
+}
+
+/// Returns the end of a life that begins at `now`.
+fn end(now: Timestamp, life: Option<Span>, lifetimes: &KeyLifetimes) -> Result<Timestamp, Refusal> {
+    let Some(life) = life else { return Ok(lifetimes.default_end(now)) };
+    let max = lifetimes.max_life();
+    if life < request::MIN_TTL || life > max {
+        return Err(Refusal::invalid(format!(
+            "`expires_in` is between 1s and {max}, which is `api_keys.max_life`"
+        )));
+    }
+    Ok(after(now, life))
+}
+
+/// The whole second `span` after `now`.
+fn after(now: Timestamp, span: Span) -> Timestamp {
+    Timestamp::from_secs(now.secs().saturating_add(span.secs()))
+}
+
+/// Refuses a record with a limit or a tier that the policy does not have: its key would be refused.
+pub(super) fn check_names(record: &KeyRecord, policy: &Policy) -> Result<(), Refusal> {
+    let unknown = record.limits.iter().find(|(name, _)| !policy.has_limit(name));
+    if let Some((name, _)) = unknown {
+        return Err(Refusal::invalid(format!("the policy has no limit `{name}`")));
+    }
+    if let Some(tier) = record.tier.as_deref().filter(|tier| !policy.has_key_tier(tier)) {
+        return Err(Refusal::invalid(format!("no override of a limit selects the tier `{tier}`")));
+    }
+    Ok(())
+}
+
+/// Reads the query of a list: `limit`, `cursor` and `tenant`.
+pub(super) fn list_query(query: &str) -> Result<ListQuery, Refusal> {
+    let (mut tenant, mut rest) = (None, Vec::new());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("tenant", text)) if tenant.is_none() => {
+                let name = decoded(text).filter(|name| is_identifier(name));
+                tenant = Some(name.ok_or_else(|| {
+                    Refusal::invalid("`tenant` is no name of a tenant, percent-encoded")
+                })?);
+            }
+            Some(("limit" | "cursor", _)) => rest.push(pair),
+            _ => {
+                return Err(Refusal::invalid(
+                    "the query takes `limit`, `cursor` and `tenant`, once each",
+                ));
+            }
+        }
+    }
+    let (offset, limit) = request::page(&rest.join("&"))?;
+    Ok(ListQuery { offset, limit, tenant })
+}
+
+/// Decodes a value of a query. `None` for an escape that is none, and for text that is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let (high, low) = (digit()?, digit()?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// Reads a map in which no name is repeated.
+fn unique<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de>,
+{
+    struct Unique<V>(PhantomData<V>);
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
+        type Value = BTreeMap<String, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut values = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, V>()? {
+                if values.contains_key(&name) {
+                    return Err(A::Error::custom(format!("duplicate member `{name}`")));
+                }
+                values.insert(name, value);
+            }
+            Ok(values)
+        }
+    }
+    deserializer.deserialize_map(Unique(PhantomData))
+}
