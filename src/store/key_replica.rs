@@ -160,7 +160,7 @@ impl KeyReplica {
 
     /// Empties a copy that is too old. Returns whether it was in force.
     fn lapse(&self) -> bool {
-        if !self.age().is_some_and(|age| age > self.max_stale) {
+        if self.age().is_none_or(|age| age <= self.max_stale) {
             return false;
         }
         let lapsed = self.content().table.take().is_some();
@@ -237,7 +237,7 @@ impl Follower {
         loop {
             let Some(cursor) = &self.cursor else {
                 let max = replica.bounds().max;
-                let (cursor, records) = read_all(source, max, &mut self.records).await?;
+                let (cursor, records) = read_all(source, max, &self.records).await?;
                 self.records = records;
                 self.cursor = Some(cursor);
                 replica.publish(&self.records);
@@ -291,7 +291,7 @@ impl Follower {
 async fn read_all(
     source: &Redis,
     max: usize,
-    before: &mut Records,
+    before: &Records,
 ) -> Result<(Cursor, Records), Outage> {
     let cursor = source.newest_key_change().await?;
     let mut records = before.begin_again(max);

@@ -281,6 +281,24 @@ async fn of_too_many_keys_the_oldest_are_copied() {
 }
 
 #[tokio::test]
+async fn too_many_keys_of_which_the_oldest_are_broken_are_confirmed() {
+    let server = redis_server::start(&[]);
+    let redis = redis_server::open(&server.unix());
+    let mut client = server.client();
+    for number in [1, 2] {
+        let id = made(number).id();
+        let _: () = client.set(format!("{{tollgate}}:key:{id}"), "{").unwrap();
+        let _: () = client.zadd("{tollgate}:keys", id.as_str(), 1).unwrap();
+    }
+    for number in [3, 4] {
+        create(&redis, &record(&made(number))).await;
+    }
+    let copy = copy_of(&server.unix(), 3, HOUR);
+    copy.until_counts((1, 2, 1)).await;
+    until("it is confirmed", async || !copy.replica.is_stale(Duration::from_secs(1))).await;
+}
+
+#[tokio::test]
 async fn a_copy_ages_while_redis_is_gone_and_forgets_what_redis_lost() {
     let mut server = redis_server::start(&[]);
     let redis = redis_server::open(&server.unix());

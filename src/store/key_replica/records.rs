@@ -19,6 +19,8 @@ pub(super) struct Records {
     broken: BTreeSet<Vec<u8>>,
     /// The ids of records beyond `max`.
     beyond: HashSet<KeyId>,
+    /// Whether a record was removed since all were read, so that there is room for another.
+    has_room: bool,
     /// The ids of records whose faults were logged.
     logged: HashSet<Vec<u8>>,
 }
@@ -30,13 +32,14 @@ impl Records {
             max,
             broken: BTreeSet::new(),
             beyond: HashSet::new(),
+            has_room: false,
             logged: HashSet::new(),
         }
     }
 
     /// Returns empty records with a new bound. What was logged is not logged again.
-    pub(super) fn begin_again(&mut self, max: usize) -> Self {
-        Self { logged: std::mem::take(&mut self.logged), ..Self::new(max) }
+    pub(super) fn begin_again(&self, max: usize) -> Self {
+        Self { logged: self.logged.clone(), ..Self::new(max) }
     }
 
     pub(super) const fn max(&self) -> usize {
@@ -55,18 +58,17 @@ impl Records {
         self.beyond.len()
     }
 
-    /// Whether records were left out for which there is room now.
+    /// Whether records were left out for which there is room now. A record that is broken or missing
+    /// makes no room: to read all again would find the same.
     pub(super) fn has_room_for_more(&self) -> bool {
-        !self.beyond.is_empty() && self.table.len() < self.max
+        self.has_room && !self.beyond.is_empty()
     }
 
     /// Selects the ids whose records are copied, from all ids with the moments of their creation:
     /// the oldest, so that a key that works does not stop because of another one.
     pub(super) fn select(&mut self, mut ids: Vec<(u64, Vec<u8>)>) -> Vec<Vec<u8>> {
         ids.sort_unstable();
-        let mut seen = HashSet::with_capacity(ids.len());
-        ids.retain(|(_, id)| seen.insert(id.clone()));
-        drop(seen);
+        ids.dedup();
         let mut selected = Vec::with_capacity(ids.len().min(self.max));
         for (_, id) in ids {
             if selected.len() < self.max {
@@ -95,7 +97,7 @@ impl Records {
             return;
         };
         let Some(text) = text else {
-            self.table.remove(&key);
+            self.has_room |= self.table.remove(&key).is_some();
             self.beyond.remove(&key);
             self.broken.remove(id);
             return;
@@ -187,6 +189,24 @@ mod tests {
         let second = weak(2).replace(&format!("{:064x}", 2), &format!("{:064x}", 1));
         records.set(&id(2), Some(&second));
         assert_eq!(counts(&records), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_broken_record_and_a_missing_one_make_no_room() {
+        let mut records = Records::new(3);
+        let ids = (0..5).map(|number| (1, id(number))).collect();
+        for (number, id) in records.select(ids).iter().enumerate() {
+            let texts = [Some("{".to_owned()), None, Some(text(2))];
+            records.set(id, texts[number].as_deref());
+        }
+        assert_eq!(counts(&records), (1, 1, 2));
+        assert!(!records.has_room_for_more());
+        records.set(&id(2), Some("{"));
+        assert!(!records.has_room_for_more());
+        records.set(&id(2), Some(&text(2)));
+        records.set(&id(2), None);
+        assert!(records.has_room_for_more());
+        assert!(!records.begin_again(3).has_room_for_more());
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum KeyWrite {
     SameDigest(Option<KeyId>),
 }
 
+/// A page of the ids: the next cursor, and ids with the moments of their creation.
+type ScanPage = (u64, Vec<(Vec<u8>, f64)>);
+
 /// Some changes of keys, in order.
 #[derive(Debug)]
 pub(in crate::store) struct KeyChanges {
@@ -163,7 +166,7 @@ impl Redis {
                     let mut scan = pipe();
                     scan.cmd("GET").arg(FORMAT_KEY);
                     scan.cmd("ZSCAN").arg(API_KEYS).arg(from).arg("COUNT").arg(BATCH);
-                    let (format, page): (Option<String>, (u64, Vec<(Vec<u8>, f64)>)) =
+                    let (format, page): (Option<String>, ScanPage) =
                         scan.query_async(&mut connection).await?;
                     check_format(format)?;
                     Ok(page)
