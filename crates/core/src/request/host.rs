@@ -58,13 +58,17 @@ impl Host {
 
 /// Returns the length of the longest prefix of `text` that consists of labels separated by dots.
 fn name_length(text: &[u8]) -> usize {
-    let mut in_label = false;
-    let ends = |byte: &u8| {
-        let was = in_label;
-        in_label = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_');
-        !(in_label || (was && *byte == b'.'))
-    };
-    text.iter().position(ends).unwrap_or(text.len())
+    let is_label = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let mut length = 0;
+    loop {
+        let rest = text.get(length..).unwrap_or_default();
+        let label = rest.iter().take_while(|byte| is_label(byte)).count();
+        length += label;
+        if label == 0 || rest.get(label) != Some(&b'.') {
+            return length;
+        }
+        length += 1;
+    }
 }
 
 #[cfg(test)]
