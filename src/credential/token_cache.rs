@@ -3,8 +3,8 @@
 //! The cache is in front of [`authenticate::verify`] and of nothing else. Every rule of a route,
 //! the revocations and the limits apply on a hit as on a miss.
 //!
-//! - The key of an entry is a keyed hash of all bytes of the token (`TokenHasher`); the token
-//!   itself is not stored.
+//! - The key of an entry is a keyed hash of the kind and all bytes of the token (`TokenHasher`); the
+//!   token itself is not stored.
 //! - An entry is valid for one policy (each policy has its own cache), for the keys that verified
 //!   the token, and until the token expires.
 //! - Tokens that were rejected for good are stored for [`REJECTED_FOR`], in a cache of their own,
@@ -130,7 +130,10 @@ impl TokenHasher {
     }
 
     fn of(&self, credential: Credential<'_>) -> TokenHash {
-        self.0.clone().hash128(authenticate::cache_key(&credential))
+        let (kind, bytes) = authenticate::cache_key(&credential);
+        let [first, second] = self.0.clone().hash128(bytes);
+        // Hashes of one text under two kinds differ, and others are as random as they were.
+        [first ^ kind as u64, second]
     }
 }
 

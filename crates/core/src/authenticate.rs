@@ -142,15 +142,19 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
     }
 }
 
-/// The bytes that identify a credential in a cache of verified ones: two credentials with the same
-/// bytes have the same result. A cache keeps a keyed hash of them, never the bytes.
-pub fn cache_key<'a>(credential: &Credential<'a>) -> &'a [u8] {
-    match credential {
+/// What identifies a credential in a cache of verified ones: two credentials of the same kind with
+/// the same bytes have the same result. A cache keeps a keyed hash of them, never the bytes.
+///
+/// The same bytes may be credentials of two kinds: a token in the header of an API key, or an
+/// imported key that looks like a token.
+pub fn cache_key<'a>(credential: &Credential<'a>) -> (CredentialKind, &'a [u8]) {
+    let bytes = match credential {
         Credential::Jwt(token) => token.bytes(),
         Credential::ApiKey(key) => key.bytes(),
         #[cfg(test)]
         Credential::Test(key) => key.bytes(),
-    }
+    };
+    (credential.kind(), bytes)
 }
 
 /// Whether [`verify`] would accept the credential of a principal at `now` with the same result, as

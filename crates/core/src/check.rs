@@ -350,6 +350,10 @@ fn enter<'a>(
         evidence.refresh = rejection.refresh;
         *rejection.denial
     })?;
+    // A result of another kind would be one that the route does not accept.
+    if principal.kind() != credential.kind() {
+        return Err(Denial::new(Reason::Internal, "the result belongs to another credential"));
+    }
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());

@@ -6,15 +6,20 @@ use std::{
 use serde_json::json;
 use tollgate_core::{
     admission::AdmitResponse,
+    authenticate::extract,
     check::{CheckHooks, Prepared, prepare},
     config::Document,
-    credential::jwt::key_set::KeySet,
+    credential::{
+        api_key::{KeyDigest, KeyFile, KeyLifetimes},
+        jwt::key_set::KeySet,
+    },
     decision::Decision,
     denial::Reason,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     revocation::Target,
     secret::Secret,
+    time::rfc3339::Rfc3339,
 };
 use tollgate_testkit::{KeyPair, Token};
 
@@ -322,5 +327,50 @@ fn a_size_that_makes_no_sense_is_refused() {
         TokenCacheConfig { max: ByteSize(max) }
             .validate(&Path::root().key("token_cache"), &mut errors);
         assert_eq!(errors.is_empty(), good, "{max}");
+    }
+}
+
+/// The bytes of a token may be an imported key, too.
+#[test]
+fn the_same_bytes_of_another_kind_have_a_result_of_their_own() {
+    let (good, bad) = (token("ann"), signed(OTHER, "ann", NOW.secs() + 600));
+    let records = [&good, &bad].map(|key| {
+        let id = if *key == good { "aaaaaaaaaaaa" } else { "bbbbbbbbbbbb" };
+        let digest = KeyDigest::of(key.as_bytes());
+        let created = Rfc3339(NOW);
+        format!("{{ id: {id}, subject: ci, weak: true, created: '{created}', digest: '{digest}' }}")
+    });
+    let file = format!("keys: [{}]", records.join(", "));
+    let table = KeyFile::compile(&file, &KeyLifetimes::default(), None).unwrap();
+    let text = "
+issuers:
+  - { issuer: absent, audiences: any, algorithms: [HS256], secret: unused-here }
+api_keys: { file: keys.yaml }
+routes: [{ match: { paths: [/health] }, public: true }]
+";
+    let config: PolicyConfig = Document::parse(text, &|_| None).unwrap().read().unwrap();
+    let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+    let snapshot = Snapshot {
+        keys: vec![keys(SECRET)],
+        api_keys: vec![Some(Arc::new(table))],
+        ..Snapshot::without_keys(Arc::new(policy))
+    };
+    let result = |cache: &TokenCache, name: &str, value: &str| {
+        let mut headers = Headers::default();
+        headers.push(name, value.as_bytes());
+        let credential = extract(&headers, snapshot.policy.api_keys.as_ref()).unwrap();
+        let verified = cache.verify(&snapshot, credential, NOW);
+        verified.map(|principal| principal.kind().label()).map_err(|r| r.denial.reason)
+    };
+    for bytes in [&good, &bad] {
+        let bearer = format!("Bearer {bytes}");
+        let as_token = if *bytes == good { Ok("jwt") } else { Err(Reason::BadSignature) };
+        let rows = [("authorization", &bearer, as_token), ("x-api-key", bytes, Ok("api_key"))];
+        for order in [[0, 1, 0, 1], [1, 0, 1, 0]] {
+            let cache = cache();
+            for (name, value, expected) in order.map(|row| rows[row]) {
+                assert_eq!(result(&cache, name, value), expected, "{order:?} {name}");
+            }
+        }
     }
 }

@@ -70,7 +70,7 @@ fn another_kind_is_cached_and_rejected_like_a_token() {
     let mut headers = Headers::default();
     headers.push("x-test-key", b"bad");
     let credential = extract(&headers, None).unwrap();
-    assert_eq!(cache_key(&credential), b"bad");
+    assert_eq!(cache_key(&credential), (CredentialKind::Test, &b"bad"[..]));
     assert_eq!(format!("{credential:?}"), "[credential]");
     assert!(is_settled(&snapshot, &verify(&snapshot, credential, NOW).unwrap_err()));
     let mut headers = Headers::default();
