@@ -311,7 +311,7 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", format!(r#"{{"token_sha256":"{}"}}"#, "+f".repeat(32)), "is not 64 hex digits"),
         ("POST", format!(r#"{{"token_sha256":"{}"}}"#, "é".repeat(32)), "is not 64 hex digits"),
         ("POST", r#"{"tenant":"a","ttl":"0s"}"#.into(), "`ttl` must be 1s or more"),
-        ("POST", r#"{"tenant":"a","ttl":"3651d"}"#.into(), "`ttl` must be 1ms to 3650d"),
+        ("POST", r#"{"tenant":"a","ttl":"3654d"}"#.into(), "`ttl` must be 1ms to 3653d"),
         ("POST", r#"{"tenant":"a","note":""}"#.into(), "a note is one line"),
         ("POST", r#"{"tenant":"a","ttl":60}"#.into(), "the body cannot be read"),
         ("POST", r#"{"tenant":"a","at":"yesterday"}"#.into(), "is not a time"),

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use thiserror::Error;
 use tollgate_core::{
-    credential::api_key::ISSUER,
+    credential::api_key::{ApiKey, ISSUER, LONGEST_LIFE, PREFIX},
     revocation::{Target, token_digest},
     secret::Secret,
     time::{Span, Timestamp},
@@ -81,9 +81,10 @@ enum Action {
 struct AddArgs {
     #[command(flatten)]
     selector: Selector,
-    /// The remaining life of the tokens, until `exp`. Default: with --token that of the token, else
-    /// the longest that a policy can allow, 31d and a minute. The revocation is kept two minutes
-    /// longer, for leeway and clocks. A token that lives longer is valid again.
+    /// The remaining life of the credentials, until `exp`. Default: with --token that of the token,
+    /// else the longest that a policy can allow: 31d and a minute for tokens, and 3653d for a tenant
+    /// and for API keys (`--issuer tollgate:api-keys`). The revocation is kept two minutes longer,
+    /// for leeway and clocks. A credential that lives longer is valid again.
     #[arg(long, value_name = "DURATION", value_parser = span)]
     ttl: Option<Span>,
     /// For --subject, --client and --tenant: revoke tokens issued until this moment, in RFC 3339 or
@@ -500,9 +501,25 @@ fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
         Some(expires) => {
             Span::from_secs(expires.saturating_sub(now.secs())).clamp(MIN_TTL, TTL_MAX)
         }
-        None => ANY_LIFE,
+        None => longest_life(&target),
     });
     Ok(Revocation::new(target, at, ttl, args.note.clone())?.with_margin())
+}
+
+/// Returns the longest time for which a credential with these names may be accepted, under any
+/// policy: a tenant has API keys as well as tokens.
+fn longest_life(target: &Target) -> Span {
+    match target {
+        Target::Jti { issuer, .. }
+        | Target::Subject { issuer, .. }
+        | Target::Client { issuer, .. }
+            if issuer != ISSUER =>
+        {
+            ANY_LIFE
+        }
+        Target::Token { .. } => ANY_LIFE,
+        _ => LONGEST_LIFE,
+    }
 }
 
 /// Returns the target that the options name and, for a token, its expiry in seconds since 1970.
@@ -523,6 +540,15 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
 
 /// Returns the text of a token that has the three parts of a JWT.
 fn jwt(token: &Secret) -> anyhow::Result<String> {
+    if token.expose().starts_with(PREFIX.as_bytes()) {
+        let Some(id) = ApiKey::read(token.expose()).ok().and_then(ApiKey::id) else {
+            bail!("this is an API key, and its checksum is wrong: it was mistyped");
+        };
+        bail!(
+            "this is an API key, and no token; name it by its id: `--jti {} --issuer {ISSUER}`",
+            id.as_str()
+        );
+    }
     let text = std::str::from_utf8(token.expose()).ok();
     let Some(text) = text.filter(|text| text.split('.').count() == 3) else {
         bail!("this is not a JWT: it needs a header, a payload and a signature, separated by dots")

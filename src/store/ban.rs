@@ -27,7 +27,7 @@ pub struct NewBan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidBan {
     /// The end has passed or is too far away.
-    #[error("a ban ends after now and within 3650d; without an end it holds until it is lifted")]
+    #[error("a ban ends after now and within 3653d; without an end it holds until it is lifted")]
     End,
     /// The reason is empty, too long or not one line.
     #[error(transparent)]
@@ -125,9 +125,9 @@ mod tests {
         let rounded = Some(Timestamp::from_secs(NOW.secs() + 1));
         assert_eq!(ends(new(Some(1), Some("scraper"))), Ok(rounded));
         assert_eq!(ends(new(Some(0), None)), Err(InvalidBan::End));
-        let ten_years = 3650 * 86_400 * 1_000_000;
-        assert!(new(Some(ten_years), None).is_ok());
-        assert_eq!(ends(new(Some(ten_years + 1), None)), Err(InvalidBan::End));
+        let longest = 3653 * 86_400 * 1_000_000;
+        assert!(new(Some(longest), None).is_ok());
+        assert_eq!(ends(new(Some(longest + 1), None)), Err(InvalidBan::End));
         for reason in ["", "a\nb", "\u{1b}[2J", &"x".repeat(257)] {
             let expected = Err(InvalidBan::Reason(InvalidRevocation::Note));
             assert_eq!(ends(new(None, Some(reason))), expected, "{reason:?}");

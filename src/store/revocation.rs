@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 use tollgate_core::{
-    credential::jwt::issuer::MAX_LEEWAY,
+    credential::{api_key::LONGEST_LIFE, jwt::issuer::MAX_LEEWAY},
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -16,8 +16,8 @@ use tollgate_core::{
 /// The longest note, in bytes.
 const NOTE_MAX: usize = 256;
 
-/// The longest life of a revocation: ten years.
-pub const TTL_MAX: Span = Span::from_secs(3650 * 86_400);
+/// The longest life of a revocation: that of an API key.
+pub const TTL_MAX: Span = LONGEST_LIFE;
 
 /// How much longer than the tokens that it revokes an entry is kept: the largest leeway with which
 /// a policy accepts a token after its `exp`, and as much again for clocks that differ.
@@ -38,7 +38,7 @@ pub struct Revocation {
 pub enum InvalidRevocation {
     /// The life is too short or too long.
     #[error(
-        "`ttl` must be 1ms to 3650d; set it to the remaining life of the longest-lived token that is revoked"
+        "`ttl` must be 1ms to 3653d; set it to the remaining life of the longest-lived credential that is revoked"
     )]
     Ttl,
     /// The note is empty, too long or not one line.

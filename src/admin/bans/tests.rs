@@ -109,7 +109,7 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", PATH, r#"{"network":"10.0.0.0/33"}"#.into(), "is no network"),
         ("POST", PATH, r#"{"network":"example.com"}"#.into(), "is no network"),
         ("POST", PATH, r#"{"tenant":"a","for":"0s"}"#.into(), "a ban ends after"),
-        ("POST", PATH, r#"{"tenant":"a","for":"3651d"}"#.into(), "a ban ends after"),
+        ("POST", PATH, r#"{"tenant":"a","for":"3654d"}"#.into(), "a ban ends after"),
         ("POST", PATH, format!(r#"{{"tenant":"a","until":"{past}"}}"#), "a ban ends after"),
         ("POST", PATH, r#"{"tenant":"a","until":"soon"}"#.into(), "is not a time"),
         ("POST", PATH, r#"{"tenant":"a","for":"1h","until":"9"}"#.into(), "state the end once"),

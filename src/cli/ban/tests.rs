@@ -147,7 +147,7 @@ fn the_command_line_names_one_thing_and_one_place() {
 
 #[tokio::test]
 async fn an_end_in_the_past_is_refused() {
-    for end in [&["--until", "1"][..], &["--for", "0s"], &["--for", "3651d"]] {
+    for end in [&["--until", "1"][..], &["--for", "0s"], &["--for", "3654d"]] {
         let line = [&["add", "--tenant", "a", "--redis", "redis://there"], end].concat();
         let error = run_line(&line, &Kept::default()).await.unwrap_err();
         assert!(error.to_string().contains("a ban ends after"), "{end:?}: {error}");

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tollgate_core::{
-    credential::api_key::{KeyFile, KeyLifetimes, KeySpec},
+    credential::api_key::{KeyFile, KeyLifetimes, KeySpec, LONGEST_LIFE},
     identity::KeyId,
     time::Span,
 };
@@ -20,8 +20,7 @@ use crate::{
 };
 
 /// The lives that any policy accepts: the policy's own are checked when it reads the file.
-const ANY_LIFE: KeyLifetimes =
-    KeyLifetimes::new(Span::from_secs(3653 * 86_400), Span::from_secs(0));
+const ANY_LIFE: KeyLifetimes = KeyLifetimes::new(LONGEST_LIFE, Span::from_secs(0));
 
 /// The records of a file.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
+use tollgate_core::credential::api_key::GeneratedKey;
 use tollgate_testkit::unsigned;
 
 use super::*;
@@ -226,6 +227,40 @@ async fn a_token_is_revoked_by_its_hash_for_as_long_as_it_lives() {
     }
     let error = served.run(&["add", "--token", "no-jwt-but-secret"]).await.unwrap_err().to_string();
     assert!(error.starts_with("this is not a JWT") && !error.contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_revocation_of_keys_lasts_as_long_as_any_key() {
+    let served = Served::new().await;
+    for (selector, ttl) in [
+        (&["--jti", "7Jk2mN4pQ8rT", "--issuer", ISSUER][..], LONGEST_LIFE),
+        (&["--subject", "ci", "--issuer", ISSUER], LONGEST_LIFE),
+        (&["--client", "ann", "--issuer", ISSUER], LONGEST_LIFE),
+        (&["--tenant", "acme"], LONGEST_LIFE),
+        (&["--subject", "ci", "--issuer", "https://a"], ANY_LIFE),
+        (&["--subject", "ci", "--issuer", ISSUER, "--ttl", "1d"], Span::from_secs(86_400)),
+    ] {
+        let line = [&["add"], selector, &["--redis", "redis://there"]].concat();
+        run_line(&line, &served.kept).await.unwrap();
+        assert_eq!(served.kept.only().ttl(), ttl, "{selector:?}");
+        let remove: Vec<&str> = selector.iter().copied().take(4).collect();
+        let line = [&["remove"], &remove[..], &["--redis", "redis://there"]].concat();
+        assert!(run_line(&line, &served.kept).await.unwrap().1, "{selector:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_in_place_of_a_token_is_named_with_the_option_for_it() {
+    let served = Served::new().await;
+    let key = GeneratedKey::new(&[7; 16], &[9; 32]);
+    for action in ["add", "check", "remove"] {
+        let error = served.run(&[action, "--token", key.expose()]).await.unwrap_err().to_string();
+        let expected = format!("`--jti {} --issuer {ISSUER}`", key.id().as_str());
+        assert!(error.contains(&expected) && !error.contains(key.expose()), "{error}");
+    }
+    let mistyped = key.expose().replace(key.id().as_str(), "aaaaaaaaaaaa");
+    let error = served.run(&["add", "--token", &mistyped]).await.unwrap_err().to_string();
+    assert!(error.contains("checksum") && !error.contains(&mistyped), "{error}");
 }
 
 #[tokio::test]

@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 /// Beginnings of tokens and keys that are no JWTs, and what they are.
-const OPAQUE: [(&str, &str); 10] = [
+const OPAQUE: [(&str, &str); 11] = [
+    (
+        "tgk_",
+        "an API key of Tollgate; `tollgate keys show` prints its record, by the id that follows `tgk_`",
+    ),
     ("ya29.", "an access token of Google, which only Google can read; send an ID token"),
     ("ghp_", "a token of GitHub"),
     ("gho_", "a token of GitHub"),
@@ -117,6 +121,7 @@ mod tests {
             ("6fe0c5a9d1", "it is opaque"),
             ("ya29.a0AfH6", "Google"),
             ("sk-proj-1", "an API key"),
+            ("tgk_7Jk2mN4pQ8rT_x", "`tollgate keys show`"),
             ("v4.public.AAAA.BBBB", "PASETO"),
             ("a.b", "the signature is missing"),
             ("a.b.c.d", "it has 4 parts"),

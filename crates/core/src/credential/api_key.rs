@@ -21,7 +21,9 @@ mod table;
 use std::{fmt, sync::Arc};
 
 pub use self::{
-    config::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader, ReplicateKeysConfig},
+    config::{
+        ApiKeys, ApiKeysConfig, ISSUER, KeyHeader, LONGEST_GRACE, LONGEST_LIFE, ReplicateKeysConfig,
+    },
     digest::{KeyDigest, KeyDigestError},
     file::KeyFile,
     format::{GeneratedKey, IdEntropy, LENGTH, PREFIX, SCANNER, SecretEntropy},

@@ -15,12 +15,12 @@ use crate::{
 /// The issuer of every API key, in revocations, limits, audit lines and identity headers.
 pub const ISSUER: &str = "tollgate:api-keys";
 
-/// The longest `max_life`.
-const LONGEST_LIFE: Span = Span::from_secs(3653 * 86_400);
+/// The longest `max_life`: no key lives longer under any policy.
+pub const LONGEST_LIFE: Span = Span::from_secs(3653 * 86_400);
 /// The most records that `replicate.max` allows.
 const MOST_RECORDS: usize = 10_000_000;
 /// The longest `grace`.
-const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);
+pub const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);
 
 /// The section `api_keys`: keys that clients send in place of a token.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
