@@ -10,6 +10,7 @@
 mod answer;
 mod auth;
 pub mod bans;
+pub mod caller;
 pub mod keys;
 mod record;
 pub mod request;
@@ -33,13 +34,14 @@ pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
     answer::{Refusal, ok},
     bans::Bans,
+    caller::{AdminAction, AdminCredentialConfig, Caller},
     keys::{KeyAdmin, KeyRecords},
     record::AdminRecord,
 };
 use crate::{
     bounded_body::{self, BodyError},
     observe::{audit::Audit, now},
-    store::{Entry, Revocation},
+    store::{Entry, PAGE_MAX, Revocation},
 };
 
 /// The largest accepted body, in bytes.
@@ -47,6 +49,9 @@ const MAX_BODY: usize = 64 << 10;
 
 /// The time in which a body must arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The most entries that are read for one page of a list that has some of them.
+const MOST_READ: usize = 10_000;
 
 /// The path of the revocations.
 pub(crate) const PATH: &str = "/v1/revocations";
@@ -96,6 +101,7 @@ pub struct Admin<R> {
     /// The issuers of the policy in force; `None` where they are not known.
     issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
     keys: Option<KeyAdmin>,
+    credentials: Vec<AdminCredentialConfig>,
     audit: Arc<Audit>,
 }
 
@@ -109,7 +115,7 @@ impl<R: Revocations + Bans> Admin<R> {
     /// Creates the state of an API over the revocations and bans of `store`. `token` returns the
     /// current bearer token,
     /// which may be replaced in its file. While it returns none, or one that [`check_token`]
-    /// refuses, every call is refused. `longest_life` returns the longest remaining life of a token
+    /// refuses, no call with it is accepted. `longest_life` returns the longest remaining life of a token
     /// that the policy accepts, for revocations without a `ttl`.
     pub fn new(
         store: R,
@@ -123,6 +129,7 @@ impl<R: Revocations + Bans> Admin<R> {
             longest_life: Box::new(longest_life),
             issuers: Box::new(|| None),
             keys: None,
+            credentials: Vec::new(),
             audit,
         }
     }
@@ -143,6 +150,12 @@ impl<R: Revocations + Bans> Admin<R> {
         policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
     ) -> Self {
         Self { keys: Some(KeyAdmin::new(records, policy)), ..self }
+    }
+
+    /// Adds callers that have fewer rights than the one with the token.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
+        Self { credentials, ..self }
     }
 }
 
@@ -181,9 +194,10 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     // The token is checked first: without it a caller learns nothing, not even which paths exist.
-    if !auth::is_authorized(request.headers(), (admin.token)().as_ref()) {
-        return Err(Refusal::unauthorized());
-    }
+    let token = (admin.token)();
+    let caller = auth::caller(request.headers(), token.as_ref(), &admin.credentials)
+        .ok_or_else(Refusal::unauthorized)?;
+    record.by(caller.name());
     if !record.has_audit_slot() {
         return Err(Refusal::new(
             503,
@@ -192,9 +206,9 @@ where
         ));
     }
     match request.uri().path() {
-        PATH => revocations(admin, request, record).await,
-        bans::PATH | bans::CHECK_PATH => bans::call(admin, request, record).await,
-        path if keys::is_below(path) => keys::call(admin, request, record).await,
+        PATH => revocations(admin, caller, request, record).await,
+        bans::PATH | bans::CHECK_PATH => bans::call(admin, caller, request, record).await,
+        path if keys::is_below(path) => keys::call(admin, caller, request, record).await,
         _ => {
             let paths = format!(
                 "the paths are `{PATH}`, `{}`, `{}` and `{}`",
@@ -210,6 +224,7 @@ where
 /// Handles a call of [`PATH`].
 async fn revocations<R, B>(
     admin: &Admin<R>,
+    caller: Caller<'_>,
     request: Request<B>,
     record: &mut AdminRecord<'_>,
 ) -> Result<Response<Full<Bytes>>, Refusal>
@@ -221,18 +236,26 @@ where
     match *request.method() {
         Method::GET => {
             record.doing("list");
+            caller.require(AdminAction::ReadRevocations)?;
             let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
-            let page =
-                admin.store.list(offset, limit).await.map_err(|error| unavailable(&error))?;
+            let page = listed_to(&admin.store, caller, offset, limit).await?;
             let entries: Vec<_> = page.entries.iter().map(request::listed).collect();
             let next = page.next.map(|offset| offset.to_string());
             Ok(ok(&json!({ "revocations": entries, "next": next })))
         }
         Method::POST => {
             record.doing("revoke");
+            caller.require(AdminAction::WriteRevocations)?;
             let revocation =
                 request::revocation(&body(request).await?, now(), (admin.longest_life)())?;
             record.revoking(&revocation);
+            if !sees(caller, revocation.target()) {
+                return Err(Refusal::new(
+                    403,
+                    "forbidden",
+                    "the credential revokes what belongs to its tenants only; name one in `tenant`",
+                ));
+            }
             if let Some(known) = (admin.issuers)() {
                 request::check_issuer(revocation.target().issuer(), &known)?;
             }
@@ -241,9 +264,13 @@ where
         }
         Method::DELETE => {
             record.doing("reinstate");
+            caller.require(AdminAction::WriteRevocations)?;
             let target = request::target(&body(request).await?)?;
             record.naming(&target);
-            if admin.store.reinstate(&target).await.map_err(|error| unavailable(&error))? {
+            // What the caller does not see is answered like what does not exist.
+            if sees(caller, &target)
+                && admin.store.reinstate(&target).await.map_err(|error| unavailable(&error))?
+            {
                 Ok(ok(&json!({ "kind": target.kind(), "key": target.key(), "reinstated": true })))
             } else {
                 Err(Refusal::new(
@@ -255,6 +282,51 @@ where
         }
         _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
     }
+}
+
+/// Whether a caller sees and changes revocations of a target. Those of subjects, clients and tokens
+/// belong to no tenant.
+fn sees(caller: Caller<'_>, target: &Target) -> bool {
+    match target {
+        Target::Tenant { tenant } => caller.sees(Some(tenant)),
+        _ => caller.sees(None),
+    }
+}
+
+/// Lists the revocations that a caller sees.
+async fn listed_to<R: Revocations>(
+    store: &R,
+    caller: Caller<'_>,
+    offset: usize,
+    limit: usize,
+) -> Result<EntryPage, Refusal> {
+    let Some(tenants) = caller.tenants() else {
+        return store.list(offset, limit).await.map_err(|error| unavailable(&error));
+    };
+    let tenants = tenants.iter();
+    let own: Vec<String> =
+        tenants.map(|tenant| Target::Tenant { tenant: tenant.clone() }.key()).collect();
+    let (mut entries, mut at) = (Vec::new(), offset);
+    let next = loop {
+        let page = store.list(at, PAGE_MAX).await.map_err(|error| unavailable(&error))?;
+        let mut rest = page.entries.into_iter();
+        for entry in rest.by_ref() {
+            at += 1;
+            if own.contains(&entry.key) {
+                entries.push(entry);
+            }
+            if entries.len() == limit {
+                break;
+            }
+        }
+        if rest.len() == 0 && page.next.is_none() {
+            break None;
+        }
+        if entries.len() == limit || at - offset >= MOST_READ {
+            break Some(at);
+        }
+    };
+    Ok(EntryPage { entries, next })
 }
 
 fn unavailable(error: &dyn Error) -> Refusal {

@@ -66,6 +66,7 @@ const MAY: [(&str, &[&str]); 28] = [
         "config",
         &[
             "adapter",
+            "admin",
             "bounded_file",
             "byte_size",
             "credential",

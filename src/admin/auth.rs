@@ -5,6 +5,8 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use thiserror::Error;
 use tollgate_core::{revocation::sha256, secret::Secret};
 
+use super::caller::{AdminCredentialConfig, Caller, credential_of};
+
 /// The shortest accepted token, in bytes: 128 bits in hex. Attempts are not limited, so a token
 /// must not be a word.
 pub const MIN_TOKEN: usize = 32;
@@ -39,20 +41,35 @@ pub fn check_token(token: &Secret) -> Result<(), WeakToken> {
     Ok(())
 }
 
-/// Returns whether the request has exactly one `Authorization` header, `Bearer` and the token. The
-/// digests are compared, in constant time: the duration reveals neither the token nor its length.
-pub(super) fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+/// Returns the caller if the request has exactly one `Authorization` header, `Bearer` and the token,
+/// or that of a credential. The digests are compared, in constant time: the duration reveals neither
+/// a token nor its length.
+pub(super) fn caller<'a>(
+    headers: &HeaderMap,
+    token: Option<&Secret>,
+    credentials: &'a [AdminCredentialConfig],
+) -> Option<Caller<'a>> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return false };
-    let Some((scheme, sent)) = value.as_bytes().split_at_checked(7) else { return false };
-    let Some(token) = token.filter(|token| check_token(token).is_ok()) else { return false };
-    scheme.eq_ignore_ascii_case(b"bearer ")
-        && verify_slices_are_equal(&sha256(sent), &sha256(token.expose())).is_ok()
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, sent) = value.as_bytes().split_at_checked(7)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return None;
+    }
+    let credential = credential_of(sent, credentials);
+    let is_root = token.is_some_and(|token| {
+        check_token(token).is_ok()
+            && verify_slices_are_equal(&sha256(sent), &sha256(token.expose())).is_ok()
+    });
+    if is_root { Some(Caller::Root) } else { credential.map(Caller::Credential) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+        caller(headers, token, &[]).is_some()
+    }
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 

@@ -20,6 +20,8 @@ use super::{
     Admin, EntryPage, Revocations, answer,
     answer::{Refusal, ok},
     body,
+    caller::{AdminAction, Caller},
+    keys::KeyAdmin,
     record::AdminRecord,
     request, unavailable,
 };
@@ -82,6 +84,7 @@ struct Call {
 /// Handles a call of [`PATH`] or [`CHECK_PATH`] that is authorized.
 pub(super) async fn call<R, B>(
     admin: &Admin<R>,
+    caller: Caller<'_>,
     request: Request<B>,
     record: &mut AdminRecord<'_>,
 ) -> Result<Response<Full<Bytes>>, Refusal>
@@ -95,24 +98,43 @@ where
     match *request.method() {
         Method::POST if is_check => {
             record.doing("check_ban");
+            caller.require(AdminAction::ReadBans)?;
             let query = Call::read(&body(request).await?)?.query()?;
             record.finding(&query);
-            let found = bans.bans_of(&query).await.map_err(|error| unavailable(&error))?;
+            let is_seen = match &query {
+                BanQuery::Target(target) => sees(admin, caller, target).await?,
+                BanQuery::Address(_) if caller.sees(None) => true,
+                BanQuery::Address(_) => return Err(own_only()),
+            };
+            let found = if is_seen {
+                bans.bans_of(&query).await.map_err(|error| unavailable(&error))?
+            } else {
+                // A target that the caller does not see is answered like one that is not banned.
+                Vec::new()
+            };
             let found: Vec<_> = found.iter().map(listed).collect();
             Ok(ok(&json!({ "banned": !found.is_empty(), "bans": found })))
         }
         Method::GET if !is_check => {
             record.doing("list_bans");
+            caller.require(AdminAction::ReadBans)?;
             let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
-            let page = bans.list_bans(offset, limit).await.map_err(|error| unavailable(&error))?;
+            let page = match caller.tenants() {
+                None => bans.list_bans(offset, limit).await.map_err(|error| unavailable(&error))?,
+                Some(tenants) => of_tenants(bans, tenants, offset, limit).await?,
+            };
             let entries: Vec<_> = page.entries.iter().map(listed).collect();
             let next = page.next.map(|offset| offset.to_string());
             Ok(ok(&json!({ "bans": entries, "next": next })))
         }
         Method::POST => {
             record.doing("ban");
+            caller.require(AdminAction::WriteBans)?;
             let ban = Call::read(&body(request).await?)?.ban(now())?;
             record.banning(&ban);
+            if !sees(admin, caller, ban.target()).await? {
+                return Err(own_only());
+            }
             if let Some(known) = (admin.issuers)() {
                 request::check_issuer(ban.target().issuer(), &known)?;
             }
@@ -121,9 +143,12 @@ where
         }
         Method::DELETE if !is_check => {
             record.doing("lift");
+            caller.require(AdminAction::WriteBans)?;
             let target = Call::read(&body(request).await?)?.lifted()?;
             record.finding(&BanQuery::Target(target.clone()));
-            if bans.lift(&target).await.map_err(|error| unavailable(&error))? {
+            if sees(admin, caller, &target).await?
+                && bans.lift(&target).await.map_err(|error| unavailable(&error))?
+            {
                 let (kind, key) = (target.kind().label(), target.key());
                 Ok(ok(&json!({ "kind": kind, "key": key, "lifted": true })))
             } else {
@@ -134,6 +159,46 @@ where
         _ if is_check => Err(answer::not_allowed("use POST").with(ALLOW, "POST")),
         _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
     }
+}
+
+/// Whether a caller sees and changes the bans of a target: one without bounds those of every target,
+/// another one those of its tenants and of their keys.
+async fn sees<R: Send + Sync>(
+    admin: &Admin<R>,
+    caller: Caller<'_>,
+    target: &Target,
+) -> Result<bool, Refusal> {
+    match target {
+        Target::Tenant { tenant } => Ok(caller.sees(Some(tenant))),
+        Target::Key { id } if !caller.sees(None) => match &admin.keys {
+            Some(keys) => KeyAdmin::sees(keys, caller, id).await,
+            None => Ok(false),
+        },
+        _ => Ok(caller.sees(None)),
+    }
+}
+
+/// Lists the bans of some tenants. There is one for each at most.
+async fn of_tenants<S: Bans>(
+    bans: &S,
+    tenants: &[String],
+    offset: usize,
+    limit: usize,
+) -> Result<EntryPage, Refusal> {
+    let mut entries = Vec::new();
+    for tenant in tenants {
+        let query = BanQuery::Target(Target::Tenant { tenant: tenant.clone() });
+        entries.extend(bans.bans_of(&query).await.map_err(|error| unavailable(&error))?);
+    }
+    let end = offset.saturating_add(limit);
+    let next = (entries.len() > end).then_some(end);
+    let entries = entries.into_iter().skip(offset).take(limit).collect();
+    Ok(EntryPage { entries, next })
+}
+
+fn own_only() -> Refusal {
+    let message = "the credential has tenants: it names one of them in `tenant`, or a key of one";
+    Refusal::new(403, "forbidden", message)
 }
 
 impl Call {

@@ -29,6 +29,7 @@ use self::body::{ListQuery, Rotation, Terms};
 use super::{
     Admin, StoreUnavailable, answer,
     answer::{Refusal, ok},
+    caller::{AdminAction, Caller},
     record::AdminRecord,
     unavailable,
 };
@@ -84,11 +85,19 @@ impl KeyAdmin {
         Self { records, policy: Box::new(policy) }
     }
 
+    /// Whether a caller sees and changes a key.
+    pub(super) async fn sees(&self, caller: Caller<'_>, id: &KeyId) -> Result<bool, Refusal> {
+        let Some(managed) = self.managed(caller) else { return Ok(false) };
+        let text = managed.records.read(id).await.map_err(outage)?;
+        let found = text.and_then(|text| KeyRecord::from_stored(*id, &text).ok());
+        Ok(found.is_some_and(|found| caller.sees(found.tenant.as_deref())))
+    }
+
     /// Returns the records under the policy in force.
-    fn managed(&self) -> Option<Managed<'_>> {
+    fn managed<'a>(&'a self, caller: Caller<'a>) -> Option<Managed<'a>> {
         let policy = (self.policy)();
         let terms = policy.api_keys.clone().filter(|keys| keys.redis.is_some())?;
-        Some(Managed { records: &**self.records.as_ref()?, policy, terms })
+        Some(Managed { records: &**self.records.as_ref()?, policy, terms, caller })
     }
 }
 
@@ -135,6 +144,7 @@ pub(super) fn is_below(path: &str) -> bool {
 /// Handles a call of [`PATH`], or of a path below it, that is authorized.
 pub(super) async fn call<R, B>(
     admin: &Admin<R>,
+    caller: Caller<'_>,
     request: Request<B>,
     record: &mut AdminRecord<'_>,
 ) -> Result<Response<Full<Bytes>>, Refusal>
@@ -145,23 +155,25 @@ where
 {
     let place = Place::of(request.uri().path()).ok_or_else(no_such_key)?;
     let method = request.method().clone();
-    let action = match (place, &method) {
-        (Place::All, &Method::GET) => "list_keys",
-        (Place::All, &Method::POST) => "create_key",
-        (Place::Import, &Method::POST) => "import_key",
-        (Place::One(_), &Method::GET) => "show_key",
-        (Place::One(_), &Method::DELETE) => "revoke_key",
-        (Place::Rotation(_), &Method::POST) => "rotate_key",
+    let (name, action) = match (place, &method) {
+        (Place::All, &Method::GET) => ("list_keys", AdminAction::ReadKeys),
+        (Place::All, &Method::POST) => ("create_key", AdminAction::CreateKeys),
+        (Place::Import, &Method::POST) => ("import_key", AdminAction::ImportKeys),
+        (Place::One(_), &Method::GET) => ("show_key", AdminAction::ReadKeys),
+        (Place::One(_), &Method::DELETE) => ("revoke_key", AdminAction::RevokeKeys),
+        (Place::Rotation(_), &Method::POST) => ("rotate_key", AdminAction::RotateKeys),
         _ => {
             let (remedy, allow) = place.methods();
             return Err(answer::not_allowed(remedy).with(ALLOW, allow));
         }
     };
-    record.doing(action);
+    record.doing(name);
     if let Place::One(id) | Place::Rotation(id) = place {
         record.of_key(id);
     }
-    let managed = admin.keys.as_ref().and_then(KeyAdmin::managed).ok_or_else(unmanaged)?;
+    caller.require(action)?;
+    let managed = admin.keys.as_ref().and_then(|keys| keys.managed(caller));
+    let managed = managed.ok_or_else(unmanaged)?;
     let answer = match place {
         Place::All if method == Method::GET => {
             let query = body::list_query(request.uri().query().unwrap_or_default())?;
@@ -176,8 +188,7 @@ where
             managed.import(terms, record).await?
         }
         Place::One(id) if method == Method::GET => {
-            let (found, _) = managed.find(&id).await?;
-            record.of_record(&found);
+            let (found, _) = managed.find(&id, record).await?;
             view::record(&found, now())
         }
         Place::One(id) => managed.revoke(&id, record).await?,
@@ -194,6 +205,7 @@ struct Managed<'a> {
     records: &'a dyn KeyRecords,
     policy: Arc<Policy>,
     terms: ApiKeys,
+    caller: Caller<'a>,
 }
 
 impl fmt::Debug for Managed<'_> {
@@ -207,7 +219,8 @@ impl Managed<'_> {
         let (mut keys, mut at) = (Vec::new(), query.offset);
         let next = loop {
             let missing = query.limit - keys.len();
-            let wanted = if query.tenant.is_some() { READ_AT_ONCE } else { missing };
+            let is_filtered = query.tenant.is_some() || self.caller.tenants().is_some();
+            let wanted = if is_filtered { READ_AT_ONCE } else { missing };
             let page = self.records.list(at, wanted).await.map_err(outage)?;
             if page.keys.is_empty() {
                 break None;
@@ -218,9 +231,9 @@ impl Managed<'_> {
                 }
                 at += 1;
                 let found = view::read(stored);
-                if let Some(tenant) = &query.tenant
-                    && found.as_ref().and_then(|found| found.tenant.as_deref()) != Some(tenant)
-                {
+                let tenant = found.as_ref().and_then(|found| found.tenant.as_deref());
+                let is_wanted = query.tenant.is_none() || query.tenant.as_deref() == tenant;
+                if !is_wanted || !self.caller.sees(tenant) {
                     continue;
                 }
                 keys.push(match found {
@@ -263,7 +276,20 @@ impl Managed<'_> {
     /// Writes the record of a new key.
     async fn add(&self, made: &KeyRecord, record: &mut AdminRecord<'_>) -> Result<(), Refusal> {
         record.of_record(made);
+        self.caller.check_grant(made)?;
         body::check_names(made, &self.policy)?;
+        let max = self.terms.redis.unwrap_or_default().max;
+        let total = self.records.list(0, 0).await.map_err(outage)?.total;
+        if usize::try_from(total).is_ok_and(|total| total >= max) {
+            return Err(Refusal::new(
+                409,
+                "too_many_keys",
+                format!(
+                    "there are {max} keys, which is `api_keys.replicate.max`, and one more would \
+                     be refused; raise it, or revoke keys"
+                ),
+            ));
+        }
         let text = stored(made)?;
         match self.records.write(made, &text, None).await.map_err(outage_of_creation)? {
             KeyWrite::Written => Ok(()),
@@ -286,10 +312,11 @@ impl Managed<'_> {
         let (grace_ends, expires) = rotation.ends(now, &self.terms.lifetimes)?;
         let key = GeneratedKey::with_id(*id, &random()?);
         for _ in 0..ATTEMPTS {
-            let (found, before) = self.find(id).await?;
-            record.of_record(&found);
+            let (found, before) = self.find(id, record).await?;
             let rotated = found.rotated(key.digest(), now, grace_ends, expires);
             record.of_record(&rotated);
+            // A new secret would give the caller every right of the key.
+            self.caller.check_grant(&rotated)?;
             let text = stored(&rotated)?;
             let written = self.records.write(&rotated, &text, Some(&before)).await;
             match written.map_err(outage_of_creation)? {
@@ -304,8 +331,12 @@ impl Managed<'_> {
     /// Removes a record, one that cannot be read as well.
     async fn revoke(&self, id: &KeyId, record: &mut AdminRecord<'_>) -> Result<Value, Refusal> {
         let text = self.records.read(id).await.map_err(outage)?;
-        if let Some(found) = text.and_then(|text| KeyRecord::from_stored(*id, &text).ok()) {
-            record.of_record(&found);
+        let found = text.and_then(|text| KeyRecord::from_stored(*id, &text).ok());
+        if let Some(found) = &found {
+            record.of_record(found);
+        }
+        if !self.caller.sees(found.as_ref().and_then(|found| found.tenant.as_deref())) {
+            return Err(no_such_key());
         }
         if self.records.remove(id).await.map_err(outage)? {
             Ok(json!({ "id": id, "revoked": true }))
@@ -314,12 +345,25 @@ impl Managed<'_> {
         }
     }
 
-    /// Returns the record of a key and its text.
-    async fn find(&self, id: &KeyId) -> Result<(KeyRecord, String), Refusal> {
+    /// Returns the record of a key and its text. A key of a tenant that the caller does not see is
+    /// answered like one that does not exist.
+    async fn find(
+        &self,
+        id: &KeyId,
+        record: &mut AdminRecord<'_>,
+    ) -> Result<(KeyRecord, String), Refusal> {
         let text = self.records.read(id).await.map_err(outage)?.ok_or_else(no_such_key)?;
-        let record = KeyRecord::from_stored(*id, &text)
-            .map_err(|error| Refusal::new(409, "unreadable_record", error.to_string()))?;
-        Ok((record, text))
+        let found = KeyRecord::from_stored(*id, &text);
+        if let Ok(found) = &found {
+            record.of_record(found);
+        }
+        let tenant = found.as_ref().ok().and_then(|found| found.tenant.as_deref());
+        if !self.caller.sees(tenant) {
+            return Err(no_such_key());
+        }
+        let found =
+            found.map_err(|error| Refusal::new(409, "unreadable_record", error.to_string()))?;
+        Ok((found, text))
     }
 }
 
@@ -373,4 +417,4 @@ fn unmanaged() -> Refusal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

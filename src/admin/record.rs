@@ -32,6 +32,7 @@ pub(super) struct AdminRecord<'a> {
     has_audit_slot: bool,
     started: Instant,
     time: Timestamp,
+    who: String,
     peer: Option<IpAddr>,
     method: String,
     path: String,
@@ -49,7 +50,7 @@ pub(super) struct AdminRecord<'a> {
 struct AdminLine<'a> {
     time: Rfc3339,
     event: &'static str,
-    who: &'static str,
+    who: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ip: Option<IpAddr>,
     method: Cow<'a, str>,
@@ -132,6 +133,7 @@ impl<'a> AdminRecord<'a> {
             has_audit_slot,
             started: Instant::now(),
             time,
+            who: "admin".to_owned(),
             peer,
             method: truncated(method.as_str().as_bytes(), TEXT).into_owned(),
             path: truncated(path.as_bytes(), TEXT).into_owned(),
@@ -149,6 +151,11 @@ impl<'a> AdminRecord<'a> {
     /// Returns whether the audit queue has room for the line of this call.
     pub(super) fn has_audit_slot(&self) -> bool {
         self.has_audit_slot
+    }
+
+    /// Sets the name of the caller.
+    pub(super) fn by(&mut self, name: &str) {
+        name.clone_into(&mut self.who);
     }
 
     pub(super) fn doing(&mut self, action: &'static str) {
@@ -257,7 +264,7 @@ impl Drop for AdminRecord<'_> {
         let line = AdminLine {
             time: Rfc3339(self.time),
             event: "admin",
-            who: "admin",
+            who: Cow::Borrowed(&self.who),
             client_ip: self.peer,
             method: Cow::Borrowed(&self.method),
             path: Cow::Borrowed(&self.path),

@@ -161,6 +161,11 @@ impl Bench {
         (status, serde_json::from_slice(&body).unwrap(), headers)
     }
 
+    /// The bench with callers that have fewer rights.
+    pub(super) fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
+        Self { admin: self.admin.with_credentials(credentials), ..self }
+    }
+
     /// All audit lines, after [`lines`](Self::lines).
     pub(super) fn text(&self) -> String {
         self.written.text()
@@ -176,6 +181,8 @@ impl Bench {
 pub(super) fn code(json: &Value) -> &str {
     json["error"]["code"].as_str().unwrap_or("-")
 }
+
+mod openapi;
 
 #[tokio::test]
 async fn nobody_learns_anything_without_the_token() {

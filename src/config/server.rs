@@ -11,6 +11,7 @@ use tollgate_core::{
 
 use crate::{
     adapter::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
+    admin::caller::AdminCredentialConfig,
     byte_size::ByteSize,
     credential::token_cache::TokenCacheConfig,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
@@ -70,6 +71,10 @@ impl ServerConfig {
         for (index, listener) in self.listen.http.iter().enumerate() {
             let path = root.key("listen").key("http").index(index);
             listener.validate(body_routes, &path, errors);
+        }
+        if let Some(admin) = &self.listen.admin {
+            let path = root.key("listen").key("admin").key("credentials");
+            AdminCredentialConfig::validate(&admin.credentials, &path, errors);
         }
         self.store.validate(policy, &root.key("store"), errors);
     }
@@ -149,8 +154,12 @@ pub struct AdminListenConfig {
     pub mode: SocketMode,
     /// TLS, which protects the bearer token on the network.
     pub tls: Option<TlsConfig>,
-    /// The bearer token that every call needs, on loopback too.
+    /// The bearer token of the caller that may do everything. Every call needs a token, on loopback
+    /// too.
     pub token: SecretSource,
+    /// Callers that may do less, each with a token of its own. Default: none.
+    #[serde(default)]
+    pub credentials: Vec<AdminCredentialConfig>,
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {

@@ -17,6 +17,8 @@ use crate::{
 pub(in crate::admin) struct Memory {
     records: Mutex<Vec<(KeyId, String)>>,
     outage: Option<Outage>,
+    /// As `outage`, for writes only.
+    write_outage: Option<Outage>,
     /// Texts that other calls write before the next writes.
     races: Mutex<Vec<(KeyId, String)>>,
 }
@@ -55,6 +57,7 @@ impl KeyRecords for Memory {
     ) -> BoxFuture<'a, Result<KeyWrite, Outage>> {
         Box::pin(async move {
             self.answer()?;
+            self.write_outage.map_or(Ok(()), Err)?;
             let mut records = self.records();
             if let Some((id, text)) = self.races.lock().unwrap().pop() {
                 records.retain(|(known, _)| *known != id);
@@ -375,6 +378,19 @@ async fn a_rotation_is_applied_to_the_record_as_it_is_when_it_is_written() {
 }
 
 #[tokio::test]
+async fn no_key_is_made_that_the_replicas_would_leave_out() {
+    let memory = Arc::new(Memory::default());
+    let policy = policy(json!({ "redis": true, "replicate": { "max": 2 } }));
+    let bench = Bench::with_keys(Some(Arc::clone(&memory) as Arc<dyn KeyRecords>), policy);
+    let (first, _) = created(&bench, r#"{"subject":"ci"}"#).await;
+    created(&bench, r#"{"subject":"ci"}"#).await;
+    let (status, json) = bench.call("POST", PATH, r#"{"subject":"ci"}"#).await;
+    assert_eq!((status, code(&json)), (409, "too_many_keys"));
+    assert_eq!(bench.call("POST", &format!("{PATH}/{first}/rotate"), "{}").await.0, 200);
+    assert_eq!(memory.records().len(), 2);
+}
+
+#[tokio::test]
 async fn keys_that_are_not_in_redis_are_a_conflict() {
     let memory = || Some(Arc::new(Memory::default()) as Arc<dyn KeyRecords>);
     let in_redis = json!({ "redis": true });
@@ -400,7 +416,7 @@ async fn an_outage_is_a_503_and_a_created_key_is_not_made_twice_blindly() {
     let id = format!("{PATH}/7Jk2mN4pQ8rT");
     for (method, path, expected) in [
         ("GET", PATH, "a retry does no harm"),
-        ("POST", PATH, "look for it before a retry"),
+        ("POST", PATH, "a retry does no harm"),
         ("GET", id.as_str(), "a retry does no harm"),
         ("DELETE", id.as_str(), "a retry does no harm"),
     ] {
@@ -408,6 +424,12 @@ async fn an_outage_is_a_503_and_a_created_key_is_not_made_twice_blindly() {
         assert_eq!((status, code(&json)), (503, "store_unavailable"), "{method} {path}");
         assert!(json["error"]["message"].as_str().unwrap().contains(expected), "{json}");
     }
+    let outage = Some(Outage::Deadline);
+    let (bench, _) = bench_of(Memory { write_outage: outage, ..Memory::default() });
+    let (status, json) = bench.call("POST", PATH, r#"{"subject":"ci"}"#).await;
+    assert_eq!((status, code(&json)), (503, "store_unavailable"));
+    let message = json["error"]["message"].as_str().unwrap();
+    assert!(message.contains("look for it before a retry"), "{message}");
 }
 
 #[tokio::test]
