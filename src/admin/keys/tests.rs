@@ -123,7 +123,7 @@ pub(in crate::admin) fn policy(api_keys: Value) -> Arc<Policy> {
     })
     .to_string();
     let document = Document::parse(&text, &|_| None).unwrap();
-    let config = document.read_part::<PolicyConfig>(&keys_of::<PolicyConfig>()).value.unwrap();
+    let config = document.read_part::<PolicyConfig>(keys_of::<PolicyConfig>()).value.unwrap();
     let mut errors = Errors::default();
     let policy = Policy::compile(&config, &mut errors);
     Arc::new(policy.unwrap_or_else(|| panic!("{:?}", errors.without_lines())))
