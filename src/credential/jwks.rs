@@ -4,9 +4,10 @@
 //! Each issuer has a task of its own, so that no issuer can block another ([istio#51636]). A check
 //! reads keys from memory and never waits for a fetch. A token with an unknown `kid`, or with a
 //! signature that does not verify, is denied at once and requests a refresh, of which at most one per
-//! `cool_down` is served. An error, an empty
-//! set or a page of HTML never removes keys ([istio#58101]): keys are used until `max_stale` after
-//! the last good fetch, and are removed then. There is no built-in key (CVE-2026-31837).
+//! `cool_down` is served. An error, an empty set of a server or a page of HTML never removes keys
+//! ([istio#58101]): keys are used until `max_stale` after the last good fetch, and are removed then.
+//! A file is written by the operator, so that a valid set without a usable key withdraws the last
+//! one; a set that publishes private parts withdraws them wherever it is from. There is no built-in key (CVE-2026-31837).
 //!
 //! [istio#51636]: https://github.com/istio/istio/issues/51636
 //! [istio#58101]: https://github.com/istio/istio/issues/58101

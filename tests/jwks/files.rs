@@ -54,6 +54,29 @@ async fn a_key_file_is_read_again_when_it_changes_and_kept_when_it_is_bad() {
     assert_eq!(rig.changes(), 2, "a file that stays the same is no change");
 }
 
+/// The operator writes the file, so that a valid set without a usable key is no mistake of a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_file_without_a_usable_key_withdraws_the_last_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.json");
+    let (rig, source) = Rig::one(&json!({ "file": path }));
+    let mut changes = 0;
+    for (withdrawn, message) in [
+        (r#"{"keys":[]}"#.to_owned(), "the set is empty"),
+        (r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}"#.into(), "it is a shared secret"),
+        (key_set(&["a"]).replace("\"kty\"", "\"d\":\"AQAB\",\"kty\""), "its private part (`d`)"),
+    ] {
+        std::fs::write(&path, key_set(&["a"])).unwrap();
+        keys_become(&source, &["a"]).await;
+        changes += 1;
+        std::fs::write(&path, withdrawn).unwrap();
+        keys_end(&source).await;
+        changes += 1;
+        error_becomes(&source, message).await;
+        rig.changes_become(changes).await;
+    }
+}
+
 /// The kubelet swaps a symbolic link above the file; the file itself is never written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_swap_is_seen() {

@@ -7,8 +7,8 @@ use tollgate_core::credential::jwt::key_set::{MAX_BYTES, MAX_KEYS};
 
 use super::{
     rig::{
-        Rig, always, error_becomes, eventually, failures, issuer, jwks, keys_become, kids, poll,
-        successes,
+        Rig, always, error_becomes, eventually, failures, issuer, jwks, keys_become, keys_end,
+        kids, poll, successes,
     },
     server::{Answer, KeyServer, jwk, key_set, redirect},
 };
@@ -128,6 +128,30 @@ async fn good_keys_survive_everything() {
     while let Some(run) = runs.join_next().await {
         run.unwrap();
     }
+}
+
+/// The previous key is the one whose private part is published now, so that it must end at once,
+/// whichever entry publishes it, and the cache file must not bring it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_private_part_ends_the_key_at_once() {
+    let server = KeyServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("keys.cache");
+    let config = jwks(&server.url(), json!({ "cache_file": cache, "refresh": "50ms" }));
+    let (rig, source) = Rig::one(&config);
+    server.answer(Answer::Keys(&["a"]));
+    keys_become(&source, &["a"]).await;
+    eventually(|| cache.exists(), || "the cache file".into()).await;
+    let private = key_set(&["a"]).replacen("\"kty\"", "\"d\":\"AQAB\",\"kty\"", 1);
+    server.answer(Answer::Body(private));
+    keys_end(&source).await;
+    rig.changes_become(2).await;
+    let error = source.status().last_error.unwrap();
+    assert!(error.contains("`a`: its private part (`d`) is published"), "{error}");
+    drop(rig);
+    let (rig, source) = Rig::one(&config);
+    rig.sources.tried().await;
+    assert!(source.current().is_none(), "the cache file is not used");
 }
 
 /// CVE-2026-31837: there is no built-in key. istio#37456: a bad first answer is not cached.

@@ -23,7 +23,8 @@ use super::{
     plan::{Origin, Plan, Remote},
 };
 
-/// The reason why an attempt brought no keys. The keys in use stay in use.
+/// The reason why an attempt brought no keys. The keys in use stay in use, unless
+/// [`LoadError::withdraws_keys`].
 #[derive(Debug, Error)]
 pub(super) enum LoadError {
     /// The fetch failed.
@@ -50,6 +51,19 @@ pub(super) enum LoadError {
     /// The parser panicked, which must not end the source.
     #[error("the document could not be examined")]
     ParserPanicked,
+}
+
+impl LoadError {
+    /// Whether the attempt ends the previous keys: the operator's file is a valid set without a
+    /// usable key, or the private part of a key is published.
+    pub(super) fn withdraws_keys(&self, origin: &Origin) -> bool {
+        match self {
+            Self::Document(KeySetError::NoUsableKey { is_exposed, .. }) => {
+                *is_exposed || matches!(origin, Origin::File(_))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<GuardError> for LoadError {

@@ -1,4 +1,5 @@
-//! The task that refreshes one source. No failure removes good keys; only their age does.
+//! The task that refreshes one source. No failure removes good keys: their age does, and a valid
+//! document that withdraws them.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -110,6 +111,10 @@ impl Refresher {
     async fn failed(&mut self, error: &LoadError) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.source.note_failure(error.to_string());
+        if error.withdraws_keys(&self.plan.trust.origin) {
+            self.withdraw(error);
+            return timing::earlier(self.timing.retry(self.failures, self.usual));
+        }
         let kept = if self.source.current().is_some() {
             "keeping the previous keys"
         } else {
@@ -120,6 +125,21 @@ impl Refresher {
             self.read_cache().await;
         }
         timing::earlier(self.timing.retry(self.failures, self.usual))
+    }
+
+    /// Removes the keys in use, because the issuer published a set that ends them. The cache file
+    /// is not read: it has older keys.
+    fn withdraw(&mut self, error: &LoadError) {
+        if self.source.current().is_some() {
+            self.source.clear();
+            tracing::error!(
+                issuer = self.source.issuer(),
+                "the previous keys are withdrawn, the issuer's tokens are denied: {error}"
+            );
+            note_change(&self.changes);
+        } else {
+            self.warn(&format!("key refresh failed, the issuer has no keys: {error}"));
+        }
     }
 
     /// Writes the cache file in a task of its own: a hanging disk must not delay fetches.

@@ -1,7 +1,7 @@
 //! Key sets (RFC 7517): the keys that verify tokens, each bound to the algorithms it may verify.
 //!
 //! An invalid key does not invalidate the set; it is skipped and reported. A shared secret (`oct`)
-//! is never taken from a key set.
+//! is never taken from a key set, and neither is a key whose private part is published.
 
 mod document;
 mod jwk;
@@ -12,11 +12,11 @@ use jsonwebtoken::DecodingKey;
 use thiserror::Error;
 
 pub(super) use self::key::MAX_KID;
-use self::key::Material;
 pub use self::{
     document::{MAX_BYTES, MAX_KEYS},
     key::{Key, SkippedKey},
 };
+use self::{jwk::Entry, key::Material};
 use super::algorithm::Algorithm;
 use crate::{identity::Generation, secret::Secret};
 
@@ -63,8 +63,13 @@ pub enum KeySetError {
     TooManyKeys,
     /// The document has no key that this issuer may use. An empty set is more often a mistake of
     /// the server than the intention to refuse all tokens.
-    #[error("no key that this issuer may use: {}", reasons(.0))]
-    NoUsableKey(Vec<SkippedKey>),
+    #[error("no key that this issuer may use: {}", reasons(.skipped))]
+    NoUsableKey {
+        /// The keys of the document.
+        skipped: Vec<SkippedKey>,
+        /// Whether the private part of a key is published, which ends the previous keys too.
+        is_exposed: bool,
+    },
     /// A shared secret is shorter than the hash of an algorithm (RFC 7518 section 3.2).
     #[error(
         "the secret has {bits} bits, and {algorithm:?} needs {required} or more; make one with \
@@ -117,21 +122,30 @@ impl KeySet {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
+        // RFC 8259 section 8.1 permits to ignore it.
+        let document = document.strip_prefix("\u{feff}".as_bytes()).unwrap_or(document);
         let keys = document::keys(document)
             .ok_or_else(|| KeySetError::NotAKeySet(misfit::document(document)))?;
         if keys.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
         let mut set = Self::default();
+        let (mut is_exposed, mut exposed) = (false, Vec::new());
         for raw in keys {
             match jwk::read(raw.get(), algorithms) {
-                Ok((kid, key)) => set.add(kid, key),
-                Err(skip) => set.skipped.push(skip),
+                Entry::Usable(kid, key) => set.add(kid, key),
+                Entry::Skipped(skip) => set.skipped.push(skip),
+                Entry::Exposed(skip, digest) => {
+                    is_exposed = true;
+                    exposed.extend(digest);
+                    set.skipped.push(skip);
+                }
             }
         }
+        set.drop_exposed(&exposed);
         set.drop_ambiguous();
         if set.is_empty() {
-            return Err(KeySetError::NoUsableKey(set.skipped));
+            return Err(KeySetError::NoUsableKey { skipped: set.skipped, is_exposed });
         }
         let skipped = set.skipped.clone();
         Ok((set, skipped))
@@ -145,6 +159,19 @@ impl KeySet {
             Some(known) => known.key.merge(&key),
             None => self.keys.push(NamedKey { kid, key }),
         }
+    }
+
+    /// Removes the keys whose private part another entry publishes.
+    fn drop_exposed(&mut self, exposed: &[[u8; 32]]) {
+        let Self { keys, skipped, .. } = self;
+        keys.retain(|NamedKey { kid, key }| {
+            let is_exposed = exposed.contains(&key.thumbprint);
+            if is_exposed {
+                let reason = "another entry publishes its private part; replace the key";
+                skipped.push(SkippedKey { kid: kid.clone(), reason: reason.into() });
+            }
+            !is_exposed
+        });
     }
 
     /// Unbinds different keys of one name from the algorithms that they share: it is unknown which of
@@ -224,6 +251,20 @@ impl KeySet {
         kids
     }
 
+    /// Returns the names of all entries, sorted, each once: those that cannot be used too.
+    pub(super) fn published_kids(&self) -> Vec<&str> {
+        let skipped = self.skipped.iter().filter_map(|key| key.kid.as_deref());
+        let mut kids: Vec<&str> = self.kids().into_iter().chain(skipped).collect();
+        kids.sort_unstable();
+        kids.dedup();
+        kids
+    }
+
+    /// Returns why entries cannot be used; `None` where all can.
+    pub(super) fn skipped_reasons(&self) -> Option<String> {
+        (!self.skipped.is_empty()).then(|| reasons(&self.skipped))
+    }
+
     /// Returns the algorithms that the keys are for, each once.
     pub(super) fn algorithms<'k>(keys: impl Iterator<Item = &'k Key>) -> String {
         let mut all: Vec<Algorithm> = Vec::new();
@@ -283,6 +324,8 @@ mod tests {
     use super::*;
 
     const P256: &str = r#""kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
+    /// The generator of P-256 (FIPS 186-4 section D.1.2.3).
+    const P256_OTHER: &str = r#""x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU""#;
     const ED: &str =
         r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
 
@@ -369,6 +412,67 @@ mod tests {
             let (set, skipped) = parse(&[jwk("good", ED), bad.clone()], &all).unwrap();
             assert_eq!((set.kids(), skipped), (vec!["good"], vec![why.to_owned()]), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_key_whose_private_part_is_published_verifies_nothing() {
+        let rsa = rsa_jwk(256, "AQAB");
+        let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+        for (key, member) in [
+            (format!("{rsa},\"d\":\"AQAB\""), "d"),
+            (format!("{rsa},\"p\":\"AQAB\""), "p"),
+            (format!("{rsa},\"q\":\"AQAB\",\"use\":\"sig\""), "q"),
+            (format!("{rsa},\"dp\":\"AQAB\""), "dp"),
+            (format!("{rsa},\"dq\":\"AQAB\""), "dq"),
+            (format!("{rsa},\"qi\":\"AQAB\""), "qi"),
+            (format!("{rsa},\"oth\":[{{\"r\":\"AQ\",\"d\":\"AQ\",\"t\":\"AQ\"}}]"), "oth"),
+            (format!("{P256},\"d\":\"AQAB\""), "d"),
+            (format!("{ED},\"d\":\"AQAB\""), "d"),
+            (format!("{ED},\"d\":7"), "d"),
+            (format!("{rsa},\"d\":\"AQAB\",\"use\":\"enc\""), "d"),
+        ] {
+            let other = format!(r#""kty":"EC","crv":"P-256",{P256_OTHER}"#);
+            let (set, skipped) = parse(&[jwk("good", &other), jwk("b", &key)], &all).unwrap();
+            let expected = format!("its private part (`{member}`) is published");
+            assert_eq!((set.kids(), skipped.len()), (vec!["good"], 1), "{key}");
+            assert!(skipped[0].contains(&expected), "{key}: {skipped:?}");
+            let error = parse(&[jwk("b", &key)], &all).unwrap_err();
+            assert!(
+                matches!(&error, KeySetError::NoUsableKey { is_exposed: true, .. })
+                    && error.to_string().contains("`b`: its private part"),
+                "{error}"
+            );
+        }
+        let nulls = format!("{ED},\"d\":null");
+        assert_eq!(parse(&[jwk("n", &nulls)], &all).unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn the_public_entry_of_an_exposed_key_verifies_nothing() {
+        for more in
+            ["\"kid\":\"b\",\"use\":\"enc\"", "\"kid\":7", "\"alg\":\"ES256K\"", "\"use\":7"]
+        {
+            let private = format!("{{{ED},\"d\":\"AQAB\",{more}}}");
+            for entries in [[jwk("a", ED), private.clone()], [private.clone(), jwk("a", ED)]] {
+                let error = parse(&entries, &[Algorithm::EdDSA]).unwrap_err().to_string();
+                assert!(error.contains("`a`: another entry publishes its private"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_a_set_is_left_out() {
+        let document = format!("\u{feff}{{\"keys\":[{}]}}", jwk("a", ED));
+        let (set, _) = KeySet::parse(document.as_bytes(), &[Algorithm::EdDSA]).unwrap();
+        assert_eq!(set.kids(), ["a"]);
+    }
+
+    #[test]
+    fn a_kid_that_is_a_number_is_named() {
+        let keys = [jwk("a", ED), format!("{{\"kid\":7,{P256}}}")];
+        let (set, skipped) = parse(&keys, &[Algorithm::EdDSA, Algorithm::ES256]).unwrap();
+        assert_eq!(skipped, ["it is not a JWK: its kid is a number, not text"]);
+        assert!(set.why_skipped("7").is_some());
     }
 
     #[test]
@@ -498,7 +602,10 @@ mod tests {
         };
         assert_eq!(error("<html></html>"), KeySetError::NotAKeySet("it is a page of HTML or XML"));
         assert_eq!(error("{}"), KeySetError::NotAKeySet("it has no `keys`"));
-        assert_eq!(error("{\"keys\":[]}"), KeySetError::NoUsableKey(Vec::new()));
+        assert_eq!(
+            error("{\"keys\":[]}"),
+            KeySetError::NoUsableKey { skipped: Vec::new(), is_exposed: false }
+        );
         assert_eq!(
             error(&format!("{{\"keys\":[{}]}}", vec!["{}"; 257].join(","))),
             KeySetError::TooManyKeys

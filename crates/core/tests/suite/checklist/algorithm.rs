@@ -318,7 +318,7 @@ fn j23_a_shared_secret_is_never_loaded_from_a_key_set() {
     {
         let error = KeySet::parse(oct.as_bytes(), algorithms).map(drop).unwrap_err();
         assert!(
-            matches!(&error, KeySetError::NoUsableKey(skipped) if skipped.len() == 1),
+            matches!(&error, KeySetError::NoUsableKey { skipped, .. } if skipped.len() == 1),
             "{algorithms:?}: {error}"
         );
     }

@@ -14,7 +14,7 @@ use super::{
     key::{Key, MAX_KID, Material, SkippedKey},
     misfit,
 };
-use crate::{credential::jwt::algorithm::Algorithm, revocation::sha256};
+use crate::{credential::jwt::algorithm::Algorithm, json::Json, revocation::sha256};
 
 /// The maximum size of one key in bytes: its type keeps members that are not used, at many times
 /// their size.
@@ -23,30 +23,74 @@ pub(super) const MAX_KEY: usize = 64 * 1024;
 /// The reason why a key cannot be used.
 type Unusable = Cow<'static, str>;
 
-/// Reads one key and its name. An empty name is none.
-///
-/// # Errors
-/// The key cannot be used by an issuer that may use `algorithms`.
-pub(super) fn read(
-    raw: &str,
-    algorithms: &[Algorithm],
-) -> Result<(Option<String>, Key), SkippedKey> {
+/// The members of the private part of a key (RFC 7518 section 6, RFC 8037 section 2).
+const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
+
+/// One entry of a key set.
+pub(super) enum Entry {
+    /// A key with its name.
+    Usable(Option<String>, Key),
+    /// A key that cannot be used.
+    Skipped(SkippedKey),
+    /// A key whose private part is published, and its digest where it can be read: everyone who
+    /// reads the set can sign with it.
+    Exposed(SkippedKey, Option<[u8; 32]>),
+}
+
+/// Reads one key and its name, for an issuer that may use `algorithms`. An empty name is none.
+pub(super) fn read(raw: &str, algorithms: &[Algorithm]) -> Entry {
+    let skipped = |kid, reason| Entry::Skipped(SkippedKey { kid, reason });
     if raw.len() > MAX_KEY {
-        return Err(SkippedKey { kid: None, reason: "it is larger than 64 KiB".into() });
+        return skipped(None, "it is larger than 64 KiB".into());
     }
-    let jwk: Jwk = serde_json::from_str(raw)
-        .map_err(|_| SkippedKey { kid: None, reason: misfit::reason(raw) })?;
-    let kid = jwk.common.key_id.clone().filter(|kid| !kid.is_empty());
-    if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID || kid.chars().any(char::is_control)) {
-        return Err(SkippedKey {
-            kid: None,
-            reason: "its kid is too long, or not printable".into(),
-        });
+    let Some(members) = Json::object(raw.as_bytes()) else {
+        return skipped(None, misfit::reason(raw));
+    };
+    let has = |name: &&str| members.get(name).is_some_and(|value| !matches!(value, Json::Null));
+    let private = PRIVATE.iter().find(|name| has(name));
+    let kid = match members.get("kid") {
+        Some(Json::Text(kid)) if !kid.is_empty() => Some(kid.clone()),
+        // No name, and what a token calls the key.
+        Some(Json::Integer(kid)) => Some(kid.to_string()),
+        _ => None,
+    };
+    let is_name = |kid: &String| kid.len() <= MAX_KID && !kid.chars().any(char::is_control);
+    let is_named = kid.as_ref().is_none_or(is_name);
+    let kid = kid.filter(|_| is_named);
+    if let Some(member) = private {
+        let reason = format!(
+            "its private part (`{member}`) is published, so that everyone who reads the set can \
+             sign tokens; replace the key, and publish the public half only"
+        );
+        return Entry::Exposed(SkippedKey { kid, reason: reason.into() }, public_digest(&members));
+    }
+    let Ok(jwk) = serde_json::from_str::<Jwk>(raw) else {
+        return skipped(kid, misfit::reason(raw));
+    };
+    if !is_named {
+        return skipped(None, "its kid is too long, or not printable".into());
     }
     match usable(&jwk, raw, algorithms) {
-        Ok(key) => Ok((kid, key)),
-        Err(reason) => Err(SkippedKey { kid, reason }),
+        Ok(key) => Entry::Usable(kid, key),
+        Err(reason) => skipped(kid, reason),
     }
+}
+
+/// Returns the digest of the public half of a key, whatever its other members are.
+fn public_digest(members: &Json) -> Option<[u8; 32]> {
+    let public = ["kty", "crv", "n", "e", "x", "y"].into_iter().filter_map(|name| {
+        let text = members.get(name)?.text()?;
+        Some((name.to_owned(), text.into()))
+    });
+    let jwk: Jwk = serde_json::from_value(serde_json::Value::Object(public.collect())).ok()?;
+    Some(material(&jwk).ok()?.thumbprint)
+}
+
+/// A key with the algorithms that fit its type.
+struct Parsed {
+    fitting: &'static [Algorithm],
+    key: Material,
+    thumbprint: [u8; 32],
 }
 
 /// Checks use, operations, curve and the key itself, which jsonwebtoken's `from_jwk` does not.
@@ -58,8 +102,33 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusabl
     {
         return Err("its key_ops do not hold verify".into());
     }
+    let Parsed { fitting, key, thumbprint } = material(jwk)?;
+    let named = alg_member(raw)?;
+    let bound = match &named {
+        Some(named) => vec![
+            Algorithm::parse(named)
+                .filter(|algorithm| fitting.contains(algorithm))
+                .ok_or("its alg does not fit its type")?,
+        ],
+        // RFC 7517 section 4.4: `alg` is optional. The issuer's list decides, not the token.
+        None => fitting.to_vec(),
+    };
+    let listed: Vec<Algorithm> =
+        algorithms.iter().copied().filter(|algorithm| bound.contains(algorithm)).collect();
+    if listed.is_empty() {
+        let what = if named.is_some() { "its alg is" } else { "it is for" };
+        let (bound, listed) = (Algorithm::list(&bound), Algorithm::list(algorithms));
+        return Err(format!("{what} {bound}, and the issuer's `algorithms` are {listed}").into());
+    }
+    Ok(Key::new(listed, named.is_some(), thumbprint, key))
+}
+
+/// Reads the key itself.
+fn material(jwk: &Jwk) -> Result<Parsed, Unusable> {
     let decoded = || DecodingKey::from_jwk(jwk).map_err(|_| "its members cannot be decoded");
-    let (fitting, key, thumbprint): (&[Algorithm], Material, [u8; 32]) = match &jwk.algorithm {
+    let (fitting, key, thumbprint): (&'static [Algorithm], Material, [u8; 32]) = match &jwk
+        .algorithm
+    {
         AlgorithmParameters::RSA(parameters) => (
             &[
                 Algorithm::RS256,
@@ -106,24 +175,7 @@ fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusabl
         }
         _ => return Err("its type or curve is not supported".into()),
     };
-    let named = alg_member(raw)?;
-    let bound = match &named {
-        Some(named) => vec![
-            Algorithm::parse(named)
-                .filter(|algorithm| fitting.contains(algorithm))
-                .ok_or("its alg does not fit its type")?,
-        ],
-        // RFC 7517 section 4.4: `alg` is optional. The issuer's list decides, not the token.
-        None => fitting.to_vec(),
-    };
-    let listed: Vec<Algorithm> =
-        algorithms.iter().copied().filter(|algorithm| bound.contains(algorithm)).collect();
-    if listed.is_empty() {
-        let what = if named.is_some() { "its alg is" } else { "it is for" };
-        let (bound, listed) = (Algorithm::list(&bound), Algorithm::list(algorithms));
-        return Err(format!("{what} {bound}, and the issuer's `algorithms` are {listed}").into());
-    }
-    Ok(Key::new(listed, named.is_some(), thumbprint, key))
+    Ok(Parsed { fitting, key, thumbprint })
 }
 
 /// Returns the digest of a key: its type or curve, and the members that make the key. Zeros in front,
