@@ -3,7 +3,7 @@
 mod holder;
 mod words;
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use super::{
     compact::refuse,
@@ -154,7 +154,7 @@ pub(super) fn principal(
     let (subject, source) = subject(claims, sources)?;
     let mut omitted = Omitted::default();
     let tenant = match &issuer.tenant {
-        Some(fixed) => Some(fixed.clone()),
+        Some(fixed) => PartName::read(fixed.clone()),
         None => optional(claims, &sources.tenant, (Part::Tenant, "tenant"), &mut omitted)?,
     };
     let client = optional(claims, &sources.client, (Part::Client, "client"), &mut omitted)?;
@@ -189,8 +189,8 @@ pub(super) fn principal(
         jti: jti.as_deref(),
         subject: &subject,
         subject_is_client: source.is_client,
-        client: client.as_deref(),
-        tenant: tenant.as_deref(),
+        client: client.entry.as_deref(),
+        tenant: tenant.entry.as_deref(),
     };
     let foreign = foreign_keys(token, jti.as_deref(), &subject, wanted.denylists)?;
     let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign);
@@ -198,10 +198,10 @@ pub(super) fn principal(
         kind: CredentialKind::Jwt,
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
-        holder: holder::of(claims, &subject, source, client.as_deref()),
-        tenant: tenant.as_deref(),
+        holder: holder::of(claims, &subject, source, client.name.as_deref()),
+        tenant: tenant.name.as_deref(),
         is_tenant_fixed: issuer.tenant.is_some(),
-        client: client.as_deref(),
+        client: client.name.as_deref(),
         scopes: &scopes,
         omitted,
         roles: &roles,
@@ -241,6 +241,22 @@ fn subject<'p>(
     }
 }
 
+/// An optional part of the identity.
+#[derive(Default)]
+struct PartName {
+    /// The name that routes use.
+    name: Option<String>,
+    /// The name by which bans and revocations find the token: every route uses them, those that
+    /// use the part and those that do not.
+    entry: Option<String>,
+}
+
+impl PartName {
+    fn read(name: String) -> Self {
+        Self { entry: Some(name.clone()), name: Some(name) }
+    }
+}
+
 /// An optional part of the identity. A claim with a default name and another type is omitted, and
 /// refused on the routes that use the part; text that cannot be a name is refused everywhere.
 fn optional(
@@ -248,15 +264,34 @@ fn optional(
     ClaimSource { paths, is_named }: &ClaimSource,
     (part, name): (Part, &str),
     omitted: &mut Omitted,
-) -> Result<Option<String>, Denial> {
-    let Some((json, path)) = found(claims, paths, name, *is_named)? else { return Ok(None) };
+) -> Result<PartName, Denial> {
+    let Some((json, path)) = found(claims, paths, name, *is_named)? else {
+        return Ok(PartName::default());
+    };
     match identifier(json, *is_named) {
-        Some(text) => Ok(Some(text)),
+        Some(text) => Ok(PartName::read(text)),
         None if !is_named && json.text().is_none() => {
-            omitted.parts.push((part, unfit(name, json, path, false).cause.into_owned()));
-            Ok(None)
+            let entry = entry_name(json);
+            let mut why = unfit(name, json, path, false).cause.into_owned();
+            if entry.is_none() && !matches!(json, Json::Null) {
+                let _ = write!(why, ", so that no ban or revocation by {name} finds it");
+            }
+            omitted.parts.push((part, why));
+            Ok(PartName { name: None, entry })
         }
         None => Err(unfit(name, json, path, *is_named)),
+    }
+}
+
+/// Returns the only name that a claim of another type can mean: a whole number, or the only element
+/// of a list.
+fn entry_name(json: &Json) -> Option<String> {
+    match json {
+        Json::List(items) => match items.as_slice() {
+            [item] => identifier(item, true),
+            _ => None,
+        },
+        other => identifier(other, true),
     }
 }
 
