@@ -13,8 +13,7 @@ pub mod key_set;
 use std::sync::Arc;
 
 use self::{
-    algorithm::Algorithm,
-    claims::Wanted,
+    claims::{Wanted, token_kind},
     compact::{Header, Parts, decode, refuse},
     issuer::{Issuer, Issuers, KeySource},
     key_set::{Candidates, KeySet},
@@ -108,12 +107,7 @@ fn checks<'k>(
     progress.check = Check::Header;
     let header = Header::parse(parts.header)?;
     progress.check = Check::Issuer;
-    let claims = Json::object(&decode(parts.payload)?).ok_or_else(|| {
-        Denial::new(
-            Reason::MalformedToken,
-            "the claims are not one JSON object without repeated members",
-        )
-    })?;
+    let claims = compact::object(parts.payload, "payload")?;
     let iss = match claims.get("iss") {
         None => None,
         Some(Json::Text(iss)) => Some(iss.as_str()),
@@ -130,7 +124,7 @@ fn checks<'k>(
     progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
         let cause =
-            format!("the algorithm `{}` is not in the issuer's list", header.algorithm.name());
+            format!("the algorithm `{}` is not in the issuer's list", header.algorithm_name);
         return Err(Denial::new(Reason::AlgorithmNotAllowed, cause));
     }
     progress.check = Check::Key;
@@ -155,7 +149,7 @@ fn checks<'k>(
     let candidates = find_keys(set, issuer, &header)?;
     progress.keys = Some(version.clone());
     progress.check = Check::Signature;
-    check_signature(&parts, header.algorithm, &candidates).inspect_err(|denial| {
+    check_signature(&parts, &header, &candidates).inspect_err(|denial| {
         progress.refresh = progress.refresh.filter(|_| denial.reason == Reason::BadSignature);
     })?;
     progress.refresh = None;
@@ -164,6 +158,7 @@ fn checks<'k>(
     progress.check = Check::Audience;
     claims::check_audience(issuer, &claims)?;
     progress.check = Check::Claims;
+    token_kind::check(&claims, header.is_access_token, issuer.accepts_id_tokens)?;
     let validity = Validity { since: now, until: times.until, keys: version };
     claims::principal(text, issuer, &claims, &times, wanted, validity).map(Arc::new)
 }
@@ -179,28 +174,19 @@ fn find_keys<'k>(
     header: &Header,
 ) -> Result<Candidates<'k>, Denial> {
     let algorithm = header.algorithm;
-    let name = algorithm.name();
+    let name = header.algorithm_name;
     let no_key = |kid: &str| {
-        let kids = listed(set.kids());
+        let kids = listed(set.published_kids());
         let known = if kids.is_empty() { String::new() } else { format!("; it has {kids}") };
         format!("no key of the issuer has the kid `{}`{known}", shown(kid))
     };
-    let (candidates, cause) = match (&header.kid, &issuer.source) {
-        (_, KeySource::Secret(_)) => (
-            Candidates::of(set.unnamed(), algorithm),
-            "the secret is not for this algorithm".to_owned(),
-        ),
+    let candidates = match (&header.kid, &issuer.source) {
+        (_, KeySource::Secret(_)) => Candidates::of(set.unnamed(), algorithm),
         (None, _) if issuer.kid_required => {
             return refuse(Reason::UnknownKey, "the token names no key (kid)")
                 .map_err(|denial| denial.with_message("the token names no key (`kid`)"));
         }
-        (None, _) => (
-            Candidates::of(set.all(), algorithm),
-            format!(
-                "no key of the issuer is for the token's algorithm `{name}`; its keys are for {}",
-                KeySet::algorithms(set.all())
-            ),
-        ),
+        (None, _) => Candidates::of(set.all(), algorithm),
         (Some(kid), _) if set.named(kid).next().is_some() => {
             let candidates = Candidates::of(set.named(kid), algorithm);
             if candidates.keys.is_empty() {
@@ -236,24 +222,39 @@ fn find_keys<'k>(
             }
         }
     };
-    if candidates.keys.is_empty() {
-        Err(Denial::new(Reason::UnknownKey, cause))
-    } else {
-        Ok(candidates)
+    if !candidates.keys.is_empty() {
+        return Ok(candidates);
     }
+    let cause = match &issuer.source {
+        KeySource::Secret(_) => "the secret is not for this algorithm".to_owned(),
+        KeySource::Jwks(_) => format!(
+            "no usable key of the issuer is for the token's algorithm `{name}`; those that are \
+             usable are for {}{}",
+            KeySet::algorithms(set.all()),
+            set.skipped_reasons().map(|why| format!("; not usable: {why}")).unwrap_or_default()
+        ),
+    };
+    Err(Denial::new(Reason::UnknownKey, cause))
 }
 
 fn check_signature(
     parts: &Parts<'_>,
-    algorithm: Algorithm,
+    header: &Header,
     candidates: &Candidates<'_>,
 ) -> Result<(), Denial> {
     // Decoded here first, so that the crypto library only gets base64url without stray bits.
     decode(parts.signature)?;
     let Candidates { keys, fitting } = candidates;
     let message = parts.signed.as_bytes();
-    if keys.iter().any(|key| key.verifies(algorithm, message, parts.signature)) {
+    if keys.iter().any(|key| key.verifies(header.algorithm, message, parts.signature)) {
         return Ok(());
+    }
+    if header.has_nonce {
+        return refuse(
+            Reason::BadSignature,
+            "the signature does not verify; the header has `nonce`, as a token of Entra ID for \
+             Microsoft Graph, which only Graph can verify; request a token for this service",
+        );
     }
     let tried = keys.len();
     if *fitting > tried {

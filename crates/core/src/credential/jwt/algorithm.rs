@@ -57,7 +57,12 @@ impl Algorithm {
 
     /// Returns the algorithm with exactly this name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
+        Self::find(name).map(|(_, algorithm)| algorithm)
+    }
+
+    /// Returns the algorithm with exactly this name, and the name.
+    pub(super) fn find(name: &str) -> Option<(&'static str, Self)> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).copied()
     }
 
     /// Returns the name of the algorithm.

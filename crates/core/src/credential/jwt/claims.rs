@@ -1,6 +1,7 @@
 //! The claims of a token whose signature is proven: times, audience, and the identity they state.
 
 mod holder;
+pub(super) mod token_kind;
 mod words;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -103,21 +104,19 @@ pub(super) fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denia
 
 /// The cause of a denial for the audience: the one of the token beside those of the issuer.
 fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
-    let name = &issuer.audience_claim;
-    let sent = match claims.get(name) {
-        Some(Json::Text(one)) => listed([one.as_str()]),
-        Some(Json::List(many)) => listed(many.iter().filter_map(|item| match item {
-            Json::Text(text) => Some(text.as_str()),
-            _ => None,
-        })),
-        _ => String::new(),
+    let is_text = |item: &&Json| item.text().is_some();
+    let sent = match claims.get(&issuer.audience_claim) {
+        None => "is missing".to_owned(),
+        Some(Json::Text(one)) => format!("is {}", listed([one.as_str()])),
+        Some(Json::List(many)) if many.is_empty() => "is an empty list".to_owned(),
+        Some(Json::List(many)) => match many.iter().find(|item| !is_text(item)) {
+            Some(other) => format!("has an element that is {}, not text", other.type_name()),
+            None => format!("is {}", listed(many.iter().filter_map(Json::text))),
+        },
+        Some(other) => format!("is {}, not text or a list of texts", other.type_name()),
     };
     let ours = listed(ours.iter().map(String::as_str));
-    if sent.is_empty() {
-        format!("the claim `{name}` has no audience; the issuer's audiences are {ours}")
-    } else {
-        format!("the claim `{name}` is {sent}; the issuer's audiences are {ours}")
-    }
+    format!("the claim `{}` {sent}; the issuer's audiences are {ours}", issuer.audience_claim)
 }
 
 /// What a policy takes from every token.

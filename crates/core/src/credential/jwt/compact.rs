@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{algorithm::Algorithm, key_set::MAX_KID};
 use crate::{
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, shown},
     json::Json,
 };
 
@@ -69,22 +69,36 @@ pub(super) fn decode(part: &str) -> Result<Vec<u8>, Denial> {
         .map_err(|_| Denial::new(Reason::MalformedToken, "a part of the token is not base64url"))
 }
 
+/// Decodes a part that is one JSON object.
+pub(super) fn object(part: &str, name: &str) -> Result<Json, Denial> {
+    let bytes = decode(part)?;
+    Json::object(&bytes).ok_or_else(|| {
+        let cause = if bytes.starts_with("\u{feff}".as_bytes()) {
+            format!("the {name} begins with a byte order mark (U+FEFF), which JSON has not")
+        } else {
+            format!("the {name} is not one JSON object without repeated members")
+        };
+        Denial::new(Reason::MalformedToken, cause)
+    })
+}
+
 /// The header of a token, as far as it is used.
 pub(super) struct Header {
     pub(super) algorithm: Algorithm,
+    /// The name of the algorithm in the token: one has two.
+    pub(super) algorithm_name: &'static str,
+    /// Whether it has the `nonce` of Entra ID, with which only Microsoft's own APIs verify.
+    pub(super) has_nonce: bool,
     /// The name of the key; `None` where it is absent or empty.
     pub(super) kid: Option<String>,
+    /// Whether `typ` is that of an access token (RFC 9068 section 2.1).
+    pub(super) is_access_token: bool,
 }
 
 impl Header {
     /// Reads a header.
     pub(super) fn parse(part: &str) -> Result<Self, Denial> {
-        let Some(json) = Json::object(&decode(part)?) else {
-            return refuse(
-                Reason::MalformedToken,
-                "the header is not one JSON object without repeated members",
-            );
-        };
+        let json = object(part, "header")?;
         // None of them is implemented, so none of them may be present (RFC 7515 section 4.1.11).
         // jwk, jku, x5u and x5c are never read; they are not refused, as some issuers send them.
         for member in ["crit", "b64", "zip", "enc", "p2c", "p2s", "epk"] {
@@ -95,9 +109,14 @@ impl Header {
                 );
             }
         }
-        let algorithm = match json.get("alg") {
-            Some(Json::Text(name)) => Algorithm::parse(name).ok_or_else(|| {
-                Denial::new(Reason::AlgorithmNotAllowed, "the algorithm is not known")
+        let (algorithm_name, algorithm) = match json.get("alg") {
+            Some(Json::Text(name)) => Algorithm::find(name).ok_or_else(|| {
+                let cause = if name.eq_ignore_ascii_case("none") {
+                    format!("the algorithm `{}` is no signature, and never accepted", shown(name))
+                } else {
+                    format!("the algorithm `{}` is not supported", shown(name))
+                };
+                Denial::new(Reason::AlgorithmNotAllowed, cause)
             })?,
             Some(_) | None => {
                 return refuse(Reason::AlgorithmNotAllowed, "alg is missing or not a string");
@@ -111,16 +130,22 @@ impl Header {
                 return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes");
             }
         };
-        match json.get("typ") {
-            None => {}
-            Some(Json::Text(typ))
-                if ["jwt", "at+jwt", "application/at+jwt", "application/jwt"]
-                    .contains(&typ.to_ascii_lowercase().as_str()) => {}
-            Some(_) => return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt"),
+        let typ = match json.get("typ") {
+            None => String::new(),
+            Some(Json::Text(typ)) => typ.to_ascii_lowercase(),
+            Some(_) => return refuse(Reason::WrongTokenType, "typ is not a string"),
+        };
+        let is_access_token = matches!(typ.as_str(), "at+jwt" | "application/at+jwt");
+        if json.get("typ").is_some()
+            && !is_access_token
+            && !matches!(typ.as_str(), "jwt" | "application/jwt")
+        {
+            return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt");
         }
         if json.get("cty").is_some() {
             return refuse(Reason::WrongTokenType, "the token holds another token (cty)");
         }
-        Ok(Self { algorithm, kid })
+        let has_nonce = json.get("nonce").is_some();
+        Ok(Self { algorithm, algorithm_name, has_nonce, kid, is_access_token })
     }
 }

@@ -5,8 +5,8 @@ mod config;
 use std::{collections::HashMap, sync::Arc};
 
 pub use self::config::{
-    AlgorithmName, Audiences, ClaimChoice, ClaimList, ClaimsConfig, IssuerConfig, JwksConfig,
-    KidRule,
+    AlgorithmName, Audiences, ClaimChoice, ClaimList, ClaimsConfig, IdTokens, IssuerConfig,
+    JwksConfig, KidRule,
 };
 pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource};
 use super::algorithm::Algorithm;
@@ -47,6 +47,7 @@ pub struct Issuer {
     pub(super) max_lifetime: Span,
     pub(super) claims: ClaimSources,
     pub(super) tenant: Option<String>,
+    pub(super) accepts_id_tokens: bool,
 }
 
 impl Issuer {
@@ -185,6 +186,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         max_lifetime: config.max_lifetime,
         claims: ClaimSources::of(&config.claims),
         tenant: config.tenant.clone(),
+        accepts_id_tokens: config.id_tokens == IdTokens::Accepted,
     }
 }
 

@@ -56,6 +56,23 @@ pub struct IssuerConfig {
     pub claims: ClaimsConfig,
     /// A fixed tenant for every token of this issuer, instead of a claim.
     pub tenant: Option<String>,
+    /// Whether OpenID Connect ID tokens are accepted. Default `refused`: they are for the client that
+    /// signed a user in. A token is one where its claims tell: `typ: ID`, `token_use: id`, or
+    /// `at_hash`, `c_hash` or `nonce` without a claim of access tokens. Refresh tokens are never
+    /// accepted.
+    #[serde(default)]
+    pub id_tokens: IdTokens,
+}
+
+/// `id_tokens`: whether ID tokens are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdTokens {
+    /// A token that is known to be an ID token is refused.
+    #[default]
+    Refused,
+    /// ID tokens are accepted beside access tokens.
+    Accepted,
 }
 
 fn audience_claim() -> String {
