@@ -3,9 +3,11 @@
 use std::{io::Write, process::ExitCode};
 
 use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tollgate_core::{
+    credential::jwt::algorithm::Algorithm,
     revocation::token_digest,
     text::{hex, is_identifier},
     time::Timestamp,
@@ -101,6 +103,7 @@ impl TokenReport {
         let mut defects: Vec<String> = form.into_iter().collect();
         let mut needs = Vec::new();
         let mut hints = Vec::new();
+        signature(token, &header, &claims, &mut defects);
         names(&header, &claims, &mut needs);
         times(&claims, now, &mut defects, &mut needs);
         identity(&claims, &mut defects, &mut needs, &mut hints);
@@ -205,8 +208,10 @@ fn times(
 /// What a policy must name: the issuer, the audience, the algorithm and the key.
 fn names(header: &Map<String, Value>, claims: &Map<String, Value>, needs: &mut Vec<String>) {
     let algorithm = text(header, "alg").unwrap_or_default();
-    let is_shared = algorithm.starts_with("HS");
-    if is_shared {
+    let is_known = Algorithm::parse(algorithm).is_some();
+    if !is_known {
+        // A defect: no policy can list it.
+    } else if algorithm.starts_with("HS") {
         needs.push("`secret`, the one it was signed with".into());
     } else if text(header, "kid").is_none_or(str::is_empty) {
         needs.push("`kid: optional`, as it does not name its key".into());
@@ -225,12 +230,81 @@ fn names(header: &Map<String, Value>, claims: &Map<String, Value>, needs: &mut V
                 many.iter().filter_map(|aud| Some(format!("`{}`", aud.as_str()?))).collect();
             needs.push(format!("`audiences` with one of {}", list.join(", ")));
         }
-        _ => needs.push(
-            "`audiences: any`, or `audience_claim` with the claim that names the service".into(),
+        None | Some(Value::Null) => needs.push(
+            "`audience_claim` with the claim that names the service, or `audiences: any`, as it has \
+             no aud"
+                .into(),
         ),
+        Some(other) => needs.push(format!(
+            "`audience_claim` with another claim, as aud {}; the issuer has to correct it",
+            audience_problem(other)
+        )),
     }
-    if !algorithm.is_empty() {
+    if is_known {
         needs.push(format!("`algorithms: [{algorithm}]`"));
+    }
+}
+
+/// Returns why a claim `aud` is neither text nor a list of texts.
+fn audience_problem(aud: &Value) -> String {
+    let type_name = |value: &Value| match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    match aud {
+        Value::Array(items) => match items.iter().find(|item| !item.is_string()) {
+            Some(item) => format!("has an element that is {}, not text", type_name(item)),
+            None => "is an empty list".into(),
+        },
+        other => format!("is {}, not text or a list of texts", type_name(other)),
+    }
+}
+
+/// What makes every verification of the signature fail.
+fn signature(
+    token: &str,
+    header: &Map<String, Value>,
+    claims: &Map<String, Value>,
+    defects: &mut Vec<String>,
+) {
+    const ENTRA: [&str; 2] = ["https://sts.windows.net/", "https://login.microsoftonline.com/"];
+    let is_entra =
+        text(claims, "iss").is_some_and(|iss| ENTRA.iter().any(|at| iss.starts_with(at)));
+    if header.contains_key("nonce") && is_entra {
+        defects.push(
+            "its header has `nonce`: a token of Entra ID for Microsoft Graph, which only Graph can \
+             verify; request one whose scope is of this service (`api://…/.default`)"
+                .into(),
+        );
+    }
+    let Some(algorithm) = text(header, "alg") else { return };
+    let length = match algorithm {
+        "ES256" => 64,
+        "ES384" => 96,
+        "ES512" => 132,
+        _ => return,
+    };
+    let encoded = token.rsplit('.').next().unwrap_or_default();
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(encoded) else { return };
+    // SEQUENCE of two INTEGERs, whose length fills the signature (RFC 3279 section 2.2.3).
+    let is_der = match bytes.as_slice() {
+        [0x30, 0x81, size, 0x02, rest @ ..] => rest.len() + 1 == usize::from(*size),
+        [0x30, size, 0x02, rest @ ..] => rest.len() + 1 == usize::from(*size),
+        _ => false,
+    };
+    if bytes.len() == length {
+    } else if is_der {
+        defects.push(format!(
+            "its signature is in DER, as in certificates; {algorithm} has R and S side by side, \
+             {length} bytes (RFC 7518 section 3.4)"
+        ));
+    } else {
+        defects
+            .push(format!("its signature has {} bytes, and {algorithm} has {length}", bytes.len()));
     }
 }
 
@@ -378,8 +452,6 @@ fn has_unusable(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_767_225_600);
@@ -485,6 +557,72 @@ mod tests {
         }
         let empty_kid = report(json!({ "alg": "RS256", "kid": "" }), json!({ "exp": 5 }));
         assert!(empty_kid.needs.join("; ").contains("kid: optional"), "{:?}", empty_kid.needs);
+    }
+
+    #[test]
+    fn an_audience_of_another_type_is_named() {
+        for (aud, word) in [
+            (json!(["a", 7]), "aud has an element that is a number, not text"),
+            (json!([]), "aud is an empty list"),
+            (json!({ "a": 1 }), "aud is an object, not text or a list of texts"),
+            (json!(true), "aud is a boolean"),
+        ] {
+            let needs = report(json!({ "alg": "ES256" }), json!({ "aud": aud })).needs.join("; ");
+            assert!(needs.contains(word) && !needs.contains("audiences: any"), "{aud}: {needs}");
+        }
+        let needs = report(json!({ "alg": "ES256" }), json!({})).needs.join("; ");
+        assert!(needs.contains("as it has no aud"), "{needs}");
+    }
+
+    #[test]
+    fn an_algorithm_that_no_policy_can_list_is_named_and_not_recommended() {
+        for (alg, word) in [
+            ("none", "the algorithm `none` is no signature"),
+            ("ES256K", "the algorithm `ES256K` is not supported"),
+            ("HS1", "the algorithm `HS1` is not supported"),
+        ] {
+            let report = report(json!({ "alg": alg }), json!({ "sub": "c" }));
+            let (defects, needs) = (report.defects.join("; "), report.needs.join("; "));
+            assert!(defects.contains(word), "{defects}");
+            assert!(!needs.contains("algorithms") && !needs.contains("secret"), "{needs}");
+        }
+        let needs = report(json!({ "alg": "Ed25519" }), json!({})).needs.join("; ");
+        assert!(needs.contains("`algorithms: [Ed25519]`"), "{needs}");
+    }
+
+    #[test]
+    fn a_signature_that_never_verifies_is_named() {
+        let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let defects = |header: Value, claims: Value, signature: &[u8]| {
+            let signature = URL_SAFE_NO_PAD.encode(signature);
+            let token = format!("{}.{}.{signature}", part(header), part(claims));
+            TokenReport::of(&token, NOW).unwrap().defects.join("; ")
+        };
+        let der = |integer: u8| {
+            let one = [&[0x02, integer][..], &vec![1; usize::from(integer)]].concat();
+            let body = [one.clone(), one].concat();
+            let size = u8::try_from(body.len()).unwrap();
+            let head = if size < 128 { vec![0x30, size] } else { vec![0x30, 0x81, size] };
+            [head, body].concat()
+        };
+        for (alg, signature, expected) in [
+            ("ES256", der(32), Some("in DER")),
+            ("ES384", der(48), Some("in DER")),
+            ("ES512", der(66), Some("in DER")),
+            ("ES256", vec![1; 63], Some("its signature has 63 bytes, and ES256 has 64")),
+            ("ES256", vec![0x30; 64], None),
+            ("RS256", der(32), None),
+        ] {
+            let found = defects(json!({ "alg": alg }), json!({}), &signature);
+            match expected {
+                Some(word) => assert!(found.contains(word), "{alg}: {found}"),
+                None => assert!(!found.contains("signature"), "{alg}: {found}"),
+            }
+        }
+        let graph = json!({ "iss": "https://sts.windows.net/72f988bf/" });
+        let header = json!({ "alg": "RS256", "nonce": "x" });
+        assert!(defects(header.clone(), graph, b"x").contains("only Graph can verify"));
+        assert!(!defects(header, json!({ "iss": "https://a.example" }), b"x").contains("Graph"));
     }
 
     #[test]
