@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Admin, keys::KeyRecords, store::StoreRevocations},
     config::{AdminListenConfig, Loaded},
     engine::{Engine, check::Clock, watch::Watch},
-    health::{self, Health},
+    health::{self, Health, ReadinessReport},
     listener::{Address, Limits, Peer, Tls},
     log_list::LogList,
     observe::{
@@ -192,7 +192,15 @@ fn health_of(
         certificates: certificates.get().into_iter().flatten().filter_map(certificate).collect(),
         ..for_status.status()
     };
-    Health::new(Arc::clone(engine.observer()), move || readiness.missing(), status)
+    let report = move || {
+        let mut missing = readiness.missing();
+        let ready = missing.is_empty();
+        if ready {
+            missing = readiness.unusable();
+        }
+        ReadinessReport { ready, missing }
+    };
+    Health::new(Arc::clone(engine.observer()), report, status)
 }
 
 /// The state of the certificates of a listener.

@@ -223,7 +223,7 @@ impl Engine {
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
         Ok(Self {
             checker,
-            readiness: Arc::new(Readiness::new(Arc::clone(&live))),
+            readiness: Arc::new(Readiness::new(Arc::clone(&live), Arc::clone(&store))),
             live,
             observer,
             store,

@@ -25,31 +25,39 @@ const UNREAD: usize = 16;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// What `/readyz` answers.
+#[derive(Clone, Debug)]
+pub struct ReadinessReport {
+    /// Whether requests may be sent here.
+    pub ready: bool,
+    /// What is missing, one phrase each. What is listed while `ready` is true concerns some requests
+    /// only, which are denied.
+    pub missing: Vec<String>,
+}
+
 /// The data of the handlers.
 pub struct Health {
     observer: Arc<Observer>,
-    missing: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    readiness: Box<dyn Fn() -> ReadinessReport + Send + Sync>,
     status: Box<dyn Fn() -> Status + Send + Sync>,
     unread: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Health").field("missing", &(self.missing)()).finish_non_exhaustive()
+        f.debug_struct("Health").field("readiness", &(self.readiness)()).finish_non_exhaustive()
     }
 }
 
 impl Health {
-    /// Creates the handlers. `missing` returns what is missing before requests may be sent here,
-    /// one phrase each, and nothing when it is ready. Both functions are called for each request
-    /// and must not block.
+    /// Creates the handlers. Both functions are called for each request and must not block.
     pub fn new(
         observer: Arc<Observer>,
-        missing: impl Fn() -> Vec<String> + Send + Sync + 'static,
+        readiness: impl Fn() -> ReadinessReport + Send + Sync + 'static,
         status: impl Fn() -> Status + Send + Sync + 'static,
     ) -> Self {
         let unread = Arc::new(Semaphore::new(UNREAD));
-        Self { observer, missing: Box::new(missing), status: Box::new(status), unread }
+        Self { observer, readiness: Box::new(readiness), status: Box::new(status), unread }
     }
 }
 
@@ -66,7 +74,7 @@ pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Text> {
             return response;
         }
         ("/healthz", _) => (StatusCode::OK, TEXT, "ok\n".to_owned()),
-        ("/readyz", _) => readyz(&(health.missing)()),
+        ("/readyz", _) => readyz(&(health.readiness)()),
         ("/metrics", _) => {
             room = Arc::clone(&health.unread).try_acquire_owned().ok();
             let text = if room.is_some() { metrics(health).await } else { None };
@@ -107,9 +115,9 @@ async fn metrics(health: &Health) -> Option<String> {
     tokio::task::spawn_blocking(move || observer.exposition(status).ok()).await.ok().flatten()
 }
 
-fn readyz(missing: &[String]) -> (StatusCode, &'static str, String) {
-    let ready = missing.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+fn readyz(report: &ReadinessReport) -> (StatusCode, &'static str, String) {
+    let ReadinessReport { ready, missing } = report;
+    let status = if *ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, JSON, format!("{}\n", json!({ "ready": ready, "missing": missing })))
 }
 
@@ -133,13 +141,14 @@ mod tests {
         metrics::{Metrics, ObserveConfig},
     };
 
-    fn health(missing: &[&str]) -> Health {
+    fn health(ready: bool, missing: &[&str]) -> Health {
         let observer = Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),
             Arc::new(Audit::off()),
         );
         let missing: Vec<String> = missing.iter().map(|text| (*text).to_owned()).collect();
-        Health::new(Arc::new(observer), move || missing.clone(), Status::default)
+        let report = ReadinessReport { ready, missing };
+        Health::new(Arc::new(observer), move || report.clone(), Status::default)
     }
 
     async fn get(health: &Health, method: &str, path: &str) -> (u16, String, String) {
@@ -153,7 +162,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_answers_are_constant() {
-        let health = health(&[]);
+        let health = health(true, &[]);
         let nothing_else = "only /healthz, /readyz and /metrics are here\n";
         for (method, path, status, kind, body) in [
             ("GET", "/healthz", 200, TEXT, "ok\n"),
@@ -181,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missing_is_named() {
-        let health = health(&["keys of any issuer"]);
+        let health = health(false, &["keys of any issuer"]);
         let expected = (
             503,
             JSON.to_owned(),
@@ -189,11 +198,14 @@ mod tests {
         );
         assert_eq!(get(&health, "GET", "/readyz").await, expected);
         assert_eq!(get(&health, "GET", "/healthz").await.0, 200, "not ready is not dead");
+        let some = self::health(true, &["API keys"]);
+        let body = "{\"missing\":[\"API keys\"],\"ready\":true}\n".to_owned();
+        assert_eq!(get(&some, "GET", "/readyz").await, (200, JSON.to_owned(), body));
     }
 
     #[tokio::test]
     async fn metrics_are_open_metrics_text() {
-        let (status, kind, body) = get(&health(&[]), "GET", "/metrics").await;
+        let (status, kind, body) = get(&health(true, &[]), "GET", "/metrics").await;
         assert_eq!(
             (status, kind.as_str()),
             (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -203,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_that_are_not_read_are_bounded() {
-        let health = health(&[]);
+        let health = health(true, &[]);
         let get = || handle(&health, Request::get("/metrics").body(()).unwrap());
         let mut unread = Vec::new();
         for _ in 0..UNREAD {
@@ -219,6 +231,6 @@ mod tests {
     #[tokio::test]
     async fn head_says_how_long_the_body_would_be() {
         let request = Request::builder().method("HEAD").uri("/healthz").body(()).unwrap();
-        assert_eq!(handle(&health(&[]), request).await.headers()[CONTENT_LENGTH], "3");
+        assert_eq!(handle(&health(true, &[]), request).await.headers()[CONTENT_LENGTH], "3");
     }
 }

@@ -176,6 +176,11 @@ impl Opened {
         self.redis.as_ref()
     }
 
+    /// Whether the bans were read once, or could not be read; always true in memory.
+    pub fn has_tried_bans(&self) -> bool {
+        self.redis.as_ref().is_none_or(|redis| redis.has_tried_bans())
+    }
+
     /// Starts to copy the API keys of the store, until the copy is dropped or `stop`; `None` in
     /// memory, where there are none. Without an answer of Redis for `max_stale` the copy is emptied.
     pub fn copy_keys(

@@ -8,7 +8,11 @@ use tollgate::{
     engine::{Engine, StartError, check::Answer, reload::ReloadError, watch::Watch},
     observe,
 };
-use tollgate_core::request::{Headers, RawBody, RawRequest};
+use tollgate_core::{
+    credential::api_key::GeneratedKey,
+    request::{Headers, RawBody, RawRequest},
+    time::rfc3339::Rfc3339,
+};
 use tollgate_testkit::wait;
 
 use crate::rig::{
@@ -286,6 +290,49 @@ async fn what_a_reload_removes_stops_while_files_of_issuers_are_missing() {
         let decided = async |token| decide(&watched.engine, "/v1/models", Some(token)).await;
         assert_eq!(decided(&goes).await, "unknown_issuer", "{source}");
         assert_eq!(decided(&stays).await, "allow", "{source}");
+        watched.engine.close().await;
+    }
+}
+
+/// Keys are denied, and named, while the file of a new policy is missing or wrong; a file that was in
+/// force before is kept.
+#[tokio::test]
+async fn a_file_of_api_keys_that_a_reload_names_is_named_until_it_can_be_used() {
+    let key = GeneratedKey::new(&[7; 16], &[9; 32]);
+    let digest = key.digest();
+    let record = format!(
+        "keys: [{{ id: {}, subject: ci, created: '{}', digest: '{digest}' }}]",
+        key.id(),
+        Rfc3339(observe::now())
+    );
+    let with_keys = |file| format!("{POLICY}api_keys: {{ file: \"${{DIR}}/{file}\" }}\n");
+    for (what, content) in [("missing", None), ("broken", Some("keys: [{ id: 1 }]"))] {
+        let (watched, issuer) = Watched::start(POLICY).await;
+        let file = watched.dir.path().join("keys");
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let (engine, token) = (&watched.engine, issuer.token(json!({})));
+        watched.write(&with_keys("keys"));
+        watched.watch.request_reload();
+        watched.becomes("/v1/models", Some(key.expose()), "not_ready").await;
+        assert_eq!(decide(engine, "/v1/models", Some(&token)).await, "allow", "{what}");
+        let named = format!("the API keys in `{}` cannot be used", file.display());
+        assert_eq!(engine.readiness().unusable(), [named], "{what}");
+        assert!(engine.readiness().missing().is_empty(), "{what}: tokens are accepted");
+        let labels = format!("{{secret=\"api_keys\",file=\"{}\"}}", file.display());
+        watched.metric(&format!("tollgate_secret_usable{labels} 0")).await;
+
+        std::fs::write(&file, &record).unwrap();
+        watched.becomes("/v1/models", Some(key.expose()), "allow").await;
+        assert!(engine.readiness().unusable().is_empty(), "{what}");
+        watched.metric(&format!("tollgate_secret_usable{labels} 1")).await;
+        // The file of the policy before stays in force, whatever it has become.
+        std::fs::write(&file, "keys: [{ id: 1 }]").unwrap();
+        let paths = "paths: [/v1/models, /v1/others]";
+        watched.write(&with_keys("keys").replace("paths: [/v1/models]", paths));
+        watched.watch.request_reload();
+        watched.becomes("/v1/others", Some(key.expose()), "allow").await;
         watched.engine.close().await;
     }
 }

@@ -157,19 +157,31 @@ impl ApiKeyFile {
     fn failed(&mut self, error: &LoadError) -> bool {
         let text = error.to_string();
         let lapses = self.in_force.is_some() && self.found.elapsed() >= self.max_stale;
+        if lapses || self.reported.as_ref() != Some(&text) {
+            tracing::error!("{}:\n{text}", self.consequence(lapses));
+        }
         if lapses {
             self.in_force = None;
-            tracing::error!(
-                "the file of API keys is older than `secrets.max_stale` and no longer used, its \
-                 keys are denied:\n{text}"
-            );
-        } else if self.reported.as_ref() != Some(&text) {
-            tracing::error!(
-                "API key reload failed, keeping the previous keys for `secrets.max_stale`:\n{text}"
-            );
         }
         self.reported = Some(text);
         lapses
+    }
+
+    /// Returns what a file that cannot be used means for its keys, for the log.
+    fn consequence(&self, lapses: bool) -> &'static str {
+        match (self.is_usable(), lapses) {
+            (_, true) => {
+                "the file of API keys is older than `secrets.max_stale` and no longer used, its \
+                 keys are denied with 503 not_ready"
+            }
+            (true, false) => {
+                "API key reload failed, keeping the previous keys for `secrets.max_stale`"
+            }
+            (false, false) => {
+                "the file of API keys cannot be used, and no previous one is in force: its keys \
+                 are denied with 503 not_ready until it can be used"
+            }
+        }
     }
 
     /// Returns the table in force.

@@ -155,6 +155,11 @@ impl Redis {
         self.connection().await?.admit(request).await
     }
 
+    /// Whether the bans were read once, or could not be read.
+    pub(super) fn has_tried_bans(&self) -> bool {
+        self.replication.as_ref().is_none_or(|replication| replication.replica.is_tried())
+    }
+
     /// Looks up a request in the replicated bans, and its credential in the replicated revocations.
     fn look_up(&self, request: &AdmitRequest) -> Lookup {
         let Some(Replication { replica, max_staleness }) = &self.replication else {

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -46,6 +46,8 @@ pub(super) struct Replica {
     /// The moment of the last query to which Redis had no more changes, in microseconds since
     /// `started`; 0 before the first one.
     confirmed: AtomicU64,
+    /// Whether the bans were read once, or could not be read.
+    is_tried: AtomicBool,
 }
 
 impl Replica {
@@ -58,6 +60,7 @@ impl Replica {
             clock: Clock::start(),
             started: Instant::now(),
             confirmed: AtomicU64::new(0),
+            is_tried: AtomicBool::new(false),
         }
     }
 
@@ -89,6 +92,11 @@ impl Replica {
         let confirmed =
             Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
+    }
+
+    /// Whether the copy was read once, or could not be read.
+    pub(super) fn is_tried(&self) -> bool {
+        self.is_tried.load(Ordering::Acquire)
     }
 
     /// What is copied, for the log.
@@ -152,6 +160,7 @@ impl Follower {
         let mut failing = false;
         while let Some(source) = self.source.upgrade() {
             let result = self.read(&source).await;
+            self.replica.is_tried.store(true, Ordering::Release);
             if let Err(outage) = result
                 && !failing
             {

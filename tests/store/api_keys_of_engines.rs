@@ -160,8 +160,13 @@ async fn keys_of_redis_are_not_known_before_they_are_read_and_the_file_wins() {
     assert_eq!((status.replica.keys, status.misfits), (2, 0));
     server.kill();
     let late = start();
+    let missing = late.readiness().missing();
+    for what in ["the API keys in Redis are not read yet", "the bans in Redis are not read yet"] {
+        assert!(missing.iter().any(|phrase| phrase == what), "{missing:?}");
+    }
     until("the first attempt to read has ended", async || late.readiness().missing().is_empty())
         .await;
+    assert_eq!(late.readiness().unusable(), ["the API keys in Redis cannot be used"]);
     assert_eq!(decide(&late, "/allow", Some(redis_key.expose())).await, "not_ready");
     assert_eq!(decide(&late, "/allow", Some(file_key.expose())).await, "allow");
 }

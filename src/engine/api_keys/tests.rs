@@ -62,10 +62,13 @@ async fn a_reload_keeps_the_table_of_the_same_file_and_reads_another_one() {
     let file = ApiKeyFile::start(&policy(&one), hour).unwrap();
     let mut file = ApiKeyFile::for_policy(file, &policy(&one), hour).unwrap();
     assert_eq!(file.table().unwrap().len(), 1);
+    assert!(file.consequence(false).contains("keeping the previous keys"));
     // It is compiled again for the policy, whose limits and lives may differ.
     assert!(file.look().await && !file.look().await);
     let mut file = ApiKeyFile::for_policy(Some(file), &policy(&two), hour).unwrap();
     assert!(!file.is_usable() && !file.look().await);
+    // Nothing is kept where nothing was in force.
+    assert!(file.consequence(false).contains("denied with 503 not_ready until it can be used"));
     std::fs::write(&two, "keys: []").unwrap();
     assert!(file.look().await);
     assert!(file.table().unwrap().is_empty());
