@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    credential::jwt::algorithm::Algorithm,
+    credential::jwt::{self, algorithm::Algorithm},
     revocation::token_digest,
     text::{hex, is_identifier},
     time::Timestamp,
@@ -104,6 +104,13 @@ impl TokenReport {
         let mut needs = Vec::new();
         let mut hints = Vec::new();
         signature(token, &header, &claims, &mut defects);
+        if let Some(denial) = jwt::kind_refusal(token, true) {
+            defects.push(denial.cause.into_owned());
+        } else if jwt::kind_refusal(token, false).is_some() {
+            needs.push(
+                "`id_tokens: accepted`, as it is an ID token; access tokens need none".into(),
+            );
+        }
         names(&header, &claims, &mut needs);
         times(&claims, now, &mut defects, &mut needs);
         identity(&claims, &mut defects, &mut needs, &mut hints);
@@ -557,6 +564,22 @@ mod tests {
         }
         let empty_kid = report(json!({ "alg": "RS256", "kid": "" }), json!({ "exp": 5 }));
         assert!(empty_kid.needs.join("; ").contains("kid: optional"), "{:?}", empty_kid.needs);
+    }
+
+    #[test]
+    fn an_id_token_needs_a_policy_that_accepts_it() {
+        let of = |claims: Value| report(json!({ "alg": "RS256" }), claims);
+        for claims in [json!({ "typ": "ID" }), json!({ "at_hash": "x" })] {
+            let report = of(claims);
+            assert!(
+                report.needs.join("; ").contains("`id_tokens: accepted`"),
+                "{:?}",
+                report.needs
+            );
+        }
+        let refresh = of(json!({ "typ": "Refresh" })).defects.join("; ");
+        assert!(refresh.contains("a token for the issuer itself"), "{refresh}");
+        assert!(!of(json!({ "scope": "a" })).needs.join("; ").contains("id_tokens"));
     }
 
     #[test]

@@ -82,6 +82,15 @@ pub fn verify<'k>(
     })
 }
 
+/// Returns why a token is refused for the kind that its claims tell; `None` where it is not, or
+/// cannot be read. Nothing is verified.
+pub fn kind_refusal(token: &str, accepts_id_tokens: bool) -> Option<Denial> {
+    let parts = Parts::split(token).ok()?;
+    let header = Header::parse(parts.header).ok()?;
+    let claims = compact::object(parts.payload, "payload").ok()?;
+    token_kind::check(&claims, header.is_access_token, accepts_id_tokens).err()
+}
+
 /// How far a verification came, so that the checks return plain denials.
 struct Progress {
     /// The check in progress.
@@ -178,7 +187,10 @@ fn find_keys<'k>(
     let no_key = |kid: &str| {
         let kids = listed(set.published_kids());
         let known = if kids.is_empty() { String::new() } else { format!("; it has {kids}") };
-        format!("no key of the issuer has the kid `{}`{known}", shown(kid))
+        let why = set.why_unnamed_skipped();
+        let unnamed = why.map(|why| format!("; an entry without kid cannot be used: {why}"));
+        let unnamed = unnamed.unwrap_or_default();
+        format!("no key of the issuer has the kid `{}`{known}{unnamed}", shown(kid))
     };
     let candidates = match (&header.kid, &issuer.source) {
         (_, KeySource::Secret(_)) => Candidates::of(set.unnamed(), algorithm),

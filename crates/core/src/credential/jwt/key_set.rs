@@ -292,6 +292,11 @@ impl KeySet {
         self.keys.iter().map(|key| &key.key)
     }
 
+    /// Returns the reason why the first entry without a name was skipped.
+    pub(super) fn why_unnamed_skipped(&self) -> Option<&str> {
+        self.skipped.iter().find(|key| key.kid.is_none()).map(|key| &*key.reason)
+    }
+
     /// Returns the reason why the key named `kid` was skipped.
     pub(super) fn why_skipped(&self, kid: &str) -> Option<&str> {
         let skipped = self.skipped.iter().find(|key| key.kid.as_deref() == Some(kid));
