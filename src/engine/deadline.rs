@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 /// The time for a check of a proxy that does not name how long it waits. The shipped configurations
-/// let the proxy wait two seconds.
+/// let the proxy wait two seconds or more.
 pub(crate) const CHECK_WITHIN: Duration = Duration::from_millis(1500);
 
 /// The longest time for a check of a proxy that waits longer.

@@ -25,7 +25,7 @@ const FILTER: &str = r#"                  # Checks the head: without `with_reque
                       transport_api_version: V3
                       grpc_service:
                         envoy_grpc: { cluster_name: tollgate }
-                        timeout: 2s
+                        timeout: 10s
                       failure_mode_allow: false
                       status_on_error: { code: ServiceUnavailable }
                       encode_raw_headers: true

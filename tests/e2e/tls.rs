@@ -62,7 +62,7 @@ fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> Str
           common_tls_context: {{ {own}validation_context: {{ trusted_ca: {trusted}, match_typed_subject_alt_names: {names} }} }}
 "#
     );
-    move |config| replace_once(config, "      connect_timeout: 2s\n", &socket)
+    move |config| replace_once(config, "      connect_timeout: 10s\n", &socket)
 }
 
 #[test]

@@ -110,8 +110,8 @@ fn headers_that_envoy_copies_into_the_call_cannot_make_it_fail() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
     let rig = Rig::with(&format!("{POLICY}{}", tollgate(collector.grpc)), |config| {
-        let copied = " timeout: 2s\n                        initial_metadata: [{ key: x-copy, value: \"%REQ(x-large)%\" }]";
-        let config = replace_once(config, " timeout: 2s", copied);
+        let copied = " timeout: 10s\n                        initial_metadata: [{ key: x-copy, value: \"%REQ(x-large)%\" }]";
+        let config = replace_once(config, " timeout: 10s", copied);
         failure_mode_allow(tracing_envoy(config, collector.grpc))
     });
     for name in ["tracestate", "x-large", "baggage", "b3"] {

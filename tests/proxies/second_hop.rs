@@ -208,7 +208,8 @@ fn a_slow_check_is_sent_once(kind: Kind) {
     });
     let reply = rig.send(&Request::get("/v1/models").bearer(&rig.token()));
     assert!([500, 502, 503, 504].contains(&reply.status), "{reply:?}");
-    assert!(reply.took < Duration::from_secs(5), "{:?}", reply.took);
+    let most = if kind == Kind::EnvoyHttp { 15 } else { 5 };
+    assert!(reply.took < Duration::from_secs(most), "{:?}", reply.took);
     assert_eq!(checks.load(Ordering::Relaxed), 1, "{kind:?}");
     assert_eq!(rig.upstream.taken().len(), 0);
 }
