@@ -230,7 +230,7 @@ fn a_check_is_answered_before_envoy_stops_waiting_for_it() {
     let tollgate = Tollgate::start(dir.path(), &policy);
     let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |config| {
         let timeout = |time: &str| format!("                        timeout: {time}");
-        replace_once(failure_mode_allow(config), &timeout("2s"), &timeout("1s"))
+        replace_once(failure_mode_allow(config), &timeout("10s"), &timeout("1s"))
     });
     let token = issuer.token(json!({}));
     until("the first answer of Redis", || {
