@@ -86,8 +86,9 @@ async fn the_requests_that_envoy_admits_by_default_find_streams() {
 #[test]
 fn cancelled_requests_do_not_fail_the_checks_of_others() {
     // Without its timeouts, so that a busy machine fails no check.
-    let rig =
-        Rig::with(POLICY, |envoy| failure_mode_allow(envoy).replace("timeout: 10s", "timeout: 60s"));
+    let rig = Rig::with(POLICY, |envoy| {
+        failure_mode_allow(envoy).replace("timeout: 10s", "timeout: 60s")
+    });
     let burst =
         [preface(), cancelled_requests(&request_headers(2, "/v1/models"), true, 125)].concat();
     let attack = || {

@@ -279,9 +279,13 @@ fn signature(
     defects: &mut Vec<String>,
 ) {
     const ENTRA: [&str; 2] = ["https://sts.windows.net/", "https://login.microsoftonline.com/"];
-    let is_entra =
-        text(claims, "iss").is_some_and(|iss| ENTRA.iter().any(|at| iss.starts_with(at)));
-    if header.contains_key("nonce") && is_entra {
+    /// Microsoft Graph, by its id and its address.
+    const GRAPH: [&str; 2] =
+        ["00000003-0000-0000-c000-000000000000", "https://graph.microsoft.com"];
+    let is_graph = text(claims, "iss")
+        .is_some_and(|iss| ENTRA.iter().any(|at| iss.starts_with(at)))
+        || text(claims, "aud").is_some_and(|aud| GRAPH.contains(&aud.trim_end_matches('/')));
+    if header.contains_key("nonce") && is_graph {
         defects.push(
             "its header has `nonce`: a token of Entra ID for Microsoft Graph, which only Graph can \
              verify; request one whose scope is of this service (`api://…/.default`)"
@@ -642,9 +646,14 @@ mod tests {
                 None => assert!(!found.contains("signature"), "{alg}: {found}"),
             }
         }
-        let graph = json!({ "iss": "https://sts.windows.net/72f988bf/" });
         let header = json!({ "alg": "RS256", "nonce": "x" });
-        assert!(defects(header.clone(), graph, b"x").contains("only Graph can verify"));
+        for graph in [
+            json!({ "iss": "https://sts.windows.net/72f988bf/" }),
+            json!({ "aud": "00000003-0000-0000-c000-000000000000" }),
+            json!({ "aud": "https://graph.microsoft.com/" }),
+        ] {
+            assert!(defects(header.clone(), graph, b"x").contains("only Graph can verify"));
+        }
         assert!(!defects(header, json!({ "iss": "https://a.example" }), b"x").contains("Graph"));
     }
 
