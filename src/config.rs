@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use thiserror::Error;
 use tollgate_core::{
     config::{ConfigError, ConfigErrorKind, Document, Errors, Path, keys_of},
-    credential::api_key::{KeyFile, KeyTable, PolicyNames},
+    credential::api_key::{KeyFile, KeyTable, MAX_FILE_RECORDS, PolicyNames},
     policy::{Policy, PolicyConfig},
     revocation::sha256,
 };
@@ -25,12 +25,13 @@ pub use crate::byte_size::ByteSize;
 use crate::{
     bounded_file::{self, FileError},
     credential::jwks,
+    observe,
 };
 
 /// Most bytes of a configuration file.
 pub const MAX_FILE: usize = 16 << 20;
 
-/// Most bytes of a file of API keys: about forty thousand records.
+/// Most bytes of a file of API keys.
 pub const MAX_KEY_FILE: usize = 16 << 20;
 
 /// A whole configuration file. Its sections are side by side in the file, and are read as two
@@ -167,7 +168,31 @@ pub fn compile_keys(path: &FilePath, text: &str, policy: &Policy) -> Result<KeyT
         has_limit: &|name| policy.has_limit(name),
         has_tier: &|tier| policy.has_key_tier(tier),
     };
-    KeyFile::compile(text, &lifetimes, Some(names)).map_err(|errors| invalid(path, errors))
+    KeyFile::compile_at(text, &lifetimes, Some(names), observe::now())
+        .map_err(|errors| invalid(path, errors))
+}
+
+/// Reads the text of the file of API keys at `path`.
+///
+/// # Errors
+/// A file that cannot be read, or is too large.
+pub fn read_keys_blocking(path: &FilePath) -> Result<String, LoadError> {
+    bounded_file::read_text_blocking(path, MAX_KEY_FILE).map_err(key_file_error)
+}
+
+/// Returns the error about a file of API keys, with the remedy where the file is too large.
+pub fn key_file_error(error: FileError) -> LoadError {
+    let FileError::TooLarge { path, max } = error else { return error.into() };
+    let error = ConfigError {
+        line: None,
+        path: String::new(),
+        kind: ConfigErrorKind::Invalid(format!(
+            "a file of API keys has at most {} MiB and {MAX_FILE_RECORDS} records",
+            max >> 20
+        )),
+        remedy: Some("keep more in Redis (`api_keys.redis: true`)".to_owned()),
+    };
+    invalid(&path, vec![error])
 }
 
 fn environment(name: &str) -> Option<String> {
@@ -205,9 +230,10 @@ fn check_keys(policy: &Policy) -> Result<(), LoadError> {
     let Some(path) = policy.api_keys.as_ref().and_then(|keys| keys.file.as_deref()) else {
         return Ok(());
     };
-    match bounded_file::read_text_blocking(path, MAX_KEY_FILE) {
+    match read_keys_blocking(path) {
         Ok(text) => compile_keys(path, &text, policy).map(drop),
-        Err(_) => Ok(()),
+        Err(LoadError::Read(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

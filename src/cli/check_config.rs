@@ -123,6 +123,28 @@ mod tests {
         (printed.replace(&format!("{}/", directory.path().display()), ""), code)
     }
 
+    #[test]
+    fn a_file_of_keys_that_serve_refuses_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys.json");
+        let text = format!(
+            "api_keys: {{ file: '{}' }}\nroutes: [{{ match: {{ methods: [GET], paths: [/a] }}, scopes: [] }}]",
+            keys.display()
+        );
+        std::fs::write(&keys, " ".repeat(18 << 20)).unwrap();
+        let (printed, code) = run(&text, false, Output::Text);
+        assert!(
+            printed.contains("at most 16 MiB and 100000 records; keep more in Redis"),
+            "{printed}"
+        );
+        assert_eq!(code, ExitCode::from(1));
+        let comment = format!("keys: []\n#{}", " ".repeat(5 << 20));
+        std::fs::write(&keys, comment).unwrap();
+        assert_eq!(run(&text, false, Output::Text).1, ExitCode::SUCCESS);
+        let (printed, _) = run(&text, false, Output::Text);
+        assert_eq!(printed, "tollgate.yaml: ok\n");
+    }
+
     const WITH_FILE: &str = "issuers:
   - { issuer: absent, audiences: any, algorithms: [HS256], secret: \"file:/no/secret\" }
 routes:

@@ -9,7 +9,7 @@ use tollgate_core::{
     secret::SecretSource,
 };
 
-use super::{File, ServerConfig};
+use super::{File, MAX_KEY_FILE, ServerConfig};
 use crate::{
     bounded_file::{self, FileError},
     listener::TlsConfig,
@@ -74,7 +74,9 @@ impl Check {
             }
         }
         if let Some(keys) = &policy.api_keys {
-            self.file(keys.file.as_ref(), &Path::root().key("api_keys").key("file"));
+            if let Some(file) = &keys.file {
+                self.readable(file, MAX_KEY_FILE, &Path::root().key("api_keys").key("file"));
+            }
         }
         for (index, route) in policy.routes.iter().enumerate() {
             let path = Path::root().key("routes").index(index).key("upstream_key");

@@ -20,7 +20,9 @@ use tollgate_core::{
 
 use crate::{
     bounded_file::{self, LOOK_AGAIN},
-    config::{LoadError, MAX_KEY_FILE, TextDigest, compile_keys},
+    config::{
+        LoadError, MAX_KEY_FILE, TextDigest, compile_keys, key_file_error, read_keys_blocking,
+    },
     secrets::SecretStatus,
 };
 
@@ -57,7 +59,7 @@ impl ApiKeyFile {
         max_stale: Duration,
     ) -> Result<Option<Self>, LoadError> {
         let Some(path) = file_of(policy) else { return Ok(None) };
-        let text = bounded_file::read_text_blocking(path, MAX_KEY_FILE)?;
+        let text = read_keys_blocking(path)?;
         let table = compile_keys(path, &text, policy)?;
         Ok(Some(Self {
             in_force: Some(Arc::new(table)),
@@ -129,8 +131,9 @@ impl ApiKeyFile {
             let text = TextDigest::of_bytes(bytes);
             (in_force && applied == Some(text)) || rejected == Some(text)
         };
-        let bytes =
-            bounded_file::read_settled(&self.path, MAX_KEY_FILE, LOOK_AGAIN, is_known).await?;
+        let bytes = bounded_file::read_settled(&self.path, MAX_KEY_FILE, LOOK_AGAIN, is_known)
+            .await
+            .map_err(key_file_error)?;
         let text = bounded_file::text(&self.path, bytes)?;
         let digest = TextDigest::of(&text);
         if in_force && applied == Some(digest) {

@@ -63,11 +63,26 @@ impl Document {
         text: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let mut root = tree::read(text).map_err(|error| vec![error])?;
+        let mut root =
+            tree::read(text, tree::MAX_VALUES, tree::TOO_LARGE).map_err(|error| vec![error])?;
         let mut errors = Errors::default();
         env::expand_tree(&mut root, &Path::root(), env, &mut errors);
         let document = Self { root };
         if errors.is_empty() { Ok(document) } else { Err(document.locate(errors)) }
+    }
+
+    /// Reads YAML with `max_values` at most, whose strings are what they are: nothing is expanded.
+    /// `too_large` is the message about a text with more values.
+    ///
+    /// # Errors
+    /// Text that is not YAML, a repeated key, an alias, a second document, or too many values.
+    pub fn parse_records(
+        text: &str,
+        max_values: usize,
+        too_large: &str,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let root = tree::read(text, max_values, too_large).map_err(|error| vec![error])?;
+        Ok(Self { root })
     }
 
     /// Whether the document has no values at all.

@@ -15,8 +15,8 @@ use tollgate_core::{
 };
 
 use crate::{
-    bounded_file::{self, FileError},
-    config::{LoadError, MAX_KEY_FILE},
+    bounded_file::FileError,
+    config::{LoadError, read_keys_blocking},
 };
 
 /// The lives that any policy accepts: the policy's own are checked when it reads the file.
@@ -36,9 +36,9 @@ impl FileStore {
     /// # Errors
     /// The file cannot be read, or has errors: a command never drops a record that it cannot read.
     pub(super) fn open(path: &Path, created: bool) -> anyhow::Result<Self> {
-        let text = match bounded_file::read_text_blocking(path, MAX_KEY_FILE) {
+        let text = match read_keys_blocking(path) {
             Ok(text) => text,
-            Err(FileError::Unreadable { error, .. })
+            Err(LoadError::Read(FileError::Unreadable { error, .. }))
                 if created && error.kind() == std::io::ErrorKind::NotFound =>
             {
                 return Ok(Self { path: path.to_owned(), keys: Vec::new(), mode: 0o600 });

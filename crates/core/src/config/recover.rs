@@ -19,6 +19,9 @@ use super::{
 /// Most values of the wrong type that are reported at once. Unknown keys do not count.
 const MAX_ERRORS: usize = 64;
 
+/// Most unknown keys that are reported at once: each is compared with those before it.
+const MAX_UNKNOWN_KEYS: usize = 512;
+
 /// A document that was read as `T` around its errors.
 #[derive(Debug)]
 pub struct Partial<T> {
@@ -89,7 +92,7 @@ fn add_unknown_key(unknown: UnknownKey, errors: &mut Errors, omitted: &mut Omitt
         kind: ConfigErrorKind::UnknownKey(key),
         presumes: Vec::new(),
     };
-    if !errors.0.contains(&entry) {
+    if errors.0.len() < MAX_UNKNOWN_KEYS && !errors.0.contains(&entry) {
         errors.0.push(entry);
     }
 }

@@ -10,6 +10,10 @@ use serde_saphyr::{DuplicateKeyPolicy, Error, Spanned, budget::BudgetBreach};
 
 use super::{ConfigError, ConfigErrorKind, path::Step};
 
+/// Most values of a configuration.
+pub(super) const MAX_VALUES: usize = 250_000;
+/// The message about a configuration with more values.
+pub(super) const TOO_LARGE: &str = "the file is larger than a configuration can be";
 /// Most levels of nested lists and maps.
 const MAX_DEPTH: usize = 32;
 
@@ -46,11 +50,12 @@ impl Node {
 }
 
 /// Reads one document. An empty one is an empty map, so that its errors name the missing keys.
-pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
+pub(super) fn read(text: &str, max_values: usize, too_large: &str) -> Result<Node, ConfigError> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         duplicate_keys: DuplicateKeyPolicy::Error,
-        budget: serde_saphyr::budget! { max_documents: 1, max_depth: MAX_DEPTH, max_aliases: 0 },
+        budget: serde_saphyr::budget! { max_documents: 1, max_depth: MAX_DEPTH, max_aliases: 0,
+            max_nodes: max_values, max_events: 4 * max_values },
     };
     match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
         Ok(spanned) => match node(spanned) {
@@ -61,13 +66,18 @@ pub(super) fn read(text: &str) -> Result<Node, ConfigError> {
             // The snippet shows lines of the file, and a line may contain a secret.
             let error = error.without_snippet();
             let line = error.location().map(|location| location.line());
-            Err(ConfigError { line, path: String::new(), kind: in_words(error), remedy: None })
+            Err(ConfigError {
+                line,
+                path: String::new(),
+                kind: in_words(error, too_large),
+                remedy: None,
+            })
         }
     }
 }
 
 /// The parser's error in the words of this crate.
-fn in_words(error: &Error) -> ConfigErrorKind {
+fn in_words(error: &Error, too_large: &str) -> ConfigErrorKind {
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             ConfigErrorKind::Syntax(format!("the key `{key}` is written twice; remove one of them"))
@@ -81,7 +91,7 @@ fn in_words(error: &Error) -> ConfigErrorKind {
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             format!("lists and maps are nested in more than {MAX_DEPTH} levels").into()
         }
-        Error::Budget { .. } => "the file is larger than a configuration can be".into(),
+        Error::Budget { .. } => ConfigErrorKind::Invalid(too_large.to_owned()),
         _ => ConfigErrorKind::Syntax(without_line(error)),
     }
 }

@@ -13,6 +13,7 @@ mod format;
 mod lifetimes;
 mod policy_names;
 mod record;
+mod redact;
 mod shared_map;
 mod spec;
 mod stored;
@@ -25,7 +26,7 @@ pub use self::{
         ApiKeys, ApiKeysConfig, ISSUER, KeyHeader, LONGEST_GRACE, LONGEST_LIFE, ReplicateKeysConfig,
     },
     digest::{KeyDigest, KeyDigestError},
-    file::KeyFile,
+    file::{KeyFile, MAX_FILE_RECORDS},
     format::{GeneratedKey, IdEntropy, LENGTH, PREFIX, SCANNER, SecretEntropy},
     lifetimes::{DEFAULT_LIFE, KeyLifetimes},
     policy_names::PolicyNames,
@@ -34,7 +35,7 @@ pub use self::{
     stored::StoredKeyError,
     table::{KeyTable, KeyTableError},
 };
-use self::{format::Format, table::Entry};
+use self::{format::Format, lifetimes::latest_issue, table::Entry};
 use super::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason, shown},
@@ -158,6 +159,11 @@ fn checks(
         return Err(Denial::new(Reason::InvalidApiKey, cause));
     };
     *check = Check::Times;
+    if secret.issued > latest_issue(now) {
+        let at = Rfc3339(secret.issued);
+        let cause = format!("the key `{}` was issued in the future, at {at}", record.id);
+        return Err(Denial::new(Reason::InvalidApiKey, cause));
+    }
     let until = until.min(context.keys.lifetimes.latest(secret.issued));
     if now >= until {
         let cause = match &record.previous {

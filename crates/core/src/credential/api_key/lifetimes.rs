@@ -5,6 +5,15 @@ use crate::time::{Span, Timestamp};
 /// The life of a key for which nothing else is given.
 pub const DEFAULT_LIFE: Span = Span::from_secs(90 * 86_400);
 
+/// How far a time of issue may be in the future, for clocks that differ. Beyond it a key would outlive
+/// `max_life`, and no revocation of its subject would end it.
+const FUTURE_LEEWAY: Span = Span::from_secs(60);
+
+/// Returns the latest time of issue that is accepted at `now`.
+pub(super) const fn latest_issue(now: Timestamp) -> Timestamp {
+    after(now, FUTURE_LEEWAY)
+}
+
 /// The lives of keys under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLifetimes {

@@ -14,7 +14,7 @@ use crate::{
     identity::{Holder, KeyId},
     network::Networks,
     text::{is_identifier, is_scope},
-    time::{Rate, rfc3339::Rfc3339},
+    time::{Rate, Timestamp, rfc3339::Rfc3339},
 };
 
 /// The most labels of a key.
@@ -178,6 +178,20 @@ impl KeySpec {
             expires,
         };
         (errors.len() == before).then_some(record)
+    }
+
+    /// Records an error for each time of issue after `latest`.
+    pub(super) fn check_issue(&self, latest: Timestamp, path: &Path, errors: &mut Errors) {
+        let previous = self.previous.as_ref().and_then(|old| old.issued);
+        for (path, time) in [
+            (path.key("created"), Some(self.created)),
+            (path.key("issued"), self.issued),
+            (path.key("previous").key("issued"), previous),
+        ] {
+            if time.is_some_and(|time| time.0 > latest) {
+                errors.push(&path, "the time is in the future; correct it, or the clock");
+            }
+        }
     }
 
     fn check_names(&self, path: &Path, errors: &mut Errors) {

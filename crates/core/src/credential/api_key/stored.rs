@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{lifetimes::KeyLifetimes, record::KeyRecord, spec::KeySpec};
+use super::{lifetimes::KeyLifetimes, record::KeyRecord, redact::text_without_keys, spec::KeySpec};
 use crate::{
     config::{Errors, Path},
     identity::KeyId,
@@ -52,7 +52,7 @@ impl KeyRecord {
             return Err(StoredKeyError::TooLong(text.len()));
         }
         let spec: KeySpec = serde_json::from_str(text)
-            .map_err(|error| StoredKeyError::Unreadable(error.to_string()))?;
+            .map_err(|error| StoredKeyError::Unreadable(text_without_keys(&error.to_string())))?;
         if spec.id != id {
             return Err(StoredKeyError::OtherId(spec.id));
         }
@@ -61,7 +61,7 @@ impl KeyRecord {
         record.ok_or_else(|| {
             let errors = errors.without_lines();
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            StoredKeyError::Invalid(texts.join("; "))
+            StoredKeyError::Invalid(text_without_keys(&texts.join("; ")))
         })
     }
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     const ID: &str = "7Jk2mN4pQ8rT";
-    const TEXT: &str = r#"{"id":"7Jk2mN4pQ8rT","digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","subject":"ci","created":"2026-11-29T00:00:00Z","expires":"2027-02-27T00:00:00Z"}"#;
+    const TEXT: &str = r#"{"id":"7Jk2mN4pQ8rT","digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","subject":"ci","created":"2026-11-29T00:00:00.000000Z","expires":"2027-02-27T00:00:00.000000Z"}"#;
 
     fn read(text: &str) -> Result<KeyRecord, StoredKeyError> {
         KeyRecord::from_stored(ID.parse().unwrap(), text)

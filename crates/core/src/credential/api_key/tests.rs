@@ -145,6 +145,16 @@ fn what_is_wrong_with_a_key_is_in_the_cause_and_never_the_key() {
 }
 
 #[test]
+fn a_key_that_was_issued_in_the_future_is_refused_beyond_a_minute() {
+    let key = made(1, 2);
+    let tables = [Some(table([record(&key)]))];
+    let before = |seconds| Timestamp::from_secs(CREATED.secs() - seconds);
+    assert!(verified(key.expose(), &tables, before(60)).is_ok());
+    let (check, cause) = cause(key.expose(), &tables, before(61));
+    assert!(check == Check::Times && cause.contains("in the future"), "{cause}");
+}
+
+#[test]
 fn a_source_that_is_not_read_yet_may_know_the_key() {
     let key = made(1, 2);
     let known = Some(table([record(&key)]));
