@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     credential::{
-        api_key::{ApiKeys, ApiKeysConfig, ISSUER},
+        api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     limit::rate::{self, LimitConfig, RateLimit},
@@ -163,8 +163,10 @@ impl Policy {
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         let on_outage = compiled.on_outage();
         let mut strip_headers = compiled.strip_headers;
-        let key_headers = api_keys.iter().flat_map(|keys| &keys.headers);
-        strip_headers.extend(key_headers.map(|name| (*name).to_owned()));
+        // Also the headers that are not read: a client may send its key in one of them.
+        let key_headers = api_keys.iter().flat_map(|_| KeyHeader::ALL);
+        let key_headers = key_headers.filter(|header| *header != KeyHeader::Authorization);
+        strip_headers.extend(key_headers.map(|header| header.name().to_owned()));
         errors.is_empty().then(|| Self {
             issuers,
             api_keys,
@@ -232,5 +234,25 @@ fn check_across(
     {
         let path = root.key("routes").index(index).key("on_outage");
         errors.push(&path, "`local` cannot know the blacklist of another service; use `deny`, or remove `revocation.foreign`");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Document;
+
+    #[test]
+    fn every_header_that_may_hold_a_key_is_removed() {
+        for header in ["authorization", "x-api-key", "api-key"] {
+            let text = format!(
+                "api_keys: {{ file: /k, header: [{header}] }}\nroutes: [{{ match: {{ paths: [/a] }}, public: true }}]"
+            );
+            let document = Document::parse(&text, &|_| None).unwrap();
+            let config: PolicyConfig = document.read().unwrap();
+            let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+            let removed: Vec<&String> = policy.strip_headers.iter().collect();
+            assert_eq!(removed, ["api-key", "x-api-key"], "{header}");
+        }
     }
 }
