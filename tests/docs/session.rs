@@ -201,10 +201,8 @@ impl Session {
             // Where nginx keeps files of its own, which is not the tests' to write to.
             let own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|of| format!("{of}_temp_path {dir}/{of};"));
-            text = text.replace(
-                "\nhttp {",
-                &format!("\nhttp {{ access_log {dir}/access.log; {}", own.join(" ")),
-            );
+            text = text.replace("\nhttp {", &format!("\nhttp {{ {}", own.join(" ")));
+            text = text.replace("/var/log/nginx/access.log", &format!("{dir}/access.log"));
         }
         with_ports(text)
     }

@@ -117,8 +117,7 @@ pub(crate) struct ProxyRig {
     pub(crate) tollgate: Tollgate,
     pub(crate) upstream: Upstream,
     pub(crate) issuer: Issuer,
-    #[expect(dead_code, reason = "removes the directory when dropped")]
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl ProxyRig {
@@ -235,9 +234,11 @@ impl Parts<'_> {
                 // nginx's own directories are not writable for every user.
                 let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                     .map(|of| format!("{of}_temp_path {here}/{of};"));
-                let http = format!(
-                    "http {{\n    access_log {here}/access.log;\n    {}",
-                    temporary.join(" ")
+                let http = format!("http {{\n    {}", temporary.join(" "));
+                config = replace_once(
+                    config,
+                    "access_log /var/log/nginx/access.log tollgate",
+                    &format!("access_log {here}/access.log tollgate"),
                 );
                 let path = write(
                     "nginx.conf",
