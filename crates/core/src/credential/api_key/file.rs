@@ -252,6 +252,18 @@ mod tests {
     }
 
     #[test]
+    fn the_grace_of_a_previous_secret_is_bounded() {
+        let at = |until| {
+            let digest = "0".repeat(64);
+            errors(&format!(
+                "keys: [{ONE}, previous: {{ digest: 'sha256:{digest}', until: '{until}' }} }}]"
+            ))
+        };
+        assert_eq!(at("2026-12-29T00:00:00Z"), ["1 keys"]);
+        assert!(at("2026-12-29T00:00:01Z")[0].contains("keys[0].previous.until"));
+    }
+
+    #[test]
     fn a_dollar_and_braces_are_text() {
         let record = ONE.replace("subject: ci", "subject: '${CI}'");
         assert_eq!(errors(&format!("keys: [{record} }}]")), ["1 keys"]);

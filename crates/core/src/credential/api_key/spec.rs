@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    config::LONGEST_GRACE,
     digest::KeyDigest,
     lifetimes::KeyLifetimes,
     record::{KeyRecord, KeySecret, PreviousSecret},
@@ -151,6 +152,13 @@ impl KeySpec {
             errors.push(
                 &path.key("previous").key("digest"),
                 "the previous secret has the digest of the current one; remove `previous`",
+            );
+        }
+        let longest = issued.micros().saturating_add(LONGEST_GRACE.micros());
+        if previous.as_ref().is_some_and(|old| old.until.micros() > longest) {
+            errors.push(
+                &path.key("previous").key("until"),
+                format!("the grace ends more than {LONGEST_GRACE} after the rotation (`issued`)"),
             );
         }
         let boxed = |text: &Option<String>| text.as_deref().map(Box::from);
