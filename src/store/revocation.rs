@@ -285,7 +285,7 @@ mod tests {
         };
         assert!(new(Span::from_millis(1), Some("left the company")).is_ok());
         assert_eq!(new(Span::from_micros(999), None), Err(InvalidRevocation::Ttl));
-        assert_eq!(new(Span::from_secs(3651 * 86_400), None), Err(InvalidRevocation::Ttl));
+        assert_eq!(new(Span::from_secs(TTL_MAX.secs() + 1), None), Err(InvalidRevocation::Ttl));
         for note in ["", "a\nb", &"x".repeat(257)] {
             assert_eq!(new(Span::from_secs(1), Some(note)), Err(InvalidRevocation::Note), "{note}");
         }

@@ -27,7 +27,7 @@ pub(super) fn failure_policies(version: &str) {
         // A request without a credential: no check was made, so nothing was decided.
         let reply = envoy.send(&Request::get("/v1/models"));
         assert_eq!((reply.status, rig.upstream.taken().len()), expected, "{about}");
-        assert!(reply.took < Duration::from_secs(4), "{about}: {:?}", reply.took);
+        assert!(reply.took < Duration::from_secs(15), "{about}: {:?}", reply.took);
     };
     rig.tollgate.process.pause();
     outcome(&rig.envoy, "no answer, failure_mode_allow: false", (503, 0));
