@@ -73,10 +73,8 @@ impl Check {
                 }
             }
         }
-        if let Some(keys) = &policy.api_keys {
-            if let Some(file) = &keys.file {
-                self.readable(file, MAX_KEY_FILE, &Path::root().key("api_keys").key("file"));
-            }
+        if let Some(file) = policy.api_keys.as_ref().and_then(|keys| keys.file.as_ref()) {
+            self.readable(file, MAX_KEY_FILE, &Path::root().key("api_keys").key("file"));
         }
         for (index, route) in policy.routes.iter().enumerate() {
             let path = Path::root().key("routes").index(index).key("upstream_key");
