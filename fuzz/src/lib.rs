@@ -29,7 +29,7 @@ pub fn snapshot(policy: &str) -> Snapshot {
         _ => panic!("an inline secret"),
     });
     let keys = keys.collect();
-    Snapshot { policy: Arc::new(policy), keys, upstream_keys: Vec::new() }
+    Snapshot { keys, ..Snapshot::without_keys(Arc::new(policy)) }
 }
 
 /// A POST with this body.
