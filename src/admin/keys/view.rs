@@ -38,7 +38,7 @@ pub(super) fn read(stored: &StoredKey) -> Option<KeyRecord> {
     KeyRecord::from_stored(id, stored.text.as_deref()?).ok()
 }
 
-/// Returns what a key is worth at a time: `expired`, `rotating` during a grace, `weak` or `active`.
+/// Returns the state of a key at a time: `expired`, `rotating` during a grace, `weak` or `active`.
 fn state(record: &KeyRecord, now: Timestamp) -> &'static str {
     if record.expires <= now {
         "expired"

@@ -141,7 +141,7 @@ fn row(out: &mut dyn Write, each: &KeySpec, now: Timestamp) -> std::io::Result<(
     Ok(())
 }
 
-/// Returns what a key is worth at a time: `expired`, `rotating` during a grace, `weak` or `active`.
+/// Returns the state of a key at a time: `expired`, `rotating` during a grace, `weak` or `active`.
 fn state(record: &KeySpec, now: Timestamp) -> &'static str {
     let in_grace = record.previous.as_ref().is_some_and(|previous| previous.until.0 > now);
     if record.expires.is_some_and(|end| end.0 <= now) {
