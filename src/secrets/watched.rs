@@ -179,20 +179,28 @@ mod tests {
         let path = directory.path().join("key");
         std::fs::write(&path, "old").unwrap();
         let mut secret = watched(&path, Duration::from_secs(3600));
+        // A rename, so that no read finds a part that is half written.
+        let replace = |part: u32| {
+            let next = directory.path().join("next");
+            std::fs::write(&next, format!("part-{part}")).unwrap();
+            std::fs::rename(&next, &path).unwrap();
+        };
         // The first look does not find the old secret.
-        std::fs::write(&path, "part-0").unwrap();
+        replace(0);
         let mut parts = 0u32;
         let mut tick = tokio::time::interval(LOOK_AGAIN / 20);
         let write = async {
             loop {
-                parts += 1;
-                std::fs::write(&path, format!("part-{parts}")).unwrap();
                 tick.tick().await;
+                parts += 1;
+                replace(parts);
             }
         };
+        // The writer is polled first: after each pause it writes before the file is read again.
         let look = tokio::select! {
-            look = secret.look() => look,
+            biased;
             () = write => unreachable!(),
+            look = secret.look() => look,
         };
         let error = SecretError::to_string;
         assert!(
