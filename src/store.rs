@@ -77,7 +77,7 @@ pub type AdmitFuture<'a> =
 ///     by_principal: true,
 ///     lease: None,
 /// };
-/// let request = AdmitRequest { revocation: None, address: None, charges: vec![charge] };
+/// let request = AdmitRequest { charges: vec![charge], ..AdmitRequest::default() };
 /// for admitted in [true, true, false] {
 ///     let Ok(AdmitResponse::Counted(verdicts)) = store.admit(&request).await else { panic!() };
 ///     assert_eq!(verdicts[0].admitted, admitted);

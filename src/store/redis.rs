@@ -130,8 +130,9 @@ impl Redis {
         match self.look_up(request) {
             Lookup::Denied(response) => Ok(response),
             Lookup::NotRevoked => {
-                let charges = request.charges.clone();
-                self.query(AdmitRequest { revocation: None, address: None, charges }).await
+                let (charges, reservation) = (request.charges.clone(), request.reservation.clone());
+                let counted = AdmitRequest { charges, reservation, ..AdmitRequest::default() };
+                self.query(counted).await
             }
             Lookup::Unknown => self.query(request.clone()).await,
             // INVARIANT: an outage never forgets a revocation or a ban that is known. Redis may have

@@ -63,7 +63,7 @@ fn of_key(id: KeyId) -> AdmitRequest {
         tenant: None,
     };
     let keys = Arc::new(Keys::new(names, NOW, Vec::new()));
-    AdmitRequest { revocation: Some(keys), address: None, charges: Vec::new() }
+    AdmitRequest { revocation: Some(keys), ..AdmitRequest::default() }
 }
 
 /// A check of `ada`, with a tenant and a client, from an address.

@@ -197,6 +197,7 @@ async fn a_revoked_request_is_not_counted(store: &dyn Store) {
         revocation: Some(Arc::clone(principal(full(&json!({})), &[]).revocation())),
         address: None,
         charges: charges.clone(),
+        ..AdmitRequest::default()
     };
     store.revoke(&hour(jti.clone(), NOW)).await.unwrap();
     for _ in 0..3 {
@@ -312,6 +313,7 @@ async fn foreign(store: &Redis, client: &mut redis::Connection) {
         revocation: Some(Arc::clone(ada.revocation())),
         address: None,
         charges: vec![charge("f1", 1000, 2), charge("f2", 1000, 2)],
+        ..AdmitRequest::default()
     };
     set(client, "SET", "gone/ada", "x");
     assert_eq!(store.admit(&request).await, Ok(AdmitResponse::Revoked("foreign")));

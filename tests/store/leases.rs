@@ -203,6 +203,7 @@ async fn a_revoked_request_spends_nothing() {
             revocation: Some(Arc::clone(ada.revocation())),
             address: None,
             charges: charges.clone(),
+            ..AdmitRequest::default()
         };
         assert_eq!(store.admit(&demands).await, Ok(AdmitResponse::Revoked("subject")));
     }

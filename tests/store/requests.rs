@@ -77,16 +77,12 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
 
 /// A request that looks up the revocations of a principal.
 pub(super) fn about(principal: &Arc<Principal>) -> AdmitRequest {
-    AdmitRequest {
-        revocation: Some(Arc::clone(principal.revocation())),
-        address: None,
-        charges: Vec::new(),
-    }
+    AdmitRequest { revocation: Some(Arc::clone(principal.revocation())), ..AdmitRequest::default() }
 }
 
 /// A request that takes charges.
 pub(super) fn charging(charges: &[Charge]) -> AdmitRequest {
-    AdmitRequest { revocation: None, address: None, charges: charges.to_vec() }
+    AdmitRequest { charges: charges.to_vec(), ..AdmitRequest::default() }
 }
 
 /// A charge of 1; `interval` in milliseconds.

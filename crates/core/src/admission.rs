@@ -8,12 +8,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     ban::Ban,
-    limit::{Charge, Verdict},
+    limit::{Charge, Verdict, reservation::Reservation},
     revocation,
 };
 
 /// What a check requests from the store: one round trip, one atomic step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AdmitRequest {
     /// The keys under which the credential could be revoked, or its holder banned; `None` where
     /// there is no credential.
@@ -22,6 +22,8 @@ pub struct AdmitRequest {
     pub address: Option<IpAddr>,
     /// The charges: all of them are taken, or none.
     pub charges: Vec<Charge>,
+    /// What is held until the usage is known: all of it together with the charges, or nothing.
+    pub reservation: Option<Box<Reservation>>,
 }
 
 impl AdmitRequest {
@@ -30,7 +32,7 @@ impl AdmitRequest {
     /// ([`CheckHooks::network_ban`](crate::check::CheckHooks::network_ban)), and a public route
     /// without limits depends on no store.
     pub fn is_empty(&self) -> bool {
-        self.revocation.is_none() && self.charges.is_empty()
+        self.revocation.is_none() && self.charges.is_empty() && self.reservation.is_none()
     }
 }
 
@@ -42,9 +44,47 @@ pub enum AdmitResponse {
     /// The credential is revoked, by an entry of this kind (`jti`, `subject`, `client`, `tenant`,
     /// `token` or `foreign`). Nothing was charged.
     Revoked(&'static str),
-    /// One verdict for each charge, in order. All of them were charged, or none where one was not
-    /// admitted.
+    /// One verdict for each charge and then for each hold, in order. All of them were charged and
+    /// held, or none where one was not admitted.
     Counted(Vec<Verdict>),
+}
+
+/// What is known of the usage of a reserved request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// The response still arrives; this many tokens so far. The holds are renewed.
+    Running(u64),
+    /// The request has ended, and used this many tokens.
+    Final(u64),
+    /// The request has ended without a final report: each hold is charged what it charges
+    /// unreported, or this many tokens if they are more.
+    Unreported(u64),
+    /// The request never reached an upstream, and nothing is charged.
+    Released,
+}
+
+/// A report of the usage of a reserved request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The reservation, as it was opened from its text.
+    pub reservation: Reservation,
+    /// What is known.
+    pub usage: Usage,
+}
+
+/// What a report changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The holds are renewed.
+    Renewed,
+    /// The holds ended, and this many tokens are charged.
+    Charged(u64),
+    /// The reservation had expired, and was charged then; this many tokens are charged now in all.
+    Late(u64),
+    /// The reservation was settled before, and nothing changed.
+    Repeated,
+    /// The reservation is older than the store remembers what was settled, and nothing changed.
+    Forgotten,
 }
 
 /// Why the store gave no answer. Whether something was charged is not known.

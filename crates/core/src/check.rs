@@ -483,7 +483,8 @@ fn authorize(
     evidence.stage = Stage::Limits;
     let charges = charges(&permit, context.request)?;
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
-    Ok((permit, AdmitRequest { revocation, address: context.request.address, charges }))
+    let address = context.request.address;
+    Ok((permit, AdmitRequest { revocation, address, charges, reservation: None }))
 }
 
 /// One charge for each limit of the route.

@@ -4,17 +4,24 @@
 //! executable model of a bucket: the memory store runs it, and the Lua script is tested against it.
 
 mod bucket;
+mod hold;
 pub mod lease;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
+pub mod reservation;
 mod selector;
 mod verdict;
 
 use std::sync::Arc;
 
 use self::lease::LeaseTerms;
-pub use self::{bucket::BucketId, selector::ClaimValue, verdict::Verdict};
+pub use self::{
+    bucket::BucketId,
+    hold::{Counter, Hold},
+    selector::ClaimValue,
+    verdict::Verdict,
+};
 use crate::time::Span;
 
 /// One charge of a check: take `cost` units from a bucket.

@@ -216,9 +216,8 @@ mod tests {
         };
         let terms = LeaseTerms { slice: 2, life: 9 };
         AdmitRequest {
-            revocation: None,
-            address: None,
             charges: vec![charge("l", "a", None), charge("m", "b", Some(terms))],
+            ..AdmitRequest::default()
         }
     }
 
@@ -227,9 +226,9 @@ mod tests {
         let mut cmd = Cmd::new();
         let both = ScriptRequest { request: request(), wants: vec![1, 2] };
         let one = ScriptRequest::exact(AdmitRequest {
-            revocation: None,
             address: Some([192, 0, 2, 1].into()),
             charges: request().charges[..1].to_vec(),
+            ..AdmitRequest::default()
         });
         assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 6));
         write(&mut cmd, [both, one].iter());

@@ -57,8 +57,7 @@ impl Redis {
         };
         let (leases, charge) = (Arc::clone(&self.leases), charge.clone());
         tokio::spawn(async move {
-            let request =
-                AdmitRequest { revocation: None, address: None, charges: vec![charge.clone()] };
+            let request = AdmitRequest { charges: vec![charge.clone()], ..AdmitRequest::default() };
             let request = ScriptRequest { request, wants: vec![want] };
             match connection.admit(request).await {
                 Ok(ScriptResponse {
@@ -165,8 +164,9 @@ impl LeasedCheck<'_> {
             ChargeStep::Taken(..) | ChargeStep::Refused(_) => None,
         });
         let (charges, wants) = parts.unzip();
-        let AdmitRequest { revocation, address, charges: _ } = request;
-        let request = AdmitRequest { revocation: revocation.clone(), address: *address, charges };
+        let AdmitRequest { revocation, address, charges: _, reservation } = request;
+        let (revocation, reservation) = (revocation.clone(), reservation.clone());
+        let request = AdmitRequest { revocation, address: *address, charges, reservation };
         ScriptRequest { request, wants }
     }
 

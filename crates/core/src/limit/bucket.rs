@@ -1,5 +1,7 @@
 //! The identity of a bucket in sixteen bytes.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     revocation::{Fingerprint, first_half, sha256},
     text::{hex_digits, push_hex},
@@ -9,7 +11,7 @@ use crate::{
 ///
 /// It contains no text that a client controls. Finding a second client that shares a bucket takes
 /// 2^125 hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BucketId([u64; 2]);
 
 impl BucketId {
@@ -43,6 +45,13 @@ impl BucketId {
         key.push_str("rate:");
         key.push_str(limit);
         key.push(':');
+        push_hex(&mut key, &self.bytes());
+        key
+    }
+
+    /// Returns the key of a counter that is no bucket: `count:<limit>:` and the bytes in hex.
+    pub(super) fn count_key(self, limit: &str) -> String {
+        let mut key = format!("count:{limit}:");
         push_hex(&mut key, &self.bytes());
         key
     }

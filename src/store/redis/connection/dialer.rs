@@ -211,11 +211,8 @@ impl Dialer {
             by_principal: true,
             lease: None,
         };
-        let probe = ScriptRequest::exact(AdmitRequest {
-            revocation: None,
-            address: None,
-            charges: vec![charge],
-        });
+        let probe =
+            ScriptRequest::exact(AdmitRequest { charges: vec![charge], ..AdmitRequest::default() });
         let keys = admit_call::keys(std::iter::once(&probe));
         let reply = self.scripts.admit.run(connection, keys, |cmd| {
             admit_call::write(cmd, std::iter::once(&probe));

@@ -1,0 +1,228 @@
+//! Reservations: the holds of one request, and the authenticated text that names them.
+//!
+//! The text travels through the proxy to whoever reports the usage, so that every replica can
+//! settle the request, and a store that lost its data can count it again. It never reaches the
+//! client.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Hold;
+use crate::{
+    secret::Secret,
+    text::hex,
+    time::{Span, Timestamp},
+};
+
+/// The longest text that is read.
+const MAX_TEXT: usize = 16 << 10;
+
+/// The bytes of a tag: half of an HMAC-SHA-256 (RFC 2104 section 5).
+const TAG: usize = 16;
+
+/// The shortest secret, in bytes: that of the tag's strength.
+pub const MIN_SECRET: usize = 32;
+
+/// The identity of a reservation, chosen at random.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReservationId(pub [u8; 16]);
+
+impl fmt::Display for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReservationId({self})")
+    }
+}
+
+/// The holds of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The identity, under which a store settles it once.
+    pub id: ReservationId,
+    /// When the request was admitted.
+    pub issued: Timestamp,
+    /// The time after which the holds expire, unless they are renewed.
+    #[serde(with = "micros")]
+    pub life: Span,
+    /// What is held: all of it, or nothing.
+    pub holds: Vec<Hold>,
+}
+
+/// The secrets that authenticate reservations. The first one signs, all of them verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationKeys(Vec<Secret>);
+
+/// The reason why there are no [`ReservationKeys`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReservationKeyError {
+    /// There is no secret.
+    #[error("there is no secret")]
+    Missing,
+    /// A secret is too short.
+    #[error("a secret has fewer than {MIN_SECRET} bytes")]
+    Short,
+}
+
+/// The reason why a text is no reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidReservation {
+    /// The text is not a reservation.
+    #[error("the text is not a reservation")]
+    Malformed,
+    /// No secret made the tag of the text.
+    #[error("the reservation was made with another secret")]
+    Forged,
+}
+
+impl ReservationKeys {
+    /// Takes secrets of at least [`MIN_SECRET`] bytes.
+    ///
+    /// # Errors
+    /// There is none, or one is too short.
+    pub fn new(secrets: Vec<Secret>) -> Result<Self, ReservationKeyError> {
+        if secrets.is_empty() {
+            return Err(ReservationKeyError::Missing);
+        }
+        if secrets.iter().any(|secret| secret.expose().len() < MIN_SECRET) {
+            return Err(ReservationKeyError::Short);
+        }
+        Ok(Self(secrets))
+    }
+}
+
+impl Reservation {
+    /// Whether a report can change anything: a reservation of requests only is spent when it is
+    /// admitted.
+    pub fn is_settled(&self) -> bool {
+        self.holds.iter().any(Hold::is_settled)
+    }
+
+    /// Returns the text that names the reservation: `CONTENT.TAG`, in base64url.
+    pub fn seal(&self, keys: &ReservationKeys) -> String {
+        // A list of numbers and texts has a JSON form.
+        let content = serde_json::to_vec(self).unwrap_or_default();
+        let mut text = BASE64_URL_SAFE_NO_PAD.encode(content);
+        let tag = keys.0.first().map(|secret| tag(secret, &text));
+        text.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(tag.unwrap_or_default(), &mut text);
+        text
+    }
+
+    /// Reads the text of a reservation.
+    ///
+    /// # Errors
+    /// The text is none, or was made with a secret that is not among `keys`.
+    pub fn open(text: &str, keys: &ReservationKeys) -> Result<Self, InvalidReservation> {
+        if text.len() > MAX_TEXT {
+            return Err(InvalidReservation::Malformed);
+        }
+        let (content, claimed) = text.split_once('.').ok_or(InvalidReservation::Malformed)?;
+        let decode = |part: &str| {
+            BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidReservation::Malformed)
+        };
+        let claimed = decode(claimed)?;
+        let is_tag = |secret: &Secret| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(&tag(secret, content), &claimed)
+                .is_ok()
+        };
+        if !keys.0.iter().any(is_tag) {
+            return Err(InvalidReservation::Forged);
+        }
+        serde_json::from_slice(&decode(content)?).map_err(|_| InvalidReservation::Malformed)
+    }
+}
+
+/// A duration as a number: its other form is that of the configuration.
+mod micros {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::time::Span;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+    pub(super) fn serialize<S: Serializer>(span: &Span, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(span.micros())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
+        u64::deserialize(from).map(Span::from_micros)
+    }
+}
+
+fn tag(secret: &Secret, text: &str) -> [u8; TAG] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
+    let whole = hmac::sign(&key, text.as_bytes());
+    std::array::from_fn(|at| whole.as_ref().get(at).copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Counter;
+
+    fn keys(names: &[u8]) -> ReservationKeys {
+        let secrets = names.iter().map(|name| Secret::new(vec![*name; MIN_SECRET])).collect();
+        ReservationKeys::new(secrets).unwrap()
+    }
+
+    fn reservation() -> Reservation {
+        let hold = |limit: &str, counter| Hold {
+            limit: limit.into(),
+            counter_id: "alice".into(),
+            counter,
+            amount: 7,
+            unreported: 3,
+            by_principal: true,
+        };
+        let ends = Timestamp::from_secs(1_800_000_000);
+        Reservation {
+            id: ReservationId([9; 16]),
+            issued: Timestamp::from_micros(1_799_999_999_000_001),
+            life: Span::from_secs(30),
+            holds: vec![
+                hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
+                hold("day", Counter::Budget { limit: 9, ends }),
+                hold("requests", Counter::Requests { limit: 9, ends }),
+                hold("gpu", Counter::Slots { limit: 2 }),
+            ],
+        }
+    }
+
+    #[test]
+    fn every_secret_of_the_list_opens_what_the_first_one_sealed() {
+        let text = reservation().seal(&keys(b"a"));
+        for names in [&b"a"[..], b"ba", b"ab"] {
+            assert_eq!(Reservation::open(&text, &keys(names)), Ok(reservation()));
+        }
+        assert_eq!(Reservation::open(&text, &keys(b"b")), Err(InvalidReservation::Forged));
+    }
+
+    #[test]
+    fn a_text_that_was_changed_is_refused() {
+        let text = reservation().seal(&keys(b"a"));
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert!(Reservation::open(&changed, &keys(b"a")).is_err(), "{at}");
+        }
+        for text in ["", ".", "a", "a.b", "AAAA.AAAA", &"A".repeat(MAX_TEXT + 1)] {
+            assert!(Reservation::open(text, &keys(b"a")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_have_a_length() {
+        let short = vec![Secret::new(vec![1; MIN_SECRET - 1])];
+        assert_eq!(ReservationKeys::new(short), Err(ReservationKeyError::Short));
+        assert_eq!(ReservationKeys::new(Vec::new()), Err(ReservationKeyError::Missing));
+    }
+}
