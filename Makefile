@@ -9,7 +9,7 @@ SHELL := bash
 
 # The real programs that the tests run against (`tools/parts --list`).
 TEST_PARTS = toolchain curl envoy redis python nginx nginx-njs prometheus collector
-LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests systemd otelcol previous
+LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous
 
 .PHONY: help
 help: ## This list

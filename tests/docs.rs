@@ -7,6 +7,7 @@ mod block;
 mod configuration;
 mod kinds;
 mod links;
+mod python;
 mod reasons;
 mod restart;
 mod session;

@@ -24,6 +24,7 @@ mod reload;
 mod replicated_revocations_and_leases;
 mod request_normalization;
 mod revocation;
+mod sdks;
 mod secret_leaks;
 mod streams;
 mod tls;

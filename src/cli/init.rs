@@ -19,6 +19,7 @@ use crate::config;
 const MORE: &str = "\
 Examples:
   tollgate init --preset vllm --issuer https://auth.example.com
+  tollgate init --preset vllm --api-keys keys.json
   tollgate init --preset ms-swift --issuer https://auth.example.com \\
     --audience swift-api --proxy nginx -o swift.yaml
   tollgate init --preset sglang --issuer https://keycloak.example.com/realms/ml \\
@@ -30,8 +31,9 @@ Exit codes:
 
 /// Write a first configuration file, with comments.
 ///
-/// Writes a configuration for the preset of an inference server, one issuer and one proxy, with a
-/// comment at each decision, and prints the commands that come next. The file passes `check-config`
+/// Writes a configuration for the preset of an inference server, one issuer of tokens or a file of
+/// API keys or both, and one proxy, with a comment at each decision, and prints the commands that
+/// come next. The file passes `check-config`
 /// as it is. An existing file is never overwritten.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
@@ -40,14 +42,17 @@ pub struct Init {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names().collect::<Vec<_>>()))]
     preset: String,
     /// The issuer of the tokens, exactly as in their `iss`, or `absent` for tokens without `iss`.
-    #[arg(long, value_name = "URL")]
-    issuer: String,
+    #[arg(long, value_name = "URL", required_unless_present = "api_keys")]
+    issuer: Option<String>,
+    /// The file of API keys, which clients send in place of a token. `tollgate keys create` makes it.
+    #[arg(long, value_name = "FILE")]
+    api_keys: Option<String>,
     /// The name of this service in the tokens' `aud`.
     #[arg(long, value_name = "AUDIENCE", default_value = "inference-api")]
     audience: String,
     /// The URL of the issuer's keys. Default: the one in
     /// `<issuer>/.well-known/openid-configuration`, and for `absent` a shared secret in a file.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", requires = "issuer")]
     jwks: Option<String>,
     /// The proxy in front. `nginx` is nginx with njs, which sends bodies; `nginx-auth-request` and
     /// `caddy` cannot.
@@ -102,41 +107,72 @@ impl Init {
 
     /// Whether the tokens have no `iss`.
     fn is_absent(&self) -> bool {
-        self.issuer == "absent"
+        self.issuer.as_deref() == Some("absent")
+    }
+
+    /// The credentials that the file accepts, for the report.
+    fn credentials(&self) -> String {
+        let tokens = self.issuer.as_ref().map(|issuer| {
+            let of = if self.is_absent() { "without `iss`".into() } else { format!("of {issuer}") };
+            format!("tokens {of} for `{}`", self.audience)
+        });
+        let keys = self.api_keys.as_ref().map(|file| format!("API keys of `{file}`"));
+        Vec::from_iter(tokens.into_iter().chain(keys)).join(" and ")
     }
 
     fn next(&self, preset: &Preset) -> String {
         let (file, port) = (&self.out, preset.port);
-        let rows = [
+        let key = self.api_keys.as_ref().map(|keys| {
+            let scopes = first_scopes(preset);
+            (
+                format!("tollgate keys create --file {keys} --subject NAME{scopes} > key.txt"),
+                "make a key, which is printed once",
+            )
+        });
+        let token = self.issuer.as_ref().map(|_| {
+            ("tollgate token inspect @token.txt".to_owned(), "compare a token with the file")
+        });
+        let credential = if token.is_some() { "token" } else { "key" };
+        let rows: Vec<(String, &str)> = [
             (format!("tollgate check-config {file}"), "check the file after a change"),
             (format!("tollgate presets show {}", self.preset), "list the scopes of each route"),
-            ("tollgate token inspect @token.txt".to_owned(), "compare a token with the file"),
+        ]
+        .into_iter()
+        .chain(key)
+        .chain(token)
+        .chain([
             (
                 format!("tollgate audit-upstream http://127.0.0.1:{port} --config {file}"),
                 "list what the server offers and what is open",
             ),
             (format!("tollgate serve --config {file}"), "start Tollgate"),
             (
-                "tollgate doctor http://127.0.0.1:8080 --token @token.txt".to_owned(),
+                format!("tollgate doctor http://127.0.0.1:8080 --token @{credential}.txt"),
                 "try to go around the proxy",
             ),
-        ];
+        ])
+        .collect();
         let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
         let rows: String =
             rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();
         format!(
-            "wrote {file}: {} behind {}, with tokens {} for `{}`\nthe proxy's side is {}\n\nnext:\n{rows}",
+            "wrote {file}: {} behind {}, with {}\nthe proxy's side is {}\n\nnext:\n{rows}",
             preset.server,
             self.proxy.called(),
-            if self.is_absent() {
-                "without `iss`".to_owned()
-            } else {
-                format!("of {}", self.issuer)
-            },
-            self.audience,
+            self.credentials(),
             self.proxy.shipped()
         )
     }
+}
+
+/// The scopes of the first route of a preset that is called with a body, as options of
+/// `keys create`.
+fn first_scopes(preset: &Preset) -> String {
+    let is_called = |method: &String| method == "POST";
+    let mut routes = preset.routes.iter().filter(|route| route.methods.iter().any(is_called));
+    let route = routes.find(|route| !route.scopes.is_empty());
+    let scopes = route.into_iter().flat_map(|route| &route.scopes);
+    scopes.map(|scope| format!(" --scope {scope}")).collect()
 }
 
 #[cfg(test)]
@@ -155,7 +191,8 @@ mod tests {
 
     fn printed(more: &[&str]) -> anyhow::Result<String> {
         let issuer = ["--issuer", "https://auth.example.com"];
-        let issuer = if more.contains(&"--issuer") { &[][..] } else { &issuer };
+        let named = more.contains(&"--issuer") || more.contains(&"--api-keys");
+        let issuer = if named { &[][..] } else { &issuer };
         let mut out = Vec::new();
         let line = [&["init", "-o", "-"], issuer, more].concat();
         Line::try_parse_from(line).unwrap().init.run(&mut out)?;
@@ -235,6 +272,49 @@ mod tests {
         );
         let issuer = compiled(&["--jwks", "https://keys.example.com/jwks"]);
         assert_eq!((issuer.issuer.as_str(), issuer.secret), ("absent", None));
+    }
+
+    #[test]
+    fn keys_need_no_issuer_and_are_accepted_beside_one() {
+        let keys = ["--preset", "vllm", "--api-keys", "ke\"ys ${X}.json"];
+        for (more, issuers) in [(&[][..], 0), (&["--issuer", "https://auth.example.com"], 1)] {
+            let text = printed(&[&keys[..], more].concat()).unwrap();
+            for text in [uncommented(&text), text] {
+                let policy = config::compile(&text, &|_| None).unwrap().file.policy;
+                assert_eq!(policy.issuers.len(), issuers, "{text}");
+                let file = policy.api_keys.unwrap().file.unwrap();
+                assert_eq!(file.to_str(), Some("ke\"ys ${X}.json"));
+            }
+        }
+        assert!(Line::try_parse_from(["init", "--preset", "vllm"]).is_err());
+        let jwks = ["--jwks", "https://auth.example.com/jwks.json"];
+        let line = [&["init"], &keys[..], &jwks].concat();
+        assert!(Line::try_parse_from(line).is_err(), "keys of an issuer that is not named");
+    }
+
+    #[test]
+    fn the_next_commands_fit_the_credentials() {
+        let next = |arguments: &[&str]| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("tollgate.yaml");
+            let line = [&["init", "--preset", "vllm", "-o", path.to_str().unwrap()], arguments];
+            let mut out = Vec::new();
+            Line::try_parse_from(line.concat()).unwrap().init.run(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let (issuer, keys) = (["--issuer", "https://a.example.com"], ["--api-keys", "keys.json"]);
+        let create = "keys create --file keys.json --subject NAME --scope infer:text > key.txt";
+        for (arguments, parts, absent) in [
+            (&issuer[..], &["with tokens of https://a.example.com for", "@token.txt"][..], "keys"),
+            (&keys, &["with API keys of `keys.json`\n", create, "@key.txt"], "@token.txt"),
+            (&[issuer, keys].concat(), &[" and API keys of `keys.json`\n", create], "@key.txt"),
+        ] {
+            let text = next(arguments);
+            for part in parts {
+                assert!(text.contains(part), "`{part}` in {text}");
+            }
+            assert!(!text.contains(absent), "`{absent}` in {text}");
+        }
     }
 
     #[test]

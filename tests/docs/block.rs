@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Commands,
     /// `console`: commands after `$ `, which are run, and what they print.
     Console,
+    /// `python`: a program of a client, which is run behind Envoy with a key in `$KEY` and prints what the block of text after it has.
+    Python,
     /// `sh make`: targets of the Makefile.
     Make,
     /// `sh cluster`: needs a Kubernetes cluster; the files it names exist.
@@ -118,6 +120,7 @@ impl Block {
             ["yaml", "manifest"] => Kind::Manifest,
             ["sh"] => Kind::Commands,
             ["console"] => Kind::Console,
+            ["python"] => Kind::Python,
             ["sh", "make"] => Kind::Make,
             ["sh", "cluster"] => Kind::Cluster,
             ["sh", "elsewhere"] => Kind::Elsewhere,

@@ -13,6 +13,19 @@ pub(crate) fn command(script: &str) -> Command {
     command
 }
 
+/// The interpreter with the clients of `tools/parts sdks`: directories of `.parts`, the first before
+/// the others.
+pub(crate) fn with_clients(packages: &[&str]) -> Command {
+    let paths = packages.iter().map(|name| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts").join(name);
+        assert!(path.exists(), "the clients are missing: run `tools/parts sdks`");
+        path
+    });
+    let mut command = Command::new(part("python", "python"));
+    command.arg("-B").env("PYTHONPATH", std::env::join_paths(paths).unwrap());
+    command
+}
+
 /// Starts llama.cpp's server with a small model.
 pub(crate) fn llama_server(dir: &Path, arguments: &[&str]) -> PythonServer {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(".parts/models/smollm2.gguf");

@@ -43,7 +43,8 @@ impl Upstream {
         })
     }
 
-    fn answering(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    /// Starts one with answers of its own.
+    pub(crate) fn answering(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&seen);
         let server = Server::start(move |request| {

@@ -11,7 +11,14 @@ fn quoted(text: &str) -> String {
 
 /// Returns the whole file.
 pub(super) fn text(init: &Init, preset: &Preset) -> String {
-    [head(init, preset), listen(init.proxy), issuers(init), routes(preset), store(init)].join("\n")
+    let credentials = [
+        init.issuer.as_deref().map(|issuer| issuers(init, issuer)),
+        init.api_keys.as_deref().map(api_keys),
+    ];
+    let credentials = Vec::from_iter(credentials.into_iter().flatten()).join("\n");
+    let routes = routes(preset);
+    [head(init, preset), listen(init.proxy), credentials, MODELS.to_owned(), routes, store(init)]
+        .join("\n")
 }
 
 fn head(init: &Init, preset: &Preset) -> String {
@@ -39,7 +46,27 @@ body: {{ max: 16MiB, max_in_flight: 128MiB }}
     )
 }
 
-fn issuers(init: &Init) -> String {
+const MODELS: &str = "\
+# Names for models, which fill `{model}` in scopes and count in limits. With none, a model's name is what clients send.
+# models:
+#   - { name: my-model, serves: [\"org/my-model\", my-model] }
+";
+
+fn api_keys(file: &str) -> String {
+    format!(
+        "\
+# Keys that clients send in place of a token, as `Authorization: Bearer` or `X-API-Key`. The file has their digests, and a change
+# of it applies within seconds. `tollgate keys create --file FILE --subject NAME --scope SCOPE` makes a key.
+api_keys:
+  file: {}
+  # The longest life of a key.
+  # max_life: 90d
+",
+        quoted(file)
+    )
+}
+
+fn issuers(init: &Init, issuer: &str) -> String {
     const DISCOVERY: &str = "    # From `<issuer>/.well-known/openid-configuration`. `{ url: … }` and `{ file: … }` name the key set itself, which\n    \
                              # an issuer on a private address needs.\n    jwks: { discovery: true }\n";
     const SECRET: &str = "    # The secret that signs the tokens, at least 32 bytes. Tokens of a key pair have `jwks: { url: … }` and RS256 instead.\n    \
@@ -59,12 +86,8 @@ issuers:
     algorithms: [{algorithm}]
 {keys}    # The claims that are read. These are the defaults; Keycloak keeps roles in [realm_access, roles].
     # claims: {{ subject: sub, tenant: tenant_id, client: client_id, roles: roles, scopes: [scope, scopes, scp] }}
-
-# Names for models, which fill `{{model}}` in scopes and count in limits. With none, a model's name is what clients send.
-# models:
-#   - {{ name: my-model, serves: [\"org/my-model\", my-model] }}
 ",
-        if init.is_absent() { "absent".to_owned() } else { quoted(&init.issuer) },
+        if init.is_absent() { "absent".to_owned() } else { quoted(issuer) },
         quoted(&init.audience)
     )
 }
@@ -78,7 +101,7 @@ fn routes(preset: &Preset) -> String {
         "\
 # What is open, and to whom. What no route covers is denied.
 routes:
-  # Every route of the server with the scopes it needs: `tollgate presets show {name}` lists them. Open without a token: {open}.
+  # Every route of the server with the scopes it needs: `tollgate presets show {name}` lists them. Open without a credential: {open}.
   - preset: {name}
     limits: [per-subject]
     # When limits and revocations are unavailable: `deny` (503), `local` (this replica's share), `error`, `allow`.

@@ -1,17 +1,18 @@
 //! Printed records. A digest is no secret, and a key is printed once.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use serde_json::json;
 use tollgate_core::{
     credential::api_key::{GeneratedKey, KeySpec},
+    identity::KeyId,
     time::Timestamp,
 };
 
 use super::redis_store::{KeyList, ListedKey};
 use crate::cli::{Output, printable};
 
-/// Prints a key that was just made, and its record.
+/// Prints a key that was just made, and notes on it.
 pub(super) fn made(
     out: &mut dyn Write,
     output: Output,
@@ -26,19 +27,33 @@ pub(super) fn made(
         }
         Output::Text => {
             writeln!(out, "{}", key.expose())?;
-            let expires = record.expires.map(|end| end.to_string()).unwrap_or_default();
-            writeln!(
-                out,
-                "It is shown once. Its id is {}, and it expires at {expires}.",
-                key.id()
-            )?;
             match file {
-                Some(file) => writeln!(out, "The record is in `{}`.", printable::printable(file))?,
-                None => {
-                    writeln!(out, "Add its record to `keys` of the file of API keys:")?;
-                    writeln!(out, "{}", serde_json::to_string(record)?)?;
-                }
+                // The key alone can be sent to a file or a variable.
+                Some(_) => notes(&mut io::stderr().lock(), key.id(), record, file)?,
+                None => notes(out, key.id(), record, file)?,
             }
+        }
+    }
+    Ok(())
+}
+
+/// Prints the id of a new key, its end, and where its record is.
+fn notes(
+    out: &mut dyn Write,
+    id: KeyId,
+    record: &KeySpec,
+    file: Option<&str>,
+) -> anyhow::Result<()> {
+    let expires = record.expires.map(|end| end.to_string()).unwrap_or_default();
+    writeln!(out, "The key is shown once. Its id is {id}, and it expires at {expires}.")?;
+    if record.scopes.is_empty() {
+        writeln!(out, "It has no scopes: only routes with `scopes: []` accept it (--scope).")?;
+    }
+    match file {
+        Some(file) => writeln!(out, "The record is in `{}`.", printable::printable(file))?,
+        None => {
+            writeln!(out, "Add its record to `keys` of the file of API keys:")?;
+            writeln!(out, "{}", serde_json::to_string(record)?)?;
         }
     }
     Ok(())

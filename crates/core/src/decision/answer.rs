@@ -81,6 +81,10 @@ pub struct AllowedAnswer<'a> {
     pub upgrade: Option<&'a Upgrade>,
 }
 
+/// The longest wait after which a client should repeat a request by itself. The OpenAI SDK has the
+/// same bound.
+const LONGEST_WAIT: Span = Span::from_secs(120);
+
 /// The response of a denial.
 pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> DeniedAnswer {
     let reason = denial.reason;
@@ -105,8 +109,10 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
         headers.number("retry-after", span.micros().div_ceil(1_000_000));
         headers.number("retry-after-ms", span.micros().div_ceil(1000));
     }
-    if denial.is_network_banned {
-        // The SDKs repeat a 429 by themselves, which a ban does not end.
+    let is_long = denial.retry_after.is_some_and(|wait| wait > LONGEST_WAIT);
+    if denial.is_network_banned || is_long {
+        // The SDKs repeat a 429 by themselves: a ban outlasts that, and some wait for as long as
+        // `retry-after` says, up to 49 days.
         headers.text("x-should-retry", "false");
     }
     rate_limit_headers(&evidence.limits, &mut headers);

@@ -84,7 +84,7 @@ impl ReplicateKeysConfig {
 pub enum KeyHeader {
     /// `Authorization: Bearer <key>`.
     Authorization,
-    /// `X-API-Key: <key>`, as the SDK of Anthropic sends it.
+    /// `X-API-Key: <key>`, as the SDK of Anthropic sends it before its version 2.
     XApiKey,
     /// `api-key: <key>`, as the SDK of Azure OpenAI sends it.
     ApiKey,
