@@ -45,6 +45,16 @@ pub fn extract<'a>(
     }
 }
 
+/// Returns the kind of a credential that [`extract`] refused for this reason; `None` where there is
+/// no credential, or more than one.
+pub(crate) const fn kind_of_malformed(reason: Reason) -> Option<CredentialKind> {
+    match reason {
+        Reason::InvalidApiKey => Some(CredentialKind::ApiKey),
+        Reason::MalformedToken => Some(CredentialKind::Jwt),
+        _ => None,
+    }
+}
+
 /// Takes the credential of a WebSocket, found among the protocols that its client offers.
 ///
 /// # Errors

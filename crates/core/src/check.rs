@@ -23,6 +23,7 @@ use crate::{
     limit::{Charge, LimitStatus, Verdict, rate::ChargeSubject, refusal::Refusal},
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
+    policy::Policy,
     request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
     rule::model::Models,
@@ -332,16 +333,11 @@ fn enter<'a>(
         return Ok((request, captures, access));
     }
     evidence.stage = Stage::Credential;
-    let offered = match &route.websocket {
-        Some(rule) => rule.token(&request.headers)?,
-        None => None,
-    };
-    let credential = match offered {
-        Some(offered) => {
-            authenticate::offered(offered.token, &request.headers, policy.api_keys.as_ref())?
-        }
-        None => authenticate::extract(&request.headers, policy.api_keys.as_ref())?,
-    };
+    let credential = credential(&request, route, policy).map_err(|denial| {
+        evidence.credential = authenticate::kind_of_malformed(denial.reason);
+        with_advice(denial, route)
+    })?;
+    evidence.credential = Some(credential.kind());
     if !route.credentials.contains(credential.kind()) {
         return Err(not_accepted(credential.kind(), route));
     }
@@ -374,6 +370,36 @@ fn enter<'a>(
     Ok((request, captures, Access::Scoped(permit)))
 }
 
+/// Finds the one credential of a request.
+fn credential<'a>(
+    request: &Request<'a>,
+    route: &Route,
+    policy: &Policy,
+) -> Result<Credential<'a>, Denial> {
+    let offered = match &route.websocket {
+        Some(rule) => rule.token(&request.headers)?,
+        None => None,
+    };
+    match offered {
+        Some(offered) => {
+            authenticate::offered(offered.token, &request.headers, policy.api_keys.as_ref())
+        }
+        None => authenticate::extract(&request.headers, policy.api_keys.as_ref()),
+    }
+}
+
+/// Adds to the denial of a request without a credential what its route accepts.
+fn with_advice(denial: Denial, route: &Route) -> Denial {
+    match &route.accepted {
+        Some(accepted) if denial.reason == Reason::MissingCredential => {
+            let cause = format!("{}; {}", denial.cause, accepted.advice);
+            Denial::new(denial.reason, cause)
+                .with_message(format!("no credential was sent; {}", accepted.advice))
+        }
+        _ => denial,
+    }
+}
+
 fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {
     let accepted: Vec<&str> = route.credentials.labels().collect();
     let cause = format!(
@@ -381,7 +407,15 @@ fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {
         kind.label(),
         listed(accepted)
     );
-    Denial::new(Reason::CredentialNotAccepted, cause)
+    match &route.accepted {
+        Some(accepted) => {
+            let advice = &accepted.advice;
+            let text = Reason::CredentialNotAccepted.text();
+            Denial::new(Reason::CredentialNotAccepted, format!("{cause}; {advice}"))
+                .with_message(format!("{text}; {advice}"))
+        }
+        None => Denial::new(Reason::CredentialNotAccepted, cause),
+    }
 }
 
 fn normalized(request: &Request<'_>) -> NormalizedRequest {

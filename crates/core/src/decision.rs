@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     admission::Outage,
     denial::{Denial, Reason},
-    identity::Principal,
+    identity::{CredentialKind, Principal},
     limit::LimitStatus,
     permit::Permit,
     route::Route,
@@ -71,6 +71,8 @@ pub struct Evidence {
     pub stage: Stage,
     /// The route that covers the request.
     pub route: Option<Arc<Route>>,
+    /// The kind of the credential, once it is known: also of one that is refused.
+    pub credential: Option<CredentialKind>,
     /// The holder of the credential, once it is verified.
     pub principal: Option<Arc<Principal>>,
     /// The model of the request, by its policy name.
@@ -107,6 +109,7 @@ impl Evidence {
         Self {
             stage: Stage::Request,
             route: None,
+            credential: None,
             principal: None,
             model: None,
             limits: Vec::new(),

@@ -104,6 +104,15 @@ impl Network {
         (length <= 128 && base & !mask(length) == 0).then_some(Self { base, length })
     }
 
+    /// Returns the network by which a client is recognised: the first 24 bits of IPv4, and
+    /// the first 48 of IPv6, which one site has.
+    pub fn of_client(address: IpAddr) -> Self {
+        let address = bits(address);
+        let is_v4 = address & mask(MAPPED_LENGTH) == MAPPED;
+        let length = if is_v4 { MAPPED_LENGTH + 24 } else { 48 };
+        Self { base: address & mask(length), length }
+    }
+
     /// Returns every network that contains an address and not all of IPv4, the widest first: 32 for
     /// an IPv4 address, and 129 for an IPv6 address.
     pub fn around(address: IpAddr) -> impl Iterator<Item = Self> {
@@ -148,6 +157,19 @@ mod tests {
                 expected,
                 "{address} in {network}"
             );
+        }
+    }
+
+    #[test]
+    fn the_network_of_a_client_is_that_of_its_site() {
+        for (address, expected) in [
+            ("192.0.2.7", "192.0.2.0/24"),
+            ("::ffff:192.0.2.255", "192.0.2.0/24"),
+            ("2001:db8:1:2::3", "2001:db8:1::/48"),
+            ("::1", "::/48"),
+        ] {
+            let network = Network::of_client(address.parse().unwrap());
+            assert_eq!(network.to_string(), expected, "{address}");
         }
     }
 

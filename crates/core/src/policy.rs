@@ -151,7 +151,7 @@ impl Policy {
             upstream_keys: Vec::new(),
             claims: BTreeSet::new(),
             has_issuers: !config.issuers.is_empty(),
-            has_api_keys: api_keys.is_some(),
+            api_keys: api_keys.as_ref(),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;

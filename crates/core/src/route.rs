@@ -4,6 +4,7 @@
 //! segment by segment (literal, then `{x}`, then `{x*}`). The best path decides before the method:
 //! a method that the best route does not list is denied and never falls through to a wider route.
 
+mod accepted;
 mod compile;
 mod entry;
 pub mod preset;
@@ -17,9 +18,11 @@ use std::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::accepted::AcceptedCredentials;
 pub(crate) use self::compile::compile;
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
+    credential::api_key::ApiKeys,
     identity::{CredentialKind, CredentialKinds, Part},
     limit::rate::RateLimit,
     rule::{
@@ -176,8 +179,8 @@ pub struct Route {
     pub on_outage: OnOutage,
     /// The kinds of credentials that it accepts.
     pub credentials: CredentialKinds,
-    /// The kinds as its challenges name them, where the policy has more than one.
-    pub(crate) challenged: Option<String>,
+    /// The description of those credentials, where the policy has more than one kind.
+    pub(crate) accepted: Option<AcceptedCredentials>,
     /// Whether the client's credential is forwarded.
     pub forward_credential: bool,
     /// The index of its upstream key in the policy's list.
@@ -219,7 +222,8 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) categories: &'a Arc<Categories>,
     /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
-    /// Whether the policy has issuers, and whether it has API keys.
+    /// Whether the policy has issuers.
     pub(crate) has_issuers: bool,
-    pub(crate) has_api_keys: bool,
+    /// The section `api_keys` of the policy.
+    pub(crate) api_keys: Option<&'a ApiKeys>,
 }

@@ -30,7 +30,7 @@ pub use self::{
     format::{GeneratedKey, IdEntropy, LENGTH, PREFIX, SCANNER, SecretEntropy},
     lifetimes::{DEFAULT_LIFE, KeyLifetimes},
     policy_names::PolicyNames,
-    record::{KeyRecord, KeySecret, PreviousSecret},
+    record::{EXPIRING, KeyRecord, KeySecret, KeyState, PreviousSecret},
     spec::{HolderSpec, KeySpec, PreviousSpec},
     stored::StoredKeyError,
     table::{KeyTable, KeyTableError},
@@ -101,6 +101,18 @@ pub struct KeyContext<'a> {
 impl fmt::Debug for KeyContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyContext").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+impl KeyTable {
+    /// Returns the record that a key names, by its id or its digest. Whether the secret is that of
+    /// the record is not compared.
+    pub fn find(&self, key: ApiKey<'_>) -> Option<&Arc<KeyRecord>> {
+        let entry = match key.id {
+            Some(id) => self.entry(&id),
+            None => self.foreign_entry(&KeyDigest::of(key.bytes)),
+        };
+        entry.map(|entry| &entry.record)
     }
 }
 

@@ -121,14 +121,14 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
 }
 
 /// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent, and
-/// `credentials` as an attribute of its own where the route may accept API keys) and
+/// `credentials` and `key_headers` as attributes of their own where the policy has API keys) and
 /// RFC 9728 section 5.1: where a route has metadata, the challenge to a client without a credential
 /// lists the scopes of the route.
 fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
     let url = route.and_then(|route| route.resource_metadata.as_deref());
     let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
-    let kinds = route.and_then(|route| route.challenged.as_deref());
-    let kinds = kinds.map(|kinds| format!(", credentials=\"{kinds}\"")).unwrap_or_default();
+    let accepted = route.and_then(|route| route.accepted.as_ref());
+    let kinds = accepted.map(|accepted| accepted.challenge.as_str()).unwrap_or_default();
     let scope = match route.map(|route| &route.scopes) {
         Some(ScopeRule::All(scopes))
             if url.is_some() && denial.reason == Reason::MissingCredential =>

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
+    accepted::AcceptedCredentials,
     preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
 };
@@ -294,8 +295,7 @@ fn route(
         })
     });
     let credentials = credentials(config, context, path, errors);
-    let labels: Vec<&str> = credentials.labels().collect();
-    let challenged = context.has_api_keys.then(|| labels.join(" "));
+    let accepted = context.api_keys.map(|keys| AcceptedCredentials::new(credentials, keys));
     Route {
         name: config.name().to_owned(),
         public: config.public,
@@ -308,7 +308,7 @@ fn route(
         limits,
         on_outage: config.on_outage,
         credentials,
-        challenged,
+        accepted,
         forward_credential: config.forward_credential,
         upstream_key,
         from_preset,
@@ -324,7 +324,8 @@ fn credentials(
     errors: &mut Errors,
 ) -> CredentialKinds {
     let Some(kinds) = &config.credentials else {
-        let has = |kind: &CredentialKind| *kind != CredentialKind::ApiKey || context.has_api_keys;
+        let has =
+            |kind: &CredentialKind| *kind != CredentialKind::ApiKey || context.api_keys.is_some();
         let kinds = CredentialKind::ALL.into_iter().filter(has);
         #[cfg(test)]
         let kinds = kinds.chain([CredentialKind::Test]);
@@ -340,7 +341,7 @@ fn credentials(
             errors.push(&at.index(index), format!("`{}` is listed twice", kind.label()));
         }
         let (is_configured, section) = match kind {
-            CredentialKind::ApiKey => (context.has_api_keys, "api_keys"),
+            CredentialKind::ApiKey => (context.api_keys.is_some(), "api_keys"),
             _ => (context.has_issuers, "issuers"),
         };
         if !is_configured {

@@ -355,7 +355,7 @@ mod tests {
                 limits: Vec::new(),
                 on_outage: OnOutage::Deny,
                 credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),
-                challenged: None,
+                accepted: None,
                 forward_credential: false,
                 upstream_key: None,
                 from_preset: false,

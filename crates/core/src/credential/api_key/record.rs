@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::digest::KeyDigest;
+use super::{digest::KeyDigest, lifetimes::KeyLifetimes};
 use crate::{
     identity::{Holder, KeyId, KeyTerms},
     network::Networks,
-    time::{Rate, Timestamp},
+    time::{Rate, Span, Timestamp},
 };
 
 /// The record of a key, as a source stores it.
@@ -67,7 +67,53 @@ pub struct PreviousSecret {
     pub until: Timestamp,
 }
 
+/// The state of a key at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyState {
+    /// The key is accepted.
+    Active,
+    /// The key is accepted, and its secret has a foreign format.
+    Weak,
+    /// The key is accepted with the secret in force, and with the one before it.
+    Rotating,
+    /// The key has ended.
+    Expired,
+}
+
+impl KeyState {
+    /// Returns the word for the state: `active`, `weak`, `rotating`, `expired`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Weak => "weak",
+            Self::Rotating => "rotating",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// The time before its end in which a key is expiring.
+pub const EXPIRING: Span = Span::from_secs(7 * 86_400);
+
 impl KeyRecord {
+    /// Returns the state of the key at `now`, under lifetimes that may end it before `expires`.
+    pub fn state(&self, now: Timestamp, lifetimes: &KeyLifetimes) -> KeyState {
+        if self.end(lifetimes) <= now {
+            KeyState::Expired
+        } else if self.previous.as_ref().is_some_and(|previous| previous.until > now) {
+            KeyState::Rotating
+        } else if self.current.weak {
+            KeyState::Weak
+        } else {
+            KeyState::Active
+        }
+    }
+
+    /// Returns the moment from which the secret in force is not accepted any more.
+    pub fn end(&self, lifetimes: &KeyLifetimes) -> Timestamp {
+        self.expires.min(lifetimes.latest(self.current.issued))
+    }
+
     /// Puts another secret in force. The one before it is accepted until `grace_ends`; one of an
     /// earlier rotation is not accepted any more, so that there are two at most.
     #[must_use]
@@ -101,6 +147,44 @@ impl KeyRecord {
             tier: self.tier.clone(),
             limits: self.limits.clone(),
             weak: secret.weak,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(members: &str) -> KeyRecord {
+        let id: KeyId = "7Jk2mN4pQ8rT".parse().unwrap();
+        let digests = ["a", "b"].map(|digit| digit.repeat(64));
+        let text = format!(
+            r#"{{"id":"{id}","digest":"sha256:{}","subject":"ci","created":"2026-01-01T00:00:00Z",
+                "expires":"2026-03-01T00:00:00Z"{members}}}"#,
+            digests[0]
+        );
+        KeyRecord::from_stored(id, &text.replace("OTHER", &digests[1])).unwrap()
+    }
+
+    #[test]
+    fn the_state_is_that_of_the_moment() {
+        let plain = record("");
+        let weak = record(r#","weak":true"#);
+        let previous = r#","issued":"2026-01-10T00:00:00Z",
+            "previous":{"digest":"sha256:OTHER","weak":true,"until":"2026-01-12T00:00:00Z"}"#;
+        let rotated = record(previous);
+        let month = KeyLifetimes::new(Span::from_secs(30 * 86_400), Span::from_secs(0));
+        for (record, at, lifetimes, expected) in [
+            (&plain, "2026-01-15", KeyLifetimes::UNBOUNDED, KeyState::Active),
+            (&plain, "2026-03-01", KeyLifetimes::UNBOUNDED, KeyState::Expired),
+            (&plain, "2026-01-30", month, KeyState::Active),
+            (&plain, "2026-01-31", month, KeyState::Expired),
+            (&weak, "2026-01-15", KeyLifetimes::UNBOUNDED, KeyState::Weak),
+            (&rotated, "2026-01-11", KeyLifetimes::UNBOUNDED, KeyState::Rotating),
+            (&rotated, "2026-01-12", KeyLifetimes::UNBOUNDED, KeyState::Active),
+        ] {
+            let now = crate::time::rfc3339::parse(&format!("{at}T00:00:00Z")).unwrap();
+            assert_eq!(record.state(now, &lifetimes), expected, "{at}");
         }
     }
 }

@@ -1,0 +1,94 @@
+//! The description of the credentials that a route accepts, for clients that sent another one or
+//! none.
+
+use crate::{
+    credential::api_key::ApiKeys,
+    identity::{CredentialKind, CredentialKinds},
+};
+
+/// The description of the credentials that a route accepts.
+#[derive(Clone, Debug)]
+pub(crate) struct AcceptedCredentials {
+    /// The attributes of a challenge, each with `, ` in front: the kinds, and the headers that may
+    /// hold an API key.
+    pub(crate) challenge: String,
+    /// The headers to send: ``send `Authorization: Bearer <token>` ``.
+    pub(crate) advice: String,
+}
+
+impl AcceptedCredentials {
+    /// Describes the kinds that a route accepts under a policy with these API keys.
+    pub(crate) fn new(kinds: CredentialKinds, keys: &ApiKeys) -> Self {
+        let labels: Vec<&str> = kinds.labels().collect();
+        let mut challenge = format!(", credentials=\"{}\"", labels.join(" "));
+        let mut ways = Vec::new();
+        if kinds.contains(CredentialKind::Jwt) {
+            ways.push("`Authorization: Bearer <token>`".to_owned());
+        }
+        if kinds.contains(CredentialKind::ApiKey) {
+            let bearer = keys.is_bearer.then_some("authorization");
+            let names: Vec<&str> = bearer.into_iter().chain(keys.headers.iter().copied()).collect();
+            challenge.push_str(&format!(", key_headers=\"{}\"", names.join(" ")));
+            let headers = names.iter().map(|name| match *name {
+                "authorization" => "`Authorization: Bearer <key>`".to_owned(),
+                "x-api-key" => "`X-API-Key: <key>`".to_owned(),
+                name => format!("`{name}: <key>`"),
+            });
+            ways.push(format!("an API key as {}", alternatives(&headers.collect::<Vec<_>>())));
+        }
+        Self { challenge, advice: format!("send {}", ways.join(", or ")) }
+    }
+}
+
+/// Lists alternatives: `a`, `a or b`, `a, b or c`.
+fn alternatives(list: &[String]) -> String {
+    match list.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Errors, Path},
+        credential::api_key::ApiKeysConfig,
+    };
+
+    #[test]
+    fn the_kinds_and_the_headers_are_named() {
+        use CredentialKind::{ApiKey, Jwt};
+        let all = r#"{ "file": "/k" }"#;
+        let bearer = r#"{ "file": "/k", "header": ["authorization"] }"#;
+        let header = r#"{ "file": "/k", "header": ["x-api-key"] }"#;
+        for (kinds, config, challenge, advice) in [
+            (
+                &[Jwt, ApiKey][..],
+                all,
+                r#", credentials="jwt api_key", key_headers="authorization x-api-key api-key""#,
+                "send `Authorization: Bearer <token>`, or an API key as `Authorization: Bearer \
+                 <key>`, `X-API-Key: <key>` or `api-key: <key>`",
+            ),
+            (&[Jwt], all, r#", credentials="jwt""#, "send `Authorization: Bearer <token>`"),
+            (
+                &[ApiKey],
+                bearer,
+                r#", credentials="api_key", key_headers="authorization""#,
+                "send an API key as `Authorization: Bearer <key>`",
+            ),
+            (
+                &[ApiKey],
+                header,
+                r#", credentials="api_key", key_headers="x-api-key""#,
+                "send an API key as `X-API-Key: <key>`",
+            ),
+        ] {
+            let config: ApiKeysConfig = serde_json::from_str(config).unwrap();
+            let keys = config.compile(&Path::root(), &mut Errors::default());
+            let accepted = AcceptedCredentials::new(kinds.iter().copied().collect(), &keys);
+            assert_eq!((&*accepted.challenge, &*accepted.advice), (challenge, advice));
+        }
+    }
+}
