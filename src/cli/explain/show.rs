@@ -77,7 +77,8 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
         let unknown = paint.warn("unknown");
         return writeln!(
             out,
-            "{:<12} {unknown}, without the keys of the token's issuer (see --jwks)",
+            "{:<12} {unknown}, without the keys of the token's issuer (see --jwks), or the record of \
+             the API key",
             "answer"
         );
     }

@@ -25,6 +25,7 @@ use tollgate_core::{
 use super::keys::PolicyKeys;
 use crate::{
     cli::token_view,
+    observe::rfc3339::Rfc3339,
     policy_test::{self, Body, Case, Differences, Ledger, LedgerHooks, Observed, Request},
 };
 
@@ -49,7 +50,8 @@ pub(in crate::cli) struct Explanation {
     pub(super) outcome: Outcome,
     pub(super) observed: Observed,
     pub(super) expected: Option<Result<(), Differences>>,
-    /// Whether the answer is unknown, because the keys of the token's issuer are not here.
+    /// Whether the answer is unknown, because the keys of the token's issuer, or the records of API
+    /// keys, are not here.
     pub(super) unknown: bool,
 }
 
@@ -169,7 +171,10 @@ pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanatio
         .issuer()
         .and_then(|index| input.found.sources.get(index))
         .is_some_and(|source| source.is_remote);
-    let unknown = is_remote && failed == Some(Stage::Verification(Check::Key));
+    // A key of a source that is not here may be known there.
+    let is_key_elsewhere = record.denied == Some(Reason::NotReady) && record.api_key().is_some();
+    let unknown =
+        (is_remote || is_key_elsewhere) && failed == Some(Stage::Verification(Check::Key));
     // The checks of a credential are one step.
     let stages = Stage::ALL
         .into_iter()
@@ -330,11 +335,55 @@ impl Record<'_> {
             .position(|issuer| *issuer.name == *iss)
     }
 
+    /// Returns the sources of API keys that were looked through, and the record of the key.
+    fn key_record(&self, key: ApiKey<'_>) -> Facts {
+        let snapshot = &self.input.found.snapshot;
+        let Some(keys) = &snapshot.policy.api_keys else { return Vec::new() };
+        let mut facts = Vec::new();
+        for (index, table) in snapshot.api_keys.iter().enumerate() {
+            let is_redis = keys.redis_source() == Some(index);
+            let name = if is_redis { "keys in Redis" } else { "keys of the file" };
+            let note = match (table, is_redis) {
+                (Some(table), _) => format!("{} records", table.len()),
+                (None, true) => {
+                    "not here: `tollgate keys show --config FILE` prints a record".to_owned()
+                }
+                (None, false) => "the file is not here".to_owned(),
+            };
+            facts.push((name, json!(note)));
+        }
+        let mut tables = snapshot.api_keys.iter().flatten();
+        let Some(record) = tables.find_map(|table| table.find(key)) else {
+            facts.push(("record", json!("none")));
+            return facts;
+        };
+        let moment = |at| json!(Rfc3339(at).to_string());
+        facts.push(("record", json!(record.id)));
+        facts.push(("state", json!(record.state(self.input.now, &keys.lifetimes).label())));
+        facts.push(("created", moment(record.created)));
+        facts.push(("issued", moment(record.current.issued)));
+        facts.push(("expires", moment(record.end(&keys.lifetimes))));
+        let previous = record.previous.as_ref();
+        facts.extend(previous.map(|old| ("previous secret until", moment(old.until))));
+        if self.evidence.principal.is_none() {
+            facts.push(("subject of the record", json!(record.subject)));
+            let tenant = record.tenant.as_ref();
+            facts.extend(tenant.map(|tenant| ("tenant of the record", json!(tenant))));
+        }
+        facts.extend(record.owner.as_ref().map(|owner| ("owner", json!(owner))));
+        if !record.labels.is_empty() {
+            let labels = record.labels.iter().map(|(name, value)| format!("{name}={value}"));
+            facts.push(("labels", json!(labels.collect::<Vec<_>>())));
+        }
+        facts
+    }
+
     fn token(&self, failed: Option<Stage>) -> Facts {
         let PolicyKeys { snapshot, sources } = self.input.found;
         let decoded = self.sent().and_then(token_view::decode);
         let mut facts =
             decoded.as_ref().map(|decoded| said(decoded, self.input.now)).unwrap_or_default();
+        facts.extend(self.api_key().map(|key| self.key_record(key)).unwrap_or_default());
         if let Some(index) = self.issuer() {
             if let Some(issuer) = snapshot.policy.issuers.list().get(index) {
                 facts.push((

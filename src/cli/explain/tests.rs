@@ -327,3 +327,94 @@ fn arguments_that_say_too_little_or_too_much_are_refused() {
     let ways = "name the configuration: FILE, --config FILE, or `-` for standard input";
     assert_eq!(error.to_string(), ways);
 }
+
+/// A policy with API keys in a file, and the key of each record by its name.
+fn api_keys(fixture: &Fixture, sources: &str) -> impl Fn(&str) -> String {
+    use tollgate_core::{credential::api_key::GeneratedKey, time::rfc3339::Rfc3339};
+
+    let make = |seed: u8| GeneratedKey::new(&[seed; 16], &[seed; 32]);
+    let moment = |seconds: i64| {
+        let secs = now().secs().saturating_add_signed(seconds);
+        Rfc3339(tollgate_core::time::Timestamp::from_secs(secs)).to_string()
+    };
+    let record = |seed: u8, members: &str| {
+        let key = make(seed);
+        format!(
+            r#"{{"id":"{}","digest":"{}","subject":"ci","tenant":"acme","owner":"ann",
+                "labels":{{"team":"search"}},"created":"{}"{members}}}"#,
+            key.id(),
+            key.digest(),
+            moment(-86_400)
+        )
+    };
+    let expired = format!(r#","expires":"{}""#, moment(-3600));
+    let narrow = r#","networks":["10.0.0.0/8"]"#;
+    let records = [record(1, ""), record(2, &expired), record(3, narrow)].join(",");
+    let path = fixture.file("keys.json");
+    std::fs::write(&path, format!("{{\"keys\":[{records}]}}")).unwrap();
+    let policy = format!(
+        "api_keys: {{ {} }}\nroutes: [{{ match: {{ methods: [GET], paths: [/v1/chat/completions] }}, scopes: [] }}]",
+        sources.replace("FILE", &path)
+    );
+    std::fs::write(fixture.file("policy.yaml"), policy).unwrap();
+    move |name| {
+        let seed = match name {
+            "good" => 1,
+            "expired" => 2,
+            "narrow" => 3,
+            _ => 9,
+        };
+        format!("x-api-key: {}", make(seed).expose())
+    }
+}
+
+#[test]
+fn the_record_of_a_key_is_shown_also_where_the_key_is_refused() {
+    let fixture = Fixture::new();
+    let header = api_keys(&fixture, "file: 'FILE'");
+    for (name, end, lines) in [
+        (
+            "good",
+            ExitStatus::Good,
+            &["  kind: api_key", "  state: active", "  owner: ann", "  labels: team=search"][..],
+        ),
+        (
+            "expired",
+            ExitStatus::Bad,
+            &[
+                "  because: the key `",
+                "  state: expired",
+                "  subject of the record: ci",
+                "  tenant of the record: acme",
+                "  expires: ",
+            ],
+        ),
+        (
+            "narrow",
+            ExitStatus::Bad,
+            &["  state: active", "  networks of the key: 10.0.0.0/8", "  because: "],
+        ),
+        ("unknown", ExitStatus::Bad, &["  keys of the file: 3 records", "  record: none"]),
+    ] {
+        let (found, text) = fixture.explain(&["--header", &header(name), "--address", "192.0.2.1"]);
+        assert_eq!(found, end, "{name}\n{text}");
+        for line in lines {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{name}: {line}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_key_that_redis_may_know_is_unknown() {
+    let fixture = Fixture::new();
+    let store = "file: 'FILE', redis: true";
+    let header = api_keys(&fixture, store);
+    let policy = std::fs::read_to_string(fixture.file("policy.yaml")).unwrap();
+    let policy = format!("store: {{ redis: {{ url: 'redis://127.0.0.1:1' }} }}\n{policy}");
+    std::fs::write(fixture.file("policy.yaml"), policy).unwrap();
+    let (end, text) = fixture.explain(&["--header", &header("unknown")]);
+    assert_eq!(end, ExitStatus::Unknown, "{text}");
+    assert!(text.contains("  keys in Redis: not here"), "{text}");
+    let (end, text) = fixture.explain(&["--header", &header("good")]);
+    assert_eq!(end, ExitStatus::Good, "{text}");
+}

@@ -1,13 +1,10 @@
 //! What a text is that is no signed JWT as a request has it, and what to do about it.
 
 use serde_json::Value;
+use tollgate_core::credential::api_key::{ApiKey, PREFIX};
 
 /// Beginnings of tokens and keys that are no JWTs, and what they are.
-const OPAQUE: [(&str, &str); 11] = [
-    (
-        "tgk_",
-        "an API key of Tollgate; `tollgate keys show` prints its record, by the id that follows `tgk_`",
-    ),
+const OPAQUE: [(&str, &str); 10] = [
     ("ya29.", "an access token of Google, which only Google can read; send an ID token"),
     ("ghp_", "a token of GitHub"),
     ("gho_", "a token of GitHub"),
@@ -68,6 +65,7 @@ pub(super) fn reason(text: &str) -> Option<String> {
                     .into(),
             );
         }
+        [_] if text.starts_with(PREFIX) => return Some(api_key(text)),
         _ => {
             let known = OPAQUE.iter().find(|(prefix, _)| text.starts_with(prefix));
             return Some(match (known, parts.len()) {
@@ -97,12 +95,32 @@ pub(super) fn reason(text: &str) -> Option<String> {
     None
 }
 
+/// Describes a text with the prefix of an API key of Tollgate.
+fn api_key(text: &str) -> String {
+    match ApiKey::read(text.as_bytes()).map(ApiKey::id) {
+        Ok(Some(id)) => format!(
+            "it is an API key of Tollgate with a good checksum; `tollgate keys show {id}` prints its \
+             record and its state"
+        ),
+        Ok(None) => "it is an API key of a foreign format".to_owned(),
+        Err(denial) => format!(
+            "it is an API key of Tollgate that was cut or mistyped ({}); `tollgate keys show` prints \
+             its record, by the id that follows `tgk_`",
+            denial.cause
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tollgate_core::credential::api_key::GeneratedKey;
+
     use super::*;
 
     #[test]
     fn a_text_that_is_no_jwt_is_named_with_its_remedy() {
+        let id = "7Jk2mN4pQ8rT".parse().unwrap();
+        let good = GeneratedKey::with_id(id, &[7; 32]).expose().to_owned();
         for (text, expected) in [
             ("", "empty"),
             ("-----BEGIN PUBLIC KEY-----", "PEM"),
@@ -121,7 +139,8 @@ mod tests {
             ("6fe0c5a9d1", "it is opaque"),
             ("ya29.a0AfH6", "Google"),
             ("sk-proj-1", "an API key"),
-            ("tgk_7Jk2mN4pQ8rT_x", "`tollgate keys show`"),
+            ("tgk_7Jk2mN4pQ8rT_x", "cut or mistyped"),
+            (&good, "`tollgate keys show 7Jk2mN4pQ8rT` prints its record"),
             ("v4.public.AAAA.BBBB", "PASETO"),
             ("a.b", "the signature is missing"),
             ("a.b.c.d", "it has 4 parts"),
