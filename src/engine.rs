@@ -52,6 +52,7 @@ mod api_keys;
 mod body_pool;
 pub mod check;
 mod deadline;
+mod key_watch;
 pub mod live;
 pub mod readiness;
 mod redis_keys;
@@ -87,6 +88,7 @@ use tollgate_core::{
 use self::{
     api_keys::ApiKeyFile,
     check::{CheckBounds, Checker, Clock},
+    key_watch::KeyWatch,
     live::{ApiKeySources, Live},
     readiness::Readiness,
     redis_keys::RedisKeys,
@@ -221,6 +223,9 @@ impl Engine {
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
+        let redis = store.redis().map(Arc::clone);
+        let watch = KeyWatch::new(Arc::clone(&live), Arc::clone(&observer), redis);
+        tasks.spawn(watch.run());
         Ok(Self {
             checker,
             readiness: Arc::new(Readiness::new(Arc::clone(&live), Arc::clone(&store))),

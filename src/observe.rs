@@ -4,6 +4,8 @@
 pub mod audit;
 mod check_result;
 pub mod exposition;
+pub mod key_events;
+pub mod key_uses;
 pub mod log;
 pub mod metrics;
 mod process;
@@ -36,6 +38,7 @@ pub use self::check_result::{AllowBasis, CheckResult};
 use self::{
     audit::{Audit, Slot, line::CheckLine},
     exposition::{Queues, Status},
+    key_uses::KeyUses,
     metrics::{CheckSample, Metrics},
     rfc3339::Rfc3339,
     trace::{Trace, Tracer},
@@ -53,12 +56,13 @@ pub struct Observer {
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
     tracer: Option<Tracer>,
+    key_uses: KeyUses,
 }
 
 impl Observer {
     /// Creates an observer that traces nothing.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<Audit>) -> Self {
-        Self { metrics, audit, tracer: None }
+        Self { metrics, audit, tracer: None, key_uses: KeyUses::new() }
     }
 
     /// Adds a tracer, if there is one.
@@ -93,6 +97,11 @@ impl Observer {
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The uses of API keys that are not collected yet.
+    pub fn key_uses(&self) -> &KeyUses {
+        &self.key_uses
     }
 
     /// The audit log.
@@ -292,6 +301,7 @@ impl<'a> CheckRecord<'a> {
             route: evidence.and_then(|evidence| evidence.route.clone()),
             model: evidence.and_then(|evidence| evidence.model.clone()),
             outage: evidence.and_then(|evidence| evidence.outage),
+            credential: evidence.and_then(|evidence| evidence.credential),
             principal: evidence
                 .and_then(|evidence| evidence.principal.clone())
                 .filter(|_| tracer.identity()),
@@ -310,12 +320,14 @@ impl Drop for CheckRecord<'_> {
             .map(|route| route.name.as_str());
         let principal = evidence.and_then(|evidence| evidence.principal.as_deref());
         let model = evidence.and_then(|evidence| evidence.model.as_deref());
+        let credential = evidence.and_then(|evidence| evidence.credential);
         let denial = self.denial(result);
         let claimed = denial.and_then(|denial| denial.claimed.as_deref());
         let claimed_issuer = claimed.and_then(|claimed| claimed.issuer.as_deref());
         let metrics = &self.observer.metrics;
         metrics.count(&CheckSample {
             route,
+            credential,
             issuer: principal.map(Principal::issuer).or(claimed_issuer),
             model,
             limits: evidence.map(|evidence| evidence.limits.as_slice()).unwrap_or_default(),
@@ -331,6 +343,9 @@ impl Drop for CheckRecord<'_> {
         });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(result, CheckResult::Allow(_)));
+            if let Some(key) = principal.key() {
+                self.observer.key_uses.note(&key.id, self.request.address, self.now);
+            }
         }
         if let (Some(trace), Some(tracer)) = (self.trace.take(), &self.observer.tracer) {
             self.traced(*trace, tracer, result);
@@ -345,6 +360,7 @@ impl Drop for CheckRecord<'_> {
             decision_id: &self.id,
             request_id: self.request.request_id,
             client_ip: self.request.address,
+            credential,
             principal,
             claimed_issuer,
             method: self.request.method,

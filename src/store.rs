@@ -9,6 +9,7 @@ mod ban;
 mod ban_map;
 mod config;
 mod key_replica;
+mod key_use;
 mod leases;
 mod local;
 mod memory;
@@ -38,6 +39,7 @@ pub use self::{
         StoreConfig,
     },
     key_replica::{KeyReplica, KeyReplicaStatus},
+    key_use::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, SeenNetworks},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
     redis::{

@@ -1,6 +1,6 @@
 //! The engine without a socket: allow, deny, reload and close, driven as a library.
 
-use std::{path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use serde_json::json;
 use tollgate::{
@@ -47,6 +47,16 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Decides one GET request: `allow`, or the code of the reason.
 pub(crate) async fn decide(engine: &Engine, path: &str, token: Option<&str>) -> String {
+    decide_from(engine, path, token, None).await
+}
+
+/// Decides one GET request of a client with this address.
+pub(crate) async fn decide_from(
+    engine: &Engine,
+    path: &str,
+    token: Option<&str>,
+    address: Option<IpAddr>,
+) -> String {
     let authorization = token.map(|token| format!("Bearer {token}"));
     let mut headers = Headers::default();
     if let Some(value) = &authorization {
@@ -58,7 +68,7 @@ pub(crate) async fn decide(engine: &Engine, path: &str, token: Option<&str>) -> 
         host: b"api.example.com",
         path: path.as_bytes(),
         headers,
-        address: None,
+        address,
         body: RawBody::None,
     };
     let answer = engine.checker().check(

@@ -13,6 +13,7 @@ mod counting_proxy;
 mod deadline;
 mod differential;
 mod format;
+mod key_uses;
 mod leases;
 mod local_fallback;
 mod outages;

@@ -34,7 +34,7 @@ use super::{
     unavailable,
 };
 use crate::{
-    observe::now,
+    observe::{now, rfc3339::Rfc3339},
     store::{KeyPage, KeyWrite},
 };
 
@@ -65,6 +65,12 @@ pub trait KeyRecords: Send + Sync {
 
     /// Removes the record of a key. Returns whether there was one.
     fn remove<'a>(&'a self, id: &'a KeyId) -> BoxFuture<'a, Result<bool, Outage>>;
+
+    /// Returns when each key was last used; `None` where that is not known.
+    fn last_uses<'a>(
+        &'a self,
+        ids: &'a [KeyId],
+    ) -> BoxFuture<'a, Result<Vec<Option<Timestamp>>, Outage>>;
 
     /// Lists records by the moment of their creation, after the first `offset`: at most `limit`,
     /// and fewer where a store reads fewer at once.
@@ -189,7 +195,9 @@ where
         }
         Place::One(id) if method == Method::GET => {
             let (found, _) = managed.find(&id, record).await?;
-            view::record(&found, now())
+            let mut shown = view::record(&found, now(), &managed.terms.lifetimes);
+            managed.add_last_uses(&mut [(id, &mut shown)]).await?;
+            shown
         }
         Place::One(id) => managed.revoke(&id, record).await?,
         Place::Rotation(id) => {
@@ -237,8 +245,10 @@ impl Managed<'_> {
                     continue;
                 }
                 keys.push(match found {
-                    Some(found) => view::record(&found, now()),
-                    None => view::unreadable(stored),
+                    Some(found) => {
+                        (Some(found.id), view::record(&found, now(), &self.terms.lifetimes))
+                    }
+                    None => (None, view::unreadable(stored)),
                 });
             }
             if at as u64 >= page.total {
@@ -248,7 +258,26 @@ impl Managed<'_> {
                 break Some(at.to_string());
             }
         };
+        let mut readable: Vec<(KeyId, &mut Value)> =
+            keys.iter_mut().filter_map(|(id, shown)| Some(((*id)?, shown))).collect();
+        self.add_last_uses(&mut readable).await?;
+        let keys: Vec<Value> = keys.into_iter().map(|(_, shown)| shown).collect();
         Ok(json!({ "keys": keys, "next": next }))
+    }
+
+    /// Adds the last uses to shown records, where they are known.
+    async fn add_last_uses(&self, shown: &mut [(KeyId, &mut Value)]) -> Result<(), Refusal> {
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<KeyId> = shown.iter().map(|(id, _)| *id).collect();
+        let uses = self.records.last_uses(&ids).await.map_err(outage)?;
+        for ((_, value), used) in shown.iter_mut().zip(uses) {
+            if let (Some(members), Some(used)) = (value.as_object_mut(), used) {
+                members.insert("last_used".to_owned(), json!(Rfc3339(used)));
+            }
+        }
+        Ok(())
     }
 
     async fn create(&self, terms: Terms, record: &mut AdminRecord<'_>) -> Result<Value, Refusal> {
@@ -260,7 +289,7 @@ impl Managed<'_> {
         let (key, now) = (GeneratedKey::new(&random()?, &random()?), second());
         let made = terms.record(key.id(), key.digest(), now, &self.terms.lifetimes)?;
         self.add(&made, record).await?;
-        Ok(view::made(&key, &made, now))
+        Ok(view::made(&key, &made, now, &self.terms.lifetimes))
     }
 
     async fn import(&self, terms: Terms, record: &mut AdminRecord<'_>) -> Result<Value, Refusal> {
@@ -270,7 +299,7 @@ impl Managed<'_> {
         let (id, now) = (GeneratedKey::new(&random()?, &random()?).id(), second());
         let made = terms.record(id, digest, now, &self.terms.lifetimes)?;
         self.add(&made, record).await?;
-        Ok(json!({ "record": view::record(&made, now) }))
+        Ok(json!({ "record": view::record(&made, now, &self.terms.lifetimes) }))
     }
 
     /// Writes the record of a new key.
@@ -320,7 +349,9 @@ impl Managed<'_> {
             let text = stored(&rotated)?;
             let written = self.records.write(&rotated, &text, Some(&before)).await;
             match written.map_err(outage_of_creation)? {
-                KeyWrite::Written => return Ok(view::made(&key, &rotated, now)),
+                KeyWrite::Written => {
+                    return Ok(view::made(&key, &rotated, now, &self.terms.lifetimes));
+                }
                 KeyWrite::Changed => {}
                 KeyWrite::Exists | KeyWrite::SameDigest(_) => return Err(changed()),
             }

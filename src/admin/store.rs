@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tollgate_core::{
     admission::Outage, ban, credential::api_key::KeyRecord, identity::KeyId, revocation::Target,
+    time::Timestamp,
 };
 
 use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans, keys::KeyRecords};
@@ -80,6 +81,13 @@ impl KeyRecords for Redis {
 
     fn remove<'a>(&'a self, id: &'a KeyId) -> BoxFuture<'a, Result<bool, Outage>> {
         Box::pin(self.remove_key(id))
+    }
+
+    fn last_uses<'a>(
+        &'a self,
+        ids: &'a [KeyId],
+    ) -> BoxFuture<'a, Result<Vec<Option<Timestamp>>, Outage>> {
+        Box::pin(Redis::last_uses(self, ids))
     }
 
     fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<KeyPage, Outage>> {

@@ -5,18 +5,12 @@
 //! operator removed may be in it.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tollgate_core::{
-    credential::api_key::KeyTable,
-    identity::KeyId,
-    policy::Policy,
-    time::{Timestamp, rfc3339::Rfc3339},
-};
+use tollgate_core::{credential::api_key::KeyTable, policy::Policy};
 
 use crate::{
     bounded_file::{self, LOOK_AGAIN},
@@ -25,9 +19,6 @@ use crate::{
     },
     secrets::SecretStatus,
 };
-
-/// The time before its end in which a key counts as expiring.
-const EXPIRING: Duration = Duration::from_secs(7 * 86_400);
 
 /// The tables of API keys, one for each source of the policy in force.
 #[derive(Debug)]
@@ -44,8 +35,6 @@ pub(super) struct ApiKeyFile {
     found: Instant,
     /// The last error that was logged.
     reported: Option<String>,
-    /// The keys that were logged as about to expire, with their ends.
-    warned: BTreeSet<(KeyId, Timestamp)>,
 }
 
 impl ApiKeyFile {
@@ -95,7 +84,6 @@ impl ApiKeyFile {
             rejected: None,
             found: Instant::now(),
             reported: None,
-            warned: BTreeSet::new(),
         }
     }
 
@@ -190,31 +178,6 @@ impl ApiKeyFile {
     /// Returns the table in force.
     pub(super) fn table(&self) -> Option<Arc<KeyTable>> {
         self.in_force.clone()
-    }
-
-    /// Returns the number of keys by state, and logs the keys that are about to expire, each once.
-    pub(super) fn count(&mut self, now: Timestamp) -> Vec<(&'static str, u64)> {
-        let [mut expired, mut expiring, mut weak, mut active] = [0; 4];
-        let soon = Timestamp::from_secs(now.secs().saturating_add(EXPIRING.as_secs()));
-        let mut warned = BTreeSet::new();
-        for record in self.in_force.iter().flat_map(|table| table.iter()) {
-            if record.expires <= now {
-                expired += 1;
-            } else if record.expires <= soon {
-                expiring += 1;
-                warned.insert((record.id, record.expires));
-            } else if record.current.weak {
-                weak += 1;
-            } else {
-                active += 1;
-            }
-        }
-        for (id, expires) in warned.difference(&self.warned) {
-            let at = Rfc3339(*expires);
-            tracing::warn!(key = id.as_str(), "an API key expires at {at}; rotate it");
-        }
-        self.warned = warned;
-        vec![("expired", expired), ("expiring", expiring), ("weak", weak), ("active", active)]
     }
 
     /// Returns the state of the file for metrics.

@@ -84,7 +84,7 @@ impl Reloader {
         observer: Arc<Observer>,
     ) -> Self {
         let failure = None;
-        let mut reloader = Self {
+        let reloader = Self {
             live,
             key_sources,
             observer,
@@ -171,9 +171,7 @@ impl Reloader {
         self.report_api_keys();
     }
 
-    fn report_api_keys(&mut self) {
-        let counts = self.api_keys.as_mut().map(|file| file.count(observe::now()));
-        self.observer.metrics().set_api_keys(counts.unwrap_or_default());
+    fn report_api_keys(&self) {
         let status = self.api_keys.iter().map(ApiKeyFile::status).collect();
         self.observer.metrics().set_secrets("api_keys", status);
     }

@@ -17,6 +17,7 @@
 
 mod file;
 mod json;
+pub(crate) mod key_line;
 pub(crate) mod line;
 mod queue;
 mod writer;

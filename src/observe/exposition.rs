@@ -170,7 +170,7 @@ impl Collector for Scrape {
         self.redis_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
-        self.api_key_file(encoder)?;
+        self.api_keys(encoder)?;
         self.tokens(encoder)?;
         self.config(encoder)?;
         self.certificates(encoder)?;
@@ -198,6 +198,18 @@ impl Scrape {
                         ],
                         count,
                     )?;
+                }
+            }
+        }
+        let help = "Checks by kind of credential, decision and reason.";
+        let mut family = Family::counter(encoder, "credential_checks", help)?;
+        for (kind, results) in self.metrics.credentials() {
+            for result in CheckResult::all() {
+                let count = results.get(result.slot()).map_or(0, |count| count.load(Relaxed));
+                if count > 0 {
+                    let (decision, reason) = (result.decision(), result.reason());
+                    let labels = [("credential", kind), ("decision", decision), ("reason", reason)];
+                    family.count(&labels, count)?;
                 }
             }
         }
@@ -436,14 +448,37 @@ impl Scrape {
         Ok(())
     }
 
-    fn api_key_file(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let counts = self.metrics.api_keys();
-        if counts.is_empty() {
+    fn api_keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sources = self.metrics.api_keys();
+        if sources.is_empty() {
             return Ok(());
         }
-        let help = "API keys of the file, by state; expiring within seven days.";
-        let mut family = Family::gauge(encoder, "api_key_file_records", help, None)?;
-        counts.iter().try_for_each(|(state, count)| family.value(&[("state", *state)], *count))
+        let help = "API keys in force, by source and state; expiring, weak and rotating are parts of usable.";
+        let mut family = Family::gauge(encoder, "api_keys", help, None)?;
+        for source in &sources {
+            for (state, count) in source.by_state() {
+                family.value(&[("source", source.source), ("state", state)], count)?;
+            }
+        }
+        let help = "API keys that this process has seen in the last day.";
+        let mut family = Family::gauge(encoder, "api_keys_used", help, None)?;
+        for source in &sources {
+            family.value(&[("source", source.source)], source.used)?;
+        }
+        let help = "When the usable API key that ends first ends, since 1970.";
+        let name = "api_keys_next_end_timestamp";
+        let mut family = Family::gauge(encoder, name, help, Some(&Unit::Seconds))?;
+        for source in &sources {
+            if let Some(end) = source.next_end {
+                family.value(&[("source", source.source)], end.secs())?;
+            }
+        }
+        let help = "Events of API keys.";
+        let mut family = Family::counter(encoder, "api_key_events", help)?;
+        for (event, count) in self.metrics.key_events() {
+            family.count(&[("event", event)], count)?;
+        }
+        Ok(())
     }
 
     fn tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

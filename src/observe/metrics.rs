@@ -17,7 +17,8 @@ use serde::Deserialize;
 use tollgate_core::{
     admission::Outage,
     config::{Errors, Path},
-    identity::Principal,
+    credential::api_key::KeyState,
+    identity::{CredentialKind, Principal},
     limit::LimitStatus,
     policy::Policy,
     route::OnOutage,
@@ -26,6 +27,7 @@ use tollgate_core::{
 
 use super::{
     check_result::{AllowBasis, CheckResult, SLOTS},
+    key_events::KeyEventKind,
     subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
 };
@@ -73,6 +75,10 @@ pub(super) const NO_ROUTE: &str = "none";
 /// The model label of a check for a model that the configuration does not name.
 pub(super) const OTHER_MODEL: &str = "other";
 
+/// The labels of the kinds of credentials: none, and those of [`CredentialKind::ALL`].
+const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] =
+    ["none", CredentialKind::Jwt.label(), CredentialKind::ApiKey.label()];
+
 /// The label of members that no table lists.
 const OTHER_MEMBER: &str = "other";
 
@@ -92,6 +98,8 @@ pub struct Metrics {
     /// The start of the process, as near as it is known.
     started: Timestamp,
     series: ArcSwap<Series>,
+    /// Checks by kind of credential, and by result.
+    credentials: [[AtomicU64; SLOTS]; CREDENTIALS.len()],
     none: Arc<RouteCounters>,
     other: Arc<DecisionCounters>,
     store: Durations,
@@ -104,8 +112,10 @@ pub struct Metrics {
     reload: Reload,
     subjects: Option<Subjects>,
     secrets: Mutex<BTreeMap<&'static str, Vec<SecretStatus>>>,
-    /// The number of API keys by state; empty without a file of keys.
-    api_keys: Mutex<Vec<(&'static str, u64)>>,
+    /// The API keys of each source; empty without API keys.
+    api_keys: Mutex<Vec<KeyCounts>>,
+    /// Events of API keys, by kind.
+    key_events: [AtomicU64; KeyEventKind::ALL.len()],
 }
 
 /// The series of everything that the policy names.
@@ -146,9 +156,68 @@ pub(super) struct OutageAllowed {
     pub(super) local: AtomicU64,
 }
 
+/// The API keys of one source.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyCounts {
+    /// The source: `file` or `redis`.
+    pub source: &'static str,
+    usable: u64,
+    expiring: u64,
+    weak: u64,
+    rotating: u64,
+    expired: u64,
+    /// The usable keys that this process has seen in the last day.
+    pub used: u64,
+    /// The end of the usable key that ends first.
+    pub next_end: Option<Timestamp>,
+}
+
+impl KeyCounts {
+    /// Creates the counts of a source without keys.
+    pub const fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            usable: 0,
+            expiring: 0,
+            weak: 0,
+            rotating: 0,
+            expired: 0,
+            used: 0,
+            next_end: None,
+        }
+    }
+
+    /// Counts a key with its state and its end.
+    pub fn add(&mut self, state: KeyState, is_weak: bool, is_expiring: bool, end: Timestamp) {
+        if state == KeyState::Expired {
+            self.expired += 1;
+            return;
+        }
+        self.usable += 1;
+        self.expiring += u64::from(is_expiring);
+        self.weak += u64::from(is_weak);
+        self.rotating += u64::from(state == KeyState::Rotating);
+        self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
+    }
+
+    /// Returns the numbers of keys by the label of a state. `expiring`, `weak` and `rotating` are
+    /// parts of `usable`.
+    pub const fn by_state(&self) -> [(&'static str, u64); 5] {
+        [
+            ("usable", self.usable),
+            ("expiring", self.expiring),
+            ("weak", self.weak),
+            ("rotating", self.rotating),
+            ("expired", self.expired),
+        ]
+    }
+}
+
 /// The facts of a finished check that are counted.
 pub(super) struct CheckSample<'a> {
     pub(super) route: Option<&'a str>,
+    /// The kind of the credential, also of one that was refused.
+    pub(super) credential: Option<CredentialKind>,
     /// The issuer of the credential, or the issuer of the policy that a refused one names.
     pub(super) issuer: Option<&'a str>,
     pub(super) model: Option<&'a str>,
@@ -204,6 +273,7 @@ impl Metrics {
         Self {
             started: super::now(),
             series: ArcSwap::from_pointee(series),
+            credentials: array::from_fn(|_| array::from_fn(|_| AtomicU64::new(0))),
             none,
             other,
             store: Durations::new(),
@@ -215,6 +285,7 @@ impl Metrics {
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
             secrets: Mutex::default(),
             api_keys: Mutex::default(),
+            key_events: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -261,14 +332,27 @@ impl Metrics {
         });
     }
 
-    /// Records the number of API keys by state; none without a file of keys.
-    pub fn set_api_keys(&self, counts: Vec<(&'static str, u64)>) {
+    /// Records the API keys of each source; none without API keys.
+    pub fn set_api_keys(&self, counts: Vec<KeyCounts>) {
         *self.api_keys.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// The number of API keys by state.
-    pub(super) fn api_keys(&self) -> Vec<(&'static str, u64)> {
+    /// The API keys of each source.
+    pub(super) fn api_keys(&self) -> Vec<KeyCounts> {
         self.api_keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts one event of an API key.
+    pub(super) fn count_key_event(&self, kind: KeyEventKind) {
+        if let Some(count) = self.key_events.get(kind as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The labels of the events of API keys with their counts.
+    pub(super) fn key_events(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = KeyEventKind::ALL.iter().zip(&self.key_events);
+        counts.map(|(kind, count)| (kind.label(), count.load(Relaxed)))
     }
 
     /// Records the state of the secrets with files that have this purpose.
@@ -300,6 +384,12 @@ impl Metrics {
             count.fetch_add(1, Relaxed);
         }
         counters.durations.observe(check.elapsed);
+        let kind = check.credential.map_or(0, |kind| 1 + kind as usize);
+        if let Some(count) =
+            self.credentials.get(kind).and_then(|results| results.get(check.result.slot()))
+        {
+            count.fetch_add(1, Relaxed);
+        }
         if let Some(issuer) = check.issuer.and_then(|issuer| series.issuers.get(issuer)) {
             issuer.count(allowed);
         }
@@ -370,6 +460,11 @@ impl Metrics {
         if let Some(subjects) = &self.subjects {
             subjects.count(principal, allowed);
         }
+    }
+
+    /// The number of checks by the label of the kind of their credential, and by result.
+    pub(super) fn credentials(&self) -> impl Iterator<Item = (&'static str, &[AtomicU64; SLOTS])> {
+        CREDENTIALS.into_iter().zip(&self.credentials)
     }
 
     /// The series of everything that the policy names.
@@ -494,6 +589,7 @@ mod tests {
         let result = CheckResult::Deny(Reason::NoRoute);
         let check = CheckSample {
             route: None,
+            credential: None,
             issuer: None,
             model: None,
             limits: &[],
@@ -535,6 +631,7 @@ mod tests {
         });
         let check = CheckSample {
             route: None,
+            credential: None,
             issuer: None,
             model: None,
             limits: &limits,
@@ -587,6 +684,7 @@ mod tests {
             });
             metrics.count(&CheckSample {
                 route: Some("/stays"),
+                credential: None,
                 issuer: None,
                 model: Some("qwen"),
                 limits: &limits,
@@ -613,6 +711,7 @@ mod tests {
         let metrics = Metrics::new(&ObserveConfig::default());
         let check = CheckSample {
             route: None,
+            credential: None,
             issuer: None,
             model: None,
             limits: &[],

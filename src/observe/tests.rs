@@ -204,7 +204,7 @@ fn the_line_of_an_allowed_check() {
     // Golden: the keys of `serde_json::Value` are sorted; the order in the log is that of the
     // struct.
     let expected = concat!(
-        r#"{"client_ip":"203.0.113.9","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
+        r#"{"client_ip":"203.0.113.9","credential":"jwt","decision":"allow","decision_id":"ID","event":"check","exp":1795322461,"#,
         r#""holder":"unknown","host":"api.example.com","iat":1795318861,"iss":"","#,
         // printf t-1 | sha256sum
         r#""jti_sha256":"JTI","method":"POST","microseconds":0,"path":"/v1/chat/completions","reason":"granted","#,
@@ -459,6 +459,10 @@ tollgate_ready 1
 # TYPE tollgate_checks counter
 tollgate_checks_total{decision="allow",reason="granted",route="chat"} 1
 tollgate_checks_total{decision="deny",reason="rate_limited",route="chat"} 1
+# HELP tollgate_credential_checks Checks by kind of credential, decision and reason.
+# TYPE tollgate_credential_checks counter
+tollgate_credential_checks_total{credential="jwt",decision="allow",reason="granted"} 1
+tollgate_credential_checks_total{credential="jwt",decision="deny",reason="rate_limited"} 1
 # HELP tollgate_check_duration_seconds Time from the start of a check to the end of its answer.
 # TYPE tollgate_check_duration_seconds histogram
 # UNIT tollgate_check_duration_seconds seconds
@@ -704,9 +708,10 @@ fn a_route_has_no_series_before_its_first_check_and_then_a_bounded_number() {
         bench.check("POST", &format!("/made/up/{number}"), &token, counted(&[]), answered);
         bench.check("POST", "/v1/chat/completions", &token, counted(&[ROOM]), answered);
     }
-    // Two routes, `chat` and `none`: one result each, and a histogram of 15 buckets, sum, count.
+    // Two routes, `chat` and `none`: one result each, and a histogram of 15 buckets, sum, count; and
+    // two results by kind of credential.
     let after = bench.observer.exposition(Status::default()).unwrap().lines().count();
-    assert_eq!(after, before + 2 * (1 + 17));
+    assert_eq!(after, before + 2 * (1 + 17) + 2);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod attended;
 mod bans;
 mod connection;
 mod error;
+mod key_uses;
 mod keys;
 mod leasing;
 mod packed_list;

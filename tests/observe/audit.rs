@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tollgate_core::time::{Timestamp, rfc3339::Rfc3339};
 
 use crate::rig::{
     POLICY, Rig, SOON, api_key_file, chat,
@@ -28,7 +29,17 @@ fn lines() -> (Rig, Vec<Value>) {
         replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
     let dir = tempfile::tempdir().unwrap();
     let (key, file) = api_key_file(dir.path());
+    // A key with an owner that ends within seven days, and is known from another network.
+    let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let soon = ::tollgate::observe::now().secs() + 3 * 86_400;
+    let record = &mut keys["keys"][0];
+    record["owner"] = json!("ann");
+    record["expires"] = json!(Rfc3339(Timestamp::from_secs(soon)));
+    let id = record["id"].as_str().unwrap().to_owned();
+    std::fs::write(&file, keys.to_string()).unwrap();
     let redis = Redis::start(dir.path());
+    let known = json!({ "networks": { "192.0.2.0/24": soon } }).to_string();
+    redis.command(&["SET", &format!("{{tollgate}}:key-use:{id}"), &known]);
     let store = redis.store().replace("${DIR}", &dir.path().display().to_string());
     let sources = format!("api_keys: {{ file: \"{}\", redis: true }}\n{store}", file.display());
     let rig = Rig::start(&format!("{policy}{sources}"));
@@ -57,7 +68,8 @@ fn lines() -> (Rig, Vec<Value>) {
         let reply = rig.tollgate.admin(Request::post(path, body.to_string()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let all = 3 + revoked.len() + others.len();
+    // Two events of the key: it expires soon, and is used from a new network.
+    let all = 3 + revoked.len() + others.len() + 2;
     let lines =
         until("all lines", || Some(rig.tollgate.audit()).filter(|lines| lines.len() == all));
     (rig, lines)
@@ -66,7 +78,7 @@ fn lines() -> (Rig, Vec<Value>) {
 /// Returns the events that each field occurs in.
 fn fields(lines: &[Value]) -> BTreeMap<String, String> {
     let mut fields = BTreeMap::<String, Vec<&str>>::new();
-    for event in ["check", "admin"] {
+    for event in ["check", "admin", "key"] {
         for line in lines.iter().filter(|line| line["event"] == event) {
             for name in line.as_object().unwrap().keys() {
                 let events = fields.entry(name.clone()).or_default();

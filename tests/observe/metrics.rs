@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::rig::{
-    POLICY, SOON, chat,
+    POLICY, SOON, api_key_file, chat,
     grpc::Peer,
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
@@ -31,6 +31,8 @@ pub(crate) struct Everything {
     pub(crate) tollgates: [Tollgate; 2],
     _redis: Redis,
     pub(crate) issuer: Issuer,
+    /// An API key, which the first of them accepts.
+    pub(crate) key: String,
     pub(crate) dir: TempDir,
     second: TempDir,
 }
@@ -44,7 +46,8 @@ impl Everything {
         let redis = Redis::start(dir.path());
         let collector = Server::start(|_| Answer::Whole(Reply::new(200, "")));
         std::fs::write(dir.path().join("upstream"), "sk-1").unwrap();
-        std::fs::write(dir.path().join("keys.yaml"), "keys: []").unwrap();
+        let (key, keys) = api_key_file(dir.path());
+        std::fs::rename(keys, dir.path().join("keys.yaml")).unwrap();
         let limited = POLICY.replace(
             "    scopes: [infer:text]\n",
             "    scopes: [infer:text]\n    limits: [each]\n    on_outage: local\n    upstream_key: \"file:${DIR}/upstream\"\n",
@@ -69,7 +72,7 @@ impl Everything {
         let in_memory = format!("{TLS}{POLICY}");
         let tollgates =
             [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), &in_memory)];
-        Self { tollgates, _redis: redis, issuer, dir, second }
+        Self { tollgates, _redis: redis, issuer, key, dir, second }
     }
 
     /// Sends a request to both.

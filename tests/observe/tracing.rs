@@ -84,6 +84,7 @@ fn a_check_is_a_span_below_envoy_s_call() {
         ("tollgate.decision_id", line["decision_id"].as_str().unwrap()),
         ("tollgate.route", "generate"),
         ("tollgate.model", "qwen"),
+        ("tollgate.credential", "jwt"),
     ];
     let expected =
         expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

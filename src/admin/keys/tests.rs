@@ -21,6 +21,8 @@ pub(in crate::admin) struct Memory {
     write_outage: Option<Outage>,
     /// Texts that other calls write before the next writes.
     races: Mutex<Vec<(KeyId, String)>>,
+    /// The last uses of keys.
+    uses: Mutex<Vec<(KeyId, Timestamp)>>,
 }
 
 impl Memory {
@@ -95,6 +97,18 @@ impl KeyRecords for Memory {
             let before = records.len();
             records.retain(|(known, _)| known != id);
             Ok(records.len() < before)
+        })
+    }
+
+    fn last_uses<'a>(
+        &'a self,
+        ids: &'a [KeyId],
+    ) -> BoxFuture<'a, Result<Vec<Option<Timestamp>>, Outage>> {
+        Box::pin(async move {
+            self.answer()?;
+            let uses = self.uses.lock().unwrap();
+            let last = |id: &KeyId| uses.iter().find(|(known, _)| known == id).map(|(_, at)| *at);
+            Ok(ids.iter().map(last).collect())
         })
     }
 
@@ -350,6 +364,25 @@ async fn keys_are_listed_in_pages_and_by_tenant() {
         let (status, _) = bench.call("GET", &format!("{PATH}?{query}"), "").await;
         assert_eq!(status, 400, "{query}");
     }
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_is_shown_where_it_is_known() {
+    let (bench, memory) = bench();
+    let (used, _) = created(&bench, r#"{"subject":"ci"}"#).await;
+    let (unused, _) = created(&bench, r#"{"subject":"ci"}"#).await;
+    memory.records().push(("7Jk2mN4pQ8rT".parse().unwrap(), "{".to_owned()));
+    let at = Timestamp::from_secs(1_795_318_921);
+    memory.uses.lock().unwrap().push((used.parse().unwrap(), at));
+    let expected = json!("2026-11-22T03:42:01.000000Z");
+    let (_, json) = bench.call("GET", &format!("{PATH}/{used}"), "").await;
+    assert_eq!(json["last_used"], expected);
+    let (_, json) = bench.call("GET", &format!("{PATH}/{unused}"), "").await;
+    assert!(json.get("last_used").is_none());
+    let (_, json) = bench.call("GET", PATH, "").await;
+    let keys = json["keys"].as_array().unwrap();
+    let uses: Vec<_> = keys.iter().map(|key| key.get("last_used")).collect();
+    assert_eq!(uses, [Some(&expected), None, None]);
 }
 
 #[tokio::test]

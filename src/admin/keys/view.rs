@@ -2,19 +2,19 @@
 
 use serde_json::{Value, json};
 use tollgate_core::{
-    credential::api_key::{GeneratedKey, KeyRecord, KeySpec},
+    credential::api_key::{GeneratedKey, KeyLifetimes, KeyRecord, KeySpec},
     identity::KeyId,
     time::Timestamp,
 };
 
 use crate::store::StoredKey;
 
-/// Returns the record of a key without its digests.
-pub(super) fn record(record: &KeyRecord, now: Timestamp) -> Value {
+/// Returns the record of a key without its digests, with its state at `now`.
+pub(super) fn record(record: &KeyRecord, now: Timestamp, lifetimes: &KeyLifetimes) -> Value {
     let mut value = json!(KeySpec::from(record));
     if let Some(members) = value.as_object_mut() {
         members.remove("digest");
-        members.insert("state".to_owned(), json!(state(record, now)));
+        members.insert("state".to_owned(), json!(record.state(now, lifetimes).label()));
         if let Some(previous) = members.get_mut("previous").and_then(Value::as_object_mut) {
             previous.remove("digest");
         }
@@ -23,8 +23,13 @@ pub(super) fn record(record: &KeyRecord, now: Timestamp) -> Value {
 }
 
 /// Returns the one answer that contains a key.
-pub(super) fn made(key: &GeneratedKey, made: &KeyRecord, now: Timestamp) -> Value {
-    json!({ "key": key.expose(), "record": record(made, now) })
+pub(super) fn made(
+    key: &GeneratedKey,
+    made: &KeyRecord,
+    now: Timestamp,
+    lifetimes: &KeyLifetimes,
+) -> Value {
+    json!({ "key": key.expose(), "record": record(made, now, lifetimes) })
 }
 
 /// Returns an entry of the list for a record that cannot be read.
@@ -36,17 +41,4 @@ pub(super) fn unreadable(stored: &StoredKey) -> Value {
 pub(super) fn read(stored: &StoredKey) -> Option<KeyRecord> {
     let id: KeyId = std::str::from_utf8(&stored.id).ok()?.parse().ok()?;
     KeyRecord::from_stored(id, stored.text.as_deref()?).ok()
-}
-
-/// Returns the state of a key at a time: `expired`, `rotating` during a grace, `weak` or `active`.
-fn state(record: &KeyRecord, now: Timestamp) -> &'static str {
-    if record.expires <= now {
-        "expired"
-    } else if record.previous.as_ref().is_some_and(|previous| previous.until > now) {
-        "rotating"
-    } else if record.current.weak {
-        "weak"
-    } else {
-        "active"
-    }
 }

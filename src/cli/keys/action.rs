@@ -235,7 +235,7 @@ impl Import {
         let mut records = self.place.open(true)?;
         let record = self.terms.record(change::new_key()?.id(), digest, true)?;
         records.add(&record)?;
-        show::record(out, self.output, &record, now())?;
+        records.view(self.output).record(out, &record, None)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -289,11 +289,13 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        match self.place.open(false)? {
-            Records::File(file) => show::list(out, self.output, file.keys(), now())?,
+        let records = self.place.open(false)?;
+        let view = records.view(self.output);
+        match records {
+            Records::File(file) => view.list(out, file.keys())?,
             Records::Redis(redis) => {
                 let limit = self.limit.map_or(usize::MAX, NonZeroUsize::get);
-                show::page(out, self.output, &redis.list(self.cursor, limit)?, now())?;
+                view.page(out, &redis.list(self.cursor, limit)?)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -337,7 +339,8 @@ impl Show {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let mut records = self.named.place.open(false)?;
         let Some(record) = records.find(self.named.id)? else { return self.named.missing(out) };
-        show::record(out, self.named.output, &record, now())?;
+        let used = records.last_use(record.id)?;
+        records.view(self.named.output).record(out, &record, used)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tollgate_core::{credential::api_key::KeySpec, identity::KeyId};
+use tollgate_core::{
+    credential::api_key::{KeyLifetimes, KeySpec},
+    identity::KeyId,
+    time::Timestamp,
+};
 
-use super::{file_store::FileStore, redis_store::RedisStore};
+use super::{file_store::FileStore, redis_store::RedisStore, show::View};
+use crate::{cli::Output, observe::now};
 
 /// The place of the records.
 #[derive(Debug, Args)]
@@ -87,6 +92,16 @@ fn name(file: Option<&Path>, config: Option<&Path>) -> String {
 }
 
 impl Records {
+    /// Returns the form in which its records are printed: with their states at this moment.
+    pub(super) fn view(&self, output: Output) -> View {
+        let lifetimes = match self {
+            // The policy that bounds the keys of a file is not known here.
+            Self::File(_) => KeyLifetimes::UNBOUNDED,
+            Self::Redis(redis) => redis.lifetimes(),
+        };
+        View { output, now: now(), lifetimes }
+    }
+
     /// Returns the record of an id.
     ///
     /// # Errors
@@ -95,6 +110,17 @@ impl Records {
         match self {
             Self::File(file) => Ok(file.find(id).cloned()),
             Self::Redis(redis) => redis.find(id),
+        }
+    }
+
+    /// Returns when a key was last used; `None` where that is not known.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub(super) fn last_use(&self, id: KeyId) -> anyhow::Result<Option<Timestamp>> {
+        match self {
+            Self::File(_) => Ok(None),
+            Self::Redis(redis) => Ok(redis.last_uses(&[id])?.into_iter().next().flatten()),
         }
     }
 

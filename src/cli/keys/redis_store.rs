@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::Outage,
     config::{Errors, Path as Place},
-    credential::api_key::{KeyRecord, KeySpec, PolicyNames},
+    credential::api_key::{KeyLifetimes, KeyRecord, KeySpec, PolicyNames},
     identity::KeyId,
     policy::Policy,
-    time::Span,
+    time::{Span, Timestamp},
 };
 
 use crate::{
@@ -45,10 +45,20 @@ pub(super) struct KeyList {
 
 /// A key of the list.
 pub(super) enum ListedKey {
-    /// The record of the key.
-    Record(Box<KeySpec>),
+    /// The record of the key, and its last use.
+    Record(Box<KeySpec>, Option<Timestamp>),
     /// The id of a record that no replica uses, and the reason.
     Broken(String, String),
+}
+
+impl ListedKey {
+    /// Returns the id of a record that can be read.
+    fn id(&self) -> Option<KeyId> {
+        match self {
+            Self::Record(spec, _) => Some(spec.id),
+            Self::Broken(..) => None,
+        }
+    }
 }
 
 impl RedisStore {
@@ -114,12 +124,16 @@ impl RedisStore {
         }
     }
 
+    /// Returns the lives of keys under the configuration.
+    pub(super) fn lifetimes(&self) -> KeyLifetimes {
+        let keys = self.policy.api_keys.as_ref();
+        keys.map(|keys| keys.lifetimes).unwrap_or_default()
+    }
+
     /// Checks a record against the configuration.
     fn compiled(&self, spec: &KeySpec) -> anyhow::Result<KeyRecord> {
-        let keys = self.policy.api_keys.as_ref();
-        let lifetimes = keys.map(|keys| keys.lifetimes).unwrap_or_default();
         let mut errors = Errors::default();
-        let record = spec.compile(&lifetimes, &Place::root(), &mut errors);
+        let record = spec.compile(&self.lifetimes(), &Place::root(), &mut errors);
         let Some(record) = record else {
             let errors = errors.without_lines();
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -159,7 +173,22 @@ impl RedisStore {
             at += page.keys.len();
             keys.extend(page.keys.into_iter().map(listed));
         }
+        let ids: Vec<KeyId> = keys.iter().filter_map(ListedKey::id).collect();
+        let mut uses = self.last_uses(&ids)?.into_iter();
+        for key in &mut keys {
+            if let ListedKey::Record(_, used) = key {
+                *used = uses.next().flatten();
+            }
+        }
         Ok(KeyList { keys, next: Some(at).filter(|at| *at < total) })
+    }
+
+    /// Returns when each key was last used; `None` where that is not known.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub(super) fn last_uses(&self, ids: &[KeyId]) -> anyhow::Result<Vec<Option<Timestamp>>> {
+        self.runtime.block_on(self.redis.last_uses(ids)).map_err(|error| self.down(error))
     }
 
     fn down(&self, outage: Outage) -> anyhow::Error {
@@ -176,7 +205,7 @@ fn listed(key: StoredKey) -> ListedKey {
         KeyRecord::from_stored(parsed, text).map_err(|error| error.to_string())
     };
     match read() {
-        Ok(record) => ListedKey::Record(Box::new(KeySpec::from(&record))),
+        Ok(record) => ListedKey::Record(Box::new(KeySpec::from(&record)), None),
         Err(error) => ListedKey::Broken(id, error),
     }
 }

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use serde_json::json;
 use tollgate_core::{
-    credential::api_key::{GeneratedKey, KeySpec},
+    config::{Errors, Path},
+    credential::api_key::{GeneratedKey, KeyLifetimes, KeySpec},
     identity::KeyId,
-    time::Timestamp,
+    time::{Timestamp, rfc3339::Rfc3339},
 };
 
 use super::redis_store::{KeyList, ListedKey};
@@ -59,113 +60,116 @@ fn notes(
     Ok(())
 }
 
-/// Prints one record.
-pub(super) fn record(
-    out: &mut dyn Write,
-    output: Output,
-    record: &KeySpec,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    match output {
-        Output::Json => {
-            let mut value = serde_json::to_value(record)?;
-            if let Some(object) = value.as_object_mut() {
-                object.insert("state".to_owned(), json!(state(record, now)));
-            }
-            writeln!(out, "{}", printable::json(&value)?)?;
-        }
-        Output::Text => {
-            writeln!(out, "state: {}", state(record, now))?;
-            let value = serde_json::to_value(record)?;
-            for (name, value) in value.as_object().into_iter().flatten() {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                writeln!(out, "{name}: {}", printable::printable(&text))?;
-            }
-        }
-    }
-    Ok(())
+/// The form of printed records.
+pub(super) struct View {
+    /// The format of the report.
+    pub(super) output: Output,
+    /// The moment of the states.
+    pub(super) now: Timestamp,
+    /// The lives that bound the states.
+    pub(super) lifetimes: KeyLifetimes,
 }
 
-/// Prints a line for each record.
-pub(super) fn list(
-    out: &mut dyn Write,
-    output: Output,
-    records: &[KeySpec],
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    if matches!(output, Output::Json) {
-        for each in records {
-            record(out, output, each, now)?;
-        }
-        return Ok(());
+impl View {
+    /// Returns the word for the state of a key.
+    fn state(&self, spec: &KeySpec) -> &'static str {
+        let record = spec.compile(&KeyLifetimes::UNBOUNDED, &Path::root(), &mut Errors::default());
+        record.map_or("broken", |record| record.state(self.now, &self.lifetimes).label())
     }
-    heading(out)?;
-    for each in records {
-        row(out, each, now)?;
-    }
-    Ok(())
-}
 
-/// Prints a page of the list of Redis. A record that no replica uses has the state `broken`.
-pub(super) fn page(
-    out: &mut dyn Write,
-    output: Output,
-    page: &KeyList,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    let is_text = matches!(output, Output::Text);
-    if is_text {
-        heading(out)?;
-    }
-    for key in &page.keys {
-        match key {
-            ListedKey::Record(each) if is_text => row(out, each, now)?,
-            ListedKey::Record(each) => record(out, output, each, now)?,
-            ListedKey::Broken(id, error) if is_text => {
-                let line = format!("{id:<12}  {:<9}  {error}", "broken");
-                writeln!(out, "{}", printable::printable(&line))?;
-            }
-            ListedKey::Broken(id, error) => {
-                let value = json!({ "id": id, "state": "broken", "error": error });
+    /// Prints one record, and when its key was last used.
+    pub(super) fn record(
+        &self,
+        out: &mut dyn Write,
+        record: &KeySpec,
+        used: Option<Timestamp>,
+    ) -> anyhow::Result<()> {
+        let state = self.state(record);
+        let mut value = serde_json::to_value(record)?;
+        if let (Some(object), Some(used)) = (value.as_object_mut(), used) {
+            object.insert("last_used".to_owned(), json!(Rfc3339(used)));
+        }
+        match self.output {
+            Output::Json => {
+                if let Some(object) = value.as_object_mut() {
+                    object.insert("state".to_owned(), json!(state));
+                }
                 writeln!(out, "{}", printable::json(&value)?)?;
             }
+            Output::Text => {
+                writeln!(out, "state: {state}")?;
+                for (name, value) in value.as_object().into_iter().flatten() {
+                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    writeln!(out, "{name}: {}", printable::printable(&text))?;
+                }
+            }
         }
+        Ok(())
     }
-    match page.next {
-        Some(next) if is_text => writeln!(out, "There are more: --cursor {next}")?,
-        Some(next) => writeln!(out, "{}", json!({ "next": next }))?,
-        None => {}
+
+    /// Prints a line for each record.
+    pub(super) fn list(&self, out: &mut dyn Write, records: &[KeySpec]) -> anyhow::Result<()> {
+        if matches!(self.output, Output::Json) {
+            for each in records {
+                self.record(out, each, None)?;
+            }
+            return Ok(());
+        }
+        heading(out, false)?;
+        for each in records {
+            self.row(out, each, "")?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Prints a page of the list of Redis. A record that no replica uses has the state `broken`.
+    pub(super) fn page(&self, out: &mut dyn Write, page: &KeyList) -> anyhow::Result<()> {
+        let is_text = matches!(self.output, Output::Text);
+        if is_text {
+            heading(out, true)?;
+        }
+        for key in &page.keys {
+            match key {
+                ListedKey::Record(each, used) if is_text => {
+                    let used = used.map_or("-".to_owned(), |used| Rfc3339(used).to_string());
+                    self.row(out, each, &format!("  {used:<27}"))?;
+                }
+                ListedKey::Record(each, used) => self.record(out, each, *used)?,
+                ListedKey::Broken(id, error) if is_text => {
+                    let line = format!("{id:<12}  {:<9}  {error}", "broken");
+                    writeln!(out, "{}", printable::printable(&line))?;
+                }
+                ListedKey::Broken(id, error) => {
+                    let value = json!({ "id": id, "state": "broken", "error": error });
+                    writeln!(out, "{}", printable::json(&value)?)?;
+                }
+            }
+        }
+        match page.next {
+            Some(next) if is_text => writeln!(out, "There are more: --cursor {next}")?,
+            Some(next) => writeln!(out, "{}", json!({ "next": next }))?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Prints the line of a record. `used` is the column of the last use, where the list has one.
+    fn row(&self, out: &mut dyn Write, each: &KeySpec, used: &str) -> std::io::Result<()> {
+        let expires = each.expires.map(|end| end.to_string()).unwrap_or_default();
+        let tenant = each.tenant.as_deref().unwrap_or("-");
+        let line = format!(
+            "{:<12}  {:<9}  {expires:<27}{used}  {tenant:<16}  {}",
+            each.id.as_str(),
+            self.state(each),
+            each.subject
+        );
+        writeln!(out, "{}", printable::printable(&line))?;
+        Ok(())
+    }
 }
 
-fn heading(out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{:<12}  {:<9}  {:<27}  {:<16}  subject", "id", "state", "expires", "tenant")
-}
-
-fn row(out: &mut dyn Write, each: &KeySpec, now: Timestamp) -> std::io::Result<()> {
-    let expires = each.expires.map(|end| end.to_string()).unwrap_or_default();
-    let tenant = each.tenant.as_deref().unwrap_or("-");
-    let line = format!(
-        "{:<12}  {:<9}  {expires:<27}  {tenant:<16}  {}",
-        each.id.as_str(),
-        state(each, now),
-        each.subject
-    );
-    writeln!(out, "{}", printable::printable(&line))?;
-    Ok(())
-}
-
-/// Returns the state of a key at a time: `expired`, `rotating` during a grace, `weak` or `active`.
-fn state(record: &KeySpec, now: Timestamp) -> &'static str {
-    let in_grace = record.previous.as_ref().is_some_and(|previous| previous.until.0 > now);
-    if record.expires.is_some_and(|end| end.0 <= now) {
-        "expired"
-    } else if in_grace {
-        "rotating"
-    } else if record.weak {
-        "weak"
-    } else {
-        "active"
-    }
+fn heading(out: &mut dyn Write, has_uses: bool) -> std::io::Result<()> {
+    let used = if has_uses { format!("  {:<27}", "last used") } else { String::new() };
+    let (state, expires) = ("state", "expires");
+    writeln!(out, "{:<12}  {state:<9}  {expires:<27}{used}  {:<16}  subject", "id", "tenant")
 }

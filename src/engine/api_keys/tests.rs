@@ -76,32 +76,6 @@ async fn a_reload_keeps_the_table_of_the_same_file_and_reads_another_one() {
     assert!(ApiKeyFile::for_policy(Some(file), &Arc::new(none.policy), hour).is_none());
 }
 
-#[test]
-fn keys_are_counted_by_state_and_each_is_warned_of_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("keys.yaml");
-    let key = |id: &str, digest: char, more: &str| {
-        let digest = digest.to_string().repeat(64);
-        format!(
-            "{{ id: {id}, subject: ci, created: '2026-11-29T00:00:00Z', digest: 'sha256:{digest}'{more} }}"
-        )
-    };
-    let keys = [
-        key("aaaaaaaaaaaa", 'a', ", expires: '2026-11-30T00:00:00Z'"),
-        key("bbbbbbbbbbbb", 'b', ", expires: '2026-12-07T00:00:00Z'"),
-        key("cccccccccccc", 'c', ", weak: true"),
-        key("dddddddddddd", 'd', ""),
-        key("eeeeeeeeeeee", 'e', ""),
-    ];
-    std::fs::write(&path, format!("keys: [{}]", keys.join(", "))).unwrap();
-    let mut file = ApiKeyFile::start(&policy(&path), Duration::from_secs(9)).unwrap().unwrap();
-    let now = tollgate_core::time::rfc3339::parse("2026-12-01T00:00:00Z").unwrap();
-    let expected = vec![("expired", 1), ("expiring", 1), ("weak", 1), ("active", 2)];
-    assert_eq!(file.count(now), expected);
-    assert_eq!(file.warned.len(), 1);
-    assert_eq!(file.count(now), expected);
-}
-
 /// The figures of docs/api-keys.md: `cargo test -p tollgate --lib million -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes a minute and several hundred MiB"]

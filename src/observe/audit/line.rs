@@ -6,7 +6,7 @@ use std::{borrow::Cow, net::IpAddr};
 
 use tollgate_core::{
     denial::MAX_CAUSE,
-    identity::Principal,
+    identity::{CredentialKind, Principal},
     text::{hex_128, is_printable_without},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct CheckLine<'a> {
     /// The request id as the proxy sent it; one that is none is not written.
     pub(crate) request_id: Option<&'a [u8]>,
     pub(crate) client_ip: Option<IpAddr>,
+    /// The kind of the credential, also of one that was refused.
+    pub(crate) credential: Option<CredentialKind>,
     pub(crate) principal: Option<&'a Principal>,
     /// The issuer that a refused credential names.
     pub(crate) claimed_issuer: Option<&'a str>,
@@ -66,6 +68,9 @@ impl CheckLine<'_> {
         }
         if let Some(address) = self.client_ip {
             line.address(name!("client_ip"), address);
+        }
+        if let Some(kind) = self.credential {
+            line.plain(name!("credential"), kind.label().as_bytes());
         }
         if let Some(principal) = self.principal {
             line.text(name!("sub"), principal.subject().as_bytes(), TEXT);
@@ -219,6 +224,7 @@ mod tests {
             decision_id: b"0123456789abcdef0123456789abcdef",
             request_id: Some(&[b'x'; REQUEST_ID]),
             client_ip: Some(IpAddr::from([0xffff; 8])),
+            credential: Some(CredentialKind::ApiKey),
             principal: None,
             claimed_issuer: None,
             method: hostile.as_bytes(),

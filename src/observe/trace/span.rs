@@ -6,7 +6,11 @@ use std::{
 };
 
 use tollgate_core::{
-    admission::Outage, identity::Principal, route::Route, stage::Stage, time::Timestamp,
+    admission::Outage,
+    identity::{CredentialKind, Principal},
+    route::Route,
+    stage::Stage,
+    time::Timestamp,
 };
 
 use super::context::Parent;
@@ -62,6 +66,7 @@ pub(crate) struct CheckData {
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) model: Option<Arc<str>>,
     pub(crate) outage: Option<Outage>,
+    pub(crate) credential: Option<CredentialKind>,
     /// Set only with `observe.tracing.identity`.
     pub(crate) principal: Option<Arc<Principal>>,
 }
@@ -200,12 +205,15 @@ impl CheckData {
     }
 
     fn attributes(&self) -> Vec<KeyValue> {
+        let key = self.principal.as_ref().and_then(|principal| principal.key());
         let optional = [
             ("tollgate.route", self.route.as_ref().map(|route| route.name.as_str())),
             ("tollgate.model", self.model.as_deref()),
             ("tollgate.outage", self.outage.map(Outage::label)),
+            ("tollgate.credential", self.credential.map(CredentialKind::label)),
             ("enduser.id", self.principal.as_ref().map(|principal| principal.subject())),
             ("tollgate.tenant", self.principal.as_ref().and_then(|principal| principal.tenant())),
+            ("tollgate.key_id", key.map(|key| key.id.as_str())),
         ];
         [
             ("tollgate.decision", self.result.decision()),

@@ -36,6 +36,7 @@ fn data(result: CheckResult) -> CheckData {
         route: None,
         model: Some("qwen".into()),
         outage: None,
+        credential: None,
         principal: None,
     }
 }

@@ -71,6 +71,11 @@ impl<'a> Key<'a> {
         Self("{tollgate}:key:", id.as_ref())
     }
 
+    /// The key of the uses of an API key.
+    pub(super) fn api_key_use(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:key-use:", id.as_ref())
+    }
+
     /// The key of a bucket.
     pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self("{tollgate}:", key.as_ref())

@@ -54,6 +54,7 @@ pub(super) struct Scripts {
     pub(super) lift: Script,
     pub(super) write_key: Script,
     pub(super) remove_key: Script,
+    pub(super) use_keys: Script,
 }
 
 impl Scripts {
@@ -67,6 +68,7 @@ impl Scripts {
             lift: Script::new(script_of_bans!("../scripts/lift.lua")),
             write_key: Script::new(script_of_keys!("../scripts/write_key.lua")),
             remove_key: Script::new(script_of_keys!("../scripts/remove_key.lua")),
+            use_keys: Script::new(script!("../scripts/use_keys.lua")),
         }
     }
 }
