@@ -59,6 +59,7 @@ routes:
     public: true
 limits:
   - {{ name: per-subject, by: [subject], rate: 6/1s, burst: 12 }}
+api_keys: {{ file: "${{DASHBOARD_DIR}}/keys.json" }}
 observe: {{ subjects: 20 }}
 audit: {{ to: "file:${{DASHBOARD_DIR}}/${{DASHBOARD_NAME}}.jsonl" }}
 """
@@ -122,6 +123,16 @@ def token(program, subject, scope, *more):
     if done.returncode:
         raise Failed(f"`tollgate token mint` failed: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def api_key(program, subject, life):
+    """Makes an API key in the file of keys."""
+    command = [program, "keys", "create", "--file", DIR / "keys.json", "--subject", subject, "--scope", "models:read",
+               "--expires-in", life, "--output", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise Failed(f"`tollgate keys create` failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)["key"]
 
 
 def client(port, stop, period, method, path, bearer, bodies):
@@ -249,7 +260,10 @@ def run(program):
     dave = token(program, "dave", "models:read")
     chat = [json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": most})
             for model, most in [("Qwen/Qwen2.5-7B-Instruct", 100)] * 6 + [("big-70b", 100), ("qwen", 9000)]]
-    (DIR / "a.yaml").write_text(BEHIND_ENVOY + POLICY)
+    key = api_key(program, "ci", "3d")
+    api_key(program, "nightly", "60d")
+    in_redis = POLICY.replace("keys.json\" }", "keys.json\", redis: true }")
+    (DIR / "a.yaml").write_text(BEHIND_ENVOY + in_redis)
     # In memory there is no outage, and Caddy sends no bodies.
     alone = [line for line in POLICY.splitlines() if not line.strip().startswith(("on_outage", "model: {", "caps"))]
     (DIR / "b.yaml").write_text(ALONE + "\n".join(alone).replace("[POST], paths: [/v1/emb", "[GET], paths: [/v1/emb"))
@@ -269,7 +283,8 @@ def run(program):
                    (0.08, "POST", "/v1/chat/completions", carol, chat[:1]), (0.5, "GET", "/v1/models", dave, [None]),
                    (1, "POST", "/v1/chat/completions", dave, chat[:1]), (0.7, "GET", "/v1/models", None, [None]),
                    (1.3, "GET", "/v1/models", alice[:-8] + "AAAAAAAA", [None]), (2.1, "GET", "/admin", None, [None]),
-                   (0.9, "GET", "/health", None, [None])]
+                   (0.9, "GET", "/health", None, [None]), (0.4, "GET", "/v1/models", key, [None]),
+                   (1.7, "GET", "/v1/models", "sk-unknown", [None])]
         threads = [threading.Thread(target=client, args=(port, stop, *one)) for one in clients]
         threads.append(threading.Thread(target=direct, args=(http_port, stop, alice)))
         begin = time.time()

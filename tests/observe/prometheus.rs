@@ -227,6 +227,7 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     // Every name in deploy/ is one that is scraped. Series of routes exist from the first check on.
     let token = everything.issuer.token(json!({}));
     everything.send(&chat(&token));
+    everything.send(&chat(&everything.key));
     let (rules_text, board) = (read("prometheus/rules.yaml"), read("grafana/tollgate.json"));
     let mut used = named(&rules_text);
     used.extend(words(&board).into_iter().filter(|word| {
@@ -251,6 +252,8 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let shown = within(Duration::from_secs(60), || {
         everything.send(&chat(&token));
         everything.send(&chat("a.b.c"));
+        everything.send(&chat(&everything.key));
+        everything.send(&chat("sk-unknown"));
         assert_eq!(Request::get("/v1/models").send(envoy.ingress).status, 401);
         empty.retain(|(_, queries)| queries.iter().all(|query| ask(query).is_empty()));
         empty.is_empty().then_some(())
