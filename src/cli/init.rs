@@ -133,25 +133,28 @@ impl Init {
             ("tollgate token inspect @token.txt".to_owned(), "compare a token with the file")
         });
         let credential = if token.is_some() { "token" } else { "key" };
-        let rows: Vec<(String, &str)> = [
-            (format!("tollgate check-config {file}"), "check the file after a change"),
-            (format!("tollgate presets show {}", self.preset), "list the scopes of each route"),
-        ]
-        .into_iter()
-        .chain(key)
-        .chain(token)
-        .chain([
-            (
-                format!("tollgate audit-upstream http://127.0.0.1:{port} --config {file}"),
-                "list what the server offers and what is open",
-            ),
-            (format!("tollgate serve --config {file}"), "start Tollgate"),
-            (
-                format!("tollgate doctor http://127.0.0.1:8080 --token @{credential}.txt"),
-                "try to go around the proxy",
-            ),
-        ])
-        .collect();
+        let scopes =
+            (format!("tollgate presets show {}", self.preset), "list the scopes of each route");
+        let check = (format!("tollgate check-config {file}"), "check the file after a change");
+        // The file of keys is made before it is checked.
+        let (first, second) = if key.is_some() { (scopes, check) } else { (check, scopes) };
+        let rows: Vec<(String, &str)> = [first]
+            .into_iter()
+            .chain(key)
+            .chain([second])
+            .chain(token)
+            .chain([
+                (
+                    format!("tollgate audit-upstream http://127.0.0.1:{port} --config {file}"),
+                    "list what the server offers and what is open",
+                ),
+                (format!("tollgate serve --config {file}"), "start Tollgate"),
+                (
+                    format!("tollgate doctor http://127.0.0.1:8080 --token @{credential}.txt"),
+                    "try to go around the proxy",
+                ),
+            ])
+            .collect();
         let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
         let rows: String =
             rows.iter().map(|(command, why)| format!("  {command:<width$}  # {why}\n")).collect();

@@ -166,51 +166,106 @@ fn values_that_only_look_like_secrets_are_accepted() {
     }
 }
 
-/// The values that docs/quickstart/kubernetes.md adds for Redis, with the example of that page.
-#[test]
-#[ignore = "needs a large download: make test-all"]
-fn the_values_of_the_quick_start_mount_the_secret_that_they_name() {
+/// A block of values of docs/quickstart/kubernetes.md.
+fn values_of_quick_start(name: &str) -> String {
     let page = super::read("docs/quickstart/kubernetes.md");
-    let values = page
-        .split_once("```yaml values redis-values.yaml\n")
-        .and_then(|(_, rest)| rest.split_once("```"))
-        .expect("the values of the page")
-        .0;
-    let (_file, path) = super::written(values);
-    let path = path.to_str().unwrap();
-    let rendered = super::template("helm-4", &["-f", &super::example("vllm.yaml"), "-f", path]);
-    let objects = super::documents(&rendered);
-    let pod = &super::only(&objects, "Deployment")["spec"]["template"]["spec"];
-    assert_eq!(super::only(&objects, "Deployment")["spec"]["replicas"], 2);
+    let block = page
+        .split_once(&format!("```yaml values {name}\n"))
+        .and_then(|(_, rest)| rest.split_once("```"));
+    block.expect("the values of the page").0.to_owned()
+}
+
+/// Whether Tollgate's container mounts a Secret at the directory of this name.
+fn mounts(objects: &[serde_json::Value], secret: &str, name: &str) -> bool {
+    let pod = &super::only(objects, "Deployment")["spec"]["template"]["spec"];
     let volumes = pod["volumes"].as_array().unwrap();
-    let volume = volumes
-        .iter()
-        .find(|volume| volume["secret"]["secretName"] == "tollgate-redis")
-        .expect("a volume of the secret");
+    let Some(volume) = volumes.iter().find(|volume| volume["secret"]["secretName"] == secret)
+    else {
+        return false;
+    };
     let tollgate = ["containers", "initContainers"]
         .iter()
         .flat_map(|kind| pod[kind].as_array().into_iter().flatten())
         .find(|container| container["name"] == "tollgate")
         .unwrap();
+    let path = format!("/run/secrets/tollgate/{name}");
     let mounts = tollgate["volumeMounts"].as_array().unwrap();
-    let mounted = mounts.iter().any(|mount| {
-        mount["name"] == volume["name"] && mount["mountPath"] == "/run/secrets/tollgate/redis"
-    });
-    assert!(mounted, "{mounts:?}");
-    // Without `secrets` the same configuration is refused.
-    let without: String = values
-        .lines()
-        .filter(|line| !line.contains("secretName") && *line != "secrets:")
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let (_file, path) = super::written(&without);
-    let home = tempfile::tempdir().unwrap();
-    let output = helm("helm-4", home.path())
-        .args(["template", "gate", "tollgate", "-f", &super::example("vllm.yaml"), "-f"])
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("/run/secrets/tollgate/redis/password"), "{error}");
+    mounts.iter().any(|mount| mount["name"] == volume["name"] && mount["mountPath"] == path)
+}
+
+/// The values that docs/quickstart/kubernetes.md adds for Redis and for API keys, with the example of
+/// that page. Each file is added to those before it.
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_values_of_the_quick_start_mount_the_secrets_that_they_name() {
+    let files = ["redis-values.yaml", "keys-values.yaml"]
+        .map(|name| super::written(&values_of_quick_start(name)));
+    let vllm = super::example("vllm.yaml");
+    let mut arguments = vec!["-f", vllm.as_str()];
+    for ((_dir, path), secrets) in files.iter().zip([
+        &[("tollgate-redis", "redis")][..],
+        &[("tollgate-redis", "redis"), ("tollgate-api-keys", "api-keys")],
+    ]) {
+        arguments.extend(["-f", path.to_str().unwrap()]);
+        for version in HELMS {
+            let objects = super::documents(&super::template(version, &arguments));
+            assert_eq!(super::only(&objects, "Deployment")["spec"]["replicas"], 2);
+            for (secret, name) in secrets {
+                assert!(mounts(&objects, secret, name), "{secret}");
+            }
+            let config = &super::only(&objects, "ConfigMap")["data"]["tollgate.yaml"];
+            super::check_config("the quick start", config.as_str().unwrap());
+        }
+    }
+}
+
+/// The example with API keys needs no issuer, and mounts the files that it names.
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_example_with_api_keys_mounts_their_secret() {
+    let text = super::template("helm-4", &["-f", &super::example("api-keys.yaml")]);
+    let objects = super::documents(&text);
+    assert!(mounts(&objects, "tollgate-api-keys", "api-keys"));
+    assert!(mounts(&objects, "tollgate-redis", "redis"));
+    let config = &super::only(&objects, "ConfigMap")["data"]["tollgate.yaml"];
+    let config: serde_json::Value = serde_saphyr::from_str(config.as_str().unwrap()).unwrap();
+    assert_eq!(config["api_keys"]["file"], "/run/secrets/tollgate/api-keys/keys.json");
+    assert!(config["issuers"].is_null());
+    // A change of the section does not restart the pods: Tollgate reads it again by itself.
+    let annotations = |more: &[&str]| {
+        let example = super::example("api-keys.yaml");
+        let text = super::template("helm-4", &[&["-f", example.as_str()], more].concat());
+        let objects = super::documents(&text);
+        let pod = &super::only(&objects, "Deployment")["spec"]["template"];
+        pod["metadata"]["annotations"].clone()
+    };
+    let before = annotations(&[]);
+    assert!(!before.is_null());
+    assert_eq!(before, annotations(&["--set", "config.api_keys.max_life=30d"]));
+}
+
+/// Without its Secret in `secrets`, a file that the configuration names is refused with the remedy.
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn a_file_that_no_secret_mounts_is_refused() {
+    for (name, path) in [
+        ("redis-values.yaml", "/run/secrets/tollgate/redis/password"),
+        ("keys-values.yaml", "/run/secrets/tollgate/api-keys/keys.json"),
+    ] {
+        let without: String = values_of_quick_start(name)
+            .lines()
+            .filter(|line| !line.contains("secretName") && *line != "secrets:")
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let (_file, values) = super::written(&without);
+        let home = tempfile::tempdir().unwrap();
+        let output = helm("helm-4", home.path())
+            .args(["template", "gate", "tollgate", "-f", &super::example("vllm.yaml"), "-f"])
+            .arg(&values)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(path) && error.contains("secretName: YOUR-SECRET"), "{error}");
+    }
 }

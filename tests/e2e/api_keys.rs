@@ -1,6 +1,6 @@
 //! API keys through Envoy, from the command that makes a key to its removal.
 
-use std::{path::Path, process::Command};
+use std::{os::unix::fs::symlink, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
@@ -68,4 +68,35 @@ fn a_key_is_made_used_rotated_and_removed_while_tollgate_runs() {
     let text = chat(third).text();
     assert!(text.contains("invalid_api_key"), "{text}");
     assert!(!rig.tollgate.process.err().contains(&third[17..]));
+}
+
+/// The kubelet swaps a symbolic link above the file; the file itself is never written.
+#[test]
+fn the_keys_of_a_kubernetes_secret_follow_its_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let scopes: Vec<&str> = SCOPES.split(' ').flat_map(|scope| ["--scope", scope]).collect();
+    let version = |name: &str| {
+        std::fs::create_dir(at(name)).unwrap();
+        let create = [&["create", "--subject", "ci"], &scopes[..]].concat();
+        let made = keys(&at(name).join("keys.json"), &create);
+        made["key"].as_str().unwrap().to_owned()
+    };
+    let swap = |from: &str, name: &str| {
+        symlink(from, at("..tmp")).unwrap();
+        std::fs::rename(at("..tmp"), at(name)).unwrap();
+    };
+    let (first, second) = (version("..1"), version("..2"));
+    swap("..1", "..data");
+    swap("..data/keys.json", "keys.json");
+    let file = at("keys.json");
+    // Keys need no issuer.
+    let routes = &POLICY[POLICY.find("models:").unwrap()..];
+    let rig = Rig::start(&format!("{routes}api_keys: {{ file: \"{}\" }}\n", file.display()));
+    let status = |key: &str| rig.chat(key).status;
+    assert_eq!((status(&first), status(&second)), (200, 401));
+    swap("..2", "..data");
+    std::fs::remove_dir_all(at("..1")).unwrap();
+    until("the second key", || (status(&second) == 200).then_some(()));
+    assert_eq!(status(&first), 401);
 }

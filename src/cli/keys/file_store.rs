@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -27,7 +27,15 @@ const ANY_LIFE: KeyLifetimes = KeyLifetimes::new(LONGEST_LIFE, Span::from_secs(0
 pub(super) struct FileStore {
     path: PathBuf,
     keys: Vec<KeySpec>,
+    access: Access,
+}
+
+/// Who may read the file: what a new one in its place has as well.
+#[derive(Debug)]
+struct Access {
     mode: u32,
+    /// The user and the group of a file that was there before.
+    owner: Option<(u32, u32)>,
 }
 
 impl FileStore {
@@ -41,15 +49,19 @@ impl FileStore {
             Err(LoadError::Read(FileError::Unreadable { error, .. }))
                 if created && error.kind() == std::io::ErrorKind::NotFound =>
             {
-                return Ok(Self { path: path.to_owned(), keys: Vec::new(), mode: 0o600 });
+                let access = Access { mode: 0o600, owner: None };
+                return Ok(Self { path: path.to_owned(), keys: Vec::new(), access });
             }
             Err(error) => return Err(error.into()),
         };
         let invalid = |errors| LoadError::Invalid { path: path.display().to_string(), errors };
         KeyFile::compile(&text, &ANY_LIFE, None).map_err(invalid)?;
         let (file, _) = KeyFile::parse(&text).map_err(invalid)?;
-        let mode = fs::metadata(path).map_or(0o600, |data| data.permissions().mode() & 0o7777);
-        Ok(Self { path: path.to_owned(), keys: file.keys, mode })
+        let data = fs::metadata(path)
+            .with_context(|| format!("cannot read the owner of `{}`", path.display()))?;
+        let mode = data.permissions().mode() & 0o7777;
+        let access = Access { mode, owner: Some((data.uid(), data.gid())) };
+        Ok(Self { path: path.to_owned(), keys: file.keys, access })
     }
 
     /// Returns the records in the order of the file.
@@ -107,7 +119,12 @@ impl FileStore {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(beside)?;
         file.write_all(text.as_bytes())?;
-        file.set_permissions(fs::Permissions::from_mode(self.mode))?;
+        if let Some((user, group)) = self.access.owner {
+            // Tollgate's user reads the file through its owner or its group. An ordinary user can set
+            // a group of its own, but no other owner.
+            fchown(&file, Some(user), Some(group)).or_else(|_| fchown(&file, None, Some(group)))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(self.access.mode))?;
         file.sync_all()
     }
 }

@@ -167,3 +167,18 @@ fn the_file_keeps_its_permissions() {
     assert_eq!(mode(), 0o640);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn the_file_keeps_its_owner_and_group() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.json");
+    let file = path.to_str().unwrap();
+    run(&["create", "--file", file, "--subject", "a"]);
+    let owner = || std::fs::metadata(&path).map(|data| (data.uid(), data.gid())).unwrap();
+    // Only root can give a file to another user, as an administrator gives it to Tollgate's.
+    let given = if owner().0 == 0 { (65534, 65534) } else { owner() };
+    chown(&path, Some(given.0), Some(given.1)).unwrap();
+    run(&["create", "--file", file, "--subject", "b"]);
+    assert_eq!(owner(), given);
+}
