@@ -1,7 +1,8 @@
 //! Stores, which count limits and keep revocations and bans: one port, [`Store`], in memory and in Redis.
 //!
 //! A check makes one call ([`Store::admit`]): is it banned, is the credential revoked, and does every
-//! bucket have room? The stores implement the model of the core, [`tollgate_core::limit::reference`]. When a
+//! bucket have room? The stores implement the models of the core, [`tollgate_core::limit::reference`] and
+//! [`tollgate_core::limit::counters`]. When a
 //! store does not answer, the route's `on_outage` decides; [`LocalFallback`] implements one of its
 //! values.
 
@@ -26,7 +27,7 @@ use futures_util::future::{BoxFuture, Either, Ready};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self as core_ban, Ban},
     credential::api_key::ReplicateKeysConfig,
     revocation::Target,
@@ -47,7 +48,7 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
-    status::{BanStatus, Circuit, LeaseStatus, ReplicaStatus, StoreStatus},
+    status::{BanStatus, Circuit, LeaseStatus, ReplicaStatus, ReservationStatus, StoreStatus},
 };
 use self::{redis::Replication, replica::Replica};
 use crate::tls_roots::RootsError;
@@ -93,6 +94,17 @@ pub trait Store: Send + Sync {
     /// The store does not answer. What was charged stays charged, and the request is not sent
     /// again.
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a>;
+
+    /// Applies reports of the usage of reserved requests, each in one atomic step, and returns what
+    /// each of them changed. [`tollgate_core::limit::counters`] has the rules.
+    ///
+    /// # Errors
+    /// The store does not answer. Which of the reports were applied is not known; a report that is
+    /// sent again is applied once.
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Outage>>;
 
     /// The longest time that [`admit`](Self::admit) takes.
     fn longest_wait(&self) -> Duration {

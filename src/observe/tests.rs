@@ -27,7 +27,8 @@ use super::{
     *,
 };
 use crate::store::{
-    BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus,
+    BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
+    ReservationStatus, StoreStatus,
 };
 
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
@@ -412,6 +413,7 @@ fn everything_counted_as_text() {
                 age: Some(Duration::from_secs(2)),
             }),
             leases: Some(LeaseStatus { buckets: 4, units: 12 }),
+            reservations: ReservationStatus { open: Some(21), expired: 22 },
         }),
         ready: true,
         local: Some(LocalStatus {

@@ -61,7 +61,7 @@ impl LocalFallback {
     /// # Errors
     /// [`Outage::Stale`] for a credential if the known revocations are too old, or were never read;
     /// [`Outage::Full`] as in the memory store; [`Outage::Refused`] for an external denylist, which
-    /// is not replicated.
+    /// is not replicated, and for a reservation.
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
         // First: a known ban applies at any age.
@@ -80,6 +80,10 @@ impl LocalFallback {
             if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);
             }
+        }
+        // What is spent and held is known to Redis only.
+        if request.reservation.is_some() {
+            return Err(Outage::Refused);
         }
         self.count(request, now)
     }

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self, Ban},
     revocation::Target,
     time::Timestamp,
@@ -74,7 +74,12 @@ impl Memory {
                 return Ok(AdmitResponse::Revoked(kind));
             }
         }
-        self.buckets.charge(&request.charges, owner(request), now).map(AdmitResponse::Counted)
+        self.buckets.admit(request, now).map(AdmitResponse::Counted)
+    }
+
+    /// Applies reports at a given moment: [`Store::settle`].
+    pub fn settle_at(&self, settlements: &[Settlement], now: Timestamp) -> Vec<Settled> {
+        self.buckets.settle(settlements, now)
     }
 
     /// Adds a revocation at a given moment: [`Store::revoke`].
@@ -128,6 +133,13 @@ impl Memory {
 impl Store for Memory {
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a> {
         Either::Left(future::ready(self.admit_at(request, self.clock.now())))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
+        Box::pin(future::ready(Ok(self.settle_at(settlements, self.clock.now()))))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -194,6 +206,7 @@ impl Store for Memory {
             replica: None,
             bans: Some(BanStatus { counts: self.bans.counts(), age: None }),
             leases: None,
+            reservations: self.buckets.reservations(self.clock.now()),
         }
     }
 }

@@ -25,7 +25,7 @@ use ::redis::{RedisResult, Value, aio::MultiplexedConnection, pipe};
 use futures_util::future::{BoxFuture, Either};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self, Ban},
     revocation::Target,
     time::Timestamp,
@@ -48,7 +48,8 @@ pub(super) use self::{
 };
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, RedisConfig,
-    ReplicaStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases, replica::Replica,
+    ReplicaStatus, ReservationStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases,
+    replica::Replica,
 };
 
 /// The time limit of a call that is not a check: those of operators, and the steps of replication.
@@ -145,6 +146,9 @@ impl Redis {
     async fn query(&self, request: AdmitRequest) -> Result<AdmitResponse, Outage> {
         if request.is_empty() {
             return Ok(AdmitResponse::Counted(Vec::new()));
+        }
+        if request.reservation.is_some() {
+            return Err(Outage::Refused);
         }
         if request.charges.iter().any(|charge| charge.lease.is_some()) {
             return self.decide_leased(request).await;
@@ -288,6 +292,11 @@ impl Store for Redis {
         Either::Right(Box::pin(self.decide(request)))
     }
 
+    /// Reservations are not made in Redis.
+    fn settle<'a>(&'a self, _: &'a [Settlement]) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
+        Box::pin(std::future::ready(Err(Outage::Refused)))
+    }
+
     /// One deadline for a connection whose circuit is half-open, one for the answer, and the time
     /// for which this process may be busy.
     fn longest_wait(&self) -> Duration {
@@ -371,6 +380,7 @@ impl Store for Redis {
                 age: replica.age(),
             }),
             leases: Some(self.leases.status()),
+            reservations: ReservationStatus { open: None, expired: 0 },
         }
     }
 }

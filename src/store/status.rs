@@ -54,6 +54,17 @@ pub struct StoreStatus {
     pub bans: Option<BanStatus>,
     /// The units of leased limits that this process holds; `None` in memory.
     pub leases: Option<LeaseStatus>,
+    /// The reservations.
+    pub reservations: ReservationStatus,
+}
+
+/// The reservations of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservationStatus {
+    /// The number of open reservations of all replicas; `None` while it is not known.
+    pub open: Option<u64>,
+    /// The number of reservations that this process found expired, and charged, since its start.
+    pub expired: u64,
 }
 
 /// The bans that a process knows.

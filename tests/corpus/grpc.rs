@@ -35,10 +35,13 @@ use tollgate::{
         metrics::{Metrics, ObserveConfig},
     },
     policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
-    store::{AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, Revocation, Store, StoreStatus},
+    store::{
+        AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, ReservationStatus, Revocation, Store,
+        StoreStatus,
+    },
 };
 use tollgate_core::{
-    admission::{AdmitRequest, Outage},
+    admission::{AdmitRequest, Outage, Settled, Settlement},
     ban::{self, Ban},
     revocation::Target,
     route::OnOutage,
@@ -79,6 +82,10 @@ impl Store for Stored {
             None => Ok(self.ledger.lock().unwrap().admit(demands, self.moment.now())),
         };
         Either::Left(ready(answers))
+    }
+
+    fn settle<'a>(&'a self, _: &'a [Settlement]) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
+        panic!("a check settles nothing")
     }
 
     fn revoke<'a>(&'a self, _: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -125,6 +132,7 @@ impl Store for Stored {
             replica: None,
             bans: None,
             leases: None,
+            reservations: ReservationStatus { open: None, expired: 0 },
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+pub use crate::limit::settlement::{Settled, Settlement, Usage};
 use crate::{
     ban::Ban,
     limit::{Charge, Verdict, reservation::Reservation},
@@ -47,44 +48,6 @@ pub enum AdmitResponse {
     /// One verdict for each charge and then for each hold, in order. All of them were charged and
     /// held, or none where one was not admitted.
     Counted(Vec<Verdict>),
-}
-
-/// What is known of the usage of a reserved request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usage {
-    /// The response still arrives; this many tokens so far. The holds are renewed.
-    Running(u64),
-    /// The request has ended, and used this many tokens.
-    Final(u64),
-    /// The request has ended without a final report: each hold is charged what it charges
-    /// unreported, or this many tokens if they are more.
-    Unreported(u64),
-    /// The request never reached an upstream, and nothing is charged.
-    Released,
-}
-
-/// A report of the usage of a reserved request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// The reservation, as it was opened from its text.
-    pub reservation: Reservation,
-    /// What is known.
-    pub usage: Usage,
-}
-
-/// What a report changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// The holds are renewed.
-    Renewed,
-    /// The holds ended, and this many tokens are charged.
-    Charged(u64),
-    /// The reservation had expired, and was charged then; this many tokens are charged now in all.
-    Late(u64),
-    /// The reservation was settled before, and nothing changed.
-    Repeated,
-    /// The reservation is older than the store remembers what was settled, and nothing changed.
-    Forgotten,
 }
 
 /// Why the store gave no answer. Whether something was charged is not known.

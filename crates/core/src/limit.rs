@@ -1,9 +1,11 @@
-//! Limits: how many requests a client may send.
+//! Limits: how many requests a client may send, and how much they may use.
 //!
-//! A limit kind compiles to [`Charge`]s; the stores know charges only. [`mod@reference`] is the
-//! executable model of a bucket: the memory store runs it, and the Lua script is tested against it.
+//! A limit kind compiles to [`Charge`]s and [`Hold`]s; the stores know these only. The executable
+//! models are [`mod@reference`] for the bucket of a charge, and [`counters`] for holds: the memory
+//! store runs them, and the Lua scripts are tested against them.
 
 mod bucket;
+pub mod counters;
 mod hold;
 pub mod lease;
 pub mod rate;
@@ -11,6 +13,7 @@ pub mod reference;
 pub mod refusal;
 pub mod reservation;
 mod selector;
+pub mod settlement;
 mod verdict;
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Buckets in memory: the reference model over a table.
+//! Buckets in memory: the reference model over a table. Beside them the counters of holds and the
+//! reservations, as the core has them.
 //!
 //! A bucket whose TAT has passed is full, which is the same as a missing one, so it may be removed.
 //! A bucket that is not full is never removed: a client that could displace it would have refilled
@@ -6,23 +7,27 @@
 //!
 //! Room is shared fairly. Limits that do not count by the credential have a table of their own, as
 //! clients without a credential choose its keys (addresses). In the other table one principal has a
-//! sixteenth of the room at most.
+//! sixteenth of the room at most. Counters of holds and open reservations are bounded likewise, and
+//! as many settled reservations are remembered.
 
 mod table;
 
 use std::sync::{Mutex, PoisonError};
 
 use tollgate_core::{
-    admission::{AdmitRequest, Outage},
+    admission::{AdmitRequest, Outage, Settled, Settlement},
     limit::{
-        Charge, Verdict,
+        Charge, Hold, Verdict,
+        counters::{Counters, HELD_RETRY},
         reference::{peek, try_take},
+        reservation::Reservation,
     },
     revocation::Fingerprint,
     time::Timestamp,
 };
 
 use self::table::BucketTable;
+use crate::store::ReservationStatus;
 
 /// The number of principals who fill a table.
 const PARTS: usize = 16;
@@ -30,6 +35,9 @@ const PARTS: usize = 16;
 /// The number of buckets that a principal may have in a table of any size: its limits, models and
 /// routes.
 const LEAST_PART: usize = 64;
+
+/// How many reservations may expire in one step.
+const ADVANCE: usize = 64;
 
 /// All buckets, behind one lock. A check with two charges holds it for a tenth of a microsecond and
 /// takes a hundred times that in all, so that cores do not wait for the lock.
@@ -46,6 +54,8 @@ struct Tables {
     owned: BucketTable,
     /// The buckets of the other limits.
     open: BucketTable,
+    /// The counters of holds, and the reservations.
+    counters: Counters,
 }
 
 impl Tables {
@@ -67,7 +77,21 @@ impl Buckets {
     pub(in crate::store) fn new(most: u64) -> Self {
         Self {
             most: usize::try_from(most).unwrap_or(usize::MAX),
-            tables: Mutex::new(Tables { owned: BucketTable::new(), open: BucketTable::new() }),
+            tables: Mutex::new(Tables {
+                owned: BucketTable::new(),
+                open: BucketTable::new(),
+                counters: Counters::default(),
+            }),
+        }
+    }
+
+    /// The open and the expired reservations.
+    pub(in crate::store) fn reservations(&self, now: Timestamp) -> ReservationStatus {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.counters.advance(now, ADVANCE);
+        ReservationStatus {
+            open: Some(tables.counters.open() as u64),
+            expired: tables.counters.expired(),
         }
     }
 
@@ -75,6 +99,77 @@ impl Buckets {
     pub(in crate::store) fn len(&self) -> u64 {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         (tables.owned.len() + tables.open.len()) as u64
+    }
+
+    /// Decides the charges and the reservation of a request: all of it is taken, or nothing.
+    ///
+    /// # Errors
+    /// [`Outage::Full`] if a table has no room.
+    pub(in crate::store) fn admit(
+        &self,
+        request: &AdmitRequest,
+        now: Timestamp,
+    ) -> Result<Vec<Verdict>, Outage> {
+        let (charges, owner) = (&request.charges, owner(request));
+        match &request.reservation {
+            Some(reservation) => self.reserve(charges, reservation, owner, now),
+            None => self.charge(charges, owner, now),
+        }
+    }
+
+    fn reserve(
+        &self,
+        charges: &[Charge],
+        reservation: &Reservation,
+        owner: Option<Fingerprint>,
+        now: Timestamp,
+    ) -> Result<Vec<Verdict>, Outage> {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.counters.advance(now, ADVANCE);
+        let owner = owner.map(|owner| tables.owned.owner(owner));
+        let mut verdicts = self.try_charges(tables, charges, owner, now.micros());
+        let mut held = tables.counters.try_hold(reservation, now);
+        let new = tables.counters.new_entries(reservation);
+        if owner.is_some() && tables.counters.stored_by(owner) + new > self.part() {
+            // The denial is that of the limit, as for a bucket.
+            for verdict in &mut held {
+                let retry_after = verdict.retry_after.max(HELD_RETRY);
+                *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
+            }
+        }
+        if verdicts.iter().chain(&held).all(|verdict| verdict.admitted) {
+            let shared = tables.counters.stored_by(None);
+            let owned = tables.counters.len() - shared;
+            let is_shared = |hold: &Hold| owner.is_none() || !hold.by_principal;
+            let adds_shared = reservation.holds.iter().any(is_shared);
+            if owner.is_some() && owned + new > self.most || adds_shared && shared + new > self.most
+            {
+                return Err(Outage::Full);
+            }
+            self.take(tables, charges, &verdicts, owner, now.micros())?;
+            tables.counters.hold(reservation, owner, now);
+        } else {
+            peek_admitted(tables, charges, &mut verdicts, now.micros());
+            tables.counters.peek_admitted(reservation, &mut held, now);
+        }
+        verdicts.extend(held);
+        Ok(verdicts)
+    }
+
+    /// Applies reports of usage, in order.
+    pub(in crate::store) fn settle(
+        &self,
+        settlements: &[Settlement],
+        now: Timestamp,
+    ) -> Vec<Settled> {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = settlements.iter().map(|settlement| {
+            tables.counters.advance(now, ADVANCE);
+            let settled = tables.counters.settle(settlement, now);
+            tables.counters.forget_beyond(self.most);
+            settled
+        });
+        settled.collect()
     }
 
     /// Takes all charges of a request of `owner`, or none. Their keys differ, as the core refuses a
@@ -93,10 +188,27 @@ impl Buckets {
         }
         let now = now.micros();
         let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = owner.map(|owner| tables.owned.owner(owner));
+        let mut verdicts = self.try_charges(tables, charges, owner, now);
+        if verdicts.iter().all(|verdict| verdict.admitted) {
+            self.take(tables, charges, &verdicts, owner, now)?;
+        } else {
+            peek_admitted(tables, charges, &mut verdicts, now);
+        }
+        Ok(verdicts)
+    }
+
+    /// Returns the verdict on each charge, as if all of them are admitted.
+    fn try_charges(
+        &self,
+        tables: &mut Tables,
+        charges: &[Charge],
+        owner: Option<u16>,
+        now: u64,
+    ) -> Vec<Verdict> {
         let owned = charges.iter().filter(|charge| charge.by_principal).count();
         tables.owned.sweep(now, owned);
         tables.open.sweep(now, charges.len() - owned);
-        let owner = owner.map(|owner| tables.owned.owner(owner));
         let has_part = self.has_part(tables, charges, owner);
         let verdict = |charge: &Charge| {
             let tat = tables.of(charge).get(charge.bucket);
@@ -107,16 +219,18 @@ impl Buckets {
             }
             try_take(tat, now, charge.interval, charge.burst, charge.cost).verdict
         };
-        let mut verdicts: Vec<Verdict> = charges.iter().map(verdict).collect();
-        if verdicts.iter().any(|verdict| !verdict.admitted) {
-            for (charge, verdict) in
-                charges.iter().zip(&mut verdicts).filter(|(_, verdict)| verdict.admitted)
-            {
-                let tat = tables.of(charge).get(charge.bucket);
-                *verdict = peek(tat, now, charge.interval, charge.burst);
-            }
-            return Ok(verdicts);
-        }
+        charges.iter().map(verdict).collect()
+    }
+
+    /// Takes charges that are admitted.
+    fn take(
+        &self,
+        tables: &mut Tables,
+        charges: &[Charge],
+        verdicts: &[Verdict],
+        owner: Option<u16>,
+        now: u64,
+    ) -> Result<(), Outage> {
         for by_principal in [true, false] {
             let mine = || charges.iter().filter(|charge| charge.by_principal == by_principal);
             let Some(first) = mine().next() else { continue };
@@ -131,19 +245,24 @@ impl Buckets {
                 }
             }
         }
-        for (charge, verdict) in charges.iter().zip(&verdicts) {
+        for (charge, verdict) in charges.iter().zip(verdicts) {
             // The bucket is full again after `reset`: that moment is its TAT.
             let tat = now + verdict.reset;
             tables.of_mut(charge).set(charge.bucket, tat, owner.unwrap_or_default());
         }
-        Ok(verdicts)
+        Ok(())
+    }
+
+    /// The number of entries that one principal may have.
+    fn part(&self) -> usize {
+        (self.most / PARTS).max(LEAST_PART)
     }
 
     /// Whether the owner's part of the table has room for the buckets that are not stored. Those of
     /// its buckets that are full again count until they are swept.
     fn has_part(&self, tables: &Tables, charges: &[Charge], owner: Option<u16>) -> bool {
         let Some(owner) = owner else { return true };
-        let part = (self.most / PARTS).max(LEAST_PART);
+        let part = self.part();
         let stored = tables.owned.stored_by(owner);
         // Nearly always true, without a look into the table.
         stored + charges.len() <= part || {
@@ -152,6 +271,15 @@ impl Buckets {
                 .filter(|charge| charge.by_principal && tables.owned.get(charge.bucket).is_none());
             stored + new.count() <= part
         }
+    }
+}
+
+/// Replaces the verdicts that admit, after another one refused.
+fn peek_admitted(tables: &Tables, charges: &[Charge], verdicts: &mut [Verdict], now: u64) {
+    let admitted = charges.iter().zip(verdicts).filter(|(_, verdict)| verdict.admitted);
+    for (charge, verdict) in admitted {
+        let tat = tables.of(charge).get(charge.bucket);
+        *verdict = peek(tat, now, charge.interval, charge.burst);
     }
 }
 

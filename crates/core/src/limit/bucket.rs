@@ -11,7 +11,7 @@ use crate::{
 ///
 /// It contains no text that a client controls. Finding a second client that shares a bucket takes
 /// 2^125 hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BucketId([u64; 2]);
 
 impl BucketId {
@@ -49,7 +49,7 @@ impl BucketId {
         key
     }
 
-    /// Returns the key of a counter that is no bucket: `count:<limit>:` and the bytes in hex.
+    /// Returns the key of the counter of a hold: `count:<limit>:` and the bytes in hex.
     pub(super) fn count_key(self, limit: &str) -> String {
         let mut key = format!("count:{limit}:");
         push_hex(&mut key, &self.bytes());

@@ -30,7 +30,8 @@ pub struct Hold {
 /// The kind of a counter, with its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Counter {
-    /// Tokens per time: a bucket as that of a rate. A settlement may bring it into debt.
+    /// Tokens per time: a bucket as that of a rate, with holds beside it. A settlement may bring it
+    /// into debt.
     Bucket {
         /// Microseconds in which one token is refilled, at least 1.
         interval: u64,
@@ -66,13 +67,10 @@ impl Hold {
         !matches!(self.counter, Counter::Requests { .. })
     }
 
-    /// Returns the counter's key in a store that also holds other keys: `rate:` for a bucket,
-    /// `count:` for the others, the name of the limit, and the identity in hex.
+    /// Returns the counter's key in a store that also holds other keys: `count:`, the name of the
+    /// limit, and the identity in hex.
     pub fn key(&self) -> String {
-        match self.counter {
-            Counter::Bucket { .. } => self.counter_id.key(&self.limit),
-            _ => self.counter_id.count_key(&self.limit),
-        }
+        self.counter_id.count_key(&self.limit)
     }
 
     /// Returns the units that a settlement with `tokens` charges: a slot costs nothing.

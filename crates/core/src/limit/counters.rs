@@ -1,0 +1,389 @@
+//! Counters and reservations, as an executable specification. The memory store runs it, and the
+//! scripts in Redis are tested against it.
+//!
+//! A counter has two numbers: what is *spent* and what is *held*. A request is admitted if spent,
+//! held and its own amount are within the limit of every counter. What one reservation adds to a
+//! counter is its [`Share`], which depends on the reservation's state:
+//!
+//! | State | Spent | Held |
+//! |---|---|---|
+//! | open | the tokens used so far | the rest of the hold |
+//! | expired | the unreported charge, or the tokens used if they are more | nothing |
+//! | settled | the charge of the final report | nothing |
+//!
+//! A step from one state to another replaces the share. A reservation is *open* until a report of
+//! its end, or until its life has passed without a report: then it has *expired*. A report of its
+//! end replaces the charge of an expired reservation once, and a report that it still runs opens it
+//! again. A *settled* reservation changes no more.
+//!
+//! A reservation that is not stored was never admitted here, or the store has lost its data: a
+//! report stores it. It could also have been settled so long ago that it is not remembered.
+//! Therefore a report on one that was issued [`REMEMBERED`] ago or earlier changes nothing.
+
+mod count;
+
+use std::collections::{BTreeSet, HashMap};
+
+pub use self::count::{Count, HELD_RETRY, MOST, Share};
+use super::{
+    BucketId, Counter, Hold, Verdict,
+    reservation::{Reservation, ReservationId},
+    settlement::{Settled, Settlement, Usage},
+};
+use crate::time::{Span, Timestamp};
+
+/// The time after its issue for which a reservation is remembered when it is settled.
+pub const REMEMBERED: Span = Span::from_secs(24 * 3600);
+
+/// The time after its end for which the counter of a window is stored: late reports change it.
+pub const WINDOW_KEPT: Span = Span::from_secs(25 * 3600);
+
+/// The owner of stored entries; `None` for those that requests without a credential may add.
+pub type Owner = Option<u16>;
+
+/// All counters and reservations.
+#[derive(Debug, Default)]
+pub struct Counters {
+    counts: HashMap<BucketId, StoredCount>,
+    /// The counters that hold nothing, by the moment from which they are zero.
+    idle: BTreeSet<(u64, BucketId)>,
+    open: HashMap<ReservationId, OpenReservation>,
+    /// The open reservations, by their expiry.
+    due: BTreeSet<(u64, ReservationId)>,
+    /// The closed reservations, with their issue.
+    closed: HashMap<ReservationId, (u64, Closed)>,
+    /// The closed reservations, by their issue.
+    by_issue: BTreeSet<(u64, ReservationId)>,
+    /// No reservation that was issued until then is remembered.
+    forgotten_until: u64,
+    /// The number of counters and open reservations of each owner.
+    owned: HashMap<Owner, usize>,
+    expired: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct StoredCount {
+    count: Count,
+    /// The moment from which the counter is zero, if it holds nothing.
+    ends: u64,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+struct OpenReservation {
+    reservation: Reservation,
+    used: u64,
+    /// Whether it had expired: what was charged then is spent.
+    had_expired: bool,
+    expires: u64,
+    owner: Owner,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Closed {
+    /// No report arrived in time; this many tokens were used by then.
+    Expired(u64),
+    Settled,
+}
+
+impl Counters {
+    /// Decides a reservation: all of it is held, or nothing. There is one verdict for each hold.
+    pub fn admit(
+        &mut self,
+        reservation: &Reservation,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Vec<Verdict> {
+        self.advance(now, usize::MAX);
+        let mut verdicts = self.try_hold(reservation, now);
+        if verdicts.iter().all(|verdict| verdict.admitted) {
+            self.hold(reservation, owner, now);
+        } else {
+            self.peek_admitted(reservation, &mut verdicts, now);
+        }
+        verdicts
+    }
+
+    /// Returns the verdict on each hold, as if all of them are admitted. A reservation that is held
+    /// already is held once.
+    pub fn try_hold(&self, reservation: &Reservation, now: Timestamp) -> Vec<Verdict> {
+        let is_held = self.open.contains_key(&reservation.id);
+        let verdict = |hold: &Hold| match self.count(hold) {
+            count if is_held => count.peek(hold, now.micros()),
+            count => count.try_hold(hold, now.micros()),
+        };
+        reservation.holds.iter().map(verdict).collect()
+    }
+
+    /// Replaces the verdicts that admit, after another one refused.
+    pub fn peek_admitted(
+        &self,
+        reservation: &Reservation,
+        verdicts: &mut [Verdict],
+        now: Timestamp,
+    ) {
+        let admitted = verdicts.iter_mut().zip(&reservation.holds).filter(|(v, _)| v.admitted);
+        for (verdict, hold) in admitted {
+            *verdict = self.count(hold).peek(hold, now.micros());
+        }
+    }
+
+    /// Holds all of a reservation that [`try_hold`](Self::try_hold) admitted. What needs no
+    /// settlement is spent, and not stored as a reservation.
+    pub fn hold(&mut self, reservation: &Reservation, owner: Owner, now: Timestamp) {
+        if let Some(open) = self.open.get_mut(&reservation.id) {
+            let expires = expiry(reservation, now).max(open.expires);
+            self.due.remove(&(open.expires, reservation.id));
+            self.due.insert((expires, reservation.id));
+            open.expires = expires;
+            return;
+        }
+        for hold in &reservation.holds {
+            self.replace(hold, Share::default(), Share::running(hold, 0), owner, now);
+        }
+        if reservation.is_settled() {
+            self.forget(reservation.id);
+            self.store_open(reservation.clone(), 0, false, owner, now);
+        }
+    }
+
+    /// Applies a report of usage.
+    pub fn settle(
+        &mut self,
+        Settlement { reservation, usage }: &Settlement,
+        now: Timestamp,
+    ) -> Settled {
+        self.expire_due(reservation.id, now);
+        let open = self.take_open(reservation.id);
+        let closed = self.closed.get(&reservation.id).map(|(_, closed)| *closed);
+        let owner = open.as_ref().and_then(|open| open.owner);
+        let (used, had_expired) = match (&open, closed) {
+            (Some(open), _) => (open.used, open.had_expired),
+            _ if self.is_forgotten(reservation, now) => return Settled::Forgotten,
+            (None, Some(Closed::Expired(used))) => (used, true),
+            (None, Some(Closed::Settled)) => return Settled::Repeated,
+            (None, None) => (0, false),
+        };
+        let share = |hold: &Hold| match (&open, closed) {
+            (Some(_), _) => Share::running(hold, spent_so_far(hold, used, had_expired)),
+            (None, Some(_)) => Share::ended(hold, hold.unreported.max(used)),
+            (None, None) => Share::default(),
+        };
+        let tokens = match *usage {
+            Usage::Running(tokens) | Usage::Final(tokens) | Usage::Unreported(tokens) => {
+                tokens.min(MOST)
+            }
+            Usage::Released => 0,
+        };
+        let most = used.max(tokens);
+        let mut charged = 0;
+        for hold in &reservation.holds {
+            let new = match *usage {
+                Usage::Running(_) => Share::running(hold, spent_so_far(hold, most, had_expired)),
+                Usage::Final(_) => Share::ended(hold, most),
+                Usage::Unreported(_) => Share::ended(hold, hold.unreported.max(most)),
+                Usage::Released => Share::ended(hold, used),
+            };
+            if hold.is_settled() {
+                charged = new.spent.max(charged);
+            }
+            self.replace(hold, share(hold), new, owner, now);
+        }
+        self.forget(reservation.id);
+        if matches!(usage, Usage::Running(_)) {
+            self.store_open(reservation.clone(), most, had_expired, owner, now);
+            return Settled::Renewed;
+        }
+        self.remember(reservation, Closed::Settled, now);
+        if open.is_none() && closed.is_some() {
+            Settled::Late(charged)
+        } else {
+            Settled::Charged(charged)
+        }
+    }
+
+    /// Charges up to `most` reservations whose life has passed, and removes counters that are zero
+    /// and reservations that need not be remembered. Returns how many reservations have expired.
+    pub fn advance(&mut self, now: Timestamp, most: usize) -> usize {
+        let mut expired = 0;
+        while expired < most
+            && let Some((_, id)) = self.due.first().copied().filter(|(at, _)| *at <= now.micros())
+        {
+            self.expire_due(id, now);
+            expired += 1;
+        }
+        for _ in 0..most.saturating_mul(4) {
+            let is_zero = |(at, _): &(u64, BucketId)| *at <= now.micros();
+            let Some((_, id)) = self.idle.first().copied().filter(is_zero) else { break };
+            self.remove_count(id);
+        }
+        for _ in 0..most.saturating_mul(4) {
+            let is_old = |(issued, _): &(u64, ReservationId)| is_forgotten_at(*issued, now);
+            let Some((_, id)) = self.by_issue.first().copied().filter(is_old) else { break };
+            self.forget(id);
+        }
+        expired
+    }
+
+    /// Forgets the settled reservations that were issued first, until at most `most` are
+    /// remembered. No report on one that was issued as early changes anything from then on.
+    pub fn forget_beyond(&mut self, most: usize) {
+        while self.closed.len() > most
+            && let Some((issued, id)) = self.by_issue.first().copied()
+        {
+            self.forgotten_until = self.forgotten_until.max(issued);
+            self.forget(id);
+        }
+    }
+
+    /// The state of a hold's counter.
+    pub fn count(&self, hold: &Hold) -> Count {
+        self.counts.get(&hold.counter_id).map(|stored| stored.count).unwrap_or_default()
+    }
+
+    /// The number of counters and open reservations that [`hold`](Self::hold) would add.
+    pub fn new_entries(&self, reservation: &Reservation) -> usize {
+        let is_new = |hold: &&Hold| !self.counts.contains_key(&hold.counter_id);
+        let is_held = self.open.contains_key(&reservation.id);
+        reservation.holds.iter().filter(is_new).count() + usize::from(!is_held)
+    }
+
+    /// The number of counters and open reservations of an owner.
+    pub fn stored_by(&self, owner: Owner) -> usize {
+        self.owned.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// The number of counters and open reservations.
+    pub fn len(&self) -> usize {
+        self.counts.len() + self.open.len()
+    }
+
+    /// Whether there is no counter and no open reservation.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of open reservations.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The number of reservations that have expired since the start.
+    pub const fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// Charges an open reservation whose life has passed.
+    fn expire_due(&mut self, id: ReservationId, now: Timestamp) {
+        if self.open.get(&id).is_none_or(|open| open.expires > now.micros()) {
+            return;
+        }
+        let Some(open) = self.take_open(id) else { return };
+        for hold in &open.reservation.holds {
+            let spent = spent_so_far(hold, open.used, open.had_expired);
+            let ended = Share::ended(hold, hold.unreported.max(open.used));
+            self.replace(hold, Share::running(hold, spent), ended, open.owner, now);
+        }
+        self.expired += 1;
+        self.remember(&open.reservation, Closed::Expired(open.used), now);
+    }
+
+    fn replace(&mut self, hold: &Hold, old: Share, new: Share, owner: Owner, now: Timestamp) {
+        let known = self.counts.get(&hold.counter_id).copied();
+        let owner = known.map_or(owner.filter(|_| hold.by_principal), |known| known.owner);
+        let mut count = known.map(|known| known.count).unwrap_or_default();
+        if let Some(known) = known {
+            self.idle.remove(&(known.ends, hold.counter_id));
+        } else {
+            *self.owned.entry(owner).or_default() += 1;
+        }
+        count.replace(hold, old, new, now.micros());
+        let ends = match hold.counter {
+            Counter::Bucket { .. } => count.spent,
+            Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
+                ends.micros().saturating_add(WINDOW_KEPT.micros())
+            }
+            Counter::Slots { .. } => 0,
+        };
+        self.counts.insert(hold.counter_id, StoredCount { count, ends, owner });
+        let is_window = matches!(hold.counter, Counter::Budget { .. } | Counter::Requests { .. });
+        if is_window || count.held == 0 {
+            self.idle.insert((ends, hold.counter_id));
+            if ends <= now.micros() {
+                self.remove_count(hold.counter_id);
+            }
+        }
+    }
+
+    fn remove_count(&mut self, id: BucketId) {
+        if let Some(stored) = self.counts.remove(&id) {
+            self.idle.remove(&(stored.ends, id));
+            self.disown(stored.owner);
+        }
+    }
+
+    fn store_open(
+        &mut self,
+        reservation: Reservation,
+        used: u64,
+        had_expired: bool,
+        owner: Owner,
+        now: Timestamp,
+    ) {
+        let (id, expires) = (reservation.id, expiry(&reservation, now));
+        self.due.insert((expires, id));
+        *self.owned.entry(owner).or_default() += 1;
+        self.open.insert(id, OpenReservation { reservation, used, had_expired, expires, owner });
+    }
+
+    fn take_open(&mut self, id: ReservationId) -> Option<OpenReservation> {
+        let open = self.open.remove(&id)?;
+        self.due.remove(&(open.expires, id));
+        self.disown(open.owner);
+        Some(open)
+    }
+
+    fn disown(&mut self, owner: Owner) {
+        if let Some(count) = self.owned.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.owned.remove(&owner);
+            }
+        }
+    }
+
+    fn remember(&mut self, reservation: &Reservation, closed: Closed, now: Timestamp) {
+        if !self.is_forgotten(reservation, now) {
+            let issued = reservation.issued.micros();
+            self.by_issue.insert((issued, reservation.id));
+            self.closed.insert(reservation.id, (issued, closed));
+        }
+    }
+
+    fn forget(&mut self, id: ReservationId) {
+        if let Some((issued, _)) = self.closed.remove(&id) {
+            self.by_issue.remove(&(issued, id));
+        }
+    }
+
+    fn is_forgotten(&self, reservation: &Reservation, now: Timestamp) -> bool {
+        let issued = reservation.issued.micros();
+        issued <= self.forgotten_until || is_forgotten_at(issued, now)
+    }
+}
+
+/// The tokens of a hold that are spent while its request runs.
+fn spent_so_far(hold: &Hold, used: u64, had_expired: bool) -> u64 {
+    if had_expired { hold.unreported.max(used) } else { used }
+}
+
+fn expiry(reservation: &Reservation, now: Timestamp) -> u64 {
+    now.micros().saturating_add(reservation.life.micros())
+}
+
+fn is_forgotten_at(issued: u64, now: Timestamp) -> bool {
+    issued.saturating_add(REMEMBERED.micros()) <= now.micros()
+}
+
+#[cfg(test)]
+mod tests;
