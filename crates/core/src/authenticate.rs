@@ -144,6 +144,7 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
                 )),
                 check: Check::Issuer,
                 refresh: None,
+                record: None,
                 settled: None,
             }),
         },

@@ -344,6 +344,7 @@ fn enter<'a>(
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         evidence.refresh = rejection.refresh;
+        evidence.record = rejection.record;
         *rejection.denial
     })?;
     // A result of another kind would be one that the route does not accept.

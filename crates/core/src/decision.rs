@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     admission::Outage,
     denial::{Denial, Reason},
-    identity::{CredentialKind, Principal},
+    identity::{CredentialKind, KeyId, Principal},
     limit::LimitStatus,
     permit::Permit,
     route::Route,
@@ -87,6 +87,9 @@ pub struct Evidence {
     /// The source of keys that does not know the key of the credential, by its index in the policy:
     /// a refresh may help.
     pub refresh: Option<usize>,
+    /// The id of the API key whose record decides, where its source has it and the table has not:
+    /// once the record is in the table, the check is prepared again.
+    pub record: Option<KeyId>,
     /// The outage of the store.
     pub outage: Option<Outage>,
     /// The changes to a handshake, on a route for WebSockets.
@@ -116,6 +119,7 @@ impl Evidence {
             spoofed: Vec::new(),
             dialect,
             refresh: None,
+            record: None,
             outage: None,
             upgrade: None,
         }

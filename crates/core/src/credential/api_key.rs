@@ -6,7 +6,6 @@
 
 mod base62;
 mod config;
-mod crc32;
 mod digest;
 mod file;
 mod format;
@@ -18,6 +17,7 @@ mod shared_map;
 mod spec;
 mod stored;
 mod table;
+mod uncopied;
 
 use std::{fmt, sync::Arc};
 
@@ -121,21 +121,35 @@ impl KeyTable {
 /// # Errors
 /// `invalid_api_key` for a key that is unknown, wrong or expired, or whose record does not fit the
 /// policy: the client gets one answer, the cause differs. `not_ready` while a source that may know
-/// the key has no table.
+/// the key has no table, and for a key whose record is not in the table of its source.
 pub fn verify(
     key: ApiKey<'_>,
     context: KeyContext<'_>,
     now: Timestamp,
 ) -> Result<Arc<Principal>, Rejection> {
     let mut check = Check::Key;
-    checks(key, context, now, &mut check).map_err(|denial| Rejection {
+    checks(key, context, now, &mut check).map_err(|Unverified { denial, record }| Rejection {
         kind: CredentialKind::ApiKey,
-        denial: Box::new(denial),
+        denial,
         check,
         refresh: None,
+        record,
         // To verify a key again takes less than to remember that it was refused.
         settled: None,
     })
+}
+
+/// The reason why a key is not verified.
+struct Unverified {
+    denial: Box<Denial>,
+    /// The id of the record that is missing.
+    record: Option<KeyId>,
+}
+
+impl From<Denial> for Unverified {
+    fn from(denial: Denial) -> Self {
+        Self { denial: Box::new(denial), record: None }
+    }
 }
 
 fn checks(
@@ -143,7 +157,7 @@ fn checks(
     context: KeyContext<'_>,
     now: Timestamp,
     check: &mut Check,
-) -> Result<Arc<Principal>, Denial> {
+) -> Result<Arc<Principal>, Unverified> {
     let digest = KeyDigest::of(key.bytes);
     let tables = context.tables.iter().enumerate();
     let mut found = tables.filter_map(|(source, table)| {
@@ -155,7 +169,11 @@ fn checks(
         Some((source, table, entry?))
     });
     let Some((source, table, Entry { serial, record })) = found.next() else {
-        return Err(unknown(key, context.tables.iter().all(Option::is_some)));
+        let mut tables = context.tables.iter().flatten();
+        return Err(match tables.find_map(|table| table.uncopied_id(key.id, &digest)) {
+            Some(id) => uncopied(id),
+            None => unknown(key, context.tables.iter().all(Option::is_some)).into(),
+        });
     };
     *check = Check::Signature;
     // Both are compared, so that the time does not tell which one it is.
@@ -168,13 +186,13 @@ fn checks(
     }
     let Some((secret, until)) = matching.filter(|_| fits_kind) else {
         let cause = format!("the secret of the key `{}` is wrong, or was rotated", record.id);
-        return Err(Denial::new(Reason::InvalidApiKey, cause));
+        return Err(Denial::new(Reason::InvalidApiKey, cause).into());
     };
     *check = Check::Times;
     if secret.issued > latest_issue(now) {
         let at = Rfc3339(secret.issued);
         let cause = format!("the key `{}` was issued in the future, at {at}", record.id);
-        return Err(Denial::new(Reason::InvalidApiKey, cause));
+        return Err(Denial::new(Reason::InvalidApiKey, cause).into());
     }
     let until = until.min(context.keys.lifetimes.latest(secret.issued));
     if now >= until {
@@ -186,13 +204,20 @@ fn checks(
             ),
             _ => format!("the key `{}` expired at {}", record.id, Rfc3339(until)),
         };
-        return Err(Denial::new(Reason::InvalidApiKey, cause));
+        return Err(Denial::new(Reason::InvalidApiKey, cause).into());
     }
     *check = Check::Claims;
     fits_policy(record, &context)?;
     let keys = KeyVersion { source, generation: table.generation().clone() };
     let validity = Validity { since: now, until, keys };
-    principal(record, secret, *serial, validity, &context).map(Arc::new)
+    Ok(Arc::new(principal(record, secret, *serial, validity, &context)?))
+}
+
+fn uncopied(id: KeyId) -> Unverified {
+    let cause = format!("the record of the key `{id}` is not in the copy of its source");
+    let denial = Denial::new(Reason::NotReady, cause)
+        .with_message("the record of the API key is not available yet; retry shortly");
+    Unverified { denial: Box::new(denial), record: Some(id) }
 }
 
 fn unknown(key: ApiKey<'_>, is_complete: bool) -> Denial {

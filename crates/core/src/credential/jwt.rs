@@ -77,6 +77,7 @@ pub fn verify<'k>(
             denial: Box::new(denial),
             check,
             refresh,
+            record: None,
             settled: keys.filter(|_| is_final),
         }
     })

@@ -2,7 +2,7 @@
 
 use crate::{
     denial::Denial,
-    identity::{CredentialKind, KeyVersion},
+    identity::{CredentialKind, KeyId, KeyVersion},
     stage::Check,
 };
 
@@ -18,6 +18,9 @@ pub struct Rejection {
     /// The source whose keys do not include the key of the credential, by its index in the
     /// policy: a refresh of the keys may help.
     pub refresh: Option<usize>,
+    /// The id of the API key whose record decides, where its source has it and the table has not:
+    /// once the record is in the table, the verification is repeated.
+    pub record: Option<KeyId>,
     /// The keys with which the rejection is final: at any later moment the result is the same, as
     /// long as the policy and the keys are. `None` where time or other keys may change it, or
     /// where the rejection took no work.

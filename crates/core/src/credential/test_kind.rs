@@ -41,6 +41,7 @@ impl<'a> Key<'a> {
                 denial: Box::new(Denial::new(Reason::BadSignature, "a bad key")),
                 check: Check::Signature,
                 refresh: None,
+                record: None,
                 settled: Some(keys),
             });
         }

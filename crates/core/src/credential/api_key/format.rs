@@ -1,6 +1,6 @@
 //! The format of a key: `tgk_<id>_<secret><checksum>`, in base62.
 //!
-//! The checksum is the CRC-32 of everything before it. A key that was mistyped, cut or invented is
+//! The checksum is the CRC-32 (ISO 3309, as in gzip) of everything before it. A key that was mistyped, cut or invented is
 //! refused by it before any lookup, and a secret scanner verifies it offline. It is no proof: only
 //! the digest of the whole key is one.
 
@@ -8,7 +8,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-use super::{base62::encode, crc32::crc32, digest::KeyDigest};
+use super::{base62::encode, digest::KeyDigest};
 use crate::{identity::KeyId, secret::Secret};
 
 /// The prefix of every key.
@@ -54,7 +54,7 @@ impl GeneratedKey {
         text.extend_from_slice(id.digits());
         text.push(b'_');
         text.extend_from_slice(&digits);
-        let checksum = encode::<CHECKSUM>(&crc32(&text).to_be_bytes());
+        let checksum = encode::<CHECKSUM>(&crc32fast::hash(&text).to_be_bytes());
         text.extend_from_slice(&checksum);
         digits.zeroize();
         Self { id, text: Secret::new(text) }
@@ -110,7 +110,7 @@ pub(super) fn read(text: &[u8]) -> Format {
         return Format::Malformed;
     };
     let Some(id) = KeyId::new(*id).filter(|_| digits(secret)) else { return Format::Malformed };
-    if encode::<CHECKSUM>(&crc32(covered).to_be_bytes()) == *checksum {
+    if encode::<CHECKSUM>(&crc32fast::hash(covered).to_be_bytes()) == *checksum {
         Format::Key(id)
     } else {
         Format::BadChecksum

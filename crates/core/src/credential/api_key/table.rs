@@ -10,6 +10,11 @@
 //!
 //! Results of verifications may be cached ([`KeyTable::is_current`]): a record that was changed or
 //! removed ends them at once, and the other records of the table keep theirs.
+//!
+//! A source with more records than it copies adds the ids of the others
+//! ([`KeyTable::set_uncopied`]): a key with such an id is rejected with the id of the record that is
+//! missing ([`Rejection::record`](crate::credential::Rejection::record)), and every other key that
+//! the table does not know is unknown.
 
 use std::sync::Arc;
 
@@ -20,6 +25,7 @@ use super::{
     digest::KeyDigest,
     record::KeyRecord,
     shared_map::{SharedMap, Spread},
+    uncopied::UncopiedKeys,
 };
 use crate::identity::{Generation, KeyId};
 
@@ -29,6 +35,8 @@ pub struct KeyTable {
     by_id: SharedMap<KeyId, Entry>,
     /// The ids of keys of foreign formats.
     by_digest: SharedMap<DigestBytes, KeyId>,
+    /// The ids of the records that the source has and the table does not. No id is in both.
+    uncopied: UncopiedKeys,
     /// Shared by the table and its clones, so that serial numbers of two tables never mix.
     generation: Generation,
     last_serial: u64,
@@ -79,6 +87,7 @@ impl KeyTable {
         Self {
             by_id: SharedMap::new(),
             by_digest: SharedMap::new(),
+            uncopied: UncopiedKeys::new(),
             generation: Generation::new(),
             last_serial: 0,
         }
@@ -94,26 +103,64 @@ impl KeyTable {
     ) -> Result<Option<Arc<KeyRecord>>, KeyTableError> {
         let record = record.into();
         for digest in foreign_digests(&record) {
-            if let Some(other) = self.by_digest.get(&digest).filter(|other| **other != record.id) {
+            let other = self.by_digest.get(&DigestBytes(*digest.bytes()));
+            if let Some(other) = other.filter(|other| **other != record.id) {
                 return Err(KeyTableError::SameDigest(*other, record.id));
             }
         }
         let before = self.remove(&record.id);
         for digest in foreign_digests(&record) {
-            self.by_digest.insert(digest, record.id);
+            self.by_digest.insert(DigestBytes(*digest.bytes()), record.id);
         }
         self.last_serial += 1;
         self.by_id.insert(record.id, Entry { serial: self.last_serial, record });
         Ok(before)
     }
 
-    /// Removes the record of an id, and returns it.
+    /// Removes an id, and returns its record.
     pub fn remove(&mut self, id: &KeyId) -> Option<Arc<KeyRecord>> {
+        self.uncopied.remove(id);
         let Entry { record, .. } = self.by_id.remove(id)?;
         for digest in foreign_digests(&record) {
-            self.by_digest.remove(&digest);
+            self.by_digest.remove(&DigestBytes(*digest.bytes()));
         }
         Some(record)
+    }
+
+    /// Makes an id one of which the source has the record and the table has not: `foreign` are its
+    /// digests, under which a key of a foreign format is found.
+    pub fn set_uncopied<'d>(
+        &mut self,
+        id: KeyId,
+        foreign: impl IntoIterator<Item = &'d KeyDigest>,
+    ) {
+        self.remove(&id);
+        self.uncopied.add(id);
+        for digest in foreign {
+            self.uncopied.add_digest(id, digest);
+        }
+    }
+
+    /// Adds a digest of an id that is not copied; of other ids nothing.
+    pub fn add_uncopied_digest(&mut self, id: KeyId, digest: &KeyDigest) {
+        if self.uncopied.contains(&id) {
+            self.uncopied.add_digest(id, digest);
+        }
+    }
+
+    /// Returns the number of ids that are not copied.
+    pub const fn uncopied(&self) -> usize {
+        self.uncopied.len()
+    }
+
+    /// Whether the source has the record of an id, and the table has not.
+    pub fn is_uncopied(&self, id: &KeyId) -> bool {
+        self.uncopied.contains(id)
+    }
+
+    /// Returns the ids that are not copied, in no order that is stated.
+    pub fn uncopied_ids(&self) -> impl Iterator<Item = &KeyId> {
+        self.uncopied.ids()
     }
 
     /// Returns the record of an id.
@@ -155,10 +202,16 @@ impl KeyTable {
     pub(super) fn foreign_entry(&self, digest: &KeyDigest) -> Option<&Entry> {
         self.entry(self.by_digest.get(&DigestBytes(*digest.bytes()))?)
     }
+
+    /// Returns the id of the record that is not copied, of a key with this id or this digest.
+    pub(super) fn uncopied_id(&self, id: Option<KeyId>, digest: &KeyDigest) -> Option<KeyId> {
+        let id = id.or_else(|| self.uncopied.id_of(digest));
+        id.filter(|id| self.uncopied.contains(id))
+    }
 }
 
 /// Returns the digests of a record under which it is found.
-fn foreign_digests(record: &KeyRecord) -> impl Iterator<Item = DigestBytes> {
+fn foreign_digests(record: &KeyRecord) -> impl Iterator<Item = &KeyDigest> {
     let weak = record.secrets().filter(|(secret, _)| secret.weak);
-    weak.map(|(secret, _)| DigestBytes(*secret.digest.bytes()))
+    weak.map(|(secret, _)| &secret.digest)
 }

@@ -173,6 +173,54 @@ fn a_source_that_is_not_read_yet_may_know_the_key() {
 }
 
 #[test]
+fn a_key_whose_record_is_not_copied_is_rejected_with_the_id_of_the_record() {
+    let (key, foreign) = (made(1, 2), "sk-litellm-0123456789");
+    let weak = KeySecret { digest: KeyDigest::of(foreign.as_bytes()), issued: CREATED, weak: true };
+    let imported = record(&key).rotated(key.digest(), after(1), after(2), after(9));
+    let imported = KeyRecord { current: weak.clone(), ..imported };
+    let keys = api_keys(r#"{ "file": "/keys.yaml" }"#);
+    let missing = |table: &KeyTable, text: &str| {
+        let context = KeyContext {
+            tables: &[Some(table.clone().into())],
+            keys: &keys,
+            names: PolicyNames { has_limit: &|_| false, has_tier: &|_| false },
+            denylists: &[],
+        };
+        let rejection = verify(ApiKey::read(text.as_bytes()).unwrap(), context, after(1)).err()?;
+        let expected =
+            if rejection.record.is_some() { Reason::NotReady } else { Reason::InvalidApiKey };
+        assert_eq!((rejection.denial.reason, rejection.check), (expected, Check::Key));
+        rejection.record
+    };
+    let mut table = KeyTable::new();
+    for text in [key.expose(), foreign] {
+        assert_eq!(missing(&table, text), None);
+    }
+    // The id is found whatever the secret is, and a foreign key by its digest.
+    table.set_uncopied(key.id(), [&weak.digest]);
+    for text in [key.expose(), made(1, 9).expose(), foreign] {
+        assert_eq!(missing(&table, text), Some(key.id()));
+    }
+    for text in [made(2, 2).expose(), "sk-litellm-012345678"] {
+        assert_eq!(missing(&table, text), None);
+    }
+    assert_eq!((table.len(), table.uncopied(), table.is_uncopied(&key.id())), (0, 1, true));
+    // With its record it is a key as any other one, until the record is given up.
+    table.insert(imported).unwrap();
+    assert_eq!((table.len(), table.uncopied(), table.is_uncopied(&key.id())), (1, 0, false));
+    table.add_uncopied_digest(key.id(), &KeyDigest::of(b"other"));
+    assert_eq!(missing(&table, foreign), None);
+    assert!(verified(foreign, &[Some(table.clone().into())], after(1)).is_ok());
+    table.set_uncopied(key.id(), []);
+    assert_eq!((missing(&table, foreign), table.uncopied_ids().count()), (None, 1));
+    table.add_uncopied_digest(key.id(), &weak.digest);
+    assert_eq!(missing(&table, foreign), Some(key.id()));
+    // A revoked key is unknown at once.
+    assert!(table.remove(&key.id()).is_none());
+    assert_eq!((missing(&table, key.expose()), missing(&table, foreign)), (None, None));
+}
+
+#[test]
 fn two_secrets_work_during_the_grace_and_never_three() {
     let (first, second, third) = (made(1, 2), made(1, 3), made(1, 4));
     let rotated =
