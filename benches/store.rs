@@ -4,8 +4,9 @@
 //! runs on the first core. CPU is time on a core (`/proc/…/schedstat`), so that other programs on
 //! the machine do not count. Then what a million revocations cost: memory, and the time of a check
 //! that they do not revoke. Then what a million API keys cost: the time of their first reading,
-//! memory, and the time of a verification and of a change. `ONLY=keys` leaves out the rest, `KEYS` is
-//! the number of keys.
+//! memory, and the time of a verification and of a change; and the same where a tenth is copied, with
+//! the time of a lookup of one of the others. `ONLY=keys` leaves out the rest, `KEYS` is the number
+//! of keys.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,18 +21,20 @@ mod requests;
 
 use std::{
     fmt::Write as _,
+    net::Ipv4Addr,
     process::{Child, Command, Stdio},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use redis::{Cmd, aio::MultiplexedConnection};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{
-    ADMIT_BODY, Memory, MemoryConfig, Redis, RedisConfig, ReplicateConfig, Revocation, Store,
-    StoreConfig, open,
+    ADMIT_BODY, KeyReplica, KeyReplicaStatus, Memory, MemoryConfig, Opened, Redis, RedisConfig,
+    ReplicateConfig, Revocation, Store, StoreConfig, open,
 };
 use tollgate_core::{
     admission::AdmitRequest,
@@ -280,20 +283,12 @@ async fn api_keys(server: &Server, rounds: u64, many: u64) {
     for (db, count) in [(3, 10), (4, many)] {
         let url = format!("{}?db={db}", server.1);
         load_keys(&url, count);
-        let (before, started) = (resident(), Instant::now());
-        let store = StoreConfig::Redis(Box::new(RedisConfig::at(url.parse().unwrap())));
-        let opened = open(&store, CancellationToken::new()).unwrap();
-        let bounds = ReplicateKeysConfig { max: 10_000_000, max_staleness: Span::from_secs(60) };
-        let copy = opened.copy_keys(bounds, Duration::from_secs(3600), CancellationToken::new());
-        let copy = copy.unwrap();
-        let mut changes = copy.changes();
-        while copy.table().is_none() {
-            changes.changed().await.unwrap();
+        if count == many {
+            look_up_keys(&url, many).await;
         }
+        let (_opened, copy) = copy_of(&url, 10_000_000).await;
         let status = copy.status();
-        let grown = (resident() - before) / 1e6;
-        println!("{} API keys copied in {:?}: {grown:.1} MB", status.keys, started.elapsed());
-        assert_eq!((status.broken, status.beyond), (0, 0));
+        assert_eq!((status.broken, status.uncopied), (0, 0));
         let mut table = (*copy.table().unwrap()).clone();
         let began = Instant::now();
         for key in &keys {
@@ -321,6 +316,53 @@ async fn api_keys(server: &Server, rounds: u64, many: u64) {
     }
     let [ten, all] = times.map(|times| shown(times.into_iter(), 0));
     println!("ns for a verification beside ten API keys {ten}, beside {many} {all}");
+}
+
+/// Copies API keys, and waits for the first reading.
+async fn copy_of(url: &str, max: usize) -> (Opened, Arc<KeyReplica>) {
+    let (before, started) = (resident(), Instant::now());
+    let store = StoreConfig::Redis(Box::new(RedisConfig::at(url.parse().unwrap())));
+    let opened = open(&store, CancellationToken::new()).unwrap();
+    let bounds = ReplicateKeysConfig { max, max_staleness: Span::from_secs(60) };
+    let copy = opened.copy_keys(bounds, Duration::from_secs(3600), CancellationToken::new());
+    let copy = copy.unwrap();
+    let mut changes = copy.changes();
+    while copy.table().is_none() {
+        changes.changed().await.unwrap();
+    }
+    let KeyReplicaStatus { keys, uncopied, .. } = copy.status();
+    let grown = (resident() - before) / 1e6;
+    println!("{keys} API keys copied, {uncopied} ids, in {:?}: {grown:.1} MB", started.elapsed());
+    (opened, copy)
+}
+
+/// Copies a tenth of the API keys, and looks up some of the others: one at a time, and all at once.
+async fn look_up_keys(url: &str, many: u64) {
+    let (_opened, copy) = copy_of(url, usize::try_from(many / 10).unwrap()).await;
+    let table = copy.table().unwrap();
+    let ids: Vec<KeyId> = table.uncopied_ids().take(10_000).copied().collect();
+    // Each is from a network of its own, which has a budget.
+    let look_up = async |number: usize, id: KeyId| {
+        let client = Ipv4Addr::from_bits(u32::try_from(number).unwrap() << 8);
+        copy.look_up(id, Some(client.into())).await.unwrap();
+    };
+    let mut times = Vec::new();
+    let (alone, together) = ids.split_at(ids.len() / 2);
+    for (number, id) in alone.iter().enumerate() {
+        let began = Instant::now();
+        look_up(number, *id).await;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("a lookup alone: p50 {:?}, p99 {:?}", at(50), at(99));
+    let began = Instant::now();
+    for group in together.chunks(1000) {
+        let lookups = group.iter().enumerate().map(|(number, id)| look_up(number + 20_000, *id));
+        join_all(lookups).await;
+    }
+    let each = began.elapsed() / u32::try_from(together.len()).unwrap();
+    println!("a lookup of a thousand at once: {each:?}; {:?}", copy.status().lookups);
 }
 
 fn api_key(id: KeyId, current: KeySecret, created: Timestamp) -> KeyRecord {

@@ -25,16 +25,18 @@
 //! let engine = Engine::start(loaded, Arc::new(observe::now))?;
 //!
 //! let allows = async |path: &'static str| {
-//!     let request = RawRequest {
-//!         method: b"GET",
-//!         scheme: b"https",
-//!         host: b"api.example.com",
-//!         path: path.as_bytes(),
-//!         headers: Headers::default(),
-//!         address: None,
-//!         body: RawBody::None,
+//!     let read = || {
+//!         Ok(RawRequest {
+//!             method: b"GET",
+//!             scheme: b"https",
+//!             host: b"api.example.com",
+//!             path: path.as_bytes(),
+//!             headers: Headers::default(),
+//!             address: None,
+//!             body: RawBody::None,
+//!         })
 //!     };
-//!     let answer = engine.checker().check(None, || Ok(request), |checked| {
+//!     let answer = engine.checker().check(None, read, |checked| {
 //!         matches!(checked.answer, Answer::Allow(_))
 //!     });
 //!     answer.await

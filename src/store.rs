@@ -9,6 +9,7 @@
 mod ban;
 mod ban_map;
 mod config;
+mod follower;
 mod key_replica;
 mod key_use;
 mod leases;
@@ -39,7 +40,7 @@ pub use self::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
         StoreConfig,
     },
-    key_replica::{KeyReplica, KeyReplicaStatus},
+    key_replica::{KeyLookupError, KeyReplica, KeyReplicaStatus},
     key_use::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, SeenNetworks},
     local::{LocalFallback, LocalStatus},
     memory::Memory,

@@ -50,7 +50,7 @@ pub(crate) async fn decide(engine: &Engine, path: &str, token: Option<&str>) -> 
     decide_from(engine, path, token, None).await
 }
 
-/// Decides one GET request of a client with this address.
+/// Decides one GET request as [`decide`], of a client with this address.
 pub(crate) async fn decide_from(
     engine: &Engine,
     path: &str,
@@ -58,30 +58,28 @@ pub(crate) async fn decide_from(
     address: Option<IpAddr>,
 ) -> String {
     let authorization = token.map(|token| format!("Bearer {token}"));
-    let mut headers = Headers::default();
-    if let Some(value) = &authorization {
-        headers.push("authorization", value.as_bytes());
-    }
-    let request = RawRequest {
-        method: b"GET",
-        scheme: b"https",
-        host: b"api.example.com",
-        path: path.as_bytes(),
-        headers,
-        address,
-        body: RawBody::None,
+    let read = || {
+        let mut headers = Headers::default();
+        if let Some(value) = &authorization {
+            headers.push("authorization", value.as_bytes());
+        }
+        Ok(RawRequest {
+            method: b"GET",
+            scheme: b"https",
+            host: b"api.example.com",
+            path: path.as_bytes(),
+            headers,
+            address,
+            body: RawBody::None,
+        })
     };
-    let answer = engine.checker().check(
-        None,
-        || Ok(request),
-        |checked| match checked.answer {
-            Answer::Allow(_) => "allow".to_owned(),
-            Answer::Deny(_) | Answer::Fail(_) => {
-                let mut metadata = checked.metadata.iter();
-                metadata.find(|(name, _)| *name == "reason").unwrap().1.to_owned()
-            }
-        },
-    );
+    let answer = engine.checker().check(None, read, |checked| match checked.answer {
+        Answer::Allow(_) => "allow".to_owned(),
+        Answer::Deny(_) | Answer::Fail(_) => {
+            let mut metadata = checked.metadata.iter();
+            metadata.find(|(name, _)| *name == "reason").unwrap().1.to_owned()
+        }
+    });
     answer.await
 }
 

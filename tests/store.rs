@@ -2,6 +2,7 @@
 //! read-only, out of memory, and shared with the previous version of Tollgate.
 
 mod api_keys;
+mod api_keys_beyond_max;
 mod api_keys_cli;
 mod api_keys_of_engines;
 mod bans;

@@ -307,18 +307,6 @@ impl Managed<'_> {
         record.of_record(made);
         self.caller.check_grant(made)?;
         body::check_names(made, &self.policy)?;
-        let max = self.terms.redis.unwrap_or_default().max;
-        let total = self.records.list(0, 0).await.map_err(outage)?.total;
-        if usize::try_from(total).is_ok_and(|total| total >= max) {
-            return Err(Refusal::new(
-                409,
-                "too_many_keys",
-                format!(
-                    "there are {max} keys, which is `api_keys.replicate.max`, and one more would \
-                     be refused; raise it, or revoke keys"
-                ),
-            ));
-        }
         let text = stored(made)?;
         match self.records.write(made, &text, None).await.map_err(outage_of_creation)? {
             KeyWrite::Written => Ok(()),

@@ -2,6 +2,7 @@
 //! [`conclude`](Pending::conclude), the encoded answer, and one record.
 
 mod large;
+mod lookup;
 
 use std::{
     borrow::Cow,
@@ -255,12 +256,13 @@ impl Checker {
     /// denied, and a panic inside is caught and denied. `call` holds the headers of the proxy's own
     /// call, which may name the trace that the check belongs to.
     ///
-    /// There is one wait at most: for a remote store. Temporaries are dropped before it, to keep
-    /// the future small.
+    /// There is one wait at most, for a remote store, and before it one for the record of an API key
+    /// that is not copied: the request is read and prepared again then. Temporaries are dropped
+    /// before a wait, to keep the future small.
     pub async fn check<'a, T>(
         &'a self,
         call: Option<ProxyCall<'_>>,
-        read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         let answered = AssertUnwindSafe(self.recorded(call, read, &encode)).catch_unwind().await;
@@ -304,6 +306,12 @@ impl Checker {
                 let mut hooks = Hooks { state: &state, store: &*self.store, trace: None };
                 let (head, _) = raw.split();
                 match prepare_head(&state.snapshot, head, (self.clock)(), &mut hooks) {
+                    // The record of its key is looked up for the request with its body.
+                    PreparedHead::Complete(Prepared::Decided(outcome))
+                        if outcome.evidence.record.is_some() =>
+                    {
+                        return None;
+                    }
                     PreparedHead::Complete(Prepared::Decided(outcome)) => outcome,
                     PreparedHead::Complete(Prepared::Pending(_)) | PreparedHead::NeedsBody(_) => {
                         return None;
@@ -333,21 +341,30 @@ impl Checker {
     async fn recorded<'a, T>(
         &'a self,
         call: Option<ProxyCall<'_>>,
-        read: impl FnOnce() -> Result<RawRequest<'a>, Denial>,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         // Declared before the record, which borrows it until the end.
         let outcome;
         let mut record = self.observer.begin((self.clock)());
-        let state = self.live.load();
-        let pending = match self.prepare(&state, call, read, &mut record) {
+        let mut state = self.live.load();
+        let mut began = record.started();
+        let prepared = match self.prepare(&state, call, &read, &mut record) {
+            Prepared::Decided(done) if done.evidence.record.is_some() => {
+                let again = self.prepare_with_record(done, &mut state, call, &read, &mut record);
+                let prepared = Box::pin(again).await;
+                began = Instant::now();
+                prepared
+            }
+            prepared => prepared,
+        };
+        let pending = match prepared {
             Prepared::Pending(pending) => pending,
             Prepared::Decided(done) => {
                 outcome = done;
                 return self.answer(&outcome, &state, record, encode);
             }
         };
-        let began = record.started();
         outcome = self.admit(pending, &state, &mut record, (call, began)).await;
         self.answer(&outcome, &state, record, encode)
     }

@@ -158,9 +158,12 @@ impl Live {
         let state = self.state.load();
         let mut api_keys = state.api_keys.clone();
         change(&mut api_keys);
-        let mut snapshot = state.snapshot.clone();
         // INVARIANT: the table of a copy is read inside the turn, so that no older one follows.
-        snapshot.api_keys = api_keys.tables(&snapshot.policy);
+        let tables = api_keys.tables(&state.snapshot.policy);
+        if are_same(&tables, &state.snapshot.api_keys) {
+            return;
+        }
+        let snapshot = Snapshot { api_keys: tables, ..state.snapshot.clone() };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let refusals = Arc::clone(&state.refusals);
         self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
@@ -175,6 +178,15 @@ impl Live {
         let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
         self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
     }
+}
+
+/// Whether two lists have the same tables: checks that waited for one lookup put its table in force
+/// once.
+fn are_same(tables: &[Option<Arc<KeyTable>>], others: &[Option<Arc<KeyTable>>]) -> bool {
+    let pointers = |tables: &[Option<Arc<KeyTable>>]| -> Vec<Option<*const KeyTable>> {
+        tables.iter().map(|table| table.as_ref().map(Arc::as_ptr)).collect()
+    };
+    pointers(tables) == pointers(others)
 }
 
 fn snapshot(

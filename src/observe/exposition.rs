@@ -377,13 +377,22 @@ impl Scrape {
         let help = "Records of API keys in Redis, by whether they can be used.";
         let mut family = Family::gauge(encoder, "api_key_records", help, None)?;
         let states = [
-            ("usable", replica.keys.saturating_sub(misfits)),
+            ("usable", (replica.keys + replica.cached).saturating_sub(misfits)),
             ("unknown_name", misfits),
             ("broken", replica.broken),
-            ("beyond_max", replica.beyond),
+            ("uncopied", replica.uncopied),
         ];
         for (state, records) in states {
             family.value(&[("state", state)], records as u64)?;
+        }
+        let help =
+            "Records of API keys beyond api_keys.replicate.max that were looked up, and are kept.";
+        Family::gauge(encoder, "api_key_cached_records", help, None)?
+            .alone(replica.cached as u64)?;
+        let help = "Lookups of records of API keys that are not copied, by result.";
+        let mut family = Family::counter(encoder, "api_key_lookups", help)?;
+        for (result, lookups) in replica.lookups {
+            family.count(&[("result", result)], lookups)?;
         }
         Ok(())
     }

@@ -424,11 +424,19 @@ fn everything_counted_as_text() {
         in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
         api_keys: Some(ApiKeyStatus {
             replica: KeyReplicaStatus {
-                keys: 30,
+                keys: 28,
+                cached: 2,
+                uncopied: 3,
                 broken: 2,
-                beyond: 3,
                 age: Some(Duration::from_millis(250)),
                 max_staleness: Duration::from_secs(4),
+                lookups: [
+                    ("found", 5),
+                    ("missing", 4),
+                    ("failed", 3),
+                    ("no_budget", 2),
+                    ("full", 1),
+                ],
             },
             misfits: 1,
         }),
@@ -594,7 +602,17 @@ tollgate_api_keys_max_age_seconds 4.0
 tollgate_api_key_records{state="usable"} 29
 tollgate_api_key_records{state="unknown_name"} 1
 tollgate_api_key_records{state="broken"} 2
-tollgate_api_key_records{state="beyond_max"} 3
+tollgate_api_key_records{state="uncopied"} 3
+# HELP tollgate_api_key_cached_records Records of API keys beyond api_keys.replicate.max that were looked up, and are kept.
+# TYPE tollgate_api_key_cached_records gauge
+tollgate_api_key_cached_records 2
+# HELP tollgate_api_key_lookups Lookups of records of API keys that are not copied, by result.
+# TYPE tollgate_api_key_lookups counter
+tollgate_api_key_lookups_total{result="found"} 5
+tollgate_api_key_lookups_total{result="missing"} 4
+tollgate_api_key_lookups_total{result="failed"} 3
+tollgate_api_key_lookups_total{result="no_budget"} 2
+tollgate_api_key_lookups_total{result="full"} 1
 # HELP tollgate_jwks_keys Keys of an issuer that may be used.
 # TYPE tollgate_jwks_keys gauge
 tollgate_jwks_keys{issuer="https://a.example.com"} 2

@@ -1,30 +1,41 @@
-//! A copy of the API keys in Redis: read once as a whole, and then kept up to date, as the copy of
-//! the revocations is ([`super::replica`]).
+//! A copy of the API keys in Redis ([`super::follower`]).
 //!
 //! A change names a key, and its record is read then: the newest one, however many changes there
 //! were. A record that cannot be read is left out, and its key is refused; it stops no other.
+//!
+//! With more keys than `replicate.max`, the copy has the ids of the others. Their records are looked
+//! up when a check needs them ([`KeyReplica::look_up`]), and kept in a bounded part of the table,
+//! where changes and revocations reach them as they reach every other record.
 
+mod cached_ids;
+mod lookup_budget;
+mod lookups;
+mod reading;
 mod records;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::HashSet,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    admission::Outage,
     credential::api_key::{KeyTable, ReplicateKeysConfig},
+    identity::KeyId,
 };
 
-use self::records::Records;
+pub use self::lookups::KeyLookupError;
+use self::{
+    lookups::{LookupResult, RecordLookups},
+    reading::KeyCopy,
+    records::Records,
+};
 use super::{
     Redis,
-    redis::{ChangeSubscription, Cursor},
+    follower::{self, Freshness},
 };
 
 /// A copy of the API keys in Redis. The copy is followed until the value is dropped.
@@ -33,37 +44,42 @@ pub struct KeyReplica {
     content: Mutex<Content>,
     /// Counts the tables that were put in [`Content`].
     changes: watch::Sender<u64>,
-    started: Instant,
-    /// The moment of the last query to which Redis had no more changes, in microseconds since
-    /// `started`; 0 before the first one.
-    confirmed: AtomicU64,
-    /// Whether the keys were read once, or could not be read.
-    is_tried: AtomicBool,
+    freshness: Arc<Freshness>,
+    lookups: Arc<RecordLookups>,
     /// The age at which the copy is no longer used at all.
     max_stale: Duration,
+    /// Ends the lookups when it is dropped.
+    _alive: DropGuard,
 }
 
 #[derive(Debug)]
 struct Content {
     bounds: ReplicateKeysConfig,
+    records: Records,
+    /// The table in force, which shares all records with `records`.
     table: Option<Arc<KeyTable>>,
-    broken: usize,
-    beyond: usize,
+    /// The ids that are looked up, of which no other text was read since the call began.
+    looked_up: HashSet<KeyId>,
 }
 
 /// The state of a copy of the API keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyReplicaStatus {
-    /// The records in the copy.
+    /// The records that are copied.
     pub keys: usize,
+    /// The records beyond `replicate.max` that were looked up, and are kept.
+    pub cached: usize,
+    /// The records beyond `replicate.max` of which only the ids are known: they are looked up when
+    /// they are needed.
+    pub uncopied: usize,
     /// The records that were left out because they cannot be read.
     pub broken: usize,
-    /// The records that were left out because of `replicate.max`.
-    pub beyond: usize,
     /// The age of the copy; `None` before it was first read.
     pub age: Option<Duration>,
     /// The age beyond which the route's `on_outage` decides.
     pub max_staleness: Duration,
+    /// The number of lookups by result.
+    pub lookups: [(&'static str, u64); LookupResult::ALL.len()],
 }
 
 impl KeyReplica {
@@ -75,22 +91,29 @@ impl KeyReplica {
         max_stale: Duration,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        let alive = stop.child_token();
+        let records = Records::new(bounds.max);
         let replica = Arc::new(Self {
-            content: Mutex::new(Content { bounds, table: None, broken: 0, beyond: 0 }),
+            content: Mutex::new(Content {
+                bounds,
+                records,
+                table: None,
+                looked_up: HashSet::new(),
+            }),
             changes: watch::Sender::new(0),
-            started: Instant::now(),
-            confirmed: AtomicU64::new(0),
-            is_tried: AtomicBool::new(false),
+            freshness: Arc::new(Freshness::new()),
+            lookups: Arc::new(RecordLookups::new()),
             max_stale,
+            _alive: alive.clone().drop_guard(),
         });
-        let follower = Follower {
-            source: Arc::downgrade(source),
-            replica: Arc::downgrade(&replica),
-            cursor: None,
-            records: Records::new(bounds.max),
-            subscription: Subscription::Inactive,
-        };
-        tokio::spawn(async move { stop.run_until_cancelled(follower.run()).await });
+        let copy = KeyCopy::new(Arc::downgrade(&replica));
+        follower::spawn(Arc::downgrade(source), copy, stop);
+        let lookups = lookups::run(
+            Arc::clone(&replica.lookups),
+            Arc::downgrade(source),
+            Arc::downgrade(&replica),
+        );
+        tokio::spawn(async move { alive.run_until_cancelled(lookups).await });
         replica
     }
 
@@ -106,7 +129,7 @@ impl KeyReplica {
 
     /// Whether the keys were read once, or could not be read.
     pub fn is_tried(&self) -> bool {
-        self.is_tried.load(Ordering::Acquire)
+        self.freshness.is_tried()
     }
 
     /// Sets other bounds of the copy.
@@ -116,54 +139,121 @@ impl KeyReplica {
 
     /// Whether Redis has not confirmed the copy within `max_staleness`.
     pub fn is_stale(&self, max_staleness: Duration) -> bool {
-        self.age().is_none_or(|age| age > max_staleness)
+        self.freshness.age().is_none_or(|age| age > max_staleness)
+    }
+
+    /// Looks up the record of an id that the table has not copied, for a client with an address. The
+    /// table has it afterwards, unless Redis has no record that can be read.
+    ///
+    /// # Errors
+    /// The client's network or the process makes too many lookups, or Redis does not answer.
+    pub async fn look_up(&self, id: KeyId, client: Option<IpAddr>) -> Result<(), KeyLookupError> {
+        // Another check may have looked it up.
+        if self.table().is_some_and(|table| !table.is_uncopied(&id)) {
+            return Ok(());
+        }
+        self.lookups.look_up(id, client).await
+    }
+
+    /// Records that a key was verified with a record that was looked up: it is kept for longer.
+    pub fn keep(&self, id: KeyId) {
+        self.content().records.prove(id);
     }
 
     /// Returns the state of the copy.
     pub fn status(&self) -> KeyReplicaStatus {
-        let age = self.age();
+        let age = self.freshness.age();
+        let counts = self.lookups.counts();
+        let mut lookups = LookupResult::ALL.map(|(_, label)| (label, 0));
+        for ((_, number), count) in lookups.iter_mut().zip(counts) {
+            *number = count;
+        }
         let content = self.content();
+        // A copy that was emptied has none of its records.
+        let in_force = |number: usize| if content.table.is_some() { number } else { 0 };
         KeyReplicaStatus {
-            keys: content.table.as_ref().map_or(0, |table| table.len()),
-            broken: content.broken,
-            beyond: content.beyond,
+            keys: in_force(content.records.copied()),
+            cached: in_force(content.records.cached()),
+            uncopied: in_force(content.records.table().uncopied()),
+            broken: content.records.broken(),
             age,
             max_staleness: content.bounds.max_staleness.std(),
+            lookups,
         }
-    }
-
-    /// The greatest possible age of the copy; `None` before it was first read.
-    fn age(&self) -> Option<Duration> {
-        let confirmed =
-            Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
-        Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
-    }
-
-    fn confirm(&self, queried: Instant) {
-        let micros = queried.saturating_duration_since(self.started).as_micros();
-        self.confirmed.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Release);
     }
 
     fn bounds(&self) -> ReplicateKeysConfig {
         self.content().bounds
     }
 
-    fn publish(&self, records: &Records) {
-        {
-            let mut content = self.content();
-            content.table = Some(Arc::new(records.table().clone()));
-            content.broken = records.broken();
-            content.beyond = records.beyond();
+    /// Records that the texts of ids are read from now on, for checks that wait for them.
+    fn begin_lookups(&self, ids: &[KeyId]) {
+        self.content().looked_up = ids.iter().copied().collect();
+    }
+
+    /// Takes over the texts of records that were looked up. Returns the number of records among
+    /// them.
+    ///
+    /// INVARIANT: a text is not used where the record was read again meanwhile because of a change:
+    /// which of the two is the newer one is not known, and the one of the change always is.
+    fn finish_lookups<'i>(
+        &self,
+        texts: impl Iterator<Item = (&'i KeyId, Option<String>)>,
+    ) -> usize {
+        let mut content = self.content();
+        // The copy was emptied meanwhile.
+        if content.table.is_none() {
+            return 0;
         }
+        let mut found = 0;
+        for (id, text) in texts {
+            if content.looked_up.remove(id) {
+                found += usize::from(content.records.set_looked_up(*id, text.as_deref()));
+            }
+        }
+        self.publish(content);
+        found
+    }
+
+    /// Takes over the texts of records that changed.
+    fn apply(&self, texts: impl Iterator<Item = (impl AsRef<[u8]>, Option<String>)>) {
+        let mut content = self.content();
+        for (id, text) in texts {
+            let id = id.as_ref();
+            // A check waits for this record, of which this is the newest text.
+            if let Some(key) = records::parse(id).filter(|key| content.looked_up.remove(key)) {
+                content.records.set_looked_up(key, text.as_deref());
+            } else {
+                content.records.set(id, text.as_deref());
+            }
+        }
+        self.publish(content);
+    }
+
+    /// Takes over records that were read as a whole.
+    fn replace(&self, records: Records) {
+        let mut content = self.content();
+        content.looked_up.clear();
+        content.records = records;
+        self.publish(content);
+    }
+
+    /// Puts the table of the records in force.
+    fn publish(&self, mut content: std::sync::MutexGuard<'_, Content>) {
+        content.table = Some(Arc::new(content.records.table().clone()));
+        drop(content);
         self.changes.send_modify(|number| *number += 1);
     }
 
     /// Empties a copy that is too old. Returns whether it was in force.
     fn lapse(&self) -> bool {
-        if self.age().is_none_or(|age| age <= self.max_stale) {
+        if self.freshness.age().is_none_or(|age| age <= self.max_stale) {
             return false;
         }
-        let lapsed = self.content().table.take().is_some();
+        let mut content = self.content();
+        content.looked_up.clear();
+        let lapsed = content.table.take().is_some();
+        drop(content);
         if lapsed {
             self.changes.send_modify(|number| *number += 1);
         }
@@ -173,134 +263,4 @@ impl KeyReplica {
     fn content(&self) -> std::sync::MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-struct Follower {
-    source: Weak<Redis>,
-    replica: Weak<KeyReplica>,
-    cursor: Option<Cursor>,
-    records: Records,
-    subscription: Subscription,
-}
-
-enum Subscription {
-    Active(ChangeSubscription),
-    Inactive,
-    /// The user lacks the permission to wait for changes.
-    Forbidden,
-}
-
-impl Follower {
-    async fn run(mut self) {
-        let mut failing = false;
-        while let (Some(source), Some(replica)) = (self.source.upgrade(), self.replica.upgrade()) {
-            let result = self.read(&source, &replica).await;
-            replica.is_tried.store(true, Ordering::Release);
-            if let Err(outage) = result
-                && !failing
-            {
-                tracing::warn!(
-                    "store.redis: the copy of the API keys is not refreshed ({}): {}",
-                    outage.label(),
-                    source.last_error()
-                );
-            }
-            failing = result.is_err();
-            if replica.lapse() {
-                tracing::error!(
-                    "store.redis: the copy of the API keys is older than `secrets.max_stale` and \
-                     no longer used, its keys are denied"
-                );
-                self.cursor = None;
-            }
-            // Three of four confirmations may be lost. Random, so that replicas do not query Redis
-            // at the same moments.
-            let refresh = replica.bounds().max_staleness.std() / 4;
-            let pause = refresh.mul_f64(rand::random_range(0.9..=1.0));
-            if matches!(self.subscription, Subscription::Inactive) && !failing {
-                let subscription = source.subscribe_to_keys().await;
-                self.subscription =
-                    subscription.map_or(Subscription::Inactive, Subscription::Active);
-            }
-            drop((source, replica));
-            if failing || !self.wait_for_change(pause).await {
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// Reads until Redis has no more changes.
-    async fn read(&mut self, source: &Redis, replica: &KeyReplica) -> Result<(), Outage> {
-        if self.records.max() != replica.bounds().max {
-            self.cursor = None;
-        }
-        loop {
-            let Some(cursor) = &self.cursor else {
-                let max = replica.bounds().max;
-                let (cursor, records) = read_all(source, max, &self.records).await?;
-                self.records = records;
-                self.cursor = Some(cursor);
-                replica.publish(&self.records);
-                continue;
-            };
-            // Taken before the query: a change may be made while the answer is on its way.
-            let queried = Instant::now();
-            let Some(changes) = source.key_changes(cursor).await? else {
-                self.cursor = None;
-                continue;
-            };
-            if !changes.ids.is_empty() {
-                let texts = source.key_texts(&changes.ids).await?;
-                for (id, text) in changes.ids.iter().zip(texts) {
-                    self.records.set(id, text.as_deref());
-                }
-                replica.publish(&self.records);
-            }
-            // Where there is room again, the records that were left out are read.
-            self.cursor = Some(changes.cursor).filter(|_| !self.records.has_room_for_more());
-            if changes.complete && self.cursor.is_some() {
-                replica.confirm(queried);
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits for a change, for `most` at most. Returns whether it could wait.
-    async fn wait_for_change(&mut self, most: Duration) -> bool {
-        let (Subscription::Active(subscription), Some(cursor)) =
-            (&mut self.subscription, &self.cursor)
-        else {
-            return false;
-        };
-        match subscription.wait_for_change(cursor, most).await {
-            Ok(()) => return true,
-            Err(Outage::Refused) => {
-                tracing::warn!(
-                    "store.redis: changes of the API keys are polled every {most:?} instead of \
-                     pushed, because redis refuses XREAD; grant `+xread` to the ACL user"
-                );
-                self.subscription = Subscription::Forbidden;
-            }
-            Err(_) => self.subscription = Subscription::Inactive,
-        }
-        false
-    }
-}
-
-/// Reads all records. Returns the cursor after which changes may be missing.
-async fn read_all(
-    source: &Redis,
-    max: usize,
-    before: &Records,
-) -> Result<(Cursor, Records), Outage> {
-    let cursor = source.newest_key_change().await?;
-    let mut records = before.begin_again(max);
-    let ids = records.select(source.key_ids().await?);
-    for ids in ids.chunks(super::redis::BATCH) {
-        let texts = source.key_texts(ids).await?;
-        for (id, text) in ids.iter().zip(texts) {
-            records.set(id, text.as_deref());
-        }
-    }
-    Ok((cursor, records))
 }

@@ -58,7 +58,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// The permissions of the ACL user: `ACL SETUSER tollgate on >PASSWORD` and this rule.
 /// `revocation.foreign` needs its own keys in addition, and another database than 0 `+select`.
 pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
-    +zrangebyscore +zscan +hset +hdel +hmget +xadd +xrange +xrevrange +xread +info";
+    +zrangebyscore +zscan +hset +hdel +hmget +hscan +xadd +xrange +xrevrange +xread +info";
 
 /// A store in Redis.
 pub struct Redis {
@@ -207,8 +207,17 @@ impl Redis {
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = RedisResult<T>>,
     {
+        self.call_within(CALL_DEADLINE, call).await
+    }
+
+    /// Makes a call that is not a check, with a time limit of its own.
+    async fn call_within<T, F, A>(&self, deadline: Duration, call: F) -> Result<T, Outage>
+    where
+        F: FnOnce(MultiplexedConnection) -> A,
+        A: Future<Output = RedisResult<T>>,
+    {
         let connection = self.connection().await?;
-        match within(CALL_DEADLINE, call(connection.redis())).await {
+        match within(deadline, call(connection.redis())).await {
             Ok(answer) => answer.map_err(|error| connection.failures().record_other_error(&error)),
             Err(Expiry::Store) => Err(connection.failures().record_timeout()),
             Err(Expiry::Process) => Err(Outage::Starved),

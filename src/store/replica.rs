@@ -1,17 +1,9 @@
-//! A copy of the bans in Redis, and of the revocations where they are replicated: read once as a
-//! whole, and then kept up to date.
-//!
-//! Every change is an entry of a stream in Redis. A connection of its own waits there, so that a
-//! change is read as soon as it is made. The copy is confirmed when Redis has no more changes than
-//! those that were read. While the entry that was read last is still in the stream, no change was
-//! missed; when it is not, or Redis was emptied, everything is read again.
+//! A copy of the bans in Redis, and of the revocations where they are replicated
+//! ([`super::follower`]).
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -24,8 +16,9 @@ use tollgate_core::{
 };
 
 use super::{
-    Entry, Redis, Store as _,
+    Entry, Redis,
     ban_map::BanMap,
+    follower::{self, Copied, Freshness},
     memory::Clock,
     redis::{Change, ChangeSubscription, Cursor},
     revocation_map::{END_MARGIN, RevocationMap},
@@ -42,12 +35,7 @@ pub(super) struct Replica {
     /// Whether the revocations are part of the copy.
     has_revocations: bool,
     clock: Clock,
-    started: Instant,
-    /// The moment of the last query to which Redis had no more changes, in microseconds since
-    /// `started`; 0 before the first one.
-    confirmed: AtomicU64,
-    /// Whether the bans were read once, or could not be read.
-    is_tried: AtomicBool,
+    freshness: Arc<Freshness>,
 }
 
 impl Replica {
@@ -58,9 +46,7 @@ impl Replica {
             has_revocations,
             revocations: RevocationMap::default(),
             clock: Clock::start(),
-            started: Instant::now(),
-            confirmed: AtomicU64::new(0),
-            is_tried: AtomicBool::new(false),
+            freshness: Arc::new(Freshness::new()),
         }
     }
 
@@ -89,19 +75,12 @@ impl Replica {
 
     /// The greatest possible age of the copy; `None` before it was first read.
     pub(super) fn age(&self) -> Option<Duration> {
-        let confirmed =
-            Some(self.confirmed.load(Ordering::Acquire)).filter(|confirmed| *confirmed != 0)?;
-        Some(self.started.elapsed().saturating_sub(Duration::from_micros(confirmed)))
+        self.freshness.age()
     }
 
     /// Whether the copy was read once, or could not be read.
     pub(super) fn is_tried(&self) -> bool {
-        self.is_tried.load(Ordering::Acquire)
-    }
-
-    /// What is copied, for the log.
-    fn content(&self) -> &'static str {
-        if self.has_revocations { "bans and revocations" } else { "bans" }
+        self.freshness.is_tried()
     }
 
     /// The number of revocations.
@@ -113,11 +92,6 @@ impl Replica {
         let ends = entry.ends.micros().saturating_add(END_MARGIN.micros());
         self.revocations.add(&entry.key, entry.at, Timestamp::from_micros(ends));
     }
-
-    fn confirm(&self, queried: Instant) {
-        let micros = queried.saturating_duration_since(self.started).as_micros();
-        self.confirmed.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Release);
-    }
 }
 
 /// Starts the task that keeps `replica` up to date with `source`, until `source` is dropped or
@@ -128,70 +102,34 @@ pub(super) fn spawn_follower(
     refresh: Duration,
     stop: CancellationToken,
 ) {
-    let follower = Follower {
-        source,
-        replica,
-        refresh,
-        cursor: None,
-        subscription: Subscription::Inactive,
-        pruned: Instant::now(),
-    };
-    tokio::spawn(async move { stop.run_until_cancelled(follower.run()).await });
+    let copy = RevocationCopy { replica, refresh, cursor: None, pruned: Instant::now() };
+    follower::spawn(source, copy, stop);
 }
 
-struct Follower {
-    source: Weak<Redis>,
+struct RevocationCopy {
     replica: Arc<Replica>,
     refresh: Duration,
     cursor: Option<Cursor>,
-    subscription: Subscription,
     pruned: Instant,
 }
 
-enum Subscription {
-    Active(ChangeSubscription),
-    Inactive,
-    /// The user lacks the permission to wait for changes.
-    Forbidden,
-}
-
-impl Follower {
-    async fn run(mut self) {
-        let mut failing = false;
-        while let Some(source) = self.source.upgrade() {
-            let result = self.read(&source).await;
-            self.replica.is_tried.store(true, Ordering::Release);
-            if let Err(outage) = result
-                && !failing
-            {
-                let error = source.status().last_error.unwrap_or_default();
-                tracing::warn!(
-                    "store.redis: the copy of the {} is not refreshed ({}): {error}",
-                    self.replica.content(),
-                    outage.label()
-                );
-            }
-            failing = result.is_err();
-            if self.pruned.elapsed() > PRUNE {
-                self.replica.bans.prune(self.replica.clock.now()).await;
-                self.replica.revocations.prune(self.replica.clock.now()).await;
-                self.pruned = Instant::now();
-            }
-            // Random, so that replicas do not query Redis at the same moments.
-            let pause = self.refresh.mul_f64(rand::random_range(0.9..=1.0));
-            if matches!(self.subscription, Subscription::Inactive) && !failing {
-                let subscription = source.subscribe().await;
-                self.subscription =
-                    subscription.map_or(Subscription::Inactive, Subscription::Active);
-            }
-            drop(source);
-            if failing || !self.wait_for_change(pause).await {
-                tokio::time::sleep(pause).await;
-            }
-        }
+impl Copied for RevocationCopy {
+    fn content(&self) -> &'static str {
+        if self.replica.has_revocations { "bans and revocations" } else { "bans" }
     }
 
-    /// Reads until Redis has no more changes.
+    fn freshness(&self) -> Option<Arc<Freshness>> {
+        Some(Arc::clone(&self.replica.freshness))
+    }
+
+    fn refresh(&self) -> Duration {
+        self.refresh
+    }
+
+    fn cursor(&self) -> Option<&Cursor> {
+        self.cursor.as_ref()
+    }
+
     async fn read(&mut self, source: &Redis) -> Result<(), Outage> {
         loop {
             let Some(cursor) = &self.cursor else {
@@ -215,12 +153,26 @@ impl Follower {
             }
             self.cursor = Some(batch.cursor);
             if batch.complete {
-                self.replica.confirm(queried);
+                self.replica.freshness.confirm(queried);
                 return Ok(());
             }
         }
     }
 
+    async fn clean(&mut self) {
+        if self.pruned.elapsed() > PRUNE {
+            self.replica.bans.prune(self.replica.clock.now()).await;
+            self.replica.revocations.prune(self.replica.clock.now()).await;
+            self.pruned = Instant::now();
+        }
+    }
+
+    async fn subscribe(source: &Redis) -> Option<ChangeSubscription> {
+        source.subscribe().await
+    }
+}
+
+impl RevocationCopy {
     /// Reads everything again. Returns the cursor after which changes may be missing.
     async fn read_all(&self, source: &Redis) -> Result<Cursor, Outage> {
         let replica = &self.replica;
@@ -235,26 +187,5 @@ impl Follower {
             replica.revocations.finish_reload(replica.clock.now()).await;
         }
         Ok(cursor)
-    }
-
-    /// Waits for a change, for `most` at most. Returns whether it could wait.
-    async fn wait_for_change(&mut self, most: Duration) -> bool {
-        let (Subscription::Active(subscription), Some(cursor)) =
-            (&mut self.subscription, &self.cursor)
-        else {
-            return false;
-        };
-        match subscription.wait_for_change(cursor, most).await {
-            Ok(()) => return true,
-            Err(Outage::Refused) => {
-                tracing::warn!(
-                    "store.redis: changes of the {} are polled every {most:?} instead of pushed, because redis refuses XREAD; grant `+xread` to the ACL user",
-                    self.replica.content()
-                );
-                self.subscription = Subscription::Forbidden;
-            }
-            Err(_) => self.subscription = Subscription::Inactive,
-        }
-        false
     }
 }

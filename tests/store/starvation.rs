@@ -207,17 +207,19 @@ fn token(subject: &str, now: Timestamp) -> String {
 /// Decides one request: `allow`, or the code of the reason.
 async fn decide(engine: &Engine, path: &str, token: &str, body: &[u8]) -> String {
     let authorization = format!("Bearer {token}");
-    let mut headers = Headers::default();
-    headers.push("authorization", authorization.as_bytes());
-    headers.push("content-type", b"application/json");
-    let request = RawRequest {
-        method: if body.is_empty() { b"GET" } else { b"POST" },
-        scheme: b"https",
-        host: b"api.example.com",
-        path: path.as_bytes(),
-        headers,
-        address: None,
-        body: RawBody::Whole(body),
+    let read = || {
+        let mut headers = Headers::default();
+        headers.push("authorization", authorization.as_bytes());
+        headers.push("content-type", b"application/json");
+        Ok(RawRequest {
+            method: if body.is_empty() { b"GET" } else { b"POST" },
+            scheme: b"https",
+            host: b"api.example.com",
+            path: path.as_bytes(),
+            headers,
+            address: None,
+            body: RawBody::Whole(body),
+        })
     };
     let encode = |checked: tollgate::engine::check::CheckAnswer<'_>| match checked.answer {
         Answer::Allow(_) => "allow".to_owned(),
@@ -227,7 +229,7 @@ async fn decide(engine: &Engine, path: &str, token: &str, body: &[u8]) -> String
         }
         Answer::Fail(_) => "a failed check".to_owned(),
     };
-    engine.checker().check(None, || Ok(request), encode).await
+    engine.checker().check(None, read, encode).await
 }
 
 /// Decides requests of a revoked token for some time, and returns how often each answer came.

@@ -39,6 +39,8 @@ pub(super) struct RedisStore {
 /// Some keys of the list.
 pub(super) struct KeyList {
     pub(super) keys: Vec<ListedKey>,
+    /// The number of the first keys among them that replicas copy; the others are looked up.
+    pub(super) copied: usize,
     /// The cursor of the next page; `None` on the last one.
     pub(super) next: Option<usize>,
 }
@@ -92,15 +94,6 @@ impl RedisStore {
     }
 
     pub(super) fn add(&self, record: &KeySpec) -> anyhow::Result<()> {
-        let max = self.policy.api_keys.as_ref().and_then(|keys| keys.redis).map(|keys| keys.max);
-        let listed = self.runtime.block_on(self.redis.list_keys(0, 0));
-        let total = listed.map_err(|error| self.down(error))?.total;
-        if max.is_some_and(|max| usize::try_from(total).is_ok_and(|total| total >= max)) {
-            bail!(
-                "Redis has {total} keys, as many as `api_keys.replicate.max`: one more would be \
-                 refused; raise it, or revoke keys"
-            );
-        }
         self.write(record, None)
     }
 
@@ -180,7 +173,9 @@ impl RedisStore {
                 *used = uses.next().flatten();
             }
         }
-        Ok(KeyList { keys, next: Some(at).filter(|at| *at < total) })
+        let max = self.policy.api_keys.as_ref().and_then(|keys| keys.redis).map(|keys| keys.max);
+        let copied = max.map_or(0, |max| max.saturating_sub(cursor)).min(keys.len());
+        Ok(KeyList { keys, copied, next: Some(at).filter(|at| *at < total) })
     }
 
     /// Returns when each key was last used; `None` where that is not known.

@@ -145,6 +145,14 @@ impl View {
                 }
             }
         }
+        if is_text && page.copied < page.keys.len() {
+            let others = page.keys.len() - page.copied;
+            writeln!(
+                out,
+                "The last {others} of them are beyond `api_keys.replicate.max`: their records are \
+                 looked up when the keys are used."
+            )?;
+        }
         match page.next {
             Some(next) if is_text => writeln!(out, "There are more: --cursor {next}")?,
             Some(next) => writeln!(out, "{}", json!({ "next": next }))?,

@@ -17,7 +17,9 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{CheckAnswer, Checker, Hooks, ProxyCall, overloaded, owner, refused};
+use super::{
+    CheckAnswer, Checker, Hooks, ProxyCall, lookup::keep_proven, overloaded, owner, refused,
+};
 use crate::{
     engine::{
         body_pool::{BodyPoolError, READ_WITHIN},
@@ -68,11 +70,38 @@ impl Checker {
         // Declared before the record, which borrows it until the end.
         let outcome;
         let mut record = self.observer.begin((self.clock)());
-        let state = self.live.load();
+        let mut state = self.live.load();
         let since = call.map_or(record.started(), |call| call.since);
-        let mut held =
-            Held { share: None, since, deadline: Deadline::of(call.map(|call| call.headers)) };
-        outcome = match self.prepare_large(&state, call, request, &mut record, &mut held).await {
+        let deadline = Deadline::of(call.map(|call| call.headers));
+        let mut held = Held { share: None, since, deadline };
+        let prepared = match self.begin_large(call, request, &mut record) {
+            Ok(raw) => self.prepare_large(&state, raw, request, &mut record, &mut held).await,
+            Err(denial) => refused(denial),
+        };
+        let prepared = match prepared {
+            Prepared::Decided(done) if done.evidence.record.is_some() => {
+                let id = done.evidence.record;
+                match self.look_up(done, &state, &record, (deadline, since)).await {
+                    Ok(with_record) => {
+                        state = with_record;
+                        let prepared = match request.read() {
+                            Ok(raw) => {
+                                let held = &mut held;
+                                self.prepare_large(&state, raw, request, &mut record, held).await
+                            }
+                            Err(denial) => refused(denial),
+                        };
+                        if let Some(id) = id {
+                            keep_proven(&state, id, &prepared);
+                        }
+                        prepared
+                    }
+                    Err(outcome) => Prepared::Decided(outcome),
+                }
+            }
+            prepared => prepared,
+        };
+        outcome = match prepared {
             Prepared::Decided(done) => done,
             Prepared::Pending(pending) => {
                 self.admit(pending, &state, &mut record, (call, Instant::now())).await
@@ -82,26 +111,30 @@ impl Checker {
         self.answer(&outcome, &state, record, encode)
     }
 
+    /// Reads a request for the first time, and records it.
+    fn begin_large<'a>(
+        &self,
+        call: Option<ProxyCall<'_>>,
+        request: &'a Arc<impl LargeRequest>,
+        record: &mut CheckRecord<'a>,
+    ) -> Result<RawRequest<'a>, Denial> {
+        let raw = request.read().inspect_err(|_| {
+            record.start_trace(call.map(|call| call.headers), &Headers::default());
+        })?;
+        self.begin(&raw, call, record)?;
+        Ok(raw)
+    }
+
     /// Runs every stage before the store. The stages that need no body come first, so that only a
     /// caller who may use the route gets a place in the pool.
     async fn prepare_large<'a>(
         &'a self,
         state: &Arc<State>,
-        call: Option<ProxyCall<'_>>,
+        raw: RawRequest<'a>,
         request: &'a Arc<impl LargeRequest>,
         record: &mut CheckRecord<'a>,
         held: &mut Held<'a>,
     ) -> Prepared {
-        let raw = match request.read() {
-            Ok(raw) => raw,
-            Err(denial) => {
-                record.start_trace(call.map(|call| call.headers), &Headers::default());
-                return refused(denial);
-            }
-        };
-        if let Err(denial) = self.begin(&raw, call, record) {
-            return refused(denial);
-        }
         let now = record.now();
         let (head, body) = raw.split();
         let mut hooks = Hooks { state, store: &*self.store, trace: record.trace_mut() };

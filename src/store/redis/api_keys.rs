@@ -4,11 +4,17 @@
 //! Text in Redis may be anything, so ids and records are read as bytes: one that is broken never
 //! stops the others.
 
-use ::redis::{RedisResult, Value, pipe};
-use tollgate_core::{admission::Outage, credential::api_key::KeyRecord, identity::KeyId};
+use std::time::Duration;
+
+use ::redis::{FromRedisValue, RedisResult, Value, pipe};
+use tollgate_core::{
+    admission::Outage,
+    credential::api_key::{KeyDigest, KeyRecord},
+    identity::KeyId,
+};
 
 use super::{
-    Redis,
+    CALL_DEADLINE, Redis,
     keys::{API_KEY_CHANGES, API_KEY_DIGESTS, API_KEYS, FORMAT_KEY, Key, check_format},
     replication::{BATCH, ChangeSubscription, Cursor, Rows},
 };
@@ -43,9 +49,6 @@ pub enum KeyWrite {
     /// The key of a foreign format has this id already.
     SameDigest(Option<KeyId>),
 }
-
-/// A page of the ids: the next cursor, and ids with the moments of their creation.
-type ScanPage = (u64, Vec<(Vec<u8>, f64)>);
 
 /// Some changes of keys, in order.
 #[derive(Debug)]
@@ -158,26 +161,63 @@ impl Redis {
 
     /// Reads the ids of all keys with the moments of their creation, each once or more often. A
     /// change meanwhile is read or not.
-    pub(in crate::store) async fn key_ids(&self) -> Result<Vec<(u64, Vec<u8>)>, Outage> {
-        let (mut from, mut ids) = (0_u64, Vec::new());
+    pub(in crate::store) async fn key_ids(
+        &self,
+        mut add: impl FnMut(u64, Vec<u8>),
+    ) -> Result<(), Outage> {
+        let mut from = 0_u64;
         loop {
-            let (next, page) = self
-                .call(|mut connection| async move {
-                    let mut scan = pipe();
-                    scan.cmd("GET").arg(FORMAT_KEY);
-                    scan.cmd("ZSCAN").arg(API_KEYS).arg(from).arg("COUNT").arg(BATCH);
-                    let (format, page): (Option<String>, ScanPage) =
-                        scan.query_async(&mut connection).await?;
-                    check_format(format)?;
-                    Ok(page)
-                })
-                .await?;
-            ids.extend(page.into_iter().map(|(id, created)| (seconds(created), id)));
+            let page = self.scan_page("ZSCAN", API_KEYS, from);
+            let (next, page): (_, Vec<(Vec<u8>, f64)>) = page.await?;
+            page.into_iter().for_each(|(id, created)| add(seconds(created), id));
             match next {
-                0 => return Ok(ids),
+                0 => return Ok(()),
                 next => from = next,
             }
         }
+    }
+
+    /// Reads the digests of all keys of foreign formats with their ids, as [`Redis::key_ids`].
+    pub(in crate::store) async fn key_digests(
+        &self,
+        mut add: impl FnMut(KeyDigest, KeyId),
+    ) -> Result<(), Outage> {
+        let mut from = 0_u64;
+        loop {
+            let page = self.scan_page("HSCAN", API_KEY_DIGESTS, from);
+            let (next, page): (_, Vec<(Vec<u8>, Vec<u8>)>) = page.await?;
+            for (digest, id) in page {
+                let digest = String::from_utf8_lossy(&digest).parse();
+                let id = String::from_utf8_lossy(&id).parse();
+                // A pair that is none was not written by `write_key.lua`, and finds no key.
+                if let (Ok(digest), Ok(id)) = (digest, id) {
+                    add(digest, id);
+                }
+            }
+            match next {
+                0 => return Ok(()),
+                next => from = next,
+            }
+        }
+    }
+
+    /// Reads a page of a sorted set or of a hash: the next cursor, and pairs.
+    async fn scan_page<T: FromRedisValue>(
+        &self,
+        scan: &'static str,
+        key: &'static str,
+        from: u64,
+    ) -> Result<(u64, Vec<T>), Outage> {
+        self.call(|mut connection| async move {
+            let mut pages = pipe();
+            pages.cmd("GET").arg(FORMAT_KEY);
+            pages.cmd(scan).arg(key).arg(from).arg("COUNT").arg(BATCH);
+            let (format, page): (Option<String>, (u64, Vec<T>)) =
+                pages.query_async(&mut connection).await?;
+            check_format(format)?;
+            Ok(page)
+        })
+        .await
     }
 
     /// Reads the texts of records, in the order of their ids: at most [`BATCH`] of them.
@@ -185,11 +225,28 @@ impl Redis {
         &self,
         ids: &[impl AsRef<[u8]> + Sync],
     ) -> Result<Vec<Option<String>>, Outage> {
+        self.key_texts_within(CALL_DEADLINE, ids).await
+    }
+
+    /// Reads the texts of records as [`Redis::key_texts`], for checks that wait for them: within
+    /// the deadline of checks.
+    pub(in crate::store) async fn key_texts_for_checks(
+        &self,
+        ids: &[impl AsRef<[u8]> + Sync],
+    ) -> Result<Vec<Option<String>>, Outage> {
+        self.key_texts_within(self.deadline, ids).await
+    }
+
+    async fn key_texts_within(
+        &self,
+        deadline: Duration,
+        ids: &[impl AsRef<[u8]> + Sync],
+    ) -> Result<Vec<Option<String>>, Outage> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let texts: Vec<Option<Vec<u8>>> = self
-            .call(|mut connection| async move {
+            .call_within(deadline, |mut connection| async move {
                 let mut read = pipe();
                 read.cmd("GET").arg(FORMAT_KEY).cmd("MGET");
                 for id in ids {
@@ -203,7 +260,10 @@ impl Redis {
             })
             .await?;
         // A text that is not UTF-8 is none that this version wrote, and fails to parse.
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let text = |bytes: Vec<u8>| match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        };
         Ok(texts.into_iter().map(|bytes| bytes.map(text)).collect())
     }
 
@@ -228,7 +288,7 @@ impl Redis {
         Ok(Some(changes))
     }
 
-    /// Whether the last call failed because Redis refuses it; the error is for the operator.
+    /// The error of the last call that failed, for the operator.
     pub(in crate::store) fn last_error(&self) -> String {
         self.breaker.last_error().unwrap_or_default()
     }

@@ -185,7 +185,15 @@ fn checks(
         }
     }
     let Some((secret, until)) = matching.filter(|_| fits_kind) else {
-        let cause = format!("the secret of the key `{}` is wrong, or was rotated", record.id);
+        let cause = match matching {
+            // A foreign key without the mark is found by no digest, so that this is the one misfit.
+            Some(_) => format!(
+                "the record of the key `{}` marks its secret as one of a foreign format, which it is \
+                 not; remove `weak`",
+                record.id
+            ),
+            None => format!("the secret of the key `{}` is wrong, or was rotated", record.id),
+        };
         return Err(Denial::new(Reason::InvalidApiKey, cause).into());
     };
     *check = Check::Times;

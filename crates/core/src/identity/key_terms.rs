@@ -36,6 +36,12 @@ impl KeyId {
     }
 }
 
+impl AsRef<[u8]> for KeyId {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl FromStr for KeyId {
     type Err = KeyIdError;
 

@@ -29,9 +29,9 @@ pub struct ApiKeysConfig {
     /// The file with the records of the keys, in YAML or JSON. It has digests of keys and no key.
     /// Read at the start, and again when it changes.
     pub file: Option<PathBuf>,
-    /// Whether the Redis of `store.redis` has keys as well. Every replica copies their records, and
-    /// changes are pushed to it, so that a check makes no round trip for its key. Where the file has
-    /// a record of the same id, that one applies. Default false.
+    /// Whether the Redis of `store.redis` has keys as well. Every replica copies their records, up to
+    /// `replicate.max`, and changes are pushed to it, so that a check makes no round trip for its
+    /// key. Where the file has a record of the same id, that one applies. Default false.
     #[serde(default)]
     pub redis: bool,
     /// The bounds of the copy of the keys in Redis.
@@ -52,8 +52,9 @@ pub struct ApiKeysConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplicateKeysConfig {
-    /// The most records in the copy, 1 to 10000000. With more in Redis, the oldest are copied, and
-    /// the others are refused. Default 100000.
+    /// The most records in the copy, 1 to 10000000. With more in Redis, the oldest are copied, and of
+    /// the others the ids: the record of such a key is looked up when the key is used, and kept
+    /// beside the copy. At most a quarter of `max` is kept, and 1000 at least. Default 100000.
     pub max: usize,
     /// How long after a revocation or a change a key may still be used as before, 1s to 1h. Changes
     /// are pushed and usually apply within milliseconds. When Redis has not confirmed the copy for

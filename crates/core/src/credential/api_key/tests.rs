@@ -275,6 +275,13 @@ fn a_foreign_key_is_found_by_its_digest_and_is_weak() {
         ..record(&key)
     };
     assert_eq!(cause(text, &[Some(table([unmarked]))], after(1)).0, Check::Key);
+    // The reverse: a key of Tollgate's format that is marked.
+    let marked = KeyRecord {
+        current: KeySecret { digest: key.digest(), issued: CREATED, weak: true },
+        ..record(&key)
+    };
+    let (check, text) = cause(key.expose(), &[Some(table([marked]))], after(1));
+    assert!(check == Check::Signature && text.contains("remove `weak`"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! The ids of records that were looked up, in the order in which their records are given up.
+//!
+//! Anyone can send a key with an id that exists, so most of the room is for ids of which a key was
+//! verified: forged keys only replace the records of each other.
+
+use std::collections::{HashMap, VecDeque};
+
+use tollgate_core::identity::KeyId;
+
+/// The part of the room for ids of which no key was verified.
+const UNPROVEN: usize = 4;
+
+/// A bounded set of ids. Each part gives up the id that it has had for longest.
+#[derive(Debug)]
+pub(super) struct CachedIds {
+    entries: HashMap<KeyId, u64>,
+    unproven: Part,
+    proven: Part,
+    last_serial: u64,
+}
+
+/// A part of the room: ids with the serial number of their entry. Another number in the entry, or
+/// none, means that the id was removed or moved to the other part.
+#[derive(Debug)]
+struct Part {
+    ids: VecDeque<(KeyId, u64)>,
+    most: usize,
+}
+
+impl CachedIds {
+    /// An empty set of at most `most` ids.
+    pub(super) fn new(most: usize) -> Self {
+        let part = |most| Part { ids: VecDeque::new(), most };
+        Self {
+            entries: HashMap::new(),
+            unproven: part(most / UNPROVEN),
+            proven: part(most - most / UNPROVEN),
+            last_serial: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds an id that is not in the set. Returns the id that is given up for it.
+    pub(super) fn add(&mut self, id: KeyId) -> Option<KeyId> {
+        self.last_serial += 1;
+        self.entries.insert(id, self.last_serial);
+        self.unproven.push(id, self.last_serial, &mut self.entries)
+    }
+
+    /// Moves an id, of which a key was verified, to the end of its part. Returns the id that is given
+    /// up for it.
+    pub(super) fn prove(&mut self, id: KeyId) -> Option<KeyId> {
+        let serial = self.entries.get_mut(&id)?;
+        self.last_serial += 1;
+        *serial = self.last_serial;
+        self.proven.push(id, self.last_serial, &mut self.entries)
+    }
+
+    pub(super) fn remove(&mut self, id: &KeyId) {
+        self.entries.remove(id);
+    }
+}
+
+impl Part {
+    fn push(&mut self, id: KeyId, serial: u64, entries: &mut HashMap<KeyId, u64>) -> Option<KeyId> {
+        self.ids.push_back((id, serial));
+        if self.ids.len() <= self.most {
+            return None;
+        }
+        let (oldest, serial) = self.ids.pop_front()?;
+        if entries.get(&oldest) != Some(&serial) {
+            return None;
+        }
+        entries.remove(&oldest);
+        Some(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u32) -> KeyId {
+        format!("key{number:09}").parse().unwrap()
+    }
+
+    #[test]
+    fn ids_without_a_verified_key_give_up_each_other_and_no_others() {
+        let mut ids = CachedIds::new(8);
+        for number in 0..6 {
+            assert_eq!(ids.add(id(number)), None, "{number}");
+            assert_eq!(ids.prove(id(number)), None, "{number}");
+        }
+        assert_eq!([ids.add(id(10)), ids.add(id(11))], [None, None]);
+        for number in 12..1000 {
+            assert_eq!(ids.add(id(number)), Some(id(number - 2)));
+        }
+        assert_eq!(ids.len(), 8);
+        // A seventh that is proven replaces the oldest of the proven, and not of the others.
+        assert_eq!(ids.prove(id(999)), Some(id(0)));
+        assert_eq!((ids.len(), ids.prove(id(0))), (7, None));
+    }
+
+    #[test]
+    fn a_removed_id_is_not_given_up_again() {
+        let mut ids = CachedIds::new(8);
+        ids.add(id(1));
+        ids.remove(&id(1));
+        assert_eq!((ids.add(id(1)), ids.add(id(2)), ids.len()), (None, None, 2));
+        // The place of the removed one was the first to be used.
+        assert_eq!(ids.add(id(3)), Some(id(1)));
+        assert_eq!(ids.prove(id(9)), None);
+    }
+}

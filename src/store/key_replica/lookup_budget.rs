@@ -1,0 +1,105 @@
+//! The budget of each client network for lookups of records, in a fixed amount of memory.
+//!
+//! A network is counted in one cell of each of two rows, which its hash selects, and has the greater
+//! budget of the two. The hash has a random seed, so that no client can choose whose cells it uses up.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// The cells of a row.
+const CELLS: usize = 1024;
+/// The lookups of a network in a second.
+const PER_SECOND: u64 = 500;
+/// The lookups that a network may make at once.
+const BURST: u64 = 1000;
+/// The time after which a network may make another lookup, in microseconds.
+const INTERVAL: u64 = 1_000_000 / PER_SECOND;
+
+/// The budgets of all networks.
+#[derive(Debug)]
+pub(super) struct LookupBudget {
+    /// The moments at which the networks of a cell have their whole budget again, in microseconds.
+    rows: [Box<[AtomicU64]>; 2],
+    seed: RandomState,
+}
+
+impl LookupBudget {
+    pub(super) fn new() -> Self {
+        let row = || (0..CELLS).map(|_| AtomicU64::new(0)).collect();
+        Self { rows: [row(), row()], seed: RandomState::new() }
+    }
+
+    /// Takes a lookup from the budget of the network of a client, at `now` since a fixed moment.
+    /// Returns whether there was one. Clients whose address is not known are one network.
+    pub(super) fn take(&self, client: Option<IpAddr>, now: Duration) -> bool {
+        let hash = self.seed.hash_one(client.map(network));
+        let [first, second] = &self.rows;
+        let (Some(first), Some(second)) = (cell(first, hash), cell(second, hash >> 32)) else {
+            return false;
+        };
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let full_at = first.load(Relaxed).min(second.load(Relaxed)).max(now) + INTERVAL;
+        if full_at > now + BURST * INTERVAL {
+            return false;
+        }
+        for cell in [first, second] {
+            cell.fetch_max(full_at, Relaxed);
+        }
+        true
+    }
+}
+
+/// The network of an address: the first 24 bits of IPv4, and 56 of IPv6, which one client may have.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 72 << 72).into(),
+    }
+}
+
+/// The cell that the lowest bits of a hash select.
+fn cell(row: &[AtomicU64], hash: u64) -> Option<&AtomicU64> {
+    row.get(usize::try_from(hash).unwrap_or(usize::MAX) % CELLS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(budget: &LookupBudget, client: Option<&str>, now: Duration) -> u64 {
+        let client = client.map(|client| client.parse().unwrap());
+        (0..2 * BURST).filter(|_| budget.take(client, now)).count() as u64
+    }
+
+    #[test]
+    fn a_network_has_a_burst_and_then_its_rate() {
+        let budget = LookupBudget::new();
+        let at = Duration::from_millis;
+        for client in [Some("192.0.2.1"), Some("2001:db8::1"), None] {
+            assert_eq!(taken(&budget, client, at(0)), BURST, "{client:?}");
+        }
+        // Other addresses of the same networks have no budget of their own.
+        for client in ["192.0.2.200", "::ffff:192.0.2.9", "2001:db8:0:ff:1::1"] {
+            assert_eq!(taken(&budget, Some(client), at(0)), 0, "{client}");
+        }
+        assert_eq!(taken(&budget, None, at(100)), PER_SECOND / 10);
+        assert_eq!(taken(&budget, None, at(3600_000)), BURST);
+    }
+
+    #[test]
+    fn networks_that_use_up_their_budgets_leave_others_theirs() {
+        let budget = LookupBudget::new();
+        let now = Duration::ZERO;
+        for number in 0..100_u32 {
+            let client = Ipv4Addr::from_bits(number << 8);
+            while budget.take(Some(client.into()), now) {}
+        }
+        let others = (1000..2000_u32).map(|number| Ipv4Addr::from_bits(number << 8));
+        let served = others.filter(|client| budget.take(Some((*client).into()), now)).count();
+        assert!(served > 900, "{served}");
+    }
+}
