@@ -446,7 +446,7 @@ async fn an_outage_is_a_503_and_a_created_key_is_not_made_twice_blindly() {
     let id = format!("{PATH}/7Jk2mN4pQ8rT");
     for (method, path, expected) in [
         ("GET", PATH, "a retry does no harm"),
-        ("POST", PATH, "a retry does no harm"),
+        ("POST", PATH, "look for it before a retry"),
         ("GET", id.as_str(), "a retry does no harm"),
         ("DELETE", id.as_str(), "a retry does no harm"),
     ] {
