@@ -25,7 +25,7 @@ use tollgate_core::{
     check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
     credential::Credential,
     decision::{
-        Decision, Failure, Outcome,
+        Decision, Failure, Missing, Outcome,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
@@ -308,7 +308,7 @@ impl Checker {
                 match prepare_head(&state.snapshot, head, (self.clock)(), &mut hooks) {
                     // The record of its key is looked up for the request with its body.
                     PreparedHead::Complete(Prepared::Decided(outcome))
-                        if outcome.evidence.record.is_some() =>
+                        if outcome.evidence.missing_record().is_some() =>
                     {
                         return None;
                     }
@@ -350,7 +350,7 @@ impl Checker {
         let mut state = self.live.load();
         let mut began = record.started();
         let prepared = match self.prepare(&state, call, &read, &mut record) {
-            Prepared::Decided(done) if done.evidence.record.is_some() => {
+            Prepared::Decided(done) if done.evidence.missing_record().is_some() => {
                 let again = self.prepare_with_record(done, &mut state, call, &read, &mut record);
                 let prepared = Box::pin(again).await;
                 began = Instant::now();
@@ -377,7 +377,8 @@ impl Checker {
         encode: impl Fn(CheckAnswer<'_>) -> T,
     ) -> T {
         record.set_outcome(outcome);
-        if let Some(source) = outcome.evidence.refresh.and_then(|issuer| state.sources.get(issuer))
+        if let Some(Missing::Key { source }) = outcome.evidence.missing
+            && let Some(source) = state.sources.get(source)
         {
             source.request_refresh();
         }

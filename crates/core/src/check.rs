@@ -14,7 +14,7 @@ use crate::{
     ban::{Ban, Kind},
     credential::Credential,
     decision::{
-        Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
+        Decision, Dialect, Evidence, Failure, Grant, Missing, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
     denial::{Denial, Reason, listed, malformed},
@@ -343,8 +343,8 @@ fn enter<'a>(
     }
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
-        evidence.refresh = rejection.refresh;
-        evidence.record = rejection.record;
+        let of_key = rejection.refresh.map(|source| Missing::Key { source });
+        evidence.missing = rejection.record.map(Missing::Record).or(of_key);
         *rejection.denial
     })?;
     // A result of another kind would be one that the route does not accept.

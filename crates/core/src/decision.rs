@@ -84,16 +84,35 @@ pub struct Evidence {
     pub spoofed: Vec<String>,
     /// The form of error bodies that the client reads.
     pub dialect: Dialect,
-    /// The source of keys that does not know the key of the credential, by its index in the policy:
-    /// a refresh may help.
-    pub refresh: Option<usize>,
-    /// The id of the API key whose record decides, where its source has it and the table has not:
-    /// once the record is in the table, the check is prepared again.
-    pub record: Option<KeyId>,
+    /// What the verification of the credential lacks, where the caller may get it.
+    pub missing: Option<Missing>,
     /// The outage of the store.
     pub outage: Option<Outage>,
     /// The changes to a handshake, on a route for WebSockets.
     pub upgrade: Option<Box<Upgrade>>,
+}
+
+/// What the verification of a credential lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The key of the credential, in a source with this index in the policy: a refresh may help.
+    Key {
+        /// The index of the source.
+        source: usize,
+    },
+    /// The record of the API key with this id, which its source has and the table has not: once it is
+    /// in the table, the check is prepared again.
+    Record(KeyId),
+}
+
+impl Evidence {
+    /// The id of the API key whose record is missing.
+    pub fn missing_record(&self) -> Option<KeyId> {
+        match self.missing? {
+            Missing::Record(id) => Some(id),
+            Missing::Key { .. } => None,
+        }
+    }
 }
 
 /// The changes to the handshake of a WebSocket.
@@ -118,8 +137,7 @@ impl Evidence {
             limits: Vec::new(),
             spoofed: Vec::new(),
             dialect,
-            refresh: None,
-            record: None,
+            missing: None,
             outage: None,
             upgrade: None,
         }

@@ -79,8 +79,8 @@ impl Checker {
             Err(denial) => refused(denial),
         };
         let prepared = match prepared {
-            Prepared::Decided(done) if done.evidence.record.is_some() => {
-                let id = done.evidence.record;
+            Prepared::Decided(done) if done.evidence.missing_record().is_some() => {
+                let id = done.evidence.missing_record();
                 match self.look_up(done, &state, &record, (deadline, since)).await {
                     Ok(with_record) => {
                         state = with_record;

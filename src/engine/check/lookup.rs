@@ -34,7 +34,7 @@ impl Checker {
     ) -> Prepared {
         let since = call.map_or(record.started(), |call| call.since);
         let deadline = Deadline::of(call.map(|call| call.headers));
-        let id = decided.evidence.record;
+        let id = decided.evidence.missing_record();
         *state = match self.look_up(decided, state, record, (deadline, since)).await {
             Ok(state) => state,
             Err(outcome) => return Prepared::Decided(outcome),
@@ -64,12 +64,13 @@ impl Checker {
         record: &CheckRecord<'_>,
         (deadline, since): (Deadline, Instant),
     ) -> Result<Arc<State>, Outcome> {
-        let (Some(id), Some(replica)) = (decided.evidence.record, &state.api_keys.redis) else {
+        let (Some(id), Some(replica)) = (decided.evidence.missing_record(), &state.api_keys.redis)
+        else {
             return Err(decided);
         };
         let deny = |mut decided: Outcome, denial| {
             // The same check with a record may pass.
-            decided.evidence.record = None;
+            decided.evidence.missing = None;
             Outcome { decision: Decision::Deny(denial), ..decided }
         };
         let client = record.address();

@@ -87,7 +87,7 @@ mod tests {
             assert_eq!(taken(&budget, Some(client), at(0)), 0, "{client}");
         }
         assert_eq!(taken(&budget, None, at(100)), PER_SECOND / 10);
-        assert_eq!(taken(&budget, None, at(3600_000)), BURST);
+        assert_eq!(taken(&budget, None, at(3_600_000)), BURST);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tollgate_core::{
     config::{Document, Errors},
     credential::jwt::{algorithm::Algorithm, issuer::KeySource, key_set::KeySet},
     decision::{
-        Decision,
+        Decision, Missing,
         answer::{DeniedAnswer, denied},
     },
     denial::Reason,
@@ -188,7 +188,10 @@ impl Harness {
         Answer::Refused {
             reason: denial.reason,
             answer: denied(&denial, &outcome.evidence, "decision-1"),
-            refresh: outcome.evidence.refresh,
+            refresh: match outcome.evidence.missing {
+                Some(Missing::Key { source }) => Some(source),
+                Some(Missing::Record(_)) | None => None,
+            },
         }
     }
 
