@@ -74,10 +74,11 @@ impl KeyUses {
         let address = network.map_or(u128::MAX, Network::first).to_be_bytes();
         let (halves, _) = address.as_chunks();
         let length = network.map_or(u64::MAX, |network| network.length().into());
-        let mut hash = mixed(self.seed[0] ^ u64::from_be_bytes(first), self.seed[1]);
+        let [seed, factor] = self.seed;
+        let mut hash = mixed(seed ^ u64::from_be_bytes(first), factor);
         let words = [u64::from(u32::from_be_bytes([a, b, c, d])), length];
         for word in words.into_iter().chain(halves.iter().map(|half| u64::from_be_bytes(*half))) {
-            hash = mixed(hash ^ word, self.seed[1]);
+            hash = mixed(hash ^ word, factor);
         }
         hash
     }

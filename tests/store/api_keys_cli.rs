@@ -80,7 +80,9 @@ async fn a_key_is_created_rotated_and_revoked_on_every_replica() {
             .await;
     };
     let (first, id) = place.create(&["--tier", "gold"]);
+    assert!(place.json(&["show", &id]).get("last_used").is_none());
     becomes(&first, "allow").await;
+    until("the last use", async || place.json(&["show", &id])["last_used"].is_string()).await;
     let rotated = place.json(&["rotate", &id, "--grace", "1h", "--expires-in", "1h"]);
     let second = rotated["key"].as_str().unwrap();
     assert_eq!(rotated["record"]["id"], *id);
@@ -93,6 +95,8 @@ async fn a_key_is_created_rotated_and_revoked_on_every_replica() {
     becomes(&first, "invalid_api_key").await;
     let list = text(&place.keys(&["list"]));
     assert!(list.contains(&id) && list.contains("active") && !list.contains("--cursor"), "{list}");
+    let used = place.json(&["list"])["last_used"].as_str().unwrap().to_owned();
+    assert!(list.contains("last used") && list.contains(&used), "{list}");
     assert!(place.keys(&["revoke", &id]).status.success());
     becomes(third["key"].as_str().unwrap(), "invalid_api_key").await;
     for action in ["revoke", "show", "rotate"] {
