@@ -51,7 +51,7 @@ impl KeyUses {
     pub(super) fn note(&self, id: &KeyId, address: Option<IpAddr>, now: Timestamp) {
         let network = address.map(Network::of_client);
         let hash = self.hash(id, network);
-        let mark = hash & !MINUTE | now.secs() / 60 & MINUTE;
+        let mark = (hash & !MINUTE) | ((now.secs() / 60) & MINUTE);
         // The highest bits select the cell, and the rest of those above the minute are compared.
         let cell = usize::try_from(hash >> 52).ok().and_then(|at| self.cells.get(at % CELLS));
         let Some(cell) = cell.filter(|cell| cell.load(Relaxed) != mark) else { return };
