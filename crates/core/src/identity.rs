@@ -1,6 +1,7 @@
 //! The identity behind a proven credential, whatever its kind.
 
 mod claim_path;
+mod headers;
 mod key_terms;
 mod packed;
 
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use self::packed::{PackedTexts, Texts};
 pub use self::{
     claim_path::ClaimPath,
+    headers::{IdentityHeader, IdentityHeaders, IdentityHeadersConfig},
     key_terms::{KeyId, KeyIdError, KeyTerms},
     packed::IdentityError,
 };

@@ -11,6 +11,7 @@ use crate::{
         api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
+    identity::{IdentityHeaders, IdentityHeadersConfig},
     limit::rate::{self, LimitConfig, RateLimit},
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
@@ -55,6 +56,9 @@ pub struct PolicyConfig {
     /// false: TLS often ends before the proxy.
     #[serde(default)]
     pub require_https: bool,
+    /// What upstreams are told about the holder of a credential.
+    #[serde(default)]
+    pub identity_headers: IdentityHeadersConfig,
 }
 
 /// A compiled policy.
@@ -76,6 +80,8 @@ pub struct Policy {
     pub denylists: Vec<ExternalDenylist>,
     /// Whether plain http is denied.
     pub require_https: bool,
+    /// The identity headers that upstreams get.
+    pub identity_headers: IdentityHeaders,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
     /// Names of all routes, for metrics.
@@ -159,6 +165,11 @@ impl Policy {
         issuers.retain_claims(parts.claims);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
+        let identity_headers = IdentityHeaders::compile(
+            &config.identity_headers,
+            &root.key("identity_headers"),
+            errors,
+        );
         check_across(config, &denylists, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         let on_outage = compiled.on_outage();
@@ -176,6 +187,7 @@ impl Policy {
             limits: limits.into_values().collect(),
             denylists,
             require_https: config.require_https,
+            identity_headers,
             upstream_keys,
             on_outage,
             route_names: compiled.names,

@@ -172,6 +172,7 @@ mod tests {
                     Some("i"),
                     Some("k"),
                 ],
+                removed_by_proxy: false,
                 limits: &[],
                 upstream_credential: None,
                 forward_credential: false,

@@ -310,6 +310,7 @@ fn allow(
     AllowedAnswer {
         decision_id: "d1",
         identity: [Some("alice"), None, Some("infer"), Some("jwt"), None, Some("https://a"), None],
+        removed_by_proxy: false,
         limits,
         upstream_credential: None,
         forward_credential: false,

@@ -13,6 +13,7 @@ use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::{
     credential::api_key::KeyHeader,
     denial::{Denial, Reason, fitting},
+    identity::IdentityHeader,
     limit::LimitStatus,
     request::HeaderNames,
     route::Route,
@@ -28,13 +29,13 @@ pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
 /// The identity headers, in a fixed order. Each is set or removed on every request that passes.
 pub const IDENTITY: [&str; 7] = [
-    "x-tollgate-subject",
-    "x-tollgate-tenant",
-    "x-tollgate-scopes",
-    "x-tollgate-credential",
-    "x-tollgate-model",
-    "x-tollgate-issuer",
-    "x-tollgate-key-id",
+    IdentityHeader::Subject.name(),
+    IdentityHeader::Tenant.name(),
+    IdentityHeader::Scopes.name(),
+    IdentityHeader::Credential.name(),
+    IdentityHeader::Model.name(),
+    IdentityHeader::Issuer.name(),
+    IdentityHeader::KeyId.name(),
 ];
 
 /// The header in which Envoy's router finds the time that a stream may take.
@@ -67,6 +68,8 @@ pub struct AllowedAnswer<'a> {
     pub decision_id: &'a str,
     /// The values of [`IDENTITY`]; a header without a value is removed.
     pub identity: [Option<&'a str>; IDENTITY.len()],
+    /// Whether the proxy has removed the identity headers of the client itself.
+    pub removed_by_proxy: bool,
     /// The state of each limit of the route.
     pub limits: &'a [LimitStatus],
     /// The upstream's own credential, set as `Authorization` with OVERWRITE.
@@ -192,9 +195,11 @@ pub fn allowed<'a>(
         }
         None => (None, None, None, None, None, None),
     };
+    let headers = &snapshot.policy.identity_headers;
     AllowedAnswer {
         decision_id,
-        identity: [subject, tenant, scopes, kind, permit.model(), issuer, key],
+        identity: headers.select([subject, tenant, scopes, kind, permit.model(), issuer, key]),
+        removed_by_proxy: headers.removed_by_proxy,
         limits: &evidence.limits,
         upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_key(index)),
         forward_credential: route.forward_credential,
@@ -224,12 +229,13 @@ impl<'a> AllowedAnswer<'a> {
     }
 
     /// The headers to remove from the request, present or not: a proxy may be configured to send only
-    /// some of its headers here. No header that is set is among them.
+    /// some of its headers here. Where the proxy removes identity headers itself, they are listed if
+    /// they are present. No header that is set is among them.
     pub fn removed(&self) -> impl Iterator<Item = Cow<'a, str>> {
         let unset = IDENTITY
             .into_iter()
             .zip(self.identity)
-            .filter(|(_, value)| value.is_none())
+            .filter(|(name, value)| value.is_none() && self.is_possible(name))
             .map(|(name, _)| name);
         let credential = (self.upstream_credential.is_none() && !self.forward_credential)
             .then_some("authorization");
@@ -242,6 +248,12 @@ impl<'a> AllowedAnswer<'a> {
             .chain(protocols.then_some(Cow::Borrowed(PROTOCOLS)))
             .chain(self.respelled().into_iter().map(Cow::Owned))
             .chain(credential.map(Cow::Borrowed))
+    }
+
+    /// Whether the client's request may have an identity header.
+    fn is_possible(&self, name: &str) -> bool {
+        !self.removed_by_proxy
+            || self.spoofed.iter().any(|header| header.eq_ignore_ascii_case(name))
     }
 
     /// The client's other spellings of headers that are set or removed, in lower case.
