@@ -84,12 +84,17 @@ async fn frozen_and_thawed() {
     let frozen = Instant::now();
     let (mut sent, mut tries) = (0, 0);
     let mut pace = every_millisecond();
-    while frozen.elapsed() < Duration::from_secs(3) {
+    // On a busy machine a call may wait for this process, which is no failure of Redis.
+    let mut starved = 0;
+    while frozen.elapsed() < Duration::from_secs(3)
+        || sent < 5 && frozen.elapsed() < Duration::from_secs(60)
+    {
         let (answer, took) = timed(&store, "k").await;
         assert!(took < DEADLINE + SLACK, "{took:?}");
         tries += 1;
         match answer {
             Err(Outage::Deadline) => sent += 1,
+            Err(Outage::Starved) => starved += 1,
             Err(Outage::CircuitOpen) => drop(pace.tick().await),
             other => panic!("{other:?}"),
         }
@@ -108,8 +113,8 @@ async fn frozen_and_thawed() {
     // The calls that were sent are charged when Redis is back, none of them twice.
     let left = verdicts(&patient, &left).await[0].remaining;
     assert!(
-        (998 - sent..=998).contains(&left),
-        "{} charges for {sent} checks that timed out",
+        (998 - sent - starved..=998).contains(&left),
+        "{} charges for {sent} checks that timed out and {starved} that waited for this process",
         998 - left
     );
 }

@@ -56,7 +56,7 @@ pub struct PolicyConfig {
     /// false: TLS often ends before the proxy.
     #[serde(default)]
     pub require_https: bool,
-    /// What upstreams are told about the holder of a credential.
+    /// The headers that describe the holder of a credential to upstreams.
     #[serde(default)]
     pub identity_headers: IdentityHeadersConfig,
 }

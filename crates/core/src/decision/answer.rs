@@ -328,6 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn names_that_the_proxy_removes_are_listed_where_they_arrive() {
+        let (strip, spoofed) = (HeaderNames::default(), ["X-Tollgate-Model".to_owned()]);
+        let answer = |removed_by_proxy, spoofed| AllowedAnswer {
+            decision_id: "d",
+            identity: [Some("s"), None, None, None, None, None, None],
+            removed_by_proxy,
+            limits: &[],
+            upstream_credential: None,
+            forward_credential: true,
+            strip: &strip,
+            spoofed,
+            upgrade: None,
+        };
+        let removed = |removed_by_proxy, spoofed| -> Vec<String> {
+            answer(removed_by_proxy, spoofed).removed().map(Cow::into_owned).collect()
+        };
+        assert_eq!(removed(false, &[]), IDENTITY[1..]);
+        assert!(removed(true, &[]).is_empty());
+        assert_eq!(removed(true, &spoofed), ["x-tollgate-model"]);
+    }
+
+    #[test]
     fn challenges_follow_rfc_6750() {
         let challenge = |denial: Denial| challenge(&denial, None);
         assert_eq!(

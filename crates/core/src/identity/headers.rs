@@ -9,17 +9,17 @@ use crate::config::{Errors, Path};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityHeader {
-    /// `x-tollgate-subject`
+    /// `x-tollgate-subject`: the subject of the credential.
     Subject,
-    /// `x-tollgate-tenant`
+    /// `x-tollgate-tenant`: the tenant of the credential.
     Tenant,
-    /// `x-tollgate-scopes`
+    /// `x-tollgate-scopes`: the scopes of the credential.
     Scopes,
     /// `x-tollgate-credential`: the kind of the credential.
     Credential,
     /// `x-tollgate-model`: the model, by its name in the policy.
     Model,
-    /// `x-tollgate-issuer`
+    /// `x-tollgate-issuer`: the issuer of the credential.
     Issuer,
     /// `x-tollgate-key-id`: the id of an API key.
     KeyId,

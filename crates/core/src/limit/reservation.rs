@@ -1,6 +1,6 @@
 //! Reservations: the holds of one request, and the authenticated text that names them.
 //!
-//! The text travels through the proxy to whoever reports the usage, so that every replica can
+//! The text travels through the proxy and comes back with the usage, so that every replica can
 //! settle the request, and a store that lost its data can count it again. It never reaches the
 //! client.
 
