@@ -1,4 +1,4 @@
-//! The admin API on `listen.admin`: revocations, [`bans`] and [`keys`].
+//! The admin API on `listen.admin`: revocations, [`bans`] and [`keys`], and its [document](openapi).
 //!
 //! `POST /v1/revocations` revokes, `DELETE /v1/revocations` removes a revocation, and
 //! `GET /v1/revocations?limit=&cursor=` lists. The target is named in a JSON body, for DELETE as
@@ -11,7 +11,9 @@ mod answer;
 mod auth;
 pub mod bans;
 pub mod caller;
+mod json_body;
 pub mod keys;
+pub mod openapi;
 mod record;
 pub mod request;
 pub mod store;
@@ -41,7 +43,7 @@ use self::{
 use crate::{
     bounded_body::{self, BodyError},
     observe::{audit::Audit, now},
-    store::{Entry, PAGE_MAX, Revocation},
+    store::{Entry, PAGE_MAX, Position, Revocation},
 };
 
 /// The largest accepted body, in bytes.
@@ -71,10 +73,10 @@ pub trait Revocations: Send + Sync {
     /// Removes a revocation. Returns whether it existed.
     fn reinstate(&self, target: &Target) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
-    /// Lists at most `limit` revocations, after the first `offset`.
+    /// Lists at most `limit` revocations after a position.
     fn list(
         &self,
-        offset: usize,
+        after: Option<&Position>,
         limit: usize,
     ) -> impl Future<Output = Result<EntryPage, Self::Error>> + Send;
 }
@@ -84,8 +86,8 @@ pub trait Revocations: Send + Sync {
 pub struct EntryPage {
     /// The entries of this page.
     pub entries: Vec<Entry>,
-    /// The offset of the next page; `None` on the last one.
-    pub next: Option<usize>,
+    /// The position after which the next page begins; `None` on the last one.
+    pub next: Option<Position>,
 }
 
 /// The store did not answer. A repeated call does no harm.
@@ -101,7 +103,8 @@ pub struct Admin<R> {
     /// The issuers of the policy in force; `None` where they are not known.
     issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
     keys: Option<KeyAdmin>,
-    credentials: Vec<AdminCredentialConfig>,
+    /// The credentials in force.
+    credentials: Box<dyn Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync>,
     audit: Arc<Audit>,
 }
 
@@ -129,7 +132,7 @@ impl<R: Revocations + Bans> Admin<R> {
             longest_life: Box::new(longest_life),
             issuers: Box::new(|| None),
             keys: None,
-            credentials: Vec::new(),
+            credentials: Box::new(Arc::default),
             audit,
         }
     }
@@ -152,10 +155,14 @@ impl<R: Revocations + Bans> Admin<R> {
         Self { keys: Some(KeyAdmin::new(records, policy)), ..self }
     }
 
-    /// Adds callers that have fewer rights than the one with the token.
+    /// Adds callers that have fewer rights than the one with the token. `credentials` returns those
+    /// in force, which each call reads once.
     #[must_use]
-    pub fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
-        Self { credentials, ..self }
+    pub fn with_credentials(
+        self,
+        credentials: impl Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { credentials: Box::new(credentials), ..self }
     }
 }
 
@@ -194,8 +201,8 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     // The token is checked first: without it a caller learns nothing, not even which paths exist.
-    let token = (admin.token)();
-    let caller = auth::caller(request.headers(), token.as_ref(), &admin.credentials)
+    let (token, credentials) = ((admin.token)(), (admin.credentials)());
+    let caller = auth::caller(request.headers(), token.as_ref(), &credentials)
         .ok_or_else(Refusal::unauthorized)?;
     record.by(caller.name());
     if !record.has_audit_slot() {
@@ -208,13 +215,15 @@ where
     match request.uri().path() {
         PATH => revocations(admin, caller, request, record).await,
         bans::PATH | bans::CHECK_PATH => bans::call(admin, caller, request, record).await,
+        openapi::PATH => openapi::call(request.method(), record),
         path if keys::is_below(path) => keys::call(admin, caller, request, record).await,
         _ => {
             let paths = format!(
-                "the paths are `{PATH}`, `{}`, `{}` and `{}`",
+                "the paths are `{PATH}`, `{}`, `{}`, `{}` and `{}`",
                 bans::PATH,
                 bans::CHECK_PATH,
-                keys::PATH
+                keys::PATH,
+                openapi::PATH
             );
             Err(Refusal::new(404, "not_found", paths))
         }
@@ -237,10 +246,10 @@ where
         Method::GET => {
             record.doing("list");
             caller.require(AdminAction::ReadRevocations)?;
-            let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
-            let page = listed_to(&admin.store, caller, offset, limit).await?;
+            let (after, limit) = request::page(request.uri().query().unwrap_or_default())?;
+            let page = listed_to(&admin.store, caller, after, limit).await?;
             let entries: Vec<_> = page.entries.iter().map(request::listed).collect();
-            let next = page.next.map(|offset| offset.to_string());
+            let next = page.next.map(|next| next.to_string());
             Ok(ok(&json!({ "revocations": entries, "next": next })))
         }
         Method::POST => {
@@ -297,36 +306,43 @@ fn sees(caller: Caller<'_>, target: &Target) -> bool {
 async fn listed_to<R: Revocations>(
     store: &R,
     caller: Caller<'_>,
-    offset: usize,
+    mut after: Option<Position>,
     limit: usize,
 ) -> Result<EntryPage, Refusal> {
     let Some(tenants) = caller.tenants() else {
-        return store.list(offset, limit).await.map_err(|error| unavailable(&error));
+        let page = store.list(after.as_ref(), limit).await;
+        return page.map_err(|error| unavailable(&error));
     };
     let tenants = tenants.iter();
     let own: Vec<String> =
         tenants.map(|tenant| Target::Tenant { tenant: tenant.clone() }.key()).collect();
-    let (mut entries, mut at) = (Vec::new(), offset);
-    let next = loop {
-        let page = store.list(at, PAGE_MAX).await.map_err(|error| unavailable(&error))?;
+    let (mut entries, mut read) = (Vec::new(), 0);
+    loop {
+        let page = store.list(after.as_ref(), PAGE_MAX).await;
+        let page = page.map_err(|error| unavailable(&error))?;
         let mut rest = page.entries.into_iter();
         for entry in rest.by_ref() {
-            at += 1;
-            if own.contains(&entry.key) {
-                entries.push(entry);
+            read += 1;
+            let end = entry.ends;
+            // INVARIANT: a cursor names an entry of the caller, or a moment and no entry.
+            if read > MOST_READ && after.as_ref().is_some_and(|last| last.at() < end) {
+                return Ok(EntryPage { entries, next: Some(Position::before(end)) });
             }
+            after = Some(entry.position());
+            if !own.contains(&entry.key) {
+                continue;
+            }
+            entries.push(entry);
             if entries.len() == limit {
-                break;
+                let next = after.filter(|_| rest.len() > 0 || page.next.is_some());
+                return Ok(EntryPage { entries, next });
             }
         }
-        if rest.len() == 0 && page.next.is_none() {
-            break None;
+        if page.next.is_none() {
+            return Ok(EntryPage { entries, next: None });
         }
-        if entries.len() == limit || at - offset >= MOST_READ {
-            break Some(at);
-        }
-    };
-    Ok(EntryPage { entries, next })
+        after = page.next;
+    }
 }
 
 fn unavailable(error: &dyn Error) -> Refusal {
@@ -345,7 +361,8 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut kinds = request.headers().get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+    let kind = kinds.next().filter(|_| kinds.next().is_none()).unwrap_or_default();
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
     if !kind.trim_ascii().eq_ignore_ascii_case(b"application/json") {
         return Err(Refusal::new(

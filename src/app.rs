@@ -224,7 +224,7 @@ async fn serve_admin(
     let admin = Admin::new(revocations, move || token.get(), engine.longest_life(), audit);
     let records = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn KeyRecords>);
     let admin = admin.with_issuers(engine.issuers()).with_keys(records, engine.policy());
-    let admin = admin.with_credentials(config.credentials.clone());
+    let admin = admin.with_credentials(engine.admin_credentials());
     let handlers = Arc::new(admin);
     let handler = move |request: http::Request<_>| {
         let handlers = Arc::clone(&handlers);

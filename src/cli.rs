@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Exit codes: 0 yes, 1 no, 2 wrong usage or something
 //! missing.
 
+mod access;
+mod admin_client;
 mod argument;
 pub mod audit_upstream;
 pub mod ban;

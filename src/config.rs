@@ -19,7 +19,7 @@ use tollgate_core::{
 
 pub use self::{
     foreign_keys::FOREIGN_KEYS,
-    server::{AdminListenConfig, BodyConfig, ListenConfig, ServerConfig},
+    server::{AdminCredentialConfig, AdminListenConfig, BodyConfig, ListenConfig, ServerConfig},
 };
 pub use crate::byte_size::ByteSize;
 use crate::{

@@ -71,6 +71,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::{
     sync::{Mutex as AsyncMutex, watch as channel},
@@ -100,7 +101,7 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    config::{File, LoadError, Loaded},
+    config::{AdminCredentialConfig, File, LoadError, Loaded},
     credential::jwks::{KeySources, Timing},
     observe::{
         self, Observer,
@@ -132,6 +133,7 @@ pub struct Engine {
     observer: Arc<Observer>,
     store: Arc<Opened>,
     reloader: Arc<AsyncMutex<Reloader>>,
+    admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
     /// The records of API keys that do not fit the policy, as they were last counted.
     misfits: Mutex<Misfits>,
     tasks: Mutex<JoinSet<()>>,
@@ -214,6 +216,7 @@ impl Engine {
             clock,
             CheckBounds { max_body: server.body.max.0, max_in_flight: server.body.max_in_flight.0 },
         ));
+        let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
         let reloader = Reloader::new(
             server,
             digest,
@@ -222,6 +225,7 @@ impl Engine {
             Arc::clone(&live),
             key_sources,
             Arc::clone(&observer),
+            Arc::clone(&admin_credentials),
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
@@ -235,6 +239,7 @@ impl Engine {
             observer,
             store,
             reloader: Arc::new(AsyncMutex::new(reloader)),
+            admin_credentials,
             misfits: Mutex::default(),
             tasks: Mutex::new(tasks),
             _stop_on_drop: stop.clone().drop_guard(),
@@ -279,6 +284,14 @@ impl Engine {
     pub fn policy(&self) -> impl Fn() -> Arc<Policy> + Send + Sync + 'static {
         let live = Arc::clone(&self.live);
         move || Arc::clone(&live.load().snapshot.policy)
+    }
+
+    /// Returns a function that returns the credentials of the admin API that are in force.
+    pub fn admin_credentials(
+        &self,
+    ) -> impl Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync + 'static {
+        let credentials = Arc::clone(&self.admin_credentials);
+        move || credentials.load_full()
     }
 
     /// The Redis of the store, which has records of API keys; `None` where the store is in memory.

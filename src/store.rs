@@ -15,6 +15,7 @@ mod key_use;
 mod leases;
 mod local;
 mod memory;
+mod position;
 mod redis;
 mod replica;
 mod revocation;
@@ -44,6 +45,7 @@ pub use self::{
     key_use::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, SeenNetworks},
     local::{LocalFallback, LocalStatus},
     memory::Memory,
+    position::{Position, PositionError},
     redis::{
         ACL_RULE, KeyPage, KeyWrite, PasswordError, Redis, StoredKey,
         script::{ADMIT_BODY, GIVE_BACK_BODY},
@@ -125,13 +127,17 @@ pub trait Store: Send + Sync {
     /// The store does not answer.
     fn reinstate<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<bool, Outage>>;
 
-    /// Lists the revocations in force, by the moment they end: `limit` of them (1000 at most) after
-    /// the first `offset`. An entry that is added or ends between two pages may shift the others by
-    /// one.
+    /// Lists the revocations in force, by the moment they end and then by their keys: `limit` of them
+    /// (1000 at most) after a position. An entry that is there before the first page and after the
+    /// last one is listed; one whose end is moved between two pages may be listed twice.
     ///
     /// # Errors
     /// The store does not answer.
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>>;
 
     /// Returns the ban of a network that contains an address, as far as it is known without a call;
     /// of several the one that ends last. A known ban holds at any age of the copy.
@@ -155,7 +161,11 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store does not answer.
-    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>>;
+    fn list_bans<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>>;
 
     /// Returns the bans in force that answer a question.
     ///

@@ -39,6 +39,11 @@ impl Refusal {
         Self::new(400, "invalid_request", message)
     }
 
+    /// 409: the request is valid, and the policy in force or the time does not allow its values.
+    pub(super) fn out_of_bounds(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(409, "out_of_bounds", message)
+    }
+
     /// 401, the same for every kind of failed authentication.
     pub(super) fn unauthorized() -> Self {
         Self::new(401, "unauthorized", "send the admin token as `Authorization: Bearer <token>`")
@@ -74,7 +79,12 @@ pub(super) fn not_allowed(remedy: &'static str) -> Refusal {
 pub(super) fn ok(body: &impl Serialize) -> Response<Full<Bytes>> {
     let mut bytes = serde_json::to_vec(body).unwrap_or_default();
     bytes.push(b'\n');
-    let mut response = Response::new(Full::from(bytes));
+    json_text(Bytes::from(bytes))
+}
+
+/// Returns 200 with a body that is JSON text.
+pub(super) fn json_text(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

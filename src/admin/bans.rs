@@ -21,13 +21,14 @@ use super::{
     answer::{Refusal, ok},
     body,
     caller::{AdminAction, Caller},
+    json_body,
     keys::KeyAdmin,
     record::AdminRecord,
     request, unavailable,
 };
 use crate::{
     observe::{now, rfc3339},
-    store::{BanQuery, Entry, NewBan, until},
+    store::{BanQuery, Entry, InvalidBan, NewBan, Position, TTL_MAX, until},
 };
 
 /// The path of the bans.
@@ -36,7 +37,7 @@ pub(crate) const PATH: &str = "/v1/bans";
 /// The path of questions for bans.
 pub(crate) const CHECK_PATH: &str = "/v1/bans/check";
 
-/// The longest issuer, subject and the like, in bytes.
+/// The longest issuer, subject and the like, in characters.
 const MAX_TEXT: usize = 1024;
 
 /// The operations on bans, implemented by the store and, for the command line, by a client of this
@@ -51,10 +52,10 @@ pub trait Bans: Send + Sync {
     /// Lifts a ban. Returns whether it was in force.
     fn lift(&self, target: &Target) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
-    /// Lists at most `limit` bans, after the first `offset`.
+    /// Lists at most `limit` bans after a position.
     fn list_bans(
         &self,
-        offset: usize,
+        after: Option<&Position>,
         limit: usize,
     ) -> impl Future<Output = Result<EntryPage, Self::Error>> + Send;
 
@@ -99,7 +100,7 @@ where
         Method::POST if is_check => {
             record.doing("check_ban");
             caller.require(AdminAction::ReadBans)?;
-            let query = Call::read(&body(request).await?)?.query()?;
+            let query = json_body::read::<Call>(&body(request).await?)?.query()?;
             record.finding(&query);
             let is_seen = match &query {
                 BanQuery::Target(target) => sees(admin, caller, target).await?,
@@ -118,19 +119,22 @@ where
         Method::GET if !is_check => {
             record.doing("list_bans");
             caller.require(AdminAction::ReadBans)?;
-            let (offset, limit) = request::page(request.uri().query().unwrap_or_default())?;
+            let (after, limit) = request::page(request.uri().query().unwrap_or_default())?;
             let page = match caller.tenants() {
-                None => bans.list_bans(offset, limit).await.map_err(|error| unavailable(&error))?,
-                Some(tenants) => of_tenants(bans, tenants, offset, limit).await?,
+                None => {
+                    let page = bans.list_bans(after.as_ref(), limit).await;
+                    page.map_err(|error| unavailable(&error))?
+                }
+                Some(tenants) => of_tenants(bans, tenants, after.as_ref(), limit).await?,
             };
             let entries: Vec<_> = page.entries.iter().map(listed).collect();
-            let next = page.next.map(|offset| offset.to_string());
+            let next = page.next.map(|next| next.to_string());
             Ok(ok(&json!({ "bans": entries, "next": next })))
         }
         Method::POST => {
             record.doing("ban");
             caller.require(AdminAction::WriteBans)?;
-            let ban = Call::read(&body(request).await?)?.ban(now())?;
+            let ban = json_body::read::<Call>(&body(request).await?)?.ban(now())?;
             record.banning(&ban);
             if !sees(admin, caller, ban.target()).await? {
                 return Err(own_only());
@@ -144,7 +148,7 @@ where
         Method::DELETE if !is_check => {
             record.doing("lift");
             caller.require(AdminAction::WriteBans)?;
-            let target = Call::read(&body(request).await?)?.lifted()?;
+            let target = json_body::read::<Call>(&body(request).await?)?.lifted()?;
             record.finding(&BanQuery::Target(target.clone()));
             if sees(admin, caller, &target).await?
                 && bans.lift(&target).await.map_err(|error| unavailable(&error))?
@@ -182,17 +186,19 @@ async fn sees<R: Send + Sync>(
 async fn of_tenants<S: Bans>(
     bans: &S,
     tenants: &[String],
-    offset: usize,
+    after: Option<&Position>,
     limit: usize,
 ) -> Result<EntryPage, Refusal> {
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
     for tenant in tenants {
         let query = BanQuery::Target(Target::Tenant { tenant: tenant.clone() });
         entries.extend(bans.bans_of(&query).await.map_err(|error| unavailable(&error))?);
     }
-    let end = offset.saturating_add(limit);
-    let next = (entries.len() > end).then_some(end);
-    let entries = entries.into_iter().skip(offset).take(limit).collect();
+    entries.retain(|entry| after.is_none_or(|after| entry.position() > *after));
+    entries.sort_by_cached_key(Entry::position);
+    let has_more = entries.len() > limit;
+    entries.truncate(limit);
+    let next = entries.last().filter(|_| has_more).map(Entry::position);
     Ok(EntryPage { entries, next })
 }
 
@@ -202,11 +208,6 @@ fn own_only() -> Refusal {
 }
 
 impl Call {
-    fn read(body: &[u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(body)
-            .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
-    }
-
     fn ban(self, now: Timestamp) -> Result<NewBan, Refusal> {
         let until = match (&self.until, self.span) {
             (Some(_), Some(_)) => {
@@ -215,11 +216,19 @@ impl Call {
             (Some(text), None) => {
                 Some(rfc3339::parse(text).map_err(|error| Refusal::invalid(error.to_string()))?)
             }
+            (None, Some(span)) if span < Span::from_millis(1) || span > TTL_MAX => {
+                return Err(Refusal::invalid(format!("`for` is between 1ms and {TTL_MAX}")));
+            }
             (None, span) => span.map(|span| after(now, span)),
         };
         let target = self.target()?;
-        NewBan::new(target, now, until, self.reason)
-            .map_err(|error| Refusal::invalid(error.to_string()))
+        if let Some(reason) = &self.reason {
+            json_body::check_text("reason", reason)?;
+        }
+        NewBan::new(target, now, until, self.reason).map_err(|error| match error {
+            InvalidBan::End => Refusal::out_of_bounds(error.to_string()),
+            InvalidBan::Reason(_) => Refusal::invalid(error.to_string()),
+        })
     }
 
     fn lifted(self) -> Result<Target, Refusal> {
@@ -258,10 +267,11 @@ impl Call {
                 "name exactly one of `subject`, `client`, `tenant`, `network` and `key`",
             ));
         }
-        for text in names.into_iter().chain([&self.issuer]).flatten() {
-            if text.len() > MAX_TEXT {
-                let message = format!("a value has {} bytes; the most is {MAX_TEXT}", text.len());
-                return Err(Refusal::invalid(message));
+        let members = ["subject", "client", "tenant", "network", "issuer"];
+        for (member, text) in members.iter().zip(names.into_iter().chain([&self.issuer])) {
+            if let Some(text) = text {
+                json_body::check_length(member, text, MAX_TEXT)?;
+                json_body::check_text(member, text)?;
             }
         }
         if names.into_iter().flatten().any(String::is_empty) {

@@ -4,13 +4,16 @@
 //! Names are compared as they are written: no pattern, no folding of case, no normal form. What a
 //! credential does not list, it may not do.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
     config::{Errors, Path},
     credential::api_key::{KeyDigest, KeyRecord},
+    network::Networks,
     text::is_identifier,
-    time::Span,
+    time::{Rate, Span},
 };
 
 use super::{MIN_TOKEN, answer::Refusal};
@@ -84,8 +87,13 @@ pub struct GrantConfig {
     pub models: Option<Vec<String>>,
     /// The tiers. Default: none.
     pub tiers: Vec<String>,
-    /// The limits for which a key may have a rate of its own. Default: none.
-    pub limits: Vec<String>,
+    /// The highest rate that a key may have for a limit of the policy, by the name of the limit.
+    /// Default: none, so that a key has the rates of the policy.
+    pub limits: BTreeMap<String, Rate>,
+    /// The networks that contain those of a key. A key without `networks` is then refused, because
+    /// it may be used from every network. Default: every network.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub networks: Option<Networks>,
     /// The longest life of a secret. Default: `api_keys.max_life`.
     pub max_life: Option<Span>,
 }
@@ -171,11 +179,18 @@ impl AdminCredentialConfig {
             (grant.key("models"), self.may_grant.models.as_ref().map_or(0, Vec::len)),
             (grant.key("tiers"), self.may_grant.tiers.len()),
             (grant.key("limits"), self.may_grant.limits.len()),
+            (
+                grant.key("networks"),
+                self.may_grant.networks.iter().flat_map(Networks::iter).count(),
+            ),
         ];
         for (path, length) in lists {
             if length > MAX_ELEMENTS {
                 errors.push(&path, format!("there are at most {MAX_ELEMENTS} of them"));
             }
+        }
+        if self.may_grant.networks.as_ref().is_some_and(Networks::is_empty) {
+            errors.push(&grant.key("networks"), "list the networks, or remove the list");
         }
         if self.may_grant.max_life.is_some_and(|life| life < Span::from_secs(1)) {
             errors.push(&grant.key("max_life"), "it must be 1s at least");
@@ -269,8 +284,22 @@ impl<'a> Caller<'a> {
         if let Some(tier) = record.tier.as_deref().filter(|tier| !has(&grant.tiers, tier)) {
             return beyond(format!("the tier `{tier}`"));
         }
-        if let Some((name, _)) = record.limits.iter().find(|(name, _)| !has(&grant.limits, name)) {
-            return beyond(format!("a rate for the limit `{name}`"));
+        for (name, rate) in &record.limits {
+            let Some(most) = grant.limits.get(&**name) else {
+                return beyond(format!("a rate for the limit `{name}`"));
+            };
+            if !rate.is_within(*most) {
+                return beyond(format!("more than `{most}` for the limit `{name}`"));
+            }
+        }
+        if let Some(networks) = &grant.networks {
+            let Some(of_key) = &record.networks else {
+                return beyond("every network; list some in `networks`".to_owned());
+            };
+            if let Some(network) = of_key.iter().find(|network| !networks.contains_all_of(network))
+            {
+                return beyond(format!("the network `{network}`"));
+            }
         }
         if let Some(most) = grant.max_life
             && record.expires.micros().saturating_sub(record.current.issued.micros())

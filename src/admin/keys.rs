@@ -19,7 +19,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::Outage,
-    credential::api_key::{ApiKeys, GeneratedKey, KeyRecord},
+    credential::api_key::{ApiKeys, GeneratedKey, KeyDigest, KeyRecord},
     identity::KeyId,
     policy::Policy,
     time::Timestamp,
@@ -30,12 +30,13 @@ use super::{
     Admin, StoreUnavailable, answer,
     answer::{Refusal, ok},
     caller::{AdminAction, Caller},
+    json_body,
     record::AdminRecord,
     unavailable,
 };
 use crate::{
     observe::{now, rfc3339::Rfc3339},
-    store::{KeyPage, KeyWrite},
+    store::{KeyPage, KeyWrite, Position},
 };
 
 /// The path of the keys.
@@ -72,9 +73,13 @@ pub trait KeyRecords: Send + Sync {
         ids: &'a [KeyId],
     ) -> BoxFuture<'a, Result<Vec<Option<Timestamp>>, Outage>>;
 
-    /// Lists records by the moment of their creation, after the first `offset`: at most `limit`,
-    /// and fewer where a store reads fewer at once.
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<KeyPage, Outage>>;
+    /// Lists records by the moment of their creation, after a position: at most `limit`, and fewer
+    /// where a store reads fewer at once.
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, Outage>>;
 }
 
 /// The keys of the admin API: their records, and the policy that bounds them.
@@ -186,11 +191,11 @@ where
             managed.list(&query).await?
         }
         Place::All => {
-            let terms = body::read(&super::body(request).await?)?;
+            let terms = json_body::read(&super::body(request).await?)?;
             managed.create(terms, record).await?
         }
         Place::Import => {
-            let terms = body::read(&super::body(request).await?)?;
+            let terms = json_body::read(&super::body(request).await?)?;
             managed.import(terms, record).await?
         }
         Place::One(id) if method == Method::GET => {
@@ -201,7 +206,7 @@ where
         }
         Place::One(id) => managed.revoke(&id, record).await?,
         Place::Rotation(id) => {
-            let rotation = body::read(&super::body(request).await?)?;
+            let rotation = json_body::read(&super::body(request).await?)?;
             managed.rotate(&id, &rotation, record).await?
         }
     };
@@ -224,20 +229,21 @@ impl fmt::Debug for Managed<'_> {
 
 impl Managed<'_> {
     async fn list(&self, query: &ListQuery) -> Result<Value, Refusal> {
-        let (mut keys, mut at) = (Vec::new(), query.offset);
-        let next = loop {
+        let (mut keys, mut read, mut after) = (Vec::new(), 0, query.after.clone());
+        let is_filtered = query.tenant.is_some() || self.caller.tenants().is_some();
+        let next = 'pages: loop {
             let missing = query.limit - keys.len();
-            let is_filtered = query.tenant.is_some() || self.caller.tenants().is_some();
             let wanted = if is_filtered { READ_AT_ONCE } else { missing };
-            let page = self.records.list(at, wanted).await.map_err(outage)?;
-            if page.keys.is_empty() {
-                break None;
-            }
-            for stored in &page.keys {
-                if keys.len() == query.limit {
-                    break;
+            let page = self.records.list(after.as_ref(), wanted).await.map_err(outage)?;
+            let mut rest = page.keys.iter();
+            while let Some(stored) = rest.next() {
+                read += 1;
+                let created = stored.created;
+                // INVARIANT: a cursor names a key that the caller sees, or a moment and no key.
+                if read > MOST_READ && after.as_ref().is_some_and(|last| last.at() < created) {
+                    break 'pages Some(Position::before(created));
                 }
-                at += 1;
+                after = Some(stored.position());
                 let found = view::read(stored);
                 let tenant = found.as_ref().and_then(|found| found.tenant.as_deref());
                 let is_wanted = query.tenant.is_none() || query.tenant.as_deref() == tenant;
@@ -250,19 +256,20 @@ impl Managed<'_> {
                     }
                     None => (None, view::unreadable(stored)),
                 });
+                if keys.len() == query.limit {
+                    break 'pages after.filter(|_| rest.len() > 0 || page.next.is_some());
+                }
             }
-            if at as u64 >= page.total {
+            if page.next.is_none() {
                 break None;
             }
-            if keys.len() == query.limit || at - query.offset >= MOST_READ {
-                break Some(at.to_string());
-            }
+            after = page.next;
         };
         let mut readable: Vec<(KeyId, &mut Value)> =
             keys.iter_mut().filter_map(|(id, shown)| Some(((*id)?, shown))).collect();
         self.add_last_uses(&mut readable).await?;
         let keys: Vec<Value> = keys.into_iter().map(|(_, shown)| shown).collect();
-        Ok(json!({ "keys": keys, "next": next }))
+        Ok(json!({ "keys": keys, "next": next.map(|next| next.to_string()) }))
     }
 
     /// Adds the last uses to shown records, where they are known.
@@ -296,6 +303,9 @@ impl Managed<'_> {
         let digest = terms.digest.ok_or_else(|| {
             Refusal::invalid("name the `digest`: `sha256:` and 64 hex digits, of the whole key")
         })?;
+        if digest == KeyDigest::of(b"") {
+            return Err(Refusal::invalid("`digest` is that of an empty key"));
+        }
         let (id, now) = (GeneratedKey::new(&random()?, &random()?).id(), second());
         let made = terms.record(id, digest, now, &self.terms.lifetimes)?;
         self.add(&made, record).await?;
@@ -436,4 +446,4 @@ fn unmanaged() -> Refusal {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

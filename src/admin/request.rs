@@ -13,10 +13,10 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use super::answer::Refusal;
+use super::{answer::Refusal, json_body};
 use crate::{
     observe::rfc3339::{self, Rfc3339},
-    store::{Entry, Revocation},
+    store::{Entry, Position, Revocation},
 };
 
 /// The longest remaining life of a token that any policy accepts: that of a revocation where
@@ -30,7 +30,7 @@ pub const MIN_TTL: Span = Span::from_secs(1);
 /// yet would be revoked as well.
 const MAX_AHEAD: Span = Span::from_secs(60);
 
-/// The longest issuer, subject and the like, in bytes.
+/// The longest issuer, subject and the like, in characters.
 const MAX_TEXT: usize = 1024;
 
 /// The most issuers that a message lists.
@@ -65,8 +65,11 @@ pub(super) fn revocation(
     now: Timestamp,
     longest: Span,
 ) -> Result<Revocation, Refusal> {
-    let call = read(body)?;
+    let call: Call = json_body::read(body)?;
     let target = call.target()?;
+    if let Some(note) = &call.note {
+        json_body::check_text("note", note)?;
+    }
     let at = match &call.at {
         None => now,
         Some(_) if !target.is_before() => {
@@ -74,7 +77,7 @@ pub(super) fn revocation(
         }
         Some(text) => {
             let at = rfc3339::parse(text).map_err(|error| Refusal::invalid(error.to_string()))?;
-            check_at(at, now).map_err(|error| Refusal::invalid(error.to_string()))?
+            check_at(at, now).map_err(|error| Refusal::out_of_bounds(error.to_string()))?
         }
     };
     let ttl = call.ttl.unwrap_or(longest);
@@ -88,18 +91,13 @@ pub(super) fn revocation(
 
 /// Reads the body of `DELETE`.
 pub(super) fn target(body: &[u8]) -> Result<Target, Refusal> {
-    let call = read(body)?;
+    let call: Call = json_body::read(body)?;
     if call.ttl.is_some() || call.at.is_some() || call.note.is_some() {
         return Err(Refusal::invalid(
             "`ttl`, `at` and `note` have no meaning here; only name the target",
         ));
     }
     call.target()
-}
-
-fn read(body: &[u8]) -> Result<Call, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
 }
 
 impl Call {
@@ -118,13 +116,12 @@ impl Call {
                 )
             })
         };
-        if let Some(text) =
-            selectors.into_iter().chain([&self.issuer]).flatten().find(|text| text.len() > MAX_TEXT)
-        {
-            return Err(Refusal::invalid(format!(
-                "a value has {} bytes; the most is {MAX_TEXT}",
-                text.len()
-            )));
+        let members = ["jti", "subject", "client", "tenant", "token_sha256", "issuer"];
+        for (member, text) in members.iter().zip(selectors.into_iter().chain([&self.issuer])) {
+            if let Some(text) = text {
+                json_body::check_length(member, text, MAX_TEXT)?;
+                json_body::check_text(member, text)?;
+            }
         }
         if selectors.into_iter().flatten().any(String::is_empty) {
             return Err(Refusal::invalid("the value that names the target is empty"));
@@ -193,7 +190,7 @@ pub(super) fn check_issuer(issuer: Option<&str>, known: &[Arc<str>]) -> Result<(
     }
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     Err(Refusal::new(
-        400,
+        409,
         "unknown_issuer",
         format!("no issuer of the policy is `{issuer}`; its issuers are {names}"),
     ))
@@ -204,8 +201,8 @@ fn shown(issuer: &str) -> String {
     if issuer.is_empty() { "`absent`".to_owned() } else { format!("`{issuer}`") }
 }
 
-/// Reads the query of `GET`: the offset that `cursor` contains, and `limit`.
-pub(super) fn page(query: &str) -> Result<(usize, usize), Refusal> {
+/// Reads the query of `GET`: the position that `cursor` contains, and `limit`.
+pub(super) fn page(query: &str) -> Result<(Option<Position>, usize), Refusal> {
     let (mut limit, mut cursor) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -215,19 +212,16 @@ pub(super) fn page(query: &str) -> Result<(usize, usize), Refusal> {
                     Refusal::invalid(format!("`limit` is not between 1 and {}", LIMITS.1))
                 })?);
             }
-            // Digits need no percent-encoding, so nothing has to be decoded. 32 bits are more than
-            // any list has entries, and every store accepts them as an offset.
+            // A position needs no percent-encoding, so nothing has to be decoded.
             Some(("cursor", text)) if cursor.is_none() => {
-                let number = text.bytes().all(|byte| byte.is_ascii_digit());
-                let offset = number.then(|| text.parse::<u32>().ok()).flatten();
-                cursor = Some(offset.ok_or_else(|| {
+                cursor = Some(text.parse().map_err(|_| {
                     Refusal::invalid("`cursor` is not the `next` of an earlier page")
                 })?);
             }
             _ => return Err(Refusal::invalid("the query takes `limit` and `cursor`, once each")),
         }
     }
-    Ok((cursor.unwrap_or(0) as usize, limit.unwrap_or(LIMITS.0)))
+    Ok((cursor, limit.unwrap_or(LIMITS.0)))
 }
 
 /// Returns the members that name `target` in a body: the inverse of what this module reads.

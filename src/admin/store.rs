@@ -10,7 +10,7 @@ use tollgate_core::{
 
 use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans, keys::KeyRecords};
 use crate::store::{
-    BanQuery, Entry, KeyPage, KeyWrite, NewBan, PAGE_MAX, Page, Redis, Revocation, Store,
+    BanQuery, Entry, KeyPage, KeyWrite, NewBan, PAGE_MAX, Page, Position, Redis, Revocation, Store,
 };
 
 /// A store whose revocations and bans can be changed.
@@ -40,8 +40,12 @@ impl Revocations for StoreRevocations {
         Ok(self.0.reinstate(target).await?)
     }
 
-    async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
-        Ok(numbered(offset, self.0.list(offset, limit.clamp(1, PAGE_MAX)).await?))
+    async fn list(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<EntryPage, StoreUnavailable> {
+        Ok(self.0.list(after, limit.clamp(1, PAGE_MAX)).await?.into())
     }
 }
 
@@ -56,8 +60,12 @@ impl Bans for StoreRevocations {
         Ok(self.0.lift(target).await?)
     }
 
-    async fn list_bans(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
-        Ok(numbered(offset, self.0.list_bans(offset, limit.clamp(1, PAGE_MAX)).await?))
+    async fn list_bans(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<EntryPage, StoreUnavailable> {
+        Ok(self.0.list_bans(after, limit.clamp(1, PAGE_MAX)).await?.into())
     }
 
     async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
@@ -90,14 +98,17 @@ impl KeyRecords for Redis {
         Box::pin(Redis::last_uses(self, ids))
     }
 
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<KeyPage, Outage>> {
-        Box::pin(self.list_keys(offset, limit))
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, Outage>> {
+        Box::pin(self.list_keys(after, limit))
     }
 }
 
-/// Adds the offset of the next page.
-fn numbered(offset: usize, page: Page) -> EntryPage {
-    let seen = offset.saturating_add(page.entries.len());
-    let is_last = page.entries.is_empty() || seen as u64 >= page.total;
-    EntryPage { entries: page.entries, next: (!is_last).then_some(seen) }
+impl From<Page> for EntryPage {
+    fn from(page: Page) -> Self {
+        Self { entries: page.entries, next: page.next }
+    }
 }

@@ -46,9 +46,13 @@ impl Bans for Kept {
         StoreRevocations(Arc::clone(&self.bans) as _).lift(target).await
     }
 
-    async fn list_bans(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
+    async fn list_bans(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<EntryPage, StoreUnavailable> {
         self.answer().await?;
-        StoreRevocations(Arc::clone(&self.bans) as _).list_bans(offset, limit.min(2)).await
+        StoreRevocations(Arc::clone(&self.bans) as _).list_bans(after, limit.min(2)).await
     }
 
     async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
@@ -91,13 +95,20 @@ impl Revocations for Kept {
         Ok(self.entries.lock().unwrap().remove(&target.key()).is_some())
     }
 
-    async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, StoreUnavailable> {
+    async fn list(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<EntryPage, StoreUnavailable> {
         self.answer().await?;
         let entries = self.entries.lock().unwrap();
-        let page = entries.values().map(|(_, entry)| entry.clone()).skip(offset);
-        let page: Vec<Entry> = page.take(limit.min(2)).collect();
-        let seen = offset + page.len();
-        Ok(EntryPage { entries: page, next: (seen < entries.len()).then_some(seen) })
+        let mut entries: Vec<Entry> = entries.values().map(|(_, entry)| entry.clone()).collect();
+        entries.retain(|entry| after.is_none_or(|after| entry.position() > *after));
+        entries.sort_by_key(Entry::position);
+        let has_more = entries.len() > limit.min(2);
+        entries.truncate(limit.min(2));
+        let next = entries.last().filter(|_| has_more).map(Entry::position);
+        Ok(EntryPage { entries, next })
     }
 }
 
@@ -163,7 +174,8 @@ impl Bench {
 
     /// The bench with callers that have fewer rights.
     pub(super) fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
-        Self { admin: self.admin.with_credentials(credentials), ..self }
+        let credentials = Arc::new(credentials);
+        Self { admin: self.admin.with_credentials(move || Arc::clone(&credentials)), ..self }
     }
 
     /// All audit lines, after [`lines`](Self::lines).
@@ -312,7 +324,7 @@ async fn what_says_nothing_clear_is_refused() {
         (
             "POST",
             format!(r#"{{"subject":"{}","issuer":"i"}}"#, "s".repeat(1025)),
-            "a value has 1025 bytes",
+            "`subject` has 1025 characters",
         ),
         ("POST", r#"{"token_sha256":"abc"}"#.into(), "is not 64 hex digits"),
         ("POST", format!(r#"{{"token_sha256":"{}"}}"#, "+f".repeat(32)), "is not 64 hex digits"),
@@ -322,13 +334,20 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", r#"{"tenant":"a","note":""}"#.into(), "a note is one line"),
         ("POST", r#"{"tenant":"a","ttl":60}"#.into(), "the body cannot be read"),
         ("POST", r#"{"tenant":"a","at":"yesterday"}"#.into(), "is not a time"),
-        ("POST", format!(r#"{{"tenant":"a","at":"{ahead}"}}"#), "lies in the future"),
         (
             "POST",
             r#"{"jti":"a","issuer":"i","at":"2026-01-02T03:04:05Z"}"#.into(),
             "`at` goes with",
         ),
-        ("POST", r#"{"tenant":"a","note":"two\nlines"}"#.into(), "a note is one line"),
+        ("POST", r#"{"tenant":"a","note":"two\nlines"}"#.into(), "`note` contains"),
+        ("POST", r#"{"tenant":"a","note":"a\u202eb"}"#.into(), "`note` contains"),
+        ("POST", r#"{"tenant":"a\u0000"}"#.into(), "`tenant` contains"),
+        ("POST", r#"{"subject":"\u2066a","issuer":"i"}"#.into(), "`subject` contains"),
+        ("POST", r#"{"client":"a\u0000","issuer":"i"}"#.into(), "`client` contains"),
+        ("POST", r#"{"jti":"a\u0000","issuer":"i"}"#.into(), "`jti` contains"),
+        ("POST", r#"{"jti":"a","issuer":"i\u0000"}"#.into(), "`issuer` contains"),
+        ("POST", r#"[null,null,null,"acme"]"#.into(), "it is no JSON object"),
+        ("DELETE", r#"[null,null,null,"acme"]"#.into(), "it is no JSON object"),
         ("DELETE", r#"{"tenant":"a","ttl":"1h"}"#.into(), "have no meaning here"),
         ("DELETE", "".into(), "the body cannot be read"),
     ] {
@@ -337,6 +356,9 @@ async fn what_says_nothing_clear_is_refused() {
         let message = json["error"]["message"].as_str().unwrap();
         assert!(message.contains(expected), "{method} {body}: {message}");
     }
+    let body = format!(r#"{{"tenant":"a","at":"{ahead}"}}"#);
+    let (status, json) = bench.call("POST", PATH, &body).await;
+    assert_eq!((status, code(&json)), (409, "out_of_bounds"), "{json}");
     assert!(bench.kept.is_empty());
 }
 
@@ -369,6 +391,20 @@ async fn the_envelope_is_checked() {
 }
 
 #[tokio::test]
+async fn a_second_content_type_is_not_read() {
+    let bench = Bench::new(Kept::default());
+    let bearer = format!("Bearer {TOKEN}");
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+        ("content-type", "text/plain"),
+    ];
+    let (status, json, _) = bench.raw("POST", PATH, r#"{"tenant":"acme"}"#, &headers).await;
+    assert_eq!((status, code(&json)), (415, "unsupported_media_type"));
+    assert!(bench.kept.is_empty());
+}
+
+#[tokio::test]
 async fn the_list_comes_in_pages() {
     let bench = Bench::new(Kept::default());
     for tenant in ["a", "b", "c"] {
@@ -397,8 +433,10 @@ async fn the_list_comes_in_pages() {
         "cursor=-1",
         "cursor=+1",
         "cursor=1.5",
-        "cursor=4294967296",
-        "cursor=99999999999999999999999",
+        "cursor=7",
+        "cursor=7.6",
+        "cursor=7.6G",
+        "cursor=9999999999999999999.61",
         "offset=3",
         "limit",
     ] {

@@ -12,6 +12,7 @@ use tollgate_core::secret::Secret;
 use crate::{
     bounded_file::{self, FileError},
     secrets,
+    store::{InvalidRevocation, check_note},
 };
 
 /// The most bytes of a body, from a file or from standard input.
@@ -29,6 +30,14 @@ pub(super) fn token(argument: &str) -> anyhow::Result<Secret> {
         (_, Some(path)) => secret_file(path),
         _ => Ok(Secret::new(argument.trim())),
     }
+}
+
+/// Reads a note or a reason: one line.
+///
+/// # Errors
+/// The text is empty, too long, or has control characters.
+pub(super) fn note(text: &str) -> Result<String, InvalidRevocation> {
+    check_note(text).map(|()| text.to_owned())
 }
 
 /// Reads a secret from a file, without the white space around it.

@@ -1,6 +1,5 @@
 //! `tollgate ban`: adds, lifts, lists and finds bans.
 
-mod client;
 mod help;
 
 use std::{
@@ -22,9 +21,11 @@ use tollgate_core::{
 
 use super::{
     Output,
+    access::{Access, Place},
+    argument,
     config_file::OptionalConfigFile,
     printable,
-    revoke::{Access, Place, check_issuer},
+    revoke::check_issuer,
 };
 use crate::{
     admin::bans::{Bans, after, listed},
@@ -32,7 +33,7 @@ use crate::{
         now,
         rfc3339::{self, Rfc3339},
     },
-    store::{BanQuery, Entry, InvalidRevocation, NewBan, check_note, until},
+    store::{BanQuery, Entry, NewBan, until},
 };
 
 /// The number of entries that one call lists.
@@ -80,7 +81,7 @@ struct AddArgs {
     #[arg(long, value_name = "TIME", value_parser = rfc3339::parse)]
     until: Option<Timestamp>,
     /// The reason, one line, shown in the list.
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    #[arg(long, value_name = "TEXT", value_parser = argument::note)]
     reason: Option<String>,
     #[command(flatten)]
     access: Access,
@@ -124,8 +125,27 @@ struct Selector {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = false, args = ["subject", "client", "tenant", "network", "key"])]
 struct What {
+    #[command(flatten)]
+    names: Names,
+}
+
+/// What [`Action::Check`] looks for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, args = ["subject", "client", "tenant", "network", "key", "address"])]
+struct Question {
+    #[command(flatten)]
+    names: Names,
+    /// An address: every ban of a network that contains it.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+}
+
+/// The names of a target, of which one is given.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct Names {
     /// A subject of an issuer.
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
@@ -141,34 +161,6 @@ struct What {
     /// An API key by its id, with the secrets of later rotations.
     #[arg(long, value_name = "ID")]
     key: Option<KeyId>,
-}
-
-/// What [`Action::Check`] looks for.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct Question {
-    /// A subject of an issuer.
-    #[arg(long, value_name = "SUBJECT")]
-    subject: Option<String>,
-    /// A client of an issuer.
-    #[arg(long, value_name = "CLIENT")]
-    client: Option<String>,
-    /// A tenant, of any issuer.
-    #[arg(long, value_name = "TENANT")]
-    tenant: Option<String>,
-    /// Exactly this network.
-    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
-    network: Option<Network>,
-    /// An API key by its id.
-    #[arg(long, value_name = "ID")]
-    key: Option<KeyId>,
-    /// An address: every ban of a network that contains it.
-    #[arg(long, value_name = "ADDRESS")]
-    address: Option<IpAddr>,
-}
-
-fn reason(text: &str) -> Result<String, InvalidRevocation> {
-    check_note(text).map(|()| text.to_owned())
 }
 
 /// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an
@@ -259,15 +251,15 @@ async fn act<B: Bans>(
     }
 }
 
-/// Reads all pages, each ban once: a ban that is added meanwhile may shift another one into the
-/// next page.
+/// Reads all pages, each ban once: one that is extended meanwhile may be on two pages.
 async fn all<B: Bans>(store: &B) -> anyhow::Result<Vec<Entry>> {
-    let (mut entries, mut offset) = (Vec::new(), Some(0));
-    while let Some(from) = offset {
-        let page = store.list_bans(from, PAGE).await?;
+    let (mut entries, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.list_bans(after.as_ref(), PAGE).await?;
         entries.extend(page.entries);
         // A server that does not move on would be queried for ever.
-        offset = page.next.filter(|next| *next > from);
+        let Some(next) = page.next.filter(|next| after.as_ref() < Some(next)) else { break };
+        after = Some(next);
     }
     entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);
@@ -304,33 +296,31 @@ fn ending(entry: &Entry) -> String {
 
 impl Selector {
     fn target(&self) -> Target {
-        let issuer = self.issuer.clone().unwrap_or_default();
-        match &self.what {
-            What { subject: Some(subject), .. } => {
+        self.what.names.target(self.issuer.as_deref())
+    }
+}
+
+impl Names {
+    fn target(&self, issuer: Option<&str>) -> Target {
+        let issuer = issuer.unwrap_or_default().to_owned();
+        match self {
+            Self { subject: Some(subject), .. } => {
                 Target::Subject { issuer, subject: subject.clone() }
             }
-            What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
-            What { network: Some(network), .. } => Target::Network(*network),
-            What { key: Some(id), .. } => Target::Key { id: *id },
-            What { tenant, .. } => Target::Tenant { tenant: tenant.clone().unwrap_or_default() },
+            Self { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
+            Self { network: Some(network), .. } => Target::Network(*network),
+            Self { key: Some(id), .. } => Target::Key { id: *id },
+            Self { tenant, .. } => Target::Tenant { tenant: tenant.clone().unwrap_or_default() },
         }
     }
 }
 
 impl CheckArgs {
     fn query(&self) -> BanQuery {
-        let Question { subject, client, tenant, network, key, address } = &self.what;
-        if let Some(address) = address {
-            return BanQuery::Address(*address);
+        match self.what.address {
+            Some(address) => BanQuery::Address(address),
+            None => BanQuery::Target(self.what.names.target(self.issuer.as_deref())),
         }
-        let what = What {
-            subject: subject.clone(),
-            client: client.clone(),
-            tenant: tenant.clone(),
-            network: *network,
-            key: *key,
-        };
-        BanQuery::Target(Selector { what, issuer: self.issuer.clone() }.target())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `tollgate keys`: makes, rotates and lists API keys.
 
 mod action;
+mod admin_store;
 mod change;
 mod file_store;
 mod records;
@@ -20,7 +21,8 @@ use self::action::{Create, Hash, Import, List, Revoke, Rotate, Show};
 /// too; comments are not kept. A running Tollgate reads it again within seconds.
 ///
 /// With --config in place of --file the records are in the Redis of the configuration
-/// (`api_keys.redis`), and a change applies to every replica at once.
+/// (`api_keys.redis`), and a change applies to every replica at once. With --admin and --token-file
+/// a running Tollgate does the same through its admin API, within the rights of the token.
 #[derive(Debug, Args)]
 pub(super) struct KeysArgs {
     #[command(subcommand)]

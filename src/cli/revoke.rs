@@ -1,6 +1,5 @@
 //! `tollgate revoke`: adds, removes and lists revocations.
 
-pub(super) mod client;
 mod help;
 pub(crate) mod redis;
 
@@ -22,9 +21,10 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use self::client::AdminClient;
 use super::{
-    Output, argument,
+    Output,
+    access::{Access, Place},
+    argument,
     config_file::{self, OptionalConfigFile},
     printable,
 };
@@ -37,7 +37,7 @@ use crate::{
         now,
         rfc3339::{self, Rfc3339},
     },
-    store::{Entry, InvalidRevocation, Revocation, TTL_MAX, check_note},
+    store::{Entry, Revocation, TTL_MAX},
 };
 
 /// The number of entries that one call lists.
@@ -92,7 +92,7 @@ struct AddArgs {
     #[arg(long, value_name = "TIME", value_parser = rfc3339::parse, conflicts_with_all = ["jti", "token"])]
     at: Option<Timestamp>,
     /// The reason, one line, shown in the list.
-    #[arg(long, value_name = "TEXT", value_parser = note)]
+    #[arg(long, value_name = "TEXT", value_parser = argument::note)]
     note: Option<String>,
     #[command(flatten)]
     access: Access,
@@ -200,55 +200,6 @@ struct What {
     token: Option<String>,
 }
 
-/// The place of the revocations and bans, and the output format.
-#[derive(Debug, Args)]
-pub(super) struct Access {
-    #[command(flatten)]
-    store: StoreArgs,
-    /// The file with the admin API's bearer token; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "redis")]
-    token_file: Option<String>,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) output: Output,
-}
-
-/// The place that [`Access`] names.
-pub(super) enum Place {
-    /// The Redis at this URL.
-    Redis(Secret),
-    /// The admin API.
-    Admin(AdminClient),
-}
-
-impl Access {
-    /// Reads the files that the options name.
-    pub(super) fn place(&self) -> anyhow::Result<Place> {
-        if let Some(url) = &self.store.redis {
-            return Ok(Place::Redis(match url.strip_prefix('@') {
-                Some(path) => argument::secret_file(path)?,
-                None => Secret::new(url.as_str()),
-            }));
-        }
-        let (Some(url), Some(path)) = (&self.store.admin, &self.token_file) else {
-            bail!("name the store with --redis, or the admin API with --admin and --token-file");
-        };
-        Ok(Place::Admin(AdminClient::new(url, argument::secret_file(path)?)?))
-    }
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct StoreArgs {
-    /// The Redis that Tollgate uses: `redis://`, `rediss://` or `redis+unix://`. `@FILE` reads the
-    /// URL from a file, which keeps a password out of the list of processes.
-    #[arg(long, value_name = "URL|@FILE")]
-    redis: Option<String>,
-    /// The admin API: `https://host:port`, `unix:/path`, or `http://` on this machine.
-    #[arg(long, value_name = "URL", requires = "token_file")]
-    admin: Option<String>,
-}
-
 /// The reason why an option of the command line is not valid.
 #[derive(Debug, Error)]
 enum InvalidOption {
@@ -261,10 +212,6 @@ enum InvalidOption {
 fn span(text: &str) -> Result<Span, InvalidOption> {
     let span: Span = text.parse().map_err(|error| InvalidOption::Duration(format!("{error}")))?;
     if span < MIN_TTL { Err(InvalidOption::Short) } else { Ok(span) }
-}
-
-fn note(text: &str) -> Result<String, InvalidRevocation> {
-    check_note(text).map(|()| text.to_owned())
 }
 
 /// Runs the command and prints to `out`. `connect` opens the Redis store of a URL; it is an
@@ -377,15 +324,15 @@ async fn act<R: Revocations>(
     }
 }
 
-/// Reads all pages, each entry once: an entry that is added meanwhile may shift another one into
-/// the next page.
+/// Reads all pages, each entry once: an entry whose end is moved meanwhile may be on two pages.
 async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
-    let (mut entries, mut offset) = (Vec::new(), Some(0));
-    while let Some(from) = offset {
-        let page = store.list(from, PAGE).await?;
+    let (mut entries, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.list(after.as_ref(), PAGE).await?;
         entries.extend(page.entries);
         // A server that does not move on would be queried for ever.
-        offset = page.next.filter(|next| *next > from);
+        let Some(next) = page.next.filter(|next| after.as_ref() < Some(next)) else { break };
+        after = Some(next);
     }
     entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);

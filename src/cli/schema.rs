@@ -4,12 +4,13 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 
-use crate::config::File;
+use crate::{admin::openapi::DOCUMENT, config::File};
 
 const MORE: &str = "\
 Examples:
   tollgate schema > tollgate.schema.json
   tollgate schema | jq '.[\"$defs\"].IssuerConfig.properties'
+  tollgate schema --admin-api > admin-api.openapi.json
 
 An editor with a YAML language server uses it for a file that begins with
   # yaml-language-server: $schema=tollgate.schema.json
@@ -17,13 +18,17 @@ An editor with a YAML language server uses it for a file that begins with
 Exit codes:
   0  printed";
 
-/// Print the JSON Schema of the configuration file.
+/// Print the JSON Schema of the configuration file, or the OpenAPI document of the admin API.
 ///
 /// JSON Schema 2020-12, with a description and the default of every key. `check-config` also finds
 /// errors that a schema cannot express.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
-pub struct Schema {}
+pub struct Schema {
+    /// Print the OpenAPI 3.1 document of the admin API in its place.
+    #[arg(long)]
+    admin_api: bool,
+}
 
 impl Schema {
     /// Prints the schema to `out`.
@@ -31,6 +36,10 @@ impl Schema {
     /// # Errors
     /// A failed write to `out`.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        if self.admin_api {
+            write!(out, "{DOCUMENT}")?;
+            return Ok(ExitCode::SUCCESS);
+        }
         writeln!(out, "{}", serde_json::to_string_pretty(&schema())?)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,4 +1,5 @@
-//! The sections of the file that belong to the sidecar. They change only with a restart.
+//! The sections of the file that belong to the sidecar. They change only with a restart, but for
+//! the credentials of the admin API.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
@@ -9,9 +10,9 @@ use tollgate_core::{
     time::Span,
 };
 
+pub use crate::admin::caller::AdminCredentialConfig;
 use crate::{
     adapter::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
-    admin::caller::AdminCredentialConfig,
     byte_size::ByteSize,
     credential::token_cache::TokenCacheConfig,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
@@ -91,7 +92,7 @@ impl ServerConfig {
         let Self { listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets } =
             self;
         [
-            ("listen", *listen == other.listen),
+            ("listen", listen.without_credentials() == other.listen.without_credentials()),
             ("body", *body == other.body),
             ("drain_timeout", *drain_timeout == other.drain_timeout),
             ("store", *store == other.store),
@@ -128,6 +129,18 @@ impl Default for ListenConfig {
 }
 
 impl ListenConfig {
+    /// The section without the credentials of the admin API, which a reload changes.
+    fn without_credentials(&self) -> Self {
+        let admin = self.admin.clone();
+        let admin = admin.map(|admin| AdminListenConfig { credentials: Vec::new(), ..admin });
+        Self { admin, ..self.clone() }
+    }
+
+    /// The credentials of the admin API.
+    pub fn credentials(&self) -> Vec<AdminCredentialConfig> {
+        self.admin.as_ref().map(|admin| admin.credentials.clone()).unwrap_or_default()
+    }
+
     /// The gRPC listener that is opened: the one of the file, or the default where no other
     /// listener takes checks.
     pub fn grpc(&self) -> Option<ListenerConfig> {
@@ -157,7 +170,8 @@ pub struct AdminListenConfig {
     /// The bearer token of the caller that may do everything. Every call needs a token, on loopback
     /// too.
     pub token: SecretSource,
-    /// Callers that may do less, each with a token of its own. Default: none.
+    /// Callers that may do less, each with a token of its own. A change applies with the reload.
+    /// Default: none.
     #[serde(default)]
     pub credentials: Vec<AdminCredentialConfig>,
 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::time::timeout;
 use tollgate_core::policy::Policy;
@@ -16,7 +17,7 @@ use super::{
     upstream_keys::UpstreamKeys,
 };
 use crate::{
-    config::{LoadError, Loaded, ServerConfig, TextDigest},
+    config::{AdminCredentialConfig, LoadError, Loaded, ServerConfig, TextDigest},
     credential::jwks::{KeySources, Source},
     observe::{self, Observer},
 };
@@ -68,6 +69,8 @@ pub(super) struct Reloader {
     upstream_keys: UpstreamKeys,
     api_keys: Option<ApiKeyFile>,
     redis_keys: RedisKeys,
+    /// The credentials of the admin API that are in force.
+    admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
     /// The error of the last reload, where it failed.
     failure: Option<String>,
 }
@@ -82,6 +85,7 @@ impl Reloader {
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
+        admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
     ) -> Self {
         let failure = None;
         let reloader = Self {
@@ -93,6 +97,7 @@ impl Reloader {
             upstream_keys,
             api_keys,
             redis_keys,
+            admin_credentials,
             failure,
         };
         reloader.report_upstream_keys();
@@ -116,6 +121,8 @@ impl Reloader {
     /// [`ReloadError::NeedsRestart`] for the sections that stay as they were.
     pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<(), ReloadError> {
         let Loaded { file, policy, digest } = loaded;
+        // Before the policy, which may wait for keys: a credential that is removed ends at once.
+        self.admin_credentials.store(Arc::new(file.server.listen.credentials()));
         self.install(Arc::new(policy)).await;
         self.applied = digest;
         self.report_upstream_keys();

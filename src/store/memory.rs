@@ -20,7 +20,7 @@ use tollgate_core::{
 pub(super) use self::buckets::{Buckets, owner};
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, MemoryConfig, NewBan, PAGE_MAX, Page,
-    Revocation, Store, StoreStatus, ban_map::BanMap, revocation::RevocationTable,
+    Position, Revocation, Store, StoreStatus, ban_map::BanMap, revocation::RevocationTable,
     revocation_map::RevocationMap,
 };
 
@@ -157,9 +157,13 @@ impl Store for Memory {
         Box::pin(future::ready(Ok(existed)))
     }
 
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
         let page = self
-            .with_revocations(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
+            .with_revocations(self.clock.now(), |table, _| table.page(after, limit.min(PAGE_MAX)));
         Box::pin(future::ready(Ok(page)))
     }
 
@@ -181,9 +185,13 @@ impl Store for Memory {
         Box::pin(future::ready(Ok(existed)))
     }
 
-    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+    fn list_bans<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
         let page =
-            self.with_bans(self.clock.now(), |table, _| table.page(offset, limit.min(PAGE_MAX)));
+            self.with_bans(self.clock.now(), |table, _| table.page(after, limit.min(PAGE_MAX)));
         Box::pin(future::ready(Ok(page)))
     }
 

@@ -16,6 +16,7 @@ mod key_uses;
 mod keys;
 mod leasing;
 mod packed_list;
+mod pages;
 mod replication;
 pub(super) mod script;
 
@@ -36,6 +37,7 @@ use self::{
     attended::{Expiry, GRACE, within},
     connection::{CircuitBreaker, Connection, Dialer},
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
+    pages::{Listed, MemberPage},
     script::Scripts,
 };
 pub use self::{
@@ -47,9 +49,9 @@ pub(super) use self::{
     replication::{BATCH, Change, ChangeSubscription, Cursor},
 };
 use super::{
-    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, RedisConfig,
-    ReplicaStatus, ReservationStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases,
-    replica::Replica,
+    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, Position,
+    RedisConfig, ReplicaStatus, ReservationStatus, Revocation, Store, StoreError, StoreStatus,
+    leases::Leases, replica::Replica,
 };
 
 /// The time limit of a call that is not a check: those of operators, and the steps of replication.
@@ -237,38 +239,34 @@ impl Redis {
         Ok(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)))
     }
 
-    async fn page(&self, offset: usize, limit: usize) -> Result<Page, Outage> {
-        self.call(move |mut connection| async move {
-            let now = self.format_and_time(&mut connection).await?;
-            let after = format!("({}", now.micros() / 1000);
-            let mut listing = pipe();
-            listing.cmd("ZCOUNT").arg(INDEX).arg(&after).arg("+inf");
-            listing.cmd("ZRANGEBYSCORE").arg(INDEX).arg(&after).arg("+inf").arg("WITHSCORES");
-            listing.arg("LIMIT").arg(offset).arg(limit);
-            let (total, ends): (u64, Vec<(String, f64)>) =
-                listing.query_async(&mut connection).await?;
-            if ends.is_empty() {
-                return Ok(Page { entries: Vec::new(), total });
-            }
-            let mut details = pipe();
-            details.cmd("MGET");
-            for (key, _) in &ends {
-                details.arg(Key::revoked(key));
-            }
-            details.cmd("HMGET").arg(NOTES);
-            for (key, _) in &ends {
-                details.arg(key);
-            }
-            let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) =
-                details.query_async(&mut connection).await?;
-            let rows = ends.into_iter().zip(moments).zip(notes);
-            // An entry without a moment has just ended.
-            let entries = rows
-                .filter_map(|(((key, ends), at), note)| Some(entry(key, at?, ends, note)))
-                .collect();
-            Ok(Page { entries, total })
-        })
-        .await
+    async fn page(&self, after: Option<&Position>, limit: usize) -> Result<Page, Outage> {
+        let MemberPage { rows, total, next } = self.members(REVOCATIONS, after, limit).await?;
+        if rows.is_empty() {
+            return Ok(Page { entries: Vec::new(), total, next });
+        }
+        let rows = &rows;
+        let (moments, notes): (Vec<Option<u64>>, Vec<Option<String>>) = self
+            .call(|mut connection| async move {
+                let mut details = pipe();
+                details.cmd("MGET");
+                for (key, _) in rows {
+                    details.arg(Key::revoked(key));
+                }
+                details.cmd("HMGET").arg(NOTES);
+                for (key, _) in rows {
+                    details.arg(key);
+                }
+                details.query_async(&mut connection).await
+            })
+            .await?;
+        // An entry without a moment has just ended.
+        let entries = rows.iter().zip(moments).zip(notes);
+        let entries = entries.filter_map(|(((key, ends), at), note)| {
+            let ends = Timestamp::from_micros(ends.saturating_mul(1000));
+            let key = String::from_utf8_lossy(key).into_owned();
+            Some(Entry { key, at: Timestamp::from_secs(at?), ends, note })
+        });
+        Ok(Page { entries: entries.collect(), total, next })
     }
 }
 
@@ -295,6 +293,9 @@ fn entry(key: String, at: u64, ends: f64, note: Option<String>) -> Entry {
     let ends = Timestamp::from_micros((ends as u64).saturating_mul(1000));
     Entry { key, at: Timestamp::from_secs(at), ends, note }
 }
+
+/// The list of revocations, by their ends in milliseconds.
+const REVOCATIONS: Listed = Listed { key: INDEX, unit: 1000, ends: true };
 
 impl Store for Redis {
     fn admit<'a>(&'a self, request: &'a AdmitRequest) -> AdmitFuture<'a> {
@@ -337,8 +338,12 @@ impl Store for Redis {
         }))
     }
 
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
-        Box::pin(self.page(offset, limit.min(PAGE_MAX)))
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
+        Box::pin(self.page(after, limit.min(PAGE_MAX)))
     }
 
     fn network_ban(&self, address: IpAddr) -> Option<Ban> {
@@ -353,8 +358,12 @@ impl Store for Redis {
         Box::pin(self.lift_ban(target))
     }
 
-    fn list_bans(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<Page, Outage>> {
-        Box::pin(self.ban_page(offset, limit.min(PAGE_MAX)))
+    fn list_bans<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
+        Box::pin(self.ban_page(after, limit.min(PAGE_MAX)))
     }
 
     fn bans_of<'a>(&'a self, query: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -10,10 +11,13 @@ use thiserror::Error;
 use tollgate_core::{
     credential::{api_key::LONGEST_LIFE, jwt::issuer::MAX_LEEWAY},
     revocation::Target,
+    text::control_character,
     time::{Span, Timestamp},
 };
 
-/// The longest note, in bytes.
+use super::Position;
+
+/// The longest note, in characters.
 const NOTE_MAX: usize = 256;
 
 /// The longest life of a revocation: that of an API key.
@@ -42,7 +46,7 @@ pub enum InvalidRevocation {
     )]
     Ttl,
     /// The note is empty, too long or not one line.
-    #[error("a note is one line of 1 to {NOTE_MAX} bytes without control characters")]
+    #[error("a note is one line of 1 to {NOTE_MAX} characters without control characters")]
     Note,
 }
 
@@ -51,7 +55,8 @@ pub enum InvalidRevocation {
 /// # Errors
 /// The note is empty, too long, or contains control characters.
 pub fn check_note(note: &str) -> Result<(), InvalidRevocation> {
-    if note.is_empty() || note.len() > NOTE_MAX || note.chars().any(char::is_control) {
+    let is_short = (1..=NOTE_MAX).contains(&note.chars().count());
+    if !is_short || control_character(note).is_some() {
         return Err(InvalidRevocation::Note);
     }
     Ok(())
@@ -140,6 +145,11 @@ impl Entry {
     pub fn kind(&self) -> &str {
         self.key.split(':').next().unwrap_or_default()
     }
+
+    /// The position of the entry in its list.
+    pub fn position(&self) -> Position {
+        Position::new(self.ends, self.key.as_bytes())
+    }
 }
 
 /// A page of the list of revocations, or of bans.
@@ -149,6 +159,8 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// The number of all entries in force.
     pub total: u64,
+    /// The position after which the next page begins; `None` on the last one.
+    pub next: Option<Position>,
 }
 
 /// All revocations of the store in memory, or all bans, by key and by the moment they end.
@@ -215,11 +227,16 @@ impl RevocationTable {
         self.entries.len() as u64
     }
 
-    /// Returns a page of the list, ordered by the moment the entries end. Call
-    /// [`prune`](Self::prune) first.
-    pub(super) fn page(&self, offset: usize, limit: usize) -> Page {
-        let ends = self.ends.iter().skip(offset).take(limit);
-        Page { entries: ends.filter_map(|(_, key)| self.entry(key)).collect(), total: self.len() }
+    /// Returns a page of the list, ordered by the moment the entries end and then by their keys.
+    /// Call [`prune`](Self::prune) first.
+    pub(super) fn page(&self, after: Option<&Position>, limit: usize) -> Page {
+        let start =
+            after.map_or(Bound::Unbounded, |after| Bound::Excluded((after.at(), after.text())));
+        let mut ends = self.ends.range((start, Bound::Unbounded)).map(|(_, key)| key);
+        let page = ends.by_ref().take(limit);
+        let entries: Vec<Entry> = page.filter_map(|key| self.entry(key)).collect();
+        let next = ends.next().and_then(|_| entries.last()).map(Entry::position);
+        Page { entries, total: self.len(), next }
     }
 }
 
@@ -244,7 +261,8 @@ mod tests {
         let mut table = RevocationTable::default();
         table.add(entry("a", 100, 1000));
         table.add(entry("a", 50, 500));
-        assert_eq!(table.page(0, 10), Page { entries: vec![entry("a", 100, 1000)], total: 1 });
+        let only = Page { entries: vec![entry("a", 100, 1000)], total: 1, next: None };
+        assert_eq!(table.page(None, 10), only);
     }
 
     #[test]
@@ -257,9 +275,15 @@ mod tests {
         table.prune(at(10), |key| ended.push(key.to_owned()));
         assert_eq!(ended, [subject("b").key()]);
         assert_eq!(table.len(), 3);
-        let page = table.page(1, 1);
-        assert_eq!((page.total, page.entries.len(), page.entries[0].ends), (3, 1, at(30)));
+        let first = table.page(None, 1);
+        assert_eq!(first.next, Some(Position::new(at(20), subject("c").key().as_bytes())));
+        // The entry of the position may have ended before the next page is read.
+        let mut ended = Vec::new();
+        table.prune(at(20), |key| ended.push(key.to_owned()));
+        let page = table.page(first.next.as_ref(), 1);
+        assert_eq!((page.total, page.entries.len(), page.entries[0].ends), (2, 1, at(30)));
         assert_eq!(page.entries[0].kind(), "subject");
+        table.add(entry("c", 1, 20));
         assert!(table.remove(&subject("a").key(), at(11)));
         assert!(!table.remove(&subject("a").key(), at(11)));
         assert!(

@@ -36,8 +36,8 @@ use tollgate::{
     },
     policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
     store::{
-        AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, ReservationStatus, Revocation, Store,
-        StoreStatus,
+        AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, Position, ReservationStatus,
+        Revocation, Store, StoreStatus,
     },
 };
 use tollgate_core::{
@@ -96,7 +96,11 @@ impl Store for Stored {
         panic!("a check reinstates nothing")
     }
 
-    fn list(&self, _: usize, _: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+    fn list<'a>(
+        &'a self,
+        _: Option<&'a Position>,
+        _: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
         panic!("a check lists nothing")
     }
 
@@ -112,7 +116,11 @@ impl Store for Stored {
         panic!("a check lifts nothing")
     }
 
-    fn list_bans(&self, _: usize, _: usize) -> BoxFuture<'_, Result<Page, Outage>> {
+    fn list_bans<'a>(
+        &'a self,
+        _: Option<&'a Position>,
+        _: usize,
+    ) -> BoxFuture<'a, Result<Page, Outage>> {
         panic!("a check lists nothing")
     }
 

@@ -62,7 +62,7 @@ async fn every_call_refuses_a_newer_format() {
         assert_eq!(admit(&store).await, Err(Outage::Refused), "{format}");
         assert_eq!(store.revoke(&revocation).await, Err(Outage::Refused), "{format}");
         assert_eq!(store.reinstate(revocation.target()).await, Err(Outage::Refused), "{format}");
-        assert_eq!(store.list(0, 10).await, Err(Outage::Refused), "{format}");
+        assert_eq!(store.list(None, 10).await, Err(Outage::Refused), "{format}");
         let error = store.status().last_error.unwrap();
         let expected = format!("its data have format {format}");
         assert!(error.contains(&expected) || error.contains("TOLLGATEFORMAT"), "{error}");

@@ -120,7 +120,7 @@ async fn many_revocations_are_read_in_parts() {
         store.reinstate(&target(name)).await.unwrap();
     }
     until("all are gone", async || local.status().revocations == 0).await;
-    assert_eq!(other.list(0, 10).await.unwrap().total, 0);
+    assert_eq!(other.list(None, 10).await.unwrap().total, 0);
 }
 
 #[tokio::test]

@@ -29,9 +29,24 @@ fn is_plain_word(word: [u8; 8], [one, other]: [u8; 2]) -> bool {
 }
 
 /// Whether a text can be an identifier: 1 to 256 bytes without control characters, so that no line
-/// feed gets into a header, a log or a key.
+/// feed gets into a header, a log or a key, and no two names look alike in a list.
 pub fn is_identifier(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
+    (1..=256).contains(&text.len()) && control_character(text).is_none()
+}
+
+/// Returns the first control character of a text: one of the category Cc, a separator of lines, or
+/// one that changes the direction of the text after it (`Bidi_Control` of UAX #9).
+pub fn control_character(text: &str) -> Option<char> {
+    text.chars().find(|character| {
+        character.is_control()
+            || matches!(
+                character,
+                '\u{61c}'
+                    | '\u{200e}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2066}'..='\u{2069}'
+            )
+    })
 }
 
 /// Whether a text is a `scope-token` of RFC 6749 section 3.3, or one beyond ASCII: names of models
@@ -52,10 +67,12 @@ pub fn is_invisible(character: char) -> bool {
         character,
         '\u{a0}'
             | '\u{ad}'
+            | '\u{61c}'
             | '\u{2000}'..='\u{200b}'
             | '\u{200e}'..='\u{200f}'
             | '\u{2028}'..='\u{202f}'
             | '\u{205f}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}'
             | '\u{3000}'
             | '\u{feff}'
     )
@@ -137,6 +154,27 @@ fn digits_as_str(digits: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identifiers_have_no_control_characters() {
+        for (text, found) in [
+            ("a\0b", '\0'),
+            ("a\n", '\n'),
+            ("\u{85}", '\u{85}'),
+            ("a\u{61c}", '\u{61c}'),
+            ("a\u{200f}", '\u{200f}'),
+            ("\u{2028}", '\u{2028}'),
+            ("a\u{202e}b", '\u{202e}'),
+            ("a\u{2069}", '\u{2069}'),
+        ] {
+            assert_eq!(control_character(text), Some(found), "{text:?}");
+            assert!(!is_identifier(text) && !is_scope(text), "{text:?}");
+        }
+        for text in ["a b", "\u{5d0}\u{5d1}", "\u{fc}", "\u{1f468}\u{200d}\u{1f469}"] {
+            assert!(is_identifier(text), "{text:?}");
+        }
+        assert!(!is_identifier("") && !is_identifier(&"a".repeat(257)));
+    }
 
     #[test]
     fn hex_is_lower_case_and_in_order() {

@@ -149,11 +149,12 @@ fn at_most_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]
 }
 
 /// Returns the client's address from a list to which each hop appended its peer: the last address
-/// that is not a trusted proxy. The entries before it were sent by that client and may be forged.
+/// that is not a trusted proxy. The entries before it were sent by that client and may be forged:
+/// they are not read, so that bytes that are no text do not hide the address.
 fn client(config: &ForwardAuthConfig, list: &[u8]) -> Option<IpAddr> {
     let mut client = None;
-    for hop in std::str::from_utf8(list).ok()?.rsplit(',') {
-        let address = hop_address(hop.trim())?;
+    for hop in list.rsplit(|byte| *byte == b',') {
+        let address = hop_address(std::str::from_utf8(hop).ok()?.trim())?;
         client = Some(address.to_canonical());
         if !config.is_proxy(address) {
             break;

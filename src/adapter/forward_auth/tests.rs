@@ -278,6 +278,25 @@ fn the_clients_address_is_the_last_hop_that_is_not_a_proxy() {
 }
 
 #[test]
+fn bytes_of_a_client_do_not_hide_its_address() {
+    for (list, client) in [
+        (&b"\xff, 192.0.2.1"[..], Some("192.0.2.1")),
+        (b"\xff,192.0.2.1, 10.0.0.3", Some("192.0.2.1")),
+        (b"\xc3\xbc\x80 , 192.0.2.1", Some("192.0.2.1")),
+        (b"192.0.2.1, \xff", None),
+    ] {
+        for dialect in ALL {
+            let config = config(dialect, "none");
+            let mut parts = check(dialect, &[]);
+            let value = http::HeaderValue::from_bytes(list).unwrap();
+            parts.headers.insert(config.dialect.spec().address, value);
+            let address = decode(&config, &parts, None).unwrap().address;
+            assert_eq!(address, client.map(|text| text.parse().unwrap()), "{dialect}: {list:?}");
+        }
+    }
+}
+
+#[test]
 fn bodies_are_read_only_where_dialect_and_file_allow_it() {
     for (dialect, get, post) in [
         ("nginx", false, true),

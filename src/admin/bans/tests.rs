@@ -102,19 +102,33 @@ async fn what_says_nothing_clear_is_refused() {
         ("POST", PATH, r#"{"key":"7Jk2mN4pQ8rT","issuer":"i"}"#.into(), "has no meaning"),
         ("POST", CHECK_PATH, r#"{"key":"7Jk2mN4pQ8rT","address":"::1"}"#.into(), "name one target"),
         ("POST", PATH, r#"{"network":""}"#.into(), "is empty"),
-        ("POST", PATH, format!(r#"{{"tenant":"{}"}}"#, "x".repeat(1025)), "has 1025 bytes"),
+        (
+            "POST",
+            PATH,
+            format!(r#"{{"tenant":"{}"}}"#, "x".repeat(1025)),
+            "`tenant` has 1025 characters",
+        ),
         ("POST", PATH, r#"{"network":"0.0.0.0/0"}"#.into(), "contains every IPv4 address"),
         ("POST", PATH, r#"{"network":"::/0"}"#.into(), "contains every IPv4 address"),
         ("POST", PATH, r#"{"network":"10.0.0.1/8"}"#.into(), "bits behind its length"),
         ("POST", PATH, r#"{"network":"10.0.0.0/33"}"#.into(), "is no network"),
         ("POST", PATH, r#"{"network":"example.com"}"#.into(), "is no network"),
-        ("POST", PATH, r#"{"tenant":"a","for":"0s"}"#.into(), "a ban ends after"),
-        ("POST", PATH, r#"{"tenant":"a","for":"3654d"}"#.into(), "a ban ends after"),
-        ("POST", PATH, format!(r#"{{"tenant":"a","until":"{past}"}}"#), "a ban ends after"),
+        ("POST", PATH, r#"{"tenant":"a","for":"0s"}"#.into(), "`for` is between"),
+        ("POST", PATH, r#"{"tenant":"a","for":"3654d"}"#.into(), "`for` is between"),
+        ("POST", PATH, r#"[null,null,"acme"]"#.into(), "it is no JSON object"),
+        ("DELETE", PATH, r#"[null,null,"acme"]"#.into(), "it is no JSON object"),
+        ("POST", CHECK_PATH, r#"[null,null,"acme"]"#.into(), "it is no JSON object"),
+        ("POST", PATH, r#"{"tenant":"a\u0000"}"#.into(), "`tenant` contains"),
+        ("POST", PATH, r#"{"tenant":"a","reason":"b\u202e"}"#.into(), "`reason` contains"),
+        ("POST", PATH, r#"{"subject":"a\u2067","issuer":"i"}"#.into(), "`subject` contains"),
+        ("POST", PATH, r#"{"client":"a\u0007","issuer":"i"}"#.into(), "`client` contains"),
+        ("POST", PATH, r#"{"client":"a","issuer":"i\u200e"}"#.into(), "`issuer` contains"),
+        ("DELETE", PATH, r#"{"tenant":"a\u0000"}"#.into(), "`tenant` contains"),
+        ("POST", CHECK_PATH, r#"{"tenant":"a\u0000"}"#.into(), "`tenant` contains"),
         ("POST", PATH, r#"{"tenant":"a","until":"soon"}"#.into(), "is not a time"),
         ("POST", PATH, r#"{"tenant":"a","for":"1h","until":"9"}"#.into(), "state the end once"),
         ("POST", PATH, r#"{"tenant":"a","reason":""}"#.into(), "a note is one line"),
-        ("POST", PATH, r#"{"tenant":"a","reason":"a\nb"}"#.into(), "a note is one line"),
+        ("POST", PATH, r#"{"tenant":"a","reason":"a\nb"}"#.into(), "`reason` contains"),
         ("DELETE", PATH, r#"{"tenant":"a","for":"1h"}"#.into(), "have no meaning here"),
         ("DELETE", PATH, r#"{"address":"10.0.0.1"}"#.into(), "name exactly one of"),
         ("POST", CHECK_PATH, r#"{"tenant":"a","reason":"x"}"#.into(), "have no meaning here"),
@@ -140,6 +154,9 @@ async fn what_says_nothing_clear_is_refused() {
         let message = json["error"]["message"].as_str().unwrap();
         assert!(message.contains(expected), "{method} {body}: {message}");
     }
+    let body = format!(r#"{{"tenant":"a","until":"{past}"}}"#);
+    let (status, json) = bench.call("POST", PATH, &body).await;
+    assert_eq!((status, code(&json)), (409, "out_of_bounds"), "{json}");
     assert_eq!(bench.call("GET", PATH, "").await.1["bans"], json!([]));
 }
 
@@ -185,6 +202,15 @@ async fn the_list_comes_in_pages() {
     assert_eq!(first["bans"].as_array().unwrap().len(), 2);
     let (_, second) = bench.call("GET", &format!("/v1/bans?cursor={next}&limit=2"), "").await;
     assert_eq!((second["bans"].as_array().unwrap().len(), &second["next"]), (1, &Value::Null));
+    // A ban that is lifted between two pages shifts no other.
+    for tenant in ["a", "b", "c"] {
+        let key = Target::Tenant { tenant: tenant.to_owned() }.key();
+        if first["bans"].as_array().unwrap().iter().any(|ban| ban["key"] == key.as_str()) {
+            bench.call("DELETE", PATH, &json!({ "tenant": tenant }).to_string()).await;
+        }
+    }
+    let path = format!("/v1/bans?cursor={next}&limit=2");
+    assert_eq!(bench.call("GET", &path, "").await.1["bans"], second["bans"]);
 }
 
 #[tokio::test]

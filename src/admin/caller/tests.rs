@@ -40,7 +40,8 @@ fn credentials() -> Vec<AdminCredentialConfig> {
                 "scopes": ["infer:text", "models:read"],
                 "models": ["qwen"],
                 "tiers": ["gold"],
-                "limits": ["per-key"],
+                "limits": { "per-key": "5/1s" },
+                "networks": ["10.0.0.0/8", "2001:db8::/32"],
                 "max_life": "30d",
             },
         },
@@ -87,7 +88,7 @@ impl Callers {
 fn terms(other: Value) -> Value {
     let mut terms = json!({
         "subject": "ci", "tenant": "acme", "scopes": ["infer:text"], "models": ["qwen"],
-        "expires_in": "30d",
+        "networks": ["10.1.0.0/16"], "expires_in": "30d",
     });
     for (name, value) in other.as_object().unwrap() {
         terms[name] = value.clone();
@@ -115,6 +116,14 @@ fn beyond() -> Vec<(Value, &'static str)> {
         (json!({ "models": ["qwen", "llama"] }), "a model that it does not have"),
         (json!({ "tier": "silver" }), "a tier that it does not have"),
         (json!({ "limits": { "other": "9/1s" } }), "a limit that it does not have"),
+        (json!({ "limits": { "per-key": "6/1s" } }), "a higher rate"),
+        (json!({ "limits": { "per-key": "300/1m" } }), "the same rate, and more at once"),
+        (json!({ "limits": { "per-key": "5/1s", "other": "1/1h" } }), "one of two limits"),
+        (json!({ "networks": null }), "every network"),
+        (json!({ "networks": ["0.0.0.0/0"] }), "every IPv4 address"),
+        (json!({ "networks": ["10.0.0.0/7"] }), "a wider network"),
+        (json!({ "networks": ["10.0.0.0/8", "192.0.2.1"] }), "one of two networks"),
+        (json!({ "networks": ["::/0"] }), "every address"),
         (json!({ "expires_in": "31d" }), "a longer life"),
         (json!({ "expires_in": null }), "the default life, which is longer"),
     ]
@@ -124,8 +133,10 @@ fn beyond() -> Vec<(Value, &'static str)> {
 async fn a_credential_grants_what_it_lists_and_no_more() {
     let callers = Callers::new();
     let most = json!({ "tier": "gold", "limits": { "per-key": "5/1s" },
-        "scopes": ["infer:text", "models:read"], "tenant": "acme-test" });
-    for granted in [json!({}), json!({ "scopes": [] }), json!({ "models": [] }), most] {
+        "scopes": ["infer:text", "models:read"], "tenant": "acme-test",
+        "networks": ["10.0.0.0/8", "10.9.8.7", "2001:db8::1"] });
+    let less = json!({ "limits": { "per-key": "1/1m" } });
+    for granted in [json!({}), json!({ "scopes": [] }), json!({ "models": [] }), most, less] {
         let (status, json) = callers.call(OF_ACME, "POST", KEYS, &terms(granted.clone())).await;
         assert_eq!(status, 200, "{granted}: {json}");
     }
@@ -369,6 +380,7 @@ fn wrong_credentials_are_refused_with_their_place() {
         (json!({ "tenants": ["a\nb"] }), "[0].tenants[0]", "control characters"),
         (json!({ "may_grant": { "scopes": ["infer:*"] } }), "scopes[0]", "no pattern"),
         (json!({ "may_grant": { "max_life": "0s" } }), "max_life", "1s at least"),
+        (json!({ "may_grant": { "networks": [] } }), "networks", "list the networks"),
         (json!({ "digest": KeyDigest::of(b"") }), "[0].digest", "empty token"),
     ] {
         let mut value = json!({

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
 use tollgate_core::{
     config::{Errors, Path},
-    credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeyRecord, KeySpec},
+    credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeyRecord, KeySpec, LONGEST_LIFE},
     identity::KeyId,
     network::Networks,
     policy::Policy,
@@ -16,7 +16,8 @@ use tollgate_core::{
     time::{Rate, Span, Timestamp, rfc3339::Rfc3339},
 };
 
-use super::super::{answer::Refusal, request};
+use super::super::{answer::Refusal, json_body::check_text, request};
+use crate::store::Position;
 
 /// The longest grace of a rotation.
 const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);
@@ -28,7 +29,7 @@ pub(super) struct Terms {
     /// The digest of an imported key.
     pub(super) digest: Option<KeyDigest>,
     subject: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "holder")]
     holder: HolderSpec,
     tenant: Option<String>,
     owner: Option<String>,
@@ -54,15 +55,9 @@ pub(super) struct Rotation {
 
 /// The query of a list.
 pub(super) struct ListQuery {
-    pub(super) offset: usize,
+    pub(super) after: Option<Position>,
     pub(super) limit: usize,
     pub(super) tenant: Option<String>,
-}
-
-/// Reads a body. The error names the place in the body.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
 }
 
 impl Terms {
@@ -74,6 +69,7 @@ impl Terms {
         now: Timestamp,
         lifetimes: &KeyLifetimes,
     ) -> Result<KeyRecord, Refusal> {
+        self.check_texts()?;
         let expires = end(now, self.expires_in, lifetimes)?;
         let spec = KeySpec {
             id,
@@ -103,6 +99,29 @@ impl Terms {
     }
 }
 
+impl Terms {
+    fn check_texts(&self) -> Result<(), Refusal> {
+        let names = [
+            ("subject", Some(&self.subject)),
+            ("tenant", self.tenant.as_ref()),
+            ("owner", self.owner.as_ref()),
+            ("tier", self.tier.as_ref()),
+        ];
+        let names = names.into_iter().filter_map(|(member, text)| Some((member, text?)));
+        let scopes = self.scopes.iter().map(|scope| ("scopes", scope));
+        let models = self.models.iter().flatten().map(|model| ("models", model));
+        let limits = self.limits.keys().map(|name| ("limits", name));
+        let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
+        let labels = labels.map(|text| ("labels", text));
+        names
+            .chain(scopes)
+            .chain(models)
+            .chain(limits)
+            .chain(labels)
+            .try_for_each(|(member, text)| check_text(member, text))
+    }
+}
+
 impl Rotation {
     /// Returns the end of the grace of the secret before, and that of the new secret.
     pub(super) fn ends(
@@ -121,11 +140,14 @@ impl Rotation {
 /// Returns the end of a life that begins at `now`.
 fn end(now: Timestamp, life: Option<Span>, lifetimes: &KeyLifetimes) -> Result<Timestamp, Refusal> {
     let Some(life) = life else { return Ok(lifetimes.default_end(now)) };
+    if life < request::MIN_TTL || life > LONGEST_LIFE {
+        let message = format!("`expires_in` is between 1s and {LONGEST_LIFE}");
+        return Err(Refusal::invalid(message));
+    }
     let max = lifetimes.max_life();
-    if life < request::MIN_TTL || life > max {
-        return Err(Refusal::invalid(format!(
-            "`expires_in` is between 1s and {max}, which is `api_keys.max_life`"
-        )));
+    if life > max {
+        let message = format!("`expires_in` is at most {max}, which is `api_keys.max_life`");
+        return Err(Refusal::out_of_bounds(message));
     }
     Ok(after(now, life))
 }
@@ -139,10 +161,12 @@ fn after(now: Timestamp, span: Span) -> Timestamp {
 pub(super) fn check_names(record: &KeyRecord, policy: &Policy) -> Result<(), Refusal> {
     let unknown = record.limits.iter().find(|(name, _)| !policy.has_limit(name));
     if let Some((name, _)) = unknown {
-        return Err(Refusal::invalid(format!("the policy has no limit `{name}`")));
+        let message = format!("the policy has no limit `{name}`");
+        return Err(Refusal::new(409, "unknown_limit", message));
     }
     if let Some(tier) = record.tier.as_deref().filter(|tier| !policy.has_key_tier(tier)) {
-        return Err(Refusal::invalid(format!("no override of a limit selects the tier `{tier}`")));
+        let message = format!("no override of a limit selects the tier `{tier}`");
+        return Err(Refusal::new(409, "unknown_tier", message));
     }
     Ok(())
 }
@@ -166,8 +190,8 @@ pub(super) fn list_query(query: &str) -> Result<ListQuery, Refusal> {
             }
         }
     }
-    let (offset, limit) = request::page(&rest.join("&"))?;
-    Ok(ListQuery { offset, limit, tenant })
+    let (after, limit) = request::page(&rest.join("&"))?;
+    Ok(ListQuery { after, limit, tenant })
 }
 
 /// Decodes a value of a query. `None` for an escape that is none, and for text that is not UTF-8.
@@ -186,6 +210,15 @@ fn decoded(text: &str) -> Option<String> {
         });
     }
     String::from_utf8(decoded).ok()
+}
+
+/// Reads the kind of a subject, from a text only.
+fn holder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HolderSpec, D::Error> {
+    match &*String::deserialize(deserializer)? {
+        "client" => Ok(HolderSpec::Client),
+        "user" => Ok(HolderSpec::User),
+        other => Err(D::Error::unknown_variant(other, &["client", "user"])),
+    }
 }
 
 /// Reads a map in which no name is repeated.

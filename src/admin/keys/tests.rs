@@ -14,7 +14,7 @@ use crate::{
 
 /// Records in memory, in the order of their creation, or a store that does not answer.
 #[derive(Default)]
-pub(in crate::admin) struct Memory {
+pub(crate) struct Memory {
     records: Mutex<Vec<(KeyId, String)>>,
     outage: Option<Outage>,
     /// As `outage`, for writes only.
@@ -112,21 +112,32 @@ impl KeyRecords for Memory {
         })
     }
 
-    fn list(&self, offset: usize, limit: usize) -> BoxFuture<'_, Result<KeyPage, Outage>> {
+    fn list<'a>(
+        &'a self,
+        after: Option<&'a Position>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, Outage>> {
         Box::pin(async move {
             self.answer()?;
             let records = self.records();
-            let keys = records.iter().skip(offset).take(limit.min(2)).map(|(id, text)| StoredKey {
+            let created = |index: usize| Timestamp::from_secs(index as u64);
+            let keys = records.iter().enumerate().map(|(index, (id, text))| StoredKey {
                 id: id.as_str().as_bytes().to_vec(),
                 text: Some(text.clone()),
+                created: created(index),
             });
-            Ok(KeyPage { keys: keys.collect(), total: records.len() as u64 })
+            let keys = keys.filter(|key| after.is_none_or(|after| key.position() > *after));
+            let mut keys: Vec<StoredKey> = keys.collect();
+            let has_more = keys.len() > limit.min(2);
+            keys.truncate(limit.min(2));
+            let next = keys.last().filter(|_| has_more).map(StoredKey::position);
+            Ok(KeyPage { keys, total: records.len() as u64, next })
         })
     }
 }
 
 /// A policy with keys in Redis, one limit and one tier.
-pub(in crate::admin) fn policy(api_keys: Value) -> Arc<Policy> {
+pub(crate) fn policy(api_keys: Value) -> Arc<Policy> {
     let text = json!({
         "api_keys": api_keys,
         "limits": [{
@@ -206,28 +217,55 @@ async fn a_body_that_is_unclear_makes_no_key() {
         (PATH, r#"{"subject":"a","id":"7Jk2mN4pQ8rT"}"#, "unknown field `id`"),
         (PATH, r#"{"subject":"a","weak":false}"#, "unknown field `weak`"),
         (PATH, r#"{"subject":""}"#, "subject"),
-        (PATH, r#"{"subject":"a\nb"}"#, "control characters"),
+        (PATH, r#"{"subject":"a\nb"}"#, "`subject` contains the control character U+000A"),
+        (PATH, r#"{"subject":"a\u0000"}"#, "`subject` contains the control character U+0000"),
+        (PATH, r#"{"subject":"a","tenant":"\u202ea"}"#, "`tenant` contains"),
+        (PATH, r#"{"subject":"a","owner":"\u2066a"}"#, "`owner` contains"),
+        (PATH, r#"{"subject":"a","tier":"gold\u200f"}"#, "`tier` contains"),
+        (PATH, r#"{"subject":"a","scopes":["a\u2069"]}"#, "`scopes` contains"),
+        (PATH, r#"{"subject":"a","models":["a\u0085"]}"#, "`models` contains"),
+        (PATH, r#"{"subject":"a","limits":{"\u202a":"1/1s"}}"#, "`limits` contains"),
+        (PATH, r#"{"subject":"a","labels":{"\u061c":"1"}}"#, "`labels` contains"),
+        (PATH, r#"{"subject":"a","labels":{"x":"\u2028"}}"#, "`labels` contains"),
+        (PATH, r#"["ci"]"#, "it is no JSON object"),
+        (PATH, r#"{"subject":"a","holder":{"user":null}}"#, "the body cannot be read"),
         (PATH, r#"{"subject":"a","tenant":""}"#, "tenant"),
         (PATH, r#"{"subject":"a","scopes":["a b"]}"#, "is not a scope"),
+        (
+            PATH,
+            &json!({ "subject": "a", "scopes": ["s".repeat(257)] }).to_string(),
+            "scopes[0]: a scope of a key has at most 256 bytes",
+        ),
         (PATH, r#"{"subject":"a","scopes":"infer"}"#, "the body cannot be read"),
         (PATH, r#"{"subject":"a","networks":[]}"#, "the list is empty"),
         (PATH, r#"{"subject":"a","networks":["10.0.0.1/8"]}"#, "10.0.0.1/8"),
-        (PATH, r#"{"subject":"a","limits":{"other":"1/1s"}}"#, "no limit `other`"),
         (PATH, r#"{"subject":"a","limits":{"per-key":"1/1s","per-key":"9/1s"}}"#, "duplicate"),
         (PATH, r#"{"subject":"a","labels":{"x":"1","x":"2"}}"#, "duplicate member `x`"),
-        (PATH, r#"{"subject":"a","tier":"silver"}"#, "the tier `silver`"),
-        (PATH, r#"{"subject":"a","expires_in":"101d"}"#, "which is `api_keys.max_life`"),
+        (PATH, r#"{"subject":"a","expires_in":"3654d"}"#, "`expires_in` is between"),
         (PATH, r#"{"subject":"a","expires_in":"0s"}"#, "`expires_in` is between"),
         (PATH, r#"{"subject":"a","expires_in":60}"#, "the body cannot be read"),
         (PATH, &format!(r#"{{"subject":"a","digest":"{digest}"}}"#), "/v1/keys/import"),
         (&import, r#"{"subject":"a"}"#, "name the `digest`"),
         (&import, r#"{"subject":"a","digest":"sk-secret"}"#, "64 hex digits"),
+        (
+            &import,
+            &json!({ "subject": "a", "digest": KeyDigest::of(b"") }).to_string(),
+            "that of an empty key",
+        ),
     ] {
         let (status, json) = bench.call("POST", path, body).await;
         assert_eq!((status, code(&json)), (400, "invalid_request"), "{path} {body}");
         let message = json["error"]["message"].as_str().unwrap();
         assert!(message.contains(expected), "{body}: {message}");
         assert!(!message.contains("sk-secret"), "{message}");
+    }
+    for (body, expected) in [
+        (r#"{"subject":"a","limits":{"other":"1/1s"}}"#, "unknown_limit"),
+        (r#"{"subject":"a","tier":"silver"}"#, "unknown_tier"),
+        (r#"{"subject":"a","expires_in":"101d"}"#, "out_of_bounds"),
+    ] {
+        let (status, json) = bench.call("POST", PATH, body).await;
+        assert_eq!((status, code(&json)), (409, expected), "{body}");
     }
     assert!(memory.records().is_empty());
 }
@@ -257,7 +295,9 @@ async fn a_rotation_keeps_the_id_and_the_secret_before_for_a_grace() {
     assert!(memory.record(&id).previous.is_none());
     for (body, expected) in [
         (r#"{"grace":"31d"}"#, "`grace` is at most"),
-        (r#"{"expires_in":"101d"}"#, "`expires_in` is between"),
+        (r#"{"expires_in":"3654d"}"#, "`expires_in` is between"),
+        (r#"["1h","1d"]"#, "it is no JSON object"),
+        (r#"[]"#, "it is no JSON object"),
         (r#"{"scopes":["admin"]}"#, "unknown field `scopes`"),
         ("", "the body cannot be read"),
     ] {
@@ -346,21 +386,31 @@ async fn keys_are_listed_in_pages_and_by_tenant() {
         let tenants = tenants.map(|key| key["tenant"].as_str().unwrap_or("-").to_owned());
         (tenants.collect::<Vec<_>>().join(","), json["next"].as_str().map(str::to_owned))
     };
-    let next = |offset: &str| Some(offset.to_owned());
     assert_eq!(list("").await, ("a,b,a,b b,a,-".into(), None));
-    assert_eq!(list("limit=4").await, ("a,b,a,b b".into(), next("4")));
-    assert_eq!(list("limit=4&cursor=4").await, ("a,-".into(), None));
-    assert_eq!(list("tenant=a&limit=2").await, ("a,a".into(), next("3")));
-    assert_eq!(list("cursor=3&tenant=a&limit=2").await, ("a".into(), None));
+    let (tenants, next) = list("limit=4").await;
+    assert_eq!(tenants, "a,b,a,b b");
+    let rest = format!("limit=4&cursor={}", next.unwrap());
+    assert_eq!(list(&rest).await, ("a,-".into(), None));
+    let (tenants, next) = list("tenant=a&limit=2").await;
+    assert_eq!(tenants, "a,a");
+    let rest = format!("cursor={}&tenant=a&limit=2", next.unwrap());
+    assert_eq!(list(&rest).await, ("a".into(), None));
     assert_eq!(list("tenant=b%20b").await, ("b b".into(), None));
     assert_eq!(list("tenant=b+b").await, ("b b".into(), None));
     assert_eq!(list("tenant=A").await, (String::new(), None));
-    assert_eq!(list("cursor=99").await, (String::new(), None));
-    let (_, json) = bench.call("GET", &format!("{PATH}?cursor=5"), "").await;
+    assert_eq!(list("cursor=99000000.").await, (String::new(), None));
+    let (_, json) = bench.call("GET", &format!("{PATH}?cursor=5000000."), "").await;
     assert_eq!(json["keys"], json!([{ "id": "7Jk2mN4pQ8rT", "state": "unreadable" }]));
-    for query in
-        ["limit=0", "tenant=", "tenant=%zz", "tenant=%ff", "tenant=a&tenant=b", "tenant", "x=1"]
-    {
+    for query in [
+        "limit=0",
+        "cursor=5",
+        "tenant=",
+        "tenant=%zz",
+        "tenant=%ff",
+        "tenant=a&tenant=b",
+        "tenant",
+        "x=1",
+    ] {
         let (status, _) = bench.call("GET", &format!("{PATH}?{query}"), "").await;
         assert_eq!(status, 400, "{query}");
     }
@@ -498,7 +548,7 @@ async fn every_call_leaves_a_line_without_the_key() {
         ]
     );
     assert_eq!((shown[6][0], shown[6][2], shown[6][4]), ("import_key", "bot", "ok"));
-    assert_eq!((shown[7][0], shown[7][4]), ("create_key", "invalid_request"));
+    assert_eq!((shown[7][0], shown[7][4]), ("create_key", "unknown_limit"));
     assert_eq!(lines[0]["scopes"], "a b");
     assert!(lines[0]["exp"].is_u64());
     let text = bench.text();

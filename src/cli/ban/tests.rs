@@ -158,11 +158,11 @@ async fn an_end_in_the_past_is_refused() {
 async fn a_reason_from_elsewhere_does_not_reach_the_terminal_as_it_is() {
     let kept = Kept::default();
     let hidden =
-        NewBan::new(Target::Tenant { tenant: "a".into() }, now(), None, Some("a\u{202e}b".into()));
+        NewBan::new(Target::Tenant { tenant: "a".into() }, now(), None, Some("a\u{200b}b".into()));
     kept.ban(&hidden.unwrap()).await.unwrap();
     for output in ["text", "json"] {
         let line = ["list", "--redis", "redis://there", "--output", output];
         let (text, _) = run_line(&line, &kept).await.unwrap();
-        assert!(!text.contains('\u{202e}') && text.contains("202e"), "{text}");
+        assert!(!text.contains('\u{200b}') && text.contains("200b"), "{text}");
     }
 }

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, io::Write, num::NonZeroUsize, process::ExitCode
 
 use anyhow::bail;
 use clap::Args;
+use serde_json::{Map, Value};
 use tollgate_core::{
-    credential::api_key::{HolderSpec, KeyDigest, KeySpec, PREFIX},
+    credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeySpec, PREFIX},
     identity::KeyId,
     network::Networks,
     time::{Rate, Span, rfc3339::Rfc3339},
@@ -13,13 +14,18 @@ use tollgate_core::{
 
 use super::{
     change,
-    records::{OptionalPlace, Place, Records},
+    records::{OptionalPlace, OwnRecords, Place, Records},
+    redis_store::{KeyList, ListedKey},
     show,
 };
 use crate::{
-    cli::{Output, argument},
+    cli::{Output, admin_client::MadeKey, argument},
     observe::now,
+    store::Position,
 };
+
+/// The grace of a rotation where none is given.
+const GRACE: Span = Span::from_secs(86_400);
 
 const CREATE: &str = "\
 Examples:
@@ -27,19 +33,23 @@ Examples:
   tollgate keys create --file keys.json --subject ci --tenant acme --scope infer:text
   tollgate keys create --file keys.json --subject bot --model qwen --network 10.0.0.0/8
   tollgate keys create --config tollgate.yaml --subject ci --scope infer:text
+  tollgate keys create --admin https://gate.example.com:9003 --token-file admin-token.txt \\
+    --subject ci --tenant acme --scope infer:text
 
 Exit codes:
   0  made
-  2  wrong arguments, or the file or Redis cannot be used";
+  2  wrong arguments, or the file, Redis or the admin API cannot be used or refuses";
 
 const IMPORT: &str = "\
 Examples:
   tollgate keys import --file keys.json --subject bot --scope infer:text --key @old-key.txt
   tollgate keys import --file keys.json --subject bot --key -
+  tollgate keys import --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt \\
+    --subject bot --key @old-key.txt
 
 Exit codes:
   0  added
-  2  wrong arguments, or the file or Redis cannot be used";
+  2  wrong arguments, or the file, Redis or the admin API cannot be used or refuses";
 
 const HASH: &str = "\
 Examples:
@@ -54,11 +64,12 @@ const LIST: &str = "\
 Examples:
   tollgate keys list --file keys.json
   tollgate keys list --file keys.json --output json | jq -r .id
-  tollgate keys list --config tollgate.yaml --limit 100 --cursor 100
+  tollgate keys list --config tollgate.yaml --limit 100
+  tollgate keys list --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt
 
 Exit codes:
   0  printed
-  2  the file or Redis cannot be used";
+  2  the file, Redis or the admin API cannot be used";
 
 const SHOW: &str = "\
 Examples:
@@ -67,7 +78,7 @@ Examples:
 Exit codes:
   0  printed
   1  there is no such key
-  2  the file or Redis cannot be used";
+  2  the file, Redis or the admin API cannot be used";
 
 const ROTATE: &str = "\
 Examples:
@@ -77,7 +88,7 @@ Examples:
 Exit codes:
   0  rotated
   1  there is no such key
-  2  the file or Redis cannot be used";
+  2  the file, Redis or the admin API cannot be used or refuses";
 
 const REVOKE: &str = "\
 Examples:
@@ -87,7 +98,7 @@ Examples:
 Exit codes:
   0  removed
   1  there is no such key
-  2  the file or Redis cannot be used";
+  2  the file, Redis or the admin API cannot be used";
 
 /// What a key is for.
 #[derive(Debug, Args)]
@@ -175,9 +186,43 @@ impl Terms {
             previous: None,
         })
     }
+
+    /// Returns the members of a body of the admin API.
+    fn members(self) -> Map<String, Value> {
+        let mut members = Map::new();
+        let mut add = |name: &str, value: Value| members.insert(name.to_owned(), value);
+        add("subject", self.subject.into());
+        if self.user {
+            add("holder", "user".into());
+        }
+        for (name, value) in [("tenant", self.tenant), ("owner", self.owner), ("tier", self.tier)] {
+            value.map(|value| add(name, value.into()));
+        }
+        for (name, list) in
+            [("scopes", self.scopes), ("models", self.models), ("networks", self.networks)]
+        {
+            if !list.is_empty() {
+                add(name, list.into());
+            }
+        }
+        let limits = self.limits.into_iter();
+        let limits: Map<_, _> =
+            limits.map(|(name, rate)| (name, Value::from(rate.to_string()))).collect();
+        let labels: Map<_, _> =
+            self.labels.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
+        for (name, map) in [("limits", limits), ("labels", labels)] {
+            if !map.is_empty() {
+                add(name, map.into());
+            }
+        }
+        self.expires_in.map(|life| add("expires_in", life.to_string().into()));
+        members
+    }
 }
 
 /// Make a key, and print it once.
+///
+/// Without --file, --config and --admin its record is printed too.
 #[derive(Debug, Args)]
 #[command(after_long_help = CREATE)]
 pub(super) struct Create {
@@ -192,14 +237,24 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let records = match self.place.open()? {
+            Some(Records::Admin(admin)) => {
+                let MadeKey { key, record } = admin.create(self.terms.members())?;
+                let place = self.place.name();
+                show::made(out, self.output, &key, &record.into(), Some(&place))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(Records::Own(records)) => Some(records),
+            None => None,
+        };
         let key = change::new_key()?;
         let record = self.terms.record(key.id(), key.digest(), false)?;
-        let records = self.place.open()?;
         let place = records.is_some().then(|| self.place.name());
         if let Some(mut records) = records {
             records.add(&record)?;
         }
-        show::made(out, self.output, &key, &record, place.as_deref())?;
+        let record = serde_json::to_value(&record)?;
+        show::made(out, self.output, key.expose(), &record, place.as_deref())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -232,10 +287,19 @@ impl Import {
             (None, Some(digest)) => digest,
             (None, None) => bail!("name the key with --key or --digest"),
         };
-        let mut records = self.place.open(true)?;
-        let record = self.terms.record(change::new_key()?.id(), digest, true)?;
-        records.add(&record)?;
-        records.view(self.output).record(out, &record, None)?;
+        let record = match self.place.open(true)? {
+            Records::Admin(admin) => {
+                let mut members = self.terms.members();
+                members.insert("digest".to_owned(), digest.to_string().into());
+                admin.import(members)?
+            }
+            Records::Own(mut records) => {
+                let record = self.terms.record(change::new_key()?.id(), digest, true)?;
+                records.add(&record)?;
+                show::with_state(&record, now(), &records.lifetimes())?
+            }
+        };
+        show::record(out, self.output, &record)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -270,18 +334,18 @@ fn digest(key: &str) -> anyhow::Result<KeyDigest> {
     Ok(KeyDigest::of(bytes))
 }
 
-/// List the keys of a file, or of Redis by the moment of their creation.
+/// List the keys of a file, or those of Redis by the moment of their creation.
 #[derive(Debug, Args)]
 #[command(after_long_help = LIST)]
 pub(super) struct List {
     #[command(flatten)]
     place: Place,
     /// The most keys of Redis that are listed. Default: all.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "file")]
     limit: Option<NonZeroUsize>,
     /// The cursor after which the list of Redis goes on, as the list before it printed it.
-    #[arg(long, value_name = "CURSOR", default_value_t = 0)]
-    cursor: usize,
+    #[arg(long, value_name = "CURSOR", conflicts_with = "file")]
+    cursor: Option<Position>,
     /// The format of the report: with `json`, one object a line.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -289,15 +353,20 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let records = self.place.open(false)?;
-        let view = records.view(self.output);
-        match records {
-            Records::File(file) => view.list(out, file.keys())?,
-            Records::Redis(redis) => {
-                let limit = self.limit.map_or(usize::MAX, NonZeroUsize::get);
-                view.page(out, &redis.list(self.cursor, limit)?)?;
+        let limit = self.limit.map_or(usize::MAX, NonZeroUsize::get);
+        let page = match self.place.open(false)? {
+            Records::Own(OwnRecords::File(file)) => {
+                let keys = file.keys().iter().map(|key| {
+                    // The policy that bounds the keys of a file is not known here.
+                    show::with_state(key, now(), &KeyLifetimes::UNBOUNDED).map(ListedKey::Record)
+                });
+                let keys = keys.collect::<anyhow::Result<_>>()?;
+                KeyList { copied: file.keys().len(), keys, next: None, has_uses: false }
             }
-        }
+            Records::Own(OwnRecords::Redis(redis)) => redis.list(self.cursor, limit, now())?,
+            Records::Admin(admin) => admin.list(self.cursor, limit)?,
+        };
+        show::page(out, self.output, &page)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -337,10 +406,19 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut records = self.named.place.open(false)?;
-        let Some(record) = records.find(self.named.id)? else { return self.named.missing(out) };
-        let used = records.last_use(record.id)?;
-        records.view(self.named.output).record(out, &record, used)?;
+        let record = match self.named.place.open(false)? {
+            Records::Admin(admin) => admin.find(self.named.id)?,
+            Records::Own(mut records) => match records.find(self.named.id)? {
+                Some(record) => {
+                    let mut value = show::with_state(&record, now(), &records.lifetimes())?;
+                    show::add_last_use(&mut value, records.last_use(record.id)?);
+                    Some(value)
+                }
+                None => None,
+            },
+        };
+        let Some(record) = record else { return self.named.missing(out) };
+        show::record(out, self.named.output, &record)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -354,9 +432,10 @@ impl Show {
 pub(super) struct Rotate {
     #[command(flatten)]
     named: Named,
-    /// How long the secret before is accepted. `0s`: it ends at once.
-    #[arg(long, value_name = "DURATION", default_value = "24h")]
-    grace: Span,
+    /// How long the secret before is accepted. `0s`: it ends at once. Default 24h, and with --admin
+    /// `api_keys.grace`.
+    #[arg(long, value_name = "DURATION")]
+    grace: Option<Span>,
     /// The life of the new secret. Default 90d.
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<Span>,
@@ -364,18 +443,35 @@ pub(super) struct Rotate {
 
 impl Rotate {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut records = self.named.place.open(false)?;
+        let place = self.named.place.name();
+        let mut records = match self.named.place.open(false)? {
+            Records::Own(records) => records,
+            Records::Admin(admin) => {
+                let members = [("grace", self.grace), ("expires_in", self.expires_in)];
+                let members = members.into_iter().filter_map(|(name, span)| {
+                    Some((name.to_owned(), Value::from(span?.to_string())))
+                });
+                let rotated = admin.rotate(self.named.id, members.collect())?;
+                let Some(MadeKey { key, record }) = rotated else {
+                    return self.named.missing(out);
+                };
+                show::made(out, self.named.output, &key, &record.into(), Some(&place))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
         let Some(record) = records.find(self.named.id)? else { return self.named.missing(out) };
         let key = change::key_of(record.id)?;
         let expires = change::end(now(), self.expires_in);
-        let record = change::rotated(&record, key.digest(), now(), self.grace, expires)?;
+        let grace = self.grace.unwrap_or(GRACE);
+        let record = change::rotated(&record, key.digest(), now(), grace, expires)?;
         records.replace(&record)?;
-        show::made(out, self.named.output, &key, &record, Some(&self.named.place.name()))?;
+        let record = serde_json::to_value(&record)?;
+        show::made(out, self.named.output, key.expose(), &record, Some(&place))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Remove a key. It is refused as soon as the file is read again; with Redis at once, on every
+/// Remove a key. It is refused as soon as the file is read again; in Redis at once, on every
 /// replica.
 #[derive(Debug, Args)]
 #[command(after_long_help = REVOKE)]
@@ -386,8 +482,11 @@ pub(super) struct Revoke {
 
 impl Revoke {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut records = self.named.place.open(false)?;
-        if !records.remove(self.named.id)? {
+        let removed = match self.named.place.open(false)? {
+            Records::Own(mut records) => records.remove(self.named.id)?,
+            Records::Admin(admin) => admin.remove(self.named.id)?,
+        };
+        if !removed {
             return self.named.missing(out);
         }
         match self.named.output {

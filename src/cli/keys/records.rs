@@ -1,7 +1,9 @@
-//! The place of the records: a file, or the Redis of a configuration.
+//! The place of the records: a file, the Redis of a configuration, or the admin API of a running
+//! Tollgate.
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
 use tollgate_core::{
     credential::api_key::{KeyLifetimes, KeySpec},
@@ -9,36 +11,53 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{file_store::FileStore, redis_store::RedisStore, show::View};
-use crate::{cli::Output, observe::now};
+use super::{admin_store::AdminStore, file_store::FileStore, redis_store::RedisStore};
 
 /// The place of the records.
 #[derive(Debug, Args)]
-#[group(id = "place", required = true, multiple = false)]
+#[group(id = "place", required = true, multiple = false, args = ["file", "config", "admin"])]
 pub(super) struct Place {
-    /// The file of keys.
+    #[command(flatten)]
+    names: PlaceNames,
+}
+
+/// The place of the records, for a command that can do without one.
+#[derive(Debug, Args)]
+#[group(id = "place", multiple = false, args = ["file", "config", "admin"])]
+pub(super) struct OptionalPlace {
+    #[command(flatten)]
+    names: PlaceNames,
+}
+
+/// The names of a place, of which one is given.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct PlaceNames {
+    /// The file of keys. A key that is added makes the file if it is missing.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The configuration whose Redis has the keys (`api_keys.redis`).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-/// The place of the records, for a command that can do without one.
-#[derive(Debug, Args)]
-#[group(id = "place", multiple = false)]
-pub(super) struct OptionalPlace {
-    /// The file to add the record to. It is made if it is missing. Without --file and --config the
-    /// record is printed.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The configuration to whose Redis the record is added (`api_keys.redis`).
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// The admin API that manages the keys: `https://host:port`, `unix:/path`, or `http://` on this
+    /// machine.
+    #[arg(long, value_name = "URL", requires = "token_file")]
+    admin: Option<String>,
+    /// The file with the bearer token of the admin API; `-` is standard input.
+    #[arg(long, value_name = "FILE", requires = "admin", conflicts_with_all = ["file", "config"])]
+    token_file: Option<String>,
 }
 
 /// The records of a place.
 pub(super) enum Records {
+    /// Records that this command makes and writes.
+    Own(OwnRecords),
+    /// Records that the admin API makes and writes.
+    Admin(AdminStore),
+}
+
+/// Records that this command makes and writes.
+pub(super) enum OwnRecords {
     File(FileStore),
     Redis(Box<RedisStore>),
 }
@@ -47,14 +66,18 @@ impl Place {
     /// Opens the place. A file that is missing has no keys if it may be `created`.
     ///
     /// # Errors
-    /// The file or the configuration cannot be used.
+    /// The file, the configuration or the token cannot be used.
     pub(super) fn open(&self, created: bool) -> anyhow::Result<Records> {
-        open(self.file.as_deref(), self.config.as_deref(), created)
+        match self.names.open(created)? {
+            Some(records) => Ok(records),
+            // The group is required.
+            None => bail!("name the place of the keys with --file, --config or --admin"),
+        }
     }
 
     /// Returns the name of the place for messages.
     pub(super) fn name(&self) -> String {
-        name(self.file.as_deref(), self.config.as_deref())
+        self.names.name()
     }
 }
 
@@ -62,44 +85,51 @@ impl OptionalPlace {
     /// Opens the place to add a record, if one is given.
     ///
     /// # Errors
-    /// The file or the configuration cannot be used.
+    /// The file, the configuration or the token cannot be used.
     pub(super) fn open(&self) -> anyhow::Result<Option<Records>> {
-        if self.file.is_none() && self.config.is_none() {
-            return Ok(None);
-        }
-        open(self.file.as_deref(), self.config.as_deref(), true).map(Some)
+        self.names.open(true)
     }
 
     /// Returns the name of the place for messages.
     pub(super) fn name(&self) -> String {
-        name(self.file.as_deref(), self.config.as_deref())
+        self.names.name()
     }
 }
 
-fn open(file: Option<&Path>, config: Option<&Path>, created: bool) -> anyhow::Result<Records> {
-    match (file, config) {
-        (None, Some(config)) => Ok(Records::Redis(Box::new(RedisStore::open(config)?))),
-        // One of the two is there: the group is required.
-        (file, _) => FileStore::open(file.unwrap_or(Path::new("")), created).map(Records::File),
+impl PlaceNames {
+    fn open(&self, created: bool) -> anyhow::Result<Option<Records>> {
+        let own = match self {
+            Self { admin: Some(url), token_file, .. } => {
+                let token_file = token_file.as_deref().unwrap_or_default();
+                return AdminStore::open(url, token_file).map(|admin| Some(Records::Admin(admin)));
+            }
+            Self { config: Some(config), .. } => {
+                OwnRecords::Redis(Box::new(RedisStore::open(config)?))
+            }
+            Self { file: Some(file), .. } => OwnRecords::File(FileStore::open(file, created)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(Records::Own(own)))
+    }
+
+    fn name(&self) -> String {
+        let file = |path: &Path| path.display().to_string();
+        match self {
+            Self { admin: Some(url), .. } => format!("the admin API at {url}"),
+            Self { config: Some(config), .. } => format!("store.redis of {}", file(config)),
+            Self { file: path, .. } => file(path.as_deref().unwrap_or(Path::new(""))),
+        }
     }
 }
 
-fn name(file: Option<&Path>, config: Option<&Path>) -> String {
-    match (file, config) {
-        (None, Some(config)) => format!("store.redis of {}", config.display()),
-        (file, _) => file.unwrap_or(Path::new("")).display().to_string(),
-    }
-}
-
-impl Records {
-    /// Returns the form in which its records are printed: with their states at this moment.
-    pub(super) fn view(&self, output: Output) -> View {
-        let lifetimes = match self {
+impl OwnRecords {
+    /// Returns the lives that bound the states of its keys.
+    pub(super) fn lifetimes(&self) -> KeyLifetimes {
+        match self {
             // The policy that bounds the keys of a file is not known here.
             Self::File(_) => KeyLifetimes::UNBOUNDED,
             Self::Redis(redis) => redis.lifetimes(),
-        };
-        View { output, now: now(), lifetimes }
+        }
     }
 
     /// Returns the record of an id.
@@ -138,7 +168,7 @@ impl Records {
         }
     }
 
-    /// Replaces the record that [`Records::find`] returned.
+    /// Replaces the record that [`OwnRecords::find`] returned.
     ///
     /// # Errors
     /// The record cannot be written, or is another one by now.

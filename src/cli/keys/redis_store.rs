@@ -1,9 +1,10 @@
 //! The records in the Redis of a configuration. The configuration's rules for keys are checked
 //! before a record is written.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use anyhow::{anyhow, bail};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
@@ -15,9 +16,10 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
+use super::show;
 use crate::{
     cli::config_file,
-    store::{KeyWrite, Redis, RedisConfig, Store as _, StoreConfig, StoredKey},
+    store::{KeyWrite, Position, Redis, RedisConfig, Store as _, StoreConfig, StoredKey},
 };
 
 /// The deadline of a call, longer than that of a check: an operator waits.
@@ -42,25 +44,17 @@ pub(super) struct KeyList {
     /// The number of the first keys among them that replicas copy; the others are looked up.
     pub(super) copied: usize,
     /// The cursor of the next page; `None` on the last one.
-    pub(super) next: Option<usize>,
+    pub(super) next: Option<Position>,
+    /// Whether the place knows when keys were last used.
+    pub(super) has_uses: bool,
 }
 
 /// A key of the list.
 pub(super) enum ListedKey {
-    /// The record of the key, and its last use.
-    Record(Box<KeySpec>, Option<Timestamp>),
+    /// The record of the key, with its state and its last use.
+    Record(Value),
     /// The id of a record that no replica uses, and the reason.
     Broken(String, String),
-}
-
-impl ListedKey {
-    /// Returns the id of a record that can be read.
-    fn id(&self) -> Option<KeyId> {
-        match self {
-            Self::Record(spec, _) => Some(spec.id),
-            Self::Broken(..) => None,
-        }
-    }
 }
 
 impl RedisStore {
@@ -149,33 +143,46 @@ impl RedisStore {
         self.runtime.block_on(self.redis.remove_key(&id)).map_err(|error| self.down(error))
     }
 
-    /// Lists at most `limit` keys after the first `cursor`, by the moment of their creation.
+    /// Lists at most `limit` keys after a position, by the moment of their creation.
     ///
     /// # Errors
     /// Redis does not answer.
-    pub(super) fn list(&self, cursor: usize, limit: usize) -> anyhow::Result<KeyList> {
-        let (mut keys, mut total) = (Vec::new(), 0);
-        let mut at = cursor;
-        while keys.len() < limit {
-            let page = self.redis.list_keys(at, PAGE.min(limit - keys.len()));
+    pub(super) fn list(
+        &self,
+        mut after: Option<Position>,
+        limit: usize,
+        now: Timestamp,
+    ) -> anyhow::Result<KeyList> {
+        let (mut keys, is_first) = (Vec::new(), after.is_none());
+        loop {
+            let page = self.redis.list_keys(after.as_ref(), PAGE.min(limit - keys.len()));
             let page = self.runtime.block_on(page).map_err(|error| self.down(error))?;
-            total = usize::try_from(page.total).unwrap_or(usize::MAX);
-            if page.keys.is_empty() {
-                break;
+            let ids: Vec<KeyId> = page.keys.iter().filter_map(id).collect();
+            let mut uses: HashMap<_, _> = ids.iter().zip(self.last_uses(&ids)?).collect();
+            for key in page.keys {
+                let used = id(&key).and_then(|id| uses.remove(&id)).flatten();
+                let mut shown = listed(key, now, &self.lifetimes())?;
+                if let ListedKey::Record(record) = &mut shown {
+                    show::add_last_use(record, used);
+                }
+                keys.push(shown);
             }
-            at += page.keys.len();
-            keys.extend(page.keys.into_iter().map(listed));
-        }
-        let ids: Vec<KeyId> = keys.iter().filter_map(ListedKey::id).collect();
-        let mut uses = self.last_uses(&ids)?.into_iter();
-        for key in &mut keys {
-            if let ListedKey::Record(_, used) = key {
-                *used = uses.next().flatten();
+            if page.next.is_none() || keys.len() >= limit {
+                let total = usize::try_from(page.total).unwrap_or(usize::MAX);
+                // The number of the first key, as far as it follows from the page.
+                let first = match (&page.next, is_first) {
+                    (_, true) => Some(0),
+                    (None, false) => Some(total.saturating_sub(keys.len())),
+                    (Some(_), false) => None,
+                };
+                let max = self.policy.api_keys.as_ref().and_then(|keys| keys.redis);
+                let max = max.map_or(0, |keys| keys.max);
+                let copied = first.map_or(keys.len(), |first| max.saturating_sub(first));
+                let copied = copied.min(keys.len());
+                return Ok(KeyList { keys, copied, next: page.next, has_uses: true });
             }
+            after = page.next;
         }
-        let max = self.policy.api_keys.as_ref().and_then(|keys| keys.redis).map(|keys| keys.max);
-        let copied = max.map_or(0, |max| max.saturating_sub(cursor)).min(keys.len());
-        Ok(KeyList { keys, copied, next: Some(at).filter(|at| *at < total) })
     }
 
     /// Returns when each key was last used; `None` where that is not known.
@@ -192,15 +199,19 @@ impl RedisStore {
     }
 }
 
-fn listed(key: StoredKey) -> ListedKey {
+fn id(key: &StoredKey) -> Option<KeyId> {
+    std::str::from_utf8(&key.id).ok()?.parse().ok()
+}
+
+fn listed(key: StoredKey, now: Timestamp, lifetimes: &KeyLifetimes) -> anyhow::Result<ListedKey> {
     let id = String::from_utf8_lossy(&key.id).into_owned();
     let read = || {
         let parsed: KeyId = id.parse().map_err(|error| format!("{error}"))?;
         let text = key.text.as_deref().ok_or("there is no record, or it is no text")?;
         KeyRecord::from_stored(parsed, text).map_err(|error| error.to_string())
     };
-    match read() {
-        Ok(record) => ListedKey::Record(Box::new(KeySpec::from(&record)), None),
+    Ok(match read() {
+        Ok(record) => ListedKey::Record(show::with_state(&KeySpec::from(&record), now, lifetimes)?),
         Err(error) => ListedKey::Broken(id, error),
-    }
+    })
 }

@@ -3,6 +3,7 @@ use serde_json::Value;
 use tollgate_core::credential::api_key::KeyDigest;
 
 use super::*;
+use crate::cli::revoke::tests::Served;
 
 #[derive(clap::Parser)]
 struct Line {
@@ -181,4 +182,121 @@ fn the_file_keeps_its_owner_and_group() {
     chown(&path, Some(given.0), Some(given.1)).unwrap();
     run(&["create", "--file", file, "--subject", "b"]);
     assert_eq!(owner(), given);
+}
+
+/// Runs a command through the admin API of a server.
+async fn through_admin(served: &Served, arguments: &[&str]) -> (Result<ExitCode, String>, String) {
+    let (url, token) = (format!("http://{}", served.address), served.file("token"));
+    let line = [&["keys"], arguments, &["--admin", &url, "--token-file", &token]].concat();
+    let line = Line::try_parse_from(line).unwrap();
+    // The command has a runtime of its own.
+    let run = tokio::task::spawn_blocking(move || {
+        let mut out = Vec::new();
+        let code = line.keys.run(&mut out).map_err(|error| error.to_string());
+        (code, String::from_utf8(out).unwrap())
+    });
+    run.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_managed_through_the_admin_api() {
+    let served = Served::new().await;
+    let good = async |arguments: &[&str]| {
+        let (code, text) = through_admin(&served, arguments).await;
+        assert_eq!(code, Ok(ExitCode::SUCCESS), "{arguments:?}: {text}");
+        text
+    };
+    let json = async |arguments: &[&str]| -> Value {
+        let text = good(&[arguments, &["--output", "json"]].concat()).await;
+        serde_json::from_str(&text).unwrap()
+    };
+    let terms = [
+        "create",
+        "--subject",
+        "ci",
+        "--user",
+        "--tenant",
+        "acme",
+        "--owner",
+        "ann",
+        "--scope",
+        "a",
+        "--model",
+        "qwen",
+        "--tier",
+        "gold",
+        "--limit",
+        "per-key=5/1m",
+        "--network",
+        "10.0.0.0/8",
+        "--label",
+        "team=search",
+        "--expires-in",
+        "30d",
+    ];
+    let made = json(&terms).await;
+    let (key, id) = (made["key"].as_str().unwrap(), made["record"]["id"].as_str().unwrap());
+    assert!(key.starts_with(&format!("tgk_{id}_")), "{made}");
+    let shown = json(&["show", id]).await;
+    assert_eq!(shown, made["record"]);
+    for (name, value) in [
+        ("subject", serde_json::json!("ci")),
+        ("holder", serde_json::json!("user")),
+        ("scopes", serde_json::json!(["a"])),
+        ("models", serde_json::json!(["qwen"])),
+        ("limits", serde_json::json!({ "per-key": "5/1m" })),
+        ("networks", serde_json::json!(["10.0.0.0/8"])),
+        ("labels", serde_json::json!({ "team": "search" })),
+        ("state", serde_json::json!("active")),
+    ] {
+        assert_eq!(shown[name], value, "{shown}");
+    }
+    // The key alone; the notes are on standard error.
+    let text = good(&["rotate", id, "--grace", "1h"]).await;
+    assert!(text.starts_with(&format!("tgk_{id}_")) && text.lines().count() == 1, "{text}");
+    assert_ne!(text.trim_end(), key);
+    assert_eq!(json(&["show", id]).await["state"], "rotating");
+    let digest = KeyDigest::of(b"sk-old").to_string();
+    let imported = json(&["import", "--subject", "bot", "--digest", &digest]).await;
+    assert_eq!((&imported["state"], imported.get("digest")), (&"weak".into(), None));
+    let listed = good(&["list"]).await;
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert!(lines[1].starts_with(id) && lines[1].contains("acme"), "{listed}");
+    let page = good(&["list", "--limit", "1"]).await;
+    let (_, cursor) = page.split_once("There are more: --cursor ").unwrap();
+    let rest = good(&["list", "--cursor", cursor.trim()]).await;
+    assert!(rest.lines().count() == 2 && rest.contains("bot"), "{rest}");
+    good(&["revoke", id]).await;
+    for action in ["revoke", "show", "rotate"] {
+        let (code, text) = through_admin(&served, &[action, id]).await;
+        assert_eq!(code, Ok(ExitCode::from(1)), "{action}: {text}");
+        assert!(text.contains(&format!("has no key `{id}`")), "{text}");
+    }
+    let (code, _) =
+        through_admin(&served, &["import", "--subject", "b", "--digest", &digest]).await;
+    assert!(code.unwrap_err().contains("there is a key with this digest"));
+    let (code, _) = through_admin(&served, &["create", "--subject", "b", "--tier", "x"]).await;
+    assert!(code.unwrap_err().contains("no override of a limit selects the tier `x`"));
+}
+
+#[test]
+fn the_command_line_names_one_place_of_keys() {
+    let admin = ["--admin", "http://127.0.0.1:1"];
+    for (line, good) in [
+        (&["list", "--file", "f"][..], true),
+        (&["list", "--config", "c"], true),
+        (&[&["list"][..], &admin, &["--token-file", "t"]].concat(), true),
+        (&["create", "--subject", "a"], true),
+        (&["list"], false),
+        (&["list", "--file", "f", "--config", "c"], false),
+        (&[&["list"][..], &admin].concat(), false),
+        (&[&["create", "--subject", "a"][..], &admin].concat(), false),
+        (&[&["list", "--file", "f"][..], &admin, &["--token-file", "t"]].concat(), false),
+        (&["list", "--file", "f", "--token-file", "t"], false),
+        (&["list", "--file", "f", "--cursor", "1."], false),
+        (&["list", "--config", "c", "--cursor", "7"], false),
+    ] {
+        assert_eq!(Line::try_parse_from([&["keys"], line].concat()).is_ok(), good, "{line:?}");
+    }
 }

@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     admin::{
         Admin, handle,
+        keys::tests::{Memory, policy},
         tests::{Kept, TOKEN},
     },
     observe::audit::Audit,
@@ -39,6 +40,7 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let kept = Kept::default();
+        let policy = policy(json!({ "redis": true }));
         let admin = Arc::new(
             Admin::new(
                 kept.clone(),
@@ -46,7 +48,8 @@ impl Served {
                 || ANY_LIFE,
                 Arc::new(Audit::off()),
             )
-            .with_issuers(|| vec!["https://a".into(), "".into()]),
+            .with_issuers(|| vec!["https://a".into(), "".into()])
+            .with_keys(Some(Arc::new(Memory::default())), move || Arc::clone(&policy)),
         );
         let socket = directory.path().join("admin.sock");
         let (tcp, unix) =
@@ -421,7 +424,7 @@ async fn an_issuer_that_the_policy_does_not_have_is_refused() {
         assert_eq!(result.is_ok(), good, "{issuer}");
         if let Err(error) = result {
             let message = format!(
-                "the admin API refused (400): no issuer of the policy is `{issuer}`; its issuers are `https://a`, `absent`"
+                "the admin API refused (409): no issuer of the policy is `{issuer}`; its issuers are `https://a`, `absent`"
             );
             assert_eq!(error.to_string(), message);
         }

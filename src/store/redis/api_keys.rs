@@ -11,13 +11,16 @@ use tollgate_core::{
     admission::Outage,
     credential::api_key::{KeyDigest, KeyRecord},
     identity::KeyId,
+    time::Timestamp,
 };
 
 use super::{
     CALL_DEADLINE, Redis,
     keys::{API_KEY_CHANGES, API_KEY_DIGESTS, API_KEYS, FORMAT_KEY, Key, check_format},
+    pages::{Listed, MemberPage},
     replication::{BATCH, ChangeSubscription, Cursor, Rows},
 };
+use crate::store::Position;
 
 /// The record of a key as Redis has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,15 @@ pub struct StoredKey {
     pub id: Vec<u8>,
     /// The text of the record; `None` where there is none, or a value that is no text.
     pub text: Option<String>,
+    /// When the key was created, as the list has it.
+    pub created: Timestamp,
+}
+
+impl StoredKey {
+    /// The position of the key in the list.
+    pub fn position(&self) -> Position {
+        Position::new(self.created, &self.id)
+    }
 }
 
 /// Some keys of the list, by the moment of their creation.
@@ -35,6 +47,8 @@ pub struct KeyPage {
     pub keys: Vec<StoredKey>,
     /// The number of keys in the list.
     pub total: u64,
+    /// The position after which the next page begins; `None` on the last one.
+    pub next: Option<Position>,
 }
 
 /// The result of writing a record.
@@ -49,6 +63,9 @@ pub enum KeyWrite {
     /// The key of a foreign format has this id already.
     SameDigest(Option<KeyId>),
 }
+
+/// The list of keys, by the moments of their creation in seconds.
+const LISTED: Listed = Listed { key: API_KEYS, unit: 1_000_000, ends: false };
 
 /// Some changes of keys, in order.
 #[derive(Debug)]
@@ -124,29 +141,26 @@ impl Redis {
         Ok(texts.into_iter().flatten().next())
     }
 
-    /// Lists keys by the moment of their creation: `limit` of them after the first `offset`. A key
-    /// that is created or removed between two pages may shift the others by one.
+    /// Lists keys by the moment of their creation and then by their ids: `limit` of them after a
+    /// position. A key that is created or removed between two pages shifts no other.
     ///
     /// # Errors
     /// Redis does not answer.
-    pub async fn list_keys(&self, offset: usize, limit: usize) -> Result<KeyPage, Outage> {
-        let limit = limit.min(BATCH);
-        let (total, ids): (u64, Vec<Vec<u8>>) = self
-            .call(|mut connection| async move {
-                let mut listing = pipe();
-                listing.cmd("GET").arg(FORMAT_KEY);
-                listing.cmd("ZCOUNT").arg(API_KEYS).arg("-inf").arg("+inf");
-                listing.cmd("ZRANGEBYSCORE").arg(API_KEYS).arg("-inf").arg("+inf");
-                listing.arg("LIMIT").arg(offset).arg(limit);
-                let (format, total, ids): (Option<String>, _, _) =
-                    listing.query_async(&mut connection).await?;
-                check_format(format)?;
-                Ok((total, ids))
-            })
-            .await?;
+    pub async fn list_keys(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<KeyPage, Outage> {
+        let MemberPage { rows, total, next } =
+            self.members(LISTED, after, limit.min(BATCH)).await?;
+        let ids: Vec<&Vec<u8>> = rows.iter().map(|(id, _)| id).collect();
         let texts = self.key_texts(&ids).await?;
-        let keys = ids.into_iter().zip(texts);
-        Ok(KeyPage { keys: keys.map(|(id, text)| StoredKey { id, text }).collect(), total })
+        let keys = rows.into_iter().zip(texts).map(|((id, created), text)| StoredKey {
+            id,
+            text,
+            created: Timestamp::from_secs(created),
+        });
+        Ok(KeyPage { keys: keys.collect(), total, next })
     }
 
     /// Opens a subscription to the changes of keys; `None` when a connection cannot be made now.

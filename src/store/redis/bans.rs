@@ -6,12 +6,16 @@ use tollgate_core::{admission::Outage, ban::Target, time::Timestamp};
 use super::{
     Redis,
     keys::{BAN_ENDS, BAN_MARKER, BAN_NOTES, BANS, CHANGES, FORMAT_KEY, check_format},
+    pages::{Listed, MemberPage},
     replication::BATCH,
 };
-use crate::store::{BanQuery, Entry, NewBan, Page};
+use crate::store::{BanQuery, Entry, NewBan, Page, Position};
 
 /// The keys of the scripts that change bans, in the order of `ban.lua`.
 const KEYS: [&str; 6] = [BANS, BAN_ENDS, BAN_NOTES, BAN_MARKER, CHANGES, FORMAT_KEY];
+
+/// The list of bans, by their ends in seconds.
+const LISTED: Listed = Listed { key: BANS, unit: 1_000_000, ends: true };
 
 /// A page of the index: the next cursor, and keys with their ends.
 type ScanPage = (u64, Vec<(String, f64)>);
@@ -46,30 +50,31 @@ impl Redis {
         .await
     }
 
-    pub(super) async fn ban_page(&self, offset: usize, limit: usize) -> Result<Page, Outage> {
-        self.call(move |mut connection| async move {
-            let now = self.format_and_time(&mut connection).await?;
-            let after = format!("({}", now.secs());
-            let mut listing = pipe();
-            listing.cmd("ZCOUNT").arg(BANS).arg(&after).arg("+inf");
-            listing.cmd("ZRANGEBYSCORE").arg(BANS).arg(&after).arg("+inf").arg("WITHSCORES");
-            listing.arg("LIMIT").arg(offset).arg(limit);
-            let (total, ends): (u64, Vec<(String, f64)>) =
-                listing.query_async(&mut connection).await?;
-            if ends.is_empty() {
-                return Ok(Page { entries: Vec::new(), total });
-            }
-            let mut details = cmd("HMGET");
-            details.arg(BAN_NOTES);
-            for (key, _) in &ends {
-                details.arg(key);
-            }
-            let notes: Vec<Option<String>> = details.query_async(&mut connection).await?;
-            let rows = ends.into_iter().zip(notes);
-            let entries = rows.map(|((key, ends), note)| entry(key, seconds(ends), note)).collect();
-            Ok(Page { entries, total })
-        })
-        .await
+    pub(super) async fn ban_page(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<Page, Outage> {
+        let MemberPage { rows, total, next } = self.members(LISTED, after, limit).await?;
+        if rows.is_empty() {
+            return Ok(Page { entries: Vec::new(), total, next });
+        }
+        let rows = &rows;
+        let notes: Vec<Option<String>> = self
+            .call(|mut connection| async move {
+                let mut details = cmd("HMGET");
+                details.arg(BAN_NOTES);
+                for (key, _) in rows {
+                    details.arg(key);
+                }
+                details.query_async(&mut connection).await
+            })
+            .await?;
+        let entries = rows.iter().zip(notes).map(|((key, ends), note)| {
+            let key = String::from_utf8_lossy(key).into_owned();
+            entry(key, Timestamp::from_secs(*ends), note)
+        });
+        Ok(Page { entries: entries.collect(), total, next })
     }
 
     pub(super) async fn find_bans(&self, query: &BanQuery) -> Result<Vec<Entry>, Outage> {

@@ -43,6 +43,12 @@ impl Networks {
         self.0.iter().any(|net| net.contains(&address))
     }
 
+    /// Whether one of the networks contains every address of another one.
+    #[must_use]
+    pub fn contains_all_of(&self, other: &IpNet) -> bool {
+        self.0.iter().any(|net| net.contains(other))
+    }
+
     /// Creates a list from texts such as `10.1.2.3` and `10.0.0.0/8`.
     ///
     /// # Errors

@@ -56,6 +56,13 @@ impl Rate {
     pub const fn per(self) -> Span {
         self.per
     }
+
+    /// Whether a bucket of this rate admits no more than one of another rate: neither over a long
+    /// time nor at once, where a full bucket admits the number of the rate.
+    pub fn is_within(self, most: Self) -> bool {
+        let cross = |one: Self, other: Self| u128::from(one.count) * u128::from(other.per.micros());
+        self.count <= most.count && cross(self, most) <= cross(most, self)
+    }
 }
 
 impl FromStr for Rate {
@@ -111,6 +118,25 @@ impl JsonSchema for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_within_another_one_admits_no_more() {
+        for (rate, most, expected) in [
+            ("10/1m", "10/1m", true),
+            ("5/1m", "10/1m", true),
+            ("10/2m", "10/1m", true),
+            ("0/1s", "0/1m", true),
+            ("11/1m", "10/1m", false),
+            ("10/59s", "10/1m", false),
+            ("1/1s", "10/1m", false),
+            // The same rate over a long time, and more at once.
+            ("600/1h", "10/1m", false),
+            ("1/366d", "0/1s", false),
+        ] {
+            let (one, other): (Rate, Rate) = (rate.parse().unwrap(), most.parse().unwrap());
+            assert_eq!(one.is_within(other), expected, "{rate} within {most}");
+        }
+    }
 
     #[test]
     fn rates_are_a_number_and_a_duration() {

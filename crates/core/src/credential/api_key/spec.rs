@@ -20,6 +20,8 @@ use crate::{
 
 /// The most labels of a key.
 const MAX_LABELS: usize = 32;
+/// The longest scope of a key, in bytes: the header with the scopes reaches the upstream.
+const MAX_SCOPE: usize = 256;
 /// The most elements of each list of a key.
 const MAX_ELEMENTS: usize = 256;
 
@@ -233,7 +235,10 @@ impl KeySpec {
 
     fn check_lists(&self, path: &Path, errors: &mut Errors) {
         for (index, scope) in self.scopes.iter().enumerate() {
-            if !is_scope(scope) {
+            if scope.len() > MAX_SCOPE {
+                let message = format!("a scope of a key has at most {MAX_SCOPE} bytes");
+                errors.push(&path.key("scopes").index(index), message);
+            } else if !is_scope(scope) {
                 let message = format!(
                     "`{scope}` is not a scope; scopes have no spaces, quotes or backslashes"
                 );

@@ -1,27 +1,19 @@
-//! The client of the admin API for bans.
+//! The calls for bans.
 
-use http::{Method, StatusCode};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use http::Method;
+use serde::Deserialize;
+use serde_json::Map;
 use tollgate_core::ban::Target;
 
+use super::{AdminClient, ClientError, found, page, position, read};
 use crate::{
     admin::{
         EntryPage,
         bans::{Bans, CHECK_PATH, ListedBan, PATH, selector},
     },
-    cli::revoke::client::{AdminClient, ClientError},
     observe::rfc3339::Rfc3339,
-    store::{BanQuery, Entry, NewBan},
+    store::{BanQuery, Entry, NewBan, Position},
 };
-
-fn read<T: DeserializeOwned>((status, json): (StatusCode, Value)) -> Result<T, ClientError> {
-    let strange = || ClientError::Strange(status.as_u16());
-    if status != StatusCode::OK {
-        return Err(strange());
-    }
-    serde_json::from_value(json).map_err(|_| strange())
-}
 
 impl Bans for AdminClient {
     type Error = ClientError;
@@ -36,27 +28,24 @@ impl Bans for AdminClient {
     }
 
     async fn lift(&self, target: &Target) -> Result<bool, ClientError> {
-        let body = Some(selector(target).into());
-        let (status, json) = self.call(Method::DELETE, PATH.into(), body).await?;
-        match status {
-            StatusCode::OK => Ok(true),
-            _ if json.pointer("/error/code").is_some_and(|code| code == "not_found") => Ok(false),
-            _ => Err(ClientError::Strange(status.as_u16())),
-        }
+        let call = self.call(Method::DELETE, PATH.into(), Some(selector(target).into()));
+        found(call.await?).map(|answer| answer.is_some())
     }
 
-    async fn list_bans(&self, offset: usize, limit: usize) -> Result<EntryPage, ClientError> {
+    async fn list_bans(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<EntryPage, ClientError> {
         #[derive(Deserialize)]
         struct Answer {
             bans: Vec<ListedBan>,
             next: Option<String>,
         }
-        let path = format!("{PATH}?limit={limit}&cursor={offset}");
-        let (status, json) = self.call(Method::GET, path, None).await?;
-        let Answer { bans, next } = read((status, json))?;
-        let strange = |_| ClientError::Strange(status.as_u16());
-        let next = next.map(|next| next.parse().map_err(strange)).transpose()?;
-        Ok(EntryPage { entries: bans.into_iter().map(Into::into).collect(), next })
+        let call = self.call(Method::GET, page(PATH, after, limit), None);
+        let Answer { bans, next } = read(call.await?)?;
+        let entries = bans.into_iter().map(Into::into).collect();
+        Ok(EntryPage { entries, next: position(next)? })
     }
 
     async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, ClientError> {

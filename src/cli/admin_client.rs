@@ -1,5 +1,9 @@
 //! A client of the admin API: one connection per call, over https, a Unix socket, or plain http on
-//! this machine.
+//! this machine. Its modules have the calls of `revoke`, `ban` and `keys`.
+
+mod bans;
+mod keys;
+mod revocations;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -12,25 +16,23 @@ use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tollgate_core::{revocation::Target, secret::Secret};
+use tollgate_core::secret::Secret;
 
 use crate::{
-    admin::{
-        EntryPage, PATH, Revocations, WeakToken, check_token,
-        request::{ListedJson, selector},
-    },
+    admin::{WeakToken, check_token},
     bounded_body,
     cli::{printable::printable, tls},
-    observe::rfc3339::Rfc3339,
-    store::Revocation,
+    store::Position,
 };
+
+pub(super) use self::keys::MadeKey;
 
 /// The time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ const MAX_ANSWER: usize = 4 << 20;
 
 /// The reason why a call failed.
 #[derive(Debug, Error)]
-pub(in crate::cli) enum ClientError {
+pub(super) enum ClientError {
     /// The URL has no accepted form.
     // The URL is not quoted: people write passwords into URLs.
     #[error(
@@ -79,19 +81,19 @@ enum Endpoint {
 
 /// A client of the admin API.
 #[derive(Debug)]
-pub(in crate::cli) struct AdminClient {
+pub(super) struct AdminClient {
     endpoint: Endpoint,
     token: Secret,
 }
 
 impl AdminClient {
-    pub(in crate::cli) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
+    pub(super) fn new(url: &str, token: Secret) -> Result<Self, ClientError> {
         check_token(&token)?;
         Ok(Self { endpoint: Endpoint::parse(url)?, token })
     }
 
     /// Makes one call. Returns the status and the JSON of the response.
-    pub(in crate::cli) async fn call(
+    pub(super) async fn call(
         &self,
         method: Method,
         path: String,
@@ -180,6 +182,36 @@ impl AdminClient {
     }
 }
 
+/// Returns the path of a page of a list.
+fn page(path: &str, after: Option<&Position>, limit: usize) -> String {
+    let cursor = after.map_or(String::new(), |after| format!("&cursor={after}"));
+    format!("{path}?limit={limit}{cursor}")
+}
+
+/// Reads the cursor of the next page.
+fn position(next: Option<String>) -> Result<Option<Position>, ClientError> {
+    let strange = |_| ClientError::Strange(StatusCode::OK.as_u16());
+    next.map(|next| next.parse().map_err(strange)).transpose()
+}
+
+/// Reads the answer of a call that succeeded.
+fn read<T: DeserializeOwned>((status, json): (StatusCode, Value)) -> Result<T, ClientError> {
+    let strange = || ClientError::Strange(status.as_u16());
+    if status != StatusCode::OK {
+        return Err(strange());
+    }
+    serde_json::from_value(json).map_err(|_| strange())
+}
+
+/// Reads the answer of a call for one entry; `None` where the API has no such entry.
+fn found((status, json): (StatusCode, Value)) -> Result<Option<Value>, ClientError> {
+    match status {
+        StatusCode::OK => Ok(Some(json)),
+        _ if json.pointer("/error/code").is_some_and(|code| code == "not_found") => Ok(None),
+        _ => Err(ClientError::Strange(status.as_u16())),
+    }
+}
+
 fn unreachable(error: impl std::fmt::Display) -> ClientError {
     ClientError::Unreachable(error.to_string())
 }
@@ -210,47 +242,6 @@ impl Endpoint {
             return Err(ClientError::Clear(host));
         }
         Ok(Self::Tcp { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
-    }
-}
-
-impl Revocations for AdminClient {
-    type Error = ClientError;
-
-    async fn revoke(&self, revocation: &Revocation) -> Result<(), ClientError> {
-        let mut body = selector(revocation.target());
-        body.insert("ttl".into(), revocation.ttl().to_string().into());
-        if revocation.target().is_before() {
-            body.insert("at".into(), Rfc3339(revocation.at()).to_string().into());
-        }
-        body.extend(revocation.note().map(|note| ("note".to_owned(), note.into())));
-        match self.call(Method::POST, PATH.into(), Some(body.into())).await? {
-            (StatusCode::OK, _) => Ok(()),
-            (status, _) => Err(ClientError::Strange(status.as_u16())),
-        }
-    }
-
-    async fn reinstate(&self, target: &Target) -> Result<bool, ClientError> {
-        let (status, json) =
-            self.call(Method::DELETE, PATH.into(), Some(selector(target).into())).await?;
-        match status {
-            StatusCode::OK => Ok(true),
-            _ if json.pointer("/error/code").is_some_and(|code| code == "not_found") => Ok(false),
-            _ => Err(ClientError::Strange(status.as_u16())),
-        }
-    }
-
-    async fn list(&self, offset: usize, limit: usize) -> Result<EntryPage, ClientError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            revocations: Vec<ListedJson>,
-            next: Option<String>,
-        }
-        let path = format!("{PATH}?limit={limit}&cursor={offset}");
-        let (status, json) = self.call(Method::GET, path, None).await?;
-        let strange = || ClientError::Strange(status.as_u16());
-        let answer: Answer = serde_json::from_value(json).map_err(|_| strange())?;
-        let next = answer.next.map(|next| next.parse().map_err(|_| strange())).transpose()?;
-        Ok(EntryPage { entries: answer.revocations.into_iter().map(Into::into).collect(), next })
     }
 }
 
