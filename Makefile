@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 # The real programs that the tests run against (`tools/parts --list`).
-TEST_PARTS = toolchain curl envoy redis python nginx nginx-njs prometheus collector
+TEST_PARTS = toolchain curl envoy redis python schemathesis nginx nginx-njs prometheus collector
 LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous
 
 .PHONY: help
