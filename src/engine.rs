@@ -60,6 +60,7 @@ pub mod readiness;
 mod redis_keys;
 mod refusals;
 pub mod reload;
+mod reservation_keys;
 mod shares;
 mod status;
 mod upstream_keys;
@@ -96,6 +97,7 @@ use self::{
     readiness::Readiness,
     redis_keys::RedisKeys,
     reload::{ReloadError, Reloader},
+    reservation_keys::ReservationSecrets,
     status::Misfits,
     upstream_keys::UpstreamKeys,
     watch::Watch,
@@ -156,6 +158,9 @@ pub enum StartError {
     /// An upstream key is missing or cannot be used.
     #[error("upstream_key: {0}")]
     UpstreamKey(SecretError),
+    /// A secret of the section `metering` is missing or cannot be used.
+    #[error("metering.secrets: {0}")]
+    Metering(SecretError),
     /// The file of API keys is missing or has errors.
     #[error("api_keys.file: {0}")]
     ApiKeys(LoadError),
@@ -185,6 +190,8 @@ impl Engine {
         check_issuer_secrets(&policy)?;
         let upstream_keys = UpstreamKeys::start(&policy.upstream_keys, max_stale)
             .map_err(StartError::UpstreamKey)?;
+        let reservation_secrets =
+            ReservationSecrets::start(&policy, max_stale).map_err(StartError::Metering)?;
         let policy = Arc::new(policy);
         let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
@@ -207,6 +214,7 @@ impl Engine {
         let keys = ApiKeySources { file: table, redis: replica.clone() };
         let live = Live::new(Arc::clone(&policy), sources, credentials, keys, server.token_cache);
         let live = Arc::new(live);
+        live.replace_reservation_keys(reservation_secrets.keys());
         redis_keys.installed(&policy, replica, &live);
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
@@ -220,7 +228,7 @@ impl Engine {
         let reloader = Reloader::new(
             server,
             digest,
-            upstream_keys,
+            (upstream_keys, reservation_secrets),
             (api_keys, redis_keys),
             Arc::clone(&live),
             key_sources,

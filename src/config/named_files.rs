@@ -76,6 +76,10 @@ impl Check {
         if let Some(file) = policy.api_keys.as_ref().and_then(|keys| keys.file.as_ref()) {
             self.readable(file, MAX_KEY_FILE, &Path::root().key("api_keys").key("file"));
         }
+        let secrets = policy.metering.iter().flat_map(|metering| &metering.secrets);
+        for (index, secret) in secrets.enumerate() {
+            self.secret(Some(secret), &Path::root().key("metering").key("secrets").index(index));
+        }
         for (index, route) in policy.routes.iter().enumerate() {
             let path = Path::root().key("routes").index(index).key("upstream_key");
             let key = match route {
@@ -163,6 +167,7 @@ issuers:
   - { issuer: "https://b", audiences: [x], algorithms: [RS256], jwks: { url: "https://b/jwks", ca: /no/ca.pem, cache_file: /no/cache } }
   - { issuer: "https://c", audiences: [x], algorithms: [HS256], secret: "file:/no/secret" }
 api_keys: { file: /no/keys.yaml }
+metering: { secrets: ["file:/no/metering"] }
 routes:
   - { match: { methods: [GET], paths: [/a] }, scopes: [], upstream_key: "file:/no/route" }
   - { preset: vllm, upstream_key: "file:/no/preset" }
@@ -195,8 +200,9 @@ audit: { to: "file:/no/audit" }
             "line 12: issuers[1].jwks.ca: `ca.pem`",
             "line 13: issuers[2].secret: `secret`",
             "line 14: api_keys.file: `keys.yaml`",
-            "line 16: routes[0].upstream_key: `route`",
-            "line 17: routes[1].upstream_key: `preset`",
+            "line 15: metering.secrets[0]: `metering`",
+            "line 17: routes[0].upstream_key: `route`",
+            "line 18: routes[1].upstream_key: `preset`",
         ];
         assert_eq!(found, expected.iter().map(is_missing).collect::<Vec<_>>());
     }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    credential::api_key::KeyTable, policy::Policy, secret::Secret, snapshot::Snapshot,
+    credential::api_key::KeyTable, limit::reservation::ReservationKeys, policy::Policy,
+    secret::Secret, snapshot::Snapshot,
 };
 
 use super::refusals::Refusals;
@@ -117,8 +118,10 @@ impl Live {
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
+        let reservation_keys = self.state.load().snapshot.reservation_keys.clone();
+        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys, &api_keys),
+            snapshot: Snapshot { reservation_keys, ..snapshot },
             sources,
             api_keys,
             tokens,
@@ -130,11 +133,12 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let Snapshot { policy, upstream_keys, .. } = state.snapshot.clone();
+        let Snapshot { policy, upstream_keys, reservation_keys, .. } = state.snapshot.clone();
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let api_keys = state.api_keys.clone();
+        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
         self.state.store(Arc::new(State {
-            snapshot: snapshot(policy, &sources, upstream_keys, &api_keys),
+            snapshot: Snapshot { reservation_keys, ..snapshot },
             sources,
             api_keys,
             tokens,
@@ -171,9 +175,19 @@ impl Live {
 
     /// Puts upstream keys in force.
     pub fn replace_upstream_keys(&self, upstream_keys: Vec<Option<Secret>>) {
+        self.replace_secrets(|snapshot| snapshot.upstream_keys = upstream_keys);
+    }
+
+    /// Puts the secrets of reservations in force.
+    pub fn replace_reservation_keys(&self, keys: Option<Arc<ReservationKeys>>) {
+        self.replace_secrets(|snapshot| snapshot.reservation_keys = keys);
+    }
+
+    fn replace_secrets(&self, change: impl FnOnce(&mut Snapshot)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let snapshot = Snapshot { upstream_keys, ..state.snapshot.clone() };
+        let mut snapshot = state.snapshot.clone();
+        change(&mut snapshot);
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
         self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
@@ -197,5 +211,5 @@ fn snapshot(
 ) -> Snapshot {
     let api_keys = api_keys.tables(&policy);
     let keys = sources.iter().map(|source| source.current()).collect();
-    Snapshot { policy, keys, upstream_keys, api_keys }
+    Snapshot { policy, keys, upstream_keys, api_keys, reservation_keys: None }
 }

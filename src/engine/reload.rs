@@ -14,6 +14,7 @@ use super::{
     api_keys::ApiKeyFile,
     live::{ApiKeySources, Live},
     redis_keys::RedisKeys,
+    reservation_keys::ReservationSecrets,
     upstream_keys::UpstreamKeys,
 };
 use crate::{
@@ -67,6 +68,7 @@ pub(super) struct Reloader {
     /// The text of the configuration in force.
     applied: TextDigest,
     upstream_keys: UpstreamKeys,
+    reservation_secrets: ReservationSecrets,
     api_keys: Option<ApiKeyFile>,
     redis_keys: RedisKeys,
     /// The credentials of the admin API that are in force.
@@ -80,7 +82,7 @@ impl Reloader {
     pub(super) fn new(
         server: ServerConfig,
         applied: TextDigest,
-        upstream_keys: UpstreamKeys,
+        (upstream_keys, reservation_secrets): (UpstreamKeys, ReservationSecrets),
         (api_keys, redis_keys): (Option<ApiKeyFile>, RedisKeys),
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
@@ -95,12 +97,14 @@ impl Reloader {
             server,
             applied,
             upstream_keys,
+            reservation_secrets,
             api_keys,
             redis_keys,
             admin_credentials,
             failure,
         };
         reloader.report_upstream_keys();
+        reloader.report_reservation_secrets();
         reloader.report_api_keys();
         reloader
     }
@@ -126,6 +130,7 @@ impl Reloader {
         self.install(Arc::new(policy)).await;
         self.applied = digest;
         self.report_upstream_keys();
+        self.report_reservation_secrets();
         self.report_api_keys();
         let changed = file.server.changed_sections(&self.server);
         if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
@@ -168,6 +173,15 @@ impl Reloader {
         self.report_upstream_keys();
     }
 
+    /// Reads the secrets of reservations from their files, and puts them in force if they have
+    /// changed.
+    pub(super) async fn refresh_reservation_secrets(&mut self) {
+        if self.reservation_secrets.look().await {
+            self.live.replace_reservation_keys(self.reservation_secrets.keys());
+        }
+        self.report_reservation_secrets();
+    }
+
     /// Reads the file of API keys, and puts its table in force if it has changed.
     pub(super) async fn refresh_api_keys(&mut self) {
         if let Some(file) = &mut self.api_keys
@@ -181,6 +195,10 @@ impl Reloader {
     fn report_api_keys(&self) {
         let status = self.api_keys.iter().map(ApiKeyFile::status).collect();
         self.observer.metrics().set_secrets("api_keys", status);
+    }
+
+    fn report_reservation_secrets(&self) {
+        self.observer.metrics().set_secrets("metering", self.reservation_secrets.status());
     }
 
     fn report_upstream_keys(&self) {
@@ -217,12 +235,14 @@ impl Reloader {
                 let _timed_out = timeout(NEW_UPSTREAM_KEYS, file.look()).await;
             }
         };
-        // An issuer that has not answered by then is logged below. An upstream key, or a file of API
-        // keys, that is not read by then is read by the next look: what needs it is denied
+        self.reservation_secrets.follow(&policy);
+        // An issuer that has not answered by then is logged below. An upstream key, a secret of
+        // reservations, or a file of API keys, that is not read by then is read by the next look: what needs it is denied
         // meanwhile.
         let _timed_out = tokio::join!(
             timeout(FIRST_KEYS, tried),
             timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
+            timeout(NEW_UPSTREAM_KEYS, self.reservation_secrets.look()),
             keys_read,
         );
         let table = api_keys.as_ref().and_then(ApiKeyFile::table);
@@ -231,6 +251,7 @@ impl Reloader {
         let keys = ApiKeySources { file: table, redis: replica.clone() };
         let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
         self.live.replace(Arc::clone(&policy), sources.clone(), credentials, keys);
+        self.live.replace_reservation_keys(self.reservation_secrets.keys());
         self.redis_keys.installed(&policy, replica, &self.live);
         self.upstream_keys.retain(&policy.upstream_keys);
         metrics.retain_policy(&policy);

@@ -84,6 +84,7 @@ impl Task {
             }
             reloader.refresh_api_keys().await;
             reloader.refresh_upstream_keys().await;
+            reloader.refresh_reservation_secrets().await;
             drop(reloader);
             self.finished.send_modify(|rounds| *rounds += 1);
         }

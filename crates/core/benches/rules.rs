@@ -67,7 +67,7 @@ fn snapshot() -> Snapshot {
         Some(Arc::new(KeySet::from_secret(&Secret::new(SECRET), &issuer.algorithms).unwrap()))
     });
     let keys = keys.collect();
-    Snapshot { policy: Arc::new(policy), keys, upstream_keys: Vec::new(), api_keys: Vec::new() }
+    Snapshot { keys, ..Snapshot::without_keys(Arc::new(policy)) }
 }
 
 /// Returns the CPU time of this thread in nanoseconds.

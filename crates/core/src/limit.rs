@@ -8,6 +8,7 @@ mod bucket;
 pub mod counters;
 mod hold;
 pub mod lease;
+pub mod metering;
 pub mod rate;
 pub mod reference;
 pub mod refusal;

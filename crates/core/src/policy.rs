@@ -12,7 +12,10 @@ use crate::{
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     identity::{IdentityHeaders, IdentityHeadersConfig},
-    limit::rate::{self, LimitConfig, RateLimit},
+    limit::{
+        metering::MeteringConfig,
+        rate::{self, LimitConfig, RateLimit},
+    },
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
     route::{self, OnOutage, RouteEntry, RouteTable},
@@ -48,6 +51,8 @@ pub struct PolicyConfig {
     /// Rate limits, by the names that routes refer to.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
+    /// How the usage of requests is followed to their end. Default: it is not.
+    pub metering: Option<MeteringConfig>,
     /// Blacklists of other services.
     #[serde(default)]
     pub revocation: RevocationConfig,
@@ -76,6 +81,8 @@ pub struct Policy {
     pub routes: RouteTable,
     /// The limits, ordered by name.
     pub limits: Vec<Arc<RateLimit>>,
+    /// The section `metering`.
+    pub metering: Option<MeteringConfig>,
     /// The denylists of other services (`revocation.foreign`).
     pub denylists: Vec<ExternalDenylist>,
     /// Whether plain http is denied.
@@ -148,6 +155,9 @@ impl Policy {
         let api_keys = api_keys.map(|keys| keys.compile(&root.key("api_keys"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = rate::compile(&config.limits, &root.key("limits"), errors);
+        if let Some(metering) = &config.metering {
+            metering.validate(&root.key("metering"), errors);
+        }
         let categories =
             Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
         let mut parts = route::CompileContext {
@@ -185,6 +195,7 @@ impl Policy {
             models,
             routes: compiled.table,
             limits: limits.into_values().collect(),
+            metering: config.metering.clone(),
             denylists,
             require_https: config.require_https,
             identity_headers,

@@ -8,6 +8,7 @@ use crate::{
         api_key::{ApiKeys, KeyTable},
         jwt::key_set::KeySet,
     },
+    limit::reservation::ReservationKeys,
     policy::Policy,
     secret::Secret,
 };
@@ -27,6 +28,9 @@ pub struct Snapshot {
     /// key that no table knows is denied with `not_ready` then, and with `invalid_api_key`
     /// otherwise. The file comes first.
     pub api_keys: Vec<Option<Arc<KeyTable>>>,
+    /// The secrets that authenticate reservations; `None` without the section `metering`, and while
+    /// there is none that may be used.
+    pub reservation_keys: Option<Arc<ReservationKeys>>,
 }
 
 impl Snapshot {
@@ -35,7 +39,7 @@ impl Snapshot {
         let keys = vec![None; policy.issuers.list().len()];
         let sources = policy.api_keys.as_ref().map_or(0, ApiKeys::sources);
         let api_keys = vec![None; sources];
-        Self { policy, keys, upstream_keys: Vec::new(), api_keys }
+        Self { policy, keys, upstream_keys: Vec::new(), api_keys, reservation_keys: None }
     }
 
     /// The value of `Authorization` of an upstream key.

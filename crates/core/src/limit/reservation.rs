@@ -92,10 +92,19 @@ impl ReservationKeys {
         if secrets.is_empty() {
             return Err(ReservationKeyError::Missing);
         }
-        if secrets.iter().any(|secret| secret.expose().len() < MIN_SECRET) {
+        secrets.iter().try_for_each(Self::check)?;
+        Ok(Self(secrets))
+    }
+
+    /// Checks the length of a secret.
+    ///
+    /// # Errors
+    /// [`ReservationKeyError::Short`].
+    pub fn check(secret: &Secret) -> Result<(), ReservationKeyError> {
+        if secret.expose().len() < MIN_SECRET {
             return Err(ReservationKeyError::Short);
         }
-        Ok(Self(secrets))
+        Ok(())
     }
 }
 

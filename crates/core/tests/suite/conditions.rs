@@ -88,6 +88,7 @@ impl Asked {
             keys: vec![Some(Arc::new(keys.unwrap()))],
             upstream_keys: Vec::new(),
             api_keys: Vec::new(),
+            reservation_keys: None,
         };
         let token =
             signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());

@@ -129,7 +129,7 @@ impl Harness {
         });
         let keys = keys.collect();
         Self {
-            snapshot: Snapshot { policy, keys, upstream_keys: Vec::new(), api_keys: Vec::new() },
+            snapshot: Snapshot { keys, api_keys: Vec::new(), ..Snapshot::without_keys(policy) },
             now: NOW,
         }
     }

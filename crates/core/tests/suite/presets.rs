@@ -33,6 +33,7 @@ fn snapshot(routes: &str) -> Snapshot {
         keys: vec![Some(key.unwrap().into())],
         upstream_keys: Vec::new(),
         api_keys: Vec::new(),
+        reservation_keys: None,
     }
 }
 
